@@ -1,0 +1,73 @@
+# Every target that needs Python goes through uv, which `make` installs beside the project when the machine has none.
+SHELL := /bin/sh
+UV_VERSION := 0.13.8
+PYTHON ?= python3
+TOOLS := .tools
+UV := $(shell command -v uv 2>/dev/null || printf '%s' '$(TOOLS)/bin/uv')
+# The Python of the machine; uv fetches none of its own.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PYTHON := $(PYTHON)
+RUN := $(UV) run --no-sync
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test lint format proto proto-lint migrate revision schema verify clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(TOOLS)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) scripts/install_uv.py $(TOOLS) $(UV_VERSION)
+
+# The locked environment; made anew only when what it is made from has changed.
+.venv/.installed: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
+	@$(UV) sync --locked --all-extras --quiet
+	@touch $@
+
+install: .venv/.installed ## Install the locked environment into .venv
+
+run: install ## Start PostgreSQL if none is configured, migrate, and serve gRPC on 127.0.0.1:50051
+	@$(RUN) ledger serve $(ARGS)
+
+demo: install ## Send real events through a server of its own, then show balances and the audit
+	@$(RUN) ledger demo $(ARGS)
+
+test: install ## Run every test on an embedded PostgreSQL
+	@$(RUN) pytest $(ARGS)
+
+lint: install ## Check format, types, layers, generated code and the schema snapshot
+	@$(RUN) ruff format --check --quiet .
+	@$(RUN) ruff check --quiet .
+	@$(RUN) mypy
+	@mkdir -p .cache; $(RUN) lint-imports --cache-dir .cache/imports >.cache/lint-imports.log 2>&1 || { cat .cache/lint-imports.log; exit 1; }
+	@$(RUN) python scripts/generate_stubs.py --check
+	@$(RUN) python scripts/dump_schema.py --check
+
+format: install ## Format the code
+	@$(RUN) ruff check --fix --quiet . || true
+	@$(RUN) ruff format --quiet .
+
+proto: install ## Generate src/ledger/v1 from proto/
+	@$(RUN) python scripts/generate_stubs.py
+
+proto-lint: install ## Lint the contract with buf, where buf is installed
+	@command -v buf >/dev/null || { echo 'buf is not installed: it is optional, and needed for this target only' >&2; exit 1; }
+	@mkdir -p .cache && $(RUN) python scripts/generate_stubs.py --image .cache/ledger.binpb
+	@buf lint .cache/ledger.binpb --config proto/buf.yaml && buf format -d --exit-code proto
+
+migrate: install ## Bring the database to the newest schema
+	@$(RUN) ledger migrate $(ARGS)
+
+revision: install ## Write a new migration: make revision m="add a column"
+	@test -n "$(m)" || { echo 'say what it does: make revision m="add a column"' >&2; exit 2; }
+	@$(RUN) python scripts/new_revision.py "$(m)"
+
+schema: install ## Write sql/schema.sql from the migrations
+	@$(RUN) python scripts/dump_schema.py
+
+verify: install ## Audit the books; exit 1 if they are broken
+	@$(RUN) ledger verify $(ARGS)
+
+clean: ## Remove what the other targets installed and cached, but no data
+	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench
