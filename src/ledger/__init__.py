@@ -1,0 +1,1 @@
+"""A double-entry ledger for marketplaces that collect card payments for restaurants."""

@@ -1,0 +1,1 @@
+"""The contract: messages, stubs and the service config, as `make proto` generates them."""
