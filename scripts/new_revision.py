@@ -1,0 +1,67 @@
+"""Writes a new migration: `new_revision.py "what it does"`; prints its path.
+
+Alembic compares a PostgreSQL of its own, migrated to the newest revision, with `ledger.infrastructure.postgres.tables` and
+writes down the difference. That is where to begin: what only the database needs to know (CHECK constraints, comments, triggers,
+grants) is to be added by hand.
+"""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+from alembic.operations.ops import MigrationScript
+from alembic.script import ScriptDirectory
+from dump_schema import migrated_database  # type: ignore[import-not-found]  # beside this script; mypy does not look there
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from alembic import command
+from ledger.infrastructure.postgres.migrations import alembic_config, head_revision
+
+
+async def write_revision(url: str, message: str) -> str:
+    """Writes the migration that follows the newest one and returns its path. `url` is of a database with the newest schema."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    # The comments stand in the migrations alone; without this, each new one would drop them all.
+    engine.dialect.supports_comments = False
+
+    def compare(connection: Connection) -> str:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        number = f"{int(head_revision()) + 1:04}"
+        # Alembic reports its progress; our output is the path.
+        with redirect_stdout(sys.stderr):
+            command.revision(config, message, autogenerate=True, rev_id=number, process_revision_directives=_name_imports)
+        return ScriptDirectory.from_config(config).get_revision(number).path
+
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(compare)
+    finally:
+        await engine.dispose()
+
+
+def _name_imports(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
+    """Adds the imports that the statements need; without any statement SQLAlchemy's would be unused."""
+    (script,) = directives
+    script.imports.add("from alembic import op")
+    if script.upgrade_ops is not None and not script.upgrade_ops.is_empty():
+        script.imports.add("import sqlalchemy as sa")
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or not sys.argv[1].strip():
+        print('usage: new_revision.py "what it does"', file=sys.stderr)
+        return 2
+    with migrated_database() as url:
+        path = asyncio.run(write_revision(url, sys.argv[1].strip()))
+    for tidy in (["check", "--quiet", "--fix", "--select", "I"], ["format", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *tidy, path], check=True)
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

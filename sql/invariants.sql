@@ -1,0 +1,605 @@
+-- The audit of the books: every invariant, as a statement that returns rows only where it is broken.
+--
+-- `ledger verify` runs the statements in one read-only transaction. So does psql; it prints nothing when all is well:
+--
+--   psql -X -q -At -v ON_ERROR_STOP=1 -f sql/invariants.sql
+--
+-- A line `-- check: name` opens a check; the comment below says what the check proves; the statement ends with the first
+-- semicolon that ends a line. Each row is (check_name, severity, entity, detail). ERROR: the books are broken, or what
+-- guards them is. WARNING: a fact worth a look, recorded faithfully. Any role that may read the tables can run it.
+--
+-- Sums of bigint are numeric and cannot overflow.
+
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- check: entries_follow_posting_rules
+-- Every event has exactly the entries that the posting rules say: types, accounts, amounts, positions. An entry of the fee
+-- exists if and only if the fee is above 0; a refund's fee posts nothing. What payouts post is in the payout checks below.
+-- The rules are those of ledger.domain.posting_rules; a test keeps the two together.
+WITH rule (event_type, position, entry_type, debit_account, credit_account, amount) AS (
+  VALUES
+    ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 'amount'),
+    ('charge_succeeded', 2, 'FEE', 'restaurant_payable', 'platform_fees', 'fee'),
+    ('refund_succeeded', 1, 'REFUND', 'restaurant_payable', 'processor_clearing', 'amount'),
+    ('fee_assessed', 1, 'FEE', 'restaurant_payable', 'platform_fees', 'amount'),
+    ('adjustment_credited', 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 'amount'),
+    ('adjustment_debited', 1, 'ADJUSTMENT_DEBIT', 'restaurant_payable', 'adjustments', 'amount'),
+    ('dispute_opened', 1, 'DISPUTE_HOLD', 'restaurant_payable', 'dispute_hold', 'amount'),
+    ('dispute_opened', 2, 'DISPUTE_WITHDRAWAL', 'dispute_receivable', 'processor_clearing', 'amount'),
+    ('dispute_opened', 3, 'DISPUTE_FEE', 'restaurant_payable', 'processor_clearing', 'fee'),
+    ('dispute_won', 1, 'DISPUTE_RELEASE', 'dispute_hold', 'restaurant_payable', 'amount'),
+    ('dispute_won', 2, 'DISPUTE_REINSTATEMENT', 'processor_clearing', 'dispute_receivable', 'amount'),
+    ('dispute_lost', 1, 'DISPUTE_LOSS', 'dispute_hold', 'dispute_receivable', 'amount')
+),
+expected AS (
+  SELECT v.event_id, r.position, r.entry_type, r.debit_account, r.credit_account,
+         CASE r.amount WHEN 'fee' THEN v.fee_minor ELSE v.amount_minor END AS amount_minor
+  FROM processor_events AS v
+  JOIN rule AS r ON r.event_type = v.type
+  WHERE r.amount = 'amount' OR v.fee_minor > 0
+),
+posted AS (
+  SELECT event_id, position, entry_type, debit_account, credit_account, amount_minor
+  FROM ledger_entries
+  WHERE event_id IS NOT NULL AND entry_type NOT LIKE 'PAYOUT\_%'
+)
+SELECT 'entries_follow_posting_rules' AS check_name, 'ERROR' AS severity,
+       'event ' || COALESCE(x.event_id, p.event_id) AS entity,
+       CASE
+         WHEN p.event_id IS NULL THEN
+           format('lacks its entry %s: %s, debit %s, credit %s, %s',
+                  x.position, x.entry_type, x.debit_account, x.credit_account, x.amount_minor)
+         WHEN x.event_id IS NULL THEN
+           format('has an entry %s that no rule posts: %s, debit %s, credit %s, %s',
+                  p.position, p.entry_type, p.debit_account, p.credit_account, p.amount_minor)
+         ELSE
+           format('entry %s is %s, debit %s, credit %s, %s; the rules say %s, debit %s, credit %s, %s',
+                  p.position, p.entry_type, p.debit_account, p.credit_account, p.amount_minor,
+                  x.entry_type, x.debit_account, x.credit_account, x.amount_minor)
+       END AS detail
+FROM expected AS x
+FULL JOIN posted AS p ON p.event_id = x.event_id AND p.position = x.position
+WHERE (p.entry_type, p.debit_account, p.credit_account, p.amount_minor)
+      IS DISTINCT FROM (x.entry_type, x.debit_account, x.credit_account, x.amount_minor);
+
+-- check: entries_are_posted_once
+-- No position of an event is posted twice.
+SELECT 'entries_are_posted_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+       format('%s entries have the position %s', count(*), position) AS detail
+FROM ledger_entries
+WHERE event_id IS NOT NULL
+GROUP BY event_id, position
+HAVING count(*) > 1;
+
+-- check: entries_agree_with_their_event
+-- An entry has the transaction id, recorded_txid, occurred_at and recorded_at of its event: one database transaction stored both.
+SELECT 'entries_agree_with_their_event' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       format('differs from event %s in %s', v.event_id, concat_ws(', ',
+         CASE WHEN e.transaction_id <> v.transaction_id THEN 'transaction_id' END,
+         CASE WHEN e.recorded_txid <> v.recorded_txid THEN 'recorded_txid' END,
+         CASE WHEN e.occurred_at IS DISTINCT FROM v.occurred_at THEN 'occurred_at' END,
+         CASE WHEN e.recorded_at <> v.recorded_at THEN 'recorded_at' END)) AS detail
+FROM ledger_entries AS e
+JOIN processor_events AS v ON v.event_id = e.event_id
+WHERE (e.transaction_id, e.recorded_txid, e.occurred_at, e.recorded_at)
+      IS DISTINCT FROM (v.transaction_id, v.recorded_txid, v.occurred_at, v.recorded_at);
+
+-- check: entries_stand_in_the_account_of_their_event
+-- An entry stands in the balance account of its event's restaurant and currency.
+SELECT 'entries_stand_in_the_account_of_their_event' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       format('stands in %s/%s; event %s is of %s/%s', a.restaurant_id, a.currency, v.event_id, v.restaurant_id, v.currency)
+         AS detail
+FROM ledger_entries AS e
+JOIN processor_events AS v ON v.event_id = e.event_id
+JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
+WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (v.restaurant_id, v.currency);
+
+-- check: entries_have_an_event
+-- An entry names the event that posted it, and that event is stored. Only a payout's reserve has none: no event made it.
+SELECT 'entries_have_an_event' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       CASE WHEN e.event_id IS NULL THEN format('a %s names no event', e.entry_type)
+            ELSE format('event %s is not stored', e.event_id) END AS detail
+FROM ledger_entries AS e
+LEFT JOIN processor_events AS v ON v.event_id = e.event_id
+WHERE v.event_id IS NULL AND (e.event_id IS NOT NULL OR e.entry_type <> 'PAYOUT_RESERVE');
+
+-- check: entries_have_a_balance_account
+-- An entry's balance account exists.
+SELECT 'entries_have_a_balance_account' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       format('balance account %s does not exist', e.balance_account_id) AS detail
+FROM ledger_entries AS e
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
+WHERE a.balance_account_id IS NULL;
+
+-- check: charges_mature_after_whole_days
+-- Only entries of charges carry available_at, and it is 1 to 365 times 24 hours after occurred_at. No days at all is NULL.
+-- How many days the restaurant had when it was booked is stored nowhere else.
+SELECT 'charges_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       format('a %s of a %s event is available at %s, having occurred at %s', e.entry_type, v.type, e.available_at, e.occurred_at)
+         AS detail
+FROM ledger_entries AS e
+JOIN processor_events AS v ON v.event_id = e.event_id
+CROSS JOIN LATERAL (
+  SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.occurred_at) AS maturity_seconds) AS m
+WHERE e.available_at IS NOT NULL
+  AND (v.type = 'charge_succeeded'
+       AND m.maturity_seconds % 86400 = 0
+       AND m.maturity_seconds BETWEEN 86400 AND 365 * 86400) IS NOT TRUE;
+
+-- check: fees_mature_with_their_charge
+-- The fee of a charge has the charge's available_at, so that what matures is always the net amount.
+SELECT 'fees_mature_with_their_charge' AS check_name, 'ERROR' AS severity, 'event ' || c.event_id AS entity,
+       format('the charge is available at %s, its fee at %s',
+              COALESCE(c.available_at::text, 'once'), COALESCE(f.available_at::text, 'once')) AS detail
+FROM ledger_entries AS c
+JOIN ledger_entries AS f ON f.event_id = c.event_id
+WHERE c.entry_type = 'CHARGE' AND f.entry_type = 'FEE' AND f.available_at IS DISTINCT FROM c.available_at;
+
+-- check: payout_events_have_a_payout
+-- A payout event names a payout that exists. This schema has no payouts, so there can be no such event at all.
+-- To be extended by the migration that brings payouts: only events whose payout is missing, or differs from them, are broken.
+SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+       format('a %s event of payout %s, which does not exist', type, COALESCE(payout_id, '(none)')) AS detail
+FROM processor_events
+WHERE type IN ('payout_paid', 'payout_failed') OR payout_id IS NOT NULL;
+
+-- check: payout_entries_have_a_payout
+-- An entry of a payout belongs to a payout that exists. This schema has no payouts, so there can be no such entry at all.
+-- To be extended likewise: a payout has the entries that its state says, with its amount, in its balance account.
+SELECT 'payout_entries_have_a_payout' AS check_name, 'ERROR' AS severity,
+       'entry ' || transaction_id || '/' || position AS entity,
+       format('a %s of payout %s, which does not exist', entry_type, COALESCE(payout_id::text, '(none)')) AS detail
+FROM ledger_entries
+WHERE entry_type LIKE 'PAYOUT\_%' OR payout_id IS NOT NULL;
+
+-- check: events_are_stored_once
+-- The event id is the idempotency key. Its primary key guards it; this proves that the index tells the truth.
+SELECT 'events_are_stored_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+       format('is stored %s times', count(*)) AS detail
+FROM processor_events
+GROUP BY event_id
+HAVING count(*) > 1;
+
+-- check: transaction_ids_belong_to_one_event
+-- No two events share a transaction id.
+SELECT 'transaction_ids_belong_to_one_event' AS check_name, 'ERROR' AS severity, 'transaction ' || transaction_id AS entity,
+       format('is shared by %s events, among them %s and %s', count(*), min(event_id), max(event_id)) AS detail
+FROM processor_events
+GROUP BY transaction_id
+HAVING count(*) > 1;
+
+-- check: fingerprints_match_their_events
+-- The fingerprint is the SHA-256 of the stored fields, so nobody changed one of them afterwards. The text is that of
+-- ledger.domain.events.fingerprint. extract() is numeric, so the microseconds are exact.
+SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+       'the stored fields are not those that the fingerprint was made of' AS detail
+FROM processor_events
+WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
+  concat_ws(E'\n', '1', type, restaurant_id, currency, amount_minor, fee_minor,
+            trim_scale(extract(epoch FROM occurred_at) * 1000000), COALESCE(payout_id, ''), reference), 'UTF8'));
+
+-- check: events_are_within_limits
+-- Ids, amounts, fees and instants are as the contract promises. CHECK constraints say the same of what is inserted; this says it of
+-- what is there, after a restore that left them out too. A payout is a sum of events, so its amount may be above an event's limit.
+SELECT 'events_are_within_limits' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+       format('%s of %s minor units, fee %s, occurred at %s, reference "%s"', type, amount_minor, fee_minor, occurred_at, reference)
+         AS detail
+FROM processor_events
+WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
+       AND reference ~ '^[ -~]*$' AND octet_length(reference) <= 255
+       AND amount_minor >= 1
+       AND (amount_minor <= 1000000000000 OR type IN ('payout_paid', 'payout_failed'))
+       AND fee_minor BETWEEN 0 AND amount_minor
+       AND (fee_minor = 0 OR type IN ('charge_succeeded', 'dispute_opened', 'refund_succeeded'))
+       AND occurred_at >= '2000-01-01 00:00:00+00'
+       AND (payout_id IS NOT NULL) = (type IN ('payout_paid', 'payout_failed'))) IS NOT TRUE;
+
+-- check: event_types_are_known
+-- Every event has a type that the posting rules or payouts know, so none is passed over by the checks above.
+SELECT 'event_types_are_known' AS check_name, 'ERROR' AS severity, 'type ' || COALESCE(type, '(none)') AS entity,
+       format('%s events, among them %s', count(*), min(event_id)) AS detail
+FROM processor_events
+GROUP BY type
+HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed', 'adjustment_credited', 'adjustment_debited',
+                 'dispute_opened', 'dispute_won', 'dispute_lost', 'payout_paid', 'payout_failed')) IS NOT TRUE;
+
+-- check: currencies_are_known
+-- Every currency is one of ledger.domain.money, whose minor unit is known; a test keeps the two together.
+WITH used AS (
+  SELECT currency, 'events' AS place FROM processor_events GROUP BY currency
+  UNION ALL
+  SELECT currency, 'balance accounts' FROM balance_accounts GROUP BY currency
+)
+SELECT 'currencies_are_known' AS check_name, 'ERROR' AS severity, 'currency ' || COALESCE(currency, '(none)') AS entity,
+       'is used by ' || place || ' and is none of the ISO 4217 codes the ledger knows' AS detail
+FROM used
+WHERE (currency = ANY (string_to_array(
+  'AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF '
+  'CHW CLF CLP CNY COP COU CRC CUC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD '
+  'HNL HRK HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL '
+  'MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD '
+  'RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SLL SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD '
+  'USN UYI UYU UYW UZS VED VES VND VUV WST XAD XAF XCD XCG XOF XPF YER ZAR ZMW ZWG ZWL', ' '))) IS NOT TRUE;
+
+-- check: events_have_a_balance_account
+-- The restaurant of an event is registered and has a balance account in the event's currency.
+SELECT 'events_have_a_balance_account' AS check_name, 'ERROR' AS severity, 'event ' || v.event_id AS entity,
+       format('there is no balance account %s/%s', v.restaurant_id, v.currency) AS detail
+FROM processor_events AS v
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
+WHERE a.balance_account_id IS NULL;
+
+-- check: balance_accounts_have_a_restaurant
+-- A balance account is of a registered restaurant.
+SELECT 'balance_accounts_have_a_restaurant' AS check_name, 'ERROR' AS severity,
+       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       format('restaurant %s is not registered', a.restaurant_id) AS detail
+FROM balance_accounts AS a
+LEFT JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
+WHERE r.restaurant_id IS NULL;
+
+-- check: balance_accounts_are_unique
+-- A restaurant has one balance account in each currency: two would split its balance.
+SELECT 'balance_accounts_are_unique' AS check_name, 'ERROR' AS severity,
+       'account ' || restaurant_id || '/' || currency AS entity,
+       format('there are %s of it: %s', count(*), string_agg(balance_account_id::text, ', ' ORDER BY balance_account_id))
+         AS detail
+FROM balance_accounts
+GROUP BY restaurant_id, currency
+HAVING count(*) > 1;
+
+-- check: debits_equal_credits
+-- Over all accounts the debits are the credits, in every balance account and in every currency. An entry has both sides in one row
+-- and one amount, so this holds by construction; it is the statement that an auditor asks for first.
+WITH movement AS (
+  SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
+  FROM ledger_entries
+  GROUP BY balance_account_id, debit_account, credit_account
+),
+signed AS (
+  SELECT balance_account_id, amount_minor AS debit_minor, 0 AS credit_minor FROM movement WHERE debit_account IS NOT NULL
+  UNION ALL
+  SELECT balance_account_id, 0, amount_minor FROM movement WHERE credit_account IS NOT NULL
+)
+SELECT 'debits_equal_credits' AS check_name, 'ERROR' AS severity,
+       CASE WHEN GROUPING(a.restaurant_id) = 1 THEN 'currency ' || a.currency
+            ELSE 'account ' || a.restaurant_id || '/' || a.currency END AS entity,
+       format('debits are %s, credits %s', sum(s.debit_minor), sum(s.credit_minor)) AS detail
+FROM signed AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+GROUP BY GROUPING SETS ((a.currency), (a.restaurant_id, a.currency))
+HAVING sum(s.debit_minor) <> sum(s.credit_minor);
+
+-- check: balance_sheets_close
+-- In every balance account the accounts that grow by debits hold together as much as those that grow by credits, so every entry
+-- moves accounts of the chart only. The chart is that of ledger.domain.chart_of_accounts; a test keeps the two together.
+WITH chart (account, normal_side) AS (
+  VALUES
+    ('processor_clearing', 'debit'),
+    ('restaurant_payable', 'credit'),
+    ('payout_reserved', 'credit'),
+    ('platform_fees', 'credit'),
+    ('platform_cash', 'debit'),
+    ('dispute_receivable', 'debit'),
+    ('dispute_hold', 'credit'),
+    ('adjustments', 'debit')
+),
+movement AS (
+  SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
+  FROM ledger_entries
+  GROUP BY balance_account_id, debit_account, credit_account
+),
+signed AS (
+  SELECT balance_account_id, debit_account AS account, amount_minor FROM movement
+  UNION ALL
+  SELECT balance_account_id, credit_account, -amount_minor FROM movement
+),
+sheet AS (
+  SELECT s.balance_account_id,
+         COALESCE(sum(s.amount_minor) FILTER (WHERE c.normal_side = 'debit'), 0) AS assets_minor,
+         COALESCE(-sum(s.amount_minor) FILTER (WHERE c.normal_side = 'credit'), 0) AS liabilities_minor,
+         string_agg(DISTINCT s.account, ', ') FILTER (WHERE c.account IS NULL) AS unknown
+  FROM signed AS s
+  LEFT JOIN chart AS c ON c.account = s.account
+  GROUP BY s.balance_account_id
+)
+SELECT 'balance_sheets_close' AS check_name, 'ERROR' AS severity,
+       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       format('debit accounts hold %s, credit accounts %s; not in the chart: %s',
+              s.assets_minor, s.liabilities_minor, COALESCE(s.unknown, 'none')) AS detail
+FROM sheet AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+WHERE s.assets_minor <> s.liabilities_minor OR s.unknown IS NOT NULL;
+
+-- check: balances_fit_int64
+-- The balance of every account fits the int64 in which the service tells it.
+WITH movement AS (
+  SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
+  FROM ledger_entries
+  GROUP BY balance_account_id, debit_account, credit_account
+),
+signed AS (
+  SELECT balance_account_id, debit_account AS account, amount_minor FROM movement
+  UNION ALL
+  SELECT balance_account_id, credit_account, -amount_minor FROM movement
+)
+SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
+       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       format('the balance of %s is %s', s.account, abs(sum(s.amount_minor))) AS detail
+FROM signed AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+GROUP BY a.balance_account_id, a.restaurant_id, a.currency, s.account
+HAVING abs(sum(s.amount_minor)) > 9223372036854775807;
+
+-- check: reserved_is_not_negative
+-- No more is released from a restaurant's payouts than was reserved for them.
+SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
+       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       format('payout_reserved is %s', s.balance_minor) AS detail
+FROM (
+  SELECT balance_account_id,
+         sum(CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS balance_minor
+  FROM ledger_entries
+  WHERE 'payout_reserved' IN (debit_account, credit_account)
+  GROUP BY balance_account_id
+) AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+WHERE s.balance_minor < 0;
+
+-- check: nothing_is_recorded_in_the_future
+-- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock that was set back.
+SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
+       format('was recorded at %s; it is %s now', r.recorded_at, clock_timestamp()) AS detail
+FROM (
+  SELECT 'event ' || event_id AS entity, recorded_at FROM processor_events
+  UNION ALL
+  SELECT 'entry ' || transaction_id || '/' || position, recorded_at FROM ledger_entries
+) AS r
+WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
+
+-- check: append_only_triggers_are_on
+-- The triggers that deny UPDATE, DELETE and TRUNCATE are there, fire in every session (ENABLE ALWAYS) and without condition, and
+-- their function still raises. A migration that adds an append-only table adds it here.
+WITH wanted (table_name, trigger_name) AS (
+  VALUES
+    ('processor_events', 'processor_events_deny_change'),
+    ('ledger_entries', 'ledger_entries_deny_change')
+)
+SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table ' || w.table_name AS entity,
+       format('trigger %s %s', w.trigger_name,
+              CASE WHEN t.oid IS NULL THEN 'is missing' ELSE 'is not as the migrations made it' END) AS detail
+FROM wanted AS w
+LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(w.table_name) AND t.tgname = w.trigger_name
+LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
+-- tgtype 58: BEFORE (2), DELETE (8), UPDATE (16) and TRUNCATE (32), for each statement.
+WHERE (t.tgenabled = 'A' AND t.tgtype = 58 AND t.tgqual IS NULL AND t.tgattr::text = ''
+       AND f.proname = 'deny_change' AND f.prosrc LIKE '%RAISE EXCEPTION%') IS NOT TRUE;
+
+-- check: constraints_are_in_force
+-- Every constraint is there and validated, every foreign key's trigger is on, every index is valid. A migration that adds a
+-- constraint adds it here; a test keeps the list and the schema together.
+WITH wanted (table_name, constraint_name) AS (
+  VALUES
+    ('balance_accounts', 'balance_accounts_currency_check'),
+    ('balance_accounts', 'balance_accounts_pkey'),
+    ('balance_accounts', 'balance_accounts_restaurant_id_currency_key'),
+    ('balance_accounts', 'balance_accounts_restaurant_id_fkey'),
+    ('ledger_entries', 'ledger_entries_accounts_check'),
+    ('ledger_entries', 'ledger_entries_amount_minor_check'),
+    ('ledger_entries', 'ledger_entries_available_at_check'),
+    ('ledger_entries', 'ledger_entries_balance_account_id_fkey'),
+    ('ledger_entries', 'ledger_entries_cause_check'),
+    ('ledger_entries', 'ledger_entries_payout_id_check'),
+    ('ledger_entries', 'ledger_entries_pkey'),
+    ('ledger_entries', 'ledger_entries_position_check'),
+    ('processor_events', 'processor_events_amount_minor_check'),
+    ('processor_events', 'processor_events_event_id_check'),
+    ('processor_events', 'processor_events_fee_minor_check'),
+    ('processor_events', 'processor_events_fingerprint_check'),
+    ('processor_events', 'processor_events_metadata_check'),
+    ('processor_events', 'processor_events_occurred_at_check'),
+    ('processor_events', 'processor_events_payout_id_check'),
+    ('processor_events', 'processor_events_pkey'),
+    ('processor_events', 'processor_events_reference_check'),
+    ('processor_events', 'processor_events_type_check'),
+    ('restaurants', 'restaurants_maturity_days_check'),
+    ('restaurants', 'restaurants_metadata_check'),
+    ('restaurants', 'restaurants_name_check'),
+    ('restaurants', 'restaurants_pkey'),
+    ('restaurants', 'restaurants_restaurant_id_check')
+),
+ours AS (
+  SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted
+),
+broken AS (
+  SELECT w.table_name, format('constraint %s %s', w.constraint_name,
+                              CASE WHEN c.oid IS NULL THEN 'is missing' ELSE 'is not validated' END) AS detail
+  FROM wanted AS w
+  LEFT JOIN pg_catalog.pg_constraint AS c ON c.conrelid = to_regclass(w.table_name) AND c.conname = w.constraint_name
+  WHERE c.convalidated IS NOT TRUE
+  UNION ALL
+  SELECT o.table_name, format('trigger %s is not on', t.tgname)
+  FROM ours AS o
+  JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = o.table_oid
+  WHERE t.tgenabled NOT IN ('O', 'A')
+  UNION ALL
+  SELECT o.table_name, format('index %s is not valid', i.indexrelid::regclass)
+  FROM ours AS o
+  JOIN pg_catalog.pg_index AS i ON i.indrelid = o.table_oid
+  WHERE NOT (i.indisvalid AND i.indisready)
+)
+SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, 'table ' || table_name AS entity, detail
+FROM broken;
+
+-- check: roles_hold_no_more_than_they_need
+-- The application adds to the books and changes profiles, no more; the reader reads. However they came by a privilege (a grant, one
+-- to PUBLIC, a membership), it is found. A migration that grants something adds it here.
+WITH role AS (
+  SELECT w.role_name, r.oid, r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
+         pg_has_role(r.oid, o.oid, 'MEMBER') AS is_owner
+  FROM (VALUES ('ledger_app'), ('ledger_read')) AS w (role_name)
+  LEFT JOIN pg_catalog.pg_roles AS r ON r.rolname = w.role_name
+  LEFT JOIN pg_catalog.pg_roles AS o ON o.rolname = 'ledger_owner'
+),
+allowed (role_name, table_name, privilege, column_name) AS (
+  VALUES
+    ('ledger_app', 'restaurants', 'INSERT', ''),
+    ('ledger_app', 'restaurants', 'UPDATE', 'name'),
+    ('ledger_app', 'restaurants', 'UPDATE', 'active'),
+    ('ledger_app', 'restaurants', 'UPDATE', 'maturity_days'),
+    ('ledger_app', 'restaurants', 'UPDATE', 'metadata'),
+    ('ledger_app', 'restaurants', 'UPDATE', 'updated_at'),
+    ('ledger_app', 'balance_accounts', 'INSERT', ''),
+    ('ledger_app', 'balance_accounts', 'UPDATE', 'lock_pad'),
+    ('ledger_app', 'processor_events', 'INSERT', ''),
+    ('ledger_app', 'ledger_entries', 'INSERT', '')
+),
+ours AS (
+  SELECT oid, relname::text AS table_name
+  FROM pg_catalog.pg_class
+  WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND relnamespace = (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = to_regclass('ledger_entries'))
+),
+held (role_name, table_name, privilege, column_name) AS (
+  SELECT r.role_name, o.table_name, p.privilege, ''
+  FROM role AS r
+  CROSS JOIN ours AS o
+  CROSS JOIN (VALUES ('INSERT'), ('DELETE'), ('TRUNCATE'), ('REFERENCES'), ('TRIGGER')) AS p (privilege)
+  WHERE has_table_privilege(r.oid, o.oid, p.privilege)
+     OR (p.privilege IN ('INSERT', 'REFERENCES') AND has_any_column_privilege(r.oid, o.oid, p.privilege))
+  UNION ALL
+  SELECT r.role_name, o.table_name, 'UPDATE', a.attname::text
+  FROM role AS r
+  CROSS JOIN ours AS o
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+  WHERE has_column_privilege(r.oid, o.oid, a.attnum, 'UPDATE')
+),
+broken AS (
+  SELECT role_name, 'does not exist' AS detail FROM role WHERE oid IS NULL
+  UNION ALL
+  SELECT role_name, 'is a superuser, or may make roles or replicate' FROM role WHERE is_mighty
+  UNION ALL
+  SELECT role_name, 'is a member of ledger_owner' FROM role WHERE is_owner AND NOT is_mighty
+  UNION ALL
+  SELECT h.role_name, format('may %s %s%s', h.privilege, h.table_name, COALESCE('.' || NULLIF(h.column_name, ''), ''))
+  FROM (SELECT role_name, table_name, privilege, column_name FROM held
+        EXCEPT
+        SELECT role_name, table_name, privilege, column_name FROM allowed) AS h
+  JOIN role AS r ON r.role_name = h.role_name
+  WHERE NOT r.is_mighty AND r.is_owner IS NOT TRUE
+)
+SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail
+FROM broken;
+
+-- check: recorded_txids_are_past
+-- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster they
+-- may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.
+SELECT 'recorded_txids_are_past' AS check_name, 'WARNING' AS severity, 'table ' || r.table_name AS entity,
+       format('%s rows have a recorded_txid up to %s, this cluster is at %s: if the database was restored into another cluster, '
+              'stop the writers and raise the next transaction id above that (pg_resetwal --epoch, --next-transaction-id)',
+              count(*), max(r.recorded_txid), pg_snapshot_xmax(pg_current_snapshot())) AS detail
+FROM (
+  SELECT 'processor_events' AS table_name, recorded_txid FROM processor_events
+  UNION ALL
+  SELECT 'ledger_entries', recorded_txid FROM ledger_entries
+) AS r
+WHERE r.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
+GROUP BY r.table_name;
+
+-- check: events_occurred_before_they_were_recorded
+-- An event may be at most five minutes ahead of the server that takes it; a minute more is left for the database's clock. One that
+-- is further ahead tells of a clock that is wrong, now or then.
+SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS severity, 'event ' || event_id AS entity,
+       format('occurred at %s, was recorded at %s', occurred_at, recorded_at) AS detail
+FROM processor_events
+WHERE occurred_at > recorded_at + interval '6 minutes';
+
+-- check: refunds_stay_within_their_charge
+-- No more is refunded of a payment than was charged, as far as events name the payment by their reference.
+SELECT 'refunds_stay_within_their_charge' AS check_name, 'WARNING' AS severity,
+       'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
+       format('charged %s, refunded %s', charged_minor, refunded_minor) AS detail
+FROM (
+  SELECT restaurant_id, currency, reference,
+         sum(amount_minor) FILTER (WHERE type = 'charge_succeeded') AS charged_minor,
+         sum(amount_minor) FILTER (WHERE type = 'refund_succeeded') AS refunded_minor
+  FROM processor_events
+  WHERE type IN ('charge_succeeded', 'refund_succeeded') AND reference <> ''
+  GROUP BY restaurant_id, currency, reference
+) AS payment
+WHERE refunded_minor > charged_minor;
+
+-- check: refunds_name_a_known_charge
+-- A refund's reference is that of a charge of the same restaurant and currency.
+WITH payment AS (
+  SELECT reference, restaurant_id, currency,
+         bool_or(type = 'charge_succeeded') AS is_charged, bool_or(type = 'refund_succeeded') AS is_refunded,
+         min(event_id) FILTER (WHERE type = 'refund_succeeded') AS refund_event_id
+  FROM processor_events
+  WHERE type IN ('charge_succeeded', 'refund_succeeded') AND reference <> ''
+  GROUP BY reference, restaurant_id, currency
+)
+SELECT 'refunds_name_a_known_charge' AS check_name, 'WARNING' AS severity,
+       'reference ' || p.restaurant_id || '/' || p.currency || '/' || p.reference AS entity,
+       format('event %s refunds it, and %s', min(p.refund_event_id),
+              COALESCE('it was charged for ' || min(other.restaurant_id || '/' || other.currency), 'nobody was charged for it'))
+         AS detail
+FROM payment AS p
+LEFT JOIN payment AS other ON other.reference = p.reference AND other.is_charged
+WHERE p.is_refunded AND NOT p.is_charged
+GROUP BY p.restaurant_id, p.currency, p.reference;
+
+-- check: disputes_end_as_they_opened
+-- What disputes were won and lost of a reference is no more than was opened.
+SELECT 'disputes_end_as_they_opened' AS check_name, 'WARNING' AS severity,
+       'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
+       CASE WHEN opened_minor IS NULL THEN format('won or lost %s, never opened', ended_minor)
+            ELSE format('opened %s, won or lost %s', opened_minor, ended_minor) END AS detail
+FROM (
+  SELECT restaurant_id, currency, reference,
+         sum(amount_minor) FILTER (WHERE type = 'dispute_opened') AS opened_minor,
+         sum(amount_minor) FILTER (WHERE type <> 'dispute_opened') AS ended_minor
+  FROM processor_events
+  WHERE type IN ('dispute_opened', 'dispute_won', 'dispute_lost') AND reference <> ''
+  GROUP BY restaurant_id, currency, reference
+) AS dispute
+WHERE ended_minor > COALESCE(opened_minor, 0);
+
+-- check: payable_is_not_negative
+-- The restaurant does not owe the platform: available and pending together are not below zero.
+SELECT 'payable_is_not_negative' AS check_name, 'WARNING' AS severity,
+       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       format('available and pending are %s together', s.balance_minor) AS detail
+FROM (
+  SELECT balance_account_id,
+         sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS balance_minor
+  FROM ledger_entries
+  GROUP BY balance_account_id
+) AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+WHERE s.balance_minor < 0;
+
+-- check: dispute_hold_is_not_negative
+-- No more is taken out of a restaurant's disputed money than was put there.
+SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
+       'account ' || a.restaurant_id || '/' || a.currency AS entity,
+       format('dispute_hold is %s', s.balance_minor) AS detail
+FROM (
+  SELECT balance_account_id,
+         sum(CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS balance_minor
+  FROM ledger_entries
+  WHERE 'dispute_hold' IN (debit_account, credit_account)
+  GROUP BY balance_account_id
+) AS s
+JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+WHERE s.balance_minor < 0;
+
+COMMIT;

@@ -1,0 +1,23 @@
+-- The roles of the ledger. Roles belong to the whole cluster: they are created if absent and never dropped.
+-- Run by `ledger migrate` when its role may create roles; otherwise once by a superuser: psql -f sql/roles.sql
+--
+--   ledger_owner  owns the tables; migrations run as it
+--   ledger_app    what the server is: may add to the books and read them, no more
+--   ledger_read   for reports
+--
+-- ledger_app and ledger_read have no password here: give them one where clients log in with passwords.
+DO $$
+DECLARE
+  wanted text;
+BEGIN
+  FOREACH wanted IN ARRAY ARRAY['ledger_owner', 'ledger_app', 'ledger_read'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = wanted) THEN
+      BEGIN
+        EXECUTE format('CREATE ROLE %I %s', wanted, CASE wanted WHEN 'ledger_owner' THEN 'NOLOGIN' ELSE 'LOGIN' END);
+      EXCEPTION WHEN duplicate_object OR unique_violation THEN
+        NULL;  -- somebody else created it just now
+      END;
+    END IF;
+  END LOOP;
+END
+$$;

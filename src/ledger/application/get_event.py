@@ -1,0 +1,15 @@
+"""Shows a stored event with what it posted."""
+
+from ledger.application.ports import EventLedger, StoredEntry, StoredEvent
+from ledger.errors import EventNotFound
+
+
+async def get_event(ledger: EventLedger, event_id: str) -> tuple[StoredEvent, list[StoredEntry]]:
+    """The event and its entries by position. Raises EventNotFound, DatabaseUnavailable, DatabaseTimeout.
+
+    Two statements see the same: events and entries are stored together and never change.
+    """
+    stored = (await ledger.stored([event_id])).get(event_id)
+    if stored is None:
+        raise EventNotFound(event_id)
+    return stored, await ledger.entries(stored)

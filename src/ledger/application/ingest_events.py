@@ -1,0 +1,238 @@
+"""Books processor events, each exactly once, whoever sends them, however often, in whatever company.
+
+The database decides: an event is new if and only if its insert made the row with its id. Everything here follows from that.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from uuid import UUID
+
+import uuid_utils.compat
+
+from ledger.application.ports import EventLedger, Posting, StoredEvent
+from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent, differing_fields, fingerprint
+from ledger.domain.posting_rules import entries_of
+from ledger.errors import (
+    DatabaseContention,
+    DatabaseUnavailable,
+    DataRejected,
+    EventIdReused,
+    EventRejected,
+    LedgerError,
+    PayoutNotFound,
+    RestaurantNotFound,
+    ShuttingDown,
+)
+
+BATCH_EVENTS_MAX = 1000
+ATTEMPTS_MAX = 3
+BACKOFF_SECONDS = 0.05
+
+
+class IngestStatus(Enum):
+    """What became of an event that was accepted."""
+
+    CREATED = "created"
+    DUPLICATE = "duplicate"
+
+
+class UnknownRestaurants(Enum):
+    """What to do with an event of a restaurant that is not registered."""
+
+    REGISTER = "register"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """An accepted event with the transaction id of its entries, which every repeat of the event is answered with."""
+
+    status: IngestStatus
+    transaction_id: UUID
+
+
+# A refused event's error is told in its place; it does not touch the other events of its batch.
+IngestOutcome = Booked | LedgerError
+
+
+class IngestEvents:
+    """The use case of IngestEvent and its companions."""
+
+    def __init__(self, ledger: EventLedger, *, unknown_restaurants: UnknownRestaurants) -> None:
+        self._ledger = ledger
+        self._register = unknown_restaurants is UnknownRestaurants.REGISTER
+        self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
+        self._closed = False
+
+    async def __call__(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
+        """Books valid `events` and tells what became of each, in their order; what is told as booked is durable.
+
+        A caller that is cancelled meanwhile stops waiting; the booking goes on. Raises DatabaseUnavailable, DatabaseContention
+        or DatabaseTimeout when the outcome is not known (the same events may be sent again), ShuttingDown after `close`.
+        """
+        if self._closed:
+            raise ShuttingDown
+        # Whether a cancelled COMMIT took effect cannot be told, so no call owns one: this task does.
+        task = asyncio.create_task(self._book(events))
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Takes no further events and returns when those under way are booked."""
+        self._closed = True
+        if self._running:
+            await asyncio.wait(self._running)
+
+    def _forget(self, task: asyncio.Task[list[IngestOutcome]]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # Its caller may be gone; asking for the exception keeps asyncio from reporting it a second time.
+            task.exception()
+
+    async def _book(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
+        outcomes: dict[int, IngestOutcome] = {}
+        pending = list(range(len(events)))
+        while pending:
+            batch = _Batch(events, pending)
+            await self._book_candidates(batch)
+            outcomes.update(batch.outcomes())
+            # Left are events whose id was first used by another one that was refused, so that the id is free again.
+            pending = [place for place in pending if place not in outcomes]
+        return [outcomes[place] for place in range(len(events))]
+
+    async def _book_candidates(self, batch: "_Batch") -> None:
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                await self._post(batch, batch.postings)
+                await self._settle(batch)
+                return
+            except (DatabaseContention, DatabaseUnavailable):
+                # The batch id lets the next attempt know what this one may have stored before it broke off.
+                if attempt == ATTEMPTS_MAX:
+                    raise
+                await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _post(self, batch: "_Batch", postings: Sequence[Posting]) -> None:
+        """Stores what is new, and looks up what was there before: a later statement, which sees what the first waited for."""
+        missing = await self._insert(batch, postings)
+        if not missing:
+            return
+        batch.stored.update(await self._ledger.stored([posting.event.event_id for posting in missing]))
+        missing = [posting for posting in missing if posting.event.event_id not in batch.stored]
+        if not missing:
+            return
+        # In neither answer: there is no balance account yet. Only now, so that a duplicate or a conflict registers nobody.
+        await self._open_accounts(batch, missing)
+        missing = await self._insert(batch, [posting for posting in missing if posting.event.event_id not in batch.refused])
+        if missing:
+            event_ids = [posting.event.event_id for posting in missing]
+            batch.stored.update(await self._ledger.stored(event_ids))
+            if any(event_id not in batch.stored for event_id in event_ids):
+                raise RuntimeError("the database neither stored an event nor had it, although its balance account is open")
+
+    async def _insert(self, batch: "_Batch", postings: Sequence[Posting]) -> list[Posting]:
+        """Stores `postings` in one transaction, or in more if an offender must be left out. Returns those that were not new."""
+        if not postings:
+            return []
+        try:
+            new = await self._ledger.insert(postings, batch.batch_id)
+        except DataRejected:
+            if len(postings) == 1:
+                batch.refuse(postings[0], EventRejected(postings[0].event.event_id))
+                return []
+            middle = len(postings) // 2
+            return await self._insert(batch, postings[:middle]) + await self._insert(batch, postings[middle:])
+        batch.new.update(new)
+        return [posting for posting in postings if posting.event.event_id not in new]
+
+    async def _open_accounts(self, batch: "_Batch", postings: Sequence[Posting]) -> None:
+        """Opens the balance accounts that `postings` need, and refuses those of unknown restaurants if it is set so."""
+        accounts = sorted({(posting.event.restaurant_id, posting.event.currency) for posting in postings})
+        try:
+            unknown = await self._ledger.open_accounts(accounts, register=self._register)
+        except DataRejected:
+            if len(accounts) == 1:
+                for posting in postings:
+                    batch.refuse(posting, EventRejected(posting.event.event_id))
+                return
+            middle = set(accounts[: len(accounts) // 2])
+            for inside in (True, False):
+                half = [p for p in postings if ((p.event.restaurant_id, p.event.currency) in middle) is inside]
+                await self._open_accounts(batch, half)
+            return
+        for posting in postings:
+            if posting.event.restaurant_id in unknown:
+                batch.refuse(posting, RestaurantNotFound(posting.event.restaurant_id))
+
+    async def _settle(self, batch: "_Batch") -> None:
+        """Payout events: the stored ones are duplicates or conflicts, any other names a payout that does not exist."""
+        if not batch.payout_events:
+            return
+        batch.stored.update(await self._ledger.stored([event.event_id for event in batch.payout_events.values()]))
+        for event_id, event in batch.payout_events.items():
+            if event_id not in batch.stored:
+                batch.refused[event_id] = PayoutNotFound(event.payout_id)
+
+
+class _Batch:
+    """The events at some places of a request while they are being booked: of each id the first occurrence is the candidate."""
+
+    def __init__(self, events: Sequence[ProcessorEvent], places: Sequence[int]) -> None:
+        self.batch_id: UUID = uuid_utils.compat.uuid7()
+        self.new: set[str] = set()
+        self.stored: dict[str, StoredEvent] = {}
+        self.refused: dict[str, LedgerError] = {}
+        self.payout_events: dict[str, ProcessorEvent] = {}
+        self._occurrences = [(place, events[place], fingerprint(events[place])) for place in places]
+        self._candidates: dict[str, Posting] = {}
+        for _, event, print_ in self._occurrences:
+            if event.event_id in self._candidates or event.event_id in self.payout_events:
+                continue
+            if event.type in PAYOUT_EVENT_TYPES:
+                self.payout_events[event.event_id] = event
+                continue
+            transaction_id = uuid_utils.compat.uuid7()
+            self._candidates[event.event_id] = Posting(event, print_, transaction_id, entries_of(event))
+
+    @property
+    def postings(self) -> list[Posting]:
+        """What is still to be posted, sorted, so that two batches never wait for each other in opposite order."""
+        return [
+            self._candidates[event_id]
+            for event_id in sorted(self._candidates)
+            if event_id not in self.new and event_id not in self.stored and event_id not in self.refused
+        ]
+
+    def refuse(self, posting: Posting, error: LedgerError) -> None:
+        """Records that the candidate was refused, with nothing stored."""
+        self.refused[posting.event.event_id] = error
+
+    def outcomes(self) -> dict[int, IngestOutcome]:
+        """What became of each place; without the places whose id's candidate was refused while they say something else."""
+        outcomes: dict[int, IngestOutcome] = {}
+        first: set[str] = set()
+        candidate_prints: dict[str, bytes] = {}
+        for place, event, print_ in self._occurrences:
+            event_id = event.event_id
+            is_first = event_id not in first
+            first.add(event_id)
+            candidate_prints.setdefault(event_id, print_)
+            if event_id in self.refused:
+                if candidate_prints[event_id] == print_:
+                    outcomes[place] = self.refused[event_id]
+            elif event_id in self.new:
+                outcomes[place] = self._judge(event, print_, self._candidates[event_id], created=is_first)
+            else:
+                stored = self.stored[event_id]
+                outcomes[place] = self._judge(event, print_, stored, created=is_first and stored.batch_id == self.batch_id)
+        return outcomes
+
+    @staticmethod
+    def _judge(event: ProcessorEvent, print_: bytes, kept: Posting | StoredEvent, *, created: bool) -> IngestOutcome:
+        if kept.fingerprint != print_:
+            return EventIdReused(event.event_id, differing_fields(kept.event, event))
+        return Booked(IngestStatus.CREATED if created else IngestStatus.DUPLICATE, kept.transaction_id)

@@ -1,0 +1,36 @@
+"""The chart of accounts: the lines on which a restaurant's books are kept."""
+
+from enum import StrEnum
+
+
+class Side(StrEnum):
+    """The two sides of an account."""
+
+    DEBIT = "debit"
+    CREDIT = "credit"
+
+
+class LedgerAccount(StrEnum):
+    """A line of the chart. The value is the name in the database."""
+
+    PROCESSOR_CLEARING = "processor_clearing"
+    RESTAURANT_PAYABLE = "restaurant_payable"
+    PAYOUT_RESERVED = "payout_reserved"
+    PLATFORM_FEES = "platform_fees"
+    PLATFORM_CASH = "platform_cash"
+    DISPUTE_RECEIVABLE = "dispute_receivable"
+    DISPUTE_HOLD = "dispute_hold"
+    ADJUSTMENTS = "adjustments"
+
+
+# The side on which an account grows.
+NORMAL_SIDE: dict[LedgerAccount, Side] = {
+    LedgerAccount.PROCESSOR_CLEARING: Side.DEBIT,
+    LedgerAccount.RESTAURANT_PAYABLE: Side.CREDIT,
+    LedgerAccount.PAYOUT_RESERVED: Side.CREDIT,
+    LedgerAccount.PLATFORM_FEES: Side.CREDIT,
+    LedgerAccount.PLATFORM_CASH: Side.DEBIT,
+    LedgerAccount.DISPUTE_RECEIVABLE: Side.DEBIT,
+    LedgerAccount.DISPUTE_HOLD: Side.CREDIT,
+    LedgerAccount.ADJUSTMENTS: Side.DEBIT,
+}

@@ -1,0 +1,147 @@
+"""Processor events: what they hold, when they are valid, and when two of them are the same."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from ledger.domain.fields import (
+    CLOCK_SKEW_MAX,
+    ID_RULE,
+    METADATA_RULE,
+    REFERENCE_RULE,
+    is_id,
+    is_metadata,
+    is_reference,
+)
+from ledger.domain.money import AMOUNT_MINOR_MAX, AMOUNT_RULE, CURRENCY_RULE, is_currency
+from ledger.errors import FieldViolation
+
+OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class EventType(StrEnum):
+    """What happened at the processor. The value is the name in the database."""
+
+    CHARGE_SUCCEEDED = "charge_succeeded"
+    REFUND_SUCCEEDED = "refund_succeeded"
+    FEE_ASSESSED = "fee_assessed"
+    ADJUSTMENT_CREDITED = "adjustment_credited"
+    ADJUSTMENT_DEBITED = "adjustment_debited"
+    DISPUTE_OPENED = "dispute_opened"
+    DISPUTE_WON = "dispute_won"
+    DISPUTE_LOST = "dispute_lost"
+    PAYOUT_PAID = "payout_paid"
+    PAYOUT_FAILED = "payout_failed"
+
+
+PAYOUT_EVENT_TYPES = frozenset({EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED})
+# A refund's fee is kept with the event and posts nothing.
+FEE_EVENT_TYPES = frozenset({EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED})
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorEvent:
+    """What the processor told us. Amounts in minor units of `currency`; `occurred_at` aware, in UTC, in microseconds.
+
+    `payout_id` and `reference` are empty when they are absent.
+    """
+
+    event_id: str
+    type: EventType
+    restaurant_id: str
+    currency: str
+    amount_minor: int
+    fee_minor: int
+    occurred_at: datetime
+    payout_id: str
+    reference: str
+    metadata: Mapping[str, str]
+
+
+# The fields that make an event what it is: two events with the same id must agree on all of them. Metadata is not among them.
+BUSINESS_FIELDS = (
+    "type",
+    "restaurant_id",
+    "currency",
+    "amount_minor",
+    "fee_minor",
+    "occurred_at",
+    "payout_id",
+    "reference",
+)
+
+
+def event_violations(
+    *,
+    event_id: str,
+    type: EventType | None,
+    restaurant_id: str,
+    currency: str,
+    amount_minor: int,
+    fee_minor: int,
+    occurred_at: datetime | None,
+    payout_id: str,
+    reference: str,
+    metadata: Mapping[str, str],
+    now: datetime,
+) -> list[FieldViolation]:
+    """Everything that keeps these fields from being a valid event, in the order of the fields; empty when they are one.
+
+    `type` and `occurred_at` are None when the caller has reported them already: what depends on them is not judged then.
+    """
+    found: list[FieldViolation] = []
+
+    def refuse(field: str, description: str) -> None:
+        found.append(FieldViolation(field, description))
+
+    if not is_id(event_id):
+        refuse("event_id", ID_RULE)
+    if not is_id(restaurant_id):
+        refuse("restaurant_id", ID_RULE)
+    if not is_currency(currency):
+        refuse("currency", CURRENCY_RULE)
+    if not 1 <= amount_minor <= AMOUNT_MINOR_MAX:
+        refuse("amount_minor", AMOUNT_RULE)
+    if not 0 <= fee_minor <= max(amount_minor, 0):
+        refuse("fee_minor", "must be 0 to amount_minor")
+    elif fee_minor > 0 and type is not None and type not in FEE_EVENT_TYPES:
+        refuse("fee_minor", "must be 0 on this type of event")
+    if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
+        refuse("occurred_at", "must be from 2000-01-01 to 5 minutes from now")
+    if type in PAYOUT_EVENT_TYPES:
+        if not is_id(payout_id):
+            refuse("payout_id", ID_RULE)
+    elif payout_id and type is not None:
+        refuse("payout_id", "must be empty on this type of event")
+    if not is_reference(reference):
+        refuse("reference", REFERENCE_RULE)
+    if not is_metadata(metadata):
+        refuse("metadata", METADATA_RULE)
+    return found
+
+
+def microseconds(instant: datetime) -> int:
+    """Microseconds since 1970-01-01T00:00:00Z, exactly: integers all the way."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def fingerprint(event: ProcessorEvent) -> bytes:
+    """SHA-256 over the business fields, 32 bytes: equal if and only if two events say the same thing.
+
+    Not over serialized protobuf, whose bytes are not canonical. None of the fields can hold a line feed, so joining by it is
+    unambiguous. The leading version lets another set of fields be told apart one day.
+    """
+    text = (
+        f"1\n{event.type.value}\n{event.restaurant_id}\n{event.currency}\n{event.amount_minor}\n{event.fee_minor}\n"
+        f"{microseconds(event.occurred_at)}\n{event.payout_id}\n{event.reference}"
+    )
+    return hashlib.sha256(text.encode()).digest()
+
+
+def differing_fields(stored: ProcessorEvent, other: ProcessorEvent) -> list[str]:
+    """The business fields in which two events differ, in the order of BUSINESS_FIELDS."""
+    return [name for name in BUSINESS_FIELDS if getattr(stored, name) != getattr(other, name)]

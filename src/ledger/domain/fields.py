@@ -1,0 +1,48 @@
+"""What the fields of requests may hold: the rules that several messages share."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+
+ID_LENGTH_MAX = 128
+REFERENCE_LENGTH_MAX = 255
+METADATA_BYTES_MAX = 8 * 1024
+NAME_LENGTH_MAX = 200
+
+# Enough for the clock of a processor that is a little ahead of ours.
+CLOCK_SKEW_MAX = timedelta(minutes=5)
+
+# \Z and not $: the latter would let a final newline pass.
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+_PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+ID_RULE = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+REFERENCE_RULE = "must be at most 255 printable ASCII characters"
+METADATA_RULE = "must be at most 8192 bytes of keys and values, without NUL"
+NAME_RULE = "must be at most 200 characters, none of them a control character"
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` can be an id. Ids are compared byte by byte, so nothing is trimmed or folded first."""
+    return _ID.match(text) is not None
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` can be a processor's reference; empty is one."""
+    return len(text) <= REFERENCE_LENGTH_MAX and _PRINTABLE_ASCII.match(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be a name for people; empty is one."""
+    return len(text) <= NAME_LENGTH_MAX and _CONTROL.search(text) is None
+
+
+def is_metadata(metadata: Mapping[str, str]) -> bool:
+    """Whether keys and values together stay within METADATA_BYTES_MAX and can be stored as PostgreSQL text."""
+    size_bytes = 0
+    for key, value in metadata.items():
+        if "\0" in key or "\0" in value:
+            return False
+        size_bytes += len(key.encode()) + len(value.encode())
+    return size_bytes <= METADATA_BYTES_MAX

@@ -1,0 +1,119 @@
+"""The posting rules: which ledger entries an event posts. One table, to be read by an accountant."""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import EventType, ProcessorEvent
+
+
+class EntryType(StrEnum):
+    """Why a ledger entry was posted. The value is the name in the database."""
+
+    CHARGE = "CHARGE"
+    FEE = "FEE"
+    REFUND = "REFUND"
+    ADJUSTMENT_CREDIT = "ADJUSTMENT_CREDIT"
+    ADJUSTMENT_DEBIT = "ADJUSTMENT_DEBIT"
+    DISPUTE_HOLD = "DISPUTE_HOLD"
+    DISPUTE_WITHDRAWAL = "DISPUTE_WITHDRAWAL"
+    DISPUTE_FEE = "DISPUTE_FEE"
+    DISPUTE_RELEASE = "DISPUTE_RELEASE"
+    DISPUTE_REINSTATEMENT = "DISPUTE_REINSTATEMENT"
+    DISPUTE_LOSS = "DISPUTE_LOSS"
+    PAYOUT_RESERVE = "PAYOUT_RESERVE"
+    PAYOUT_RELEASE = "PAYOUT_RELEASE"
+    PAYOUT_REVERSAL = "PAYOUT_REVERSAL"
+    PAYOUT_RETURN = "PAYOUT_RETURN"
+
+
+class Amount(Enum):
+    """Which of an event's amounts an entry takes. An entry of a zero fee is not posted."""
+
+    AMOUNT = "amount"
+    FEE = "fee"
+
+
+class Available(Enum):
+    """When an entry counts."""
+
+    AT_ONCE = "at once"
+    AT_MATURITY = "at maturity"
+
+
+@dataclass(frozen=True, slots=True)
+class PostingRule:
+    """One line of the table."""
+
+    entry_type: EntryType
+    debit: LedgerAccount
+    credit: LedgerAccount
+    amount: Amount = Amount.AMOUNT
+    available: Available = Available.AT_ONCE
+
+
+_CLEARING = LedgerAccount.PROCESSOR_CLEARING
+_PAYABLE = LedgerAccount.RESTAURANT_PAYABLE
+_FEES = LedgerAccount.PLATFORM_FEES
+_RECEIVABLE = LedgerAccount.DISPUTE_RECEIVABLE
+_HOLD = LedgerAccount.DISPUTE_HOLD
+_ADJUSTMENTS = LedgerAccount.ADJUSTMENTS
+
+# fmt: off
+EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
+    EventType.CHARGE_SUCCEEDED: (
+        PostingRule(EntryType.CHARGE,                _CLEARING,    _PAYABLE,     available=Available.AT_MATURITY),
+        PostingRule(EntryType.FEE,                   _PAYABLE,     _FEES,        Amount.FEE, Available.AT_MATURITY),
+    ),
+    EventType.REFUND_SUCCEEDED: (
+        PostingRule(EntryType.REFUND,                _PAYABLE,     _CLEARING),
+    ),
+    EventType.FEE_ASSESSED: (
+        PostingRule(EntryType.FEE,                   _PAYABLE,     _FEES),
+    ),
+    EventType.ADJUSTMENT_CREDITED: (
+        PostingRule(EntryType.ADJUSTMENT_CREDIT,     _ADJUSTMENTS, _PAYABLE),
+    ),
+    EventType.ADJUSTMENT_DEBITED: (
+        PostingRule(EntryType.ADJUSTMENT_DEBIT,      _PAYABLE,     _ADJUSTMENTS),
+    ),
+    EventType.DISPUTE_OPENED: (
+        PostingRule(EntryType.DISPUTE_HOLD,          _PAYABLE,     _HOLD),
+        PostingRule(EntryType.DISPUTE_WITHDRAWAL,    _RECEIVABLE,  _CLEARING),
+        PostingRule(EntryType.DISPUTE_FEE,           _PAYABLE,     _CLEARING,    Amount.FEE),
+    ),
+    EventType.DISPUTE_WON: (
+        PostingRule(EntryType.DISPUTE_RELEASE,       _HOLD,        _PAYABLE),
+        PostingRule(EntryType.DISPUTE_REINSTATEMENT, _CLEARING,    _RECEIVABLE),
+    ),
+    EventType.DISPUTE_LOST: (
+        PostingRule(EntryType.DISPUTE_LOSS,          _HOLD,        _RECEIVABLE),
+    ),
+}
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A ledger entry that is to be posted, inside its event's balance account.
+
+    `amount_minor` is positive; `matures` tells whether it counts only from `occurred_at` plus the restaurant's maturity.
+    """
+
+    position: int
+    entry_type: EntryType
+    debit: LedgerAccount
+    credit: LedgerAccount
+    amount_minor: int
+    matures: bool
+
+
+def entries_of(event: ProcessorEvent) -> list[Entry]:
+    """The entries that `event` posts, numbered from 1. Raises KeyError for payout events: those post by the payout's state."""
+    entries: list[Entry] = []
+    for rule in EVENT_POSTING_RULES[event.type]:
+        amount_minor = event.amount_minor if rule.amount is Amount.AMOUNT else event.fee_minor
+        if amount_minor > 0:
+            matures = rule.available is Available.AT_MATURITY
+            entries.append(Entry(len(entries) + 1, rule.entry_type, rule.debit, rule.credit, amount_minor, matures))
+    return entries

@@ -1,0 +1,101 @@
+"""What can go wrong, in the ledger's own words.
+
+Each class says one thing a caller can act on and carries what the caller may be told about it. `ledger.api.errors` turns
+them into gRPC statuses, in one table; nothing else does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field of a request that is not as the contract wants it: its path, and a sentence for people."""
+
+    field: str
+    description: str
+
+
+class LedgerError(Exception):
+    """Any refusal or failure that the ledger knows the meaning of."""
+
+
+class InvalidRequest(LedgerError):
+    """One or more fields are missing, malformed or out of range."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{violation.field} {violation.description}" for violation in violations))
+        self.violations = tuple(violations)
+
+
+class MalformedMessage(LedgerError):
+    """The bytes of a request are not the message that its method takes."""
+
+
+class EventIdReused(LedgerError):
+    """An event with this id and other contents is stored. Names the fields that differ, never what is stored in them."""
+
+    def __init__(self, event_id: str, differing_fields: Sequence[str]) -> None:
+        super().__init__(f"event {event_id} is stored with other contents; differing: {', '.join(differing_fields)}")
+        self.event_id = event_id
+        self.differing_fields = tuple(differing_fields)
+
+
+class EventRejected(LedgerError):
+    """The database refused an event as data although it passed validation."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f"event {event_id} was refused by the database's rules")
+        self.event_id = event_id
+
+
+class EventNotFound(LedgerError):
+    """No event with this id is stored."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f"event {event_id} is not stored")
+        self.event_id = event_id
+
+
+class RestaurantNotFound(LedgerError):
+    """No restaurant with this id is registered."""
+
+    def __init__(self, restaurant_id: str) -> None:
+        super().__init__(f"restaurant {restaurant_id} is not registered")
+        self.restaurant_id = restaurant_id
+
+
+class PayoutNotFound(LedgerError):
+    """No payout with this id exists."""
+
+    def __init__(self, payout_id: str) -> None:
+        super().__init__(f"payout {payout_id} does not exist")
+        self.payout_id = payout_id
+
+
+class AmountOutOfRange(LedgerError):
+    """A sum does not fit the int64 of the field it is to be told in."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field} does not fit 64 bits")
+        self.field = field
+
+
+class DatabaseUnavailable(LedgerError):
+    """The database cannot be reached, or refuses work for now. Whether what was asked took effect is not known."""
+
+
+class DatabaseContention(LedgerError):
+    """The database broke the statement off for another's sake (deadlock, serialization, lock timeout); it took no effect."""
+
+
+class DatabaseTimeout(LedgerError):
+    """The database broke the statement off because it took too long; it took no effect."""
+
+
+class DataRejected(LedgerError):
+    """The database refused a statement's data, all of it; it took no effect."""
+
+
+class ShuttingDown(LedgerError):
+    """The server is stopping and takes no new work."""

@@ -1,0 +1,1 @@
+"""The ledger on PostgreSQL 15 or later, without extensions."""

@@ -1,0 +1,86 @@
+"""The audit on PostgreSQL: runs the checks of sql/invariants.sql."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.domain.audit import AuditReport, Finding, Severity
+from ledger.infrastructure.postgres.engine import Connection, autocommit
+from ledger.resources import resource
+
+FINDINGS_PER_CHECK_MAX = 100
+# A check reads whole tables, so it takes as long as they are large; the sessions of the service are bounded far below.
+CHECK_TIMEOUT_SECONDS = 3600
+# Enough to join a million entries without spilling to disk.
+WORK_MEM = "64MB"
+
+_CHECK_HEADER = re.compile(r"^-- check: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
+_STATEMENT_END = re.compile(r";$", re.MULTILINE)
+
+# Errors first, so that none is among those left out. The check is planned for all of its rows, not for the first few.
+_BOUNDED = """
+WITH finding AS MATERIALIZED (
+{statement}
+)
+SELECT check_name, severity, entity, detail, (SELECT count(*) FROM finding) AS findings_count
+FROM finding
+ORDER BY severity, entity, detail
+LIMIT {limit}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check of the file: its name, and the statement that returns what breaks it."""
+
+    name: str
+    statement: str
+
+
+async def audit(engine: AsyncEngine) -> AuditReport:
+    """Makes every check on one snapshot of the database, so that events booked meanwhile do not disturb it. Writes nothing.
+
+    Reports the first FINDINGS_PER_CHECK_MAX findings of a check and, in one more, how many it leaves out. `engine` may log in
+    as any role that reads the tables. Raises DatabaseUnavailable, DatabaseTimeout.
+    """
+    checks = load_checks()
+    findings: list[Finding] = []
+    async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(f"SET LOCAL statement_timeout = '{CHECK_TIMEOUT_SECONDS}s'")
+        await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
+        for check in checks:
+            findings += await _findings(connection, check)
+    return AuditReport(tuple(check.name for check in checks), tuple(findings))
+
+
+def load_checks() -> tuple[Check, ...]:
+    """The checks of the shipped file, in its order. Raises ValueError when the file is not as its head says."""
+    checks = tuple(_parse(resource("sql", "invariants.sql").read_text()))
+    names = [check.name for check in checks]
+    if not names or len(names) != len(set(names)):
+        raise ValueError("sql/invariants.sql has no checks, or two of one name")
+    return checks
+
+
+def _parse(script: str) -> Iterator[Check]:
+    headers = list(_CHECK_HEADER.finditer(script))
+    ends = [following.start() for following in headers[1:]] + [len(script)]
+    for header, end in zip(headers, ends, strict=True):
+        statement_end = _STATEMENT_END.search(script, header.end(), end)
+        if statement_end is None:
+            raise ValueError(f"sql/invariants.sql: no semicolon ends the check {header['name']}")
+        yield Check(header["name"], script[header.end() : statement_end.start()].strip())
+
+
+async def _findings(connection: Connection, check: Check) -> list[Finding]:
+    # Prepared anew each time: the driver would keep the statement, and PostgreSQL the plan it made when the tables were small.
+    # The driver has a timeout of its own, meant for the statements of the service.
+    statement = await connection.prepare(_BOUNDED.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX))
+    rows = await statement.fetch(timeout=CHECK_TIMEOUT_SECONDS + 5)
+    findings = [Finding(row["check_name"], Severity(row["severity"]), row["entity"], row["detail"]) for row in rows]
+    if rows and rows[0]["findings_count"] > len(rows):
+        left_out = rows[0]["findings_count"] - len(rows)
+        findings.append(Finding(check.name, findings[-1].severity, "more", f"{left_out} more like these"))
+    return findings

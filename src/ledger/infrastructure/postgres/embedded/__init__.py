@@ -1,0 +1,7 @@
+"""A PostgreSQL server of our own: binaries from a wheel, the lifecycle ours."""
+
+from ledger.infrastructure.postgres.embedded.binaries import find_bin_dir
+from ledger.infrastructure.postgres.embedded.launcher import EmbeddedPostgresError, default_data_dir
+from ledger.infrastructure.postgres.embedded.server import EmbeddedPostgres
+
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_data_dir", "find_bin_dir"]

@@ -1,0 +1,136 @@
+"""Starts PostgreSQL's programs: as an unprivileged account when we are root, and gone when we are gone."""
+
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+RUN_TIMEOUT_SECONDS = 120.0
+_DIRECTORY_CLOSED = 77
+
+# Arguments: parent's pid, uid, gid, directory, program and its arguments. The order matters: the kernel forgets
+# PDEATHSIG when the credentials change, and a parent that died before the prctl sends no signal any more. Imports come
+# first, because the account may not be able to read the standard library.
+_LAUNCHER_SOURCE = f"""
+import ctypes, os, signal, subprocess, sys, time
+parent, uid, gid, directory, *command = sys.argv[1:]
+prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+if uid:
+    os.setgroups([])
+    os.setgid(int(gid))
+    os.setuid(int(uid))
+os.chdir("/")
+for step in directory.split("/"):
+    try:
+        os.chdir(step or ".")
+    except OSError:
+        print(os.path.join(os.getcwd(), step), file=sys.stderr)
+        sys.exit({_DIRECTORY_CLOSED})
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+if prctl is not None:
+    if prctl(1, ctypes.c_ulong(signal.SIGINT), 0, 0, 0) != 0:
+        sys.exit("prctl(PR_SET_PDEATHSIG) was refused")
+    if os.getppid() != int(parent):
+        sys.exit("the parent is gone")
+    os.execv(command[0], command)
+server = subprocess.Popen(command, close_fds=False)
+for number in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, lambda number, _: server.send_signal(number))
+while server.poll() is None:
+    if os.getppid() != int(parent):
+        server.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+sys.exit(server.returncode)
+"""
+
+
+class EmbeddedPostgresError(Exception):
+    """The embedded PostgreSQL cannot run; the text says why and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    name: str
+    uid: int
+    gid: int
+
+
+def account_for(cluster: Path) -> Account | None:
+    """Whom PostgreSQL runs as: ourselves (None); for root the cluster's owner, else an account every system has."""
+    if os.geteuid() != 0:
+        return None
+    if cluster.exists() and cluster.stat().st_uid != 0:
+        owner = cluster.stat()
+        return Account(f"uid {owner.st_uid}", owner.st_uid, owner.st_gid)
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise EmbeddedPostgresError(
+        "PostgreSQL refuses to run as root, and there is no account postgres or nobody to run it as. "
+        "Run the service as an ordinary user, or set LEDGER_DATABASE_URL to a running server."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Starts programs as the account, in the data directory, with the lock in hand, and gone when we are gone."""
+
+    data_dir: Path
+    account: Account | None
+    lock: int
+
+    def start(self, command: Sequence[str | Path], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        uid, gid = (str(self.account.uid), str(self.account.gid)) if self.account is not None else ("", "")
+        # Nothing of the service's environment: it has secrets, and PG* variables would reach the server.
+        kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+        environment = {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER_SOURCE, str(os.getpid()), uid, gid, str(self.data_dir)]
+        return subprocess.Popen(
+            [*launch, *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=(self.lock,),
+            # Ctrl-C in the terminal is for the service, which stops the database last.
+            start_new_session=True,
+        )
+
+    def run(self, command: Sequence[str | Path]) -> tuple[int, str]:
+        """A program's exit status and what it said. Raises when the account cannot enter the data directory."""
+        with tempfile.TemporaryFile() as output:
+            process = self.start(command, output)
+            try:
+                status = process.wait(RUN_TIMEOUT_SECONDS)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            output.seek(0)
+            said = output.read().decode(errors="replace").strip()
+        if status == _DIRECTORY_CLOSED and self.account is not None:
+            raise EmbeddedPostgresError(
+                f"PostgreSQL refuses to run as root, so it runs as {self.account.name}, which cannot enter {said}. "
+                f"Set LEDGER_DATA_DIR (now {self.data_dir}) to a directory it can reach, such as {default_data_dir()}."
+            )
+        return status, said
+
+
+def default_data_dir() -> Path:
+    """Where the data lives when nothing else was said; for root where its unprivileged account can enter."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/ledger")
+    # The XDG specification wants relative paths ignored.
+    configured = Path(os.environ.get("XDG_DATA_HOME", ""))
+    try:
+        return (configured if configured.is_absolute() else Path.home() / ".local" / "share") / "ledger"
+    except RuntimeError as error:
+        raise EmbeddedPostgresError("There is no home directory to keep data in: set LEDGER_DATA_DIR.") from error

@@ -1,0 +1,67 @@
+"""PostgreSQL's errors in the ledger's words, told apart by SQLSTATE, never by message."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ledger.errors import DatabaseContention, DatabaseTimeout, DatabaseUnavailable, DataRejected, LedgerError
+
+# The first that fits, longest first: a whole SQLSTATE or the two characters of its class.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
+    "25006": DatabaseUnavailable,  # read-only transaction: a standby, or a primary being demoted
+    "25P03": DatabaseUnavailable,  # idle in transaction for too long
+    "25P04": DatabaseUnavailable,  # transaction timeout
+    "40001": DatabaseContention,  # serialization failure
+    "40003": DatabaseUnavailable,  # statement completion unknown
+    "40P01": DatabaseContention,  # deadlock
+    "55P03": DatabaseContention,  # lock timeout
+    "57014": DatabaseTimeout,  # statement timeout
+    "57P01": DatabaseUnavailable,  # administrator shutdown
+    "57P02": DatabaseUnavailable,  # crash shutdown
+    "57P03": DatabaseUnavailable,  # starting up or shutting down
+    "57P05": DatabaseUnavailable,  # idle session timeout
+    "08": DatabaseUnavailable,  # connection exceptions
+    "22": DataRejected,  # data exceptions
+    "23": DataRejected,  # constraint violations
+    "53": DatabaseUnavailable,  # out of disk, memory or connections
+    "58": DatabaseUnavailable,  # input and output errors
+}
+
+
+def error_of(error: BaseException) -> LedgerError | None:
+    """What `error` means to the ledger; None when it has no meaning but a defect."""
+    if isinstance(error, DBAPIError):
+        if error.orig is None:
+            return None
+        if error.connection_invalidated:
+            return DatabaseUnavailable("the connection was lost")
+        # SQLAlchemy's adapter wraps the driver's error, which has the SQLSTATE.
+        return error_of(error.orig.__cause__ or error.orig)
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = error.sqlstate or ""
+        meaning = _ERROR_BY_SQLSTATE.get(sqlstate) or _ERROR_BY_SQLSTATE.get(sqlstate[:2])
+        return meaning(f"SQLSTATE {sqlstate}") if meaning else None
+    # A value that the driver cannot put into the parameter's type; before InterfaceError, which it is one of.
+    if isinstance(error, asyncpg.DataError):
+        return DataRejected("a value does not fit its type")
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return DatabaseUnavailable("the connection was lost")
+    if isinstance(error, (OSError, TimeoutError, PoolTimeoutError, EOFError)):
+        return DatabaseUnavailable("the database cannot be reached")
+    return None
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Raises what the block raises in the ledger's words, with the original as its cause; defects pass as they are."""
+    try:
+        yield
+    except Exception as error:
+        meaning = error_of(error)
+        if meaning is None:
+            raise
+        raise meaning from error

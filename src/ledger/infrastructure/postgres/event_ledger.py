@@ -1,0 +1,220 @@
+"""The append-only books on PostgreSQL: events, the entries they post, and the accounts they post to."""
+
+import json
+from collections.abc import Collection, Sequence
+from itertools import accumulate
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.application.ports import Posting, StoredEntry, StoredEvent
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
+from ledger.infrastructure.postgres.engine import autocommit
+
+# Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
+# of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
+#
+# Events are inserted in the byte order of their ids, as every writer does, so that no two writers wait for each other.
+# An event without a balance account falls out of the join and is not returned. The maturity is the restaurant's at this moment.
+#
+# $14 to $17 hold the entries: those of an event are a slice, each an amount and the number of its line in the posting rules. Only
+# integers are sliced: the place of an element of a text array has to be searched for.
+#
+# What is planned for a batch of ten serves a batch of a thousand, so nothing may be joined that a nested loop would make
+# quadratic. IS TRUE keeps the look-up in `new` a hash table of its own and from becoming such a join.
+INSERT_EVENTS = """
+WITH candidate AS MATERIALIZED (
+  SELECT c.*, a.balance_account_id, COALESCE(r.maturity_days, $13::integer) AS maturity_days
+  FROM unnest($1::text[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+              $9::timestamptz[], $10::text[], $11::text[], $14::integer[], $15::integer[])
+       AS c (event_id, fingerprint, transaction_id, type, restaurant_id, currency, amount_minor, fee_minor,
+             occurred_at, reference, metadata, first_entry, last_entry)
+  JOIN restaurants AS r ON r.restaurant_id = c.restaurant_id
+  JOIN balance_accounts AS a ON a.restaurant_id = c.restaurant_id AND a.currency = c.currency
+),
+new AS (
+  INSERT INTO processor_events (
+    event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
+    occurred_at, reference, metadata)
+  SELECT event_id, fingerprint, transaction_id, $12::uuid, type, restaurant_id, currency, amount_minor, fee_minor,
+         occurred_at, reference, metadata::jsonb
+  FROM candidate
+  ORDER BY event_id COLLATE "C"
+  ON CONFLICT (event_id) DO NOTHING
+  RETURNING event_id
+),
+posted AS (
+  INSERT INTO ledger_entries (
+    balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+    available_at, occurred_at, event_id)
+  SELECT c.balance_account_id, c.transaction_id, e.position, ($18::text[])[e.rule], ($19::text[])[e.rule],
+         ($20::text[])[e.rule], e.amount_minor,
+         CASE WHEN ($21::boolean[])[e.rule] AND c.maturity_days > 0
+              THEN c.occurred_at + make_interval(hours => 24 * c.maturity_days) END,
+         c.occurred_at, c.event_id
+  FROM candidate AS c
+  CROSS JOIN LATERAL unnest(($16::integer[])[c.first_entry:c.last_entry], ($17::bigint[])[c.first_entry:c.last_entry])
+    WITH ORDINALITY AS e (rule, amount_minor, position)
+  WHERE (c.event_id IN (SELECT event_id FROM new)) IS TRUE
+)
+SELECT event_id FROM new
+"""
+
+# The posting rules as $18 to $21 of that statement; an entry names its line by number, from 1 as SQL counts.
+_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
+_RULE_COLUMNS = (
+    [rule.entry_type.value for rule in _RULES],
+    [rule.debit.value for rule in _RULES],
+    [rule.credit.value for rule in _RULES],
+    [rule.available is Available.AT_MATURITY for rule in _RULES],
+)
+_RULE_NUMBERS = {
+    (rule.entry_type, rule.available is Available.AT_MATURITY): number for number, rule in enumerate(_RULES, start=1)
+}
+
+# The stored ones of some ids. A statement after INSERT_EVENTS and not a part of it: only a new snapshot sees the rows which that
+# one waited for.
+SELECT_EVENTS = """
+SELECT event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
+       occurred_at, payout_id, reference, metadata, recorded_at
+FROM processor_events
+WHERE event_id = ANY ($1::text[])
+"""
+
+# What one event posted. The event's transaction number leads into the primary key of the entries.
+SELECT_ENTRIES_OF_EVENT = """
+SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+       a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at, e.event_id, e.payout_id
+FROM processor_events AS v
+JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
+JOIN ledger_entries AS e
+  ON e.balance_account_id = a.balance_account_id
+ AND e.recorded_txid = v.recorded_txid
+ AND e.transaction_id = v.transaction_id
+WHERE v.event_id = $1
+ORDER BY e.position
+"""
+
+SELECT_UNKNOWN_RESTAURANTS = """
+SELECT wanted.restaurant_id
+FROM unnest($1::text[]) AS wanted (restaurant_id)
+WHERE NOT EXISTS (
+  SELECT FROM restaurants AS r WHERE r.restaurant_id = wanted.restaurant_id)
+"""
+
+# Registers restaurants by their first event. Sorted, so that two servers doing the same do not wait for each other in turn.
+INSERT_RESTAURANTS = """
+INSERT INTO restaurants (restaurant_id)
+SELECT DISTINCT wanted.restaurant_id COLLATE "C" AS restaurant_id
+FROM unnest($1::text[]) AS wanted (restaurant_id)
+ORDER BY restaurant_id
+ON CONFLICT (restaurant_id) DO NOTHING
+"""
+
+# Opens balance accounts of registered restaurants, sorted for the same reason.
+INSERT_BALANCE_ACCOUNTS = """
+INSERT INTO balance_accounts (restaurant_id, currency)
+SELECT wanted.restaurant_id, wanted.currency
+FROM unnest($1::text[], $2::text[]) AS wanted (restaurant_id, currency)
+JOIN restaurants AS r ON r.restaurant_id = wanted.restaurant_id
+ORDER BY wanted.restaurant_id COLLATE "C", wanted.currency COLLATE "C"
+ON CONFLICT (restaurant_id, currency) DO NOTHING
+"""
+
+
+class PostgresEventLedger:
+    """Implements `ledger.application.ports.EventLedger`."""
+
+    def __init__(self, engine: AsyncEngine, *, maturity_days: int) -> None:
+        """`maturity_days` holds for restaurants without a setting of their own."""
+        self._engine = engine
+        self._maturity_days = maturity_days
+
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
+        events = [posting.event for posting in postings]
+        entries = [entry for posting in postings for entry in posting.entries]
+        last_entries = list(accumulate(len(posting.entries) for posting in postings))
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(
+                INSERT_EVENTS,
+                [event.event_id for event in events],
+                [posting.fingerprint for posting in postings],
+                [posting.transaction_id for posting in postings],
+                [event.type.value for event in events],
+                [event.restaurant_id for event in events],
+                [event.currency for event in events],
+                [event.amount_minor for event in events],
+                [event.fee_minor for event in events],
+                [event.occurred_at for event in events],
+                [event.reference for event in events],
+                [json.dumps(dict(event.metadata)) if event.metadata else "{}" for event in events],
+                batch_id,
+                self._maturity_days,
+                [last - len(posting.entries) + 1 for posting, last in zip(postings, last_entries, strict=True)],
+                last_entries,
+                [_RULE_NUMBERS[entry.entry_type, entry.matures] for entry in entries],
+                [entry.amount_minor for entry in entries],
+                *_RULE_COLUMNS,
+            )
+        return {row[0] for row in rows}
+
+    async def stored(self, event_ids: Collection[str]) -> dict[str, StoredEvent]:
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(SELECT_EVENTS, list(event_ids))
+        return {
+            row["event_id"]: StoredEvent(
+                event=ProcessorEvent(
+                    event_id=row["event_id"],
+                    type=EventType(row["type"]),
+                    restaurant_id=row["restaurant_id"],
+                    currency=row["currency"],
+                    amount_minor=row["amount_minor"],
+                    fee_minor=row["fee_minor"],
+                    occurred_at=row["occurred_at"],
+                    payout_id=row["payout_id"] or "",
+                    reference=row["reference"],
+                    metadata=row["metadata"],
+                ),
+                fingerprint=row["fingerprint"],
+                transaction_id=row["transaction_id"],
+                batch_id=row["batch_id"],
+                recorded_at=row["recorded_at"],
+            )
+            for row in rows
+        }
+
+    async def entries(self, event: StoredEvent) -> list[StoredEntry]:
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(SELECT_ENTRIES_OF_EVENT, event.event.event_id)
+        return [
+            StoredEntry(
+                transaction_id=row["transaction_id"],
+                position=row["position"],
+                entry_type=EntryType(row["entry_type"]),
+                debit=LedgerAccount(row["debit_account"]),
+                credit=LedgerAccount(row["credit_account"]),
+                amount_minor=row["amount_minor"],
+                restaurant_id=row["restaurant_id"],
+                currency=row["currency"],
+                available_at=row["available_at"],
+                occurred_at=row["occurred_at"],
+                recorded_at=row["recorded_at"],
+                event_id=row["event_id"],
+                payout_id=row["payout_id"],
+            )
+            for row in rows
+        ]
+
+    async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
+        restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
+        currencies = [currency for _, currency in accounts]
+        async with autocommit(self._engine) as connection, connection.transaction():
+            if register:
+                await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
+                unknown = set[str]()
+            else:
+                unknown = {row[0] for row in await connection.fetch(SELECT_UNKNOWN_RESTAURANTS, restaurant_ids)}
+            await connection.execute(INSERT_BALANCE_ACCOUNTS, restaurant_ids, currencies)
+        return unknown

@@ -1,0 +1,152 @@
+"""Brings a database to the newest schema, and tells which schema it has."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import sqlalchemy.exc
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from alembic import command
+from ledger.infrastructure.postgres.engine import connect
+from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.tables import metadata
+from ledger.resources import resource
+
+OWNER_ROLE = "ledger_owner"
+LOCK_TIMEOUT_SECONDS = 10
+# Two servers that start at once migrate one after the other. Any constant does, as long as nothing else uses it.
+_ADVISORY_LOCK_KEY = 0x6C65646765720001
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration, wherever the migrations are."""
+    config = Config()
+    config.set_main_option("script_location", str(resource("alembic")))
+    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def head_revision() -> str:
+    """The newest revision that this code knows."""
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    if head is None:
+        raise RuntimeError("there are no migrations")
+    return head
+
+
+async def current_revision(engine: AsyncEngine) -> str | None:
+    """The revision of the database's schema; None when there is no schema. Raises DatabaseUnavailable."""
+    with database_errors():
+        async with aclosing(await connect(engine)) as connection:
+            try:
+                revision: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+            except sqlalchemy.exc.ProgrammingError:
+                return None
+            return revision
+
+
+def migrate(url: str, revision: str = "head") -> str | None:
+    """Creates the roles and moves the schema to `revision`, up or down; the revision it had before. Not from an event loop.
+
+    `url` logs in as a superuser, or as a member of ledger_owner once the roles exist. On repeat nothing changes.
+    """
+    return asyncio.run(migrate_async(url, revision))
+
+
+async def migrate_async(url: str, revision: str = "head") -> str | None:
+    """As `migrate`, from within an event loop."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        with database_errors():
+            async with aclosing(await connect(engine)) as connection:
+                await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
+                await _prepare(connection)
+                # The lock belongs to the session, so ending the transaction keeps it.
+                await connection.commit()
+                await connection.execute(text(f"SET ROLE {OWNER_ROLE}"))
+                await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+                await connection.commit()
+                before = await connection.run_sync(lambda plain: _move(plain, revision))
+                await connection.commit()
+                return before
+    finally:
+        await engine.dispose()
+
+
+async def create_database(server_url: str, name: str) -> None:
+    """Creates the database `name` on a server whose superuser `server_url` logs in as, unless it exists."""
+    engine = create_async_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as connection:
+            exists = await connection.scalar(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name})
+            if not exists:
+                quoted = connection.dialect.identifier_preparer.quote(name)
+                try:
+                    await connection.execute(text(f"CREATE DATABASE {quoted}"))
+                except sqlalchemy.exc.DBAPIError as error:
+                    if getattr(error.orig, "sqlstate", None) not in ("42P04", "23505"):
+                        raise  # these two say that another process created it just now
+    finally:
+        await engine.dispose()
+
+
+def database_url(url: str, *, database: str | None = None, user: str | None = None) -> str:
+    """`url` with another database or user."""
+    parsed = make_url(url)
+    if database is not None:
+        parsed = parsed.set(database=database)
+    if user is not None:
+        parsed = parsed.set(username=user, password=None)
+    return parsed.render_as_string(hide_password=False)
+
+
+def run_environment(context: Any) -> None:
+    """What alembic/env.py does: runs migrations on the connection in the configuration, or prints their SQL when offline."""
+    if context.is_offline_mode():
+        context.configure(dialect_name="postgresql", target_metadata=metadata)
+    else:
+        connection = context.config.attributes.get("connection")
+        if connection is None:
+            raise RuntimeError("alembic has no connection of its own here: use `make migrate` and `make revision`")
+        context.configure(connection=connection, target_metadata=metadata)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def _prepare(connection: AsyncConnection) -> None:
+    """Roles, and the right of the owner to create tables. Only what is missing, so that a lesser role than superuser will do."""
+    existing = await connection.scalar(
+        text("SELECT count(*) FROM pg_roles WHERE rolname IN ('ledger_owner', 'ledger_app', 'ledger_read')")
+    )
+    if existing != 3:
+        await connection.exec_driver_sql(resource("sql", "roles.sql").read_text())
+    if not await connection.scalar(text(f"SELECT has_schema_privilege('{OWNER_ROLE}', 'public', 'CREATE')")):
+        await connection.execute(text(f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER_ROLE}"))
+
+
+def _move(connection: Connection, revision: str) -> str | None:
+    before = MigrationContext.configure(connection).get_current_revision()
+    connection.commit()
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    if revision == "base" or (before is not None and _is_older(config, revision, before)):
+        command.downgrade(config, revision)
+    else:
+        command.upgrade(config, revision)
+    return before
+
+
+def _is_older(config: Config, revision: str, than: str) -> bool:
+    """Whether `revision` is a true ancestor of the revision `than`."""
+    if revision in ("head", than):
+        return False
+    lineage = ScriptDirectory.from_config(config).iterate_revisions(than, "base")
+    return revision in {script.revision for script in lineage}

@@ -1,0 +1,61 @@
+"""Restaurants on PostgreSQL."""
+
+from typing import Any
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger.domain.restaurants import Restaurant, RestaurantProfile
+from ledger.infrastructure.postgres.tables import restaurants
+
+_COLUMNS = (
+    restaurants.c.restaurant_id,
+    restaurants.c.name,
+    restaurants.c.active,
+    restaurants.c.maturity_days,
+    restaurants.c.metadata,
+    restaurants.c.created_at,
+    restaurants.c.updated_at,
+)
+
+
+class PostgresRestaurants:
+    """Implements `ledger.application.ports.Restaurants` on the connection of a unit of work."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def put(self, profile: RestaurantProfile) -> Restaurant:
+        settings = {
+            "name": profile.name,
+            "active": profile.active,
+            "maturity_days": profile.maturity_days,
+            "metadata": dict(profile.metadata),
+        }
+        statement = (
+            insert(restaurants)
+            .values(restaurant_id=profile.restaurant_id, **settings)
+            .on_conflict_do_update(index_elements=["restaurant_id"], set_={**settings, "updated_at": func.now()})
+            .returning(*_COLUMNS)
+        )
+        return _restaurant((await self._connection.execute(statement)).one())
+
+    async def get(self, restaurant_id: str) -> Restaurant | None:
+        statement = select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id)
+        row = (await self._connection.execute(statement)).one_or_none()
+        return None if row is None else _restaurant(row)
+
+    async def page(self, after: str, limit: int) -> list[Restaurant]:
+        statement = (
+            select(*_COLUMNS).where(restaurants.c.restaurant_id > after).order_by(restaurants.c.restaurant_id).limit(limit)
+        )
+        return [_restaurant(row) for row in await self._connection.execute(statement)]
+
+
+def _restaurant(row: Row[*tuple[Any, ...]]) -> Restaurant:
+    return Restaurant(
+        profile=RestaurantProfile(row.restaurant_id, row.name, row.active, row.maturity_days, row.metadata),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

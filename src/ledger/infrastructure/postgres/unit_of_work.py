@@ -1,0 +1,39 @@
+"""The unit of work on PostgreSQL: one transaction, rolled back unless `commit` was reached."""
+
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ledger.infrastructure.postgres.engine import connect
+from ledger.infrastructure.postgres.errors import database_errors, error_of
+from ledger.infrastructure.postgres.restaurant_repository import PostgresRestaurants
+
+
+class PostgresUnitOfWork:
+    """Implements `ledger.application.ports.UnitOfWork`. Its block raises database errors in the ledger's words."""
+
+    restaurants: PostgresRestaurants
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._connection: AsyncConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        with database_errors():
+            self._connection = await connect(self._engine)
+        self.restaurants = PostgresRestaurants(self._connection)
+        return self
+
+    async def commit(self) -> None:
+        if self._connection is None:
+            raise RuntimeError("the unit of work was not entered")
+        await self._connection.commit()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._connection is not None:
+            # Closing rolls back what was not committed, and does nothing after a commit.
+            await self._connection.close()
+            self._connection = None
+        if error is not None and (meaning := error_of(error)) is not None:
+            raise meaning from error
