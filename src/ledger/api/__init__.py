@@ -1,0 +1,1 @@
+"""The gRPC server: it decodes, calls a use case, and encodes."""

@@ -1,0 +1,291 @@
+"""Between the contract's messages and the domain, both ways. Every rule about the shape of a request is here or in the domain."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ledger.api.errors import status_of
+from ledger.api.page_tokens import decode_page_token, encode_page_token
+from ledger.application.ingest_events import BATCH_EVENTS_MAX, Booked, IngestOutcome, IngestStatus
+from ledger.application.ports import StoredEntry, StoredEvent
+from ledger.domain.balances import Balance
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import EventType, ProcessorEvent, event_violations, microseconds
+from ledger.domain.fields import ID_RULE, is_id
+from ledger.domain.money import CURRENCY_RULE, is_currency
+from ledger.domain.posting_rules import EntryType
+from ledger.domain.restaurants import Restaurant, RestaurantProfile, profile_violations
+from ledger.errors import FieldViolation, InvalidRequest, LedgerError
+from ledger.v1 import ledger_pb2
+
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+# A page ends early rather than be larger than the 4 MiB that clients take by default.
+PAGE_BYTES_MAX = 3 * 1024 * 1024
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECONDS_A_SECOND = 1_000_000
+_NANOS_A_SECOND = 1_000_000_000
+# 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.
+_SECONDS_MIN = -62_135_596_800
+_SECONDS_MAX = 253_402_300_799
+
+# The contract's numbers and the domain's words have the same names; a name without its pair fails here, at import.
+_EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
+_EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
+_ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
+_LEDGER_ACCOUNT_NUMBERS = {account: ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{account.name}") for account in LedgerAccount}
+_STATUS_NUMBERS = {
+    IngestStatus.CREATED: ledger_pb2.INGEST_STATUS_CREATED,
+    IngestStatus.DUPLICATE: ledger_pb2.INGEST_STATUS_DUPLICATE,
+}
+
+
+def decode_instant(timestamp: Timestamp) -> datetime | None:
+    """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp does not allow."""
+    if not (_SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND):
+        return None
+    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def encode_instant(instant: datetime) -> Timestamp:
+    """The instant as a message."""
+    seconds, remainder = divmod(microseconds(instant), _MICROSECONDS_A_SECOND)
+    return Timestamp(seconds=seconds, nanos=remainder * 1000)
+
+
+def _encode_optional_instant(instant: datetime | None) -> Timestamp | None:
+    return None if instant is None else encode_instant(instant)
+
+
+def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event.") -> ProcessorEvent:
+    """The event in `message`. Raises InvalidRequest with every offending field, each prefixed by `path`."""
+    violations: list[FieldViolation] = []
+    event_type = _EVENT_TYPES.get(message.type)
+    if event_type is None:
+        violations.append(FieldViolation("type", "must be one of the event types"))
+    occurred_at = None
+    if not message.HasField("occurred_at"):
+        violations.append(FieldViolation("occurred_at", "must be set"))
+    else:
+        occurred_at = decode_instant(message.occurred_at)
+        if occurred_at is None:
+            violations.append(FieldViolation("occurred_at", "must be a valid timestamp"))
+    metadata = dict(message.metadata)
+    violations += event_violations(
+        event_id=message.event_id,
+        type=event_type,
+        restaurant_id=message.restaurant_id,
+        currency=message.currency,
+        amount_minor=message.amount_minor,
+        fee_minor=message.fee_minor,
+        occurred_at=occurred_at,
+        payout_id=message.payout_id,
+        reference=message.reference,
+        metadata=metadata,
+        now=now,
+    )
+    if violations or event_type is None or occurred_at is None:
+        raise InvalidRequest([FieldViolation(path + found.field, found.description) for found in violations])
+    return ProcessorEvent(
+        event_id=message.event_id,
+        type=event_type,
+        restaurant_id=message.restaurant_id,
+        currency=message.currency,
+        amount_minor=message.amount_minor,
+        fee_minor=message.fee_minor,
+        occurred_at=occurred_at,
+        payout_id=message.payout_id,
+        reference=message.reference,
+        metadata=metadata,
+    )
+
+
+def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -> ProcessorEvent:
+    """The event to book. Raises InvalidRequest."""
+    if not request.HasField("event"):
+        raise InvalidRequest([FieldViolation("event", "must be set")])
+    return decode_event(request.event, now)
+
+
+def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[ProcessorEvent | InvalidRequest]:
+    """The events to book, and in their places what is wrong with the others. Raises InvalidRequest for too few or too many."""
+    if not 1 <= len(request.events) <= BATCH_EVENTS_MAX:
+        raise InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
+    decoded: list[ProcessorEvent | InvalidRequest] = []
+    for place, message in enumerate(request.events):
+        try:
+            decoded.append(decode_event(message, now, f"events[{place}]."))
+        except InvalidRequest as error:
+            decoded.append(error)
+    return decoded
+
+
+def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventResponse:
+    """The response for one event. Raises the error of a refused one."""
+    if isinstance(outcome, LedgerError):
+        raise outcome
+    return ledger_pb2.IngestEventResponse(status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id))
+
+
+def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
+    """What became of one event of several."""
+    if isinstance(outcome, Booked):
+        return ledger_pb2.IngestResult(status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id))
+    return ledger_pb2.IngestResult(error=status_of(outcome))
+
+
+def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
+    """The id asked for. Raises InvalidRequest."""
+    _require_ids({"event_id": request.event_id})
+    return request.event_id
+
+
+def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.GetEventResponse:
+    """A stored event with its entries."""
+    event = stored.event
+    return ledger_pb2.GetEventResponse(
+        event=ledger_pb2.ProcessorEvent(
+            event_id=event.event_id,
+            type=_EVENT_TYPE_NUMBERS[event.type],
+            restaurant_id=event.restaurant_id,
+            currency=event.currency,
+            amount_minor=event.amount_minor,
+            fee_minor=event.fee_minor,
+            occurred_at=encode_instant(event.occurred_at),
+            payout_id=event.payout_id,
+            reference=event.reference,
+            metadata=event.metadata,
+        ),
+        transaction_id=str(stored.transaction_id),
+        recorded_at=encode_instant(stored.recorded_at),
+        entries=[encode_entry(entry) for entry in entries],
+    )
+
+
+def encode_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
+    """A ledger entry."""
+    return ledger_pb2.LedgerEntry(
+        transaction_id=str(entry.transaction_id),
+        position=entry.position,
+        type=_ENTRY_TYPE_NUMBERS[entry.entry_type],
+        debit_account=_LEDGER_ACCOUNT_NUMBERS[entry.debit],
+        credit_account=_LEDGER_ACCOUNT_NUMBERS[entry.credit],
+        amount_minor=entry.amount_minor,
+        restaurant_id=entry.restaurant_id,
+        currency=entry.currency,
+        available_at=_encode_optional_instant(entry.available_at),
+        occurred_at=_encode_optional_instant(entry.occurred_at),
+        recorded_at=encode_instant(entry.recorded_at),
+        event_id=entry.event_id or "",
+        payout_id="" if entry.payout_id is None else str(entry.payout_id),
+    )
+
+
+def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> tuple[str, str, datetime | None]:
+    """Restaurant id, currency and instant asked for. Raises InvalidRequest."""
+    violations = _id_violations({"restaurant_id": request.restaurant_id})
+    if not is_currency(request.currency):
+        violations.append(FieldViolation("currency", CURRENCY_RULE))
+    as_of = None
+    if request.HasField("as_of"):
+        as_of = decode_instant(request.as_of)
+        if as_of is None:
+            violations.append(FieldViolation("as_of", "must be a valid timestamp"))
+    if violations:
+        raise InvalidRequest(violations)
+    return request.restaurant_id, request.currency, as_of
+
+
+def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
+    """A balance."""
+    return ledger_pb2.GetBalanceResponse(
+        restaurant_id=balance.restaurant_id,
+        currency=balance.currency,
+        available_minor=balance.available_minor,
+        pending_minor=balance.pending_minor,
+        reserved_minor=balance.reserved_minor,
+        disputed_minor=balance.disputed_minor,
+        last_event_at=_encode_optional_instant(balance.last_event_at),
+        as_of=encode_instant(balance.as_of),
+    )
+
+
+def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfile:
+    """The profile to put. Raises InvalidRequest."""
+    profile = RestaurantProfile(
+        restaurant_id=request.restaurant_id,
+        name=request.name,
+        active=request.active if request.HasField("active") else True,
+        maturity_days=request.maturity_days if request.HasField("maturity_days") else None,
+        metadata=dict(request.metadata),
+    )
+    violations = profile_violations(profile)
+    if violations:
+        raise InvalidRequest(violations)
+    return profile
+
+
+def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
+    """The id asked for. Raises InvalidRequest."""
+    _require_ids({"restaurant_id": request.restaurant_id})
+    return request.restaurant_id
+
+
+def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
+    """A restaurant."""
+    profile = restaurant.profile
+    return ledger_pb2.Restaurant(
+        restaurant_id=profile.restaurant_id,
+        name=profile.name,
+        active=profile.active,
+        maturity_days=profile.maturity_days,
+        metadata=profile.metadata,
+        created_at=encode_instant(restaurant.created_at),
+        updated_at=encode_instant(restaurant.updated_at),
+    )
+
+
+def encode_restaurant_page(
+    query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
+) -> ledger_pb2.ListRestaurantsResponse:
+    """As many of `restaurants` as a page may hold; with a token for `query` if some are left or `more` are known to follow."""
+    response = ledger_pb2.ListRestaurantsResponse()
+    size_bytes = 0
+    for restaurant in restaurants:
+        message = encode_restaurant(restaurant)
+        size_bytes += message.ByteSize()
+        if size_bytes > PAGE_BYTES_MAX and response.restaurants:
+            more = True
+            break
+        response.restaurants.append(message)
+    if more:
+        response.next_page_token = encode_page_token(query, [response.restaurants[-1].restaurant_id])
+    return response
+
+
+def decode_page_size(page_size: int) -> int:
+    """How many rows a page has at the most. Raises InvalidRequest for a negative size."""
+    if page_size < 0:
+        raise InvalidRequest([FieldViolation("page_size", "must not be negative")])
+    return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def decode_page_position(query: Sequence[str], page_token: str) -> str:
+    """The id after which the list that `query` describes goes on; empty for its first page. Raises InvalidRequest."""
+    if not page_token:
+        return ""
+    (after,) = decode_page_token(query, page_token, fields=1)
+    _require_ids({"page_token": after})
+    return after
+
+
+def _id_violations(ids: Mapping[str, str]) -> list[FieldViolation]:
+    return [FieldViolation(field, ID_RULE) for field, value in ids.items() if not is_id(value)]
+
+
+def _require_ids(ids: Mapping[str, str]) -> None:
+    violations = _id_violations(ids)
+    if violations:
+        raise InvalidRequest(violations)

@@ -1,0 +1,156 @@
+"""The one table from the ledger's errors to gRPC statuses. What is not in it is INTERNAL, with nothing of the inside told."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from ledger.errors import (
+    AmountOutOfRange,
+    DatabaseContention,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    EventIdReused,
+    EventNotFound,
+    EventRejected,
+    InvalidRequest,
+    LedgerError,
+    MalformedMessage,
+    PayoutNotFound,
+    RestaurantNotFound,
+    ShuttingDown,
+)
+from ledger.v1 import error_reason_pb2
+
+DOMAIN = "ledger.v1"
+RETRY_DELAY_SECONDS = 1
+_REASON_PREFIX = "ERROR_REASON_"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """How an error is told: its code, its reason, a text (None: the error's own) and the metadata that its reason promises."""
+
+    code: grpc.StatusCode
+    reason: error_reason_pb2.ErrorReason.ValueType
+    text: str | None = None
+    metadata: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    details: Callable[[Any], list[Message]] = lambda _: []
+
+
+def _bad_request(error: InvalidRequest) -> list[Message]:
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+        for violation in error.violations
+    ]
+    return [error_details_pb2.BadRequest(field_violations=violations)]
+
+
+def _retry_info(_: LedgerError) -> list[Message]:
+    return [error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS))]
+
+
+def _field_of(error: InvalidRequest) -> Mapping[str, str]:
+    return {"field": error.violations[0].field}
+
+
+# fmt: off
+_TABLE: dict[type[LedgerError], _Row] = {
+    InvalidRequest: _Row(
+        grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_INVALID_REQUEST,
+        metadata=_field_of, details=_bad_request),
+    MalformedMessage: _Row(
+        grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_MALFORMED_MESSAGE,
+        text="the request is not the message that this method takes"),
+    EventRejected: _Row(
+        grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_EVENT_REJECTED,
+        metadata=lambda error: {"event_id": error.event_id}),
+    EventIdReused: _Row(
+        grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_EVENT_ID_REUSED,
+        metadata=lambda error: {"event_id": error.event_id, "differing_fields": ",".join(error.differing_fields)}),
+    EventNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_EVENT_NOT_FOUND,
+        metadata=lambda error: {"event_id": error.event_id}),
+    RestaurantNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_RESTAURANT_NOT_FOUND,
+        metadata=lambda error: {"restaurant_id": error.restaurant_id}),
+    PayoutNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_NOT_FOUND,
+        metadata=lambda error: {"payout_id": error.payout_id}),
+    AmountOutOfRange: _Row(
+        grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE,
+        metadata=lambda error: {"field": error.field}),
+    DatabaseUnavailable: _Row(
+        grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
+        text="the database is not available; repeat the call", details=_retry_info),
+    DatabaseContention: _Row(
+        grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
+        text="the database is busy; repeat the call", details=_retry_info),
+    DatabaseTimeout: _Row(
+        grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
+        text="the database took too long; repeat the call", details=_retry_info),
+    ShuttingDown: _Row(
+        grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_SHUTTING_DOWN,
+        text="the server is stopping; repeat the call", details=_retry_info),
+}
+# fmt: on
+
+
+def has_status(error: BaseException) -> bool:
+    """Whether `error` has a row in the table."""
+    return type(error) in _TABLE
+
+
+def status_of(error: LedgerError) -> status_pb2.Status:
+    """The google.rpc.Status that tells `error`: an ErrorInfo always, and what else its kind promises. Only if it has one."""
+    row = _TABLE[type(error)]
+    return _status(row.code, row.reason, row.text or str(error), row.metadata(error), row.details(error))
+
+
+def not_implemented(method: str) -> status_pb2.Status:
+    """The status of a method that the contract has and this server has not."""
+    return _status(
+        grpc.StatusCode.UNIMPLEMENTED,
+        error_reason_pb2.ERROR_REASON_METHOD_NOT_IMPLEMENTED,
+        "this server does not offer the method",
+        {"method": method},
+    )
+
+
+def internal(error_id: str) -> status_pb2.Status:
+    """The status of anything unexpected: a constant text, and the id under which the log has the cause."""
+    return _status(
+        grpc.StatusCode.INTERNAL,
+        error_reason_pb2.ERROR_REASON_INTERNAL,
+        "internal error",
+        {"error_id": error_id},
+    )
+
+
+def status_code_of(status: status_pb2.Status) -> grpc.StatusCode:
+    """The code of `status` as grpc names it."""
+    return _CODE_BY_NUMBER[status.code]
+
+
+_CODE_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _status(
+    code: grpc.StatusCode,
+    reason: error_reason_pb2.ErrorReason.ValueType,
+    text: str,
+    metadata: Mapping[str, str],
+    details: list[Message] | None = None,
+) -> status_pb2.Status:
+    name = error_reason_pb2.ErrorReason.Name(reason).removeprefix(_REASON_PREFIX)
+    info = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=metadata)
+    packed = []
+    for detail in [info, *(details or [])]:
+        wrapped = any_pb2.Any()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=text, details=packed)

@@ -1,0 +1,80 @@
+"""The service of the contract: each method decodes, calls its use case, and encodes. What it lacks answers UNIMPLEMENTED."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from grpc import aio
+
+from ledger.api import convert
+from ledger.application.get_balance import get_balance
+from ledger.application.get_event import get_event
+from ledger.application.ingest_events import IngestEvents
+from ledger.application.ports import BalanceReader, EventLedger, UnitOfWorkFactory
+from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant
+from ledger.domain.events import ProcessorEvent
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+Context = aio.ServicerContext[Any, Any]
+
+_LIST_RESTAURANTS = ("ListRestaurants",)
+
+
+class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
+    """Implements `ledger.v1.LedgerService`. `clock` tells the time against which `occurred_at` is judged."""
+
+    def __init__(
+        self,
+        *,
+        ingest_events: IngestEvents,
+        ledger: EventLedger,
+        balances: BalanceReader,
+        begin: UnitOfWorkFactory,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._ingest_events = ingest_events
+        self._ledger = ledger
+        self._balances = balances
+        self._begin = begin
+        self._clock = clock
+
+    async def IngestEvent(self, request: ledger_pb2.IngestEventRequest, context: Context) -> ledger_pb2.IngestEventResponse:
+        event = convert.decode_ingest_event(request, self._clock())
+        (outcome,) = await self._ingest_events([event])
+        return convert.encode_ingest_event(outcome)
+
+    async def BatchIngestEvents(
+        self, request: ledger_pb2.BatchIngestEventsRequest, context: Context
+    ) -> ledger_pb2.BatchIngestEventsResponse:
+        decoded = convert.decode_batch(request, self._clock())
+        events = [event for event in decoded if isinstance(event, ProcessorEvent)]
+        outcomes = iter(await self._ingest_events(events) if events else [])
+        return ledger_pb2.BatchIngestEventsResponse(
+            results=[convert.encode_result(next(outcomes) if isinstance(event, ProcessorEvent) else event) for event in decoded]
+        )
+
+    async def GetEvent(self, request: ledger_pb2.GetEventRequest, context: Context) -> ledger_pb2.GetEventResponse:
+        event_id = convert.decode_event_id(request)
+        return convert.encode_event(*await get_event(self._ledger, event_id))
+
+    async def GetBalance(self, request: ledger_pb2.GetBalanceRequest, context: Context) -> ledger_pb2.GetBalanceResponse:
+        restaurant_id, currency, as_of = convert.decode_balance_query(request)
+        return convert.encode_balance(await get_balance(self._balances, restaurant_id, currency, as_of))
+
+    async def PutRestaurant(self, request: ledger_pb2.PutRestaurantRequest, context: Context) -> ledger_pb2.PutRestaurantResponse:
+        profile = convert.decode_profile(request)
+        restaurant = await put_restaurant(self._begin, profile)
+        return ledger_pb2.PutRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
+
+    async def GetRestaurant(self, request: ledger_pb2.GetRestaurantRequest, context: Context) -> ledger_pb2.GetRestaurantResponse:
+        restaurant_id = convert.decode_restaurant_id(request)
+        restaurant = await get_restaurant(self._begin, restaurant_id)
+        return ledger_pb2.GetRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
+
+    async def ListRestaurants(
+        self, request: ledger_pb2.ListRestaurantsRequest, context: Context
+    ) -> ledger_pb2.ListRestaurantsResponse:
+        page_size = convert.decode_page_size(request.page_size)
+        after = convert.decode_page_position(_LIST_RESTAURANTS, request.page_token)
+        restaurants, more = await list_restaurants(self._begin, after, page_size)
+        return convert.encode_restaurant_page(_LIST_RESTAURANTS, restaurants, more=more)

@@ -1,0 +1,99 @@
+"""The gRPC server: the ledger service, health and reflection on one port."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ledger.api.interceptors import CallFrame
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+PING_INTERVAL_SECONDS = 2.0
+PING_TIMEOUT_SECONDS = 2.0
+# A single failed ping may be a hiccup; a second one is not.
+FAILED_PINGS_MAX = 2
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # With it, a second server on the same port would start and silently take half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Calls that arrive together are queued; the defaults cancel those beyond a thousand.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+)
+
+_log = structlog.get_logger("ledger.server")
+
+
+class AddressUnavailable(Exception):
+    """The server cannot listen where it was told to."""
+
+
+class Server:
+    """A server around `service`. Health `""` means that the process is alive; the service's own follows the database."""
+
+    def __init__(
+        self,
+        service: ledger_pb2_grpc.LedgerServiceServicer,
+        *,
+        address: str,
+        reflect: bool,
+        ping: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`ping` asks the database for a sign of life and raises when there is none."""
+        self._frame = CallFrame()
+        self._server = aio.server(interceptors=[self._frame], options=_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self._ping = ping
+        self._watching: asyncio.Task[None] | None = None
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if reflect:
+            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressUnavailable(
+                f"cannot listen on {address}: it is not an address of this machine, or another server has it"
+            ) from error
+
+    async def start(self) -> None:
+        """Begins to answer; the service is told as serving once the database answers."""
+        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+        await self._follow_database_once(failed_pings=FAILED_PINGS_MAX - 1)
+        self._watching = asyncio.create_task(self._follow_database())
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Tells health checks first, takes no new calls, lets those under way end within the grace, cancels the rest."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._health.enter_graceful_shutdown()
+        self._frame.end_streams()
+        await self._server.stop(grace_seconds)
+
+    async def _follow_database(self) -> None:
+        failed_pings = 0
+        while True:
+            await asyncio.sleep(PING_INTERVAL_SECONDS)
+            failed_pings = await self._follow_database_once(failed_pings)
+
+    async def _follow_database_once(self, failed_pings: int) -> int:
+        """Pings and sets the health accordingly. Returns how many pings have failed in a row."""
+        try:
+            await asyncio.wait_for(self._ping(), PING_TIMEOUT_SECONDS)
+        except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would say SERVING for ever
+            if failed_pings + 1 == FAILED_PINGS_MAX:
+                _log.warning("not serving: the database does not answer", cause=repr(error.__cause__ or error))
+                await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+            return min(failed_pings + 1, FAILED_PINGS_MAX)
+        if failed_pings:
+            _log.info("serving: the database answers")
+        await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        return 0

@@ -1,0 +1,151 @@
+"""Puts the parts together: the only module that sees both the server and the database."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.api.ledger_service import LedgerService
+from ledger.api.server import Server
+from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
+from ledger.domain.audit import AuditReport
+from ledger.infrastructure.postgres.audit import audit
+from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, default_data_dir
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, connect, create_engine
+from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
+from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from ledger.settings import Settings
+
+DATABASE_NAME = "ledger"
+
+_log = structlog.get_logger("ledger")
+
+
+class SchemaMismatch(Exception):
+    """The database's schema is not the one this code was written for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the books are: as the server opens them, and as migrations do. `embedded_in` names the data directory, if any."""
+
+    url: str
+    migration_url: str
+    embedded_in: str | None = None
+
+    @property
+    def description(self) -> str:
+        """For people: where the database is, without password."""
+        if self.embedded_in is not None:
+            return f"embedded PostgreSQL in {self.embedded_in}"
+        return make_url(self.url).render_as_string(hide_password=True)
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """The configured database, or an embedded one, started if it is not running, migrated, and stopped at the end.
+
+    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable.
+    """
+    if settings.database_url:
+        yield Database(settings.database_url, settings.url_for_migrations)
+        return
+    data_dir = settings.data_dir or default_data_dir()
+    with EmbeddedPostgres.start(data_dir) as postgres:
+        owner_url = postgres.url(user=postgres.superuser, database=DATABASE_NAME)
+        asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE_NAME))
+        # Nobody else administers an embedded database.
+        migrate(owner_url)
+        yield Database(postgres.url(user=APPLICATION_ROLE, database=DATABASE_NAME), owner_url, str(data_dir))
+
+
+def build_service(settings: Settings, engine: AsyncEngine) -> tuple[LedgerService, IngestEvents]:
+    """The service on `engine`, and the use case that must be closed before the engine is."""
+    ledger = PostgresEventLedger(engine, maturity_days=settings.maturity_days)
+    ingest_events = IngestEvents(ledger, unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value))
+    service = LedgerService(  # type: ignore[abstract]  # what is not built yet answers UNIMPLEMENTED
+        ingest_events=ingest_events,
+        ledger=ledger,
+        balances=PostgresBalanceReader(engine),
+        begin=lambda: PostgresUnitOfWork(engine),
+        clock=lambda: datetime.now(UTC),
+    )
+    return service, ingest_events
+
+
+async def check_schema(engine: AsyncEngine) -> None:
+    """Raises SchemaMismatch when the database has not the newest schema that this code knows, DatabaseUnavailable."""
+    revision, head = await current_revision(engine), head_revision()
+    if revision != head:
+        raise SchemaMismatch(
+            f"the database has schema revision {revision or 'none'}, this server needs {head}: "
+            "run `ledger migrate` (or `make migrate`), or a server of the same version"
+        )
+
+
+async def run_server(settings: Settings, database: Database, *, on_ready: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Calls `on_ready` with the address once calls are answered.
+
+    Raises AddressUnavailable, SchemaMismatch, DatabaseUnavailable.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engine = create_engine(database.url, pool_size=settings.database_pool_size)
+    try:
+        await check_schema(engine)
+        service, ingest_events = build_service(settings, engine)
+        server = Server(service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(engine))
+        await server.start()
+        on_ready(_listening_address(settings.grpc_address, server.port))
+        await stop.wait()
+        _log.info("stopping")
+        await server.stop(settings.shutdown_grace_seconds)
+        await ingest_events.close()
+    finally:
+        await engine.dispose()
+    _log.info("stopped")
+
+
+def audit_books(settings: Settings) -> AuditReport:
+    """Audits the books of the configured database, or of the embedded one, and writes nothing into them.
+
+    From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
+    DatabaseTimeout.
+    """
+
+    async def audit_database(database: Database) -> AuditReport:
+        engine = create_engine(database.url, pool_size=1)
+        try:
+            await check_schema(engine)
+            return await audit(engine)
+        finally:
+            await engine.dispose()
+
+    with open_database(settings) as database:
+        return asyncio.run(audit_database(database))
+
+
+async def ping(engine: AsyncEngine) -> None:
+    """Asks the database for a sign of life. Raises DatabaseUnavailable when there is none."""
+    with database_errors():
+        async with aclosing(await connect(engine)) as connection:
+            await connection.execute(text("SELECT 1"))
+
+
+def _listening_address(address: str, port: int) -> str:
+    """`address` with the port that was bound, which differs when port 0 was asked for."""
+    if address.startswith("unix:"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"

@@ -1,0 +1,37 @@
+"""What can go wrong with the database or the port of a command that works without a server, in a line each."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from ledger.api.server import AddressUnavailable
+from ledger.bootstrap import SchemaMismatch
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.errors import DatabaseUnavailable, LedgerError
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
+
+
+@contextmanager
+def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
+    """Raises CommandFailure for what the block raises and an operator can do something about; defects pass as they are.
+
+    `url` is the database's, empty for the embedded one; `unreachable` is the exit status when nobody answers there.
+    """
+    where = f"the database {make_url(url).render_as_string(hide_password=True)}" if url else "the embedded database"
+    try:
+        yield
+    except (AddressUnavailable, SchemaMismatch, EmbeddedPostgresError) as error:
+        raise CommandFailure(str(error)) from error
+    except DatabaseUnavailable as error:
+        cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+        raise CommandFailure(f"{where} cannot be reached{cause}", exit_status=unreachable) from error
+    except LedgerError as error:
+        raise CommandFailure(f"{where} could not do the work: {error}") from error
+    except DBAPIError as error:
+        raise CommandFailure(f"{where} refuses: {error.orig}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # As the driver raises it while it connects: a wrong password, a database that does not exist.
+        raise CommandFailure(f"{where} refuses: {error}") from error

@@ -1,0 +1,79 @@
+"""What a server answers instead of a result: its google.rpc.Status in words."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.errors import FieldViolation
+
+# The call took no effect, or it is not known whether it did; every method of the contract may be repeated then.
+_RETRYABLE_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Code and reason by name, a sentence, and what is wrong with which field. The reason is empty if no ledger answered."""
+
+    code: str
+    reason: str
+    message: str
+    violations: tuple[FieldViolation, ...] = ()
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the same call may succeed a little later."""
+        return self.code in _RETRYABLE_CODES
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether not even a server said so."""
+        return self.code == "UNAVAILABLE" and not self.reason
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}: {self.message}" if self.reason else f"{self.code}: {self.message}"
+
+
+def refusal_of_status(status: status_pb2.Status) -> Refusal:
+    """What `status` says."""
+    info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        # Each unpacks only what is of its own type.
+        detail.Unpack(info)
+        detail.Unpack(request)
+    violations = tuple(FieldViolation(found.field, found.description) for found in request.field_violations)
+    return Refusal(code_pb2.Code.Name(status.code), info.reason, status.message, violations)
+
+
+def refusal_of_call(error: grpc.RpcError) -> Refusal:
+    """What the error of a call says, with the details that the server sent."""
+    call = cast(grpc.Call, error)
+    try:
+        status = rpc_status.from_call(call)
+    except ValueError:
+        # The details contradict the call's code: somebody between us and the server has replaced it.
+        status = None
+    if status is not None:
+        return refusal_of_status(status)
+    return Refusal(call.code().name, "", call.details() or "")
+
+
+def failure_of(refusal: Refusal, address: str) -> CommandFailure:
+    """How a command ends that was refused by the server at `address`."""
+    if refusal.is_unanswered:
+        return CommandFailure(
+            f"no server answers at {address}; start one with `ledger serve`, or name another with --address",
+            exit_status=ExitStatus.UNREACHABLE,
+        )
+    if refusal.code == "DEADLINE_EXCEEDED":
+        return CommandFailure(f"the server at {address} did not answer in time", exit_status=ExitStatus.UNREACHABLE)
+    status = ExitStatus.UNREACHABLE if refusal.is_retryable else ExitStatus.REFUSED
+    if not refusal.violations:
+        return CommandFailure(str(refusal), exit_status=status)
+    # The server's sentence is the same list in one line.
+    first = f"{refusal.code} {refusal.reason}: the request is not as it must be"
+    particulars = [f"{violation.field} {violation.description}" for violation in refusal.violations]
+    return CommandFailure(first, *particulars, exit_status=status)

@@ -1,0 +1,41 @@
+"""Logs: one event a line on standard error, JSON for machines or console for people, with the call's ids bound to it."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import Processor
+
+from ledger.settings import LogFormat, LogLevel
+
+
+def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
+    """Sends our lines and those of the libraries through one formatter. For the start of a process; on repeat it replaces."""
+    severity = logging.getLevelNamesMapping()[level.value.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Processor
+    if log_format is LogFormat.JSON:
+        shared.append(structlog.processors.format_exc_info)
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        # Plain: the fancy traceback prints local variables, and those hold what callers sent.
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(severity),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
+    # Libraries speak up only when something is wrong, unless everything is asked for.
+    logging.basicConfig(handlers=[handler], level=max(severity, logging.WARNING), force=True)

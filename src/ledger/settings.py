@@ -1,0 +1,101 @@
+"""Every setting of the service: environment variables that begin with LEDGER_, or the same names in a file `.env`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from ledger.domain.restaurants import MATURITY_DAYS_MAX
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which severity on lines are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class UnknownRestaurantsSetting(StrEnum):
+    """What an event of an unregistered restaurant does."""
+
+    REGISTER = "register"
+    REJECT = "reject"
+
+
+def _asyncpg_url(url: str) -> str:
+    """Makes a SQLAlchemy URL of the asyncpg driver from the spellings that people have at hand."""
+    if not url:
+        return url
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ValueError("must look like postgresql://user:password@host:5432/database") from error
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+asyncpg")
+    if parsed.drivername != "postgresql+asyncpg":
+        raise ValueError("must begin with postgresql://")
+    return parsed.render_as_string(hide_password=False)
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_asyncpg_url)]
+
+
+class Settings(BaseSettings):
+    """`.env.example` shows them all with their defaults; a test keeps the two together."""
+
+    model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    grpc_address: str = Field(
+        default="127.0.0.1:50051",
+        pattern=r"^(.+:[0-9]{1,5}|unix:.+)$",
+        description="Where the server listens and where the `ledger` command calls: host:port, or unix:path.",
+    )
+    database_url: DatabaseUrl = Field(
+        default="",
+        description="The PostgreSQL to keep the books in: postgresql://user:password@host:5432/database. "
+        "Empty: an embedded one in the data directory.",
+    )
+    migration_database_url: DatabaseUrl = Field(
+        default="",
+        description="The same database, for `ledger migrate`: a superuser, or a member of ledger_owner. "
+        "Empty: as LEDGER_DATABASE_URL.",
+    )
+    database_pool_size: int = Field(default=10, ge=1, le=200, description="Connections to the database, at the most.")
+    data_dir: Path | None = Field(
+        default=None,
+        description="Where the embedded PostgreSQL keeps its data. Empty: ~/.local/share/ledger, or /var/lib/ledger for root.",
+    )
+    maturity_days: int = Field(
+        default=7,
+        ge=0,
+        le=MATURITY_DAYS_MAX,
+        description="Days of 24 hours until a charge is available, where the restaurant has no setting of its own.",
+    )
+    unknown_restaurants: UnknownRestaurantsSetting = Field(
+        default=UnknownRestaurantsSetting.REGISTER,
+        description="What the first event of an unknown restaurant does: register it, or be rejected with NOT_FOUND.",
+    )
+    reflection: bool = Field(default=True, description="Whether the server describes itself to grpcurl and the like.")
+    shutdown_grace_seconds: float = Field(
+        default=10, ge=0, le=300, description="How long calls under way may go on once the server is told to stop."
+    )
+    log_format: LogFormat = Field(default=LogFormat.CONSOLE, description="console or json.")
+    log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
+
+    @property
+    def url_for_migrations(self) -> str:
+        """The URL that may change the schema; empty when the database is embedded."""
+        return self.migration_database_url or self.database_url

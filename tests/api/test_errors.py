@@ -1,0 +1,151 @@
+"""The status table: every error of the ledger has its row, and each row keeps what the contract says of its reason."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from ledger import errors
+from ledger.api.errors import internal, not_implemented, status_code_of, status_of
+from ledger.errors import (
+    AmountOutOfRange,
+    DatabaseContention,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    DataRejected,
+    EventIdReused,
+    EventNotFound,
+    EventRejected,
+    FieldViolation,
+    InvalidRequest,
+    LedgerError,
+    MalformedMessage,
+    PayoutNotFound,
+    RestaurantNotFound,
+    ShuttingDown,
+)
+from ledger.v1 import error_reason_pb2
+
+PROTO = Path(__file__).resolve().parents[2] / "proto" / "ledger" / "v1" / "error_reason.proto"
+PREFIX = "ERROR_REASON_"
+M = TypeVar("M", bound=Message)
+
+# What the ledger can say, with texts inside that must not get out where the row has a text of its own.
+EXAMPLES: list[LedgerError] = [
+    InvalidRequest([FieldViolation("event.currency", "must be a currency"), FieldViolation("event.type", "must be a type")]),
+    MalformedMessage("secret"),
+    EventIdReused("evt_1", ["amount_minor", "occurred_at"]),
+    EventRejected("evt_1"),
+    EventNotFound("evt_1"),
+    RestaurantNotFound("res_1"),
+    PayoutNotFound("po_1"),
+    AmountOutOfRange("available_minor"),
+    DatabaseUnavailable("secret"),
+    DatabaseContention("secret"),
+    DatabaseTimeout("secret"),
+    ShuttingDown("secret"),
+]
+# Never told to a caller as it is: booking turns it into EventRejected, and anywhere else it is a defect, hence INTERNAL.
+WITHOUT_ROW = {DataRejected}
+
+STATUSES: dict[str, status_pb2.Status] = {type(error).__name__: status_of(error) for error in EXAMPLES}
+STATUSES |= {"not_implemented": not_implemented("/ledger.v1.LedgerService/RunPayouts"), "internal": internal("0190")}
+
+
+def detail(status: status_pb2.Status, kind: type[M]) -> list[M]:
+    """The details of one kind."""
+    found = []
+    for packed in status.details:
+        message = kind()
+        if packed.Unpack(message):
+            found.append(message)
+    return found
+
+
+def subclasses(kind: type[LedgerError]) -> set[type[LedgerError]]:
+    """All that is derived from `kind`, in the ledger's own module."""
+    direct = {found for found in kind.__subclasses__() if found.__module__ == errors.__name__}
+    return direct.union(*(subclasses(found) for found in direct))
+
+
+def promised_reasons() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Of each reason in the contract: its comment's text, and the ErrorInfo that the comment shows."""
+    promised = {}
+    for comment, name in re.findall(r"((?:^ *//.*\n)+) *ERROR_REASON_(\w+) = \d+;", PROTO.read_text(), re.MULTILINE):
+        lines = [line.strip().removeprefix("//").strip() for line in comment.splitlines()]
+        text = " ".join(lines)
+        shown = re.search(r"\{.*\}", text)
+        promised[name] = (text, json.loads(shown.group()) if shown else {})
+    return promised
+
+
+PROMISED = promised_reasons()
+
+
+def test_every_error_of_the_ledger_has_a_row() -> None:
+    """Each class is in the examples of this test, which were all turned into statuses, or is known to have no row."""
+    assert subclasses(LedgerError) == {type(error) for error in EXAMPLES} | WITHOUT_ROW
+
+
+def test_every_reason_is_documented() -> None:
+    """The contract's enum and its comments know the same reasons, and every comment but that of 0 shows an example."""
+    names = {name.removeprefix(PREFIX) for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
+    assert set(PROMISED) == names
+    for name in names - {"UNSPECIFIED"}:
+        shown = PROMISED[name][1]
+        assert (shown["reason"], shown["domain"]) == (name, "ledger.v1")
+        assert set(shown) == {"reason", "domain", "metadata"}
+
+
+@pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
+def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> None:
+    """One ErrorInfo of our domain; the metadata keys that the reason's comment shows and no others; the code it names."""
+    (info,) = detail(status, error_details_pb2.ErrorInfo)
+    assert info.domain == "ledger.v1"
+    text, shown = PROMISED[info.reason]
+    assert set(info.metadata) == set(shown["metadata"])
+    assert all(info.metadata.values()), "no metadata is empty"
+    codes = re.findall(r"\bStatus ([A-Z_]+)", text) or re.findall(rf"\b({'|'.join(grpc.StatusCode.__members__)})\b", text)
+    assert codes == [status_code_of(status).name]
+    assert ("RetryInfo" in text) <= bool(detail(status, error_details_pb2.RetryInfo))
+    assert ("BadRequest" in text) == bool(detail(status, error_details_pb2.BadRequest))
+    assert status.message
+    assert "secret" not in str(status)
+
+
+@pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
+def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
+    """UNAVAILABLE and RESOURCE_EXHAUSTED carry a RetryInfo with a delay above zero; nothing else does."""
+    retries = detail(status, error_details_pb2.RetryInfo)
+    assert bool(retries) == (status_code_of(status).name in {"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
+    assert all(retry.retry_delay.ToTimedelta().total_seconds() > 0 for retry in retries)
+
+
+def test_bad_request_names_every_field() -> None:
+    """INVALID_ARGUMENT lists the violations in their order; the metadata names the first."""
+    status = STATUSES["InvalidRequest"]
+    (bad_request,) = detail(status, error_details_pb2.BadRequest)
+    (info,) = detail(status, error_details_pb2.ErrorInfo)
+    assert [(found.field, found.description) for found in bad_request.field_violations] == [
+        ("event.currency", "must be a currency"),
+        ("event.type", "must be a type"),
+    ]
+    assert dict(info.metadata) == {"field": "event.currency"}
+
+
+def test_conflict_names_fields_and_no_values() -> None:
+    """ALREADY_EXISTS tells the id that the caller sent and the names of the fields that differ."""
+    (info,) = detail(STATUSES["EventIdReused"], error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"event_id": "evt_1", "differing_fields": "amount_minor,occurred_at"}
+
+
+def test_internal_tells_an_id_and_nothing_else() -> None:
+    """The text is constant; the only thing that varies is the id under which the log has the cause."""
+    first, second = internal("id-1"), internal("id-2")
+    assert first.message == second.message == "internal error"
+    assert str(first).replace("id-1", "id-2") == str(second)

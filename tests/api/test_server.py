@@ -1,0 +1,618 @@
+"""The server around the service: health, reflection, request ids, unexpected failures, stopping, and calls that are given up."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message, unique
+from support.running import RunningLedger, execute_alone, running_ledger
+
+from ledger.api.ledger_service import LedgerService
+from ledger.api.server import AddressUnavailable, Server
+from ledger.bootstrap import Database
+from ledger.errors import DataRejected, LedgerError
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+SERVICE = "ledger.v1.LedgerService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+REQUEST_ID = "x-request-id"
+DEADLINE_SECONDS = 20.0
+# What a caller is told when the server or its database has too much to do; all of them may be repeated.
+RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def details_of(error: aio.AioRpcError) -> dict[str, Any]:
+    """The details of a failed call by the names of their messages; empty when grpc itself has answered."""
+    told: Any = error
+    status = rpc_status.from_call(told)
+    found: dict[str, Any] = {}
+    for detail in status.details if status is not None else ():
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo, error_details_pb2.BadRequest):
+            message = kind()
+            if detail.Unpack(message):
+                found[kind.DESCRIPTOR.name] = message
+    return found
+
+
+def reason_of(error: aio.AioRpcError) -> str | None:
+    """The reason of a failed call."""
+    info = details_of(error).get("ErrorInfo")
+    return None if info is None else info.reason
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+    """Asks until the condition holds; fails after the deadline."""
+    try:
+        async with asyncio.timeout(deadline_seconds):
+            while not await condition():  # noqa: ASYNC110  # what is waited for happens in another process
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"not within {deadline_seconds} s: {what}")
+
+
+def health_stub(channel: aio.Channel) -> Any:
+    """A client of the health service."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
+async def health_of(ledger: RunningLedger, service: str = SERVICE) -> int:
+    """What the health service says."""
+    answer = await health_stub(ledger.channel).Check(health_pb2.HealthCheckRequest(service=service))
+    return int(answer.status)
+
+
+def request_of(event: ledger_pb2.ProcessorEvent | None = None) -> ledger_pb2.IngestEventRequest:
+    """A request to book an event."""
+    return ledger_pb2.IngestEventRequest(event=event_message() if event is None else event)
+
+
+async def is_stored(ledger: RunningLedger, event_id: str) -> bool:
+    """Whether the event is in the books."""
+    return bool(await ledger.query("SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id))
+
+
+@asynccontextmanager
+async def locked_tables(ledger: RunningLedger, tables: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Another session holds the tables, so that whoever reads or writes them waits. Yields what lets go of them."""
+    engine = create_async_engine(ledger.database.migration_url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))
+            yield connection.rollback
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+
+
+def locked_events(ledger: RunningLedger) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+    """As locked_tables, for the events: every booking waits."""
+    return locked_tables(ledger, "processor_events")
+
+
+async def until_blocked(ledger: RunningLedger, sessions: int = 1) -> None:
+    """Returns when that many of the server's sessions wait for a lock."""
+
+    async def blocked() -> bool:
+        rows = await ledger.query(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(rows[0][0] >= sessions)
+
+    await until(blocked, "the booking waits for the lock")
+
+
+# Health
+
+
+async def test_health_tells_process_and_service(shared_ledger: RunningLedger) -> None:
+    """`""` and the service's name are SERVING; a service that is not there is NOT_FOUND."""
+    assert await health_of(shared_ledger, "") == SERVING
+    assert await health_of(shared_ledger) == SERVING
+    with pytest.raises(aio.AioRpcError) as caught:
+        await health_of(shared_ledger, "ledger.v1.Nothing")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_watch_is_told_not_serving_when_the_server_stops(database: Database) -> None:
+    """Every open health watch hears NOT_SERVING before it ends, and none holds up the stop."""
+    async with running_ledger(database) as ledger:
+        watches = [
+            health_stub(ledger.channel).Watch(health_pb2.HealthCheckRequest(service=service)) for service in ("", *[SERVICE] * 10)
+        ]
+        for watch in watches:
+            assert (await watch.read()).status == SERVING
+        started_at = asyncio.get_running_loop().time()
+        await ledger.server.stop(30)
+        assert asyncio.get_running_loop().time() - started_at < 5
+        for watch in watches:
+            heard = []
+            with pytest.raises(aio.AioRpcError) as caught:
+                while True:
+                    heard.append((await watch.read()).status)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert heard == [NOT_SERVING]
+
+
+async def test_watch_that_its_client_cancels_leaves_the_server_well(shared_ledger: RunningLedger) -> None:
+    """Cancelled watches are forgotten: the server goes on, and so does the next watch."""
+    for _ in range(5):
+        watch = health_stub(shared_ledger.channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert (await watch.read()).status == SERVING
+        watch.cancel()
+    assert await health_of(shared_ledger) == SERVING
+
+
+async def test_readiness_follows_the_database(database: Database, server_url: str) -> None:
+    """Database away: NOT_SERVING and UNAVAILABLE, soon. Database back: SERVING and calls answered, without a restart."""
+    name = database.migration_url.rpartition("/")[2].partition("?")[0]
+    async with running_ledger(database) as ledger:
+        event = event_message(restaurant_id=unique("res"))
+        await ledger.stub.IngestEvent(request_of(event))
+        await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        try:
+            await execute_alone(server_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            calls: list[Callable[[], Any]] = [
+                lambda: ledger.stub.IngestEvent(request_of(), timeout=30),
+                lambda: ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[event_message()]), timeout=30),
+                lambda: ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id), timeout=30),
+                lambda: ledger.stub.GetBalance(
+                    ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"), timeout=30
+                ),
+                lambda: ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res"), timeout=30),
+                lambda: ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id="res"), timeout=30),
+                lambda: ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(), timeout=30),
+            ]
+            for call in calls:
+                started_at = asyncio.get_running_loop().time()
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await call()
+                assert asyncio.get_running_loop().time() - started_at < 15
+                assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+                assert details_of(caught.value)["RetryInfo"].retry_delay.seconds > 0
+                assert name not in f"{caught.value.details()} {caught.value.debug_error_string()}"
+
+            async def not_ready() -> bool:
+                return await health_of(ledger) == NOT_SERVING
+
+            await until(not_ready, "NOT_SERVING without a database")
+            assert await health_of(ledger, "") == SERVING, "the process is alive"
+        finally:
+            await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+
+        async def ready() -> bool:
+            return await health_of(ledger) == SERVING
+
+        await until(ready, "SERVING once the database is back")
+        repeated = await ledger.stub.IngestEvent(request_of(event))
+        assert repeated.status == ledger_pb2.INGEST_STATUS_DUPLICATE
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [LedgerError("away"), RuntimeError("secret dsn"), OSError("away"), KeyError("defect")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_readiness_outlives_any_failure_of_the_ping(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the ping raises, the service is NOT_SERVING while it raises and SERVING again when it does not."""
+    monkeypatch.setattr("ledger.api.server.PING_INTERVAL_SECONDS", 0.01)
+    failing = False
+
+    async def ping() -> None:
+        if failing:
+            raise failure
+
+    server = Server(raising_service(failure), address="127.0.0.1:0", reflect=False, ping=ping)
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub = health_stub(channel)
+            request = health_pb2.HealthCheckRequest(service=SERVICE)
+
+            async def told(status: int) -> bool:
+                return int((await stub.Check(request)).status) == status
+
+            await until(lambda: told(SERVING), "SERVING at first", 3)
+            failing = True
+            await until(lambda: told(NOT_SERVING), f"NOT_SERVING while the ping raises {failure!r}", 3)
+            failing = False
+            await until(lambda: told(SERVING), "SERVING afterwards", 3)
+    finally:
+        await server.stop(0)
+
+
+# Reflection
+
+
+async def listed_services(address: str) -> list[str]:
+    """The services that a server describes."""
+    async with aio.insecure_channel(address) as channel:
+        untyped: Any = channel
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(untyped)
+        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        async for answer in call:
+            return [service.name for service in answer.list_services_response.service]
+    return []
+
+
+async def test_reflection_lists_the_service(shared_ledger: RunningLedger) -> None:
+    """A tool such as grpcurl finds the service without its proto file."""
+    assert SERVICE in await listed_services(shared_ledger.address)
+
+
+async def test_reflection_can_be_turned_off(shared_database: Database) -> None:
+    """By setting, the server does not describe itself: UNIMPLEMENTED."""
+    async with running_ledger(shared_database, reflection=False) as ledger:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await listed_services(ledger.address)
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert await health_of(ledger) == SERVING
+
+
+# Request ids
+
+
+async def returned_request_id(call: Any) -> str:
+    """The request id in the trailing metadata, which is there once."""
+    ids = [value for key, value in await call.trailing_metadata() if key == REQUEST_ID]
+    assert len(ids) == 1
+    return str(ids[0])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_request_id_given_comes_back(shared_ledger: RunningLedger, fails: bool) -> None:
+    """The caller's request id is in the trailing metadata, of answers and of refusals, and in the log."""
+    request = ledger_pb2.IngestEventRequest() if fails else request_of()
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+        call = shared_ledger.stub.IngestEvent(request, metadata=((REQUEST_ID, "req-1.a:b_C"),))
+        if fails:
+            with pytest.raises(aio.AioRpcError):
+                await call
+        else:
+            await call
+        assert await returned_request_id(call) == "req-1.a:b_C"
+    assert "req-1.a:b_C" in {line.get("request_id") for line in lines}
+
+
+@pytest.mark.parametrize("given", [None, "", " ", "a b", "a" * 129, "'; DROP TABLE x;--", "${jndi:x}"])
+async def test_request_id_missing_or_bad_is_replaced(shared_ledger: RunningLedger, given: str | None) -> None:
+    """Without a usable id the server makes one, a new one for each call."""
+    made = []
+    for _ in range(2):
+        metadata = () if given is None else ((REQUEST_ID, given),)
+        call = shared_ledger.stub.IngestEvent(request_of(), metadata=metadata)
+        await call
+        made.append(await returned_request_id(call))
+    assert given not in made
+    assert all(re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", request_id) for request_id in made)
+    assert made[0] != made[1]
+
+
+# What must not get out
+
+
+class _Raising(LedgerService):
+    """A service with a defect in one method; its other parts are not there."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def GetEvent(self, request: Any, context: Any) -> ledger_pb2.GetEventResponse:
+        raise self._error
+
+    async def StreamEvents(self, requests: Any, context: Any) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
+        async for _ in requests:
+            yield ledger_pb2.StreamEventsResponse()
+            raise self._error
+
+
+def raising_service(error: BaseException) -> LedgerService:
+    """A service that raises `error`; what it lacks answers UNIMPLEMENTED."""
+    return _Raising(error)  # type: ignore[abstract]
+
+
+class _Unheard(LedgerError):
+    """An error of the ledger that nobody gave a status."""
+
+
+async def _ping_well() -> None:
+    """A database that answers."""
+
+
+@asynccontextmanager
+async def raising_server(error: BaseException) -> AsyncIterator["ledger_pb2_grpc.LedgerServiceAsyncStub"]:
+    """A server whose service raises `error`."""
+    server = Server(raising_service(error), address="127.0.0.1:0", reflect=False, ping=_ping_well)
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield ledger_pb2_grpc.LedgerServiceStub(channel)
+    finally:
+        await server.stop(0)
+
+
+DEFECTS = [
+    ValueError("secret dsn"),
+    RuntimeError("secret dsn"),
+    KeyError("secret dsn"),
+    TimeoutError("secret dsn"),
+    NotImplementedError("secret dsn"),
+    ExceptionGroup("secret dsn", [ValueError("secret dsn")]),
+    DataRejected("secret dsn"),
+    _Unheard("secret dsn"),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["unary", "streaming"])
+@pytest.mark.parametrize("error", DEFECTS, ids=lambda error: type(error).__name__)
+async def test_unexpected_exception_is_internal_and_tells_nothing(error: Exception, streaming: bool) -> None:
+    """INTERNAL with a constant text and an error id that the log line has; nothing of the exception reaches the caller."""
+    with structlog.testing.capture_logs() as lines:
+        async with raising_server(error) as stub:
+            with pytest.raises(aio.AioRpcError) as caught:
+                if streaming:
+                    async for _ in stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest()])):
+                        pass
+                else:
+                    await stub.GetEvent(ledger_pb2.GetEventRequest(event_id="evt_1"))
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "internal error"
+    info = details_of(caught.value)["ErrorInfo"]
+    assert info.reason == "INTERNAL"
+    assert set(info.metadata) == {"error_id"}
+    told = f"{caught.value} {caught.value.debug_error_string()} {caught.value.trailing_metadata()}"
+    assert "secret" not in told
+    assert type(error).__name__ not in told
+    (line,) = [line for line in lines if line.get("error_id") == info.metadata["error_id"]]
+    assert line["log_level"] == "error"
+    assert line["exc_info"] is error
+
+
+async def test_malformed_bytes_are_refused_by_every_method(shared_ledger: RunningLedger) -> None:
+    """Bytes that are no message: INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming methods, health included."""
+    paths = [f"/{SERVICE}/{method.name}" for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods]
+    for path in [*paths, "/grpc.health.v1.Health/Check"]:
+        if path.endswith("StreamEvents"):
+            continue  # not built: it answers before it reads
+        call: Any = shared_ledger.channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call(b"\xff\xff")
+        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE"), path
+    watch: Any = shared_ledger.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch", request_serializer=None, response_deserializer=None
+    )
+    with pytest.raises(aio.AioRpcError) as caught:
+        async for _ in watch(b"\xff\xff"):
+            pass
+    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
+
+
+async def test_methods_that_are_not_built_say_so(shared_ledger: RunningLedger) -> None:
+    """The contract's methods that this server lacks, and unknown ones: UNIMPLEMENTED."""
+    stub = shared_ledger.stub
+    calls: list[Any] = [
+        stub.RunPayouts(ledger_pb2.RunPayoutsRequest()),
+        stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest()),
+        stub.ListPayoutRunItems(ledger_pb2.ListPayoutRunItemsRequest()),
+        stub.GetPayout(ledger_pb2.GetPayoutRequest()),
+        stub.ListPayouts(ledger_pb2.ListPayoutsRequest()),
+        stub.ListEntries(ledger_pb2.ListEntriesRequest()),
+    ]
+    for call in calls:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call
+        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_IMPLEMENTED")
+    nothing: Any = shared_ledger.channel.unary_unary(f"/{SERVICE}/Nothing", request_serializer=None, response_deserializer=None)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await nothing(b"")
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+# Starting and stopping
+
+
+async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningLedger) -> None:
+    """A second server on a port that is taken does not start, and takes no calls away from the first."""
+    with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
+        Server(raising_service(ValueError()), address=shared_ledger.address, reflect=False, ping=_ping_well)
+    for _ in range(20):
+        assert (await shared_ledger.stub.IngestEvent(request_of())).status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> None:
+    """A stop waits for the calls it finds under way, and refuses new ones with UNAVAILABLE."""
+    async with running_ledger(database) as ledger:
+        restaurant_id = unique("res")
+        await ledger.ingest(event_message(restaurant_id=restaurant_id))
+        async with locked_events(ledger) as release:
+            calls = [asyncio.ensure_future(_ingest(ledger, event_message(restaurant_id=restaurant_id))) for _ in range(5)]
+            await until_blocked(ledger, sessions=5)
+            stopping = asyncio.create_task(ledger.server.stop(30))
+            async with aio.insecure_channel(ledger.address) as channel:
+                late = ledger_pb2_grpc.LedgerServiceStub(channel)
+
+                async def refused() -> bool:
+                    request = ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant_id)
+                    outcome = await _outcome(late.GetRestaurant(request, timeout=5))
+                    return isinstance(outcome, aio.AioRpcError) and outcome.code() == grpc.StatusCode.UNAVAILABLE
+
+                await until(refused, "a new call is refused")
+            assert not stopping.done()
+            assert not any(call.done() for call in calls)
+            await release()
+            answers = await asyncio.gather(*calls)
+            await stopping
+        assert {answer.status for answer in answers} == {ledger_pb2.INGEST_STATUS_CREATED}
+        assert await ledger.query("SELECT count(*) FROM processor_events") == [(6,)]
+
+
+async def _ingest(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> ledger_pb2.IngestEventResponse:
+    return await ledger.stub.IngestEvent(request_of(event))
+
+
+async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(database: Database) -> None:
+    """A stop ends after its grace although a call is blocked; what it was booking is booked all the same, once."""
+    async with running_ledger(database) as ledger:
+        event = event_message(restaurant_id=unique("res"))
+        await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
+        async with locked_events(ledger) as release:
+            call = asyncio.create_task(_ingest(ledger, event))
+            await until_blocked(ledger)
+            async with asyncio.timeout(5):
+                await ledger.server.stop(0.1)
+            with pytest.raises((aio.AioRpcError, asyncio.CancelledError)) as caught:
+                await call
+            if isinstance(caught.value, aio.AioRpcError):
+                assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+            await release()
+        await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
+
+
+# Calls that are given up
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["one", "batch"])
+async def test_cancelled_call_does_not_cancel_its_booking(ledger: RunningLedger, batch: bool) -> None:
+    """A caller that goes away while its event waits: the event is booked, and a repeat answers DUPLICATE."""
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
+    async with locked_events(ledger) as release:
+        call: Any
+        if batch:
+            call = ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[event]))
+        else:
+            call = ledger.stub.IngestEvent(request_of(event))
+        waiting = asyncio.ensure_future(_answer(call))
+        await until_blocked(ledger)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await release()
+    await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
+    repeated = await ledger.stub.IngestEvent(request_of(event))
+    assert repeated.status == ledger_pb2.INGEST_STATUS_DUPLICATE
+    assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
+
+
+async def _answer(call: Any) -> Any:
+    return await call
+
+
+async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningLedger) -> None:
+    """DEADLINE_EXCEEDED while the event waits: it is booked afterwards, and a repeat answers DUPLICATE."""
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
+    async with locked_events(ledger) as release:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await ledger.stub.IngestEvent(request_of(event), timeout=0.5)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await until_blocked(ledger)
+        await release()
+    await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
+    repeated = await ledger.stub.IngestEvent(request_of(event))
+    assert repeated.status == ledger_pb2.INGEST_STATUS_DUPLICATE
+
+
+async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedger) -> None:
+    """The database gives up waiting after a while; the call does not, and is CREATED once, not DUPLICATE."""
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
+    async with locked_events(ledger) as release:
+        call = asyncio.create_task(_ingest(ledger, event))
+        await until_blocked(ledger)
+
+        async def given_up() -> bool:
+            rows = await ledger.query(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            return not rows
+
+        await until(given_up, "the lock timeout", 10)
+        await until_blocked(ledger)
+        await release()
+        answer = await call
+    assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
+    assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
+
+
+@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "PutRestaurant", "GetRestaurant", "ListRestaurants"])
+async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
+    """Calls cancelled at any moment, more of them than the pool has connections: no connection is lost, no error appears."""
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event)
+    requests: dict[str, Any] = {
+        "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
+        "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
+        "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
+        "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
+        "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
+    }
+    call_method = getattr(ledger.stub, method)
+    with structlog.testing.capture_logs() as lines:
+        async with locked_tables(ledger, "processor_events, restaurants") as release:
+            calls = [call_method(requests[method]) for _ in range(30)]
+            waiting = [asyncio.ensure_future(_answer(call)) for call in calls]
+            await until_blocked(ledger, sessions=10)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await release()
+        answers = await asyncio.gather(*(_answer(call_method(requests[method], timeout=10)) for _ in range(30)))
+    assert len(answers) == 30
+    assert [line for line in lines if line["log_level"] in {"warning", "error"}] == []
+
+    async def idle() -> bool:
+        rows = await ledger.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %'")
+        return not rows
+
+    await until(idle, "no session is left inside a transaction")
+    assert (await ledger.stub.IngestEvent(request_of(event))).status == ledger_pb2.INGEST_STATUS_DUPLICATE
+
+
+async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) -> None:
+    """3,000 calls at once on one channel: each is answered or told to come again, none is lost, and what was told is true."""
+    restaurant_ids = [unique("res") for _ in range(10)]
+    await ledger.ingest(*(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurant_ids))
+    events = [event_message(restaurant_id=restaurant_ids[number % 10], amount_minor=100) for number in range(1500)]
+    calls = []
+    for number, event in enumerate(events):
+        calls.append(_outcome(ledger.stub.IngestEvent(request_of(event))))
+        balance = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_ids[number % 10], currency="PEN")
+        calls.append(_outcome(ledger.stub.GetBalance(balance)))
+    outcomes = await asyncio.gather(*calls)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, aio.AioRpcError)]
+    assert {error.code() for error in refused} <= RETRYABLE
+    assert {reason_of(error) for error in refused} <= {"DATABASE_UNAVAILABLE", "QUEUE_FULL"}
+    booked = [event for event, outcome in zip(events, outcomes[::2], strict=True) if not isinstance(outcome, aio.AioRpcError)]
+    assert booked, "some calls get through"
+    for event, outcome in zip(events, outcomes[::2], strict=True):
+        if isinstance(outcome, aio.AioRpcError):
+            repeated = await ledger.stub.IngestEvent(request_of(event))
+            assert repeated.transaction_id
+        else:
+            assert outcome.status == ledger_pb2.INGEST_STATUS_CREATED
+    balances = [await ledger.balance(restaurant_id) for restaurant_id in restaurant_ids]
+    assert sum(balance.available_minor for balance in balances) == 10 * 10_000 + 1500 * 100
+    assert await health_of(ledger) == SERVING
+    assert balances[0].as_of.ToDatetime(UTC) <= datetime.now(UTC)
+
+
+async def _outcome(call: Any) -> Any:
+    try:
+        return await call
+    except aio.AioRpcError as error:
+        return error

@@ -1,0 +1,191 @@
+"""Booking events: what each caller is told, on books in memory that can be made to fail."""
+
+import asyncio
+
+import pytest
+from support.events import processor_event
+from support.fakes import FakeEventLedger
+
+from ledger.application.ingest_events import (
+    ATTEMPTS_MAX,
+    Booked,
+    IngestEvents,
+    IngestOutcome,
+    IngestStatus,
+    UnknownRestaurants,
+)
+from ledger.domain.events import EventType
+from ledger.domain.money import AMOUNT_MINOR_MAX
+from ledger.errors import (
+    DatabaseContention,
+    DatabaseUnavailable,
+    EventIdReused,
+    EventRejected,
+    PayoutNotFound,
+    RestaurantNotFound,
+    ShuttingDown,
+)
+
+CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
+
+
+def use_case(ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER) -> IngestEvents:
+    return IngestEvents(ledger, unknown_restaurants=unknown)
+
+
+def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
+    """The outcomes in short: a status, or the kind of the error."""
+    return [outcome.status if isinstance(outcome, Booked) else type(outcome) for outcome in outcomes]
+
+
+async def test_same_event_twice_is_created_and_duplicate_with_one_transaction_id() -> None:
+    """A repeat answers the transaction id of the first time and posts nothing."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    event = processor_event()
+    (first,), (second,) = await ingest([event]), await ingest([event])
+    assert isinstance(first, Booked)
+    assert isinstance(second, Booked)
+    assert (first.status, second.status) == (CREATED, DUPLICATE)
+    assert first.transaction_id == second.transaction_id
+    assert len(ledger.events) == 1
+
+
+async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
+    """The first occurrence of an id is booked; the same again is a duplicate, something else under its id a conflict."""
+    event = processor_event()
+    altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
+    outcomes = await use_case(FakeEventLedger())([event, altered, event])
+    assert told(outcomes) == [CREATED, EventIdReused, DUPLICATE]
+    conflict = outcomes[1]
+    assert isinstance(conflict, EventIdReused)
+    assert conflict.differing_fields == ("amount_minor",)
+
+
+async def test_results_stand_in_the_order_of_the_request() -> None:
+    """Events are booked sorted by id, and answered in the order they came."""
+    ids = ["evt_z", "evt_a", "evt_m"]
+    outcomes = await use_case(ledger := FakeEventLedger())([processor_event(event_id=event_id) for event_id in ids])
+    booked = [outcome.transaction_id for outcome in outcomes if isinstance(outcome, Booked)]
+    assert booked == [ledger.events[event_id].transaction_id for event_id in ids]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable, DatabaseContention])
+async def test_attempt_that_broke_off_after_it_took_effect_is_created_when_repeated(
+    error: type[DatabaseUnavailable | DatabaseContention],
+) -> None:
+    """The repeated attempt finds its own rows by the batch id: the caller, who was never answered, is told CREATED."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event(restaurant_id="res_001")])
+    ledger.failures, ledger.fail_after_storing = [error("broke off")], True
+    assert told(await ingest([processor_event()])) == [CREATED]
+    assert len(ledger.events) == 2
+
+
+async def test_attempts_are_bounded_and_the_outcome_is_then_unknown() -> None:
+    """A database that stays away is told as such, after ATTEMPTS_MAX attempts."""
+    ledger = FakeEventLedger()
+    ledger.failures = [DatabaseUnavailable("away")] * (ATTEMPTS_MAX + 1)
+    with pytest.raises(DatabaseUnavailable):
+        await use_case(ledger)([processor_event()])
+    assert len(ledger.insert_sizes) == ATTEMPTS_MAX
+
+
+async def test_one_event_that_the_database_refuses_stands_alone() -> None:
+    """Of 256 events the database refuses one: it alone is told so, the others are booked, in few statements."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.insert_sizes.clear()
+    events = [processor_event() for _ in range(256)]
+    events[77] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
+    outcomes = await ingest(events)
+    assert told(outcomes) == [EventRejected if place == 77 else CREATED for place in range(256)]
+    assert events[77].event_id not in ledger.events
+    assert len(ledger.insert_sizes) <= 2 * 8 + 1
+
+
+async def test_unknown_restaurant_is_refused_when_set_so_and_registers_nobody() -> None:
+    """With `reject`, an event of an unknown restaurant is NOT_FOUND and leaves nothing; those of known ones are booked."""
+    ledger = FakeEventLedger()
+    ledger.restaurants.add("res_known")
+    ingest = use_case(ledger, UnknownRestaurants.REJECT)
+    outcomes = await ingest([processor_event(restaurant_id="res_unknown"), processor_event(restaurant_id="res_known")])
+    assert told(outcomes) == [RestaurantNotFound, CREATED]
+    assert ledger.restaurants == {"res_known"}
+    assert ledger.accounts == {("res_known", "PEN")}
+
+
+async def test_duplicate_and_conflict_register_nobody() -> None:
+    """A conflict that names an unknown restaurant does not register it: ids are looked up first."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    event = processor_event(restaurant_id="res_known")
+    await ingest([event])
+    outcomes = await ingest([processor_event(event_id=event.event_id, restaurant_id="res_new"), event])
+    assert told(outcomes) == [EventIdReused, DUPLICATE]
+    assert ledger.restaurants == {"res_known"}
+
+
+async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
+    """A payout event without its payout stores nothing, so that a later event of the batch may use its id."""
+    ledger = FakeEventLedger()
+    payout = processor_event(EventType.PAYOUT_PAID, event_id="evt_shared", payout_id="payout_1")
+    charge = processor_event(event_id="evt_shared")
+    outcomes = await use_case(ledger)([payout, charge, payout, charge])
+    assert told(outcomes) == [PayoutNotFound, CREATED, PayoutNotFound, DUPLICATE]
+    assert ledger.events["evt_shared"].event == charge
+
+
+async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> None:
+    """The event id decides before the payout does."""
+    ingest = use_case(FakeEventLedger())
+    charge = processor_event()
+    await ingest([charge])
+    outcomes = await ingest([processor_event(EventType.PAYOUT_PAID, event_id=charge.event_id, payout_id="payout_1")])
+    assert told(outcomes) == [EventIdReused]
+
+
+class SlowLedger(FakeEventLedger):
+    """Books only once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.let = asyncio.Event()
+
+    async def insert(self, *arguments: object) -> set[str]:
+        self.begun.set()
+        await self.let.wait()
+        return await super().insert(*arguments)  # type: ignore[arg-type]
+
+
+async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
+    """Who stops waiting stops waiting; the event is booked all the same."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    event = processor_event()
+    call = asyncio.create_task(ingest([event]))
+    await ledger.begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    ledger.let.set()
+    await ingest.close()
+    assert event.event_id in ledger.events
+
+
+async def test_close_waits_for_what_is_under_way_and_takes_no_more() -> None:
+    """After `close` everything begun is booked, and a new event is refused with nothing stored."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    call = asyncio.create_task(ingest([processor_event()]))
+    await ledger.begun.wait()
+    closing = asyncio.create_task(ingest.close())
+    ledger.let.set()
+    await closing
+    assert told(await call) == [CREATED]
+    with pytest.raises(ShuttingDown):
+        await ingest([processor_event()])
+    assert len(ledger.events) == 1

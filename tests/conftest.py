@@ -1,0 +1,93 @@
+"""Fixtures for every test: one PostgreSQL server for all of them, and databases cloned from one that is migrated once."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from support.running import RunningLedger, execute_alone, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+from ledger.settings import Settings
+
+TEMPLATE = "ledger_template"
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A superuser's URL of the test server: LEDGER_TEST_DATABASE_URL, or an embedded server that forgets on power loss."""
+    given = os.environ.get("LEDGER_TEST_DATABASE_URL")
+    if given:
+        yield Settings(_env_file=None, database_url=given).database_url
+        return
+    # Not pytest's own temporary folder: nobody but its user may enter that, and as root the server runs as another.
+    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
+    folder.chmod(0o755)
+    try:
+        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
+            yield postgres.url(user=postgres.superuser, database="postgres")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def template_url(server_url: str) -> str:
+    """A migrated database that others are cloned from; nobody stays connected to it."""
+    url = database_url(server_url, database=TEMPLATE)
+    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
+    await create_database(server_url, TEMPLATE)
+    await migrate_async(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+async def new_database(server_url: str, template_url: str) -> AsyncIterator[Callable[[], Awaitable[Database]]]:
+    """Makes databases, each with the newest schema and nothing in it; dropped at the end."""
+    numbers = count(1)
+    names: list[str] = []
+
+    async def create() -> Database:
+        name = f"ledger_test_{os.getpid()}_{next(numbers)}"
+        await execute_alone(server_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        names.append(name)
+        owner_url = database_url(server_url, database=name)
+        application_url = owner_url
+        if not os.environ.get("LEDGER_TEST_DATABASE_URL"):
+            application_url = database_url(owner_url, user=APPLICATION_ROLE)
+        return Database(application_url, owner_url)
+
+    yield create
+    for name in names:
+        await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+async def shared_database(new_database: Callable[[], Awaitable[Database]]) -> Database:
+    """One database for the tests of a module, which keep out of each other's way by their ids."""
+    return await new_database()
+
+
+@pytest.fixture
+async def database(new_database: Callable[[], Awaitable[Database]]) -> Database:
+    """A database for one test alone."""
+    return await new_database()
+
+
+@pytest.fixture(scope="module")
+async def shared_ledger(shared_database: Database) -> AsyncIterator[RunningLedger]:
+    """One server for the tests of a module, which keep out of each other's way by their ids."""
+    async with running_ledger(shared_database) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+async def ledger(database: Database) -> AsyncIterator[RunningLedger]:
+    """A server for one test alone."""
+    async with running_ledger(database) as running:
+        yield running

@@ -1,0 +1,384 @@
+"""What the contract promises, checked against its descriptors: names, types, comments, and a caller's typed code."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import google.rpc
+import pytest
+from google.protobuf import descriptor_pb2, json_format
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from grpc_tools import protoc
+from support.events import event_message
+from support.running import RunningLedger
+
+from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTO = ROOT / "proto"
+SERVICE = "ledger.v1.LedgerService"
+TIMESTAMP, DATE, STATUS = "google.protobuf.Timestamp", "google.type.Date", "google.rpc.Status"
+
+# The names that callers rely on, with their types; a message's or an enum's name stands for itself, `*` for repeated.
+PROMISED_FIELDS = {
+    "ProcessorEvent": (
+        "event_id:string type:EventType restaurant_id:string currency:string amount_minor:int64 fee_minor:int64 "
+        f"occurred_at:{TIMESTAMP} payout_id:string reference:string metadata:map<string,string>"
+    ),
+    "IngestEventRequest": "event:ProcessorEvent",
+    "IngestEventResponse": "status:IngestStatus transaction_id:string",
+    "BatchIngestEventsRequest": "events:*ProcessorEvent",
+    "BatchIngestEventsResponse": "results:*IngestResult",
+    "IngestResult": f"status:IngestStatus transaction_id:string error:{STATUS}",
+    "GetBalanceRequest": f"restaurant_id:string currency:string as_of:{TIMESTAMP}",
+    "GetBalanceResponse": (
+        "restaurant_id:string currency:string available_minor:int64 pending_minor:int64 reserved_minor:int64 "
+        f"disputed_minor:int64 last_event_at:{TIMESTAMP} as_of:{TIMESTAMP}"
+    ),
+    "RunPayoutsRequest": f"currency:string as_of:{DATE} min_amount_minor:int64 request_id:string dry_run:bool",
+    "RunPayoutsResponse": "payout_run:PayoutRun",
+    "PayoutRun": (
+        f"payout_run_id:string currency:string as_of:{DATE} cutoff_at:{TIMESTAMP} min_amount_minor:int64 "
+        "state:PayoutRunState payouts_created:int64 total_amount_minor:int64 restaurants_considered:int64 "
+        f"skipped:*SkippedCount created_at:{TIMESTAMP} finished_at:{TIMESTAMP}"
+    ),
+    "SkippedCount": "reason:SkipReason count:int64",
+    "ListPayoutsRequest": "restaurant_id:string state:PayoutState payout_run_id:string page_size:int32 page_token:string",
+    "ListPayoutsResponse": "payouts:*Payout next_page_token:string",
+    "ListEntriesRequest": (
+        f"restaurant_id:string currency:string start_at:{TIMESTAMP} end_at:{TIMESTAMP} entry_types:*EntryType "
+        "event_id:string payout_id:string page_size:int32 page_token:string"
+    ),
+    "GetPayoutRunRequest": "payout_run_id:string",
+    "GetPayoutRequest": "payout_id:string",
+    "GetPayoutResponse": "payout:Payout",
+    "Payout": (
+        "payout_id:string payout_run_id:string restaurant_id:string currency:string amount_minor:int64 "
+        f"as_of:{DATE} state:PayoutState items:*PayoutItem"
+    ),
+    "PayoutItem": "type:EntryType amount_minor:int64",
+}
+PROMISED_VALUES = {
+    "EventType": (
+        "CHARGE_SUCCEEDED REFUND_SUCCEEDED FEE_ASSESSED ADJUSTMENT_CREDITED ADJUSTMENT_DEBITED DISPUTE_OPENED DISPUTE_WON "
+        "DISPUTE_LOST PAYOUT_PAID PAYOUT_FAILED"
+    ),
+    "IngestStatus": "CREATED DUPLICATE",
+    "PayoutRunState": "RUNNING SUCCEEDED",
+    "PayoutState": "CREATED PAID FAILED RETURNED",
+}
+PROMISED_METHODS = {
+    *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
+    *("RunPayouts", "GetPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"),
+    *("PutRestaurant", "GetRestaurant", "ListRestaurants"),
+}
+
+
+@pytest.fixture(scope="module")
+def contract(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pb2.FileDescriptorSet:
+    """The proto files with their comments."""
+    target = tmp_path_factory.mktemp("contract") / "contract.binpb"
+    arguments = [
+        "protoc",
+        f"-I{PROTO}",
+        f"-I{files('grpc_tools') / '_proto'}",
+        f"-I{Path(next(iter(google.rpc.__path__))).parent.parent}",
+        "--include_source_info",
+        f"--descriptor_set_out={target}",
+        "ledger/v1/ledger.proto",
+        "ledger/v1/error_reason.proto",
+    ]
+    assert protoc.main(arguments) == 0
+    return descriptor_pb2.FileDescriptorSet.FromString(target.read_bytes())
+
+
+def elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Everything in a file that has a name, with the path under which its comment is kept (descriptor.proto, SourceCodeInfo)."""
+    for place, message in enumerate(file.message_type):
+        yield from _message_elements(message, (4, place))
+    for place, enum in enumerate(file.enum_type):
+        yield enum.name, (5, place)
+        for number, value in enumerate(enum.value):
+            yield value.name, (5, place, 2, number)
+    for place, service in enumerate(file.service):
+        yield service.name, (6, place)
+        for number, method in enumerate(service.method):
+            yield f"{service.name}.{method.name}", (6, place, 2, number)
+
+
+def _message_elements(message: descriptor_pb2.DescriptorProto, path: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if message.options.map_entry:
+        return
+    yield message.name, path
+    for number, field in enumerate(message.field):
+        yield f"{message.name}.{field.name}", (*path, 2, number)
+    for place, nested in enumerate(message.nested_type):
+        yield from _message_elements(nested, (*path, 3, place))
+
+
+def fields_of(contract: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str, FieldDescriptorProto]]:
+    """Every field with the name of its message."""
+    for file in contract.file:
+        for message in file.message_type:
+            for field in message.field:
+                yield message.name, field
+
+
+def spelled(field: FieldDescriptorProto) -> str:
+    """The type of a field as the tables above write it."""
+    name = field.type_name.removeprefix(".").removeprefix("ledger.v1.")
+    if name.endswith(".MetadataEntry"):
+        return "map<string,string>"
+    repeated = "*" if field.label == FieldDescriptorProto.LABEL_REPEATED else ""
+    return repeated + (name or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower())
+
+
+def test_everything_in_the_contract_has_a_comment(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """Messages, fields, enums, their values, services and methods: each says in a sentence what it is."""
+    for file in contract.file:
+        comments = {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
+        silent = [name for name, path in elements(file) if not re.match(r"[A-Z0-9`].*[.:}]$", comments.get(path, ""), re.DOTALL)]
+        assert silent == []
+
+
+def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """A method's comment names at least one status that it answers; one that writes says what a repeat does."""
+    (file,) = [file for file in contract.file if file.service]
+    comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+    (service,) = file.service
+    for number, method in enumerate(service.method):
+        comment = comments[(6, 0, 2, number)]
+        if not method.client_streaming:
+            assert "INVALID_ARGUMENT" in comment, method.name
+        if not method.name.startswith(("Get", "List")):
+            assert "On repeat:" in comment, method.name
+
+
+def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """The comment of every amount names its unit, or that of its message does."""
+    (file,) = [file for file in contract.file if file.service]
+    comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+    for place, message in enumerate(file.message_type):
+        for number, field in enumerate(message.field):
+            if field.name.endswith("_minor"):
+                said = comments[(4, place, 2, number)] + comments[(4, place)]
+                assert "minor units" in said or "amount" in said.lower(), f"{message.name}.{field.name}"
+
+
+def test_requests_and_responses_are_unique_to_their_method(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """Each method has a request and a response of its own, named after it, so that each can grow by itself."""
+    (service,) = [service for file in contract.file for service in file.service]
+    assert {method.name for method in service.method} >= PROMISED_METHODS
+    used = [name for method in service.method for name in (method.input_type, method.output_type)]
+    assert len(used) == len(set(used))
+    for method in service.method:
+        assert method.input_type == f".ledger.v1.{method.name}Request"
+        assert method.output_type == f".ledger.v1.{method.name}Response"
+        streaming = method.name == "StreamEvents"
+        assert (method.client_streaming, method.server_streaming) == (streaming, streaming)
+
+
+@pytest.mark.parametrize("message", PROMISED_FIELDS)
+def test_promised_fields_are_there(contract: descriptor_pb2.FileDescriptorSet, message: str) -> None:
+    """The names that callers rely on exist, with their types."""
+    there = {field.name: spelled(field) for owner, field in fields_of(contract) if owner == message}
+    promised = dict(pair.split(":", 1) for pair in PROMISED_FIELDS[message].split())
+    assert {name: there.get(name) for name in promised} == promised
+
+
+@pytest.mark.parametrize("enum", PROMISED_VALUES)
+def test_promised_values_are_there(enum: str) -> None:
+    """The enum values that callers rely on exist under their prefix; 0 is UNSPECIFIED in all of them."""
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum).upper()
+    names = ledger_pb2.DESCRIPTOR.enum_types_by_name[enum].values_by_name
+    assert {f"{prefix}_{name}" for name in PROMISED_VALUES[enum].split()} <= set(names)
+
+
+def test_every_enum_begins_with_unspecified() -> None:
+    """Number 0 is what a message has where nothing was set, and means nothing else; every value has its enum's prefix."""
+    for file in (ledger_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR):
+        for name, enum in file.enum_types_by_name.items():
+            prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
+            assert enum.values_by_number[0].name == f"{prefix}_UNSPECIFIED"
+            assert all(value.name.startswith(f"{prefix}_") for value in enum.values)
+
+
+def test_money_is_int64_minor_units(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """What is named `_minor` is int64; what sounds like money is named `_minor`; there is no floating point anywhere."""
+    for message, field in fields_of(contract):
+        kind = spelled(field)
+        assert kind not in {"float", "double"}
+        if field.name.endswith("_minor"):
+            assert kind == "int64"
+        if kind == "int64":
+            is_count = field.name in {"count", "payouts_created", "restaurants_considered", "restaurants_total"}
+            assert field.name.endswith("_minor") or is_count, f"{message}.{field.name}"
+        assert not re.search(r"amount|balance|total|fee(_|$)", field.name) or field.name.endswith(("_minor", "_total")), (
+            field.name
+        )
+
+
+def test_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """Timestamps are named `…_at` or `as_of`, and nothing else is named so, but `as_of` may be a date."""
+    for message, field in fields_of(contract):
+        kind = spelled(field)
+        is_named_so = field.name.endswith("_at") or field.name == "as_of"
+        assert (kind in {TIMESTAMP, DATE}) == is_named_so, f"{message}.{field.name}"
+        assert kind != DATE or field.name == "as_of", f"{message}.{field.name}"
+
+
+def test_int64_is_a_string_in_json_and_survives() -> None:
+    """Amounts above 2^53 go through JSON unharmed, since they are strings there."""
+    balance = ledger_pb2.GetBalanceResponse(available_minor=2**63 - 1, pending_minor=-(2**63), reserved_minor=2**53 + 1)
+    spoken = json.loads(json_format.MessageToJson(balance))
+    assert spoken == {"availableMinor": str(2**63 - 1), "pendingMinor": str(-(2**63)), "reservedMinor": str(2**53 + 1)}
+    assert json_format.Parse(json.dumps(spoken), ledger_pb2.GetBalanceResponse()) == balance
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"12.5"', "12.5", '"1e400"', "NaN", '"NaN"', '"twelve"', "true", "9223372036854775808"],
+)
+def test_amount_that_is_no_integer_is_refused_by_json(text: str) -> None:
+    """What a gateway may be sent as an amount in JSON is an integer or an error, never rounded."""
+    with pytest.raises(json_format.ParseError):
+        json_format.Parse(f'{{"event": {{"amountMinor": {text}}}}}', ledger_pb2.IngestEventRequest())
+
+
+@pytest.mark.parametrize("text", ["2023-02-29T00:00:00Z", "2016-12-31T23:59:60Z", "today", "10000-01-01T00:00:00Z", "2026-02-30"])
+def test_instant_that_is_none_is_refused_by_json(text: str) -> None:
+    """Leap seconds and days that do not exist are errors before they are sent."""
+    with pytest.raises(json_format.ParseError):
+        json_format.Parse(f'{{"event": {{"occurredAt": "{text}"}}}}', ledger_pb2.IngestEventRequest())
+
+
+def test_event_goes_through_json_unchanged() -> None:
+    """An event written as JSON, in the protobuf mapping, is the same event."""
+    event = event_message(amount_minor=10**12, metadata={"a": "\u20ac"})
+    event.occurred_at.CopyFrom(Timestamp(seconds=1, nanos=123_456_000))
+    spoken = json_format.MessageToJson(event)
+    assert json.loads(spoken)["occurredAt"] == "1970-01-01T00:00:01.123456Z"
+    assert json_format.Parse(spoken, ledger_pb2.ProcessorEvent()) == event
+
+
+def test_service_config_names_methods_that_exist() -> None:
+    """The client settings beside the stubs are those of the contract, name its methods, and repeat only what may be repeated."""
+    shipped = files("ledger.v1") / "service_config.json"
+    text = shipped.read_text()
+    assert text == (PROTO / "ledger" / "v1" / "service_config.json").read_text()
+    settings = json.loads(text)
+    service = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
+    named = [name for entry in settings["methodConfig"] for name in entry["name"]]
+    assert {name["service"] for name in named} == {SERVICE}
+    assert {name["method"] for name in named if "method" in name} <= set(service.methods_by_name)
+    assert len({json.dumps(name, sort_keys=True) for name in named}) == len(named)
+    for entry in settings["methodConfig"]:
+        retries = entry.get("retryPolicy", {"retryableStatusCodes": ["UNAVAILABLE"]})
+        assert retries["retryableStatusCodes"] == ["UNAVAILABLE"]
+
+
+async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger) -> None:
+    """A channel made with the recommended settings works; one whose settings grpc cannot read would answer no call."""
+    text = (files("ledger.v1") / "service_config.json").read_text()
+    async with aio.insecure_channel(shared_ledger.address, options=[("grpc.service_config", text)]) as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        response = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
+        assert response.status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+# A caller's code: what it does in the ordinary way, and what a type checker must not let pass.
+TYPED_CALLER = """
+import asyncio
+from collections.abc import AsyncIterator
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.date_pb2 import Date
+from grpc import aio
+from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
+
+
+async def requests(event: ledger_pb2.ProcessorEvent) -> AsyncIterator[ledger_pb2.StreamEventsRequest]:
+    yield ledger_pb2.StreamEventsRequest(event=event)
+
+
+async def main() -> int:
+    async with aio.insecure_channel("127.0.0.1:50051") as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        event = ledger_pb2.ProcessorEvent(
+            event_id="evt_1",
+            type=ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+            restaurant_id="res_1",
+            currency="PEN",
+            amount_minor=1250,
+            fee_minor=100,
+            occurred_at=Timestamp(seconds=1_700_000_000),
+            metadata={"order": "17"},
+        )
+        response = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=5)
+        created: bool = response.status == ledger_pb2.INGEST_STATUS_CREATED
+        transaction_id: str = response.transaction_id
+        batch = await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[event]))
+        refused: int = sum(result.error.code for result in batch.results if result.HasField("error"))
+        async for answer in stub.StreamEvents(requests(event)):
+            status: ledger_pb2.IngestStatus.ValueType = answer.result.status
+            print(ledger_pb2.IngestStatus.Name(status))
+        balance = await stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN"))
+        available: int = balance.available_minor
+        run = await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=Date(year=2026, month=1, day=31)))
+        is_running: bool = run.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+        reason: str = error_reason_pb2.ErrorReason.Name(error_reason_pb2.ERROR_REASON_EVENT_ID_REUSED)
+        print(created, transaction_id, refused, is_running, reason, balance.last_event_at.ToDatetime())
+        return available
+
+
+asyncio.run(main())
+"""
+MISTYPED_CALLER = """
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+
+async def main(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
+    ledger_pb2.ProcessorEvent(amount_minor="12.50")
+    ledger_pb2.ProcessorEvent(amount=1250)
+    ledger_pb2.ProcessorEvent(type="charge")
+    await stub.IngestEvent(ledger_pb2.GetEventRequest(event_id="evt_1"))
+    await stub.DeleteEvent(ledger_pb2.GetEventRequest(event_id="evt_1"))
+    amount: str = (await stub.GetBalance(ledger_pb2.GetBalanceRequest())).available_minor
+"""
+
+
+def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) -> None:
+    """mypy --strict has nothing to say about the ordinary use of the stubs, and finds each wrong line of the other module."""
+    typed, mistyped = tmp_path / "typed_caller.py", tmp_path / "mistyped_caller.py"
+    typed.write_text(TYPED_CALLER)
+    mistyped.write_text(MISTYPED_CALLER)
+    # Google's common protos do not say that they are typed, which every caller has to tell mypy.
+    configuration = tmp_path / "mypy.ini"
+    configuration.write_text("[mypy]\n[mypy-google.rpc.*,google.type.*]\nfollow_untyped_imports = True\n")
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        f"--config-file={configuration}",
+        f"--cache-dir={tmp_path / 'cache'}",
+        "--no-error-summary",
+        "--hide-error-context",
+        str(typed),
+        str(mistyped),
+    ]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.stderr == ""
+    errors = [line for line in finished.stdout.splitlines() if ": error:" in line]
+    wrong = [number for number, line in enumerate(MISTYPED_CALLER.splitlines(), 1) if line.startswith("    ")]
+    found = [re.match(r"mistyped_caller\.py:(\d+): error:", line) for line in errors]
+    assert all(found), finished.stdout
+    assert sorted({int(match.group(1)) for match in found if match}) == wrong

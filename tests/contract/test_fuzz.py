@@ -1,0 +1,232 @@
+"""Requests that nobody thought of: built from the contract's descriptors with extreme values, and made of damaged bytes.
+
+The cases are the same in every run. What is expected of each is little: a status that the contract knows, an ErrorInfo, nothing
+of the inside, and a server as healthy as before. LEDGER_FUZZ_EXAMPLES asks for more cases, which are then chosen at random;
+hypothesis prints how to repeat a failing one.
+"""
+
+import os
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.events import event_message
+from support.running import RunningLedger
+
+from ledger.v1 import error_reason_pb2, ledger_pb2
+
+SERVICE = "ledger.v1.LedgerService"
+METHODS = {method.name: method.input_type for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods}
+# A stream that is not built answers before it reads.
+UNARY_METHODS = sorted(set(METHODS) - {"StreamEvents"})
+
+ALLOWED = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
+INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "sqlstate", "traceback", "select ", "insert ", "constraint", "exception", ".py")
+
+EXAMPLES = int(os.environ.get("LEDGER_FUZZ_EXAMPLES", "0"))
+RULES = settings(
+    max_examples=EXAMPLES or 250,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    # The server is shared by all cases on purpose.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+CAP = 10**12
+SECONDS = (-62_135_596_801, -62_135_596_800, -1, 0, 946_684_799, 946_684_800, 1_700_000_000, 253_402_300_799, 253_402_300_800)
+INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 100, 365, 366, 1000, 1001, 999_999_999, 10**9, 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), -1, 0, 1, 2, 1250, CAP - 1, CAP, CAP + 1, 2**53 + 1, 2**63 - 1, *SECONDS),
+}
+TEXTS = st.one_of(
+    st.sampled_from(
+        ["", " ", "PEN", "JPY", "XXX", "pen", "evt_1", "res_1", "known", "a" * 128, "a" * 129, "\0", "\n", "'--", "\ufeff"]
+    ),
+    st.text(max_size=20),
+    st.from_regex(r"[A-Za-z0-9._:-]{1,12}", fullmatch=True),
+)
+
+
+def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    """What a field may be given, extreme things more often than others."""
+    if field.message_type is not None:
+        return messages(field.message_type)
+    if field.cpp_type in INTEGERS:
+        low, high = INTEGERS[field.cpp_type][0], max(INTEGERS[field.cpp_type])
+        return st.one_of(st.sampled_from(INTEGERS[field.cpp_type]), st.integers(low, high))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        return st.one_of(st.integers(0, 11), st.sampled_from([-1, 77, 2**31 - 1, -(2**31)]))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return st.booleans()
+    assert field.cpp_type == FieldDescriptor.CPPTYPE_STRING, f"no values for {field.full_name}"
+    return TEXTS
+
+
+def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
+    """Messages of a type with some of their fields set."""
+
+    def strategy(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+            return st.dictionaries(values(key), values(value), max_size=3)
+        return st.lists(values(field), max_size=3) if field.is_repeated else values(field)
+
+    optional = {field.name: strategy(field) for field in descriptor.fields}
+    return st.fixed_dictionaries({}, optional=optional).map(lambda fields: GetMessageClass(descriptor)(**fields))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A method and a request of its type."""
+    method = draw(st.sampled_from(UNARY_METHODS))
+    return method, draw(messages(METHODS[method])).SerializeToString()
+
+
+@st.composite
+def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A method and the bytes of a valid request after a few accidents."""
+    method = draw(st.sampled_from(UNARY_METHODS))
+    raw = bytearray(VALID.get(method) or draw(messages(METHODS[method])).SerializeToString())
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(raw)))
+        match draw(st.sampled_from(["flip", "cut", "remove", "stuff", "repeat"])):
+            case "flip" if place < len(raw):
+                raw[place] ^= draw(st.integers(1, 255))
+            case "cut":
+                del raw[place:]
+            case "remove":
+                del raw[place : place + draw(st.integers(1, 8))]
+            case "stuff":
+                raw[place:place] = draw(st.binary(min_size=1, max_size=12))
+            case _:
+                raw += raw[place:]
+    return method, bytes(raw)
+
+
+_EVENT = event_message(event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"})
+VALID = {
+    "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT).SerializeToString(),
+    "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]).SerializeToString(),
+    "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1").SerializeToString(),
+    "GetBalance": ledger_pb2.GetBalanceRequest(
+        restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at
+    ).SerializeToString(),
+    "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id="known", name="n", maturity_days=1).SerializeToString(),
+}
+
+
+async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes | aio.AioRpcError:
+    """The answer or the error of a call with raw bytes."""
+    call: Any = ledger.channel.unary_unary(f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None)
+    try:
+        answer: bytes = await call(request, timeout=20)
+    except aio.AioRpcError as error:
+        return error
+    return answer
+
+
+async def assert_answered(ledger: RunningLedger, method: str, request: bytes) -> None:
+    """The answer is one that the contract knows."""
+    answer = await outcome(ledger, method, request)
+    if isinstance(answer, aio.AioRpcError):
+        assert answer.code() in ALLOWED, f"{answer.code()}: {answer.details()}"
+        told: Any = answer
+        status = rpc_status.from_call(told)
+        assert status is not None, "an ErrorInfo"
+        assert_explained(status)
+        return
+    if method == "BatchIngestEvents":
+        for result in ledger_pb2.BatchIngestEventsResponse.FromString(answer).results:
+            assert result.HasField("error") == (result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED)
+            if result.HasField("error"):
+                assert_explained(result.error)
+
+
+def assert_explained(status: status_pb2.Status) -> None:
+    """A status has a reason of the contract, fields if the request is at fault, and no words of the inside."""
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info)
+    assert info.reason in REASONS - {"UNSPECIFIED", "INTERNAL", "EVENT_REJECTED"}, info.reason
+    if info.reason == "INVALID_REQUEST":
+        assert status.details[1].Unpack(bad_request)
+        assert bad_request.field_violations
+    assert [word for word in INTERNALS if word in str(status).lower()] == []
+
+
+async def assert_healthy(ledger: RunningLedger) -> None:
+    """Alive and ready, with books that balance with their events."""
+    health: Any = health_pb2_grpc.HealthStub(ledger.channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    orphans = await ledger.query(
+        "SELECT event_id FROM ledger_entries WHERE event_id NOT IN (SELECT event_id FROM processor_events) "
+        "UNION ALL SELECT event_id FROM processor_events WHERE event_id NOT IN (SELECT event_id FROM ledger_entries)"
+    )
+    assert orphans == []
+
+
+@RULES
+@given(case=requests())
+async def test_any_message_is_answered(shared_ledger: RunningLedger, case: tuple[str, bytes]) -> None:
+    """Messages with any fields at all: a status of the contract, never UNKNOWN or INTERNAL."""
+    await assert_answered(shared_ledger, *case)
+
+
+@RULES
+@given(case=damaged_requests())
+async def test_any_bytes_are_answered(shared_ledger: RunningLedger, case: tuple[str, bytes]) -> None:
+    """Valid requests with damaged bytes: a status of the contract, never UNKNOWN or INTERNAL."""
+    await assert_answered(shared_ledger, *case)
+
+
+@RULES
+@given(event=messages(ledger_pb2.ProcessorEvent.DESCRIPTOR), changes=st.data())
+async def test_any_event_that_is_accepted_is_read_back(shared_ledger: RunningLedger, event: Any, changes: st.DataObject) -> None:
+    """Valid events with a few of their fields replaced: refused, or stored and read back as they were sent."""
+    merged = ledger_pb2.ProcessorEvent()
+    merged.CopyFrom(event_message())
+    for field, value in event.ListFields():
+        if field.name != "event_id" and changes.draw(st.integers(0, 3)) == 0:
+            merged.ClearField(field.name)
+            merged.MergeFrom(ledger_pb2.ProcessorEvent(**{field.name: value}))
+    request = ledger_pb2.IngestEventRequest(event=merged).SerializeToString()
+    answer = await outcome(shared_ledger, "IngestEvent", request)
+    if isinstance(answer, aio.AioRpcError):
+        assert answer.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+        return
+    merged.occurred_at.nanos -= merged.occurred_at.nanos % 1000
+    stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=merged.event_id))
+    assert stored.event == merged
+    posted = {entry.type: entry.amount_minor for entry in stored.entries}
+    assert merged.amount_minor in posted.values()
+    assert all(entry.amount_minor in {merged.amount_minor, merged.fee_minor} for entry in stored.entries)
+
+
+async def test_server_is_healthy_after_all_of_them(shared_ledger: RunningLedger) -> None:
+    """After the cases above: SERVING, and every entry has its event, every event its entries."""
+    await assert_healthy(shared_ledger)
+    balance = await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="afterwards"))
+    assert balance.restaurant.restaurant_id == "afterwards"
+    with pytest.raises(aio.AioRpcError) as caught:
+        await shared_ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=""))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

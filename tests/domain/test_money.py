@@ -1,0 +1,39 @@
+"""Money is whole minor units, whatever a currency's digits."""
+
+import pytest
+
+from ledger.domain.money import EXPONENT_BY_CURRENCY, format_minor, is_currency
+
+
+@pytest.mark.parametrize(
+    ("amount_minor", "currency", "written"),
+    [
+        (1250, "PEN", "12.50"),
+        (1250, "JPY", "1250"),
+        (1250, "KWD", "1.250"),
+        (1250, "CLF", "0.1250"),
+        (5, "USD", "0.05"),
+        (0, "USD", "0.00"),
+        (-5, "USD", "-0.05"),
+        (-1250, "JPY", "-1250"),
+        (2**63 - 1, "PEN", "92233720368547758.07"),
+        (-(2**63), "PEN", "-92233720368547758.08"),
+    ],
+)
+def test_amounts_are_written_with_their_currency_s_digits(amount_minor: int, currency: str, written: str) -> None:
+    """No digit is lost or rounded, at the ends of int64 either."""
+    assert format_minor(amount_minor, currency) == written
+
+
+@pytest.mark.parametrize(
+    "code", ["", "pen", " PEN", "PEN ", "PE", "PENN", "PÉN", "\uff30\uff25\uff2e", "XXX", "XAU", "ZZZ", "123"]
+)
+def test_what_is_no_currency_is_refused(code: str) -> None:
+    """Nothing is trimmed or folded, and codes that are not money are not currencies."""
+    assert not is_currency(code)
+
+
+def test_withdrawn_currencies_stay() -> None:
+    """Books kept in a currency that ISO has withdrawn can still be read and paid out."""
+    assert {"BGN", "HRK", "ANG"} <= set(EXPONENT_BY_CURRENCY)
+    assert set(EXPONENT_BY_CURRENCY.values()) == {0, 2, 3, 4}

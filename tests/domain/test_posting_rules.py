@@ -1,0 +1,71 @@
+"""The posting rules, as tables that an accountant can read."""
+
+import pytest
+from support.events import processor_event
+
+from ledger.domain.chart_of_accounts import NORMAL_SIDE, LedgerAccount, Side
+from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, entries_of
+
+# Every event has the amount 1000, and the fee 50 where it may have one.
+# event               position  entry type             debit               credit              amount  matures
+POSTED = """
+charge_succeeded      1         CHARGE                 processor_clearing  restaurant_payable  1000    yes
+charge_succeeded      2         FEE                    restaurant_payable  platform_fees       50      yes
+refund_succeeded      1         REFUND                 restaurant_payable  processor_clearing  1000    no
+fee_assessed          1         FEE                    restaurant_payable  platform_fees       1000    no
+adjustment_credited   1         ADJUSTMENT_CREDIT      adjustments         restaurant_payable  1000    no
+adjustment_debited    1         ADJUSTMENT_DEBIT       restaurant_payable  adjustments         1000    no
+dispute_opened        1         DISPUTE_HOLD           restaurant_payable  dispute_hold        1000    no
+dispute_opened        2         DISPUTE_WITHDRAWAL     dispute_receivable  processor_clearing  1000    no
+dispute_opened        3         DISPUTE_FEE            restaurant_payable  processor_clearing  50      no
+dispute_won           1         DISPUTE_RELEASE        dispute_hold        restaurant_payable  1000    no
+dispute_won           2         DISPUTE_REINSTATEMENT  processor_clearing  dispute_receivable  1000    no
+dispute_lost          1         DISPUTE_LOSS           dispute_hold        dispute_receivable  1000    no
+"""
+WITH_FEE = {EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED}
+
+BOOKED_TYPES = [event_type for event_type in EventType if event_type not in PAYOUT_EVENT_TYPES]
+
+
+@pytest.mark.parametrize("event_type", BOOKED_TYPES)
+def test_events_post_what_the_table_says(event_type: EventType) -> None:
+    """The entries of each type, with their accounts, amounts and maturity."""
+    event = processor_event(event_type, amount_minor=1000, fee_minor=50 if event_type in WITH_FEE else 0)
+    expected = [row.split()[1:] for row in POSTED.strip().splitlines() if row.split()[0] == event_type.value]
+    assert [
+        [
+            str(entry.position),
+            entry.entry_type.value,
+            entry.debit.value,
+            entry.credit.value,
+            str(entry.amount_minor),
+            "yes" if entry.matures else "no",
+        ]
+        for entry in entries_of(event)
+    ] == expected
+
+
+@pytest.mark.parametrize("event_type", BOOKED_TYPES)
+def test_zero_fee_posts_nothing(event_type: EventType) -> None:
+    """No entry is of nothing: without a fee the rule of the fee is left out."""
+    entries = entries_of(processor_event(event_type, amount_minor=1000, fee_minor=0))
+    assert entries
+    assert all(entry.amount_minor == 1000 for entry in entries)
+
+
+def test_every_account_has_a_normal_side() -> None:
+    """The chart is whole, and its two sides are as documented."""
+    assert set(NORMAL_SIDE) == set(LedgerAccount)
+    debits = {account for account, side in NORMAL_SIDE.items() if side is Side.DEBIT}
+    assert {account.value for account in debits} == {
+        "processor_clearing",
+        "platform_cash",
+        "dispute_receivable",
+        "adjustments",
+    }
+
+
+def test_every_event_type_but_the_payout_ones_has_rules() -> None:
+    """Payout events post by the state of their payout, all others by the table."""
+    assert set(EVENT_POSTING_RULES) == set(EventType) - PAYOUT_EVENT_TYPES

@@ -1,0 +1,179 @@
+"""Exactly once, whoever sends what, however often, through however many servers."""
+
+import asyncio
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.audit import assert_books_in_order
+from support.events import event_message, unique
+from support.model import ModelBalance, model_balances
+from support.running import RunningLedger, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
+MATURITY = timedelta(days=7)
+
+
+async def balance_of(ledger: RunningLedger, restaurant_id: str, currency: str) -> ModelBalance:
+    """What the server says, in the model's terms."""
+    told = await ledger.balance(restaurant_id, currency)
+    assert told.reserved_minor == 0
+    last_event_at = told.last_event_at.ToDatetime(tzinfo=UTC) if told.HasField("last_event_at") else None
+    return ModelBalance(told.available_minor, told.pending_minor, told.disputed_minor, last_event_at)
+
+
+async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
+    """64 calls at once with the same event: one CREATED, 63 DUPLICATE, one transaction id, one set of entries."""
+    event = event_message(amount_minor=1000, fee_minor=50)
+    request = ledger_pb2.IngestEventRequest(event=event)
+    responses = await asyncio.gather(*(ledger.stub.IngestEvent(request) for _ in range(64)))
+    assert Counter(response.status for response in responses) == {CREATED: 1, DUPLICATE: 63}
+    assert len({response.transaction_id for response in responses}) == 1
+    assert await ledger.query("SELECT count(*) FROM ledger_entries") == [(2,)]
+    assert (await ledger.balance(event.restaurant_id)).available_minor == 950
+    await assert_books_in_order(ledger.database)
+
+
+async def test_sixty_four_callers_with_altered_twins(ledger: RunningLedger) -> None:
+    """64 calls at once with one id and 64 different amounts: one is booked, 63 are refused, the balance is the booked one's."""
+    event_id = unique("evt")
+    events = [event_message(event_id=event_id, amount_minor=amount_minor) for amount_minor in range(1000, 1064)]
+    results = await asyncio.gather(*(ledger.ingest(event) for event in events))
+    booked = [event for event, (result,) in zip(events, results, strict=True) if result.status == CREATED]
+    assert len(booked) == 1
+    assert sum(result.error.code == 6 for (result,) in results) == 63
+    assert (await ledger.balance("res_001")).available_minor == booked[0].amount_minor
+    await assert_books_in_order(ledger.database)
+
+
+async def test_overlapping_batches_in_opposite_order_through_two_servers(database: Database) -> None:
+    """Two servers, the same events in opposite order and overlapping, over and over: no deadlock, nothing doubled."""
+    rounds, batch_events = 6, 300
+    async with running_ledger(database) as first, running_ledger(database) as second:
+        for number in range(rounds):
+            restaurants = [f"res_{number}_{place}" for place in range(5)]
+            events = [
+                event_message(restaurant_id=restaurants[place % 5], amount_minor=place + 1) for place in range(batch_events)
+            ]
+            answers = await asyncio.gather(
+                first.ingest(*events),
+                second.ingest(*reversed(events)),
+                first.ingest(*events[100:]),
+                second.ingest(*reversed(events[:200])),
+            )
+            told = Counter(result.status for answer in answers for result in answer)
+            assert told == {CREATED: batch_events, DUPLICATE: batch_events + 200 + 200}
+            balances = [(await first.balance(restaurant)).available_minor for restaurant in restaurants]
+            assert sum(balances) == sum(range(1, batch_events + 1))
+        deadlocks = await first.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert deadlocks == [(0,)]
+        assert await first.query("SELECT count(*) FROM processor_events") == [(rounds * batch_events,)]
+    await assert_books_in_order(database)
+
+
+async def test_first_events_of_a_restaurant_at_once_register_it_once(database: Database) -> None:
+    """Many first events of the same restaurants and currencies, through two servers: each is registered and opened once."""
+    async with running_ledger(database) as first, running_ledger(database) as second:
+        events = [
+            event_message(restaurant_id=f"res_{place % 3}", currency=currency, amount_minor=1)
+            for place in range(30)
+            for currency in ("PEN", "USD")
+        ]
+        ways = [first, second]
+        results = await asyncio.gather(*(ways[place % 2].ingest(event) for place, event in enumerate(events)))
+        assert Counter(result.status for (result,) in results) == {CREATED: 60}
+        assert await first.query("SELECT count(*) FROM restaurants") == [(3,)]
+        assert await first.query("SELECT count(*) FROM balance_accounts") == [(6,)]
+    await assert_books_in_order(database)
+
+
+async def test_balance_read_after_an_acknowledgement_includes_it(ledger: RunningLedger) -> None:
+    """Each caller sees its own event in the balance, however many others write at the same time."""
+
+    async def write_and_read(bit: int) -> None:
+        (result,) = await ledger.ingest(event_message(amount_minor=1 << bit))
+        assert result.status == CREATED
+        assert (await ledger.balance("res_001")).available_minor & (1 << bit)
+
+    await asyncio.gather(*(write_and_read(bit) for bit in range(32)))
+    assert (await ledger.balance("res_001")).available_minor == 2**32 - 1
+
+
+async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> None:
+    """Asked again as of the instants of earlier answers, the balance is what those answers were."""
+    answers = []
+    now = datetime.now(UTC)
+    for days in (1, 5, 10, 20):
+        await ledger.ingest(event_message(amount_minor=1000 + days, occurred_at=now - timedelta(days=days)))
+        answers.append(await ledger.balance("res_001"))
+    assert [(answer.available_minor, answer.pending_minor) for answer in answers] == [
+        (0, 1001),
+        (0, 2006),
+        (1010, 2006),
+        (2030, 2006),
+    ]
+    for answer in answers:
+        again = await ledger.stub.GetBalance(
+            ledger_pb2.GetBalanceRequest(restaurant_id="res_001", currency="PEN", as_of=answer.as_of)
+        )
+        assert again == answer
+
+
+# Random lists of events. Ids come from a small range, so that lists repeat them, with the same contents or with others.
+_TYPES = [name for name, _ in ledger_pb2.EventType.items() if "PAYOUT" not in name and "UNSPECIFIED" not in name]
+_FEE_TYPES = {"EVENT_TYPE_CHARGE_SUCCEEDED", "EVENT_TYPE_DISPUTE_OPENED", "EVENT_TYPE_REFUND_SUCCEEDED"}
+
+
+@st.composite
+def _events(draw: st.DrawFn) -> ledger_pb2.ProcessorEvent:
+    name = draw(st.sampled_from(_TYPES))
+    amount_minor = draw(st.integers(1, 10**12) | st.integers(1, 1000))
+    return event_message(
+        ledger_pb2.EventType.Value(name),
+        event_id=f"e{draw(st.integers(0, 30))}",
+        restaurant_id=f"r{draw(st.integers(0, 2))}",
+        currency=draw(st.sampled_from(["PEN", "USD", "JPY"])),
+        amount_minor=amount_minor,
+        fee_minor=draw(st.integers(0, amount_minor)) if name in _FEE_TYPES else 0,
+        occurred_at=datetime.now(UTC).replace(microsecond=0) - timedelta(hours=draw(st.integers(0, 24 * 20)), minutes=30),
+        reference=draw(st.sampled_from(["", "pay_1", "pay_2"])),
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(events=st.lists(_events(), min_size=1, max_size=40), seed=st.integers(0, 2**32))
+async def test_any_events_in_any_order_with_any_repeats_leave_the_model_s_balance(
+    shared_ledger: RunningLedger, events: list[ledger_pb2.ProcessorEvent], seed: int
+) -> None:
+    """However events are cut into batches, repeated and sent at once, each id counts once, as the first one that was booked."""
+    example = unique("example")
+    for event in events:
+        event.event_id = f"{example}.{event.event_id}"
+        event.restaurant_id = f"{example}.{event.restaurant_id}"
+    chance = random.Random(seed)
+    sent = events + [chance.choice(events) for _ in range(len(events) // 2)]
+    chance.shuffle(sent)
+    batches = [sent[start : start + 7] for start in range(0, len(sent), 7)]
+    answers = await asyncio.gather(*(shared_ledger.ingest(*batch) for batch in batches))
+    results = [result for answer in answers for result in answer]
+    booked = [event for event, result in zip(sent, results, strict=True) if result.status == CREATED]
+    by_id = {event.event_id: event for event in booked}
+    assert len(by_id) == len(booked), "an id was created twice"
+    assert set(by_id) == {event.event_id for event in sent}
+    for event, result in zip(sent, results, strict=True):
+        same = event == by_id[event.event_id]
+        assert (result.status == 0) is not same, "a repeat is a duplicate, anything else under its id a conflict"
+    model = model_balances(booked, datetime.now(UTC), MATURITY)
+    for (restaurant_id, currency), expected in model.items():
+        assert await balance_of(shared_ledger, restaurant_id, currency) == expected
+
+
+async def test_books_are_in_order_after_the_random_events(shared_ledger: RunningLedger) -> None:
+    """What the examples above left behind passes the audit."""
+    assert await shared_ledger.query("SELECT count(*) > 100 FROM processor_events") == [(True,)]
+    await assert_books_in_order(shared_ledger.database)

@@ -1,0 +1,591 @@
+"""The audit: silent on books that are in order, and every check of it speaks up when what it guards is broken."""
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message
+from support.running import RunningLedger, execute_alone, query, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.domain.audit import AuditReport, Severity
+from ledger.domain.chart_of_accounts import NORMAL_SIDE
+from ledger.domain.events import EventType
+from ledger.domain.money import EXPONENT_BY_CURRENCY
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, Amount
+from ledger.errors import DatabaseUnavailable
+from ledger.infrastructure.postgres.audit import FINDINGS_PER_CHECK_MAX, audit, load_checks
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
+from ledger.infrastructure.postgres.engine import autocommit, create_engine
+from ledger.infrastructure.postgres.migrations import database_url
+from ledger.resources import resource
+from ledger.v1 import ledger_pb2
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+CHECKS = {check.name: check.statement for check in load_checks()}
+
+# Every type of event that posts, with what makes it special: fees and none, a refund's fee, a dispute that ends in two parts,
+# another restaurant and currency, and a charge that is available at once.
+EVENTS = (
+    event_message(event_id="evt_charge", restaurant_id="res_a", amount_minor=10_000, fee_minor=300, reference="pay_1"),
+    event_message(event_id="evt_no_fee", restaurant_id="res_a", amount_minor=5_000, reference="pay_2", metadata={"k": "v"}),
+    event_message(
+        ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+        event_id="evt_refund",
+        restaurant_id="res_a",
+        amount_minor=1_000,
+        fee_minor=10,
+        reference="pay_1",
+    ),
+    event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, event_id="evt_fee", restaurant_id="res_a", amount_minor=100),
+    event_message(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED, event_id="evt_credit", restaurant_id="res_a", amount_minor=700),
+    event_message(ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED, event_id="evt_debit", restaurant_id="res_a", amount_minor=200),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+        event_id="evt_opened",
+        restaurant_id="res_a",
+        amount_minor=2_000,
+        fee_minor=150,
+        reference="dp_1",
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_WON, event_id="evt_won", restaurant_id="res_a", amount_minor=500, reference="dp_1"
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_DISPUTE_LOST, event_id="evt_lost", restaurant_id="res_a", amount_minor=1_500, reference="dp_1"
+    ),
+    event_message(
+        event_id="evt_other", restaurant_id="res_b", currency="USD", amount_minor=900, reference=" odd ~ reference: pay_3"
+    ),
+    event_message(event_id="evt_at_once", restaurant_id="res_c", amount_minor=800, fee_minor=800),
+)
+
+# Takes off everything that would refuse the damage.
+UNGUARD = """
+DO $$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
+               WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f') LOOP
+    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.place, found.conname);
+  END LOOP;
+  FOR found IN SELECT conrelid::regclass AS place, conname FROM pg_constraint
+               WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u') LOOP
+    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.place, found.conname);
+  END LOOP;
+END
+$$;
+ALTER TABLE processor_events DISABLE TRIGGER ALL;
+ALTER TABLE ledger_entries DISABLE TRIGGER ALL;
+"""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is done to the books, and whom the check must name; {evt_…} stands for that event's transaction id."""
+
+    check: str
+    sql: str
+    entities: tuple[str, ...]
+    severity: Severity = ERROR
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.sql}"[:100]
+
+
+def event(check: str, event_id: str, change: str, *entities: str, severity: Severity = ERROR) -> Damage:
+    """A stored event that was changed."""
+    sql = f"UPDATE processor_events SET {change} WHERE event_id = '{event_id}'"
+    return Damage(check, sql, entities or (f"event {event_id}",), severity)
+
+
+def entry(check: str, event_id: str, position: int, change: str, *entities: str, severity: Severity = ERROR) -> Damage:
+    """A posted entry that was changed."""
+    sql = f"UPDATE ledger_entries SET {change} WHERE event_id = '{event_id}' AND position = {position}"
+    return Damage(check, sql, entities or (f"entry {{{event_id}}}/{position}",), severity)
+
+
+def entry_copy(event_id: str, position: int, /, **changed: str) -> str:
+    """SQL that posts an entry once more, with some columns changed."""
+    columns = "balance_account_id recorded_txid transaction_id position entry_type debit_account credit_account amount_minor"
+    columns += " available_at occurred_at recorded_at event_id payout_id"
+    names = columns.split()
+    values = ", ".join(changed.get(name, name) for name in names)
+    source = f"FROM ledger_entries WHERE event_id = '{event_id}' AND position = {position}"
+    return f"INSERT INTO ledger_entries ({', '.join(names)}) SELECT {values} {source}"
+
+
+def entries_deleted(event_id: str, positions: str) -> str:
+    return f"DELETE FROM ledger_entries WHERE event_id = '{event_id}' AND position IN ({positions})"
+
+
+RULES = "entries_follow_posting_rules"
+AGREE = "entries_agree_with_their_event"
+MATURITY = "charges_mature_after_whole_days"
+FINGERPRINT = "fingerprints_match_their_events"
+LIMITS = "events_are_within_limits"
+
+DAMAGE_TO_DATA = (
+    entry(RULES, "evt_charge", 1, "amount_minor = amount_minor + 1", "event evt_charge"),
+    entry(RULES, "evt_charge", 2, "position = 3", "event evt_charge"),
+    entry(RULES, "evt_credit", 1, "debit_account = credit_account, credit_account = debit_account", "event evt_credit"),
+    entry(RULES, "evt_opened", 3, "entry_type = 'FEE', credit_account = 'platform_fees'", "event evt_opened"),
+    event(RULES, "evt_fee", "type = 'adjustment_debited'"),
+    event(RULES, "evt_no_fee", "fee_minor = 1"),
+    Damage(RULES, entries_deleted("evt_charge", "2"), ("event evt_charge",)),
+    Damage(RULES, entries_deleted("evt_fee", "1"), ("event evt_fee",)),
+    Damage(RULES, entries_deleted("evt_opened", "1, 2, 3"), ("event evt_opened",)),
+    Damage(RULES, entry_copy("evt_refund", 1, position="2", amount_minor="10"), ("event evt_refund",)),
+    Damage("entries_are_posted_once", entry_copy("evt_fee", 1, transaction_id="gen_random_uuid()"), ("event evt_fee",)),
+    entry(AGREE, "evt_charge", 2, "recorded_txid = '7'"),
+    entry(AGREE, "evt_charge", 2, "occurred_at = occurred_at + interval '1 microsecond'"),
+    entry(AGREE, "evt_charge", 2, "occurred_at = NULL"),
+    entry(AGREE, "evt_charge", 2, "recorded_at = recorded_at - interval '1 microsecond'"),
+    entry(
+        AGREE,
+        "evt_fee",
+        1,
+        "transaction_id = '00000000-0000-0000-0000-000000000001'",
+        "entry 00000000-0000-0000-0000-000000000001/1",
+    ),
+    entry(
+        "entries_stand_in_the_account_of_their_event",
+        "evt_fee",
+        1,
+        "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_b')",
+    ),
+    Damage("entries_have_an_event", "DELETE FROM processor_events WHERE event_id = 'evt_fee'", ("entry {evt_fee}/1",)),
+    entry("entries_have_an_event", "evt_fee", 1, "event_id = NULL"),
+    entry("entries_have_a_balance_account", "evt_fee", 1, "balance_account_id = 999"),
+    entry(MATURITY, "evt_charge", 1, "available_at = available_at + interval '1 microsecond'"),
+    entry(MATURITY, "evt_charge", 1, "available_at = occurred_at + interval '8784 hours'"),
+    entry(MATURITY, "evt_charge", 1, "available_at = occurred_at"),
+    entry(MATURITY, "evt_charge", 1, "available_at = 'infinity'"),
+    entry(MATURITY, "evt_fee", 1, "available_at = occurred_at + interval '168 hours'"),
+    entry("fees_mature_with_their_charge", "evt_charge", 2, "available_at = NULL", "event evt_charge"),
+    entry(
+        "fees_mature_with_their_charge", "evt_charge", 2, "available_at = available_at + interval '24 hours'", "event evt_charge"
+    ),
+    entry(
+        "fees_mature_with_their_charge", "evt_at_once", 2, "available_at = occurred_at + interval '24 hours'", "event evt_at_once"
+    ),
+    event("payout_events_have_a_payout", "evt_fee", "type = 'payout_paid', payout_id = 'po_1'"),
+    entry("payout_entries_have_a_payout", "evt_fee", 1, "entry_type = 'PAYOUT_RELEASE'"),
+    entry("payout_entries_have_a_payout", "evt_fee", 1, "payout_id = gen_random_uuid()"),
+    Damage(
+        "events_are_stored_once",
+        "INSERT INTO processor_events SELECT stored.* FROM processor_events AS stored WHERE event_id = 'evt_fee'",
+        ("event evt_fee",),
+    ),
+    event(
+        "transaction_ids_belong_to_one_event",
+        "evt_fee",
+        "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = 'evt_charge')",
+        "transaction {evt_charge}",
+    ),
+    event(FINGERPRINT, "evt_charge", "fingerprint = sha256('')"),
+    event(FINGERPRINT, "evt_charge", "type = 'refund_succeeded'"),
+    event(FINGERPRINT, "evt_charge", "restaurant_id = 'res_b'"),
+    event(FINGERPRINT, "evt_charge", "currency = 'USD'"),
+    event(FINGERPRINT, "evt_charge", "amount_minor = 10001"),
+    event(FINGERPRINT, "evt_charge", "fee_minor = 301"),
+    event(FINGERPRINT, "evt_charge", "occurred_at = occurred_at + interval '1 microsecond'"),
+    event(FINGERPRINT, "evt_charge", "occurred_at = 'infinity'"),
+    event(FINGERPRINT, "evt_charge", "payout_id = 'po_1'"),
+    event(FINGERPRINT, "evt_charge", "reference = 'pay_2'"),
+    event(LIMITS, "evt_charge", "amount_minor = 0, fee_minor = 0"),
+    event(LIMITS, "evt_charge", "amount_minor = 1000000000001"),
+    event(LIMITS, "evt_charge", "fee_minor = amount_minor + 1"),
+    event(LIMITS, "evt_charge", "fee_minor = -1"),
+    event(LIMITS, "evt_fee", "fee_minor = 1"),
+    event(LIMITS, "evt_charge", "occurred_at = '1999-12-31 23:59:59+00'"),
+    event(LIMITS, "evt_charge", "payout_id = 'po_1'"),
+    event(LIMITS, "evt_charge", "type = 'payout_paid'"),
+    event(LIMITS, "evt_charge", "reference = E'a\\nb'"),
+    event(LIMITS, "evt_charge", "event_id = 'evt charge'", "event evt charge"),
+    event("event_types_are_known", "evt_charge", "type = 'charge_expected'", "type charge_expected"),
+    event("currencies_are_known", "evt_charge", "currency = 'XTS'", "currency XTS"),
+    Damage(
+        "currencies_are_known",
+        "UPDATE balance_accounts SET currency = 'pen' WHERE restaurant_id = 'res_b'",
+        ("currency pen",),
+    ),
+    event("events_have_a_balance_account", "evt_charge", "restaurant_id = 'res_x'"),
+    event("events_have_a_balance_account", "evt_charge", "currency = 'USD'"),
+    Damage(
+        "balance_accounts_have_a_restaurant",
+        "DELETE FROM restaurants WHERE restaurant_id = 'res_b'",
+        ("account res_b/USD",),
+    ),
+    Damage(
+        "balance_accounts_are_unique",
+        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ('res_b', 'USD')",
+        ("account res_b/USD",),
+    ),
+    Damage(
+        "debits_equal_credits",
+        "ALTER TABLE ledger_entries ALTER debit_account DROP NOT NULL;"
+        "UPDATE ledger_entries SET debit_account = NULL WHERE event_id = 'evt_other'",
+        ("account res_b/USD", "currency USD"),
+    ),
+    entry("balance_sheets_close", "evt_other", 1, "debit_account = 'suspense'", "account res_b/USD"),
+    Damage(
+        "balances_fit_int64",
+        "UPDATE ledger_entries SET amount_minor = 9223372036854775807 WHERE event_id = 'evt_other';"
+        + entry_copy("evt_other", 1, position="2"),
+        ("account res_b/USD",),
+    ),
+    entry("reserved_is_not_negative", "evt_other", 1, "debit_account = 'payout_reserved'", "account res_b/USD"),
+    event("nothing_is_recorded_in_the_future", "evt_fee", "recorded_at = now() + interval '1 hour'"),
+    entry("nothing_is_recorded_in_the_future", "evt_fee", 1, "recorded_at = 'infinity'"),
+    event("recorded_txids_are_past", "evt_fee", "recorded_txid = '9999999999'", "table processor_events", severity=WARNING),
+    entry("recorded_txids_are_past", "evt_fee", 1, "recorded_txid = '9999999999'", "table ledger_entries", severity=WARNING),
+    event(
+        "events_occurred_before_they_were_recorded",
+        "evt_fee",
+        "occurred_at = recorded_at + interval '1 hour'",
+        severity=WARNING,
+    ),
+    event(
+        "refunds_stay_within_their_charge",
+        "evt_refund",
+        "amount_minor = 10001",
+        "reference res_a/PEN/pay_1",
+        severity=WARNING,
+    ),
+    event("refunds_name_a_known_charge", "evt_refund", "reference = 'pay_9'", "reference res_a/PEN/pay_9", severity=WARNING),
+    event("refunds_name_a_known_charge", "evt_refund", "restaurant_id = 'res_b'", "reference res_b/PEN/pay_1", severity=WARNING),
+    event("refunds_name_a_known_charge", "evt_refund", "currency = 'USD'", "reference res_a/USD/pay_1", severity=WARNING),
+    event("disputes_end_as_they_opened", "evt_won", "amount_minor = 501", "reference res_a/PEN/dp_1", severity=WARNING),
+    event("disputes_end_as_they_opened", "evt_lost", "reference = 'dp_9'", "reference res_a/PEN/dp_9", severity=WARNING),
+    entry("payable_is_not_negative", "evt_refund", 1, "amount_minor = 100000", "account res_a/PEN", severity=WARNING),
+    entry("dispute_hold_is_not_negative", "evt_lost", 1, "amount_minor = 100000", "account res_a/PEN", severity=WARNING),
+)
+
+TRIGGERS = "append_only_triggers_are_on"
+CONSTRAINTS = "constraints_are_in_force"
+ROLES = "roles_hold_no_more_than_they_need"
+EVENTS_TRIGGER = "TRIGGER processor_events_deny_change"
+
+DAMAGE_TO_GUARDS = (
+    Damage(TRIGGERS, f"ALTER TABLE processor_events DISABLE {EVENTS_TRIGGER}", ("table processor_events",)),
+    Damage(TRIGGERS, f"ALTER TABLE processor_events ENABLE {EVENTS_TRIGGER}", ("table processor_events",)),
+    Damage(TRIGGERS, f"DROP {EVENTS_TRIGGER} ON processor_events", ("table processor_events",)),
+    Damage(
+        TRIGGERS,
+        "DROP TRIGGER ledger_entries_deny_change ON ledger_entries;"
+        "CREATE TRIGGER ledger_entries_deny_change BEFORE UPDATE OR DELETE ON ledger_entries"
+        " FOR EACH STATEMENT EXECUTE FUNCTION deny_change();"
+        "ALTER TABLE ledger_entries ENABLE ALWAYS TRIGGER ledger_entries_deny_change",
+        ("table ledger_entries",),
+    ),
+    Damage(
+        TRIGGERS,
+        f"DROP {EVENTS_TRIGGER} ON processor_events;"
+        f"CREATE {EVENTS_TRIGGER} BEFORE UPDATE OR DELETE OR TRUNCATE ON processor_events"
+        " FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION deny_change();"
+        f"ALTER TABLE processor_events ENABLE ALWAYS {EVENTS_TRIGGER}",
+        ("table processor_events",),
+    ),
+    Damage(
+        TRIGGERS,
+        "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        ("table ledger_entries", "table processor_events"),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
+        ("table ledger_entries",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE restaurants DROP CONSTRAINT restaurants_name_check;"
+        "ALTER TABLE restaurants ADD CONSTRAINT restaurants_name_check CHECK (char_length(name) <= 200) NOT VALID",
+        ("table restaurants",),
+    ),
+    Damage(CONSTRAINTS, "ALTER TABLE balance_accounts DISABLE TRIGGER ALL", ("table balance_accounts",)),
+    Damage(
+        CONSTRAINTS,
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'processor_events_pkey'::regclass",
+        ("table processor_events",),
+    ),
+    Damage(ROLES, "GRANT UPDATE ON processor_events TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT UPDATE (reference) ON processor_events TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT DELETE ON ledger_entries TO PUBLIC", ("role ledger_app", "role ledger_read")),
+    Damage(ROLES, "GRANT TRUNCATE ON ledger_entries TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT UPDATE (currency) ON balance_accounts TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT INSERT ON restaurants TO ledger_read", ("role ledger_read",)),
+)
+
+# Roles belong to the whole server, so these are taken back before anybody sees them.
+DAMAGE_TO_ROLES = (
+    Damage(ROLES, "ALTER ROLE ledger_app SUPERUSER", ("role ledger_app",)),
+    Damage(ROLES, "GRANT ledger_owner TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "ALTER ROLE ledger_read RENAME TO ledger_gone", ("role ledger_read",)),
+)
+
+
+@pytest.fixture(scope="module")
+async def booked(new_database: Callable[[], Awaitable[Database]]) -> Database:
+    """Books that hold every event, written by the service; nobody changes them or stays connected."""
+    database = await new_database()
+    async with running_ledger(database) as ledger:
+        await book_everything(ledger)
+    return database
+
+
+@pytest.fixture(scope="module")
+async def copy_of_books(server_url: str, booked: Database) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """Makes copies of those books; each a superuser's URL."""
+    numbers = count(1)
+    name = make_url(booked.migration_url).database
+    copies: list[str] = []
+
+    async def copy() -> str:
+        copies.append(f"{name}_{next(numbers)}")
+        await execute_alone(server_url, f"CREATE DATABASE {copies[-1]} TEMPLATE {name}")
+        return database_url(server_url, database=copies[-1])
+
+    yield copy
+    for made in copies:
+        await execute_alone(server_url, f"DROP DATABASE IF EXISTS {made} WITH (FORCE)")
+
+
+async def book_everything(ledger: RunningLedger) -> None:
+    await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_c", maturity_days=0))
+    results = await ledger.ingest(*EVENTS)
+    assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
+
+
+async def run_script(url: str, script: str) -> None:
+    """Runs statements in one transaction."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with autocommit(engine) as connection:
+            await connection.execute(script)
+    finally:
+        await engine.dispose()
+
+
+async def audit_of(url: str) -> AuditReport:
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        return await audit(engine)
+    finally:
+        await engine.dispose()
+
+
+async def test_audit_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
+    """Every type of event booked through the service: no error and no warning, and every check of the file was made."""
+    await book_everything(ledger)
+    report = await audit(ledger.engine)
+    assert report.checks == tuple(CHECKS)
+    assert report.findings == ()
+
+
+async def test_audit_is_silent_on_empty_books(database: Database) -> None:
+    """A database that was only migrated is in order."""
+    assert (await audit_of(database.migration_url)).findings == ()
+
+
+@pytest.mark.parametrize("damage", DAMAGE_TO_DATA + DAMAGE_TO_GUARDS, ids=str)
+async def test_check_finds_damage(copy_of_books: Callable[[], Awaitable[str]], damage: Damage) -> None:
+    """The check names exactly what was damaged, with its severity, and says something about it."""
+    url = await copy_of_books()
+    transactions = {row[0]: row[1] for row in await query(url, "SELECT event_id, transaction_id FROM processor_events")}
+    await run_script(url, damage.sql if damage in DAMAGE_TO_GUARDS else UNGUARD + damage.sql)
+    found = [finding for finding in (await audit_of(url)).findings if finding.check == damage.check]
+    assert {finding.entity for finding in found} == {entity.format(**transactions) for entity in damage.entities}
+    assert {finding.severity for finding in found} == {damage.severity}
+    assert all(finding.detail for finding in found)
+
+
+@pytest.mark.parametrize("damage", DAMAGE_TO_ROLES, ids=str)
+async def test_check_finds_roles_that_grew(booked: Database, damage: Damage) -> None:
+    """A role that became mighty, or is gone, is named once, and not once for every privilege that follows from it."""
+    engine = create_async_engine(booked.migration_url, poolclass=NullPool)
+    async with autocommit(engine) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(damage.sql)
+        rows = await connection.fetch(CHECKS[damage.check])
+        await transaction.rollback()
+    await engine.dispose()
+    assert [(row["entity"], row["severity"]) for row in rows] == [(damage.entities[0], "ERROR")]
+
+
+def test_every_check_has_a_case() -> None:
+    """No check goes without a proof that it fires, and no case is about a check that is gone."""
+    assert {damage.check for damage in DAMAGE_TO_DATA + DAMAGE_TO_GUARDS} == set(CHECKS)
+
+
+def test_statement_names_its_check() -> None:
+    """The rows of a check carry the name in its heading."""
+    assert [name for name, statement in CHECKS.items() if f"'{name}' AS check_name" not in statement] == []
+
+
+def values_of(check: str, name: str) -> str:
+    """The lines of the VALUES list called `name` in a check."""
+    found = re.search(rf"\b{name} \([a-z_, ]+\) AS \(\n  VALUES\n(.*?)\n\)", CHECKS[check], re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_posting_rules_are_those_of_the_code() -> None:
+    """The VALUES list of the check is what the posting rules of the domain say, line by line."""
+    lines = [
+        f"    ('{event_type}', {position}, '{rule.entry_type}', '{rule.debit}', '{rule.credit}', '{rule.amount.value}')"
+        for event_type, rules in EVENT_POSTING_RULES.items()
+        for position, rule in enumerate(rules, 1)
+    ]
+    assert values_of(RULES, "rule") == ",\n".join(lines)
+
+
+def test_only_the_last_rule_of_an_event_is_of_its_fee() -> None:
+    """The check takes the place of a rule for the position of its entry: a fee that is not posted must leave no gap."""
+    for rules in EVENT_POSTING_RULES.values():
+        assert all(rule.amount is Amount.AMOUNT for rule in rules[:-1])
+
+
+def test_chart_of_accounts_is_that_of_the_code() -> None:
+    """The VALUES list of the check is the chart with its normal sides."""
+    lines = [f"    ('{account}', '{side}')" for account, side in NORMAL_SIDE.items()]
+    assert values_of("balance_sheets_close", "chart") == ",\n".join(lines)
+
+
+def test_currencies_and_event_types_are_those_of_the_code() -> None:
+    """The lists in the checks are the currencies and the event types of the domain."""
+    listed = re.findall(r"\b[A-Z]{3}\b", "".join(re.findall(r"'((?:[A-Z]{3} ?)+)'", CHECKS["currencies_are_known"])))
+    assert listed == sorted(EXPONENT_BY_CURRENCY)
+    types = re.findall(r"'([a-z_]+)'", CHECKS["event_types_are_known"].partition("HAVING")[2])
+    assert types == [event_type.value for event_type in EventType]
+
+
+async def test_constraints_listed_are_those_of_the_schema(booked: Database) -> None:
+    """The list in the check is every constraint that the migrations made, in order."""
+    rows = await query(
+        booked.migration_url,
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
+        "AND contype IN ('c', 'f', 'p', 'u', 'x') AND conrelid <> 'alembic_version'::regclass",
+    )
+    lines = [f"    ('{table}', '{constraint}')" for table, constraint in sorted(rows)]
+    assert values_of(CONSTRAINTS, "wanted") == ",\n".join(lines)
+
+
+async def test_privileges_listed_are_held(booked: Database) -> None:
+    """The check allows nothing that the migrations did not grant."""
+    for role, table, privilege, column in re.findall(r"\('(\w+)', '(\w+)', '(\w+)', '(\w*)'\)", values_of(ROLES, "allowed")):
+        asked = f"has_column_privilege('{role}', '{table}', '{column}', '{privilege}')"
+        if not column:
+            asked = f"has_table_privilege('{role}', '{table}', '{privilege}')"
+        assert await query(booked.migration_url, f"SELECT {asked}") == [(True,)], (role, table, privilege, column)
+
+
+async def test_findings_are_bounded(copy_of_books: Callable[[], Awaitable[str]]) -> None:
+    """Of very many findings the first are told, in order, and how many are left out."""
+    url = await copy_of_books()
+    await run_script(
+        url,
+        UNGUARD + "INSERT INTO balance_accounts (restaurant_id, currency)"
+        f" SELECT 'res_lost_' || lpad(n::text, 4, '0'), 'PEN' FROM generate_series(1, {FINDINGS_PER_CHECK_MAX + 42}) AS n",
+    )
+    found = [finding for finding in (await audit_of(url)).findings if finding.check == "balance_accounts_have_a_restaurant"]
+    names = [f"account res_lost_{number:04}/PEN" for number in range(1, FINDINGS_PER_CHECK_MAX + 1)]
+    assert [finding.entity for finding in found[:-1]] == names
+    assert (found[-1].severity, found[-1].entity, found[-1].detail) == (ERROR, "more", "42 more like these")
+
+
+async def test_audit_is_silent_while_events_are_booked(ledger: RunningLedger) -> None:
+    """Audits made while batches of events are being booked see whole transactions only."""
+    booked_count = 0
+    is_over = False
+
+    async def book(restaurant_id: str) -> None:
+        nonlocal booked_count
+        while not is_over:
+            events = [event_message(restaurant_id=restaurant_id, amount_minor=100, fee_minor=3) for _ in range(20)]
+            booked_count += len(await ledger.ingest(*events))
+
+    writers = [asyncio.create_task(book(f"res_{number}")) for number in range(4)]
+    seen = []
+    try:
+        for _ in range(4):
+            before = booked_count
+            report = await audit(ledger.engine)
+            assert report.findings == ()
+            seen.append(booked_count - before)
+    finally:
+        is_over = True
+        await asyncio.gather(*writers)
+    assert min(seen) > 0
+    assert (await audit(ledger.engine)).findings == ()
+
+
+@pytest.mark.parametrize("role", ["ledger_read", "ledger_app", "ledger_owner"])
+async def test_audit_runs_as_every_role(booked: Database, role: str) -> None:
+    """Whoever may read the tables can audit them."""
+    engine = create_engine(booked.migration_url, pool_size=1, role=role)
+    try:
+        assert (await audit(engine)).findings == ()
+    finally:
+        await engine.dispose()
+
+
+async def test_audit_outlasts_the_timeouts_of_the_sessions(copy_of_books: Callable[[], Awaitable[str]]) -> None:
+    """A check that takes longer than a statement of the service may is finished all the same."""
+    url = await copy_of_books()
+    await run_script(
+        url,
+        "ALTER TABLE restaurants RENAME TO restaurants_kept;"
+        "CREATE VIEW restaurants AS SELECT kept.* FROM restaurants_kept AS kept CROSS JOIN pg_sleep(0.8) AS waited",
+    )
+    engine: AsyncEngine = create_async_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={"command_timeout": 0.4, "server_settings": {"statement_timeout": "400ms", "jit": "off"}},
+    )
+    report = await audit(engine)
+    await engine.dispose()
+    assert report.checks == tuple(CHECKS)
+
+
+async def test_unreachable_database_is_unavailable() -> None:
+    """No server at the address: DatabaseUnavailable."""
+    engine = create_engine("postgresql+asyncpg://ledger_read@127.0.0.1:1/ledger", pool_size=1)
+    with pytest.raises(DatabaseUnavailable):
+        await audit(engine)
+    await engine.dispose()
+
+
+def psql(url: str) -> subprocess.CompletedProcess[str]:
+    """Runs the whole file as its head says."""
+    try:
+        program = find_bin_dir() / "psql"
+    except EmbeddedPostgresError as error:
+        pytest.skip(str(error))
+    if not program.is_file():
+        pytest.skip(f"there is no psql in {program.parent}")
+    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    script = resource("sql", "invariants.sql")
+    command: list[str | Path] = [program, "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-d", address, "-f", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+async def test_psql_runs_the_file(booked: Database, copy_of_books: Callable[[], Awaitable[str]]) -> None:
+    """Run by psql, the file prints nothing of books in order, and the same rows of others."""
+    clean = psql(booked.migration_url)
+    assert (clean.returncode, clean.stdout, clean.stderr) == (0, "", "")
+    url = await copy_of_books()
+    await run_script(url, "GRANT DELETE ON ledger_entries TO ledger_app")
+    damaged = psql(url)
+    assert (damaged.returncode, damaged.stderr) == (0, "")
+    assert damaged.stdout.splitlines() == ["|".join((ROLES, "ERROR", "role ledger_app", "may DELETE ledger_entries"))]

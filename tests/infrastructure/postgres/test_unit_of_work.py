@@ -1,0 +1,88 @@
+"""The unit of work: all or nothing, and nothing unless it was committed."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.events import unique
+
+from ledger.bootstrap import Database
+from ledger.domain.restaurants import Restaurant, RestaurantProfile
+from ledger.errors import DatabaseUnavailable, DataRejected
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+
+
+@pytest.fixture
+async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(shared_database.url, pool_size=2)
+    yield engine
+    await engine.dispose()
+
+
+async def read(engine: AsyncEngine, restaurant_id: str) -> Restaurant | None:
+    async with PostgresUnitOfWork(engine) as uow:
+        return await uow.restaurants.get(restaurant_id)
+
+
+async def test_what_was_committed_is_seen_by_another_session(engine: AsyncEngine) -> None:
+    """After `commit` everybody sees it, with every field as it was put."""
+    profile = RestaurantProfile(unique("res"), "Chifa Ñandú", active=False, maturity_days=3, metadata={"k": "v"})
+    async with PostgresUnitOfWork(engine) as uow:
+        put = await uow.restaurants.put(profile)
+        await uow.commit()
+    assert put.profile == profile
+    assert await read(engine, profile.restaurant_id) == put
+
+
+async def test_without_commit_nothing_is_left(engine: AsyncEngine) -> None:
+    """Leaving the block without `commit` rolls back."""
+    restaurant_id = unique("res")
+    async with PostgresUnitOfWork(engine) as uow:
+        await uow.restaurants.put(RestaurantProfile(restaurant_id))
+    assert await read(engine, restaurant_id) is None
+
+
+async def test_exception_leaves_nothing(engine: AsyncEngine) -> None:
+    """An exception rolls back and goes on to the caller as it is."""
+    restaurant_id = unique("res")
+    with pytest.raises(ZeroDivisionError):
+        async with PostgresUnitOfWork(engine) as uow:
+            await uow.restaurants.put(RestaurantProfile(restaurant_id))
+            raise ZeroDivisionError
+    assert await read(engine, restaurant_id) is None
+
+
+async def test_database_errors_come_in_the_ledger_s_words(engine: AsyncEngine) -> None:
+    """A refused row is DataRejected, with the driver's error as its cause, and the connection is usable again."""
+    with pytest.raises(DataRejected):
+        async with PostgresUnitOfWork(engine) as uow:
+            await uow.restaurants.put(RestaurantProfile(unique("res"), maturity_days=366))
+    assert await read(engine, "res_absent") is None
+
+
+async def test_unreachable_database_is_unavailable(shared_database: Database) -> None:
+    """No server at the address: DatabaseUnavailable, at once."""
+    engine = create_engine("postgresql+asyncpg://ledger_app@127.0.0.1:1/ledger", pool_size=1)
+    with pytest.raises(DatabaseUnavailable):
+        await read(engine, "res_001")
+    await engine.dispose()
+
+
+async def test_pages_go_through_all_in_byte_order(engine: AsyncEngine) -> None:
+    """Pages by the last id seen neither miss nor repeat a restaurant; upper case comes before lower case."""
+    prefix = unique("res")
+    ids = [f"{prefix}{suffix}" for suffix in ("Z", "a", "B", "b", "-", ".", "_")]
+    async with PostgresUnitOfWork(engine) as uow:
+        for restaurant_id in ids:
+            await uow.restaurants.put(RestaurantProfile(restaurant_id))
+        await uow.commit()
+    seen: list[str] = []
+    async with PostgresUnitOfWork(engine) as uow:
+        while page := await uow.restaurants.page(seen[-1] if seen else prefix, 3):
+            seen += [
+                restaurant.profile.restaurant_id for restaurant in page if restaurant.profile.restaurant_id.startswith(prefix)
+            ]
+            if len(seen) >= len(ids):
+                break
+    assert seen == sorted(ids, key=str.encode)

@@ -1,0 +1,91 @@
+"""Runs the `ledger` command: in this process, or as one of its own."""
+
+import asyncio
+import contextlib
+import io
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+from ledger.cli.app import run
+from ledger.cli.serve import READY_PREFIX
+
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended and what it wrote."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+async def run_command(*arguments: str) -> Outcome:
+    """Runs a command in a thread of this process, so that a server in this process can answer it. One at a time."""
+
+    def in_thread() -> Outcome:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        # The server of this process logs to the same standard output.
+        with capture_logs(), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            status = run(arguments)
+        return Outcome(status, stdout.getvalue(), stderr.getvalue())
+
+    return await asyncio.to_thread(in_thread)
+
+
+async def run_process(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Outcome:
+    """Runs a command as a process of its own, with `env` added to the environment."""
+    process = await start_process(*arguments, env=env)
+    stdout, stderr = await asyncio.wait_for(process.communicate(stdin), TIMEOUT_SECONDS)
+    return Outcome(process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+async def start_process(*arguments: str, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    """A command that is running as a process of its own, its streams piped."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ledger",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A `ledger serve` that is ready."""
+
+    process: asyncio.subprocess.Process
+    address: str
+
+    async def stop(self, number: int) -> Outcome:
+        """Sends a signal and waits for the end; what it wrote since it was ready."""
+        self.process.send_signal(number)
+        stdout, stderr = await asyncio.wait_for(self.process.communicate(), TIMEOUT_SECONDS)
+        return Outcome(self.process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+@asynccontextmanager
+async def serving(data_dir: Path, *arguments: str) -> AsyncIterator[RunningServer]:
+    """A `ledger serve` on a free port with an embedded PostgreSQL in `data_dir`; killed at the end if it still runs."""
+    env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": "127.0.0.1:0", "LEDGER_DATABASE_URL": ""}
+    process = await start_process("serve", *arguments, env=env)
+    try:
+        if process.stdout is None:
+            raise RuntimeError("standard output is not piped")
+        first_line = await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)
+        yield RunningServer(process, first_line.decode().strip().removeprefix(READY_PREFIX))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

@@ -1,0 +1,75 @@
+"""The application's ports in memory. The tests of the ports run on these and on PostgreSQL alike, so that they do the same."""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from ledger.application.ports import Posting, StoredEntry, StoredEvent
+from ledger.domain.events import ProcessorEvent
+from ledger.domain.money import AMOUNT_MINOR_MAX
+from ledger.errors import DataRejected, LedgerError
+
+
+class FakeEventLedger:
+    """Implements `EventLedger`. `failures` are raised by the next inserts, one each, after the insert took effect or before."""
+
+    def __init__(self, maturity_days: int = 7) -> None:
+        self.maturity_days = maturity_days
+        self.restaurants: set[str] = set()
+        self.accounts: set[tuple[str, str]] = set()
+        self.events: dict[str, StoredEvent] = {}
+        self.postings: dict[str, Posting] = {}
+        self.failures: list[LedgerError] = []
+        self.fail_after_storing = False
+        self.insert_sizes: list[int] = []
+
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
+        self.insert_sizes.append(len(postings))
+        if self.failures and not self.fail_after_storing:
+            raise self.failures.pop(0)
+        # The rule that stands for all those which the database has besides the domain's.
+        if any(posting.event.amount_minor > AMOUNT_MINOR_MAX for posting in postings):
+            raise DataRejected
+        now = datetime.now(UTC)
+        new: set[str] = set()
+        for posting in postings:
+            event = posting.event
+            if event.event_id not in self.events and (event.restaurant_id, event.currency) in self.accounts:
+                new.add(event.event_id)
+                self.events[event.event_id] = StoredEvent(event, posting.fingerprint, posting.transaction_id, batch_id, now)
+                self.postings[event.event_id] = posting
+        if self.failures:
+            raise self.failures.pop(0)
+        return new
+
+    async def stored(self, event_ids: Collection[str]) -> dict[str, StoredEvent]:
+        return {event_id: self.events[event_id] for event_id in event_ids if event_id in self.events}
+
+    async def entries(self, event: StoredEvent) -> list[StoredEntry]:
+        said: ProcessorEvent = event.event
+        maturity = timedelta(hours=24 * self.maturity_days)
+        return [
+            StoredEntry(
+                transaction_id=event.transaction_id,
+                position=entry.position,
+                entry_type=entry.entry_type,
+                debit=entry.debit,
+                credit=entry.credit,
+                amount_minor=entry.amount_minor,
+                restaurant_id=said.restaurant_id,
+                currency=said.currency,
+                available_at=said.occurred_at + maturity if entry.matures and maturity else None,
+                occurred_at=said.occurred_at,
+                recorded_at=event.recorded_at,
+                event_id=said.event_id,
+                payout_id=None,
+            )
+            for entry in self.postings[said.event_id].entries
+        ]
+
+    async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
+        wanted = {restaurant_id for restaurant_id, _ in accounts}
+        if register:
+            self.restaurants |= wanted
+        self.accounts |= {account for account in accounts if account[0] in self.restaurants}
+        return wanted - self.restaurants

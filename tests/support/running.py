@@ -1,0 +1,82 @@
+"""Databases and servers for tests: real ones."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import aio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ledger.api.server import Server
+from ledger.bootstrap import Database, build_service, ping
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.settings import Settings
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class RunningLedger:
+    """A server in this process on a database, with a client of it."""
+
+    address: str
+    channel: aio.Channel
+    stub: "ledger_pb2_grpc.LedgerServiceAsyncStub"  # a class that only type checkers see
+    database: Database
+    engine: AsyncEngine
+    server: Server
+
+    async def ingest(self, *events: ledger_pb2.ProcessorEvent) -> list[ledger_pb2.IngestResult]:
+        """Sends events as one batch; the results in their order."""
+        response = await self.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
+        return list(response.results)
+
+    async def balance(self, restaurant_id: str, currency: str = "PEN") -> ledger_pb2.GetBalanceResponse:
+        """The balance of now."""
+        return await self.stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+
+    async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement, run as the superuser."""
+        return await query(self.database.migration_url, statement, **parameters)
+
+
+@asynccontextmanager
+async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[RunningLedger]:
+    """A server on `database` at a free port, stopped at the end."""
+    configured = Settings(_env_file=None, database_url=database.url, grpc_address="127.0.0.1:0", **settings)
+    engine = create_engine(database.url, pool_size=configured.database_pool_size)
+    service, ingest_events = build_service(configured, engine)
+    server = Server(service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engine))
+    await server.start()
+    address = f"127.0.0.1:{server.port}"
+    try:
+        async with aio.insecure_channel(address) as channel:
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            yield RunningLedger(address, channel, stub, database, engine, server)
+    finally:
+        await server.stop(5)
+        await ingest_events.close()
+        await engine.dispose()
+
+
+async def query(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+    """The rows of one statement in a transaction of its own, which is committed; none if it returns no rows."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with engine.begin() as connection:
+            result = await connection.execute(text(statement), parameters)
+            return [tuple(row) for row in result] if result.returns_rows else []
+    finally:
+        await engine.dispose()
+
+
+async def execute_alone(url: str, statement: str) -> None:
+    """Runs a statement that PostgreSQL refuses inside a transaction block."""
+    engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+    finally:
+        await engine.dispose()

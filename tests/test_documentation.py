@@ -1,0 +1,58 @@
+"""What the documentation says about the code is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ledger.domain.chart_of_accounts import NORMAL_SIDE
+from ledger.domain.posting_rules import EVENT_POSTING_RULES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading of docs/accounting.md, without code marks."""
+    page = (ROOT / "docs" / "accounting.md").read_text()
+    section = page.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
+
+
+def test_chart_of_accounts_is_documented_as_it_is() -> None:
+    """The accounts with their normal sides, in their order."""
+    assert [row[:2] for row in table("Chart of accounts")] == [
+        [account.value, side.value] for account, side in NORMAL_SIDE.items()
+    ]
+
+
+def test_posting_rules_are_documented_as_they_are() -> None:
+    """The whole table, line by line."""
+    assert table("Posting rules") == [
+        [
+            event_type.value,
+            rule.entry_type.value,
+            rule.debit.value,
+            rule.credit.value,
+            rule.amount.value,
+            rule.available.value,
+        ]
+        for event_type, rules in EVENT_POSTING_RULES.items()
+        for rule in rules
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page is a file of the project."""
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_that_are_named_exist(page: Path) -> None:
+    """`make something` in a page can be made."""
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)", page.read_text()))
+    assert named <= targets

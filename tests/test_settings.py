@@ -1,0 +1,62 @@
+"""Settings: what is set, what is documented, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ledger.settings import Settings
+
+EXAMPLE = Path(__file__).resolve().parents[1] / ".env.example"
+
+
+def example() -> dict[str, str]:
+    """The variables of `.env.example` with their values."""
+    lines = (line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_example_names_every_setting_and_no_other() -> None:
+    """Who reads the example has read all there is to set."""
+    assert set(example()) == {f"LEDGER_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the example changes nothing."""
+    assert Settings(_env_file=EXAMPLE) == Settings(_env_file=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("", ""),
+        ("postgresql://u:p%40ss@h:5433/d", "postgresql+asyncpg://u:p%40ss@h:5433/d"),
+        ("postgres://u@h/d", "postgresql+asyncpg://u@h/d"),
+        ("postgresql+asyncpg://u@/d?host=/run/pg", "postgresql+asyncpg://u@/d?host=%2Frun%2Fpg"),
+    ],
+)
+def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> None:
+    """Whatever people have at hand becomes a URL of the driver, its password kept."""
+    assert Settings(_env_file=None, database_url=given).database_url == used
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEDGER_DATABASE_URL", "mysql://u@h/d"),
+        ("LEDGER_DATABASE_URL", "not a url"),
+        ("LEDGER_GRPC_ADDRESS", "50051"),
+        ("LEDGER_MATURITY_DAYS", "-1"),
+        ("LEDGER_MATURITY_DAYS", "366"),
+        ("LEDGER_MATURITY_DAYS", "1.5"),
+        ("LEDGER_UNKNOWN_RESTAURANTS", "ignore"),
+        ("LEDGER_LOG_FORMAT", "xml"),
+        ("LEDGER_DATABASE_POOL_SIZE", "0"),
+    ],
+)
+def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A value that means nothing stops the start; it is never replaced by a default."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as raised:
+        Settings(_env_file=None)
+    assert name.removeprefix("LEDGER_").lower() in str(raised.value)
