@@ -129,12 +129,12 @@ async def test_duplicate_and_conflict_register_nobody() -> None:
 
 
 async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
-    """A payout event without its payout stores nothing, so that a later event of the batch may use its id."""
+    """A payout event without its payout stores nothing, so that a later event may use its id, as if sent one by one."""
     ledger = FakeEventLedger()
     payout = processor_event(EventType.PAYOUT_PAID, event_id="evt_shared", payout_id="payout_1")
     charge = processor_event(event_id="evt_shared")
-    outcomes = await use_case(ledger)([payout, charge, payout, charge])
-    assert told(outcomes) == [PayoutNotFound, CREATED, PayoutNotFound, DUPLICATE]
+    outcomes = await use_case(ledger)([payout, payout, charge, payout, charge])
+    assert told(outcomes) == [PayoutNotFound, PayoutNotFound, CREATED, EventIdReused, DUPLICATE]
     assert ledger.events["evt_shared"].event == charge
 
 

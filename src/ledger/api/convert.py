@@ -33,6 +33,7 @@ _SECONDS_MAX = 253_402_300_799
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails here, at import.
 _EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
+_EVENT_FIELD_ORDER = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
 _EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
 _ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
 _LEDGER_ACCOUNT_NUMBERS = {account: ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{account.name}") for account in LedgerAccount}
@@ -87,6 +88,7 @@ def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = 
         now=now,
     )
     if violations or event_type is None or occurred_at is None:
+        violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
         raise InvalidRequest([FieldViolation(path + found.field, found.description) for found in violations])
     return ProcessorEvent(
         event_id=message.event_id,

@@ -212,17 +212,19 @@ class _Batch:
         self.refused[posting.event.event_id] = error
 
     def outcomes(self) -> dict[int, IngestOutcome]:
-        """What became of each place; without the places whose id's candidate was refused while they say something else."""
+        """What became of each place, but for those that come after something else under an id whose candidate was refused."""
         outcomes: dict[int, IngestOutcome] = {}
         first: set[str] = set()
         candidate_prints: dict[str, bytes] = {}
+        left: set[str] = set()
         for place, event, print_ in self._occurrences:
             event_id = event.event_id
             is_first = event_id not in first
             first.add(event_id)
-            candidate_prints.setdefault(event_id, print_)
             if event_id in self.refused:
-                if candidate_prints[event_id] == print_:
+                if candidate_prints.setdefault(event_id, print_) != print_:
+                    left.add(event_id)
+                if event_id not in left:
                     outcomes[place] = self.refused[event_id]
             elif event_id in self.new:
                 outcomes[place] = self._judge(event, print_, self._candidates[event_id], created=is_first)
