@@ -158,7 +158,7 @@ FROM ledger_entries
 WHERE entry_type LIKE 'PAYOUT\_%' OR payout_id IS NOT NULL;
 
 -- check: events_are_stored_once
--- The event id is the idempotency key. Its primary key guards it; this proves that the index tells the truth.
+-- The event id is the idempotency key. The primary key guards what is inserted; this says it of what is there.
 SELECT 'events_are_stored_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
        format('is stored %s times', count(*)) AS detail
 FROM processor_events
@@ -184,11 +184,11 @@ WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
             trim_scale(extract(epoch FROM occurred_at) * 1000000), COALESCE(payout_id, ''), reference), 'UTF8'));
 
 -- check: events_are_within_limits
--- Ids, amounts, fees and instants are as the contract promises. CHECK constraints say the same of what is inserted; this says it of
--- what is there, after a restore that left them out too. A payout is a sum of events, so its amount may be above an event's limit.
+-- Ids, amounts, fees and instants are as the contract promises. CHECK constraints say the same of what is inserted; this says
+-- it of what is there, after a restore that left them out too. A payout is a sum of events, so it may be above an event's limit.
 SELECT 'events_are_within_limits' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
-       format('%s of %s minor units, fee %s, occurred at %s, reference "%s"', type, amount_minor, fee_minor, occurred_at, reference)
-         AS detail
+       format('%s of %s minor units, fee %s, occurred at %s, reference "%s"',
+              type, amount_minor, fee_minor, occurred_at, reference) AS detail
 FROM processor_events
 WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND reference ~ '^[ -~]*$' AND octet_length(reference) <= 255
@@ -254,8 +254,8 @@ GROUP BY restaurant_id, currency
 HAVING count(*) > 1;
 
 -- check: debits_equal_credits
--- Over all accounts the debits are the credits, in every balance account and in every currency. An entry has both sides in one row
--- and one amount, so this holds by construction; it is the statement that an auditor asks for first.
+-- Over all accounts the debits are the credits, in every balance account and in every currency. An entry has both sides in one
+-- row and one amount, so this holds by construction; it is the statement that an auditor asks for first.
 WITH movement AS (
   SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
   FROM ledger_entries
@@ -353,7 +353,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: nothing_is_recorded_in_the_future
--- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock that was set back.
+-- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
        format('was recorded at %s; it is %s now', r.recorded_at, clock_timestamp()) AS detail
 FROM (
@@ -382,8 +382,8 @@ WHERE (t.tgenabled = 'A' AND t.tgtype = 58 AND t.tgqual IS NULL AND t.tgattr::te
        AND f.proname = 'deny_change' AND f.prosrc LIKE '%RAISE EXCEPTION%') IS NOT TRUE;
 
 -- check: constraints_are_in_force
--- Every constraint is there and validated, every foreign key's trigger is on, every index is valid. A migration that adds a
--- constraint adds it here; a test keeps the list and the schema together.
+-- Every constraint is there and validated, no column may be NULL that should not, every foreign key's trigger is on, every index
+-- is valid. A migration that adds a constraint or a nullable column adds it here; tests keep the lists and the schema together.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
     ('balance_accounts', 'balance_accounts_currency_check'),
@@ -414,6 +414,15 @@ WITH wanted (table_name, constraint_name) AS (
     ('restaurants', 'restaurants_pkey'),
     ('restaurants', 'restaurants_restaurant_id_check')
 ),
+nullable (table_name, column_name) AS (
+  VALUES
+    ('ledger_entries', 'available_at'),
+    ('ledger_entries', 'event_id'),
+    ('ledger_entries', 'occurred_at'),
+    ('ledger_entries', 'payout_id'),
+    ('processor_events', 'payout_id'),
+    ('restaurants', 'maturity_days')
+),
 ours AS (
   SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted
 ),
@@ -423,6 +432,12 @@ broken AS (
   FROM wanted AS w
   LEFT JOIN pg_catalog.pg_constraint AS c ON c.conrelid = to_regclass(w.table_name) AND c.conname = w.constraint_name
   WHERE c.convalidated IS NOT TRUE
+  UNION ALL
+  SELECT o.table_name, format('column %s may be NULL', a.attname)
+  FROM ours AS o
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.table_oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN nullable AS n ON n.table_name = o.table_name AND n.column_name = a.attname
+  WHERE NOT a.attnotnull AND n.column_name IS NULL
   UNION ALL
   SELECT o.table_name, format('trigger %s is not on', t.tgname)
   FROM ours AS o
@@ -438,8 +453,8 @@ SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, 'table ' |
 FROM broken;
 
 -- check: roles_hold_no_more_than_they_need
--- The application adds to the books and changes profiles, no more; the reader reads. However they came by a privilege (a grant, one
--- to PUBLIC, a membership), it is found. A migration that grants something adds it here.
+-- The application adds to the books and changes profiles, no more; the reader reads. However they came by a privilege (a grant,
+-- one to PUBLIC, a membership), it is found. A migration that grants something adds it here.
 WITH role AS (
   SELECT w.role_name, r.oid, r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
          pg_has_role(r.oid, o.oid, 'MEMBER') AS is_owner
@@ -498,11 +513,11 @@ SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity, '
 FROM broken;
 
 -- check: recorded_txids_are_past
--- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster they
--- may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.
+-- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster
+-- they may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.
 SELECT 'recorded_txids_are_past' AS check_name, 'WARNING' AS severity, 'table ' || r.table_name AS entity,
        format('%s rows have a recorded_txid up to %s, this cluster is at %s: if the database was restored into another cluster, '
-              'stop the writers and raise the next transaction id above that (pg_resetwal --epoch, --next-transaction-id)',
+              'stop the server and raise its next transaction id above that (pg_resetwal --epoch, --next-transaction-id)',
               count(*), max(r.recorded_txid), pg_snapshot_xmax(pg_current_snapshot())) AS detail
 FROM (
   SELECT 'processor_events' AS table_name, recorded_txid FROM processor_events
@@ -513,8 +528,8 @@ WHERE r.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
 GROUP BY r.table_name;
 
 -- check: events_occurred_before_they_were_recorded
--- An event may be at most five minutes ahead of the server that takes it; a minute more is left for the database's clock. One that
--- is further ahead tells of a clock that is wrong, now or then.
+-- An event may be at most five minutes ahead of the server that takes it; a minute more is left for the database's clock. One
+-- that is further ahead tells of a clock that was wrong.
 SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS severity, 'event ' || event_id AS entity,
        format('occurred at %s, was recorded at %s', occurred_at, recorded_at) AS detail
 FROM processor_events

@@ -6,8 +6,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
 
@@ -39,6 +37,10 @@ def _asyncpg_url(url: str) -> str:
     """Makes a SQLAlchemy URL of the asyncpg driver from the spellings that people have at hand."""
     if not url:
         return url
+    # Imported when needed: most commands only call the server, and this takes longer than the call.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parsed = make_url(url)
     except ArgumentError as error:

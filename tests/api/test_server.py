@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from support.events import event_message, unique
@@ -159,7 +160,8 @@ async def test_watch_that_its_client_cancels_leaves_the_server_well(shared_ledge
 
 async def test_readiness_follows_the_database(database: Database, server_url: str) -> None:
     """Database away: NOT_SERVING and UNAVAILABLE, soon. Database back: SERVING and calls answered, without a restart."""
-    name = database.migration_url.rpartition("/")[2].partition("?")[0]
+    name = make_url(database.migration_url).database
+    assert name
     async with running_ledger(database) as ledger:
         event = event_message(restaurant_id=unique("res"))
         await ledger.stub.IngestEvent(request_of(event))
@@ -616,3 +618,45 @@ async def _outcome(call: Any) -> Any:
         return await call
     except aio.AioRpcError as error:
         return error
+
+
+KILL_BLOCKED = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "PutRestaurant", "GetRestaurant", "ListRestaurants"])
+async def test_connection_lost_under_a_call_is_unavailable(ledger: RunningLedger, method: str) -> None:
+    """The database ends the session that a call waits in: UNAVAILABLE, to be repeated; the next call gets a new session."""
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event)
+    requests: dict[str, Any] = {
+        "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
+        "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
+        "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
+        "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
+        "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
+    }
+    call_method = getattr(ledger.stub, method)
+    async with locked_tables(ledger, "processor_events, restaurants"):
+        waiting = asyncio.ensure_future(_answer(call_method(requests[method])))
+        await until_blocked(ledger)
+        await ledger.query(KILL_BLOCKED)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await waiting
+    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+    await call_method(requests[method], timeout=10)
+
+
+async def test_connection_lost_under_a_booking_is_made_good(ledger: RunningLedger) -> None:
+    """The database ends the session that books: it is booked in another one, and answered CREATED, once."""
+    event = event_message(restaurant_id=unique("res"))
+    await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
+    async with locked_events(ledger) as release:
+        call = asyncio.create_task(_ingest(ledger, event))
+        await until_blocked(ledger)
+        await ledger.query(KILL_BLOCKED)
+        await release()
+        answer = await call
+    assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
+    assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor

@@ -72,7 +72,7 @@ def created(request: Request) -> Response:
     return Response(results=[CREATED] * len(request.events))
 
 
-async def test_busy_server_is_asked_again() -> None:
+def test_busy_server_is_asked_again() -> None:
     """A whole call that is refused for now is repeated, and nobody hears of it."""
     calls = 0
 
@@ -88,7 +88,7 @@ async def test_busy_server_is_asked_again() -> None:
     assert calls == 3
 
 
-async def test_only_events_that_were_put_off_are_sent_again() -> None:
+def test_only_events_that_were_put_off_are_sent_again() -> None:
     """And every result stands in the place of its event."""
     seen: list[list[str]] = []
 
@@ -102,7 +102,7 @@ async def test_only_events_that_were_put_off_are_sent_again() -> None:
     assert seen == [["a", "b", "c", "d"], ["b", "d"]]
 
 
-async def test_there_is_an_end_to_asking() -> None:
+def test_there_is_an_end_to_asking() -> None:
     """Then the command ends with the status that says: try again later."""
     calls = 0
 
@@ -117,13 +117,13 @@ async def test_there_is_an_end_to_asking() -> None:
     assert calls == ATTEMPTS_MAX
 
 
-async def test_event_that_is_always_put_off_is_told_as_refused() -> None:
+def test_event_that_is_always_put_off_is_told_as_refused() -> None:
     """The others of its batch are booked."""
     with answering(lambda request, _: Response(results=[CREATED, BUSY][-len(request.events) :])) as address:
         assert send(address, [batch_of("a", "b")]) == [(["a", "b"], [CREATED.status, BUSY.status])]
 
 
-async def test_refused_call_is_not_repeated() -> None:
+def test_refused_call_is_not_repeated() -> None:
     """What is wrong with a request stays wrong."""
     calls = 0
 
@@ -137,7 +137,7 @@ async def test_refused_call_is_not_repeated() -> None:
     assert (caught.value.exit_status, calls) == (ExitStatus.REFUSED, 1)
 
 
-async def test_wrong_number_of_results_is_an_error() -> None:
+def test_wrong_number_of_results_is_an_error() -> None:
     """Nothing can be told about the events then."""
     with (
         answering(lambda _request, _context: Response()) as address,
@@ -173,7 +173,7 @@ def named(name: str, event_id: str, type: int = ledger_pb2.EVENT_TYPE_CHARGE_SUC
     return Batch.of([Line(1, event_message(type, event_id=event_id, reference=name))], 0)
 
 
-async def test_some_calls_are_under_way_together() -> None:
+def test_some_calls_are_under_way_together() -> None:
     """As many as are allowed, and told in the order of the file."""
     server = _Overlaps(BATCHES_IN_FLIGHT_MAX)
     names = [f"together_{number}" for number in range(2 * BATCHES_IN_FLIGHT_MAX)]
@@ -184,7 +184,7 @@ async def test_some_calls_are_under_way_together() -> None:
     assert len(server.overlapped[names[0]]) > 1
 
 
-async def test_events_whose_order_matters_are_never_under_way_together() -> None:
+def test_events_whose_order_matters_are_never_under_way_together() -> None:
     """Payout events wait for what came before and are waited for; so do events with an id that is under way."""
     server = _Overlaps(2)
     batches = [

@@ -1,5 +1,6 @@
 """`ledger ingest` against a server."""
 
+import asyncio
 import json
 import signal
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.audit import assert_books_in_order
-from support.commands import run_command, run_process, start_process
+from support.commands import TIMEOUT_SECONDS, run_command, run_process, start_process
 from support.events import unique
 from support.running import RunningLedger
 
@@ -75,7 +76,7 @@ async def test_refused_lines_are_told_and_the_others_booked(shared_ledger: Runni
     lines = outcome.stderr.splitlines()
     beginnings = [
         f"{file}:2: -: INVALID_ARGUMENT INVALID_LINE is not JSON",
-        f"{file}:4: {event_id}: ALREADY_EXISTS EVENT_ID_REUSED event {event_id} is stored with other contents; differing: amount_minor",
+        f"{file}:4: {event_id}: ALREADY_EXISTS EVENT_ID_REUSED event {event_id} is stored with other contents; differing: amount",
         f"{file}:5: evt_bad: INVALID_ARGUMENT INVALID_LINE amount must be a whole number",
         f"{file}:6: evt_worse: INVALID_ARGUMENT INVALID_REQUEST ",
         f"{file}:7: evt_payout: NOT_FOUND PAYOUT_NOT_FOUND ",
@@ -156,10 +157,10 @@ async def test_interruption_tells_what_is_booked(shared_ledger: RunningLedger) -
     for _ in range(8):
         process.stdin.write(json.dumps(fields_of(restaurant_id=restaurant_id)).encode() + b"\n")
     await process.stdin.drain()
-    while (await shared_ledger.query("SELECT count(*) FROM processor_events WHERE restaurant_id = :id", id=restaurant_id)) < [
-        (3,)
-    ]:
-        assert process.returncode is None
+    stored = "SELECT count(*) >= 3 FROM processor_events WHERE restaurant_id = :id"
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while await shared_ledger.query(stored, id=restaurant_id) != [(True,)]:
+            assert process.returncode is None
     process.send_signal(signal.SIGINT)
     _, stderr = await process.communicate()
     assert process.returncode == ExitStatus.INTERRUPTED

@@ -1,15 +1,16 @@
 """Runs the `ledger` command: in this process, or as one of its own."""
 
 import asyncio
-import contextlib
 import io
+import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from structlog.testing import capture_logs
 
 from ledger.cli.app import run
@@ -32,12 +33,25 @@ async def run_command(*arguments: str) -> Outcome:
 
     def in_thread() -> Outcome:
         stdout, stderr = io.StringIO(), io.StringIO()
-        # The server of this process logs to the same standard output.
-        with capture_logs(), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        # The server of this process would log to the same streams.
+        with logging_kept(), capture_logs(), redirect_stdout(stdout), redirect_stderr(stderr):
             status = run(arguments)
         return Outcome(status, stdout.getvalue(), stderr.getvalue())
 
     return await asyncio.to_thread(in_thread)
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """Leaves logging as it was: some commands configure it, for the whole process."""
+    root, configuration = logging.getLogger(), structlog.get_config()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        structlog.configure(**configuration)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 async def run_process(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Outcome:

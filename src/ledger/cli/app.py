@@ -9,6 +9,7 @@ import typer
 from ledger.cli import balance, demo, ingest, migrate, restaurants, serve, verify
 from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.observability import configure_logging
 from ledger.settings import LogLevel
 
 HELP = """
@@ -79,9 +80,10 @@ def _report_defect(error: Exception) -> int:
     """Tells of an error that nobody foresaw; with its traceback only if everything is asked for."""
     report("error", [f"unexpected {type(error).__name__}: {error}", "LEDGER_LOG_LEVEL=debug shows where it happened"])
     try:
-        wants_traceback = load_settings().log_level is LogLevel.DEBUG
+        settings = load_settings()
     except CommandFailure:
-        wants_traceback = False
-    if wants_traceback:
+        return ExitStatus.REFUSED
+    if settings.log_level is LogLevel.DEBUG:
+        configure_logging(settings.log_format, settings.log_level)
         structlog.get_logger("ledger.cli").debug("unexpected exception", exc_info=error)
     return ExitStatus.REFUSED

@@ -26,12 +26,16 @@ def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
     except (AddressUnavailable, SchemaMismatch, EmbeddedPostgresError) as error:
         raise CommandFailure(str(error)) from error
     except DatabaseUnavailable as error:
-        cause = f": {error.__cause__}" if error.__cause__ is not None else ""
-        raise CommandFailure(f"{where} cannot be reached{cause}", exit_status=unreachable) from error
+        cause = _sentence_of(error.__cause__ or error)
+        raise CommandFailure(f"{where} cannot be reached: {cause}", exit_status=unreachable) from error
     except LedgerError as error:
-        raise CommandFailure(f"{where} could not do the work: {error}") from error
-    except DBAPIError as error:
-        raise CommandFailure(f"{where} refuses: {error.orig}") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        # As the driver raises it while it connects: a wrong password, a database that does not exist.
-        raise CommandFailure(f"{where} refuses: {error}") from error
+        raise CommandFailure(f"{where} could not do the work: {_sentence_of(error.__cause__ or error)}") from error
+    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandFailure(f"{where} refuses: {_sentence_of(error)}") from error
+
+
+def _sentence_of(error: BaseException) -> str:
+    """What the database said, without what the libraries around the driver add to it."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    return str(error) or type(error).__name__

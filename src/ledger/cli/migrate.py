@@ -8,6 +8,7 @@ import typer
 from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.output import print_line
+from ledger.observability import configure_logging
 from ledger.settings import Settings
 
 HELP = """
@@ -26,6 +27,7 @@ def migrate(
     ] = "head",
 ) -> None:
     settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from alembic.util import CommandError
 

@@ -1,7 +1,5 @@
 """`ledger verify`: audits the books."""
 
-from typing import TYPE_CHECKING
-
 import typer
 from rich.table import Table
 
@@ -9,9 +7,8 @@ from ledger.cli.configuration import load_settings
 from ledger.cli.failures import ExitStatus, printable
 from ledger.cli.output import JsonOption, JsonValue, print_json, print_line, print_table
 from ledger.domain.audit import AuditReport
-
-if TYPE_CHECKING:
-    from ledger.settings import Settings
+from ledger.observability import configure_logging
+from ledger.settings import Settings
 
 HELP = """
 Audit the books: make every check of sql/invariants.sql on the database itself, and report what breaks one. It writes nothing.
@@ -25,7 +22,9 @@ Exit status: 0 without errors, 1 with errors, 2 for a bad setting, 3 if the data
 
 
 def verify(json: JsonOption = False) -> None:
-    report = audit_configured_books(load_settings())
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    report = audit_configured_books(settings)
     if json:
         print_json(_json_of(report))
     else:
@@ -36,7 +35,7 @@ def verify(json: JsonOption = False) -> None:
         raise typer.Exit(ExitStatus.REFUSED)
 
 
-def audit_configured_books(settings: "Settings") -> AuditReport:
+def audit_configured_books(settings: Settings) -> AuditReport:
     """The audit of the settings' database. From the main thread. Raises CommandFailure."""
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from ledger.bootstrap import audit_books

@@ -313,6 +313,7 @@ DAMAGE_TO_GUARDS = (
         ("table restaurants",),
     ),
     Damage(CONSTRAINTS, "ALTER TABLE balance_accounts DISABLE TRIGGER ALL", ("table balance_accounts",)),
+    Damage(CONSTRAINTS, "ALTER TABLE ledger_entries ALTER amount_minor DROP NOT NULL", ("table ledger_entries",)),
     Damage(
         CONSTRAINTS,
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'processor_events_pkey'::regclass",
@@ -479,6 +480,28 @@ async def test_constraints_listed_are_those_of_the_schema(booked: Database) -> N
     )
     lines = [f"    ('{table}', '{constraint}')" for table, constraint in sorted(rows)]
     assert values_of(CONSTRAINTS, "wanted") == ",\n".join(lines)
+
+
+async def test_nullable_columns_listed_are_those_of_the_schema(booked: Database) -> None:
+    """The list in the check is every column that may be NULL, in order."""
+    rows = await query(
+        booked.migration_url,
+        "SELECT table_name::text, column_name::text FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND is_nullable = 'YES'",
+    )
+    assert values_of(CONSTRAINTS, "nullable") == ",\n".join(f"    ('{table}', '{column}')" for table, column in sorted(rows))
+
+
+async def test_findings_without_a_name_are_told(copy_of_books: Callable[[], Awaitable[str]]) -> None:
+    """Damage that leaves nothing to name a row by is reported all the same."""
+    url = await copy_of_books()
+    await run_script(
+        url,
+        UNGUARD + "ALTER TABLE ledger_entries ALTER transaction_id DROP NOT NULL;"
+        "UPDATE ledger_entries SET transaction_id = NULL WHERE event_id = 'evt_fee'",
+    )
+    found = [finding.entity for finding in (await audit_of(url)).findings if finding.check == AGREE]
+    assert found == ["(nameless)"]
 
 
 async def test_privileges_listed_are_held(booked: Database) -> None:

@@ -19,12 +19,13 @@ WORK_MEM = "64MB"
 _CHECK_HEADER = re.compile(r"^-- check: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";$", re.MULTILINE)
 
-# Errors first, so that none is among those left out. The check is planned for all of its rows, not for the first few.
+# Errors first, so that warnings never crowd one out. The check is planned for all of its rows, not for the first few.
 _BOUNDED = """
 WITH finding AS MATERIALIZED (
 {statement}
 )
-SELECT check_name, severity, entity, detail, (SELECT count(*) FROM finding) AS findings_count
+SELECT check_name, severity, COALESCE(entity, '(nameless)') AS entity, COALESCE(detail, '') AS detail,
+       (SELECT count(*) FROM finding) AS findings_count
 FROM finding
 ORDER BY severity, entity, detail
 LIMIT {limit}

@@ -1,0 +1,30 @@
+# The server without the embedded PostgreSQL: give it LEDGER_DATABASE_URL. docker-compose.yml shows a whole installation.
+FROM python:3.13-slim-trixie AS build
+ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
+RUN pip install --no-cache-dir uv==0.13.8
+WORKDIR /app
+COPY pyproject.toml uv.lock ./
+RUN uv sync --locked --no-dev --extra server --no-install-project
+COPY LICENSE README.md alembic.ini ./
+COPY alembic alembic
+COPY sql sql
+COPY src src
+RUN uv sync --locked --no-dev --extra server --no-editable
+
+FROM python:3.13-slim-trixie
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ledger
+COPY --from=build /app/.venv /app/.venv
+ENV PATH=/app/.venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    LEDGER_GRPC_ADDRESS=0.0.0.0:50051 \
+    LEDGER_LOG_FORMAT=json \
+    LEDGER_REFLECTION=false
+USER ledger
+EXPOSE 50051
+# Liveness only: a server without its database is alive, and is not to be restarted for it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "\
+import grpc; from grpc_health.v1 import health_pb2 as p, health_pb2_grpc as g; \
+s = g.HealthStub(grpc.insecure_channel('127.0.0.1:50051')).Check(p.HealthCheckRequest(), timeout=2).status; \
+raise SystemExit(s != p.HealthCheckResponse.SERVING)"]
+ENTRYPOINT ["ledger"]
+CMD ["serve"]

@@ -1,0 +1,62 @@
+"""`ledger migrate` on databases of its own."""
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from support.commands import run_command
+from support.running import execute_alone
+
+from ledger.bootstrap import Database
+from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.migrations import create_database, database_url, head_revision
+
+
+@pytest.fixture
+async def empty_url(server_url: str) -> AsyncIterator[str]:
+    """A database without a schema."""
+    name = f"ledger_empty_{os.getpid()}"
+    await create_database(server_url, name)
+    yield database_url(server_url, database=name)
+    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def test_empty_database_gets_the_newest_schema(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says from which revision to which; the second time, that there is nothing to do."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", empty_url)
+    outcome = await run_command("migrate")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert outcome.stdout == f"the schema was brought from revision none to {head_revision()}\n"
+    outcome = await run_command("migrate")
+    assert (outcome.status, outcome.stdout) == (0, f"the schema is up to date: it has revision {head_revision()}\n")
+
+
+async def test_schema_moves_down_and_up_again(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the revision that is asked for; the URL for migrations goes before the other."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
+    monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", empty_url)
+    await run_command("migrate")
+    outcome = await run_command("migrate", "--revision", "0001")
+    assert outcome.stdout == f"the schema was brought from revision {head_revision()} to 0001\n"
+    outcome = await run_command("migrate", "--revision", "base")
+    assert outcome.stdout == "the schema was brought from revision 0001 to none\n"
+    outcome = await run_command("migrate")
+    assert outcome.stdout == f"the schema was brought from revision none to {head_revision()}\n"
+
+
+async def test_unknown_revision_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 1, in one line."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database.migration_url)
+    outcome = await run_command("migrate", "--revision", "nonsense")
+    assert outcome.status == ExitStatus.REFUSED
+    assert (
+        outcome.stderr == "error: cannot move the schema to revision nonsense: Can't locate revision identified by 'nonsense'\n"
+    )
+
+
+async def test_unreachable_database_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 3, for deployments that try again."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
+    outcome = await run_command("migrate")
+    assert outcome.status == ExitStatus.UNREACHABLE
+    assert "secret" not in outcome.stderr

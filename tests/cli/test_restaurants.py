@@ -1,0 +1,74 @@
+"""`ledger restaurants` against a server."""
+
+import json
+
+import pytest
+from support.commands import run_command
+from support.events import unique
+from support.running import RunningLedger
+
+from ledger.cli import restaurants
+from ledger.cli.failures import ExitStatus
+
+
+async def test_restaurant_is_put_and_shown(shared_ledger: RunningLedger) -> None:
+    """All of its profile, to people and to programs."""
+    restaurant_id = unique("res")
+    put = await run_command(
+        *("restaurants", "put", restaurant_id, "--name", "Café [bold]Ñ", "--inactive", "--maturity-days", "3"),
+        *("--metadata", "city=Lima", "--metadata", "note=a=b", "--metadata", "color=\x1b[31m"),
+        *("--address", shared_ledger.address),
+    )
+    assert (put.status, put.stderr) == (0, "")
+    assert "Café [bold]Ñ" in put.stdout
+    assert "\x1b" not in put.stdout
+    got = await run_command("restaurants", "get", restaurant_id, "--json", "--address", shared_ledger.address)
+    profile = json.loads(got.stdout)
+    assert profile["metadata"] == {"city": "Lima", "note": "a=b", "color": "\x1b[31m"}
+    assert (profile["name"], profile["active"], profile["maturity_days"]) == ("Café [bold]Ñ", False, 3)
+
+
+async def test_put_replaces_the_whole_profile(shared_ledger: RunningLedger) -> None:
+    """What is left out is set to its default."""
+    restaurant_id = unique("res")
+    address = ("--address", shared_ledger.address)
+    await run_command("restaurants", "put", restaurant_id, "--name", "Old", "--inactive", "--maturity-days", "0", *address)
+    outcome = await run_command("restaurants", "put", restaurant_id, "--json", *address)
+    profile = json.loads(outcome.stdout)
+    assert (profile["name"], profile["active"], profile["maturity_days"]) == ("", True, None)
+
+
+async def test_list_goes_through_all_pages(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are."""
+    monkeypatch.setattr(restaurants, "PAGE_SIZE", 2)
+    names = [f"res_{number}" for number in range(5)]
+    for name in names:
+        await run_command("restaurants", "put", name, "--address", ledger.address)
+    outcome = await run_command("restaurants", "list", "--json", "--address", ledger.address)
+    assert [restaurant["restaurant_id"] for restaurant in json.loads(outcome.stdout)] == names
+    outcome = await run_command("restaurants", "list", "--address", ledger.address)
+    assert outcome.stdout.splitlines()[-1] == "5 restaurants"
+
+
+async def test_list_of_none_is_an_empty_one(ledger: RunningLedger) -> None:
+    """And valid JSON."""
+    outcome = await run_command("restaurants", "list", "--json", "--address", ledger.address)
+    assert json.loads(outcome.stdout) == []
+
+
+@pytest.mark.parametrize("metadata", [("novalue",), ("=x",), ("a=1", "a=2")])
+async def test_bad_metadata_is_a_usage_error(metadata: tuple[str, ...]) -> None:
+    """Before any call."""
+    options = [option for pair in metadata for option in ("--metadata", pair)]
+    outcome = await run_command("restaurants", "put", "res_1", *options)
+    assert outcome.status == ExitStatus.USAGE
+    assert outcome.stderr.startswith("error: --metadata must be KEY=VALUE")
+
+
+async def test_refusals_of_the_server_are_told(shared_ledger: RunningLedger) -> None:
+    """An unknown restaurant, and a value out of its range."""
+    outcome = await run_command("restaurants", "get", "res_none", "--address", shared_ledger.address)
+    assert (outcome.status, "NOT_FOUND RESTAURANT_NOT_FOUND" in outcome.stderr) == (ExitStatus.REFUSED, True)
+    outcome = await run_command("restaurants", "put", "res_1", "--maturity-days", "999", "--address", shared_ledger.address)
+    assert outcome.status == ExitStatus.REFUSED
+    assert "maturity_days must be 0 to 365" in outcome.stderr

@@ -1,0 +1,76 @@
+"""`ledger serve` as its users meet it: a process, with an embedded PostgreSQL."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2
+from support.commands import run_command, run_process, serving
+
+from ledger.cli.demo_file import DEMO_FILE
+from ledger.cli.failures import ExitStatus
+
+
+@pytest.fixture
+def data_dir(enterable_folder: Path) -> Path:
+    """Where a server keeps its books."""
+    return enterable_folder / "data"
+
+
+async def health_of(address: str, service: str) -> int:
+    """What the server says of itself."""
+    async with aio.insecure_channel(address) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(service=service))
+        return answer.status
+
+
+async def test_server_serves_stops_and_keeps_its_books(data_dir: Path) -> None:
+    """Ready and healthy, 0 after SIGTERM and after Ctrl-C, and what was booked before a restart is there after it."""
+    async with serving(data_dir) as server:
+        assert await health_of(server.address, "ledger.v1.LedgerService") == health_pb2.HealthCheckResponse.SERVING
+        assert (await run_command("ingest", str(DEMO_FILE), "--address", server.address)).status == 0
+        balance = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
+        ended = await server.stop(signal.SIGTERM)
+    assert ended.status == 0
+    assert f"the books are in embedded PostgreSQL in {data_dir}" in ended.stdout
+    assert f"ledger ingest {DEMO_FILE} --address {server.address}" in ended.stdout
+    assert "grpcurl -plaintext" in ended.stdout
+    assert "Traceback" not in ended.stderr
+    async with serving(data_dir) as server:
+        again = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
+        assert again.stdout.splitlines()[1:] == balance.stdout.splitlines()[1:]
+        assert (await server.stop(signal.SIGINT)).status == 0
+
+
+async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:
+    """One line on standard error and status 1, while the first goes on."""
+    async with serving(data_dir) as server:
+        env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": server.address}
+        second = await run_process("serve", env=env)
+        assert (second.status, second.stdout) == (ExitStatus.REFUSED, "")
+        assert len(second.stderr.splitlines()) == 1
+        assert second.stderr.startswith(f"error: cannot listen on {server.address}: ")
+        assert await health_of(server.address, "ledger.v1.LedgerService") == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:
+    """Its PostgreSQL is another process's, which may stop it."""
+    async with serving(data_dir), serving(data_dir) as second:
+        ended = await second.stop(signal.SIGTERM)
+        assert ended.status == 0
+        assert "warning: another process runs the embedded PostgreSQL" in ended.stderr
+
+
+async def test_server_needs_its_database() -> None:
+    """Status 1 and one line, without the password."""
+    env = {"LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books", "LEDGER_GRPC_ADDRESS": "127.0.0.1:0"}
+    outcome = await run_process("serve", env=env)
+    assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
+    assert outcome.stderr.startswith("error: the database postgresql+asyncpg://me:***@127.0.0.1:1/books cannot be reached")
+    assert len(outcome.stderr.splitlines()) == 1

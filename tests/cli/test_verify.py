@@ -1,0 +1,70 @@
+"""`ledger verify` on databases of its own."""
+
+import json
+
+import pytest
+from support.commands import run_command
+from support.events import event_message
+from support.running import RunningLedger, query
+
+from ledger.bootstrap import Database
+from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.migrations import database_url
+from ledger.v1 import ledger_pb2
+
+
+async def test_books_in_order_pass(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says how many checks there were; status 0."""
+    await ledger.ingest(event_message())
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    outcome = await run_command("verify")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    count, rest = outcome.stdout.split(" ", 1)
+    assert int(count) > 20
+    assert rest == "checks, no errors, no warnings\n"
+
+
+async def test_warnings_are_shown_and_pass(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refund of more than there is: recorded, worth a look, and no error."""
+    await ledger.ingest(event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red"))
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    outcome = await run_command("verify")
+    assert outcome.status == 0
+    assert "WARNING" in outcome.stdout
+    assert "res_red" in outcome.stdout
+    assert "checks, no errors, " in outcome.stdout
+
+
+async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 1, and the finding is told to people and to programs."""
+    await query(database.migration_url, "ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
+    outcome = await run_command("verify")
+    assert outcome.status == ExitStatus.REFUSED
+    assert "append_only_triggers_are_on" in outcome.stdout
+    outcome = await run_command("verify", "--json")
+    assert outcome.status == ExitStatus.REFUSED
+    report = json.loads(outcome.stdout)
+    assert report["errors"] == len([finding for finding in report["findings"] if finding["severity"] == "ERROR"]) > 0
+    assert "append_only_triggers_are_on" in report["checks"]
+
+
+async def test_unreachable_database_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 3, for scripts that try again."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
+    outcome = await run_command("verify")
+    assert outcome.status == ExitStatus.UNREACHABLE
+    assert outcome.stderr.startswith("error: the database postgresql+asyncpg://me:***@127.0.0.1:1/books cannot be reached")
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+async def test_missing_database_and_missing_schema_are_told(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, with what to do about it where that is known."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database_url(server_url, database="no_such_database"))
+    outcome = await run_command("verify")
+    assert outcome.status == ExitStatus.UNREACHABLE
+    assert outcome.stderr.endswith(': database "no_such_database" does not exist\n')
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database_url(server_url, database="postgres"))
+    outcome = await run_command("verify")
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stderr.startswith("error: the database has schema revision none")
