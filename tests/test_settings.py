@@ -45,6 +45,7 @@ def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> 
     [
         ("LEDGER_DATABASE_URL", "mysql://u@h/d"),
         ("LEDGER_DATABASE_URL", "not a url"),
+        ("LEDGER_MIGRATION_DATABASE_URL", "postgresql://without/another"),
         ("LEDGER_GRPC_ADDRESS", "50051"),
         ("LEDGER_MATURITY_DAYS", "-1"),
         ("LEDGER_MATURITY_DAYS", "366"),

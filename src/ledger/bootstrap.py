@@ -37,11 +37,16 @@ class SchemaMismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the books are: as the server opens them, and as migrations do. `embedded_in` names the data directory, if any."""
+    """Where the books are: as the server opens them, and as migrations do.
+
+    `embedded_in` names the data directory, if any; `attached` tells that another process runs the embedded server, and will
+    stop it.
+    """
 
     url: str
     migration_url: str
     embedded_in: str | None = None
+    attached: bool = False
 
     @property
     def description(self) -> str:
@@ -52,10 +57,11 @@ class Database:
 
 
 @contextmanager
-def open_database(settings: Settings) -> Iterator[Database]:
-    """The configured database, or an embedded one, started if it is not running, migrated, and stopped at the end.
+def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator[Database]:
+    """The configured database, or an embedded one, started if it is not running, and stopped at the end if so.
 
-    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable.
+    The embedded one is brought to the newest schema unless the caller does not want it; nobody else administers it. From the
+    main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable, CannotMigrate.
     """
     if settings.database_url:
         yield Database(settings.database_url, settings.url_for_migrations)
@@ -64,9 +70,10 @@ def open_database(settings: Settings) -> Iterator[Database]:
     with EmbeddedPostgres.start(data_dir) as postgres:
         owner_url = postgres.url(user=postgres.superuser, database=DATABASE_NAME)
         asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE_NAME))
-        # Nobody else administers an embedded database.
-        migrate(owner_url)
-        yield Database(postgres.url(user=APPLICATION_ROLE, database=DATABASE_NAME), owner_url, str(data_dir))
+        if newest_schema:
+            migrate(owner_url)
+        application_url = postgres.url(user=APPLICATION_ROLE, database=DATABASE_NAME)
+        yield Database(application_url, owner_url, str(data_dir), postgres.attached)
 
 
 def build_service(settings: Settings, engine: AsyncEngine) -> tuple[LedgerService, IngestEvents]:

@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field(default=LogFormat.CONSOLE, description="console or json.")
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
+
+    @field_validator("migration_database_url")
+    @classmethod
+    def _goes_where_the_books_are(cls, url: str, info: ValidationInfo) -> str:
+        if url and not info.data.get("database_url"):
+            raise ValueError("must be empty unless LEDGER_DATABASE_URL is set")
+        return url
 
     @property
     def url_for_migrations(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.commands import run_command
-from support.running import execute_alone
+from support.running import execute_alone, query
 
 from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
@@ -50,8 +50,18 @@ async def test_unknown_revision_is_told(database: Database, monkeypatch: pytest.
     outcome = await run_command("migrate", "--revision", "nonsense")
     assert outcome.status == ExitStatus.REFUSED
     assert (
-        outcome.stderr == "error: cannot move the schema to revision nonsense: Can't locate revision identified by 'nonsense'\n"
+        outcome.stderr == f"error: cannot move the schema from revision {head_revision()} to nonsense: "
+        "Can't locate revision identified by 'nonsense'\n"
     )
+
+
+async def test_schema_of_a_later_version_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that a later version migrated is left alone: status 1, and both revisions are named."""
+    await query(database.migration_url, "UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database.migration_url)
+    outcome = await run_command("migrate")
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stderr.startswith("error: cannot move the schema from revision 9999 to head: ")
 
 
 async def test_unreachable_database_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

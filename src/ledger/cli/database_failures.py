@@ -12,6 +12,7 @@ from ledger.bootstrap import SchemaMismatch
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
+from ledger.infrastructure.postgres.migrations import CannotMigrate
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
     where = f"the database {make_url(url).render_as_string(hide_password=True)}" if url else "the embedded database"
     try:
         yield
-    except (AddressUnavailable, SchemaMismatch, EmbeddedPostgresError) as error:
+    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, SchemaMismatch) as error:
         raise CommandFailure(str(error)) from error
     except DatabaseUnavailable as error:
         cause = _sentence_of(error.__cause__ or error)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shlex
+import signal
 
 from ledger.cli.configuration import AddressOption, load_settings
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
@@ -29,24 +30,25 @@ def serve(address: AddressOption = None) -> None:
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from ledger.bootstrap import open_database, run_server
     from ledger.cli.database_failures import database_failures
-    from ledger.cli.embedded_server import embedded_server
 
     configure_logging(settings.log_format, settings.log_level)
     with (
         database_failures(settings.database_url, unreachable=ExitStatus.REFUSED),
-        embedded_server(settings) as postgres,
         open_database(settings) as database,
     ):
 
         def on_ready(listening_address: str) -> None:
             _announce(settings, listening_address, database.description)
-            if postgres is not None and postgres.attached:
+            if database.attached:
                 report(
                     "warning",
                     ["another process runs the embedded PostgreSQL and will stop it; this server loses its database then"],
                 )
 
         asyncio.run(run_server(settings, database, on_ready=on_ready))
+        # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _announce(settings: Settings, listening_address: str, database: str) -> None:

@@ -8,6 +8,7 @@ import sqlalchemy.exc
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -53,15 +54,20 @@ async def current_revision(engine: AsyncEngine) -> str | None:
             return revision
 
 
-def migrate(url: str, revision: str = "head") -> str | None:
-    """Creates the roles and moves the schema to `revision`, up or down; the revision it had before. Not from an event loop.
+class CannotMigrate(Exception):
+    """The schema cannot be moved to the revision asked for, or from the one that the database has."""
 
-    `url` logs in as a superuser, or as a member of ledger_owner once the roles exist. On repeat nothing changes.
+
+def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
+    """Creates the roles and moves the schema to `revision`, up or down; the revisions before and after. Not from an event loop.
+
+    `url` logs in as a superuser, or as a member of ledger_owner once the roles exist. On repeat nothing changes. Raises
+    CannotMigrate, DatabaseUnavailable.
     """
     return asyncio.run(migrate_async(url, revision))
 
 
-async def migrate_async(url: str, revision: str = "head") -> str | None:
+async def migrate_async(url: str, revision: str = "head") -> tuple[str | None, str | None]:
     """As `migrate`, from within an event loop."""
     engine = create_async_engine(url, poolclass=NullPool)
     try:
@@ -74,9 +80,9 @@ async def migrate_async(url: str, revision: str = "head") -> str | None:
                 await connection.execute(text(f"SET ROLE {OWNER_ROLE}"))
                 await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
                 await connection.commit()
-                before = await connection.run_sync(lambda plain: _move(plain, revision))
+                revisions = await connection.run_sync(lambda plain: _move(plain, revision))
                 await connection.commit()
-                return before
+                return revisions
     finally:
         await engine.dispose()
 
@@ -132,16 +138,19 @@ async def _prepare(connection: AsyncConnection) -> None:
         await connection.execute(text(f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER_ROLE}"))
 
 
-def _move(connection: Connection, revision: str) -> str | None:
+def _move(connection: Connection, revision: str) -> tuple[str | None, str | None]:
     before = MigrationContext.configure(connection).get_current_revision()
     connection.commit()
     config = alembic_config()
     config.attributes["connection"] = connection
-    if revision == "base" or (before is not None and _is_older(config, revision, before)):
-        command.downgrade(config, revision)
-    else:
-        command.upgrade(config, revision)
-    return before
+    try:
+        if revision == "base" or (before is not None and _is_older(config, revision, before)):
+            command.downgrade(config, revision)
+        else:
+            command.upgrade(config, revision)
+    except CommandError as error:
+        raise CannotMigrate(f"cannot move the schema from revision {before or 'none'} to {revision}: {error}") from error
+    return before, MigrationContext.configure(connection).get_current_revision()
 
 
 def _is_older(config: Config, revision: str, than: str) -> bool:
