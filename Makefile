@@ -45,8 +45,8 @@ lint: install ## Check format, types, layers, generated code and the schema snap
 	@$(RUN) python scripts/dump_schema.py --check
 
 format: install ## Format the code
-	@$(RUN) ruff check --fix --quiet . || true
 	@$(RUN) ruff format --quiet .
+	@$(RUN) ruff check --fix --quiet .
 
 proto: install ## Generate src/ledger/v1 from proto/
 	@$(RUN) python scripts/generate_stubs.py

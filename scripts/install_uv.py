@@ -3,6 +3,7 @@
 Runs before anything is installed, so it uses the standard library only.
 """
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -17,9 +18,9 @@ def main() -> int:
         pip = [str(folder / "bin" / "python"), "-m", "pip"]
         subprocess.run([*pip, "install", "--quiet", "--disable-pip-version-check", requirement], check=True)
         return 0
-    except (subprocess.CalledProcessError, OSError):
-        # Debian's python3 comes without ensurepip unless python3-venv is there; pip itself may still be.
-        pass
+    except (subprocess.CalledProcessError, OSError, SystemExit):
+        # Without python3-venv Debian's Python has no ensurepip, and ends the program; pip itself may still be there.
+        shutil.rmtree(folder, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*pip, "--target", str(folder / "lib"), requirement], check=False)
     if done.returncode != 0:

@@ -9,7 +9,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION deny_change() IS 'Keeps a table append-only, against its owner and superusers too.';
+COMMENT ON FUNCTION deny_change() IS 'Refuses UPDATE, DELETE and TRUNCATE to everybody, the owner and superusers included.';
 
 CREATE TABLE alembic_version (
     version_num character varying(32) NOT NULL
@@ -194,17 +194,44 @@ ALTER TABLE ONLY ledger_entries
 GRANT ALL ON SCHEMA public TO ledger_owner;
 GRANT SELECT ON TABLE alembic_version TO ledger_app;
 GRANT SELECT ON TABLE alembic_version TO ledger_read;
-GRANT SELECT,INSERT ON TABLE balance_accounts TO ledger_app;
+GRANT SELECT ON TABLE balance_accounts TO ledger_app;
 GRANT SELECT ON TABLE balance_accounts TO ledger_read;
+GRANT INSERT(restaurant_id) ON TABLE balance_accounts TO ledger_app;
+GRANT INSERT(currency) ON TABLE balance_accounts TO ledger_app;
 GRANT UPDATE(lock_pad) ON TABLE balance_accounts TO ledger_app;
-GRANT SELECT,INSERT ON TABLE ledger_entries TO ledger_app;
+GRANT SELECT ON TABLE ledger_entries TO ledger_app;
 GRANT SELECT ON TABLE ledger_entries TO ledger_read;
-GRANT SELECT,INSERT ON TABLE processor_events TO ledger_app;
+GRANT INSERT(balance_account_id) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(transaction_id) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT("position") ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(entry_type) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(debit_account) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(credit_account) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(amount_minor) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(available_at) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(occurred_at) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(event_id) ON TABLE ledger_entries TO ledger_app;
+GRANT INSERT(payout_id) ON TABLE ledger_entries TO ledger_app;
+GRANT SELECT ON TABLE processor_events TO ledger_app;
 GRANT SELECT ON TABLE processor_events TO ledger_read;
-GRANT SELECT,INSERT ON TABLE restaurants TO ledger_app;
+GRANT INSERT(event_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(fingerprint) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(transaction_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(batch_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(type) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(restaurant_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(currency) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(amount_minor) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(fee_minor) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(occurred_at) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(payout_id) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(reference) ON TABLE processor_events TO ledger_app;
+GRANT INSERT(metadata) ON TABLE processor_events TO ledger_app;
+GRANT SELECT ON TABLE restaurants TO ledger_app;
 GRANT SELECT ON TABLE restaurants TO ledger_read;
-GRANT UPDATE(name) ON TABLE restaurants TO ledger_app;
-GRANT UPDATE(active) ON TABLE restaurants TO ledger_app;
-GRANT UPDATE(maturity_days) ON TABLE restaurants TO ledger_app;
-GRANT UPDATE(metadata) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(restaurant_id) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(name),UPDATE(name) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(active),UPDATE(active) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(maturity_days),UPDATE(maturity_days) ON TABLE restaurants TO ledger_app;
+GRANT INSERT(metadata),UPDATE(metadata) ON TABLE restaurants TO ledger_app;
 GRANT UPDATE(updated_at) ON TABLE restaurants TO ledger_app;

@@ -37,13 +37,14 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def template_url(server_url: str) -> str:
+async def template_url(server_url: str) -> AsyncIterator[str]:
     """A migrated database that others are cloned from; nobody stays connected to it."""
     url = database_url(server_url, database=TEMPLATE)
     await execute_alone(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
     await create_database(server_url, TEMPLATE)
     await migrate_async(url)
-    return url
+    yield url
+    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", ""),
         ("postgresql://u:p%40ss@h:5433/d", "postgresql+asyncpg://u:p%40ss@h:5433/d"),
         ("postgres://u@h/d", "postgresql+asyncpg://u@h/d"),
+        ("postgresql://u@h/d?sslmode=require", "postgresql+asyncpg://u@h/d?ssl=require"),
         ("postgresql+asyncpg://u@/d?host=/run/pg", "postgresql+asyncpg://u@/d?host=%2Frun%2Fpg"),
     ],
 )
@@ -46,7 +47,10 @@ def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> 
         ("LEDGER_DATABASE_URL", "mysql://u@h/d"),
         ("LEDGER_DATABASE_URL", "not a url"),
         ("LEDGER_MIGRATION_DATABASE_URL", "postgresql://without/another"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h:port/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h/d?channel_binding=require"),
         ("LEDGER_GRPC_ADDRESS", "50051"),
+        ("LEDGER_GRPC_ADDRESS", "127.0.0.1:99999"),
         ("LEDGER_MATURITY_DAYS", "-1"),
         ("LEDGER_MATURITY_DAYS", "366"),
         ("LEDGER_MATURITY_DAYS", "1.5"),
@@ -61,3 +65,9 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, valu
     with pytest.raises(ValidationError) as raised:
         Settings(_env_file=None)
     assert name.removeprefix("LEDGER_").lower() in str(raised.value)
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ~ in `.env` is the home directory, as the README writes it, and no directory of that name."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings(_env_file=None, data_dir="~/books").data_dir == Path("/home/somebody/books")

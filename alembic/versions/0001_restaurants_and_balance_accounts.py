@@ -54,13 +54,20 @@ CREATE TABLE balance_accounts (
   'Never written. The application may lock rows only where it may update a column, and this is the one.'""",
     "COMMENT ON COLUMN balance_accounts.created_at IS 'When it was opened, by the database''s clock.'",
     "GRANT SELECT ON alembic_version TO ledger_app, ledger_read",
-    "GRANT SELECT, INSERT ON restaurants TO ledger_app",
+    "GRANT SELECT, INSERT (restaurant_id, name, active, maturity_days, metadata) ON restaurants TO ledger_app",
     "GRANT UPDATE (name, active, maturity_days, metadata, updated_at) ON restaurants TO ledger_app",
-    "GRANT SELECT, INSERT, UPDATE (lock_pad) ON balance_accounts TO ledger_app",
+    "GRANT SELECT, INSERT (restaurant_id, currency), UPDATE (lock_pad) ON balance_accounts TO ledger_app",
     "GRANT SELECT ON restaurants, balance_accounts TO ledger_read",
 )
 
 DOWNGRADE = (
+    """
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM restaurants) THEN
+    RAISE EXCEPTION 'there are restaurants: they are not removed' USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+END $$
+""",
     "DROP TABLE balance_accounts",
     "DROP TABLE restaurants",
     "REVOKE ALL ON alembic_version FROM ledger_app, ledger_read",

@@ -131,7 +131,7 @@ BEGIN
 END
 $$
 """,
-    "COMMENT ON FUNCTION deny_change() IS 'Keeps a table append-only, against its owner and superusers too.'",
+    "COMMENT ON FUNCTION deny_change() IS 'Refuses UPDATE, DELETE and TRUNCATE to everybody, the owner and superusers included.'",
     """
 CREATE TRIGGER processor_events_deny_change BEFORE UPDATE OR DELETE OR TRUNCATE ON processor_events
   FOR EACH STATEMENT EXECUTE FUNCTION deny_change()
@@ -143,11 +143,28 @@ CREATE TRIGGER ledger_entries_deny_change BEFORE UPDATE OR DELETE OR TRUNCATE ON
   FOR EACH STATEMENT EXECUTE FUNCTION deny_change()
 """,
     "ALTER TABLE ledger_entries ENABLE ALWAYS TRIGGER ledger_entries_deny_change",
-    "GRANT SELECT, INSERT ON processor_events, ledger_entries TO ledger_app",
+    # Not the columns that say when and by which transaction a row was recorded: those are the database's to tell.
+    """
+GRANT SELECT, INSERT (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
+                      occurred_at, payout_id, reference, metadata)
+  ON processor_events TO ledger_app
+""",
+    """
+GRANT SELECT, INSERT (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+                      available_at, occurred_at, event_id, payout_id)
+  ON ledger_entries TO ledger_app
+""",
     "GRANT SELECT ON processor_events, ledger_entries TO ledger_read",
 )
 
 DOWNGRADE = (
+    """
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM processor_events) OR EXISTS (SELECT FROM ledger_entries) THEN
+    RAISE EXCEPTION 'there are books: they are not removed' USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+END $$
+""",
     "DROP TABLE ledger_entries",
     "DROP TABLE processor_events",
     "DROP FUNCTION deny_change()",

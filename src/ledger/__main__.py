@@ -15,7 +15,7 @@ def main() -> None:
             raise  # a defect of ours, not something to install
         sys.exit(
             f"error: the `ledger` command needs the Python package {error.name}, which is not installed: "
-            "install ledger-service[server,embedded]"
+            "install this package with its extras server and embedded"
         )
     sys.exit(run())
 

@@ -18,7 +18,7 @@ from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.domain.audit import AuditReport
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, default_data_dir
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, connect, create_engine
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -27,8 +27,15 @@ from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.settings import Settings
 
 DATABASE_NAME = "ledger"
+# The settings of PostgreSQL without which an acknowledged commit is not safe, and their safe values. `local` and `remote_write`
+# are not among them: where there is a synchronous standby, a failover to it may lose what those acknowledged.
+DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
 
 _log = structlog.get_logger("ledger")
+
+
+class NotDurable(Exception):
+    """The database is set so that a crash may take back what it has acknowledged."""
 
 
 class SchemaMismatch(Exception):
@@ -53,7 +60,12 @@ class Database:
         """For people: where the database is, without password."""
         if self.embedded_in is not None:
             return f"embedded PostgreSQL in {self.embedded_in}"
-        return make_url(self.url).render_as_string(hide_password=True)
+        return shown_url(self.url)
+
+
+def shown_url(url: str) -> str:
+    """A database's URL as people write it, without its password."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 @contextmanager
@@ -100,20 +112,36 @@ async def check_schema(engine: AsyncEngine) -> None:
         )
 
 
+async def check_durability(engine: AsyncEngine) -> None:
+    """Raises NotDurable when the database may forget what it has acknowledged, DatabaseUnavailable."""
+    async with aclosing(await connect(engine)) as connection:
+        for name, values in DURABLE_VALUES.items():
+            value = await connection.scalar(text("SELECT current_setting(:name)"), {"name": name})
+            if value not in values:
+                raise NotDurable(
+                    f"the database has {name} = {value}, so it may forget what it has acknowledged: set it to {values[0]}, "
+                    "or LEDGER_REQUIRE_DURABLE_DATABASE=false for books that nobody will miss"
+                )
+
+
 async def run_server(settings: Settings, database: Database, *, on_ready: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Calls `on_ready` with the address once calls are answered.
 
-    Raises AddressUnavailable, SchemaMismatch, DatabaseUnavailable.
+    Raises AddressUnavailable, NotDurable, SchemaMismatch, DatabaseUnavailable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     engine = create_engine(database.url, pool_size=settings.database_pool_size)
+    # Of its own, so that a server whose connections are all busy is not taken for one without a database.
+    ping_engine = create_engine(database.url, pool_size=1)
     try:
         await check_schema(engine)
+        if settings.require_durable_database:
+            await check_durability(engine)
         service, ingest_events = build_service(settings, engine)
-        server = Server(service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(engine))
+        server = Server(service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(ping_engine))
         await server.start()
         on_ready(_listening_address(settings.grpc_address, server.port))
         await stop.wait()
@@ -121,6 +149,7 @@ async def run_server(settings: Settings, database: Database, *, on_ready: Callab
         await server.stop(settings.shutdown_grace_seconds)
         await ingest_events.close()
     finally:
+        await ping_engine.dispose()
         await engine.dispose()
     _log.info("stopped")
 
@@ -131,6 +160,9 @@ def audit_books(settings: Settings) -> AuditReport:
     From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
     DatabaseTimeout.
     """
+    data_dir = settings.data_dir or default_data_dir()
+    if not settings.database_url and not has_cluster(data_dir):
+        raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")
 
     async def audit_database(database: Database) -> AuditReport:
         engine = create_engine(database.url, pool_size=1)

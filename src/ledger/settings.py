@@ -10,6 +10,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
 
 
+def _port_in_range(address: str) -> str:
+    if not address.startswith("unix:") and int(address.rpartition(":")[2]) > 65535:
+        raise ValueError("must be host:port with a port up to 65535, or unix:path")
+    return address
+
+
+def _expanded(path: Path | None) -> Path | None:
+    """No shell expands the ~ of a line in `.env`."""
+    return None if path is None else path.expanduser()
+
+
 class LogFormat(StrEnum):
     """How a log line looks."""
 
@@ -33,6 +44,9 @@ class UnknownRestaurantsSetting(StrEnum):
     REJECT = "reject"
 
 
+_URL_PARAMETERS = {"host", "passfile", "port", "ssl"}
+
+
 def _asyncpg_url(url: str) -> str:
     """Makes a SQLAlchemy URL of the asyncpg driver from the spellings that people have at hand."""
     if not url:
@@ -43,12 +57,17 @@ def _asyncpg_url(url: str) -> str:
 
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ValueError("must look like postgresql://user:password@host:5432/database") from error
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+asyncpg")
     if parsed.drivername != "postgresql+asyncpg":
         raise ValueError("must begin with postgresql://")
+    # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
+    if "sslmode" in parsed.query:
+        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": parsed.query["sslmode"]})
+    if unknown := sorted(set(parsed.query) - _URL_PARAMETERS):
+        raise ValueError(f"must not have the parameter {unknown[0]}: only {', '.join(sorted(_URL_PARAMETERS))} are known")
     return parsed.render_as_string(hide_password=False)
 
 
@@ -60,7 +79,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    grpc_address: str = Field(
+    grpc_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default="127.0.0.1:50051",
         pattern=r"^(.+:[0-9]{1,5}|unix:.+)$",
         description="Where the server listens and where the `ledger` command calls: host:port, or unix:path.",
@@ -75,8 +94,13 @@ class Settings(BaseSettings):
         description="The same database, for `ledger migrate`: a superuser, or a member of ledger_owner. "
         "Empty: as LEDGER_DATABASE_URL.",
     )
+    require_durable_database: bool = Field(
+        default=True,
+        description="Whether to refuse a database that may forget what it has acknowledged: fsync, full_page_writes or "
+        "synchronous_commit off.",
+    )
     database_pool_size: int = Field(default=10, ge=1, le=200, description="Connections to the database, at the most.")
-    data_dir: Path | None = Field(
+    data_dir: Annotated[Path | None, AfterValidator(_expanded)] = Field(
         default=None,
         description="Where the embedded PostgreSQL keeps its data. Empty: ~/.local/share/ledger, or /var/lib/ledger for root.",
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
@@ -660,3 +661,28 @@ async def test_connection_lost_under_a_booking_is_made_good(ledger: RunningLedge
         answer = await call
     assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
+
+
+async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> None:
+    """Who goes on calling while the server stops is answered or told UNAVAILABLE; never CANCELLED, which nobody repeats."""
+    codes: Counter[grpc.StatusCode] = Counter()
+    answered = asyncio.Event()
+
+    async def keep_calling(ledger: RunningLedger) -> None:
+        while True:
+            try:
+                await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
+            except aio.AioRpcError as error:
+                codes[error.code()] += 1
+                return
+            codes[grpc.StatusCode.OK] += 1
+            if codes[grpc.StatusCode.OK] >= 100:
+                answered.set()
+
+    async with running_ledger(database) as ledger:
+        callers = [asyncio.create_task(keep_calling(ledger)) for _ in range(32)]
+        await asyncio.wait_for(answered.wait(), 30)
+        await ledger.server.stop(10)
+        await asyncio.wait_for(asyncio.gather(*callers), 30)
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert await ledger.query("SELECT count(*) FROM processor_events") == [(codes[grpc.StatusCode.OK],)]

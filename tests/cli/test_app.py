@@ -85,5 +85,5 @@ async def test_missing_extra_is_told_in_one_line(tmp_path: Path, missing: str) -
     outcome = await run_process("--help", env={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
     assert outcome.status == 1
     assert outcome.stderr.startswith(f"error: the `ledger` command needs the Python package {missing}")
-    assert "install ledger-service[server,embedded]" in outcome.stderr
+    assert "with its extras server and embedded" in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1

@@ -72,5 +72,5 @@ async def test_server_needs_its_database() -> None:
     env = {"LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books", "LEDGER_GRPC_ADDRESS": "127.0.0.1:0"}
     outcome = await run_process("serve", env=env)
     assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
-    assert outcome.stderr.startswith("error: the database postgresql+asyncpg://me:***@127.0.0.1:1/books cannot be reached")
+    assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
     assert len(outcome.stderr.splitlines()) == 1

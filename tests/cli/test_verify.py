@@ -54,7 +54,7 @@ async def test_unreachable_database_is_told_without_its_password(monkeypatch: py
     monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
     outcome = await run_command("verify")
     assert outcome.status == ExitStatus.UNREACHABLE
-    assert outcome.stderr.startswith("error: the database postgresql+asyncpg://me:***@127.0.0.1:1/books cannot be reached")
+    assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
     assert len(outcome.stderr.splitlines()) == 1
 
 

@@ -80,6 +80,8 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
         ({"payout_id": "payout_1"}, ["payout_id"]),
         ({"type": EventType.PAYOUT_PAID}, ["payout_id"]),
         ({"type": EventType.PAYOUT_PAID, "payout_id": "payout_1"}, []),
+        ({"type": EventType.PAYOUT_PAID, "payout_id": "payout_1", "amount_minor": 2**63 - 1}, []),
+        ({"type": EventType.PAYOUT_PAID, "payout_id": "payout_1", "amount_minor": 0}, ["amount_minor"]),
         ({"event_id": "a" * 128}, []),
         ({"event_id": "a" * 129}, ["event_id"]),
         ({"event_id": "evt_1\n"}, ["event_id"]),

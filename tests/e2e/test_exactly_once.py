@@ -3,16 +3,18 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.audit import assert_books_in_order
-from support.events import event_message, unique
+from support.events import event_message, timestamp, unique
 from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, running_ledger
 
 from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.engine import autocommit
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
@@ -177,3 +179,39 @@ async def test_books_are_in_order_after_the_random_events(shared_ledger: Running
     """What the examples above left behind passes the audit."""
     assert await shared_ledger.query("SELECT count(*) > 100 FROM processor_events") == [(True,)]
     await assert_books_in_order(shared_ledger.database)
+
+
+async def balance_at(ledger: RunningLedger, as_of: datetime) -> tuple[int, int]:
+    """Available and pending of res_001 as of an instant."""
+    request = ledger_pb2.GetBalanceRequest(restaurant_id="res_001", currency="PEN", as_of=timestamp(as_of))
+    told = await ledger.stub.GetBalance(request)
+    return told.available_minor, told.pending_minor
+
+
+async def test_entry_counts_from_just_after_it_was_recorded(ledger: RunningLedger) -> None:
+    """As of the very instant it was recorded an entry does not count yet; a microsecond later it does."""
+    await ledger.ingest(event_message(amount_minor=1000))
+    ((recorded_at,),) = await ledger.query("SELECT recorded_at FROM ledger_entries")
+    assert await balance_at(ledger, recorded_at) == (0, 0)
+    assert await balance_at(ledger, recorded_at + timedelta(microseconds=1)) == (1000, 0)
+
+
+async def test_charge_is_available_from_the_very_instant_it_matures(ledger: RunningLedger) -> None:
+    """As of available_at it is available; a microsecond before, it is pending."""
+    # Matures a moment from now: late enough to be recorded before, early enough to ask about its past soon.
+    occurred_at = datetime.now(UTC) - MATURITY + timedelta(seconds=1)
+    await ledger.ingest(event_message(amount_minor=1000, occurred_at=occurred_at))
+    ((available_at,),) = await ledger.query("SELECT available_at FROM ledger_entries")
+    async with asyncio.timeout(20):
+        while (await ledger.balance("res_001")).available_minor == 0:
+            pass
+    assert await balance_at(ledger, available_at) == (1000, 0)
+    assert await balance_at(ledger, available_at - timedelta(microseconds=1)) == (0, 1000)
+
+
+async def test_server_is_the_application_role_whoever_logs_in(database: Database) -> None:
+    """With a superuser's URL too, the server's sessions may do no more than ledger_app may."""
+    async with running_ledger(replace(database, url=database.migration_url)) as ledger:
+        await ledger.ingest(event_message())
+        async with autocommit(ledger.engine) as connection:
+            assert await connection.fetchval("SELECT current_user") == "ledger_app"

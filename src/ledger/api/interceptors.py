@@ -20,6 +20,7 @@ from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
 
 REQUEST_ID_KEY = "x-request-id"
 LAST_WORDS_SECONDS = 0.2
+_HEALTH_METHODS = "/grpc.health."
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 _log = structlog.get_logger("ledger.calls")
@@ -35,8 +36,9 @@ class CallFrame(aio.ServerInterceptor):
     def __init__(self) -> None:
         self._stopping = asyncio.Event()
 
-    def end_streams(self) -> None:
-        """Ends every call whose answer is a stream: an open one, such as a health watch, would hold up the stop."""
+    def stop(self) -> None:
+        """Answers every further call of the ledger with ShuttingDown, and ends every call whose answer is a stream: an open one,
+        such as a health watch, would hold up the stop."""
         self._stopping.set()
 
     async def intercept_service(
@@ -56,6 +58,8 @@ class CallFrame(aio.ServerInterceptor):
     def _single(self, method: str, handler: Handler) -> Handler:
         async def call(request: Any, context: Context) -> Any:
             async with _Call(method, context) as framed:
+                if self._stopping.is_set() and not method.startswith(_HEALTH_METHODS):
+                    raise ShuttingDown
                 if handler.request_streaming:
                     return await handler.stream_unary(_parse_each(handler, request), context)
                 return await handler.unary_unary(_parse(handler, request), context)

@@ -17,6 +17,7 @@ PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 2.0
 # A single failed ping may be a hiccup; a second one is not.
 FAILED_PINGS_MAX = 2
+LAST_CALLS_SECONDS = 0.5
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -75,7 +76,10 @@ class Server:
         if self._watching is not None:
             self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        self._frame.end_streams()
+        self._frame.stop()
+        # What has arrived and was not handed to us yet, the library would answer with CANCELLED, which nobody repeats. We answer
+        # it, until callers have heard that there is nothing more to be had here.
+        await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds))
         await self._server.stop(grace_seconds)
 
     async def _follow_database(self) -> None:

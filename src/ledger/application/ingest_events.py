@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
 
+import structlog
 import uuid_utils.compat
 
 from ledger.application.ports import EventLedger, Posting, StoredEvent
@@ -26,6 +27,8 @@ from ledger.errors import (
     RestaurantNotFound,
     ShuttingDown,
 )
+
+_log = structlog.get_logger("ledger.ingest")
 
 BATCH_EVENTS_MAX = 1000
 ATTEMPTS_MAX = 3
@@ -110,7 +113,8 @@ class IngestEvents:
                 await self._post(batch, batch.postings)
                 await self._settle(batch)
                 return
-            except (DatabaseContention, DatabaseUnavailable):
+            except (DatabaseContention, DatabaseUnavailable) as error:
+                _log.warning("an attempt to book broke off", attempt=attempt, cause=repr(error.__cause__ or error))
                 # The batch id lets the next attempt know what this one may have stored before it broke off.
                 if attempt == ATTEMPTS_MAX:
                     raise
@@ -140,9 +144,9 @@ class IngestEvents:
             return []
         try:
             new = await self._ledger.insert(postings, batch.batch_id)
-        except DataRejected:
+        except DataRejected as error:
             if len(postings) == 1:
-                batch.refuse(postings[0], EventRejected(postings[0].event.event_id))
+                batch.refuse(postings[0], _rejected(postings[0], error))
                 return []
             middle = len(postings) // 2
             return await self._insert(batch, postings[:middle]) + await self._insert(batch, postings[middle:])
@@ -154,10 +158,10 @@ class IngestEvents:
         accounts = sorted({(posting.event.restaurant_id, posting.event.currency) for posting in postings})
         try:
             unknown = await self._ledger.open_accounts(accounts, register=self._register)
-        except DataRejected:
+        except DataRejected as error:
             if len(accounts) == 1:
                 for posting in postings:
-                    batch.refuse(posting, EventRejected(posting.event.event_id))
+                    batch.refuse(posting, _rejected(posting, error))
                 return
             middle = set(accounts[: len(accounts) // 2])
             for inside in (True, False):
@@ -176,6 +180,13 @@ class IngestEvents:
         for event_id, event in batch.payout_events.items():
             if event_id not in batch.stored:
                 batch.refused[event_id] = PayoutNotFound(event.payout_id)
+
+
+def _rejected(posting: Posting, error: DataRejected) -> EventRejected:
+    """What the caller is told; the log has what the database said."""
+    event_id = posting.event.event_id
+    _log.error("the database refused an event as data", event_id=event_id, cause=repr(error.__cause__ or error))
+    return EventRejected(event_id)
 
 
 class _Batch:

@@ -4,15 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from ledger.api.server import AddressUnavailable
-from ledger.bootstrap import SchemaMismatch
+from ledger.bootstrap import NotDurable, SchemaMismatch, shown_url
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
 from ledger.infrastructure.postgres.migrations import CannotMigrate
+
+_NEW_DATABASE = "on a new database run `ledger migrate` first, and give the role ledger_app its password"
+_HINT_BY_SQLSTATE = {
+    "22023": _NEW_DATABASE,  # a role that does not exist
+    "28000": _NEW_DATABASE,  # the same, by name
+    "28P01": _NEW_DATABASE,  # wrong password
+    "42501": "LEDGER_MIGRATION_DATABASE_URL must name a superuser, or a member of ledger_owner",  # may not
+}
 
 
 @contextmanager
@@ -21,18 +28,27 @@ def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
 
     `url` is the database's, empty for the embedded one; `unreachable` is the exit status when nobody answers there.
     """
-    where = f"the database {make_url(url).render_as_string(hide_password=True)}" if url else "the embedded database"
+    where = f"the database {shown_url(url)}" if url else "the embedded database"
     try:
         yield
-    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, SchemaMismatch) as error:
+    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, NotDurable, SchemaMismatch) as error:
         raise CommandFailure(str(error)) from error
     except DatabaseUnavailable as error:
-        cause = _sentence_of(error.__cause__ or error)
-        raise CommandFailure(f"{where} cannot be reached: {cause}", exit_status=unreachable) from error
+        cause = error.__cause__ or error
+        lines = [f"{where} cannot be reached: {_sentence_of(cause)}", *_hints(cause)]
+        raise CommandFailure(*lines, exit_status=unreachable) from error
     except LedgerError as error:
         raise CommandFailure(f"{where} could not do the work: {_sentence_of(error.__cause__ or error)}") from error
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandFailure(f"{where} refuses: {_sentence_of(error)}") from error
+        raise CommandFailure(f"{where} refuses: {_sentence_of(error)}", *_hints(error)) from error
+
+
+def _hints(error: BaseException) -> list[str]:
+    """What to do about some refusals, which PostgreSQL cannot know."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    hint = _HINT_BY_SQLSTATE.get(getattr(error, "sqlstate", None) or "")
+    return [hint] if hint else []
 
 
 def _sentence_of(error: BaseException) -> str:

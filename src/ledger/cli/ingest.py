@@ -1,6 +1,7 @@
 """`ledger ingest`: books the events of a file."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -114,7 +115,9 @@ class ResultReporter:
             self.summary.invalid += 1
         else:
             self.summary.refused_otherwise += 1
-        self._refuse(number, event.event_id, f"{refusal.code} {refusal.reason} {refusal.message}")
+        # Places in the request are nothing to whoever reads lines of a file.
+        message = re.sub(r"\bevents\[[0-9]+\]\.", "", refusal.message)
+        self._refuse(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
 
     def _refuse(self, number: int, event_id: str, text: str) -> None:
         if self._shown_max is None or self.summary.refused <= self._shown_max:

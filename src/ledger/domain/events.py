@@ -15,7 +15,7 @@ from ledger.domain.fields import (
     is_metadata,
     is_reference,
 )
-from ledger.domain.money import AMOUNT_MINOR_MAX, AMOUNT_RULE, CURRENCY_RULE, is_currency
+from ledger.domain.money import AMOUNT_MINOR_MAX, AMOUNT_RULE, CURRENCY_RULE, INT64_MAX, PAYOUT_AMOUNT_RULE, is_currency
 from ledger.errors import FieldViolation
 
 OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
@@ -104,15 +104,19 @@ def event_violations(
         refuse("restaurant_id", ID_RULE)
     if not is_currency(currency):
         refuse("currency", CURRENCY_RULE)
-    if not 1 <= amount_minor <= AMOUNT_MINOR_MAX:
-        refuse("amount_minor", AMOUNT_RULE)
-    if not 0 <= fee_minor <= max(amount_minor, 0):
+    # A payout adds up many events, so it may be more than any of them.
+    is_payout_event = type in PAYOUT_EVENT_TYPES
+    amount_is_valid = 1 <= amount_minor <= (INT64_MAX if is_payout_event else AMOUNT_MINOR_MAX)
+    if not amount_is_valid:
+        refuse("amount_minor", PAYOUT_AMOUNT_RULE if is_payout_event else AMOUNT_RULE)
+    # Without a valid amount there is nothing that a fee could exceed.
+    if fee_minor < 0 or (amount_is_valid and fee_minor > amount_minor):
         refuse("fee_minor", "must be 0 to amount_minor")
     elif fee_minor > 0 and type is not None and type not in FEE_EVENT_TYPES:
         refuse("fee_minor", "must be 0 on this type of event")
     if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
         refuse("occurred_at", "must be from 2000-01-01 to 5 minutes from now")
-    if type in PAYOUT_EVENT_TYPES:
+    if is_payout_event:
         if not is_id(payout_id):
             refuse("payout_id", ID_RULE)
     elif payout_id and type is not None:

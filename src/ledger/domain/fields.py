@@ -13,7 +13,7 @@ NAME_LENGTH_MAX = 200
 CLOCK_SKEW_MAX = timedelta(minutes=5)
 
 # \Z and not $: the latter would let a final newline pass.
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{ID_LENGTH_MAX}}}\Z")
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

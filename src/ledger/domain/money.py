@@ -10,6 +10,7 @@ INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
 
 AMOUNT_RULE = "must be 1 to 1000000000000 minor units"
+PAYOUT_AMOUNT_RULE = "must be at least 1 minor unit"
 CURRENCY_RULE = "must be an ISO 4217 code in upper case"
 
 # How many decimal digits a currency's minor unit stands behind the point. ISO 4217 list one, as of 2026-01-01, and, in the last

@@ -10,9 +10,10 @@ Conventions that hold everywhere:
 - Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits are cut off before anything
   is compared or stored.
 - Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never trimmed.
-- Every error carries a google.rpc.ErrorInfo whose reason is one of error_reason.proto. INVALID_ARGUMENT carries a
-  google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is stopping;
-  every method may be repeated safely then.
+- Every error of this service carries a google.rpc.ErrorInfo whose reason is one of error_reason.proto; with INVALID_REQUEST
+  comes a google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is
+  stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
+  deadline) has a status and no details.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
   fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it: with other filters it is
   INVALID_ARGUMENT.
@@ -410,7 +411,9 @@ class ProcessorEvent(message.Message):
     currency: builtins.str
     """ISO 4217 code in upper case, for example "PEN". Required."""
     amount_minor: builtins.int
-    """The amount that moved, in minor units, 1 to 10^12. Required. The direction follows from the type."""
+    """The amount that moved, in minor units, 1 to 10^12; on payout events the payout's amount, however large. Required. The direction
+    follows from the type.
+    """
     fee_minor: builtins.int
     """The fee in minor units, 0 to amount_minor; default 0. Above 0 only on charges (the platform's commission), on opened disputes (the
     processor's fee, borne by the restaurant) and on refunds (stored, not posted).

@@ -132,8 +132,8 @@ class LedgerServiceServicer:
     def BatchIngestEvents(self, request, context):
         """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
 
-        Results are in the order of the request, one for each event. Of several events with the same id in one request the first is
-        the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+        Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
+        is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
 
         On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
         """

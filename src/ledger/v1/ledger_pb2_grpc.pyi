@@ -10,9 +10,10 @@ Conventions that hold everywhere:
 - Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits are cut off before anything
   is compared or stored.
 - Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never trimmed.
-- Every error carries a google.rpc.ErrorInfo whose reason is one of error_reason.proto. INVALID_ARGUMENT carries a
-  google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is stopping;
-  every method may be repeated safely then.
+- Every error of this service carries a google.rpc.ErrorInfo whose reason is one of error_reason.proto; with INVALID_REQUEST
+  comes a google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is
+  stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
+  deadline) has a status and no details.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
   fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it: with other filters it is
   INVALID_ARGUMENT.
@@ -65,8 +66,8 @@ class LedgerServiceStub:
     BatchIngestEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.BatchIngestEventsRequest, _ledger_pb2.BatchIngestEventsResponse]
     """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
 
-    Results are in the order of the request, one for each event. Of several events with the same id in one request the first is
-    the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+    Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
+    is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
 
     On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
     """
@@ -141,8 +142,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     BatchIngestEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchIngestEventsRequest, _ledger_pb2.BatchIngestEventsResponse]  # type: ignore[assignment]
     """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
 
-    Results are in the order of the request, one for each event. Of several events with the same id in one request the first is
-    the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+    Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
+    is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
 
     On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
     """
@@ -226,8 +227,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.BatchIngestEventsResponse, _abc.Awaitable[_ledger_pb2.BatchIngestEventsResponse]]:
         """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
 
-        Results are in the order of the request, one for each event. Of several events with the same id in one request the first is
-        the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+        Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
+        is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
 
         On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
         """

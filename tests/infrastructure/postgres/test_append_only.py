@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
@@ -177,3 +178,21 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
         async with session(books, role="ledger_read") as connection:
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"permission denied for table {table}"):
                 await connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO processor_events (event_id, recorded_txid) VALUES ('evt', '5')",
+        "INSERT INTO processor_events (event_id, recorded_at) VALUES ('evt', '2020-01-01')",
+        "INSERT INTO ledger_entries (balance_account_id, recorded_txid) VALUES (1, '5')",
+        "INSERT INTO ledger_entries (balance_account_id, recorded_at) VALUES (1, '2020-01-01')",
+        "INSERT INTO balance_accounts (balance_account_id, restaurant_id) OVERRIDING SYSTEM VALUE VALUES (1, 'res')",
+        "INSERT INTO restaurants (restaurant_id, created_at) VALUES ('res', '2020-01-01')",
+    ],
+)
+async def test_application_cannot_say_when_or_as_what_a_row_was_recorded(shared_database: Database, statement: str) -> None:
+    """Numbers and instants of recording are the database's to tell: past balances rest on them."""
+    with pytest.raises(DBAPIError) as refused:
+        await query(shared_database.url, statement)
+    assert getattr(refused.value.orig, "sqlstate", None) == "42501"

@@ -509,7 +509,8 @@ async def test_privileges_listed_are_held(booked: Database) -> None:
     for role, table, privilege, column in re.findall(r"\('(\w+)', '(\w+)', '(\w+)', '(\w*)'\)", values_of(ROLES, "allowed")):
         asked = f"has_column_privilege('{role}', '{table}', '{column}', '{privilege}')"
         if not column:
-            asked = f"has_table_privilege('{role}', '{table}', '{privilege}')"
+            # INSERT may be held on some columns only.
+            asked = f"has_any_column_privilege('{role}', '{table}', '{privilege}')"
         assert await query(booked.migration_url, f"SELECT {asked}") == [(True,)], (role, table, privilege, column)
 
 
@@ -539,17 +540,17 @@ async def test_audit_is_silent_while_events_are_booked(ledger: RunningLedger) ->
             booked_count += len(await ledger.ingest(*events))
 
     writers = [asyncio.create_task(book(f"res_{number}")) for number in range(4)]
-    seen = []
+    audits_under_load = 0
     try:
-        for _ in range(4):
-            before = booked_count
-            report = await audit(ledger.engine)
-            assert report.findings == ()
-            seen.append(booked_count - before)
+        async with asyncio.timeout(60):
+            while audits_under_load < 4:
+                before = booked_count
+                report = await audit(ledger.engine)
+                assert report.findings == ()
+                audits_under_load += booked_count > before
     finally:
         is_over = True
         await asyncio.gather(*writers)
-    assert min(seen) > 0
     assert (await audit(ledger.engine)).findings == ()
 
 

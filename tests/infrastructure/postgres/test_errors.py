@@ -41,7 +41,6 @@ async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
         ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '58030'; END $$", DatabaseUnavailable),
         ("SELECT (9223372036854775807::numeric + 1)::bigint", DataRejected),
         ("INSERT INTO restaurants (restaurant_id) VALUES ('not an id')", DataRejected),
-        ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable),
     ],
 )
 async def test_sqlstates_have_their_meaning(engine: AsyncEngine, statement: str, expected: type[LedgerError]) -> None:
@@ -53,6 +52,35 @@ async def test_sqlstates_have_their_meaning(engine: AsyncEngine, statement: str,
     async with autocommit(engine) as connection:
         await connection.execute("RESET statement_timeout")
         assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_session_that_is_ended_under_a_statement_is_unavailable(engine: AsyncEngine, shared_database: Database) -> None:
+    """The statement's fate is unknown, and the next one gets a working connection."""
+    pids: list[int] = []
+
+    async def sleep() -> None:
+        async with autocommit(engine) as connection:
+            pids.append(await connection.fetchval("SELECT pg_backend_pid()"))
+            await connection.execute("SELECT pg_sleep(60)")
+
+    sleeping = asyncio.create_task(sleep())
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND query = 'SELECT pg_sleep(60)'"
+    async with asyncio.timeout(10):
+        while not await query(shared_database.migration_url, ended, pid=pids[0] if pids else 0):
+            pass
+    with pytest.raises(DatabaseUnavailable):
+        await sleeping
+    async with autocommit(engine) as connection:
+        assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_constraints_that_no_data_can_meet_are_defects(engine: AsyncEngine, shared_database: Database) -> None:
+    """A NOT NULL column that this code does not know is not the event's fault: nobody is told that its data is bad."""
+    await query(shared_database.migration_url, "CREATE TABLE later (known text, unknown text NOT NULL)")
+    await query(shared_database.migration_url, "GRANT INSERT ON later TO ledger_app")
+    with pytest.raises(asyncpg.NotNullViolationError):
+        async with autocommit(engine) as connection:
+            await connection.execute("INSERT INTO later (known) VALUES ('x')")
 
 
 async def test_defects_are_not_given_a_meaning(engine: AsyncEngine) -> None:

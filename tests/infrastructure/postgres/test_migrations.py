@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
-from support.events import unique
-from support.running import execute_alone, query
+from support.events import event_message, unique
+from support.running import execute_alone, query, running_ledger
 
 from ledger.bootstrap import Database, SchemaMismatch, check_schema
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
@@ -301,3 +302,14 @@ def test_revisions_are_numbered_in_their_order() -> None:
         assert f'revision: str = "{number:04}"' in source
         before = "None" if number == 1 else f'"{number - 1:04}"'
         assert f"down_revision: str | None = {before}" in source
+
+
+@pytest.mark.parametrize("revision", ["base", "0001"])
+async def test_books_are_not_removed_by_a_downgrade(database: Database, revision: str) -> None:
+    """A schema with anything in its books cannot be moved below them, and stays as it is."""
+    async with running_ledger(database) as ledger:
+        await ledger.ingest(event_message())
+        with pytest.raises(DBAPIError, match="they are not removed"):
+            await migrate_async(database.migration_url, revision)
+        assert await ledger.query("SELECT count(*) FROM ledger_entries") == [(1,)]
+    assert await migrate_async(database.migration_url) == (head_revision(), head_revision())

@@ -26,7 +26,8 @@ _ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
     "57P05": DatabaseUnavailable,  # idle session timeout
     "08": DatabaseUnavailable,  # connection exceptions
     "22": DataRejected,  # data exceptions
-    "23": DataRejected,  # constraint violations
+    # The other constraint violations say that this code and the schema do not fit each other, and nothing about the data.
+    "23514": DataRejected,  # a CHECK
     "53": DatabaseUnavailable,  # out of disk, memory or connections
     "58": DatabaseUnavailable,  # input and output errors
 }
@@ -50,7 +51,9 @@ def error_of(error: BaseException) -> LedgerError | None:
         return DataRejected("a value does not fit its type")
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return DatabaseUnavailable("the connection was lost")
-    if isinstance(error, (OSError, TimeoutError, PoolTimeoutError, EOFError)):
+    if isinstance(error, PoolTimeoutError):
+        return DatabaseTimeout("every connection was busy")
+    if isinstance(error, (OSError, TimeoutError, EOFError)):
         return DatabaseUnavailable("the database cannot be reached")
     return None
 

@@ -22,6 +22,8 @@ from ledger.resources import resource
 
 OWNER_ROLE = "ledger_owner"
 LOCK_TIMEOUT_SECONDS = 10
+# For another server that is migrating.
+MIGRATION_WAIT_SECONDS = 120
 # Two servers that start at once migrate one after the other. Any constant does, as long as nothing else uses it.
 _ADVISORY_LOCK_KEY = 0x6C65646765720001
 
@@ -73,6 +75,7 @@ async def migrate_async(url: str, revision: str = "head") -> tuple[str | None, s
     try:
         with database_errors():
             async with aclosing(await connect(engine)) as connection:
+                await connection.execute(text(f"SET lock_timeout = '{MIGRATION_WAIT_SECONDS}s'"))
                 await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
                 await _prepare(connection)
                 # The lock belongs to the session, so ending the transaction keeps it.

@@ -182,6 +182,11 @@ def _accepting_socket_dir(cluster: Path) -> Path | None:
     return Path(lines[4]) if answer and b"C57P03\0" not in answer else None
 
 
+def has_cluster(data_dir: Path) -> bool:
+    """Whether there is a cluster of any version in `data_dir`."""
+    return any(_is_cluster(path) for path in data_dir.glob("pg*"))
+
+
 def _is_cluster(directory: Path) -> bool:
     return (directory / "PG_VERSION").exists()
 

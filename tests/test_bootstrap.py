@@ -1,0 +1,40 @@
+"""What a server asks of its database before it serves."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.running import query
+
+from ledger.bootstrap import Database, NotDurable, check_durability
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.migrations import database_url
+
+
+@pytest.fixture
+async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database.url, pool_size=1)
+    yield engine
+    await engine.dispose()
+
+
+async def test_database_that_does_not_sync_is_refused(engine: AsyncEngine, database: Database) -> None:
+    """The server of these tests forgets on power loss, unless it is one that somebody administers: it says so itself."""
+    ((fsync,),) = await query(database.migration_url, "SELECT current_setting('fsync')")
+    if fsync == "on":
+        pytest.skip("this server syncs")
+    with pytest.raises(NotDurable, match="fsync = off"):
+        await check_durability(engine)
+
+
+@pytest.mark.parametrize("value", ["off", "local"])
+async def test_database_that_commits_asynchronously_is_refused(
+    engine: AsyncEngine, database: Database, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """A setting of the database alone is seen as well."""
+    name = database_url(database.url).rpartition("/")[2].partition("?")[0]
+    await query(database.migration_url, f"ALTER DATABASE {name} SET synchronous_commit = {value}")
+    # What the server of these tests cannot meet is left out.
+    monkeypatch.setattr("ledger.bootstrap.DURABLE_VALUES", {"synchronous_commit": ("on", "remote_apply")})
+    with pytest.raises(NotDurable, match=f"synchronous_commit = {value}"):
+        await check_durability(engine)
