@@ -4,7 +4,6 @@ import asyncio
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
@@ -18,6 +17,12 @@ from ledger.cli.app import run
 from ledger.cli.serve import READY_PREFIX
 
 TIMEOUT_SECONDS = 60.0
+# As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored, and children inherit that.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("ledger", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +71,13 @@ async def start_process(*arguments: str, env: Mapping[str, str] | None = None) -
     """A command that is running as a process of its own, its streams piped."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "ledger",
+        "-c",
+        INTERRUPTIBLE,
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(env or {})},
-        # A shell that puts the tests into the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
