@@ -141,21 +141,319 @@ JOIN ledger_entries AS f ON f.event_id = c.event_id
 WHERE c.entry_type = 'CHARGE' AND f.entry_type = 'FEE' AND f.available_at IS DISTINCT FROM c.available_at;
 
 -- check: payout_events_have_a_payout
--- A payout event names a payout that exists. This schema has no payouts, so there can be no such event at all.
--- To be extended by the migration that brings payouts: only events whose payout is missing, or differs from them, are broken.
-SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
-       format('a %s event of payout %s, which does not exist', type, COALESCE(payout_id, '(none)')) AS detail
-FROM processor_events
-WHERE type IN ('payout_paid', 'payout_failed') OR payout_id IS NOT NULL;
+-- A payout event names a payout that exists, in its very spelling, and has its restaurant, currency and amount.
+SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity, 'event ' || v.event_id AS entity,
+       CASE
+         WHEN p.payout_id IS NULL THEN
+           format('a %s event of payout %s, which does not exist', v.type, COALESCE(v.payout_id, '(none)'))
+         ELSE
+           format('%s of %s/%s, its payout %s is %s of %s/%s', v.amount_minor, v.restaurant_id, v.currency,
+                  p.payout_id, p.amount_minor, a.restaurant_id, a.currency)
+       END AS detail
+FROM processor_events AS v
+LEFT JOIN payouts AS p ON p.payout_id::text = v.payout_id
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+WHERE (v.type IN ('payout_paid', 'payout_failed') OR v.payout_id IS NOT NULL)
+  AND (v.restaurant_id, v.currency, v.amount_minor) IS DISTINCT FROM (a.restaurant_id, a.currency, p.amount_minor);
 
 -- check: payout_entries_have_a_payout
--- An entry of a payout belongs to a payout that exists. This schema has no payouts, so there can be no such entry at all.
--- To be extended likewise: a payout has the entries that its state says, with its amount, in its balance account.
+-- An entry of a payout names a payout that exists, and its event, if it has one, names the same.
 SELECT 'payout_entries_have_a_payout' AS check_name, 'ERROR' AS severity,
-       'entry ' || transaction_id || '/' || position AS entity,
-       format('a %s of payout %s, which does not exist', entry_type, COALESCE(payout_id::text, '(none)')) AS detail
-FROM ledger_entries
-WHERE entry_type LIKE 'PAYOUT\_%' OR payout_id IS NOT NULL;
+       'entry ' || e.transaction_id || '/' || e.position AS entity,
+       CASE
+         WHEN p.payout_id IS NULL THEN
+           format('a %s of payout %s, which does not exist', e.entry_type, COALESCE(e.payout_id::text, '(none)'))
+         ELSE format('a %s of payout %s, event %s is of payout %s', e.entry_type, e.payout_id, v.event_id,
+                     COALESCE(v.payout_id, '(none)'))
+       END AS detail
+FROM ledger_entries AS e
+LEFT JOIN payouts AS p ON p.payout_id = e.payout_id
+LEFT JOIN processor_events AS v ON v.event_id = e.event_id
+WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
+  AND (p.payout_id IS NULL OR v.payout_id <> e.payout_id::text OR (v.event_id IS NOT NULL AND v.payout_id IS NULL));
+
+-- check: payout_events_follow_posting_rules
+-- A payout event has exactly one entry: a release if the bank paid; if it did not, a return of what had been paid before, else
+-- a reversal. That it has the right accounts and amount is checked with its payout, below.
+WITH settled AS (
+  SELECT event_id, payout_id, type, amount_minor, bool_or(type = 'payout_paid') OVER (PARTITION BY payout_id) AS is_paid
+  FROM processor_events
+  WHERE type IN ('payout_paid', 'payout_failed')
+),
+expected AS (
+  SELECT event_id, CASE
+                     WHEN type = 'payout_paid' THEN 'PAYOUT_RELEASE'
+                     WHEN is_paid THEN 'PAYOUT_RETURN'
+                     ELSE 'PAYOUT_REVERSAL'
+                   END AS entry_types
+  FROM settled
+),
+posted AS (
+  SELECT event_id, string_agg(entry_type, ', ' ORDER BY entry_type) AS entry_types
+  FROM ledger_entries
+  WHERE event_id IS NOT NULL AND entry_type LIKE 'PAYOUT\_%'
+  GROUP BY event_id
+)
+SELECT 'payout_events_follow_posting_rules' AS check_name, 'ERROR' AS severity,
+       'event ' || COALESCE(x.event_id, p.event_id) AS entity,
+       format('posted %s; the rules say %s', COALESCE(p.entry_types, 'nothing'), COALESCE(x.entry_types, 'nothing')) AS detail
+FROM expected AS x
+FULL JOIN posted AS p ON p.event_id = x.event_id
+WHERE p.entry_types IS DISTINCT FROM x.entry_types;
+
+-- check: payouts_have_the_entries_of_their_state
+-- A payout has exactly one entry for each state it went through, of its amount, in its balance account, between the accounts
+-- that the rules say; its reserve has its transaction id and was recorded when it was created. The rules are those of
+-- ledger.domain.posting_rules, the states that lead to a state follow from MOVES of ledger.domain.payouts; tests keep them together.
+WITH rule (state, entry_type, debit_account, credit_account) AS (
+  VALUES
+    ('CREATED', 'PAYOUT_RESERVE', 'restaurant_payable', 'payout_reserved'),
+    ('PAID', 'PAYOUT_RELEASE', 'payout_reserved', 'platform_cash'),
+    ('FAILED', 'PAYOUT_REVERSAL', 'payout_reserved', 'restaurant_payable'),
+    ('RETURNED', 'PAYOUT_RETURN', 'platform_cash', 'restaurant_payable')
+),
+path (state, passed) AS (
+  VALUES
+    ('CREATED', 'CREATED'),
+    ('PAID', 'CREATED'),
+    ('PAID', 'PAID'),
+    ('FAILED', 'CREATED'),
+    ('FAILED', 'FAILED'),
+    ('RETURNED', 'CREATED'),
+    ('RETURNED', 'PAID'),
+    ('RETURNED', 'RETURNED')
+),
+expected AS (
+  SELECT p.payout_id, p.state, p.balance_account_id, p.amount_minor, p.transaction_id, p.created_at,
+         r.entry_type, r.debit_account, r.credit_account
+  FROM payouts AS p
+  JOIN path AS s ON s.state = p.state
+  JOIN rule AS r ON r.state = s.passed
+),
+posted AS (
+  SELECT payout_id, balance_account_id, amount_minor, transaction_id, recorded_at, position,
+         entry_type, debit_account, credit_account,
+         count(*) OVER (PARTITION BY payout_id, entry_type) AS entries_count
+  FROM ledger_entries
+  WHERE payout_id IS NOT NULL
+)
+SELECT 'payouts_have_the_entries_of_their_state' AS check_name, 'ERROR' AS severity,
+       'payout ' || COALESCE(x.payout_id, e.payout_id) AS entity,
+       CASE
+         WHEN e.payout_id IS NULL THEN format('is %s and lacks its %s', x.state, x.entry_type)
+         WHEN x.payout_id IS NULL THEN format('has a %s, which its state does not explain', e.entry_type)
+         ELSE format('its %s differs in %s', e.entry_type, concat_ws(', ',
+           CASE WHEN e.entries_count > 1 THEN 'number' END,
+           CASE WHEN e.balance_account_id <> x.balance_account_id THEN 'balance account' END,
+           CASE WHEN e.amount_minor <> x.amount_minor THEN 'amount' END,
+           CASE WHEN (e.debit_account, e.credit_account) IS DISTINCT FROM (x.debit_account, x.credit_account)
+                THEN 'accounts' END,
+           CASE WHEN e.position <> 1 THEN 'position' END,
+           CASE WHEN e.entry_type = 'PAYOUT_RESERVE' AND e.transaction_id <> x.transaction_id THEN 'transaction id' END,
+           CASE WHEN e.entry_type = 'PAYOUT_RESERVE' AND e.recorded_at <> x.created_at THEN 'recorded_at' END))
+       END AS detail
+FROM expected AS x
+FULL JOIN posted AS e ON e.payout_id = x.payout_id AND e.entry_type = x.entry_type
+WHERE (e.balance_account_id, e.amount_minor, e.debit_account, e.credit_account, e.position, e.entries_count)
+      IS DISTINCT FROM (x.balance_account_id, x.amount_minor, x.debit_account, x.credit_account, 1, 1)
+   OR (e.entry_type = 'PAYOUT_RESERVE' AND (e.transaction_id, e.recorded_at) IS DISTINCT FROM (x.transaction_id, x.created_at));
+
+-- check: payouts_are_within_limits
+-- A payout pays at least one minor unit and no more than was available, by a cut-off that was past, and is in a known state.
+SELECT 'payouts_are_within_limits' AS check_name, 'ERROR' AS severity, 'payout ' || payout_id AS entity,
+       format('%s of %s available, cut-off %s, created at %s, state %s',
+              amount_minor, available_minor, cutoff_at, created_at, state) AS detail
+FROM payouts
+WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= created_at
+       AND state IN ('CREATED', 'PAID', 'FAILED', 'RETURNED')) IS NOT TRUE;
+
+-- check: payouts_have_a_balance_account
+-- A payout's balance account exists.
+SELECT 'payouts_have_a_balance_account' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+       format('balance account %s does not exist', p.balance_account_id) AS detail
+FROM payouts AS p
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+WHERE a.balance_account_id IS NULL;
+
+-- check: payouts_are_numbered_without_gaps
+-- The payouts of a balance account are numbered 1, 2, 3 and so on: an item refers to the payout before, by its number.
+SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) AS entity,
+       format('has %s payouts, numbered %s', s.payouts_count, s.sequences) AS detail
+FROM (
+  SELECT balance_account_id, count(*) AS payouts_count, left(string_agg(sequence::text, ', ' ORDER BY sequence), 100) AS sequences
+  FROM payouts
+  GROUP BY balance_account_id
+  HAVING min(sequence) <> 1 OR max(sequence) <> count(*) OR count(DISTINCT sequence) <> count(*)
+) AS s
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
+
+-- check: payouts_are_live_once
+-- A balance account has at most one payout in flight, and at most one in flight or paid for each date.
+SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) AS entity,
+       CASE WHEN s.as_of IS NULL THEN format('%s payouts are in flight', s.payouts_count)
+            ELSE format('%s payouts as of %s are in flight or paid', s.payouts_count, s.as_of) END AS detail
+FROM (
+  SELECT balance_account_id, NULL AS as_of, count(*) AS payouts_count
+  FROM payouts
+  WHERE state = 'CREATED'
+  GROUP BY balance_account_id
+  HAVING count(*) > 1
+  UNION ALL
+  SELECT balance_account_id, as_of, count(*)
+  FROM payouts
+  WHERE state IN ('CREATED', 'PAID')
+  GROUP BY balance_account_id, as_of
+  HAVING count(*) > 1
+) AS s
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
+
+-- check: payout_cutoffs_never_go_back
+-- A payout's cut-off is not before that of the payout before it: going back would count less than was counted already.
+SELECT 'payout_cutoffs_never_go_back' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+       format('its cut-off is %s, that of the payout before %s', p.cutoff_at, before.cutoff_at) AS detail
+FROM payouts AS p
+JOIN payouts AS before ON before.balance_account_id = p.balance_account_id AND before.sequence = p.sequence - 1
+WHERE p.cutoff_at < before.cutoff_at;
+
+-- check: payout_items_have_a_payout
+-- An item belongs to a payout that exists.
+SELECT 'payout_items_have_a_payout' AS check_name, 'ERROR' AS severity, 'payout ' || i.payout_id AS entity,
+       format('does not exist and has an item %s of %s', i.entry_type, i.amount_minor) AS detail
+FROM payout_items AS i
+LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
+WHERE p.payout_id IS NULL;
+
+-- check: payout_items_add_up
+-- The items of a payout add up to its amount.
+SELECT 'payout_items_add_up' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+       format('the amount is %s, the items are %s', p.amount_minor, COALESCE(i.amount_minor::text, 'missing')) AS detail
+FROM payouts AS p
+LEFT JOIN (SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id) AS i
+  ON i.payout_id = p.payout_id
+WHERE i.amount_minor IS DISTINCT FROM p.amount_minor;
+
+-- check: payout_items_telescope
+-- An item is what its payout counted of a type less what the payout before it counted of it, and each type that was ever counted
+-- is counted again. Entries are only added and cut-offs do not go back, so no item has the other sign than its type.
+WITH item AS (
+  SELECT p.payout_id, p.balance_account_id, p.sequence, i.entry_type, i.counted_minor, i.amount_minor
+  FROM payouts AS p
+  JOIN payout_items AS i ON i.payout_id = p.payout_id
+),
+following AS (
+  SELECT p.payout_id, i.balance_account_id, p.sequence, i.entry_type, i.counted_minor
+  FROM item AS i
+  JOIN payouts AS p ON p.balance_account_id = i.balance_account_id AND p.sequence = i.sequence + 1
+)
+SELECT 'payout_items_telescope' AS check_name, 'ERROR' AS severity,
+       'payout ' || COALESCE(i.payout_id, f.payout_id) AS entity,
+       CASE
+         WHEN i.payout_id IS NULL THEN
+           format('has no item %s, of which the payout before counted %s', f.entry_type, f.counted_minor)
+         ELSE
+           format('counted %s of %s, the payout before %s; its item is %s',
+                  i.counted_minor, i.entry_type, COALESCE(f.counted_minor, 0), i.amount_minor)
+       END AS detail
+FROM item AS i
+FULL JOIN following AS f
+  ON f.balance_account_id = i.balance_account_id AND f.sequence = i.sequence AND f.entry_type = i.entry_type
+WHERE i.amount_minor::numeric IS DISTINCT FROM i.counted_minor::numeric - COALESCE(f.counted_minor, 0)
+   OR i.payout_id IS NULL
+   OR CASE WHEN i.entry_type IN ('FEE', 'REFUND', 'ADJUSTMENT_DEBIT', 'DISPUTE_HOLD', 'DISPUTE_FEE') THEN i.amount_minor > 0
+           ELSE i.amount_minor < 0 END;
+
+-- check: payouts_count_what_is_booked
+-- Of each type the latest payout of a balance account counted no more than the books hold of what counts by its cut-off; with the
+-- check before, that goes for every payout. Not that it counted all of it: entries may have been booked since, and no number
+-- tells which had been committed when a payout's statement began. (A transaction with a lower recorded_txid may have committed
+-- later, one with a higher may have committed before.)
+WITH latest AS (
+  SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id, cutoff_at
+  FROM payouts
+  ORDER BY balance_account_id, sequence DESC
+),
+booked AS (
+  SELECT l.payout_id, e.entry_type,
+         sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END) AS booked_minor
+  FROM latest AS l
+  JOIN ledger_entries AS e ON e.balance_account_id = l.balance_account_id
+  WHERE 'restaurant_payable' IN (e.debit_account, e.credit_account)
+    AND (e.available_at IS NULL OR e.available_at <= l.cutoff_at)
+  GROUP BY l.payout_id, e.entry_type
+)
+SELECT 'payouts_count_what_is_booked' AS check_name, 'ERROR' AS severity, 'payout ' || l.payout_id AS entity,
+       format('counted %s of %s, the books hold %s', i.counted_minor, i.entry_type, COALESCE(b.booked_minor, 0)) AS detail
+FROM latest AS l
+JOIN payout_items AS i ON i.payout_id = l.payout_id
+LEFT JOIN booked AS b ON b.payout_id = i.payout_id AND b.entry_type = i.entry_type
+WHERE abs(i.counted_minor) > abs(COALESCE(b.booked_minor, 0));
+
+-- check: payouts_count_what_came_back
+-- A payout counted, as reversed, exactly what of the payouts before it has failed: none was in flight when it was created, and
+-- what was paid can only be returned.
+SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+       format('counted %s as reversed, %s had failed', COALESCE(i.counted_minor, 0), p.failed_minor) AS detail
+FROM (
+  SELECT payout_id,
+         COALESCE(sum(amount_minor) FILTER (WHERE state = 'FAILED') OVER (
+           PARTITION BY balance_account_id ORDER BY sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
+           AS failed_minor
+  FROM payouts
+) AS p
+LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.entry_type = 'PAYOUT_REVERSAL'
+WHERE COALESCE(i.counted_minor, 0) <> p.failed_minor;
+
+-- check: payouts_agree_with_their_run
+-- A payout's run exists, has its date, cut-off and currency and a minimum it reaches, and an item for its restaurant names it.
+SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+       CASE
+         WHEN r.payout_run_id IS NULL THEN format('run %s does not exist', p.payout_run_id)
+         ELSE format('differs from run %s in %s', r.payout_run_id, concat_ws(', ',
+           CASE WHEN p.as_of <> r.as_of THEN 'as_of' END,
+           CASE WHEN p.cutoff_at <> r.cutoff_at THEN 'cutoff_at' END,
+           CASE WHEN a.currency <> r.currency THEN 'currency' END,
+           CASE WHEN p.amount_minor < r.min_amount_minor THEN 'min_amount_minor' END,
+           CASE WHEN i.payout_id IS DISTINCT FROM p.payout_id THEN 'the item of its restaurant' END))
+       END AS detail
+FROM payouts AS p
+LEFT JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id AND i.restaurant_id = a.restaurant_id
+WHERE (p.as_of, p.cutoff_at, a.currency, p.payout_id) IS DISTINCT FROM (r.as_of, r.cutoff_at, r.currency, i.payout_id)
+   OR p.amount_minor < r.min_amount_minor;
+
+-- check: run_items_agree_with_their_payout
+-- An item of a run is of a run that exists and of its restaurant's balance account in the run's currency; one with a payout names
+-- a payout of that run and account, and it alone does.
+SELECT 'run_items_agree_with_their_payout' AS check_name, 'ERROR' AS severity,
+       'run ' || i.payout_run_id || ', restaurant ' || i.restaurant_id AS entity,
+       CASE
+         WHEN r.payout_run_id IS NULL THEN 'the run does not exist'
+         WHEN (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currency) THEN
+           format('balance account %s is %s/%s, the run is in %s', i.balance_account_id, a.restaurant_id, a.currency, r.currency)
+         ELSE format('is %s and names the payout %s, which is %s', i.outcome, COALESCE(i.payout_id::text, '(none)'),
+                     COALESCE('of run ' || p.payout_run_id || ', account ' || p.balance_account_id, 'not there'))
+       END AS detail
+FROM payout_run_items AS i
+LEFT JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = i.balance_account_id
+LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
+WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currency)
+   OR (i.outcome = 'PAYOUT_CREATED') IS DISTINCT FROM (i.payout_id IS NOT NULL)
+   OR (i.outcome = 'SKIPPED') IS DISTINCT FROM (i.skip_reason IS NOT NULL)
+   OR (i.payout_id IS NOT NULL
+       AND (p.payout_run_id, p.balance_account_id) IS DISTINCT FROM (i.payout_run_id, i.balance_account_id));
+
+-- check: finished_runs_have_no_open_items
+-- A run that has succeeded has looked at every restaurant.
+SELECT 'finished_runs_have_no_open_items' AS check_name, 'ERROR' AS severity, 'run ' || r.payout_run_id AS entity,
+       format('is %s and has %s open items', r.state, count(*)) AS detail
+FROM payout_runs AS r
+JOIN payout_run_items AS i ON i.payout_run_id = r.payout_run_id
+WHERE r.state <> 'RUNNING' AND i.outcome = 'OPEN'
+GROUP BY r.payout_run_id, r.state;
 
 -- check: events_are_stored_once
 -- The event id is the idempotency key. The primary key guards what is inserted; this says it of what is there.
@@ -166,10 +464,14 @@ GROUP BY event_id
 HAVING count(*) > 1;
 
 -- check: transaction_ids_belong_to_one_event
--- No two events share a transaction id.
+-- No two events share a transaction id, nor do an event and a payout's creation, or two of those.
 SELECT 'transaction_ids_belong_to_one_event' AS check_name, 'ERROR' AS severity, 'transaction ' || transaction_id AS entity,
-       format('is shared by %s events, among them %s and %s', count(*), min(event_id), max(event_id)) AS detail
-FROM processor_events
+       format('is shared by %s, among them %s and %s', count(*), min(owner), max(owner)) AS detail
+FROM (
+  SELECT transaction_id, event_id AS owner FROM processor_events
+  UNION ALL
+  SELECT transaction_id, payout_id::text FROM payouts
+) AS given
 GROUP BY transaction_id
 HAVING count(*) > 1;
 
@@ -214,6 +516,8 @@ WITH used AS (
   SELECT currency, 'events' AS place FROM processor_events GROUP BY currency
   UNION ALL
   SELECT currency, 'balance accounts' FROM balance_accounts GROUP BY currency
+  UNION ALL
+  SELECT currency, 'payout runs' FROM payout_runs GROUP BY currency
 )
 SELECT 'currencies_are_known' AS check_name, 'ERROR' AS severity, 'currency ' || COALESCE(currency, '(none)') AS entity,
        'is used by ' || place || ' and is none of the ISO 4217 codes the ledger knows' AS detail
@@ -352,6 +656,59 @@ FROM (
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
+-- check: reserved_is_in_payouts
+-- What is reserved in a balance account is what its payouts in flight amount to.
+SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, COALESCE(s.balance_account_id, p.balance_account_id)::text)
+         AS entity,
+       format('payout_reserved is %s, the payouts in flight are %s', COALESCE(s.balance_minor, 0), COALESCE(p.amount_minor, 0))
+         AS detail
+FROM (
+  SELECT balance_account_id,
+         sum(CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS balance_minor
+  FROM ledger_entries
+  WHERE 'payout_reserved' IN (debit_account, credit_account)
+  GROUP BY balance_account_id
+) AS s
+FULL JOIN (
+  SELECT balance_account_id, sum(amount_minor) AS amount_minor FROM payouts WHERE state = 'CREATED' GROUP BY balance_account_id
+) AS p ON p.balance_account_id = s.balance_account_id
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = COALESCE(s.balance_account_id, p.balance_account_id)
+WHERE COALESCE(s.balance_minor, 0) <> COALESCE(p.amount_minor, 0);
+
+-- check: payouts_leave_nothing_negative
+-- A payout never takes more than there is, so where payouts were made, restaurant_payable is below zero by no more than the debits
+-- that the latest payout had not counted: they came later, or are fees that wait for their charges.
+WITH latest AS (
+  SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id
+  FROM payouts
+  ORDER BY balance_account_id, sequence DESC
+),
+booked AS (
+  SELECT e.balance_account_id,
+         sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END) AS payable_minor,
+         COALESCE(sum(e.amount_minor) FILTER (
+           WHERE e.debit_account = 'restaurant_payable' AND e.entry_type <> 'PAYOUT_RESERVE'), 0) AS debits_minor
+  FROM ledger_entries AS e
+  WHERE 'restaurant_payable' IN (e.debit_account, e.credit_account)
+  GROUP BY e.balance_account_id
+),
+counted AS (
+  SELECT payout_id, -COALESCE(sum(counted_minor) FILTER (WHERE counted_minor < 0), 0) AS debits_minor
+  FROM payout_items
+  GROUP BY payout_id
+)
+SELECT 'payouts_leave_nothing_negative' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, b.balance_account_id::text) AS entity,
+       format('restaurant_payable is %s, the debits since the latest payout explain %s',
+              b.payable_minor, COALESCE(c.debits_minor, 0) - b.debits_minor) AS detail
+FROM booked AS b
+JOIN latest AS l ON l.balance_account_id = b.balance_account_id
+LEFT JOIN counted AS c ON c.payout_id = l.payout_id
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = b.balance_account_id
+WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
+
 -- check: nothing_is_recorded_in_the_future
 -- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
@@ -360,16 +717,29 @@ FROM (
   SELECT 'event ' || event_id AS entity, recorded_at FROM processor_events
   UNION ALL
   SELECT 'entry ' || transaction_id || '/' || position, recorded_at FROM ledger_entries
+  UNION ALL
+  SELECT 'payout ' || payout_id, created_at FROM payouts
+  UNION ALL
+  SELECT 'run ' || payout_run_id, GREATEST(created_at, finished_at) FROM payout_runs
 ) AS r
 WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
 
 -- check: append_only_triggers_are_on
--- The triggers that deny UPDATE, DELETE and TRUNCATE are there, fire in every session (ENABLE ALWAYS) and without condition, and
--- their function still raises. A migration that adds an append-only table adds it here.
-WITH wanted (table_name, trigger_name) AS (
+-- The triggers that deny changes, and those that check a payout's moves and items, are there as the migrations made them: of the
+-- same type, in every session where that was said (ENABLE ALWAYS), without condition; and their functions still raise.
+-- A migration that adds a trigger adds it here; a test keeps the list and the schema together.
+-- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
+WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled) AS (
   VALUES
-    ('processor_events', 'processor_events_deny_change'),
-    ('ledger_entries', 'ledger_entries_deny_change')
+    ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A'),
+    ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'A'),
+    ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A'),
+    ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A'),
+    ('payout_runs', 'payout_runs_deny_change', 'deny_change', 42, 'A'),
+    ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'A'),
+    ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A'),
+    ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A'),
+    ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A')
 )
 SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table ' || w.table_name AS entity,
        format('trigger %s %s', w.trigger_name,
@@ -377,13 +747,13 @@ SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table 
 FROM wanted AS w
 LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(w.table_name) AND t.tgname = w.trigger_name
 LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
--- tgtype 58: BEFORE (2), DELETE (8), UPDATE (16) and TRUNCATE (32), for each statement.
-WHERE (t.tgenabled = 'A' AND t.tgtype = 58 AND t.tgqual IS NULL AND t.tgattr::text = ''
-       AND f.proname = 'deny_change' AND f.prosrc LIKE '%RAISE EXCEPTION%') IS NOT TRUE;
+WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgqual IS NULL AND t.tgattr::text = ''
+       AND f.proname = w.function_name AND f.prosrc LIKE '%RAISE EXCEPTION%') IS NOT TRUE;
 
 -- check: constraints_are_in_force
 -- Every constraint is there and validated, no column may be NULL that should not, every foreign key's trigger is on, every index
--- is valid. A migration that adds a constraint or a nullable column adds it here; tests keep the lists and the schema together.
+-- is valid, and those that say which payouts exclude each other are there. A migration that adds a constraint, a unique index or a
+-- nullable column adds it here; tests keep the lists and the schema together.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
     ('balance_accounts', 'balance_accounts_currency_check'),
@@ -398,6 +768,30 @@ WITH wanted (table_name, constraint_name) AS (
     ('ledger_entries', 'ledger_entries_payout_id_check'),
     ('ledger_entries', 'ledger_entries_pkey'),
     ('ledger_entries', 'ledger_entries_position_check'),
+    ('payout_items', 'payout_items_entry_type_check'),
+    ('payout_items', 'payout_items_pkey'),
+    ('payout_run_items', 'payout_run_items_outcome_check'),
+    ('payout_run_items', 'payout_run_items_payout_id_fkey'),
+    ('payout_run_items', 'payout_run_items_payout_run_id_fkey'),
+    ('payout_run_items', 'payout_run_items_pkey'),
+    ('payout_run_items', 'payout_run_items_skip_reason_check'),
+    ('payout_run_items', 'payout_run_items_state_check'),
+    ('payout_runs', 'payout_runs_currency_as_of_min_amount_minor_request_id_key'),
+    ('payout_runs', 'payout_runs_currency_check'),
+    ('payout_runs', 'payout_runs_cutoff_at_check'),
+    ('payout_runs', 'payout_runs_finished_at_check'),
+    ('payout_runs', 'payout_runs_min_amount_minor_check'),
+    ('payout_runs', 'payout_runs_pkey'),
+    ('payout_runs', 'payout_runs_request_id_check'),
+    ('payout_runs', 'payout_runs_state_check'),
+    ('payouts', 'payouts_amount_minor_check'),
+    ('payouts', 'payouts_available_minor_check'),
+    ('payouts', 'payouts_balance_account_id_fkey'),
+    ('payouts', 'payouts_balance_account_id_sequence_key'),
+    ('payouts', 'payouts_payout_run_id_fkey'),
+    ('payouts', 'payouts_pkey'),
+    ('payouts', 'payouts_sequence_check'),
+    ('payouts', 'payouts_state_check'),
     ('processor_events', 'processor_events_amount_minor_check'),
     ('processor_events', 'processor_events_event_id_check'),
     ('processor_events', 'processor_events_fee_minor_check'),
@@ -420,8 +814,17 @@ nullable (table_name, column_name) AS (
     ('ledger_entries', 'event_id'),
     ('ledger_entries', 'occurred_at'),
     ('ledger_entries', 'payout_id'),
+    ('payout_run_items', 'payout_id'),
+    ('payout_run_items', 'skip_reason'),
+    ('payout_runs', 'finished_at'),
     ('processor_events', 'payout_id'),
     ('restaurants', 'maturity_days')
+),
+-- Unique indexes with a condition, which no constraint can be.
+unique_where (table_name, index_name, condition) AS (
+  VALUES
+    ('payouts', 'payouts_in_flight_key', '(state = ''CREATED''::text)'),
+    ('payouts', 'payouts_live_key', '(state = ANY (ARRAY[''CREATED''::text, ''PAID''::text]))')
 ),
 ours AS (
   SELECT DISTINCT table_name, to_regclass(table_name) AS table_oid FROM wanted
@@ -448,13 +851,19 @@ broken AS (
   FROM ours AS o
   JOIN pg_catalog.pg_index AS i ON i.indrelid = o.table_oid
   WHERE NOT (i.indisvalid AND i.indisready)
+  UNION ALL
+  SELECT w.table_name, format('index %s %s', w.index_name,
+                              CASE WHEN i.indexrelid IS NULL THEN 'is missing' ELSE 'is not as the migrations made it' END)
+  FROM unique_where AS w
+  LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass(w.index_name) AND i.indrelid = to_regclass(w.table_name)
+  WHERE (i.indisunique AND pg_get_expr(i.indpred, i.indrelid) = w.condition) IS NOT TRUE
 )
 SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, 'table ' || table_name AS entity, detail
 FROM broken;
 
 -- check: roles_hold_no_more_than_they_need
--- The application adds to the books and changes profiles, no more; the reader reads. However they came by a privilege (a grant,
--- one to PUBLIC, a membership), it is found. A migration that grants something adds it here.
+-- The application adds to the books, changes profiles and moves payouts and runs, no more; the reader reads. However they came by a
+-- privilege (a grant, one to PUBLIC, a membership), it is found. A migration that grants something adds it here.
 WITH role AS (
   SELECT w.role_name, r.oid, r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
          pg_has_role(r.oid, o.oid, 'MEMBER') AS is_owner
@@ -473,7 +882,17 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'balance_accounts', 'INSERT', ''),
     ('ledger_app', 'balance_accounts', 'UPDATE', 'lock_pad'),
     ('ledger_app', 'processor_events', 'INSERT', ''),
-    ('ledger_app', 'ledger_entries', 'INSERT', '')
+    ('ledger_app', 'ledger_entries', 'INSERT', ''),
+    ('ledger_app', 'payout_runs', 'INSERT', ''),
+    ('ledger_app', 'payout_runs', 'UPDATE', 'state'),
+    ('ledger_app', 'payout_runs', 'UPDATE', 'finished_at'),
+    ('ledger_app', 'payouts', 'INSERT', ''),
+    ('ledger_app', 'payouts', 'UPDATE', 'state'),
+    ('ledger_app', 'payout_items', 'INSERT', ''),
+    ('ledger_app', 'payout_run_items', 'INSERT', ''),
+    ('ledger_app', 'payout_run_items', 'UPDATE', 'outcome'),
+    ('ledger_app', 'payout_run_items', 'UPDATE', 'skip_reason'),
+    ('ledger_app', 'payout_run_items', 'UPDATE', 'payout_id')
 ),
 ours AS (
   SELECT oid, relname::text AS table_name

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE
-from ledger.domain.posting_rules import EVENT_POSTING_RULES
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -40,6 +40,14 @@ def test_posting_rules_are_documented_as_they_are() -> None:
         ]
         for event_type, rules in EVENT_POSTING_RULES.items()
         for rule in rules
+    ]
+
+
+def test_payout_posting_rules_are_documented_as_they_are() -> None:
+    """The whole table, line by line."""
+    assert table("What payouts post") == [
+        [state, rule.entry_type.value, rule.debit.value, rule.credit.value, rule.amount.value, rule.available.value]
+        for state, rule in PAYOUT_POSTING_RULES.items()
     ]
 
 

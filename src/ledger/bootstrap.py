@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.api.ledger_service import LedgerService
 from ledger.api.server import Server
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
+from ledger.application.run_payouts import PayoutWorker
 from ledger.domain.audit import AuditReport
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -23,6 +24,9 @@ from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, connect, cre
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
+from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.settings import Settings
 
@@ -88,18 +92,42 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
         yield Database(application_url, owner_url, str(data_dir), postgres.attached)
 
 
-def build_service(settings: Settings, engine: AsyncEngine) -> tuple[LedgerService, IngestEvents]:
-    """The service on `engine`, and the use case that must be closed before the engine is."""
-    ledger = PostgresEventLedger(engine, maturity_days=settings.maturity_days)
-    ingest_events = IngestEvents(ledger, unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value))
-    service = LedgerService(  # type: ignore[abstract]  # what is not built yet answers UNIMPLEMENTED
-        ingest_events=ingest_events,
-        ledger=ledger,
-        balances=PostgresBalanceReader(engine),
-        begin=lambda: PostgresUnitOfWork(engine),
-        clock=lambda: datetime.now(UTC),
-    )
-    return service, ingest_events
+class Application:
+    """The service on a database, and what works in the background for it."""
+
+    def __init__(self, settings: Settings, engine: AsyncEngine) -> None:
+        ledger = PostgresEventLedger(engine, maturity_days=settings.maturity_days)
+        runs = PostgresPayoutRuns(engine, settlement_timezone=settings.settlement_timezone)
+        self._ingest_events = IngestEvents(
+            ledger,
+            lambda: PostgresUnitOfWork(engine),
+            unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
+        )
+        self._payout_worker = PayoutWorker(runs, on_failure=_log_worker_failure)
+        self.service = LedgerService(  # type: ignore[abstract]  # what is not built yet answers UNIMPLEMENTED
+            ingest_events=self._ingest_events,
+            ledger=ledger,
+            balances=PostgresBalanceReader(engine),
+            statements=PostgresStatements(engine),
+            payout_runs=runs,
+            payouts=PostgresPayouts(engine),
+            wake_payout_worker=self._payout_worker.wake,
+            begin=lambda: PostgresUnitOfWork(engine),
+            clock=lambda: datetime.now(UTC),
+        )
+
+    def start(self) -> None:
+        """Begins to work in the background."""
+        self._payout_worker.start()
+
+    async def close(self) -> None:
+        """Ends what is under way; afterwards the engine may be disposed of."""
+        await self._payout_worker.stop()
+        await self._ingest_events.close()
+
+
+def _log_worker_failure(what: str, error: BaseException) -> None:
+    _log.warning(what, error=type(error).__name__, cause=repr(error.__cause__ or error))
 
 
 async def check_schema(engine: AsyncEngine) -> None:
@@ -140,14 +168,17 @@ async def run_server(settings: Settings, database: Database, *, on_ready: Callab
         await check_schema(engine)
         if settings.require_durable_database:
             await check_durability(engine)
-        service, ingest_events = build_service(settings, engine)
-        server = Server(service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(ping_engine))
+        application = Application(settings, engine)
+        server = Server(
+            application.service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(ping_engine)
+        )
         await server.start()
+        application.start()
         on_ready(_listening_address(settings.grpc_address, server.port))
         await stop.wait()
         _log.info("stopping")
         await server.stop(settings.shutdown_grace_seconds)
-        await ingest_events.close()
+        await application.close()
     finally:
         await ping_engine.dispose()
         await engine.dispose()

@@ -73,6 +73,32 @@ class PayoutNotFound(LedgerError):
         self.payout_id = payout_id
 
 
+class PayoutRunNotFound(LedgerError):
+    """No payout run with this id exists."""
+
+    def __init__(self, payout_run_id: str) -> None:
+        super().__init__(f"payout run {payout_run_id} does not exist")
+        self.payout_run_id = payout_run_id
+
+
+class PayoutMoveNotAllowed(LedgerError):
+    """The payout is in a state from which the event cannot move it."""
+
+    def __init__(self, payout_id: str, state: str) -> None:
+        super().__init__(f"payout {payout_id} is {state} and cannot make this move")
+        self.payout_id = payout_id
+        self.state = state
+
+
+class PayoutMismatch(LedgerError):
+    """The event's restaurant, currency or amount is not the payout's. Names the fields, never what is stored in them."""
+
+    def __init__(self, payout_id: str, differing_fields: Sequence[str]) -> None:
+        super().__init__(f"the event is not about payout {payout_id}; differing: {', '.join(differing_fields)}")
+        self.payout_id = payout_id
+        self.differing_fields = tuple(differing_fields)
+
+
 class AmountOutOfRange(LedgerError):
     """A sum does not fit the int64 of the field it is to be told in."""
 

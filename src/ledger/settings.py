@@ -3,6 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -71,6 +72,13 @@ def _asyncpg_url(url: str) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
+def _timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("must be an IANA time zone such as America/Lima")
+    return name
+
+
+SettlementTimezone = Annotated[str, AfterValidator(_timezone)]
 DatabaseUrl = Annotated[str, AfterValidator(_asyncpg_url)]
 
 
@@ -109,6 +117,10 @@ class Settings(BaseSettings):
         ge=0,
         le=MATURITY_DAYS_MAX,
         description="Days of 24 hours until a charge is available, where the restaurant has no setting of its own.",
+    )
+    settlement_timezone: SettlementTimezone = Field(
+        default="UTC",
+        description="The IANA time zone in which a payout run's date begins and ends, such as America/Lima.",
     )
     unknown_restaurants: UnknownRestaurantsSetting = Field(
         default=UnknownRestaurantsSetting.REGISTER,

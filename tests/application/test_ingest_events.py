@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from support.events import processor_event
-from support.fakes import FakeEventLedger
+from support.fakes import FakeEventLedger, FakeUnitOfWork
 
 from ledger.application.ingest_events import (
     ATTEMPTS_MAX,
@@ -30,7 +30,7 @@ CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
 
 def use_case(ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER) -> IngestEvents:
-    return IngestEvents(ledger, unknown_restaurants=unknown)
+    return IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown)
 
 
 def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:

@@ -19,6 +19,7 @@ def left_in(folder: Path) -> list[Path]:
 
 async def test_demonstration_shows_that_everything_is_right(enterable_folder: Path) -> None:
     """Status 0, the sentences, the totals of the file, and nothing left behind; whatever the user's settings are."""
+    owed = owed_by_account(read_demo_lines())
     env = {"TMPDIR": str(enterable_folder), "LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/production"}
     outcome = await run_process("demo", env=env)
     assert outcome.stderr == ""
@@ -27,11 +28,18 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
         "Sent the 70 events of demo_events.jsonl: 70 were created.",
         "Sent them again, as processors do: 70 were duplicates, 0 were created.",
         "ALREADY_EXISTS EVENT_ID_REUSED",
+        "Planned a payout run in PEN, which writes nothing: 5 payouts, 12872.80 PEN in all.",
+        "These payouts go to the bank",
+        "The bank says twice that it was paid; that is booked once:",
+        "The payout to res_callao failed; 1969.65 PEN of it are available again at once:",
+        "A second run of the same day: 1 payout, 1969.65 PEN in all; 4 restaurants have their payout already.",
+        "payout_reversal",
         "checks, no errors, no warnings.",
         "Everything was as it must be",
     ):
         assert sentence in outcome.stdout
-    assert outcome.stdout.count("│ res_") == len(owed_by_account(read_demo_lines()))
+    # The balances before, the payouts, the balances after.
+    assert outcome.stdout.count("│ res_") == 3 * len(owed)
     assert left_in(enterable_folder) == []
 
 

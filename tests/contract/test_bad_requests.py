@@ -19,6 +19,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
+from google.type import date_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -48,7 +49,9 @@ INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "sqlstate", "traceback", "sele
 
 COUNT_EVERYTHING = """
 SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
-       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts)
+       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
+       (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payout_run_items),
+       (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items)
 """
 
 
@@ -254,15 +257,84 @@ NOT_MESSAGES = {
     "18-deep-groups": b"\xa3\x06" * 10_000 + b"\xa4\x06" * 10_000,
 }
 
-METHODS = ("IngestEvent", "BatchIngestEvents", "GetEvent", "GetBalance", "PutRestaurant", "GetRestaurant", "ListRestaurants")
-UNBUILT = {
-    "RunPayouts": ledger_pb2.RunPayoutsRequest(currency="PEN", min_amount_minor=-1),
-    "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id="x"),
-    "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(payout_run_id="x", page_size=-1),
-    "GetPayout": ledger_pb2.GetPayoutRequest(payout_id="{}"),
-    "ListPayouts": ledger_pb2.ListPayoutsRequest(page_token="garbage"),
-    "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id="res_001"),
+# All that are built and take one request.
+METHODS = (
+    "IngestEvent",
+    "BatchIngestEvents",
+    "GetEvent",
+    "GetBalance",
+    "ListEntries",
+    "RunPayouts",
+    "GetPayoutRun",
+    "ListPayoutRunItems",
+    "GetPayout",
+    "ListPayouts",
+    "PutRestaurant",
+    "GetRestaurant",
+    "ListRestaurants",
+)
+
+UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
+# Ids that this service never makes: its own have one spelling.
+BAD_UUIDS = {
+    "68-empty": "",
+    "68-word": "abc",
+    "69-number": "1",
+    "69-negative": "-1",
+    "69-beyond-uint64": str(2**64),
+    "70-braces": f"{{{UUID_TEXT}}}",
+    "70-urn": f"urn:uuid:{UUID_TEXT}",
+    "70-upper-case": UUID_TEXT.upper(),
+    "70-no-hyphens": UUID_TEXT.replace("-", ""),
+    "70-trailing-space": f"{UUID_TEXT} ",
+    "70-line-feed": f"{UUID_TEXT}\n",
+    "70-cut": UUID_TEXT[:-1],
+    "70-full-width-digit": f"\uff10{UUID_TEXT[1:]}",
+    "70-nul": f"{UUID_TEXT[:-1]}\0",
+    "70-sql": "'; DROP TABLE payouts;--",
+    "70-3-MiB": "a" * (3 * MEBIBYTE),
 }
+
+BAD_DATES = {
+    "66-year-0": (0, 2, 3),
+    "66-month-0": (2026, 0, 3),
+    "66-day-0": (2026, 2, 0),
+    "66-all-0": (0, 0, 0),
+    "66-february-30": (2026, 2, 30),
+    "66-no-leap-day": (2025, 2, 29),
+    "66-month-13": (2026, 13, 1),
+    "66-day-32": (2026, 1, 32),
+    "66-negative-year": (-1, 1, 1),
+    "66-negative-month": (2026, -1, 1),
+    "66-year-1": (1, 1, 1),
+    "66-year-1999": (1999, 12, 31),
+    "66-year-9999": (9999, 12, 31),
+    "66-year-10000": (10_000, 1, 1),
+    "66-int32-max": (2**31 - 1, 2**31 - 1, 2**31 - 1),
+    "66-int32-min": (-(2**31), -(2**31), -(2**31)),
+    "67-year-9998": (9998, 12, 31),
+}
+
+
+def entries_request(**fields: Any) -> bytes:
+    """A ListEntries request of the restaurant that is known to have no entries."""
+    return ledger_pb2.ListEntriesRequest(**({"restaurant_id": "known", "currency": "PEN"} | fields)).SerializeToString()
+
+
+def entries_case(*fields: str, **changes: Any) -> Case:
+    """A statement with some fields changed, refused for `fields`."""
+    return Case("ListEntries", entries_request(**changes), fields=fields)
+
+
+def run_request(**fields: Any) -> ledger_pb2.RunPayoutsRequest:
+    """A RunPayouts request for a day of the past."""
+    terms: dict[str, Any] = {"currency": "PEN", "as_of": date_pb2.Date(year=2026, month=1, day=2)}
+    return ledger_pb2.RunPayoutsRequest(**(terms | fields))
+
+
+def run_case(*fields: str, **changes: Any) -> Case:
+    """A payout run with some fields changed, refused for `fields`."""
+    return Case("RunPayouts", run_request(**changes).SerializeToString(), fields=fields)
 
 
 def bad_ids() -> Iterator[tuple[str, Case]]:
@@ -276,10 +348,16 @@ def bad_ids() -> Iterator[tuple[str, Case]]:
             "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=value, currency="PEN"),
             "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=value),
             "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=value),
+            "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=value, currency="PEN"),
         }
         for method, request in requests.items():
             path = "event_id" if method == "GetEvent" else "restaurant_id"
             yield f"{name}-{method}", Case(method, request.SerializeToString(), fields=(path,))
+        if value:
+            yield f"{name}-ListEntries-event_id", entries_case("event_id", event_id=value)
+            yield f"{name}-RunPayouts-request_id", run_case("request_id", request_id=value)
+            payouts = ledger_pb2.ListPayoutsRequest(restaurant_id=value).SerializeToString()
+            yield f"{name}-ListPayouts", Case("ListPayouts", payouts, fields=("restaurant_id",))
 
 
 def bad_currencies() -> Iterator[tuple[str, Case]]:
@@ -287,6 +365,8 @@ def bad_currencies() -> Iterator[tuple[str, Case]]:
     for name, value in BAD_CURRENCIES.items():
         yield f"{name}-event", event_case("currency", currency=value)
         yield f"62-{name}-balance", Case("GetBalance", balance_request(currency=value), fields=("currency",))
+        yield f"{name}-entries", entries_case("currency", currency=value)
+        yield f"65-{name}-payouts", run_case("currency", currency=value)
 
 
 def malformed_messages() -> Iterator[tuple[str, Case]]:
@@ -302,6 +382,11 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
         )
         yield f"{name}-name", malformed("PutRestaurant", field(1, b"res") + field(2, text))
         yield f"{name}-page_token", malformed("ListRestaurants", field(2, text))
+        for path, number in {"currency": 2, "event_id": 6, "payout_id": 7, "page_token": 9}.items():
+            yield f"{name}-ListEntries-{path}", malformed("ListEntries", field(number, text))
+        yield f"{name}-RunPayouts-request_id", malformed("RunPayouts", field(4, text))
+        for method in ("GetPayout", "GetPayoutRun", "ListPayoutRunItems", "ListPayouts"):
+            yield f"{name}-{method}", malformed(method, field(1, text))
     for name, request in NOT_MESSAGES.items():
         for method in METHODS:
             if name == "16-truncated" and method != "IngestEvent":
@@ -429,7 +514,7 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
             f"72-page_size-{size}",
             Case("ListRestaurants", ledger_pb2.ListRestaurantsRequest(page_size=size).SerializeToString(), fields=("page_size",)),
         )
-    for name, token in bad_page_tokens():
+    for name, token in bad_page_tokens(["ListRestaurants"]):
         request = ledger_pb2.ListRestaurantsRequest(page_token=token).SerializeToString()
         yield f"73-page_token-{name}", Case("ListRestaurants", request, fields=("page_token",))
     not_found = grpc.StatusCode.NOT_FOUND
@@ -437,8 +522,117 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
     yield "61-GetEvent-unknown", Case("GetEvent", field(1, b"nothing"), not_found, "EVENT_NOT_FOUND")
 
 
-def bad_page_tokens() -> Iterator[tuple[str, str]]:
-    """Tokens that no list has made. The last ones have the right checksum: it is no secret, so a caller can forge it."""
+def bad_statements() -> Iterator[tuple[str, Case]]:
+    """Statements that cannot be told."""
+    in_an_hour = Timestamp(seconds=int((datetime.now(UTC) + timedelta(hours=1)).timestamp()))
+    instants = {
+        "63-before-year-1": Timestamp(seconds=YEAR_1 - 1),
+        "63-year-10000": Timestamp(seconds=YEAR_9999 + 1),
+        "63-seconds-min": Timestamp(seconds=INT64_MIN),
+        "63-seconds-max": Timestamp(seconds=INT64_MAX),
+        "63-nanos-below-0": Timestamp(nanos=-1),
+        "63-nanos-a-second": Timestamp(nanos=10**9),
+        "64-in-an-hour": in_an_hour,
+        "64-end-of-year-9999": Timestamp(seconds=YEAR_9999, nanos=999_999_999),
+    }
+    for name, instant in instants.items():
+        for path in ("start_at", "end_at"):
+            yield f"{name}-{path}", entries_case(path, **{path: instant})
+    yield "64-both-in-an-hour", entries_case("start_at", "end_at", start_at=in_an_hour, end_at=in_an_hour)
+    yield (
+        "71-start-after-end",
+        entries_case("start_at", start_at=Timestamp(seconds=2), end_at=Timestamp(seconds=1, nanos=999_999_999)),
+    )
+    for numbers in ([0], [16], [-1], [2**31 - 1], [-(2**31)], [1, 77], [0] * 100_000):
+        yield f"71-entry_types-{numbers[-1]}-of-{len(numbers)}", entries_case("entry_types", entry_types=numbers)
+    for name, value in BAD_UUIDS.items():
+        if value:
+            yield f"{name}-ListEntries-payout_id", entries_case("payout_id", payout_id=value)
+    for size in (-1, -(2**31)):
+        yield f"72-ListEntries-page_size-{size}", entries_case("page_size", page_size=size)
+    for name, token in bad_page_tokens(["ListEntries", "known", "PEN", "", "", "", "", ""]):
+        yield f"73-ListEntries-page_token-{name}", entries_case("page_token", page_token=token)
+    yield "62-ListEntries-empty", Case("ListEntries", b"", fields=("restaurant_id", "currency"))
+    unknown = entries_request(restaurant_id="nobody")
+    yield "61-ListEntries-unknown", Case("ListEntries", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
+
+
+def bad_payout_runs() -> Iterator[tuple[str, Case]]:
+    """Payout runs that are not started."""
+    yield "65-RunPayouts-empty", Case("RunPayouts", b"", fields=("currency", "as_of"))
+    yield (
+        "66-as_of-unset",
+        Case("RunPayouts", ledger_pb2.RunPayoutsRequest(currency="PEN").SerializeToString(), fields=("as_of",)),
+    )
+    for name, (year, month, day) in BAD_DATES.items():
+        for dry_run in (False, True):
+            yield (
+                f"{name}-as_of-{'dry' if dry_run else 'run'}",
+                run_case("as_of", as_of=date_pb2.Date(year=year, month=month, day=day), dry_run=dry_run),
+            )
+    # Two days on, so that it is the future in every time zone.
+    future = (datetime.now(UTC) + timedelta(days=2)).date()
+    yield "67-as_of-future", run_case("as_of", as_of=date_pb2.Date(year=future.year, month=future.month, day=future.day))
+    for amount in (-1, INT64_MIN):
+        yield f"67-min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
+    yield (
+        "67-everything",
+        run_case(
+            "currency",
+            "as_of",
+            "min_amount_minor",
+            "request_id",
+            currency="",
+            as_of=date_pb2.Date(),
+            min_amount_minor=-1,
+            request_id="\n",
+        ),
+    )
+
+
+def bad_payout_queries() -> Iterator[tuple[str, Case]]:
+    """Payouts, runs and lists of them that are not told."""
+    requests: dict[str, tuple[str, Any]] = {
+        "GetPayout": ("payout_id", ledger_pb2.GetPayoutRequest),
+        "GetPayoutRun": ("payout_run_id", ledger_pb2.GetPayoutRunRequest),
+        "ListPayoutRunItems": ("payout_run_id", ledger_pb2.ListPayoutRunItemsRequest),
+        "ListPayouts": ("payout_run_id", ledger_pb2.ListPayoutsRequest),
+    }
+    for method, (path, message) in requests.items():
+        for name, value in BAD_UUIDS.items():
+            if method == "ListPayouts" and not value:
+                continue  # any
+            yield f"{name}-{method}", Case(method, message(**{path: value}).SerializeToString(), fields=(path,))
+        if method != "ListPayouts":
+            reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
+            unknown = message(**{path: UUID_TEXT}).SerializeToString()
+            yield f"61-{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
+    for number in (-1, 5, 77, 2**31 - 1, -(2**31)):
+        payouts = ledger_pb2.ListPayoutsRequest(state=number)  # type: ignore[arg-type]
+        yield f"74-state-{number}", Case("ListPayouts", payouts.SerializeToString(), fields=("state",))
+        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, outcome=number)  # type: ignore[arg-type]
+        yield f"74-outcome-{number}", Case("ListPayoutRunItems", items.SerializeToString(), fields=("outcome",))
+    for size in (-1, -(2**31)):
+        payouts = ledger_pb2.ListPayoutsRequest(page_size=size)
+        yield f"72-ListPayouts-page_size-{size}", Case("ListPayouts", payouts.SerializeToString(), fields=("page_size",))
+        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_size=size)
+        yield (
+            f"72-ListPayoutRunItems-page_size-{size}",
+            Case("ListPayoutRunItems", items.SerializeToString(), fields=("page_size",)),
+        )
+    for name, token in bad_page_tokens(["ListPayouts", "", "", ""]):
+        payouts = ledger_pb2.ListPayoutsRequest(page_token=token)
+        yield f"73-ListPayouts-page_token-{name}", Case("ListPayouts", payouts.SerializeToString(), fields=("page_token",))
+    for name, token in bad_page_tokens(["ListPayoutRunItems", UUID_TEXT, ""]):
+        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_token=token)
+        yield (
+            f"73-ListPayoutRunItems-page_token-{name}",
+            Case("ListPayoutRunItems", items.SerializeToString(), fields=("page_token",)),
+        )
+
+
+def bad_page_tokens(query: list[str]) -> Iterator[tuple[str, str]]:
+    """Tokens that a list has not made. The last ones have the right checksum: it is no secret, so a caller can forge it."""
     yield "blank", " "
     yield "garbage", "garbage"
     yield "not-base64", "!!!!"
@@ -447,24 +641,32 @@ def bad_page_tokens() -> Iterator[tuple[str, str]]:
     yield "nul", "\0"
     yield "long", "A" * 100_000
     yield "checksum-alone", "A" * 16
-    for name, query, body in (
-        ("of-another-list", ["ListPayouts"], '["res"]'),
-        ("forged-number", ["ListRestaurants"], "[1]"),
-        ("forged-nul", ["ListRestaurants"], '["\\u0000"]'),
-        ("forged-surrogate", ["ListRestaurants"], '["\\ud800"]'),
-        ("forged-null", ["ListRestaurants"], "[null]"),
-        ("forged-list", ["ListRestaurants"], "[[]]"),
-        ("forged-object", ["ListRestaurants"], '{"a":1}'),
-        ("forged-bare-number", ["ListRestaurants"], "7"),
-        ("forged-not-json", ["ListRestaurants"], "res"),
-        ("forged-not-utf-8", ["ListRestaurants"], b"\xff"),
-        ("forged-two-positions", ["ListRestaurants"], '["a","b"]'),
-        ("forged-no-id", ["ListRestaurants"], '["\'; DROP TABLE restaurants;--"]'),
-        ("forged-deep", ["ListRestaurants"], "[" * 700),
+    yield "of-another-list", forged_token(["ListNothing"], '["res"]')
+    for name, body in (
+        ("number", "[1]"),
+        ("nul", '["\\u0000"]'),
+        ("surrogate", '["\\ud800"]'),
+        ("null", "[null]"),
+        ("list", "[[]]"),
+        ("object", '{"a":1}'),
+        ("bare-number", "7"),
+        ("not-json", "res"),
+        ("not-utf-8", b"\xff"),
+        ("two-positions", '["a","b"]'),
+        ("year-292277", f'["{2**63}","{UUID_TEXT}"]'),
+        ("not-an-id", '["1","abc"]'),
+        ("no-id", '["\'; DROP TABLE restaurants;--"]'),
+        ("nine-positions", '["1","1","1","1","1","1","1","1","1"]'),
+        ("deep", "[" * 700),
     ):
-        raw = body if isinstance(body, bytes) else body.encode()
-        checksum = hashlib.sha256(json.dumps(query, separators=(",", ":")).encode() + b"\n" + raw).digest()[:12]
-        yield name, base64.urlsafe_b64encode(checksum + raw).decode().rstrip("=")
+        yield f"forged-{name}", forged_token(query, body)
+
+
+def forged_token(query: list[str], body: str | bytes) -> str:
+    """A token with the checksum that this query's tokens have."""
+    raw = body if isinstance(body, bytes) else body.encode()
+    checksum = hashlib.sha256(json.dumps(query, separators=(",", ":")).encode() + b"\n" + raw).digest()[:12]
+    return base64.urlsafe_b64encode(checksum + raw).decode().rstrip("=")
 
 
 def whole_requests() -> Iterator[tuple[str, Case]]:
@@ -476,9 +678,6 @@ def whole_requests() -> Iterator[tuple[str, Case]]:
     yield "75-5-MB", Case("IngestEvent", field(99, b"a" * 5_000_000), TOO_LARGE, None)
     yield "75-a-byte-more-than-4-MiB", Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 5)), TOO_LARGE, None)
     yield "75-4-MiB", Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 6)), fields=("event_id",))
-    for method, request in UNBUILT.items():
-        for name, raw in (("decoded", request.SerializeToString()), ("empty", b"")):
-            yield f"65-{method}-not-built-{name}", Case(method, raw, grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_IMPLEMENTED")
     yield "81-unknown-method", Case("DeleteEverything", b"", grpc.StatusCode.UNIMPLEMENTED, None)
     yield "81-method-in-another-case", Case("ingestevent", b"", grpc.StatusCode.UNIMPLEMENTED, None)
 
@@ -524,6 +723,9 @@ def params(*cases: Iterable[tuple[str, Case]]) -> list[Any]:
         bad_instants(),
         bad_balance_queries(),
         bad_restaurants(),
+        bad_statements(),
+        bad_payout_runs(),
+        bad_payout_queries(),
         whole_requests(),
     ),
 )
@@ -539,8 +741,6 @@ async def test_bad_request_is_refused_and_leaves_nothing_behind(shared_ledger: R
     assert len(told.fields) == len(case.fields), "each field once"
     if case.reason == "INVALID_REQUEST":
         assert told.metadata == {"field": told.fields[0]}
-    if case.reason == "METHOD_NOT_IMPLEMENTED":
-        assert told.metadata == {"method": f"/{SERVICE}/{case.method}"}
     assert_nothing_internal(told.everything)
     assert await counts(shared_ledger) == before
     await assert_serving(shared_ledger)
@@ -747,6 +947,141 @@ async def test_payout_event_of_no_payout_is_not_found(shared_ledger: RunningLedg
         assert told.metadata == {"payout_id": "po_none"}
         assert_nothing_internal(told.everything)
     assert await counts(shared_ledger) == before
+
+
+@pytest.mark.parametrize("type", [PAYOUT_PAID, PAYOUT_FAILED])
+@pytest.mark.parametrize("payout_id", ["po_none", "-1", UUID_TEXT, UUID_TEXT.upper(), UUID_TEXT.replace("-", "")])
+async def test_payout_event_names_a_payout_in_its_one_spelling(ledger: RunningLedger, type: int, payout_id: str) -> None:
+    """Row 42: whatever no payout is called is NOT_FOUND, were it another spelling of one; nothing is stored."""
+    payout = await created_payout(ledger)
+    spellings = {payout.payout_id.upper(), payout.payout_id.replace("-", ""), payout_id} - {payout.payout_id}
+    before = await counts(ledger)
+    for spelling in sorted(spellings):
+        await assert_payout_event_refused(
+            ledger,
+            about(payout, type, payout_id=spelling),
+            (grpc.StatusCode.NOT_FOUND, "PAYOUT_NOT_FOUND"),
+            {"payout_id": spelling},
+        )
+    assert await counts(ledger) == before
+    assert (await payout_of(ledger, payout.payout_id)) == payout
+
+
+async def created_payout(ledger: RunningLedger) -> ledger_pb2.Payout:
+    """The payout of a restaurant, in flight."""
+    await ledger.ingest(event_message(restaurant_id="res_paid", amount_minor=918_273))
+    await ledger.ingest(event_message(restaurant_id="res_other", amount_minor=1))
+    today = datetime.now(UTC).date()
+    as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    run = (await ledger.stub.RunPayouts(run_request(as_of=as_of, min_amount_minor=2))).payout_run
+    async with asyncio.timeout(20):
+        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            run = (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+    (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
+    return await payout_of(ledger, payout.payout_id)
+
+
+async def payout_of(ledger: RunningLedger, payout_id: str) -> ledger_pb2.Payout:
+    """A payout with its history."""
+    return (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout_id))).payout
+
+
+def about(payout: ledger_pb2.Payout, type: int, **changes: Any) -> ledger_pb2.ProcessorEvent:
+    """What the bank did with the payout, with some fields changed."""
+    fields: dict[str, Any] = {
+        "restaurant_id": payout.restaurant_id,
+        "currency": payout.currency,
+        "amount_minor": payout.amount_minor,
+        "payout_id": payout.payout_id,
+    }
+    return event_message(type, **(fields | changes))
+
+
+async def assert_payout_event_refused(
+    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, expected: tuple[grpc.StatusCode, str], metadata: dict[str, str]
+) -> None:
+    """Alone and in a batch, twice, with the same words and none of the inside; the event is not stored."""
+    for _ in range(2):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await send(ledger, "IngestEvent", ingest(event))
+        told = refusal(caught.value)
+        assert (told.code, told.reason) == expected
+        assert told.metadata == metadata
+        assert_nothing_internal(told.everything)
+        (result,) = await ledger.ingest(event)
+        assert (result.error.code, *details_of(result.error)[:2]) == (expected[0].value[0], expected[1], metadata)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("type", [PAYOUT_PAID, PAYOUT_FAILED])
+async def test_payout_event_that_contradicts_its_payout_is_refused(ledger: RunningLedger, type: int) -> None:
+    """Row 43: FAILED_PRECONDITION naming the fields that differ, never what the payout has in them."""
+    payout = await created_payout(ledger)
+    before = await counts(ledger)
+    contradictions: dict[str, dict[str, Any]] = {
+        "amount_minor": {"amount_minor": payout.amount_minor - 1},
+        "restaurant_id": {"restaurant_id": "res_other"},
+        "currency": {"currency": "USD"},
+        "restaurant_id,currency,amount_minor": {"restaurant_id": "res_unknown", "currency": "JPY", "amount_minor": 1},
+    }
+    for differing, changes in contradictions.items():
+        metadata = {"payout_id": payout.payout_id, "differing_fields": differing}
+        expected = (grpc.StatusCode.FAILED_PRECONDITION, "PAYOUT_MISMATCH")
+        event = about(payout, type, **changes)
+        await assert_payout_event_refused(ledger, event, expected, metadata)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await send(ledger, "IngestEvent", ingest(event))
+        told = refusal(caught.value).everything
+        assert [text for text in ("918273", "918_273", "res_paid") if text in told] == []
+    assert await counts(ledger) == before
+    assert await payout_of(ledger, payout.payout_id) == payout
+
+
+@pytest.mark.parametrize(
+    ("moves", "refused_move", "state"),
+    [
+        pytest.param((PAYOUT_PAID,), PAYOUT_PAID, "PAID", id="44-paid-twice"),
+        pytest.param((PAYOUT_FAILED,), PAYOUT_PAID, "FAILED", id="45-paid-after-failed"),
+        pytest.param((PAYOUT_FAILED,), PAYOUT_FAILED, "FAILED", id="45-failed-twice"),
+        pytest.param((PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_PAID, "RETURNED", id="45-paid-after-returned"),
+        pytest.param((PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_FAILED, "RETURNED", id="45-returned-twice"),
+    ],
+)
+async def test_payout_move_that_does_not_exist_is_refused(
+    ledger: RunningLedger, moves: tuple[int, ...], refused_move: int, state: str
+) -> None:
+    """Rows 44 and 45: another event about a payout that has ended: FAILED_PRECONDITION with its state; a repeat is DUPLICATE."""
+    payout = await created_payout(ledger)
+    made = [about(payout, move) for move in moves]
+    for event in made:
+        assert [result.status for result in await ledger.ingest(event)] == [ledger_pb2.INGEST_STATUS_CREATED]
+    moved, before = await payout_of(ledger, payout.payout_id), await counts(ledger)
+    metadata = {"payout_id": payout.payout_id, "state": state}
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "PAYOUT_MOVE_NOT_ALLOWED")
+    await assert_payout_event_refused(ledger, about(payout, refused_move), expected, metadata)
+    repeated = await ledger.ingest(*made)
+    assert {result.status for result in repeated} == {ledger_pb2.INGEST_STATUS_DUPLICATE}
+    assert await counts(ledger) == before
+    assert await payout_of(ledger, payout.payout_id) == moved
+
+
+@pytest.mark.parametrize("min_amount_minor", [0, INT64_MAX])
+@pytest.mark.parametrize("request_id", ["", "a" * 128, "AZaz09._:-"])
+async def test_odd_but_valid_run_is_planned_and_started(
+    shared_ledger: RunningLedger, min_amount_minor: int, request_id: str
+) -> None:
+    """The edges of the terms: a plan writes nothing; the run is created once, and the same terms name it again."""
+    request = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id)
+    before = await counts(shared_ledger)
+    plan = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id, dry_run=True)
+    assert (await shared_ledger.stub.RunPayouts(plan)).payout_run.payout_run_id == ""
+    assert await counts(shared_ledger) == before
+    run = (await shared_ledger.stub.RunPayouts(request)).payout_run
+    assert (run.min_amount_minor, run.request_id, run.as_of) == (min_amount_minor, request_id, request.as_of)
+    assert (await shared_ledger.stub.RunPayouts(request)).payout_run.payout_run_id == run.payout_run_id
+    assert (await counts(shared_ledger))[4] == before[4] + 1
 
 
 async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: RunningLedger) -> None:

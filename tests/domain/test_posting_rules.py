@@ -5,7 +5,8 @@ from support.events import processor_event
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE, LedgerAccount, Side
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, entries_of
+from ledger.domain.payouts import PayoutState
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount, Available, EntryType, entries_of
 
 # Every event has the amount 1000, and the fee 50 where it may have one.
 # event               position  entry type             debit               credit              amount  matures
@@ -22,6 +23,21 @@ dispute_opened        3         DISPUTE_FEE            restaurant_payable  proce
 dispute_won           1         DISPUTE_RELEASE        dispute_hold        restaurant_payable  1000    no
 dispute_won           2         DISPUTE_REINSTATEMENT  processor_clearing  dispute_receivable  1000    no
 dispute_lost          1         DISPUTE_LOSS           dispute_hold        dispute_receivable  1000    no
+"""
+# state  entry type       debit               credit
+PAYOUT_POSTED = """
+CREATED  PAYOUT_RESERVE   restaurant_payable  payout_reserved
+PAID     PAYOUT_RELEASE   payout_reserved     platform_cash
+FAILED   PAYOUT_REVERSAL  payout_reserved     restaurant_payable
+RETURNED PAYOUT_RETURN    platform_cash       restaurant_payable
+"""
+# What each way through the states leaves, in payouts, on accounts that grow by credits.
+# way                    restaurant_payable  payout_reserved  platform_cash
+PAYOUT_WAYS = """
+CREATED                  -1                  1                0
+CREATED,PAID             -1                  0                1
+CREATED,FAILED           0                   0                0
+CREATED,PAID,RETURNED    0                   0                0
 """
 WITH_FEE = {EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED}
 
@@ -69,3 +85,35 @@ def test_every_account_has_a_normal_side() -> None:
 def test_every_event_type_but_the_payout_ones_has_rules() -> None:
     """Payout events post by the state of their payout, all others by the table."""
     assert set(EVENT_POSTING_RULES) == set(EventType) - PAYOUT_EVENT_TYPES
+
+
+def test_payouts_post_what_the_table_says() -> None:
+    """One entry for each state that a payout can move to: its whole amount, which counts at once."""
+    assert [
+        [state, rule.entry_type.value, rule.debit.value, rule.credit.value] for state, rule in PAYOUT_POSTING_RULES.items()
+    ] == [row.split() for row in PAYOUT_POSTED.strip().splitlines()]
+    assert list(PAYOUT_POSTING_RULES) == [state.value for state in PayoutState]
+    for rule in PAYOUT_POSTING_RULES.values():
+        assert (rule.amount, rule.available) == (Amount.AMOUNT, Available.AT_ONCE)
+
+
+@pytest.mark.parametrize("row", PAYOUT_WAYS.strip().splitlines())
+def test_payouts_leave_what_their_way_says(row: str) -> None:
+    """A payout that came back leaves nothing behind, and one that was paid left by the bank account."""
+    way, *expected = row.split()
+    credited: dict[LedgerAccount, int] = dict.fromkeys(LedgerAccount, 0)
+    for state in way.split(","):
+        credited[PAYOUT_POSTING_RULES[state].debit] -= 1
+        credited[PAYOUT_POSTING_RULES[state].credit] += 1
+    accounts = (LedgerAccount.RESTAURANT_PAYABLE, LedgerAccount.PAYOUT_RESERVED, LedgerAccount.PLATFORM_CASH)
+    assert [str(credited[account]) for account in accounts] == expected
+    assert sum(credited.values()) == 0
+
+
+def test_every_entry_type_has_a_rule() -> None:
+    """And no two states or events of payouts share one."""
+    of_events = {rule.entry_type for rules in EVENT_POSTING_RULES.values() for rule in rules}
+    of_payouts = [rule.entry_type for rule in PAYOUT_POSTING_RULES.values()]
+    assert of_events.isdisjoint(of_payouts)
+    assert of_events | set(of_payouts) == set(EntryType)
+    assert len(set(of_payouts)) == len(of_payouts)

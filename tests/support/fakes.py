@@ -2,12 +2,50 @@
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Self
 from uuid import UUID
 
-from ledger.application.ports import Posting, StoredEntry, StoredEvent
+from ledger.application.ports import Posting, Restaurants, StoredEntry, StoredEvent
 from ledger.domain.events import ProcessorEvent
 from ledger.domain.money import AMOUNT_MINOR_MAX
+from ledger.domain.payouts import Payout, PayoutState
+from ledger.domain.posting_rules import Entry
 from ledger.errors import DataRejected, LedgerError
+
+
+class FakeUnitOfWork:
+    """Implements `UnitOfWork` on a fake ledger without payouts: what it records is gone again unless it is committed."""
+
+    restaurants: Restaurants
+
+    def __init__(self, ledger: "FakeEventLedger") -> None:
+        self._ledger = ledger
+        self._uncommitted: list[str] = []
+        self.settlement = self
+
+    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+        if event.event_id in self._ledger.events:
+            return False
+        stored = StoredEvent(event, fingerprint, transaction_id, batch_id, datetime.now(UTC))
+        self._ledger.events[event.event_id] = stored
+        self._uncommitted.append(event.event_id)
+        return True
+
+    async def lock(self, payout_id: str) -> Payout | None:
+        return None
+
+    async def move(self, payout: Payout, state: PayoutState, entry: Entry, event: ProcessorEvent, transaction_id: UUID) -> None:
+        raise AssertionError("there are no payouts to move")
+
+    async def commit(self) -> None:
+        self._uncommitted.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for event_id in self._uncommitted:
+            del self._ledger.events[event_id]
 
 
 class FakeEventLedger:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.api.server import Server
-from ledger.bootstrap import Database, build_service, ping
+from ledger.bootstrap import Application, Database, ping
 from ledger.infrastructure.postgres.engine import create_engine
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -47,17 +47,21 @@ async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[R
     """A server on `database` at a free port, stopped at the end."""
     configured = Settings(_env_file=None, database_url=database.url, grpc_address="127.0.0.1:0", **settings)
     engine = create_engine(database.url, pool_size=configured.database_pool_size)
-    service, ingest_events = build_service(configured, engine)
-    server = Server(service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engine))
+    application = Application(configured, engine)
+    server = Server(
+        application.service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engine)
+    )
     await server.start()
+    application.start()
     address = f"127.0.0.1:{server.port}"
     try:
         async with aio.insecure_channel(address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             yield RunningLedger(address, channel, stub, database, engine, server)
     finally:
-        await server.stop(5)
-        await ingest_events.close()
+        # No grace: whoever is still calling is a test that has ended.
+        await server.stop(0)
+        await application.close()
         await engine.dispose()
 
 

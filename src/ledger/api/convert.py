@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -24,7 +25,7 @@ PAGE_SIZE_MAX = 1000
 # A page ends early rather than be larger than the 4 MiB that clients take by default.
 PAGE_BYTES_MAX = 3 * 1024 * 1024
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS_A_SECOND = 1_000_000
 _NANOS_A_SECOND = 1_000_000_000
 # 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.
@@ -35,7 +36,7 @@ _SECONDS_MAX = 253_402_300_799
 _EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
 _EVENT_FIELD_ORDER = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
 _EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
-_ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
+ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
 _LEDGER_ACCOUNT_NUMBERS = {account: ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{account.name}") for account in LedgerAccount}
 _STATUS_NUMBERS = {
     IngestStatus.CREATED: ledger_pb2.INGEST_STATUS_CREATED,
@@ -47,7 +48,7 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
     """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp does not allow."""
     if not (_SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND):
         return None
-    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
 
 def encode_instant(instant: datetime) -> Timestamp:
@@ -56,7 +57,8 @@ def encode_instant(instant: datetime) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=remainder * 1000)
 
 
-def _encode_optional_instant(instant: datetime | None) -> Timestamp | None:
+def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
+    """The instant as a message, None for none."""
     return None if instant is None else encode_instant(instant)
 
 
@@ -171,14 +173,14 @@ def encode_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
     return ledger_pb2.LedgerEntry(
         transaction_id=str(entry.transaction_id),
         position=entry.position,
-        type=_ENTRY_TYPE_NUMBERS[entry.entry_type],
+        type=ENTRY_TYPE_NUMBERS[entry.entry_type],
         debit_account=_LEDGER_ACCOUNT_NUMBERS[entry.debit],
         credit_account=_LEDGER_ACCOUNT_NUMBERS[entry.credit],
         amount_minor=entry.amount_minor,
         restaurant_id=entry.restaurant_id,
         currency=entry.currency,
-        available_at=_encode_optional_instant(entry.available_at),
-        occurred_at=_encode_optional_instant(entry.occurred_at),
+        available_at=encode_optional_instant(entry.available_at),
+        occurred_at=encode_optional_instant(entry.occurred_at),
         recorded_at=encode_instant(entry.recorded_at),
         event_id=entry.event_id or "",
         payout_id="" if entry.payout_id is None else str(entry.payout_id),
@@ -209,7 +211,7 @@ def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
         pending_minor=balance.pending_minor,
         reserved_minor=balance.reserved_minor,
         disputed_minor=balance.disputed_minor,
-        last_event_at=_encode_optional_instant(balance.last_event_at),
+        last_event_at=encode_optional_instant(balance.last_event_at),
         as_of=encode_instant(balance.as_of),
     )
 
@@ -265,6 +267,17 @@ def encode_restaurant_page(
     if more:
         response.next_page_token = encode_page_token(query, [response.restaurants[-1].restaurant_id])
     return response
+
+
+def decode_uuid(field: str, text: str) -> UUID:
+    """The id in its one spelling: lower case, with hyphens. Raises InvalidRequest."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        found = None
+    if found is None or str(found) != text:
+        raise InvalidRequest([FieldViolation(field, "must be an id that this service made")])
+    return found
 
 
 def decode_page_size(page_size: int) -> int:

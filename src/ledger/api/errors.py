@@ -20,7 +20,10 @@ from ledger.errors import (
     InvalidRequest,
     LedgerError,
     MalformedMessage,
+    PayoutMismatch,
+    PayoutMoveNotAllowed,
     PayoutNotFound,
+    PayoutRunNotFound,
     RestaurantNotFound,
     ShuttingDown,
 )
@@ -81,6 +84,15 @@ _TABLE: dict[type[LedgerError], _Row] = {
     PayoutNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_NOT_FOUND,
         metadata=lambda error: {"payout_id": error.payout_id}),
+    PayoutRunNotFound: _Row(
+        grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_NOT_FOUND,
+        metadata=lambda error: {"payout_run_id": error.payout_run_id}),
+    PayoutMoveNotAllowed: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED,
+        metadata=lambda error: {"payout_id": error.payout_id, "state": error.state}),
+    PayoutMismatch: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MISMATCH,
+        metadata=lambda error: {"payout_id": error.payout_id, "differing_fields": ",".join(error.differing_fields)}),
     AmountOutOfRange: _Row(
         grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE,
         metadata=lambda error: {"field": error.field}),

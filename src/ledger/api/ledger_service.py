@@ -6,12 +6,16 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.api import convert
+from ledger.api import convert, convert_payouts, convert_statement
+from ledger.api.page_tokens import encode_page_token
 from ledger.application.get_balance import get_balance
 from ledger.application.get_event import get_event
 from ledger.application.ingest_events import IngestEvents
-from ledger.application.ports import BalanceReader, EventLedger, UnitOfWorkFactory
+from ledger.application.list_entries import list_entries
+from ledger.application.payouts import get_payout, get_payout_run, list_payout_run_items, list_payouts
+from ledger.application.ports import BalanceReader, EventLedger, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant
+from ledger.application.run_payouts import run_payouts
 from ledger.domain.events import ProcessorEvent
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -29,12 +33,20 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         ingest_events: IngestEvents,
         ledger: EventLedger,
         balances: BalanceReader,
+        statements: Statements,
+        payout_runs: PayoutRuns,
+        payouts: Payouts,
+        wake_payout_worker: Callable[[], None],
         begin: UnitOfWorkFactory,
         clock: Callable[[], datetime],
     ) -> None:
         self._ingest_events = ingest_events
         self._ledger = ledger
         self._balances = balances
+        self._statements = statements
+        self._payout_runs = payout_runs
+        self._payouts = payouts
+        self._wake_payout_worker = wake_payout_worker
         self._begin = begin
         self._clock = clock
 
@@ -60,6 +72,48 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def GetBalance(self, request: ledger_pb2.GetBalanceRequest, context: Context) -> ledger_pb2.GetBalanceResponse:
         restaurant_id, currency, as_of = convert.decode_balance_query(request)
         return convert.encode_balance(await get_balance(self._balances, restaurant_id, currency, as_of))
+
+    async def ListEntries(self, request: ledger_pb2.ListEntriesRequest, context: Context) -> ledger_pb2.ListEntriesResponse:
+        query, after, page_size = convert_statement.decode_statement_request(request)
+        page = await list_entries(self._statements, query, after, page_size)
+        return convert_statement.encode_statement_page(query, page)
+
+    async def RunPayouts(self, request: ledger_pb2.RunPayoutsRequest, context: Context) -> ledger_pb2.RunPayoutsResponse:
+        key = convert_payouts.decode_payout_run_key(request)
+        run = await run_payouts(self._payout_runs, key, dry_run=request.dry_run)
+        self._wake_payout_worker()
+        return ledger_pb2.RunPayoutsResponse(payout_run=convert_payouts.encode_payout_run(run))
+
+    async def GetPayoutRun(self, request: ledger_pb2.GetPayoutRunRequest, context: Context) -> ledger_pb2.GetPayoutRunResponse:
+        payout_run_id = convert_payouts.decode_payout_run_id(request)
+        run = await get_payout_run(self._payout_runs, payout_run_id)
+        return ledger_pb2.GetPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
+
+    async def ListPayoutRunItems(
+        self, request: ledger_pb2.ListPayoutRunItemsRequest, context: Context
+    ) -> ledger_pb2.ListPayoutRunItemsResponse:
+        payout_run_id = convert_payouts.decode_payout_run_id(request)
+        outcome = convert_payouts.decode_outcome(request.outcome)
+        page_size = convert.decode_page_size(request.page_size)
+        query = ("ListPayoutRunItems", request.payout_run_id, outcome or "")
+        after = convert.decode_page_position(query, request.page_token)
+        items, more = await list_payout_run_items(self._payout_runs, payout_run_id, outcome, after, page_size)
+        return ledger_pb2.ListPayoutRunItemsResponse(
+            items=[convert_payouts.encode_payout_run_item(item) for item in items],
+            next_page_token=encode_page_token(query, [items[-1].restaurant_id]) if more else "",
+        )
+
+    async def GetPayout(self, request: ledger_pb2.GetPayoutRequest, context: Context) -> ledger_pb2.GetPayoutResponse:
+        payout_id = convert_payouts.decode_payout_id(request)
+        details = await get_payout(self._payouts, payout_id)
+        return ledger_pb2.GetPayoutResponse(payout=convert_payouts.encode_payout_details(details))
+
+    async def ListPayouts(self, request: ledger_pb2.ListPayoutsRequest, context: Context) -> ledger_pb2.ListPayoutsResponse:
+        query = convert_payouts.decode_payout_query(request)
+        page_size = convert.decode_page_size(request.page_size)
+        before = convert_payouts.decode_payout_position(query, request.page_token)
+        payouts, more = await list_payouts(self._payouts, query, before, page_size)
+        return convert_payouts.encode_payout_page(query, payouts, more=more)
 
     async def PutRestaurant(self, request: ledger_pb2.PutRestaurantRequest, context: Context) -> ledger_pb2.PutRestaurantResponse:
         profile = convert.decode_profile(request)

@@ -5,7 +5,7 @@ The database decides: an event is new if and only if its insert made the row wit
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
@@ -13,7 +13,8 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat
 
-from ledger.application.ports import EventLedger, Posting, StoredEvent
+from ledger.application.ports import EventLedger, Posting, StoredEvent, UnitOfWorkFactory
+from ledger.application.settle_payout import settle_payout
 from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent, differing_fields, fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.errors import (
@@ -23,6 +24,8 @@ from ledger.errors import (
     EventIdReused,
     EventRejected,
     LedgerError,
+    PayoutMismatch,
+    PayoutMoveNotAllowed,
     PayoutNotFound,
     RestaurantNotFound,
     ShuttingDown,
@@ -64,8 +67,9 @@ IngestOutcome = Booked | LedgerError
 class IngestEvents:
     """The use case of IngestEvent and its companions."""
 
-    def __init__(self, ledger: EventLedger, *, unknown_restaurants: UnknownRestaurants) -> None:
+    def __init__(self, ledger: EventLedger, begin: UnitOfWorkFactory, *, unknown_restaurants: UnknownRestaurants) -> None:
         self._ledger = ledger
+        self._begin = begin
         self._register = unknown_restaurants is UnknownRestaurants.REGISTER
         self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
         self._closed = False
@@ -173,13 +177,20 @@ class IngestEvents:
                 batch.refuse(posting, RestaurantNotFound(posting.event.restaurant_id))
 
     async def _settle(self, batch: "_Batch") -> None:
-        """Payout events: the stored ones are duplicates or conflicts, any other names a payout that does not exist."""
-        if not batch.payout_events:
-            return
-        batch.stored.update(await self._ledger.stored([event.event_id for event in batch.payout_events.values()]))
-        for event_id, event in batch.payout_events.items():
-            if event_id not in batch.stored:
-                batch.refused[event_id] = PayoutNotFound(event.payout_id)
+        """Payout events, each in a transaction of its own, in the order of the request."""
+        for posting in batch.unsettled:
+            event = posting.event
+            try:
+                new = await settle_payout(self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id)
+            except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
+                batch.refuse(posting, error)
+            except DataRejected:
+                batch.refuse(posting, EventRejected(event.event_id))
+            else:
+                if new:
+                    batch.new.add(event.event_id)
+                else:
+                    batch.stored.update(await self._ledger.stored([event.event_id]))
 
 
 def _rejected(posting: Posting, error: DataRejected) -> EventRejected:
@@ -197,26 +208,32 @@ class _Batch:
         self.new: set[str] = set()
         self.stored: dict[str, StoredEvent] = {}
         self.refused: dict[str, LedgerError] = {}
-        self.payout_events: dict[str, ProcessorEvent] = {}
         self._occurrences = [(place, events[place], fingerprint(events[place])) for place in places]
         self._candidates: dict[str, Posting] = {}
         for _, event, print_ in self._occurrences:
-            if event.event_id in self._candidates or event.event_id in self.payout_events:
-                continue
-            if event.type in PAYOUT_EVENT_TYPES:
-                self.payout_events[event.event_id] = event
-                continue
-            transaction_id = uuid_utils.compat.uuid7()
-            self._candidates[event.event_id] = Posting(event, print_, transaction_id, entries_of(event))
+            if event.event_id not in self._candidates:
+                # What a payout event posts depends on the state of its payout.
+                entries = [] if event.type in PAYOUT_EVENT_TYPES else entries_of(event)
+                self._candidates[event.event_id] = Posting(event, print_, uuid_utils.compat.uuid7(), entries)
 
     @property
     def postings(self) -> list[Posting]:
         """What is still to be posted, sorted, so that two batches never wait for each other in opposite order."""
-        return [
-            self._candidates[event_id]
-            for event_id in sorted(self._candidates)
-            if event_id not in self.new and event_id not in self.stored and event_id not in self.refused
-        ]
+        return sorted(
+            (posting for posting in self._pending if posting.event.type not in PAYOUT_EVENT_TYPES),
+            key=lambda posting: posting.event.event_id,
+        )
+
+    @property
+    def unsettled(self) -> list[Posting]:
+        """The payout events that are still to be booked, in the order of the request."""
+        return [posting for posting in self._pending if posting.event.type in PAYOUT_EVENT_TYPES]
+
+    @property
+    def _pending(self) -> Iterator[Posting]:
+        for event_id, posting in self._candidates.items():
+            if event_id not in self.new and event_id not in self.stored and event_id not in self.refused:
+                yield posting
 
     def refuse(self, posting: Posting, error: LedgerError) -> None:
         """Records that the candidate was refused, with nothing stored."""

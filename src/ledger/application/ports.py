@@ -10,6 +10,15 @@ from uuid import UUID
 from ledger.domain.balances import Balance
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import ProcessorEvent
+from ledger.domain.payouts import (
+    Payout,
+    PayoutDetails,
+    PayoutRun,
+    PayoutRunItem,
+    PayoutRunItemOutcome,
+    PayoutRunKey,
+    PayoutState,
+)
 from ledger.domain.posting_rules import Entry, EntryType
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
 
@@ -54,6 +63,72 @@ class StoredEntry:
     payout_id: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class PayoutQuery:
+    """Which payouts to list; None is any."""
+
+    restaurant_id: str | None
+    state: PayoutState | None
+    payout_run_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementQuery:
+    """Which statement: the entries recorded in [start_at, end_at), None being the first entry and now; only some of them, by the
+    filters that are given (no types: all, None: any).
+    """
+
+    restaurant_id: str
+    currency: str
+    start_at: datetime | None
+    end_at: datetime | None
+    entry_types: frozenset[EntryType]
+    event_id: str | None
+    payout_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementMoment:
+    """The moment that all pages of a statement show, with the balances, in minor units, before its period and at its end.
+
+    It saw the transactions with numbers below `transactions_end`, but for those in `transactions_open`, which were under way.
+    """
+
+    read_at: datetime
+    transactions_end: int
+    transactions_open: tuple[int, ...]
+    opening_minor: int
+    closing_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatementPlace:
+    """An entry of a statement, after which its next page begins."""
+
+    moment: StatementMoment
+    recorded_at: datetime
+    recorded_txid: int
+    transaction_id: UUID
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatementPage:
+    """Some entries of a statement, oldest first; `next_place` is None on the last page."""
+
+    moment: StatementMoment
+    entries: Sequence[StoredEntry]
+    next_place: StatementPlace | None
+
+
+class PageRejected(Exception):
+    """The database refused a page of payouts as data; nothing of it was written. The accounts are in the order of their ids."""
+
+    def __init__(self, balance_account_ids: Sequence[int]) -> None:
+        super().__init__(f"{len(balance_account_ids)} balance accounts")
+        self.balance_account_ids = tuple(balance_account_ids)
+
+
 class EventLedger(Protocol):
     """The append-only books. Every method is a transaction of its own; there is no way to change or remove anything.
 
@@ -84,6 +159,84 @@ class EventLedger(Protocol):
         ...
 
 
+class PayoutRuns(Protocol):
+    """Payout runs. Every method is a transaction of its own.
+
+    All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
+    """
+
+    async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
+        """The run of `key`: created under the id that is given, with an open item for each balance account of the currency, or
+        the one that is there. Its cut-off is the end of `as_of` in the settlement time zone, or now if that is today.
+
+        Raises InvalidRequest, with nothing written, when `as_of` is in the future.
+        """
+        ...
+
+    async def plan(self, key: PayoutRunKey) -> PayoutRun:
+        """What a run of `key` started now would do; writes nothing. Raises InvalidRequest as `start` does."""
+        ...
+
+    async def get(self, payout_run_id: UUID) -> PayoutRun | None:
+        """A run with its progress, or None."""
+        ...
+
+    async def items(
+        self, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, limit: int
+    ) -> list[PayoutRunItem]:
+        """At most `limit` items whose restaurant id is greater than `after`, in that order; of one outcome if one is given."""
+        ...
+
+    async def running(self) -> list[UUID]:
+        """The runs that are not finished, oldest first."""
+        ...
+
+    async def pay(self, payout_run_id: UUID, limit: int) -> list[int]:
+        """Claims at most `limit` open items that nobody else has claimed, and creates their payouts, or notes why not.
+
+        All of it or nothing. Returns the balance accounts looked at.
+
+        Raises PageRejected, with the accounts claimed, when the database refuses what is to be written as data.
+        """
+        ...
+
+    async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:
+        """Marks an open item as skipped because its payout cannot be created."""
+        ...
+
+    async def finish(self, payout_run_id: UUID) -> bool:
+        """Marks the run as finished if no item is open; whether it was this call that did."""
+        ...
+
+
+class Payouts(Protocol):
+    """Payouts, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+
+    async def get(self, payout_id: UUID) -> PayoutDetails | None:
+        """A payout with its items and its history, or None."""
+        ...
+
+    async def page(self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[Payout]:
+        """At most `limit` payouts, latest first, created before the one at `before` if it is given."""
+        ...
+
+
+class PayoutSettlement(Protocol):
+    """What the bank did with payouts, inside a unit of work."""
+
+    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+        """Stores a payout event unless its id is stored; whether it was. Waits for another one of the same id."""
+        ...
+
+    async def lock(self, payout_id: str) -> Payout | None:
+        """The payout, which nobody else can move until the unit of work ends; None if there is none."""
+        ...
+
+    async def move(self, payout: Payout, state: PayoutState, entry: Entry, event: ProcessorEvent, transaction_id: UUID) -> None:
+        """Moves the payout to `state` and posts `entry` in its balance account."""
+        ...
+
+
 class BalanceReader(Protocol):
     """Balances, each read in one statement."""
 
@@ -93,6 +246,21 @@ class BalanceReader(Protocol):
         When `as_of` is not past, by the database's clock, the balance of now is returned; its `as_of` tells.
         Raises DatabaseUnavailable, DatabaseTimeout.
         """
+        ...
+
+
+class Statements(Protocol):
+    """Statements, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+
+    async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+        """The first entries of a statement, at most `limit`; None for an unknown restaurant, nothing for an unknown account.
+
+        A period that is not past, by the database's clock, is taken as it is; the page's moment tells.
+        """
+        ...
+
+    async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
+        """The entries that follow, at most `limit`, as they were at the moment of the first page."""
         ...
 
 
@@ -117,6 +285,9 @@ class UnitOfWork(Protocol):
 
     @property
     def restaurants(self) -> Restaurants: ...
+
+    @property
+    def settlement(self) -> PayoutSettlement: ...
 
     async def commit(self) -> None:
         """Makes all that was done since the block was entered durable, at once."""

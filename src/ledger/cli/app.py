@@ -6,16 +6,18 @@ from typing import Annotated
 import structlog
 import typer
 
-from ledger.cli import balance, demo, ingest, migrate, restaurants, serve, verify
+from ledger.cli import balance, demo, ingest, migrate, payouts, restaurants, serve, statement, verify
 from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.cli.report import app as report_app
 from ledger.observability import configure_logging
 from ledger.settings import LogLevel
 
 HELP = """
 A double-entry ledger for marketplaces that collect card payments for restaurants.
 
-serve, migrate, verify and demo open the database; every other command calls the server at LEDGER_GRPC_ADDRESS, or at --address.
+serve, migrate, verify, report and demo open the database; every other command calls the server at LEDGER_GRPC_ADDRESS, or at
+--address.
 
 Settings are environment variables that begin with LEDGER_, or lines of a file `.env`; `.env.example` lists them all.
 
@@ -54,8 +56,11 @@ app.command("serve", help=serve.HELP)(serve.serve)
 app.command("migrate", help=migrate.HELP)(migrate.migrate)
 app.command("ingest", help=ingest.HELP)(ingest.ingest)
 app.command("balance", help=balance.HELP)(balance.balance)
+app.command("statement", help=statement.HELP)(statement.statement)
 app.add_typer(restaurants.app, name="restaurants", help="List, show and put the restaurants' profiles.")
+app.add_typer(payouts.app, name="payouts", help="Pay restaurants out, show payouts, book what the bank answers.")
 app.command("verify", help=verify.HELP)(verify.verify)
+app.add_typer(report_app, name="report", help="Ask the books: balances, revenue, who would be paid, what is wrong, payouts.")
 app.command("demo", help=demo.HELP)(demo.demo)
 
 

@@ -2,10 +2,12 @@
 
 import signal
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.type import date_pb2
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +19,7 @@ from ledger.cli.event_lines import parse_event_line
 from ledger.cli.failures import CommandFailure, report
 from ledger.cli.ingest import IngestSummary, ResultReporter, send_batches
 from ledger.cli.output import print_line, print_table
+from ledger.cli.payouts import history_table, items_table, payouts_table, settle, wait_for_run
 from ledger.cli.refusals import refusal_of_call
 from ledger.cli.verify import audit_configured_books, findings_table, summary_of
 from ledger.domain.money import format_minor
@@ -26,13 +29,19 @@ HELP = """
 Show the service at work on a server and a database of its own, which are gone afterwards.
 
 It books the 70 events that come with the package, books them again, shows the balances, one event with its entries, and a
-contradiction that is refused, and audits the books. What it shows is compared with what the file itself adds up to.
+contradiction that is refused. Then it pays the restaurants out: a plan, a run for each currency, a payout with what it consists
+of, one that the bank carries out, and one that fails and is paid by another run. At last it audits the books. What it shows is
+compared with what the file itself adds up to.
 
 Exit status: 0 if everything was as it must be, 1 otherwise.
 """
 
+RUN_TIMEOUT_SECONDS = 60.0
+
 # A line of the file, as JSON has it.
 _Line = dict[str, Any]
+# A restaurant and a currency.
+_Account = tuple[str, str]
 
 
 class _Demonstration:
@@ -64,6 +73,7 @@ def demo() -> None:
             _show_balances(demonstration, stub, lines)
             _show_event(demonstration, stub, lines[0])
             _contradict(demonstration, stub)
+            _pay_out(demonstration, stub, lines)
             _audit(demonstration, data_dir)
     if demonstration.complaints:
         raise CommandFailure("not everything was as it must be", *demonstration.complaints)
@@ -87,12 +97,12 @@ def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummar
     return reporter.summary
 
 
-def owed_by_account(lines: list[_Line]) -> dict[tuple[str, str], int]:
+def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
     """What the lines add up to for each restaurant and currency, in minor units: charges less fees and refunds.
 
     Added up here and not by any code of the service, which it is to be compared with.
     """
-    owed: defaultdict[tuple[str, str], int] = defaultdict(int)
+    owed: defaultdict[_Account, int] = defaultdict(int)
     for line in lines:
         sign = {"charge_succeeded": 1, "refund_succeeded": -1}[line["event_type"]]
         owed[line["restaurant_id"], line["currency"]] += sign * line["amount"] - line["fee"]
@@ -153,6 +163,173 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
         seen = f"{refusal.code} {refusal.reason}"
         demonstration.say(f"Sent {event.event_id} with another amount, which is refused:\n  {refusal}")
     demonstration.expect("the answer to a contradiction", seen, "ALREADY_EXISTS EVENT_ID_REUSED")
+
+
+def _pay_out(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+    """Pays everybody; the bank then carries one payout out and refuses another one, which a second run pays."""
+    owed = owed_by_account(lines)
+    # The demonstration's server has the settlement zone UTC.
+    today = datetime.now(UTC).date()
+    as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    paid_account: _Account = (lines[0]["restaurant_id"], lines[0]["currency"])
+    currency = paid_account[1]
+    failed_account = min(account for account in owed if account[1] == currency and account != paid_account)
+
+    plan = stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, dry_run=True)).payout_run
+    demonstration.say(f"Planned a payout run in {currency}, which writes nothing: {_summary_of(plan)}.")
+    _expect_run(demonstration, plan, {account: owed[account] for account in owed if account[1] == currency})
+    _run_each_currency(demonstration, stub, as_of, owed)
+    payouts = _list_payouts(demonstration, stub, owed)
+    _show_payout(demonstration, stub, payouts[paid_account], _items_of(lines, paid_account))
+    _be_paid(demonstration, stub, payouts[paid_account])
+    _fail(demonstration, stub, payouts[failed_account])
+    _pay_again(demonstration, stub, as_of, payouts[failed_account], owed)
+    # All of it is inside payouts now, but for what the bank has paid.
+    _show_reserved(demonstration, stub, owed | {paid_account: 0})
+
+
+def _summary_of(run: ledger_pb2.PayoutRun) -> str:
+    noun = "payout" if run.payouts_created == 1 else "payouts"
+    return f"{run.payouts_created} {noun}, {format_minor(run.total_amount_minor, run.currency)} {run.currency} in all"
+
+
+def _expect_run(demonstration: _Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]) -> None:
+    """Expects `run` to have paid these amounts."""
+    name = f"run in {run.currency}"
+    demonstration.expect(f"payouts of the {name}", run.payouts_created, len(paid))
+    demonstration.expect(f"total of the {name}, minor units", run.total_amount_minor, sum(paid.values()))
+
+
+def _finished_run(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", currency: str, as_of: date_pb2.Date, request_id: str = ""
+) -> ledger_pb2.PayoutRun:
+    request = ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, request_id=request_id)
+    run = stub.RunPayouts(request).payout_run
+    return wait_for_run(stub, run, timeout_seconds=RUN_TIMEOUT_SECONDS, on_progress=lambda _: None)
+
+
+def _run_each_currency(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    as_of: date_pb2.Date,
+    owed: dict[_Account, int],
+) -> None:
+    demonstration.say("Paid out every restaurant, with a run for each currency:")
+    for currency in sorted({currency for _, currency in owed}):
+        run = _finished_run(stub, currency, as_of)
+        print_line(f"  run {run.payout_run_id}: {_summary_of(run)}")
+        _expect_run(demonstration, run, {account: owed[account] for account in owed if account[1] == currency})
+
+
+def _list_payouts(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", owed: dict[_Account, int]
+) -> dict[_Account, ledger_pb2.Payout]:
+    """The payouts, each by its restaurant and currency."""
+    listed = stub.ListPayouts(ledger_pb2.ListPayoutsRequest()).payouts
+    demonstration.say("These payouts go to the bank; what they pay is reserved until it answers.")
+    print_table(payouts_table(listed))
+    payouts = {(payout.restaurant_id, payout.currency): payout for payout in listed}
+    amounts = {account: payout.amount_minor for account, payout in payouts.items()}
+    demonstration.expect("amounts of the payouts, minor units", amounts, owed)
+    if amounts.keys() != owed.keys():
+        raise CommandFailure("not everything was as it must be", *demonstration.complaints)
+    return payouts
+
+
+def _items_of(lines: list[_Line], account: _Account) -> list[tuple[str, int]]:
+    """What the lines of an account add up to by entry type, in minor units, in the order of the types' names."""
+    amounts: defaultdict[str, int] = defaultdict(int)
+    for line in lines:
+        if (line["restaurant_id"], line["currency"]) == account:
+            name, sign = {"charge_succeeded": ("CHARGE", 1), "refund_succeeded": ("REFUND", -1)}[line["event_type"]]
+            amounts[name] += sign * line["amount"]
+            amounts["FEE"] -= line["fee"]
+    return sorted((name, amount_minor) for name, amount_minor in amounts.items() if amount_minor)
+
+
+def _show_payout(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    payout: ledger_pb2.Payout,
+    items: list[tuple[str, int]],
+) -> None:
+    detailed = _payout(stub, payout)
+    demonstration.say(f"The payout to {payout.restaurant_id} consists of:")
+    print_table(items_table(detailed))
+    seen = sorted((_name(item), item.amount_minor) for item in detailed.items)
+    demonstration.expect(f"items of the payout to {payout.restaurant_id}", seen, items)
+
+
+def _be_paid(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> None:
+    settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    _, again = settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    demonstration.say("The bank says twice that it was paid; that is booked once:")
+    demonstration.expect("the second answer", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE")
+    _show_history(demonstration, _payout(stub, payout), [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_PAID])
+
+
+def _fail(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> None:
+    settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    request = ledger_pb2.GetBalanceRequest(restaurant_id=payout.restaurant_id, currency=payout.currency)
+    available_minor = stub.GetBalance(request).available_minor
+    demonstration.say(
+        f"The payout to {payout.restaurant_id} failed; "
+        f"{format_minor(available_minor, payout.currency)} {payout.currency} of it are available again at once:"
+    )
+    demonstration.expect("available after a failed payout, minor units", available_minor, payout.amount_minor)
+    _show_history(demonstration, _payout(stub, payout), [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_FAILED])
+
+
+def _pay_again(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    as_of: date_pb2.Date,
+    failed: ledger_pb2.Payout,
+    owed: dict[_Account, int],
+) -> None:
+    """A second run of the day, which pays what failed and nobody twice."""
+    run = _finished_run(stub, failed.currency, as_of, request_id="again")
+    skipped = sum(reason.count for reason in run.skipped)
+    demonstration.say(f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout already.")
+    account = (failed.restaurant_id, failed.currency)
+    _expect_run(demonstration, run, {account: owed[account]})
+    demonstration.expect("restaurants it skipped", skipped, sum(currency == failed.currency for _, currency in owed) - 1)
+    (payout,) = stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id)).payouts
+    _show_payout(demonstration, stub, payout, [("PAYOUT_REVERSAL", owed[account])])
+
+
+def _show_history(
+    demonstration: _Demonstration, payout: ledger_pb2.Payout, states: "list[ledger_pb2.PayoutState.ValueType]"
+) -> None:
+    print_table(history_table(payout))
+    seen = [move.state for move in payout.history]
+    demonstration.expect(f"history of the payout to {payout.restaurant_id}", seen, states)
+
+
+def _show_reserved(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", reserved: dict[_Account, int]
+) -> None:
+    table = Table("restaurant", "currency")
+    for heading in ("available", "reserved", "not paid yet"):
+        table.add_column(heading, justify="right")
+    for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
+        answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+        amounts = (answer.available_minor, answer.reserved_minor, reserved_minor)
+        table.add_row(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        name = f"balance of {restaurant_id} in {currency} after the payouts, minor units"
+        demonstration.expect(f"available {name}", answer.available_minor, 0)
+        demonstration.expect(f"reserved {name}", answer.reserved_minor, reserved_minor)
+    demonstration.say("Nothing is available now; what the bank has not paid yet is reserved.")
+    print_table(table)
+
+
+def _payout(stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> ledger_pb2.Payout:
+    """The payout as it is now, with its items and its history."""
+    return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)).payout
+
+
+def _name(item: ledger_pb2.PayoutItem) -> str:
+    return ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_")
 
 
 def _audit(demonstration: _Demonstration, data_dir: Path) -> None:

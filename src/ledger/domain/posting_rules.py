@@ -57,6 +57,8 @@ _PAYABLE = LedgerAccount.RESTAURANT_PAYABLE
 _FEES = LedgerAccount.PLATFORM_FEES
 _RECEIVABLE = LedgerAccount.DISPUTE_RECEIVABLE
 _HOLD = LedgerAccount.DISPUTE_HOLD
+_RESERVED = LedgerAccount.PAYOUT_RESERVED
+_CASH = LedgerAccount.PLATFORM_CASH
 _ADJUSTMENTS = LedgerAccount.ADJUSTMENTS
 
 # fmt: off
@@ -89,6 +91,14 @@ EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
     EventType.DISPUTE_LOST: (
         PostingRule(EntryType.DISPUTE_LOSS,          _HOLD,        _RECEIVABLE),
     ),
+}
+
+# What a payout posts when it moves to a state; an event moves it, but for its creation.
+PAYOUT_POSTING_RULES: dict[str, PostingRule] = {
+    "CREATED":  PostingRule(EntryType.PAYOUT_RESERVE,  _PAYABLE,  _RESERVED),
+    "PAID":     PostingRule(EntryType.PAYOUT_RELEASE,  _RESERVED, _CASH),
+    "FAILED":   PostingRule(EntryType.PAYOUT_REVERSAL, _RESERVED, _PAYABLE),
+    "RETURNED": PostingRule(EntryType.PAYOUT_RETURN,   _CASH,     _PAYABLE),
 }
 # fmt: on
 

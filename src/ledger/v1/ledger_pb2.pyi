@@ -939,11 +939,11 @@ class ListEntriesRequest(message.Message):
 
     @builtins.property
     def end_at(self) -> timestamp_pb2.Timestamp:
-        """Entries recorded before it. Unset: up to now."""
+        """Entries recorded before it; not in the future. Unset: up to now, the same instant for all pages."""
 
     @builtins.property
     def entry_types(self) -> containers.RepeatedScalarFieldContainer[EntryType.ValueType]:
-        """Only entries of these types. Empty: all."""
+        """Only entries of these types. Empty: all. Types that are never on restaurant_payable match nothing."""
 
     def __init__(
         self,

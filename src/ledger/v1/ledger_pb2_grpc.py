@@ -172,7 +172,12 @@ class LedgerServiceServicer:
         """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
         balances before and after, which tie out with GetBalance.
 
-        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token.
+        All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
+        entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
+        transactions begun before its end have ended, which takes seconds at the most.
+
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
+        begins after its end. OUT_OF_RANGE: a balance does not fit int64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -89,7 +89,12 @@ class LedgerServiceStub:
     """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
     balances before and after, which tie out with GetBalance.
 
-    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token.
+    All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
+    entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
+    transactions begun before its end have ended, which takes seconds at the most.
+
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
+    begins after its end. OUT_OF_RANGE: a balance does not fit int64.
     """
     RunPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]
     """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on in the background, whatever
@@ -165,7 +170,12 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
     balances before and after, which tie out with GetBalance.
 
-    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token.
+    All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
+    entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
+    transactions begun before its end have ended, which takes seconds at the most.
+
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
+    begins after its end. OUT_OF_RANGE: a balance does not fit int64.
     """
     RunPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]  # type: ignore[assignment]
     """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on in the background, whatever
@@ -274,7 +284,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
         balances before and after, which tie out with GetBalance.
 
-        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token.
+        All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
+        entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
+        transactions begun before its end have ended, which takes seconds at the most.
+
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
+        begins after its end. OUT_OF_RANGE: a balance does not fit int64.
         """
 
     @_abc_1.abstractmethod

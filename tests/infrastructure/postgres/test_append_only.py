@@ -1,4 +1,4 @@
-"""Events and entries are only ever added: for the application by privilege, for everybody else by trigger."""
+"""Events, entries and payout items are only ever added, and payouts only move: by privilege and by trigger."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,9 +11,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
 from support.events import event_message
+from support.payout_runs import finished_run
 from support.running import query, running_ledger
 
 from ledger.bootstrap import Database
+from ledger.domain.payouts import MOVES, PayoutState
 from ledger.infrastructure.postgres.engine import autocommit
 
 # Each names the table that it would change.
@@ -41,7 +43,51 @@ CHANGES = (
         "INSERT INTO ledger_entries SELECT stored.* FROM ledger_entries AS stored"
         " ON CONFLICT ON CONSTRAINT ledger_entries_pkey DO UPDATE SET amount_minor = 1",
     ),
+    ("payout_items", "UPDATE payout_items SET amount_minor = amount_minor + 1"),
+    ("payout_items", "UPDATE payout_items SET counted_minor = counted_minor WHERE false"),
+    ("payout_items", "DELETE FROM payout_items"),
+    ("payout_items", "TRUNCATE payout_items"),
+    ("payout_items", "MERGE INTO payout_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    ("payouts", "DELETE FROM payouts"),
+    ("payouts", "DELETE FROM payouts WHERE false"),
+    ("payouts", "TRUNCATE payouts CASCADE"),
+    ("payouts", "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
 )
+
+# Anything but the state, and the state together with something else.
+CHANGES_TO_PAYOUTS = (
+    "UPDATE payouts SET amount_minor = amount_minor + 1",
+    "UPDATE payouts SET amount_minor = 1, state = 'PAID'",
+    "UPDATE payouts SET available_minor = available_minor + 1",
+    "UPDATE payouts SET balance_account_id = balance_account_id + 1",
+    "UPDATE payouts SET payout_id = gen_random_uuid()",
+    "UPDATE payouts SET payout_run_id = gen_random_uuid()",
+    "UPDATE payouts SET sequence = sequence + 1",
+    "UPDATE payouts SET as_of = as_of - 1",
+    "UPDATE payouts SET cutoff_at = cutoff_at - interval '1 day'",
+    "UPDATE payouts SET transaction_id = gen_random_uuid()",
+    "UPDATE payouts SET created_at = now()",
+    "INSERT INTO payouts SELECT stored.* FROM payouts AS stored ON CONFLICT (payout_id) DO UPDATE SET amount_minor = 1",
+    "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET amount_minor = 1",
+)
+
+STATES = [state.value for state in PayoutState]
+ALLOWED_MOVES = {(before.value, after.value) for (before, _), after in MOVES.items()}
+
+# One more payout, whose id is 0...1, with items as given; in one statement, as the service writes them.
+NEW_PAYOUT = """
+WITH paid AS (
+  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of, cutoff_at,
+                       transaction_id)
+  SELECT '00000000-0000-0000-0000-000000000001', payout_run_id, balance_account_id, sequence + 1, 100, 100, as_of + 1, cutoff_at,
+         gen_random_uuid()
+  FROM payouts
+)
+INSERT INTO payout_items (payout_id, entry_type, counted_minor, amount_minor)
+SELECT '00000000-0000-0000-0000-000000000001', entry_type, 0, amount_minor
+FROM (VALUES {items}) AS i (entry_type, amount_minor)
+WHERE amount_minor IS NOT NULL
+"""
 
 # What else the application might try: to turn the guards off, and to change what it may only read or add to.
 NOT_FOR_THE_APPLICATION = (
@@ -64,6 +110,20 @@ NOT_FOR_THE_APPLICATION = (
     "TRUNCATE balance_accounts CASCADE",
     "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ('res_001', 'PEN')"
     " ON CONFLICT (restaurant_id, currency) DO UPDATE SET currency = 'USD'",
+    "UPDATE payouts SET amount_minor = amount_minor",
+    "UPDATE payouts SET state = 'PAID', amount_minor = 1",
+    "ALTER TABLE payouts DISABLE TRIGGER payouts_check_move",
+    "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items",
+    "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "DROP INDEX payouts_in_flight_key",
+    "UPDATE payout_runs SET cutoff_at = now()",
+    "UPDATE payout_runs SET min_amount_minor = 0",
+    "DELETE FROM payout_runs",
+    "TRUNCATE payout_runs CASCADE",
+    "UPDATE payout_run_items SET restaurant_id = 'res_x'",
+    "UPDATE payout_run_items SET balance_account_id = 1",
+    "DELETE FROM payout_run_items",
+    "TRUNCATE payout_run_items",
     "UPDATE alembic_version SET version_num = '0000'",
     "SET ROLE ledger_owner",
 )
@@ -72,23 +132,39 @@ FOR_THE_APPLICATION = (
     "UPDATE restaurants SET name = 'Chifa', active = false, maturity_days = 3, metadata = '{}', updated_at = now()",
     "UPDATE balance_accounts SET lock_pad = false",
     "SELECT FROM balance_accounts ORDER BY balance_account_id FOR NO KEY UPDATE",
+    "UPDATE payouts SET state = 'PAID'",
+    "SELECT FROM payouts FOR NO KEY UPDATE",
+    "UPDATE payout_runs SET state = 'SUCCEEDED', finished_at = now()",
+    "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED', payout_id = NULL",
 )
 
-TABLES = ("restaurants", "balance_accounts", "processor_events", "ledger_entries", "alembic_version")
+TABLES = (
+    "restaurants",
+    "balance_accounts",
+    "processor_events",
+    "ledger_entries",
+    "payout_runs",
+    "payouts",
+    "payout_items",
+    "payout_run_items",
+    "alembic_version",
+)
 
 
 @pytest.fixture(scope="module")
 async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterator[Database]:
-    """Books with one event in them, which is all there is and still in order when the tests are over."""
+    """Books with one event and one payout in them, which is all there is and still in order when the tests are over."""
     database = await new_database()
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message(amount_minor=1000, fee_minor=50))
+        await finished_run(ledger)
     yield database
     counted = await query(
         database.migration_url,
-        "SELECT (SELECT count(*) FROM processor_events), (SELECT sum(amount_minor) FROM ledger_entries)",
+        "SELECT (SELECT count(*) FROM processor_events), (SELECT sum(amount_minor) FROM ledger_entries),"
+        " (SELECT sum(amount_minor) FROM payouts WHERE state = 'CREATED'), (SELECT sum(amount_minor) FROM payout_items)",
     )
-    assert counted == [(1, 1050)]
+    assert counted == [(1, 2000, 950, 950)]
     await assert_books_in_order(database)
 
 
@@ -143,9 +219,69 @@ async def test_superuser_may_not_change_what_was_recorded(
             await connection.execute(change)
 
 
+@pytest.mark.parametrize("replication_role", ["origin", "replica"])
+@pytest.mark.parametrize("change", CHANGES_TO_PAYOUTS, ids=names)
+async def test_nobody_changes_more_of_a_payout_than_its_state(books: Database, change: str, replication_role: str) -> None:
+    """The trigger refuses it to owner and superuser too, in a session that turns ordinary triggers off as well."""
+    async with session(books, session_replication_role=replication_role) as connection:
+        with pytest.raises(asyncpg.CheckViolationError, match="cannot be changed so"):
+            await connection.execute(change)
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+@pytest.mark.parametrize("after", [*STATES, "LOST"])
+@pytest.mark.parametrize("before", STATES)
+async def test_a_payout_makes_only_the_moves_there_are(books: Database, before: str, after: str, role: str) -> None:
+    """Every move that the domain knows is made, and every other one is refused, standing still included."""
+    async with session(books) as connection:
+        for state in {"CREATED": (), "PAID": ("PAID",), "FAILED": ("FAILED",), "RETURNED": ("PAID", "RETURNED")}[before]:
+            await connection.execute(f"UPDATE payouts SET state = '{state}'")
+        await connection.execute(f"SET ROLE {role}")
+        move = f"UPDATE payouts SET state = '{after}'"
+        if (before, after) in ALLOWED_MOVES:
+            assert await connection.execute(move) == "UPDATE 1"
+        else:
+            with pytest.raises(asyncpg.CheckViolationError, match="cannot be changed so"):
+                await connection.execute(move)
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+@pytest.mark.parametrize(
+    ("items", "is_accepted"),
+    [
+        ("('CHARGE', 150), ('FEE', -50)", True),
+        ("('CHARGE', 150), ('FEE', -49)", False),
+        ("('CHARGE', 99)", False),
+        ("('CHARGE', NULL::bigint)", False),
+    ],
+    ids=["adding up", "one too many", "one too few", "none"],
+)
+async def test_items_add_up_or_no_payout_is_written(books: Database, items: str, is_accepted: bool, role: str) -> None:
+    """A payout is written with items that add up to it or not at all."""
+    async with session(books) as connection:
+        await connection.execute("UPDATE payouts SET state = 'FAILED'")
+        await connection.execute(f"SET ROLE {role}")
+        if is_accepted:
+            assert await connection.execute(NEW_PAYOUT.format(items=items)) == "INSERT 0 2"
+        else:
+            with pytest.raises(asyncpg.CheckViolationError, match="do not add up to its amount"):
+                await connection.execute(NEW_PAYOUT.format(items=items))
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+async def test_items_cannot_be_added_to_a_payout_later(books: Database, role: str) -> None:
+    """One more item would break the sum; one of nothing changes nothing and is let in."""
+    statement = "INSERT INTO payout_items SELECT payout_id, 'REFUND', 0, {amount} FROM payouts"
+    async with session(books, role=role) as connection:
+        assert await connection.execute(statement.format(amount=0)) == "INSERT 0 1"
+    async with session(books, role=role) as connection:
+        with pytest.raises(asyncpg.CheckViolationError, match="do not add up to its amount"):
+            await connection.execute(statement.format(amount=-1))
+
+
 @pytest.mark.parametrize("statement", NOT_FOR_THE_APPLICATION, ids=names)
 async def test_application_may_do_no_more_than_it_needs(books: Database, statement: str) -> None:
-    """It cannot turn the guards off, become the owner, or change anything but profiles and the lock column."""
+    """It cannot turn the guards off, become the owner, or change anything but profiles, the lock column, states and outcomes."""
     async with session(books, role="ledger_app") as connection:
         # A session's login decides what it may become, so here it has to be the application's.
         await connection.execute("SET SESSION AUTHORIZATION ledger_app")
@@ -155,7 +291,7 @@ async def test_application_may_do_no_more_than_it_needs(books: Database, stateme
 
 @pytest.mark.parametrize("statement", FOR_THE_APPLICATION, ids=names)
 async def test_application_may_do_what_it_needs(books: Database, statement: str) -> None:
-    """It changes profiles and locks balance accounts."""
+    """It changes profiles, locks balance accounts, moves payouts and finishes runs and their items."""
     async with session(books, role="ledger_app") as connection:
         assert await connection.execute(statement) in ("UPDATE 1", "SELECT 1")
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.events import event_message
+from support.payout_runs import answer, days_ago, finished_run
 from support.running import RunningLedger, execute_alone, query, running_ledger
 
 from ledger.bootstrap import Database
@@ -20,7 +21,8 @@ from ledger.domain.audit import AuditReport, Severity
 from ledger.domain.chart_of_accounts import NORMAL_SIDE
 from ledger.domain.events import EventType
 from ledger.domain.money import EXPONENT_BY_CURRENCY
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, Amount
+from ledger.domain.payouts import MOVES, PayoutState
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.audit import FINDINGS_PER_CHECK_MAX, audit, load_checks
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
@@ -86,12 +88,21 @@ END
 $$;
 ALTER TABLE processor_events DISABLE TRIGGER ALL;
 ALTER TABLE ledger_entries DISABLE TRIGGER ALL;
+ALTER TABLE payouts DISABLE TRIGGER ALL;
+ALTER TABLE payout_items DISABLE TRIGGER ALL;
+ALTER TABLE payout_runs DISABLE TRIGGER ALL;
+ALTER TABLE payout_run_items DISABLE TRIGGER ALL;
+DROP INDEX payouts_in_flight_key, payouts_live_key;
 """
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is done to the books, and whom the check must name; {evt_…} stands for that event's transaction id."""
+    """What is done to the books, and whom the check must name.
+
+    {evt_…} stands for that event's transaction id, {res_p.1} for the id of that restaurant's first payout, {res_p.1.transaction}
+    for its transaction id, {res_p.1.run} for its run, {res_p.1.paid} and {res_p.1.failed} for what the bank said of it.
+    """
 
     check: str
     sql: str
@@ -178,9 +189,6 @@ DAMAGE_TO_DATA = (
     entry(
         "fees_mature_with_their_charge", "evt_at_once", 2, "available_at = occurred_at + interval '24 hours'", "event evt_at_once"
     ),
-    event("payout_events_have_a_payout", "evt_fee", "type = 'payout_paid', payout_id = 'po_1'"),
-    entry("payout_entries_have_a_payout", "evt_fee", 1, "entry_type = 'PAYOUT_RELEASE'"),
-    entry("payout_entries_have_a_payout", "evt_fee", 1, "payout_id = gen_random_uuid()"),
     Damage(
         "events_are_stored_once",
         "INSERT INTO processor_events SELECT stored.* FROM processor_events AS stored WHERE event_id = 'evt_fee'",
@@ -271,6 +279,188 @@ DAMAGE_TO_DATA = (
     entry("dispute_hold_is_not_negative", "evt_lost", 1, "amount_minor = 100000", "account res_a/PEN", severity=WARNING),
 )
 
+
+def payout(check: str, name: str, change: str, *entities: str) -> Damage:
+    """A payout that was changed; `name` is such as res_p.1."""
+    return Damage(check, f"UPDATE payouts SET {change} WHERE payout_id = '{{{name}}}'", entities or (f"payout {{{name}}}",))
+
+
+def item(check: str, name: str, entry_type: str, change: str, *entities: str) -> Damage:
+    """An item of a payout that was changed."""
+    sql = f"UPDATE payout_items SET {change} WHERE payout_id = '{{{name}}}' AND entry_type = '{entry_type}'"
+    return Damage(check, sql, entities or (f"payout {{{name}}}",))
+
+
+def payout_entry(check: str, name: str, entry_type: str, change: str, *entities: str) -> Damage:
+    """An entry of a payout that was changed."""
+    sql = f"UPDATE ledger_entries SET {change} WHERE payout_id = '{{{name}}}' AND entry_type = 'PAYOUT_{entry_type}'"
+    return Damage(check, sql, entities or (f"payout {{{name}}}",))
+
+
+def payout_entry_deleted(check: str, name: str, entry_type: str, *entities: str) -> Damage:
+    sql = f"DELETE FROM ledger_entries WHERE payout_id = '{{{name}}}' AND entry_type = 'PAYOUT_{entry_type}'"
+    return Damage(check, sql, entities or (f"payout {{{name}}}",))
+
+
+def run_item(check: str, change: str, condition: str, *entities: str) -> Damage:
+    return Damage(check, f"UPDATE payout_run_items SET {change} WHERE {condition}", entities)
+
+
+PAYOUT_EVENTS = "payout_events_have_a_payout"
+PAYOUT_ENTRIES = "payout_entries_have_a_payout"
+PAYOUT_RULES = "payout_events_follow_posting_rules"
+STATES = "payouts_have_the_entries_of_their_state"
+PAYOUT_LIMITS = "payouts_are_within_limits"
+TELESCOPE = "payout_items_telescope"
+COUNTED = "payouts_count_what_is_booked"
+OF_RUN = "payouts_agree_with_their_run"
+RUN_ITEMS = "run_items_agree_with_their_payout"
+OTHER_ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_q')"
+ITEM_OF_Q = "run {res_q.1.run}, restaurant res_q"
+COPY_OF_PAYOUT = """
+INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of, cutoff_at,
+                     state, transaction_id)
+SELECT gen_random_uuid(), payout_run_id, balance_account_id, {sequence}, amount_minor, available_minor, {as_of}, cutoff_at,
+       {state}, gen_random_uuid()
+FROM payouts WHERE payout_id = '{{{name}}}'
+"""
+
+# res_p, in EUR, has a payout that failed, one that was returned, one that was paid and one in flight; res_q has one in flight.
+DAMAGE_TO_PAYOUTS = (
+    event(PAYOUT_EVENTS, "evt_fee", "type = 'payout_paid', payout_id = 'po_1'"),
+    event(PAYOUT_EVENTS, "evt_fee", "payout_id = '{res_q.1}'"),
+    event(PAYOUT_EVENTS, "{res_p.3.paid}", "payout_id = upper(payout_id)"),
+    event(PAYOUT_EVENTS, "{res_p.3.paid}", "payout_id = NULL"),
+    event(PAYOUT_EVENTS, "{res_p.3.paid}", "amount_minor = amount_minor + 1"),
+    event(PAYOUT_EVENTS, "{res_p.3.paid}", "restaurant_id = 'res_q'"),
+    event(PAYOUT_EVENTS, "{res_p.3.paid}", "currency = 'PEN'"),
+    entry(PAYOUT_ENTRIES, "evt_fee", 1, "entry_type = 'PAYOUT_RELEASE'"),
+    entry(PAYOUT_ENTRIES, "evt_fee", 1, "payout_id = '00000000-0000-0000-0000-000000000001'"),
+    entry(PAYOUT_ENTRIES, "evt_fee", 1, "entry_type = 'PAYOUT_RELEASE', payout_id = '{res_q.1}'"),
+    payout_entry(PAYOUT_ENTRIES, "res_q.1", "RESERVE", "payout_id = NULL", "entry {res_q.1.transaction}/1"),
+    Damage(
+        PAYOUT_ENTRIES,
+        "DELETE FROM payouts WHERE payout_id = '{res_q.1}'",
+        ("entry {res_q.1.transaction}/1",),
+    ),
+    payout_entry(PAYOUT_RULES, "res_p.3", "RELEASE", "entry_type = 'PAYOUT_REVERSAL'", "event {res_p.3.paid}"),
+    payout_entry(PAYOUT_RULES, "res_p.2", "RETURN", "entry_type = 'PAYOUT_REVERSAL'", "event {res_p.2.failed}"),
+    payout_entry(PAYOUT_RULES, "res_p.1", "REVERSAL", "entry_type = 'PAYOUT_RETURN'", "event {res_p.1.failed}"),
+    payout_entry_deleted(PAYOUT_RULES, "res_p.2", "RELEASE", "event {res_p.2.paid}"),
+    Damage(PAYOUT_RULES, entry_copy("{res_p.3.paid}", 1, position="2"), ("event {res_p.3.paid}",)),
+    event(PAYOUT_RULES, "{res_p.3.paid}", "type = 'payout_failed'"),
+    payout_entry_deleted(STATES, "res_q.1", "RESERVE"),
+    payout_entry_deleted(STATES, "res_p.2", "RELEASE"),
+    payout(STATES, "res_q.1", "state = 'PAID'"),
+    payout(STATES, "res_p.3", "state = 'CREATED'"),
+    payout(STATES, "res_p.1", "state = 'RETURNED'"),
+    payout(STATES, "res_q.1", "amount_minor = amount_minor - 1"),
+    payout(STATES, "res_q.1", "transaction_id = gen_random_uuid()"),
+    payout_entry(STATES, "res_p.2", "RETURN", "amount_minor = amount_minor - 1"),
+    payout_entry(STATES, "res_p.3", "RELEASE", f"balance_account_id = {OTHER_ACCOUNT}"),
+    payout_entry(STATES, "res_p.3", "RELEASE", "credit_account = 'platform_fees'"),
+    payout_entry(STATES, "res_p.3", "RELEASE", "position = 2"),
+    payout_entry(STATES, "res_q.1", "RESERVE", "recorded_at = recorded_at - interval '1 microsecond'"),
+    Damage(
+        STATES,
+        "INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,"
+        " amount_minor, payout_id, recorded_at)"
+        " SELECT balance_account_id, transaction_id, 1, entry_type, debit_account, credit_account, amount_minor, payout_id,"
+        " recorded_at FROM ledger_entries WHERE payout_id = '{res_q.1}'",
+        ("payout {res_q.1}",),
+    ),
+    payout(PAYOUT_LIMITS, "res_q.1", "amount_minor = 0"),
+    payout(PAYOUT_LIMITS, "res_q.1", "available_minor = amount_minor - 1"),
+    payout(PAYOUT_LIMITS, "res_q.1", "cutoff_at = created_at + interval '1 microsecond'"),
+    payout(PAYOUT_LIMITS, "res_q.1", "state = 'LOST'"),
+    payout("payouts_have_a_balance_account", "res_q.1", "balance_account_id = 999"),
+    payout("payouts_are_numbered_without_gaps", "res_q.1", "sequence = 2", "account res_q/EUR"),
+    payout("payouts_are_numbered_without_gaps", "res_p.2", "sequence = 1", "account res_p/EUR"),
+    Damage("payouts_are_numbered_without_gaps", "DELETE FROM payouts WHERE payout_id = '{res_p.1}'", ("account res_p/EUR",)),
+    Damage(
+        "payouts_are_live_once",
+        COPY_OF_PAYOUT.format(name="res_q.1", sequence=2, as_of="as_of - 1", state="'CREATED'"),
+        ("account res_q/EUR",),
+    ),
+    Damage(
+        "payouts_are_live_once",
+        COPY_OF_PAYOUT.format(name="res_q.1", sequence=2, as_of="as_of", state="'PAID'"),
+        ("account res_q/EUR",),
+    ),
+    payout("payout_cutoffs_never_go_back", "res_p.4", "cutoff_at = cutoff_at - interval '3 days'"),
+    Damage("payout_items_have_a_payout", "DELETE FROM payouts WHERE payout_id = '{res_q.1}'", ("payout {res_q.1}",)),
+    item("payout_items_add_up", "res_q.1", "CHARGE", "amount_minor = amount_minor + 1"),
+    Damage("payout_items_add_up", "DELETE FROM payout_items WHERE payout_id = '{res_q.1}'", ("payout {res_q.1}",)),
+    item(TELESCOPE, "res_q.1", "CHARGE", "amount_minor = amount_minor + 1"),
+    item(TELESCOPE, "res_p.4", "CHARGE", "counted_minor = counted_minor - 1"),
+    item(TELESCOPE, "res_p.2", "CHARGE", "counted_minor = counted_minor + 1", "payout {res_p.2}", "payout {res_p.3}"),
+    item(TELESCOPE, "res_q.1", "FEE", "amount_minor = -amount_minor, counted_minor = -counted_minor"),
+    item(TELESCOPE, "res_p.4", "CHARGE", "amount_minor = -amount_minor"),
+    Damage(
+        TELESCOPE,
+        "DELETE FROM payout_items WHERE payout_id = '{res_p.4}' AND entry_type = 'PAYOUT_REVERSAL'",
+        ("payout {res_p.4}",),
+    ),
+    item(COUNTED, "res_q.1", "CHARGE", "counted_minor = counted_minor + 1"),
+    item(COUNTED, "res_q.1", "CHARGE", "entry_type = 'DISPUTE_RELEASE'"),
+    # A charge that matures later cannot have been counted.
+    Damage(COUNTED, "UPDATE ledger_entries SET available_at = now() WHERE event_id = 'evt_q'", ("payout {res_q.1}",)),
+    item("payouts_count_what_came_back", "res_p.4", "PAYOUT_REVERSAL", "counted_minor = counted_minor - 1"),
+    payout("payouts_count_what_came_back", "res_p.3", "state = 'FAILED'", "payout {res_p.4}"),
+    payout(OF_RUN, "res_q.1", "payout_run_id = gen_random_uuid()"),
+    payout(OF_RUN, "res_q.1", "as_of = as_of - 1"),
+    payout(OF_RUN, "res_q.1", "cutoff_at = cutoff_at - interval '1 microsecond'"),
+    Damage(
+        OF_RUN,
+        "UPDATE payout_runs SET currency = 'USD' WHERE payout_run_id = '{res_p.1.run}'",
+        ("payout {res_p.1}",),
+    ),
+    Damage(
+        OF_RUN,
+        "UPDATE payout_runs SET min_amount_minor = 1000000 WHERE payout_run_id = '{res_p.1.run}'",
+        ("payout {res_p.1}",),
+    ),
+    run_item(OF_RUN, "payout_id = NULL", "payout_id = '{res_q.1}'", "payout {res_q.1}"),
+    run_item(RUN_ITEMS, "payout_id = NULL", "payout_id = '{res_q.1}'", ITEM_OF_Q),
+    run_item(RUN_ITEMS, "payout_id = '{res_p.1}'", "payout_id = '{res_q.1}'", ITEM_OF_Q),
+    run_item(RUN_ITEMS, "payout_id = gen_random_uuid()", "payout_id = '{res_q.1}'", ITEM_OF_Q),
+    run_item(RUN_ITEMS, "balance_account_id = 999", "payout_id = '{res_q.1}'", ITEM_OF_Q),
+    run_item(RUN_ITEMS, "skip_reason = 'INACTIVE'", "payout_id = '{res_q.1}'", ITEM_OF_Q),
+    Damage(
+        RUN_ITEMS,
+        "DELETE FROM payout_runs WHERE payout_run_id = '{res_p.1.run}'",
+        ("run {res_p.1.run}, restaurant res_p", "run {res_p.1.run}, restaurant res_q"),
+    ),
+    Damage(
+        "finished_runs_have_no_open_items",
+        "UPDATE payout_run_items SET outcome = 'OPEN', skip_reason = NULL, payout_id = NULL"
+        " WHERE payout_run_id = '{res_q.1.run}' AND restaurant_id = 'res_q'",
+        ("run {res_q.1.run}",),
+    ),
+    payout("reserved_is_in_payouts", "res_p.3", "state = 'CREATED'", "account res_p/EUR"),
+    payout_entry("reserved_is_in_payouts", "res_q.1", "RESERVE", "amount_minor = amount_minor + 1", "account res_q/EUR"),
+    payout_entry(
+        "payouts_leave_nothing_negative", "res_q.1", "RESERVE", "amount_minor = amount_minor + 10001", "account res_q/EUR"
+    ),
+    payout(
+        "transaction_ids_belong_to_one_event",
+        "res_q.1",
+        "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = 'evt_charge')",
+        "transaction {evt_charge}",
+    ),
+    payout("nothing_is_recorded_in_the_future", "res_q.1", "created_at = now() + interval '1 hour'"),
+    Damage(
+        "nothing_is_recorded_in_the_future",
+        "UPDATE payout_runs SET finished_at = now() + interval '1 hour' WHERE payout_run_id = '{res_q.1.run}'",
+        ("run {res_q.1.run}",),
+    ),
+    Damage(
+        "currencies_are_known",
+        "UPDATE payout_runs SET currency = 'XTS' WHERE payout_run_id = '{res_q.1.run}'",
+        ("currency XTS",),
+    ),
+)
+
 TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
@@ -299,8 +489,30 @@ DAMAGE_TO_GUARDS = (
     Damage(
         TRIGGERS,
         "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        ("table ledger_entries", "table processor_events"),
+        (
+            "table ledger_entries",
+            "table payout_items",
+            "table payout_run_items",
+            "table payout_runs",
+            "table payouts",
+            "table processor_events",
+        ),
     ),
+    Damage(
+        TRIGGERS,
+        "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        ("table payouts",),
+    ),
+    Damage(
+        TRIGGERS,
+        "CREATE OR REPLACE FUNCTION check_payout_items() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        ("table payout_items", "table payouts"),
+    ),
+    Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_check_move", ("table payouts",)),
+    Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_deny_change", ("table payouts",)),
+    Damage(TRIGGERS, "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items", ("table payouts",)),
+    Damage(TRIGGERS, "DROP TRIGGER payout_items_check_items ON payout_items", ("table payout_items",)),
+    Damage(TRIGGERS, "ALTER TABLE payout_items ENABLE REPLICA TRIGGER payout_items_deny_change", ("table payout_items",)),
     Damage(
         CONSTRAINTS,
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
@@ -319,6 +531,24 @@ DAMAGE_TO_GUARDS = (
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'processor_events_pkey'::regclass",
         ("table processor_events",),
     ),
+    Damage(CONSTRAINTS, "DROP INDEX payouts_in_flight_key", ("table payouts",)),
+    Damage(
+        CONSTRAINTS,
+        "DROP INDEX payouts_live_key;"
+        "CREATE UNIQUE INDEX payouts_live_key ON payouts (balance_account_id, as_of) WHERE state IN ('PAID')",
+        ("table payouts",),
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE payouts DROP CONSTRAINT payouts_available_minor_check",
+        ("table payouts",),
+    ),
+    Damage(CONSTRAINTS, "ALTER TABLE payout_run_items DISABLE TRIGGER ALL", ("table payout_run_items",)),
+    Damage(ROLES, "GRANT UPDATE (amount_minor) ON payouts TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT UPDATE ON payout_items TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT DELETE ON payout_run_items TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT TRUNCATE ON payout_runs TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT UPDATE (state) ON payouts TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT UPDATE ON processor_events TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE (reference) ON processor_events TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT DELETE ON ledger_entries TO PUBLIC", ("role ledger_app", "role ledger_read")),
@@ -365,6 +595,48 @@ async def book_everything(ledger: RunningLedger) -> None:
     await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_c", maturity_days=0))
     results = await ledger.ingest(*EVENTS)
     assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
+    await pay_everything(ledger)
+
+
+async def pay_everything(ledger: RunningLedger) -> None:
+    """Payouts in every state, and restaurants that are skipped."""
+    paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+    await ledger.ingest(
+        event_message(event_id="evt_p", restaurant_id="res_p", currency="EUR", amount_minor=10_000, fee_minor=400),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_q", currency="EUR", amount_minor=1),
+    )
+    for answers in ((failed,), (paid, failed), (paid,)):
+        run = await finished_run(ledger, currency="EUR", as_of=days_ago(2))
+        assert run.payouts_created == 1
+        await answer(ledger, "res_p", *answers)
+    await ledger.ingest(
+        event_message(restaurant_id="res_p", currency="EUR", amount_minor=5_000),
+        event_message(event_id="evt_q", restaurant_id="res_q", currency="EUR", amount_minor=7_000, fee_minor=100),
+    )
+    assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
+
+
+@pytest.fixture(scope="module")
+async def names(booked: Database) -> dict[str, str]:
+    """What the braces in a Damage stand for."""
+    url = booked.migration_url
+    names = {row[0]: str(row[1]) for row in await query(url, "SELECT event_id, transaction_id FROM processor_events")}
+    rows = await query(
+        url,
+        "SELECT a.restaurant_id || '.' || p.sequence, p.payout_id, p.transaction_id, p.payout_run_id, paid.event_id,"
+        " failed.event_id FROM payouts AS p JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id"
+        " LEFT JOIN processor_events AS paid ON paid.payout_id = p.payout_id::text AND paid.type = 'payout_paid'"
+        " LEFT JOIN processor_events AS failed ON failed.payout_id = p.payout_id::text AND failed.type = 'payout_failed'",
+    )
+    for name, *values in rows:
+        for suffix, value in zip(("", ".transaction", ".run", ".paid", ".failed"), values, strict=True):
+            names[name + suffix] = str(value)
+    return names
+
+
+def filled_in(text: str, names: dict[str, str]) -> str:
+    """`text` with its braces replaced."""
+    return re.sub(r"\{([a-z_.0-9]+)\}", lambda found: names[found[1]], text)
 
 
 async def run_script(url: str, script: str) -> None:
@@ -373,6 +645,22 @@ async def run_script(url: str, script: str) -> None:
     try:
         async with autocommit(engine) as connection:
             await connection.execute(script)
+    finally:
+        await engine.dispose()
+
+
+async def findings_after(database: Database, damage: str, check: str) -> list[Mapping[str, str]]:
+    """What a check returns once the damage is done, which is then taken back."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with autocommit(engine) as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.execute(damage)
+                return list(await connection.fetch(CHECKS[check]))
+            finally:
+                await transaction.rollback()
     finally:
         await engine.dispose()
 
@@ -398,35 +686,26 @@ async def test_audit_is_silent_on_empty_books(database: Database) -> None:
     assert (await audit_of(database.migration_url)).findings == ()
 
 
-@pytest.mark.parametrize("damage", DAMAGE_TO_DATA + DAMAGE_TO_GUARDS, ids=str)
-async def test_check_finds_damage(copy_of_books: Callable[[], Awaitable[str]], damage: Damage) -> None:
+@pytest.mark.parametrize("damage", DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_GUARDS, ids=str)
+async def test_check_finds_damage(booked: Database, names: dict[str, str], damage: Damage) -> None:
     """The check names exactly what was damaged, with its severity, and says something about it."""
-    url = await copy_of_books()
-    transactions = {row[0]: row[1] for row in await query(url, "SELECT event_id, transaction_id FROM processor_events")}
-    await run_script(url, damage.sql if damage in DAMAGE_TO_GUARDS else UNGUARD + damage.sql)
-    found = [finding for finding in (await audit_of(url)).findings if finding.check == damage.check]
-    assert {finding.entity for finding in found} == {entity.format(**transactions) for entity in damage.entities}
-    assert {finding.severity for finding in found} == {damage.severity}
-    assert all(finding.detail for finding in found)
+    sql = filled_in(damage.sql, names)
+    found = await findings_after(booked, sql if damage in DAMAGE_TO_GUARDS else UNGUARD + sql, damage.check)
+    assert {row["entity"] for row in found} == {filled_in(entity, names) for entity in damage.entities}
+    assert {row["severity"] for row in found} == {damage.severity.value}
+    assert all(row["detail"] for row in found)
 
 
 @pytest.mark.parametrize("damage", DAMAGE_TO_ROLES, ids=str)
 async def test_check_finds_roles_that_grew(booked: Database, damage: Damage) -> None:
     """A role that became mighty, or is gone, is named once, and not once for every privilege that follows from it."""
-    engine = create_async_engine(booked.migration_url, poolclass=NullPool)
-    async with autocommit(engine) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        await connection.execute(damage.sql)
-        rows = await connection.fetch(CHECKS[damage.check])
-        await transaction.rollback()
-    await engine.dispose()
+    rows = await findings_after(booked, damage.sql, damage.check)
     assert [(row["entity"], row["severity"]) for row in rows] == [(damage.entities[0], "ERROR")]
 
 
 def test_every_check_has_a_case() -> None:
     """No check goes without a proof that it fires, and no case is about a check that is gone."""
-    assert {damage.check for damage in DAMAGE_TO_DATA + DAMAGE_TO_GUARDS} == set(CHECKS)
+    assert {damage.check for damage in DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_GUARDS} == set(CHECKS)
 
 
 def test_statement_names_its_check() -> None:
@@ -449,6 +728,22 @@ def test_posting_rules_are_those_of_the_code() -> None:
         for position, rule in enumerate(rules, 1)
     ]
     assert values_of(RULES, "rule") == ",\n".join(lines)
+
+
+def test_payout_posting_rules_are_those_of_the_code() -> None:
+    """The VALUES lists of the check: what each state posts, and the states that a payout went through to get there."""
+    lines = [
+        f"    ('{state}', '{rule.entry_type}', '{rule.debit}', '{rule.credit}')" for state, rule in PAYOUT_POSTING_RULES.items()
+    ]
+    assert values_of(STATES, "rule") == ",\n".join(lines)
+    before = {after: state for (state, _), after in MOVES.items()}
+    lines = []
+    for state in PayoutState:
+        passed = [state]
+        while passed[0] in before:
+            passed.insert(0, before[passed[0]])
+        lines += [f"    ('{state}', '{earlier}')" for earlier in passed]
+    assert values_of(STATES, "path") == ",\n".join(lines)
 
 
 def test_only_the_last_rule_of_an_event_is_of_its_fee() -> None:
@@ -480,6 +775,31 @@ async def test_constraints_listed_are_those_of_the_schema(booked: Database) -> N
     )
     lines = [f"    ('{table}', '{constraint}')" for table, constraint in sorted(rows)]
     assert values_of(CONSTRAINTS, "wanted") == ",\n".join(lines)
+
+
+async def test_triggers_listed_are_those_of_the_schema(booked: Database) -> None:
+    """The list in the check is every trigger that the migrations made, in order, as they made it."""
+    rows = await query(
+        booked.migration_url,
+        "SELECT t.tgrelid::regclass::text, t.tgname::text, p.proname::text, t.tgtype, t.tgenabled::text FROM pg_trigger AS t"
+        " JOIN pg_proc AS p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal",
+    )
+    lines = [
+        f"    ('{table}', '{name}', '{function}', {kind}, '{enabled}')" for table, name, function, kind, enabled in sorted(rows)
+    ]
+    assert values_of(TRIGGERS, "wanted") == ",\n".join(lines)
+
+
+async def test_unique_indexes_listed_are_those_of_the_schema(booked: Database) -> None:
+    """The list in the check is every unique index with a condition, in order, with its condition."""
+    rows = await query(
+        booked.migration_url,
+        "SELECT indrelid::regclass::text, indexrelid::regclass::text, quote_literal(pg_get_expr(indpred, indrelid)) FROM pg_index"
+        " WHERE indisunique AND indpred IS NOT NULL AND indrelid IN (SELECT oid FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace)",
+    )
+    lines = [f"    ('{table}', '{index}', {condition})" for table, index, condition in sorted(rows)]
+    assert values_of(CONSTRAINTS, "unique_where") == ",\n".join(lines)
 
 
 async def test_nullable_columns_listed_are_those_of_the_schema(booked: Database) -> None:

@@ -230,7 +230,7 @@ async def test_everything_has_a_comment(database: Database) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "words"),
-    [("_minor", "minor units"), ("_at", "clock|matures"), ("_days", "24 hours"), ("currency", "ISO 4217")],
+    [("_minor", "minor units"), ("_at", "clock|matures|matured"), ("_days", "24 hours"), ("currency", "ISO 4217")],
 )
 async def test_units_and_clocks_are_said(database: Database, suffix: str, words: str) -> None:
     """The comment of an amount names its unit, that of an instant the clock it is of, that of days how long one is."""
@@ -269,11 +269,12 @@ async def test_constraints_and_indexes_are_named_by_the_convention(database: Dat
         assert f"CONSTRAINT {name}" in migrations
     indexes = await query(
         database.migration_url,
-        "SELECT i.indrelid::regclass::text, c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid "
-        "WHERE c.relnamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_constraint AS k "
-        "WHERE k.conindid = i.indexrelid)",
+        "SELECT i.indrelid::regclass::text, c.relname::text, i.indisunique FROM pg_index AS i "
+        "JOIN pg_class AS c ON c.oid = i.indexrelid WHERE c.relnamespace = 'public'::regnamespace "
+        "AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)",
     )
-    assert [name for table, name in indexes if not re.fullmatch(rf"{table}_[a-z_]+_idx", name)] == []
+    kinds = {False: "idx", True: "key"}
+    assert [name for table, name, unique in indexes if not re.fullmatch(rf"{table}_[a-z_]+_{kinds[unique]}", name)] == []
     triggers = await query(
         database.migration_url,
         "SELECT t.tgrelid::regclass::text, t.tgname::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid "

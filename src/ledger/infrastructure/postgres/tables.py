@@ -7,9 +7,11 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     ForeignKeyConstraint,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -95,6 +98,7 @@ processor_events = Table(
     Column("recorded_txid", Xid8, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("event_id", name="processor_events_pkey"),
+    Index("processor_events_payout_id_idx", "payout_id", postgresql_where=text("payout_id IS NOT NULL")),
 )
 
 ledger_entries = Table(
@@ -120,4 +124,81 @@ ledger_entries = Table(
         name="ledger_entries_balance_account_id_fkey",
         ondelete="RESTRICT",
     ),
+)
+
+payout_runs = Table(
+    "payout_runs",
+    metadata,
+    Column("payout_run_id", Uuid, nullable=False),
+    Column("currency", _bytewise(), nullable=False),
+    Column("as_of", Date, nullable=False),
+    Column("cutoff_at", DateTime(timezone=True), nullable=False),
+    Column("min_amount_minor", BigInteger, nullable=False),
+    Column("request_id", _bytewise(), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True)),
+    PrimaryKeyConstraint("payout_run_id", name="payout_runs_pkey"),
+    UniqueConstraint(
+        "currency", "as_of", "min_amount_minor", "request_id", name="payout_runs_currency_as_of_min_amount_minor_request_id_key"
+    ),
+    Index("payout_runs_running_idx", "created_at", postgresql_where=text("state = 'RUNNING'")),
+)
+
+payouts = Table(
+    "payouts",
+    metadata,
+    Column("payout_id", Uuid, nullable=False),
+    Column("payout_run_id", Uuid, nullable=False),
+    Column("balance_account_id", BigInteger, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("available_minor", BigInteger, nullable=False),
+    Column("as_of", Date, nullable=False),
+    Column("cutoff_at", DateTime(timezone=True), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("transaction_id", Uuid, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("payout_id", name="payouts_pkey"),
+    UniqueConstraint("balance_account_id", "sequence", name="payouts_balance_account_id_sequence_key"),
+    ForeignKeyConstraint(
+        ["payout_run_id"], ["payout_runs.payout_run_id"], name="payouts_payout_run_id_fkey", ondelete="RESTRICT"
+    ),
+    ForeignKeyConstraint(
+        ["balance_account_id"],
+        ["balance_accounts.balance_account_id"],
+        name="payouts_balance_account_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    Index("payouts_in_flight_key", "balance_account_id", unique=True, postgresql_where=text("state = 'CREATED'")),
+    Index("payouts_live_key", "balance_account_id", "as_of", unique=True, postgresql_where=text("state IN ('CREATED', 'PAID')")),
+    Index("payouts_created_at_payout_id_idx", "created_at", "payout_id"),
+    Index("payouts_payout_run_id_idx", "payout_run_id", "created_at", "payout_id"),
+)
+
+payout_items = Table(
+    "payout_items",
+    metadata,
+    Column("payout_id", Uuid, nullable=False),
+    Column("entry_type", Text, nullable=False),
+    Column("counted_minor", BigInteger, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    PrimaryKeyConstraint("payout_id", "entry_type", name="payout_items_pkey"),
+)
+
+payout_run_items = Table(
+    "payout_run_items",
+    metadata,
+    Column("payout_run_id", Uuid, nullable=False),
+    Column("restaurant_id", _bytewise(), nullable=False),
+    Column("balance_account_id", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("skip_reason", Text),
+    Column("payout_id", Uuid),
+    PrimaryKeyConstraint("payout_run_id", "restaurant_id", name="payout_run_items_pkey"),
+    ForeignKeyConstraint(
+        ["payout_run_id"], ["payout_runs.payout_run_id"], name="payout_run_items_payout_run_id_fkey", ondelete="RESTRICT"
+    ),
+    ForeignKeyConstraint(["payout_id"], ["payouts.payout_id"], name="payout_run_items_payout_id_fkey", ondelete="RESTRICT"),
+    Index("payout_run_items_open_idx", "payout_run_id", "balance_account_id", postgresql_where=text("outcome = 'OPEN'")),
 )

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.infrastructure.postgres.engine import connect
 from ledger.infrastructure.postgres.errors import database_errors, error_of
+from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurant_repository import PostgresRestaurants
 
 
@@ -14,6 +15,7 @@ class PostgresUnitOfWork:
     """Implements `ledger.application.ports.UnitOfWork`. Its block raises database errors in the ledger's words."""
 
     restaurants: PostgresRestaurants
+    settlement: PostgresPayoutSettlement
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -23,6 +25,7 @@ class PostgresUnitOfWork:
         with database_errors():
             self._connection = await connect(self._engine)
         self.restaurants = PostgresRestaurants(self._connection)
+        self.settlement = PostgresPayoutSettlement(self._connection)
         return self
 
     async def commit(self) -> None:

@@ -1,0 +1,289 @@
+-- Questions that people ask of the books, each a statement with a name. Nothing here writes.
+--
+-- `ledger report` runs one of them. So does psql, all in one read-only transaction, with the parameters as variables; those with
+-- a default may be left out:
+--
+--   psql -X -v ON_ERROR_STOP=1 -v currency=PEN -v restaurant_id=res_001 -f sql/queries.sql
+--
+--   currency             ISO 4217 code (q1_balances, q3_payout_eligibility)
+--   until_at             the instant at which the seven days end, exclusive; now (q2_top_restaurants)
+--   as_of                the date to pay out by, in the settlement time zone; today there (q3_payout_eligibility)
+--   settlement_timezone  an IANA zone; UTC (q3_payout_eligibility)
+--   min_amount_minor     the least that is paid, in minor units; 0 (q3_payout_eligibility)
+--   restaurant_id        the restaurant; none (payout_history)
+--
+-- A line `-- query: name` opens a query; the comment below says what it answers; the statement ends with the first semicolon that
+-- ends a line. :'name' is a parameter: psql quotes its value, the program binds it. Amounts are in minor units of the row's
+-- currency. Sums of bigint are numeric and cannot overflow.
+
+\if :{?until_at}
+\else
+\set until_at now
+\endif
+\if :{?settlement_timezone}
+\else
+\set settlement_timezone UTC
+\endif
+\if :{?min_amount_minor}
+\else
+\set min_amount_minor 0
+\endif
+\if :{?restaurant_id}
+\else
+\set restaurant_id ''
+\endif
+\if :{?as_of}
+\else
+SELECT (now() AT TIME ZONE :'settlement_timezone')::date AS as_of
+\gset
+\endif
+
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+
+-- query: q1_balances
+-- The balances of every restaurant in a currency, as GetBalance tells them; zeros for one that has no account in it.
+-- Reads the entries of the currency's accounts by the primary key of ledger_entries, and no others.
+SELECT r.restaurant_id, r.name, sums.available_minor, sums.pending_minor, sums.reserved_minor, sums.disputed_minor,
+       sums.last_event_at
+FROM restaurants AS r
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = :'currency'::text
+CROSS JOIN LATERAL (
+  SELECT
+    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= now()), 0) AS available_minor,
+    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > now()), 0) AS pending_minor,
+    COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
+    COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
+    max(e.occurred_at) AS last_event_at
+  FROM (
+    SELECT available_at, occurred_at,
+           CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
+             AS payable_minor,
+           CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
+             AS reserved_minor,
+           CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
+             AS disputed_minor
+    FROM ledger_entries
+    WHERE balance_account_id = a.balance_account_id
+  ) AS e
+) AS sums
+ORDER BY r.restaurant_id;
+
+-- query: q2_top_restaurants
+-- Of each currency the ten restaurants with the highest net revenue of seven days: charges less fees less refunds, by the time at
+-- which they happened. Fees are those of charges and those assessed by themselves, not those of disputes. The share is of what
+-- all restaurants of the currency made together, in percent rounded half away from zero to two digits; none where that is not
+-- positive. Equal revenues have equal ranks; of those, the restaurants first in the order of ids are shown.
+WITH movement AS (
+  SELECT e.balance_account_id,
+         count(*) FILTER (WHERE e.entry_type = 'CHARGE') AS charges_count,
+         COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'CHARGE'), 0) AS charged_minor,
+         count(*) FILTER (WHERE e.entry_type = 'FEE') AS fees_count,
+         COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'FEE'), 0) AS fees_minor,
+         count(*) FILTER (WHERE e.entry_type = 'REFUND') AS refunds_count,
+         COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'REFUND'), 0) AS refunded_minor
+  FROM ledger_entries AS e
+  WHERE e.occurred_at >= :'until_at'::timestamptz - interval '168 hours' AND e.occurred_at < :'until_at'::timestamptz
+    -- An event is recorded at most five minutes before it occurs, so this leaves nothing out that the line above lets in. It is
+    -- here for an index on recorded_at, if there is one.
+    AND e.recorded_at >= :'until_at'::timestamptz - interval '168 hours' - interval '6 minutes'
+    AND e.entry_type IN ('CHARGE', 'FEE', 'REFUND')
+  GROUP BY e.balance_account_id
+),
+revenue AS (
+  SELECT a.currency, a.restaurant_id, m.charges_count, m.charged_minor, m.fees_count, m.fees_minor, m.refunds_count,
+         m.refunded_minor, m.charged_minor - m.fees_minor - m.refunded_minor AS net_minor
+  FROM movement AS m
+  JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id
+),
+ranked AS (
+  SELECT revenue.*,
+         rank() OVER (PARTITION BY currency ORDER BY net_minor DESC) AS rank,
+         row_number() OVER (PARTITION BY currency ORDER BY net_minor DESC, restaurant_id) AS place,
+         sum(net_minor) OVER (PARTITION BY currency) AS total_minor
+  FROM revenue
+)
+SELECT currency, rank, restaurant_id, charges_count, charged_minor, fees_count, fees_minor, refunds_count, refunded_minor,
+       net_minor, CASE WHEN total_minor > 0 THEN round(100 * net_minor / total_minor, 2) END AS share_percent
+FROM ranked
+WHERE place <= 10
+ORDER BY currency, place;
+
+-- query: q3_payout_eligibility
+-- What a payout run would do now, restaurant by restaurant: what it would pay, or why it would skip it. Of several reasons the
+-- first is told, in the order of SkipReason in ledger.domain.payouts. No rows for a date in the future, which a run refuses.
+-- The cut-off is the date's last microsecond, or now if that is earlier; all entries on restaurant_payable that need not mature
+-- or had by then add up to what may be paid. A restaurant without an account in the currency is in no run.
+WITH terms AS (
+  SELECT :'as_of'::date AS as_of, :'min_amount_minor'::bigint AS min_amount_minor,
+         LEAST(((:'as_of'::date + 1)::timestamp AT TIME ZONE :'settlement_timezone'::text) - interval '1 microsecond', now())
+           AS cutoff_at
+  WHERE :'as_of'::date <= (now() AT TIME ZONE :'settlement_timezone'::text)::date
+),
+account AS (
+  SELECT a.balance_account_id, a.restaurant_id, r.active, terms.as_of, terms.cutoff_at, terms.min_amount_minor,
+         in_flight.payout_id AS in_flight_payout_id, same_date.payout_id AS same_date_payout_id,
+         latest.cutoff_at AS latest_cutoff_at, payable.amount_minor
+  FROM terms
+  JOIN balance_accounts AS a ON a.currency = :'currency'::text
+  JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
+  -- Each at most one row, by a unique index. Eligible is who has neither.
+  LEFT JOIN payouts AS in_flight
+    ON in_flight.balance_account_id = a.balance_account_id AND in_flight.state = 'CREATED'
+  LEFT JOIN payouts AS same_date
+    ON same_date.balance_account_id = a.balance_account_id AND same_date.as_of = terms.as_of
+    AND same_date.state IN ('CREATED', 'PAID')
+  LEFT JOIN LATERAL (
+    SELECT p.cutoff_at FROM payouts AS p WHERE p.balance_account_id = a.balance_account_id ORDER BY p.sequence DESC LIMIT 1
+  ) AS latest ON true
+  CROSS JOIN LATERAL (
+    SELECT COALESCE(sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END), 0)
+             AS amount_minor
+    FROM ledger_entries AS e
+    WHERE e.balance_account_id = a.balance_account_id AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+      AND (e.available_at IS NULL OR e.available_at <= terms.cutoff_at)
+  ) AS payable
+),
+verdict AS (
+  SELECT account.*,
+         CASE
+           WHEN NOT active THEN 'INACTIVE'
+           WHEN in_flight_payout_id IS NOT NULL THEN 'PAYOUT_IN_FLIGHT'
+           WHEN same_date_payout_id IS NOT NULL THEN 'ALREADY_PAID'
+           WHEN latest_cutoff_at > cutoff_at THEN 'CUTOFF_BEFORE_LATEST_PAYOUT'
+           WHEN amount_minor < 1 THEN 'NOTHING_AVAILABLE'
+           WHEN amount_minor < min_amount_minor THEN 'BELOW_MINIMUM'
+         END AS skip_reason
+  FROM account
+)
+SELECT restaurant_id, CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome, skip_reason,
+       CASE WHEN skip_reason IS NULL THEN amount_minor ELSE 0 END AS pays_minor, amount_minor AS payable_minor, cutoff_at,
+       COALESCE(in_flight_payout_id, same_date_payout_id) AS live_payout_id
+FROM verdict
+ORDER BY restaurant_id;
+
+-- query: q4_integrity
+-- What is wrong with the books, at a glance: one row for each anomaly, errors first. The whole audit, with what guards the books,
+-- is sql/invariants.sql; the names are its own where a check there is about the same.
+WITH net AS (
+  SELECT balance_account_id,
+         sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS payable_minor,
+         sum(CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS reserved_minor,
+         sum(CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
+           AS disputed_minor,
+         COALESCE(sum(amount_minor) FILTER (WHERE debit_account IS NOT NULL), 0) AS debits_minor,
+         COALESCE(sum(amount_minor) FILTER (WHERE credit_account IS NOT NULL), 0) AS credits_minor
+  FROM ledger_entries
+  GROUP BY balance_account_id
+),
+account AS (
+  SELECT net.*, COALESCE(a.restaurant_id || '/' || a.currency, net.balance_account_id::text) AS name,
+         a.balance_account_id IS NULL AS is_orphaned
+  FROM net
+  LEFT JOIN balance_accounts AS a ON a.balance_account_id = net.balance_account_id
+),
+posted AS (
+  SELECT v.event_id, v.type, count(e.event_id) AS entries_count
+  FROM processor_events AS v
+  LEFT JOIN ledger_entries AS e ON e.event_id = v.event_id
+  GROUP BY v.event_id, v.type
+),
+reserve AS (
+  SELECT payout_id, count(*) AS entries_count, sum(amount_minor) AS amount_minor
+  FROM ledger_entries
+  WHERE entry_type = 'PAYOUT_RESERVE'
+  GROUP BY payout_id
+),
+itemised AS (
+  SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id
+),
+in_flight AS (
+  SELECT balance_account_id, sum(amount_minor) AS amount_minor FROM payouts WHERE state = 'CREATED' GROUP BY balance_account_id
+),
+payment AS (
+  SELECT restaurant_id, currency, reference,
+         COALESCE(sum(amount_minor) FILTER (WHERE type = 'charge_succeeded'), 0) AS charged_minor,
+         sum(amount_minor) FILTER (WHERE type = 'refund_succeeded') AS refunded_minor
+  FROM processor_events
+  WHERE type IN ('charge_succeeded', 'refund_succeeded') AND reference <> ''
+  GROUP BY restaurant_id, currency, reference
+),
+anomaly (check_name, severity, entity, detail) AS (
+  SELECT 'entries_have_an_event', 'ERROR', 'entry ' || e.transaction_id || '/' || e.position,
+         format('%s of %s: event %s is not stored', e.entry_type, e.amount_minor, COALESCE(e.event_id, '(none)'))
+  FROM ledger_entries AS e
+  LEFT JOIN processor_events AS v ON v.event_id = e.event_id
+  WHERE v.event_id IS NULL AND (e.event_id IS NOT NULL OR e.entry_type <> 'PAYOUT_RESERVE')
+  UNION ALL
+  SELECT 'entries_have_a_balance_account', 'ERROR', 'account ' || name, 'has entries and does not exist'
+  FROM account
+  WHERE is_orphaned
+  UNION ALL
+  SELECT 'payout_entries_have_a_payout', 'ERROR', 'entry ' || e.transaction_id || '/' || e.position,
+         format('%s of %s: payout %s does not exist', e.entry_type, e.amount_minor, COALESCE(e.payout_id::text, '(none)'))
+  FROM ledger_entries AS e
+  LEFT JOIN payouts AS p ON p.payout_id = e.payout_id
+  WHERE (e.payout_id IS NOT NULL OR e.entry_type LIKE 'PAYOUT\_%') AND p.payout_id IS NULL
+  UNION ALL
+  SELECT 'events_have_entries', 'ERROR', 'event ' || event_id, format('a %s event that posted nothing', type)
+  FROM posted
+  WHERE entries_count = 0
+  UNION ALL
+  SELECT 'payouts_have_one_reserve', 'ERROR', 'payout ' || p.payout_id,
+         format('of %s has %s reserves of %s', p.amount_minor, COALESCE(r.entries_count, 0), COALESCE(r.amount_minor, 0))
+  FROM payouts AS p
+  LEFT JOIN reserve AS r ON r.payout_id = p.payout_id
+  WHERE (r.entries_count, r.amount_minor) IS DISTINCT FROM (1::bigint, p.amount_minor::numeric)
+  UNION ALL
+  SELECT 'payout_items_add_up', 'ERROR', 'payout ' || p.payout_id,
+         format('of %s has items of %s', p.amount_minor, COALESCE(i.amount_minor, 0))
+  FROM payouts AS p
+  LEFT JOIN itemised AS i ON i.payout_id = p.payout_id
+  WHERE i.amount_minor IS DISTINCT FROM p.amount_minor
+  UNION ALL
+  SELECT 'debits_equal_credits', 'ERROR', 'account ' || name, format('debits are %s, credits %s', debits_minor, credits_minor)
+  FROM account
+  WHERE debits_minor <> credits_minor
+  UNION ALL
+  SELECT 'reserved_is_in_payouts', 'ERROR', 'account ' || n.name,
+         format('payout_reserved is %s, the payouts in flight are %s', COALESCE(n.reserved_minor, 0), COALESCE(f.amount_minor, 0))
+  FROM account AS n
+  LEFT JOIN in_flight AS f ON f.balance_account_id = n.balance_account_id
+  WHERE COALESCE(n.reserved_minor, 0) <> COALESCE(f.amount_minor, 0)
+  UNION ALL
+  SELECT 'payable_is_not_negative', 'WARNING', 'account ' || name, format('available and pending are %s together', payable_minor)
+  FROM account
+  WHERE payable_minor < 0
+  UNION ALL
+  SELECT 'dispute_hold_is_not_negative', 'WARNING', 'account ' || name, format('dispute_hold is %s', disputed_minor)
+  FROM account
+  WHERE disputed_minor < 0
+  UNION ALL
+  SELECT 'refunds_stay_within_their_charge', 'WARNING', 'reference ' || restaurant_id || '/' || currency || '/' || reference,
+         format('charged %s, refunded %s', charged_minor, refunded_minor)
+  FROM payment
+  WHERE refunded_minor > charged_minor
+)
+SELECT check_name, severity, entity, detail
+FROM anomaly
+ORDER BY severity, check_name, entity, detail;
+
+-- query: payout_history
+-- The payouts of a restaurant in all currencies, latest first, each with what it consists of: a row for each item that is not 0.
+-- Of a payout that was paid and then returned both instants are told.
+SELECT a.currency, p.sequence, p.payout_id, p.payout_run_id, p.as_of, p.cutoff_at, p.created_at, p.state, p.amount_minor,
+       i.entry_type AS item_type, i.amount_minor AS item_minor, bank.paid_at, bank.failed_at
+FROM balance_accounts AS a
+JOIN payouts AS p ON p.balance_account_id = a.balance_account_id
+LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.amount_minor <> 0
+CROSS JOIN LATERAL (
+  SELECT max(v.occurred_at) FILTER (WHERE v.type = 'payout_paid') AS paid_at,
+         max(v.occurred_at) FILTER (WHERE v.type = 'payout_failed') AS failed_at
+  FROM processor_events AS v
+  WHERE v.payout_id = p.payout_id::text
+) AS bank
+WHERE a.restaurant_id = :'restaurant_id'::text
+ORDER BY a.currency, p.sequence DESC, i.entry_type;
+
+COMMIT;

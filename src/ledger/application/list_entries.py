@@ -1,0 +1,37 @@
+"""Tells a restaurant's statement: the entries of a period, oldest first, between an opening and a closing balance."""
+
+from ledger.application.ports import StatementPage, StatementPlace, StatementQuery, Statements
+from ledger.domain.money import INT64_MAX, INT64_MIN
+from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, RestaurantNotFound
+
+
+async def list_entries(
+    statements: Statements, query: StatementQuery, after: StatementPlace | None, page_size: int
+) -> StatementPage:
+    """The page of the statement that begins after the place `after`, or its first one; at most `page_size` entries.
+
+    All pages show the moment at which the first one was read: opening balance plus the entries of all pages, unfiltered, is the
+    closing balance, whatever is booked meanwhile. A statement asked for again later is final once the database's transactions
+    begun before its end have ended, which takes seconds at the most.
+
+    Raises RestaurantNotFound; InvalidRequest when the period begins or ends in the future by the database's clock;
+    AmountOutOfRange when a balance does not fit the contract's int64; DatabaseUnavailable, DatabaseTimeout.
+    """
+    if after is not None:
+        return await statements.page(query, after, page_size)
+    page = await statements.first_page(query, page_size)
+    if page is None:
+        raise RestaurantNotFound(query.restaurant_id)
+    instants = {"start_at": query.start_at, "end_at": query.end_at}
+    violations = [
+        FieldViolation(field, "must not be in the future")
+        for field, instant in instants.items()
+        if instant is not None and instant > page.moment.read_at
+    ]
+    if violations:
+        raise InvalidRequest(violations)
+    balances = {"opening_balance_minor": page.moment.opening_minor, "closing_balance_minor": page.moment.closing_minor}
+    for field, balance_minor in balances.items():
+        if not INT64_MIN <= balance_minor <= INT64_MAX:
+            raise AmountOutOfRange(field)
+    return page

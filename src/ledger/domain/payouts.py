@@ -1,0 +1,172 @@
+"""Payouts: what a restaurant is paid at once, the moves a payout can make, and the runs that create payouts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from enum import StrEnum
+from uuid import UUID
+
+from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.posting_rules import PAYOUT_POSTING_RULES, EntryType, PostingRule
+from ledger.errors import PayoutMismatch, PayoutMoveNotAllowed
+
+
+class PayoutState(StrEnum):
+    """Where a payout stands. The value is the name in the database."""
+
+    CREATED = "CREATED"
+    PAID = "PAID"
+    FAILED = "FAILED"
+    RETURNED = "RETURNED"
+
+
+class PayoutRunState(StrEnum):
+    """Where a payout run stands. PLANNED is the plan of a run that was not started, and is not stored."""
+
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    PLANNED = "PLANNED"
+
+
+class PayoutRunItemOutcome(StrEnum):
+    """What became of a restaurant in a run."""
+
+    OPEN = "OPEN"
+    PAYOUT_CREATED = "PAYOUT_CREATED"
+    SKIPPED = "SKIPPED"
+
+
+class SkipReason(StrEnum):
+    """Why a run created no payout for a restaurant. Of several that apply, the first of this list is told."""
+
+    INACTIVE = "INACTIVE"
+    PAYOUT_IN_FLIGHT = "PAYOUT_IN_FLIGHT"
+    ALREADY_PAID = "ALREADY_PAID"
+    CUTOFF_BEFORE_LATEST_PAYOUT = "CUTOFF_BEFORE_LATEST_PAYOUT"
+    NOTHING_AVAILABLE = "NOTHING_AVAILABLE"
+    BELOW_MINIMUM = "BELOW_MINIMUM"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutRunKey:
+    """What makes a run that run: the same four start it once. `min_amount_minor` in minor units of `currency`."""
+
+    currency: str
+    as_of: date
+    min_amount_minor: int = 0
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutRun:
+    """A run with its progress so far. Amounts in minor units; `payout_run_id` and `created_at` are None in a plan."""
+
+    payout_run_id: UUID | None
+    key: PayoutRunKey
+    cutoff_at: datetime
+    state: PayoutRunState
+    payouts_created: int
+    total_amount_minor: int
+    restaurants_considered: int
+    restaurants_total: int
+    skipped: Mapping[SkipReason, int]
+    created_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutRunItem:
+    """One restaurant of a run. Amount in minor units, 0 without a payout."""
+
+    restaurant_id: str
+    outcome: PayoutRunItemOutcome
+    skip_reason: SkipReason | None
+    payout_id: UUID | None
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """A payout. Amount in minor units; `transaction_id` is that of its reserve."""
+
+    payout_id: UUID
+    payout_run_id: UUID
+    restaurant_id: str
+    currency: str
+    amount_minor: int
+    as_of: date
+    cutoff_at: datetime
+    state: PayoutState
+    transaction_id: UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutItem:
+    """What the entries of one type add to a payout, in minor units; negative if they take away, never 0."""
+
+    entry_type: EntryType
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutMove:
+    """One move of a payout; its creation has no event."""
+
+    state: PayoutState
+    recorded_at: datetime
+    event_id: str | None
+    transaction_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutDetails:
+    """A payout, what its amount consists of, and its moves, oldest first."""
+
+    payout: Payout
+    items: Sequence[PayoutItem]
+    history: Sequence[PayoutMove]
+
+
+def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
+    """The instants at which `day` begins and the next one begins in `zone`, in UTC.
+
+    Where clocks are set back at midnight the first of the two midnights begins the day; where they are set forward over midnight
+    the day begins at the instant of the change.
+    """
+    begin, end = (datetime.combine(each, time.min, zone).astimezone(UTC) for each in (day, day + timedelta(days=1)))
+    return begin, end
+
+
+# From which state an event leads where. No other move exists.
+MOVES: dict[tuple[PayoutState, EventType], PayoutState] = {
+    (PayoutState.CREATED, EventType.PAYOUT_PAID): PayoutState.PAID,
+    (PayoutState.CREATED, EventType.PAYOUT_FAILED): PayoutState.FAILED,
+    (PayoutState.PAID, EventType.PAYOUT_FAILED): PayoutState.RETURNED,
+}
+
+
+def settle(payout: Payout, event: ProcessorEvent) -> tuple[PayoutState, PostingRule]:
+    """The state to which `event` moves `payout`, and what that posts.
+
+    Raises PayoutMismatch when the event is not about this payout's restaurant, currency and amount; PayoutMoveNotAllowed when the
+    payout cannot make the move.
+    """
+    differing = [
+        field for field in ("restaurant_id", "currency", "amount_minor") if getattr(payout, field) != getattr(event, field)
+    ]
+    if differing:
+        raise PayoutMismatch(event.payout_id, differing)
+    state = MOVES.get((payout.state, event.type))
+    if state is None:
+        raise PayoutMoveNotAllowed(event.payout_id, payout.state.value)
+    return state, PAYOUT_POSTING_RULES[state.value]
+
+
+def moves_of(payout: Payout, events: Sequence[tuple[EventType, str, UUID, datetime]]) -> list[PayoutMove]:
+    """The history of `payout` from its events in the order they were recorded: type, event id, transaction id, recorded at."""
+    moves = [PayoutMove(PayoutState.CREATED, payout.created_at, None, payout.transaction_id)]
+    for event_type, event_id, transaction_id, recorded_at in events:
+        moves.append(PayoutMove(MOVES[moves[-1].state, event_type], recorded_at, event_id, transaction_id))
+    return moves

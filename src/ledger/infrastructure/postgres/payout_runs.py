@@ -1,0 +1,356 @@
+"""Payout runs on PostgreSQL: a run is rows, so any server goes on with it wherever another one died."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import uuid_utils.compat
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.application.ports import PageRejected
+from ledger.domain.payouts import (
+    PayoutRun,
+    PayoutRunItem,
+    PayoutRunItemOutcome,
+    PayoutRunKey,
+    PayoutRunState,
+    PayoutState,
+    SkipReason,
+    day_bounds,
+)
+from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
+from ledger.errors import DataRejected, FieldViolation, InvalidRequest
+from ledger.infrastructure.postgres.engine import Connection, autocommit
+
+# Over all restaurants of a currency: longer than any other statement may take.
+RUN_TIMEOUT_SECONDS = 120
+
+# The cut-off of a date that begins at $1 and ends at $2: its last microsecond, or now if that is earlier; no row if it is ahead.
+SELECT_CUTOFF = """
+SELECT LEAST($2::timestamptz - interval '1 microsecond', now()) AS cutoff_at
+WHERE $1::timestamptz <= now()
+"""
+
+INSERT_RUN = """
+INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
+RETURNING payout_run_id
+"""
+
+INSERT_RUN_ITEMS = """
+INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
+SELECT $1, restaurant_id, balance_account_id
+FROM balance_accounts
+WHERE currency = $2
+"""
+
+SELECT_RUN_ID = """
+SELECT payout_run_id
+FROM payout_runs
+WHERE currency = $1 AND as_of = $2 AND min_amount_minor = $3 AND request_id = $4
+"""
+
+SELECT_RUN = """
+SELECT currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at
+FROM payout_runs
+WHERE payout_run_id = $1
+"""
+
+SELECT_PROGRESS = """
+SELECT i.outcome, i.skip_reason, count(*) AS restaurants, COALESCE(sum(p.amount_minor), 0) AS amount_minor
+FROM payout_run_items AS i
+LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
+WHERE i.payout_run_id = $1
+GROUP BY i.outcome, i.skip_reason
+"""
+
+SELECT_RUN_ITEMS = """
+SELECT i.restaurant_id, i.outcome, i.skip_reason, i.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor
+FROM payout_run_items AS i
+LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
+WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND ($3::text IS NULL OR i.outcome = $3)
+ORDER BY i.restaurant_id
+LIMIT $4
+"""
+
+SELECT_RUNNING = "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
+
+# Claims open items that no other worker has claimed; they stay claimed until the transaction ends.
+CLAIM_ITEMS = """
+SELECT balance_account_id
+FROM payout_run_items
+WHERE payout_run_id = $1 AND outcome = 'OPEN'
+ORDER BY balance_account_id
+LIMIT $2
+FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+# A statement of its own: the next one then sees every payout that was created before these locks were had. In the order of ids,
+# so that two workers never wait for each other in turn. Ingest only asks for the key, and is not held up.
+LOCK_BALANCE_ACCOUNTS = """
+SELECT balance_account_id
+FROM balance_accounts
+WHERE balance_account_id = ANY ($1::bigint[])
+ORDER BY balance_account_id
+FOR NO KEY UPDATE
+"""
+
+# What becomes of each of some balance accounts ("claimed") in a run with the terms "terms". All entries on restaurant_payable
+# that need not mature or had by the cut-off, reserves of earlier payouts among them, add up to what may be paid. It cannot exceed
+# what is available: a charge never credits less than its fee takes, so what matured since the cut-off only adds to it.
+#
+# Everything hangs on one row of an account by look-ups in indexes, so the cost grows with the number of accounts and no faster;
+# an EXISTS would be answered from a table of all payouts in flight or paid, which grows for ever.
+_VERDICT = """
+verdict AS MATERIALIZED (
+  SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id, COALESCE(latest.sequence, 0) + 1 AS sequence,
+         sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor,
+         CASE
+           WHEN NOT r.active THEN 'INACTIVE'
+           WHEN in_flight.found THEN 'PAYOUT_IN_FLIGHT'
+           WHEN live.found THEN 'ALREADY_PAID'
+           WHEN latest.cutoff_at > terms.cutoff_at THEN 'CUTOFF_BEFORE_LATEST_PAYOUT'
+           WHEN sums.amount_minor < 1 THEN 'NOTHING_AVAILABLE'
+           WHEN sums.amount_minor < terms.min_amount_minor THEN 'BELOW_MINIMUM'
+         END AS skip_reason
+  FROM claimed AS c
+  CROSS JOIN terms
+  JOIN balance_accounts AS a ON a.balance_account_id = c.balance_account_id
+  JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
+  LEFT JOIN LATERAL (
+    SELECT payout_id, sequence, cutoff_at FROM payouts AS p
+    WHERE p.balance_account_id = c.balance_account_id ORDER BY p.sequence DESC LIMIT 1
+  ) AS latest ON true
+  LEFT JOIN LATERAL (
+    SELECT true AS found FROM payouts AS p WHERE p.balance_account_id = c.balance_account_id AND p.state = 'CREATED' LIMIT 1
+  ) AS in_flight ON true
+  LEFT JOIN LATERAL (
+    SELECT true AS found FROM payouts AS p
+    WHERE p.balance_account_id = c.balance_account_id AND p.as_of = terms.as_of AND p.state IN ('CREATED', 'PAID') LIMIT 1
+  ) AS live ON true
+  CROSS JOIN LATERAL (
+    SELECT array_agg(t.entry_type) AS entry_types, array_agg(t.counted_minor) AS counted_minors,
+           COALESCE(sum(t.counted_minor), 0) AS amount_minor, COALESCE(sum(t.available_minor), 0) AS available_minor
+    FROM (
+      SELECT entry_type,
+             COALESCE(sum(signed_minor) FILTER (WHERE available_at IS NULL OR available_at <= terms.cutoff_at), 0)
+               AS counted_minor,
+             COALESCE(sum(signed_minor) FILTER (WHERE available_at IS NULL OR available_at <= now()), 0) AS available_minor
+      FROM (
+        SELECT entry_type, available_at,
+               CASE 'restaurant_payable' WHEN credit_account THEN amount_minor ELSE -amount_minor END AS signed_minor
+        FROM ledger_entries
+        WHERE balance_account_id = c.balance_account_id AND 'restaurant_payable' IN (debit_account, credit_account)
+      ) AS e
+      GROUP BY entry_type
+    ) AS t
+  ) AS sums
+)
+"""
+
+# Creates the payouts of claimed and locked accounts, with items and reserves, and closes their items of the run. An item is what
+# the payout counts of a type less what the account's payout before counted, so the items add up to the amount. The items of the
+# run are found by their place in the table: the claim has locked them, so they stay there, and other open ones are not read.
+PAY = f"""
+WITH terms AS (
+  SELECT payout_run_id, as_of, cutoff_at, min_amount_minor FROM payout_runs WHERE payout_run_id = $1
+),
+claimed AS MATERIALIZED (
+  SELECT balance_account_id, payout_id, transaction_id
+  FROM unnest($2::bigint[], $3::uuid[], $4::uuid[]) AS c (balance_account_id, payout_id, transaction_id)
+),
+{_VERDICT},
+paid AS (
+  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of,
+                       cutoff_at, transaction_id)
+  SELECT v.payout_id, terms.payout_run_id, v.balance_account_id, v.sequence, v.amount_minor, v.available_minor, terms.as_of,
+         terms.cutoff_at, v.transaction_id
+  FROM verdict AS v
+  CROSS JOIN terms
+  WHERE v.skip_reason IS NULL
+),
+itemised AS (
+  INSERT INTO payout_items (payout_id, entry_type, counted_minor, amount_minor)
+  SELECT v.payout_id, c.entry_type, c.counted_minor, c.counted_minor - COALESCE(before.counted_minor, 0)
+  FROM verdict AS v
+  CROSS JOIN LATERAL unnest(v.entry_types, v.counted_minors) AS c (entry_type, counted_minor)
+  LEFT JOIN LATERAL (
+    SELECT counted_minor FROM payout_items AS i WHERE i.payout_id = v.latest_payout_id AND i.entry_type = c.entry_type
+  ) AS before ON true
+  WHERE v.skip_reason IS NULL AND c.entry_type <> 'PAYOUT_RESERVE'
+),
+reserved AS (
+  INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                              amount_minor, payout_id)
+  SELECT balance_account_id, transaction_id, 1, $5, $6, $7, amount_minor, payout_id
+  FROM verdict
+  WHERE skip_reason IS NULL
+)
+UPDATE payout_run_items AS i
+SET outcome = CASE WHEN v.skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END,
+    skip_reason = v.skip_reason,
+    payout_id = CASE WHEN v.skip_reason IS NULL THEN v.payout_id END
+FROM verdict AS v
+CROSS JOIN LATERAL (
+  SELECT o.ctid FROM payout_run_items AS o
+  WHERE o.payout_run_id = $1 AND o.balance_account_id = v.balance_account_id AND o.outcome = 'OPEN' LIMIT 1
+) AS claimed_item
+WHERE i.ctid = claimed_item.ctid
+"""
+
+PLAN = f"""
+WITH terms AS (SELECT $2::date AS as_of, $3::timestamptz AS cutoff_at, $4::bigint AS min_amount_minor),
+claimed AS MATERIALIZED (SELECT balance_account_id FROM balance_accounts WHERE currency = $1),
+{_VERDICT}
+SELECT CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome, skip_reason,
+       count(*) AS restaurants, COALESCE(sum(amount_minor) FILTER (WHERE skip_reason IS NULL), 0) AS amount_minor
+FROM verdict
+GROUP BY 1, 2
+"""
+
+GIVE_UP = """
+UPDATE payout_run_items
+SET outcome = 'SKIPPED', skip_reason = 'FAILED'
+WHERE payout_run_id = $1 AND balance_account_id = $2 AND outcome = 'OPEN'
+"""
+
+# Not when nothing can be claimed: what another worker has claimed may yet be rolled back.
+FINISH = """
+UPDATE payout_runs
+SET state = 'SUCCEEDED', finished_at = now()
+WHERE payout_run_id = $1 AND state = 'RUNNING'
+  AND NOT EXISTS (SELECT FROM payout_run_items WHERE payout_run_id = $1 AND outcome = 'OPEN')
+RETURNING payout_run_id
+"""
+
+
+class PostgresPayoutRuns:
+    """Implements `ledger.application.ports.PayoutRuns`."""
+
+    def __init__(self, engine: AsyncEngine, *, settlement_timezone: str) -> None:
+        """`settlement_timezone` is the IANA zone in which a date begins and ends."""
+        self._engine = engine
+        self._zone = ZoneInfo(settlement_timezone)
+
+    async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
+        async with autocommit(self._engine) as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = '{RUN_TIMEOUT_SECONDS}s'")
+            cutoff_at = await self._cutoff(connection, key.as_of)
+            created = await connection.fetchval(
+                INSERT_RUN, payout_run_id, key.currency, key.as_of, cutoff_at, key.min_amount_minor, key.request_id
+            )
+            if created:
+                await connection.execute(INSERT_RUN_ITEMS, payout_run_id, key.currency, timeout=RUN_TIMEOUT_SECONDS)
+        async with autocommit(self._engine) as connection:
+            found = await connection.fetchval(SELECT_RUN_ID, key.currency, key.as_of, key.min_amount_minor, key.request_id)
+        run = await self.get(found)
+        if run is None:
+            raise RuntimeError("the run was neither created nor there")
+        return run
+
+    async def plan(self, key: PayoutRunKey) -> PayoutRun:
+        async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
+            await connection.execute(f"SET LOCAL statement_timeout = '{RUN_TIMEOUT_SECONDS}s'")
+            cutoff_at = await self._cutoff(connection, key.as_of)
+            rows = await connection.fetch(
+                PLAN, key.currency, key.as_of, cutoff_at, key.min_amount_minor, timeout=RUN_TIMEOUT_SECONDS
+            )
+        return _run(None, key, cutoff_at, PayoutRunState.PLANNED, None, None, rows)
+
+    async def get(self, payout_run_id: UUID) -> PayoutRun | None:
+        async with autocommit(self._engine) as connection:
+            row = await connection.fetchrow(SELECT_RUN, payout_run_id)
+            if row is None:
+                return None
+            progress = await connection.fetch(SELECT_PROGRESS, payout_run_id)
+        key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
+        state = PayoutRunState(row["state"])
+        return _run(payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress)
+
+    async def items(
+        self, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, limit: int
+    ) -> list[PayoutRunItem]:
+        async with autocommit(self._engine) as connection:
+            wanted = None if outcome is None else outcome.value
+            rows = await connection.fetch(SELECT_RUN_ITEMS, payout_run_id, after, wanted, limit)
+        return [
+            PayoutRunItem(
+                restaurant_id=row["restaurant_id"],
+                outcome=PayoutRunItemOutcome(row["outcome"]),
+                skip_reason=SkipReason(row["skip_reason"]) if row["skip_reason"] else None,
+                payout_id=row["payout_id"],
+                amount_minor=row["amount_minor"],
+            )
+            for row in rows
+        ]
+
+    async def running(self) -> list[UUID]:
+        async with autocommit(self._engine) as connection:
+            return [row["payout_run_id"] for row in await connection.fetch(SELECT_RUNNING)]
+
+    async def pay(self, payout_run_id: UUID, limit: int) -> list[int]:
+        accounts: list[int] = []
+        reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
+        try:
+            async with autocommit(self._engine) as connection, connection.transaction():
+                claimed = await connection.fetch(CLAIM_ITEMS, payout_run_id, limit)
+                accounts = [row["balance_account_id"] for row in claimed]
+                if accounts:
+                    await connection.fetch(LOCK_BALANCE_ACCOUNTS, accounts)
+                    await connection.execute(
+                        PAY,
+                        payout_run_id,
+                        accounts,
+                        [uuid_utils.compat.uuid7() for _ in accounts],
+                        [uuid_utils.compat.uuid7() for _ in accounts],
+                        reserve.entry_type.value,
+                        reserve.debit.value,
+                        reserve.credit.value,
+                    )
+        except (DataRejected, asyncpg.IntegrityConstraintViolationError) as error:
+            raise PageRejected(accounts) from error
+        return accounts
+
+    async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:
+        async with autocommit(self._engine) as connection:
+            await connection.execute(GIVE_UP, payout_run_id, balance_account_id)
+
+    async def finish(self, payout_run_id: UUID) -> bool:
+        async with autocommit(self._engine) as connection:
+            return await connection.fetchval(FINISH, payout_run_id) is not None
+
+    async def _cutoff(self, connection: Connection, as_of: date) -> datetime:
+        cutoff_at: datetime | None = await connection.fetchval(SELECT_CUTOFF, *day_bounds(as_of, self._zone))
+        if cutoff_at is None:
+            raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
+        return cutoff_at
+
+
+def _run(
+    payout_run_id: UUID | None,
+    key: PayoutRunKey,
+    cutoff_at: datetime,
+    state: PayoutRunState,
+    created_at: datetime | None,
+    finished_at: datetime | None,
+    progress: Sequence[Any],
+) -> PayoutRun:
+    counts = {(row["outcome"], row["skip_reason"]): int(row["restaurants"]) for row in progress}
+    total = sum(counts.values())
+    return PayoutRun(
+        payout_run_id=payout_run_id,
+        key=key,
+        cutoff_at=cutoff_at,
+        state=state,
+        payouts_created=counts.get((PayoutRunItemOutcome.PAYOUT_CREATED.value, None), 0),
+        total_amount_minor=sum(int(row["amount_minor"]) for row in progress),
+        restaurants_considered=total - counts.get((PayoutRunItemOutcome.OPEN.value, None), 0),
+        restaurants_total=total,
+        skipped={SkipReason(reason): count for (_, reason), count in sorted(counts.items(), key=str) if reason},
+        created_at=created_at,
+        finished_at=finished_at,
+    )

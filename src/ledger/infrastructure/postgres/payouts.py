@@ -1,0 +1,176 @@
+"""Payouts on PostgreSQL: reading them, and moving them as the bank's answers come in."""
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ledger.application.ports import PayoutQuery
+from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.payouts import Payout, PayoutDetails, PayoutItem, PayoutState, moves_of
+from ledger.domain.posting_rules import Entry, EntryType
+from ledger.infrastructure.postgres.engine import autocommit
+
+_COLUMNS = """
+p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at, p.state, p.transaction_id,
+p.created_at
+"""
+
+SELECT_PAYOUT = f"""
+SELECT {_COLUMNS}
+FROM payouts AS p
+JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+WHERE p.payout_id = $1
+"""
+
+# As SELECT_PAYOUT, for whoever moves it: the second of two callers waits here and then sees the state the first one left.
+LOCK_PAYOUT = f"{SELECT_PAYOUT} FOR NO KEY UPDATE OF p"
+
+SELECT_ITEMS = """
+SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amount_minor <> 0 ORDER BY entry_type
+"""
+
+# By type, descending: a payout is paid before it fails, and of two transactions the one that began first need not be the first
+# that got to move it.
+SELECT_PAYOUT_EVENTS = """
+SELECT type, event_id, transaction_id, recorded_at FROM processor_events WHERE payout_id = $1 ORDER BY type DESC
+"""
+
+# Latest first, those before a place; {filters} stands for the conditions that are given, so that each combination of them is
+# planned for itself.
+SELECT_PAGE = f"""
+SELECT {_COLUMNS}
+FROM payouts AS p
+JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+WHERE (p.created_at, p.payout_id)
+      < (COALESCE($1::timestamptz, 'infinity'), COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+  {{filters}}
+ORDER BY p.created_at DESC, p.payout_id DESC
+LIMIT $3
+"""
+
+# A payout event; its entry is posted once the payout has been locked and judged.
+INSERT_EVENT = """
+INSERT INTO processor_events (
+  event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor, occurred_at,
+  payout_id, reference, metadata)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)
+ON CONFLICT (event_id) DO NOTHING
+RETURNING event_id
+"""
+
+UPDATE_STATE = "UPDATE payouts SET state = $2 WHERE payout_id = $1"
+
+INSERT_ENTRY = """
+INSERT INTO ledger_entries (
+  balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id,
+  payout_id)
+SELECT balance_account_id, $2, $3, $4, $5, $6, $7, $8, $9, payout_id
+FROM payouts
+WHERE payout_id = $1
+"""
+
+
+class PostgresPayouts:
+    """Implements `ledger.application.ports.Payouts`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def get(self, payout_id: UUID) -> PayoutDetails | None:
+        # One snapshot, so that the state and the history agree.
+        async with autocommit(self._engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            row = await connection.fetchrow(SELECT_PAYOUT, payout_id)
+            if row is None:
+                return None
+            items = await connection.fetch(SELECT_ITEMS, payout_id)
+            events = await connection.fetch(SELECT_PAYOUT_EVENTS, str(payout_id))
+        payout = _payout(row)
+        return PayoutDetails(
+            payout,
+            [PayoutItem(EntryType(item["entry_type"]), item["amount_minor"]) for item in items],
+            moves_of(payout, [(EventType(kind), event_id, txid, at) for kind, event_id, txid, at in events]),
+        )
+
+    async def page(self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[Payout]:
+        filters = {
+            "a.restaurant_id": query.restaurant_id,
+            "p.state": None if query.state is None else query.state.value,
+            "p.payout_run_id": query.payout_run_id,
+        }
+        given = [(column, value) for column, value in filters.items() if value is not None]
+        conditions = " ".join(f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4))
+        statement = SELECT_PAGE.format(filters=conditions)
+        created_at, payout_id = before or (None, None)
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(statement, created_at, payout_id, limit, *[value for _, value in given])
+        return [_payout(row) for row in rows]
+
+
+class PostgresPayoutSettlement:
+    """Implements `ledger.application.ports.PayoutSettlement` on the connection of a unit of work."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+        values = (
+            event.event_id,
+            fingerprint,
+            transaction_id,
+            batch_id,
+            event.type.value,
+            event.restaurant_id,
+            event.currency,
+            event.amount_minor,
+            event.fee_minor,
+            event.occurred_at,
+            event.payout_id,
+            event.reference,
+            json.dumps(dict(event.metadata)),
+        )
+        stored = await self._connection.exec_driver_sql(INSERT_EVENT, values)
+        return stored.scalar_one_or_none() is not None
+
+    async def lock(self, payout_id: str) -> Payout | None:
+        try:
+            identified = UUID(payout_id)
+        except ValueError:
+            return None
+        # Only its own spelling names a payout.
+        if str(identified) != payout_id:
+            return None
+        row = (await self._connection.exec_driver_sql(LOCK_PAYOUT, (identified,))).mappings().one_or_none()
+        return None if row is None else _payout(row)
+
+    async def move(self, payout: Payout, state: PayoutState, entry: Entry, event: ProcessorEvent, transaction_id: UUID) -> None:
+        await self._connection.exec_driver_sql(UPDATE_STATE, (payout.payout_id, state.value))
+        values = (
+            payout.payout_id,
+            transaction_id,
+            entry.position,
+            entry.entry_type.value,
+            entry.debit.value,
+            entry.credit.value,
+            entry.amount_minor,
+            event.occurred_at,
+            event.event_id,
+        )
+        await self._connection.exec_driver_sql(INSERT_ENTRY, values)
+
+
+def _payout(row: Any) -> Payout:
+    return Payout(
+        payout_id=row["payout_id"],
+        payout_run_id=row["payout_run_id"],
+        restaurant_id=row["restaurant_id"],
+        currency=row["currency"],
+        amount_minor=row["amount_minor"],
+        as_of=row["as_of"],
+        cutoff_at=row["cutoff_at"],
+        state=PayoutState(row["state"]),
+        transaction_id=row["transaction_id"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,93 @@
+"""Reports on PostgreSQL: runs the queries of sql/queries.sql."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.infrastructure.postgres.engine import autocommit
+from ledger.resources import resource
+
+ROWS_MAX = 100_000
+# Reports are for people, who wait; the sessions of the service are bounded far below.
+REPORT_TIMEOUT_SECONDS = 300
+WORK_MEM = "64MB"
+
+Value = str | int | bool | date | datetime | Decimal | UUID | None
+
+_QUERY_HEADER = re.compile(r"^-- query: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
+_STATEMENT_END = re.compile(r";$", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
+_PARAMETER = re.compile(r":'([a-z_]+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query of the file: its name, its statement for the driver, and which parameter each $1, $2 and so on is."""
+
+    name: str
+    statement: str
+    parameters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a query returned. `is_complete` is false when there were more than ROWS_MAX rows, which are left out."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    is_complete: bool
+
+
+async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Value]) -> Report:
+    """Runs the query of that name in a read-only transaction; at most ROWS_MAX rows.
+
+    `parameters` are those of the query, no more and no fewer; their values are bound, never put into the statement. Raises
+    KeyError for another name, ValueError for other parameters, DatabaseUnavailable, DatabaseTimeout, DataRejected.
+    """
+    query = load_queries()[name]
+    if set(parameters) != set(query.parameters):
+        raise ValueError(f"{name} takes the parameters {', '.join(query.parameters) or '(none)'}")
+    values = [parameters[parameter] for parameter in query.parameters]
+    async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(f"SET LOCAL statement_timeout = '{REPORT_TIMEOUT_SECONDS}s'")
+        await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
+        # The sessions of the service never plan for the values or read a table whole; a report may well have to.
+        await connection.execute("SET LOCAL plan_cache_mode = 'force_custom_plan'")
+        await connection.execute("SET LOCAL enable_seqscan = 'on'")
+        # The driver has a timeout of its own, meant for the statements of the service.
+        timeout_seconds = REPORT_TIMEOUT_SECONDS + 5
+        statement = await connection.prepare(query.statement, timeout=timeout_seconds)
+        cursor = await statement.cursor(*values, timeout=timeout_seconds)
+        rows = await cursor.fetch(ROWS_MAX + 1, timeout=timeout_seconds)
+        columns = tuple(attribute.name for attribute in statement.get_attributes())
+    return Report(columns, tuple(tuple(row) for row in rows[:ROWS_MAX]), len(rows) <= ROWS_MAX)
+
+
+def load_queries() -> dict[str, Query]:
+    """The queries of the shipped file by name, in its order. Raises ValueError when the file is not as its head says."""
+    queries = list(_parse(resource("sql", "queries.sql").read_text()))
+    by_name = {query.name: query for query in queries}
+    if not queries or len(by_name) != len(queries):
+        raise ValueError("sql/queries.sql has no queries, or two of one name")
+    return by_name
+
+
+def _parse(script: str) -> Iterator[Query]:
+    headers = list(_QUERY_HEADER.finditer(script))
+    ends = [following.start() for following in headers[1:]] + [len(script)]
+    for header, end in zip(headers, ends, strict=True):
+        # Comments first, as a colon and quotes in one are no parameter.
+        text = _COMMENT.sub("", script[header.end() : end])
+        statement_end = _STATEMENT_END.search(text)
+        if statement_end is None:
+            raise ValueError(f"sql/queries.sql: no semicolon ends the query {header['name']}")
+        text = text[: statement_end.start()].strip()
+        parameters = tuple(dict.fromkeys(_PARAMETER.findall(text)))
+        for number, parameter in enumerate(parameters, 1):
+            text = text.replace(f":'{parameter}'", f"${number}")
+        yield Query(header["name"], text, parameters)

@@ -1,0 +1,624 @@
+"""ListEntries, as a caller sees it: entries of a period between two balances that tie out, page by page, whatever goes on."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
+from google.type import date_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.audit import assert_books_in_order
+from support.events import event_message, timestamp, unique
+from support.running import RunningLedger
+
+from ledger.api.convert import decode_instant
+from ledger.api.convert_statement import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
+from ledger.application.ports import StatementMoment, StatementPage, StatementPlace
+from ledger.v1 import ledger_pb2
+
+PAYABLE = ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE
+CHARGE = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED
+REFUND = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
+DISPUTE_OPENED = ledger_pb2.EVENT_TYPE_DISPUTE_OPENED
+YEAR_1, YEAR_9999 = -62_135_596_800, 253_402_300_799
+INT64_MAX = 2**63 - 1
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """All pages of a statement."""
+
+    opening_minor: int
+    closing_minor: int
+    entries: list[ledger_pb2.LedgerEntry]
+    pages: int
+
+    @property
+    def moved_minor(self) -> int:
+        return sum(signed(entry) for entry in self.entries)
+
+
+def signed(entry: ledger_pb2.LedgerEntry) -> int:
+    """What the entry did to what the restaurant is owed."""
+    assert (entry.credit_account == PAYABLE) != (entry.debit_account == PAYABLE)
+    return entry.amount_minor if entry.credit_account == PAYABLE else -entry.amount_minor
+
+
+def request_of(restaurant_id: str, **fields: Any) -> ledger_pb2.ListEntriesRequest:
+    return ledger_pb2.ListEntriesRequest(**({"restaurant_id": restaurant_id, "currency": "PEN"} | fields))
+
+
+async def statement_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> Statement:
+    """Reads every page; each tells the same balances."""
+    first = await ledger.stub.ListEntries(request_of(restaurant_id, **fields))
+    return await rest_of(ledger, restaurant_id, first, **fields)
+
+
+async def rest_of(ledger: RunningLedger, restaurant_id: str, first: ledger_pb2.ListEntriesResponse, **fields: Any) -> Statement:
+    """The statement that `first` is the first page of."""
+    entries, pages, page = list(first.entries), 1, first
+    while page.next_page_token:
+        page = await ledger.stub.ListEntries(request_of(restaurant_id, **fields, page_token=page.next_page_token))
+        assert page.opening_balance_minor == first.opening_balance_minor
+        assert page.closing_balance_minor == first.closing_balance_minor
+        assert page.entries, "no page but the first is empty"
+        entries += page.entries
+        pages += 1
+    return Statement(first.opening_balance_minor, first.closing_balance_minor, entries, pages)
+
+
+async def balance_minor(ledger: RunningLedger, restaurant_id: str, as_of: Timestamp | None = None) -> int:
+    """Available and pending together."""
+    request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN", as_of=as_of)
+    balance = await ledger.stub.GetBalance(request)
+    return balance.available_minor + balance.pending_minor
+
+
+async def refused(ledger: RunningLedger, request: ledger_pb2.ListEntriesRequest) -> tuple[grpc.StatusCode, str, set[str]]:
+    """Code, reason, and the fields of the violations."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ledger.stub.ListEntries(request)
+    told: Any = caught.value
+    status = rpc_status.from_call(told)
+    assert status is not None
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad_request)
+    return caught.value.code(), info.reason, {violation.field for violation in bad_request.field_violations}
+
+
+def names(entries: Sequence[ledger_pb2.LedgerEntry]) -> list[str]:
+    return [ledger_pb2.EntryType.Name(entry.type).removeprefix("ENTRY_TYPE_") for entry in entries]
+
+
+async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger) -> None:
+    """Opening and closing are GetBalance as of the same instants; the entries lie between them, oldest first."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=10_000, fee_minor=300))
+    await shared_ledger.ingest(
+        event_message(REFUND, restaurant_id=restaurant_id, amount_minor=12_000),
+        event_message(DISPUTE_OPENED, restaurant_id=restaurant_id, amount_minor=700, fee_minor=50),
+    )
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=900, occurred_at=yesterday))
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, currency="JPY", amount_minor=5))
+    whole = await statement_of(shared_ledger, restaurant_id)
+    assert sorted(names(whole.entries)) == sorted(["CHARGE", "FEE", "REFUND", "DISPUTE_HOLD", "DISPUTE_FEE", "CHARGE"])
+    assert names(whole.entries)[:2] == ["CHARGE", "FEE"]
+    assert (whole.opening_minor, whole.closing_minor, whole.moved_minor) == (0, -2_150, -2_150)
+    assert await balance_minor(shared_ledger, restaurant_id) == -2_150
+    start_at, end_at = whole.entries[2].recorded_at, whole.entries[5].recorded_at
+    part = await statement_of(shared_ledger, restaurant_id, start_at=start_at, end_at=end_at)
+    assert part.entries == whole.entries[2:5]
+    assert part.opening_minor == await balance_minor(shared_ledger, restaurant_id, start_at) == 9_700
+    assert part.closing_minor == await balance_minor(shared_ledger, restaurant_id, end_at) == -3_050
+
+
+async def test_entries_are_told_as_get_event_tells_them(shared_ledger: RunningLedger) -> None:
+    """The same message, but only those on restaurant_payable."""
+    event = event_message(DISPUTE_OPENED, restaurant_id=unique("res"), fee_minor=7)
+    await shared_ledger.ingest(event)
+    stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
+    told = await statement_of(shared_ledger, event.restaurant_id)
+    assert names(stored.entries) == ["DISPUTE_HOLD", "DISPUTE_WITHDRAWAL", "DISPUTE_FEE"]
+    assert told.entries == [stored.entries[0], stored.entries[2]]
+
+
+async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
+    """Inside a batch that was recorded at one instant, inside an event: the pages are the statement, whatever their size."""
+    restaurant_id = unique("res")
+    for _ in range(2):
+        await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id, fee_minor=1) for _ in range(5)))
+    whole = await statement_of(shared_ledger, restaurant_id)
+    assert (len(whole.entries), whole.pages) == (20, 1)
+    assert len({(entry.transaction_id, entry.position) for entry in whole.entries}) == 20
+    for page_size, pages in ((1, 20), (3, 7), (10, 2), (19, 2), (20, 1), (21, 1)):
+        paged = await statement_of(shared_ledger, restaurant_id, page_size=page_size)
+        assert (paged.entries, paged.pages) == (whole.entries, pages)
+
+
+async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> None:
+    """0 means 100, more than 1,000 is taken as 1,000; the largest page fits a message; -1 is refused."""
+    restaurant_id = "r" * 128
+    events = [event_message(restaurant_id=restaurant_id, event_id=f"{number:0128d}", fee_minor=1) for number in range(501)]
+    await ledger.ingest(*events)
+    for asked, given_entries in ((0, 100), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)):
+        page = await ledger.stub.ListEntries(request_of(restaurant_id, page_size=asked))
+        assert len(page.entries) == given_entries
+        assert page.next_page_token
+        assert page.ByteSize() < 1024 * 1024
+    whole = await statement_of(ledger, restaurant_id, page_size=1000)
+    assert (len(whole.entries), whole.pages) == (1002, 2)
+
+
+async def test_what_is_booked_while_paging_is_left_out(shared_ledger: RunningLedger) -> None:
+    """The end of the first page holds for all pages, and so do the balances."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id, amount_minor=100) for _ in range(4)))
+    entries: list[ledger_pb2.LedgerEntry] = []
+    token = ""
+    while True:
+        page = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_size=1, page_token=token))
+        entries += page.entries
+        assert (page.opening_balance_minor, page.closing_balance_minor) == (0, 400)
+        token = page.next_page_token
+        await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+        if not token:
+            break
+    assert [entry.amount_minor for entry in entries] == [100] * 4
+
+
+INSERT_ENTRY = """
+INSERT INTO ledger_entries (
+  balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id,
+  recorded_at)
+SELECT balance_account_id, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', :amount_minor, now(),
+       'evt_by_hand', COALESCE(CAST(:recorded_at AS timestamptz), now())
+FROM balance_accounts
+WHERE restaurant_id = :restaurant_id
+"""
+
+
+@asynccontextmanager
+async def transaction(ledger: RunningLedger) -> AsyncIterator[AsyncConnection]:
+    """A transaction that has begun, as the superuser; rolled back unless it is committed."""
+    engine = create_async_engine(ledger.database.migration_url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT now()"))
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("written", ["before", "after"])
+@pytest.mark.parametrize("period", ["open", "closed"])
+async def test_what_commits_late_is_in_the_next_statement(shared_ledger: RunningLedger, written: str, period: str) -> None:
+    """A transaction that began before the first page was read and ends after it: the pages still tie out without it. Asked for
+    again the statement has it, and it is final then.
+    """
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=1))
+    by_hand = {"restaurant_id": restaurant_id, "amount_minor": 777, "recorded_at": None}
+    async with transaction(shared_ledger) as late:
+        if written == "before":
+            await late.execute(text(INSERT_ENTRY), by_hand)
+        for amount_minor in (2, 4):
+            await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=amount_minor))
+        fields: dict[str, Any] = {"page_size": 1}
+        if period == "closed":
+            fields["end_at"] = (await shared_ledger.balance(restaurant_id)).as_of
+        first = await shared_ledger.stub.ListEntries(request_of(restaurant_id, **fields))
+        if written == "after":
+            await late.execute(text(INSERT_ENTRY), by_hand)
+        await late.commit()
+    shown = await rest_of(shared_ledger, restaurant_id, first, **fields)
+    assert [entry.amount_minor for entry in shown.entries] == [1, 2, 4]
+    assert (shown.opening_minor, shown.closing_minor) == (0, 7)
+    final = await statement_of(shared_ledger, restaurant_id, **fields)
+    assert [entry.amount_minor for entry in final.entries] == [1, 777, 2, 4]
+    assert (final.opening_minor, final.closing_minor, final.moved_minor) == (0, 784, 784)
+
+
+async def test_entries_with_numbers_to_come_are_listed(shared_ledger: RunningLedger) -> None:
+    """As after a restore into another cluster, whose transactions count from lower: no entry is taken for a late one."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    await shared_ledger.query(
+        INSERT_ENTRY.replace("recorded_at)", "recorded_at, recorded_txid)").replace(
+            "now())\nFROM", "now()), CAST('9000000000000000000' AS xid8)\nFROM"
+        ),
+        restaurant_id=restaurant_id,
+        amount_minor=3,
+        recorded_at=None,
+    )
+    paged = await statement_of(shared_ledger, restaurant_id, page_size=1)
+    assert [entry.amount_minor for entry in paged.entries] == [10_000, 3]
+    assert paged.closing_minor == paged.moved_minor == 10_003
+
+
+async def test_statements_tie_out_while_events_are_booked(shared_ledger: RunningLedger) -> None:
+    """Ingest runs all the time: each statement's pages add up from its opening to its closing balance."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    stop = asyncio.Event()
+
+    async def book() -> int:
+        booked = 0
+        while not stop.is_set():
+            event = event_message(restaurant_id=restaurant_id, amount_minor=10, fee_minor=1)
+            await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+            booked += 1
+        return booked
+
+    writers = [asyncio.create_task(book()) for _ in range(8)]
+    try:
+        for _ in range(8):
+            told = await statement_of(shared_ledger, restaurant_id, page_size=20)
+            assert told.opening_minor + told.moved_minor == told.closing_minor
+            middle = told.entries[len(told.entries) // 2].recorded_at
+            late = await statement_of(shared_ledger, restaurant_id, page_size=20, start_at=middle)
+            assert late.opening_minor + late.moved_minor == late.closing_minor
+    finally:
+        stop.set()
+        booked = sum(await asyncio.gather(*writers))
+    whole = await statement_of(shared_ledger, restaurant_id, page_size=1000)
+    assert whole.moved_minor == whole.closing_minor == 10_000 + 9 * booked
+
+
+async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: RunningLedger) -> None:
+    """By type, by event, both, and types that are never on restaurant_payable: the balances are those of the period."""
+    restaurant_id = unique("res")
+    events = [event_message(restaurant_id=restaurant_id, amount_minor=100 + number, fee_minor=1) for number in range(5)]
+    events.append(event_message(REFUND, restaurant_id=restaurant_id, amount_minor=50))
+    await shared_ledger.ingest(*events)
+    fee, refund = ledger_pb2.ENTRY_TYPE_FEE, ledger_pb2.ENTRY_TYPE_REFUND
+
+    async def listed(**filters: Any) -> list[str]:
+        told = await statement_of(shared_ledger, restaurant_id, page_size=2, **filters)
+        assert (told.opening_minor, told.closing_minor) == (0, 455)
+        return names(told.entries)
+
+    assert await listed(entry_types=[fee]) == ["FEE"] * 5
+    assert sorted(await listed(entry_types=[refund, fee, fee])) == ["FEE"] * 5 + ["REFUND"]
+    assert await listed(event_id=events[2].event_id) == ["CHARGE", "FEE"]
+    assert await listed(event_id=events[2].event_id, entry_types=[fee]) == ["FEE"]
+    assert await listed(event_id="nothing") == []
+    assert await listed(payout_id="0190a1b2-0000-7000-8000-000000000000") == []
+    assert await listed(entry_types=[ledger_pb2.ENTRY_TYPE_DISPUTE_LOSS, ledger_pb2.ENTRY_TYPE_PAYOUT_RELEASE]) == []
+
+
+async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLedger) -> None:
+    """A reserve, which no event caused, and the reversal of a payout that failed; both by the payout's id."""
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
+    today = datetime.now(UTC).date()
+    run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_date(today))
+    started = (await ledger.stub.RunPayouts(run)).payout_run
+    async with asyncio.timeout(20):
+        while started.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            wanted = ledger_pb2.GetPayoutRunRequest(payout_run_id=started.payout_run_id)
+            started = (await ledger.stub.GetPayoutRun(wanted)).payout_run
+    (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
+    reserved = await statement_of(ledger, "res_1")
+    assert names(reserved.entries) == ["CHARGE", "PAYOUT_RESERVE"]
+    reserve = reserved.entries[1]
+    assert (reserve.payout_id, reserve.event_id, reserve.HasField("occurred_at")) == (payout.payout_id, "", False)
+    assert reserve.transaction_id == payout.transaction_id
+    assert reserved.closing_minor == 0
+    failed = event_message(
+        ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, restaurant_id="res_1", amount_minor=10_000, payout_id=payout.payout_id
+    )
+    await ledger.ingest(failed)
+    whole = await statement_of(ledger, "res_1", page_size=1)
+    assert names(whole.entries) == ["CHARGE", "PAYOUT_RESERVE", "PAYOUT_REVERSAL"]
+    assert whole.moved_minor == whole.closing_minor == await balance_minor(ledger, "res_1") == 10_000
+    of_payout = await statement_of(ledger, "res_1", payout_id=payout.payout_id, page_size=1)
+    assert of_payout.entries == whole.entries[1:]
+    assert (await statement_of(ledger, "res_1", event_id=failed.event_id)).entries == whole.entries[2:]
+    await assert_books_in_order(ledger.database)
+
+
+def as_date(day: date) -> date_pb2.Date:
+    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+async def test_unknown_restaurant_and_unknown_currency(shared_ledger: RunningLedger) -> None:
+    """Nobody is NOT_FOUND; somebody without such books has an empty statement with zeros."""
+    code, reason, _ = await refused(shared_ledger, request_of("nobody"))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    answer = await shared_ledger.stub.ListEntries(request_of(restaurant_id, currency="JPY"))
+    assert answer == ledger_pb2.ListEntriesResponse()
+
+
+async def test_periods_at_the_ends_of_time(shared_ledger: RunningLedger) -> None:
+    """From the year 1 is from the first entry; up to the year 1, or of no length, is empty."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    year_1 = Timestamp(seconds=YEAR_1)
+    whole = await statement_of(shared_ledger, restaurant_id, start_at=year_1)
+    assert (len(whole.entries), whole.opening_minor, whole.closing_minor) == (1, 0, 10_000)
+    for start_at in (None, year_1):
+        none = await statement_of(shared_ledger, restaurant_id, start_at=start_at, end_at=year_1)
+        assert (none.entries, none.opening_minor, none.closing_minor) == ([], 0, 0)
+    now = (await shared_ledger.balance(restaurant_id)).as_of
+    none = await statement_of(shared_ledger, restaurant_id, start_at=now, end_at=now)
+    assert (none.entries, none.opening_minor, none.closing_minor) == ([], 10_000, 10_000)
+    # Digits finer than a microsecond are cut off, in the period and in what a token is bound to.
+    at = whole.entries[0].recorded_at
+    finer = Timestamp(seconds=at.seconds, nanos=at.nanos + 999)
+    assert (await statement_of(shared_ledger, restaurant_id, start_at=finer)).entries == whole.entries
+    assert (await statement_of(shared_ledger, restaurant_id, end_at=finer)).entries == []
+
+
+async def test_periods_that_are_none_are_refused(shared_ledger: RunningLedger) -> None:
+    """The future, by the database's clock, as GetBalance refuses it; a start after the end."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    now = datetime.now(UTC)
+    later, year_9999 = timestamp(now + timedelta(hours=1)), Timestamp(seconds=YEAR_9999, nanos=999_999_999)
+    invalid = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    for future in (later, year_9999):
+        assert await refused(shared_ledger, request_of(restaurant_id, end_at=future)) == (*invalid, {"end_at"})
+        assert await refused(shared_ledger, request_of(restaurant_id, start_at=future)) == (*invalid, {"start_at"})
+    past = request_of(restaurant_id, start_at=timestamp(now - timedelta(hours=1)), end_at=timestamp(now - timedelta(hours=2)))
+    assert await refused(shared_ledger, past) == (*invalid, {"start_at"})
+
+
+async def test_every_field_that_is_wrong_is_named(shared_ledger: RunningLedger) -> None:
+    """All at once, but for the token, which is judged last: it belongs to the rest of the query."""
+    wrong = request_of(
+        "res 1",
+        currency="pen",
+        start_at=Timestamp(nanos=-1),
+        end_at=Timestamp(seconds=YEAR_9999 + 1),
+        entry_types=[0, 77],
+        event_id="evt 1",
+        payout_id="{0190a1b2-0000-7000-8000-000000000000}",
+        page_size=-1,
+        page_token="garbage",
+    )
+    _, _, fields = await refused(shared_ledger, wrong)
+    assert fields == {field.name for field in ledger_pb2.ListEntriesRequest.DESCRIPTOR.fields} - {"page_token"}
+
+
+async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> None:
+    """The sum cannot be told: OUT_OF_RANGE naming it, before and after the period alike."""
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1))
+    long_ago = datetime(2025, 1, 1, tzinfo=UTC)
+    await ledger.query(INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago)
+    whole = request_of("res_1")
+    assert (await refused(ledger, whole))[:2] == (grpc.StatusCode.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE")
+    before = await statement_of(ledger, "res_1", end_at=timestamp(long_ago + timedelta(days=1)))
+    assert before.opening_minor + before.moved_minor == before.closing_minor == INT64_MAX
+    await ledger.query(INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago)
+    code, _, _ = await refused(ledger, request_of("res_1", start_at=timestamp(long_ago + timedelta(days=1))))
+    assert code == grpc.StatusCode.OUT_OF_RANGE
+
+
+# Tokens
+
+
+async def token_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> str:
+    return (await ledger.stub.ListEntries(request_of(restaurant_id, page_size=1, **fields))).next_page_token
+
+
+async def test_damaged_token_is_refused(shared_ledger: RunningLedger) -> None:
+    """Garbage, cut, stretched, any bit flipped: INVALID_ARGUMENT; the token itself goes on."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id) for _ in range(3)))
+    token = await token_of(shared_ledger, restaurant_id)
+    damaged = ["garbage", " ", "\0", "A" * 100_000, token[:-1], token[1:], token[: len(token) // 2], f"{token}A", f"{token}="]
+    seed = random.randrange(2**32)
+    chosen = random.Random(seed)
+    raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    for place in chosen.sample(range(8 * len(raw)), 24):
+        flipped = bytearray(raw)
+        flipped[place // 8] ^= 1 << place % 8
+        damaged.append(base64.urlsafe_b64encode(flipped).decode().rstrip("="))
+    for wrong in damaged:
+        told = await refused(shared_ledger, request_of(restaurant_id, page_size=1, page_token=wrong))
+        assert told == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", {"page_token"}), f"{wrong!r} (seed {seed})"
+    # Another page size is the same query.
+    page = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_size=5, page_token=token))
+    assert len(page.entries) == 2
+
+
+async def test_token_of_another_query_is_refused(shared_ledger: RunningLedger) -> None:
+    """Another restaurant, currency, period or filter: a token belongs to the query that made it, in any order of the types."""
+    restaurant_id, other = unique("res"), unique("res")
+    event = event_message(restaurant_id=restaurant_id, fee_minor=1)
+    await shared_ledger.ingest(event, *(event_message(restaurant_id=restaurant_id, fee_minor=2) for _ in range(2)))
+    await shared_ledger.ingest(*(event_message(restaurant_id=other) for _ in range(2)))
+    charge, fee = ledger_pb2.ENTRY_TYPE_CHARGE, ledger_pb2.ENTRY_TYPE_FEE
+    start_at, end_at = Timestamp(seconds=1), (await shared_ledger.balance(restaurant_id)).as_of
+    queries: list[dict[str, Any]] = [
+        {},
+        {"start_at": start_at},
+        {"end_at": end_at},
+        {"start_at": start_at, "end_at": end_at},
+        {"entry_types": [charge]},
+        {"entry_types": [charge, fee]},
+        {"event_id": event.event_id},
+    ]
+    tokens = [await token_of(shared_ledger, restaurant_id, **query) for query in queries]
+    for query, own in zip(queries, tokens, strict=True):
+        for token in tokens:
+            request = request_of(restaurant_id, page_token=token, **query)
+            if token == own:
+                assert (await shared_ledger.stub.ListEntries(request)).entries
+            else:
+                assert (await refused(shared_ledger, request))[2] == {"page_token"}
+    for strange in (request_of(other, page_token=tokens[0]), request_of(restaurant_id, currency="JPY", page_token=tokens[0])):
+        assert (await refused(shared_ledger, strange))[2] == {"page_token"}
+    swapped = request_of(restaurant_id, page_token=tokens[5], entry_types=[fee, charge, fee])
+    assert (await shared_ledger.stub.ListEntries(swapped)).entries
+    restaurants = await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))
+    assert (await refused(shared_ledger, request_of(restaurant_id, page_token=restaurants.next_page_token)))[2] == {"page_token"}
+
+
+UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
+FORGED = ["1700000000000000", "800", "1,2", "0", "5", "1700000000000000", "700", UUID_TEXT, "1"]
+WRONG_FIELDS = {
+    0: ["", "-1", "1" * 18, "x", "\u0661", "1.0"],
+    1: ["", "-1", str(2**64), "0x1"],
+    2: ["0", "801", ",", "1,", "-1", "a"],
+    3: ["", str(2**63), "--1"],
+    4: [str(-(2**63) - 1), "5\n"],
+    5: ["", "-1", "9" * 40],
+    6: ["-1", str(2**64)],
+    7: ["", UUID_TEXT.upper(), f"{{{UUID_TEXT}}}"],
+    8: ["0", "32768", "-1"],
+}
+
+
+def forged(position: object, restaurant_id: str) -> str:
+    """A token with the right checksum: it is no secret."""
+    query = ["ListEntries", restaurant_id, "PEN", "", "", "", "", ""]
+    body = json.dumps(position, separators=(",", ":")).encode()
+    checksum = hashlib.sha256(json.dumps(query, separators=(",", ":")).encode() + b"\n" + body).digest()[:12]
+    return base64.urlsafe_b64encode(checksum + body).decode().rstrip("=")
+
+
+async def test_forged_token_is_judged_like_any_field(shared_ledger: RunningLedger) -> None:
+    """What no page made, under a right checksum: INVALID_ARGUMENT, or a page of the caller's own books; never a failure."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    good = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_token=forged(FORGED, restaurant_id)))
+    assert good.entries == []
+    extremes = [
+        ["0", "0", "", str(-(2**63)), str(INT64_MAX), "0", "0", UUID_TEXT, "1"],
+        [str(10**17), str(2**64 - 1), "1", "0", "0", str(10**17), str(2**64 - 1), UUID_TEXT, "32767"],
+    ]
+    for extreme in extremes:
+        page_token = forged(extreme, restaurant_id)
+        assert (await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_token=page_token))).entries == []
+    for place, values in WRONG_FIELDS.items():
+        for value in values:
+            page_token = forged([*FORGED[:place], value, *FORGED[place + 1 :]], restaurant_id)
+            told = await refused(shared_ledger, request_of(restaurant_id, page_token=page_token))
+            assert told[2] == {"page_token"}, (place, value)
+    shapes: list[object] = [FORGED[:8], [*FORGED, "1"], "x", {}, None, [1] * 9]
+    for shape in shapes:
+        assert (await refused(shared_ledger, request_of(restaurant_id, page_token=forged(shape, restaurant_id))))[2]
+
+
+def test_token_stays_small_whatever_is_under_way() -> None:
+    """Two hundred open transactions, and numbers as large as they get: the token is taken back, with the newest of them."""
+    end = 2**64 - 1
+    moment = StatementMoment(
+        read_at=datetime(2026, 11, 20, tzinfo=UTC),
+        transactions_end=end,
+        transactions_open=(5, *(end - 9_999_999 + number for number in range(200))),
+        opening_minor=-(2**63),
+        closing_minor=-(2**63),
+    )
+    place = StatementPlace(moment, datetime(5138, 1, 1, tzinfo=UTC), end, UUID(UUID_TEXT), 2**15 - 1)
+    request = request_of("r" * 128, payout_id=UUID_TEXT, event_id="e" * 128)
+    query, _, _ = decode_statement_request(request)
+    request.page_token = encode_statement_page(query, StatementPage(moment, [], place)).next_page_token
+    _, found, _ = decode_statement_request(request)
+    assert found is not None
+    assert found.moment.transactions_open == tuple(sorted(moment.transactions_open, reverse=True)[:OPEN_TRANSACTIONS_MAX])
+    assert (found.recorded_at, found.recorded_txid, found.position) == (place.recorded_at, end, 2**15 - 1)
+    assert (found.moment.opening_minor, found.moment.transactions_end) == (-(2**63), end)
+
+
+# The property
+
+EVENT_TYPES = [
+    number
+    for name, number in ledger_pb2.EventType.items()
+    if number and name not in ("EVENT_TYPE_PAYOUT_PAID", "EVENT_TYPE_PAYOUT_FAILED")
+]
+FEE_TYPES = {CHARGE, REFUND, DISPUTE_OPENED}
+
+
+@st.composite
+def events(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Type, amount and fee."""
+    type, amount_minor = draw(st.sampled_from(EVENT_TYPES)), draw(st.integers(1, 10**12))
+    return type, amount_minor, draw(st.integers(0, amount_minor)) if type in FEE_TYPES else 0
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    batches=st.lists(st.lists(events(), min_size=1, max_size=6), min_size=1, max_size=4),
+    page_size=st.integers(1, 12),
+    bounds=st.tuples(st.none() | st.integers(0, 10**6), st.none() | st.integers(0, 10**6)),
+    offsets=st.tuples(st.sampled_from([-1, 0, 1]), st.sampled_from([-1, 0, 1])),
+)
+async def test_pages_are_exactly_the_entries_of_the_period(
+    shared_ledger: RunningLedger,
+    batches: list[list[tuple[int, int, int]]],
+    page_size: int,
+    bounds: tuple[int | None, int | None],
+    offsets: tuple[int, int],
+) -> None:
+    """Any events in any batches, any page size, any period: the pages are the stored entries of the period in their order, once
+    each, and the balances are GetBalance's as of its ends.
+    """
+    restaurant_id = unique("res")
+    for batch in batches:
+        await shared_ledger.ingest(
+            *(
+                event_message(type, restaurant_id=restaurant_id, amount_minor=amount_minor, fee_minor=fee_minor)
+                for type, amount_minor, fee_minor in batch
+            )
+        )
+    stored = await shared_ledger.query(
+        "SELECT recorded_at, transaction_id::text, position, "
+        "CASE WHEN credit_account = 'restaurant_payable' THEN amount_minor ELSE -amount_minor END "
+        "FROM ledger_entries JOIN balance_accounts USING (balance_account_id) WHERE restaurant_id = :restaurant_id "
+        "AND 'restaurant_payable' IN (debit_account, credit_account) "
+        "ORDER BY recorded_at, recorded_txid, transaction_id, position",
+        restaurant_id=restaurant_id,
+    )
+    instants = sorted({row[0] for row in stored}) or [datetime(2025, 12, 1, tzinfo=UTC)]
+    start_at, end_at = (
+        None if bound is None else instants[bound % len(instants)] + offset * MICROSECOND
+        for bound, offset in zip(bounds, offsets, strict=True)
+    )
+    if start_at is not None and end_at is not None and start_at > end_at:
+        start_at, end_at = end_at, start_at
+    fields: dict[str, Any] = {
+        name: timestamp(instant) for name, instant in (("start_at", start_at), ("end_at", end_at)) if instant is not None
+    }
+    told = await statement_of(shared_ledger, restaurant_id, page_size=page_size, **fields)
+    expected = [row for row in stored if (start_at is None or row[0] >= start_at) and (end_at is None or row[0] < end_at)]
+    assert [
+        (decode_instant(entry.recorded_at), entry.transaction_id, entry.position, signed(entry)) for entry in told.entries
+    ] == expected
+    assert told.pages == max(1, -(-len(expected) // page_size))
+    assert told.opening_minor + told.moved_minor == told.closing_minor
+    assert told.closing_minor == await balance_minor(shared_ledger, restaurant_id, fields.get("end_at"))
+    if start_at is not None:
+        assert told.opening_minor == await balance_minor(shared_ledger, restaurant_id, fields["start_at"])
+    else:
+        assert told.opening_minor == 0

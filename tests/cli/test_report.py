@@ -1,0 +1,88 @@
+"""`ledger report` on databases of its own."""
+
+import csv
+import io
+
+import pytest
+from support.commands import run_command
+from support.events import event_message
+from support.payout_runs import answer, days_ago, finished_run
+from support.running import RunningLedger
+
+from ledger.cli.failures import ExitStatus
+from ledger.v1 import ledger_pb2
+
+
+async def rows_of(*arguments: str) -> list[dict[str, str]]:
+    """What a report prints as CSV."""
+    outcome = await run_command("report", *arguments, "--csv")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    return list(csv.DictReader(io.StringIO(outcome.stdout)))
+
+
+async def test_every_report_is_printed(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a table for people and as CSV for programs, with the figures of the books."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=7),
+    )
+    await finished_run(ledger, as_of=days_ago(1))
+    await answer(ledger, "res_a", ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    q1 = await rows_of("q1", "PEN")
+    assert [(row["restaurant_id"], row["available_minor"], row["reserved_minor"]) for row in q1] == [
+        ("res_a", "4980", "0"),
+        ("res_red", "-7", "0"),
+    ]
+    q2 = await rows_of("q2", "--until", "2025-12-01T10:00:00.000001Z")
+    assert [(row["restaurant_id"], row["rank"], row["net_minor"], row["share_percent"]) for row in q2] == [
+        ("res_a", "1", "4980", "100.14"),
+        ("res_red", "2", "-7", "-0.14"),
+    ]
+    q3 = await rows_of("q3", "PEN", "--as-of", str(days_ago(1)), "--min-amount-minor", "4981")
+    assert [(row["restaurant_id"], row["outcome"], row["skip_reason"], row["payable_minor"]) for row in q3] == [
+        ("res_a", "SKIPPED", "BELOW_MINIMUM", "4980"),
+        ("res_red", "SKIPPED", "NOTHING_AVAILABLE", "-7"),
+    ]
+    assert [row["pays_minor"] for row in await rows_of("q3", "PEN")] == ["4980", "0"]
+    assert [row["entity"] for row in await rows_of("q4")] == ["account res_red/PEN"]
+    history = await rows_of("payouts", "res_a")
+    assert [(row["state"], row["item_type"], row["item_minor"]) for row in history] == [
+        ("RETURNED", "CHARGE", "5000"),
+        ("RETURNED", "FEE", "-20"),
+    ]
+    assert history[0]["paid_at"] == "2025-12-01T10:00:00Z"
+    outcome = await run_command("report", "q1", "PEN")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert "res_red" in outcome.stdout
+    assert outcome.stdout.endswith("\n2 rows\n")
+    outcome = await run_command("report", "payouts", "res_red")
+    assert outcome.stdout == "no rows\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("q1", "pen"), "CURRENCY must be an ISO 4217 code"),
+        (("q3", "XXX"), "CURRENCY must be an ISO 4217 code"),
+        (("q2", "--until", "yesterday"), "--until must be an ISO 8601 instant"),
+        (("q3", "PEN", "--as-of", str(days_ago(-3))), "--as-of must not be in the future"),
+        (("q3", "PEN", "--as-of", "2025-02-30"), "--as-of"),
+        (("q3", "PEN", "--min-amount-minor", "-1"), "--min-amount-minor"),
+        (("q9",), "q9"),
+    ],
+    ids=str,
+)
+async def test_wrong_command_lines_are_told(arguments: tuple[str, ...], complaint: str) -> None:
+    """Status 2, and what is wrong, before any database is asked."""
+    outcome = await run_command("report", *arguments)
+    assert outcome.status == ExitStatus.USAGE
+    assert complaint in outcome.stderr
+
+
+async def test_unreachable_database_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 3, for scripts that try again."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
+    outcome = await run_command("report", "q4")
+    assert outcome.status == ExitStatus.UNREACHABLE
+    assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")

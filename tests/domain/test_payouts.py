@@ -1,0 +1,139 @@
+"""Payouts: the moves they can make, what those post, and whose events move them."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from support.events import processor_event
+
+from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType, ProcessorEvent
+from ledger.domain.payouts import MOVES, Payout, PayoutMove, PayoutState, moves_of, settle
+from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
+from ledger.errors import PayoutMismatch, PayoutMoveNotAllowed
+
+CREATED_AT = datetime(2026, 2, 1, 3, 0, tzinfo=UTC)
+PAYOUT = Payout(
+    payout_id=UUID("0190d3a0-0000-7000-8000-000000000001"),
+    payout_run_id=UUID("0190d3a0-0000-7000-8000-000000000002"),
+    restaurant_id="res_001",
+    currency="PEN",
+    amount_minor=10_000,
+    as_of=date(2026, 1, 31),
+    cutoff_at=datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+    state=PayoutState.CREATED,
+    transaction_id=UUID("0190d3a0-0000-7000-8000-000000000003"),
+    created_at=CREATED_AT,
+)
+
+# Every state with every payout event; what is not allowed has no state and posts nothing.
+# state    event          moves to  posts
+SETTLED = """
+CREATED    payout_paid    PAID      PAYOUT_RELEASE
+CREATED    payout_failed  FAILED    PAYOUT_REVERSAL
+PAID       payout_paid    -         -
+PAID       payout_failed  RETURNED  PAYOUT_RETURN
+FAILED     payout_paid    -         -
+FAILED     payout_failed  -         -
+RETURNED   payout_paid    -         -
+RETURNED   payout_failed  -         -
+"""
+ROWS = [row.split() for row in SETTLED.strip().splitlines()]
+
+
+def about(payout: Payout, type: EventType, **fields: Any) -> ProcessorEvent:
+    """An event about a payout."""
+    values = {
+        "payout_id": str(payout.payout_id),
+        "restaurant_id": payout.restaurant_id,
+        "currency": payout.currency,
+        "amount_minor": payout.amount_minor,
+    }
+    return processor_event(type, **(values | fields))
+
+
+def test_table_is_of_every_pair() -> None:
+    """No state and no payout event is left out, here or in the code."""
+    assert {(row[0], row[1]) for row in ROWS} == {
+        (state.value, event_type.value) for state, event_type in product(PayoutState, PAYOUT_EVENT_TYPES)
+    }
+    assert {(state.value, event_type.value, to.value) for (state, event_type), to in MOVES.items()} == {
+        (row[0], row[1], row[2]) for row in ROWS if row[2] != "-"
+    }
+
+
+@pytest.mark.parametrize(("state", "event", "to", "posts"), [row for row in ROWS if row[2] != "-"])
+def test_allowed_moves_post_what_the_table_says(state: str, event: str, to: str, posts: str) -> None:
+    """The next state, and the one entry of it."""
+    payout = replace(PAYOUT, state=PayoutState(state))
+    moved_to, rule = settle(payout, about(payout, EventType(event)))
+    assert (moved_to, rule.entry_type.value) == (PayoutState(to), posts)
+    assert rule == PAYOUT_POSTING_RULES[to]
+
+
+@pytest.mark.parametrize(("state", "event"), [row[:2] for row in ROWS if row[2] == "-"])
+def test_other_moves_are_refused(state: str, event: str) -> None:
+    """With the payout and the state it is in."""
+    payout = replace(PAYOUT, state=PayoutState(state))
+    with pytest.raises(PayoutMoveNotAllowed) as refused:
+        settle(payout, about(payout, EventType(event)))
+    assert (refused.value.payout_id, refused.value.state) == (str(payout.payout_id), state)
+
+
+@pytest.mark.parametrize("state", PayoutState)
+@pytest.mark.parametrize(
+    ("fields", "differing"),
+    [
+        ({"restaurant_id": "res_002"}, ("restaurant_id",)),
+        ({"currency": "USD"}, ("currency",)),
+        ({"amount_minor": 9_999}, ("amount_minor",)),
+        (
+            {"amount_minor": 1, "currency": "USD", "restaurant_id": "RES_001"},
+            ("restaurant_id", "currency", "amount_minor"),
+        ),
+    ],
+)
+def test_event_about_something_else_moves_nothing(state: PayoutState, fields: dict[str, Any], differing: tuple[str, ...]) -> None:
+    """The fields that differ are named, in whatever state the payout is."""
+    with pytest.raises(PayoutMismatch) as refused:
+        settle(replace(PAYOUT, state=state), about(PAYOUT, EventType.PAYOUT_PAID, **fields))
+    assert (refused.value.payout_id, refused.value.differing_fields) == (str(PAYOUT.payout_id), differing)
+
+
+@pytest.mark.parametrize("event_type", sorted(set(EventType) - PAYOUT_EVENT_TYPES))
+def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
+    """Only the bank's answers do."""
+    with pytest.raises(PayoutMoveNotAllowed):
+        settle(PAYOUT, about(PAYOUT, event_type))
+
+
+@pytest.mark.parametrize(
+    ("events", "states"),
+    [
+        ((), ("CREATED",)),
+        (("payout_paid",), ("CREATED", "PAID")),
+        (("payout_failed",), ("CREATED", "FAILED")),
+        (("payout_paid", "payout_failed"), ("CREATED", "PAID", "RETURNED")),
+    ],
+)
+def test_history_follows_from_the_events(events: tuple[str, ...], states: tuple[str, ...]) -> None:
+    """It begins with the creation, which no event caused; each move has its event's ids and time."""
+    recorded = [
+        (EventType(event), f"evt_{number}", uuid4(), CREATED_AT + timedelta(days=number))
+        for number, event in enumerate(events, start=1)
+    ]
+    created, *moves = moves_of(replace(PAYOUT, state=PayoutState(states[-1])), recorded)
+    assert created == PayoutMove(PayoutState.CREATED, CREATED_AT, None, PAYOUT.transaction_id)
+    assert moves == [
+        PayoutMove(PayoutState(state), recorded_at, event_id, transaction_id)
+        for state, (_, event_id, transaction_id, recorded_at) in zip(states[1:], recorded, strict=True)
+    ]
+
+
+def test_history_of_impossible_events_is_no_history() -> None:
+    """Books that hold such events are broken, and are not told as if they were right."""
+    paid_twice = [(EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT) for number in (1, 2)]
+    with pytest.raises(KeyError):
+        moves_of(PAYOUT, paid_twice)

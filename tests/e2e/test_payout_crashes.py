@@ -1,0 +1,244 @@
+"""Payout runs whose server dies: killed at any step, its work is undone whole, and another server finishes the run once."""
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import pytest
+from e2e.test_payout_runs import (
+    DEADLINE_SECONDS,
+    POLL_SECONDS,
+    as_of,
+    assert_reconciled,
+    charge_all,
+    end_of_run,
+    locked,
+    start_run,
+    today,
+)
+from grpc import aio
+from support.commands import RunningServer, start_process
+from support.running import RunningLedger, query, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.cli.serve import READY_PREFIX
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+RESTAURANTS = 1_200
+
+# The sessions of servers that wait for a lock, by the table that a statement of theirs waits for or has a row of.
+WAITING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock' AND state = 'active'
+"""
+
+
+@asynccontextmanager
+async def serving_on(database: Database) -> AsyncIterator[RunningServer]:
+    """A `ledger serve` on a free port and a database, as a process of its own; killed at the end if it still runs."""
+    env = {
+        "LEDGER_DATABASE_URL": database.url,
+        # The server of these tests forgets on power loss; killing processes is another matter.
+        "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_LOG_LEVEL": "error",
+        "LEDGER_SHUTDOWN_GRACE_SECONDS": "5",
+    }
+    process = await start_process("serve", env=env)
+    try:
+        assert process.stdout is not None
+        first_line = await asyncio.wait_for(process.stdout.readline(), DEADLINE_SECONDS)
+        yield RunningServer(process, first_line.decode().strip().removeprefix(READY_PREFIX))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def start_run_at(server: RunningServer) -> str:
+    """Starts a run of today through a server that is another process; its id."""
+    request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of(today()))
+    async with aio.insecure_channel(server.address) as channel:
+        return (await ledger_pb2_grpc.LedgerServiceStub(channel).RunPayouts(request)).payout_run.payout_run_id
+
+
+async def waiting_sessions(database: Database, count: int = 1) -> list[int]:
+    """Waits until as many sessions of servers wait for a lock; their process ids."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            found = [pid for (pid,) in await query(database.migration_url, WAITING)]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def somebody_waits(database: Database, mode: str) -> None:
+    """Waits until a session waits for a lock of the mode on a table."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            if await query(database.migration_url, "SELECT pid FROM pg_locks WHERE NOT granted AND mode = :mode", mode=mode):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def sessions_gone(database: Database, pids: list[int]) -> None:
+    """Waits until the sessions have ended, and with them their transactions and locks."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            if not await query(database.migration_url, "SELECT pid FROM pg_stat_activity WHERE pid = ANY (:pids)", pids=pids):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def assert_each_paid_once(ledger: RunningLedger, payout_run_id: str, restaurants: int = RESTAURANTS) -> None:
+    """Waits for the end of the run: every restaurant has one payout of it, and the books add up."""
+    run = await end_of_run(ledger, payout_run_id)
+    assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (restaurants,) * 3
+    paid = await ledger.query("SELECT count(*), count(DISTINCT balance_account_id) FROM payouts")
+    assert paid == [(restaurants, restaurants)]
+    await assert_reconciled(ledger.database.migration_url)
+
+
+# What another session holds, so that a worker stops at a step, and how many payouts have been committed by then at the least.
+STEPS = {
+    # Before it claims: it wants the rows of the run's items.
+    "claiming": ("LOCK TABLE payout_run_items IN EXCLUSIVE MODE", 500),
+    # Between claiming a page and having its accounts.
+    "locking accounts": ("SELECT FROM balance_accounts ORDER BY balance_account_id DESC LIMIT 1 FOR UPDATE", 1_000),
+    # Inside the paying statement, at its first and at its last insert.
+    "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", 0),
+    "inserting items": ("LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE", 0),
+    "inserting entries": ("LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE", 0),
+    # All are paid, and the run is not yet told as finished.
+    "finishing": ("SELECT FROM payout_runs FOR NO KEY UPDATE", RESTAURANTS),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_killed_at_a_step(database: Database, step: str) -> None:
+    """SIGKILL while the worker is at the step: its page is undone whole, and another server finishes the run exactly once."""
+    statement, committed = STEPS[step]
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving_on(database))
+        async with running_ledger(database) as ledger:
+            await charge_all(ledger, RESTAURANTS)
+        async with AsyncExitStack() as locks:
+            # The run must be there before its items or its row can be locked, and the worker must not be faster.
+            gate = await locks.enter_async_context(locked(database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE"))
+            payout_run_id = await start_run_at(server)
+            await waiting_sessions(database)
+            if step == "claiming":
+                # It has claimed its first page: that one ends, and it stops before the next, for which it comes second.
+                holding = asyncio.create_task(locks.enter_async_context(locked(database, statement)))
+                await somebody_waits(database, "ExclusiveLock")
+                await gate.rollback()
+                await holding
+            elif step != "inserting payouts":
+                await locks.enter_async_context(locked(database, statement))
+                await gate.rollback()
+            pids = await waiting_sessions(database)
+            server.process.kill()
+            await server.process.wait()
+            before = await query(database.migration_url, "SELECT count(*) FROM payouts")
+            assert before[0][0] >= committed
+            assert before[0][0] % 500 in (0, RESTAURANTS % 500), "a page is paid whole or not at all"
+        await sessions_gone(database, pids)
+        assert await query(database.migration_url, "SELECT count(*) FROM payouts") == before
+        async with running_ledger(database) as ledger:
+            await assert_each_paid_once(ledger, payout_run_id)
+
+
+async def test_killed_at_random_instants(database: Database) -> None:
+    """Round after round the server is killed at any instant of the run, commits included, and started anew."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    chance = random.Random(seed)
+    async with running_ledger(database) as ledger:
+        ids = await charge_all(ledger, 4_000)
+    payout_run_id, progress = "", []
+    for _ in range(4):
+        async with serving_on(database) as server:
+            # The run is the same one every time: what is asked for again goes on.
+            payout_run_id = await start_run_at(server)
+            try:
+                await asyncio.wait_for(server.process.wait(), chance.uniform(0.0, 0.12))
+            except TimeoutError:
+                server.process.kill()
+                await server.process.wait()
+        progress += [count for (count,) in await query(database.migration_url, "SELECT count(*) FROM payouts")]
+        assert progress == sorted(progress)
+        assert progress[-1] % 500 == 0, "a page is paid whole or not at all"
+    assert progress[0] < len(ids), "no round was killed before the run's end"
+    async with running_ledger(database) as ledger:
+        await assert_each_paid_once(ledger, payout_run_id, len(ids))
+
+
+async def test_session_ended_by_the_administrator(database: Database) -> None:
+    """The worker's session is terminated, over and over: the same server goes on by itself, each restaurant is paid once."""
+    async with running_ledger(database) as ledger:
+        await charge_all(ledger, RESTAURANTS)
+        run = None
+        for table in ("payouts", "ledger_entries", "payout_items"):
+            async with locked(database, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"):
+                run = run or await start_run(ledger)
+                pids = await waiting_sessions(database)
+                await query(
+                    database.migration_url,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
+                    pids=pids,
+                )
+                await sessions_gone(database, pids)
+                # It comes again.
+                assert not set(await waiting_sessions(database)) & set(pids)
+        assert run is not None
+        await assert_each_paid_once(ledger, run.payout_run_id)
+
+
+async def test_stopped_while_it_pays(database: Database) -> None:
+    """SIGTERM during a run: the page under way ends, the server exits in order, and the next one finishes the run."""
+    async with running_ledger(database) as ledger:
+        await charge_all(ledger, RESTAURANTS)
+    async with serving_on(database) as server:
+        async with locked(database, "LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE"):
+            payout_run_id = await start_run_at(server)
+            await waiting_sessions(database)
+            server.process.send_signal(signal.SIGTERM)
+            # It refuses new calls before it waits for the page.
+            async with asyncio.timeout(DEADLINE_SECONDS), aio.insecure_channel(server.address) as channel:
+                state = channel.get_state(try_to_connect=True)
+                while state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                    await channel.wait_for_state_change(state)
+                    state = channel.get_state(try_to_connect=True)
+        assert await asyncio.wait_for(server.process.wait(), DEADLINE_SECONDS) == 0
+        assert server.process.stderr is not None
+        assert b"Traceback" not in await server.process.stderr.read()
+    ((payouts,),) = await query(database.migration_url, "SELECT count(*) FROM payouts")
+    assert payouts == 500, "the page under way was paid, and no other was begun"
+    async with running_ledger(database) as ledger:
+        await assert_each_paid_once(ledger, payout_run_id)
+
+
+async def test_two_servers_of_which_one_is_killed(database: Database) -> None:
+    """Two servers share a run, one stops in the middle of its page and is killed: the other pays what is left, that page too."""
+    async with running_ledger(database) as survivor:
+        await charge_all(survivor, RESTAURANTS)
+        async with serving_on(database) as server:
+            async with locked(database, "SELECT FROM balance_accounts ORDER BY balance_account_id LIMIT 1 FOR UPDATE"):
+                payout_run_id = await start_run_at(server)
+                pids = await waiting_sessions(database)
+                # The other one claims the pages that the first has not, and cannot finish the run.
+                run = await start_run(survivor)
+                assert run.payout_run_id == payout_run_id
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    while run.restaurants_considered < RESTAURANTS - 500:
+                        request = ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
+                        run = (await survivor.stub.GetPayoutRun(request)).payout_run
+                        await asyncio.sleep(POLL_SECONDS)
+                assert run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+                server.process.kill()
+                await server.process.wait()
+            await sessions_gone(database, pids)
+            await assert_each_paid_once(survivor, payout_run_id)

@@ -1,0 +1,294 @@
+"""Random walks over events, runs and the bank's answers, each step judged by a model that shares no code with the service."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+
+from e2e.test_payout_runs import (
+    MATURITY,
+    about,
+    as_of,
+    assert_reconciled,
+    end_of,
+    finished_run,
+    items_of,
+    outcomes_of,
+    payouts_of,
+    put_restaurant,
+    reason_of,
+    start_run,
+    today,
+)
+from support.events import event_message
+from support.running import RunningLedger, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+CURRENCIES = ("PEN", "USD", "EUR", "JPY", "CLP", "MXN", "BRL", "COP", "GBP", "CHF")
+STEPS = 120
+BUDGET_SECONDS = 15.0
+STATES = {"CREATED": 1, "PAID": 2, "FAILED": 3, "RETURNED": 4}
+
+
+@dataclass(slots=True)
+class ModelPayout:
+    """A payout as it must be."""
+
+    as_of: date
+    cutoff_at: datetime
+    amount_minor: int
+    items: dict[str, int]
+    state: str = "CREATED"
+    told: ledger_pb2.Payout | None = None
+    events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ModelRestaurant:
+    """What moved what a restaurant is owed: entry type, signed amount, and when it matures if it must."""
+
+    active: bool = True
+    moves: list[tuple[str, int, datetime | None]] = field(default_factory=list)
+    disputed_minor: int = 0
+    payouts: list[ModelPayout] = field(default_factory=list)
+    counted: Counter[str] = field(default_factory=Counter)
+
+    def sums(self, cutoff_at: datetime) -> Counter[str]:
+        """What had matured by the cut-off, by entry type."""
+        sums: Counter[str] = Counter()
+        for entry_type, signed_minor, available_at in self.moves:
+            if available_at is None or available_at <= cutoff_at:
+                sums[entry_type] += signed_minor
+        return sums
+
+    def verdict(self, day: date, cutoff_at: datetime, minimum: int) -> str:
+        """The reason why a run does not pay it, or the amount it pays."""
+        amount = sum(self.sums(cutoff_at).values()) - self.out()
+        if not self.active:
+            return "INACTIVE"
+        if any(payout.state == "CREATED" for payout in self.payouts):
+            return "PAYOUT_IN_FLIGHT"
+        if any(payout.state == "PAID" and payout.as_of == day for payout in self.payouts):
+            return "ALREADY_PAID"
+        if self.payouts and self.payouts[-1].cutoff_at > cutoff_at:
+            return "CUTOFF_BEFORE_LATEST_PAYOUT"
+        if amount <= 0:
+            return "NOTHING_AVAILABLE"
+        return "BELOW_MINIMUM" if amount < minimum else str(amount)
+
+    def out(self) -> int:
+        """What payouts have taken and not given back: what came back is a move of its own, so this is all of them."""
+        return sum(payout.amount_minor for payout in self.payouts)
+
+    def pay(self, day: date, cutoff_at: datetime, amount_minor: int) -> ModelPayout:
+        """Creates a payout with its items."""
+        sums = self.sums(cutoff_at)
+        items = {entry_type: sums[entry_type] - self.counted[entry_type] for entry_type in sums}
+        self.counted = sums
+        payout = ModelPayout(day, cutoff_at, amount_minor, {name: minor for name, minor in items.items() if minor})
+        self.payouts.append(payout)
+        return payout
+
+
+class Walk:
+    """One walk, in a currency of its own."""
+
+    def __init__(self, ledger: RunningLedger, currency: str, chance: random.Random) -> None:
+        self.ledger, self.currency, self.chance = ledger, currency, chance
+        self.restaurants: dict[str, ModelRestaurant] = {}
+        self.sent: list[ledger_pb2.ProcessorEvent] = []
+        self.runs: dict[tuple[date, int, str], str] = {}
+
+    async def step(self) -> None:
+        """One thing at random."""
+        actions = [self.ingest] * 6 + [self.run] * 4 + [self.answer] * 4 + [self.repeat, self.toggle]
+        await self.chance.choice(actions)()
+
+    async def ingest(self) -> None:
+        """A few events at once."""
+        events = [self._event() for _ in range(self.chance.randint(1, 4))]
+        assert [result.status for result in await self.ledger.ingest(*events)] == [1] * len(events)
+        self.sent.extend(events)
+
+    def _event(self) -> ledger_pb2.ProcessorEvent:
+        name = f"{self.currency}_{self.chance.randint(1, 5)}"
+        restaurant = self.restaurants.setdefault(name, ModelRestaurant())
+        kind = self.chance.choices(
+            ["charge", "refund", "fee_assessed", "credited", "debited", "opened", "won", "lost"], [10, 3, 1, 1, 1, 2, 1, 1]
+        )[0]  # fmt: skip
+        amount = self.chance.randint(1, 3_000)
+        fee = self.chance.choice([0, 0, 1, amount // 10, amount])
+        occurred_at, moves = datetime.now(UTC) - timedelta(days=self.chance.randint(0, 9), hours=1), restaurant.moves
+        match kind:
+            case "charge":
+                # At either side of the end of a day, or not before tomorrow.
+                age = self.chance.randint(1, 4)
+                available_at = end_of(today() - timedelta(days=age)) + timedelta(microseconds=self.chance.choice([0, 1, -1]))
+                if self.chance.random() < 0.2:
+                    available_at = end_of(today()) + timedelta(days=1)
+                occurred_at = available_at - MATURITY
+                moves.append(("CHARGE", amount, available_at))
+                moves.extend([("FEE", -fee, available_at)] if fee else [])
+                type_ = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED
+            case "refund":
+                moves.append(("REFUND", -amount, None))
+                type_ = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
+            case "fee_assessed":
+                fee = 0
+                moves.append(("FEE", -amount, None))
+                type_ = ledger_pb2.EVENT_TYPE_FEE_ASSESSED
+            case "credited":
+                fee = 0
+                moves.append(("ADJUSTMENT_CREDIT", amount, None))
+                type_ = ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED
+            case "debited":
+                fee = 0
+                moves.append(("ADJUSTMENT_DEBIT", -amount, None))
+                type_ = ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED
+            case "opened":
+                moves.append(("DISPUTE_HOLD", -amount, None))
+                moves.extend([("DISPUTE_FEE", -fee, None)] if fee else [])
+                restaurant.disputed_minor += amount
+                type_ = ledger_pb2.EVENT_TYPE_DISPUTE_OPENED
+            case "won":
+                fee = 0
+                moves.append(("DISPUTE_RELEASE", amount, None))
+                restaurant.disputed_minor -= amount
+                type_ = ledger_pb2.EVENT_TYPE_DISPUTE_WON
+            case _:
+                fee = 0
+                restaurant.disputed_minor -= amount
+                type_ = ledger_pb2.EVENT_TYPE_DISPUTE_LOST
+        return event_message(
+            type_, restaurant_id=name, currency=self.currency, amount_minor=amount, fee_minor=fee, occurred_at=occurred_at
+        )
+
+    async def repeat(self) -> None:
+        """An event that was sent before, the same or with another amount."""
+        if not self.sent:
+            return
+        event = self.chance.choice(self.sent)
+        assert [result.status for result in await self.ledger.ingest(event)] == [ledger_pb2.INGEST_STATUS_DUPLICATE]
+        twin = ledger_pb2.ProcessorEvent()
+        twin.CopyFrom(event)
+        twin.amount_minor += 1
+        (result,) = await self.ledger.ingest(twin)
+        assert reason_of(result) == "EVENT_ID_REUSED"
+
+    async def toggle(self) -> None:
+        """A restaurant is paid no longer, or again."""
+        if self.restaurants:
+            name, restaurant = self.chance.choice(sorted(self.restaurants.items()))
+            restaurant.active = not restaurant.active
+            await put_restaurant(self.ledger, name, active=restaurant.active)
+
+    async def run(self) -> None:
+        """A run of a date up to today: new, or one that was there."""
+        day = today() - timedelta(days=self.chance.choice([0, 0, 1, 1, 2, 3, 4]))
+        minimum, request_id = self.chance.choice([0, 0, 1, 500, 2_000]), f"r{self.chance.randint(1, 12)}"
+        fields = {
+            "currency": self.currency, "as_of": as_of(day), "min_amount_minor": minimum, "request_id": request_id
+        }  # fmt: skip
+        known = self.runs.get((day, minimum, request_id))
+        if known is not None:
+            before = len(await payouts_of(self.ledger, payout_run_id=known))
+            assert (await finished_run(self.ledger, **fields)).payout_run_id == known
+            assert len(await payouts_of(self.ledger, payout_run_id=known)) == before
+            return
+        plan = await start_run(self.ledger, **fields, dry_run=True)
+        run = await finished_run(self.ledger, **fields)
+        self.runs[day, minimum, request_id] = run.payout_run_id
+        cutoff_at = run.cutoff_at.ToDatetime(tzinfo=UTC)
+        assert cutoff_at == end_of(day) or (day == today() and abs(datetime.now(UTC) - cutoff_at) < timedelta(minutes=1))
+        expected = {name: restaurant.verdict(day, cutoff_at, minimum) for name, restaurant in self.restaurants.items()}
+        assert await outcomes_of(self.ledger, run) == expected
+        amounts = {name: int(verdict) for name, verdict in expected.items() if verdict.isdecimal()}
+        for told in (plan, run):
+            assert (told.payouts_created, told.total_amount_minor) == (len(amounts), sum(amounts.values()))
+            skipped = Counter(verdict for verdict in expected.values() if not verdict.isdecimal())
+            assert {
+                ledger_pb2.SkipReason.Name(part.reason).removeprefix("SKIP_REASON_"): part.count for part in told.skipped
+            } == skipped
+        created = {payout.restaurant_id: payout for payout in await payouts_of(self.ledger, payout_run_id=run.payout_run_id)}
+        assert {name: payout.amount_minor for name, payout in created.items()} == amounts
+        for name, amount_minor in amounts.items():
+            payout = self.restaurants[name].pay(day, cutoff_at, amount_minor)
+            request = ledger_pb2.GetPayoutRequest(payout_id=created[name].payout_id)
+            payout.told = (await self.ledger.stub.GetPayout(request)).payout
+            assert items_of(payout.told) == payout.items
+            assert sum(payout.items.values()) == amount_minor
+
+    async def answer(self) -> None:
+        """The bank says what became of a payout, rightly or wrongly, or says it again."""
+        candidates = [(restaurant, payout) for restaurant in self.restaurants.values() for payout in restaurant.payouts]
+        if not candidates:
+            return
+        # Mostly of what is in flight.
+        open_ = [(restaurant, payout) for restaurant, payout in candidates if payout.state == "CREATED"]
+        restaurant, payout = self.chance.choice(open_ if open_ and self.chance.random() < 0.7 else candidates)
+        assert payout.told is not None
+        if payout.events and self.chance.random() < 0.3:
+            (result,) = await self.ledger.ingest(self.chance.choice(payout.events))
+            assert result.status == ledger_pb2.INGEST_STATUS_DUPLICATE
+            return
+        paid = self.chance.random() < 0.5
+        kind = ledger_pb2.EVENT_TYPE_PAYOUT_PAID if paid else ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+        event = about(payout.told, kind)
+        (result,) = await self.ledger.ingest(event)
+        to = {("CREATED", True): "PAID", ("CREATED", False): "FAILED", ("PAID", False): "RETURNED"}.get((payout.state, paid))
+        if to is None:
+            assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
+            return
+        assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+        payout.state = to
+        payout.events.append(event)
+        if not paid:
+            back = "PAYOUT_REVERSAL" if to == "FAILED" else "PAYOUT_RETURN"
+            restaurant.moves.append((back, payout.amount_minor, None))
+        details = (await self.ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.told.payout_id))).payout
+        assert details.state == STATES[to]
+        assert [move.event_id for move in details.history] == ["", *(event.event_id for event in payout.events)]
+
+    async def compare_balances(self) -> None:
+        """What the server says of each restaurant is what the model says."""
+        now = datetime.now(UTC)
+        for name, restaurant in self.restaurants.items():
+            told = await self.ledger.balance(name, self.currency)
+            available_minor = sum(restaurant.sums(now).values()) - restaurant.out()
+            assert (told.available_minor, told.pending_minor, told.reserved_minor, told.disputed_minor) == (
+                available_minor,
+                sum(minor for _, minor, _ in restaurant.moves) - restaurant.out() - available_minor,
+                sum(payout.amount_minor for payout in restaurant.payouts if payout.state == "CREATED"),
+                restaurant.disputed_minor,
+            )
+
+
+async def test_random_walks_agree_with_the_model(database: Database) -> None:
+    """Whatever happens in whatever order, payouts, items, reasons and balances are the model's, and the books add up."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    began = time.monotonic()
+    done: Counter[str] = Counter()
+    async with running_ledger(database) as ledger:
+
+        async def walk(place: int) -> None:
+            walking = Walk(ledger, CURRENCIES[place], random.Random(seed + place))
+            for _ in range(STEPS):
+                # Each walk takes at least one step; a slow machine walks less.
+                await walking.step()
+                done["steps"] += 1
+                if time.monotonic() - began > BUDGET_SECONDS:
+                    break
+            await walking.compare_balances()
+            for restaurant in walking.restaurants.values():
+                done.update(payout.state for payout in restaurant.payouts)
+
+        for start in range(0, len(CURRENCIES), 2):
+            await asyncio.gather(*(walk(place) for place in range(start, start + 2)))
+    print(dict(done))  # noqa: T201
+    assert done.keys() >= {"PAID", "FAILED", "RETURNED"}, "the walks met too little"
+    await assert_reconciled(database.migration_url)

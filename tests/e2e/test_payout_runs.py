@@ -1,0 +1,823 @@
+"""Payout runs: nobody is paid twice, nobody too much, nobody for nothing, whoever runs what at the same time."""
+
+import asyncio
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from google.type import date_pb2
+from grpc import aio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message
+from support.running import RunningLedger, query, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
+CHARGE, REFUND = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
+PAID, FAILED = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+MATURITY = timedelta(days=7)
+DEADLINE_SECONDS = 40
+POLL_SECONDS = 0.02
+FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION.value[0]
+
+# Which entries a payout has in each state, by the chart of accounts: type, debit, credit.
+RESERVE = ("PAYOUT_RESERVE", "restaurant_payable", "payout_reserved")
+RELEASE = ("PAYOUT_RELEASE", "payout_reserved", "platform_cash")
+REVERSAL = ("PAYOUT_REVERSAL", "payout_reserved", "restaurant_payable")
+RETURN = ("PAYOUT_RETURN", "platform_cash", "restaurant_payable")
+ENTRIES_BY_STATE = {
+    "CREATED": [RESERVE],
+    "PAID": sorted([RESERVE, RELEASE]),
+    "FAILED": sorted([RESERVE, REVERSAL]),
+    "RETURNED": sorted([RESERVE, RELEASE, RETURN]),
+}
+
+
+def as_of(day: date) -> date_pb2.Date:
+    """The date as a message."""
+    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+def today() -> date:
+    """The date in the default settlement time zone."""
+    return datetime.now(UTC).date()
+
+
+def end_of(day: date) -> datetime:
+    """The last microsecond of a date in UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
+
+
+async def start_run(ledger: RunningLedger, **fields: Any) -> ledger_pb2.PayoutRun:
+    """Starts a run of PEN and today, unless told otherwise."""
+    request = ledger_pb2.RunPayoutsRequest(**{"currency": "PEN", "as_of": as_of(today()), **fields})
+    return (await ledger.stub.RunPayouts(request)).payout_run
+
+
+async def end_of_run(
+    ledger: RunningLedger, payout_run_id: str, timeout_seconds: float = DEADLINE_SECONDS
+) -> ledger_pb2.PayoutRun:
+    """Waits for the end of a run."""
+    async with asyncio.timeout(timeout_seconds):
+        while True:
+            told = await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id))
+            if told.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+                return told.payout_run
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def finished_run(ledger: RunningLedger, **fields: Any) -> ledger_pb2.PayoutRun:
+    """Starts a run and waits for its end."""
+    return await end_of_run(ledger, (await start_run(ledger, **fields)).payout_run_id)
+
+
+async def payouts_of(ledger: RunningLedger, **fields: Any) -> list[ledger_pb2.Payout]:
+    """Payouts without items and history, latest first, all pages of them."""
+    found: list[ledger_pb2.Payout] = []
+    token = ""
+    while True:
+        page = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(**fields, page_size=1000, page_token=token))
+        found.extend(page.payouts)
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+async def payout_of(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Payout:
+    """A restaurant's latest payout, with items and history."""
+    latest = (await payouts_of(ledger, restaurant_id=restaurant_id))[0]
+    return (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=latest.payout_id))).payout
+
+
+async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[str, str]:
+    """What became of each restaurant of a run: the reason of its skip, or the amount it is paid."""
+    outcomes: dict[str, str] = {}
+    token = ""
+    while True:
+        page = await ledger.stub.ListPayoutRunItems(
+            ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id, page_size=1000, page_token=token)
+        )
+        for item in page.items:
+            skipped = ledger_pb2.SkipReason.Name(item.skip_reason).removeprefix("SKIP_REASON_")
+            outcomes[item.restaurant_id] = str(item.amount_minor) if skipped == "UNSPECIFIED" else skipped
+        token = page.next_page_token
+        if not token:
+            return outcomes
+
+
+def items_of(payout: ledger_pb2.Payout) -> dict[str, int]:
+    """What a payout consists of, by entry type."""
+    return {ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_"): item.amount_minor for item in payout.items}
+
+
+def about(payout: ledger_pb2.Payout, kind: int, **fields: Any) -> ledger_pb2.ProcessorEvent:
+    """The bank's answer to a payout."""
+    values: dict[str, Any] = {
+        "restaurant_id": payout.restaurant_id,
+        "currency": payout.currency,
+        "amount_minor": payout.amount_minor,
+        "payout_id": payout.payout_id,
+    }
+    return event_message(kind, **(values | fields))
+
+
+def reason_of(result: ledger_pb2.IngestResult) -> str:
+    """Why an event was refused; empty if it was not."""
+    info = error_details_pb2.ErrorInfo()
+    return info.reason if result.error.details and result.error.details[0].Unpack(info) else ""
+
+
+async def put_restaurant(ledger: RunningLedger, restaurant_id: str, **profile: Any) -> None:
+    """Replaces a restaurant's profile."""
+    await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, **profile))
+
+
+async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
+    """Adds the books up anew, account by account, from the rows alone, and compares them with the payouts and their items.
+
+    With `quiet`, nothing was ingested while a run was paying, so that what each payout counted can be told exactly.
+    """
+    entries: dict[int, list[Any]] = defaultdict(list)
+    for entry in await query(
+        url,
+        """SELECT balance_account_id, recorded_txid::text::bigint, entry_type, debit_account, credit_account, amount_minor,
+                  available_at, payout_id, transaction_id FROM ledger_entries""",
+    ):
+        entries[entry[0]].append(entry[1:])
+    payouts: dict[int, list[Any]] = defaultdict(list)
+    for payout in await query(
+        url,
+        """SELECT balance_account_id, payout_id, sequence, amount_minor, available_minor, as_of, cutoff_at, state, transaction_id,
+                  payout_run_id, created_at FROM payouts ORDER BY balance_account_id, sequence""",
+    ):
+        payouts[payout[0]].append(payout[1:])
+    items: dict[Any, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for payout_id, entry_type, counted_minor, amount_minor in await query(
+        url, "SELECT payout_id, entry_type, counted_minor, amount_minor FROM payout_items"
+    ):
+        items[payout_id][entry_type] = (counted_minor, amount_minor)
+    assert set(payouts) <= set(entries)
+    for account, rows in entries.items():
+        _assert_account_reconciled(account, rows, payouts[account], items, quiet=quiet)
+    await _assert_runs_reconciled(url, payouts)
+
+
+def _sum(rows: Iterable[Any], ledger_account: str) -> int:
+    """What a ledger account was credited, less what it was debited."""
+    credit = {True: 1, False: 0}
+    return sum(row[4] * (credit[row[3] == ledger_account] - credit[row[2] == ledger_account]) for row in rows)
+
+
+def _assert_account_reconciled(
+    account: int, rows: list[Any], payouts: list[Any], items: dict[Any, dict[str, tuple[int, int]]], *, quiet: bool
+) -> None:
+    by_state: Counter[str] = Counter()
+    for payout in payouts:
+        by_state[payout[6]] += payout[2]
+    out = by_state["CREATED"] + by_state["PAID"]
+    assert _sum(rows, "payout_reserved") == by_state["CREATED"], account
+    assert _sum(rows, "platform_cash") == by_state["PAID"], account
+    earned = _sum((row for row in rows if row[6] is None), "restaurant_payable")
+    assert _sum(rows, "restaurant_payable") == earned - out, account
+
+    assert [payout[1] for payout in payouts] == list(range(1, len(payouts) + 1)), account
+    assert [payout[5] for payout in payouts] == sorted(payout[5] for payout in payouts), "a cut-off went back"
+    assert sum(payout[6] == "CREATED" for payout in payouts) <= 1, account
+    live = [payout[4] for payout in payouts if payout[6] in ("CREATED", "PAID")]
+    assert len(live) == len(set(live)), f"account {account} was paid twice for one date"
+
+    before: dict[str, int] = {}
+    reserved_before = 0
+    for payout_id, _, amount_minor, available_minor, _, cutoff_at, state, transaction_id, _, _ in payouts:
+        assert 1 <= amount_minor <= available_minor, payout_id
+        own = [row for row in rows if row[6] == payout_id]
+        assert sorted((row[1], row[2], row[3]) for row in own) == ENTRIES_BY_STATE[state], payout_id
+        assert {row[4] for row in own} == {amount_minor}, payout_id
+        (reserve,) = (row for row in own if row[1] == "PAYOUT_RESERVE")
+        assert reserve[7] == transaction_id
+        counted = {entry_type: item[0] for entry_type, item in items[payout_id].items()}
+        assert sum(item[1] for item in items[payout_id].values()) == amount_minor, payout_id
+        for entry_type, (counted_minor, item_minor) in items[payout_id].items():
+            assert item_minor == counted_minor - before.get(entry_type, 0), (payout_id, entry_type)
+        assert set(before) <= set(counted), "a type that was counted is counted no more"
+        # It telescopes: all that was ever counted is what all payouts so far have set aside.
+        reserved_before += amount_minor
+        assert sum(counted.values()) == reserved_before, payout_id
+        if quiet:
+            seen = [row for row in rows if row[0] < reserve[0] and (row[5] is None or row[5] <= cutoff_at)]
+            by_type: Counter[str] = Counter()
+            for row in seen:
+                by_type[row[1]] += _sum([row], "restaurant_payable")
+            assert _sum(seen, "restaurant_payable") == amount_minor, payout_id
+            del by_type["PAYOUT_RESERVE"]
+            wrong = {entry_type for entry_type in counted | by_type if counted.get(entry_type, 0) != by_type[entry_type]}
+            assert not wrong, (payout_id, wrong)
+        before = counted
+
+
+async def _assert_runs_reconciled(url: str, payouts: dict[int, list[Any]]) -> None:
+    """Every payout is the item of one run, and every restaurant is in each run of its currency once at the most."""
+    rows = await query(
+        url,
+        """SELECT r.payout_run_id, r.state, r.currency, a.currency, i.balance_account_id, i.outcome, i.payout_id,
+                  a.restaurant_id = i.restaurant_id
+           FROM payout_run_items AS i JOIN payout_runs AS r USING (payout_run_id)
+           JOIN balance_accounts AS a USING (balance_account_id)""",
+    )
+    assert all(row[2] == row[3] and row[7] for row in rows)
+    assert len({(row[0], row[4]) for row in rows}) == len(rows)
+    assert not [row for row in rows if row[1] == "SUCCEEDED" and row[5] == "OPEN"]
+    told = {(row[0], row[4], row[6]) for row in rows if row[5] == "PAYOUT_CREATED"}
+    assert told == {(payout[8], account, payout[0]) for account, all_ in payouts.items() for payout in all_}
+
+
+async def charge_all(ledger: RunningLedger, restaurants: int, prefix: str = "res", amount_minor: int = 1_000) -> list[str]:
+    """Gives as many restaurants a matured charge each, of different amounts."""
+    ids = [f"{prefix}_{number:04d}" for number in range(restaurants)]
+    for start in range(0, restaurants, 500):
+        page = ids[start : start + 500]
+        results = await ledger.ingest(
+            *(
+                event_message(restaurant_id=restaurant_id, amount_minor=amount_minor + place, fee_minor=place % 7)
+                for place, restaurant_id in enumerate(page, start)
+            )
+        )
+        assert {result.status for result in results} == {CREATED}
+    return ids
+
+
+@asynccontextmanager
+async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConnection]:
+    """A session of the test's own that runs `statement` and keeps its locks until the block ends."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+            yield connection
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+
+
+async def servers_on(stack: AsyncExitStack, database: Database, count: int, **settings: Any) -> list[RunningLedger]:
+    """Several servers on one database."""
+    return [await stack.enter_async_context(running_ledger(database, **settings)) for _ in range(count)]
+
+
+async def test_same_run_through_three_servers_at_once_pays_each_once(database: Database) -> None:
+    """24 calls at once with the same key through three servers: one run, each restaurant in it and paid once."""
+    async with AsyncExitStack() as stack:
+        servers = await servers_on(stack, database, 3)
+        ids = await charge_all(servers[0], 1_200)
+        runs = await asyncio.gather(*(start_run(servers[place % 3], request_id="same") for place in range(24)))
+        (payout_run_id,) = {run.payout_run_id for run in runs}
+        run = await end_of_run(servers[1], payout_run_id)
+        assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (1_200, 1_200, 1_200)
+        payouts = await payouts_of(servers[2])
+        assert sorted(payout.restaurant_id for payout in payouts) == ids
+        assert sum(payout.amount_minor for payout in payouts) == run.total_amount_minor
+        again = await start_run(servers[0], request_id="same")
+        assert again == run, "the same four return the same run, when it is finished too"
+        deadlocks = await servers[0].query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert deadlocks == [(0,)]
+    await assert_reconciled(database.migration_url)
+
+
+async def test_different_runs_at_once_never_pay_twice(database: Database) -> None:
+    """Twelve runs of different dates, minimums and request ids at once through three servers, round after round, the bank's
+    answers in between: one payout for each restaurant and round, no debt, no deadlock."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    chance = random.Random(seed)
+    async with AsyncExitStack() as stack:
+        servers = await servers_on(stack, database, 3)
+        ids = await charge_all(servers[0], 300)
+        for number in range(3):
+            # The dates go back and forth, too.
+            wanted: list[dict[str, Any]] = [
+                {"as_of": as_of(today() - timedelta(days=days)), "min_amount_minor": minimum, "request_id": f"r{number}"}
+                for days in (0, 1, 2, 3)
+                for minimum in (0, 1, 1_100)
+            ]
+            chance.shuffle(wanted)
+            started = await asyncio.gather(
+                *(start_run(servers[place % 3], **fields) for place, fields in enumerate(wanted)),
+            )
+            assert len({run.payout_run_id for run in started}) == 12
+            runs = [await end_of_run(servers[0], run.payout_run_id) for run in started]
+            assert all(run.restaurants_considered == 300 for run in runs)
+            created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
+            assert len({payout.restaurant_id for payout in created}) == len(created)
+            if number == 0:
+                assert [payout.restaurant_id for payout in sorted(created, key=lambda payout: payout.restaurant_id)] == ids
+            assert await servers[0].query(
+                """SELECT count(*) FROM (SELECT sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor
+                                                    WHEN debit_account THEN -amount_minor ELSE 0 END) AS payable_minor
+                   FROM ledger_entries GROUP BY balance_account_id) AS b WHERE payable_minor < 0"""
+            ) == [(0,)]
+            answers = [about(payout, chance.choice([PAID, FAILED])) for payout in created]
+            assert {result.status for result in await servers[1].ingest(*answers)} <= {CREATED}
+        deadlocks = await servers[0].query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert deadlocks == [(0,)]
+    await assert_reconciled(database.migration_url)
+
+
+async def test_hundred_run_payouts_at_once(ledger: RunningLedger) -> None:
+    """100 calls at once, first of one run, then of 100 runs: all are answered, all finish, each restaurant is paid once."""
+    await charge_all(ledger, 40)
+    same = await asyncio.gather(*(start_run(ledger, request_id="same") for _ in range(100)))
+    assert len({run.payout_run_id for run in same}) == 1
+    different = await asyncio.gather(*(start_run(ledger, request_id=f"run_{number}") for number in range(100)))
+    assert len({run.payout_run_id for run in different}) == 100
+    runs = [await end_of_run(ledger, run.payout_run_id) for run in [same[0], *different]]
+    assert sum(run.payouts_created for run in runs) == 40
+    assert all(run.restaurants_considered == 40 for run in runs)
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_events_storm_while_two_servers_pay(database: Database) -> None:
+    """Charges and refunds pour in while runs pay hundreds of restaurants: what is reserved is what the payouts say, no payout
+    exceeds what was there, and a last run in the quiet pays all the rest to the cent."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    chance = random.Random(seed)
+    async with AsyncExitStack() as stack:
+        servers = await servers_on(stack, database, 2)
+        ids = await charge_all(servers[0], 400, amount_minor=5_000)
+        net = {restaurant_id: 5_000 + place - place % 7 for place, restaurant_id in enumerate(ids)}
+        paying = True
+
+        async def storm(server: RunningLedger) -> None:
+            while paying:
+                events = [
+                    event_message(
+                        chance.choice([CHARGE, REFUND]),
+                        restaurant_id=chance.choice(ids),
+                        amount_minor=chance.randint(1, 40),
+                    )
+                    for _ in range(20)
+                ]
+                assert {result.status for result in await server.ingest(*events)} == {CREATED}
+                for event in events:
+                    net[event.restaurant_id] += event.amount_minor if event.type == CHARGE else -event.amount_minor
+
+        storms = [asyncio.create_task(storm(server)) for server in servers]
+        try:
+            for number in range(2):
+                runs = await asyncio.gather(
+                    *(start_run(server, request_id=f"storm_{number}_{place}") for place, server in enumerate(servers)),
+                    *(start_run(server, request_id=f"storm_{number}") for server in servers),
+                )
+                for run in runs:
+                    await end_of_run(servers[0], run.payout_run_id)
+                created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
+                for page in (created[:200], created[200:]):
+                    answers = [about(payout, FAILED) for payout in page if number < 1 or chance.random() < 0.5]
+                    assert {result.status for result in await servers[1].ingest(*answers)} <= {CREATED}
+        finally:
+            paying = False
+            await asyncio.gather(*storms)
+        created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
+        balances = await asyncio.gather(*(servers[place % 2].balance(id_) for place, id_ in enumerate(ids)))
+        assert sum(balance.reserved_minor for balance in balances) == sum(payout.amount_minor for payout in created) > 0
+        await servers[0].ingest(*(about(payout, FAILED) for payout in created))
+        last = await finished_run(servers[0], request_id="last")
+        assert last.total_amount_minor == sum(amount for amount in net.values() if amount > 0)
+        assert await outcomes_of(servers[0], last) == {
+            id_: str(amount) if amount > 0 else "NOTHING_AVAILABLE" for id_, amount in net.items()
+        }
+    await assert_reconciled(database.migration_url, quiet=False)
+
+
+async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) -> None:
+    """32 callers say paid and 32 say failed, all at once: failed wins once, paid at most once and only before it; whoever lost is
+    refused with nothing stored; the entries are those of the final state."""
+    async with AsyncExitStack() as stack:
+        servers = await servers_on(stack, database, 2)
+        await charge_all(servers[0], 6)
+        await finished_run(servers[0])
+        for payout in await payouts_of(servers[0]):
+            events = [about(payout, kind) for _ in range(32) for kind in (PAID, FAILED)]
+            told = await asyncio.gather(*(servers[place % 2].ingest(event) for place, event in enumerate(events)))
+            results = [result for (result,) in told]
+            won = sorted(event.type for event, result in zip(events, results, strict=True) if result.status == CREATED)
+            assert won in ([FAILED], [PAID, FAILED]), won
+            lost = [result for result in results if result.status != CREATED]
+            assert {result.error.code for result in lost} == {FAILED_PRECONDITION}
+            assert {reason_of(result) for result in lost} == {"PAYOUT_MOVE_NOT_ALLOWED"}
+            stored = await servers[0].query(
+                "SELECT count(*) FROM processor_events WHERE payout_id = :payout_id", payout_id=payout.payout_id
+            )
+            assert stored == [(len(won),)]
+            final = await payout_of(servers[0], payout.restaurant_id)
+            expected = [1, 3] if won == [FAILED] else [1, 2, 4]
+            assert [move.state for move in final.history] == expected
+            assert (await servers[1].balance(payout.restaurant_id)).available_minor == payout.amount_minor
+    await assert_reconciled(database.migration_url)
+
+
+async def test_one_payout_event_from_sixty_four_callers(database: Database) -> None:
+    """The same event 64 times at once through two servers: one CREATED, 63 DUPLICATE, one transaction id, posted once."""
+    async with AsyncExitStack() as stack:
+        servers = await servers_on(stack, database, 2)
+        await charge_all(servers[0], 1)
+        await finished_run(servers[0])
+        (payout,) = await payouts_of(servers[0])
+        for kind in (PAID, FAILED):
+            event = about(payout, kind)
+            told = await asyncio.gather(*(servers[place % 2].ingest(event) for place in range(64)))
+            assert Counter(result.status for (result,) in told) == {CREATED: 1, DUPLICATE: 63}
+            assert len({result.transaction_id for (result,) in told}) == 1
+    await assert_reconciled(database.migration_url)
+
+
+@pytest.mark.parametrize("kinds", [[PAID], [FAILED], [PAID, FAILED]], ids=["paid", "failed", "returned"])
+async def test_saying_it_again_with_another_event_is_refused(ledger: RunningLedger, kinds: list[int]) -> None:
+    """A second event that says what the first one did cannot move the payout: refused with its reason, nothing stored."""
+    await charge_all(ledger, 1)
+    await finished_run(ledger)
+    (payout,) = await payouts_of(ledger)
+    for kind in kinds:
+        assert [result.status for result in await ledger.ingest(about(payout, kind))] == [CREATED]
+    before = await ledger.query("SELECT count(*) FROM ledger_entries"), await ledger.query("SELECT * FROM payouts")
+    again = about(payout, kinds[-1])
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=again))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    (result,) = await ledger.ingest(again)
+    assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
+    assert (await ledger.query("SELECT count(*) FROM ledger_entries"), await ledger.query("SELECT * FROM payouts")) == before
+    stored = await ledger.query("SELECT count(*) FROM processor_events WHERE event_id = :event_id", event_id=again.event_id)
+    assert stored == [(0,)]
+    await assert_reconciled(ledger.database.migration_url)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"amount_minor": 999}, {"restaurant_id": "res_0001"}, {"currency": "USD"}], ids=lambda wrong: next(iter(wrong))
+)
+async def test_an_event_about_another_payout_is_refused(ledger: RunningLedger, wrong: dict[str, Any]) -> None:
+    """Amount, restaurant and currency must be the payout's: refused, nothing stored, and the right one is booked afterwards."""
+    await charge_all(ledger, 2)
+    await finished_run(ledger)
+    payout = await payout_of(ledger, "res_0000")
+    event = about(payout, PAID, **wrong)
+    (result,) = await ledger.ingest(event)
+    assert (result.error.code, reason_of(result)) == (FAILED_PRECONDITION, "PAYOUT_MISMATCH")
+    (result,) = await ledger.ingest(about(payout, PAID, event_id=event.event_id))
+    assert result.status == CREATED
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLedger) -> None:
+    """Paid, then refunded into the red, it is skipped until it has earned more, and the payout then shows the refund."""
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=300))
+    await finished_run(ledger, as_of=as_of(today() - timedelta(days=3)))
+    await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+    await ledger.ingest(event_message(REFUND, restaurant_id="res_1", amount_minor=4_000))
+    red = await finished_run(ledger, as_of=as_of(today() - timedelta(days=2)))
+    assert await outcomes_of(ledger, red) == {"res_1": "NOTHING_AVAILABLE"}
+    assert (await ledger.balance("res_1")).available_minor == -4_000
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=4_000))
+    assert await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(today() - timedelta(days=1)))) == {
+        "res_1": "NOTHING_AVAILABLE"
+    }
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1_500, fee_minor=100))
+    await finished_run(ledger)
+    payout = await payout_of(ledger, "res_1")
+    assert payout.amount_minor == 1_400
+    assert items_of(payout) == {"CHARGE": 5_500, "FEE": -100, "REFUND": -4_000}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLedger) -> None:
+    """Charges of one day mature on different days: each run pays what had matured by its date, each charge once."""
+    days = [today() - timedelta(days=age) for age in (4, 3, 2, 1)]
+    events = [
+        # The last microsecond of a day belongs to it, the one after does not.
+        event_message(restaurant_id="res_1", amount_minor=10**place, occurred_at=end_of(day) - MATURITY)
+        for place, day in enumerate(days)
+    ]
+    events.append(
+        event_message(
+            restaurant_id="res_1", amount_minor=50_000, occurred_at=end_of(days[0]) - MATURITY + timedelta(microseconds=1)
+        )
+    )
+    await ledger.ingest(*events)
+    for place, day in enumerate(days):
+        run = await finished_run(ledger, as_of=as_of(day))
+        assert run.cutoff_at.ToDatetime(tzinfo=UTC) == end_of(day)
+        payout = await payout_of(ledger, "res_1")
+        assert payout.amount_minor == 10**place + (50_000 if place == 1 else 0)
+        assert items_of(payout) == {"CHARGE": payout.amount_minor}
+        await ledger.ingest(about(payout, PAID))
+    assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "NOTHING_AVAILABLE"}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_a_charge_that_matures_while_a_payout_is_in_flight(ledger: RunningLedger) -> None:
+    """Not in a payout created seconds before it matures, whole in the next one; a payout that failed in between shows as such."""
+    matures_at = datetime.now(UTC) + timedelta(seconds=2)
+    await ledger.ingest(
+        event_message(restaurant_id="res_1", amount_minor=700),
+        event_message(restaurant_id="res_1", amount_minor=40, fee_minor=4, occurred_at=matures_at - MATURITY),
+    )
+    run = await finished_run(ledger)
+    assert run.cutoff_at.ToDatetime(tzinfo=UTC) < matures_at, "the machine is too slow for this test"
+    first = await payout_of(ledger, "res_1")
+    assert items_of(first) == {"CHARGE": 700}
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (await ledger.balance("res_1")).pending_minor:
+            pass
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="two")) == {"res_1": "PAYOUT_IN_FLIGHT"}
+    await ledger.ingest(about(first, FAILED))
+    await finished_run(ledger, request_id="three")
+    second = await payout_of(ledger, "res_1")
+    assert items_of(second) == {"CHARGE": 40, "FEE": -4, "PAYOUT_REVERSAL": 700}
+    assert second.amount_minor == 736
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_a_maturity_of_its_own_decides_when_it_is_paid(ledger: RunningLedger) -> None:
+    """A restaurant's own setting holds for charges booked after it was put, and only for those."""
+    recent = datetime.now(UTC) - timedelta(hours=1)
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=100, occurred_at=recent))
+    await put_restaurant(ledger, "res_1", maturity_days=0)
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=20, occurred_at=recent))
+    await put_restaurant(ledger, "res_1", maturity_days=30)
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=3, occurred_at=recent - timedelta(days=20)))
+    assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "20"}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_dates_one_after_the_other(ledger: RunningLedger) -> None:
+    """Yesterday then today pays what came in between; again, or backwards, pays nothing, and each says why."""
+    yesterday = {"as_of": as_of(today() - timedelta(days=1))}
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=100))
+    assert await outcomes_of(ledger, await finished_run(ledger, **yesterday)) == {"res_1": "100"}
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=20))
+    assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "PAYOUT_IN_FLIGHT"}
+    await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+    assert await outcomes_of(ledger, await finished_run(ledger, **yesterday, request_id="a")) == {"res_1": "ALREADY_PAID"}
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="b")) == {"res_1": "20"}
+    await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=3))
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="c")) == {"res_1": "ALREADY_PAID"}
+    earlier = {"as_of": as_of(today() - timedelta(days=5))}
+    assert await outcomes_of(ledger, await finished_run(ledger, **earlier)) == {"res_1": "CUTOFF_BEFORE_LATEST_PAYOUT"}
+    # A payout that came back frees its date, and not the dates before it.
+    await ledger.ingest(about(await payout_of(ledger, "res_1"), FAILED))
+    outcomes = await outcomes_of(ledger, await finished_run(ledger, **earlier, request_id="d"))
+    assert outcomes == {"res_1": "CUTOFF_BEFORE_LATEST_PAYOUT"}
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="e")) == {"res_1": "23"}
+    assert items_of(await payout_of(ledger, "res_1")) == {"CHARGE": 3, "PAYOUT_RETURN": 20}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger) -> None:
+    """A run of a past date pays no more than there is today."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_1", amount_minor=1_000),
+        event_message(REFUND, restaurant_id="res_1", amount_minor=400, occurred_at=datetime.now(UTC)),
+    )
+    run = await finished_run(ledger, as_of=as_of(today() - timedelta(days=10)))
+    assert await outcomes_of(ledger, run) == {"res_1": "600"}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
+    """Exactly the minimum is paid, one less is not; no minimum and a minimum of one are the same; each currency is by itself."""
+    for amount_minor in (1, 499, 500, 501):
+        await ledger.ingest(event_message(restaurant_id=f"res_{amount_minor}", amount_minor=amount_minor))
+    await ledger.ingest(
+        event_message(restaurant_id="res_0", amount_minor=5),
+        event_message(REFUND, restaurant_id="res_0", amount_minor=5),
+        event_message(restaurant_id="res_1", currency="USD", amount_minor=700),
+    )
+    below, nothing = "BELOW_MINIMUM", "NOTHING_AVAILABLE"
+    run = await finished_run(ledger, min_amount_minor=500)
+    assert await outcomes_of(ledger, run) == {
+        "res_0": nothing, "res_1": below, "res_499": below, "res_500": "500", "res_501": "501"
+    }  # fmt: skip
+    in_flight = "PAYOUT_IN_FLIGHT"
+    run = await finished_run(ledger)
+    assert await outcomes_of(ledger, run) == {
+        "res_0": nothing, "res_1": "1", "res_499": "499", "res_500": in_flight, "res_501": in_flight
+    }  # fmt: skip
+    assert await outcomes_of(ledger, await finished_run(ledger, currency="USD")) == {"res_1": "700"}
+    assert await outcomes_of(ledger, await finished_run(ledger, currency="EUR")) == {}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_reasons_in_order_of_precedence(ledger: RunningLedger) -> None:
+    """Of several reasons that apply, the first of the list is told."""
+    long_ago = {"as_of": as_of(today() - timedelta(days=9))}
+    await charge_all(ledger, 6, prefix="a")
+    await finished_run(ledger)
+    payouts = {payout.restaurant_id: payout for payout in await payouts_of(ledger)}
+    await ledger.ingest(*(about(payouts[f"a_000{number}"], PAID) for number in (1, 2, 3, 4)))
+    await ledger.ingest(about(payouts["a_0005"], FAILED))
+    await ledger.ingest(
+        event_message(restaurant_id="a_0002", amount_minor=9),
+        event_message(REFUND, restaurant_id="a_0003", amount_minor=9),
+        event_message(restaurant_id="b_0001", amount_minor=9),
+        event_message(restaurant_id="b_0002", amount_minor=10),
+        event_message(REFUND, restaurant_id="b_0003", amount_minor=10),
+    )
+    await put_restaurant(ledger, "a_0000", active=False)
+    await put_restaurant(ledger, "a_0004", active=False)
+    await put_restaurant(ledger, "b_0003", active=False)
+    run = await finished_run(ledger, min_amount_minor=10, request_id="again")
+    assert await outcomes_of(ledger, run) == {
+        "a_0000": "INACTIVE",
+        "a_0001": "ALREADY_PAID",
+        "a_0002": "ALREADY_PAID",
+        "a_0003": "ALREADY_PAID",
+        "a_0004": "INACTIVE",
+        "a_0005": str(payouts["a_0005"].amount_minor),
+        "b_0001": "BELOW_MINIMUM",
+        "b_0002": "10",
+        "b_0003": "INACTIVE",
+    }
+    run = await finished_run(ledger, **long_ago, min_amount_minor=10**9)
+    assert await outcomes_of(ledger, run) == {
+        "a_0000": "INACTIVE",
+        "a_0001": "CUTOFF_BEFORE_LATEST_PAYOUT",
+        "a_0002": "CUTOFF_BEFORE_LATEST_PAYOUT",
+        "a_0003": "CUTOFF_BEFORE_LATEST_PAYOUT",
+        "a_0004": "INACTIVE",
+        "a_0005": "PAYOUT_IN_FLIGHT",
+        "b_0001": "BELOW_MINIMUM",
+        "b_0002": "PAYOUT_IN_FLIGHT",
+        "b_0003": "INACTIVE",
+    }
+    assert Counter({skipped.reason: skipped.count for skipped in run.skipped}).total() == 9
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_a_restaurant_that_is_active_again_is_paid(ledger: RunningLedger) -> None:
+    """Being inactive postpones; it takes nothing away."""
+    await charge_all(ledger, 1)
+    await put_restaurant(ledger, "res_0000", active=False)
+    assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_0000": "INACTIVE"}
+    await put_restaurant(ledger, "res_0000", active=True)
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="again")) == {"res_0000": "1000"}
+    await assert_reconciled(ledger.database.migration_url)
+
+
+async def test_a_date_in_the_future_is_refused(database: Database) -> None:
+    """Tomorrow in the settlement time zone is refused, planned or run; today there is accepted, whatever date it is here."""
+    for zone in ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        async with running_ledger(database, settlement_timezone=zone) as ledger:
+            day = datetime.now(ZoneInfo(zone)).date()
+            for dry_run in (True, False):
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await start_run(ledger, as_of=as_of(day + timedelta(days=1)), dry_run=dry_run)
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            plan = await start_run(ledger, as_of=as_of(day), dry_run=True)
+            assert abs(plan.cutoff_at.ToDatetime(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert await query(database.migration_url, "SELECT count(*) FROM payout_runs") == [(0,)]
+
+
+async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLedger) -> None:
+    """The plan's figures are those of the run that follows; until then nothing has changed, not even a sequence."""
+    await charge_all(ledger, 30)
+    await ledger.ingest(
+        event_message(REFUND, restaurant_id="res_0001", amount_minor=5_000),
+        event_message(restaurant_id="res_0002", amount_minor=77, occurred_at=datetime.now(UTC)),
+        event_message(ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, restaurant_id="res_0003", amount_minor=900, fee_minor=15),
+    )
+    await put_restaurant(ledger, "res_0004", active=False)
+    fields = {"as_of": as_of(today() - timedelta(days=1)), "min_amount_minor": 1_010}
+    before = await ledger.query("SELECT pg_current_wal_insert_lsn()")
+    plan = await start_run(ledger, **fields, dry_run=True)
+    for table in ("payout_runs", "payout_run_items", "payouts", "payout_items"):
+        assert await ledger.query(f"SELECT count(*) FROM {table}") == [(0,)]
+    assert plan.state == ledger_pb2.PAYOUT_RUN_STATE_PLANNED
+    assert plan.payout_run_id == ""
+    run = await finished_run(ledger, **fields)
+    assert before != await ledger.query("SELECT pg_current_wal_insert_lsn()")
+    for field in (
+        "payouts_created",
+        "total_amount_minor",
+        "restaurants_total",
+        "skipped",
+        "cutoff_at",
+        "min_amount_minor",
+        "as_of",
+    ):
+        assert getattr(plan, field) == getattr(run, field), field
+    assert run.payouts_created == 16
+    # Planned again, all of it is in flight.
+    again = await start_run(ledger, **fields, dry_run=True)
+    assert again.payouts_created == 0
+    assert again.restaurants_total == 30
+    await assert_reconciled(ledger.database.migration_url)
+
+
+def last_microsecond(day: date, zone: str) -> datetime:
+    """The last instant at which it is `day` in the zone, or an earlier date, found by asking the zone about instants."""
+    there = ZoneInfo(zone)
+    low = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(days=2)
+    high = low + timedelta(days=5)
+    # Dates never go back in these zones, so that halving finds the one place where the date passes `day`.
+    while high - low > timedelta(microseconds=1):
+        middle = low + (high - low) // 2
+        low, high = (middle, high) if middle.astimezone(there).date() <= day else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("zone", "days"),
+    [
+        ("America/Lima", ["2025-06-30", "2026-02-28", "2024-02-29"]),
+        ("Asia/Kathmandu", ["2025-12-31", "2026-03-31"]),
+        # It had no 30 December 2011.
+        ("Pacific/Apia", ["2011-12-29", "2011-12-30", "2011-12-31", "2021-04-03", "2025-09-27"]),
+        ("Europe/Madrid", ["2026-03-28", "2026-03-29", "2025-10-25", "2025-10-26"]),
+        # Clocks change at midnight: spring begins at 01:00, and autumn has 23:00 to 24:00 twice.
+        ("America/Santiago", ["2025-09-06", "2025-09-07", "2026-04-03", "2026-04-04", "2026-04-05"]),
+        # Autumn has 00:00 to 01:00 twice: the date begins at the first one.
+        ("America/Havana", ["2025-11-01", "2025-11-02", "2026-03-07", "2026-03-08"]),
+        ("Atlantic/Azores", ["2025-10-25", "2025-10-26", "2026-03-28", "2026-03-29"]),
+        ("Australia/Lord_Howe", ["2025-10-04", "2025-10-05", "2026-04-04", "2026-04-05"]),
+    ],
+)
+async def test_cutoff_is_the_last_microsecond_of_the_date(shared_database: Database, zone: str, days: list[str]) -> None:
+    """Wherever the settlement time zone is, and whatever its clocks did that day."""
+    async with running_ledger(shared_database, settlement_timezone=zone) as ledger:
+        told = {}
+        for day in days:
+            plan = await start_run(ledger, as_of=as_of(date.fromisoformat(day)), dry_run=True)
+            told[day] = plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat()
+        assert told == {day: last_microsecond(date.fromisoformat(day), zone).isoformat() for day in days}
+
+
+async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Database) -> None:
+    """In Lima a day ends at 05:00 UTC: what matures in its last microsecond is paid for it, what matures after it is not."""
+    zone = "America/Lima"
+    day = datetime.now(ZoneInfo(zone)).date() - timedelta(days=1)
+    cutoff_at = last_microsecond(day, zone)
+    async with running_ledger(database, settlement_timezone=zone) as ledger:
+        await ledger.ingest(
+            event_message(restaurant_id="res_1", amount_minor=100, occurred_at=cutoff_at - MATURITY),
+            event_message(restaurant_id="res_1", amount_minor=3, occurred_at=cutoff_at - MATURITY + timedelta(microseconds=1)),
+        )
+        assert await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(day))) == {"res_1": "100"}
+        await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+        outcomes = await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(day + timedelta(days=1))))
+        assert outcomes == {"res_1": "3"}
+    await assert_reconciled(database.migration_url)
+
+
+async def test_one_whom_the_database_refuses_holds_up_no_other(database: Database) -> None:
+    """A payout that breaks a rule of the database is skipped as FAILED, all others are paid, and a later run pays it."""
+    async with AsyncExitStack() as stack:
+        servers = await servers_on(stack, database, 2)
+        await charge_all(servers[0], 700)
+        refused = ["res_0000", "res_0333", "res_0699"]
+        await servers[0].query(
+            """DO $$ BEGIN EXECUTE format('ALTER TABLE payouts ADD CONSTRAINT planted CHECK (balance_account_id NOT IN (%s))',
+            (SELECT string_agg(balance_account_id::text, ',') FROM balance_accounts
+             WHERE restaurant_id IN ('res_0000', 'res_0333', 'res_0699'))); END $$"""
+        )
+        started = await asyncio.gather(*(start_run(server) for server in servers))
+        run = await end_of_run(servers[0], started[0].payout_run_id)
+        assert (run.payouts_created, run.restaurants_considered) == (697, 700)
+        outcomes = await outcomes_of(servers[0], run)
+        assert sorted(restaurant_id for restaurant_id, outcome in outcomes.items() if outcome == "FAILED") == refused
+        for restaurant_id in refused:
+            balance = await servers[0].balance(restaurant_id)
+            assert (balance.available_minor > 0, balance.reserved_minor) == (True, 0)
+        await assert_reconciled(database.migration_url)
+        await servers[0].query("ALTER TABLE payouts DROP CONSTRAINT planted")
+        again = await finished_run(servers[0], request_id="again")
+        assert again.payouts_created == 3
+    await assert_reconciled(database.migration_url)
+
+
+async def test_a_run_that_cannot_go_on_holds_up_no_other(database: Database) -> None:
+    """One run waits for a locked account of its currency; a run of another currency, started later, finishes meanwhile."""
+    async with running_ledger(database) as ledger:
+        await charge_all(ledger, 5)
+        await ledger.ingest(event_message(restaurant_id="res_usd", currency="USD"))
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(
+                locked(database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_0002' FOR UPDATE")
+            )
+            held_up = await start_run(ledger)
+            other = await start_run(ledger, currency="USD")
+            run = await end_of_run(ledger, other.payout_run_id, timeout_seconds=8)
+            assert run.payouts_created == 1
+        assert (await end_of_run(ledger, held_up.payout_run_id)).payouts_created == 5
+    await assert_reconciled(database.migration_url)

@@ -1,0 +1,98 @@
+"""Payouts, end to end: run, reserve, pay, fail, return."""
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from google.type import date_pb2
+from support.audit import assert_books_in_order
+from support.events import event_message, unique
+from support.running import RunningLedger
+
+from ledger.v1 import ledger_pb2
+
+
+def as_of(day: date) -> date_pb2.Date:
+    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+async def finished_run(ledger: RunningLedger, **fields: object) -> ledger_pb2.PayoutRun:
+    """Starts a run and waits for its end."""
+    request = ledger_pb2.RunPayoutsRequest(**{"currency": "PEN", "as_of": as_of(today()), **fields})  # type: ignore[arg-type]
+    run = (await ledger.stub.RunPayouts(request)).payout_run
+    async with asyncio.timeout(20):
+        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            response = await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))
+            run = response.payout_run
+    return run
+
+
+async def payouts_of(ledger: RunningLedger, **fields: object) -> list[ledger_pb2.Payout]:
+    listed = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(**fields))  # type: ignore[arg-type]
+    found = []
+    for payout in listed.payouts:
+        response = await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))
+        found.append(response.payout)
+    return found
+
+
+def about(payout: ledger_pb2.Payout, kind: int, **fields: object) -> ledger_pb2.ProcessorEvent:
+    values = {
+        "restaurant_id": payout.restaurant_id,
+        "currency": payout.currency,
+        "amount_minor": payout.amount_minor,
+        "payout_id": payout.payout_id,
+    }
+    return event_message(kind, **(values | fields))  # type: ignore[arg-type]
+
+
+async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
+    """A payout reserves what is available; paid, it leaves; the items say what it consists of."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=500),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_1", amount_minor=2_000),
+        event_message(restaurant_id="res_1", amount_minor=7_000, occurred_at=datetime.now(UTC) - timedelta(days=1)),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=1),
+        event_message(restaurant_id="res_usd", currency="USD"),
+    )
+    run = await finished_run(ledger)
+    assert (run.payouts_created, run.total_amount_minor, run.restaurants_considered) == (1, 7_500, 2)
+    assert [(skipped.reason, skipped.count) for skipped in run.skipped] == [(ledger_pb2.SKIP_REASON_NOTHING_AVAILABLE, 1)]
+    (payout,) = await payouts_of(ledger)
+    assert (payout.restaurant_id, payout.amount_minor, payout.state) == ("res_1", 7_500, ledger_pb2.PAYOUT_STATE_CREATED)
+    assert {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in payout.items} == {
+        "ENTRY_TYPE_CHARGE": 10_000,
+        "ENTRY_TYPE_FEE": -500,
+        "ENTRY_TYPE_REFUND": -2_000,
+    }
+    balance = await ledger.balance("res_1")
+    assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (0, 7_000, 7_500)
+    (result,) = await ledger.ingest(about(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+    balance = await ledger.balance("res_1")
+    assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (0, 7_000, 0)
+    await assert_books_in_order(ledger.database)
+
+
+@pytest.mark.parametrize("paid_before", [False, True])
+async def test_failed_payout_can_be_paid_again_the_same_day(ledger: RunningLedger, paid_before: bool) -> None:
+    """Refused or returned, its money is available at once, and the next run of the day pays it, told as what came back."""
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
+    await finished_run(ledger)
+    (first,) = await payouts_of(ledger)
+    if paid_before:
+        await ledger.ingest(about(first, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    failed = about(first, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    assert [result.status for result in await ledger.ingest(failed, failed)] == [1, 2]
+    assert (await ledger.balance("res_1")).available_minor == 10_000
+    await finished_run(ledger, request_id=unique("again"))
+    second, again = await payouts_of(ledger)
+    assert again.state == (ledger_pb2.PAYOUT_STATE_RETURNED if paid_before else ledger_pb2.PAYOUT_STATE_FAILED)
+    assert [move.state for move in again.history] == ([1, 2, 4] if paid_before else [1, 3])
+    kind = ledger_pb2.ENTRY_TYPE_PAYOUT_RETURN if paid_before else ledger_pb2.ENTRY_TYPE_PAYOUT_REVERSAL
+    assert [(item.type, item.amount_minor) for item in second.items] == [(kind, 10_000)]
+    await assert_books_in_order(ledger.database)
