@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
@@ -22,6 +23,9 @@ from e2e.test_payout_runs import (
     start_run,
     today,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.audit import assert_books_in_order
 from support.events import event_message
 from support.running import RunningLedger, running_ledger
 
@@ -292,3 +296,19 @@ async def test_random_walks_agree_with_the_model(database: Database) -> None:
     print(dict(done))  # noqa: T201
     assert done.keys() >= {"PAID", "FAILED", "RETURNED"}, "the walks met too little"
     await assert_reconciled(database.migration_url)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(chance=st.randoms(use_true_random=False), steps=st.integers(4, 40))
+async def test_any_walk_agrees_with_the_model(
+    new_database: Callable[[], Awaitable[Database]], chance: random.Random, steps: int
+) -> None:
+    """As above, step by step of a search for the shortest walk that does not."""
+    database = await new_database()
+    async with running_ledger(database) as ledger:
+        walking = Walk(ledger, CURRENCIES[0], chance)
+        for _ in range(steps):
+            await walking.step()
+        await walking.compare_balances()
+    await assert_reconciled(database.migration_url)
+    await assert_books_in_order(database)
