@@ -19,7 +19,8 @@ from ledger.cli.event_lines import parse_event_line
 from ledger.cli.failures import CommandFailure, report
 from ledger.cli.ingest import IngestSummary, ResultReporter, send_batches
 from ledger.cli.output import print_line, print_table
-from ledger.cli.payouts import history_table, items_table, payouts_table, settle, wait_for_run
+from ledger.cli.payout_views import history_table, items_table, payouts_table
+from ledger.cli.payouts import settle, wait_for_run
 from ledger.cli.refusals import refusal_of_call
 from ledger.cli.verify import audit_configured_books, findings_table, summary_of
 from ledger.domain.money import format_minor

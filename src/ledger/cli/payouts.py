@@ -19,13 +19,24 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type import date_pb2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from ledger.cli.configuration import AddressOption, load_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.instants import format_instant, parse_instant
+from ledger.cli.instants import parse_instant
 from ledger.cli.output import JsonOption, JsonValue, print_json, print_line, print_table
+from ledger.cli.payout_views import (
+    history_table,
+    items_table,
+    json_of_payout,
+    json_of_run,
+    json_of_run_item,
+    payout_state,
+    payout_table,
+    payouts_table,
+    run_items_table,
+    run_table,
+)
 from ledger.cli.refusals import refusal_of_call
 from ledger.domain.money import INT64_MAX, format_minor
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -121,7 +132,7 @@ def run_payouts(
             with _progress_bar(run) as on_progress:
                 run = wait_for_run(stub, run, timeout_seconds=timeout_seconds, on_progress=on_progress)
     if json:
-        print_json(_json_of_run(run))
+        print_json(json_of_run(run))
     else:
         print_table(run_table(run))
 
@@ -143,9 +154,9 @@ def show(
             _show_run(stub, _run_or_failure(stub, identifier), json=json)
             return
     if json:
-        print_json(_json_of_payout(payout))
+        print_json(json_of_payout(payout))
     else:
-        print_table(_payout_table(payout))
+        print_table(payout_table(payout))
         print_table(items_table(payout))
         print_table(history_table(payout))
 
@@ -167,7 +178,7 @@ def list_payouts(
         for page in _payout_pages(stub, request):
             count += len(page)
             if json:
-                _print_json_lines(_json_of_payout(payout) for payout in page)
+                _print_json_lines(json_of_payout(payout) for payout in page)
             elif page:
                 print_table(payouts_table(page))
     if not json:
@@ -290,76 +301,6 @@ def settle(
     return event.event_id, stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
 
 
-def run_table(run: ledger_pb2.PayoutRun) -> Table:
-    """A run or the plan of one: what it is, how far it is, what it paid, and what it skipped for which reason."""
-    table = Table(show_header=False)
-    if run.payout_run_id:
-        table.add_row("run", run.payout_run_id)
-    table.add_row("state", _run_state(run))
-    table.add_row("pays out by", f"{format_date(run.as_of)}, cut-off {format_instant(run.cutoff_at)}")
-    if run.min_amount_minor:
-        table.add_row("minimum", f"{format_minor(run.min_amount_minor, run.currency)} {run.currency}")
-    if run.request_id:
-        table.add_row("request id", run.request_id)
-    table.add_row("restaurants", f"{run.restaurants_considered} of {run.restaurants_total} considered")
-    table.add_row("payouts", str(run.payouts_created))
-    table.add_row("total", f"{format_minor(run.total_amount_minor, run.currency)} {run.currency}")
-    for skipped in run.skipped:
-        table.add_row("skipped", f"{skipped.count} {_reason(skipped.reason)}")
-    if run.HasField("created_at"):
-        table.add_row("created", format_instant(run.created_at))
-    if run.HasField("finished_at"):
-        table.add_row("finished", format_instant(run.finished_at))
-    return table
-
-
-def payouts_table(payouts: Iterable[ledger_pb2.Payout]) -> Table:
-    """Payouts, one a row."""
-    table = Table("payout", "restaurant", "as of", "state", "currency")
-    table.add_column("amount", justify="right")
-    table.add_column("created")
-    for payout in payouts:
-        table.add_row(
-            payout.payout_id,
-            payout.restaurant_id,
-            format_date(payout.as_of),
-            payout_state(payout.state),
-            payout.currency,
-            format_minor(payout.amount_minor, payout.currency),
-            format_instant(payout.created_at),
-        )
-    return table
-
-
-def items_table(payout: ledger_pb2.Payout) -> Table:
-    """What a payout's amount consists of."""
-    table = Table("item")
-    table.add_column(payout.currency, justify="right")
-    for item in payout.items:
-        table.add_row(_item_type(item), format_minor(item.amount_minor, payout.currency))
-    table.add_section()
-    table.add_row("total", format_minor(sum(item.amount_minor for item in payout.items), payout.currency))
-    return table
-
-
-def history_table(payout: ledger_pb2.Payout) -> Table:
-    """A payout's moves."""
-    table = Table("state", "recorded", "event", "transaction id")
-    for move in payout.history:
-        table.add_row(payout_state(move.state), format_instant(move.recorded_at), move.event_id, move.transaction_id)
-    return table
-
-
-def payout_state(number: ledger_pb2.PayoutState.ValueType) -> str:
-    """The state as people write it."""
-    return ledger_pb2.PayoutState.Name(number).removeprefix("PAYOUT_STATE_").lower()
-
-
-def format_date(day: date_pb2.Date) -> str:
-    """The date in ISO 8601."""
-    return f"{day.year:04}-{day.month:02}-{day.day:02}"
-
-
 def _parse_date(text: str) -> date_pb2.Date:
     try:
         # The library takes more spellings than people agree on.
@@ -413,16 +354,16 @@ def _run_or_failure(stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str) 
 
 def _show_run(stub: "ledger_pb2_grpc.LedgerServiceStub", run: ledger_pb2.PayoutRun, *, json: bool) -> None:
     if json:
-        _print_json_lines([_json_of_run(run)])
+        _print_json_lines([json_of_run(run)])
     else:
         print_table(run_table(run))
     request = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id, page_size=PAGE_SIZE)
     while True:
         answer = stub.ListPayoutRunItems(request)
         if json:
-            _print_json_lines(_json_of_run_item(item) for item in answer.items)
+            _print_json_lines(json_of_run_item(item) for item in answer.items)
         elif answer.items:
-            print_table(_run_items_table(answer.items, run.currency))
+            print_table(run_items_table(answer.items, run.currency))
         request.page_token = answer.next_page_token
         if not request.page_token:
             return
@@ -459,7 +400,7 @@ def _settle(
                 "status": status,
                 "event_id": event_id,
                 "transaction_id": answer.transaction_id,
-                "payout": _json_of_payout(payout),
+                "payout": json_of_payout(payout),
             }
         )
         return
@@ -501,7 +442,7 @@ def _read_export(stub: "ledger_pb2_grpc.LedgerServiceStub", whole: IO[str], curr
             if currency not in ("", payout.currency):
                 continue
             runs.add(payout.payout_run_id)
-            values = _json_of_payout(payout)
+            values = json_of_payout(payout)
             rows.writerow([values[column] for column in _EXPORT_COLUMNS])
     return runs
 
@@ -520,103 +461,6 @@ def _state_number(state: StateOption | None) -> ledger_pb2.PayoutState.ValueType
     return ledger_pb2.PAYOUT_STATE_UNSPECIFIED if state is None else ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}")
 
 
-def _run_state(run: ledger_pb2.PayoutRun) -> str:
-    return ledger_pb2.PayoutRunState.Name(run.state).removeprefix("PAYOUT_RUN_STATE_").lower()
-
-
-def _reason(number: ledger_pb2.SkipReason.ValueType) -> str:
-    return ledger_pb2.SkipReason.Name(number).removeprefix("SKIP_REASON_").lower()
-
-
-def _outcome(item: ledger_pb2.PayoutRunItem) -> str:
-    return ledger_pb2.PayoutRunItemOutcome.Name(item.outcome).removeprefix("PAYOUT_RUN_ITEM_OUTCOME_").lower()
-
-
-def _item_type(item: ledger_pb2.PayoutItem) -> str:
-    return ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_").lower()
-
-
-def _payout_table(payout: ledger_pb2.Payout) -> Table:
-    table = Table(show_header=False)
-    table.add_row("payout", payout.payout_id)
-    table.add_row("restaurant", payout.restaurant_id)
-    table.add_row("amount", f"{format_minor(payout.amount_minor, payout.currency)} {payout.currency}")
-    table.add_row("state", payout_state(payout.state))
-    table.add_row("pays out by", f"{format_date(payout.as_of)}, cut-off {format_instant(payout.cutoff_at)}")
-    table.add_row("run", payout.payout_run_id)
-    return table
-
-
-def _run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) -> Table:
-    table = Table("restaurant", "outcome", "reason", "payout")
-    table.add_column(currency, justify="right")
-    for item in items:
-        reason = _reason(item.skip_reason) if item.skip_reason else ""
-        amount = format_minor(item.amount_minor, currency) if item.payout_id else ""
-        table.add_row(item.restaurant_id, _outcome(item), reason, item.payout_id, amount)
-    return table
-
-
 def _print_json_lines(values: Iterable[JsonValue]) -> None:
     for value in values:
         sys.stdout.write(json_text.dumps(value, ensure_ascii=False) + "\n")
-
-
-def _json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
-    skipped: dict[str, JsonValue] = {_reason(skipped.reason): skipped.count for skipped in run.skipped}
-    return {
-        "payout_run_id": run.payout_run_id or None,
-        "currency": run.currency,
-        "as_of": format_date(run.as_of),
-        "cutoff_at": format_instant(run.cutoff_at),
-        "min_amount_minor": run.min_amount_minor,
-        "request_id": run.request_id,
-        "state": _run_state(run),
-        "payouts_created": run.payouts_created,
-        "total_amount_minor": run.total_amount_minor,
-        "total_amount": format_minor(run.total_amount_minor, run.currency),
-        "restaurants_considered": run.restaurants_considered,
-        "restaurants_total": run.restaurants_total,
-        "skipped": skipped,
-        "created_at": format_instant(run.created_at) if run.HasField("created_at") else None,
-        "finished_at": format_instant(run.finished_at) if run.HasField("finished_at") else None,
-    }
-
-
-def _json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
-    return {
-        "restaurant_id": item.restaurant_id,
-        "outcome": _outcome(item),
-        "skip_reason": _reason(item.skip_reason) if item.skip_reason else None,
-        "payout_id": item.payout_id or None,
-        "amount_minor": item.amount_minor,
-    }
-
-
-def _json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
-    """The payout under its names in the contract; with items and history only if it has come with them."""
-    written: dict[str, JsonValue] = {
-        "payout_id": payout.payout_id,
-        "payout_run_id": payout.payout_run_id,
-        "restaurant_id": payout.restaurant_id,
-        "currency": payout.currency,
-        "amount_minor": payout.amount_minor,
-        "amount": format_minor(payout.amount_minor, payout.currency),
-        "as_of": format_date(payout.as_of),
-        "cutoff_at": format_instant(payout.cutoff_at),
-        "state": payout_state(payout.state),
-        "created_at": format_instant(payout.created_at),
-        "transaction_id": payout.transaction_id,
-    }
-    if payout.history:
-        written["items"] = [{"type": _item_type(item), "amount_minor": item.amount_minor} for item in payout.items]
-        written["history"] = [
-            {
-                "state": payout_state(move.state),
-                "recorded_at": format_instant(move.recorded_at),
-                "event_id": move.event_id or None,
-                "transaction_id": move.transaction_id,
-            }
-            for move in payout.history
-        ]
-    return written
