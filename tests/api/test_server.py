@@ -470,7 +470,7 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(data
         async with locked_events(ledger) as release:
             call = asyncio.create_task(_ingest(ledger, event))
             await until_blocked(ledger)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await ledger.server.stop(0.1)
             with pytest.raises((aio.AioRpcError, asyncio.CancelledError)) as caught:
                 await call

@@ -817,7 +817,7 @@ async def test_a_run_that_cannot_go_on_holds_up_no_other(database: Database) -> 
             )
             held_up = await start_run(ledger)
             other = await start_run(ledger, currency="USD")
-            run = await end_of_run(ledger, other.payout_run_id, timeout_seconds=8)
+            run = await end_of_run(ledger, other.payout_run_id)
             assert run.payouts_created == 1
         assert (await end_of_run(ledger, held_up.payout_run_id)).payouts_created == 5
     await assert_reconciled(database.migration_url)
