@@ -56,7 +56,11 @@ async def test_interrupted_demonstration_cleans_up(enterable_folder: Path, numbe
             if line.startswith("It listens on "):
                 address = line.removeprefix("It listens on ").strip().removesuffix(".")
         process.send_signal(number)
-        await process.communicate()
+        try:
+            await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
     assert process.returncode == ExitStatus.INTERRUPTED
     assert left_in(enterable_folder) == []
     assert (await run_command("restaurants", "list", "--address", address)).status == ExitStatus.UNREACHABLE

@@ -15,11 +15,19 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 @contextmanager
 def connect(address: str) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
     """A client of the server at `address`. Raises CommandFailure for a call of the block that was refused."""
-    with open_channel(address) as channel:
-        try:
-            yield ledger_pb2_grpc.LedgerServiceStub(channel)
-        except grpc.RpcError as error:
-            raise failure_of(refusal_of_call(error), address) from error
+    channel = open_channel(address)
+    try:
+        yield ledger_pb2_grpc.LedgerServiceStub(channel)
+    except KeyboardInterrupt:
+        # Not closed: what was interrupted inside gRPC may hold the lock that closing waits for, and the process ends anyway.
+        raise
+    except grpc.RpcError as error:
+        channel.close()
+        raise failure_of(refusal_of_call(error), address) from error
+    except BaseException:
+        channel.close()
+        raise
+    channel.close()
 
 
 def open_channel(address: str) -> grpc.Channel:

@@ -50,8 +50,19 @@ class _Demonstration:
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
+        self._is_interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """Ends it before the next sentence: raised wherever the program happens to be, an interruption can leave gRPC holding a
+        lock that cleaning up then waits for. Asked a second time it does not wait."""
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        self._is_interrupted = True
 
     def say(self, sentence: str) -> None:
+        """Says something, unless the user has asked for the end meanwhile. Raises KeyboardInterrupt then."""
+        if self._is_interrupted:
+            raise KeyboardInterrupt
         print_line(f"\n{sentence}")
 
     def expect(self, what: str, seen: object, expected: object) -> None:
@@ -62,9 +73,10 @@ class _Demonstration:
 
 
 def demo() -> None:
-    # So that the server and the data are cleaned up in this case too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     demonstration = _Demonstration()
+    # So that the server and the data are cleaned up in these cases too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, demonstration.interrupt)
     lines = read_demo_lines()
     with demo_data_dir() as data_dir:
         demonstration.say(f"Starting a server of its own, with an embedded PostgreSQL in {data_dir}.")
