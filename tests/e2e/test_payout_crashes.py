@@ -20,6 +20,7 @@ from e2e.test_payout_runs import (
     today,
 )
 from grpc import aio
+from support.audit import assert_books_in_order
 from support.commands import RunningServer, start_process
 from support.running import RunningLedger, query, running_ledger
 
@@ -100,6 +101,7 @@ async def assert_each_paid_once(ledger: RunningLedger, payout_run_id: str, resta
     paid = await ledger.query("SELECT count(*), count(DISTINCT balance_account_id) FROM payouts")
     assert paid == [(restaurants, restaurants)]
     await assert_reconciled(ledger.database.migration_url)
+    await assert_books_in_order(ledger.database)
 
 
 # What another session holds, so that a worker stops at a step, and how many payouts have been committed by then at the least.

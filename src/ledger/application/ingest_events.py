@@ -184,8 +184,8 @@ class IngestEvents:
                 new = await settle_payout(self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id)
             except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
                 batch.refuse(posting, error)
-            except DataRejected:
-                batch.refuse(posting, EventRejected(event.event_id))
+            except DataRejected as error:
+                batch.refuse(posting, _rejected(posting, error))
             else:
                 if new:
                     batch.new.add(event.event_id)

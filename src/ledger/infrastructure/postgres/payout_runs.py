@@ -311,7 +311,9 @@ class PostgresPayoutRuns:
                         reserve.debit.value,
                         reserve.credit.value,
                     )
-        except (DataRejected, asyncpg.IntegrityConstraintViolationError) as error:
+        except (DataRejected, asyncpg.UniqueViolationError) as error:
+            # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is. Any other
+            # constraint says that this code and the schema do not fit, and must not skip anybody.
             raise PageRejected(accounts) from error
         return accounts
 
