@@ -123,5 +123,13 @@ class DataRejected(LedgerError):
     """The database refused a statement's data, all of it; it took no effect."""
 
 
+class QueueFull(LedgerError):
+    """As much work waits as the server can hold; nothing was stored."""
+
+
+class DeadlineTooShort(LedgerError):
+    """What waits before the call takes longer than the call has left; nothing was stored."""
+
+
 class ShuttingDown(LedgerError):
     """The server is stopping and takes no new work."""

@@ -2,18 +2,30 @@
 
 import logging
 import sys
+from contextvars import ContextVar
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ledger.settings import LogFormat, LogLevel
+
+# The request id and the method of the call that is being answered.
+CALL_IDS: ContextVar[tuple[str, str] | None] = ContextVar("CALL_IDS", default=None)
+
+
+def add_call_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Adds the ids of the call to a line that is logged on its behalf."""
+    if (ids := CALL_IDS.get()) is not None:
+        event.setdefault("request_id", ids[0])
+        event.setdefault("method", ids[1])
+    return event
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     """Sends our lines and those of the libraries through one formatter. For the start of a process; on repeat it replaces."""
     severity = logging.getLevelNamesMapping()[level.value.upper()]
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        add_call_ids,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

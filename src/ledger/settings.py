@@ -107,7 +107,25 @@ class Settings(BaseSettings):
         description="Whether to refuse a database that may forget what it has acknowledged: fsync, full_page_writes or "
         "synchronous_commit off.",
     )
-    database_pool_size: int = Field(default=10, ge=1, le=200, description="Connections to the database, at the most.")
+    database_pool_size: int = Field(
+        default=10, ge=1, le=200, description="Connections to the database, at the most, for everything but booking events."
+    )
+    ingest_queue_events: int = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="Events that may wait or be booked at once; a call beyond them is answered RESOURCE_EXHAUSTED.",
+    )
+    ingest_queue_megabytes: int = Field(default=64, ge=1, le=4096, description="The same in MiB of the events as messages.")
+    ingest_group_events: int = Field(
+        default=500, ge=1, le=1000, description="Events of single calls that share a statement and a commit, at the most."
+    )
+    ingest_concurrency: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="Batches and streams that are booked at once. Booking takes up to three times as many connections.",
+    )
     data_dir: Annotated[Path | None, AfterValidator(_expanded)] = Field(
         default=None,
         description="Where the embedded PostgreSQL keeps its data. Empty: ~/.local/share/ledger, or /var/lib/ledger for root.",
@@ -144,3 +162,8 @@ class Settings(BaseSettings):
     def url_for_migrations(self) -> str:
         """The URL that may change the schema; empty when the database is embedded."""
         return self.migration_database_url or self.database_url
+
+    @property
+    def ingest_pool_size(self) -> int:
+        """Connections for booking: as many for groups of single calls as for batches, and for the payout events among those."""
+        return 3 * self.ingest_concurrency

@@ -18,6 +18,7 @@ from ledger.errors import (
     DatabaseTimeout,
     DatabaseUnavailable,
     DataRejected,
+    DeadlineTooShort,
     EventIdReused,
     EventNotFound,
     EventRejected,
@@ -29,6 +30,7 @@ from ledger.errors import (
     PayoutMoveNotAllowed,
     PayoutNotFound,
     PayoutRunNotFound,
+    QueueFull,
     RestaurantNotFound,
     ShuttingDown,
 )
@@ -54,6 +56,8 @@ EXAMPLES: list[LedgerError] = [
     DatabaseUnavailable("secret"),
     DatabaseContention("secret"),
     DatabaseTimeout("secret"),
+    QueueFull("secret"),
+    DeadlineTooShort("secret"),
     ShuttingDown("secret"),
 ]
 # Never told to a caller as it is: booking turns it into EventRejected, and anywhere else it is a defect, hence INTERNAL.

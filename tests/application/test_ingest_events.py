@@ -14,6 +14,7 @@ from ledger.application.ingest_events import (
     IngestStatus,
     UnknownRestaurants,
 )
+from ledger.application.ingest_queue import IngestLimits
 from ledger.domain.events import EventType
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.errors import (
@@ -26,11 +27,12 @@ from ledger.errors import (
     ShuttingDown,
 )
 
+LIMITS = IngestLimits(queue_events_max=100, queue_bytes_max=10_000, group_events_max=10, batches_at_once_max=2)
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
 
 def use_case(ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER) -> IngestEvents:
-    return IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown)
+    return IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS)
 
 
 def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:

@@ -816,20 +816,36 @@ async def test_unknown_service_is_unimplemented(shared_ledger: RunningLedger) ->
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_stream_of_events_is_not_built(shared_ledger: RunningLedger) -> None:
-    """StreamEvents answers UNIMPLEMENTED with a reason, and books nothing of what it was sent."""
-    before = await counts(shared_ledger)
-
-    async def requests() -> Any:
-        yield ledger_pb2.StreamEventsRequest(event=event_message())
-
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ledger_pb2.StreamEventsRequest(), "events"),
+        (ledger_pb2.StreamEventsRequest(events=[ledger_pb2.ProcessorEvent()] * 1001), "events"),
+        (ledger_pb2.StreamEventsRequest(event=event_message(), events=[event_message()]), "events"),
+    ],
+    ids=["neither", "too many", "both"],
+)
+async def test_stream_request_that_is_none_ends_the_stream(
+    shared_ledger: RunningLedger, request_: ledger_pb2.StreamEventsRequest, field: str
+) -> None:
+    """INVALID_ARGUMENT once what came before is answered; what comes after is not booked."""
+    before, after = event_message(restaurant_id=unique("res")), event_message(restaurant_id=unique("res"))
+    answers = []
     with pytest.raises(aio.AioRpcError) as caught:
-        async for _ in shared_ledger.stub.StreamEvents(requests()):
-            pass
+        async for answer in shared_ledger.stub.StreamEvents(
+            iter([ledger_pb2.StreamEventsRequest(event=before), request_, ledger_pb2.StreamEventsRequest(event=after)])
+        ):
+            answers.append(answer)
+    assert [answer.result.status for answer in answers] == [ledger_pb2.INGEST_STATUS_CREATED]
     told = refusal(caught.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_IMPLEMENTED")
-    assert told.metadata == {"method": f"/{SERVICE}/StreamEvents"}
-    assert await counts(shared_ledger) == before
+    assert (told.code, told.reason, told.metadata) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+        {"field": field},
+    )
+    with pytest.raises(aio.AioRpcError) as caught:
+        await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=after.event_id))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: RunningLedger) -> None:

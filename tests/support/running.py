@@ -47,7 +47,8 @@ async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[R
     """A server on `database` at a free port, stopped at the end."""
     configured = Settings(_env_file=None, database_url=database.url, grpc_address="127.0.0.1:0", **settings)
     engine = create_engine(database.url, pool_size=configured.database_pool_size)
-    application = Application(configured, engine)
+    ingest_engine = create_engine(database.url, pool_size=configured.ingest_pool_size)
+    application = Application(configured, engine, ingest_engine)
     server = Server(
         application.service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engine)
     )
@@ -62,6 +63,7 @@ async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[R
         # No grace: whoever is still calling is a test that has ended.
         await server.stop(0)
         await application.close()
+        await ingest_engine.dispose()
         await engine.dispose()
 
 

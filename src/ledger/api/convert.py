@@ -115,10 +115,26 @@ def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -
 
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[ProcessorEvent | InvalidRequest]:
     """The events to book, and in their places what is wrong with the others. Raises InvalidRequest for too few or too many."""
-    if not 1 <= len(request.events) <= BATCH_EVENTS_MAX:
+    return _decode_events(request.events, now)
+
+
+def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime) -> list[ProcessorEvent | InvalidRequest]:
+    """The same of one request of a stream, which has either `event` or `events`. Raises InvalidRequest."""
+    if not request.HasField("event"):
+        return _decode_events(request.events, now)
+    if request.events:
+        raise InvalidRequest([FieldViolation("events", "must be empty if event is set")])
+    try:
+        return [decode_event(request.event, now)]
+    except InvalidRequest as error:
+        return [error]
+
+
+def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[ProcessorEvent | InvalidRequest]:
+    if not 1 <= len(messages) <= BATCH_EVENTS_MAX:
         raise InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
     decoded: list[ProcessorEvent | InvalidRequest] = []
-    for place, message in enumerate(request.events):
+    for place, message in enumerate(messages):
         try:
             decoded.append(decode_event(message, now, f"events[{place}]."))
         except InvalidRequest as error:

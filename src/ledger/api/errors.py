@@ -14,6 +14,7 @@ from ledger.errors import (
     DatabaseContention,
     DatabaseTimeout,
     DatabaseUnavailable,
+    DeadlineTooShort,
     EventIdReused,
     EventNotFound,
     EventRejected,
@@ -24,6 +25,7 @@ from ledger.errors import (
     PayoutMoveNotAllowed,
     PayoutNotFound,
     PayoutRunNotFound,
+    QueueFull,
     RestaurantNotFound,
     ShuttingDown,
 )
@@ -105,6 +107,12 @@ _TABLE: dict[type[LedgerError], _Row] = {
     DatabaseTimeout: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
         text="the database took too long; repeat the call", details=_retry_info),
+    QueueFull: _Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_QUEUE_FULL,
+        text="as much work waits as the server can hold; repeat the call later", details=_retry_info),
+    DeadlineTooShort: _Row(
+        grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_DEADLINE_TOO_SHORT,
+        text="what waits before the call takes longer than the call has left; nothing was stored"),
     ShuttingDown: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_SHUTTING_DOWN,
         text="the server is stopping; repeat the call", details=_retry_info),

@@ -1,12 +1,14 @@
-"""The service of the contract: each method decodes, calls its use case, and encodes. What it lacks answers UNIMPLEMENTED."""
+"""The service of the contract: each method decodes, calls its use case, and encodes."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
 from grpc import aio
 
 from ledger.api import convert, convert_payouts, convert_statement
+from ledger.api.event_stream import EventStream, ingest_decoded
 from ledger.api.page_tokens import encode_page_token
 from ledger.application.get_balance import get_balance
 from ledger.application.get_event import get_event
@@ -16,7 +18,6 @@ from ledger.application.payouts import get_payout, get_payout_run, list_payout_r
 from ledger.application.ports import BalanceReader, EventLedger, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant
 from ledger.application.run_payouts import run_payouts
-from ledger.domain.events import ProcessorEvent
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 Context = aio.ServicerContext[Any, Any]
@@ -51,19 +52,28 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._clock = clock
 
     async def IngestEvent(self, request: ledger_pb2.IngestEventRequest, context: Context) -> ledger_pb2.IngestEventResponse:
+        size_bytes, seconds_left = request.ByteSize(), context.time_remaining()
+        self._ingest_events.queue.check(1, size_bytes, seconds_left)
         event = convert.decode_ingest_event(request, self._clock())
-        (outcome,) = await self._ingest_events([event])
+        (outcome,) = await self._ingest_events((event,), size_bytes=size_bytes, seconds_left=seconds_left)
         return convert.encode_ingest_event(outcome)
 
     async def BatchIngestEvents(
         self, request: ledger_pb2.BatchIngestEventsRequest, context: Context
     ) -> ledger_pb2.BatchIngestEventsResponse:
+        size_bytes, seconds_left = request.ByteSize(), context.time_remaining()
+        self._ingest_events.queue.check(len(request.events), size_bytes, seconds_left)
         decoded = convert.decode_batch(request, self._clock())
-        events = [event for event in decoded if isinstance(event, ProcessorEvent)]
-        outcomes = iter(await self._ingest_events(events) if events else [])
-        return ledger_pb2.BatchIngestEventsResponse(
-            results=[convert.encode_result(next(outcomes) if isinstance(event, ProcessorEvent) else event) for event in decoded]
-        )
+        outcomes = await ingest_decoded(self._ingest_events, decoded, size_bytes=size_bytes, seconds_left=seconds_left)
+        return ledger_pb2.BatchIngestEventsResponse(results=[convert.encode_result(outcome) for outcome in outcomes])
+
+    async def StreamEvents(
+        self, request_iterator: AsyncIterator[ledger_pb2.StreamEventsRequest], context: Context
+    ) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
+        stream = EventStream(self._ingest_events, self._clock)
+        async with aclosing(stream.answers(request_iterator)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def GetEvent(self, request: ledger_pb2.GetEventRequest, context: Context) -> ledger_pb2.GetEventResponse:
         event_id = convert.decode_event_id(request)

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ledger.api.interceptors import CallFrame
+from ledger.api.call_frame import CallFrame
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
@@ -47,16 +48,20 @@ class Server:
         ping: Callable[[], Awaitable[None]],
     ) -> None:
         """`ping` asks the database for a sign of life and raises when there is none."""
-        self._frame = CallFrame()
-        self._server = aio.server(interceptors=[self._frame], options=_OPTIONS)
+        self._server = aio.server(options=_OPTIONS)
+        self._frame = CallFrame(self._server)
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._watching: asyncio.Task[None] | None = None
-        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        # It has what those who add services ask of a server.
+        framed = cast(aio.Server, self._frame)
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, framed)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, framed)
         if reflect:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            # The library's own way would look at the class of the server and take the servicer for threads.
+            add_reflection: Callable[[object, aio.Server], None] = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+            add_reflection(reflection.aio.ReflectionServicer(names), framed)
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:

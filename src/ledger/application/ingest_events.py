@@ -5,7 +5,7 @@ The database decides: an event is new if and only if its insert made the row wit
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from uuid import UUID
@@ -13,6 +13,8 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat
 
+from ledger.application.grouping import Grouping
+from ledger.application.ingest_queue import IngestLimits, IngestQueue
 from ledger.application.ports import EventLedger, Posting, StoredEvent, UnitOfWorkFactory
 from ledger.application.settle_payout import settle_payout
 from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent, differing_fields, fingerprint
@@ -65,40 +67,84 @@ IngestOutcome = Booked | LedgerError
 
 
 class IngestEvents:
-    """The use case of IngestEvent and its companions."""
+    """The use case of IngestEvent and its companions, which differ in nothing but how many events come at once.
 
-    def __init__(self, ledger: EventLedger, begin: UnitOfWorkFactory, *, unknown_restaurants: UnknownRestaurants) -> None:
+    Events that come alone are booked in groups, so that concurrent calls share a statement and a commit. Batches are their own
+    groups. Payout events are transactions of their own and hold up no group: they go the way of batches.
+    """
+
+    def __init__(
+        self,
+        ledger: EventLedger,
+        begin: UnitOfWorkFactory,
+        *,
+        unknown_restaurants: UnknownRestaurants,
+        limits: IngestLimits,
+        on_group: Callable[[int, float], None] = lambda _events, _seconds: None,
+    ) -> None:
+        """`on_group` is told of each group and batch how many events it had and how many seconds it took."""
         self._ledger = ledger
         self._begin = begin
         self._register = unknown_restaurants is UnknownRestaurants.REGISTER
+        self._on_group = on_group
+        self.queue = IngestQueue(limits)
+        self._groups: Grouping[ProcessorEvent, IngestOutcome] = Grouping(
+            self._book_timed,
+            group_items_max=limits.group_events_max,
+            groups_at_once_max=limits.batches_at_once_max,
+            on_failure=_log_broken_grouping,
+        )
+        self._batches = asyncio.Semaphore(limits.batches_at_once_max)
         self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
         self._closed = False
 
-    async def __call__(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
+    async def __call__(
+        self, events: Sequence[ProcessorEvent], *, size_bytes: int = 0, seconds_left: float | None = None
+    ) -> list[IngestOutcome]:
         """Books valid `events` and tells what became of each, in their order; what is told as booked is durable.
 
-        A caller that is cancelled meanwhile stops waiting; the booking goes on. Raises DatabaseUnavailable, DatabaseContention
-        or DatabaseTimeout when the outcome is not known (the same events may be sent again), ShuttingDown after `close`.
+        `size_bytes` is what the events take as a message, `seconds_left` what the caller will wait. A caller that is cancelled
+        meanwhile stops waiting; a booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
+        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known (the same events may be sent
+        again), ShuttingDown after `close`.
         """
         if self._closed:
             raise ShuttingDown
-        # Whether a cancelled COMMIT took effect cannot be told, so no call owns one: this task does.
-        task = asyncio.create_task(self._book(events))
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        with self.queue.admitted(len(events), size_bytes, seconds_left):
+            if len(events) == 1 and events[0].type not in PAYOUT_EVENT_TYPES:
+                return [await self._groups.add(events[0])]
+            await self._batches.acquire()
+            # Whether a cancelled COMMIT took effect cannot be told, so no call owns one: this task does, and keeps its turn.
+            task = asyncio.create_task(self._book_timed(events))
+            self._running.add(task)
+            task.add_done_callback(self._forget)
+            return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Takes no further events and returns when those under way are booked."""
+        """Takes no further events and returns when those let in are booked."""
         self._closed = True
-        if self._running:
+        await self._groups.close()
+        while self._running:
+            # Those that wait for their turn begin when these end.
             await asyncio.wait(self._running)
+            await asyncio.sleep(0)
 
     def _forget(self, task: asyncio.Task[list[IngestOutcome]]) -> None:
+        self._batches.release()
         self._running.discard(task)
         if not task.cancelled():
             # Its caller may be gone; asking for the exception keeps asyncio from reporting it a second time.
             task.exception()
+
+    async def _book_timed(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            return await self._book(events)
+        finally:
+            seconds = loop.time() - began
+            self.queue.booked(seconds)
+            self._on_group(len(events), seconds)
 
     async def _book(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
         outcomes: dict[int, IngestOutcome] = {}
@@ -191,6 +237,10 @@ class IngestEvents:
                     batch.new.add(event.event_id)
                 else:
                     batch.stored.update(await self._ledger.stored([event.event_id]))
+
+
+def _log_broken_grouping(error: BaseException) -> None:
+    _log.error("gathering events into groups broke", exc_info=error)
 
 
 def _rejected(posting: Posting, error: DataRejected) -> EventRejected:

@@ -28,7 +28,7 @@ READY_PREFIX = "ledger serves gRPC on "
 def serve(address: AddressOption = None) -> None:
     settings = load_settings(address)
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
-    from ledger.bootstrap import open_database, run_server
+    from ledger.bootstrap import new_event_loop, open_database, run_server
     from ledger.cli.database_failures import database_failures
 
     configure_logging(settings.log_format, settings.log_level)
@@ -45,7 +45,8 @@ def serve(address: AddressOption = None) -> None:
                     ["another process runs the embedded PostgreSQL and will stop it; this server loses its database then"],
                 )
 
-        asyncio.run(run_server(settings, database, on_ready=on_ready))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run_server(settings, database, on_ready=on_ready))
         # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)

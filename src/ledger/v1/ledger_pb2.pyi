@@ -722,45 +722,57 @@ class IngestResult(message.Message):
 
 @typing.final
 class StreamEventsRequest(message.Message):
-    """One request of StreamEvents."""
+    """One request of StreamEvents: `event`, or `events`, not both."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def event(self) -> ProcessorEvent:
-        """The event to book. Required."""
+        """The event to book, if the request carries a single one."""
+
+    @builtins.property
+    def events(self) -> containers.RepeatedCompositeFieldContainer[ProcessorEvent]:
+        """1 to 1,000 events to book: a backfill is several times faster with a hundred in a request than with one."""
 
     def __init__(
         self,
         *,
         event: ProcessorEvent | None = ...,
+        events: abc.Iterable[ProcessorEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["event", b"event", "events", b"events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class StreamEventsResponse(message.Message):
-    """One response of StreamEvents."""
+    """One response of StreamEvents, to the request with the same place in the stream."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> IngestResult:
-        """What became of the event of the request with the same place in the stream."""
+        """What became of `event`; unset if the request carried `events`."""
+
+    @builtins.property
+    def results(self) -> containers.RepeatedCompositeFieldContainer[IngestResult]:
+        """One result for each of `events`, in their order; empty if the request carried `event`."""
 
     def __init__(
         self,
         *,
         result: IngestResult | None = ...,
+        results: abc.Iterable[IngestResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["result", b"result", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -143,9 +143,12 @@ class LedgerServiceServicer:
 
     def StreamEvents(self, request_iterator, context):
         """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-        a response means that its event is durable. The server reads no further than it can book.
+        a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
+        than it can book: a full queue makes a stream wait.
 
-        On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream.
+        On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
+        without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
+        answered. If the stream breaks off, what was not answered may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,9 +73,12 @@ class LedgerServiceStub:
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_ledger_pb2.StreamEventsRequest, _ledger_pb2.StreamEventsResponse]
     """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-    a response means that its event is durable. The server reads no further than it can book.
+    a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
+    than it can book: a full queue makes a stream wait.
 
-    On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream.
+    On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
+    without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
+    answered. If the stream breaks off, what was not answered may be sent again.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id. INVALID_ARGUMENT: not an event id."""
@@ -154,9 +157,12 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_ledger_pb2.StreamEventsRequest, _ledger_pb2.StreamEventsResponse]  # type: ignore[assignment]
     """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-    a response means that its event is durable. The server reads no further than it can book.
+    a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
+    than it can book: a full queue makes a stream wait.
 
-    On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream.
+    On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
+    without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
+    answered. If the stream breaks off, what was not answered may be sent again.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id. INVALID_ARGUMENT: not an event id."""
@@ -250,9 +256,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.StreamEventsResponse], _abc.AsyncIterator[_ledger_pb2.StreamEventsResponse]]:
         """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-        a response means that its event is durable. The server reads no further than it can book.
+        a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
+        than it can book: a full queue makes a stream wait.
 
-        On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream.
+        On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
+        without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
+        answered. If the stream breaks off, what was not answered may be sent again.
         """
 
     @_abc_1.abstractmethod

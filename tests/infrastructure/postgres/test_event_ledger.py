@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,7 @@ from ledger.domain.events import EventType, ProcessorEvent, fingerprint
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.posting_rules import entries_of
 from ledger.errors import DataRejected
-from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 
 
@@ -26,7 +27,7 @@ async def books(request: pytest.FixtureRequest, shared_database: Database) -> As
         yield FakeEventLedger(maturity_days=7)
         return
     engine = create_engine(shared_database.url, pool_size=4)
-    yield PostgresEventLedger(engine, maturity_days=7)
+    yield PostgresEventLedger(partial(autocommit, engine), maturity_days=7)
     await engine.dispose()
 
 
@@ -157,7 +158,7 @@ async def test_restaurants_own_maturity_overrides_the_setting(
     """The restaurant's days count, read when the event is recorded; 0 days is at once, which is no instant at all."""
     restaurant = unique("res")
     engine = create_engine(shared_database.url, pool_size=1)
-    books = PostgresEventLedger(engine, maturity_days=7)
+    books = PostgresEventLedger(partial(autocommit, engine), maturity_days=7)
     await books.open_accounts([(restaurant, "PEN")], register=True)
     await query(
         shared_database.migration_url,

@@ -1,7 +1,9 @@
 """Connections: one pool a process, with sessions that can never wait for ever."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -24,6 +26,9 @@ APPLICATION_ROLE = "ledger_app"
 
 # The driver's own type carries no types; this name says what is meant.
 Connection = Any
+
+# A driver connection outside any transaction block for a `with`, which raises database errors in the ledger's words.
+Autocommit = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
 def create_engine(url: str, *, pool_size: int, role: str = APPLICATION_ROLE) -> AsyncEngine:
@@ -92,3 +97,53 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
                 # A cancelled statement may still be running in that session, and a lost one must not be pooled.
                 await connection.invalidate(error)
                 raise
+
+
+class KeptConnections:
+    """Driver connections for the few that use one all the time: each stays checked out of the pool until it breaks.
+
+    Taking a connection out of the pool and putting it back costs as much as storing a few events. There are never more of them
+    than uses at once, which is for the users to bound, and for the engine's pool.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._idle: deque[tuple[AsyncConnection, Connection]] = deque()
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[Connection]:
+        """As the function of this name."""
+        with database_errors():
+            connection, driver_connection = await self._take()
+            try:
+                yield driver_connection
+            except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+                # A cancelled statement may still be running in that session, and a lost one must not be kept.
+                await connection.invalidate(error)
+                await connection.close()
+                raise
+            except asyncio.CancelledError:
+                await connection.invalidate()
+                await connection.close()
+                raise
+            except BaseException:
+                self._idle.append((connection, driver_connection))
+                raise
+            self._idle.append((connection, driver_connection))
+
+    async def close(self) -> None:
+        """Gives all connections back that are not in use."""
+        while self._idle:
+            connection, _ = self._idle.popleft()
+            await connection.close()
+
+    async def _take(self) -> tuple[AsyncConnection, Connection]:
+        while self._idle:
+            # The one used last: it is the least likely to have been closed meanwhile.
+            connection, driver_connection = self._idle.pop()
+            if not driver_connection.is_closed():
+                return connection, driver_connection
+            await connection.invalidate()
+            await connection.close()
+        connection = await connect(self._engine)
+        return connection, (await connection.get_raw_connection()).driver_connection

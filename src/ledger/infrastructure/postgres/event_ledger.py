@@ -5,13 +5,11 @@ from collections.abc import Collection, Sequence
 from itertools import accumulate
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ledger.application.ports import Posting, StoredEntry, StoredEvent
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.engine import Autocommit
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
 # of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
@@ -127,16 +125,16 @@ ON CONFLICT (restaurant_id, currency) DO NOTHING
 class PostgresEventLedger:
     """Implements `ledger.application.ports.EventLedger`."""
 
-    def __init__(self, engine: AsyncEngine, *, maturity_days: int) -> None:
+    def __init__(self, autocommit: Autocommit, *, maturity_days: int) -> None:
         """`maturity_days` holds for restaurants without a setting of their own."""
-        self._engine = engine
+        self._autocommit = autocommit
         self._maturity_days = maturity_days
 
     async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
         events = [posting.event for posting in postings]
         entries = [entry for posting in postings for entry in posting.entries]
         last_entries = list(accumulate(len(posting.entries) for posting in postings))
-        async with autocommit(self._engine) as connection:
+        async with self._autocommit() as connection:
             rows = await connection.fetch(
                 INSERT_EVENTS,
                 [event.event_id for event in events],
@@ -161,7 +159,7 @@ class PostgresEventLedger:
         return {row[0] for row in rows}
 
     async def stored(self, event_ids: Collection[str]) -> dict[str, StoredEvent]:
-        async with autocommit(self._engine) as connection:
+        async with self._autocommit() as connection:
             rows = await connection.fetch(SELECT_EVENTS, list(event_ids))
         return {
             row["event_id"]: StoredEvent(
@@ -186,7 +184,7 @@ class PostgresEventLedger:
         }
 
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:
-        async with autocommit(self._engine) as connection:
+        async with self._autocommit() as connection:
             rows = await connection.fetch(SELECT_ENTRIES_OF_EVENT, event.event.event_id)
         return [
             StoredEntry(
@@ -210,7 +208,7 @@ class PostgresEventLedger:
     async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
         restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
         currencies = [currency for _, currency in accounts]
-        async with autocommit(self._engine) as connection, connection.transaction():
+        async with self._autocommit() as connection, connection.transaction():
             if register:
                 await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
                 unknown = set[str]()

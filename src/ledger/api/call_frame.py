@@ -1,0 +1,208 @@
+"""The frame around every call: it reads the request, gives the call an id, and turns whatever is raised into a status.
+
+The stock library answers undecodable bytes and unexpected exceptions with UNKNOWN and their text; here neither gets out.
+
+It is put around the methods when they are registered: an interceptor would look up and wrap the method anew in every call.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+import uuid_utils
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+from grpc import aio
+
+from ledger.api.errors import has_status, internal, not_implemented, status_code_of, status_of
+from ledger.domain.fields import is_id
+from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
+from ledger.observability import CALL_IDS
+
+REQUEST_ID_KEY = "x-request-id"
+LAST_WORDS_SECONDS = 0.2
+_HEALTH_SERVICE = "grpc.health."
+_STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+Context = aio.ServicerContext[Any, Any]
+# grpc's own type for handlers knows synchronous methods only.
+Handler = Any
+
+
+class CallFrame:
+    """Takes the place of a server when services are added to it, and registers their methods there, each in its frame."""
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+        self._stopping = asyncio.Event()
+        # Bound once: finding out what is logged costs more than a call that logs nothing should.
+        self._log = structlog.get_logger("ledger.calls").bind()
+
+    def stop(self) -> None:
+        """Answers every further call of the ledger with ShuttingDown, and ends every call whose answer is a stream: an open one,
+        such as a health watch, would hold up the stop."""
+        self._stopping.set()
+
+    def add_generic_rpc_handlers(self, _: Any) -> None:
+        """Does nothing: what services add in this way they add in the other one, too."""
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Registers the methods of a service."""
+        self._server.add_registered_method_handlers(
+            service_name, {name: self._framed(service_name, name, handler) for name, handler in method_handlers.items()}
+        )
+
+    def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
+        method = f"/{service_name}/{name}"
+        if handler.response_streaming:
+            return self._streaming(method, handler)
+        if handler.request_streaming:
+            raise NotImplementedError("the contract has no method that takes a stream and answers once")
+        return self._single(method, handler, is_health=service_name.startswith(_HEALTH_SERVICE))
+
+    def _single(self, method: str, handler: Handler, *, is_health: bool) -> Handler:
+        answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
+        parse: Callable[[bytes], Message] = handler.request_deserializer
+
+        async def call(request: bytes, context: Context) -> Message:
+            framed = _Call(self._log, method, context)
+            try:
+                if self._stopping.is_set() and not is_health:
+                    raise ShuttingDown
+                response = await answer(_parse(parse, request), context)
+            except BaseException as error:
+                if not framed.takes(error):
+                    raise
+            else:
+                framed.answered()
+                return response
+            await framed.abort()
+            raise RuntimeError("an aborted call went on")
+
+        return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
+
+    def _streaming(self, method: str, handler: Handler) -> Handler:
+        parse: Callable[[bytes], Message] = handler.request_deserializer
+
+        async def call(request: Any, context: Context) -> None:
+            framed = _Call(self._log, method, context)
+            try:
+                if handler.request_streaming:
+                    answers = handler.stream_stream(_parse_each(parse, request), context)
+                else:
+                    answers = handler.unary_stream(_parse(parse, request), context)
+                await self._until_stopping(_write_all(answers, context))
+            except BaseException as error:
+                if not framed.takes(error):
+                    raise
+            else:
+                framed.answered()
+                return
+            await framed.abort()
+
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
+
+    async def _until_stopping(self, answering: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(answering)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            # What it has to say about the stop, as a health watch has, it may still say.
+            await asyncio.wait({task}, timeout=LAST_WORDS_SECONDS)
+            if not task.done():
+                raise ShuttingDown
+            await task
+        finally:
+            stopping.cancel()
+            task.cancel()
+
+
+class _Call:
+    """One call: its id, which its log lines carry, and the status of what it raised, which `abort` sends.
+
+    `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
+    """
+
+    __slots__ = ("_context", "_log", "_method", "_request_id", "_status")
+
+    def __init__(self, log: Any, method: str, context: Context) -> None:
+        self._log = log
+        self._method = method
+        self._context = context
+        self._status: status_pb2.Status | None = None
+        self._request_id = _request_id_given(context) or uuid_utils.uuid7().hex
+        CALL_IDS.set((self._request_id, method))
+        context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
+
+    def answered(self) -> None:
+        """The call was answered with what it asked for."""
+        self._log.debug("call answered")
+
+    def takes(self, error: BaseException) -> bool:
+        """Whether `error` has become a status; cancellations and aborts have not, and go their way."""
+        if isinstance(error, LedgerError) and has_status(error):
+            self._status = status_of(error)
+            code = status_code_of(self._status)
+            cause = error.__cause__
+            if cause is None:
+                self._log.info("call refused", code=code.name, error=type(error).__name__)
+            else:
+                self._log.warning("call failed", code=code.name, error=type(error).__name__, cause=repr(cause))
+            return True
+        if isinstance(error, NotImplementedError) and self._context.code() == grpc.StatusCode.UNIMPLEMENTED:
+            # What the generated service does for methods that are not overridden.
+            self._status = not_implemented(self._method)
+            return True
+        if isinstance(error, aio.AbortError) or not isinstance(error, Exception):
+            return False
+        error_id = uuid_utils.uuid7().hex
+        self._log.error("unexpected exception", error_id=error_id, exc_info=error)
+        self._status = internal(error_id)
+        return True
+
+    async def abort(self) -> None:
+        """Ends the call with the status. Always raises."""
+        if self._status is None:
+            raise RuntimeError("there is no status to end the call with")
+        await self._context.abort(
+            status_code_of(self._status),
+            self._status.message,
+            (
+                (_STATUS_DETAILS_KEY, self._status.SerializeToString()),
+                (REQUEST_ID_KEY, self._request_id),
+            ),
+        )
+
+
+def _request_id_given(context: Context) -> str | None:
+    """The id that the caller gave the call, if it can be one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY:
+            return value if isinstance(value, str) and is_id(value) else None
+    return None
+
+
+def _parse(parse: Callable[[bytes], Message], raw: bytes) -> Message:
+    """The message in `raw`. Raises MalformedMessage."""
+    try:
+        return parse(raw)
+    except DecodeError as error:
+        raise MalformedMessage from error
+
+
+async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for raw in raws:
+        yield _parse(parse, raw)
+
+
+async def _write_all(answers: Any, context: Context) -> None:
+    """Sends what a streaming method yields; one that writes to the context by itself is only awaited."""
+    if hasattr(answers, "__aiter__"):
+        async for answer in answers:
+            await context.write(answer)
+    else:
+        await answers

@@ -1,0 +1,150 @@
+"""Concurrent calls share one piece of work: what arrives within a moment goes to the database as one statement.
+
+Waiting for a moment costs latency and taking what happens to be there makes groups of three. So a group is waited for until it is
+about as large as the last ones were, and no longer than LINGER_SECONDS: a caller alone makes groups of one, and never waits.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from ledger.errors import ShuttingDown
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+LINGER_SECONDS = 0.002
+# How much more than usual is waited for, so that groups can grow with their callers, and how fast the usual follows.
+GROWTH = 1.1
+FOLLOW = 0.2
+# A group that takes longer, because of a lock or a silent network, does not hold up the next one.
+PATIENCE_SECONDS = 0.1
+PRUNE_ITEMS = 1000
+
+
+class Grouping(Generic[Item, Outcome]):
+    """Gathers items into groups and does the `work` of one group at a time, unless one takes long.
+
+    Bounding what waits is the caller's part: it knows what it lets in.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        *,
+        group_items_max: int,
+        groups_at_once_max: int,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """`work` returns an outcome for each item of a group, in their order, or raises what each of them is told.
+
+        `on_failure` is told if gathering itself breaks, which it never should.
+        """
+        self._work = work
+        self._group_items_max = group_items_max
+        self._groups_at_once_max = groups_at_once_max
+        self._on_failure = on_failure
+        self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
+        self._pruned_at_items = PRUNE_ITEMS
+        self._awaited_items = 1
+        self._wake: asyncio.Future[None] | None = None
+        self._usual_items = 1.0
+        self._running: set[asyncio.Task[None]] = set()
+        self._gathering: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def add(self, item: Item) -> asyncio.Future[Outcome]:
+        """The outcome to come of `item`. Whoever awaits it may be cancelled; the work of a group goes on for the others.
+
+        Raises ShuttingDown after `close`.
+        """
+        if self._closing:
+            raise ShuttingDown
+        if len(self._waiting) >= self._pruned_at_items:
+            self._prune()
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, outcome))
+        if len(self._waiting) >= self._awaited_items:
+            self._wake_up()
+        if self._gathering is None:
+            self._gathering = asyncio.create_task(self._gather())
+            self._gathering.add_done_callback(self._gathering_ended)
+        return outcome
+
+    async def close(self) -> None:
+        """Returns when everything that was added has its outcome."""
+        self._closing = True
+        self._wake_up()
+        if self._gathering is not None:
+            await self._gathering
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _gather(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                await self._until_waiting(1, None)
+                continue
+            usual = min(int(self._usual_items * GROWTH), self._group_items_max)
+            if len(self._waiting) < usual and not self._closing:
+                await self._until_waiting(usual, LINGER_SECONDS)
+            group = self._take()
+            self._usual_items += (len(group) - self._usual_items) * FOLLOW
+            if group:
+                await self._start(group)
+
+    async def _until_waiting(self, items: int, timeout_seconds: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._awaited_items = items
+        self._wake = loop.create_future()
+        timer = None if timeout_seconds is None else loop.call_later(timeout_seconds, self._wake_up)
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        """The next group, without those whose callers have left."""
+        group: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        while self._waiting and len(group) < self._group_items_max:
+            entry = self._waiting.popleft()
+            if not entry[1].done():
+                group.append(entry)
+        return group
+
+    def _prune(self) -> None:
+        """Forgets those whose callers have left: they may leave faster than groups are done."""
+        self._waiting = deque(entry for entry in self._waiting if not entry[1].done())
+        self._pruned_at_items = max(PRUNE_ITEMS, 2 * len(self._waiting))
+
+    async def _start(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        """Starts the work of `group` and returns when the next group may start."""
+        task = asyncio.create_task(self._do(group))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        while len(self._running) >= self._groups_at_once_max:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        try:
+            outcomes = await self._work([item for item, _ in group])
+        except Exception as error:  # noqa: BLE001  # told to every caller, who knows what it means
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if not future.done():
+                future.set_result(outcome)
+
+    def _gathering_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)

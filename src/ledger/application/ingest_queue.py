@@ -1,0 +1,78 @@
+"""The bounds of what waits to be booked: in events, in bytes, and in the time that a call has left."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ledger.errors import DeadlineTooShort, QueueFull
+
+# How fast the usual time of a group follows the last ones.
+_FOLLOW = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class IngestLimits:
+    """How much may wait or be under way at once, and how it is booked.
+
+    `queue_events_max` and `queue_bytes_max` (of the events as messages) bound all calls together. Events of single calls are
+    booked in groups of at most `group_events_max`; `batches_at_once_max` batches and as many groups may be under way.
+    """
+
+    queue_events_max: int
+    queue_bytes_max: int
+    group_events_max: int
+    batches_at_once_max: int
+
+
+class IngestQueue:
+    """Counts what is let in and not answered yet."""
+
+    def __init__(self, limits: IngestLimits) -> None:
+        self._limits = limits
+        self._group_seconds = 0.0
+        self._room: asyncio.Event | None = None
+        self.events = 0
+        self.size_bytes = 0
+
+    def check(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
+        """Raises QueueFull if so much cannot be let in now; DeadlineTooShort if what waits before it will take longer than
+        `seconds_left`. Nobody is refused for his own size: something else must be there.
+        """
+        if not self.events:
+            return
+        if not self._has_room(events, size_bytes):
+            raise QueueFull
+        groups_ahead = self.events // self._limits.group_events_max
+        if groups_ahead and seconds_left is not None and groups_ahead * self._group_seconds > seconds_left:
+            raise DeadlineTooShort
+
+    @contextmanager
+    def admitted(self, events: int, size_bytes: int, seconds_left: float | None) -> Iterator[None]:
+        """Lets a call in while the block runs. Raises as `check`."""
+        self.check(events, size_bytes, seconds_left)
+        self.events += events
+        self.size_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self.events -= events
+            self.size_bytes -= size_bytes
+            if self._room is not None:
+                self._room.set()
+
+    async def wait_for_room(self, events: int, size_bytes: int) -> None:
+        """Returns when so much would be let in: for callers that can be made to wait, such as streams."""
+        while self.events and not self._has_room(events, size_bytes):
+            if self._room is None or self._room.is_set():
+                self._room = asyncio.Event()
+            await self._room.wait()
+
+    def booked(self, seconds: float) -> None:
+        """Takes note of how long a group or a batch took."""
+        self._group_seconds += (seconds - self._group_seconds) * _FOLLOW
+
+    def _has_room(self, events: int, size_bytes: int) -> bool:
+        return (
+            self.events + events <= self._limits.queue_events_max and self.size_bytes + size_bytes <= self._limits.queue_bytes_max
+        )
