@@ -80,7 +80,7 @@ class FakeEventLedger:
             raise self.failures.pop(0)
         return new
 
-    async def stored(self, event_ids: Collection[str]) -> dict[str, StoredEvent]:
+    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
         return {event_id: self.events[event_id] for event_id in event_ids if event_id in self.events}
 
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:

@@ -175,7 +175,7 @@ class IngestEvents:
         missing = await self._insert(batch, postings)
         if not missing:
             return
-        batch.stored.update(await self._ledger.stored([posting.event.event_id for posting in missing]))
+        batch.stored.update(await self._ledger.stored([posting.event.event_id for posting in missing], once_safe=True))
         missing = [posting for posting in missing if posting.event.event_id not in batch.stored]
         if not missing:
             return
@@ -184,7 +184,7 @@ class IngestEvents:
         missing = await self._insert(batch, [posting for posting in missing if posting.event.event_id not in batch.refused])
         if missing:
             event_ids = [posting.event.event_id for posting in missing]
-            batch.stored.update(await self._ledger.stored(event_ids))
+            batch.stored.update(await self._ledger.stored(event_ids, once_safe=True))
             if any(event_id not in batch.stored for event_id in event_ids):
                 raise RuntimeError("the database neither stored an event nor had it, although its balance account is open")
 
@@ -236,7 +236,7 @@ class IngestEvents:
                 if new:
                     batch.new.add(event.event_id)
                 else:
-                    batch.stored.update(await self._ledger.stored([event.event_id]))
+                    batch.stored.update(await self._ledger.stored([event.event_id], once_safe=True))
 
 
 def _log_broken_grouping(error: BaseException) -> None:

@@ -143,8 +143,11 @@ class EventLedger(Protocol):
         """
         ...
 
-    async def stored(self, event_ids: Collection[str]) -> dict[str, StoredEvent]:
-        """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before this call."""
+    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
+        """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before this call.
+
+        `once_safe` is for whoever acknowledges them: returns once they are as durable as the database makes any commit.
+        """
         ...
 
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:

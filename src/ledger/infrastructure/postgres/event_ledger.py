@@ -81,6 +81,19 @@ FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
 
+# The same for whoever acknowledges what it finds. Under synchronous replication a commit that was cancelled while it waited for
+# its standby is visible and not yet safe. A commit that writes waits for everything before it, so then this statement writes
+# something: a message that nobody reads. It does so only where there is a synchronous standby, and something was found.
+SELECT_EVENTS_ONCE_SAFE = f"""
+WITH fence AS MATERIALIZED (
+  SELECT pg_logical_emit_message(true, 'ledger', '') AS position
+  WHERE current_setting('synchronous_standby_names') <> ''
+)
+SELECT stored.*
+FROM ({SELECT_EVENTS}) AS stored
+LEFT JOIN fence ON true
+"""
+
 # What one event posted. The event's transaction number leads into the primary key of the entries.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
@@ -158,9 +171,9 @@ class PostgresEventLedger:
             )
         return {row[0] for row in rows}
 
-    async def stored(self, event_ids: Collection[str]) -> dict[str, StoredEvent]:
+    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
         async with self._autocommit() as connection:
-            rows = await connection.fetch(SELECT_EVENTS, list(event_ids))
+            rows = await connection.fetch(SELECT_EVENTS_ONCE_SAFE if once_safe else SELECT_EVENTS, list(event_ids))
         return {
             row["event_id"]: StoredEvent(
                 event=ProcessorEvent(
