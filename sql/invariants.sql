@@ -731,6 +731,7 @@ WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
 -- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled) AS (
   VALUES
+    ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A'),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A'),
     ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'A'),
     ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A'),
@@ -760,6 +761,11 @@ WITH wanted (table_name, constraint_name) AS (
     ('balance_accounts', 'balance_accounts_pkey'),
     ('balance_accounts', 'balance_accounts_restaurant_id_currency_key'),
     ('balance_accounts', 'balance_accounts_restaurant_id_fkey'),
+    ('balance_snapshots', 'balance_snapshots_balance_account_id_fkey'),
+    ('balance_snapshots', 'balance_snapshots_entries_count_check'),
+    ('balance_snapshots', 'balance_snapshots_ledger_accounts_check'),
+    ('balance_snapshots', 'balance_snapshots_lines_check'),
+    ('balance_snapshots', 'balance_snapshots_pkey'),
     ('ledger_entries', 'ledger_entries_accounts_check'),
     ('ledger_entries', 'ledger_entries_amount_minor_check'),
     ('ledger_entries', 'ledger_entries_available_at_check'),
@@ -810,6 +816,7 @@ WITH wanted (table_name, constraint_name) AS (
 ),
 nullable (table_name, column_name) AS (
   VALUES
+    ('balance_snapshots', 'last_event_at'),
     ('ledger_entries', 'available_at'),
     ('ledger_entries', 'event_id'),
     ('ledger_entries', 'occurred_at'),
@@ -883,6 +890,7 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'balance_accounts', 'UPDATE', 'lock_pad'),
     ('ledger_app', 'processor_events', 'INSERT', ''),
     ('ledger_app', 'ledger_entries', 'INSERT', ''),
+    ('ledger_app', 'balance_snapshots', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'UPDATE', 'state'),
     ('ledger_app', 'payout_runs', 'UPDATE', 'finished_at'),

@@ -76,6 +76,36 @@ ALTER TABLE balance_accounts ALTER COLUMN balance_account_id ADD GENERATED ALWAY
     CACHE 1
 );
 
+CREATE TABLE balance_snapshots (
+    balance_account_id bigint NOT NULL,
+    system_identifier bigint NOT NULL,
+    horizon xid8 NOT NULL,
+    taken_at timestamp with time zone NOT NULL,
+    entries_count bigint NOT NULL,
+    last_recorded_at timestamp with time zone NOT NULL,
+    last_event_at timestamp with time zone,
+    ledger_accounts text[] NOT NULL,
+    entry_types text[] NOT NULL,
+    total_minors numeric[] NOT NULL,
+    matured_minors numeric[] NOT NULL,
+    CONSTRAINT balance_snapshots_entries_count_check CHECK ((entries_count >= 1)),
+    CONSTRAINT balance_snapshots_ledger_accounts_check CHECK ((ledger_accounts <@ ARRAY['processor_clearing'::text, 'restaurant_payable'::text, 'payout_reserved'::text, 'platform_fees'::text, 'platform_cash'::text, 'dispute_receivable'::text, 'dispute_hold'::text, 'adjustments'::text])),
+    CONSTRAINT balance_snapshots_lines_check CHECK (((cardinality(ledger_accounts) >= 2) AND (array_ndims(ledger_accounts) = 1) AND (array_ndims(entry_types) = 1) AND (cardinality(entry_types) = cardinality(ledger_accounts)) AND (array_ndims(total_minors) = 1) AND (cardinality(total_minors) = cardinality(ledger_accounts)) AND (array_ndims(matured_minors) = 1) AND (cardinality(matured_minors) = cardinality(ledger_accounts)) AND (array_position(ledger_accounts, NULL::text) IS NULL) AND (array_position(entry_types, NULL::text) IS NULL) AND (array_position(total_minors, NULL::numeric) IS NULL) AND (array_position(matured_minors, NULL::numeric) IS NULL)))
+);
+
+COMMENT ON TABLE balance_snapshots IS 'Sums of all entries of a balance account below a horizon. Made by the server; may be deleted at any time: no answer changes.';
+COMMENT ON COLUMN balance_snapshots.balance_account_id IS 'The restaurant and currency whose entries were added up.';
+COMMENT ON COLUMN balance_snapshots.system_identifier IS 'The database cluster whose transaction numbers the horizon is about; in any other the snapshot is ignored.';
+COMMENT ON COLUMN balance_snapshots.horizon IS 'Entries with a lower recorded_txid are counted: their transactions had all ended. All others are not.';
+COMMENT ON COLUMN balance_snapshots.taken_at IS 'The instant by which what is in matured_minors had matured, by the database''s clock.';
+COMMENT ON COLUMN balance_snapshots.entries_count IS 'How many entries were counted.';
+COMMENT ON COLUMN balance_snapshots.last_recorded_at IS 'The latest recorded_at of the entries counted, by the database''s clock: a balance as of a later instant counts them all.';
+COMMENT ON COLUMN balance_snapshots.last_event_at IS 'The latest occurred_at of the entries counted, by the processor''s clock.';
+COMMENT ON COLUMN balance_snapshots.ledger_accounts IS 'The account of the chart that a line is about. A line has its place in all four arrays.';
+COMMENT ON COLUMN balance_snapshots.entry_types IS 'The type of the entries that a line adds up.';
+COMMENT ON COLUMN balance_snapshots.total_minors IS 'What they credited to the account less what they debited, in minor units of the balance account''s currency.';
+COMMENT ON COLUMN balance_snapshots.matured_minors IS 'The same of those alone that need not mature or had by taken_at.';
+
 CREATE TABLE ledger_entries (
     balance_account_id bigint NOT NULL,
     recorded_txid xid8 DEFAULT pg_current_xact_id() NOT NULL,
@@ -298,6 +328,9 @@ ALTER TABLE ONLY balance_accounts
 ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_restaurant_id_currency_key UNIQUE (restaurant_id, currency);
 
+ALTER TABLE ONLY balance_snapshots
+    ADD CONSTRAINT balance_snapshots_pkey PRIMARY KEY (balance_account_id, system_identifier, last_recorded_at, horizon);
+
 ALTER TABLE ONLY ledger_entries
     ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (balance_account_id, recorded_txid, transaction_id, "position");
 
@@ -324,6 +357,10 @@ ALTER TABLE ONLY processor_events
 
 ALTER TABLE ONLY restaurants
     ADD CONSTRAINT restaurants_pkey PRIMARY KEY (restaurant_id);
+
+CREATE INDEX ledger_entries_available_at_idx ON ledger_entries USING btree (balance_account_id, available_at) WHERE (available_at IS NOT NULL);
+
+COMMENT ON INDEX ledger_entries_available_at_idx IS 'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
 
 CREATE INDEX payout_run_items_open_idx ON payout_run_items USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
 
@@ -352,6 +389,10 @@ COMMENT ON INDEX payouts_payout_run_id_idx IS 'For the payouts of a run, and the
 CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (payout_id) WHERE (payout_id IS NOT NULL);
 
 COMMENT ON INDEX processor_events_payout_id_idx IS 'For the history of a payout; only payout events are in it.';
+
+CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_change;
 
 CREATE TRIGGER ledger_entries_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_entries FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
@@ -392,6 +433,9 @@ ALTER TABLE processor_events ENABLE ALWAYS TRIGGER processor_events_deny_change;
 ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_restaurant_id_fkey FOREIGN KEY (restaurant_id) REFERENCES restaurants(restaurant_id) ON DELETE RESTRICT;
 
+ALTER TABLE ONLY balance_snapshots
+    ADD CONSTRAINT balance_snapshots_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY ledger_entries
     ADD CONSTRAINT ledger_entries_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
 
@@ -415,6 +459,19 @@ GRANT SELECT ON TABLE balance_accounts TO ledger_read;
 GRANT INSERT(restaurant_id) ON TABLE balance_accounts TO ledger_app;
 GRANT INSERT(currency) ON TABLE balance_accounts TO ledger_app;
 GRANT UPDATE(lock_pad) ON TABLE balance_accounts TO ledger_app;
+GRANT SELECT ON TABLE balance_snapshots TO ledger_app;
+GRANT SELECT ON TABLE balance_snapshots TO ledger_read;
+GRANT INSERT(balance_account_id) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(system_identifier) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(horizon) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(taken_at) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(entries_count) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(last_recorded_at) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(last_event_at) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(ledger_accounts) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(entry_types) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(total_minors) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(matured_minors) ON TABLE balance_snapshots TO ledger_app;
 GRANT SELECT ON TABLE ledger_entries TO ledger_app;
 GRANT SELECT ON TABLE ledger_entries TO ledger_read;
 GRANT INSERT(balance_account_id) ON TABLE ledger_entries TO ledger_app;

@@ -17,6 +17,7 @@ from ledger.api.server import Server
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.application.run_payouts import PayoutWorker
+from ledger.application.take_snapshots import SnapshotWorker
 from ledger.domain.audit import AuditReport
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -27,6 +28,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
 from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.settings import Settings
@@ -100,7 +102,10 @@ class Application:
         """What books events has connections of its own, so that neither reads nor a crowd of them hold it up, nor it them."""
         self._ingest_connections = KeptConnections(ingest_engine)
         ingest_ledger = PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days)
-        runs = PostgresPayoutRuns(engine, settlement_timezone=settings.settlement_timezone)
+        self._snapshot_worker = SnapshotWorker(
+            PostgresBalanceSnapshots(engine), tail_entries=settings.snapshot_tail_entries, on_failure=_log_worker_failure
+        )
+        runs = PostgresPayoutRuns(engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone)
         self._ingest_events = IngestEvents(
             ingest_ledger,
             lambda: PostgresUnitOfWork(ingest_engine),
@@ -112,12 +117,12 @@ class Application:
                 batches_at_once_max=settings.ingest_concurrency,
             ),
         )
-        self._payout_worker = PayoutWorker(runs, on_failure=_log_worker_failure)
+        self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=_log_worker_failure)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=PostgresEventLedger(lambda: autocommit(engine), maturity_days=settings.maturity_days),
-            balances=PostgresBalanceReader(engine),
-            statements=PostgresStatements(engine),
+            balances=PostgresBalanceReader(engine, self._snapshot_worker),
+            statements=PostgresStatements(engine, self._snapshot_worker),
             payout_runs=runs,
             payouts=PostgresPayouts(engine),
             wake_payout_worker=self._payout_worker.wake,
@@ -128,10 +133,12 @@ class Application:
     def start(self) -> None:
         """Begins to work in the background."""
         self._payout_worker.start()
+        self._snapshot_worker.start()
 
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""
         await self._payout_worker.stop()
+        await self._snapshot_worker.stop()
         await self._ingest_events.close()
         await self._ingest_connections.close()
 

@@ -140,6 +140,15 @@ class Settings(BaseSettings):
         default="UTC",
         description="The IANA time zone in which a payout run's date begins and ends, such as America/Lima.",
     )
+    payout_concurrency: int = Field(
+        default=2, ge=1, le=16, description="Pages of restaurants that a server pays at a time, each on a connection of its own."
+    )
+    snapshot_tail_entries: int = Field(
+        default=1000,
+        ge=0,
+        description="Entries that a balance or a payout may read beyond the account's snapshot before a new one is made; "
+        "0 makes none.",
+    )
     unknown_restaurants: UnknownRestaurantsSetting = Field(
         default=UnknownRestaurantsSetting.REGISTER,
         description="What the first event of an unknown restaurant does: register it, or be rejected with NOT_FOUND.",

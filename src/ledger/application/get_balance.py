@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from ledger.application.ports import BalanceReader
+from ledger.application.ports import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, RestaurantNotFound
@@ -16,7 +16,7 @@ async def get_balance(balances: BalanceReader, restaurant_id: str, currency: str
     Raises RestaurantNotFound; InvalidRequest when `as_of` is in the future by the database's clock; AmountOutOfRange when a sum
     does not fit the contract's int64; DatabaseUnavailable, DatabaseTimeout.
     """
-    balance = await balances.read(restaurant_id, currency, as_of)
+    (balance,) = await balances.read([BalanceQuery(restaurant_id, currency, as_of)])
     if balance is None:
         raise RestaurantNotFound(restaurant_id)
     if as_of is not None and balance.as_of < as_of:

@@ -1,6 +1,6 @@
 """What the use cases need of the outside, as protocols. `ledger.infrastructure.postgres` implements them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -61,6 +61,15 @@ class StoredEntry:
     recorded_at: datetime
     event_id: str | None
     payout_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceQuery:
+    """Which balance: now if `as_of` is None, or at that instant."""
+
+    restaurant_id: str
+    currency: str
+    as_of: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +250,37 @@ class PayoutSettlement(Protocol):
 
 
 class BalanceReader(Protocol):
-    """Balances, each read in one statement."""
+    """Balances, any number of them read in one statement."""
 
-    async def read(self, restaurant_id: str, currency: str, as_of: datetime | None) -> Balance | None:
-        """The balance now or at a past instant; None for an unknown restaurant; zeros for an unknown balance account.
+    async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
+        """The balances, in the order of the queries: None for an unknown restaurant, zeros for an unknown balance account.
 
-        When `as_of` is not past, by the database's clock, the balance of now is returned; its `as_of` tells.
-        Raises DatabaseUnavailable, DatabaseTimeout.
+        All are of one moment. When an `as_of` is not past, by the database's clock, the balance of now is returned; its `as_of`
+        tells. Raises DatabaseUnavailable, DatabaseTimeout.
         """
+        ...
+
+
+class BalanceSnapshots(Protocol):
+    """Sums of final entries, from which balances go on. No answer depends on whether one was made."""
+
+    async def take(self, balance_account_id: int, entries_min: int) -> bool:
+        """Makes a snapshot of an account if it would spare reads at least `entries_min` entries more than the one before; whether
+        it did. A transaction of its own. Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        """
+        ...
+
+
+class LongTails(Protocol):
+    """Where whoever adds up entries tells how many it had to read beyond the snapshot of their account. Never waits."""
+
+    @property
+    def entries_max(self) -> int:
+        """More entries than these are worth telling."""
+        ...
+
+    def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
+        """Takes (balance account, entries read) as they come; no account is no tail."""
         ...
 
 

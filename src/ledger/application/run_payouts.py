@@ -37,9 +37,12 @@ class PayoutWorker:
     All state is in the database: a worker that dies leaves its page unclaimed and undone, and any other one takes it.
     """
 
-    def __init__(self, runs: PayoutRuns, *, on_failure: Callable[[str, BaseException], None]) -> None:
-        """`on_failure` is told what went wrong, for the log; the worker tries again by itself."""
+    def __init__(self, runs: PayoutRuns, *, concurrency: int, on_failure: Callable[[str, BaseException], None]) -> None:
+        """`concurrency` is how many pages are paid at a time. `on_failure` is told what went wrong, for the log; the worker tries
+        again by itself.
+        """
         self._runs = runs
+        self._concurrency = concurrency
         self._on_failure = on_failure
         self._wake = asyncio.Event()
         self._stopping = False
@@ -55,7 +58,7 @@ class PayoutWorker:
         self._wake.set()
 
     async def stop(self) -> None:
-        """Returns when the page under way is done; the rest of the run is for other workers."""
+        """Returns when the pages under way are done; the rest of the run is for other workers."""
         self._stopping = True
         self._wake.set()
         if self._task is not None:
@@ -87,26 +90,37 @@ class PayoutWorker:
         return None
 
     async def _go_on_with(self, payout_run_id: UUID) -> bool:
-        """Pays page by page until nothing is left to claim, and finishes the run if nothing is left at all. Always true."""
-        while not self._stopping:
-            page_accounts = self._page_accounts.get(payout_run_id, PAGE_ACCOUNTS)
-            try:
-                accounts = await self._runs.pay(payout_run_id, page_accounts)
-            except (DatabaseContention, DatabaseTimeout):
-                # Accounts that others hold, or with long histories: fewer of them fit into the time that a statement may take.
-                # First the other runs have their turn.
-                self._page_accounts[payout_run_id] = max(1, page_accounts // 4)
-                raise
-            except PageRejected as rejected:
-                self._on_failure("the database refused a page of payouts", rejected)
-                await self._pay_one_by_one(payout_run_id, len(rejected.balance_account_ids))
-                continue
-            if not accounts:
-                break
+        """Pays pages, some at a time, until nothing can be claimed; finishes the run if nothing is left at all. Always true.
+
+        Raises what went wrong with a page, when the pages under way are done.
+        """
+        outcomes = await asyncio.gather(
+            *_each_until_one_fails(self._concurrency, lambda: self._pay_page(payout_run_id)), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
         if not self._stopping:
             await self._runs.finish(payout_run_id)
             self._page_accounts.pop(payout_run_id, None)
         return True
+
+    async def _pay_page(self, payout_run_id: UUID) -> bool:
+        """Pays a page; whether there may be more of them."""
+        if self._stopping:
+            return False
+        page_accounts = self._page_accounts.get(payout_run_id, PAGE_ACCOUNTS)
+        try:
+            return bool(await self._runs.pay(payout_run_id, page_accounts))
+        except (DatabaseContention, DatabaseTimeout):
+            # Accounts that others hold, or with long histories: fewer of them fit into the time that a statement may take.
+            # First the other runs have their turn.
+            self._page_accounts[payout_run_id] = max(1, page_accounts // 4)
+            raise
+        except PageRejected as rejected:
+            self._on_failure("the database refused a page of payouts", rejected)
+            await self._pay_one_by_one(payout_run_id, len(rejected.balance_account_ids))
+            return True
 
     async def _pay_one_by_one(self, payout_run_id: UUID, accounts: int) -> None:
         """Looks at some restaurants each for itself, so that one that cannot be paid holds up no other."""
@@ -117,3 +131,19 @@ class PayoutWorker:
                 for balance_account_id in rejected.balance_account_ids:
                     self._on_failure(f"balance account {balance_account_id} cannot be paid", rejected)
                     await self._runs.give_up(payout_run_id, balance_account_id)
+
+
+def _each_until_one_fails(count: int, step: Callable[[], Awaitable[bool]]) -> list[Awaitable[None]]:
+    """Loops, to be run together, each repeating `step` until it is false, or until another loop has raised."""
+    failed = False
+
+    async def loop() -> None:
+        nonlocal failed
+        try:
+            while not failed and await step():
+                pass
+        except BaseException:
+            failed = True
+            raise
+
+    return [loop() for _ in range(count)]

@@ -1,22 +1,50 @@
-"""Balances on PostgreSQL: calculated from the entries by one statement, stored nowhere."""
+"""Balances on PostgreSQL: calculated by one statement from the latest snapshot and the entries it does not count."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.application.ports import BalanceQuery, LongTails
 from ledger.domain.balances import Balance
 from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
 
-# One row for a registered restaurant, with zeros if it has no such account; no row for an unknown one. One statement, hence one
-# snapshot: what it counts was committed when it began. An instant that is not past counts as now.
+_PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END"
+
+# A row for each query ($1 to $3, in parallel) whose restaurant is registered, with zeros if it has no such account; `place` is
+# the query's, from 1. One statement, hence one moment: what it counts was committed when it began. An instant that is not past
+# counts as now. A balance as of an instant goes on from a snapshot that counts nothing recorded at that instant or later.
 #
 # Sums of bigint are numeric and cannot overflow. Matured means available_at reached; no available_at means from the beginning.
-SELECT_BALANCE = """
-SELECT instant.is_past, now() AS read_at, sums.available_minor, sums.pending_minor, sums.reserved_minor,
-       sums.disputed_minor, sums.last_event_at
-FROM restaurants AS r
-CROSS JOIN (SELECT LEAST($3::timestamptz, now()) AS as_of, ($3::timestamptz < now()) IS TRUE AS is_past) AS instant
-LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2
+SELECT_BALANCES = f"""
+SELECT q.place, instant.is_past, now() AS read_at, a.balance_account_id,
+       settled.matured_minor + since.matured_minor + tail.available_minor AS available_minor,
+       settled.payable_minor - settled.matured_minor - since.matured_minor + tail.pending_minor AS pending_minor,
+       settled.reserved_minor + tail.reserved_minor AS reserved_minor,
+       settled.disputed_minor + tail.disputed_minor AS disputed_minor,
+       GREATEST(s.last_event_at, tail.last_event_at) AS last_event_at,
+       since.entries_count + tail.entries_count AS entries_read
+FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
+JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
+CROSS JOIN LATERAL (SELECT LEAST(q.as_of, now()) AS as_of, (q.as_of < now()) IS TRUE AS is_past) AS instant
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
+LEFT JOIN LATERAL {
+    latest_snapshot("a.balance_account_id", recorded_before="CASE WHEN instant.is_past THEN instant.as_of ELSE 'infinity' END")
+} AS s ON true
+CROSS JOIN LATERAL (
+  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0) AS payable_minor,
+         COALESCE(sum(l.matured_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0) AS matured_minor,
+         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'payout_reserved'), 0) AS reserved_minor,
+         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'dispute_hold'), 0) AS disputed_minor
+  FROM unnest(s.ledger_accounts, s.total_minors, s.matured_minors) AS l (ledger_account, total_minor, matured_minor)
+) AS settled
+CROSS JOIN LATERAL (
+  SELECT count(*) AS entries_count,
+         COALESCE(sum(CASE WHEN instant.as_of >= s.taken_at THEN 1 ELSE -1 END * {_PAYABLE}), 0) AS matured_minor
+  FROM ledger_entries AS e
+  WHERE {matured_between("a.balance_account_id", "s.taken_at", "instant.as_of")}
+) AS since
 CROSS JOIN LATERAL (
   SELECT
     COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= instant.as_of), 0)
@@ -24,43 +52,53 @@ CROSS JOIN LATERAL (
     COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > instant.as_of), 0) AS pending_minor,
     COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
     COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
-    max(e.occurred_at) AS last_event_at
+    max(e.occurred_at) AS last_event_at,
+    count(*) AS entries_count
   FROM (
-    SELECT available_at, occurred_at,
-           CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
-             AS payable_minor,
-           CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
+    SELECT e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
+           CASE 'payout_reserved' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END
              AS reserved_minor,
-           CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
+           CASE 'dispute_hold' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END
              AS disputed_minor
-    FROM ledger_entries
-    WHERE balance_account_id = a.balance_account_id
-      AND (NOT instant.is_past OR recorded_at < instant.as_of)
+    FROM ledger_entries AS e
+    WHERE {tail("a.balance_account_id")} AND (NOT instant.is_past OR e.recorded_at < instant.as_of)
   ) AS e
-) AS sums
-WHERE r.restaurant_id = $1
+) AS tail
 """
 
 
 class PostgresBalanceReader:
     """Implements `ledger.application.ports.BalanceReader`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, long_tails: LongTails = TAILS_UNTOLD) -> None:
         self._engine = engine
+        self._long_tails = long_tails
 
-    async def read(self, restaurant_id: str, currency: str, as_of: datetime | None) -> Balance | None:
+    async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
         async with autocommit(self._engine) as connection:
-            row = await connection.fetchrow(SELECT_BALANCE, restaurant_id, currency, as_of)
-        if row is None:
-            return None
-        return Balance(
-            restaurant_id=restaurant_id,
-            currency=currency,
-            available_minor=int(row["available_minor"]),
-            pending_minor=int(row["pending_minor"]),
-            reserved_minor=int(row["reserved_minor"]),
-            disputed_minor=int(row["disputed_minor"]),
-            last_event_at=row["last_event_at"],
-            # As it was asked for: the driver reads the first instant of the year 1 back as minus infinity.
-            as_of=as_of if as_of is not None and row["is_past"] else row["read_at"],
-        )
+            rows = await connection.fetch(
+                SELECT_BALANCES,
+                [query.restaurant_id for query in queries],
+                [query.currency for query in queries],
+                [query.as_of for query in queries],
+            )
+        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
+        balances: list[Balance | None] = [None] * len(queries)
+        for row in rows:
+            place = row["place"] - 1
+            balances[place] = _balance(queries[place], row)
+        return balances
+
+
+def _balance(query: BalanceQuery, row: Any) -> Balance:
+    return Balance(
+        restaurant_id=query.restaurant_id,
+        currency=query.currency,
+        available_minor=int(row["available_minor"]),
+        pending_minor=int(row["pending_minor"]),
+        reserved_minor=int(row["reserved_minor"]),
+        disputed_minor=int(row["disputed_minor"]),
+        last_event_at=row["last_event_at"],
+        # As it was asked for: the driver reads the first instant of the year 1 back as minus infinity.
+        as_of=query.as_of if query.as_of is not None and row["is_past"] else row["read_at"],
+    )

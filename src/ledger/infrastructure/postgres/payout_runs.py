@@ -10,7 +10,7 @@ import asyncpg
 import uuid_utils.compat
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.ports import PageRejected
+from ledger.application.ports import LongTails, PageRejected
 from ledger.domain.payouts import (
     PayoutRun,
     PayoutRunItem,
@@ -24,6 +24,7 @@ from ledger.domain.payouts import (
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
 from ledger.errors import DataRejected, FieldViolation, InvalidRequest
 from ledger.infrastructure.postgres.engine import Connection, autocommit
+from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
 
 # Over all restaurants of a currency: longer than any other statement may take.
 RUN_TIMEOUT_SECONDS = 120
@@ -99,16 +100,21 @@ ORDER BY balance_account_id
 FOR NO KEY UPDATE
 """
 
+_SIGNED = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END"
+
 # What becomes of each of some balance accounts ("claimed") in a run with the terms "terms". All entries on restaurant_payable
 # that need not mature or had by the cut-off, reserves of earlier payouts among them, add up to what may be paid. It cannot exceed
 # what is available: a charge never credits less than its fee takes, so what matured since the cut-off only adds to it.
 #
+# What the account's snapshot counts is in its lines, as it had matured when it was taken; whatever matured between then and the
+# cut-off, or now, is put right. A type is in the result if there is an entry of it, whatever its sum, with a snapshot or without.
+#
 # Everything hangs on one row of an account by look-ups in indexes, so the cost grows with the number of accounts and no faster;
 # an EXISTS would be answered from a table of all payouts in flight or paid, which grows for ever.
-_VERDICT = """
+_VERDICT = f"""
 verdict AS MATERIALIZED (
   SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id, COALESCE(latest.sequence, 0) + 1 AS sequence,
-         sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor,
+         sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor, sums.entries_read,
          CASE
            WHEN NOT r.active THEN 'INACTIVE'
            WHEN in_flight.found THEN 'PAYOUT_IN_FLIGHT'
@@ -132,21 +138,36 @@ verdict AS MATERIALIZED (
     SELECT true AS found FROM payouts AS p
     WHERE p.balance_account_id = c.balance_account_id AND p.as_of = terms.as_of AND p.state IN ('CREATED', 'PAID') LIMIT 1
   ) AS live ON true
+  LEFT JOIN LATERAL {latest_snapshot("c.balance_account_id")} AS s ON true
   CROSS JOIN LATERAL (
     SELECT array_agg(t.entry_type) AS entry_types, array_agg(t.counted_minor) AS counted_minors,
-           COALESCE(sum(t.counted_minor), 0) AS amount_minor, COALESCE(sum(t.available_minor), 0) AS available_minor
+           COALESCE(sum(t.counted_minor), 0) AS amount_minor, COALESCE(sum(t.available_minor), 0) AS available_minor,
+           COALESCE(sum(t.entries_read), 0) AS entries_read
     FROM (
-      SELECT entry_type,
-             COALESCE(sum(signed_minor) FILTER (WHERE available_at IS NULL OR available_at <= terms.cutoff_at), 0)
-               AS counted_minor,
-             COALESCE(sum(signed_minor) FILTER (WHERE available_at IS NULL OR available_at <= now()), 0) AS available_minor
+      SELECT e.entry_type,
+             COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= terms.cutoff_at), 0)
+               + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.counted_minor), 0) AS counted_minor,
+             COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= now()), 0)
+               + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.available_minor), 0) AS available_minor,
+             count(*) FILTER (WHERE e.settled_minor IS NULL) AS entries_read
       FROM (
-        SELECT entry_type, available_at,
-               CASE 'restaurant_payable' WHEN credit_account THEN amount_minor ELSE -amount_minor END AS signed_minor
-        FROM ledger_entries
-        WHERE balance_account_id = c.balance_account_id AND 'restaurant_payable' IN (debit_account, credit_account)
+        SELECT e.entry_type, e.available_at, {_SIGNED} AS signed_minor, NULL::numeric AS settled_minor,
+               NULL::bigint AS counted_minor, NULL::bigint AS available_minor
+        FROM ledger_entries AS e
+        WHERE {tail("c.balance_account_id")} AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+        UNION ALL
+        SELECT l.entry_type, NULL, NULL, l.matured_minor, NULL, NULL
+        FROM unnest(s.ledger_accounts, s.entry_types, s.matured_minors) AS l (ledger_account, entry_type, matured_minor)
+        WHERE l.ledger_account = 'restaurant_payable'
+        UNION ALL
+        SELECT e.entry_type, NULL, NULL, NULL,
+               {_SIGNED} * ((e.available_at <= terms.cutoff_at)::integer - (e.available_at <= s.taken_at)::integer),
+               {_SIGNED} * ((e.available_at <= now())::integer - (e.available_at <= s.taken_at)::integer)
+        FROM ledger_entries AS e
+        WHERE {matured_between("c.balance_account_id", "s.taken_at", "terms.cutoff_at", "now()")}
+          AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
       ) AS e
-      GROUP BY entry_type
+      GROUP BY e.entry_type
     ) AS t
   ) AS sums
 )
@@ -155,6 +176,8 @@ verdict AS MATERIALIZED (
 # Creates the payouts of claimed and locked accounts, with items and reserves, and closes their items of the run. An item is what
 # the payout counts of a type less what the account's payout before counted, so the items add up to the amount. The items of the
 # run are found by their place in the table: the claim has locked them, so they stay there, and other open ones are not read.
+#
+# Returns the accounts of which more than $8 entries were read.
 PAY = f"""
 WITH terms AS (
   SELECT payout_run_id, as_of, cutoff_at, min_amount_minor FROM payout_runs WHERE payout_run_id = $1
@@ -189,17 +212,20 @@ reserved AS (
   SELECT balance_account_id, transaction_id, 1, $5, $6, $7, amount_minor, payout_id
   FROM verdict
   WHERE skip_reason IS NULL
+),
+closed AS (
+  UPDATE payout_run_items AS i
+  SET outcome = CASE WHEN v.skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END,
+      skip_reason = v.skip_reason,
+      payout_id = CASE WHEN v.skip_reason IS NULL THEN v.payout_id END
+  FROM verdict AS v
+  CROSS JOIN LATERAL (
+    SELECT o.ctid FROM payout_run_items AS o
+    WHERE o.payout_run_id = $1 AND o.balance_account_id = v.balance_account_id AND o.outcome = 'OPEN' LIMIT 1
+  ) AS claimed_item
+  WHERE i.ctid = claimed_item.ctid
 )
-UPDATE payout_run_items AS i
-SET outcome = CASE WHEN v.skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END,
-    skip_reason = v.skip_reason,
-    payout_id = CASE WHEN v.skip_reason IS NULL THEN v.payout_id END
-FROM verdict AS v
-CROSS JOIN LATERAL (
-  SELECT o.ctid FROM payout_run_items AS o
-  WHERE o.payout_run_id = $1 AND o.balance_account_id = v.balance_account_id AND o.outcome = 'OPEN' LIMIT 1
-) AS claimed_item
-WHERE i.ctid = claimed_item.ctid
+SELECT balance_account_id, entries_read FROM verdict WHERE entries_read > $8
 """
 
 PLAN = f"""
@@ -231,9 +257,10 @@ RETURNING payout_run_id
 class PostgresPayoutRuns:
     """Implements `ledger.application.ports.PayoutRuns`."""
 
-    def __init__(self, engine: AsyncEngine, *, settlement_timezone: str) -> None:
+    def __init__(self, engine: AsyncEngine, long_tails: LongTails = TAILS_UNTOLD, *, settlement_timezone: str) -> None:
         """`settlement_timezone` is the IANA zone in which a date begins and ends."""
         self._engine = engine
+        self._long_tails = long_tails
         self._zone = ZoneInfo(settlement_timezone)
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
@@ -294,6 +321,7 @@ class PostgresPayoutRuns:
 
     async def pay(self, payout_run_id: UUID, limit: int) -> list[int]:
         accounts: list[int] = []
+        slow: Sequence[Any] = ()
         reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
@@ -301,7 +329,7 @@ class PostgresPayoutRuns:
                 accounts = [row["balance_account_id"] for row in claimed]
                 if accounts:
                     await connection.fetch(LOCK_BALANCE_ACCOUNTS, accounts)
-                    await connection.execute(
+                    slow = await connection.fetch(
                         PAY,
                         payout_run_id,
                         accounts,
@@ -310,11 +338,13 @@ class PostgresPayoutRuns:
                         reserve.entry_type.value,
                         reserve.debit.value,
                         reserve.credit.value,
+                        self._long_tails.entries_max,
                     )
         except (DataRejected, asyncpg.UniqueViolationError) as error:
             # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is. Any other
             # constraint says that this code and the schema do not fit, and must not skip anybody.
             raise PageRejected(accounts) from error
+        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in slow)
         return accounts
 
     async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:

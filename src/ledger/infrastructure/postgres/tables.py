@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.types import UserDefinedType
 
@@ -122,6 +123,35 @@ ledger_entries = Table(
         ["balance_account_id"],
         ["balance_accounts.balance_account_id"],
         name="ledger_entries_balance_account_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    Index(
+        "ledger_entries_available_at_idx",
+        "balance_account_id",
+        "available_at",
+        postgresql_where=text("available_at IS NOT NULL"),
+    ),
+)
+
+balance_snapshots = Table(
+    "balance_snapshots",
+    metadata,
+    Column("balance_account_id", BigInteger, nullable=False),
+    Column("system_identifier", BigInteger, nullable=False),
+    Column("horizon", Xid8, nullable=False),
+    Column("taken_at", DateTime(timezone=True), nullable=False),
+    Column("entries_count", BigInteger, nullable=False),
+    Column("last_recorded_at", DateTime(timezone=True), nullable=False),
+    Column("last_event_at", DateTime(timezone=True)),
+    Column("ledger_accounts", ARRAY(Text), nullable=False),
+    Column("entry_types", ARRAY(Text), nullable=False),
+    Column("total_minors", ARRAY(Numeric), nullable=False),
+    Column("matured_minors", ARRAY(Numeric), nullable=False),
+    PrimaryKeyConstraint("balance_account_id", "system_identifier", "last_recorded_at", "horizon", name="balance_snapshots_pkey"),
+    ForeignKeyConstraint(
+        ["balance_account_id"],
+        ["balance_accounts.balance_account_id"],
+        name="balance_snapshots_balance_account_id_fkey",
         ondelete="RESTRICT",
     ),
 )

@@ -1,0 +1,155 @@
+"""Balance snapshots on PostgreSQL: sums of final entries, from which whoever needs a sum of all entries goes on.
+
+A sum over the entries of a balance account, of which those with an `available_at` count if it is not after a cut-off c, is
+
+    the lines of a snapshot, taken at s
+    + entries below its horizon with s < available_at <= c, or less those with c < available_at <= s
+    + entries at or above its horizon that count by c
+
+in one statement, so that all three see the same entries. Entries below a horizon are never joined by others, so that is a pure
+function of the entry's own number: nothing is missed or counted twice, whatever commits out of order. Without a snapshot the
+horizon is below every number, and the third term is all there is.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.horizon import FIRST_HORIZON, HORIZON, SYSTEM_IDENTIFIER
+
+# The first snapshot of an account reads all of its entries.
+SNAPSHOT_TIMEOUT_SECONDS = 120
+# More than any account has.
+ENTRIES_MAX = 2**62
+
+
+def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinity'") -> str:
+    """SQL, for FROM, of an account's latest snapshot that counts nothing recorded at `recorded_before` or later; one row or none.
+
+    Not one with a horizon yet to come: of numbers from there on, this cluster might give some out that it believes counted.
+    """
+    return f"""(
+    SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
+           b.ledger_accounts, b.entry_types, b.total_minors, b.matured_minors
+    FROM balance_snapshots AS b
+    WHERE b.balance_account_id = {balance_account_id} AND b.system_identifier = {SYSTEM_IDENTIFIER}
+      AND b.last_recorded_at < {recorded_before} AND b.horizon <= {HORIZON}
+    ORDER BY b.last_recorded_at DESC, b.horizon DESC
+    LIMIT 1
+  )"""
+
+
+def tail(balance_account_id: str, snapshot: str = "s") -> str:
+    """SQL, for WHERE, of the entries that the snapshot does not count; of all entries without one. A range of the primary key."""
+    # An OR for the case without a snapshot would read the whole account.
+    return f"e.balance_account_id = {balance_account_id} AND e.recorded_txid >= COALESCE({snapshot}.horizon, {FIRST_HORIZON})"
+
+
+def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s") -> str:
+    """SQL, for WHERE, of the entries counted by the snapshot that matured after the first of the instants and by the last one.
+
+    They may be in any order. None without a snapshot, and nothing is read.
+    """
+    one_or_other = ", ".join(instants)
+    return f"""{snapshot}.horizon IS NOT NULL AND e.balance_account_id = {balance_account_id}
+      AND e.available_at > LEAST({one_or_other}) AND e.available_at <= GREATEST({one_or_other})
+      AND e.recorded_txid < {snapshot}.horizon"""
+
+
+# Makes a snapshot of the balance account $1, from the one before and what came since. Nothing is made unless that is $2 entries
+# at the least: the horizon stands still while a transaction, of whomever, goes on. Two servers may do this at once: both
+# are right.
+#
+# READ COMMITTED, so that the horizon is that of this very statement. taken_at only says up to when what is in it has matured; it
+# is read once.
+INSERT_SNAPSHOT = f"""
+WITH moment AS MATERIALIZED (SELECT {HORIZON} AS horizon, clock_timestamp() AS taken_at),
+previous AS MATERIALIZED (SELECT s.* FROM {latest_snapshot("$1")} AS s),
+-- One row, also without a snapshot before.
+term AS MATERIALIZED (
+  SELECT m.horizon AS new_horizon, m.taken_at AS new_taken_at, s.*
+  FROM moment AS m
+  LEFT JOIN previous AS s ON true
+),
+counted AS MATERIALIZED (
+  SELECT e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count, sum(e.amount_minor) AS total_minor,
+         COALESCE(sum(e.amount_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= s.new_taken_at), 0)
+           AS matured_minor,
+         max(e.recorded_at) AS last_recorded_at, max(e.occurred_at) AS last_event_at
+  FROM term AS s
+  CROSS JOIN LATERAL (
+    SELECT e.* FROM ledger_entries AS e WHERE {tail("$1")} AND e.recorded_txid < s.new_horizon
+  ) AS e
+  GROUP BY e.entry_type, e.debit_account, e.credit_account
+),
+matured AS MATERIALIZED (
+  SELECT e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count,
+         sum(CASE WHEN s.new_taken_at >= s.taken_at THEN e.amount_minor ELSE -e.amount_minor END) AS matured_minor
+  FROM term AS s
+  CROSS JOIN LATERAL (
+    SELECT e.* FROM ledger_entries AS e WHERE {matured_between("$1", "s.taken_at", "s.new_taken_at")}
+  ) AS e
+  GROUP BY e.entry_type, e.debit_account, e.credit_account
+),
+line AS (
+  SELECT l.ledger_account, l.entry_type, sum(l.total_minor) AS total_minor, sum(l.matured_minor) AS matured_minor
+  FROM (
+    SELECT u.ledger_account, u.entry_type, u.total_minor, u.matured_minor
+    FROM previous AS s
+    CROSS JOIN unnest(s.ledger_accounts, s.entry_types, s.total_minors, s.matured_minors)
+      AS u (ledger_account, entry_type, total_minor, matured_minor)
+    UNION ALL SELECT credit_account, entry_type, total_minor, matured_minor FROM counted
+    UNION ALL SELECT debit_account, entry_type, -total_minor, -matured_minor FROM counted
+    UNION ALL SELECT credit_account, entry_type, 0, matured_minor FROM matured
+    UNION ALL SELECT debit_account, entry_type, 0, -matured_minor FROM matured
+  ) AS l
+  GROUP BY l.ledger_account, l.entry_type
+)
+INSERT INTO balance_snapshots (balance_account_id, system_identifier, horizon, taken_at, entries_count, last_recorded_at,
+                               last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
+SELECT $1, {SYSTEM_IDENTIFIER}, s.new_horizon, s.new_taken_at, COALESCE(s.entries_count, 0) + c.entries_count,
+       GREATEST(s.last_recorded_at, c.last_recorded_at), GREATEST(s.last_event_at, c.last_event_at),
+       l.ledger_accounts, l.entry_types, l.total_minors, l.matured_minors
+FROM term AS s
+CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count, max(last_recorded_at) AS last_recorded_at,
+                   max(last_event_at) AS last_event_at FROM counted) AS c
+CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count FROM matured) AS m
+CROSS JOIN (
+  SELECT array_agg(ledger_account ORDER BY ledger_account, entry_type) AS ledger_accounts,
+         array_agg(entry_type ORDER BY ledger_account, entry_type) AS entry_types,
+         array_agg(total_minor ORDER BY ledger_account, entry_type) AS total_minors,
+         array_agg(matured_minor ORDER BY ledger_account, entry_type) AS matured_minors
+  FROM line
+) AS l
+WHERE c.entries_count + m.entries_count >= $2
+ON CONFLICT DO NOTHING
+RETURNING true
+"""
+
+
+class TailsUntold:
+    """Implements `ledger.application.ports.LongTails` where nobody takes snapshots."""
+
+    entries_max = ENTRIES_MAX
+
+    def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
+        """Does nothing, not even look at them."""
+
+
+TAILS_UNTOLD = TailsUntold()
+
+
+class PostgresBalanceSnapshots:
+    """Implements `ledger.application.ports.BalanceSnapshots`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def take(self, balance_account_id: int, entries_min: int) -> bool:
+        async with autocommit(self._engine) as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = '{SNAPSHOT_TIMEOUT_SECONDS}s'")
+            taken = await connection.fetchval(
+                INSERT_SNAPSHOT, balance_account_id, max(1, entries_min), timeout=SNAPSHOT_TIMEOUT_SECONDS
+            )
+        return taken is not None
