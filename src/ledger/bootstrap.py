@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import Self
 
 import structlog
 from sqlalchemy import text
@@ -14,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.api.ledger_service import LedgerService
 from ledger.api.server import Server
+from ledger.application.get_balance import GROUPS_AT_ONCE_MAX, GetBalance
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.application.run_payouts import PayoutWorker
@@ -95,12 +98,41 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
         yield Database(application_url, owner_url, str(data_dir), postgres.attached)
 
 
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The connections of a server, in pools of their own, so that no kind of call can take them from another.
+
+    `ping` is apart so that a server whose connections are all busy is not taken for one without a database.
+    """
+
+    ingest: AsyncEngine
+    balances: AsyncEngine
+    other: AsyncEngine
+    ping: AsyncEngine
+
+    @classmethod
+    def of(cls, url: str, settings: Settings) -> Self:
+        """The engines of a database; they connect at their first use."""
+        return cls(
+            ingest=create_engine(url, pool_size=settings.ingest_pool_size),
+            balances=create_engine(url, pool_size=GROUPS_AT_ONCE_MAX),
+            other=create_engine(url, pool_size=settings.database_pool_size),
+            ping=create_engine(url, pool_size=1),
+        )
+
+    async def dispose(self) -> None:
+        """Closes all connections."""
+        for engine in (self.ingest, self.balances, self.other, self.ping):
+            await engine.dispose()
+
+
 class Application:
     """The service on a database, and what works in the background for it."""
 
-    def __init__(self, settings: Settings, engine: AsyncEngine, ingest_engine: AsyncEngine) -> None:
-        """What books events has connections of its own, so that neither reads nor a crowd of them hold it up, nor it them."""
-        self._ingest_connections = KeptConnections(ingest_engine)
+    def __init__(self, settings: Settings, engines: Engines) -> None:
+        engine = engines.other
+        self._ingest_connections = KeptConnections(engines.ingest)
+        self._balance_connections = KeptConnections(engines.balances)
         ingest_ledger = PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days)
         self._snapshot_worker = SnapshotWorker(
             PostgresBalanceSnapshots(engine), tail_entries=settings.snapshot_tail_entries, on_failure=_log_worker_failure
@@ -108,7 +140,7 @@ class Application:
         runs = PostgresPayoutRuns(engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone)
         self._ingest_events = IngestEvents(
             ingest_ledger,
-            lambda: PostgresUnitOfWork(ingest_engine),
+            lambda: PostgresUnitOfWork(engines.ingest),
             unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
             limits=IngestLimits(
                 queue_events_max=settings.ingest_queue_events,
@@ -117,11 +149,16 @@ class Application:
                 batches_at_once_max=settings.ingest_concurrency,
             ),
         )
+        self._get_balance = GetBalance(
+            PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
+            PostgresBalanceReader(partial(autocommit, engine), self._snapshot_worker),
+            on_failure=partial(_log_worker_failure, "gathering balance reads into groups broke"),
+        )
         self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=_log_worker_failure)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
-            ledger=PostgresEventLedger(lambda: autocommit(engine), maturity_days=settings.maturity_days),
-            balances=PostgresBalanceReader(engine, self._snapshot_worker),
+            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days),
+            get_balance=self._get_balance,
             statements=PostgresStatements(engine, self._snapshot_worker),
             payout_runs=runs,
             payouts=PostgresPayouts(engine),
@@ -141,6 +178,8 @@ class Application:
         await self._snapshot_worker.stop()
         await self._ingest_events.close()
         await self._ingest_connections.close()
+        await self._get_balance.close()
+        await self._balance_connections.close()
 
 
 def _log_worker_failure(what: str, error: BaseException) -> None:
@@ -188,17 +227,14 @@ async def run_server(settings: Settings, database: Database, *, on_ready: Callab
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    engine = create_engine(database.url, pool_size=settings.database_pool_size)
-    ingest_engine = create_engine(database.url, pool_size=settings.ingest_pool_size)
-    # Of its own, so that a server whose connections are all busy is not taken for one without a database.
-    ping_engine = create_engine(database.url, pool_size=1)
+    engines = Engines.of(database.url, settings)
     try:
-        await check_schema(engine)
+        await check_schema(engines.ping)
         if settings.require_durable_database:
-            await check_durability(engine)
-        application = Application(settings, engine, ingest_engine)
+            await check_durability(engines.ping)
+        application = Application(settings, engines)
         server = Server(
-            application.service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(ping_engine)
+            application.service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(engines.ping)
         )
         await server.start()
         application.start()
@@ -208,9 +244,7 @@ async def run_server(settings: Settings, database: Database, *, on_ready: Callab
         await server.stop(settings.shutdown_grace_seconds)
         await application.close()
     finally:
-        await ping_engine.dispose()
-        await ingest_engine.dispose()
-        await engine.dispose()
+        await engines.dispose()
     _log.info("stopped")
 
 

@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.api.server import Server
-from ledger.bootstrap import Application, Database, ping
-from ledger.infrastructure.postgres.engine import create_engine
+from ledger.bootstrap import Application, Database, Engines, ping
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -46,11 +45,10 @@ class RunningLedger:
 async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[RunningLedger]:
     """A server on `database` at a free port, stopped at the end."""
     configured = Settings(_env_file=None, database_url=database.url, grpc_address="127.0.0.1:0", **settings)
-    engine = create_engine(database.url, pool_size=configured.database_pool_size)
-    ingest_engine = create_engine(database.url, pool_size=configured.ingest_pool_size)
-    application = Application(configured, engine, ingest_engine)
+    engines = Engines.of(database.url, configured)
+    application = Application(configured, engines)
     server = Server(
-        application.service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engine)
+        application.service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engines.ping)
     )
     await server.start()
     application.start()
@@ -58,13 +56,12 @@ async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[R
     try:
         async with aio.insecure_channel(address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-            yield RunningLedger(address, channel, stub, database, engine, server)
+            yield RunningLedger(address, channel, stub, database, engines.other, server)
     finally:
         # No grace: whoever is still calling is a test that has ended.
         await server.stop(0)
         await application.close()
-        await ingest_engine.dispose()
-        await engine.dispose()
+        await engines.dispose()
 
 
 async def query(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:

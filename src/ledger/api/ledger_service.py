@@ -10,12 +10,12 @@ from grpc import aio
 from ledger.api import convert, convert_payouts, convert_statement
 from ledger.api.event_stream import EventStream, ingest_decoded
 from ledger.api.page_tokens import encode_page_token
-from ledger.application.get_balance import get_balance
+from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
 from ledger.application.payouts import get_payout, get_payout_run, list_payout_run_items, list_payouts
-from ledger.application.ports import BalanceReader, EventLedger, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
+from ledger.application.ports import EventLedger, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant
 from ledger.application.run_payouts import run_payouts
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -33,7 +33,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         *,
         ingest_events: IngestEvents,
         ledger: EventLedger,
-        balances: BalanceReader,
+        get_balance: GetBalance,
         statements: Statements,
         payout_runs: PayoutRuns,
         payouts: Payouts,
@@ -43,7 +43,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> None:
         self._ingest_events = ingest_events
         self._ledger = ledger
-        self._balances = balances
+        self._get_balance = get_balance
         self._statements = statements
         self._payout_runs = payout_runs
         self._payouts = payouts
@@ -81,7 +81,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def GetBalance(self, request: ledger_pb2.GetBalanceRequest, context: Context) -> ledger_pb2.GetBalanceResponse:
         restaurant_id, currency, as_of = convert.decode_balance_query(request)
-        return convert.encode_balance(await get_balance(self._balances, restaurant_id, currency, as_of))
+        return convert.encode_balance(await self._get_balance(restaurant_id, currency, as_of))
 
     async def ListEntries(self, request: ledger_pb2.ListEntriesRequest, context: Context) -> ledger_pb2.ListEntriesResponse:
         query, after, page_size = convert_statement.decode_statement_request(request)

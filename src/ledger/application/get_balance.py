@@ -1,27 +1,100 @@
 """Tells what a restaurant has in one currency."""
 
+import asyncio
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from ledger.application.grouping import Grouping
 from ledger.application.ports import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
-from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, RestaurantNotFound
+from ledger.errors import AmountOutOfRange, DatabaseTimeout, FieldViolation, InvalidRequest, QueueFull, RestaurantNotFound
 
 AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed_minor")
+GROUP_QUERIES_MAX = 200
+GROUPS_AT_ONCE_MAX = 3
+# What waits takes little memory; more of it than this could not be answered in time.
+QUERIES_WAITING_MAX = 10_000
 
 
-async def get_balance(balances: BalanceReader, restaurant_id: str, currency: str, as_of: datetime | None) -> Balance:
-    """The balance now, or at the past instant `as_of`; zeros for a known restaurant without entries.
+class GetBalance:
+    """The use case of GetBalance. Concurrent calls for the balance of now share a statement.
 
-    Raises RestaurantNotFound; InvalidRequest when `as_of` is in the future by the database's clock; AmountOutOfRange when a sum
-    does not fit the contract's int64; DatabaseUnavailable, DatabaseTimeout.
+    A group's statement begins after each of its calls, so a balance read after an event was acknowledged includes it. Balances of
+    past instants are read each for itself: they may have to count more.
     """
-    (balance,) = await balances.read([BalanceQuery(restaurant_id, currency, as_of)])
-    if balance is None:
-        raise RestaurantNotFound(restaurant_id)
-    if as_of is not None and balance.as_of < as_of:
-        raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
-    for field in AMOUNT_FIELDS:
-        if not INT64_MIN <= getattr(balance, field) <= INT64_MAX:
-            raise AmountOutOfRange(field)
-    return balance
+
+    def __init__(
+        self,
+        balances: BalanceReader,
+        past_balances: BalanceReader,
+        *,
+        on_failure: Callable[[BaseException], None],
+        on_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
+    ) -> None:
+        """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once, `past_balances` for any number of calls.
+
+        `on_failure` is told if gathering calls into groups breaks, `on_group` of each group how many queries it had and how many
+        seconds it took.
+        """
+        self._balances = balances
+        self._past_balances = past_balances
+        self._groups: Grouping[BalanceQuery, Balance | None] = Grouping(
+            self._read_timed,
+            group_items_max=GROUP_QUERIES_MAX,
+            groups_at_once_max=GROUPS_AT_ONCE_MAX,
+            on_failure=on_failure,
+        )
+        self._on_group = on_group
+        self._waiting = 0
+
+    async def __call__(self, restaurant_id: str, currency: str, as_of: datetime | None) -> Balance:
+        """The balance now, or at the past instant `as_of`; zeros for a known restaurant without entries.
+
+        Raises RestaurantNotFound; InvalidRequest when `as_of` is in the future by the database's clock; AmountOutOfRange when a
+        sum does not fit the contract's int64; QueueFull, ShuttingDown; DatabaseUnavailable, DatabaseTimeout.
+        """
+        query = BalanceQuery(restaurant_id, currency, as_of)
+        if as_of is None:
+            balance = await self._of_now(query)
+        else:
+            (balance,) = await self._past_balances.read([query])
+        if balance is None:
+            raise RestaurantNotFound(restaurant_id)
+        if as_of is not None and balance.as_of < as_of:
+            raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
+        for field in AMOUNT_FIELDS:
+            if not INT64_MIN <= getattr(balance, field) <= INT64_MAX:
+                raise AmountOutOfRange(field)
+        return balance
+
+    async def close(self) -> None:
+        """Takes no further calls and returns when those let in are answered."""
+        await self._groups.close()
+
+    async def _of_now(self, query: BalanceQuery) -> Balance | None:
+        if self._waiting >= QUERIES_WAITING_MAX:
+            raise QueueFull
+        self._waiting += 1
+        try:
+            return await self._groups.add(query)
+        finally:
+            self._waiting -= 1
+
+    async def _read_timed(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | None]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            return await self._read(queries)
+        finally:
+            self._on_group(len(queries), loop.time() - began)
+
+    async def _read(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | None]:
+        """The balances of a group; if that takes too long, of its halves, so that an endless account stands alone in the end."""
+        try:
+            return await self._balances.read(queries)
+        except DatabaseTimeout:
+            if len(queries) == 1:
+                raise
+        middle = len(queries) // 2
+        return [*await self._read(queries[:middle]), *await self._read(queries[middle:])]

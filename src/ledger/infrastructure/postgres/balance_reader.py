@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ledger.application.ports import BalanceQuery, LongTails
 from ledger.domain.balances import Balance
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.engine import Autocommit
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
 
 _PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END"
@@ -70,12 +68,12 @@ CROSS JOIN LATERAL (
 class PostgresBalanceReader:
     """Implements `ledger.application.ports.BalanceReader`."""
 
-    def __init__(self, engine: AsyncEngine, long_tails: LongTails = TAILS_UNTOLD) -> None:
-        self._engine = engine
+    def __init__(self, autocommit: Autocommit, long_tails: LongTails = TAILS_UNTOLD) -> None:
+        self._autocommit = autocommit
         self._long_tails = long_tails
 
     async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
-        async with autocommit(self._engine) as connection:
+        async with self._autocommit() as connection:
             rows = await connection.fetch(
                 SELECT_BALANCES,
                 [query.restaurant_id for query in queries],
