@@ -4,10 +4,10 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 from sqlalchemy import text
@@ -15,10 +15,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.api.ledger_service import LedgerService
-from ledger.api.server import Server
+from ledger.api.metrics import CallMetrics, UncountedCalls
+from ledger.api.server import AddressUnavailable, Server
 from ledger.application.get_balance import GROUPS_AT_ONCE_MAX, GetBalance
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
+from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.take_snapshots import SnapshotWorker
 from ledger.domain.audit import AuditReport
@@ -36,7 +38,16 @@ from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.settings import Settings
 
+if TYPE_CHECKING:
+    # Loaded only where metrics are served.
+    from prometheus_client import CollectorRegistry
+
+    from ledger.infrastructure import prometheus
+
 DATABASE_NAME = "ledger"
+# The embedded server's: how many it has for others than the workers, such as `ledger verify`; and how many it has at least.
+EMBEDDED_CONNECTIONS_SPARE = 50
+EMBEDDED_CONNECTIONS_MIN = 200
 # The settings of PostgreSQL without which an acknowledged commit is not safe, and their safe values. `local` and `remote_write`
 # are not among them: where there is a synchronous standby, a failover to it may lose what those acknowledged.
 DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
@@ -73,6 +84,14 @@ class Database:
         return shown_url(self.url)
 
 
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Whom the server tells what it does; nobody unless it is said."""
+
+    calls: CallMetrics = field(default_factory=UncountedCalls)
+    work: LedgerMetrics = field(default_factory=UncountedWork)
+
+
 def shown_url(url: str) -> str:
     """A database's URL as people write it, without its password."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=True)
@@ -89,7 +108,7 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
         yield Database(settings.database_url, settings.url_for_migrations)
         return
     data_dir = settings.data_dir or default_data_dir()
-    with EmbeddedPostgres.start(data_dir) as postgres:
+    with EmbeddedPostgres.start(data_dir, parameters={"max_connections": str(embedded_connections(settings))}) as postgres:
         owner_url = postgres.url(user=postgres.superuser, database=DATABASE_NAME)
         asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE_NAME))
         if newest_schema:
@@ -126,10 +145,20 @@ class Engines:
             await engine.dispose()
 
 
+def embedded_connections(settings: Settings) -> int:
+    """How many connections the embedded server takes: those of each worker, and some for others."""
+    return max(EMBEDDED_CONNECTIONS_MIN, settings.workers * connections_of_a_server(settings) + EMBEDDED_CONNECTIONS_SPARE)
+
+
+def connections_of_a_server(settings: Settings) -> int:
+    """How many connections a server process opens, at the most."""
+    return settings.ingest_pool_size + GROUPS_AT_ONCE_MAX + settings.database_pool_size + 1
+
+
 class Application:
     """The service on a database, and what works in the background for it."""
 
-    def __init__(self, settings: Settings, engines: Engines) -> None:
+    def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
         engine = engines.other
         self._ingest_connections = KeptConnections(engines.ingest)
         self._balance_connections = KeptConnections(engines.balances)
@@ -137,7 +166,9 @@ class Application:
         self._snapshot_worker = SnapshotWorker(
             PostgresBalanceSnapshots(engine), tail_entries=settings.snapshot_tail_entries, on_failure=_log_worker_failure
         )
-        runs = PostgresPayoutRuns(engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone)
+        runs = PostgresPayoutRuns(
+            engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone, metrics=metrics
+        )
         self._ingest_events = IngestEvents(
             ingest_ledger,
             lambda: PostgresUnitOfWork(engines.ingest),
@@ -218,10 +249,33 @@ async def check_durability(engine: AsyncEngine) -> None:
                 )
 
 
-async def run_server(settings: Settings, database: Database, *, on_ready: Callable[[str], None]) -> None:
+async def check_database(settings: Settings, database: Database) -> None:
+    """Raises NotDurable, SchemaMismatch or DatabaseUnavailable when no server may or can run on `database`."""
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        await _check(settings, engine)
+    finally:
+        await engine.dispose()
+
+
+async def _check(settings: Settings, engine: AsyncEngine) -> None:
+    await check_schema(engine)
+    if settings.require_durable_database:
+        await check_durability(engine)
+
+
+async def run_server(
+    settings: Settings,
+    database: Database,
+    *,
+    on_ready: Callable[[str], None],
+    metrics: Metrics,
+    share_port: bool = False,
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Calls `on_ready` with the address once calls are answered.
 
-    Raises AddressUnavailable, NotDurable, SchemaMismatch, DatabaseUnavailable.
+    `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
+    NotDurable, SchemaMismatch, DatabaseUnavailable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -229,16 +283,18 @@ async def run_server(settings: Settings, database: Database, *, on_ready: Callab
         loop.add_signal_handler(number, stop.set)
     engines = Engines.of(database.url, settings)
     try:
-        await check_schema(engines.ping)
-        if settings.require_durable_database:
-            await check_durability(engines.ping)
-        application = Application(settings, engines)
+        application = Application(settings, engines, metrics.work)
         server = Server(
-            application.service, address=settings.grpc_address, reflect=settings.reflection, ping=lambda: ping(engines.ping)
+            application.service,
+            address=settings.grpc_address,
+            reflect=settings.reflection,
+            ping=lambda: ping(engines.ping),
+            share_port=share_port,
+            metrics=metrics.calls,
         )
         await server.start()
         application.start()
-        on_ready(_listening_address(settings.grpc_address, server.port))
+        on_ready(listening_address(settings.grpc_address, server.port))
         await stop.wait()
         _log.info("stopping")
         await server.stop(settings.shutdown_grace_seconds)
@@ -246,6 +302,61 @@ async def run_server(settings: Settings, database: Database, *, on_ready: Callab
     finally:
         await engines.dispose()
     _log.info("stopped")
+
+
+@contextmanager
+def told_metrics(settings: Settings) -> Iterator[Metrics]:
+    """Counts what this process does, and tells it at the address that is set, if one is. Raises AddressUnavailable."""
+    if not settings.metrics_address:
+        yield Metrics()
+        return
+    from ledger.infrastructure import prometheus
+
+    registry = prometheus.own_registry()
+    with _metrics_page(settings, registry):
+        yield _counted(registry)
+
+
+@contextmanager
+def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | None"]:
+    """Tells what the workers count, if an address is set. For the supervisor. Raises AddressUnavailable."""
+    if not settings.metrics_address:
+        yield None
+        return
+    from ledger.infrastructure import prometheus
+
+    with prometheus.metrics_directory() as directory:
+        metrics = prometheus.SummedMetrics(directory)
+        with _metrics_page(settings, metrics.registry):
+            yield metrics
+
+
+def worker_metrics(settings: Settings) -> Metrics:
+    """Counts what this worker does, for the supervisor to tell."""
+    if not settings.metrics_address:
+        return Metrics()
+    from prometheus_client import CollectorRegistry
+
+    return _counted(CollectorRegistry())
+
+
+def _counted(registry: "CollectorRegistry") -> Metrics:
+    from ledger.infrastructure import prometheus
+
+    return Metrics(prometheus.PrometheusCallMetrics(registry), prometheus.PrometheusLedgerMetrics(registry))
+
+
+@contextmanager
+def _metrics_page(settings: Settings, registry: "CollectorRegistry") -> Iterator[None]:
+    from ledger.infrastructure import prometheus
+
+    try:
+        page = prometheus.MetricsPage(settings.metrics_address, registry)
+    except OSError as error:
+        raise AddressUnavailable(f"cannot serve the metrics at {settings.metrics_address}: {error.strerror or error}") from error
+    with page:
+        _log.info("serving metrics", address=listening_address(settings.metrics_address, page.port))
+        yield
 
 
 def audit_books(settings: Settings) -> AuditReport:
@@ -277,7 +388,7 @@ async def ping(engine: AsyncEngine) -> None:
             await connection.execute(text("SELECT 1"))
 
 
-def _listening_address(address: str, port: int) -> str:
+def listening_address(address: str, port: int) -> str:
     """`address` with the port that was bound, which differs when port 0 was asked for."""
     if address.startswith("unix:"):
         return address

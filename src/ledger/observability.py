@@ -21,14 +21,23 @@ def add_call_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
-    """Sends our lines and those of the libraries through one formatter. For the start of a process; on repeat it replaces."""
+def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
+    """Sends our lines and those of the libraries through one formatter. For the start of a process; on repeat it replaces.
+
+    `worker` is the number of this process among those that share a log, and stands in each of its lines.
+    """
     severity = logging.getLevelNamesMapping()[level.value.upper()]
     shared: list[Processor] = [
         add_call_ids,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+
+        def add_worker(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+            return {**event, "worker": worker}
+
+        shared.append(add_worker)
     renderer: Processor
     if log_format is LogFormat.JSON:
         shared.append(structlog.processors.format_exc_info)

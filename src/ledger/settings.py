@@ -12,7 +12,7 @@ from ledger.domain.restaurants import MATURITY_DAYS_MAX
 
 
 def _port_in_range(address: str) -> str:
-    if not address.startswith("unix:") and int(address.rpartition(":")[2]) > 65535:
+    if address and not address.startswith("unix:") and int(address.rpartition(":")[2]) > 65535:
         raise ValueError("must be host:port with a port up to 65535, or unix:path")
     return address
 
@@ -20,6 +20,10 @@ def _port_in_range(address: str) -> str:
 def _expanded(path: Path | None) -> Path | None:
     """No shell expands the ~ of a line in `.env`."""
     return None if path is None else path.expanduser()
+
+
+ENV_FILE = ".env"
+WORKERS_MAX = 64
 
 
 class LogFormat(StrEnum):
@@ -85,7 +89,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_asyncpg_url)]
 class Settings(BaseSettings):
     """`.env.example` shows them all with their defaults; a test keeps the two together."""
 
-    model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
 
     grpc_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default="127.0.0.1:50051",
@@ -108,7 +112,10 @@ class Settings(BaseSettings):
         "synchronous_commit off.",
     )
     database_pool_size: int = Field(
-        default=10, ge=1, le=200, description="Connections to the database, at the most, for everything but booking events."
+        default=10,
+        ge=1,
+        le=200,
+        description="Connections to the database, at the most, of each worker, for everything but booking events.",
     )
     ingest_queue_events: int = Field(
         default=20_000,
@@ -152,6 +159,19 @@ class Settings(BaseSettings):
     unknown_restaurants: UnknownRestaurantsSetting = Field(
         default=UnknownRestaurantsSetting.REGISTER,
         description="What the first event of an unknown restaurant does: register it, or be rejected with NOT_FOUND.",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=WORKERS_MAX,
+        description="Server processes that share the address. With more than one, a supervisor starts them and replaces those "
+        "that die.",
+    )
+    metrics_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
+        default="",
+        pattern=r"^(.+:[0-9]{1,5})?$",
+        description="Where the metrics are served for Prometheus, at /metrics over HTTP: host:port. It asks nobody who they are, "
+        "so keep it on the loopback or behind a firewall. Empty: nowhere.",
     )
     reflection: bool = Field(default=True, description="Whether the server describes itself to grpcurl and the like.")
     shutdown_grace_seconds: float = Field(

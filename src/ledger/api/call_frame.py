@@ -6,6 +6,7 @@ It is put around the methods when they are registered: an interceptor would look
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from google.rpc import status_pb2
 from grpc import aio
 
 from ledger.api.errors import has_status, internal, not_implemented, status_code_of, status_of
+from ledger.api.metrics import CallMetrics
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
 from ledger.observability import CALL_IDS
@@ -34,8 +36,9 @@ Handler = Any
 class CallFrame:
     """Takes the place of a server when services are added to it, and registers their methods there, each in its frame."""
 
-    def __init__(self, server: aio.Server) -> None:
+    def __init__(self, server: aio.Server, metrics: CallMetrics) -> None:
         self._server = server
+        self._metrics = metrics
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()
@@ -67,7 +70,7 @@ class CallFrame:
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
         async def call(request: bytes, context: Context) -> Message:
-            framed = _Call(self._log, method, context)
+            framed = _Call(self._log, self._metrics, method, context)
             try:
                 if self._stopping.is_set() and not is_health:
                     raise ShuttingDown
@@ -87,7 +90,7 @@ class CallFrame:
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
         async def call(request: Any, context: Context) -> None:
-            framed = _Call(self._log, method, context)
+            framed = _Call(self._log, self._metrics, method, context)
             try:
                 if handler.request_streaming:
                     answers = handler.stream_stream(_parse_each(parse, request), context)
@@ -127,23 +130,39 @@ class _Call:
     `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
     """
 
-    __slots__ = ("_context", "_log", "_method", "_request_id", "_status")
+    __slots__ = ("_context", "_log", "_method", "_metrics", "_request_id", "_started_at", "_status")
 
-    def __init__(self, log: Any, method: str, context: Context) -> None:
+    def __init__(self, log: Any, metrics: CallMetrics, method: str, context: Context) -> None:
+        self._started_at = time.perf_counter()
         self._log = log
+        self._metrics = metrics
         self._method = method
         self._context = context
         self._status: status_pb2.Status | None = None
         self._request_id = _request_id_given(context) or uuid_utils.uuid7().hex
         CALL_IDS.set((self._request_id, method))
         context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
+        metrics.started(method)
 
     def answered(self) -> None:
         """The call was answered with what it asked for."""
         self._log.debug("call answered")
+        self._count(grpc.StatusCode.OK)
 
     def takes(self, error: BaseException) -> bool:
         """Whether `error` has become a status; cancellations and aborts have not, and go their way."""
+        is_taken = self._judge(error)
+        if self._status is not None:
+            self._count(status_code_of(self._status))
+        else:
+            # Cancelled by the caller, by its deadline, or at the end of the grace, unless a library aborted it.
+            self._count(self._context.code() if isinstance(error, aio.AbortError) else grpc.StatusCode.CANCELLED)
+        return is_taken
+
+    def _count(self, code: grpc.StatusCode) -> None:
+        self._metrics.answered(self._method, code, time.perf_counter() - self._started_at)
+
+    def _judge(self, error: BaseException) -> bool:
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)
             code = status_code_of(self._status)

@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ledger.api.call_frame import CallFrame
+from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
@@ -22,8 +23,6 @@ LAST_CALLS_SECONDS = 0.5
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # With it, a second server on the same port would start and silently take half of the calls.
-    ("grpc.so_reuseport", 0),
     # Calls that arrive together are queued; the defaults cancel those beyond a thousand.
     ("grpc.server.max_pending_requests", 10_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
@@ -46,10 +45,16 @@ class Server:
         address: str,
         reflect: bool,
         ping: Callable[[], Awaitable[None]],
+        share_port: bool = False,
+        metrics: CallMetrics | None = None,
     ) -> None:
-        """`ping` asks the database for a sign of life and raises when there is none."""
-        self._server = aio.server(options=_OPTIONS)
-        self._frame = CallFrame(self._server)
+        """`ping` asks the database for a sign of life and raises when there is none.
+
+        `share_port` is for workers under a supervisor. Otherwise a second server on the same port would start, and silently take
+        half of the calls.
+        """
+        self._server = aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(share_port))))
+        self._frame = CallFrame(self._server, metrics or UncountedCalls())
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._watching: asyncio.Task[None] | None = None

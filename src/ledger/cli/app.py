@@ -6,7 +6,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from ledger.cli import balance, demo, ingest, migrate, payouts, restaurants, serve, statement, verify
+from ledger.cli import balance, demo, ingest, migrate, payouts, restaurants, serve, serve_worker, statement, verify
 from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.report import app as report_app
@@ -53,6 +53,7 @@ def _(
 
 
 app.command("serve", help=serve.HELP)(serve.serve)
+app.command("serve-worker", help=serve_worker.HELP, hidden=True)(serve_worker.serve_worker)
 app.command("migrate", help=migrate.HELP)(migrate.migrate)
 app.command("ingest", help=ingest.HELP)(ingest.ingest)
 app.command("balance", help=balance.HELP)(balance.balance)

@@ -1,14 +1,19 @@
 """The settings of a command; what is wrong with them is told by the names under which people set them."""
 
+import difflib
+import os
+import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import typer
+from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.settings import Settings
+from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.settings import ENV_FILE, Settings
 
 AddressOption = Annotated[
     str | None,
@@ -19,6 +24,16 @@ AddressOption = Annotated[
         show_default=False,
     ),
 ]
+
+_ADDRESS_RULES = {"grpc_address": "must be host:port or unix:path", "metrics_address": "must be host:port"}
+KNOWN_NAMES = frozenset(f"LEDGER_{field.upper()}" for field in Settings.model_fields) | {
+    "LEDGER_PG_BIN",  # the embedded PostgreSQL
+    "LEDGER_APP_PASSWORD",  # docker-compose.yml
+    "LEDGER_OWNER_PASSWORD",
+    "LEDGER_FUZZ_EXAMPLES",  # tests
+}
+# What Kubernetes puts into the environment of every container where a service's name begins with ledger.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_(TCP|UDP)(_|$)")
 
 # What a value must be, by pydantic's name of the error; its own texts speak to programmers.
 _RULE_BY_ERROR_TYPE = {
@@ -35,14 +50,19 @@ _RULE_BY_ERROR_TYPE = {
 }
 
 
-def load_settings(address: str | None = None) -> Settings:
-    """The settings, with `address` in the place of LEDGER_GRPC_ADDRESS if it is given.
+# Settings that the command line may give as well.
+_OPTION_BY_FIELD = {"grpc_address": "--address", "workers": "--workers"}
+
+
+def load_settings(address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE) -> Settings:
+    """The settings, with `address` in the place of LEDGER_GRPC_ADDRESS if it is given, and so on.
 
     Raises CommandFailure with a line for each setting that is not as it must be.
     """
-    given = {} if address is None else {"grpc_address": address}
+    options = {"grpc_address": address, "workers": workers}
+    given = {field: value for field, value in options.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
+        return Settings(_env_file=env_file, **given)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
     except ValidationError as error:
         lines = [_describe(found, given) for found in error.errors()]
     except (SettingsError, UnicodeDecodeError, OSError) as error:
@@ -52,12 +72,33 @@ def load_settings(address: str | None = None) -> Settings:
     raise CommandFailure(*lines, exit_status=ExitStatus.USAGE)
 
 
-def _describe(found: ErrorDetails, given: dict[str, str]) -> str:
+def warn_of_unknown_settings() -> None:
+    """Tells on standard error which variables look like settings and are none: most likely they are misspelt."""
+    for name in sorted(unknown_settings({**dotenv_values(ENV_FILE), **os.environ})):
+        nearest = difflib.get_close_matches(name.upper(), KNOWN_NAMES, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "`.env.example` lists them all"
+        report("warning", [f"{name} is no setting, and is ignored: {hint}"])
+
+
+def unknown_settings(variables: Mapping[str, str | None]) -> list[str]:
+    """The names among `variables` that begin with LEDGER_ and that nothing reads."""
+    return [
+        name
+        for name, value in variables.items()
+        if name.upper().startswith("LEDGER_")
+        and name.upper() not in KNOWN_NAMES
+        and not name.upper().startswith("LEDGER_TEST_")
+        and not _SERVICE_LINK.search(name.upper())
+        and not (value or "").startswith(("tcp://", "udp://"))
+    ]
+
+
+def _describe(found: ErrorDetails, given: Collection[str]) -> str:
     field = str(found["loc"][0]) if found["loc"] else ""
-    name = "--address" if field in given else f"LEDGER_{field.upper()}"
+    name = _OPTION_BY_FIELD[field] if field in given else f"LEDGER_{field.upper()}"
     context: dict[str, Any] = found.get("ctx", {})
-    if found["type"] == "string_pattern_mismatch" and field == "grpc_address":
-        rule = "must be host:port or unix:path"
+    if found["type"] == "string_pattern_mismatch" and field in _ADDRESS_RULES:
+        rule = _ADDRESS_RULES[field]
     elif found["type"] in _RULE_BY_ERROR_TYPE:
         rule = _RULE_BY_ERROR_TYPE[found["type"]].format_map(context)
     else:

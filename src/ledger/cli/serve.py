@@ -5,8 +5,11 @@ import json
 import re
 import shlex
 import signal
+from typing import TYPE_CHECKING, Annotated
 
-from ledger.cli.configuration import AddressOption, load_settings
+import typer
+
+from ledger.cli.configuration import AddressOption, load_settings, warn_of_unknown_settings
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.failures import ExitStatus, report
 from ledger.cli.invocation import command_line, from_here
@@ -14,45 +17,76 @@ from ledger.cli.output import print_line
 from ledger.observability import configure_logging
 from ledger.settings import Settings
 
+if TYPE_CHECKING:
+    from ledger.bootstrap import Database
+
 HELP = """
 Run the server until Ctrl-C or SIGTERM, which let the calls under way end.
 
 With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the schema is not the newest (see `ledger migrate`).
 Without, it starts an embedded PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
+
+One process uses one processor core. With `--workers` several of them serve at the same address, and those that die are replaced.
 """
 
 # The address follows, and nothing else: the first line on standard output, for programs that wait for it.
 READY_PREFIX = "ledger serves gRPC on "
 
 
-def serve(address: AddressOption = None) -> None:
-    settings = load_settings(address)
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", help="Server processes that share the address. Default: LEDGER_WORKERS.", show_default=False
+    ),
+]
+
+
+def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
+    settings = load_settings(address, workers=workers)
+    warn_of_unknown_settings()
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
-    from ledger.bootstrap import new_event_loop, open_database, run_server
     from ledger.cli.database_failures import database_failures
 
     configure_logging(settings.log_format, settings.log_level)
-    with (
-        database_failures(settings.database_url, unreachable=ExitStatus.REFUSED),
-        open_database(settings) as database,
-    ):
+    with database_failures(settings.database_url, unreachable=ExitStatus.REFUSED):
+        if settings.workers == 1:
+            _serve_alone(settings)
+        else:
+            _serve_with_workers(settings)
+
+
+def _serve_alone(settings: Settings) -> None:
+    from ledger.bootstrap import new_event_loop, open_database, run_server, told_metrics
+
+    with open_database(settings) as database:
 
         def on_ready(listening_address: str) -> None:
-            _announce(settings, listening_address, database.description)
-            if database.attached:
-                report(
-                    "warning",
-                    ["another process runs the embedded PostgreSQL and will stop it; this server loses its database then"],
-                )
+            _announce(settings, listening_address, database)
 
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(run_server(settings, database, on_ready=on_ready))
-        # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        with told_metrics(settings) as metrics, asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))
+            # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
 
 
-def _announce(settings: Settings, listening_address: str, database: str) -> None:
+def _serve_with_workers(settings: Settings) -> None:
+    from ledger.bootstrap import check_database, open_database, summed_metrics
+    from ledger.cli.supervisor import Supervisor, reserved_address, worker_environment
+
+    with reserved_address(settings.grpc_address) as address, open_database(settings) as database:
+        # Here, where it is told once and ends the command, and not only in each worker.
+        asyncio.run(check_database(settings, database))
+        with summed_metrics(settings) as metrics:
+            environment = worker_environment(settings, address, database)
+
+            def on_ready() -> None:
+                _announce(settings, address, database)
+
+            asyncio.run(Supervisor(settings, environment, on_ready=on_ready, metrics=metrics).run())
+
+
+def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
     """Tells where the server is, and what to try next in words that can be copied."""
     default_address = Settings.model_fields["grpc_address"].default
     # 0.0.0.0 and its like are all addresses of this machine, and none that can be called everywhere.
@@ -61,7 +95,7 @@ def _announce(settings: Settings, listening_address: str, database: str) -> None
     example = read_demo_lines()[0]
     restaurant_id, currency = str(example["restaurant_id"]), str(example["currency"])
     print_line(f"{READY_PREFIX}{listening_address}")
-    print_line(f"the books are in {database}")
+    print_line(f"the books are in {database.description}")
     print_line()
     print_line("To try it, in another terminal:")
     print_line(f"  {command_line('ingest', from_here(DEMO_FILE), *option)}")
@@ -69,3 +103,8 @@ def _announce(settings: Settings, listening_address: str, database: str) -> None
     if settings.reflection:
         request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
         print_line(f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance")
+    if database.attached:
+        report(
+            "warning",
+            ["another process runs the embedded PostgreSQL and will stop it; this server loses its database then"],
+        )

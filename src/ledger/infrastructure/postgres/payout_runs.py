@@ -10,6 +10,7 @@ import asyncpg
 import uuid_utils.compat
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.application.ports import LongTails, PageRejected
 from ledger.domain.payouts import (
     PayoutRun,
@@ -225,7 +226,9 @@ closed AS (
   ) AS claimed_item
   WHERE i.ctid = claimed_item.ctid
 )
-SELECT balance_account_id, entries_read FROM verdict WHERE entries_read > $8
+SELECT (SELECT count(*) FROM verdict WHERE skip_reason IS NULL) AS payouts_count,
+       ARRAY(SELECT balance_account_id FROM verdict WHERE entries_read > $8 ORDER BY balance_account_id) AS slow_accounts,
+       ARRAY(SELECT entries_read FROM verdict WHERE entries_read > $8 ORDER BY balance_account_id) AS slow_entries
 """
 
 PLAN = f"""
@@ -257,8 +260,16 @@ RETURNING payout_run_id
 class PostgresPayoutRuns:
     """Implements `ledger.application.ports.PayoutRuns`."""
 
-    def __init__(self, engine: AsyncEngine, long_tails: LongTails = TAILS_UNTOLD, *, settlement_timezone: str) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        long_tails: LongTails = TAILS_UNTOLD,
+        *,
+        settlement_timezone: str,
+        metrics: LedgerMetrics | None = None,
+    ) -> None:
         """`settlement_timezone` is the IANA zone in which a date begins and ends."""
+        self._metrics = metrics or UncountedWork()
         self._engine = engine
         self._long_tails = long_tails
         self._zone = ZoneInfo(settlement_timezone)
@@ -321,7 +332,7 @@ class PostgresPayoutRuns:
 
     async def pay(self, payout_run_id: UUID, limit: int) -> list[int]:
         accounts: list[int] = []
-        slow: Sequence[Any] = ()
+        told: Any = None
         reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
@@ -329,7 +340,7 @@ class PostgresPayoutRuns:
                 accounts = [row["balance_account_id"] for row in claimed]
                 if accounts:
                     await connection.fetch(LOCK_BALANCE_ACCOUNTS, accounts)
-                    slow = await connection.fetch(
+                    told = await connection.fetchrow(
                         PAY,
                         payout_run_id,
                         accounts,
@@ -344,7 +355,9 @@ class PostgresPayoutRuns:
             # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is. Any other
             # constraint says that this code and the schema do not fit, and must not skip anybody.
             raise PageRejected(accounts) from error
-        self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in slow)
+        if told is not None:
+            self._long_tails.report(zip(told["slow_accounts"], told["slow_entries"], strict=True))
+            self._metrics.payouts_made(told["payouts_count"])
         return accounts
 
     async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:

@@ -1,0 +1,43 @@
+"""What is told of the service's work, for whoever counts it."""
+
+from typing import Literal, Protocol
+
+GroupKind = Literal["ingest", "balance"]
+
+
+class LedgerMetrics(Protocol):
+    """Is told what has been done. The methods are called on the path of every call: they are fast, and do not raise."""
+
+    def group(self, kind: GroupKind, size: int, seconds: float) -> None:
+        """Calls that shared one trip to the database: how many, and how long the trip took."""
+
+    def queue(self, events: int, size_bytes: int) -> None:
+        """What is waiting to be booked now."""
+
+    def queue_refused(self) -> None:
+        """A call was turned away because the queue was full."""
+
+    def snapshots_made(self, count: int) -> None:
+        """Balance snapshots were stored."""
+
+    def payouts_made(self, count: int) -> None:
+        """Payouts were created."""
+
+
+class UncountedWork:
+    """Nobody wants to know."""
+
+    def group(self, kind: GroupKind, size: int, seconds: float) -> None:
+        pass
+
+    def queue(self, events: int, size_bytes: int) -> None:
+        pass
+
+    def queue_refused(self) -> None:
+        pass
+
+    def snapshots_made(self, count: int) -> None:
+        pass
+
+    def payouts_made(self, count: int) -> None:
+        pass

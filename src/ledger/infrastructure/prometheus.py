@@ -1,0 +1,246 @@
+"""Metrics in Prometheus' form: what is counted, and the page that tells it.
+
+Where PROMETHEUS_MULTIPROC_DIR is set when this module is imported, the library keeps the numbers in files of that directory
+instead of in memory, and a process beside it tells their sum over all processes: `SummedMetrics`.
+"""
+
+import platform
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Protocol, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    make_wsgi_app,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+REQUEST_TIMEOUT_SECONDS = 10
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class StatusCode(Protocol):
+    """As gRPC has it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class PrometheusCallMetrics:
+    """Counts calls by method and status, under the names that public dashboards know."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("grpc_service", "grpc_method")
+        self._handled = Counter(
+            "grpc_server_handled", "Calls that were answered, by status.", (*labels, "grpc_code"), registry=registry
+        )
+        self._handling = Histogram(
+            "grpc_server_handling_seconds", "How long calls took.", labels, buckets=_SECONDS, registry=registry
+        )
+        self._in_flight = Gauge(
+            "grpc_server_in_flight", "Calls under way.", labels, registry=registry, multiprocess_mode="livesum"
+        )
+        # `labels()` takes longer than counting: the results are kept. There are no more than methods times statuses.
+        self._by_method: dict[str, tuple[Gauge, Histogram, dict[str, Counter]]] = {}
+
+    def started(self, method: str) -> None:
+        self._of(method)[0].inc()
+
+    def answered(self, method: str, code: StatusCode, seconds: float) -> None:
+        in_flight, handling, handled = self._of(method)
+        in_flight.dec()
+        handling.observe(seconds)
+        name = code.name
+        counter = handled.get(name)
+        if counter is None:
+            counter = handled[name] = self._handled.labels(*_service_and_method(method), name)
+        counter.inc()
+
+    def _of(self, method: str) -> tuple[Gauge, Histogram, dict[str, Counter]]:
+        children = self._by_method.get(method)
+        if children is None:
+            names = _service_and_method(method)
+            children = self._by_method[method] = (self._in_flight.labels(*names), self._handling.labels(*names), {})
+        return children
+
+
+def _service_and_method(path: str) -> tuple[str, str]:
+    service, _, method = path.lstrip("/").partition("/")
+    return service, method
+
+
+class PrometheusLedgerMetrics:
+    """Counts what `ledger.application.metrics` tells. Every instrument of the ledger's own is here."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.group_size = Histogram(
+            "ledger_group_size", "Calls that shared a trip to the database.", ("kind",), buckets=_GROUP_SIZES, registry=registry
+        )
+        self.group_seconds = Histogram(
+            "ledger_group_seconds", "How long such a trip took.", ("kind",), buckets=_SECONDS, registry=registry
+        )
+        self.queue_events = Gauge(
+            "ledger_queue_events", "Events waiting to be booked.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.queue_bytes = Gauge(
+            "ledger_queue_bytes", "Bytes of the events waiting to be booked.", registry=registry, multiprocess_mode="livesum"
+        )
+        self.queue_refused_total = Counter(
+            "ledger_queue_refused", "Calls turned away because the queue was full.", registry=registry
+        )
+        self.snapshots_made_total = Counter("ledger_snapshots_made", "Balance snapshots stored.", registry=registry)
+        self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
+        self._by_kind: dict[str, tuple[Histogram, Histogram]] = {}
+
+    def group(self, kind: str, size: int, seconds: float) -> None:
+        children = self._by_kind.get(kind)
+        if children is None:
+            children = self._by_kind[kind] = (self.group_size.labels(kind), self.group_seconds.labels(kind))
+        children[0].observe(size)
+        children[1].observe(seconds)
+
+    def queue(self, events: int, size_bytes: int) -> None:
+        self.queue_events.set(events)
+        self.queue_bytes.set(size_bytes)
+
+    def queue_refused(self) -> None:
+        self.queue_refused_total.inc()
+
+    def snapshots_made(self, count: int) -> None:
+        self.snapshots_made_total.inc(count)
+
+    def payouts_made(self, count: int) -> None:
+        self.payouts_made_total.inc(count)
+
+
+class _BuildInfo(Collector):
+    """Which version runs. Not a gauge of the library's, which might end up in a file."""
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("ledger_build_info", "1, for the version in its label.", labels=("version", "python"))
+        family.add_metric((version("ledger-service"), platform.python_version()), 1)
+        yield family
+
+
+def own_registry() -> CollectorRegistry:
+    """A registry that tells of this very process as well: its memory, its processor time, its version."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(_BuildInfo())
+    return registry
+
+
+class SummedMetrics(Collector):
+    """What several processes count, as one, and how they are. For the process that starts them.
+
+    Dead processes stay in the counters, so that those never go down, and leave the gauges.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._alive: dict[str, ProcessCollector] = {"supervisor": ProcessCollector(registry=None)}
+        self._pids: dict[str, int] = {}
+        self._restarts = 0
+        self._changing = threading.Lock()
+        self.registry = CollectorRegistry()
+        MultiProcessCollector(self.registry, path=str(directory))  # type: ignore[no-untyped-call]
+        self.registry.register(_BuildInfo())
+        self.registry.register(self)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the processes need in their environment to be counted here."""
+        return {MULTIPROCESS_VARIABLE: str(self._directory)}
+
+    def started(self, worker: str, pid: int) -> None:
+        with self._changing:
+            self._alive[worker] = ProcessCollector(pid=lambda: pid, registry=None)
+            self._pids[worker] = pid
+
+    def ended(self, worker: str) -> None:
+        with self._changing:
+            del self._alive[worker]
+            self._restarts += 1
+            mark_process_dead(self._pids.pop(worker), path=str(self._directory))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        """The library's metrics of each process, which know no labels, told apart by one."""
+        with self._changing:
+            alive, restarts = dict(self._alive), self._restarts
+        families: dict[str, Metric] = {}
+        for worker, collector in alive.items():
+            for metric in collector.collect():
+                family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    family.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+        yield from families.values()
+        yield CounterMetricFamily("ledger_worker_ends", "Workers that ended and were replaced.", restarts)
+
+
+@contextmanager
+def metrics_directory() -> Iterator[Path]:
+    """A new directory for the numbers of several processes, removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="ledger-metrics-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class _PageServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    # In some versions of Python it is true: a second server would share the port, and take half of the requests.
+    allow_reuse_port = False
+
+
+class _IPv6PageServer(_PageServer):
+    address_family = socket.AF_INET6
+
+
+class _Request(WSGIRequestHandler):
+    timeout = REQUEST_TIMEOUT_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class MetricsPage:
+    """Tells the metrics at http://ADDRESS/metrics until it is closed. Raises OSError where it cannot listen."""
+
+    def __init__(self, address: str, registry: CollectorRegistry) -> None:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        server_class = _IPv6PageServer if ":" in host else _PageServer
+        self._server = make_server(host, int(port), make_wsgi_app(registry), server_class=server_class, handler_class=_Request)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
