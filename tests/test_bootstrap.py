@@ -1,14 +1,18 @@
 """What a server asks of its database before it serves."""
 
+import socket
 from collections.abc import AsyncIterator
+from contextlib import closing
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.running import query
 
-from ledger.bootstrap import Database, NotDurable, check_durability
+from ledger.api.server import AddressUnavailable
+from ledger.bootstrap import Database, NotDurable, check_durability, embedded_connections, told_metrics
 from ledger.infrastructure.postgres.engine import create_engine
 from ledger.infrastructure.postgres.migrations import database_url
+from ledger.settings import Settings
 
 
 @pytest.fixture
@@ -38,3 +42,18 @@ async def test_database_that_commits_asynchronously_is_refused(
     monkeypatch.setattr("ledger.bootstrap.DURABLE_VALUES", {"synchronous_commit": ("on", "remote_apply")})
     with pytest.raises(NotDurable, match=f"synchronous_commit = {value}"):
         await check_durability(engine)
+
+
+@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 200), (16, 20, 386), (64, 200, 12914)])
+def test_embedded_database_has_room_for_all_workers(workers: int, pool_size: int, connections: int) -> None:
+    """Their pools, the pings, and 50 for others."""
+    assert embedded_connections(Settings(_env_file=None, workers=workers, database_pool_size=pool_size)) == connections
+
+
+def test_metrics_address_that_is_taken_is_refused() -> None:
+    """By the server that comes second; the first goes on."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = Settings(_env_file=None, metrics_address=address)
+        with pytest.raises(AddressUnavailable, match=f"cannot serve the metrics at {address}"), told_metrics(settings):
+            pass

@@ -1,8 +1,10 @@
 """Settings on the command line."""
 
+from pathlib import Path
+
 import pytest
 
-from ledger.cli.configuration import load_settings
+from ledger.cli.configuration import load_settings, unknown_settings, warn_of_unknown_settings
 from ledger.cli.failures import CommandFailure, ExitStatus
 
 
@@ -24,6 +26,8 @@ def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> No
         ("REFLECTION", "perhaps", "LEDGER_REFLECTION must be true or false (it is 'perhaps')"),
         ("SHUTDOWN_GRACE_SECONDS", "long", "LEDGER_SHUTDOWN_GRACE_SECONDS must be a number (it is 'long')"),
         ("LOG_FORMAT", "xml", "LEDGER_LOG_FORMAT must be 'console' or 'json' (it is 'xml')"),
+        ("WORKERS", "0", "LEDGER_WORKERS must be at least 1 (it is '0')"),
+        ("METRICS_ADDRESS", "9464", "LEDGER_METRICS_ADDRESS must be host:port (it is '9464')"),
         ("DATABASE_URL", "mysql://me:secret@host/db", "LEDGER_DATABASE_URL must begin with postgresql://"),
     ],
 )
@@ -45,3 +49,43 @@ def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     head, *lines = caught.value.lines
     assert head == "3 settings are not as they must be:"
     assert [line.split()[0] for line in lines] == ["--address", "LEDGER_MATURITY_DAYS", "LEDGER_LOG_LEVEL"]
+
+
+def test_bad_number_of_workers_is_told_by_its_option() -> None:
+    """And not by the variable, which nobody set."""
+    with pytest.raises(CommandFailure, match="--workers must be at least 1") as caught:
+        load_settings(workers=0)
+    assert caught.value.exit_status is ExitStatus.USAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "unknown"),
+    [
+        ("LEDGER_WORKERS", "2", False),
+        ("ledger_workers", "2", False),
+        ("LEDGER_WORKER", "2", True),
+        ("LEDGER_GRPC_PORT", "50051", True),
+        ("LEDGER_PG_BIN", "/usr/lib/postgresql/18/bin", False),
+        ("LEDGER_TEST_DATABASE_URL", "postgresql://h/d", False),
+        ("LEDGER_SERVICE_HOST", "10.0.0.1", False),
+        ("LEDGER_POSTGRES_SERVICE_PORT_5432", "5432", False),
+        ("LEDGER_PORT", "tcp://10.0.0.1:50051", False),
+        ("LEDGER_PORT_50051_TCP_ADDR", "10.0.0.1", False),
+        ("PATH", "/bin", False),
+    ],
+)
+def test_unknown_setting_is_found(name: str, value: str, unknown: bool) -> None:
+    """What nothing reads; not what other parts read, nor what Kubernetes adds for a service of that name."""
+    assert unknown_settings({name: value}) == ([name] if unknown else [])
+
+
+def test_unknown_setting_of_the_file_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As those of the environment; with the nearest setting, if there is any."""
+    (tmp_path / ".env").write_text("LEDGER_MATURITY_DAY=3\nLEDGER_XYZZY=1\n")
+    warn_of_unknown_settings()
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: LEDGER_MATURITY_DAY is no setting, and is ignored: did you mean LEDGER_MATURITY_DAYS?",
+        "warning: LEDGER_XYZZY is no setting, and is ignored: `.env.example` lists them all",
+    ]

@@ -1,0 +1,68 @@
+"""What is counted of calls."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2
+from support.events import event_message, unique
+from support.fakes import CountedCalls
+from support.running import RunningLedger, running_ledger
+
+from ledger.bootstrap import Database, Metrics
+from ledger.v1 import ledger_pb2
+
+SERVICE = "/ledger.v1.LedgerService"
+HEALTH = "/grpc.health.v1.Health"
+
+
+@pytest.fixture(scope="module")
+async def counted(shared_database: Database) -> AsyncIterator[tuple[RunningLedger, CountedCalls]]:
+    """A server, and what it tells of its calls."""
+    calls = CountedCalls()
+    async with running_ledger(shared_database, metrics=Metrics(calls=calls)) as ledger:
+        yield ledger, calls
+
+
+async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger, CountedCalls]) -> None:
+    """Answers, refusals, methods that are not built, malformed bytes, aborts of a library; and a method that no contract has is
+    no series."""
+    ledger, calls = counted
+    calls.forget()
+    await ledger.ingest(event_message())
+    with pytest.raises(aio.AioRpcError):
+        await ledger.balance(unique("nobody"))
+    with pytest.raises(aio.AioRpcError):
+        async for _ in ledger.stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest()])):
+            pass
+    for method in (f"{SERVICE}/GetPayout", f"{SERVICE}/NoSuchMethod"):
+        with pytest.raises(aio.AioRpcError):
+            await ledger.channel.unary_unary(method)(b"\xff")
+    unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
+    with pytest.raises(aio.AioRpcError):
+        await ledger.channel.unary_unary(f"{HEALTH}/Check")(unknown)
+    assert calls.answers == [
+        (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
+        (f"{SERVICE}/GetBalance", grpc.StatusCode.NOT_FOUND),
+        (f"{SERVICE}/StreamEvents", grpc.StatusCode.UNIMPLEMENTED),
+        (f"{SERVICE}/GetPayout", grpc.StatusCode.INVALID_ARGUMENT),
+        (f"{HEALTH}/Check", grpc.StatusCode.NOT_FOUND),
+    ]
+    assert calls.under_way == 0
+    assert 0 < min(calls.seconds) <= max(calls.seconds) < 60
+
+
+async def test_call_that_is_given_up_is_counted(counted: tuple[RunningLedger, CountedCalls]) -> None:
+    """It is under way until its caller leaves, and is CANCELLED then."""
+    ledger, calls = counted
+    calls.forget()
+    watch = ledger.channel.unary_stream(f"{HEALTH}/Watch")(b"")
+    await watch.read()
+    assert (calls.under_way, calls.answers) == (1, [])
+    watch.cancel()
+    async with asyncio.timeout(30):
+        while not calls.answers:  # noqa: ASYNC110  # only the server knows when it has noticed
+            await asyncio.sleep(0.01)
+    assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])

@@ -1,0 +1,341 @@
+"""`ledger serve --workers`: several processes that are one server to its callers."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from support.audit import assert_books_in_order
+from support.commands import TIMEOUT_SECONDS, start_process
+from support.events import event_message, unique
+from support.running import query
+
+from ledger.api.server import AddressUnavailable, Server
+from ledger.bootstrap import Database
+from ledger.cli.failures import CommandFailure
+from ledger.cli.serve import READY_PREFIX
+from ledger.cli.supervisor import FAILED_STARTS_MAX, Supervisor, reserved_address, worker_environment
+from ledger.settings import Settings
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+CHANNELS = 24
+
+
+@dataclass
+class RunningWorkers:
+    """A supervisor whose workers serve."""
+
+    process: asyncio.subprocess.Process
+    address: str
+    lines: list[dict[str, Any]]
+    reading: "asyncio.Task[None]"
+    warnings: list[str] = field(default_factory=list)
+
+    def pids(self) -> dict[int, int]:
+        """The process last started as each worker."""
+        return {line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker started"}
+
+    def said(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event and fields.items() <= line.items()]
+
+    async def metrics(self) -> dict[str, float]:
+        """The samples of the metrics page, by name and labels as they are written there, labels in the order of their names."""
+        (line,) = self.said("serving metrics")
+
+        def read() -> str:
+            with urllib.request.urlopen(f"http://{line['address']}/metrics", timeout=TIMEOUT_SECONDS) as answer:
+                page: str = answer.read().decode()
+                return page
+
+        families = text_string_to_metric_families(await asyncio.to_thread(read))
+        return {
+            sample.name + "".join(f",{name}={value}" for name, value in sorted(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    async def ended(self) -> int:
+        """Waits for the end of everybody who could write to standard error; the supervisor's exit status."""
+        await asyncio.wait_for(self.reading, TIMEOUT_SECONDS)
+        return await asyncio.wait_for(self.process.wait(), TIMEOUT_SECONDS)
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Waits for `condition`; fails when it takes too long."""
+    deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"{what} did not come about within {TIMEOUT_SECONDS:.0f} s")
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def workers_on(database: Database, **settings: str) -> AsyncIterator[RunningWorkers]:
+    """Two workers at a free port; killed at the end if they still run."""
+    env = {
+        "LEDGER_DATABASE_URL": database.url,
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_LOG_FORMAT": "json",
+        "LEDGER_METRICS_ADDRESS": "127.0.0.1:0",
+        # The server of these tests forgets on power loss.
+        "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+    }
+    process = await start_process("serve", "--workers", "2", env=env | settings)
+    lines: list[dict[str, Any]] = []
+    warnings: list[str] = []
+
+    async def read() -> None:
+        assert process.stderr is not None
+        async for raw in process.stderr:
+            if raw.startswith(b"{"):
+                lines.append(json.loads(raw))
+            else:
+                warnings.append(raw.decode())
+
+    reading = asyncio.create_task(read())
+    try:
+        assert process.stdout is not None
+        first = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)).decode()
+        assert first.startswith(READY_PREFIX), (first, warnings, lines)
+        yield RunningWorkers(process, first.strip().removeprefix(READY_PREFIX), lines, reading, warnings)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.wait_for(process.wait(), TIMEOUT_SECONDS)
+        await asyncio.wait_for(reading, TIMEOUT_SECONDS)
+
+
+@asynccontextmanager
+async def stubs_of(address: str, count: int) -> AsyncIterator[list[Any]]:
+    """Clients with a connection each: the workers share connections, not calls."""
+    async with AsyncExitStack() as stack:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        channels = [await stack.enter_async_context(aio.insecure_channel(address, options=options)) for _ in range(count)]
+        yield [ledger_pb2_grpc.LedgerServiceStub(channel) for channel in channels]
+
+
+async def ingest_until_answered(stub: Any, event: ledger_pb2.ProcessorEvent) -> int:
+    """Sends an event until it is answered, as the contract asks of callers; the status."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while True:
+            try:
+                answer = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+            except aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                return int(answer.status)
+
+
+@pytest.fixture(scope="module")
+async def workers(shared_database: Database) -> AsyncIterator[RunningWorkers]:
+    """Workers for the tests of this module that leave them alive."""
+    async with workers_on(shared_database, LEDGER_WORKRES="3") as running:
+        yield running
+
+
+async def test_workers_are_one_server(workers: RunningWorkers) -> None:
+    """Ready once all serve; each answers some connections; the metrics are of all of them."""
+    assert set(workers.pids()) == {1, 2}
+    assert {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}
+    restaurant_id = unique("res")
+    async with stubs_of(workers.address, CHANNELS) as stubs:
+        events = [event_message(restaurant_id=restaurant_id) for _ in range(4 * CHANNELS)]
+        statuses = await asyncio.gather(*map(ingest_until_answered, cycle(stubs), events))
+    assert set(statuses) == {ledger_pb2.INGEST_STATUS_CREATED}
+    metrics = await workers.metrics()
+    method = "grpc_method=IngestEvent,grpc_service=ledger.v1.LedgerService"
+    assert metrics[f"grpc_server_handled_total,grpc_code=OK,{method}"] == len(events)
+    assert metrics[f"grpc_server_handling_seconds_count,{method}"] == len(events)
+    assert metrics[f"grpc_server_in_flight,{method}"] == 0
+    for worker in ("supervisor", "1", "2"):
+        assert metrics[f"process_resident_memory_bytes,worker={worker}"] > 0
+
+
+async def test_misspelt_setting_is_warned_of(workers: RunningWorkers) -> None:
+    """With the setting that was meant, once and not by every worker; and the server starts."""
+    assert workers.warnings == ["warning: LEDGER_WORKRES is no setting, and is ignored: did you mean LEDGER_WORKERS?\n"]
+
+
+async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:
+    """A further server there fails loudly, alone or with workers of its own, although the workers share the port."""
+    with pytest.raises(AddressUnavailable, match=re.escape(workers.address)):
+        service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
+        Server(service, address=workers.address, reflect=False, ping=_ping_well)
+    with pytest.raises(AddressUnavailable, match=re.escape(workers.address)), reserved_address(workers.address):
+        pass
+
+
+async def _ping_well() -> None:
+    """A database that answers."""
+
+
+async def test_worker_that_is_killed_is_replaced(workers: RunningWorkers, shared_database: Database) -> None:
+    """Calls that meet its end are repeated and booked once; its counts stay in the sum, its calls under way do not."""
+    restaurant_id = unique("res")
+    killed = workers.pids()[1]
+    answered = 0
+
+    async def send(stub: Any) -> int:
+        nonlocal answered
+        created = 0
+        # Until well after the end, so that calls meet it.
+        while len(workers.said("worker started", worker=1)) < 2 or created < 20:
+            await ingest_until_answered(stub, event_message(restaurant_id=restaurant_id, amount_minor=1))
+            created += 1
+            answered += 1
+        return created
+
+    async with stubs_of(workers.address, CHANNELS) as stubs:
+        sending = [asyncio.create_task(send(stub)) for stub in stubs]
+        await until(lambda: answered > 2 * CHANNELS, "calls")
+        before = await workers.metrics()
+        os.kill(killed, signal.SIGKILL)
+        sent = sum(await asyncio.gather(*sending))
+    (ended,) = workers.said("worker ended; another will take its place")
+    assert {"worker": 1, "pid": killed, "ended_by": "SIGKILL"}.items() <= ended.items()
+    await until(lambda: len(workers.said("serving: the database answers", worker=1)) == 2, "the new worker serves")
+    assert workers.pids()[1] != killed
+    stored = "SELECT count(*), sum(amount_minor) FROM processor_events WHERE restaurant_id = :restaurant_id"
+    assert await query(shared_database.migration_url, stored, restaurant_id=restaurant_id) == [(sent, sent)]
+    after = await workers.metrics()
+    method = "grpc_method=IngestEvent,grpc_service=ledger.v1.LedgerService"
+    handled = f"grpc_server_handled_total,grpc_code=OK,{method}"
+    assert after[handled] > before[handled]
+    assert after[f"grpc_server_in_flight,{method}"] == 0
+    assert after["ledger_worker_ends_total"] == 1
+    await assert_books_in_order(shared_database)
+
+
+async def test_hangup_is_passed_on_and_survived(workers: RunningWorkers) -> None:
+    """SIGHUP ends neither the supervisor nor a worker."""
+    pids = workers.pids()
+    workers.process.send_signal(signal.SIGHUP)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGHUP)
+    async with stubs_of(workers.address, CHANNELS) as stubs:
+        await asyncio.gather(*(ingest_until_answered(stub, event_message()) for stub in stubs))
+    assert workers.pids() == pids
+
+
+@asynccontextmanager
+async def call_under_way(workers: RunningWorkers, database: Database) -> AsyncIterator["asyncio.Task[int]"]:
+    """A call that waits for a lock, and is let go at the end of the block."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with stubs_of(workers.address, 1) as (stub,), engine.connect() as connection:
+            await ingest_until_answered(stub, event_message(restaurant_id="res_stop"))
+            await connection.execute(text("LOCK TABLE processor_events IN EXCLUSIVE MODE"))
+            call = asyncio.create_task(ingest_until_answered(stub, event_message(restaurant_id="res_stop")))
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while not await query(database.migration_url, waiting):  # noqa: ASYNC110  # the database sends no event
+                    await asyncio.sleep(0.02)
+            yield call
+            assert not call.done()
+            await connection.rollback()
+            assert await call == ledger_pb2.INGEST_STATUS_CREATED
+    finally:
+        await engine.dispose()
+
+
+async def test_stop_lets_calls_end(database: Database) -> None:
+    """SIGTERM: what is under way is answered, whoever presses again; then everybody ends, with status 0."""
+    async with workers_on(database) as workers:
+        async with call_under_way(workers, database):
+            workers.process.send_signal(signal.SIGTERM)
+            await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
+            workers.process.send_signal(signal.SIGINT)
+        assert await workers.ended() == 0
+        assert {line["ended_by"] for line in workers.said("worker ended")} == {"exit status 0"}
+    assert await query(database.migration_url, "SELECT count(*) FROM processor_events") == [(2,)]
+
+
+async def test_workers_end_with_their_supervisor(database: Database) -> None:
+    """Killed, it leaves no process; what is under way is answered."""
+    async with workers_on(database) as workers:
+        async with call_under_way(workers, database):
+            workers.process.kill()
+            await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
+        # Standard error ends when the last process that has it does.
+        assert await workers.ended() == -signal.SIGKILL
+
+
+# What needs no processes
+
+
+@pytest.fixture
+def _signals_restored() -> Iterator[None]:
+    """A supervisor takes signals for good."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals_restored")
+async def test_supervisor_gives_up_when_no_worker_starts() -> None:
+    """After some tries, with a line that says so, and without ever having been ready."""
+    settings = Settings(_env_file=None, workers=2)
+    ready: list[None] = []
+    # No Python starts in such an environment.
+    environment = {"PYTHONHOME": "/nowhere"}
+    supervisor = Supervisor(settings, environment, on_ready=lambda: ready.append(None), metrics=None)
+    with pytest.raises(CommandFailure, match=f"the workers do not start: {FAILED_STARTS_MAX} in a row"):
+        await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
+    assert ready == []
+
+
+def test_reserved_address_has_one_port_and_one_owner() -> None:
+    """A free port is chosen once; nobody else can have it until the end."""
+    with reserved_address("localhost:0") as address:
+        assert re.fullmatch(r"localhost:[1-9][0-9]*", address)
+        with pytest.raises(AddressUnavailable, match=address), reserved_address(address):
+            pass
+    with reserved_address(address) as again:
+        assert again == address
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:1", "no.such.host.invalid:1"])
+def test_address_of_another_machine_is_refused(address: str) -> None:
+    """At once, and not by each worker."""
+    with pytest.raises(AddressUnavailable, match=re.escape(address)), reserved_address(address):
+        pass
+
+
+def test_socket_file_is_refused() -> None:
+    """It cannot be shared as a port can."""
+    with pytest.raises(CommandFailure, match="cannot share unix:"), reserved_address("unix:/tmp/ledger.sock"):
+        pass
+
+
+def test_worker_has_the_settings_of_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one as it is, but for where it serves and who it is for the database; and nothing else that looks like one."""
+    monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", "postgresql://owner:secret@h/d")
+    monkeypatch.setenv("LEDGER_WORKRES", "3")
+    monkeypatch.setenv("OTHER", "kept")
+    settings = Settings(_env_file=None, database_url="postgresql://me:p%40ss@h:1/d?sslmode=require", workers=3, reflection=False)
+    environment = worker_environment(settings, "127.0.0.1:7", Database(settings.database_url, settings.url_for_migrations))
+    assert environment["OTHER"] == "kept"
+    assert "LEDGER_WORKRES" not in environment
+    monkeypatch.delenv("LEDGER_MIGRATION_DATABASE_URL")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    changes = {"grpc_address": "127.0.0.1:7", "migration_database_url": ""}
+    assert Settings(_env_file=None) == settings.model_copy(update=changes)

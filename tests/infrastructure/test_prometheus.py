@@ -1,0 +1,94 @@
+"""What Prometheus is told."""
+
+import urllib.request
+from pathlib import Path
+
+import grpc
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from ledger.infrastructure.prometheus import (
+    MetricsPage,
+    PrometheusCallMetrics,
+    PrometheusLedgerMetrics,
+    SummedMetrics,
+    own_registry,
+)
+
+INGEST = "/ledger.v1.LedgerService/IngestEvent"
+
+
+def samples_of(registry: CollectorRegistry) -> dict[str, float]:
+    """What its page tells: values by names with labels."""
+    with (
+        MetricsPage("127.0.0.1:0", registry) as page,
+        urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=30) as answer,
+    ):
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        "".join([sample.name, *(f" {name}={value}" for name, value in sorted(sample.labels.items()))]): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_calls_are_told_by_method_and_status() -> None:
+    """Counts, times in buckets, and what is under way."""
+    registry = own_registry()
+    calls = PrometheusCallMetrics(registry)
+    for code, seconds in ((grpc.StatusCode.OK, 0.0004), (grpc.StatusCode.OK, 0.3), (grpc.StatusCode.NOT_FOUND, 30)):
+        calls.started(INGEST)
+        calls.answered(INGEST, code, seconds)
+    calls.started(INGEST)
+    samples = samples_of(registry)
+    method = "grpc_method=IngestEvent grpc_service=ledger.v1.LedgerService"
+    assert samples[f"grpc_server_handled_total grpc_code=OK {method}"] == 2
+    assert samples[f"grpc_server_handled_total grpc_code=NOT_FOUND {method}"] == 1
+    assert samples[f"grpc_server_handling_seconds_bucket {method} le=0.0005"] == 1
+    assert samples[f"grpc_server_handling_seconds_bucket {method} le=10.0"] == 2
+    assert samples[f"grpc_server_handling_seconds_bucket {method} le=+Inf"] == 3
+    assert samples[f"grpc_server_in_flight {method}"] == 1
+    assert [value for name, value in samples.items() if name.startswith("ledger_build_info ")] == [1]
+    assert samples["process_resident_memory_bytes"] > 1_000_000
+    assert samples["process_cpu_seconds_total"] > 0
+
+
+def test_work_is_told() -> None:
+    """Every instrument of the ledger's own."""
+    registry = CollectorRegistry()
+    work = PrometheusLedgerMetrics(registry)
+    work.group("ingest", 30, 0.004)
+    work.group("balance", 1, 0.001)
+    work.queue(7, 700)
+    work.queue_refused()
+    work.snapshots_made(3)
+    work.payouts_made(5)
+    samples = samples_of(registry)
+    assert samples["ledger_group_size_bucket kind=ingest le=20.0"] == 0
+    assert samples["ledger_group_size_bucket kind=ingest le=50.0"] == 1
+    assert samples["ledger_group_size_sum kind=balance"] == 1
+    assert samples["ledger_group_seconds_sum kind=ingest"] == 0.004
+    assert (samples["ledger_queue_events"], samples["ledger_queue_bytes"]) == (7, 700)
+    assert samples["ledger_queue_refused_total"] == 1
+    assert samples["ledger_snapshots_made_total"] == 3
+    assert samples["ledger_payouts_made_total"] == 5
+
+
+def test_page_is_served_over_ipv6() -> None:
+    """The address in brackets, as in a URL."""
+    with MetricsPage("[::1]:0", CollectorRegistry()) as page:
+        url = f"http://[::1]:{page.port}/metrics"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert answer.status == 200
+
+
+def test_worker_that_ended_is_told_no_more(tmp_path: Path) -> None:
+    """But that it ended is."""
+    metrics = SummedMetrics(tmp_path)
+    metrics.started("1", 1)
+    assert samples_of(metrics.registry)["process_start_time_seconds worker=1"] > 0
+    metrics.ended("1")
+    samples = samples_of(metrics.registry)
+    assert "process_start_time_seconds worker=1" not in samples
+    assert samples["process_start_time_seconds worker=supervisor"] > 0
+    assert samples["ledger_worker_ends_total"] == 1
