@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.events import event_message, unique
-from support.fakes import CountedCalls
 from support.running import RunningLedger, running_ledger
 
 from ledger.bootstrap import Database, Metrics
@@ -16,6 +16,27 @@ from ledger.v1 import ledger_pb2
 
 SERVICE = "/ledger.v1.LedgerService"
 HEALTH = "/grpc.health.v1.Health"
+
+
+class CountedCalls:
+    """Implements `CallMetrics` by keeping what it is told."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.answers: list[tuple[str, grpc.StatusCode]] = []
+        self.seconds: list[float] = []
+
+    def started(self, method: str) -> None:
+        self.under_way += 1
+
+    def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        self.under_way -= 1
+        self.answers.append((method, code))
+        self.seconds.append(seconds)
+
+    def forget(self) -> None:
+        self.answers.clear()
+        self.seconds.clear()
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +59,12 @@ async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger
         async for _ in ledger.stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest()])):
             pass
     for method in (f"{SERVICE}/GetPayout", f"{SERVICE}/NoSuchMethod"):
+        call: Any = ledger.channel.unary_unary(method)
         with pytest.raises(aio.AioRpcError):
-            await ledger.channel.unary_unary(method)(b"\xff")
-    unknown = health_pb2.HealthCheckRequest(service="nobody").SerializeToString()
+            await call(b"\xff")
+    check: Any = ledger.channel.unary_unary(f"{HEALTH}/Check")
     with pytest.raises(aio.AioRpcError):
-        await ledger.channel.unary_unary(f"{HEALTH}/Check")(unknown)
+        await check(health_pb2.HealthCheckRequest(service="nobody").SerializeToString())
     assert calls.answers == [
         (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
         (f"{SERVICE}/GetBalance", grpc.StatusCode.NOT_FOUND),
@@ -58,7 +80,8 @@ async def test_call_that_is_given_up_is_counted(counted: tuple[RunningLedger, Co
     """It is under way until its caller leaves, and is CANCELLED then."""
     ledger, calls = counted
     calls.forget()
-    watch = ledger.channel.unary_stream(f"{HEALTH}/Watch")(b"")
+    begin: Any = ledger.channel.unary_stream(f"{HEALTH}/Watch")
+    watch = begin(b"")
     await watch.read()
     assert (calls.under_way, calls.answers) == (1, [])
     watch.cancel()

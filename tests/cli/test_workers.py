@@ -312,9 +312,9 @@ def test_reserved_address_has_one_port_and_one_owner() -> None:
         assert again == address
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1:1", "no.such.host.invalid:1"])
-def test_address_of_another_machine_is_refused(address: str) -> None:
+def test_address_of_another_machine_is_refused() -> None:
     """At once, and not by each worker."""
+    address = "192.0.2.1:1"
     with pytest.raises(AddressUnavailable, match=re.escape(address)), reserved_address(address):
         pass
 

@@ -1,9 +1,11 @@
 """What Prometheus is told."""
 
+import socket
 import urllib.request
 from pathlib import Path
 
 import grpc
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,6 +16,9 @@ from ledger.infrastructure.prometheus import (
     SummedMetrics,
     own_registry,
 )
+
+# The library reads there what it tells of processes.
+needs_proc = pytest.mark.skipif(not Path("/proc/1/stat").exists(), reason="this system has no /proc")
 
 INGEST = "/ledger.v1.LedgerService/IngestEvent"
 
@@ -32,6 +37,7 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
     }
 
 
+@needs_proc
 def test_calls_are_told_by_method_and_status() -> None:
     """Counts, times in buckets, and what is under way."""
     registry = own_registry()
@@ -74,6 +80,7 @@ def test_work_is_told() -> None:
     assert samples["ledger_payouts_made_total"] == 5
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
 def test_page_is_served_over_ipv6() -> None:
     """The address in brackets, as in a URL."""
     with MetricsPage("[::1]:0", CollectorRegistry()) as page:
@@ -82,6 +89,7 @@ def test_page_is_served_over_ipv6() -> None:
             assert answer.status == 200
 
 
+@needs_proc
 def test_worker_that_ended_is_told_no_more(tmp_path: Path) -> None:
     """But that it ended is."""
     metrics = SummedMetrics(tmp_path)

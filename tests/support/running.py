@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.api.server import Server
-from ledger.bootstrap import Application, Database, Engines, ping
+from ledger.bootstrap import Application, Database, Engines, Metrics, ping
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -42,13 +42,18 @@ class RunningLedger:
 
 
 @asynccontextmanager
-async def running_ledger(database: Database, **settings: Any) -> AsyncIterator[RunningLedger]:
+async def running_ledger(database: Database, *, metrics: Metrics | None = None, **settings: Any) -> AsyncIterator[RunningLedger]:
     """A server on `database` at a free port, stopped at the end."""
     configured = Settings(_env_file=None, database_url=database.url, grpc_address="127.0.0.1:0", **settings)
     engines = Engines.of(database.url, configured)
-    application = Application(configured, engines)
+    metrics = metrics or Metrics()
+    application = Application(configured, engines, metrics.work)
     server = Server(
-        application.service, address=configured.grpc_address, reflect=configured.reflection, ping=lambda: ping(engines.ping)
+        application.service,
+        address=configured.grpc_address,
+        reflect=configured.reflection,
+        ping=lambda: ping(engines.ping),
+        metrics=metrics.calls,
     )
     await server.start()
     application.start()
