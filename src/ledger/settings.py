@@ -13,7 +13,7 @@ from ledger.domain.restaurants import MATURITY_DAYS_MAX
 
 def _port_in_range(address: str) -> str:
     if address and not address.startswith("unix:") and int(address.rpartition(":")[2]) > 65535:
-        raise ValueError("must be host:port with a port up to 65535, or unix:path")
+        raise ValueError("must be host:port with a port up to 65535")
     return address
 
 

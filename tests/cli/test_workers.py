@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -266,14 +267,16 @@ async def test_stop_lets_calls_end(database: Database) -> None:
     assert await query(database.migration_url, "SELECT count(*) FROM processor_events") == [(2,)]
 
 
-async def test_workers_end_with_their_supervisor(database: Database) -> None:
-    """Killed, it leaves no process; what is under way is answered."""
-    async with workers_on(database) as workers:
+async def test_workers_end_with_their_supervisor(database: Database, tmp_path: Path) -> None:
+    """Killed, it leaves no process and no file; what is under way is answered."""
+    async with workers_on(database, TMPDIR=str(tmp_path)) as workers:
+        assert len(os.listdir(tmp_path)) == 1
         async with call_under_way(workers, database):
             workers.process.kill()
             await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
         # Standard error ends when the last process that has it does.
         assert await workers.ended() == -signal.SIGKILL
+    assert os.listdir(tmp_path) == []
 
 
 # What needs no processes

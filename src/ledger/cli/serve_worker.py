@@ -33,7 +33,8 @@ def serve_worker(
     settings = load_settings(env_file=None)
     connection = socket.socket(fileno=supervisor)
     patience_seconds = settings.shutdown_grace_seconds + STOP_MARGIN_SECONDS
-    threading.Thread(target=_stop_without_supervisor, args=(connection, patience_seconds), name="supervisor", daemon=True).start()
+    orphaned = threading.Event()
+    threading.Thread(target=_stop_without_supervisor, args=(connection, orphaned, patience_seconds), daemon=True).start()
     from ledger.bootstrap import Database, new_event_loop, run_server, worker_metrics
     from ledger.cli.database_failures import database_failures
 
@@ -49,13 +50,18 @@ def serve_worker(
         metrics = worker_metrics(settings)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics, share_port=True))
+    if orphaned.is_set() and settings.metrics_address:
+        from ledger.infrastructure.prometheus import remove_metrics_directory
+
+        remove_metrics_directory()
 
 
-def _stop_without_supervisor(connection: socket.socket, patience_seconds: float) -> None:
+def _stop_without_supervisor(connection: socket.socket, orphaned: threading.Event, patience_seconds: float) -> None:
     """Waits in a thread of its own for the end of the supervisor, and then stops this process: at first as SIGTERM does."""
     with suppress(OSError):
         while connection.recv(1):
             pass
+    orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(patience_seconds)
     os._exit(ExitStatus.REFUSED)
