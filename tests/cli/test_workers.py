@@ -255,6 +255,11 @@ async def call_under_way(workers: RunningWorkers, database: Database) -> AsyncIt
         await engine.dispose()
 
 
+def names_in(folder: Path) -> list[str]:
+    """What there is in a folder."""
+    return [path.name for path in folder.iterdir()]
+
+
 async def test_stop_lets_calls_end(database: Database) -> None:
     """SIGTERM: what is under way is answered, whoever presses again; then everybody ends, with status 0."""
     async with workers_on(database) as workers:
@@ -270,13 +275,13 @@ async def test_stop_lets_calls_end(database: Database) -> None:
 async def test_workers_end_with_their_supervisor(database: Database, tmp_path: Path) -> None:
     """Killed, it leaves no process and no file; what is under way is answered."""
     async with workers_on(database, TMPDIR=str(tmp_path)) as workers:
-        assert len(os.listdir(tmp_path)) == 1
+        assert len(names_in(tmp_path)) == 1
         async with call_under_way(workers, database):
             workers.process.kill()
             await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
         # Standard error ends when the last process that has it does.
         assert await workers.ended() == -signal.SIGKILL
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 # What needs no processes

@@ -29,7 +29,7 @@ from ledger.settings import Settings
 if TYPE_CHECKING:
     from ledger.infrastructure.prometheus import SummedMetrics
 
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 120.0
 FAILED_STARTS_MAX = 5
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 5.0
