@@ -39,7 +39,7 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_SECONDS = 10
 
 # They double the number of series, and nobody asks since when a server counts.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
