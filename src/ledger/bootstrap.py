@@ -160,6 +160,12 @@ class Application:
 
     def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
         engine = engines.other
+        metrics = metrics or UncountedWork()
+
+        def on_ingest_group(events: int, seconds: float) -> None:
+            metrics.group("ingest", events, seconds)
+            metrics.queue(self._ingest_events.queue.events, self._ingest_events.queue.size_bytes)
+
         self._ingest_connections = KeptConnections(engines.ingest)
         self._balance_connections = KeptConnections(engines.balances)
         ingest_ledger = PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days)
@@ -179,11 +185,13 @@ class Application:
                 group_events_max=settings.ingest_group_events,
                 batches_at_once_max=settings.ingest_concurrency,
             ),
+            on_group=on_ingest_group,
         )
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
             PostgresBalanceReader(partial(autocommit, engine), self._snapshot_worker),
             on_failure=partial(_log_worker_failure, "gathering balance reads into groups broke"),
+            on_group=partial(metrics.group, "balance"),
         )
         self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=_log_worker_failure)
         self.service = LedgerService(

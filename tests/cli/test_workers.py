@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import socket
+import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc import aio
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -260,16 +263,20 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-async def test_stop_lets_calls_end(database: Database) -> None:
+# Ends the workers of this module: to be the last of those that use them.
+async def test_stop_lets_calls_end(workers: RunningWorkers, shared_database: Database) -> None:
     """SIGTERM: what is under way is answered, whoever presses again; then everybody ends, with status 0."""
-    async with workers_on(database) as workers:
-        async with call_under_way(workers, database):
-            workers.process.send_signal(signal.SIGTERM)
-            await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
-            workers.process.send_signal(signal.SIGINT)
-        assert await workers.ended() == 0
-        assert {line["ended_by"] for line in workers.said("worker ended")} == {"exit status 0"}
-    assert await query(database.migration_url, "SELECT count(*) FROM processor_events") == [(2,)]
+    async with call_under_way(workers, shared_database):
+        workers.process.send_signal(signal.SIGTERM)
+        await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
+        workers.process.send_signal(signal.SIGINT)
+    assert await workers.ended() == 0
+    assert {(line["worker"], line["ended_by"]) for line in workers.said("worker ended")} == {
+        (1, "exit status 0"),
+        (2, "exit status 0"),
+    }
+    stored = "SELECT count(*) FROM processor_events WHERE restaurant_id = 'res_stop'"
+    assert await query(shared_database.migration_url, stored) == [(2,)]
 
 
 async def test_workers_end_with_their_supervisor(database: Database, tmp_path: Path) -> None:
@@ -308,6 +315,35 @@ async def test_supervisor_gives_up_when_no_worker_starts() -> None:
     with pytest.raises(CommandFailure, match=f"the workers do not start: {FAILED_STARTS_MAX} in a row"):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
     assert ready == []
+
+
+@pytest.mark.usefixtures("_signals_restored")
+async def test_program_that_cannot_be_started_is_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that ends at once: tried again, with a line in the log each time, and given up in the end."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    supervisor = Supervisor(Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None)
+    with structlog.testing.capture_logs() as lines, pytest.raises(CommandFailure, match="the workers do not start"):
+        await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
+    assert [line["event"] for line in lines].count("a worker cannot be started") == FAILED_STARTS_MAX
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0", "[::]:0"])
+async def test_reserved_address_can_be_shared(address: str) -> None:
+    """By as many servers as share ports on purpose, whatever the library makes of the address."""
+    if "[" in address and not socket.has_dualstack_ipv6():
+        pytest.skip("this system has no IPv6")
+    with reserved_address(address) as reserved:
+        service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
+        servers = [Server(service, address=reserved, reflect=False, ping=_ping_well, share_port=True) for _ in range(2)]
+        assert {server.port for server in servers} == {int(reserved.rpartition(":")[2])}
+        for server in servers:
+            await server.start()
+        async with stubs_of(re.sub(r"^.*:", "127.0.0.1:", reserved), 1) as (stub,):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await stub.GetPayout(ledger_pb2.GetPayoutRequest())
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        for server in servers:
+            await server.stop(0)
 
 
 def test_reserved_address_has_one_port_and_one_owner() -> None:

@@ -181,8 +181,13 @@ class Supervisor:
         ours, its = socket.socketpair()
         with ours:
             ours.setblocking(False)
-            with its:
-                process = await self._start(number, its)
+            try:
+                with its:
+                    process = await self._start(number, its)
+            except OSError as error:
+                # Out of memory or of processes: the other workers may still serve, and are not to suffer for it.
+                _log.error("a worker cannot be started", worker=number, cause=repr(error))
+                return None
             _log.info("worker started", worker=number, pid=process.pid)
             self._alive[number] = process
             if self._metrics is not None:
