@@ -709,6 +709,115 @@ LEFT JOIN counted AS c ON c.payout_id = l.payout_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = b.balance_account_id
 WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
 
+-- check: snapshots_agree_with_the_entries
+-- A snapshot of this cluster holds what its entries add up to: those with a recorded_txid below its horizon, by ledger account and
+-- type, in all and as far as they had matured by taken_at; how many they are, and the latest of their instants. Snapshots of other
+-- clusters are never read. Each is compared with what adds up to it from the first on: every entry is read once, and once more
+-- where it matured between two snapshots, however many there are.
+WITH snapshot AS MATERIALIZED (
+  SELECT balance_account_id, horizon, taken_at, entries_count, last_recorded_at, last_event_at,
+         ledger_accounts, entry_types, total_minors, matured_minors,
+         lag(horizon) OVER step AS horizon_before, lag(taken_at) OVER step AS taken_before
+  FROM balance_snapshots
+  WHERE system_identifier = (SELECT system_identifier FROM pg_control_system())
+  WINDOW step AS (PARTITION BY balance_account_id ORDER BY horizon)
+),
+-- What each snapshot has more, or less, than the one before.
+difference AS (
+  SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count,
+         sum(e.amount_minor) AS total_minor,
+         COALESCE(sum(e.amount_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= s.taken_at), 0) AS matured_minor,
+         max(e.recorded_at) AS last_recorded_at, max(e.occurred_at) AS last_event_at
+  FROM snapshot AS s
+  CROSS JOIN LATERAL (
+    SELECT e.* FROM ledger_entries AS e
+    WHERE e.balance_account_id = s.balance_account_id
+      AND e.recorded_txid >= COALESCE(s.horizon_before, '0'::xid8) AND e.recorded_txid < s.horizon
+  ) AS e
+  GROUP BY s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account
+  UNION ALL
+  SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account, 0, 0,
+         sum(CASE WHEN s.taken_at > s.taken_before THEN e.amount_minor ELSE -e.amount_minor END), NULL, NULL
+  FROM snapshot AS s
+  CROSS JOIN LATERAL (
+    SELECT e.* FROM ledger_entries AS e
+    WHERE e.balance_account_id = s.balance_account_id AND e.recorded_txid < s.horizon_before
+      AND e.available_at > LEAST(s.taken_before, s.taken_at) AND e.available_at <= GREATEST(s.taken_before, s.taken_at)
+  ) AS e
+  GROUP BY s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account
+),
+step AS (
+  SELECT balance_account_id, horizon, ledger_account, entry_type, sum(entries_count) AS entries_count,
+         sum(total_minor) AS total_minor, sum(matured_minor) AS matured_minor,
+         max(last_recorded_at) AS last_recorded_at, max(last_event_at) AS last_event_at
+  FROM (
+    SELECT balance_account_id, horizon, credit_account AS ledger_account, entry_type, entries_count, total_minor, matured_minor,
+           last_recorded_at, last_event_at
+    FROM difference
+    UNION ALL
+    SELECT balance_account_id, horizon, debit_account, entry_type, 0, -total_minor, -matured_minor, NULL, NULL FROM difference
+  ) AS side
+  GROUP BY balance_account_id, horizon, ledger_account, entry_type
+),
+-- A line for each snapshot from the first on that has it, whether it moved or not.
+expected AS (
+  SELECT s.balance_account_id, s.horizon, l.ledger_account, l.entry_type,
+         sum(d.entries_count) OVER so_far AS entries_count, sum(d.total_minor) OVER so_far AS total_minor,
+         sum(d.matured_minor) OVER so_far AS matured_minor, max(d.last_recorded_at) OVER so_far AS last_recorded_at,
+         max(d.last_event_at) OVER so_far AS last_event_at
+  FROM snapshot AS s
+  JOIN (SELECT balance_account_id, ledger_account, entry_type, min(horizon) AS first_horizon
+        FROM step GROUP BY balance_account_id, ledger_account, entry_type) AS l
+    ON l.balance_account_id = s.balance_account_id AND s.horizon >= l.first_horizon
+  LEFT JOIN step AS d
+    ON d.balance_account_id = s.balance_account_id AND d.horizon = s.horizon
+    AND d.ledger_account = l.ledger_account AND d.entry_type = l.entry_type
+  WINDOW so_far AS (PARTITION BY s.balance_account_id, l.ledger_account, l.entry_type ORDER BY s.horizon)
+),
+recomputed AS (
+  SELECT balance_account_id, horizon, sum(entries_count) AS entries_count, max(last_recorded_at) AS last_recorded_at,
+         max(last_event_at) AS last_event_at,
+         array_agg(format('%s %s %s %s', ledger_account, entry_type, trim_scale(total_minor), trim_scale(matured_minor))
+                   ORDER BY ledger_account, entry_type) AS lines
+  FROM expected
+  GROUP BY balance_account_id, horizon
+)
+SELECT 'snapshots_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) || ', snapshot ' || s.horizon
+         AS entity,
+       CASE WHEN (r.entries_count, r.last_recorded_at, r.last_event_at)
+                 IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at) THEN
+              format('counts %s entries up to %s, %s; there are %s up to %s, %s', s.entries_count, s.last_recorded_at,
+                     s.last_event_at, COALESCE(r.entries_count, 0), r.last_recorded_at, r.last_event_at)
+            ELSE format('says %s; the entries say %s', left(array_to_string(held.lines, ', '), 300),
+                        left(array_to_string(r.lines, ', '), 300)) END AS detail
+FROM snapshot AS s
+LEFT JOIN recomputed AS r ON r.balance_account_id = s.balance_account_id AND r.horizon = s.horizon
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+CROSS JOIN LATERAL (
+  SELECT array_agg(format('%s %s %s %s', l.ledger_account, l.entry_type, trim_scale(l.total_minor), trim_scale(l.matured_minor))
+                   ORDER BY l.ledger_account, l.entry_type) AS lines
+  FROM unnest(s.ledger_accounts, s.entry_types, s.total_minors, s.matured_minors)
+    AS l (ledger_account, entry_type, total_minor, matured_minor)
+) AS held
+WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
+      IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at, held.lines);
+
+-- check: snapshots_are_settled
+-- A snapshot of this cluster was taken in the past, of transactions that have all ended, and is of a balance account that exists.
+-- A minute is left for a clock set back. One ahead of the cluster's numbers is not read; somebody put it there, or went back.
+SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) || ', snapshot ' || s.horizon
+         AS entity,
+       CASE WHEN a.balance_account_id IS NULL THEN 'the balance account does not exist'
+            ELSE format('taken at %s, it is %s now; all transactions below %s have ended', s.taken_at, clock_timestamp(),
+                        pg_snapshot_xmin(pg_current_snapshot())) END AS detail
+FROM balance_snapshots AS s
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
+WHERE s.system_identifier = (SELECT system_identifier FROM pg_control_system())
+  AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > clock_timestamp() + interval '1 minute'
+       OR a.balance_account_id IS NULL);
+
 -- check: nothing_is_recorded_in_the_future
 -- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,

@@ -13,6 +13,7 @@ from support.audit import assert_books_in_order
 from support.events import event_message
 from support.payout_runs import finished_run
 from support.running import query, running_ledger
+from support.snapshots import take_snapshots
 
 from ledger.bootstrap import Database
 from ledger.domain.payouts import MOVES, PayoutState
@@ -124,6 +125,9 @@ NOT_FOR_THE_APPLICATION = (
     "UPDATE payout_run_items SET balance_account_id = 1",
     "DELETE FROM payout_run_items",
     "TRUNCATE payout_run_items",
+    "UPDATE balance_snapshots SET total_minors = total_minors",
+    "DELETE FROM balance_snapshots",
+    "TRUNCATE balance_snapshots",
     "UPDATE alembic_version SET version_num = '0000'",
     "SET ROLE ledger_owner",
 )
@@ -147,6 +151,7 @@ TABLES = (
     "payouts",
     "payout_items",
     "payout_run_items",
+    "balance_snapshots",
     "alembic_version",
 )
 
@@ -158,6 +163,7 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message(amount_minor=1000, fee_minor=50))
         await finished_run(ledger)
+        assert await take_snapshots(ledger.engine) == 1
     yield database
     counted = await query(
         database.migration_url,
@@ -277,6 +283,18 @@ async def test_items_cannot_be_added_to_a_payout_later(books: Database, role: st
     async with session(books, role=role) as connection:
         with pytest.raises(asyncpg.CheckViolationError, match="do not add up to its amount"):
             await connection.execute(statement.format(amount=-1))
+
+
+@pytest.mark.parametrize("replication_role", ["origin", "replica"])
+async def test_snapshots_are_deleted_but_never_changed(books: Database, replication_role: str) -> None:
+    """Their owner may delete them, as nothing rests on them; a changed one would be believed, so nobody changes one."""
+    async with session(books, session_replication_role=replication_role) as connection:
+        await connection.execute("SET ROLE ledger_owner")
+        for statement in ("DELETE FROM balance_snapshots", "TRUNCATE balance_snapshots"):
+            await connection.execute(statement)
+        assert await connection.fetchval("SELECT count(*) FROM balance_snapshots") == 0
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="balance_snapshots is append-only"):
+            await connection.execute("UPDATE balance_snapshots SET entries_count = entries_count")
 
 
 @pytest.mark.parametrize("statement", NOT_FOR_THE_APPLICATION, ids=names)

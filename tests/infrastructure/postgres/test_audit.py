@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from support.events import event_message
 from support.payout_runs import answer, days_ago, finished_run
 from support.running import RunningLedger, execute_alone, query, running_ledger
+from support.snapshots import take_snapshots
 
 from ledger.bootstrap import Database
 from ledger.domain.audit import AuditReport, Severity
@@ -92,6 +93,7 @@ ALTER TABLE payouts DISABLE TRIGGER ALL;
 ALTER TABLE payout_items DISABLE TRIGGER ALL;
 ALTER TABLE payout_runs DISABLE TRIGGER ALL;
 ALTER TABLE payout_run_items DISABLE TRIGGER ALL;
+ALTER TABLE balance_snapshots DISABLE TRIGGER ALL;
 DROP INDEX payouts_in_flight_key, payouts_live_key;
 """
 
@@ -461,6 +463,60 @@ DAMAGE_TO_PAYOUTS = (
     ),
 )
 
+AGREES = "snapshots_agree_with_the_entries"
+SETTLED = "snapshots_are_settled"
+
+
+def snapshot(check: str, change: str, *names: str, of: str = "res_p") -> Damage:
+    """Snapshots of a restaurant that were changed: the first one, or one that `names` names by {res_p.snapshot.2}."""
+    sql = (
+        f"UPDATE balance_snapshots SET {change} WHERE horizon = '{{{of}.snapshot.1}}' AND balance_account_id ="
+        f" (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{of}')"
+    )
+    currency = "EUR" if of == "res_p" else "PEN"
+    return Damage(check, sql, names or (f"account {of}/{currency}, snapshot {{{of}.snapshot.1}}",))
+
+
+# res_p has two snapshots, the second with more entries than the first; res_a has two, of the same entries: one was taken before
+# some of them had matured.
+DAMAGE_TO_SNAPSHOTS = (
+    snapshot(AGREES, "total_minors[1] = total_minors[1] + 1"),
+    snapshot(AGREES, "matured_minors[1] = matured_minors[1] - 1"),
+    snapshot(AGREES, "matured_minors[1] = matured_minors[1] - 1", of="res_a"),
+    snapshot(AGREES, "ledger_accounts[1] = 'adjustments'"),
+    snapshot(AGREES, "entry_types[1] = 'REFUND'"),
+    snapshot(
+        AGREES,
+        "ledger_accounts = ledger_accounts || 'adjustments'::text, entry_types = entry_types || 'REFUND'::text,"
+        " total_minors = total_minors || 0, matured_minors = matured_minors || 0",
+    ),
+    snapshot(
+        AGREES,
+        "ledger_accounts = ledger_accounts[2:], entry_types = entry_types[2:], total_minors = total_minors[2:],"
+        " matured_minors = matured_minors[2:]",
+    ),
+    snapshot(AGREES, "entries_count = entries_count + 1"),
+    snapshot(AGREES, "last_recorded_at = last_recorded_at + interval '1 microsecond'"),
+    snapshot(AGREES, "last_event_at = NULL"),
+    # Entries that mature later, and a horizon that counts fewer entries.
+    snapshot(AGREES, "taken_at = '2025-01-01'", of="res_p"),
+    snapshot(AGREES, "horizon = '5'", "account res_p/EUR, snapshot 5"),
+    # An entry below the horizons that was not there when they were counted.
+    Damage(
+        AGREES,
+        entry_copy("evt_p", 1, transaction_id="gen_random_uuid()"),
+        ("account res_p/EUR, snapshot {res_p.snapshot.1}", "account res_p/EUR, snapshot {res_p.snapshot.2}"),
+    ),
+    Damage(
+        AGREES,
+        "DELETE FROM ledger_entries WHERE event_id = 'evt_p' AND position = 2",
+        ("account res_p/EUR, snapshot {res_p.snapshot.1}", "account res_p/EUR, snapshot {res_p.snapshot.2}"),
+    ),
+    snapshot(SETTLED, "horizon = '9999999999'", "account res_p/EUR, snapshot 9999999999"),
+    snapshot(SETTLED, "taken_at = now() + interval '1 hour'"),
+    snapshot(SETTLED, "balance_account_id = 999", "account 999, snapshot {res_p.snapshot.1}"),
+)
+
 TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
@@ -490,6 +546,7 @@ DAMAGE_TO_GUARDS = (
         TRIGGERS,
         "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
         (
+            "table balance_snapshots",
             "table ledger_entries",
             "table payout_items",
             "table payout_run_items",
@@ -509,6 +566,7 @@ DAMAGE_TO_GUARDS = (
         ("table payout_items", "table payouts"),
     ),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_check_move", ("table payouts",)),
+    Damage(TRIGGERS, "DROP TRIGGER balance_snapshots_deny_change ON balance_snapshots", ("table balance_snapshots",)),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_deny_change", ("table payouts",)),
     Damage(TRIGGERS, "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items", ("table payouts",)),
     Damage(TRIGGERS, "DROP TRIGGER payout_items_check_items ON payout_items", ("table payout_items",)),
@@ -546,6 +604,7 @@ DAMAGE_TO_GUARDS = (
     Damage(CONSTRAINTS, "ALTER TABLE payout_run_items DISABLE TRIGGER ALL", ("table payout_run_items",)),
     Damage(ROLES, "GRANT UPDATE (amount_minor) ON payouts TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE ON payout_items TO ledger_app", ("role ledger_app",)),
+    Damage(ROLES, "GRANT DELETE ON balance_snapshots TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT DELETE ON payout_run_items TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT TRUNCATE ON payout_runs TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE (state) ON payouts TO ledger_read", ("role ledger_read",)),
@@ -563,6 +622,22 @@ DAMAGE_TO_ROLES = (
     Damage(ROLES, "GRANT ledger_owner TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "ALTER ROLE ledger_read RENAME TO ledger_gone", ("role ledger_read",)),
 )
+
+
+# As if all snapshots had been taken before any charge had matured: the next ones have to make up for that.
+EARLIER_SNAPSHOTS = """
+WITH taken AS (DELETE FROM balance_snapshots RETURNING *)
+INSERT INTO balance_snapshots
+SELECT t.balance_account_id, t.system_identifier, t.horizon, '2025-12-01', t.entries_count, t.last_recorded_at, t.last_event_at,
+       t.ledger_accounts, t.entry_types, t.total_minors, ARRAY(
+         SELECT COALESCE(sum(CASE l.ledger_account WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END), 0)
+         FROM unnest(t.ledger_accounts, t.entry_types) WITH ORDINALITY AS l (ledger_account, entry_type, place)
+         LEFT JOIN ledger_entries AS e ON e.balance_account_id = t.balance_account_id AND e.entry_type = l.entry_type
+           AND l.ledger_account IN (e.debit_account, e.credit_account) AND e.available_at IS NULL
+         GROUP BY l.place
+         ORDER BY l.place)
+FROM taken AS t
+"""
 
 
 @pytest.fixture(scope="module")
@@ -595,6 +670,8 @@ async def book_everything(ledger: RunningLedger) -> None:
     await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_c", maturity_days=0))
     results = await ledger.ingest(*EVENTS)
     assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
+    assert await take_snapshots(ledger.engine) == 3
+    await ledger.query(EARLIER_SNAPSHOTS)
     await pay_everything(ledger)
 
 
@@ -609,11 +686,13 @@ async def pay_everything(ledger: RunningLedger) -> None:
         run = await finished_run(ledger, currency="EUR", as_of=days_ago(2))
         assert run.payouts_created == 1
         await answer(ledger, "res_p", *answers)
+    await take_snapshots(ledger.engine)
     await ledger.ingest(
         event_message(restaurant_id="res_p", currency="EUR", amount_minor=5_000),
         event_message(event_id="evt_q", restaurant_id="res_q", currency="EUR", amount_minor=7_000, fee_minor=100),
     )
     assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
+    await take_snapshots(ledger.engine)
 
 
 @pytest.fixture(scope="module")
@@ -631,7 +710,12 @@ async def names(booked: Database) -> dict[str, str]:
     for name, *values in rows:
         for suffix, value in zip(("", ".transaction", ".run", ".paid", ".failed"), values, strict=True):
             names[name + suffix] = str(value)
-    return names
+    rows = await query(
+        url,
+        "SELECT a.restaurant_id || '.snapshot.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY s.horizon),"
+        " s.horizon::text FROM balance_snapshots AS s JOIN balance_accounts AS a USING (balance_account_id)",
+    )
+    return names | {name: horizon for name, horizon in rows}
 
 
 def filled_in(text: str, names: dict[str, str]) -> str:
@@ -686,7 +770,7 @@ async def test_audit_is_silent_on_empty_books(database: Database) -> None:
     assert (await audit_of(database.migration_url)).findings == ()
 
 
-@pytest.mark.parametrize("damage", DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_GUARDS, ids=str)
+@pytest.mark.parametrize("damage", DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_GUARDS, ids=str)
 async def test_check_finds_damage(booked: Database, names: dict[str, str], damage: Damage) -> None:
     """The check names exactly what was damaged, with its severity, and says something about it."""
     sql = filled_in(damage.sql, names)
@@ -705,7 +789,7 @@ async def test_check_finds_roles_that_grew(booked: Database, damage: Damage) -> 
 
 def test_every_check_has_a_case() -> None:
     """No check goes without a proof that it fires, and no case is about a check that is gone."""
-    assert {damage.check for damage in DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_GUARDS} == set(CHECKS)
+    assert {damage.check for damage in DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_GUARDS} == set(CHECKS)
 
 
 def test_statement_names_its_check() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.horizon import SET_SYSTEM_IDENTIFIER
 
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
@@ -90,8 +91,12 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
-            driver_connection = (await connection.get_raw_connection()).driver_connection
+            pooled = await connection.get_raw_connection()
+            driver_connection: Connection = pooled.driver_connection
             try:
+                if "knows_its_cluster" not in pooled.info:
+                    await driver_connection.execute(SET_SYSTEM_IDENTIFIER)
+                    pooled.info["knows_its_cluster"] = True
                 yield driver_connection
             except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
                 # A cancelled statement may still be running in that session, and a lost one must not be pooled.
