@@ -11,7 +11,7 @@ import pytest
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.settings import Settings
@@ -27,6 +27,22 @@ def server_url() -> Iterator[str]:
         yield Settings(_env_file=None, database_url=given).database_url
         return
     # Not pytest's own temporary folder: nobody but its user may enter that, and as root the server runs as another.
+    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
+    folder.chmod(0o755)
+    try:
+        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
+            yield postgres.url(user=postgres.superuser, database="postgres")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def empty_server_url() -> Iterator[str]:
+    """A superuser's URL of a server that has never seen the ledger: not even its roles."""
+    try:
+        find_bin_dir()
+    except EmbeddedPostgresError as error:
+        pytest.skip(str(error))
     folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
     folder.chmod(0o755)
     try:

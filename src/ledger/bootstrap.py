@@ -24,6 +24,7 @@ from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.take_snapshots import SnapshotWorker
 from ledger.domain.audit import AuditReport
+from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
@@ -33,7 +34,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
-from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
+from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, number_ahead
 from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.settings import Settings
@@ -272,6 +273,23 @@ async def _check(settings: Settings, engine: AsyncEngine) -> None:
         await check_durability(engine)
 
 
+async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
+    """Says so if entries have transaction numbers that the cluster has yet to give out, as after a restore into another one."""
+    try:
+        ahead = await number_ahead(engine)
+    except LedgerError as error:
+        # With very many accounts there is no time for it; the audit will tell.
+        _log.info("the transaction numbers were not compared with the cluster's", error=type(error).__name__)
+        return
+    if ahead is not None:
+        _log.warning(
+            "entries have transaction numbers ahead of this cluster: answers are right, but read more of the history; "
+            "docs/operations.md, Backup and restore, tells how to raise the cluster's numbers",
+            recorded_txid=ahead[0],
+            next_txid=ahead[1],
+        )
+
+
 async def run_server(
     settings: Settings,
     database: Database,
@@ -302,11 +320,14 @@ async def run_server(
         )
         await server.start()
         application.start()
+        # Beside the calls, as it takes longer the more accounts there are.
+        numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
         on_ready(listening_address(settings.grpc_address, server.port))
         await stop.wait()
         _log.info("stopping")
         await server.stop(settings.shutdown_grace_seconds)
         await application.close()
+        await numbers_compared
     finally:
         await engines.dispose()
     _log.info("stopped")

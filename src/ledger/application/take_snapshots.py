@@ -49,6 +49,11 @@ class SnapshotWorker:
         """More entries than these are worth telling; as good as endless when no snapshots are taken."""
         return self._tail_entries or 2**62
 
+    @property
+    def wanted_count(self) -> int:
+        """How many accounts a snapshot is wanted of, that under way included."""
+        return len(self._wanted)
+
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
         """Wants a snapshot of each account with a long tail, unless it rests or very many are wanted."""
         for balance_account_id, entries in tails:

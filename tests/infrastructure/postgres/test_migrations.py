@@ -3,12 +3,9 @@
 import asyncio
 import os
 import re
-import shutil
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -20,7 +17,6 @@ from support.events import event_message, unique
 from support.running import execute_alone, query, running_ledger
 
 from ledger.bootstrap import Database, SchemaMismatch, check_schema
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.migrations import (
     create_database,
     current_revision,
@@ -74,22 +70,6 @@ async def empty_url(server_url: str) -> AsyncIterator[str]:
     await create_database(server_url, name)
     yield database_url(server_url, database=name)
     await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def empty_server_url() -> Iterator[str]:
-    """A superuser's URL of a server that has never seen the ledger: not even its roles."""
-    try:
-        find_bin_dir()
-    except EmbeddedPostgresError as error:
-        pytest.skip(str(error))
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    try:
-        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
-            yield postgres.url(user=postgres.superuser, database="postgres")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager

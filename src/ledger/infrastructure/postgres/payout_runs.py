@@ -112,7 +112,7 @@ _SIGNED = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor E
 #
 # Everything hangs on one row of an account by look-ups in indexes, so the cost grows with the number of accounts and no faster;
 # an EXISTS would be answered from a table of all payouts in flight or paid, which grows for ever.
-_VERDICT = f"""
+VERDICT = f"""
 verdict AS MATERIALIZED (
   SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id, COALESCE(latest.sequence, 0) + 1 AS sequence,
          sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor, sums.entries_read,
@@ -187,7 +187,7 @@ claimed AS MATERIALIZED (
   SELECT balance_account_id, payout_id, transaction_id
   FROM unnest($2::bigint[], $3::uuid[], $4::uuid[]) AS c (balance_account_id, payout_id, transaction_id)
 ),
-{_VERDICT},
+{VERDICT},
 paid AS (
   INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of,
                        cutoff_at, transaction_id)
@@ -234,7 +234,7 @@ SELECT (SELECT count(*) FROM verdict WHERE skip_reason IS NULL) AS payouts_count
 PLAN = f"""
 WITH terms AS (SELECT $2::date AS as_of, $3::timestamptz AS cutoff_at, $4::bigint AS min_amount_minor),
 claimed AS MATERIALIZED (SELECT balance_account_id FROM balance_accounts WHERE currency = $1),
-{_VERDICT}
+{VERDICT}
 SELECT CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome, skip_reason,
        count(*) AS restaurants, COALESCE(sum(amount_minor) FILTER (WHERE skip_reason IS NULL), 0) AS amount_minor
 FROM verdict

@@ -128,6 +128,31 @@ RETURNING true
 """
 
 
+# The number of an entry that this cluster has yet to give out, of any account: the last of each is looked up.
+SELECT_NUMBER_AHEAD = """
+SELECT latest.recorded_txid::text AS recorded_txid, pg_snapshot_xmax(pg_current_snapshot())::text AS next_txid
+FROM balance_accounts AS a
+CROSS JOIN LATERAL (
+  SELECT e.recorded_txid FROM ledger_entries AS e
+  WHERE e.balance_account_id = a.balance_account_id
+  ORDER BY e.recorded_txid DESC
+  LIMIT 1
+) AS latest
+WHERE latest.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
+LIMIT 1
+"""
+
+
+async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
+    """The number of an entry that is ahead of this cluster's transactions, and the next number of those; None if all are past.
+
+    No snapshot counts such an entry. Raises DatabaseUnavailable, DatabaseTimeout.
+    """
+    async with autocommit(engine) as connection:
+        row = await connection.fetchrow(SELECT_NUMBER_AHEAD)
+    return None if row is None else (int(row["recorded_txid"]), int(row["next_txid"]))
+
+
 class TailsUntold:
     """Implements `ledger.application.ports.LongTails` where nobody takes snapshots."""
 

@@ -1,0 +1,98 @@
+"""Snapshots as the server takes them: because somebody had to read much, never because something was booked."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+from google.type import date_pb2
+from support.audit import assert_books_in_order
+from support.events import event_message
+from support.payout_runs import finished_run
+from support.running import RunningLedger, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+DEADLINE_SECONDS = 20
+TAIL_ENTRIES = 5
+
+
+async def read_balance(ledger: RunningLedger) -> None:
+    assert (await ledger.balance("res_1")).available_minor == 10_000 * (TAIL_ENTRIES + 1)
+
+
+async def read_statement(ledger: RunningLedger) -> None:
+    page = await ledger.stub.ListEntries(ledger_pb2.ListEntriesRequest(restaurant_id="res_1", currency="PEN"))
+    assert page.closing_balance_minor == 10_000 * (TAIL_ENTRIES + 1)
+
+
+async def run_payouts(ledger: RunningLedger) -> None:
+    run = await finished_run(ledger, min_amount_minor=10**9)
+    assert run.restaurants_considered == 1
+
+
+async def count_of_snapshots(ledger: RunningLedger) -> int:
+    ((count,),) = await ledger.query("SELECT count(*) FROM balance_snapshots")
+    return int(count)
+
+
+@pytest.mark.parametrize("read", [read_balance, read_statement, run_payouts])
+async def test_a_long_tail_is_shortened(database: Database, read: Callable[[RunningLedger], Awaitable[None]]) -> None:
+    """Whoever reads more than the setting allows has a snapshot taken, and the answer stays the same; short tails have none."""
+    async with running_ledger(database, snapshot_tail_entries=TAIL_ENTRIES) as ledger:
+        await ledger.ingest(*(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1)))
+        await ledger.ingest(event_message(restaurant_id="res_short", currency="USD"))
+        await ledger.balance("res_short", "USD")
+        assert await count_of_snapshots(ledger) == 0
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while await count_of_snapshots(ledger) == 0:
+                await read(ledger)
+        await read(ledger)
+        rows = await ledger.query("SELECT restaurant_id FROM balance_snapshots JOIN balance_accounts USING (balance_account_id)")
+        assert rows == [("res_1",)]
+    await assert_books_in_order(database)
+
+
+async def test_payouts_go_on_from_snapshots(database: Database) -> None:
+    """Payouts, their items and balances, with a snapshot before each of them and deleted between them."""
+    async with running_ledger(database, snapshot_tail_entries=1) as ledger:
+        for round_ in range(1, 4):
+            await ledger.ingest(*(event_message(restaurant_id="res_1", amount_minor=100, fee_minor=3) for _ in range(round_)))
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while await count_of_snapshots(ledger) == 0:
+                    await ledger.balance("res_1")
+            run = await finished_run(ledger)
+            assert run.total_amount_minor == 97 * round_
+            (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_1", page_size=1))).payouts
+            told = (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))).payout
+            items = {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in told.items}
+            assert items == {"ENTRY_TYPE_CHARGE": 100 * round_, "ENTRY_TYPE_FEE": -3 * round_}
+            event = event_message(
+                ledger_pb2.EVENT_TYPE_PAYOUT_PAID,
+                restaurant_id="res_1",
+                amount_minor=payout.amount_minor,
+                payout_id=payout.payout_id,
+            )
+            await ledger.ingest(event)
+            assert (await ledger.balance("res_1")).reserved_minor == 0
+            if round_ == 2:
+                await ledger.query("DELETE FROM balance_snapshots")
+        day = datetime.now(UTC).date()
+        plan = ledger_pb2.RunPayoutsRequest(
+            currency="PEN", as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), dry_run=True
+        )
+        assert (await ledger.stub.RunPayouts(plan)).payout_run.payouts_created == 0
+    await assert_books_in_order(database)
+
+
+async def test_switched_off_makes_none(database: Database) -> None:
+    """With 0 every read adds up everything, as slowly and as right as ever."""
+    async with running_ledger(database, snapshot_tail_entries=0) as ledger:
+        await ledger.ingest(*(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1)))
+        for _ in range(3):
+            await read_balance(ledger)
+            await read_statement(ledger)
+    # Whatever was under way is done now.
+    async with running_ledger(database, snapshot_tail_entries=0) as ledger:
+        assert await count_of_snapshots(ledger) == 0
