@@ -44,9 +44,9 @@ async def test_database_that_commits_asynchronously_is_refused(
         await check_durability(engine)
 
 
-@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 200), (16, 20, 386), (64, 200, 12914)])
+@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 210), (16, 20, 530), (64, 200, 13490)])
 def test_embedded_database_has_room_for_all_workers(workers: int, pool_size: int, connections: int) -> None:
-    """Their pools, the pings, and 50 for others."""
+    """All their pools, and 50 for others."""
     assert embedded_connections(Settings(_env_file=None, workers=workers, database_pool_size=pool_size)) == connections
 
 

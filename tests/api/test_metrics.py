@@ -48,7 +48,7 @@ async def counted(shared_database: Database) -> AsyncIterator[tuple[RunningLedge
 
 
 async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger, CountedCalls]) -> None:
-    """Answers, refusals, methods that are not built, malformed bytes, aborts of a library; and a method that no contract has is
+    """Answers, refusals, streams that end in one, malformed bytes, aborts of a library; and a method that no contract has is
     no series."""
     ledger, calls = counted
     calls.forget()
@@ -68,7 +68,7 @@ async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger
     assert calls.answers == [
         (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
         (f"{SERVICE}/GetBalance", grpc.StatusCode.NOT_FOUND),
-        (f"{SERVICE}/StreamEvents", grpc.StatusCode.UNIMPLEMENTED),
+        (f"{SERVICE}/StreamEvents", grpc.StatusCode.INVALID_ARGUMENT),
         (f"{SERVICE}/GetPayout", grpc.StatusCode.INVALID_ARGUMENT),
         (f"{HEALTH}/Check", grpc.StatusCode.NOT_FOUND),
     ]

@@ -8,7 +8,7 @@ import pytest
 from google.type import date_pb2
 from support.audit import assert_books_in_order
 from support.events import event_message
-from support.payout_runs import finished_run
+from support.payout_runs import days_ago, finished_run
 from support.running import RunningLedger, running_ledger
 
 from ledger.bootstrap import Database
@@ -62,7 +62,8 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while await count_of_snapshots(ledger) == 0:
                     await ledger.balance("res_1")
-            run = await finished_run(ledger)
+            # Each as of a date of its own: once paid, none is paid again as of the same.
+            run = await finished_run(ledger, as_of=days_ago(4 - round_))
             assert run.total_amount_minor == 97 * round_
             (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_1", page_size=1))).payouts
             told = (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))).payout

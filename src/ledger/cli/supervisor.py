@@ -69,7 +69,7 @@ def _reserve(address: str, reservations: ExitStack) -> int:
     for family, kind, protocol, _, where in found:
         reservation = reservations.enter_context(socket.socket(family, kind, protocol))
         # Bound as if alone, so that it fails if anybody listens there; only connections that have ended do not count. Then it is
-        # shared, with no moment in between at which another server could come.
+        # shared. Two servers that start at the very same instant could both come through; one that serves is always found.
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reservation.bind((where[0], port, *where[2:]))
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, 
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
-from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, number_ahead
+from ledger.infrastructure.postgres.snapshots import INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
 from ledger.infrastructure.postgres.statements import SELECT_MOMENT, SELECT_PAGE, PostgresStatements
 
 MATURITY_DAYS = 7
@@ -93,7 +95,7 @@ async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
 
 
 async def balance_of(engine: AsyncEngine, restaurant_id: str, as_of: datetime | None = None) -> Balance:
-    (balance,) = await PostgresBalanceReader(engine).read([BalanceQuery(restaurant_id, "PEN", as_of)])
+    (balance,) = await PostgresBalanceReader(partial(autocommit, engine)).read([BalanceQuery(restaurant_id, "PEN", as_of)])
     assert balance is not None
     return balance
 
@@ -405,7 +407,7 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(shared_datab
             BalanceQuery(one, "PEN", None),
             BalanceQuery(one, "USD", datetime.min.replace(tzinfo=UTC)),
         ]
-        told = await PostgresBalanceReader(engine).read(queries)
+        told = await PostgresBalanceReader(partial(autocommit, engine)).read(queries)
         sums = [None if balance is None else (balance.available_minor, balance.pending_minor) for balance in told]
         assert sums == [(5, 0), None, (0, 6), (0, 0), (5, 0), (0, 0)]
         assert [None if balance is None else balance.restaurant_id for balance in told] == [one, None, other, one, one, one]
@@ -413,7 +415,7 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(shared_datab
         assert told[3].as_of == past
         assert told[5] is not None
         assert told[5].as_of == datetime.min.replace(tzinfo=UTC)
-        assert await PostgresBalanceReader(engine).read([]) == []
+        assert await PostgresBalanceReader(partial(autocommit, engine)).read([]) == []
 
 
 class Told:
@@ -441,7 +443,7 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
 
         async def read() -> list[int | None]:
             of_balance, of_statement, of_payout = Told(), Told(), Told()
-            await PostgresBalanceReader(engine, of_balance).read([BalanceQuery(restaurant_id, "PEN", None)])
+            await PostgresBalanceReader(partial(autocommit, engine), of_balance).read([BalanceQuery(restaurant_id, "PEN", None)])
             whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
             await PostgresStatements(engine, of_statement).first_page(whole, 10)
             runs = PostgresPayoutRuns(engine, of_payout, settlement_timezone="UTC")
@@ -536,3 +538,32 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
         await assert_snapshots_change_nothing(connection, restaurants, chance)
     await assert_snapshots_agree(restored)
     await assert_books_in_order(restored)
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "settled"),
+    [
+        (SELECT_BALANCES, "ARRAY['res_1'], ARRAY['PEN'], ARRAY[NULL::timestamptz]", True),
+        (SELECT_VERDICTS, "now()", True),
+        (INSERT_SNAPSHOT, "1, 1", True),
+        (SELECT_MOMENT, "'res_1', 'PEN', now(), now()", False),
+        (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10", False),
+    ],
+    ids=["balances", "verdicts", "snapshot", "moment", "page"],
+)
+async def test_plans_made_while_the_tables_are_empty_read_ranges(
+    database: Database, statement: str, values: str, settled: bool
+) -> None:
+    """They are kept when the tables have grown: from the first plan on the tail is a range of the primary key, and what matured
+    since a range of the index made for that.
+    """
+    async with superuser(database) as connection:
+        await connection.execute(f"PREPARE planned AS {statement}")
+        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+    assert "Seq Scan on ledger_entries" not in plan
+    scans = re.findall(r"ledger_entries_(\w+).*\n *Index Cond: (.*)", plan)
+    ranges = {name: condition for name, condition in scans}
+    assert set(ranges) == ({"pkey", "available_at_idx"} if settled else {"pkey"})
+    assert "recorded_txid >= COALESCE" in ranges["pkey"]
+    assert all("recorded_txid >=" in condition for name, condition in scans if name == "pkey")
+    assert all(condition.count("available_at") >= 2 for name, condition in scans if name == "available_at_idx")
