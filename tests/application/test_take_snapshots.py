@@ -142,3 +142,15 @@ async def test_what_is_wanted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         snapshots.may_go_on.set()
         await until(lambda: worker.wanted_count == 0)
         assert len(snapshots.asked) == 5
+
+
+async def test_stop_gives_up_a_snapshot_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first one of a long history: whoever stops the server does not wait for it."""
+    monkeypatch.setattr(take_snapshots, "STOP_SECONDS", 0.01)
+    snapshots = FakeSnapshots()
+    snapshots.may_go_on.clear()
+    worker = SnapshotWorker(snapshots, tail_entries=TAIL_ENTRIES, on_failure=lambda what, _: pytest.fail(what))
+    worker.start()
+    worker.report([(1, 99)])
+    await until(lambda: len(snapshots.asked) == 1)
+    await asyncio.wait_for(worker.stop(), DEADLINE_SECONDS)

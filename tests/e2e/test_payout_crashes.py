@@ -38,8 +38,11 @@ WHERE datname = current_database() AND application_name = 'ledger' AND wait_even
 
 
 @asynccontextmanager
-async def serving_on(database: Database) -> AsyncIterator[RunningServer]:
-    """A `ledger serve` on a free port and a database, as a process of its own; killed at the end if it still runs."""
+async def serving_on(database: Database, *, payout_concurrency: int = 1) -> AsyncIterator[RunningServer]:
+    """A `ledger serve` on a free port and a database, as a process of its own; killed at the end if it still runs.
+
+    It pays a page at a time, so that it stands still as a whole when its page does.
+    """
     env = {
         "LEDGER_DATABASE_URL": database.url,
         # The server of these tests forgets on power loss; killing processes is another matter.
@@ -47,6 +50,7 @@ async def serving_on(database: Database) -> AsyncIterator[RunningServer]:
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
         "LEDGER_LOG_LEVEL": "error",
         "LEDGER_SHUTDOWN_GRACE_SECONDS": "5",
+        "LEDGER_PAYOUT_CONCURRENCY": str(payout_concurrency),
     }
     process = await start_process("serve", env=env)
     try:
@@ -162,7 +166,7 @@ async def test_killed_at_random_instants(database: Database) -> None:
         ids = await charge_all(ledger, 4_000)
     payout_run_id, progress = "", []
     for _ in range(4):
-        async with serving_on(database) as server:
+        async with serving_on(database, payout_concurrency=2) as server:
             # The run is the same one every time: what is asked for again goes on.
             payout_run_id = await start_run_at(server)
             try:

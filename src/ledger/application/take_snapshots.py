@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from ledger.application.ports import BalanceSnapshots
 from ledger.errors import LedgerError
@@ -15,6 +16,8 @@ ACCOUNTS_MAX = 10_000
 REST_SECONDS = 10.0
 # How long the worker waits for a database that failed.
 BACKOFF_SECONDS = 1.0
+# How long a snapshot may go on when the server stops; the first one of a long history takes longer.
+STOP_SECONDS = 1.0
 
 
 class SnapshotWorker:
@@ -68,10 +71,15 @@ class SnapshotWorker:
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Returns when the snapshot under way is done; the others are given up."""
+        """Returns when the snapshot under way is done, or has been given up as all the others are: nothing is lost with it."""
         self._stopping = True
         self._wake.set()
-        if self._task is not None:
+        if self._task is None:
+            return
+        _, under_way = await asyncio.wait([self._task], timeout=STOP_SECONDS)
+        if under_way:
+            self._task.cancel()
+        with suppress(asyncio.CancelledError):
             await self._task
 
     async def _work(self) -> None:

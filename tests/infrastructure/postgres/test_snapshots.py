@@ -306,12 +306,16 @@ async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(shared_
 
 async def test_what_matures_after_the_snapshot_becomes_available(shared_database: Database) -> None:
     """Without another event: pending when the snapshot was taken, available once the instant has come."""
-    restaurant_id = unique("res")
-    async with engine_on(shared_database.url) as engine:
-        matures_at = datetime.now(UTC) + timedelta(seconds=0.5)
-        await book(engine, charge(restaurant_id, 100, matures_at))
-        assert await take_snapshots(engine, restaurant_id) == 1
-        async with asyncio.timeout(10):
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        # Long enough for a machine that has time for the snapshot before.
+        for ahead_seconds in (0.5, 4, 20):
+            restaurant_id, matures_at = unique("res"), datetime.now(UTC) + timedelta(seconds=ahead_seconds)
+            await book(engine, charge(restaurant_id, 100, matures_at))
+            assert await take_snapshots(engine, restaurant_id) == 1
+            taken_at = await connection.fetchval("SELECT max(taken_at) FROM balance_snapshots")
+            if (await balance_of(engine, restaurant_id)).pending_minor and taken_at < matures_at:
+                break
+        async with asyncio.timeout(60):
             while (balance := await balance_of(engine, restaurant_id)).available_minor == 0:
                 assert balance.pending_minor == 100
         assert (balance.available_minor, balance.pending_minor) == (100, 0)
