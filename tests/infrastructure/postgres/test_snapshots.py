@@ -87,7 +87,7 @@ async def superuser(database: Database) -> AsyncIterator[Connection]:
 
 async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
     """Books events as the service does, by its statement."""
-    ledger = PostgresEventLedger(engine, maturity_days=MATURITY_DAYS)
+    ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=MATURITY_DAYS)
     await ledger.open_accounts({(event.restaurant_id, event.currency) for event in events}, register=True)
     postings = [Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event)) for event in events]
     stored = await ledger.insert(sorted(postings, key=lambda posting: posting.event.event_id), uuid_utils.compat.uuid7())
