@@ -157,6 +157,47 @@ COMMENT ON COLUMN ledger_entries.recorded_at IS 'When its transaction began, by 
 COMMENT ON COLUMN ledger_entries.event_id IS 'The event that posted it; NULL on a payout''s reserve.';
 COMMENT ON COLUMN ledger_entries.payout_id IS 'The payout it belongs to; NULL on entries that no payout has.';
 
+CREATE TABLE ledger_seals (
+    sequence bigint NOT NULL,
+    epoch integer NOT NULL,
+    is_restored boolean NOT NULL,
+    system_identifier bigint NOT NULL,
+    first_txid bigint NOT NULL,
+    end_txid bigint NOT NULL,
+    events_count integer NOT NULL,
+    entries_count integer NOT NULL,
+    contents_hash bytea NOT NULL,
+    row_digests bytea NOT NULL,
+    sealed_at timestamp with time zone NOT NULL,
+    previous_hash bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT ledger_seals_contents_hash_check CHECK ((octet_length(contents_hash) = 32)),
+    CONSTRAINT ledger_seals_entries_count_check CHECK ((entries_count >= 0)),
+    CONSTRAINT ledger_seals_epoch_check CHECK ((epoch >= 1)),
+    CONSTRAINT ledger_seals_events_count_check CHECK ((events_count >= 0)),
+    CONSTRAINT ledger_seals_first_txid_check CHECK ((first_txid >= 0)),
+    CONSTRAINT ledger_seals_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT ledger_seals_previous_hash_check CHECK ((octet_length(previous_hash) = 32)),
+    CONSTRAINT ledger_seals_sequence_check CHECK ((sequence >= 1)),
+    CONSTRAINT ledger_seals_txids_check CHECK ((first_txid < end_txid))
+);
+ALTER TABLE ONLY ledger_seals ALTER COLUMN row_digests SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE ledger_seals IS 'A chain of hashes over events and entries, so that a change to either shows: docs/seals.md. Append-only.';
+COMMENT ON COLUMN ledger_seals.sequence IS 'The place in the chain, from 1 without gaps. The key lets only one sealer add it.';
+COMMENT ON COLUMN ledger_seals.epoch IS 'Seals of one epoch cover ranges that follow each other; a restore into another cluster begins a new one.';
+COMMENT ON COLUMN ledger_seals.is_restored IS 'Whether it covers rows restored from another cluster whose numbers this cluster had yet to reach.';
+COMMENT ON COLUMN ledger_seals.system_identifier IS 'The database cluster that sealed it, to which its numbers belong.';
+COMMENT ON COLUMN ledger_seals.first_txid IS 'The least recorded_txid that it covers.';
+COMMENT ON COLUMN ledger_seals.end_txid IS 'The recorded_txid before which it ends.';
+COMMENT ON COLUMN ledger_seals.events_count IS 'How many events it covers: those of its range that no earlier epoch has sealed.';
+COMMENT ON COLUMN ledger_seals.entries_count IS 'How many entries it covers, likewise.';
+COMMENT ON COLUMN ledger_seals.contents_hash IS 'SHA-256 over the SHA-256 of each of its rows, in order.';
+COMMENT ON COLUMN ledger_seals.row_digests IS 'The transaction ids it covers, each with the first bytes of the SHA-256 of its rows: they tell which row was changed.';
+COMMENT ON COLUMN ledger_seals.sealed_at IS 'When it was made, by the database''s clock.';
+COMMENT ON COLUMN ledger_seals.previous_hash IS 'The hash of the seal before; zeros in the first.';
+COMMENT ON COLUMN ledger_seals.hash IS 'SHA-256 over all of the above: what is published.';
+
 CREATE TABLE payout_items (
     payout_id uuid NOT NULL,
     entry_type text NOT NULL,
@@ -334,6 +375,12 @@ ALTER TABLE ONLY balance_snapshots
 ALTER TABLE ONLY ledger_entries
     ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (balance_account_id, recorded_txid, transaction_id, "position");
 
+ALTER TABLE ONLY ledger_seals
+    ADD CONSTRAINT ledger_seals_pkey PRIMARY KEY (sequence);
+
+ALTER TABLE ONLY ledger_seals
+    ADD CONSTRAINT ledger_seals_previous_hash_key UNIQUE (previous_hash);
+
 ALTER TABLE ONLY payout_items
     ADD CONSTRAINT payout_items_pkey PRIMARY KEY (payout_id, entry_type);
 
@@ -361,6 +408,10 @@ ALTER TABLE ONLY restaurants
 CREATE INDEX ledger_entries_available_at_idx ON ledger_entries USING btree (balance_account_id, available_at) WHERE (available_at IS NOT NULL);
 
 COMMENT ON INDEX ledger_entries_available_at_idx IS 'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
+
+CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((((recorded_txid)::text)::bigint)) WITH (autosummarize='on');
+
+COMMENT ON INDEX ledger_entries_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
 
 CREATE INDEX payout_run_items_open_idx ON payout_run_items USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
 
@@ -390,6 +441,10 @@ CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (pay
 
 COMMENT ON INDEX processor_events_payout_id_idx IS 'For the history of a payout; only payout events are in it.';
 
+CREATE INDEX processor_events_recorded_txid_idx ON processor_events USING brin ((((recorded_txid)::text)::bigint)) WITH (autosummarize='on');
+
+COMMENT ON INDEX processor_events_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
+
 CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_change;
@@ -397,6 +452,10 @@ ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_chang
 CREATE TRIGGER ledger_entries_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_entries FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE ledger_entries ENABLE ALWAYS TRIGGER ledger_entries_deny_change;
+
+CREATE TRIGGER ledger_seals_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_seals FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE ledger_seals ENABLE ALWAYS TRIGGER ledger_seals_deny_change;
 
 CREATE TRIGGER payout_items_check_items AFTER INSERT ON payout_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
@@ -485,6 +544,8 @@ GRANT INSERT(available_at) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(occurred_at) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(event_id) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(payout_id) ON TABLE ledger_entries TO ledger_app;
+GRANT SELECT,INSERT ON TABLE ledger_seals TO ledger_app;
+GRANT SELECT ON TABLE ledger_seals TO ledger_read;
 GRANT SELECT,INSERT ON TABLE payout_items TO ledger_app;
 GRANT SELECT ON TABLE payout_items TO ledger_read;
 GRANT SELECT ON TABLE payout_run_items TO ledger_app;

@@ -49,6 +49,9 @@ def _bytewise() -> Text:
     return Text(collation="C")
 
 
+# A transaction's number as BRIN takes it: it knows no xid8.
+_TXID = text("((recorded_txid::text)::bigint)")
+
 restaurants = Table(
     "restaurants",
     metadata,
@@ -100,6 +103,7 @@ processor_events = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("event_id", name="processor_events_pkey"),
     Index("processor_events_payout_id_idx", "payout_id", postgresql_where=text("payout_id IS NOT NULL")),
+    Index("processor_events_recorded_txid_idx", _TXID, postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
 
 ledger_entries = Table(
@@ -131,6 +135,7 @@ ledger_entries = Table(
         "available_at",
         postgresql_where=text("available_at IS NOT NULL"),
     ),
+    Index("ledger_entries_recorded_txid_idx", _TXID, postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
 
 balance_snapshots = Table(
@@ -231,4 +236,24 @@ payout_run_items = Table(
     ),
     ForeignKeyConstraint(["payout_id"], ["payouts.payout_id"], name="payout_run_items_payout_id_fkey", ondelete="RESTRICT"),
     Index("payout_run_items_open_idx", "payout_run_id", "balance_account_id", postgresql_where=text("outcome = 'OPEN'")),
+)
+
+ledger_seals = Table(
+    "ledger_seals",
+    metadata,
+    Column("sequence", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("is_restored", Boolean, nullable=False),
+    Column("system_identifier", BigInteger, nullable=False),
+    Column("first_txid", BigInteger, nullable=False),
+    Column("end_txid", BigInteger, nullable=False),
+    Column("events_count", Integer, nullable=False),
+    Column("entries_count", Integer, nullable=False),
+    Column("contents_hash", LargeBinary, nullable=False),
+    Column("row_digests", LargeBinary, nullable=False),
+    Column("sealed_at", DateTime(timezone=True), nullable=False),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("sequence", name="ledger_seals_pkey"),
+    UniqueConstraint("previous_hash", name="ledger_seals_previous_hash_key"),
 )
