@@ -22,6 +22,7 @@ from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.application.run_payouts import PayoutWorker
+from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker
 from ledger.domain.audit import AuditReport
 from ledger.errors import LedgerError
@@ -34,6 +35,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, number_ahead
 from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
@@ -195,6 +197,11 @@ class Application:
             on_group=partial(metrics.group, "balance"),
         )
         self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=_log_worker_failure)
+        self._seal_worker = SealWorker(
+            LedgerSealer(PostgresSealedBooks(engine)),
+            interval_seconds=settings.seal_interval_seconds,
+            on_failure=_log_worker_failure,
+        )
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days),
@@ -211,11 +218,13 @@ class Application:
         """Begins to work in the background."""
         self._payout_worker.start()
         self._snapshot_worker.start()
+        self._seal_worker.start()
 
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""
         await self._payout_worker.stop()
         await self._snapshot_worker.stop()
+        await self._seal_worker.stop()
         await self._ingest_events.close()
         await self._ingest_connections.close()
         await self._get_balance.close()

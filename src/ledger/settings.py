@@ -173,6 +173,12 @@ class Settings(BaseSettings):
         description="Where the metrics are served for Prometheus, at /metrics over HTTP: host:port. It asks nobody who they are, "
         "so keep it on the loopback or behind a firewall. Empty: nowhere.",
     )
+    seal_interval_seconds: float = Field(
+        default=10,
+        ge=0,
+        le=3600,
+        description="How often the books are sealed against tampering, at the least. 0: not by this server.",
+    )
     reflection: bool = Field(default=True, description="Whether the server describes itself to grpcurl and the like.")
     shutdown_grace_seconds: float = Field(
         default=10, ge=0, le=300, description="How long calls under way may go on once the server is told to stop."

@@ -21,6 +21,7 @@ from ledger.domain.payouts import (
 )
 from ledger.domain.posting_rules import Entry, EntryType
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
+from ledger.domain.seals import Seal, SealedTransaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +313,46 @@ class Restaurants(Protocol):
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:
         """At most `limit` restaurants whose id is greater than `after`, byte by byte, in that order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SealPosition:
+    """How far the books are sealed, at one moment.
+
+    `head` is the latest seal, without its row digests. Every database transaction below `horizon_txid` has ended, and
+    `next_txid` is above every one that has begun, in the cluster that `system_identifier` names.
+    """
+
+    head: Seal | None
+    system_identifier: int
+    horizon_txid: int
+    next_txid: int
+    now: datetime
+
+
+class SealedBooks(Protocol):
+    """The books as the sealer sees them. Methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout."""
+
+    async def position(self) -> SealPosition:
+        """How far the books are sealed."""
+        ...
+
+    async def transactions(
+        self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
+    ) -> Sequence[SealedTransaction] | None:
+        """What database transactions first_txid <= number < end_txid recorded, in order; None if that is more than `rows_max` rows.
+
+        With `is_restored` only what has a number that this cluster has yet to give out.
+        """
+        ...
+
+    async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
+        """The transaction ids in seals of earlier epochs whose range overlaps this one."""
+        ...
+
+    async def append(self, seals: Sequence[Seal]) -> bool:
+        """Adds seals to the chain, all or none: False if somebody else has added one in the place of the first."""
         ...
 
 

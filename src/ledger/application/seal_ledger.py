@@ -1,0 +1,181 @@
+"""Seals the books: adds what has become final to the chain of hashes, in the background and off every write path."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from ledger.application.ports import SealedBooks, SealPosition
+from ledger.domain.seals import EVENT_PLACE, FIRST_PREVIOUS_HASH, Seal, SealedTransaction, contents_hash, packed
+from ledger.errors import LedgerError
+
+# A seal is full with this many rows; those of one database transaction are never divided.
+SEAL_ROWS = 4096
+# What one statement reads, at the most; more only if one database transaction has more.
+READ_ROWS_MAX = 4 * SEAL_ROWS
+# How many transaction numbers the first statement of a process looks at.
+FIRST_REACH_TXIDS = 4096
+# Above every number that a database transaction ever has.
+TXID_END = 2**63 - 1
+
+
+class LedgerSealer:
+    """Adds seals to the chain, whoever else does so too: the database takes one seal of each sequence, and one of two sealers loses.
+
+    An epoch belongs to one database cluster and covers its transaction numbers from 0 up to the horizon, range by range. What an
+    earlier epoch has sealed is not sealed again. Rows that were restored from another cluster may have numbers which this one has
+    yet to reach: they are sealed first, in an epoch of their own, or they would have to wait for years.
+    """
+
+    def __init__(self, books: SealedBooks) -> None:
+        self._books = books
+        # How many transaction numbers one statement looks at; remembered, because it is about as many as hold a few seals' rows.
+        self._reach_txids = FIRST_REACH_TXIDS
+
+    async def seal_next(self) -> bool:
+        """Seals the next rows that are final. False if there are none, or if another sealer was quicker.
+
+        Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        """
+        position = await self._books.position()
+        head = position.head
+        if head is None or head.system_identifier != position.system_identifier:
+            epoch = head.epoch + 1 if head else 1
+            return await self._seal(position, epoch, position.next_txid, is_restored=True) or await self._seal(position, epoch, 0)
+        if head.is_restored:
+            return await self._seal(position, head.epoch, head.end_txid, is_restored=True) or await self._seal(
+                position, head.epoch + 1, 0
+            )
+        return await self._seal(position, head.epoch, head.end_txid)
+
+    async def _seal(self, position: SealPosition, epoch: int, first_txid: int, *, is_restored: bool = False) -> bool:
+        limit_txid = TXID_END if is_restored else position.horizon_txid
+        start_txid = first_txid
+        while start_txid < limit_txid:
+            end_txid, transactions = await self._read(start_txid, limit_txid, is_restored=is_restored)
+            if transactions:
+                # Also when all of them are sealed already: a seal of nothing remembers that they were looked at.
+                earlier = await self._books.sealed_before(epoch, start_txid, end_txid)
+                fresh = [transaction for transaction in transactions if transaction.transaction_id not in earlier]
+                return await self._books.append(
+                    list(_seals(position, epoch, first_txid, end_txid, fresh, is_restored=is_restored))
+                )
+            start_txid = end_txid
+        return False
+
+    async def _read(self, start_txid: int, limit_txid: int, *, is_restored: bool) -> tuple[int, Sequence[SealedTransaction]]:
+        """Where a range ends that holds a few seals' rows, or all there are, and its transactions."""
+        narrowed = False
+        while True:
+            end_txid = min(start_txid + self._reach_txids, limit_txid)
+            rows_max = READ_ROWS_MAX if end_txid > start_txid + 1 else None
+            transactions = await self._books.transactions(start_txid, end_txid, rows_max, is_restored=is_restored)
+            if transactions is None:
+                self._reach_txids = max(1, (end_txid - start_txid) // 4)
+                narrowed = True
+                continue
+            rows = sum(len(transaction.places) for transaction in transactions)
+            if rows < READ_ROWS_MAX // 2 and not narrowed and end_txid < limit_txid:
+                self._reach_txids *= 2
+                if rows < SEAL_ROWS:
+                    continue
+            return end_txid, transactions
+
+
+def _seals(
+    position: SealPosition,
+    epoch: int,
+    first_txid: int,
+    end_txid: int,
+    transactions: Sequence[SealedTransaction],
+    *,
+    is_restored: bool,
+) -> Iterator[Seal]:
+    """The seals over a range that follow the head, at least one."""
+    sequence, previous_hash = (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
+    parts = list(_parts(transactions)) or [[]]
+    for number, part in enumerate(parts, 1):
+        sequence += 1
+        events_count = sum(each.places.count(EVENT_PLACE) for each in part)
+        seal = Seal(
+            sequence=sequence,
+            epoch=epoch,
+            is_restored=is_restored,
+            system_identifier=position.system_identifier,
+            first_txid=first_txid,
+            end_txid=end_txid if number == len(parts) else part[-1].recorded_txid + 1,
+            events_count=events_count,
+            entries_count=sum(len(each.places) for each in part) - events_count,
+            contents_hash=contents_hash(part),
+            row_digests=packed(part),
+            sealed_at=position.now,
+            previous_hash=previous_hash,
+        )
+        seal = replace(seal, hash=seal.computed_hash())
+        yield seal
+        first_txid, previous_hash = seal.end_txid, seal.hash
+
+
+def _parts(transactions: Sequence[SealedTransaction]) -> Iterator[list[SealedTransaction]]:
+    """Cuts them into parts of a full seal's rows, between two database transactions."""
+    part: list[SealedTransaction] = []
+    rows = 0
+    for transaction in transactions:
+        if rows >= SEAL_ROWS and transaction.recorded_txid != part[-1].recorded_txid:
+            yield part
+            part, rows = [], 0
+        part.append(transaction)
+        rows += len(transaction.places)
+    if part:
+        yield part
+
+
+class SealWorker:
+    """Seals the books every few seconds, beside as many other workers as there are servers."""
+
+    def __init__(
+        self, sealer: LedgerSealer, *, interval_seconds: float, on_failure: Callable[[str, BaseException], None]
+    ) -> None:
+        """An interval of 0 turns it off. `on_failure` is told what went wrong, for the log; the worker tries again by itself."""
+        self._sealer = sealer
+        self._interval_seconds = interval_seconds
+        self._on_failure = on_failure
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to work, after the first interval."""
+        if self._interval_seconds > 0:
+            self._task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """Returns when the seal under way is done."""
+        self._stop.set()
+        if self._task is not None:
+            await self._task
+
+    async def _work(self) -> None:
+        # Jitter, so that the workers of several servers do not come all at once.
+        while not await self._stops_within(self._interval_seconds * random.uniform(0.5, 1.0)):  # noqa: S311
+            try:
+                await self._seal_all()
+            except LedgerError as error:
+                self._on_failure("sealing must wait for the database", error)
+            except Exception as error:  # noqa: BLE001  # a worker that ended would leave the books unsealed
+                self._on_failure("sealing failed unexpectedly", error)
+
+    async def _seal_all(self) -> None:
+        began_at = asyncio.get_running_loop().time()
+        while await self._sealer.seal_next():
+            # As much rest as work: whoever is behind must not take the database's time from what callers wait for.
+            ended_at = asyncio.get_running_loop().time()
+            if await self._stops_within(ended_at - began_at):
+                break
+            began_at = asyncio.get_running_loop().time()
+
+    async def _stops_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

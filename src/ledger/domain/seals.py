@@ -1,0 +1,239 @@
+"""Seals: a chain of hashes over events and entries, so that a change to any of them shows.
+
+docs/seals.md says the same byte by byte, for whoever recomputes the chain in another language; a test keeps an example there.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from ledger.domain.events import microseconds
+
+# The fields of a row in the order in which they are hashed. Names are those of the columns; restaurant_id and currency of an entry
+# are its balance account's. The number at the end of the first line lets another set of fields be told apart one day.
+EVENT_TITLE = "ledger-event/1"
+EVENT_FIELDS = (
+    "event_id",
+    "fingerprint",
+    "transaction_id",
+    "batch_id",
+    "type",
+    "restaurant_id",
+    "currency",
+    "amount_minor",
+    "fee_minor",
+    "occurred_at",
+    "payout_id",
+    "reference",
+    "recorded_txid",
+    "recorded_at",
+    "metadata",
+)
+ENTRY_TITLE = "ledger-entry/1"
+ENTRY_FIELDS = (
+    "recorded_txid",
+    "transaction_id",
+    "position",
+    "balance_account_id",
+    "restaurant_id",
+    "currency",
+    "entry_type",
+    "debit_account",
+    "credit_account",
+    "amount_minor",
+    "available_at",
+    "occurred_at",
+    "recorded_at",
+    "event_id",
+    "payout_id",
+)
+SEAL_TITLE = "ledger-seal/1"
+# In the place of an absent value: no field that may be absent can hold it.
+ABSENT = "~"
+
+DIGEST_BYTES = 32
+# What a seal keeps of a row's digest. It only tells which row of a broken seal was changed: that the seal is broken is told by
+# hashes in full length.
+SHORT_DIGEST_BYTES = 6
+TRANSACTION_ID_BYTES = 16
+# A row's place in its transaction: 0 for the event, the position for an entry; seven bits, the eighth marks the last row.
+EVENT_PLACE = 0
+PLACE_MAX = 127
+_LAST = 0x80
+_ROW_BYTES = 1 + SHORT_DIGEST_BYTES
+
+FIRST_PREVIOUS_HASH = bytes(DIGEST_BYTES)
+
+
+def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
+    """SHA-256 of a row's canonical bytes: its title and its fields, in the order above, joined by line feeds, in UTF-8.
+
+    Instants are microseconds since 1970, the fingerprint is hexadecimal, metadata PostgreSQL's text of a jsonb. None of the fields
+    before the metadata can hold a line feed, and the metadata escapes it, so joining by it is unambiguous.
+    """
+    lines = [title]
+    lines += [ABSENT if value is None else str(value) for value in values]
+    return hashlib.sha256("\n".join(lines).encode()).digest()
+
+
+class SealedTransaction(NamedTuple):
+    """The rows that one transaction id has in one database transaction, in the order of place and digest.
+
+    `places` has a byte for each row, `digests` DIGEST_BYTES for each.
+    """
+
+    recorded_txid: int
+    transaction_id: bytes
+    places: bytes
+    digests: bytes
+
+
+def contents_hash(transactions: Iterable[SealedTransaction]) -> bytes:
+    """SHA-256 over the digests of all rows, ordered by recorded_txid, transaction id, place and digest."""
+    found = hashlib.sha256()
+    for transaction in transactions:
+        found.update(transaction.digests)
+    return found.digest()
+
+
+def packed(transactions: Iterable[SealedTransaction]) -> bytes:
+    """What a seal keeps to tell its rows: each transaction id, then for each of its rows the place and a short digest."""
+    out = bytearray()
+    for transaction in transactions:
+        out += transaction.transaction_id
+        for number, place in enumerate(transaction.places):
+            start = number * DIGEST_BYTES
+            out.append(place)
+            out += transaction.digests[start : start + SHORT_DIGEST_BYTES]
+        out[-_ROW_BYTES] |= _LAST
+    return bytes(out)
+
+
+class KeptRow(NamedTuple):
+    """A row as a seal keeps it."""
+
+    transaction_id: bytes
+    place: int
+    short_digest: bytes
+
+
+def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
+    """The rows that a seal keeps. Raises ValueError when the bytes cannot have been made by `packed`."""
+    at = 0
+    while at < len(row_digests):
+        transaction_id = row_digests[at : at + TRANSACTION_ID_BYTES]
+        at += TRANSACTION_ID_BYTES
+        is_last = False
+        while not is_last:
+            row = row_digests[at : at + _ROW_BYTES]
+            if len(row) < _ROW_BYTES:
+                raise ValueError("the bytes end within a row")
+            is_last = bool(row[0] & _LAST)
+            yield KeptRow(transaction_id, row[0] & ~_LAST, row[1:])
+            at += _ROW_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """One link of the chain; the fields are the columns of ledger_seals, which say what they mean."""
+
+    sequence: int
+    epoch: int
+    is_restored: bool
+    system_identifier: int
+    first_txid: int
+    end_txid: int
+    events_count: int
+    entries_count: int
+    contents_hash: bytes
+    row_digests: bytes
+    sealed_at: datetime
+    previous_hash: bytes
+    hash: bytes = b""
+
+    def computed_hash(self) -> bytes:
+        """What `hash` is if nobody changed the seal: SHA-256 over all other fields, joined by line feeds."""
+        lines = (
+            SEAL_TITLE,
+            self.sequence,
+            self.epoch,
+            int(self.is_restored),
+            self.system_identifier,
+            self.first_txid,
+            self.end_txid,
+            self.events_count,
+            self.entries_count,
+            self.contents_hash.hex(),
+            hashlib.sha256(self.row_digests).hexdigest(),
+            microseconds(self.sealed_at),
+            self.previous_hash.hex(),
+        )
+        return hashlib.sha256("\n".join(map(str, lines)).encode()).digest()
+
+
+def link_fault(previous: Seal | None, seal: Seal) -> str | None:
+    """What is wrong between two seals that follow each other, in words; None when nothing is."""
+    if seal.sequence != (previous.sequence + 1 if previous else 1):
+        return f"follows {f'seal {previous.sequence}' if previous else 'nothing'}: seals between them are missing"
+    if seal.previous_hash != (previous.hash if previous else FIRST_PREVIOUS_HASH):
+        return "names another seal before it than the one that is there"
+    if seal.hash != seal.computed_hash():
+        return "its fields are not those that its hash was made of"
+    epoch = previous.epoch if previous else 0
+    if seal.epoch == epoch and previous is not None:
+        same = (seal.is_restored, seal.system_identifier) == (previous.is_restored, previous.system_identifier)
+        if not same or seal.first_txid != previous.end_txid:
+            return f"its range does not begin where that of seal {previous.sequence} ends"
+    elif seal.epoch != epoch + 1 or (not seal.is_restored and seal.first_txid != 0):
+        return "its epoch does not begin as epochs do"
+    return None
+
+
+class Change(StrEnum):
+    """What was done to a row after it was sealed."""
+
+    CHANGED = "was changed"
+    DELETED = "was deleted"
+    INSERTED = "was inserted"
+
+
+class TamperedRow(NamedTuple):
+    """A row that is not as it was sealed."""
+
+    change: Change
+    transaction_id: bytes
+    place: int
+    # Of the row that is there now; empty if it was deleted.
+    digest: bytes
+
+
+def tampered_rows(row_digests: bytes, transactions: Iterable[SealedTransaction]) -> list[TamperedRow]:
+    """The rows by which what is stored differs from what was sealed.
+
+    A row whose place is kept but whose digest is another was changed; what is left over on either side was deleted or inserted.
+    Raises ValueError when the bytes cannot have been made by `packed`.
+    """
+    kept: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
+    for row in unpacked(row_digests):
+        kept[row.transaction_id, row.place].append(row.short_digest)
+    unknown: list[tuple[bytes, int, bytes]] = []
+    for transaction in transactions:
+        for number, place in enumerate(transaction.places):
+            digest = transaction.digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+            missing = kept[transaction.transaction_id, place]
+            if digest[:SHORT_DIGEST_BYTES] in missing:
+                missing.remove(digest[:SHORT_DIGEST_BYTES])
+            else:
+                unknown.append((transaction.transaction_id, place, digest))
+    found: list[TamperedRow] = []
+    for transaction_id, place, digest in unknown:
+        missing = kept[transaction_id, place]
+        found.append(TamperedRow(Change.CHANGED if missing else Change.INSERTED, transaction_id, place, digest))
+        del missing[:1]
+    for (transaction_id, place), missing in kept.items():
+        found += [TamperedRow(Change.DELETED, transaction_id, place, b"") for _ in missing]
+    return found

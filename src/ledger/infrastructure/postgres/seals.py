@@ -1,0 +1,179 @@
+"""Seals on PostgreSQL: what there is to seal, and the chain that they are added to."""
+
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.application.ports import SealPosition
+from ledger.domain.seals import (
+    ABSENT,
+    ENTRY_FIELDS,
+    ENTRY_TITLE,
+    EVENT_FIELDS,
+    EVENT_PLACE,
+    EVENT_TITLE,
+    PLACE_MAX,
+    Seal,
+    SealedTransaction,
+    unpacked,
+)
+from ledger.infrastructure.postgres.engine import autocommit
+
+SEAL_COLUMNS = """
+sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_count, entries_count, contents_hash, sealed_at,
+previous_hash, hash
+"""
+
+SELECT_POSITION = f"""
+SELECT c.system_identifier AS this_system_identifier,
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon_txid,
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_txid,
+       clock_timestamp() AS now,
+       s.*
+FROM (SELECT system_identifier FROM pg_control_system()) AS c
+LEFT JOIN (SELECT {SEAL_COLUMNS} FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true
+"""
+
+
+def _microseconds(column: str) -> str:
+    """Microseconds since 1970 as text, exactly, infinity too: extract() is numeric."""
+    return f"trim_scale(extract(epoch FROM {column}) * 1000000)::text"
+
+
+# How a field is written where it is not its column as it is.
+_WRITTEN = {
+    **{name: _microseconds(name) for name in ("available_at", "occurred_at", "recorded_at")},
+    **{name: f"{name}::text" for name in ("transaction_id", "batch_id", "payout_id", "recorded_txid", "metadata")},
+    "fingerprint": "encode(fingerprint, 'hex')",
+}
+EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in EVENT_FIELDS}
+ENTRY_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in ENTRY_FIELDS}
+
+# An entry with its balance account's restaurant and currency, if that is there. Looked up one by one: joined, the accounts of a
+# few entries would be sought among all there are.
+ENTRIES_WITH_ACCOUNT = """
+ledger_entries
+LEFT JOIN LATERAL (
+  SELECT restaurant_id, currency FROM balance_accounts
+  WHERE balance_accounts.balance_account_id = ledger_entries.balance_account_id
+  OFFSET 0) AS account ON true
+"""
+# The expression that BRIN has indexed; the index is the only one that a range of it can use.
+TXID = "recorded_txid::text::bigint"
+OF_RANGE = f"{TXID} >= $1 AND {TXID} < $2"
+# Seven bits hold it; the rules post at most three entries to a transaction.
+PLACE = f"LEAST(GREATEST(position, {EVENT_PLACE + 1}), {PLACE_MAX})"
+
+
+def _digest(title: str, values: Mapping[str, str]) -> str:
+    """SQL for `ledger.domain.seals.row_digest`; tests keep the two together."""
+    written = ", ".join(f"COALESCE(({value})::text, '{ABSENT}')" for value in values.values())
+    return f"sha256(convert_to(concat_ws(E'\\n', '{title}', {written}), 'UTF8'))"
+
+
+# Hashed here and not in Python, which would take the time from the calls that the server answers. $4 asks for rows only whose
+# number this cluster has yet to give out: no transaction of its own that this statement sees has one. One row more than are
+# wanted tells that there are more.
+SELECT_TRANSACTIONS = f"""
+WITH row_digest AS (
+  (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place, {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest
+   FROM processor_events
+   WHERE {OF_RANGE} AND (NOT $4 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))
+   LIMIT $3 + 1)
+  UNION ALL
+  (SELECT {TXID}, transaction_id, {PLACE}, {_digest(ENTRY_TITLE, ENTRY_VALUES)}
+   FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency
+         FROM {ENTRIES_WITH_ACCOUNT}) AS entry
+   WHERE {OF_RANGE} AND (NOT $4 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))
+   LIMIT $3 + 1)
+)
+SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id,
+       string_agg(set_byte('\\x00', 0, place), '' ORDER BY place, digest) AS places,
+       string_agg(digest, '' ORDER BY place, digest) AS digests
+FROM row_digest
+GROUP BY recorded_txid, transaction_id
+ORDER BY recorded_txid, transaction_id
+"""
+
+# For a database that was restored into another cluster; there are few epochs otherwise.
+SELECT_ROW_DIGESTS_BEFORE = """
+SELECT row_digests
+FROM ledger_seals
+WHERE epoch < $1 AND first_txid < $3 AND end_txid > $2
+"""
+
+INSERT_SEALS = f"""
+INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests)
+SELECT *
+FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[], $7::integer[], $8::integer[],
+            $9::bytea[], $10::timestamptz[], $11::bytea[], $12::bytea[], $13::bytea[])
+"""
+
+
+class PostgresSealedBooks:
+    """Implements `ledger.application.ports.SealedBooks`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def position(self) -> SealPosition:
+        async with autocommit(self._engine) as connection:
+            row = await connection.fetchrow(SELECT_POSITION)
+        return SealPosition(
+            head=None if row["sequence"] is None else seal_of(row, b""),
+            system_identifier=row["this_system_identifier"],
+            horizon_txid=row["horizon_txid"],
+            next_txid=row["next_txid"],
+            now=row["now"],
+        )
+
+    async def transactions(
+        self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
+    ) -> Sequence[SealedTransaction] | None:
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(SELECT_TRANSACTIONS, first_txid, end_txid, rows_max, is_restored)
+        transactions = [SealedTransaction(*row) for row in rows]
+        if rows_max is not None and sum(len(each.places) for each in transactions) > rows_max:
+            return None
+        return transactions
+
+    async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
+        # The usual case, and no earlier epoch to ask for.
+        if epoch == 1:
+            return set()
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(SELECT_ROW_DIGESTS_BEFORE, epoch, first_txid, end_txid)
+        return {kept.transaction_id for row in rows for kept in unpacked(row["row_digests"])}
+
+    async def append(self, seals: Sequence[Seal]) -> bool:
+        columns = [
+            (
+                seal.sequence,
+                seal.epoch,
+                seal.is_restored,
+                seal.system_identifier,
+                seal.first_txid,
+                seal.end_txid,
+                seal.events_count,
+                seal.entries_count,
+                seal.contents_hash,
+                seal.sealed_at,
+                seal.previous_hash,
+                seal.hash,
+                seal.row_digests,
+            )
+            for seal in seals
+        ]
+        try:
+            async with autocommit(self._engine) as connection:
+                await connection.execute(INSERT_SEALS, *map(list, zip(*columns, strict=True)))
+        except asyncpg.UniqueViolationError:
+            return False
+        return True
+
+
+def seal_of(row: Mapping[str, object], row_digests: bytes) -> Seal:
+    """The seal in a row of SEAL_COLUMNS."""
+    names = [name.strip() for name in SEAL_COLUMNS.split(",")]
+    return Seal(**{name: row[name] for name in names}, row_digests=row_digests)  # type: ignore[arg-type]
