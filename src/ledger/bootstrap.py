@@ -2,12 +2,12 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 from sqlalchemy import text
@@ -25,6 +25,7 @@ from ledger.application.run_payouts import PayoutWorker
 from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker
 from ledger.domain.audit import AuditReport
+from ledger.domain.seals import ChainReport
 from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -35,6 +36,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, number_ahead
 from ledger.infrastructure.postgres.statements import PostgresStatements
@@ -54,6 +56,8 @@ EMBEDDED_CONNECTIONS_MIN = 200
 # The settings of PostgreSQL without which an acknowledged commit is not safe, and their safe values. `local` and `remote_write`
 # are not among them: where there is a synchronous standby, a failover to it may lose what those acknowledged.
 DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("ledger")
 
@@ -403,20 +407,29 @@ def audit_books(settings: Settings) -> AuditReport:
     From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
     DatabaseTimeout.
     """
+    return _on_books(settings, audit)
+
+
+def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:
+    """Recomputes the chain of seals of the books, likewise."""
+    return _on_books(settings, lambda engine: verify_chain(engine, expected_hash))
+
+
+def _on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     data_dir = settings.data_dir or default_data_dir()
     if not settings.database_url and not has_cluster(data_dir):
         raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")
 
-    async def audit_database(database: Database) -> AuditReport:
+    async def work_on(database: Database) -> T:
         engine = create_engine(database.url, pool_size=1)
         try:
             await check_schema(engine)
-            return await audit(engine)
+            return await work(engine)
         finally:
             await engine.dispose()
 
     with open_database(settings) as database:
-        return asyncio.run(audit_database(database))
+        return asyncio.run(work_on(database))
 
 
 async def ping(engine: AsyncEngine) -> None:

@@ -341,7 +341,7 @@ class SealedBooks(Protocol):
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
     ) -> Sequence[SealedTransaction] | None:
-        """What database transactions first_txid <= number < end_txid recorded, in order; None if that is more than `rows_max` rows.
+        """What database transactions first_txid <= number < end_txid recorded, in order; None if it is more than `rows_max` rows.
 
         With `is_restored` only what has a number that this cluster has yet to give out.
         """

@@ -20,7 +20,7 @@ TXID_END = 2**63 - 1
 
 
 class LedgerSealer:
-    """Adds seals to the chain, whoever else does so too: the database takes one seal of each sequence, and one of two sealers loses.
+    """Adds seals to the chain, whoever else does so too: the database takes one of each sequence, so one of two sealers loses.
 
     An epoch belongs to one database cluster and covers its transaction numbers from 0 up to the horizon, range by range. What an
     earlier epoch has sealed is not sealed again. Rows that were restored from another cluster may have numbers which this one has

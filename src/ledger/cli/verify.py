@@ -1,12 +1,17 @@
-"""`ledger verify`: audits the books."""
+"""`ledger verify`: audits the books, or the chain of seals over them."""
+
+import re
+from datetime import datetime
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from ledger.cli.configuration import load_settings
-from ledger.cli.failures import ExitStatus, printable
+from ledger.cli.failures import CommandFailure, ExitStatus, printable
 from ledger.cli.output import JsonOption, JsonValue, print_json, print_line, print_table
 from ledger.domain.audit import AuditReport
+from ledger.domain.seals import ChainReport, Seal
 from ledger.observability import configure_logging
 from ledger.settings import Settings
 
@@ -15,15 +20,34 @@ Audit the books: make every check of sql/invariants.sql on the database itself, 
 
 An error says that the books are broken; a warning, that they tell of something a person should look at.
 
+With `--chain` recompute the chain of seals instead: what was changed, deleted or inserted since it was sealed is named. Keep the
+head that is printed elsewhere: given later with `--expect`, it proves that the chain up to it was not written anew.
+
 The database is that of LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; a server may be running on it.
 
 Exit status: 0 without errors, 1 with errors, 2 for a bad setting, 3 if the database cannot be reached.
 """
 
 
-def verify(json: JsonOption = False) -> None:
+ChainOption = Annotated[bool, typer.Option("--chain", help="Recompute the chain of seals.")]
+ExpectOption = Annotated[
+    str,
+    typer.Option(
+        "--expect", metavar="HASH", help="With --chain: a head printed before, which the chain must hold.", show_default=False
+    ),
+]
+
+
+def verify(json: JsonOption = False, chain: ChainOption = False, expect: ExpectOption = "") -> None:
+    if expect and not chain:
+        raise CommandFailure("--expect goes with --chain", exit_status=ExitStatus.USAGE)
+    if expect and not re.fullmatch(r"[0-9a-fA-F]{64}", expect):
+        raise CommandFailure("--expect must be the 64 hexadecimal digits of a head", exit_status=ExitStatus.USAGE)
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
+    if chain:
+        _verify_chain(settings, bytes.fromhex(expect) or None, json=json)
+        return
     report = audit_configured_books(settings)
     if json:
         print_json(_json_of(report))
@@ -32,6 +56,24 @@ def verify(json: JsonOption = False) -> None:
             print_table(findings_table(report))
         print_line(summary_of(report))
     if report.errors:
+        raise typer.Exit(ExitStatus.REFUSED)
+
+
+def _verify_chain(settings: Settings, expected_hash: bytes | None, *, json: bool) -> None:
+    from ledger.bootstrap import verify_seals
+    from ledger.cli.database_failures import database_failures
+
+    with database_failures(settings.database_url, unreachable=ExitStatus.UNREACHABLE):
+        report = verify_seals(settings, expected_hash)
+    if json:
+        print_json({**_json_of(report.audit), **_json_of_chain(report)})
+    else:
+        if report.audit.findings:
+            print_table(findings_table(report.audit))
+        for line in _chain_lines(report):
+            print_line(line)
+        print_line(summary_of(report.audit))
+    if report.audit.errors:
         raise typer.Exit(ExitStatus.REFUSED)
 
 
@@ -55,14 +97,46 @@ def findings_table(report: AuditReport) -> Table:
 
 def summary_of(report: AuditReport) -> str:
     """One line: how many checks there were and what they found."""
-    return f"{len(report.checks)} checks, {_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
+    return f"{len(report.checks)} checks, {_counted(len(report.errors), 'error')}, {_counted(len(report.warnings), 'warning')}"
 
 
-def _counted(findings: tuple[object, ...], noun: str) -> str:
-    return f"{len(findings) or 'no'} {noun}{'' if len(findings) == 1 else 's'}"
+def _counted(count: int, noun: str, plural: str = "") -> str:
+    return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def _json_of(report: AuditReport) -> JsonValue:
+def _chain_lines(report: ChainReport) -> list[str]:
+    lines = []
+    if report.head is None:
+        lines.append("nothing is sealed yet")
+    else:
+        sealed = f"{_counted(report.events_count, 'event')} and {_counted(report.entries_count, 'entry', 'entries')}"
+        lines.append(f"head: {report.head.hash.hex()}")
+        lines.append(f"seal {report.head.sequence}, made at {_shown(report.head.sealed_at)}; the chain covers {sealed}")
+    lines.append(f"not sealed yet: {_counted(report.unsealed_count, 'row')}")
+    if report.expected_sequence is not None:
+        lines.append(f"the expected head is seal {report.expected_sequence}")
+    return lines
+
+
+def _shown(instant: datetime) -> str:
+    return instant.isoformat().replace("+00:00", "Z")
+
+
+def _json_of_chain(report: ChainReport) -> dict[str, JsonValue]:
+    return {
+        "head": _json_of_seal(report.head) if report.head else None,
+        "events_sealed": report.events_count,
+        "entries_sealed": report.entries_count,
+        "rows_not_sealed": report.unsealed_count,
+        "expected_sequence": report.expected_sequence,
+    }
+
+
+def _json_of_seal(seal: Seal) -> dict[str, JsonValue]:
+    return {"sequence": seal.sequence, "hash": seal.hash.hex(), "sealed_at": _shown(seal.sealed_at)}
+
+
+def _json_of(report: AuditReport) -> dict[str, JsonValue]:
     findings: list[JsonValue] = [
         {
             "check": finding.check,

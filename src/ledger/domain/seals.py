@@ -11,10 +11,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from ledger.domain.audit import AuditReport
 from ledger.domain.events import microseconds
 
-# The fields of a row in the order in which they are hashed. Names are those of the columns; restaurant_id and currency of an entry
-# are its balance account's. The number at the end of the first line lets another set of fields be told apart one day.
+# The fields of a row in the order in which they are hashed, by the names of their columns; restaurant_id and currency of an entry
+# are its balance account's. The number in a title lets another set of fields be told apart one day.
 EVENT_TITLE = "ledger-event/1"
 EVENT_FIELDS = (
     "event_id",
@@ -72,8 +73,8 @@ FIRST_PREVIOUS_HASH = bytes(DIGEST_BYTES)
 def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
     """SHA-256 of a row's canonical bytes: its title and its fields, in the order above, joined by line feeds, in UTF-8.
 
-    Instants are microseconds since 1970, the fingerprint is hexadecimal, metadata PostgreSQL's text of a jsonb. None of the fields
-    before the metadata can hold a line feed, and the metadata escapes it, so joining by it is unambiguous.
+    Instants are microseconds since 1970, the fingerprint is hexadecimal, metadata PostgreSQL's text of a jsonb. No field before
+    the metadata can hold a line feed, and the metadata escapes it, so joining by it is unambiguous.
     """
     lines = [title]
     lines += [ABSENT if value is None else str(value) for value in values]
@@ -237,3 +238,18 @@ def tampered_rows(row_digests: bytes, transactions: Iterable[SealedTransaction])
     for (transaction_id, place), missing in kept.items():
         found += [TamperedRow(Change.DELETED, transaction_id, place, b"") for _ in missing]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What recomputing the chain showed. `head` is the latest seal; counts are of rows.
+
+    `expected_sequence` is the seal that has the hash which was asked for; None if none has it, or none was asked for.
+    """
+
+    audit: AuditReport
+    head: Seal | None
+    events_count: int
+    entries_count: int
+    unsealed_count: int
+    expected_sequence: int | None
