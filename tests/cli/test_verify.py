@@ -6,6 +6,7 @@ import pytest
 from support.commands import run_command
 from support.events import event_message
 from support.running import RunningLedger, query
+from support.seals import seal_everything
 
 from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
@@ -47,6 +48,44 @@ async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyP
     report = json.loads(outcome.stdout)
     assert report["errors"] == len([finding for finding in report["findings"] if finding["severity"] == "ERROR"]) > 0
     assert "append_only_triggers_are_on" in report["checks"]
+
+
+async def test_chain_prints_its_head_for_keeping(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that the chain holds is found again later; another one fails, to people and to programs."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    outcome = await run_command("verify", "--chain")
+    assert (outcome.status, outcome.stdout.splitlines()[0]) == (0, "nothing is sealed yet")
+    await ledger.ingest(event_message())
+    await seal_everything(ledger.database.url)
+    head = json.loads((await run_command("verify", "--chain", "--json")).stdout)["head"]["hash"]
+    outcome = await run_command("verify", "--chain", "--expect", head)
+    assert outcome.status == 0
+    assert f"head: {head}" in outcome.stdout
+    assert "covers 1 event and 1 entry" in outcome.stdout
+    assert "the expected head is seal 1" in outcome.stdout
+    outcome = await run_command("verify", "--chain", "--expect", "0" * 64, "--json")
+    assert outcome.status == ExitStatus.REFUSED
+    assert [finding["check"] for finding in json.loads(outcome.stdout)["findings"]] == ["expected_head_is_in_the_chain"]
+
+
+async def test_tampering_fails_the_chain(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status 1, and the row is named."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    await ledger.ingest(event_message(event_id="evt_tampered"))
+    await seal_everything(ledger.database.url)
+    await query(ledger.database.migration_url, "ALTER TABLE processor_events DISABLE TRIGGER USER")
+    await query(ledger.database.migration_url, "UPDATE processor_events SET reference = 'pay_2'")
+    outcome = await run_command("verify", "--chain")
+    assert outcome.status == ExitStatus.REFUSED
+    assert "event evt_tampered" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--expect", "0" * 64), ("--chain", "--expect", "12ab"), ("--chain", "--expect", "z" * 64)]
+)
+async def test_bad_heads_are_usage_errors(arguments: tuple[str, ...]) -> None:
+    """Status 2, before any database is asked."""
+    assert (await run_command("verify", *arguments)).status == ExitStatus.USAGE
 
 
 async def test_unreachable_database_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Events, entries and payout items are only ever added, and payouts only move: by privilege and by trigger."""
+"""Events, entries, payout items and seals are only ever added, and payouts only move: by privilege and by trigger."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +13,7 @@ from support.audit import assert_books_in_order
 from support.events import event_message
 from support.payout_runs import finished_run
 from support.running import query, running_ledger
+from support.seals import seal_everything
 from support.snapshots import take_snapshots
 
 from ledger.bootstrap import Database
@@ -49,6 +50,10 @@ CHANGES = (
     ("payout_items", "DELETE FROM payout_items"),
     ("payout_items", "TRUNCATE payout_items"),
     ("payout_items", "MERGE INTO payout_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    ("ledger_seals", "UPDATE ledger_seals SET sealed_at = now()"),
+    ("ledger_seals", "DELETE FROM ledger_seals"),
+    ("ledger_seals", "TRUNCATE ledger_seals"),
+    ("ledger_seals", "MERGE INTO ledger_seals USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
     ("payouts", "DELETE FROM payouts"),
     ("payouts", "DELETE FROM payouts WHERE false"),
     ("payouts", "TRUNCATE payouts CASCADE"),
@@ -128,6 +133,8 @@ NOT_FOR_THE_APPLICATION = (
     "UPDATE balance_snapshots SET total_minors = total_minors",
     "DELETE FROM balance_snapshots",
     "TRUNCATE balance_snapshots",
+    "ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change",
+    "DROP INDEX ledger_entries_recorded_txid_idx",
     "UPDATE alembic_version SET version_num = '0000'",
     "SET ROLE ledger_owner",
 )
@@ -152,6 +159,7 @@ TABLES = (
     "payout_items",
     "payout_run_items",
     "balance_snapshots",
+    "ledger_seals",
     "alembic_version",
 )
 
@@ -164,6 +172,7 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         await ledger.ingest(event_message(amount_minor=1000, fee_minor=50))
         await finished_run(ledger)
         assert await take_snapshots(ledger.engine) == 1
+        await seal_everything(database.url)
     yield database
     counted = await query(
         database.migration_url,

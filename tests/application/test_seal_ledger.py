@@ -1,0 +1,166 @@
+"""The sealer: what it reads, what it seals, and in which order."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from ledger.application.ports import SealPosition
+from ledger.application.seal_ledger import READ_ROWS_MAX, SEAL_ROWS, LedgerSealer
+from ledger.domain.seals import Seal, SealedTransaction, link_fault, unpacked
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+class FakeSealedBooks:
+    """Books in memory: a number of rows for each transaction number. Implements `SealedBooks`."""
+
+    def __init__(self, rows_by_txid: dict[int, int], *, horizon_txid: int, next_txid: int = 10_000_000) -> None:
+        self.transactions_stored: list[SealedTransaction] = []
+        self.system_identifier = 1
+        self.horizon_txid = horizon_txid
+        self.next_txid = next_txid
+        self.seals: list[Seal] = []
+        self.reads = 0
+        self.add(rows_by_txid)
+
+    def add(self, rows_by_txid: dict[int, int]) -> None:
+        for txid, rows in rows_by_txid.items():
+            number = len(self.transactions_stored)
+            digest = number.to_bytes(4, "big") * 8
+            self.transactions_stored.append(
+                SealedTransaction(
+                    txid, number.to_bytes(16, "big"), bytes(min(place, 127) for place in range(rows)), digest * rows
+                )
+            )
+
+    async def position(self) -> SealPosition:
+        head = replace(self.seals[-1], row_digests=b"") if self.seals else None
+        return SealPosition(head, self.system_identifier, self.horizon_txid, self.next_txid, NOW)
+
+    async def transactions(
+        self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
+    ) -> Sequence[SealedTransaction] | None:
+        self.reads += 1
+        found = sorted(
+            each
+            for each in self.transactions_stored
+            if first_txid <= each.recorded_txid < end_txid and (not is_restored or each.recorded_txid >= self.next_txid)
+        )
+        return None if rows_max is not None and sum(len(each.places) for each in found) > rows_max else found
+
+    async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
+        earlier = [
+            seal for seal in self.seals if seal.epoch < epoch and seal.first_txid < end_txid and seal.end_txid > first_txid
+        ]
+        return {row.transaction_id for seal in earlier for row in unpacked(seal.row_digests)}
+
+    async def append(self, seals: Sequence[Seal]) -> bool:
+        if seals[0].sequence != len(self.seals) + 1:
+            return False
+        self.seals += seals
+        return True
+
+    def sealed(self) -> list[int]:
+        """The numbers of the sealed transactions, each as often as it was sealed, in the order of sealing."""
+        sealed_ids = [row.transaction_id for seal in self.seals for row in unpacked(seal.row_digests) if row.place == 0]
+        numbers = {each.transaction_id: each.recorded_txid for each in self.transactions_stored}
+        return [numbers[transaction_id] for transaction_id in sealed_ids]
+
+
+async def seal_all(books: FakeSealedBooks) -> None:
+    """Seals until nothing is left; the chain has no fault."""
+    sealer = LedgerSealer(books)
+    while await sealer.seal_next():
+        pass
+    previous: Seal | None = None
+    for seal in books.seals:
+        assert link_fault(previous, seal) is None
+        previous = seal
+
+
+def rows_of(seals: Iterable[Seal]) -> list[int]:
+    return [seal.events_count + seal.entries_count for seal in seals]
+
+
+async def test_only_what_is_below_the_horizon_is_sealed() -> None:
+    """And the rest once the horizon has moved; nothing twice, and no seal of nothing."""
+    books = FakeSealedBooks({5: 2, 6: 3, 8: 1}, horizon_txid=7)
+    await seal_all(books)
+    assert (books.sealed(), rows_of(books.seals)) == ([5, 6], [5])
+    await seal_all(books)
+    assert len(books.seals) == 1
+    books.horizon_txid = 20
+    await seal_all(books)
+    assert (books.sealed(), rows_of(books.seals)) == ([5, 6, 8], [5, 1])
+
+
+async def test_seals_are_about_full() -> None:
+    """Where there is much to seal."""
+    many = dict.fromkeys(range(1000, 9000), 3)
+    books = FakeSealedBooks(many, horizon_txid=10_000)
+    await seal_all(books)
+    assert books.sealed() == sorted(many)
+    assert max(rows_of(books.seals)) in range(SEAL_ROWS, SEAL_ROWS + 3)
+    assert len(books.seals) <= 2 * sum(rows_of(books.seals)) // SEAL_ROWS
+
+
+async def test_what_one_database_transaction_wrote_is_not_divided() -> None:
+    """However much it is."""
+    many = dict.fromkeys(range(1000, 2000), 3) | {1500: 3 * READ_ROWS_MAX}
+    books = FakeSealedBooks(many, horizon_txid=10_000)
+    await seal_all(books)
+    assert books.sealed() == sorted(many)
+    assert max(rows_of(books.seals)) == 3 * READ_ROWS_MAX
+
+
+async def test_far_numbers_are_reached_in_few_reads() -> None:
+    """After pg_resetwal there is a gap of some 2**32 numbers."""
+    books = FakeSealedBooks({700: 2, 2**33: 2, 2**33 + 1: 2}, horizon_txid=2**33 + 5, next_txid=2**33 + 9)
+    await seal_all(books)
+    assert books.sealed() == [700, 2**33, 2**33 + 1]
+    assert books.reads < 100
+
+
+async def test_restored_rows_are_sealed_once_whatever_their_numbers() -> None:
+    """Restored into a younger cluster: rows ahead of its numbers at once, rows behind them too, new rows with numbers that sealed
+    ones have as well."""
+    books = FakeSealedBooks({5: 2, 900: 2, 901: 2}, horizon_txid=901)
+    await seal_all(books)
+    assert books.sealed() == [5, 900]
+    books.system_identifier, books.horizon_txid, books.next_txid = 2, 100, 100
+    books.add({50: 1})
+    await seal_all(books)
+    assert books.sealed() == [5, 900, 901, 50]
+    assert [(seal.epoch, seal.is_restored) for seal in books.seals] == [(1, False), (2, True), (3, False)]
+    books.add({900: 4, 902: 4})
+    books.horizon_txid, books.next_txid = 1000, 1000
+    await seal_all(books)
+    assert books.sealed() == [5, 900, 901, 50, 900, 902]
+    assert sum(rows_of(books.seals)) == sum(len(each.places) for each in books.transactions_stored)
+
+
+async def test_restored_rows_that_were_sealed_are_not_read_again() -> None:
+    """A seal of nothing remembers that a range was looked at."""
+    books = FakeSealedBooks(dict.fromkeys(range(100, 200), 2), horizon_txid=300)
+    await seal_all(books)
+    books.system_identifier, books.horizon_txid = 2, 5000
+    await seal_all(books)
+    assert rows_of(books.seals) == [200, 0]
+    await seal_all(books)
+    assert rows_of(books.seals) == [200, 0]
+
+
+async def test_the_slower_of_two_sealers_adds_nothing() -> None:
+    """It says so, and goes on from the other's seal the next time."""
+    books = FakeSealedBooks({5: 2}, horizon_txid=10)
+    stale = await books.position()
+    await seal_all(books)
+
+    class Late(FakeSealedBooks):
+        async def position(self) -> SealPosition:
+            return stale
+
+    late = Late({5: 2}, horizon_txid=10)
+    late.seals = books.seals
+    assert await LedgerSealer(late).seal_next() is False
+    assert len(books.seals) == 1

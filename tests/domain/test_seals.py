@@ -1,0 +1,191 @@
+"""Canonical bytes, the chain, and how a tampered row is told."""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from ledger.domain.seals import (
+    ENTRY_FIELDS,
+    ENTRY_TITLE,
+    EVENT_FIELDS,
+    EVENT_TITLE,
+    FIRST_PREVIOUS_HASH,
+    Change,
+    Seal,
+    SealedTransaction,
+    contents_hash,
+    link_fault,
+    packed,
+    row_digest,
+    tampered_rows,
+    unpacked,
+)
+from ledger.resources import resource
+
+# The example of docs/seals.md.
+EVENT = {
+    "event_id": "evt_1",
+    "fingerprint": "00" * 31 + "ff",
+    "transaction_id": "01a1f8be-b56e-716f-800d-991ee07bd5b0",
+    "batch_id": "01a1f8be-b56e-716f-800d-991ee07bd5b1",
+    "type": "charge_succeeded",
+    "restaurant_id": "res_lima",
+    "currency": "PEN",
+    "amount_minor": 10_000,
+    "fee_minor": 300,
+    "occurred_at": 1_764_583_200_000_001,
+    "payout_id": None,
+    "reference": "",
+    "recorded_txid": 812,
+    "recorded_at": 1_764_583_201_000_000,
+    "metadata": '{"a": "é", "bb": "1\\n2"}',
+}
+ENTRY = {
+    "recorded_txid": 812,
+    "transaction_id": "01a1f8be-b56e-716f-800d-991ee07bd5b0",
+    "position": 1,
+    "balance_account_id": 7,
+    "restaurant_id": "res_lima",
+    "currency": "PEN",
+    "entry_type": "CHARGE",
+    "debit_account": "processor_clearing",
+    "credit_account": "restaurant_payable",
+    "amount_minor": 10_000,
+    "available_at": 1_765_188_000_000_001,
+    "occurred_at": 1_764_583_200_000_001,
+    "recorded_at": 1_764_583_201_000_000,
+    "event_id": "evt_1",
+    "payout_id": None,
+}
+SEAL = Seal(
+    sequence=1,
+    epoch=1,
+    is_restored=False,
+    system_identifier=7_400_000_000_000_000_001,
+    first_txid=0,
+    end_txid=813,
+    events_count=1,
+    entries_count=1,
+    contents_hash=bytes(32),
+    row_digests=b"",
+    sealed_at=datetime(2026, 11, 20, 12, 0, 0, 5, tzinfo=UTC),
+    previous_hash=FIRST_PREVIOUS_HASH,
+)
+
+
+def example() -> Seal:
+    """The seal over the two rows above."""
+    event = row_digest(EVENT_TITLE, [EVENT[name] for name in EVENT_FIELDS])  # type: ignore[misc]
+    entry = row_digest(ENTRY_TITLE, [ENTRY[name] for name in ENTRY_FIELDS])  # type: ignore[misc]
+    transaction = SealedTransaction(812, bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0"), b"\x00\x01", event + entry)
+    seal = replace(SEAL, contents_hash=contents_hash([transaction]), row_digests=packed([transaction]))
+    return replace(seal, hash=seal.computed_hash())
+
+
+def test_canonical_bytes_are_those_of_the_example() -> None:
+    """Fixed for ever: a seal that was made must be computed so by every later version, and by anybody's program."""
+    seal = example()
+    event = (
+        f"ledger-event/1\nevt_1\n{'00' * 31}ff\n01a1f8be-b56e-716f-800d-991ee07bd5b0\n01a1f8be-b56e-716f-800d-991ee07bd5b1\n"
+        "charge_succeeded\nres_lima\nPEN\n10000\n300\n1764583200000001\n~\n\n812\n1764583201000000\n"
+        '{"a": "é", "bb": "1\\n2"}'
+    )
+    entry = (
+        "ledger-entry/1\n812\n01a1f8be-b56e-716f-800d-991ee07bd5b0\n1\n7\nres_lima\nPEN\nCHARGE\nprocessor_clearing\n"
+        "restaurant_payable\n10000\n1765188000000001\n1764583200000001\n1764583201000000\nevt_1\n~"
+    )
+    event_digest, entry_digest = (hashlib.sha256(text.encode()).digest() for text in (event, entry))
+    assert seal.contents_hash == hashlib.sha256(event_digest + entry_digest).digest()
+    assert seal.row_digests == (
+        bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0") + b"\x00" + event_digest[:6] + b"\x81" + entry_digest[:6]
+    )
+    text = (
+        f"ledger-seal/1\n1\n1\n0\n7400000000000000001\n0\n813\n1\n1\n{seal.contents_hash.hex()}\n"
+        f"{hashlib.sha256(seal.row_digests).hexdigest()}\n1795176000000005\n{'00' * 32}"
+    )
+    assert seal.hash == hashlib.sha256(text.encode()).digest()
+
+
+def test_example_is_documented() -> None:
+    """docs/seals.md shows the hashes of the example above."""
+    page = (resource("sql").parent / "docs" / "seals.md").read_text()
+    seal = example()
+    for shown in (seal.hash.hex(), seal.contents_hash.hex(), seal.row_digests.hex()):
+        assert shown in page
+
+
+def transaction(number: int, *digests: bytes, places: bytes | None = None) -> SealedTransaction:
+    """The rows of one transaction id; their places are 0, 1, 2 unless told."""
+    given = bytes(range(len(digests))) if places is None else places
+    return SealedTransaction(number, number.to_bytes(16, "big"), given, b"".join(digest * 32 for digest in digests))
+
+
+SEALED = [transaction(1, b"a", b"b", b"c"), transaction(2, b"d", places=b"\x01")]
+
+
+def test_what_is_packed_is_unpacked() -> None:
+    """Each row with its transaction, place and the beginning of its digest."""
+    rows = [(int.from_bytes(row.transaction_id, "big"), row.place, row.short_digest) for row in unpacked(packed(SEALED))]
+    assert rows == [(1, 0, b"a" * 6), (1, 1, b"b" * 6), (1, 2, b"c" * 6), (2, 1, b"d" * 6)]
+    with pytest.raises(ValueError, match="within a row"):
+        list(unpacked(packed(SEALED)[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (SEALED, []),
+        ([transaction(1, b"a", b"x", b"c"), SEALED[1]], [(Change.CHANGED, 1, 1)]),
+        ([transaction(1, b"a", b"c", b"b"), SEALED[1]], [(Change.CHANGED, 1, 1), (Change.CHANGED, 1, 2)]),
+        ([transaction(1, b"b", b"c", places=b"\x01\x02"), SEALED[1]], [(Change.DELETED, 1, 0)]),
+        ([SEALED[0]], [(Change.DELETED, 2, 1)]),
+        ([transaction(1, b"a", b"b", b"c", b"e"), SEALED[1]], [(Change.INSERTED, 1, 3)]),
+        ([transaction(1, b"a", b"b", b"b", b"c", places=b"\x00\x01\x01\x02"), SEALED[1]], [(Change.INSERTED, 1, 1)]),
+        (
+            [transaction(1, b"a", b"b", b"c", places=b"\x00\x01\x05"), SEALED[1]],
+            [(Change.INSERTED, 1, 5), (Change.DELETED, 1, 2)],
+        ),
+    ],
+)
+def test_tampered_rows_are_told(stored: list[SealedTransaction], told: list[tuple[Change, int, int]]) -> None:
+    """By what was done to them, their transaction and their place."""
+    found = tampered_rows(packed(SEALED), stored)
+    assert [(row.change, int.from_bytes(row.transaction_id, "big"), row.place) for row in found] == told
+
+
+def sealed(seal: Seal) -> Seal:
+    return replace(seal, hash=seal.computed_hash())
+
+
+FIRST = sealed(SEAL)
+SECOND = replace(SEAL, sequence=2, first_txid=813, end_txid=900, previous_hash=FIRST.hash)
+OF_NEXT_EPOCH = replace(SECOND, epoch=2, first_txid=0, system_identifier=2)
+
+
+@pytest.mark.parametrize("seal", [SECOND, OF_NEXT_EPOCH, replace(OF_NEXT_EPOCH, first_txid=5, is_restored=True)])
+def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
+    """The first one, the next of an epoch, and the first of another."""
+    assert link_fault(None, FIRST) is None
+    assert link_fault(FIRST, sealed(seal)) is None
+
+
+@pytest.mark.parametrize(
+    ("seal", "words"),
+    [
+        (sealed(replace(SECOND, sequence=3)), "are missing"),
+        (sealed(replace(SECOND, previous_hash=bytes(32))), "names another seal"),
+        (replace(sealed(SECOND), events_count=2), "not those that its hash was made of"),
+        (replace(sealed(SECOND), row_digests=b"x"), "not those that its hash was made of"),
+        (sealed(replace(SECOND, first_txid=814)), "does not begin where"),
+        (sealed(replace(SECOND, system_identifier=2)), "does not begin where"),
+        (sealed(replace(OF_NEXT_EPOCH, epoch=3)), "epoch does not begin"),
+        (sealed(replace(OF_NEXT_EPOCH, first_txid=1)), "epoch does not begin"),
+    ],
+)
+def test_fault_between_seals_is_told(seal: Seal, words: str) -> None:
+    """A missing seal, one that was replaced, one that was changed, and a range that was left out."""
+    fault = link_fault(FIRST, seal)
+    assert fault is not None
+    assert words in fault

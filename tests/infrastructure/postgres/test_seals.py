@@ -1,0 +1,559 @@
+"""Seals on PostgreSQL: everything is sealed once, and whatever is tampered with afterwards is named."""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uuid_utils.compat
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message, processor_event, unique
+from support.payout_runs import finished_run
+from support.running import RunningLedger, execute_alone, query, running_ledger
+from support.seals import COUNTS, seal, seal_everything
+
+from ledger.application.ports import Posting
+from ledger.application.seal_ledger import LedgerSealer, SealWorker
+from ledger.bootstrap import Database
+from ledger.domain.events import fingerprint
+from ledger.domain.posting_rules import entries_of
+from ledger.domain.seals import ChainReport, Seal
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, find_bin_dir
+from ledger.infrastructure.postgres.engine import autocommit, create_engine
+from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.migrations import database_url
+from ledger.infrastructure.postgres.seal_audit import EXPECTED, LINKS, ROWS, verify_chain
+from ledger.infrastructure.postgres.seals import PostgresSealedBooks
+from ledger.resources import resource
+from ledger.v1 import ledger_pb2
+
+TIMEOUT_SECONDS = 30
+
+
+@asynccontextmanager
+async def engine_of(url: str, *, pool_size: int = 4) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(url, pool_size=pool_size)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
+    async with engine_of(url, pool_size=1) as engine:
+        return await verify_chain(engine, expected_hash)
+
+
+async def burn_numbers(url: str, count: int) -> None:
+    """Has the cluster give out transaction numbers."""
+    await execute_alone(url, f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+
+
+BATCHES = (
+    (
+        event_message(event_id="evt_a1", restaurant_id="res_a", amount_minor=10_000, fee_minor=300, reference="pay 1 ~"),
+        event_message(
+            event_id="evt_a2", restaurant_id="res_a", amount_minor=500, metadata={"bb": "1", "a": 'é\n\t"\\\x01\x7f😀'}
+        ),
+    ),
+    (
+        event_message(event_id="evt_b1", restaurant_id="res_b", amount_minor=800, metadata={"k": "v"}),
+        event_message(event_id="evt_b2", restaurant_id="res_b", amount_minor=900),
+        event_message(
+            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, event_id="evt_b3", restaurant_id="res_b", amount_minor=70, fee_minor=7
+        ),
+    ),
+    (event_message(event_id="evt_c1", restaurant_id="res_c", currency="JPY", amount_minor=5, fee_minor=5),),
+)
+
+
+@pytest.fixture(scope="module")
+async def sealed(new_database: Callable[[], Awaitable[Database]]) -> Database:
+    """Books of several seals; the events of BATCHES are in one each, the payouts in the last."""
+    database = await new_database()
+    async with running_ledger(database) as ledger:
+        for batch in BATCHES:
+            await ledger.ingest(*batch)
+            await seal_everything(database.migration_url)
+        await finished_run(ledger)
+        await seal_everything(database.migration_url)
+    return database
+
+
+@pytest.fixture
+async def copy_of_sealed(sealed: Database, server_url: str) -> AsyncIterator[str]:
+    """A superuser's URL of a copy, to tamper with."""
+    name = f"ledger_tampered_{os.getpid()}_{unique('db')}"
+    await execute_alone(server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(sealed.migration_url).database}")
+    yield database_url(server_url, database=name)
+    await execute_alone(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """What is done to sealed books, and what must be named; {evt_…} stands for that event's transaction id."""
+
+    sql: str
+    named: tuple[str, ...]
+    check: str = ROWS
+
+    def __str__(self) -> str:
+        return self.sql[:80]
+
+
+def of_event(event_id: str, change: str) -> str:
+    return f"UPDATE processor_events SET {change} WHERE event_id = '{event_id}'"
+
+
+def of_entry(event_id: str, position: int, change: str) -> str:
+    return f"UPDATE ledger_entries SET {change} WHERE event_id = '{event_id}' AND position = {position}"
+
+
+COPY_ENTRY = """
+INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position, entry_type, debit_account,
+                            credit_account, amount_minor, available_at, occurred_at, recorded_at, event_id)
+SELECT balance_account_id, recorded_txid, {transaction_id}, {position}, entry_type, debit_account, credit_account,
+       amount_minor, available_at, occurred_at, recorded_at, event_id
+FROM ledger_entries WHERE event_id = 'evt_a2'
+"""
+RESERVE_OF_A = """
+UPDATE ledger_entries SET amount_minor = 1 WHERE entry_type = 'PAYOUT_RESERVE'
+AND balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_a')
+"""
+TAMPERINGS = (
+    Tampering(
+        ";".join(
+            (
+                of_entry("evt_a1", 2, "amount_minor = amount_minor + 1"),
+                of_entry(
+                    "evt_b2", 1, "entry_type = 'FEE', debit_account = 'restaurant_payable', credit_account = 'platform_fees'"
+                ),
+                of_entry("evt_a1", 1, "available_at = available_at + interval '1 microsecond'"),
+                of_entry("evt_c1", 1, "recorded_at = recorded_at - interval '1 microsecond'"),
+                of_entry("evt_c1", 2, "balance_account_id = (SELECT min(balance_account_id) FROM balance_accounts)"),
+                RESERVE_OF_A,
+            )
+        ),
+        tuple(
+            f"entry {entry} was changed"
+            for entry in ("{evt_a1}/2", "{evt_b2}/1", "{evt_a1}/1", "{evt_c1}/1", "{evt_c1}/2", "{reserve_a}/1")
+        ),
+    ),
+    Tampering(
+        of_entry("evt_a1", 1, "available_at = NULL") + ";" + of_entry("evt_c1", 1, "available_at = 'infinity'"),
+        ("entry {evt_a1}/1 was changed", "entry {evt_c1}/1 was changed"),
+    ),
+    Tampering(
+        ";".join(
+            (
+                of_event("evt_b1", 'metadata = \'{"k": "w"}\''),
+                of_event("evt_b2", 'metadata = \'{"k": {"n": 1}}\''),
+                of_event("evt_a1", "fingerprint = sha256('')"),
+                of_event("evt_a2", "occurred_at = 'infinity'"),
+                of_event("evt_c1", "event_id = 'evt_x'"),
+            )
+        ),
+        tuple(f"event {event_id} was changed" for event_id in ("evt_b1", "evt_b2", "evt_a1", "evt_a2", "evt_x")),
+    ),
+    # Into the range of another seal.
+    Tampering(
+        of_event("evt_b1", "recorded_txid = '5'")
+        + ";"
+        + of_entry("evt_b2", 1, "recorded_txid = (SELECT recorded_txid FROM processor_events WHERE event_id = 'evt_a1')"),
+        (
+            "event evt_b1 was deleted",
+            "event evt_b1 was inserted",
+            "entry {evt_b2}/1 was deleted",
+            "entry {evt_b2}/1 was inserted",
+        ),
+    ),
+    Tampering(
+        "UPDATE ledger_entries SET amount_minor = CASE event_id WHEN 'evt_b1' THEN 900 ELSE 800 END"
+        " WHERE event_id IN ('evt_b1', 'evt_b2')",
+        ("entry {evt_b1}/1 was changed", "entry {evt_b2}/1 was changed"),
+    ),
+    Tampering(
+        "DELETE FROM ledger_entries WHERE event_id = 'evt_a1' AND position = 1;"
+        "DELETE FROM processor_events WHERE event_id = 'evt_b3';"
+        "DELETE FROM processor_events WHERE event_id = 'evt_b1';"
+        "DELETE FROM ledger_entries WHERE event_id = 'evt_b1'",
+        (
+            "entry {evt_a1}/1 was deleted",
+            "event evt_b3 was deleted",
+            "event of transaction {evt_b1} was deleted",
+            "entry {evt_b1}/1 was deleted",
+        ),
+    ),
+    Tampering(
+        ";".join(
+            (
+                COPY_ENTRY.format(transaction_id="transaction_id", position=2),
+                COPY_ENTRY.format(transaction_id="transaction_id", position=300) + "AND position = 1",
+                COPY_ENTRY.format(transaction_id="'00000000-0000-0000-0000-000000000001'", position=1) + "AND position = 1",
+            )
+        ),
+        (
+            "entry {evt_a2}/2 was inserted",
+            "entry {evt_a2}/300 was inserted",
+            "entry 00000000-0000-0000-0000-000000000001/1 was inserted",
+        ),
+    ),
+    Tampering(
+        "UPDATE balance_accounts SET restaurant_id = 'res_c' WHERE restaurant_id = 'res_b' AND currency = 'PEN'",
+        tuple(
+            f"entry {entry} was changed"
+            for entry in ("{evt_b1}/1", "{evt_b2}/1", "{evt_b3}/1", "{evt_b3}/2", "{evt_b3}/3", "{reserve_b}/1")
+        ),
+    ),
+    Tampering("DELETE FROM ledger_seals WHERE sequence = 2", ("seal 3 follows seal 1",), LINKS),
+    Tampering("DELETE FROM ledger_seals WHERE sequence = 1", ("seal 2 follows nothing",), LINKS),
+    Tampering(
+        "UPDATE ledger_seals SET sealed_at = now() WHERE sequence = 1;"
+        "UPDATE ledger_seals SET contents_hash = sha256('') WHERE sequence = 2;"
+        "UPDATE ledger_seals SET row_digests = 'x' WHERE sequence = 3",
+        ("seal 1 its fields", "seal 2 its fields", "seal 3 its fields"),
+        LINKS,
+    ),
+    Tampering(
+        "UPDATE ledger_seals SET hash = sha256('') WHERE sequence = 2", ("seal 2 its fields", "seal 3 names another"), LINKS
+    ),
+    Tampering("UPDATE ledger_seals SET row_digests = 'x' WHERE sequence = 2", ("seal 2 its row digests",)),
+    Tampering("UPDATE ledger_seals SET contents_hash = sha256('') WHERE sequence = 2", ("seal 2 its rows are not those",)),
+)
+
+# What a superuser takes off first.
+UNGUARD = """
+ALTER TABLE processor_events DISABLE TRIGGER processor_events_deny_change;
+ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_deny_change;
+ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change;
+"""
+NAMES = """
+SELECT event_id, transaction_id::text FROM processor_events
+UNION ALL
+SELECT 'reserve' || substr(a.restaurant_id, 4), e.transaction_id::text
+FROM ledger_entries AS e JOIN balance_accounts AS a USING (balance_account_id)
+WHERE e.entry_type = 'PAYOUT_RESERVE'
+"""
+
+
+async def tamper(url: str, sql: str) -> dict[str, str]:
+    """Runs SQL as a superuser who has taken the triggers off; the names that may stand in what is expected."""
+    engine = create_engine(url, pool_size=1, role="postgres")
+    try:
+        async with autocommit(engine) as connection:
+            names = {row[0]: row[1] for row in await connection.fetch(NAMES)}
+            await connection.execute(UNGUARD + sql)
+    finally:
+        await engine.dispose()
+    return names
+
+
+def told(report: ChainReport, check: str) -> list[str]:
+    return [f"{finding.entity} {finding.detail}" for finding in report.audit.errors if finding.check == check]
+
+
+async def test_books_in_order_verify(sealed: Database) -> None:
+    """Every row is sealed once, the chain has no fault, as every role that reads the books."""
+    for role in ("ledger_app", "ledger_read", "ledger_owner"):
+        engine = create_engine(sealed.migration_url, pool_size=1, role=role)
+        try:
+            report = await verify_chain(engine)
+        finally:
+            await engine.dispose()
+        assert report.audit.findings == ()
+        assert (report.events_count, report.unsealed_count) == (6, 0)
+        assert report.head is not None
+        assert report.head.sequence >= 4
+    ((events_sealed, entries_sealed, events, entries),) = await query(sealed.migration_url, COUNTS)
+    assert (events_sealed, entries_sealed) == (events, entries)
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=str)
+async def test_tampering_is_named(copy_of_sealed: str, tampering: Tampering) -> None:
+    """By row and by what was done to it, and nothing else is accused."""
+    names = await tamper(copy_of_sealed, tampering.sql)
+    found = told(await verify(copy_of_sealed), tampering.check)
+    expected = sorted(text.format_map(names) for text in tampering.named)
+    assert len(found) == len(expected)
+    for text, beginning in zip(sorted(found), expected, strict=True):
+        assert text.startswith(beginning)
+
+
+async def test_no_seals_and_empty_books_verify(database: Database) -> None:
+    """There is no head, and what is booked is told as not sealed."""
+    report = await verify(database.url)
+    assert (report.audit.findings, report.head, report.unsealed_count) == ((), None, 0)
+    await seal(database.url)
+    assert await query(database.url, "SELECT count(*) FROM ledger_seals") == [(0,)]
+
+
+async def test_chain_that_was_cut_off_lacks_the_expected_head(copy_of_sealed: str) -> None:
+    """Without its last seal a chain is whole, so only a head kept elsewhere tells; heads further back are still there."""
+    ((last,), (before,)) = await query(copy_of_sealed, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 2")
+    whole = await verify(copy_of_sealed, last)
+    assert (whole.audit.findings, whole.expected_sequence) == ((), whole.head.sequence if whole.head else 0)
+    await tamper(copy_of_sealed, "DELETE FROM ledger_seals WHERE sequence = (SELECT max(sequence) FROM ledger_seals)")
+    assert (await verify(copy_of_sealed)).audit.findings == ()
+    assert (await verify(copy_of_sealed, before)).audit.findings == ()
+    assert len(told(await verify(copy_of_sealed, last), EXPECTED)) == 1
+
+
+async def test_chain_that_was_written_anew_lacks_the_expected_head(copy_of_sealed: str) -> None:
+    """Whoever changes a row and seals everything again has a chain without fault, and another head."""
+    ((published,),) = await query(copy_of_sealed, "SELECT hash FROM ledger_seals WHERE sequence = 1")
+    await tamper(copy_of_sealed, of_entry("evt_a1", 1, "amount_minor = 1") + "; DELETE FROM ledger_seals")
+    await seal_everything(copy_of_sealed)
+    assert (await verify(copy_of_sealed)).audit.findings == ()
+    report = await verify(copy_of_sealed, published)
+    assert told(report, EXPECTED) == [f"hash {published.hex()} no seal has it: the chain was cut off or written anew"]
+
+
+async def test_findings_are_bounded(copy_of_sealed: str) -> None:
+    """A hundred are told, and how many more there are."""
+    await tamper(
+        copy_of_sealed,
+        "INSERT INTO processor_events SELECT event_id || i, fingerprint, transaction_id, batch_id, type, restaurant_id, currency,"
+        " amount_minor, fee_minor, occurred_at, payout_id, reference, metadata, recorded_txid, recorded_at"
+        " FROM processor_events, generate_series(1, 150) AS i WHERE event_id = 'evt_a1'",
+    )
+    found = told(await verify(copy_of_sealed), ROWS)
+    assert len(found) == 101
+    assert found[-1] == "more 50 more like these"
+
+
+async def test_what_commits_late_is_sealed_later(database: Database) -> None:
+    """A transaction that took its number early holds the horizon: nothing from there on is sealed until it has ended."""
+    async with running_ledger(database, seal_interval_seconds=0) as ledger:
+        await ledger.ingest(event_message(event_id="evt_before"))
+        await seal_everything(database.url)
+        engine = create_async_engine(database.migration_url, poolclass=NullPool)
+        async with engine.connect() as late:
+            await late.exec_driver_sql("SELECT pg_current_xact_id()")
+            await ledger.ingest(event_message(event_id="evt_after"))
+            await seal(database.url)
+            assert (await verify(database.url)).unsealed_count == 2
+            await late.exec_driver_sql(
+                "INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency,"
+                " amount_minor, fee_minor, occurred_at) SELECT 'evt_late', fingerprint, gen_random_uuid(), batch_id, type,"
+                " restaurant_id, currency, amount_minor, fee_minor, occurred_at FROM processor_events"
+                " WHERE event_id = 'evt_before'"
+            )
+            await late.commit()
+        await engine.dispose()
+        await seal_everything(database.url)
+    report = await verify(database.url)
+    assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 3, 0)
+
+
+async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(database: Database) -> None:
+    """Writers that take numbers early and commit late, some never, beside two sealers."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # noqa: T201
+    dice = random.Random(seed)
+    books = create_async_engine(database.url, pool_size=8)
+    accounts = create_engine(database.url, pool_size=1)
+    await PostgresEventLedger(accounts, maturity_days=7).open_accounts([("res_001", "PEN")], register=True)
+    await accounts.dispose()
+    writing = True
+
+    async def write() -> None:
+        for _ in range(12):
+            async with books.connect() as connection:
+                await connection.exec_driver_sql("SELECT pg_current_xact_id()")
+                for _ in range(dice.randrange(3)):
+                    await asyncio.sleep(dice.random() / 100)
+                    event = processor_event()
+                    await connection.exec_driver_sql(
+                        "INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id,"
+                        " currency, amount_minor, fee_minor, occurred_at)"
+                        " VALUES ($1, $2, $3, $3, $4, 'res_001', 'PEN', 5, 0, $5)",
+                        (event.event_id, fingerprint(event), uuid_utils.compat.uuid7(), event.type.value, event.occurred_at),
+                    )
+                if dice.random() < 0.8:
+                    await connection.commit()
+
+    async def keep_sealing() -> None:
+        async with engine_of(database.url, pool_size=1) as engine:
+            sealer = LedgerSealer(PostgresSealedBooks(engine))
+            while writing:
+                await sealer.seal_next()
+
+    sealers = [asyncio.create_task(keep_sealing()) for _ in range(2)]
+    await asyncio.gather(*(write() for _ in range(6)))
+    writing = False
+    await asyncio.gather(*sealers)
+    await books.dispose()
+    await seal_everything(database.url)
+    report = await verify(database.url)
+    assert report.audit.findings == ()
+    assert report.unsealed_count == 0
+    assert [(report.events_count,)] == await query(database.url, "SELECT count(*) FROM processor_events")
+
+
+async def test_sealer_that_dies_between_leaves_nothing_behind(database: Database) -> None:
+    """What it had read is sealed by the next one."""
+
+    class Dying(PostgresSealedBooks):
+        async def append(self, seals: Sequence[Seal]) -> bool:
+            raise RuntimeError(f"died before {len(seals)}")
+
+    async with running_ledger(database, seal_interval_seconds=0) as ledger:
+        await ledger.ingest(event_message())
+        with pytest.raises(RuntimeError, match="died before 1"):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while True:
+                    await LedgerSealer(Dying(ledger.engine)).seal_next()
+                    await asyncio.sleep(0.02)
+        await seal_everything(database.url)
+    report = await verify(database.url)
+    assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 1, 0)
+
+
+async def test_server_seals_by_itself_and_the_worker_outlives_failures(ledger: RunningLedger) -> None:
+    """As its setting says; a database that is away is told and tried again."""
+    failures: list[str] = []
+
+    class Flaky(LedgerSealer):
+        async def seal_next(self) -> bool:
+            if not failures:
+                raise RuntimeError("not now")
+            return await super().seal_next()
+
+    worker = SealWorker(
+        Flaky(PostgresSealedBooks(ledger.engine)), interval_seconds=0.01, on_failure=lambda what, _: failures.append(what)
+    )
+    await ledger.ingest(event_message())
+    worker.start()
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while True:
+            if await ledger.query("SELECT count(*) FROM ledger_seals") != [(0,)]:
+                break
+            await asyncio.sleep(0.01)
+    await worker.stop()
+    assert failures == ["sealing failed unexpectedly"]
+
+
+@pytest.fixture(scope="module")
+def other_server_url() -> Iterator[str]:
+    """Another cluster, whose numbers are those of a new one."""
+    if os.environ.get("LEDGER_TEST_DATABASE_URL"):
+        pytest.skip("needs the programs of the embedded PostgreSQL")
+    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
+    folder.chmod(0o755)
+    try:
+        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
+            yield postgres.url(user=postgres.superuser, database="postgres")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def plain(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def restore(source_url: str, target_url: str) -> None:
+    """Dumps a database and restores it, as an operator would."""
+
+    def in_thread() -> None:
+        dumped = subprocess.run(
+            [find_bin_dir() / "pg_dump", "--dbname", plain(source_url)], capture_output=True, check=True, timeout=60
+        )
+        script = resource("sql", "roles.sql").read_bytes() + dumped.stdout
+        psql = [str(find_bin_dir() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "--dbname", plain(target_url)]
+        subprocess.run(psql, input=script, capture_output=True, check=True, timeout=60)
+
+    await asyncio.to_thread(in_thread)
+
+
+async def current_number(url: str) -> int:
+    ((number,),) = await query(url, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    return int(number)
+
+
+async def number_of(url: str, event_id: str) -> int:
+    ((number,),) = await query(
+        url, "SELECT recorded_txid::text::bigint FROM processor_events WHERE event_id = :event_id", event_id=event_id
+    )
+    return int(number)
+
+
+async def test_chain_goes_on_after_a_restore_into_another_cluster(database: Database, other_server_url: str) -> None:
+    """Whose numbers lie behind those of the restored rows: they are sealed at once, new rows with numbers that sealed ones have
+    are sealed too, each once, and tampering is named as before."""
+    async with running_ledger(database, seal_interval_seconds=0) as ledger:
+        await ledger.ingest(event_message(event_id="evt_old_1"))
+        await seal_everything(database.url)
+        # Enough to be ahead of the other cluster, and for it to catch up with the middle of what was sealed here.
+        await burn_numbers(database.migration_url, 4000)
+        await ledger.ingest(event_message(event_id="evt_old_2", metadata={"k": "é"}))
+        await seal_everything(database.url)
+        await ledger.ingest(event_message(event_id="evt_old_3"))
+    await execute_alone(other_server_url, "CREATE DATABASE restored")
+    url = database_url(other_server_url, database="restored")
+    await restore(database.migration_url, url)
+    ((published,),) = await query(database.url, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1")
+    report = await verify(url, published)
+    assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 2, 2)
+    assert await current_number(url) < await number_of(url, "evt_old_2")
+
+    restored = Database(url, url)
+    async with running_ledger(restored, seal_interval_seconds=0) as ledger:
+        await ledger.ingest(event_message(event_id="evt_new_1"))
+        await seal_everything(url)
+        assert (await verify(url, published)).audit.findings == ()
+        epochs = await query(url, "SELECT DISTINCT epoch, is_restored FROM ledger_seals ORDER BY epoch")
+        assert epochs == [(1, False), (2, True), (3, False)]
+        # Past everything restored, through the ranges that are sealed already, with events on the way.
+        old = await number_of(url, "evt_old_2")
+        await burn_numbers(url, (old - await current_number(url)) // 2)
+        await ledger.ingest(event_message(event_id="evt_new_2"))
+        await burn_numbers(url, max(1, old + 500 - await current_number(url)))
+        await ledger.ingest(event_message(event_id="evt_new_3"))
+        await seal_everything(url)
+    report = await verify(url, published)
+    assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 6, 0)
+
+    await query(url, "ALTER TABLE ledger_entries DISABLE TRIGGER USER")
+    await query(url, "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id IN ('evt_old_3', 'evt_new_2')")
+    await execute_alone(url, COPY_ENTRY.format(transaction_id="gen_random_uuid()", position=1).replace("evt_a2", "evt_old_1"))
+    found = [text.partition(" was ")[2].partition(" after ")[0] for text in told(await verify(url), ROWS)]
+    assert sorted(found) == ["changed", "changed", "inserted"]
+
+
+async def test_canonical_metadata_is_what_another_program_writes(sealed: Database) -> None:
+    """PostgreSQL's text of a jsonb, as docs/seals.md describes it for other languages."""
+    rows = await query(sealed.migration_url, "SELECT metadata::text, metadata FROM processor_events WHERE metadata <> '{}'")
+    assert len(rows) == 2
+    for text, metadata in rows:
+        ordered = dict(sorted(metadata.items(), key=lambda pair: (len(pair[0].encode()), pair[0].encode())))
+        assert json.dumps(ordered, ensure_ascii=False) == text
+
+
+async def test_ingested_posting_is_read_back_as_it_was_hashed(database: Database) -> None:
+    """Amounts at their limits, long ids and every printable character of a reference."""
+    event = processor_event(
+        event_id="e" * 128,
+        restaurant_id="r" * 128,
+        amount_minor=10**12,
+        fee_minor=10**12,
+        reference="".join(map(chr, range(32, 127))),
+        metadata={"": "", "\x02": "\x1f", "ключ": "значение", "k" * 200: "v" * 3000},
+    )
+    async with engine_of(database.url) as engine:
+        ledger = PostgresEventLedger(engine, maturity_days=365)
+        await ledger.open_accounts([(event.restaurant_id, "PEN")], register=True)
+        posting = Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
+        await ledger.insert([posting], uuid_utils.compat.uuid7())
+    await seal_everything(database.url)
+    report = await verify(database.url)
+    assert (report.audit.findings, report.unsealed_count) == ((), 0)

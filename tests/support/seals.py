@@ -1,0 +1,38 @@
+"""Sealing, for tests that do not wait for a server to do it."""
+
+import asyncio
+
+from ledger.application.seal_ledger import LedgerSealer
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.seals import PostgresSealedBooks
+from support.running import query
+
+TIMEOUT_SECONDS = 30
+# What is sealed, and what there is.
+COUNTS = """
+SELECT (SELECT COALESCE(sum(events_count), 0)::int FROM ledger_seals),
+       (SELECT COALESCE(sum(entries_count), 0)::int FROM ledger_seals),
+       (SELECT count(*)::int FROM processor_events), (SELECT count(*)::int FROM ledger_entries)
+"""
+
+
+async def seal(url: str) -> None:
+    """Seals what is final."""
+    engine = create_engine(url, pool_size=1)
+    try:
+        sealer = LedgerSealer(PostgresSealedBooks(engine))
+        while await sealer.seal_next():
+            pass
+    finally:
+        await engine.dispose()
+
+
+async def seal_everything(url: str) -> None:
+    """Seals all that is booked, which another session's transaction number may delay for a moment."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while True:
+            await seal(url)
+            ((events_sealed, entries_sealed, events, entries),) = await query(url, COUNTS)
+            if (events_sealed, entries_sealed) == (events, entries):
+                return
+            await asyncio.sleep(0.02)
