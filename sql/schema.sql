@@ -360,6 +360,24 @@ COMMENT ON COLUMN restaurants.metadata IS 'Whatever the caller keeps with it: an
 COMMENT ON COLUMN restaurants.created_at IS 'When it was registered, by the database''s clock.';
 COMMENT ON COLUMN restaurants.updated_at IS 'When its profile was last put, by the database''s clock.';
 
+CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((((recorded_txid)::text)::bigint));
+
+COMMENT ON INDEX ledger_entries_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
+
+CREATE INDEX processor_events_recorded_txid_idx ON processor_events USING brin ((((recorded_txid)::text)::bigint));
+
+COMMENT ON INDEX processor_events_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
+
+CREATE FUNCTION summarize_recorded_txids() RETURNS integer
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog'
+    SET lock_timeout TO '100ms'
+    BEGIN ATOMIC
+ SELECT (brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass) + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass));
+END;
+
+COMMENT ON FUNCTION summarize_recorded_txids() IS 'Has BRIN take in the pages filled since the last time; how many ranges it did. For the sealer.';
+
 ALTER TABLE ONLY alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
@@ -409,10 +427,6 @@ CREATE INDEX ledger_entries_available_at_idx ON ledger_entries USING btree (bala
 
 COMMENT ON INDEX ledger_entries_available_at_idx IS 'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
 
-CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((((recorded_txid)::text)::bigint)) WITH (autosummarize='on');
-
-COMMENT ON INDEX ledger_entries_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
-
 CREATE INDEX payout_run_items_open_idx ON payout_run_items USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
 
 COMMENT ON INDEX payout_run_items_open_idx IS 'For the workers, which claim open items by balance account.';
@@ -440,10 +454,6 @@ COMMENT ON INDEX payouts_payout_run_id_idx IS 'For the payouts of a run, and the
 CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (payout_id) WHERE (payout_id IS NOT NULL);
 
 COMMENT ON INDEX processor_events_payout_id_idx IS 'For the history of a payout; only payout events are in it.';
-
-CREATE INDEX processor_events_recorded_txid_idx ON processor_events USING brin ((((recorded_txid)::text)::bigint)) WITH (autosummarize='on');
-
-COMMENT ON INDEX processor_events_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
 
 CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
@@ -601,3 +611,5 @@ GRANT INSERT(active),UPDATE(active) ON TABLE restaurants TO ledger_app;
 GRANT INSERT(maturity_days),UPDATE(maturity_days) ON TABLE restaurants TO ledger_app;
 GRANT INSERT(metadata),UPDATE(metadata) ON TABLE restaurants TO ledger_app;
 GRANT UPDATE(updated_at) ON TABLE restaurants TO ledger_app;
+REVOKE ALL ON FUNCTION summarize_recorded_txids() FROM PUBLIC;
+GRANT ALL ON FUNCTION summarize_recorded_txids() TO ledger_app;

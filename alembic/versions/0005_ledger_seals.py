@@ -10,14 +10,26 @@ UPGRADE = (
     # xid8 has no operator class for BRIN and its only cast is to text, so the number is indexed as a bigint.
     """
 CREATE INDEX processor_events_recorded_txid_idx ON processor_events USING brin ((recorded_txid::text::bigint))
-  WITH (autosummarize = on)
 """,
     "COMMENT ON INDEX processor_events_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.'",
     """
 CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((recorded_txid::text::bigint))
-  WITH (autosummarize = on)
 """,
     "COMMENT ON INDEX ledger_entries_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.'",
+    # BRIN reads every page that it has not summarized yet. Autovacuum does that too late for a busy ledger, and the application, which
+    # does not own the tables, may not. It gives up at once on a table that is being vacuumed: waiting for longer would end the vacuum.
+    """
+CREATE FUNCTION summarize_recorded_txids() RETURNS integer LANGUAGE sql SECURITY DEFINER
+  SET search_path = pg_catalog SET lock_timeout = '100ms'
+BEGIN ATOMIC
+  SELECT brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass)
+       + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass);
+END
+""",
+    """COMMENT ON FUNCTION summarize_recorded_txids() IS
+  'Has BRIN take in the pages filled since the last time; how many ranges it did. For the sealer.'""",
+    "REVOKE ALL ON FUNCTION summarize_recorded_txids() FROM PUBLIC",
+    "GRANT EXECUTE ON FUNCTION summarize_recorded_txids() TO ledger_app",
     r"""
 CREATE TABLE ledger_seals (
   sequence          bigint      NOT NULL
@@ -85,6 +97,7 @@ DO $$ BEGIN
 END $$
 """,
     "DROP TABLE ledger_seals",
+    "DROP FUNCTION summarize_recorded_txids()",
     "DROP INDEX ledger_entries_recorded_txid_idx",
     "DROP INDEX processor_events_recorded_txid_idx",
 )

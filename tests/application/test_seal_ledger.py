@@ -33,6 +33,9 @@ class FakeSealedBooks:
                 )
             )
 
+    async def index_new_rows(self) -> None:
+        pass
+
     async def position(self) -> SealPosition:
         head = replace(self.seals[-1], row_digests=b"") if self.seals else None
         return SealPosition(head, self.system_identifier, self.horizon_txid, self.next_txid, NOW)

@@ -334,6 +334,10 @@ class SealPosition:
 class SealedBooks(Protocol):
     """The books as the sealer sees them. Methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout."""
 
+    async def index_new_rows(self) -> None:
+        """Has the rows that were recorded since the last time found fast by their numbers; without it they are found slowly."""
+        ...
+
     async def position(self) -> SealPosition:
         """How far the books are sealed."""
         ...

@@ -37,6 +37,7 @@ class LedgerSealer:
 
         Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
         """
+        await self._books.index_new_rows()
         position = await self._books.position()
         head = position.head
         if head is None or head.system_identifier != position.system_identifier:

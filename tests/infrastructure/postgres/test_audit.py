@@ -548,6 +548,7 @@ DAMAGE_TO_GUARDS = (
         (
             "table balance_snapshots",
             "table ledger_entries",
+            "table ledger_seals",
             "table payout_items",
             "table payout_run_items",
             "table payout_runs",

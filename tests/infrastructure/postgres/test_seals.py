@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -362,7 +363,7 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(databas
     dice = random.Random(seed)
     books = create_async_engine(database.url, pool_size=8)
     accounts = create_engine(database.url, pool_size=1)
-    await PostgresEventLedger(accounts, maturity_days=7).open_accounts([("res_001", "PEN")], register=True)
+    await PostgresEventLedger(partial(autocommit, accounts), maturity_days=7).open_accounts([("res_001", "PEN")], register=True)
     await accounts.dispose()
     writing = True
 
@@ -550,7 +551,7 @@ async def test_ingested_posting_is_read_back_as_it_was_hashed(database: Database
         metadata={"": "", "\x02": "\x1f", "ключ": "значение", "k" * 200: "v" * 3000},
     )
     async with engine_of(database.url) as engine:
-        ledger = PostgresEventLedger(engine, maturity_days=365)
+        ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=365)
         await ledger.open_accounts([(event.restaurant_id, "PEN")], register=True)
         posting = Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
         await ledger.insert([posting], uuid_utils.compat.uuid7())

@@ -1,6 +1,7 @@
 """Seals on PostgreSQL: what there is to seal, and the chain that they are added to."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,12 +19,15 @@ from ledger.domain.seals import (
     SealedTransaction,
     unpacked,
 )
+from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres.engine import autocommit
 
 SEAL_COLUMNS = """
 sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_count, entries_count, contents_hash, sealed_at,
 previous_hash, hash
 """
+
+SUMMARIZE = "SELECT summarize_recorded_txids()"
 
 SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier,
@@ -116,6 +120,12 @@ class PostgresSealedBooks:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+
+    async def index_new_rows(self) -> None:
+        # Somebody else is at it, or a vacuum, which does it too.
+        with suppress(DatabaseContention):
+            async with autocommit(self._engine) as connection:
+                await connection.execute(SUMMARIZE)
 
     async def position(self) -> SealPosition:
         async with autocommit(self._engine) as connection:

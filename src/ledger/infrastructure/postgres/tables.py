@@ -103,7 +103,7 @@ processor_events = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("event_id", name="processor_events_pkey"),
     Index("processor_events_payout_id_idx", "payout_id", postgresql_where=text("payout_id IS NOT NULL")),
-    Index("processor_events_recorded_txid_idx", _TXID, postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+    Index("processor_events_recorded_txid_idx", _TXID, postgresql_using="brin"),
 )
 
 ledger_entries = Table(
@@ -135,7 +135,7 @@ ledger_entries = Table(
         "available_at",
         postgresql_where=text("available_at IS NOT NULL"),
     ),
-    Index("ledger_entries_recorded_txid_idx", _TXID, postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+    Index("ledger_entries_recorded_txid_idx", _TXID, postgresql_using="brin"),
 )
 
 balance_snapshots = Table(
