@@ -11,7 +11,7 @@ RUN := $(UV) run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format proto proto-lint migrate revision schema verify bench bench-short clean
+.PHONY: help install run demo test lint format proto proto-lint migrate revision schema verify bench bench-short soak clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,10 +70,13 @@ verify: install ## Audit the books; exit 1 if they are broken
 	@$(RUN) ledger verify $(ARGS)
 
 bench: install ## Measure the service on a PostgreSQL of its own, each figure beside its limit
-	@$(RUN) python scripts/bench.py $(ARGS)
+	@$(RUN) python -m scripts.bench $(ARGS)
 
 bench-short: install ## The same with small sizes, to see that it runs
-	@$(RUN) python scripts/bench.py --short $(ARGS)
+	@$(RUN) python -m scripts.bench --short $(ARGS)
+
+soak: install ## Ten minutes of mixed load, and what becomes of the memory: make soak ARGS="--minutes 2"
+	@$(RUN) python -m scripts.bench --soak $(ARGS)
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench

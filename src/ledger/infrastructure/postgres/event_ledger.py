@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from itertools import accumulate
+from typing import Any
 from uuid import UUID
 
 from ledger.application.ports import Posting, StoredEntry, StoredEvent
@@ -135,6 +136,33 @@ ON CONFLICT (restaurant_id, currency) DO NOTHING
 """
 
 
+def insert_arguments(postings: Sequence[Posting], batch_id: UUID, *, maturity_days: int) -> tuple[Any, ...]:
+    """The parameters of INSERT_EVENTS; `maturity_days` holds for restaurants without a setting of their own."""
+    events = [posting.event for posting in postings]
+    entries = [entry for posting in postings for entry in posting.entries]
+    last_entries = list(accumulate(len(posting.entries) for posting in postings))
+    return (
+        [event.event_id for event in events],
+        [posting.fingerprint for posting in postings],
+        [posting.transaction_id for posting in postings],
+        [event.type.value for event in events],
+        [event.restaurant_id for event in events],
+        [event.currency for event in events],
+        [event.amount_minor for event in events],
+        [event.fee_minor for event in events],
+        [event.occurred_at for event in events],
+        [event.reference for event in events],
+        [json.dumps(dict(event.metadata)) if event.metadata else "{}" for event in events],
+        batch_id,
+        maturity_days,
+        [last - len(posting.entries) + 1 for posting, last in zip(postings, last_entries, strict=True)],
+        last_entries,
+        [_RULE_NUMBERS[entry.entry_type, entry.matures] for entry in entries],
+        [entry.amount_minor for entry in entries],
+        *_RULE_COLUMNS,
+    )
+
+
 class PostgresEventLedger:
     """Implements `ledger.application.ports.EventLedger`."""
 
@@ -144,31 +172,9 @@ class PostgresEventLedger:
         self._maturity_days = maturity_days
 
     async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
-        events = [posting.event for posting in postings]
-        entries = [entry for posting in postings for entry in posting.entries]
-        last_entries = list(accumulate(len(posting.entries) for posting in postings))
+        arguments = insert_arguments(postings, batch_id, maturity_days=self._maturity_days)
         async with self._autocommit() as connection:
-            rows = await connection.fetch(
-                INSERT_EVENTS,
-                [event.event_id for event in events],
-                [posting.fingerprint for posting in postings],
-                [posting.transaction_id for posting in postings],
-                [event.type.value for event in events],
-                [event.restaurant_id for event in events],
-                [event.currency for event in events],
-                [event.amount_minor for event in events],
-                [event.fee_minor for event in events],
-                [event.occurred_at for event in events],
-                [event.reference for event in events],
-                [json.dumps(dict(event.metadata)) if event.metadata else "{}" for event in events],
-                batch_id,
-                self._maturity_days,
-                [last - len(posting.entries) + 1 for posting, last in zip(postings, last_entries, strict=True)],
-                last_entries,
-                [_RULE_NUMBERS[entry.entry_type, entry.matures] for entry in entries],
-                [entry.amount_minor for entry in entries],
-                *_RULE_COLUMNS,
-            )
+            rows = await connection.fetch(INSERT_EVENTS, *arguments)
         return {row[0] for row in rows}
 
     async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:

@@ -1,0 +1,96 @@
+"""`python -m scripts.bench`, by `make bench`, `make bench-short` and `make soak`."""
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from fnmatch import fnmatch
+
+import scripts.bench
+from scripts.bench import books, growth, payout_rows, report, rows, soak
+from scripts.bench.bench import Bench, Sizes
+from scripts.bench.servers import answering_empty, serving, uses_uvloop
+
+FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000)
+SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000)
+PROCESSES = 2
+ROWS = rows.CALL_ROWS | {"payouts": payout_rows.payouts}
+
+
+async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
+    """The rows that `only` matches, in the order of the table; then the books as a whole."""
+    measured = [report.row("machine", float(facts["machine"].split()[0]), "cores")]
+    measured[0] = replace(measured[0], facts=facts)
+    left_out: list[str] = []
+    for name, measure in ROWS.items():
+        if not fnmatch(name, only):
+            continue
+        async for found in measure(bench):
+            if isinstance(found, str):
+                left_out.append(found)
+                print(found, flush=True)
+            else:
+                measured.append(found)
+                print(f"{found.name}: {found.value:,} {found.unit}", flush=True)
+    await books.check_entries(bench.connection, bench.acknowledged)
+    path = report.write_rows(measured)
+    print()
+    report.show(measured)
+    for line in left_out:
+        print(line)
+    print(f"all {bench.acknowledged:,} acknowledged events are in the books with their entries; written to {path}")
+
+
+Mode = Callable[[Bench, dict[str, str]], Awaitable[None]]
+
+
+async def run(mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int) -> None:
+    """Starts what every mode needs, and runs it."""
+    async with AsyncExitStack() as stack:
+        service = stack.enter_context(serving(cluster))
+        uvloop = uses_uvloop(service)
+        empty = stack.enter_context(answering_empty(uvloop=uvloop))
+        bench = await Bench.open(stack, cluster, service, empty, sizes, processes)
+        facts = await books.facts(bench.connection, cluster.data_dir, uvloop=uvloop, processes=processes)
+        await mode(bench, facts)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=scripts.bench.__doc__)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--short", action="store_true", help="small sizes, to see that it runs")
+    mode.add_argument("--growth", action="store_true", help="how cost grows with restaurants, entries, callers, workers")
+    mode.add_argument("--soak", action="store_true", help="mixed load, and what becomes of the server's memory")
+    names = ", ".join([*ROWS, *growth.SERIES])
+    parser.add_argument("--only", metavar="GLOB", default="*", help=f"some rows, or series of --growth: {names}")
+    parser.add_argument("--seconds", type=float, help=f"of each side of a comparison; default {FULL.seconds}")
+    parser.add_argument("--minutes", type=float, default=soak.MINUTES, help=f"of --soak; default {soak.MINUTES}")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help=f"that make load; default {PROCESSES}")
+    arguments = parser.parse_args()
+    known = growth.SERIES if arguments.growth else ROWS
+    if not any(fnmatch(name, arguments.only) for name in known):
+        parser.error(f"--only matches none of {', '.join(known)}")
+    if arguments.processes < 1 or (arguments.seconds is not None and arguments.seconds <= 0) or arguments.minutes <= 0:
+        parser.error("--processes, --seconds and --minutes must be more than 0")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    sizes = SHORT if arguments.short else FULL
+    if arguments.seconds is not None:
+        sizes = replace(sizes, seconds=arguments.seconds)
+    mode: Mode
+    if arguments.growth:
+        mode = lambda bench, facts: growth.measure(bench, facts, arguments.only)  # noqa: E731
+    elif arguments.soak:
+        mode = lambda bench, facts: soak.measure(bench, facts, arguments.minutes)  # noqa: E731
+    else:
+        mode = lambda bench, facts: measure_rows(bench, arguments.only, facts)  # noqa: E731
+    with books.cluster() as cluster:
+        asyncio.run(run(mode, cluster, sizes, arguments.processes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A process that feeds the ledger's own SQL statement to bare connections: the limit of what the service books through it."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from typing import Any
+
+import uuid_utils.compat
+
+from ledger.application.ports import Posting
+from ledger.domain.events import EventType, ProcessorEvent, fingerprint
+from ledger.domain.posting_rules import entries_of
+from ledger.infrastructure.postgres.engine import autocommit, create_engine
+from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, insert_arguments
+from scripts.bench.jobs import Interval, Outcome, Run, run_worker
+from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR, restaurants
+
+# More is not prepared; a machine that is faster ends its interval early.
+EVENTS_PER_SECOND_MAX = 150_000
+BATCHES_PER_SECOND_MAX = 8_000
+MATURITY_DAYS = 7
+
+
+def postings(prefix: str, number: int, templates: Sequence[Posting]) -> list[Posting]:
+    """Events with their entries. Only what must differ does: preparing takes long enough as it is."""
+    made = []
+    for place in range(number):
+        template = templates[place % len(templates)]
+        event = template.event
+        made.append(
+            Posting(
+                ProcessorEvent(
+                    f"{prefix}.{place:09d}",
+                    event.type,
+                    event.restaurant_id,
+                    event.currency,
+                    event.amount_minor,
+                    event.fee_minor,
+                    event.occurred_at,
+                    "",
+                    "",
+                    event.metadata,
+                ),
+                template.fingerprint,
+                uuid_utils.compat.uuid7(),
+                template.entries,
+            )
+        )
+    return made
+
+
+def template(restaurant_id: str, currency: str) -> Posting:
+    """A charge of a restaurant with what it posts."""
+    event = ProcessorEvent(
+        event_id="template",
+        type=EventType.CHARGE_SUCCEEDED,
+        restaurant_id=restaurant_id,
+        currency=currency,
+        amount_minor=AMOUNT_MINOR,
+        fee_minor=FEE_MINOR,
+        occurred_at=datetime.now(UTC) - timedelta(days=1),
+        payout_id="",
+        reference="",
+        metadata={},
+    )
+    return Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
+
+
+async def prepare(job: dict[str, Any]) -> Run:
+    """Makes the parameters of every statement, and opens the connections."""
+    events = job["events"]
+    batches_max = min(BATCHES_PER_SECOND_MAX, math.ceil(EVENTS_PER_SECOND_MAX / events)) * job["seconds"]
+    templates = [template(restaurant_id, job["currency"]) for restaurant_id in restaurants(job["currency"], job["restaurants"])]
+    prepared = iter(
+        [
+            insert_arguments(
+                postings(f"{job['prefix']}.{batch}", events, templates), uuid_utils.compat.uuid7(), maturity_days=MATURITY_DAYS
+            )
+            for batch in range(math.ceil(batches_max))
+        ]
+    )
+
+    # The sessions of the service, so that the statement is planned as it is there.
+    engine = create_engine(job["url"], pool_size=job["connections"])
+    stack = AsyncExitStack()
+    stack.push_async_callback(engine.dispose)
+    connections = [await stack.enter_async_context(autocommit(engine)) for _ in range(job["connections"])]
+    statements = [await connection.prepare(INSERT_EVENTS) for connection in connections]
+
+    async def run(interval: Interval) -> Outcome:
+        outcome = Outcome()
+
+        async def feed(statement: Any) -> None:
+            began = time.monotonic()
+            while True:
+                arguments = next(prepared, None)
+                if arguments is None:
+                    outcome.ran_dry_at = began
+                    return
+                if len(await statement.fetch(*arguments)) != events:
+                    raise RuntimeError("the statement did not store all events")
+                outcome.add(began, events)
+                if (began := time.monotonic()) >= interval.ends_at:
+                    return
+
+        async with stack, asyncio.TaskGroup() as feeding:
+            for statement in statements:
+                feeding.create_task(feed(statement))
+        return outcome
+
+    return run
+
+
+if __name__ == "__main__":
+    run_worker(prepare, uvloop=find_spec("uvloop") is not None)

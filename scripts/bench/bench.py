@@ -1,0 +1,298 @@
+"""What every measure has at hand: the servers, the database, the processes that make load, and how long to measure."""
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+from scripts.bench import bare_statement, books, load_generator
+from scripts.bench.jobs import READY, Interval, Outcome
+from scripts.bench.measured import Measured
+from scripts.bench.process_costs import cpu_seconds, resident_bytes
+from scripts.bench.servers import ROOT, Server
+
+BOOKED = ("IngestEvent", "BatchIngestEvents", "StreamEvents")
+# The restaurants that events are about, named after their currency; without entries of their own.
+INGEST_CURRENCY = "BRL"
+# Restaurants with 20 entries each, whose balances are read.
+BALANCE_CURRENCY = "CLP"
+RESTAURANTS = 1_000
+# From the word to the load, so that all processes have heard it.
+LEAD_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Calls of one method by `callers` at once; for events, `field` is where the request has its `events`."""
+
+    method: str
+    callers: int
+    events: int = 1
+    field: str = "event"
+    in_flight: int = 1
+    currency: str = INGEST_CURRENCY
+    restaurants: int = RESTAURANTS
+    # Instead of all.
+    restaurant: str = ""
+    available_minor: int = 0
+    channels: int = 1
+
+    def by(self, callers: int) -> Self:
+        """The same by so many callers."""
+        return replace(self, callers=callers)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured: seconds for each side of a comparison, in as many rounds, after a warm-up."""
+
+    seconds: float
+    rounds: int
+    warm_up_seconds: float
+    payout_restaurants: tuple[int, int]
+    long_account_entries: int
+
+    @property
+    def slice_seconds(self) -> float:
+        return self.seconds / self.rounds
+
+
+class Worker:
+    """A process that makes load, and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @classmethod
+    async def start(cls, module: str) -> Self:
+        """Starts one of this package's programs."""
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        )
+
+    async def prepare(self, job: dict[str, Any]) -> None:
+        """Returns when the process is ready for the interval."""
+        self._tell(job)
+        if await self._read_line() != READY:
+            raise RuntimeError("a process that makes load does not say that it is ready")
+
+    def begin(self, interval: Interval) -> None:
+        self._tell([interval.begins_at, interval.counts_from, interval.ends_at])
+
+    async def outcome(self) -> Outcome:
+        """What came of the interval, once it has ended."""
+        header = json.loads(await self._read_line())
+        times = array("d")
+        times.frombytes(await self._stdout.readexactly(header["bytes"]))
+        half = len(times) // 2
+        return Outcome(times[:half], times[half:], header["acknowledged"], header["ran_dry_at"])
+
+    async def stop(self) -> None:
+        if self._process.returncode is None:
+            self._process.terminate()
+            await self._process.communicate()
+
+    def _tell(self, message: object) -> None:
+        if self._process.stdin is None:
+            raise RuntimeError("standard input is not piped")
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+
+    @property
+    def _stdout(self) -> asyncio.StreamReader:
+        if self._process.stdout is None:
+            raise RuntimeError("standard output is not piped")
+        return self._process.stdout
+
+    async def _read_line(self) -> bytes:
+        line = await self._stdout.readline()
+        if not line:
+            raise RuntimeError("a process that makes load has failed; it says why above")
+        return line
+
+
+@dataclass(slots=True)
+class Bench:
+    """The servers, the database and the load. What is acknowledged is counted for the whole run."""
+
+    cluster: books.Cluster
+    connection: Any
+    service: Server
+    empty: Server
+    sizes: Sizes
+    generators: list[Worker]
+    statement: Worker
+    acknowledged: int = 0
+    prefixes: int = 0
+    loaded: set[str] = field(default_factory=set)
+
+    @classmethod
+    async def open(
+        cls, stack: AsyncExitStack, cluster: books.Cluster, service: Server, empty: Server, sizes: Sizes, processes: int
+    ) -> Self:
+        """Connects and starts the processes that make load; the stack ends them."""
+        connection = await cluster.connect()
+        stack.push_async_callback(connection.close)
+        workers = []
+        for module in [load_generator.__name__] * processes + [bare_statement.__name__]:
+            workers.append(await Worker.start(module))
+            stack.push_async_callback(workers[-1].stop)
+        await books.load_restaurants(connection, INGEST_CURRENCY, RESTAURANTS, entries=False)
+        return cls(cluster, connection, service, empty, sizes, workers[:-1], workers[-1])
+
+    async def run(self, load: Load, server: Server, seconds: float | None = None) -> Measured:
+        """Makes load for one slice, and checks that the books have what was acknowledged: all of it, or nothing if the empty
+        handler did. Raises WrongBooks.
+        """
+        running = await self.begin(load, server, seconds)
+        return await self.end(running)
+
+    async def begin(
+        self, load: Load, server: Server, seconds: float | None = None, workers: Sequence[Worker] | None = None
+    ) -> "Running":
+        """Makes load and returns at once; by `workers` instead of the processes that are there for it."""
+        # No more processes than callers, and each caller in one of them.
+        workers = (self.generators if workers is None else workers)[: load.callers]
+        callers = [load.callers // len(workers) + (place < load.callers % len(workers)) for place in range(len(workers))]
+        prefix = self._new_prefix()
+        jobs = [
+            {**asdict(load), "callers": share, "address": server.address, "prefix": f"{prefix}.{place}"}
+            for place, share in enumerate(callers)
+        ]
+        return await self._begin(workers, jobs, prefix, load.events, server, load.method in BOOKED, seconds)
+
+    async def run_statement(self, events: int, connections: int) -> Measured:
+        """The same for the bare statement."""
+        prefix = self._new_prefix()
+        job = {
+            "url": self.cluster.application_url,
+            "events": events,
+            "connections": connections,
+            "prefix": prefix,
+            "currency": INGEST_CURRENCY,
+            "restaurants": RESTAURANTS,
+            "seconds": self.sizes.slice_seconds + self.sizes.warm_up_seconds,
+        }
+        return await self.end(await self._begin([self.statement], [job], prefix, events, None, True, None))
+
+    async def end(self, running: "Running") -> Measured:
+        """What the load reached, once its interval has ended."""
+        outcomes = [await worker.outcome() for worker in running.workers]
+        cpu_s, resident_before, resident_after = await running.costs
+        acknowledged = sum(outcome.acknowledged for outcome in outcomes)
+        if running.books:
+            stored = acknowledged if running.server is None or running.server.books else 0
+            await books.check_events(self.connection, running.prefix, stored)
+            self.acknowledged += stored
+        counts_from = running.interval.counts_from
+        counts_to = min([running.interval.ends_at, *(outcome.ran_dry_at for outcome in outcomes if outcome.ran_dry_at)])
+        answers = [pair for outcome in outcomes for pair in zip(outcome.ends, outcome.took, strict=True)]
+        if not any(counts_from <= ended < counts_to for ended, _ in answers):
+            # On a machine that is too busy for the interval, the calls that overran it still tell something; not what they cost.
+            counts_from, counts_to = running.interval.begins_at, math.nextafter(max(ended for ended, _ in answers), math.inf)
+            cpu_s = dict.fromkeys(cpu_s)
+        counted = [(ended, took) for ended, took in answers if counts_from <= ended < counts_to]
+        return Measured(
+            counts_to - counts_from,
+            [took for _, took in counted],
+            running.events,
+            cpu_s,
+            resident_before,
+            resident_after,
+            [ended for ended, _ in counted],
+        )
+
+    def _new_prefix(self) -> str:
+        self.prefixes += 1
+        return f"{books.EVENT_PREFIX}{self.prefixes}"
+
+    async def _begin(
+        self,
+        workers: Sequence[Worker],
+        jobs: Sequence[dict[str, Any]],
+        prefix: str,
+        events: int,
+        server: Server | None,
+        booked: bool,
+        seconds: float | None,
+    ) -> "Running":
+        async with asyncio.TaskGroup() as preparing:
+            for worker, job in zip(workers, jobs, strict=True):
+                preparing.create_task(worker.prepare(job))
+        begins_at = time.monotonic() + LEAD_SECONDS
+        counts_from = begins_at + self.sizes.warm_up_seconds
+        interval = Interval(begins_at, counts_from, counts_from + (self.sizes.slice_seconds if seconds is None else seconds))
+        for worker in workers:
+            worker.begin(interval)
+        costs = asyncio.create_task(self._costs(interval, workers, server))
+        return Running(workers, interval, prefix, events, server, booked, costs)
+
+    async def _costs(
+        self, interval: Interval, workers: Sequence[Worker], server: Server | None
+    ) -> tuple[dict[str, float | None], int | None, int | None]:
+        """CPU of all sides within the interval, and the server's memory before and after."""
+        whose = {
+            "server": [] if server is None else [server.pid],
+            "database": [self.cluster.pid],
+            "load": [worker.pid for worker in workers],
+        }
+
+        def spent() -> dict[str, float | None]:
+            return {name: _sum([cpu_seconds(pid) for pid in pids]) for name, pids in whose.items()}
+
+        def resident() -> int | None:
+            return None if server is None else resident_bytes(server.pid)
+
+        await asyncio.sleep(interval.counts_from - time.monotonic())
+        before, resident_before = spent(), resident()
+        await asyncio.sleep(interval.ends_at - time.monotonic())
+        after = spent()
+        cpu = {name: _difference(after[name], before[name]) for name in whose}
+        return cpu, resident_before, resident()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Load that is being made."""
+
+    workers: Sequence[Worker]
+    interval: Interval
+    prefix: str
+    events: int
+    server: Server | None
+    # Whether its calls book events.
+    books: bool
+    costs: asyncio.Task[tuple[dict[str, float | None], int | None, int | None]]
+
+
+Measure = Callable[[], Awaitable[Measured]]
+
+
+async def interleaved(rounds: int, limits: Sequence[Measure], measure: Measure) -> tuple[list[Measured], Measured]:
+    """Limits and measure in turn, limits first and last, so that the drift of a shared machine cancels."""
+    of_limits: list[list[Measured]] = [[] for _ in limits]
+    measured: list[Measured] = []
+    for turn in range(rounds + 1):
+        for place, limit in enumerate(limits):
+            of_limits[place].append(await limit())
+        if turn < rounds:
+            measured.append(await measure())
+    return [Measured.together(slices) for slices in of_limits], Measured.together(measured)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before

@@ -1,0 +1,168 @@
+"""The database: a cluster of its own with durable commits, what is loaded into it beforehand, and what is in it afterwards."""
+
+import asyncio
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.migrations import create_database, migrate
+from scripts.bench.process_costs import filesystem_of
+from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR
+
+DATABASE = "bench"
+COMMAND_TIMEOUT_SECONDS = 600
+# As somebody would who runs 100,000 restaurants: the entries that a run reads fit into memory. Durable, by the server's defaults.
+SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
+SHOWN_SETTINGS = (
+    "server_version",
+    "fsync",
+    "full_page_writes",
+    "synchronous_commit",
+    "wal_sync_method",
+    "shared_buffers",
+    "max_wal_size",
+    "checkpoint_timeout",
+)
+# Of what the bench has booked through the service or its statement; the start of every event id.
+EVENT_PREFIX = "bench."
+
+INSERT_RESTAURANTS = """
+INSERT INTO restaurants (restaurant_id) SELECT $1::text || '_' || n FROM generate_series(1, $2::integer) AS n
+"""
+INSERT_ACCOUNTS = """
+INSERT INTO balance_accounts (restaurant_id, currency)
+SELECT $1::text || '_' || n, $1 FROM generate_series(1, $2::integer) AS n
+"""
+# 20 entries a restaurant: nine matured charges with their fees, a refund, an adjustment. The events are left out: no payout reads
+# them.
+INSERT_ENTRIES = """
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                            amount_minor, available_at, occurred_at, event_id)
+SELECT a.balance_account_id, gen_random_uuid(), 1, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+       CASE WHEN e.entry_type IN ('CHARGE', 'FEE') THEN now() - interval '3 days' END, now() - interval '10 days',
+       a.restaurant_id || '_' || n
+FROM balance_accounts AS a
+CROSS JOIN LATERAL (
+  SELECT n, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000 + n FROM generate_series(1, 9) AS n
+  UNION ALL SELECT n, 'FEE', 'restaurant_payable', 'platform_fees', 50 FROM generate_series(1, 9) AS n
+  UNION ALL SELECT 10, 'REFUND', 'restaurant_payable', 'processor_clearing', 500
+  UNION ALL SELECT 11, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 70
+) AS e (n, entry_type, debit_account, credit_account, amount_minor)
+WHERE a.currency = $1
+ORDER BY a.balance_account_id
+"""
+AVAILABLE_MINOR = sum(1000 + n - 50 for n in range(1, 10)) - 500 + 70
+
+INSERT_LONG_ACCOUNT = """
+WITH restaurant AS (INSERT INTO restaurants (restaurant_id) VALUES ($1) RETURNING restaurant_id)
+INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, $2 FROM restaurant RETURNING balance_account_id
+"""
+# Matured charges of 10.00 each.
+INSERT_LONG_ACCOUNT_ENTRIES = """
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                            amount_minor, available_at, occurred_at, event_id)
+SELECT $1, gen_random_uuid(), 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000, now() - interval '3 days',
+       now() - interval '10 days', 'long_' || n
+FROM generate_series(1, $2::integer) AS n
+"""
+LONG_ACCOUNT_ENTRY_MINOR = 1000
+
+COUNT_EVENTS = """
+SELECT count(*) FROM processor_events WHERE event_id >= $1::text || '.' COLLATE "C" AND event_id < $1 || '/' COLLATE "C"
+"""
+COUNT_ENTRIES = """
+SELECT count(*) AS entries, COALESCE(sum(amount_minor), 0)::bigint AS amount_minor
+FROM ledger_entries WHERE starts_with(event_id, $1)
+"""
+
+
+class WrongBooks(Exception):
+    """What is in the books is not what was acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running PostgreSQL with an empty, migrated database."""
+
+    postgres: EmbeddedPostgres
+    data_dir: Path
+    pid: int
+
+    @property
+    def application_url(self) -> str:
+        """How the service opens it."""
+        return self.postgres.url(user=APPLICATION_ROLE, database=DATABASE)
+
+    async def connect(self) -> Any:
+        """A bare connection as superuser."""
+        url = self.postgres.url(user=self.postgres.superuser, database=DATABASE)
+        return await asyncpg.connect(url.replace("postgresql+asyncpg", "postgresql"), command_timeout=COMMAND_TIMEOUT_SECONDS)
+
+
+@contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster for the time of the bench; nothing of it is left."""
+    data_dir = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
+    # As root the server runs as another account, which has to pass through.
+    data_dir.chmod(0o755)
+    try:
+        with EmbeddedPostgres.start(data_dir, parameters=SETTINGS) as postgres:
+            asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE))
+            migrate(postgres.url(user=postgres.superuser, database=DATABASE))
+            pid_file = next(data_dir.glob("pg*/postmaster.pid"))
+            yield Cluster(postgres, data_dir, int(pid_file.read_text().splitlines()[0]))
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+async def facts(connection: Any, data_dir: Path, *, uvloop: bool, processes: int) -> dict[str, str]:
+    """What a reader must know of the machine and the database."""
+    settings = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in SHOWN_SETTINGS}
+    shown = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "server_version")
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "python": f"{platform.python_version()}, grpcio {version('grpcio')}, protobuf {version('protobuf')}",
+        "event loop of service and empty handler": "uvloop" if uvloop else "asyncio",
+        "postgresql": f"{settings['server_version']} on {filesystem_of(data_dir)}: {shown}",
+        "load generator": f"{processes} processes",
+    }
+
+
+async def load_restaurants(connection: Any, currency: str, restaurants: int, *, entries: bool) -> None:
+    """Registers restaurants named after a currency, with 20 entries each if they are wanted."""
+    await connection.execute(INSERT_RESTAURANTS, currency, restaurants)
+    await connection.execute(INSERT_ACCOUNTS, currency, restaurants)
+    if entries:
+        await connection.execute(INSERT_ENTRIES, currency)
+
+
+async def load_long_account(connection: Any, restaurant_id: str, currency: str, entries: int) -> None:
+    """One restaurant with many entries."""
+    account = await connection.fetchval(INSERT_LONG_ACCOUNT, restaurant_id, currency)
+    await connection.execute(INSERT_LONG_ACCOUNT_ENTRIES, account, entries)
+
+
+async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:
+    """Raises WrongBooks unless there are as many events with ids that begin with `prefix` as were acknowledged."""
+    stored = await connection.fetchval(COUNT_EVENTS, prefix)
+    if stored != acknowledged:
+        raise WrongBooks(f"{acknowledged} events of {prefix} were acknowledged and {stored} are in the books")
+
+
+async def check_entries(connection: Any, acknowledged: int) -> None:
+    """Raises WrongBooks unless every event that was acknowledged in the whole run has its two entries, to the cent."""
+    booked = await connection.fetchrow(COUNT_ENTRIES, EVENT_PREFIX)
+    expected = 2 * acknowledged, acknowledged * (AMOUNT_MINOR + FEE_MINOR)
+    if (booked["entries"], booked["amount_minor"]) != expected:
+        raise WrongBooks(f"{booked['entries']} entries of {booked['amount_minor']} in all are in the books, not {expected}")

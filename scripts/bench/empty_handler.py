@@ -1,0 +1,60 @@
+"""A bare gRPC server that answers with a constant: the limit of whatever is one call. No interceptor, no option but one."""
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from grpc import aio
+
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from scripts.bench.jobs import loop_factory
+
+READY_PREFIX = "the empty handler is on "
+
+
+class EmptyHandler(ledger_pb2_grpc.LedgerServiceServicer):
+    """The messages of the real service, decoded and encoded, and nothing between."""
+
+    def __init__(self, available_minor: int) -> None:
+        self._booked = ledger_pb2.IngestEventResponse(
+            status=ledger_pb2.INGEST_STATUS_CREATED, transaction_id="01890a5d-ac96-774b-bcce-b302099a8057"
+        )
+        self._balance = ledger_pb2.GetBalanceResponse(restaurant_id="CLP_1", currency="CLP", available_minor=available_minor)
+        self._balance.last_event_at.GetCurrentTime()
+        self._balance.as_of.GetCurrentTime()
+
+    async def IngestEvent(
+        self, _request: ledger_pb2.IngestEventRequest, _context: aio.ServicerContext[Any, Any]
+    ) -> ledger_pb2.IngestEventResponse:
+        return self._booked
+
+    async def GetBalance(
+        self, _request: ledger_pb2.GetBalanceRequest, _context: aio.ServicerContext[Any, Any]
+    ) -> ledger_pb2.GetBalanceResponse:
+        return self._balance
+
+
+async def serve(available_minor: int) -> None:
+    """Answers until standard input ends, as it does with the parent."""
+    server = aio.server(options=(("grpc.so_reuseport", 0),))
+    handler = EmptyHandler(available_minor)  # type: ignore[abstract]  # the other methods are not called
+    ledger_pb2_grpc.add_LedgerServiceServicer_to_server(handler, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"{READY_PREFIX}127.0.0.1:{port}", flush=True)
+    await asyncio.to_thread(sys.stdin.buffer.read)
+    await server.stop(None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--available-minor", type=int, required=True)
+    parser.add_argument("--uvloop", action="store_true")
+    arguments = parser.parse_args()
+    with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
+        runner.run(serve(arguments.available_minor))
+
+
+if __name__ == "__main__":
+    main()

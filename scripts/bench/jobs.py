@@ -1,0 +1,89 @@
+"""How the parent speaks with the processes that make load: a line of JSON each way, and the times as bytes.
+
+The parent writes a job; the process prepares it and says that it is ready; the parent writes the interval, on the clock that all
+processes of a machine share; the process answers with a header and two arrays of doubles. It ends with its standard input.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from array import array
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+READY = b"ready\n"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """When each answer came, how long it took in seconds, and how many events were acknowledged, before the interval too.
+
+    `ran_dry_at` tells when prepared work ended before the interval did.
+    """
+
+    # In quotes: before Python 3.12 an array has no such form outside annotations.
+    ends: "array[float]" = field(default_factory=lambda: array("d"))
+    took: "array[float]" = field(default_factory=lambda: array("d"))
+    acknowledged: int = 0
+    ran_dry_at: float | None = None
+
+    def add(self, began: float, events: int) -> None:
+        """Notes an answer that came now."""
+        ended = time.monotonic()
+        self.ends.append(ended)
+        self.took.append(ended - began)
+        self.acknowledged += events
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Load is made from `begins_at` to `ends_at`; what is before `counts_from` warms up."""
+
+    begins_at: float
+    counts_from: float
+    ends_at: float
+
+
+Run = Callable[[Interval], Awaitable[Outcome]]
+Prepare = Callable[[dict[str, Any]], Awaitable[Run]]
+
+
+async def work(prepare: Prepare) -> None:
+    """Does jobs until standard input ends. A job that fails ends the process."""
+    while line := await asyncio.to_thread(sys.stdin.buffer.readline):
+        run = await prepare(json.loads(line))
+        # What was prepared stays; no collection shall look at it again.
+        gc.collect()
+        gc.freeze()
+        _say(READY)
+        interval = Interval(*json.loads(await asyncio.to_thread(sys.stdin.buffer.readline)))
+        await asyncio.sleep(interval.begins_at - time.monotonic())
+        outcome = await run(interval)
+        times = outcome.ends.tobytes() + outcome.took.tobytes()
+        header = {"bytes": len(times), "acknowledged": outcome.acknowledged, "ran_dry_at": outcome.ran_dry_at}
+        _say(json.dumps(header).encode() + b"\n" + times)
+        gc.unfreeze()
+
+
+def _say(content: bytes) -> None:
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def run_worker(prepare: Prepare, *, uvloop: bool) -> None:
+    """The main function of a process that makes load."""
+    with asyncio.Runner(loop_factory=loop_factory(uvloop=uvloop)) as runner:
+        runner.run(work(prepare))
+
+
+def loop_factory(*, uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is wanted, or asyncio's own."""
+    if not uvloop:
+        return None
+    from importlib import import_module
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    return factory

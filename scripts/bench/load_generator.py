@@ -1,0 +1,117 @@
+"""A process that calls a server from many callers at once, each call after the answer to the one before it."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from grpc import StatusCode, aio
+
+from scripts.bench.jobs import Interval, Outcome, Run, run_worker
+from scripts.bench.wire import SERVICE, BalanceRequests, EventRequests, Requests, StatementRequests, restaurants
+
+_OPTIONS = (
+    # Channels to one address would share a connection otherwise, and with it one of several server processes.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+CONNECT_TIMEOUT_SECONDS = 10
+
+
+class Channels:
+    """Open channels, kept from job to job."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, list[aio.Channel]] = {}
+
+    async def get(self, address: str, number: int) -> Sequence[aio.Channel]:
+        """`number` channels to an address, connected."""
+        channels = self._open.setdefault(address, [])
+        while len(channels) < number:
+            channels.append(aio.insecure_channel(address, options=_OPTIONS))
+        await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), CONNECT_TIMEOUT_SECONDS)
+        return channels[:number]
+
+
+def requests_of(job: dict[str, Any]) -> Requests:
+    """What a job sends."""
+    restaurant_ids = restaurants(job["currency"], job["restaurants"])
+    if job["method"] == "GetBalance":
+        return BalanceRequests(
+            [job["restaurant"]] if job["restaurant"] else restaurant_ids, job["currency"], job["available_minor"]
+        )
+    if job["method"] == "ListEntries":
+        return StatementRequests(restaurant_ids, job["currency"])
+    return EventRequests(job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"])
+
+
+async def call_until(ends_at: float, call: Any, requests: Requests, events: int, outcome: Outcome) -> None:
+    """One caller of a unary method. It makes one call at the least, however late it is."""
+    began = time.monotonic()
+    while True:
+        answer = await call(requests.take(events))
+        requests.check(answer, events)
+        outcome.add(began, events)
+        if (began := time.monotonic()) >= ends_at:
+            return
+
+
+async def stream_until(ends_at: float, call: Any, requests: Requests, events: int, in_flight: int, outcome: Outcome) -> None:
+    """One stream, with at most `in_flight` requests unanswered."""
+    free = asyncio.Semaphore(in_flight)
+    sent: deque[float] = deque()
+
+    async def write() -> None:
+        while not sent or time.monotonic() < ends_at:
+            await free.acquire()
+            sent.append(time.monotonic())
+            await call.write(requests.take(events))
+        await call.done_writing()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        while (answer := await call.read()) is not aio.EOF:
+            requests.check(answer, events)
+            outcome.add(sent.popleft(), events)
+            free.release()
+    if sent or await call.code() is not StatusCode.OK:
+        raise RuntimeError(f"a stream ended with {await call.code()} and {len(sent)} requests unanswered")
+
+
+async def prepare(job: dict[str, Any], channels: Channels) -> Run:
+    """Connects and makes ready what will be sent."""
+    requests = requests_of(job)
+    path = f"/{SERVICE.full_name}/{job['method']}"
+    open_channels = await channels.get(job["address"], job["channels"])
+    streams = job["method"] == "StreamEvents"
+    # Bytes go out and come in as they are.
+    methods: list[Any] = [channel.stream_stream(path) if streams else channel.unary_unary(path) for channel in open_channels]
+
+    async def run(interval: Interval) -> Outcome:
+        outcome = Outcome()
+        async with asyncio.TaskGroup() as callers:
+            for number in range(job["callers"]):
+                method, events = methods[number % len(methods)], job["events"]
+                callers.create_task(
+                    stream_until(interval.ends_at, method(), requests, events, job["in_flight"], outcome)
+                    if streams
+                    else call_until(interval.ends_at, method, requests, events, outcome)
+                )
+        return outcome
+
+    return run
+
+
+def main() -> None:
+    channels = Channels()
+
+    def prepare_on_channels(job: dict[str, Any]) -> Any:
+        return prepare(job, channels)
+
+    run_worker(prepare_on_channels, uvloop=find_spec("uvloop") is not None)
+
+
+if __name__ == "__main__":
+    main()

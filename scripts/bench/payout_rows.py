@@ -1,0 +1,115 @@
+"""The rows of payout runs, against bare commits and against each other."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from google.type import date_pb2
+from grpc import aio
+
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from scripts.bench import books
+from scripts.bench.bench import Bench, Load
+from scripts.bench.report import row, with_costs
+from scripts.bench.rows import Rows
+
+CALLERS = 16
+POLL_SECONDS = 0.005
+TIMEOUT_SECONDS = 600
+# By how much a run may be slower beside calls, for how long to make them.
+SLOWER_MAX = 4
+
+
+async def durable_commits(connection: Any, seconds: float) -> tuple[float, list[float]]:
+    """How often a second one session can store one row durably: the limit of whatever commits one thing at a time."""
+    await connection.execute("CREATE TABLE IF NOT EXISTS bench_commits (n bigint)")
+    insert = await connection.prepare("INSERT INTO bench_commits VALUES ($1)")
+    latencies: list[float] = []
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        at = time.monotonic()
+        await insert.fetch(1)
+        latencies.append(time.monotonic() - at)
+    return len(latencies) / (time.monotonic() - began), latencies
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A run that has ended, by the clock of this process."""
+
+    payout_run_id: str
+    called_at: float
+    answered_at: float
+    ended_at: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended_at - self.called_at
+
+
+async def run_payouts(connection: Any, address: str, currency: str, restaurants: int, request_id: str = "") -> Paid:
+    """Pays all restaurants of a currency. Raises WrongBooks unless each was paid all it has."""
+    day = datetime.now(UTC).date()
+    request = ledger_pb2.RunPayoutsRequest(
+        currency=currency, as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), request_id=request_id
+    )
+    state = await connection.prepare("SELECT state FROM payout_runs WHERE payout_run_id = $1::text::uuid")
+    async with aio.insecure_channel(address) as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        called_at = time.monotonic()
+        run = (await stub.RunPayouts(request)).payout_run
+        answered_at = time.monotonic()
+        # Asked of the database: the service would count the items of the run each time.
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while True:
+                if await state.fetchval(run.payout_run_id) == "SUCCEEDED":
+                    break
+                await asyncio.sleep(POLL_SECONDS)
+        ended_at = time.monotonic()
+        told = (await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+    if (told.payouts_created, told.total_amount_minor) != (restaurants, restaurants * books.AVAILABLE_MINOR):
+        raise books.WrongBooks(f"{told.payouts_created} of {restaurants} restaurants were paid, {told.total_amount_minor} in all")
+    return Paid(run.payout_run_id, called_at, answered_at, ended_at)
+
+
+async def payouts(bench: Bench) -> Rows:
+    """Runs of two sizes, and one beside calls that ingest."""
+    few, many = bench.sizes.payout_restaurants
+    for currency, restaurants in (("PEN", few), ("USD", many), ("EUR", few)):
+        await books.load_restaurants(bench.connection, currency, restaurants, entries=True)
+    await bench.connection.execute("CHECKPOINT")
+    commits, latencies = await durable_commits(bench.connection, bench.sizes.seconds)
+    yield row("bare single-row commit", commits, "commits/s", latencies=latencies)
+    rates: dict[int, float] = {}
+    for currency, restaurants in (("PEN", few), ("USD", many)):
+        paid = await run_payouts(bench.connection, bench.service.address, currency, restaurants)
+        rates[restaurants] = restaurants / paid.seconds
+        wanted = ">= 10,000/s" if restaurants == few else None
+        yield row(f"payout run of {restaurants:,}, call to end", rates[restaurants], "payouts/s", commits, wanted=wanted)
+        yield row(
+            f"payout run of {restaurants:,}, worker alone", restaurants / (paid.ended_at - paid.answered_at), "payouts/s", commits
+        )
+    yield row(f"payout run of {many:,} against {few:,}", rates[many], "payouts/s", rates[few], wanted=">= 1.0")
+
+    load = Load("IngestEvent", CALLERS)
+    ingesting_alone = await bench.run(load, bench.service, bench.sizes.seconds)
+    running = await bench.begin(load, bench.service, bench.sizes.seconds + SLOWER_MAX * few / rates[few])
+    await asyncio.sleep(running.interval.counts_from - time.monotonic())
+    paid = await run_payouts(bench.connection, bench.service.address, "EUR", few)
+    measured = await bench.end(running)
+    if paid.ended_at > running.interval.ends_at:
+        yield f"the payout run of {few:,} beside IngestEvent took longer than the calls beside it: the next rows flatter"
+    during = [
+        took for ended, took in zip(measured.ends, measured.latencies, strict=True) if paid.called_at <= ended < paid.ended_at
+    ]
+    paying = row(
+        f"IngestEvent, {CALLERS} callers, while {few:,} are paid",
+        len(during) / paid.seconds,
+        "calls/s",
+        ingesting_alone.rate,
+        during,
+    )
+    yield with_costs(paying, measured, ingesting_alone)
+    yield row(f"payout run of {few:,} beside IngestEvent", few / paid.seconds, "payouts/s", rates[few])

@@ -1,0 +1,59 @@
+"""What processes cost, read from Linux's /proc; None on systems without it."""
+
+import os
+from pathlib import Path
+
+_PROC = Path("/proc")
+_CAN_TELL = (_PROC / "self" / "stat").exists()
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of a process after its name, which may have blanks in it; None when it is gone."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _tree(root: int) -> dict[int, list[str]]:
+    """A process and all below it, with their fields."""
+    stats = {int(path.name): fields for path in _PROC.glob("[0-9]*") if (fields := _stat(int(path.name))) is not None}
+    found, wave = dict[int, list[str]](), {root}
+    while wave:
+        found.update({pid: stats[pid] for pid in wave if pid in stats})
+        wave = {pid for pid, fields in stats.items() if int(fields[1]) in wave}
+    return found
+
+
+def cpu_seconds(root: int) -> float | None:
+    """CPU that a process and all below it have used, those that have ended included."""
+    if not _CAN_TELL:
+        return None
+    # utime, stime, and the same of the children that were waited for.
+    ticks = sum(int(field) for fields in _tree(root).values() for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(root: int) -> int | None:
+    """Resident memory of a process and all below it; what they share counts for each."""
+    if not _CAN_TELL:
+        return None
+    return sum(int(fields[21]) for fields in _tree(root).values()) * os.sysconf("SC_PAGE_SIZE")
+
+
+def has_loaded(pid: int, library: str) -> bool | None:
+    """Whether a process has a shared library in memory; None when it cannot be told."""
+    try:
+        return f"/{library}/" in (_PROC / str(pid) / "maps").read_text()
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def filesystem_of(path: Path) -> str:
+    """The type of the file system a directory is on, for the facts: on tmpfs no commit is durable."""
+    try:
+        mounts = [line.split() for line in (_PROC / "mounts").read_text().splitlines()]
+    except FileNotFoundError:
+        return "unknown"
+    holding = [(len(place), kind) for _, place, kind, *_ in mounts if path.is_relative_to(place)]
+    return max(holding)[1] if holding else "unknown"

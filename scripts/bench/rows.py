@@ -1,0 +1,224 @@
+"""The rows of gRPC calls: what is measured, and against what."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from grpc import StatusCode, aio
+
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from scripts.bench import books
+from scripts.bench.bench import BALANCE_CURRENCY, INGEST_CURRENCY, RESTAURANTS, Bench, Load, interleaved
+from scripts.bench.measured import Measured
+from scripts.bench.report import Row, load_row, p50_row
+from scripts.bench.servers import serving, workers_can_be_set
+from scripts.bench.wire import has_field
+
+BATCH_EVENTS = 1_000
+BATCH_CALLERS = 4
+STREAMS = 4
+STREAM_EVENTS_IN_FLIGHT = 2_000
+CONNECTIONS = (1, 2, 3, 4)
+LONG_CURRENCY = "MXN"
+SHORT_ACCOUNT_ENTRIES = 100
+SNAPSHOT_DEADLINE_SECONDS = 20.0
+SNAPSHOT_POLL_SECONDS = 0.25
+WORKERS = 2
+# The kernel deals connections out by chance: with as many as this each of several processes gets some.
+WORKER_CHANNELS = 8
+BATCH = Load("BatchIngestEvents", BATCH_CALLERS, events=BATCH_EVENTS, field="events")
+BALANCE = Load(
+    "GetBalance", 64, currency=BALANCE_CURRENCY, restaurants=RESTAURANTS, available_minor=books.AVAILABLE_MINOR
+)  # fmt: skip
+
+Rows = AsyncIterator[Row | str]
+
+
+async def against_empty(bench: Bench, load: Load) -> tuple[Measured, Measured]:
+    """A load on the empty handler and on the service, in turn."""
+    (limit,), measured = await interleaved(
+        bench.sizes.rounds, [partial(bench.run, load, bench.empty)], partial(bench.run, load, bench.service)
+    )
+    return limit, measured
+
+
+async def ingest(bench: Bench, callers: int, wanted: str | None) -> Row:
+    limit, measured = await against_empty(bench, Load("IngestEvent", callers))
+    return load_row(f"IngestEvent, {callers} callers", measured, "calls/s", limit, wanted=wanted)
+
+
+async def ingest_64(bench: Bench) -> Rows:
+    yield await ingest(bench, 64, ">= 0.8")
+
+
+async def ingest_16(bench: Bench) -> Rows:
+    yield await ingest(bench, 16, ">= 0.6")
+
+
+async def ingest_256(bench: Bench) -> Rows:
+    yield await ingest(bench, 256, None)
+
+
+async def ingest_workers(bench: Bench) -> Rows:
+    """Two server processes against one, with the same callers on the same connections."""
+    if not workers_can_be_set():
+        yield "IngestEvent with several server processes: left out, this version has no LEDGER_WORKERS"
+        return
+    load = Load("IngestEvent", 64, channels=WORKER_CHANNELS)
+    with serving(bench.cluster, {"LEDGER_WORKERS": str(WORKERS)}) as several:
+        (limit,), measured = await interleaved(
+            bench.sizes.rounds, [partial(bench.run, load, bench.service)], partial(bench.run, load, several)
+        )
+    yield load_row(f"IngestEvent, 64 callers, {WORKERS} workers against 1", measured, "calls/s", limit)
+
+
+async def batch(bench: Bench) -> Rows:
+    """Against the statement alone, with the number of connections that it is fastest with."""
+    tried = {connections: await bench.run_statement(BATCH_EVENTS, connections) for connections in CONNECTIONS}
+    best = max(tried, key=lambda connections: tried[connections].rate)
+    (limit,), measured = await interleaved(
+        bench.sizes.rounds, [partial(bench.run_statement, BATCH_EVENTS, best)], partial(bench.run, BATCH, bench.service)
+    )
+    rates = ", ".join(f"{connections}: {tried[connections].rate:,.0f}" for connections in CONNECTIONS)
+    note = f"the statement alone by connections: {rates} events/s; {best} are the limit"
+    yield load_row(
+        f"BatchIngestEvents of {BATCH_EVENTS:,}, {BATCH_CALLERS} callers", measured, "events/s", limit, wanted=">= 0.8", note=note
+    )
+
+
+async def stream(bench: Bench) -> Rows:
+    """Against batches; one event a message, and many."""
+    if (reason := await streams_missing(bench)) is not None:
+        yield f"StreamEvents: left out, {reason}"
+        return
+    one = Load("StreamEvents", STREAMS, in_flight=STREAM_EVENTS_IN_FLIGHT)
+    loads = {"1 event a message": one}
+    if has_field("StreamEventsRequest", "events"):
+        loads["100 events a message"] = Load(
+            "StreamEvents", STREAMS, events=100, field="events", in_flight=STREAM_EVENTS_IN_FLIGHT // 100
+        )  # fmt: skip
+    else:
+        yield "StreamEvents, 100 events a message: left out, the contract has no StreamEventsRequest.events"
+    for name, load in loads.items():
+        (limit,), measured = await interleaved(
+            bench.sizes.rounds, [partial(bench.run, BATCH, bench.service)], partial(bench.run, load, bench.service)
+        )
+        yield load_row(f"StreamEvents, {STREAMS} streams, {name}", measured, "events/s", limit, wanted=">= 0.5")
+
+
+async def streams_missing(bench: Bench) -> str | None:
+    """Why StreamEvents cannot be measured, found out by a call of it; None if it can."""
+    event = ledger_pb2.ProcessorEvent(
+        event_id=f"probe.{time.time_ns()}",
+        type=ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+        restaurant_id=f"{INGEST_CURRENCY}_1",
+        currency=INGEST_CURRENCY,
+        amount_minor=1,
+    )
+    event.occurred_at.FromDatetime(datetime.now(UTC))
+    async with aio.insecure_channel(bench.service.address) as channel:
+        call = ledger_pb2_grpc.LedgerServiceStub(channel).StreamEvents(iter([ledger_pb2.StreamEventsRequest(event=event)]))
+        try:
+            async for _ in call:
+                pass
+        except aio.AioRpcError as error:
+            if error.code() is StatusCode.UNIMPLEMENTED:
+                return "the server answers UNIMPLEMENTED"
+            raise
+    return None
+
+
+async def balance_64(bench: Bench) -> Rows:
+    await load_balances(bench)
+    limit, measured = await against_empty(bench, BALANCE)
+    yield load_row("GetBalance, 64 callers, 20 entries each", measured, "calls/s", limit, wanted=">= 0.8")
+
+
+async def load_balances(bench: Bench) -> None:
+    """The restaurants whose balances are read."""
+    if BALANCE_CURRENCY not in bench.loaded:
+        await books.load_restaurants(bench.connection, BALANCE_CURRENCY, RESTAURANTS, entries=True)
+        await bench.connection.execute("ANALYZE")
+        bench.loaded.add(BALANCE_CURRENCY)
+
+
+async def long_account(bench: Bench, entries: int) -> Load:
+    """One caller that reads the balance of an account with so many entries, which is loaded if it is not there."""
+    restaurant_id = f"long_{entries}"
+    if restaurant_id not in bench.loaded:
+        await books.load_long_account(bench.connection, restaurant_id, LONG_CURRENCY, entries)
+        bench.loaded.add(restaurant_id)
+    return Load(
+        "GetBalance",
+        1,
+        currency=LONG_CURRENCY,
+        restaurant=restaurant_id,
+        available_minor=entries * books.LONG_ACCOUNT_ENTRY_MINOR,
+    )
+
+
+async def read_until_fast(bench: Bench, load: Load, fast_seconds: float) -> float:
+    """Reads a balance until that is fast, as it is once a snapshot has been made, or a deadline has passed; the last latency."""
+    request = ledger_pb2.GetBalanceRequest(restaurant_id=load.restaurant, currency=load.currency)
+    deadline = time.monotonic() + min(SNAPSHOT_DEADLINE_SECONDS, 10 * bench.sizes.seconds)
+    async with aio.insecure_channel(bench.service.address) as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        while True:
+            began = time.monotonic()
+            await stub.GetBalance(request)
+            took = time.monotonic() - began
+            if took <= fast_seconds or time.monotonic() > deadline:
+                return took
+            await asyncio.sleep(SNAPSHOT_POLL_SECONDS)
+
+
+async def balance_of_long_account(bench: Bench) -> Rows:
+    """The p50 of one caller: an account with very many entries against one with few."""
+    few = await long_account(bench, SHORT_ACCOUNT_ENTRIES)
+    many = await long_account(bench, bench.sizes.long_account_entries)
+    first = await bench.run(few, bench.service)
+    fast_seconds = 2 * first.p50_ms / 1000
+    took = await read_until_fast(bench, many, fast_seconds)
+    # A read that is slow without a snapshot must end within its slice.
+    seconds = max(bench.sizes.slice_seconds, 4 * took)
+    (limit,), measured = await interleaved(
+        bench.sizes.rounds,
+        [partial(bench.run, few, bench.service)],
+        partial(bench.run, many, bench.service, seconds),
+    )
+    name = f"GetBalance p50, {bench.sizes.long_account_entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
+    note = None if took <= fast_seconds else "reading did not get faster within the deadline: no snapshot was made"
+    yield p50_row(name, measured, limit.p50_ms, wanted="<= 1.2", note=note)
+
+
+async def alone(bench: Bench) -> Rows:
+    """The p50 of one caller against the sum of what it consists of."""
+    load = Load("IngestEvent", 1)
+    (call, statement), measured = await interleaved(
+        bench.sizes.rounds,
+        [partial(bench.run, load, bench.empty), partial(bench.run_statement, 1, 1)],
+        partial(bench.run, load, bench.service),
+    )
+    yield p50_row(
+        "IngestEvent p50, one caller",
+        measured,
+        call.p50_ms + statement.p50_ms,
+        wanted="<= 1.4",
+        note=f"the limit is an empty call's {call.p50_ms:.3f} ms and the bare statement's {statement.p50_ms:.3f} ms",
+    )
+
+
+# By the names that --only knows.
+CALL_ROWS: dict[str, Callable[[Bench], Rows]] = {
+    "ingest-64": ingest_64,
+    "ingest-16": ingest_16,
+    "ingest-256": ingest_256,
+    "ingest-workers": ingest_workers,
+    "ingest-alone": alone,
+    "balance-64": balance_64,
+    "balance-long": balance_of_long_account,
+    "batch": batch,
+    "stream": stream,
+}

@@ -1,0 +1,83 @@
+"""Servers as processes of their own, always on a port that was free: a forgotten one would share the calls silently."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ledger.settings import Settings
+from scripts.bench import empty_handler
+from scripts.bench.books import AVAILABLE_MINOR, Cluster
+from scripts.bench.process_costs import has_loaded
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_PREFIX = "ledger serves gRPC on "
+STOP_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server. Whether it books what it answers tells the service from the empty handler."""
+
+    address: str
+    pid: int
+    books: bool
+
+
+@contextmanager
+def serving(cluster: Cluster, extra: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """The service on the cluster, with `extra` settings."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")} | {
+        "LEDGER_DATABASE_URL": cluster.application_url,
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_LOG_LEVEL": "warning",
+        **(extra or {}),
+    }
+    # Where no `.env` changes what is measured.
+    with _running([sys.executable, "-m", "ledger", "serve"], READY_PREFIX, env, cluster.data_dir) as (address, pid):
+        yield Server(address, pid, books=True)
+
+
+def workers_can_be_set() -> bool:
+    """Whether this version of the service can run as several processes."""
+    return "workers" in Settings.model_fields
+
+
+@contextmanager
+def answering_empty(*, uvloop: bool) -> Iterator[Server]:
+    """The empty handler."""
+    command = [sys.executable, "-m", empty_handler.__name__, "--available-minor", str(AVAILABLE_MINOR)]
+    if uvloop:
+        command.append("--uvloop")
+    with _running(command, empty_handler.READY_PREFIX, dict(os.environ), ROOT) as (address, pid):
+        yield Server(address, pid, books=False)
+
+
+def uses_uvloop(server: Server) -> bool:
+    """Whether a server runs on uvloop, so that the empty handler does as well."""
+    loaded = has_loaded(server.pid, "uvloop")
+    return find_spec("uvloop") is not None if loaded is None else loaded
+
+
+@contextmanager
+def _running(command: Sequence[str], ready_prefix: str, env: Mapping[str, str], directory: Path) -> Iterator[tuple[str, int]]:
+    """A process that says where it listens in its first line; its address and pid."""
+    process = subprocess.Popen(command, env=env, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        if process.stdout is None or process.stdin is None:
+            raise RuntimeError("standard input and output are not piped")
+        first_line = process.stdout.readline()
+        if not first_line.startswith(ready_prefix):
+            raise RuntimeError(f"{' '.join(command)} did not start")
+        yield first_line.strip().removeprefix(ready_prefix), process.pid
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,135 @@
+"""Requests as bytes, made cheaper than protobuf could, and what must stand in their answers.
+
+The load generator shares the machine with what it measures, so it must cost little. The same bytes go to the empty handler and to
+the service.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ledger.v1 import ledger_pb2
+
+SERVICE = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]
+AMOUNT_MINOR = 1_000
+FEE_MINOR = 50
+_NUMBER = b"%09d"
+_CREATED = ledger_pb2.INGEST_STATUS_CREATED
+_CREATED_BYTES = ledger_pb2.IngestEventResponse(status=_CREATED).SerializeToString()
+
+
+class UnexpectedAnswer(Exception):
+    """A call was answered, and not with what it must be answered with."""
+
+
+def restaurants(currency: str, number: int) -> list[str]:
+    """The ids under which the load's statements register restaurants."""
+    return [f"{currency}_{place}" for place in range(1, number + 1)]
+
+
+def has_field(message: str, field: str) -> bool:
+    """Whether a message of the contract has a field in this version of it."""
+    return field in ledger_pb2.DESCRIPTOR.message_types_by_name[message].fields_by_name
+
+
+class EventRequests:
+    """Requests with new events. The answers are checked: whatever is not CREATED ends the measure."""
+
+    def __init__(self, method: str, field: str, prefix: str, restaurant_ids: Sequence[str], currency: str) -> None:
+        """`field` is where the request has its events; ids are `prefix` and a number."""
+        self._method = method
+        self._field = field
+        self._sent = 0
+        self._templates = [self._template(prefix, restaurant_id, currency) for restaurant_id in restaurant_ids]
+
+    def _template(self, prefix: str, restaurant_id: str, currency: str) -> tuple[bytes, bytes]:
+        """A request with one event, cut where the number in its id is."""
+        number = (_NUMBER % 0).decode()
+        event = ledger_pb2.ProcessorEvent(
+            event_id=f"{prefix}.{number}",
+            type=ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+            restaurant_id=restaurant_id,
+            currency=currency,
+            amount_minor=AMOUNT_MINOR,
+            fee_minor=FEE_MINOR,
+        )
+        event.occurred_at.FromDatetime(datetime.now(UTC) - timedelta(days=1))
+        request: Any = getattr(ledger_pb2, f"{self._method}Request")(**{self._field: [event] if self._repeated else event})
+        head, _, tail = request.SerializeToString().partition(f".{number}".encode())
+        return head + b".", tail
+
+    @property
+    def _repeated(self) -> bool:
+        return self._field == "events"
+
+    def take(self, events: int) -> bytes:
+        """The next request. Messages of protobuf that are joined are one message with the repeated fields of all."""
+        if events == 1:
+            return self._next()
+        return b"".join([self._next() for _ in range(events)])
+
+    def _next(self) -> bytes:
+        self._sent += 1
+        head, tail = self._templates[self._sent % len(self._templates)]
+        return head + _NUMBER % self._sent + tail
+
+    def check(self, answer: bytes, events: int) -> None:
+        """Raises UnexpectedAnswer unless as many events as were sent have been booked for the first time."""
+        if self._method == "IngestEvent":
+            if not answer.startswith(_CREATED_BYTES):
+                raise UnexpectedAnswer(ledger_pb2.IngestEventResponse.FromString(answer))
+            return
+        response: Any = getattr(ledger_pb2, f"{self._method}Response").FromString(answer)
+        results = response.results if self._repeated else [response.result]
+        if len(results) != events or any(result.status != _CREATED for result in results):
+            raise UnexpectedAnswer(next((result for result in results if result.status != _CREATED), response))
+
+
+class BalanceRequests:
+    """Requests for balances that are all the same; one answer in `_CHECKED_EVERY` is read."""
+
+    _CHECKED_EVERY = 50
+
+    def __init__(self, restaurant_ids: Sequence[str], currency: str, available_minor: int) -> None:
+        self._requests = [
+            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency).SerializeToString()
+            for restaurant_id in restaurant_ids
+        ]
+        self._available_minor = available_minor
+        self._sent = 0
+        self._checked = 0
+
+    def take(self, _events: int) -> bytes:
+        self._sent += 1
+        return self._requests[self._sent % len(self._requests)]
+
+    def check(self, answer: bytes, _events: int) -> None:
+        """Raises UnexpectedAnswer when a balance that is read is not what was booked."""
+        self._checked += 1
+        if self._checked % self._CHECKED_EVERY == 1:
+            response = ledger_pb2.GetBalanceResponse.FromString(answer)
+            if response.available_minor != self._available_minor:
+                raise UnexpectedAnswer(response)
+
+
+class StatementRequests:
+    """Requests for the first page of statements; that they are answered is enough."""
+
+    def __init__(self, restaurant_ids: Sequence[str], currency: str) -> None:
+        self._requests = [
+            ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency=currency, page_size=50).SerializeToString()
+            for restaurant_id in restaurant_ids
+        ]
+        self._sent = 0
+
+    def take(self, _events: int) -> bytes:
+        self._sent += 1
+        return self._requests[self._sent % len(self._requests)]
+
+    def check(self, answer: bytes, _events: int) -> None:
+        """Raises UnexpectedAnswer when a statement is empty."""
+        if not answer:
+            raise UnexpectedAnswer("an empty statement")
+
+
+Requests = EventRequests | BalanceRequests | StatementRequests
