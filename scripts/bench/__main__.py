@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -45,14 +46,16 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
 Mode = Callable[[Bench, dict[str, str]], Awaitable[None]]
 
 
-async def run(mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int) -> None:
+async def run(mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int, load_average: float) -> None:
     """Starts what every mode needs, and runs it."""
     async with AsyncExitStack() as stack:
         service = stack.enter_context(serving(cluster))
         uvloop = uses_uvloop(service)
         empty = stack.enter_context(answering_empty(uvloop=uvloop))
         bench = await Bench.open(stack, cluster, service, empty, sizes, processes)
-        facts = await books.facts(bench.connection, cluster.data_dir, uvloop=uvloop, processes=processes)
+        facts = await books.facts(
+            bench.connection, cluster.data_dir, uvloop=uvloop, processes=processes, load_average=load_average
+        )
         await mode(bench, facts)
 
 
@@ -88,8 +91,9 @@ def main() -> None:
         mode = lambda bench, facts: soak.measure(bench, facts, arguments.minutes)  # noqa: E731
     else:
         mode = lambda bench, facts: measure_rows(bench, arguments.only, facts)  # noqa: E731
+    load_average = os.getloadavg()[0]
     with books.cluster() as cluster:
-        asyncio.run(run(mode, cluster, sizes, arguments.processes))
+        asyncio.run(run(mode, cluster, sizes, arguments.processes, load_average))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-async def facts(connection: Any, data_dir: Path, *, uvloop: bool, processes: int) -> dict[str, str]:
+async def facts(connection: Any, data_dir: Path, *, uvloop: bool, processes: int, load_average: float) -> dict[str, str]:
     """What a reader must know of the machine and the database."""
     settings = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in SHOWN_SETTINGS}
     shown = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "server_version")
@@ -136,6 +136,8 @@ async def facts(connection: Any, data_dir: Path, *, uvloop: bool, processes: int
         "event loop of service and empty handler": "uvloop" if uvloop else "asyncio",
         "postgresql": f"{settings['server_version']} on {filesystem_of(data_dir)}: {shown}",
         "load generator": f"{processes} processes",
+        # A machine that others use at the same time makes slow figures, and ratios that are less sure.
+        "load average before": f"{load_average:.1f}",
     }
 
 

@@ -124,12 +124,13 @@ def show(rows: Sequence[Row]) -> None:
             console.print(f"{name}: {fact}", markup=False)
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("measure", no_wrap=True)
-    for heading in ("value", "unit", "limit", "ratio", "wanted", "p50 ms", "p99 ms", "server", "db", "load", "MiB"):
+    for heading in ("value", "unit", "limit", "ratio", "wanted", "p50 ms", "p99 ms", "server", "of limit", "db", "load", "MiB"):
         table.add_column(heading, justify="left" if heading in ("unit", "wanted") else "right", no_wrap=True)
     for figure in rows:
         if figure.facts is not None:
             continue
-        measured = map(_cell, (figure.p50_ms, figure.p99_ms, figure.cpu_server_s, figure.cpu_database_s, figure.cpu_load_s))
+        latencies = figure.p50_ms, figure.p99_ms
+        cpu = figure.cpu_server_s, figure.limit_cpu_server_s, figure.cpu_database_s, figure.cpu_load_s
         memory = figure.resident_before_mib, figure.resident_after_mib
         resident = "" if None in memory else f"{memory[0]:.0f} > {memory[1]:.0f}"
         table.add_row(
@@ -139,12 +140,15 @@ def show(rows: Sequence[Row]) -> None:
             _cell(figure.limit),
             _cell(figure.ratio),
             figure.wanted or "",
-            *measured,
+            *map(_cell, (*latencies, *cpu)),
             resident,
         )
     console.print()
     console.print(table)
-    console.print("server, db, load: CPU seconds per 1,000 calls or events. MiB: resident memory of the server before > after.")
+    console.print(
+        "server, of limit, db, load: CPU seconds per 1,000 calls or events of the server, of the server measured for the "
+        "limit, of the database, of the load generator. MiB: resident memory of the server before > after."
+    )
     for figure in rows:
         if figure.note is not None:
             console.print(f"{figure.name}: {figure.note}", markup=False)

@@ -12,7 +12,7 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from scripts.bench import books
 from scripts.bench.bench import BALANCE_CURRENCY, INGEST_CURRENCY, RESTAURANTS, Bench, Load, interleaved
 from scripts.bench.measured import Measured
-from scripts.bench.report import Row, load_row, p50_row
+from scripts.bench.report import Row, load_row, p50_row, row
 from scripts.bench.servers import serving, workers_can_be_set
 from scripts.bench.wire import has_field
 
@@ -25,6 +25,8 @@ LONG_CURRENCY = "MXN"
 SHORT_ACCOUNT_ENTRIES = 100
 SNAPSHOT_DEADLINE_SECONDS = 20.0
 SNAPSHOT_POLL_SECONDS = 0.25
+# Slower reads are not measured more than once.
+SLOW_SECONDS = 0.5
 WORKERS = 2
 # The kernel deals connections out by chance: with as many as this each of several processes gets some.
 WORKER_CHANNELS = 8
@@ -149,6 +151,8 @@ async def long_account(bench: Bench, entries: int) -> Load:
     restaurant_id = f"long_{entries}"
     if restaurant_id not in bench.loaded:
         await books.load_long_account(bench.connection, restaurant_id, LONG_CURRENCY, entries)
+        # As autovacuum would have by the time that anybody reads so many.
+        await bench.connection.execute("VACUUM (ANALYZE) ledger_entries")
         bench.loaded.add(restaurant_id)
     return Load(
         "GetBalance",
@@ -160,14 +164,21 @@ async def long_account(bench: Bench, entries: int) -> Load:
 
 
 async def read_until_fast(bench: Bench, load: Load, fast_seconds: float) -> float:
-    """Reads a balance until that is fast, as it is once a snapshot has been made, or a deadline has passed; the last latency."""
+    """Reads a balance until that is fast, as it is once a snapshot has been made, or a deadline has passed; the last latency.
+
+    A read that the service gives up took as long as it took.
+    """
     request = ledger_pb2.GetBalanceRequest(restaurant_id=load.restaurant, currency=load.currency)
     deadline = time.monotonic() + min(SNAPSHOT_DEADLINE_SECONDS, 10 * bench.sizes.seconds)
     async with aio.insecure_channel(bench.service.address) as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         while True:
             began = time.monotonic()
-            await stub.GetBalance(request)
+            try:
+                await stub.GetBalance(request)
+            except aio.AioRpcError as error:
+                if error.code() is not StatusCode.UNAVAILABLE:
+                    raise
             took = time.monotonic() - began
             if took <= fast_seconds or time.monotonic() > deadline:
                 return took
@@ -181,15 +192,14 @@ async def balance_of_long_account(bench: Bench) -> Rows:
     first = await bench.run(few, bench.service)
     fast_seconds = 2 * first.p50_ms / 1000
     took = await read_until_fast(bench, many, fast_seconds)
-    # A read that is slow without a snapshot must end within its slice.
-    seconds = max(bench.sizes.slice_seconds, 4 * took)
-    (limit,), measured = await interleaved(
-        bench.sizes.rounds,
-        [partial(bench.run, few, bench.service)],
-        partial(bench.run, many, bench.service, seconds),
-    )
     name = f"GetBalance p50, {bench.sizes.long_account_entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
-    note = None if took <= fast_seconds else "reading did not get faster within the deadline: no snapshot was made"
+    note = None if took <= fast_seconds else "reading did not get fast within the deadline: no snapshot was made"
+    if took > SLOW_SECONDS:
+        yield row(name, took * 1000, "ms", first.p50_ms, wanted="<= 1.2", note=f"{note}; one read is all that was measured")
+        return
+    (limit,), measured = await interleaved(
+        bench.sizes.rounds, [partial(bench.run, few, bench.service)], partial(bench.run, many, bench.service)
+    )
     yield p50_row(name, measured, limit.p50_ms, wanted="<= 1.2", note=note)
 
 
