@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from typing import Any
 
@@ -52,6 +53,8 @@ def main() -> None:
     parser.add_argument("--available-minor", type=int, required=True)
     parser.add_argument("--uvloop", action="store_true")
     arguments = parser.parse_args()
+    # Ctrl-C is for the parent, which ends its processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=loop_factory(uvloop=arguments.uvloop)) as runner:
         runner.run(serve(arguments.available_minor))
 

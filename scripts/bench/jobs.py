@@ -7,6 +7,7 @@ processes of a machine share; the process answers with a header and two arrays o
 import asyncio
 import gc
 import json
+import signal
 import sys
 import time
 from array import array
@@ -75,6 +76,8 @@ def _say(content: bytes) -> None:
 
 def run_worker(prepare: Prepare, *, uvloop: bool) -> None:
     """The main function of a process that makes load."""
+    # Ctrl-C is for the parent, which ends its processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=loop_factory(uvloop=uvloop)) as runner:
         runner.run(work(prepare))
 
