@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         default=2, ge=1, le=16, description="Pages of restaurants that a server pays at a time, each on a connection of its own."
     )
     snapshot_tail_entries: int = Field(
-        default=1000,
+        default=200,
         ge=0,
         description="Entries that a balance or a payout may read beyond the account's snapshot before a new one is made; "
         "0 makes none.",
