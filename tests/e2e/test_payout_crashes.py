@@ -184,7 +184,8 @@ async def test_killed_at_random_instants(database: Database) -> None:
 
 async def test_session_ended_by_the_administrator(database: Database) -> None:
     """The worker's session is terminated, over and over: the same server goes on by itself, each restaurant is paid once."""
-    async with running_ledger(database) as ledger:
+    # A page at a time: another one would wait for the lock until it times out, and be made smaller each time.
+    async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, RESTAURANTS)
         run = None
         for table in ("payouts", "ledger_entries", "payout_items"):
