@@ -91,17 +91,22 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
-            pooled = await connection.get_raw_connection()
-            driver_connection: Connection = pooled.driver_connection
             try:
-                if "knows_its_cluster" not in pooled.info:
-                    await driver_connection.execute(SET_SYSTEM_IDENTIFIER)
-                    pooled.info["knows_its_cluster"] = True
-                yield driver_connection
+                yield await _driver_connection(connection)
             except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
                 # A cancelled statement may still be running in that session, and a lost one must not be pooled.
                 await connection.invalidate(error)
                 raise
+
+
+async def _driver_connection(connection: AsyncConnection) -> Connection:
+    """The driver's connection, whose session knows its cluster, as whoever reads snapshots needs."""
+    pooled = await connection.get_raw_connection()
+    driver_connection: Connection = pooled.driver_connection
+    if "knows_its_cluster" not in pooled.info:
+        await driver_connection.execute(SET_SYSTEM_IDENTIFIER)
+        pooled.info["knows_its_cluster"] = True
+    return driver_connection
 
 
 class KeptConnections:
@@ -151,4 +156,9 @@ class KeptConnections:
             await connection.invalidate()
             await connection.close()
         connection = await connect(self._engine)
-        return connection, (await connection.get_raw_connection()).driver_connection
+        try:
+            return connection, await _driver_connection(connection)
+        except BaseException:
+            await connection.invalidate()
+            await connection.close()
+            raise

@@ -8,7 +8,7 @@ HORIZON = "pg_snapshot_xmin(pg_current_snapshot())"
 # to come here. The identifier survives failover, base backups and point-in-time recovery, as the numbers do. Looking it up takes
 # a tenth of the time that a balance takes, so it is done once a session, which can be of one cluster only. A session without it
 # has NULL here, which no snapshot has.
-SYSTEM_IDENTIFIER = "current_setting('ledger.system_identifier', true)::bigint"
+SYSTEM_IDENTIFIER = "NULLIF(current_setting('ledger.system_identifier', true), '')::bigint"
 
 SET_SYSTEM_IDENTIFIER = """
 SELECT set_config('ledger.system_identifier', system_identifier::text, false) FROM pg_control_system()
