@@ -30,7 +30,7 @@ from ledger.domain.posting_rules import entries_of
 from ledger.infrastructure.postgres.audit import load_checks
 from ledger.infrastructure.postgres.balance_reader import SELECT_BALANCES, PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import find_bin_dir
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, autocommit, create_engine
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, KeptConnections, autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
@@ -445,8 +445,11 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
             restaurant_id=restaurant_id,
         )
 
+        kept = KeptConnections(engine)
+
         async def read() -> list[int | None]:
-            of_balance, of_statement, of_payout = Told(), Told(), Told()
+            of_balance, of_group, of_statement, of_payout = Told(), Told(), Told(), Told()
+            await PostgresBalanceReader(kept.autocommit, of_group).read([BalanceQuery(restaurant_id, "PEN", None)])
             await PostgresBalanceReader(partial(autocommit, engine), of_balance).read([BalanceQuery(restaurant_id, "PEN", None)])
             whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
             await PostgresStatements(engine, of_statement).first_page(whole, 10)
@@ -455,15 +458,16 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
             await runs.start(PayoutRunKey("PEN", datetime.now(UTC).date(), 10**9, unique("run")), run_id)
             while await runs.pay(run_id, 500):
                 pass
-            return [told.tails.get(account) for told in (of_balance, of_statement, of_payout)]
+            return [told.tails.get(account) for told in (of_balance, of_group, of_statement, of_payout)]
 
-        assert await read() == [4, 4, 4]
+        assert await read() == [4, 4, 4, 4]
         assert not await PostgresBalanceSnapshots(engine).take(account, 5)
         assert await PostgresBalanceSnapshots(engine).take(account, 4)
         # A payout tells only what is worth it.
-        assert await read() == [0, 0, None]
+        assert await read() == [0, 0, 0, None]
         await book(engine, *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(2)))
-        assert await read() == [2, 2, None]
+        assert await read() == [2, 2, 2, None]
+        await kept.close()
 
 
 async def burn_numbers(url: str, count: int) -> None:
