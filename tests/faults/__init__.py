@@ -1,0 +1,1 @@
+"""Faults on purpose, and the proof that no cent was lost or doubled by them: `make faults`."""

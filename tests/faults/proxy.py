@@ -1,0 +1,160 @@
+"""A network that fails on purpose: a proxy between two parties whose condition can be changed at any time."""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHUNK_BYTES = 65536
+# SO_LINGER on and of no length: the close sends RST instead of FIN, and what was under way is lost.
+RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the network does with what comes next, on connections that are open too.
+
+    What is held back arrives late, once it may pass, as from a network that retransmits; only a reset loses it.
+    """
+
+    delay_seconds: tuple[float, float] = (0.0, 0.0)  # for each chunk, each way; drawn between the two
+    fragment_bytes: int = CHUNK_BYTES
+    passes_requests: bool = True
+    passes_replies: bool = True
+
+
+CLEAR = Condition()
+BLACKHOLE = Condition(passes_requests=False, passes_replies=False)
+REPLIES_SWALLOWED = Condition(passes_replies=False)
+
+
+@dataclass(eq=False)
+class _Connection:
+    near: asyncio.StreamWriter
+    far: asyncio.StreamWriter
+    pumps: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def reset(self) -> None:
+        for writer in (self.near, self.far):
+            plug = writer.get_extra_info("socket")
+            if plug is not None and plug.family != socket.AF_UNIX:
+                with suppress(OSError):
+                    plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            writer.transport.abort()
+
+
+class FaultProxy:
+    """Listens on a TCP port of its own and passes on to `target`: a host and port, or the path of a unix socket."""
+
+    def __init__(self, target: tuple[str, int] | Path, *, seed: int) -> None:
+        self.port = 0
+        self._target = target
+        self._chance = random.Random(seed)
+        self._condition = CLEAR
+        self._changed = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        # Bytes that came from the target and were held back.
+        self.held_reply_bytes = 0
+
+    @property
+    def condition(self) -> Condition:
+        return self._condition
+
+    @condition.setter
+    def condition(self, condition: Condition) -> None:
+        self._condition = condition
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    async def accept(self) -> None:
+        """Takes connections, on the same port every time. Does nothing while it does."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Refuses further connections; those that are open stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def reset(self) -> int:
+        """Cuts every open connection off, both ways, with RST where there is such a thing. Returns how many."""
+        connections, self._connections = self._connections, set()
+        for connection in connections:
+            connection.reset()
+        return len(connections)
+
+    async def close(self) -> None:
+        self.refuse()
+        pumps = [pump for connection in self._connections for pump in connection.pumps]
+        self.reset()
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _serve(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        try:
+            if isinstance(self._target, Path):
+                far_reader, far = await asyncio.open_unix_connection(self._target)
+            else:
+                far_reader, far = await asyncio.open_connection(*self._target)
+        except OSError:
+            near.transport.abort()
+            return
+        connection = _Connection(near, far)
+        self._connections.add(connection)
+        connection.pumps = [
+            asyncio.create_task(self._pump(near_reader, far, is_reply=False)),
+            asyncio.create_task(self._pump(far_reader, near, is_reply=True)),
+        ]
+        await asyncio.wait(connection.pumps, return_when=asyncio.FIRST_EXCEPTION)
+        self._connections.discard(connection)
+        for pump in connection.pumps:
+            pump.cancel()
+        for writer in (near, far):
+            writer.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool) -> None:
+        """Passes one direction on. Raises EOFError at its end, which is the end of the whole connection."""
+        with suppress(OSError):
+            while chunk := await reader.read(CHUNK_BYTES):
+                while chunk:
+                    await self._wait_until_passing(len(chunk), is_reply=is_reply)
+                    size = self._condition.fragment_bytes
+                    writer.write(chunk[:size])
+                    await writer.drain()
+                    chunk = chunk[size:]
+        raise EOFError
+
+    async def _wait_until_passing(self, size: int, *, is_reply: bool) -> None:
+        shortest, longest = self._condition.delay_seconds
+        if longest:
+            await asyncio.sleep(self._chance.uniform(shortest, longest))
+        counted = False
+        while not (self._condition.passes_replies if is_reply else self._condition.passes_requests):
+            if is_reply and not counted:
+                self.held_reply_bytes += size
+                counted = True
+            await self._changed.wait()
+
+
+@asynccontextmanager
+async def fault_proxy(target: tuple[str, int] | Path, *, seed: int) -> AsyncIterator[FaultProxy]:
+    """A proxy that takes connections; closed at the end with all of them."""
+    proxy = FaultProxy(target, seed=seed)
+    await proxy.accept()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()

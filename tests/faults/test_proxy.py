@@ -1,0 +1,138 @@
+"""The faulty network does what it is told to, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from faults.proxy import BLACKHOLE, CLEAR, REPLIES_SWALLOWED, Condition, FaultProxy, fault_proxy
+
+PATIENCE_SECONDS = 5.0
+# Long enough for what would arrive to arrive.
+SILENCE_SECONDS = 0.1
+
+
+class Echo:
+    """Answers every byte with itself, and keeps the sizes of what it was given."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.reads: list[int] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while chunk := await reader.read(1000):
+                self.received += chunk
+                self.reads.append(len(chunk))
+                writer.write(chunk)
+        writer.close()
+
+
+@asynccontextmanager
+async def echo_behind_proxy() -> AsyncIterator[tuple[Echo, FaultProxy]]:
+    echo = Echo()
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        async with fault_proxy((host, port), seed=1) as proxy:
+            yield echo, proxy
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def calling(proxy: FaultProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_passes_both_ways_and_ends_with_either_side() -> None:
+    """Clear weather: bytes arrive whole, and the end of one side is the end of the other."""
+    async with echo_behind_proxy() as (_, proxy), calling(proxy) as (reader, writer):
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while proxy.connections:
+                await asyncio.sleep(0.01)
+
+
+async def test_swallowed_replies() -> None:
+    """The request arrives, the answer does not; it comes late when the condition ends, as the network would send it again."""
+    async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
+        proxy.condition = REPLIES_SWALLOWED
+        writer.write(b"hello")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while proxy.held_reply_bytes < 5:
+                await asyncio.sleep(0.01)
+        assert echo.received == b"hello"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), SILENCE_SECONDS)
+        proxy.condition = CLEAR
+        assert await asyncio.wait_for(reader.readexactly(5), PATIENCE_SECONDS) == b"hello"
+
+
+async def test_blackhole() -> None:
+    """Nothing arrives, and nobody hears of it."""
+    async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
+        proxy.condition = BLACKHOLE
+        writer.write(b"hello")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), SILENCE_SECONDS)
+        assert echo.received == b""
+
+
+async def test_reset_loses_what_was_held_back() -> None:
+    """A reset connection is told as reset, and what was swallowed before never arrives."""
+    async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
+        proxy.condition = REPLIES_SWALLOWED
+        writer.write(b"hello")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while proxy.held_reply_bytes < 5:
+                await asyncio.sleep(0.01)
+        assert proxy.reset() == 1
+        proxy.condition = CLEAR
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(1), PATIENCE_SECONDS)
+        assert echo.received == b"hello"
+
+
+async def test_refused_connections() -> None:
+    """Refused while it refuses, on the same port again afterwards; what was open stays open."""
+    async with echo_behind_proxy() as (_, proxy), calling(proxy) as (reader, writer):
+        writer.write(b"a")
+        await reader.readexactly(1)
+        proxy.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"b")
+        assert await asyncio.wait_for(reader.readexactly(1), PATIENCE_SECONDS) == b"b"
+        await proxy.accept()
+        async with calling(proxy) as (again, other):
+            other.write(b"c")
+            assert await asyncio.wait_for(again.readexactly(1), PATIENCE_SECONDS) == b"c"
+
+
+async def test_fragments_and_delays() -> None:
+    """Each fragment waits its time; all of them arrive, in order."""
+    async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
+        proxy.condition = Condition(delay_seconds=(0.005, 0.005), fragment_bytes=7)
+        began = asyncio.get_running_loop().time()
+        message = bytes(range(70))
+        writer.write(message)
+        assert await asyncio.wait_for(reader.readexactly(70), PATIENCE_SECONDS) == message
+        assert max(echo.reads) < 70
+        # Ten fragments there, at the least.
+        assert asyncio.get_running_loop().time() - began >= 0.05
+
+
+async def test_target_behind_a_unix_socket_that_is_not_there(tmp_path: Path) -> None:
+    """A caller is cut off when the target does not let the proxy in."""
+    async with fault_proxy(tmp_path / "nowhere", seed=1) as proxy, calling(proxy) as (reader, _):
+        assert await asyncio.wait_for(reader.read(1), PATIENCE_SECONDS) == b""
