@@ -15,7 +15,6 @@ from e2e.test_payout_runs import (
     assert_reconciled,
     charge_all,
     end_of_run,
-    locked,
     start_run,
     today,
 )
@@ -23,18 +22,13 @@ from grpc import aio
 from support.audit import assert_books_in_order
 from support.commands import RunningServer, start_process
 from support.running import RunningLedger, query, running_ledger
+from support.sessions import locked, sessions_gone, waiting_sessions
 
 from ledger.bootstrap import Database
 from ledger.cli.serve import READY_PREFIX
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RESTAURANTS = 1_200
-
-# The sessions of servers that wait for a lock, by the table that a statement of theirs waits for or has a row of.
-WAITING = """
-SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock' AND state = 'active'
-"""
 
 
 @asynccontextmanager
@@ -70,30 +64,11 @@ async def start_run_at(server: RunningServer) -> str:
         return (await ledger_pb2_grpc.LedgerServiceStub(channel).RunPayouts(request)).payout_run.payout_run_id
 
 
-async def waiting_sessions(database: Database, count: int = 1) -> list[int]:
-    """Waits until as many sessions of servers wait for a lock; their process ids."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            found = [pid for (pid,) in await query(database.migration_url, WAITING)]
-            if len(found) >= count:
-                return found
-            await asyncio.sleep(POLL_SECONDS)
-
-
 async def somebody_waits(database: Database, mode: str) -> None:
     """Waits until a session waits for a lock of the mode on a table."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             if await query(database.migration_url, "SELECT pid FROM pg_locks WHERE NOT granted AND mode = :mode", mode=mode):
-                return
-            await asyncio.sleep(POLL_SECONDS)
-
-
-async def sessions_gone(database: Database, pids: list[int]) -> None:
-    """Waits until the sessions have ended, and with them their transactions and locks."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            if not await query(database.migration_url, "SELECT pid FROM pg_stat_activity WHERE pid = ANY (:pids)", pids=pids):
                 return
             await asyncio.sleep(POLL_SECONDS)
 

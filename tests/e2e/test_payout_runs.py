@@ -3,8 +3,8 @@
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,11 +14,9 @@ import pytest
 from google.rpc import error_details_pb2
 from google.type import date_pb2
 from grpc import aio
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.pool import NullPool
 from support.events import event_message
 from support.running import RunningLedger, query, running_ledger
+from support.sessions import locked
 
 from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2
@@ -255,19 +253,6 @@ async def charge_all(ledger: RunningLedger, restaurants: int, prefix: str = "res
         )
         assert {result.status for result in results} == {CREATED}
     return ids
-
-
-@asynccontextmanager
-async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConnection]:
-    """A session of the test's own that runs `statement` and keeps its locks until the block ends."""
-    engine = create_async_engine(database.migration_url, poolclass=NullPool)
-    try:
-        async with engine.connect() as connection:
-            await connection.execute(text(statement))
-            yield connection
-            await connection.rollback()
-    finally:
-        await engine.dispose()
 
 
 async def servers_on(stack: AsyncExitStack, database: Database, count: int, **settings: Any) -> list[RunningLedger]:

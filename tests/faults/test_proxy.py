@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from support.waiting import until
+
 from faults.proxy import BLACKHOLE, CLEAR, REPLIES_SWALLOWED, Condition, FaultProxy, fault_proxy
 
 PATIENCE_SECONDS = 5.0
@@ -58,9 +60,7 @@ async def test_passes_both_ways_and_ends_with_either_side() -> None:
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"hello"
         writer.close()
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while proxy.connections:
-                await asyncio.sleep(0.01)
+        await until(lambda: proxy.connections == 0, PATIENCE_SECONDS)
 
 
 async def test_swallowed_replies() -> None:
@@ -68,9 +68,7 @@ async def test_swallowed_replies() -> None:
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = REPLIES_SWALLOWED
         writer.write(b"hello")
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while proxy.held_reply_bytes < 5:
-                await asyncio.sleep(0.01)
+        await until(lambda: proxy.held_reply_bytes == 5, PATIENCE_SECONDS)
         assert echo.received == b"hello"
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), SILENCE_SECONDS)
@@ -93,9 +91,7 @@ async def test_reset_loses_what_was_held_back() -> None:
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = REPLIES_SWALLOWED
         writer.write(b"hello")
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while proxy.held_reply_bytes < 5:
-                await asyncio.sleep(0.01)
+        await until(lambda: proxy.held_reply_bytes == 5, PATIENCE_SECONDS)
         assert proxy.reset() == 1
         proxy.condition = CLEAR
         with pytest.raises(ConnectionResetError):

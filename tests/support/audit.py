@@ -4,15 +4,21 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.bootstrap import Database
+from ledger.domain.audit import AuditReport
 from ledger.infrastructure.postgres.audit import audit
 
 
 async def assert_books_in_order(database: Database) -> None:
     """Audits the books and fails on any error; warnings are facts about the events, which tests may well bring about."""
-    engine = create_async_engine(database.migration_url, poolclass=NullPool)
-    try:
-        report = await audit(engine)
-    finally:
-        await engine.dispose()
+    report = await audit_of(database)
     assert report.checks
     assert report.errors == ()
+
+
+async def audit_of(database: Database) -> AuditReport:
+    """The whole audit of a database, run as the superuser."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        return await audit(engine)
+    finally:
+        await engine.dispose()

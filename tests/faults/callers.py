@@ -1,0 +1,98 @@
+"""A caller that writes down what it means to do before it does it, and what it was told."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import grpc
+from grpc import aio
+
+from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Answer, Contents, Journal, Told
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+KNOWN_SECONDS = 60.0
+PAUSE_SECONDS = 0.1
+# Every attempt is seen, so none is made behind the caller's back; and a server that is back is found at once.
+CHANNEL_OPTIONS = (
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+
+
+class Caller:
+    """Calls one server, and keeps the journal."""
+
+    def __init__(self, address: str, journal: Journal) -> None:
+        self.address = address
+        self.channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(self.channel)
+        self._journal = journal
+
+    async def send(self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 5.0) -> Answer:
+        """One call of IngestEvent. A caller that is cancelled has written down that it does not know."""
+        self._journal.intend(event)
+        sent_at = time.monotonic()
+        told, code, transaction_id = Told.UNKNOWN, grpc.StatusCode.CANCELLED, ""
+        try:
+            response = await self.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=timeout_seconds)
+            told, code, transaction_id = _told(response.status), grpc.StatusCode.OK, response.transaction_id
+        except aio.AioRpcError as error:
+            code = error.code()
+            told = _meaning(code)
+        finally:
+            answer = self._record(event, sent_at, told, code, transaction_id)
+        return answer
+
+    async def send_until_known(self, event: ledger_pb2.ProcessorEvent) -> Answer:
+        """Sends the event again and again. Returns the first definite answer. Raises TimeoutError."""
+        async with asyncio.timeout(KNOWN_SECONDS):
+            while True:
+                answer = await self.send(event)
+                if answer.told.is_definite:
+                    return answer
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def send_batch(
+        self, events: Sequence[ledger_pb2.ProcessorEvent], *, timeout_seconds: float | None = 30.0
+    ) -> list[Answer]:
+        """One call of BatchIngestEvents; an answer for each event, in their order."""
+        for event in events:
+            self._journal.intend(event)
+        sent_at = time.monotonic()
+        request = ledger_pb2.BatchIngestEventsRequest(events=events)
+        try:
+            response = await self.stub.BatchIngestEvents(request, timeout=timeout_seconds)
+        except aio.AioRpcError as error:
+            return [self._record(event, sent_at, _meaning(error.code()), error.code(), "") for event in events]
+        answers = []
+        for event, result in zip(events, response.results, strict=True):
+            code = next(code for code in grpc.StatusCode if code.value[0] == result.error.code)
+            told = _told(result.status) if code is grpc.StatusCode.OK else _meaning(code)
+            answers.append(self._record(event, sent_at, told, code, result.transaction_id))
+        return answers
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    def _record(
+        self, event: ledger_pb2.ProcessorEvent, sent_at: float, told: Told, code: grpc.StatusCode, transaction_id: str
+    ) -> Answer:
+        contents = Contents.of(event)
+        answer = Answer(event.event_id, contents, self.address, sent_at, time.monotonic(), told, code, transaction_id)
+        self._journal.record(answer)
+        return answer
+
+
+def _told(status: ledger_pb2.IngestStatus.ValueType) -> Told:
+    return {ledger_pb2.INGEST_STATUS_CREATED: Told.CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE: Told.DUPLICATE}[status]
+
+
+def _meaning(code: grpc.StatusCode) -> Told:
+    if code is grpc.StatusCode.ALREADY_EXISTS:
+        return Told.CONFLICT
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Told.NOT_NOW
+    return Told.UNKNOWN if code in AMBIGUOUS_CODES | FORBIDDEN_CODES else Told.REFUSED

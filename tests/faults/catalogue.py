@@ -1,0 +1,120 @@
+"""The faults by number, how one is played, and what is reported about it."""
+
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from faults.clusters import Cluster
+from faults.judge import judge
+from faults.stage import Skipped, Stage
+
+VIOLATIONS_SHOWN = 5
+Play = Callable[[Stage], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of the catalogue. `missing` names what the service lacks to stand it; it must fail as long as it does."""
+
+    number: str
+    title: str
+    play: Play
+    missing: str
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(number: str, title: str, *, missing: str = "") -> Callable[[Play], Play]:
+    """Puts a function that plays a fault into the catalogue."""
+
+    def add(play: Play) -> Play:
+        FAULTS[number] = Fault(number, title, play, missing)
+        return play
+
+    return add
+
+
+class Status(StrEnum):
+    """How it went."""
+
+    PASSED = "passed"
+    FAILED = "FAILED"
+    SKIPPED = "skipped"
+    # What the service is known to lack: it failed as expected.
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One line of the report."""
+
+    fault: str
+    title: str
+    status: Status
+    seed: int
+    acked: int = 0
+    lost: int = 0
+    doubled: int = 0
+    gap_seconds: float = 0.0
+    calls: int = 0
+    unknown_calls: int = 0
+    reads: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+
+async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full: bool) -> Outcome:
+    """Plays one fault on a database of its own and judges the books afterwards, whatever the fault itself expected."""
+    began = time.monotonic()
+    outcome = Outcome(fault.number, fault.title, Status.PASSED, seed)
+    failures: list[str] = []
+    random.seed(seed)
+    async with AsyncExitStack() as exits:
+        stage = Stage(cluster, await cluster.new_database(), folder, seed, full, exits)
+        try:
+            await fault.play(stage)
+        except Skipped as reason:
+            return Outcome(fault.number, fault.title, Status.SKIPPED, seed, notes=(str(reason),))
+        except Exception:  # noqa: BLE001  # the outermost edge: whatever it was is reported, and the next fault is played
+            failures.append(traceback.format_exc(limit=-4))
+        try:
+            verdict = await judge(stage.database, stage.journal)
+        except Exception:  # noqa: BLE001  # as above
+            failures.append(f"the books could not be judged: {traceback.format_exc(limit=-4)}")
+        else:
+            failures += verdict.violations[:VIOLATIONS_SHOWN]
+            if len(verdict.violations) > VIOLATIONS_SHOWN:
+                failures.append(f"and {len(verdict.violations) - VIOLATIONS_SHOWN} more")
+            outcome = Outcome(
+                fault.number,
+                fault.title,
+                Status.PASSED,
+                seed,
+                verdict.acked,
+                verdict.lost,
+                verdict.doubled,
+                round(verdict.gap_seconds, 2),
+                verdict.calls,
+                verdict.unknown_calls,
+                verdict.reads,
+                notes=tuple(stage.notes),
+            )
+    return _judged(outcome, fault, failures, time.monotonic() - began)
+
+
+def _judged(outcome: Outcome, fault: Fault, failures: list[str], seconds: float) -> Outcome:
+    status, notes = Status.PASSED, outcome.notes
+    if fault.missing:
+        status = Status.MISSING if failures else Status.FAILED
+        notes += (fault.missing,)
+        failures = failures or ["it passed: what it says is missing is there, so take that note away"]
+    elif failures:
+        status = Status.FAILED
+    return replace(outcome, status=status, notes=notes, failure="\n".join(failures), seconds=round(seconds, 1))

@@ -1,0 +1,14 @@
+"""The whole catalogue, in the order of its numbers: importing the modules of faults puts them into it."""
+
+from faults import (
+    of_calls,
+    of_databases,
+    of_events,
+    of_networks,
+    of_payouts,
+    of_processes,
+)
+from faults.catalogue import FAULTS as _FAULTS
+
+MODULES = (of_calls, of_databases, of_events, of_networks, of_payouts, of_processes)
+FAULTS = {number: _FAULTS[number] for number in sorted(_FAULTS, key=lambda number: int(number[1:]))}

@@ -1,0 +1,136 @@
+"""A PostgreSQL cluster that can be hurt: killed, stopped, restarted, cut off from its disk."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+from support.running import execute_alone, query
+
+from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+
+TEMPLATE = "ledger_template"
+RESTART_SECONDS = 90.0
+# What a cluster that is only to be killed may leave out; a kill does not lose what the kernel has.
+FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+
+
+class Cluster:
+    """An embedded PostgreSQL in a folder of its own. From the main thread only."""
+
+    def __init__(self, data_dir: Path, parameters: Mapping[str, str]) -> None:
+        self.data_dir = data_dir
+        self.parameters = dict(parameters)
+        self._numbers = count(1)
+        self._postgres: EmbeddedPostgres | None = EmbeddedPostgres.start(data_dir, parameters=self.parameters)
+        self.superuser_url = self._postgres.url(user=self._postgres.superuser, database="postgres")
+
+    @property
+    def durable(self) -> bool:
+        return self.parameters.get("fsync") != "off"
+
+    @property
+    def pgdata(self) -> Path:
+        (pgdata,) = (path for path in self.data_dir.glob("pg*") if path.name[2:].isdigit())
+        return pgdata
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return Path(self._pid_file()[4]) / f".s.PGSQL.{self._pid_file()[3]}"
+
+    @property
+    def postmaster(self) -> int:
+        """The pid of the process that the others are children of."""
+        return int(self._pid_file()[0])
+
+    def children(self, kind: str = "") -> list[int]:
+        """The pids of the server's other processes; those whose title has `kind` in it."""
+        postmaster = self.postmaster
+        found = []
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with suppress(OSError, IndexError):
+                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                    if parent == postmaster and kind in (process / "cmdline").read_text():
+                        found.append(int(process.name))
+        return found
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Sends a signal to the postmaster and to every child."""
+        for pid in (self.postmaster, *self.children()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    async def restart(self) -> float:
+        """Starts a server that has died, over and over until it starts. Returns the seconds that took.
+
+        Blocks the event loop meanwhile: what the callers are told is not lost, only heard late.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                self.stop()
+                self._postgres = EmbeddedPostgres.start(self.data_dir, parameters=self.parameters)
+                return time.monotonic() - began
+            except EmbeddedPostgresError:
+                if time.monotonic() - began > RESTART_SECONDS:
+                    raise
+                await asyncio.sleep(0.1)
+
+    def stop(self) -> None:
+        if self._postgres is not None:
+            self._postgres.stop()
+            self._postgres = None
+
+    async def make_template(self) -> None:
+        """A migrated database for the others to be copied from."""
+        await create_database(self.superuser_url, TEMPLATE)
+        await migrate_async(database_url(self.superuser_url, database=TEMPLATE))
+
+    async def new_database(self, *, template: str = TEMPLATE) -> Database:
+        """A database with the newest schema and nothing in it."""
+        name = f"faults_{next(self._numbers)}"
+        await execute_alone(self.superuser_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+        owner_url = database_url(self.superuser_url, database=name)
+        return Database(database_url(owner_url, user=APPLICATION_ROLE), owner_url)
+
+    async def configure(self, **settings: str | None) -> None:
+        """Sets server-wide settings that take effect at once; None takes a setting back."""
+        for name, value in settings.items():
+            change = f"RESET {name}" if value is None else f"SET {name} = '{value}'"
+            await execute_alone(self.superuser_url, f"ALTER SYSTEM {change}")
+        await query(self.superuser_url, "SELECT pg_reload_conf()")
+
+    def _pid_file(self) -> list[str]:
+        return (self.pgdata / "postmaster.pid").read_text().splitlines()
+
+
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """An empty folder that any account may enter: as root the server runs as another."""
+    folder = Path(tempfile.mkdtemp(prefix="ledger-faults-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_cluster(data_dir: Path, parameters: Mapping[str, str] = {}) -> Iterator[Cluster]:
+    """A cluster that runs; stopped at the end."""
+    cluster = Cluster(data_dir, parameters)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()

@@ -1,0 +1,154 @@
+"""What callers meant to do and what they were told, kept by the callers: the evidence that the books are judged by."""
+
+import itertools
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+
+import grpc
+
+from ledger.v1 import ledger_pb2
+
+# The call may or may not have been carried out.
+AMBIGUOUS_CODES = {
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+}
+# No fault may ever be told so.
+FORBIDDEN_CODES = {grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN}
+# For as much as a caller that sends on can stand for; the digits of the account below must stay under the largest amount.
+CHARGES_PER_ACCOUNT = 20
+
+
+class Told(Enum):
+    """What a caller knows about its event after one call."""
+
+    CREATED = "created"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"  # stored with other contents
+    REFUSED = "refused"  # for good: nothing is stored on behalf of this call
+    NOT_NOW = "not now"  # the server had no room for it: nothing is stored on behalf of this call
+    UNKNOWN = "unknown"  # it may or may not be stored
+
+    @property
+    def is_definite(self) -> bool:
+        return self not in (Told.UNKNOWN, Told.NOT_NOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is compared when an event id comes again, in the words of the table it is stored in."""
+
+    type: str
+    restaurant_id: str
+    currency: str
+    amount_minor: int
+    fee_minor: int
+    occurred_at: datetime
+    payout_id: str
+    reference: str
+
+    @classmethod
+    def of(cls, event: ledger_pb2.ProcessorEvent) -> "Contents":
+        return cls(
+            ledger_pb2.EventType.Name(event.type).removeprefix("EVENT_TYPE_").lower(),
+            event.restaurant_id,
+            event.currency,
+            event.amount_minor,
+            event.fee_minor,
+            event.occurred_at.ToDatetime(tzinfo=UTC),
+            event.payout_id,
+            event.reference,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One call for one event, as its caller saw it; instants are seconds of a clock that never steps."""
+
+    event_id: str
+    contents: Contents
+    server: str
+    sent_at: float
+    ended_at: float
+    told: Told
+    code: grpc.StatusCode
+    transaction_id: str = ""
+
+
+@dataclass(slots=True)
+class Journal:
+    """All callers' evidence. Intents are written before they are sent."""
+
+    intents: dict[str, set[Contents]] = field(default_factory=dict)
+    events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)  # each intent's first, for repeats
+    answers: list[Answer] = field(default_factory=list)
+    sent_at: dict[str, float] = field(default_factory=dict)
+    acknowledged_at: dict[str, float] = field(default_factory=dict)
+    ack_instants: list[float] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)  # what readers saw and must not have seen
+    reads: int = 0
+
+    def intend(self, event: ledger_pb2.ProcessorEvent) -> None:
+        """Writes down that an event is about to be sent."""
+        contents = self.intents.setdefault(event.event_id, set())
+        if not contents:
+            self.events.append(event)
+            self.sent_at[event.event_id] = time.monotonic()
+        contents.add(Contents.of(event))
+
+    def record(self, answer: Answer) -> None:
+        """Writes down what a caller was told."""
+        self.answers.append(answer)
+        if answer.told in (Told.CREATED, Told.DUPLICATE):
+            self.acknowledged_at.setdefault(answer.event_id, answer.ended_at)
+            self.ack_instants.append(answer.ended_at)
+
+    @property
+    def longest_gap_seconds(self) -> float:
+        """The longest time between two acknowledgements, whoever got them."""
+        instants = sorted(self.ack_instants)
+        return max((later - earlier for earlier, later in itertools.pairwise(instants)), default=0.0)
+
+    @property
+    def codes(self) -> Counter[str]:
+        """How often which status was told."""
+        return Counter(answer.code.name for answer in self.answers)
+
+
+@dataclass(slots=True)
+class DigitAccounts:
+    """Restaurants whose balance tells which of their charges it counts.
+
+    Charge n of an account has the amount 2 * 4^n and the fee 4^n, so it is worth 4^n: in base 4 the balance has the digit 1
+    where a charge is counted, 0 where it is not, and anything else where one is counted in part or twice.
+    """
+
+    taken: int = 0
+    event_ids: dict[str, list[str]] = field(default_factory=dict)
+
+    def next_charge(self, event_id: str) -> tuple[str, int, int]:
+        """Restaurant, amount and fee of a charge that no other event has."""
+        number, digit = divmod(self.taken, CHARGES_PER_ACCOUNT)
+        self.taken += 1
+        restaurant_id = f"digits_{number:05d}"
+        self.event_ids.setdefault(restaurant_id, []).append(event_id)
+        return restaurant_id, 2 * 4**digit, 4**digit
+
+    def counted(self, restaurant_id: str, balance_minor: int) -> set[str]:
+        """The ids of the events that a balance counts. Raises ValueError if it is not a sum of whole charges."""
+        counted = set()
+        rest = balance_minor
+        for event_id in self.event_ids[restaurant_id]:
+            rest, digit = divmod(rest, 4)
+            if digit not in (0, 1):
+                raise ValueError(f"balance {balance_minor} of {restaurant_id} counts {event_id} with the digit {digit}")
+            if digit:
+                counted.add(event_id)
+        if rest:
+            raise ValueError(f"balance {balance_minor} of {restaurant_id} counts more than was ever sent")
+        return counted

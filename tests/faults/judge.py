@@ -1,0 +1,182 @@
+"""Judges the books by what callers wrote down, sharing no code with the service but its contract."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from support.audit import audit_of
+from support.model import ModelBalance, model_balances
+from support.running import RunningLedger, query, running_ledger
+
+from faults.journal import FORBIDDEN_CODES, Answer, Contents, Journal, Told
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+MATURITY = timedelta(days=7)
+PAYOUT_TYPES = ("payout_paid", "payout_failed")
+# How many entries an event posts without a fee above 0, and with one.
+ENTRIES_BY_TYPE = {"dispute_opened": (2, 3), "dispute_won": (2, 2), "charge_succeeded": (1, 2)}
+
+_STORED = """
+SELECT event_id, transaction_id::text, type, restaurant_id, currency, amount_minor, fee_minor, occurred_at,
+       COALESCE(payout_id, ''), reference
+FROM processor_events
+"""
+_ENTRIES = "SELECT event_id, count(*), count(DISTINCT transaction_id) FROM ledger_entries WHERE event_id IS NOT NULL GROUP BY 1"
+_PAYOUTS = """
+SELECT a.restaurant_id, a.currency, p.state, sum(p.amount_minor)::bigint
+FROM payouts AS p JOIN balance_accounts AS a USING (balance_account_id) GROUP BY 1, 2, 3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of processor_events and how many entries name it."""
+
+    contents: Contents
+    transaction_id: str
+    entries: int
+    transactions: int
+
+    @property
+    def entries_expected(self) -> int:
+        plain, with_fee = ENTRIES_BY_TYPE.get(self.contents.type, (1, 1))
+        return with_fee if self.contents.fee_minor else plain
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the books are worth after a fault."""
+
+    calls: int
+    unknown_calls: int
+    acked: int
+    lost: int
+    doubled: int
+    reads: int
+    gap_seconds: float
+    violations: tuple[str, ...]
+
+
+async def judge(database: Database, journal: Journal) -> Verdict:
+    """Reads everything that is stored, and asks a server of its own for every balance."""
+    stored = await stored_events(database)
+    answers = defaultdict[str, list[Answer]](list)
+    for answer in journal.answers:
+        answers[answer.event_id].append(answer)
+    lost = sorted(event_id for event_id in journal.acknowledged_at if event_id not in stored)
+    doubled = sorted(_doubled(stored, answers))
+    violations = list(dict.fromkeys(journal.violations))
+    violations += [f"H1: {event_id} was acknowledged and is not stored" for event_id in lost]
+    violations += [f"H3: {event_id} is booked twice, or was told as created twice" for event_id in doubled]
+    violations += _unsent(stored, journal)
+    for event_id, told in answers.items():
+        violations += _wrongly_told(told, stored.get(event_id))
+    violations += [f"it was answered {code.name}" for code in FORBIDDEN_CODES if code.name in journal.codes]
+    async with running_ledger(database) as ledger:
+        violations += await wrong_balances(ledger, stored.values())
+    report = await audit_of(database)
+    violations += [f"audit: {finding.check}: {finding.entity} {finding.detail}" for finding in report.errors]
+    if not report.checks:
+        violations.append("the audit checked nothing")
+    unknown = sum(answer.told is Told.UNKNOWN for answer in journal.answers)
+    return Verdict(
+        len(journal.answers),
+        unknown,
+        len(journal.acknowledged_at),
+        len(lost),
+        len(doubled),
+        journal.reads,
+        journal.longest_gap_seconds,
+        tuple(violations),
+    )
+
+
+async def stored_events(database: Database) -> dict[str, StoredEvent]:
+    """Every event that is stored, by its id."""
+    entries = {row[0]: row[1:] for row in await query(database.migration_url, _ENTRIES)}
+    return {
+        event_id: StoredEvent(Contents(*contents), transaction_id, *entries.get(event_id, (0, 0)))
+        for event_id, transaction_id, *contents in await query(database.migration_url, _STORED)
+    }
+
+
+def _doubled(stored: dict[str, StoredEvent], answers: dict[str, list[Answer]]) -> Iterator[str]:
+    for event_id in stored.keys() | answers.keys():
+        created = sum(answer.told is Told.CREATED for answer in answers.get(event_id, ()))
+        event = stored.get(event_id)
+        booked_twice = event is not None and (event.entries > event.entries_expected or event.transactions > 1)
+        if created > 1 or booked_twice:
+            yield event_id
+
+
+def _unsent(stored: dict[str, StoredEvent], journal: Journal) -> Iterator[str]:
+    for event_id, event in stored.items():
+        if event.contents not in journal.intents.get(event_id, ()):
+            yield f"H2: {event_id} is stored with contents that nobody sent"
+        if event.entries < event.entries_expected:
+            yield f"H1: {event_id} is stored and has {event.entries} entries instead of {event.entries_expected}"
+
+
+def _wrongly_told(answers: list[Answer], event: StoredEvent | None) -> Iterator[str]:
+    """What callers were told about one event and cannot be true."""
+    event_id = answers[0].event_id
+    told = Counter(answer.told for answer in answers)
+    if told[Told.DUPLICATE] and not told[Told.CREATED] and not told[Told.UNKNOWN]:
+        yield f"H4: {event_id} is a duplicate of a call that nobody can have made"
+    if event is not None and not any(told[known] for known in (Told.CREATED, Told.DUPLICATE, Told.CONFLICT, Told.UNKNOWN)):
+        yield f"H4: {event_id} is stored, and every call for it was refused"
+    for answer in answers:
+        if answer.told is Told.CONFLICT and (event is None or answer.contents == event.contents):
+            yield f"H7: {event_id} was told as a conflict with what it is stored as"
+        if answer.told in (Told.CREATED, Told.DUPLICATE) and event is not None:
+            if answer.contents != event.contents:
+                yield f"H7: {event_id} was acknowledged with contents that are not stored"
+            if answer.transaction_id != event.transaction_id:
+                yield f"H1: {event_id} was acknowledged with another transaction id than it has"
+
+
+async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -> list[str]:
+    """H6: where the service's balance is not what the model makes of the stored events and payouts."""
+    events = [_message(number, event.contents) for number, event in enumerate(stored) if event.contents.type not in PAYOUT_TYPES]
+    model = model_balances(events, datetime.now(UTC), MATURITY)
+    reserved = Counter[tuple[str, str]]()
+    for restaurant_id, currency, state, amount_minor in await query(ledger.database.migration_url, _PAYOUTS):
+        if state in ("CREATED", "PAID"):
+            model[restaurant_id, currency].available_minor -= amount_minor
+        if state == "CREATED":
+            reserved[restaurant_id, currency] += amount_minor
+    room = asyncio.Semaphore(32)
+
+    async def told(restaurant_id: str, currency: str) -> tuple[ModelBalance, int]:
+        async with room:
+            answer = await ledger.balance(restaurant_id, currency)
+        balance = ModelBalance(answer.available_minor, answer.pending_minor, answer.disputed_minor)
+        return balance, answer.reserved_minor
+
+    wrong = []
+    balances = await asyncio.gather(*(told(*account) for account in model))
+    for account, expected, (balance, reserved_minor) in zip(model, model.values(), balances, strict=True):
+        # What payout events are about is no restaurant's latest event in this model.
+        expected.last_event_at = None
+        if (balance, reserved_minor) != (expected, reserved[account]):
+            wrong.append(f"H6: {account} has {balance}, {reserved_minor} reserved; expected {expected}, {reserved[account]}")
+    return wrong
+
+
+def _message(number: int, contents: Contents) -> ledger_pb2.ProcessorEvent:
+    occurred_at = Timestamp()
+    occurred_at.FromDatetime(contents.occurred_at)
+    return ledger_pb2.ProcessorEvent(
+        # The model forgets repeats of an id; what is stored has none.
+        event_id=str(number),
+        type=ledger_pb2.EventType.Value(f"EVENT_TYPE_{contents.type.upper()}"),
+        restaurant_id=contents.restaurant_id,
+        currency=contents.currency,
+        amount_minor=contents.amount_minor,
+        fee_minor=contents.fee_minor,
+        occurred_at=occurred_at,
+    )

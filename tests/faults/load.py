@@ -1,0 +1,194 @@
+"""A load: callers that send events of all kinds, each until it knows what became of it, and read balances in between."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import grpc
+from grpc import aio
+from support.events import OCCURRED_AT, event_message
+from support.waiting import until
+
+from faults.callers import Caller
+from faults.journal import FORBIDDEN_CODES, Answer, DigitAccounts, Journal
+from ledger.v1 import ledger_pb2
+
+SETTLE_SECONDS = 120.0
+PAUSE_SECONDS = (0.02, 0.3)
+_OTHER_TYPES = [
+    number
+    for name, number in ledger_pb2.EventType.items()
+    if "PAYOUT" not in name and "UNSPECIFIED" not in name and "CHARGE" not in name
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a load is made of."""
+
+    callers: int = 16
+    timeout_seconds: float | None = 5.0
+    timeout_range_seconds: tuple[float, float] | None = None  # drawn for each first attempt, instead
+    cancel_range_seconds: tuple[float, float] | None = None  # each first attempt is cancelled after so long
+    repeat_share: float = 0.15  # sends what somebody has sent before
+    altered_share: float = 0.1  # of the repeats: with other contents
+    read_share: float = 0.2  # reads the balance after its event is acknowledged
+    restaurants: int = 8
+
+
+class Load:
+    """Callers that send events of all kinds, each until the outcome is known, and read balances in between."""
+
+    def __init__(self, addresses: Sequence[str], journal: Journal, digits: DigitAccounts, *, seed: str, mix: Mix) -> None:
+        self.mix = mix
+        self.journal = journal
+        self.attempts_max = 0  # that any event needed
+        self._digits = digits
+        self._addresses = addresses
+        self._seed = seed
+        self._numbers = count(1)
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        for number in range(self.mix.callers):
+            self._tasks.append(asyncio.create_task(self._send_on(number)))
+
+    async def stop(self) -> None:
+        """Lets every caller come to know what became of its event. Raises TimeoutError if one cannot."""
+        self._stopping.set()
+        done, pending = await asyncio.wait(self._tasks, timeout=SETTLE_SECONDS)
+        await self.abandon()
+        for task in done:
+            task.result()
+        if pending:
+            raise TimeoutError(f"{len(pending)} callers did not learn in {SETTLE_SECONDS:.0f} s what became of their events")
+
+    async def abandon(self) -> None:
+        """Ends at once, without asking what became of anything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def acknowledged(self, events: int, *, timeout_seconds: float = 60.0) -> None:
+        """Waits until so many further events have been acknowledged."""
+        wanted = len(self.journal.ack_instants) + events
+
+        def enough() -> bool:
+            for task in self._tasks:
+                if task.done() and not self._stopping.is_set():
+                    task.result()
+            return len(self.journal.ack_instants) >= wanted
+
+        await until(enough, timeout_seconds)
+
+    async def _send_on(self, number: int) -> None:
+        chance = random.Random(f"{self._seed} {number}")
+        callers = [Caller(address, self.journal) for address in self._addresses]
+        chance.shuffle(callers)
+        try:
+            while not self._stopping.is_set():
+                caller = await self._send_until_known(callers, self._event(chance), chance)
+                if chance.random() < self.mix.read_share:
+                    await self._read(caller, chance)
+        finally:
+            for caller in callers:
+                await caller.close()
+
+    async def _send_until_known(self, callers: list[Caller], event: ledger_pb2.ProcessorEvent, chance: random.Random) -> Caller:
+        """Sends to one server after the other, beginning with any, until the outcome is known. Returns who knows it."""
+        first = chance.randrange(len(callers))
+        for attempt in count():
+            self.attempts_max = max(self.attempts_max, attempt + 1)
+            caller = callers[(first + attempt) % len(callers)]
+            answer = await (self._first_attempt(caller, event, chance) if attempt == 0 else self._attempt(caller, event))
+            if answer is not None and answer.told.is_definite:
+                return caller
+            await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))
+        raise RuntimeError("unreachable")
+
+    def _attempt(self, caller: Caller, event: ledger_pb2.ProcessorEvent) -> "asyncio.Future[Answer | None]":
+        return asyncio.ensure_future(caller.send(event, timeout_seconds=self.mix.timeout_seconds))
+
+    async def _first_attempt(self, caller: Caller, event: ledger_pb2.ProcessorEvent, chance: random.Random) -> Answer | None:
+        if self.mix.timeout_range_seconds is not None:
+            return await caller.send(event, timeout_seconds=chance.uniform(*self.mix.timeout_range_seconds))
+        attempt = self._attempt(caller, event)
+        if self.mix.cancel_range_seconds is not None:
+            await asyncio.wait({attempt}, timeout=chance.uniform(*self.mix.cancel_range_seconds))
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.wait({attempt})
+                return None
+        return await attempt
+
+    def _event(self, chance: random.Random) -> ledger_pb2.ProcessorEvent:
+        if self.journal.events and chance.random() < self.mix.repeat_share:
+            event = ledger_pb2.ProcessorEvent()
+            event.CopyFrom(chance.choice(self.journal.events))
+            if chance.random() < self.mix.altered_share:
+                # The amount of a charge that is a digit must stay what it is.
+                event.reference = f"altered_{chance.randrange(3)}"
+            return event
+        event_id = f"evt_{self._seed}_{next(self._numbers):07d}"
+        if chance.random() < 0.6:
+            restaurant_id, amount_minor, fee_minor = self._digits.next_charge(event_id)
+            return event_message(event_id=event_id, restaurant_id=restaurant_id, amount_minor=amount_minor, fee_minor=fee_minor)
+        amount_minor = chance.randrange(1, 100_000)
+        kind = chance.choice([*_OTHER_TYPES, ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED])
+        has_fee = kind in (ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_DISPUTE_OPENED)
+        return event_message(
+            kind,
+            event_id=event_id,
+            restaurant_id=f"res_{chance.randrange(self.mix.restaurants)}",
+            currency=chance.choice(["PEN", "USD"]),
+            amount_minor=amount_minor,
+            fee_minor=chance.randrange(amount_minor) if has_fee else 0,
+            # Some of the charges have not matured.
+            occurred_at=chance.choice([OCCURRED_AT, datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)]),
+            reference=chance.choice(["", "pay_1", "pay_2"]),
+        )
+
+    async def _read(self, caller: Caller, chance: random.Random) -> None:
+        """Reads a balance whose digits tell what it counts: whole charges, all that were acknowledged, none that was not sent."""
+        if not self._digits.event_ids:
+            return
+        # The newest are those that are being written to.
+        restaurant_id = chance.choice(list(self._digits.event_ids)[-3:])
+        acknowledged = set(self._digits.event_ids[restaurant_id]) & self.journal.acknowledged_at.keys()
+        request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN")
+        try:
+            told = await caller.stub.GetBalance(request, timeout=self.mix.timeout_seconds)
+            balance_minor = told.available_minor
+        except aio.AioRpcError as error:
+            if error.code() in FORBIDDEN_CODES:
+                self.journal.violations.append(f"a read was answered {error.code().name}")
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                return
+            balance_minor = 0
+        self.journal.reads += 1
+        try:
+            counted = self._digits.counted(restaurant_id, balance_minor)
+        except ValueError as error:
+            self.journal.violations.append(f"H8: {error}")
+            return
+        for event_id in acknowledged - counted:
+            self.journal.violations.append(f"H5: {event_id} was acknowledged before a read by {caller.address} that lacks it")
+        for event_id in counted - self.journal.intents.keys():
+            self.journal.violations.append(f"H2: {event_id} is in a balance and was never sent")
+
+
+@asynccontextmanager
+async def load_on(load: Load) -> AsyncIterator[Load]:
+    """Runs a load for as long as the block takes, and then until every outcome is known."""
+    load.start()
+    try:
+        yield load
+    except BaseException:
+        await load.abandon()
+        raise
+    await load.stop()

@@ -1,0 +1,204 @@
+"""Events that come too often, altered, out of order, poisoned, or while others hold what they need."""
+
+import asyncio
+from contextlib import suppress
+from datetime import UTC, timedelta
+
+import grpc
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import OCCURRED_AT, event_message
+
+from faults.catalogue import fault
+from faults.journal import Answer, Told
+from faults.load import load_on
+from faults.stage import Stage
+from ledger.v1 import ledger_pb2
+
+_DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+_FOREIGN_INSERT = """
+INSERT INTO processor_events
+  (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor, occurred_at)
+VALUES
+  (:event_id, sha256('x'), gen_random_uuid(), gen_random_uuid(), 'charge_succeeded', 'foreign', 'PEN', 1, 0, now())
+"""
+_POISON = """
+CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.reference = 'poison' THEN RAISE EXCEPTION 'poison' USING ERRCODE = 'check_violation'; END IF;
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER refuse_poison BEFORE INSERT ON processor_events FOR EACH ROW EXECUTE FUNCTION refuse_poison();
+"""
+
+
+def _p99_ms(answers: list[Answer]) -> float:
+    times = sorted(answer.ended_at - answer.sent_at for answer in answers)
+    return 1000 * times[int(len(times) * 0.99)]
+
+
+@fault("F14", "duplicate storm")
+async def duplicate_storm(stage: Stage) -> None:
+    """64 callers of two servers send the same ids at once, one by one and in overlapping batches in opposite order."""
+    callers = [stage.caller(server) for server in await stage.servers(2)]
+    normal = await asyncio.gather(
+        *(callers[place % 2].send(event_message(event_id=f"normal_{place}")) for place in range(64)),
+    )
+    storm: list[Answer] = []
+    for number in range(stage.size(50, 5)):
+        event = event_message(event_id=f"storm_{number}", restaurant_id=f"storm_{number % 3}", fee_minor=7)
+        answers = await asyncio.gather(*(callers[place % 2].send(event, timeout_seconds=30) for place in range(64)))
+        assert sum(answer.told is Told.CREATED for answer in answers) == 1
+        assert sum(answer.told is Told.DUPLICATE for answer in answers) == 63
+        storm += answers
+    for number in range(stage.size(20, 2)):
+        events = [event_message(event_id=f"batch_{number}_{place}", restaurant_id=f"storm_{place % 5}") for place in range(300)]
+        told = await asyncio.gather(
+            callers[0].send_batch(events), callers[1].send_batch(events[::-1]), callers[0].send_batch(events[100:])
+        )
+        assert sum(answer.told is Told.CREATED for answers in told for answer in answers) == 300
+    assert await stage.query(_DEADLOCKS) == [(0,)]
+    stage.note(f"p99 {_p99_ms(storm):.0f} ms, without duplicates {_p99_ms(list(normal)):.0f} ms")
+
+
+@fault("F15", "conflict storm")
+async def conflict_storm(stage: Stage) -> None:
+    """Of the repeats 3 in 100 are altered: a conflict for exactly those, and what is stored stays."""
+    callers = [stage.caller(server) for server in await stage.servers(2)]
+    events = [
+        event_message(event_id=f"evt_{place}", restaurant_id=f"res_{place % 5}", amount_minor=1000 + place)
+        for place in range(stage.size(500, 100))
+    ]
+    await callers[0].send_batch(events)
+    before = await stage.query("SELECT * FROM processor_events ORDER BY event_id")
+    altered = 0
+
+    async def repeat(place: int) -> None:
+        nonlocal altered
+        event = ledger_pb2.ProcessorEvent()
+        event.CopyFrom(stage.chance.choice(events))
+        is_altered = stage.chance.random() < 0.03
+        if is_altered:
+            altered += 1
+            stage.chance.choice([_alter_amount, _alter_restaurant, _alter_instant, _alter_reference])(event)
+        answer = await callers[place % 2].send(event, timeout_seconds=30)
+        assert answer.told is (Told.CONFLICT if is_altered else Told.DUPLICATE)
+
+    for start in range(0, stage.size(6_400, 640), 64):
+        await asyncio.gather(*(repeat(place) for place in range(start, start + 64)))
+    assert await stage.query("SELECT * FROM processor_events ORDER BY event_id") == before
+    assert altered > 0
+    stage.note(f"{altered} altered, {altered} conflicts")
+
+
+def _alter_amount(event: ledger_pb2.ProcessorEvent) -> None:
+    event.amount_minor += 1
+
+
+def _alter_restaurant(event: ledger_pb2.ProcessorEvent) -> None:
+    event.restaurant_id = "somebody_else"
+
+
+def _alter_instant(event: ledger_pb2.ProcessorEvent) -> None:
+    event.occurred_at.nanos += 1000
+
+
+def _alter_reference(event: ledger_pb2.ProcessorEvent) -> None:
+    event.reference = "altered"
+
+
+@fault("F16", "one id several times in one batch")
+async def repeated_in_batch(stage: Stage) -> None:
+    """The first is created, the same again a duplicate, another under its id a conflict; wherever they stand."""
+    caller = stage.caller(await stage.server())
+    for number in range(stage.size(20, 3)):
+        event_id = f"evt_{number}"
+        first, again = event_message(event_id=event_id), event_message(event_id=event_id)
+        other = event_message(event_id=event_id, amount_minor=1)
+        crowd = [event_message(event_id=f"crowd_{number}_{place}") for place in range(20)]
+        events = [*crowd[:7], first, *crowd[7:14], again, other, *crowd[14:], again]
+        told = [answer.told for answer in await caller.send_batch(events)]
+        expected = [Told.CREATED] * 15 + [Told.DUPLICATE, Told.CONFLICT] + [Told.CREATED] * 6 + [Told.DUPLICATE]
+        assert told == expected, told
+
+
+@fault("F18", "events out of order")
+async def out_of_order(stage: Stage) -> None:
+    """A refund before its charge, the latest first, an answer to a payout that does not exist."""
+    caller = stage.caller(await stage.server())
+    refund = event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, event_id="refund", amount_minor=500)
+    assert (await caller.send(refund)).told is Told.CREATED
+    request = ledger_pb2.GetBalanceRequest(restaurant_id="res_001", currency="PEN")
+    assert (await caller.stub.GetBalance(request)).available_minor == -500
+    for days in range(20):
+        event = event_message(event_id=f"day_{days}", amount_minor=100, occurred_at=OCCURRED_AT - timedelta(days=days))
+        assert (await caller.send(event)).told is Told.CREATED
+    balance = await caller.stub.GetBalance(request)
+    assert balance.available_minor == 20 * 100 - 500
+    assert balance.last_event_at.ToDatetime(tzinfo=UTC) == OCCURRED_AT
+    for kind in (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED):
+        payout_id = "01a1f8be-74aa-7783-afee-90352b67cd09"
+        answer = await caller.send(event_message(kind, event_id=f"payout_{kind}", payout_id=payout_id))
+        assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
+        assert await stage.query("SELECT FROM processor_events WHERE event_id = :id", id=f"payout_{kind}") == []
+
+
+@fault("F21", "a poisoned event in a batch")
+async def poison(stage: Stage) -> None:
+    """The database refuses one event of 256: the others are booked, the offender is told as invalid, wherever it stands."""
+    caller = stage.caller(await stage.server())
+    for statement in _POISON.strip().split("\n$$;\n"):
+        await stage.query(statement + ("\n$$" if statement.startswith("CREATE FUNCTION") else ""))
+    for number, place in enumerate([0, 255, *(stage.chance.randrange(256) for _ in range(stage.size(5, 1)))]):
+        events = [event_message(event_id=f"evt_{number}_{at}", restaurant_id=f"res_{at % 9}") for at in range(256)]
+        events[place].reference = "poison"
+        answers = await caller.send_batch(events)
+        assert answers[place].code is grpc.StatusCode.INVALID_ARGUMENT
+        assert sum(answer.told is Told.CREATED for answer in answers) == 255
+    await stage.query("DROP FUNCTION refuse_poison CASCADE")
+
+
+@fault("F13", "deadlock storm")
+async def deadlock_storm(stage: Stage) -> None:
+    """The service's own writers never wait in a circle; a foreign writer in reverse order makes them repeat, no more."""
+    servers = await stage.servers(2)
+    async with load_on(stage.load(*servers)) as load:
+        await load.acknowledged(stage.size(2_000, 300))
+    assert await stage.query(_DEADLOCKS) == [(0,)]
+    (name,) = (await stage.query("SELECT current_database()"))[0]
+    await stage.query(f"ALTER DATABASE {name} SET deadlock_timeout = '50ms'")
+    for server in servers:
+        await server.kill()
+        await server.start()
+    callers = [stage.caller(server) for server in servers]
+    for number in range(stage.size(40, 4)):
+        ids = [f"lock_{number}_{place:02d}" for place in range(40)]
+        events = [event_message(event_id=event_id) for event_id in ids]
+        await asyncio.gather(
+            _reversed_writer(stage, ids),
+            callers[0].send_batch(events),
+            callers[1].send_batch(events),
+            _reversed_writer(stage, ids),
+        )
+        # Whatever became of them, now they are known.
+        answers = await callers[0].send_batch(events)
+        assert {answer.told for answer in answers} <= {Told.CREATED, Told.DUPLICATE}
+    ((deadlocks,),) = await stage.query(_DEADLOCKS)
+    unknown = sum(answer.told is Told.UNKNOWN for answer in stage.journal.answers)
+    stage.note(f"none among servers, {deadlocks} with foreign writers, {unknown} events told as unknown")
+
+
+async def _reversed_writer(stage: Stage, event_ids: list[str]) -> None:
+    """Inserts the same ids in the opposite order, and takes everything back; or is the one that PostgreSQL picks."""
+    engine = create_async_engine(stage.database.migration_url, poolclass=NullPool)
+    try:
+        with suppress(DBAPIError):
+            async with engine.connect() as connection:
+                for event_id in reversed(event_ids):
+                    await connection.execute(text(_FOREIGN_INSERT), {"event_id": event_id})
+                await connection.rollback()
+    finally:
+        await engine.dispose()

@@ -1,0 +1,117 @@
+"""Payouts whose servers die, and runs and answers that race each other."""
+
+import asyncio
+
+import grpc
+from support.events import event_message
+
+from faults.catalogue import fault
+from faults.journal import Told
+from faults.load import load_on
+from faults.paying import CURRENCY, charge_restaurants, finished, paid_once, start_run
+from faults.stage import Stage
+from ledger.v1 import ledger_pb2
+
+
+@fault("F22", "a server killed while it pays")
+async def killed_while_paying(stage: Stage) -> None:
+    """Killed at any instant of a run, round after round, while events come in: the run goes on, everybody is paid once."""
+    restaurants, rounds = stage.size(4_000, 1_000), stage.size(8, 2)
+    steady, server = await stage.servers(2)
+    await charge_restaurants(stage.caller(steady), restaurants)
+    progress = []
+    async with load_on(stage.load(steady)) as load:
+        await load.acknowledged(100)
+        # Only the one that is killed pays: the other's worker would take the run over at once.
+        for _ in range(rounds):
+            caller = stage.caller(server)
+            await start_run(caller)
+            await asyncio.sleep(stage.chance.uniform(0, 0.15))
+            await server.kill()
+            progress += [count for (count,) in await stage.query("SELECT count(*) FROM payouts")]
+            await server.start()
+        await finished(stage.caller(server), await start_run(stage.caller(server)))
+        await load.acknowledged(100)
+    await paid_once(stage, restaurants)
+    assert all(count % 500 == 0 for count in progress), "a page is paid whole or not at all"
+    stage.note(f"payouts after each of {rounds} kills: {', '.join(map(str, progress))}")
+
+
+@fault("F23", "the same run many times at once")
+async def same_run(stage: Stage) -> None:
+    """24 calls through two servers for one date, by the same request and by others: everybody is paid once."""
+    restaurants = stage.size(2_000, 300)
+    callers = [stage.caller(server) for server in await stage.servers(2)]
+    await charge_restaurants(callers[0], restaurants)
+    ids = await asyncio.gather(
+        *(start_run(callers[place % 2], request_id=f"request_{place % 3}") for place in range(24)),
+    )
+    assert len(set(ids)) == 3
+    runs = [await finished(callers[0], payout_run_id) for payout_run_id in set(ids)]
+    assert sum(run.payouts_created for run in runs) == restaurants
+    await paid_once(stage, restaurants)
+    stage.note(f"24 calls, 3 runs, payouts of each: {', '.join(str(run.payouts_created) for run in runs)}")
+
+
+@fault("F24", "runs of different dates at once")
+async def different_dates(stage: Stage) -> None:
+    """Runs of four dates race through two servers, with new charges in between: nobody is paid more than there is."""
+    restaurants = stage.size(1_000, 200)
+    callers = [stage.caller(server) for server in await stage.servers(2)]
+    for round_ in range(stage.size(3, 2)):
+        await charge_restaurants(callers[0], restaurants, round_=round_)
+        requests = (start_run(callers[days % 2], days_ago=days, request_id=f"round_{round_}") for days in (3, 0, 2, 1))
+        for payout_run_id in await asyncio.gather(*requests):
+            await finished(callers[1], payout_run_id)
+    overpaid = await stage.query(
+        """
+        SELECT balance_account_id FROM (
+          SELECT a.balance_account_id,
+                 (SELECT sum(amount_minor - fee_minor) FROM processor_events AS v
+                  WHERE v.restaurant_id = a.restaurant_id AND v.currency = a.currency) AS owed,
+                 (SELECT sum(amount_minor) FROM payouts AS p WHERE p.balance_account_id = a.balance_account_id) AS paid
+          FROM balance_accounts AS a WHERE a.currency = :currency) AS account
+        WHERE paid > owed
+        """,
+        currency=CURRENCY,
+    )
+    assert overpaid == []
+    in_flight = await stage.query("SELECT count(*), count(DISTINCT balance_account_id) FROM payouts WHERE state = 'CREATED'")
+    assert in_flight == [(restaurants, restaurants)]
+
+
+@fault("F25", "paid and failed race for one payout")
+async def answers_race(stage: Stage) -> None:
+    """64 callers of two servers say paid and failed at once: one story of each payout, and everybody is told the same one."""
+    callers = [stage.caller(server) for server in await stage.servers(2)]
+    restaurants = stage.size(30, 5)
+    await charge_restaurants(callers[0], restaurants)
+    await finished(callers[0], await start_run(callers[0]))
+    payouts = (await callers[0].stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_size=1000))).payouts
+    states = []
+    for payout in payouts:
+        events = [
+            event_message(
+                kind,
+                event_id=f"{ledger_pb2.EventType.Name(kind)}_{payout.payout_id}",
+                restaurant_id=payout.restaurant_id,
+                currency=CURRENCY,
+                amount_minor=payout.amount_minor,
+                payout_id=payout.payout_id,
+            )
+            for kind in (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+        ]
+        answers = await asyncio.gather(
+            *(callers[place % 2].send(events[stage.chance.randrange(2)], timeout_seconds=30) for place in range(64))
+        )
+        # A call for each once more, when all is over: from then on it is what it is.
+        paid, failed = [await callers[0].send(event) for event in events]
+        told = ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)
+        state = ledger_pb2.PayoutState.Name((await callers[0].stub.GetPayout(told)).payout.state).removeprefix("PAYOUT_STATE_")
+        states.append(state)
+        # What was paid first can still be returned by the bank; what failed first is never paid.
+        assert state == ("RETURNED" if paid.told is Told.DUPLICATE else "FAILED"), (state, paid)
+        assert failed.told in (Told.DUPLICATE, Told.CREATED)
+        refusals = {answer.code for answer in answers if answer.told is Told.REFUSED}
+        assert refusals <= {grpc.StatusCode.FAILED_PRECONDITION}
+    stage.note(f"{states.count('FAILED')} failed, {states.count('RETURNED')} paid and then returned")

@@ -1,0 +1,132 @@
+"""`ledger serve` as a process of its own, to be killed, stopped and started again at the same address."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ledger.api.server import SERVICE_NAME
+from ledger.bootstrap import Database
+from ledger.cli.serve import READY_PREFIX
+
+READY_SECONDS = 60.0
+
+
+class ServerProcess:
+    """One server at one address; its log goes to a file."""
+
+    def __init__(self, database_url: str, log: Path, *, durable: bool, env: Mapping[str, str]) -> None:
+        self.address = f"127.0.0.1:{_free_port()}"
+        self.log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._env = {
+            "LEDGER_DATABASE_URL": database_url,
+            "LEDGER_REQUIRE_DURABLE_DATABASE": str(durable).lower(),
+            "LEDGER_GRPC_ADDRESS": self.address,
+            "LEDGER_LOG_LEVEL": "warning",
+            "LEDGER_SHUTDOWN_GRACE_SECONDS": "10",
+            **env,
+        }
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError("the server was not started")
+        return self._process
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def rss_bytes(self) -> int:
+        """The memory it has."""
+        return self._pages(1)
+
+    @property
+    def address_space_bytes(self) -> int:
+        """The memory it has asked for."""
+        return self._pages(0)
+
+    def _pages(self, column: int) -> int:
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[column]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        """How many files and connections it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    async def start(self, env: Mapping[str, str] = {}) -> float:
+        """Starts it, and waits until it is ready. Returns the seconds that took. Raises RuntimeError if it ends instead."""
+        began = time.monotonic()
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ledger", "serve"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                # Not where a .env may lie.
+                cwd=self.log.parent,
+                env={**os.environ, **self._env, **env},
+            )
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), READY_SECONDS)
+        if not line.decode().startswith(READY_PREFIX):
+            await self._process.wait()
+            raise RuntimeError(f"the server did not start: {self.log.read_text()[-1000:]}")
+        return time.monotonic() - began
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it is gone. Does nothing if it is."""
+        if self.runs:
+            self.process.kill()
+        if self._process is not None:
+            await self._process.communicate()
+
+    async def health(self) -> str:
+        """What it says about itself: SERVING, NOT_SERVING; empty when it does not answer."""
+        async with aio.insecure_channel(self.address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)  # its types know synchronous channels only
+            request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+            try:
+                answer = await health.Check(request, timeout=2)
+            except aio.AioRpcError:
+                return ""
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+@asynccontextmanager
+async def new_server(
+    database: Database, folder: Path, *, durable: bool, url: str | None = None, env: Mapping[str, str] = {}
+) -> AsyncIterator[ServerProcess]:
+    """A server on a database, which it reaches at `url` if that is given; killed at the end if it still runs."""
+    port_log = folder / f"server-{time.monotonic_ns()}.log"
+    server = ServerProcess(url or database.url, port_log, durable=durable, env=env)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,99 @@
+"""What a fault is played on: a cluster, a database, servers, callers, and the journal of what they were told."""
+
+import random
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.running import query
+
+from faults.callers import Caller
+from faults.clusters import Cluster
+from faults.journal import DigitAccounts, Journal
+from faults.load import Load, Mix
+from faults.proxy import FaultProxy, fault_proxy
+from faults.servers import ServerProcess, new_server
+from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.migrations import database_url
+
+# The bounds are generous, for machines that others use too; the report has the figure.
+GAP_FACTOR = 10
+
+
+class Skipped(Exception):
+    """The fault cannot be played on this machine; the text says why."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """Made anew for every fault; `exits` are taken after the books have been judged."""
+
+    cluster: Cluster
+    database: Database
+    folder: Path
+    seed: int
+    full: bool
+    exits: AsyncExitStack
+    journal: Journal = field(default_factory=Journal)
+    digits: DigitAccounts = field(default_factory=DigitAccounts)
+    notes: list[str] = field(default_factory=list)
+    chance: random.Random = field(init=False)
+    _loads: int = 0
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+
+    def size(self, full: int, short: int) -> int:
+        """How much of it: the whole, or what an ordinary test run has the time for."""
+        return full if self.full else short
+
+    def note(self, text: str) -> None:
+        """Something for the report."""
+        self.notes.append(text)
+
+    def gap_within(self, seconds: float) -> None:
+        """Fails if nobody was acknowledged for far longer than expected; the figure itself is in the report."""
+        gap_seconds = self.journal.longest_gap_seconds
+        assert gap_seconds <= GAP_FACTOR * seconds, f"no acknowledgement for {gap_seconds:.1f} s, expected {seconds} s"
+
+    async def server(self, *, through: FaultProxy | None = None, env: Mapping[str, str] = {}) -> ServerProcess:
+        """A server of the stage's database that runs, with settings added to its environment."""
+        url = None
+        if through is not None:
+            url = _through(self.database.url, through)
+        server = new_server(self.database, self.folder, durable=self.cluster.durable, url=url, env=env)
+        return await self.exits.enter_async_context(server)
+
+    async def servers(self, count: int) -> list[ServerProcess]:
+        """Several servers of one database."""
+        return [await self.server() for _ in range(count)]
+
+    async def network(self) -> FaultProxy:
+        """A network between servers and the database."""
+        return await self.exits.enter_async_context(fault_proxy(self.cluster.socket, seed=self.seed))
+
+    def load(self, *servers: ServerProcess, mix: Mix | None = None) -> Load:
+        """A load of its own, to be run with `load_on`."""
+        self._loads += 1
+        if mix is None:
+            mix = Mix()
+        addresses = [server.address for server in servers]
+        return Load(addresses, self.journal, self.digits, seed=f"{self.seed}-{self._loads}", mix=mix)
+
+    def caller(self, server: ServerProcess) -> Caller:
+        """Somebody who calls one server."""
+        caller = Caller(server.address, self.journal)
+        self.exits.push_async_callback(caller.close)
+        return caller
+
+    async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement that the superuser runs, past all faults."""
+        return await query(self.database.migration_url, statement, **parameters)
+
+
+def _through(url: str, network: FaultProxy) -> str:
+    """The URL of the same database behind a TCP port."""
+    socket_url, _, _ = database_url(url).partition("?")
+    return socket_url.replace("@/", f"@127.0.0.1:{network.port}/")

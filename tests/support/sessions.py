@@ -1,0 +1,53 @@
+"""Sessions of the database, for tests: some that hold locks, and others to be waited for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from ledger.bootstrap import Database
+from support.running import query
+
+DEADLINE_SECONDS = 40
+POLL_SECONDS = 0.02
+
+# The sessions of servers that wait for a lock, by the table that a statement of theirs waits for or has a row of.
+WAITING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock' AND state = 'active'
+"""
+
+
+@asynccontextmanager
+async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConnection]:
+    """A session of the test's own that runs `statement` and keeps its locks until the block ends."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+            yield connection
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+
+
+async def waiting_sessions(database: Database, count: int = 1) -> list[int]:
+    """Waits until as many sessions of servers wait for a lock; their process ids."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            found = [pid for (pid,) in await query(database.migration_url, WAITING)]
+            if len(found) >= count:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def sessions_gone(database: Database, pids: list[int]) -> None:
+    """Waits until the sessions have ended, and with them their transactions and locks."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            if not await query(database.migration_url, "SELECT pid FROM pg_stat_activity WHERE pid = ANY (:pids)", pids=pids):
+                return
+            await asyncio.sleep(POLL_SECONDS)
