@@ -97,10 +97,14 @@ class Cluster:
         await create_database(self.superuser_url, TEMPLATE)
         await migrate_async(database_url(self.superuser_url, database=TEMPLATE))
 
-    async def new_database(self, *, template: str = TEMPLATE) -> Database:
+    async def new_database(self) -> Database:
         """A database with the newest schema and nothing in it."""
         name = f"faults_{next(self._numbers)}"
-        await execute_alone(self.superuser_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+        await execute_alone(self.superuser_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        return self.database(name)
+
+    def database(self, name: str) -> Database:
+        """One of its databases."""
         owner_url = database_url(self.superuser_url, database=name)
         return Database(database_url(owner_url, user=APPLICATION_ROLE), owner_url)
 

@@ -15,7 +15,7 @@ from faults.stage import Stage
 
 @fault("F10", "connection reset between query and reply")
 async def lost_reply(stage: Stage) -> None:
-    """The booking is committed and its answer never arrives: the server's own repeat knows its batch, a caller's is a duplicate."""
+    """The booking is committed and its answer never arrives: the server's own repeat is created, a caller's a duplicate."""
     network = await stage.network()
     server = await stage.server(through=network)
     caller = stage.caller(server)
@@ -50,7 +50,7 @@ async def _stored(stage: Stage, event_id: str) -> bool:
     """Whether an event is stored before long."""
 
     async def stored() -> bool:
-        return await stage.query("SELECT FROM processor_events WHERE event_id = :event_id", event_id=event_id) != []
+        return await stage.query("SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id) != []
 
     try:
         await until_told(stored, 2)

@@ -1,0 +1,171 @@
+"""Disks that fill up, and a cluster that is carried to another place."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+from support.waiting import until, until_told
+
+from faults.catalogue import fault
+from faults.clusters import Cluster, new_cluster, new_folder
+from faults.journal import Told
+from faults.load import load_on
+from faults.servers import ServerProcess
+from faults.stage import Skipped, Stage
+from ledger.infrastructure.postgres.embedded import find_bin_dir
+from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+
+CHUNK_BYTES = 1 << 16
+
+
+@contextmanager
+def small_disk(place: Path, size_mib: int) -> Iterator[Path]:
+    """A file system of its own in memory. Raises Skipped where one cannot be mounted."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        raise Skipped("mounting a small file system takes root and mount")
+    place.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m,mode=0755", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Skipped(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all the room there is."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(CHUNK_BYTES))
+    # The last pages, too.
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    return ballast
+
+
+def move(directory: Path, target: Path) -> None:
+    """Moves a directory of a cluster that is stopped to another disk, and leaves a link; the owners stay."""
+    shutil.copytree(directory, target, dirs_exist_ok=True)
+    for path in (target, *target.rglob("*")):
+        owner = (directory / path.relative_to(target)).stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+    target.chmod(0o700)
+    shutil.rmtree(directory)
+    directory.symlink_to(target)
+
+
+async def cluster_of_its_own(stage: Stage, folder: Path, parameters: dict[str, str], moved: tuple[str, Path]) -> ServerProcess:
+    """Moves the stage onto another cluster, of which one directory is elsewhere. Returns a server of it."""
+    cluster = stage.exits.enter_context(new_cluster(folder, stage.cluster.parameters | parameters))
+    name, target = moved
+    cluster.stop()
+    pgdata = cluster.pgdata
+    move(pgdata if name == "." else pgdata / name, target)
+    await cluster.restart()
+    await cluster.make_template()
+    stage.cluster, stage.database = cluster, await cluster.new_database()
+    return await stage.server()
+
+
+@fault("F8", "no room left for data")
+async def data_disk_full(stage: Stage) -> None:
+    """The tables' disk is full: plain refusals that may be repeated, and all goes on once there is room."""
+    folder = stage.exits.enter_context(new_folder())
+    disk = stage.exits.enter_context(small_disk(folder / "disk", 250))
+    base = ("base", disk / "base")
+    # The files of a table grow by more than is needed, so an ordinary checkpoint must not wait for long.
+    server = await cluster_of_its_own(stage, folder / "cluster", {"max_wal_size": "256MB"}, base)
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(500)
+        ballast = fill(disk)
+        await until(lambda: stage.journal.codes["UNAVAILABLE"] >= 50, 60)
+        await asyncio.sleep(stage.size(5, 1))
+        ballast.unlink()
+        await load.acknowledged(500)
+    codes = stage.journal.codes
+    stage.note(f"{codes['UNAVAILABLE']} calls UNAVAILABLE while it was full")
+    assert grpc.StatusCode.INTERNAL.name not in codes
+    stage.gap_within(10)
+
+
+@fault("F9", "no room left for the log")
+async def log_disk_full(stage: Stage) -> None:
+    """The write-ahead log's disk is full: PostgreSQL panics and stays down until there is room; health says so."""
+    folder = stage.exits.enter_context(new_folder())
+    disk = stage.exits.enter_context(small_disk(folder / "disk", 100))
+    server = await cluster_of_its_own(
+        stage, folder / "cluster", {"max_wal_size": "32MB", "min_wal_size": "32MB"}, ("pg_wal", disk / "pg_wal")
+    )
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(500)
+        ballast = fill(disk)
+
+        async def not_serving() -> bool:
+            # Goes through the rest of the log faster than the load does.
+            with suppress(Exception):
+                await asyncio.wait_for(stage.query("SELECT pg_switch_wal()"), 2)
+            return await server.health() == "NOT_SERVING"
+
+        await until_told(not_serving, 90)
+        await asyncio.sleep(stage.size(5, 1))
+        panics = (stage.cluster.data_dir / "postgres.log").read_text().count("PANIC")
+        ballast.unlink()
+        stage.note(f"{panics} PANIC, NOT_SERVING; restarted in {await stage.cluster.restart():.1f} s once there was room")
+        await load.acknowledged(500)
+    assert panics > 0
+    stage.gap_within(20)
+
+
+@fault("F27", "dump and restore into another cluster")
+async def dump_and_restore(stage: Stage) -> None:
+    """The books are carried to another cluster by pg_dump and pg_restore while events come in: what had been acknowledged by the
+    time of the dump is there and counts, and what is sent again is booked once."""
+    server = await stage.server()
+    folder = stage.exits.enter_context(new_folder())
+    dump = folder / "books.dump"
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(3_000, 300))
+        acknowledged = set(stage.journal.acknowledged_at)
+        await _run("pg_dump", "--format=custom", f"--file={dump}", *_connection(stage.cluster, stage.database.migration_url))
+        await load.acknowledged(50)
+    await server.kill()
+    cluster = stage.exits.enter_context(new_cluster(folder / "elsewhere", stage.cluster.parameters))
+    url = database_url(cluster.superuser_url, database="ledger")
+    # The roles belong to the cluster: the migrations of some database make them.
+    await cluster.make_template()
+    await create_database(cluster.superuser_url, "ledger")
+    await _run("pg_restore", "--exit-on-error", *_connection(cluster, url), str(dump))
+    stage.cluster, stage.database = cluster, cluster.database("ledger")
+    await migrate_async(url)
+    kept = {row[0] for row in await stage.query("SELECT event_id FROM processor_events")}
+    assert acknowledged <= kept
+    caller = stage.caller(await stage.server())
+    events = stage.journal.events
+    for start in range(0, len(events), 500):
+        for answer in await caller.send_batch(events[start : start + 500]):
+            assert answer.told is not Told.CREATED or answer.event_id not in kept
+    stage.note(f"{len(kept)} events carried over, {len(events) - len(kept)} sent since the dump and sent again")
+
+
+def _connection(cluster: Cluster, url: str) -> list[str]:
+    name = database_url(url).partition("?")[0].rpartition("/")[2]
+    return [f"--host={cluster.socket.parent}", "--port=5432", "--username=postgres", f"--dbname={name}"]
+
+
+async def _run(program: str, *arguments: str) -> None:
+    """Runs one of PostgreSQL's programs to its end. Raises RuntimeError with what it said."""
+    process = await asyncio.create_subprocess_exec(
+        find_bin_dir() / program, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"{program}: {said.decode(errors='replace')}")

@@ -1,0 +1,78 @@
+"""Synchronous standbys that do not answer: nothing may be told as booked that only one machine has."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from support.events import event_message
+from support.waiting import until_told
+
+from faults.catalogue import fault
+from faults.journal import Told
+from faults.load import Mix, load_on
+from faults.stage import Stage
+
+_WAITING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'ledger' AND wait_event = 'SyncRep'
+"""
+
+
+@asynccontextmanager
+async def standby_gone(stage: Stage) -> AsyncIterator[None]:
+    """Commits wait for a standby that does not exist, until the block ends."""
+    await stage.cluster.configure(synchronous_standby_names="nobody")
+    try:
+        yield
+    finally:
+        await stage.cluster.configure(synchronous_standby_names=None)
+
+
+@fault("F33", "the synchronous standby is gone")
+async def sync_standby_gone(stage: Stage) -> None:
+    """Writes wait, never silently alone: nobody is acknowledged; callers are answered at their deadlines; then it all goes on."""
+    server = await stage.server()
+    async with load_on(stage.load(server, mix=Mix(callers=8, timeout_seconds=2, repeat_share=0))) as load:
+        await load.acknowledged(200)
+        async with standby_gone(stage):
+            # Commits that were under way when the setting arrived may still be told.
+            await until_told(lambda: _somebody_waits(stage), 10)
+            await asyncio.sleep(1)
+            acked = len(stage.journal.ack_instants)
+            seconds = stage.size(8, 3)
+            await asyncio.sleep(seconds)
+            silently = len(stage.journal.ack_instants) - acked
+            late = stage.journal.codes
+        await load.acknowledged(200)
+    stage.note(f"{seconds} s without a standby: {silently} acknowledged, {late['DEADLINE_EXCEEDED']} DEADLINE_EXCEEDED")
+    assert silently == 0
+    stage.gap_within(seconds + 5)
+
+
+async def _somebody_waits(stage: Stage) -> bool:
+    return await stage.query(_WAITING) != []
+
+
+@fault("F34", "a commit cut off while it waits for the standby", missing="the fence for duplicates under synchronous replication")
+async def duplicate_of_unsafe(stage: Stage) -> None:
+    """A booking whose commit was cut off before any standby had it is visible and not safe: a repeat of it must not be told as a
+    duplicate before a standby has confirmed."""
+    server = await stage.server()
+    caller = stage.caller(server)
+    await caller.send_until_known(event_message(event_id="before"))
+    event = event_message(event_id="unsafe")
+    async with standby_gone(stage):
+        call = asyncio.create_task(caller.send(event, timeout_seconds=2))
+        await until_told(lambda: _somebody_waits(stage), 10)
+        assert (await call).told is Told.UNKNOWN
+        # As a failover, an administrator or a driver's timeout does: the wait ends, the commit stays where it is.
+        await stage.query(f"SELECT pg_terminate_backend(pid) FROM ({_WAITING}) AS waiting")
+        stored = "SELECT 1 FROM processor_events WHERE event_id = 'unsafe'"
+
+        async def visible() -> bool:
+            return await stage.query(stored) != []
+
+        await until_told(visible, 10)
+        repeat = await caller.send(event, timeout_seconds=5)
+        assert repeat.told is Told.UNKNOWN, f"told as {repeat.told.value} while one machine alone has it"
+    assert (await caller.send_until_known(event)).told in (Told.CREATED, Told.DUPLICATE)
