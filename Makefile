@@ -11,7 +11,7 @@ RUN := $(UV) run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format proto proto-lint migrate revision schema verify bench bench-short soak clean
+.PHONY: help install run demo test faults lint format proto proto-lint migrate revision schema verify bench bench-short soak clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: install ## Send real events through a server of its own, then show balance
 
 test: install ## Run every test on an embedded PostgreSQL
 	@$(RUN) pytest $(ARGS)
+
+faults: install ## Break everything around the service on purpose, and judge the books: ARGS="--seed 7 --only F14"
+	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)
 
 lint: install ## Check format, types, layers, generated code and the schema snapshot
 	@$(RUN) ruff format --check --quiet .
@@ -79,4 +82,4 @@ soak: install ## Ten minutes of mixed load, and what becomes of the memory: make
 	@$(RUN) python -m scripts.bench --soak $(ARGS)
 
 clean: ## Remove what the other targets installed and cached, but no data
-	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench
+	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults

@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _chosen(only: str) -> list[Fault]:
-    numbers = only.upper().split(",") if only else list(FAULTS)
+    numbers = only.split(",") if only else list(FAULTS)
     if unknown := [number for number in numbers if number not in FAULTS]:
         sys.exit(f"there is no fault {unknown[0]}; there are {', '.join(FAULTS)}")
     return [FAULTS[number] for number in numbers]
@@ -74,7 +74,7 @@ async def _play_all(faults: list[Fault], *, seed: int, full: bool) -> list[Outco
             outcome = await play(fault, cluster, logs, seed=seed, full=full)
             outcomes.append(outcome)
             print(_line(outcome), flush=True)  # noqa: T201
-            if outcome.failure:
+            if outcome.failure and outcome.status is Status.FAILED:
                 print(outcome.failure, file=sys.stderr, flush=True)  # noqa: T201
     return outcomes
 

@@ -90,6 +90,7 @@ class Journal:
     sent_at: dict[str, float] = field(default_factory=dict)
     acknowledged_at: dict[str, float] = field(default_factory=dict)
     ack_instants: list[float] = field(default_factory=list)
+    load_spans: list[tuple[float, float]] = field(default_factory=list)  # in which there was always somebody to acknowledge
     violations: list[str] = field(default_factory=list)  # what readers saw and must not have seen
     reads: int = 0
 
@@ -110,9 +111,23 @@ class Journal:
 
     @property
     def longest_gap_seconds(self) -> float:
-        """The longest time between two acknowledgements, whoever got them."""
-        instants = sorted(self.ack_instants)
-        return max((later - earlier for earlier, later in itertools.pairwise(instants)), default=0.0)
+        """The longest time between two acknowledgements while there was a load, whoever got them."""
+        gaps = [0.0]
+        for first, last in self.load_spans:
+            instants = sorted(instant for instant in self.ack_instants if first <= instant <= last)
+            gaps += [later - earlier for earlier, later in itertools.pairwise(instants)]
+        return max(gaps)
+
+    def restored(self, event_ids: set[str]) -> "Journal":
+        """What is left of the evidence after books that held only these events were restored: the intents, and their answers."""
+        journal = Journal()
+        for event in self.events:
+            journal.intend(event)
+        journal.intents = {event_id: set(contents) for event_id, contents in self.intents.items()}
+        for answer in self.answers:
+            if answer.event_id in event_ids:
+                journal.record(answer)
+        return journal
 
     @property
     def codes(self) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -53,13 +54,16 @@ class Load:
         self._numbers = count(1)
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._began = 0.0
 
     def start(self) -> None:
+        self._began = time.monotonic()
         for number in range(self.mix.callers):
             self._tasks.append(asyncio.create_task(self._send_on(number)))
 
     async def stop(self) -> None:
         """Lets every caller come to know what became of its event. Raises TimeoutError if one cannot."""
+        self.journal.load_spans.append((self._began, time.monotonic()))
         self._stopping.set()
         done, pending = await asyncio.wait(self._tasks, timeout=SETTLE_SECONDS)
         await self.abandon()

@@ -31,7 +31,7 @@ _INDEX = ("CREATE INDEX CONCURRENTLY later_idx ON processor_events (occurred_at)
 
 @fault("F39", "a migration and a rolling restart under load")
 async def rolling_upgrade(stage: Stage) -> None:
-    """`ledger migrate` again, changes of tables with a lock timeout, an index, then each of two servers anew: at most one repeat."""
+    """`ledger migrate` again, changes of tables with a lock timeout, an index, then each of two servers anew: one repeat does."""
     servers = await stage.servers(2)
     url = stage.database.migration_url
     async with load_on(stage.load(*servers)) as load:

@@ -1,5 +1,6 @@
 """What a fault is played on: a cluster, a database, servers, callers, and the journal of what they were told."""
 
+import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -68,7 +69,7 @@ class Stage:
 
     async def servers(self, count: int) -> list[ServerProcess]:
         """Several servers of one database."""
-        return [await self.server() for _ in range(count)]
+        return await asyncio.gather(*(self.server() for _ in range(count)))
 
     async def network(self) -> FaultProxy:
         """A network between servers and the database."""
