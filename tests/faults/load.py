@@ -98,7 +98,7 @@ class Load:
             while not self._stopping.is_set():
                 caller = await self._send_until_known(callers, self._event(chance), chance)
                 if chance.random() < self.mix.read_share:
-                    await self._read(caller, chance)
+                    await self.read(caller, chance)
         finally:
             for caller in callers:
                 await caller.close()
@@ -157,7 +157,7 @@ class Load:
             reference=chance.choice(["", "pay_1", "pay_2"]),
         )
 
-    async def _read(self, caller: Caller, chance: random.Random) -> None:
+    async def read(self, caller: Caller, chance: random.Random) -> None:
         """Reads a balance whose digits tell what it counts: whole charges, all that were acknowledged, none that was not sent."""
         if not self._digits.event_ids:
             return

@@ -34,7 +34,7 @@ async def deadlines(stage: Stage) -> None:
 async def _impatient(stage: Stage, mix: Mix) -> None:
     server = await stage.server()
     async with load_on(stage.load(server, mix=mix)) as load:
-        await load.acknowledged(stage.size(5_000, 300), timeout_seconds=120)
+        await load.acknowledged(stage.size(5_000, 200), timeout_seconds=120)
 
     async def nobody_idle() -> bool:
         return await stage.query(_IDLE_IN_TRANSACTION) == [(0,)]

@@ -41,11 +41,11 @@ async def kill_backend(stage: Stage) -> None:
     rounds = stage.size(5, 1)
     async with load_on(stage.load(server)) as load:
         for _ in range(rounds):
-            await load.acknowledged(200)
+            await load.acknowledged(100)
             await asyncio.sleep(stage.chance.uniform(0, 1))
             with suppress(ProcessLookupError):
                 os.kill(stage.chance.choice(stage.cluster.children("ledger_app")), signal.SIGKILL)
-            await load.acknowledged(200)
+            await load.acknowledged(100)
     stage.note(f"{rounds} backends killed")
     stage.gap_within(1)
 

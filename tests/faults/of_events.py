@@ -48,7 +48,7 @@ async def duplicate_storm(stage: Stage) -> None:
         *(callers[place % 2].send(event_message(event_id=f"normal_{place}")) for place in range(64)),
     )
     storm: list[Answer] = []
-    for number in range(stage.size(50, 5)):
+    for number in range(stage.size(50, 3)):
         event = event_message(event_id=f"storm_{number}", restaurant_id=f"storm_{number % 3}", fee_minor=7)
         answers = await asyncio.gather(*(callers[place % 2].send(event, timeout_seconds=30) for place in range(64)))
         assert sum(answer.told is Told.CREATED for answer in answers) == 1
@@ -67,7 +67,7 @@ async def duplicate_storm(stage: Stage) -> None:
 @fault("F15", "conflict storm")
 async def conflict_storm(stage: Stage) -> None:
     """Of the repeats 3 in 100 are altered: a conflict for exactly those, and what is stored stays."""
-    callers = [stage.caller(server) for server in await stage.servers(2)]
+    callers = [stage.caller(server) for server in await stage.servers(stage.size(2, 1))]
     events = [
         event_message(event_id=f"evt_{place}", restaurant_id=f"res_{place % 5}", amount_minor=1000 + place)
         for place in range(stage.size(500, 100))
@@ -84,10 +84,10 @@ async def conflict_storm(stage: Stage) -> None:
         if is_altered:
             altered += 1
             stage.chance.choice([_alter_amount, _alter_restaurant, _alter_instant, _alter_reference])(event)
-        answer = await callers[place % 2].send(event, timeout_seconds=30)
+        answer = await callers[place % len(callers)].send(event, timeout_seconds=30)
         assert answer.told is (Told.CONFLICT if is_altered else Told.DUPLICATE)
 
-    for start in range(0, stage.size(6_400, 640), 64):
+    for start in range(0, stage.size(6_400, 320), 64):
         await asyncio.gather(*(repeat(place) for place in range(start, start + 64)))
     assert await stage.query("SELECT * FROM processor_events ORDER BY event_id") == before
     assert altered > 0

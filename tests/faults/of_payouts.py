@@ -16,7 +16,7 @@ from ledger.v1 import ledger_pb2
 @fault("F22", "a server killed while it pays")
 async def killed_while_paying(stage: Stage) -> None:
     """Killed at any instant of a run, round after round, while events come in: the run goes on, everybody is paid once."""
-    restaurants, rounds = stage.size(4_000, 1_000), stage.size(8, 2)
+    restaurants, rounds = stage.size(4_000, 1_000), stage.size(8, 1)
     # One server: the worker of a second would take the run over at once.
     server = await stage.server()
     await charge_restaurants(stage.caller(server), restaurants)

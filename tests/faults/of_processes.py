@@ -24,7 +24,7 @@ async def kill_server(stage: Stage) -> None:
     """Round after round the only server is killed at any instant and started anew."""
     server = await stage.server()
     ready_seconds = []
-    rounds = stage.size(20, 2)
+    rounds = stage.size(20, 1)
     async with load_on(stage.load(server)) as load:
         for _ in range(rounds):
             await load.acknowledged(1)

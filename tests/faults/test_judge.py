@@ -1,0 +1,170 @@
+"""The judge sees what it is there to see: each kind of lie, loss and doubling is planted once."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from random import Random
+
+import grpc
+import pytest
+from support.events import event_message
+from support.running import RunningLedger
+
+from faults.callers import Caller
+from faults.journal import CHARGES_PER_ACCOUNT, Answer, Contents, DigitAccounts, Journal, Told
+from faults.judge import judge
+from faults.load import Load, Mix
+
+_FORGED_ENTRY = """
+INSERT INTO ledger_entries
+  (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id)
+SELECT balance_account_id, gen_random_uuid(), 1, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id
+FROM ledger_entries WHERE event_id = 'evt_a' AND entry_type = 'CHARGE'
+"""
+
+
+async def evidence(ledger: RunningLedger) -> Journal:
+    """Three events, one of them sent twice, and a conflict."""
+    journal = Journal()
+    caller = Caller(ledger.address, journal)
+    for name in ("evt_a", "evt_b", "evt_c"):
+        await caller.send(event_message(event_id=name, fee_minor=3))
+    assert (await caller.send(event_message(event_id="evt_a", fee_minor=3))).told is Told.DUPLICATE
+    assert (await caller.send(event_message(event_id="evt_b", fee_minor=4))).told is Told.CONFLICT
+    await caller.close()
+    return journal
+
+
+def answer_of(journal: Journal, event_id: str) -> Answer:
+    return next(answer for answer in journal.answers if answer.event_id == event_id)
+
+
+async def test_honest_books_pass(ledger: RunningLedger) -> None:
+    """Nothing planted, nothing found."""
+    verdict = await judge(ledger.database, await evidence(ledger))
+    assert verdict.violations == ()
+    assert (verdict.calls, verdict.acked, verdict.lost, verdict.doubled) == (5, 3, 0, 0)
+
+
+async def lose(ledger: RunningLedger, journal: Journal) -> None:
+    journal.intend(event_message(event_id="evt_lost"))
+    journal.record(replace(answer_of(journal, "evt_a"), event_id="evt_lost"))
+
+
+async def tell_created_twice(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(answer_of(journal, "evt_a"))
+
+
+async def post_twice(ledger: RunningLedger, journal: Journal) -> None:
+    await ledger.query(_FORGED_ENTRY)
+
+
+async def store_what_nobody_sent(ledger: RunningLedger, journal: Journal) -> None:
+    await ledger.ingest(event_message(event_id="evt_forged"))
+
+
+async def store_other_contents(ledger: RunningLedger, journal: Journal) -> None:
+    journal.intents["evt_c"] = {Contents.of(event_message(event_id="evt_c", amount_minor=1))}
+
+
+async def tell_duplicate_of_nothing(ledger: RunningLedger, journal: Journal) -> None:
+    created = answer_of(journal, "evt_c")
+    journal.answers[journal.answers.index(created)] = replace(created, told=Told.DUPLICATE)
+
+
+async def refuse_what_is_stored(ledger: RunningLedger, journal: Journal) -> None:
+    created = answer_of(journal, "evt_c")
+    journal.answers[journal.answers.index(created)] = replace(created, told=Told.NOT_NOW)
+
+
+async def tell_conflict_with_itself(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(replace(answer_of(journal, "evt_a"), told=Told.CONFLICT))
+
+
+async def acknowledge_other_contents(ledger: RunningLedger, journal: Journal) -> None:
+    event = event_message(event_id="evt_a", amount_minor=1)
+    journal.intend(event)
+    journal.record(replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, contents=Contents.of(event)))
+
+
+async def tell_another_transaction(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, transaction_id="another"))
+
+
+async def answer_internal(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(replace(answer_of(journal, "evt_a"), told=Told.UNKNOWN, code=grpc.StatusCode.INTERNAL))
+
+
+# What is planted, and words of what must be found.
+PLANTED: dict[str, tuple[Callable[[RunningLedger, Journal], Awaitable[None]], list[str]]] = {
+    "lost": (lose, ["H1: evt_lost was acknowledged and is not stored"]),
+    "created twice": (tell_created_twice, ["H3: evt_a"]),
+    "posted twice": (post_twice, ["H3: evt_a", "H6: ('res_001', 'PEN')", "audit: "]),
+    "nobody sent it": (store_what_nobody_sent, ["H2: evt_forged"]),
+    "other contents": (store_other_contents, ["H2: evt_c"]),
+    "duplicate of nothing": (tell_duplicate_of_nothing, ["H4: evt_c is a duplicate"]),
+    "refused and stored": (refuse_what_is_stored, ["H4: evt_c is stored"]),
+    "conflict with itself": (tell_conflict_with_itself, ["H7: evt_a was told as a conflict"]),
+    "other contents acknowledged": (acknowledge_other_contents, ["H7: evt_a was acknowledged with contents"]),
+    "another transaction id": (tell_another_transaction, ["H1: evt_a was acknowledged with another transaction id"]),
+    "internal": (answer_internal, ["it was answered INTERNAL"]),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+async def test_planted_damage_is_found(ledger: RunningLedger, planted: str) -> None:
+    """One thing is wrong, and it is named."""
+    journal = await evidence(ledger)
+    plant, expected = PLANTED[planted]
+    await plant(ledger, journal)
+    verdict = await judge(ledger.database, journal)
+    for words in expected:
+        assert any(words in violation for violation in verdict.violations), verdict.violations
+    assert verdict.lost == (planted == "lost")
+    assert verdict.doubled == (planted in ("created twice", "posted twice"))
+
+
+def test_digits_tell_which_charges_a_balance_counts() -> None:
+    """Any set of whole charges is told exactly; half a charge, one twice, and one that was never sent are not taken."""
+    digits = DigitAccounts()
+    charges = {}
+    for number in range(CHARGES_PER_ACCOUNT):
+        restaurant_id, amount_minor, fee_minor = digits.next_charge(f"evt_{number}")
+        assert restaurant_id == "digits_00000"
+        charges[f"evt_{number}"] = (amount_minor, fee_minor)
+    assert max(amount_minor for amount_minor, _ in charges.values()) <= 10**12
+    some = {"evt_0", "evt_7", "evt_19"}
+    balance_minor = sum(amount - fee for event_id, (amount, fee) in charges.items() if event_id in some)
+    assert digits.counted("digits_00000", balance_minor) == some
+    assert digits.counted("digits_00000", 0) == set()
+    amount_minor, fee_minor = charges["evt_3"]
+    for wrong in (amount_minor, -fee_minor, 2 * (amount_minor - fee_minor), 4**CHARGES_PER_ACCOUNT):
+        with pytest.raises(ValueError, match="counts"):
+            digits.counted("digits_00000", balance_minor + wrong)
+    assert digits.next_charge("evt_20")[0] == "digits_00001"
+
+
+def test_gap_is_measured_while_there_is_a_load() -> None:
+    """Acknowledgements outside a load, and the time between two loads, are no gap."""
+    journal = Journal(ack_instants=[0.0, 10.0, 10.5, 12.0, 30.0, 30.1], load_spans=[(9.0, 13.0), (29.0, 31.0)])
+    assert journal.longest_gap_seconds == 1.5
+    assert Journal().longest_gap_seconds == 0
+
+
+async def test_reader_sees_a_missing_acknowledgement(ledger: RunningLedger) -> None:
+    """H5: a balance without an event that was acknowledged before the read is a violation; with it, it is none."""
+    journal, digits = Journal(), DigitAccounts()
+    load = Load([ledger.address], journal, digits, seed="1", mix=Mix())
+    caller = Caller(ledger.address, journal)
+    for name in ("evt_told", "evt_forged"):
+        restaurant_id, amount_minor, fee_minor = digits.next_charge(name)
+        event = event_message(event_id=name, restaurant_id=restaurant_id, amount_minor=amount_minor, fee_minor=fee_minor)
+        if name == "evt_told":
+            await caller.send(event)
+            await load.read(caller, Random(1))
+            assert (journal.reads, journal.violations) == (1, [])
+        journal.intend(event)
+        journal.acknowledged_at[name] = time.monotonic()
+    await load.read(caller, Random(1))
+    assert [violation[:14] for violation in journal.violations] == ["H5: evt_forged"]
+    await caller.close()
