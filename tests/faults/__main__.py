@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from faults.all_faults import FAULTS
 from faults.catalogue import Fault, Outcome, Status, play
-from faults.catalogue_all import FAULTS
 from faults.clusters import FORGETFUL, new_cluster, new_folder
 from ledger.observability import configure_logging
 from ledger.settings import LogFormat, LogLevel

@@ -40,6 +40,16 @@ def fault(number: str, title: str, *, missing: str = "") -> Callable[[Play], Pla
     return add
 
 
+def together(*faults: Fault) -> Fault:
+    """Several faults on one stage, one after the other, judged once: for what leaves servers and database as they were."""
+
+    async def play_each(stage: Stage) -> None:
+        for fault in faults:
+            await fault.play(stage)
+
+    return Fault("+".join(fault.number for fault in faults), "; ".join(fault.title for fault in faults), play_each, "")
+
+
 class Status(StrEnum):
     """How it went."""
 

@@ -32,7 +32,7 @@ async def deadlines(stage: Stage) -> None:
 
 
 async def _impatient(stage: Stage, mix: Mix) -> None:
-    server = await stage.server()
+    (server,) = await stage.servers(1)
     async with load_on(stage.load(server, mix=mix)) as load:
         await load.acknowledged(stage.size(5_000, 200), timeout_seconds=120)
 

@@ -69,7 +69,7 @@ async def conflict_storm(stage: Stage) -> None:
     """Of the repeats 3 in 100 are altered: a conflict for exactly those, and what is stored stays."""
     callers = [stage.caller(server) for server in await stage.servers(stage.size(2, 1))]
     events = [
-        event_message(event_id=f"evt_{place}", restaurant_id=f"res_{place % 5}", amount_minor=1000 + place)
+        event_message(event_id=f"conflict_{place}", restaurant_id=f"res_{place % 5}", amount_minor=1000 + place)
         for place in range(stage.size(500, 100))
     ]
     await callers[0].send_batch(events)
@@ -113,9 +113,10 @@ def _alter_reference(event: ledger_pb2.ProcessorEvent) -> None:
 @fault("F16", "one id several times in one batch")
 async def repeated_in_batch(stage: Stage) -> None:
     """The first is created, the same again a duplicate, another under its id a conflict; wherever they stand."""
-    caller = stage.caller(await stage.server())
+    (server,) = await stage.servers(1)
+    caller = stage.caller(server)
     for number in range(stage.size(20, 3)):
-        event_id = f"evt_{number}"
+        event_id = f"repeated_{number}"
         first, again = event_message(event_id=event_id), event_message(event_id=event_id)
         other = event_message(event_id=event_id, amount_minor=1)
         crowd = [event_message(event_id=f"crowd_{number}_{place}") for place in range(20)]

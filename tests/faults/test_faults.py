@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from faults.catalogue import play
-from faults.catalogue_all import FAULTS
+from faults.all_faults import FAULTS
+from faults.catalogue import Fault, play, together
 from faults.clusters import FORGETFUL, Cluster, new_cluster, new_folder
 
-PLAYED = ["F1", "F4", "F10", "F14", "F15", "F16", "F19", "F22", "F34"]
+PLAYED = [
+    FAULTS["F1"],
+    FAULTS["F4"],
+    FAULTS["F10"],
+    together(FAULTS["F14"], FAULTS["F15"], FAULTS["F16"], FAULTS["F19"]),
+    FAULTS["F22"],
+    FAULTS["F34"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +30,18 @@ async def cluster_and_folder() -> AsyncIterator[tuple[Cluster, Path]]:
         yield cluster, logs
 
 
-def _marked(number: str) -> object:
-    missing = FAULTS[number].missing
-    marks = [pytest.mark.xfail(strict=True, reason=f"the service lacks {missing}")] if missing else []
-    return pytest.param(number, marks=marks, id=number)
+def _marked(fault: Fault) -> object:
+    reason = f"the service lacks {fault.missing}"
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if fault.missing else []
+    return pytest.param(fault, marks=marks, id=fault.number)
 
 
-@pytest.mark.parametrize("number", [_marked(number) for number in PLAYED])
-async def test_fault(cluster_and_folder: tuple[Cluster, Path], number: str) -> None:
+@pytest.mark.parametrize("fault", [_marked(fault) for fault in PLAYED])
+async def test_fault(cluster_and_folder: tuple[Cluster, Path], fault: Fault) -> None:
     """Nothing lost, nothing doubled, and what else the fault expects."""
     seed = random.randrange(2**31)
     cluster, folder = cluster_and_folder
-    outcome = await play(FAULTS[number], cluster, folder, seed=seed, full=False)
+    outcome = await play(fault, cluster, folder, seed=seed, full=False)
     print(f"seed {seed}: {outcome}")  # noqa: T201
     assert (outcome.failure, outcome.lost, outcome.doubled) == ("", 0, 0)
     assert outcome.acked > 0
