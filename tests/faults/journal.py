@@ -93,6 +93,7 @@ class Journal:
     load_spans: list[tuple[float, float]] = field(default_factory=list)  # in which there was always somebody to acknowledge
     violations: list[str] = field(default_factory=list)  # what readers saw and must not have seen
     reads: int = 0
+    forgiven_codes: set[grpc.StatusCode] = field(default_factory=set)  # forbidden ones that one fault may bring about
 
     def intend(self, event: ledger_pb2.ProcessorEvent) -> None:
         """Writes down that an event is about to be sent."""
@@ -128,6 +129,11 @@ class Journal:
             if answer.event_id in event_ids:
                 journal.record(answer)
         return journal
+
+    @property
+    def forbidden_codes(self) -> set[grpc.StatusCode]:
+        """What nobody may be told."""
+        return FORBIDDEN_CODES - self.forgiven_codes
 
     @property
     def codes(self) -> Counter[str]:

@@ -11,7 +11,7 @@ from support.audit import audit_of
 from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, query, running_ledger
 
-from faults.journal import FORBIDDEN_CODES, Answer, Contents, Journal, Told
+from faults.journal import Answer, Contents, Journal, Told
 from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2
 
@@ -75,7 +75,7 @@ async def judge(database: Database, journal: Journal) -> Verdict:
     violations += _unsent(stored, journal)
     for event_id, told in answers.items():
         violations += _wrongly_told(told, stored.get(event_id))
-    violations += [f"it was answered {code.name}" for code in FORBIDDEN_CODES if code.name in journal.codes]
+    violations += [f"it was answered {code.name}" for code in journal.forbidden_codes if code.name in journal.codes]
     async with running_ledger(database) as ledger:
         violations += await wrong_balances(ledger, stored.values())
     report = await audit_of(database)

@@ -15,7 +15,7 @@ from support.events import OCCURRED_AT, event_message
 from support.waiting import until
 
 from faults.callers import Caller
-from faults.journal import FORBIDDEN_CODES, Answer, DigitAccounts, Journal
+from faults.journal import Answer, DigitAccounts, Journal
 from ledger.v1 import ledger_pb2
 
 SETTLE_SECONDS = 120.0
@@ -169,7 +169,7 @@ class Load:
             told = await caller.stub.GetBalance(request, timeout=self.mix.timeout_seconds)
             balance_minor = told.available_minor
         except aio.AioRpcError as error:
-            if error.code() in FORBIDDEN_CODES:
+            if error.code() in self.journal.forbidden_codes:
                 self.journal.violations.append(f"a read was answered {error.code().name}")
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 return
