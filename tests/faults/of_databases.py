@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+import time
 from contextlib import suppress
 
+from sqlalchemy.exc import DBAPIError
 from support.events import event_message
+from support.waiting import until_told
 
 from faults.catalogue import fault
 from faults.load import Load, Mix, load_on
@@ -36,17 +39,27 @@ async def kill_postmaster(stage: Stage) -> None:
 
 @fault("F4", "kill -9 one backend")
 async def kill_backend(stage: Stage) -> None:
-    """PostgreSQL resets every session then; the pool recovers by itself."""
+    """PostgreSQL resets every session then, and recovers; the pool finds it again by itself."""
     server = await stage.server()
     rounds = stage.size(5, 1)
+    back_seconds = []
+
+    async def database_answers() -> bool:
+        with suppress(DBAPIError, OSError):
+            return await stage.query("SELECT 1") == [(1,)]
+        return False
+
     async with load_on(stage.load(server)) as load:
         for _ in range(rounds):
             await load.acknowledged(100)
             await asyncio.sleep(stage.chance.uniform(0, 1))
+            began = time.monotonic()
             with suppress(ProcessLookupError):
                 os.kill(stage.chance.choice(stage.cluster.children("ledger_app")), signal.SIGKILL)
+            await until_told(database_answers, 60)
+            back_seconds.append(time.monotonic() - began)
             await load.acknowledged(100)
-    stage.note(f"{rounds} backends killed")
+    stage.note(f"{rounds} backends killed, the database itself back within {max(back_seconds):.1f} s")
     stage.gap_within(1)
 
 
