@@ -70,7 +70,7 @@ async def cluster_of_its_own(stage: Stage, folder: Path, parameters: dict[str, s
     name, target = moved
     cluster.stop()
     pgdata = cluster.pgdata
-    move(pgdata if name == "." else pgdata / name, target)
+    move(pgdata / name, target)
     await cluster.restart()
     await cluster.make_template()
     stage.cluster, stage.database = cluster, await cluster.new_database()
@@ -82,9 +82,7 @@ async def data_disk_full(stage: Stage) -> None:
     """The tables' disk is full: plain refusals that may be repeated, and all goes on once there is room."""
     folder = stage.exits.enter_context(new_folder())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 250))
-    base = ("base", disk / "base")
-    # The files of a table grow by more than is needed, so an ordinary checkpoint must not wait for long.
-    server = await cluster_of_its_own(stage, folder / "cluster", {"max_wal_size": "256MB"}, base)
+    server = await cluster_of_its_own(stage, folder / "cluster", {"max_wal_size": "256MB"}, ("base", disk / "base"))
     async with load_on(stage.load(server)) as load:
         await load.acknowledged(500)
         ballast = fill(disk)
