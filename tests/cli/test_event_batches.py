@@ -77,9 +77,3 @@ def test_batch_knows_how_far_the_file_is_read() -> None:
     first, last = batches_of(*lines, batch_size=2)
     assert first.end_bytes == len(lines[0]) + len(lines[1])
     assert last.end_bytes == sum(map(len, lines))
-
-
-def test_batch_knows_its_payout_events() -> None:
-    """Their order matters."""
-    assert not batches_of(line_of("evt_1"))[0].has_payout_events
-    assert batches_of(line_of("evt_1"), line_of("evt_2", "payout_paid"))[0].has_payout_events

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc import aio
 from support.audit import assert_books_in_order
 from support.commands import TIMEOUT_SECONDS, run_command, run_process, start_process
 from support.events import unique
-from support.running import RunningLedger
+from support.running import RunningLedger, running_ledger
 
+from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
 
 
@@ -35,8 +39,8 @@ def write_lines(path: Path, *lines: dict[str, Any] | str) -> str:
 
 
 def counts(stdout: str) -> dict[str, int]:
-    """The numbers of a summary."""
-    return {words[0]: int(words[1]) for words in map(str.split, stdout.splitlines()[1:])}
+    """The numbers of a summary, but for the pace, which nobody can foretell."""
+    return {words[0]: int(words[1]) for words in map(str.split, stdout.splitlines()[1:]) if words[0] != "pace"}
 
 
 async def test_file_is_booked_once_however_often_it_is_sent(ledger: RunningLedger, tmp_path: Path) -> None:
@@ -47,6 +51,7 @@ async def test_file_is_booked_once_however_often_it_is_sent(ledger: RunningLedge
     assert (first.status, first.stderr) == (0, "")
     assert first.stdout.splitlines()[0] == f"{file}: 25 lines"
     assert counts(first.stdout) == {"created": 25, "duplicates": 0, "refused": 0}
+    assert re.fullmatch(r"  pace        [0-9,]+ events/s", first.stdout.splitlines()[-1])
     second = await run_command("ingest", file, "--address", ledger.address)
     assert second.status == 0
     assert counts(second.stdout) == {"created": 0, "duplicates": 25, "refused": 0}
@@ -166,3 +171,58 @@ async def test_interruption_tells_what_is_booked(shared_ledger: RunningLedger) -
     assert process.returncode == ExitStatus.INTERRUPTED
     assert stderr.decode().splitlines()[0] == "error: interrupted"
     assert "lines are known to be booked" in stderr.decode()
+
+
+async def test_interruption_while_the_server_is_silent(tmp_path: Path) -> None:
+    """Ctrl-C ends the command although what it waits for inside gRPC never comes."""
+    asked = asyncio.Event()
+
+    async def never(requests: Any, _: Any) -> None:
+        async for _request in requests:
+            asked.set()
+
+    handler: Any = grpc.stream_stream_rpc_method_handler(never, None, None)
+    server = aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ledger.v1.LedgerService", {"StreamEvents": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        file = write_lines(tmp_path / "events.jsonl", *(fields_of() for _ in range(50)))
+        # The stream stays open: there is more of the file than may be in flight, or its answers are missing.
+        process = await start_process("ingest", file, "--batch-size", "1", "--address", f"127.0.0.1:{port}")
+        await asyncio.wait_for(asked.wait(), TIMEOUT_SECONDS)
+        process.send_signal(signal.SIGINT)
+        _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    finally:
+        await server.stop(0)
+    assert process.returncode == ExitStatus.INTERRUPTED
+    assert stderr.decode().splitlines()[0] == "error: interrupted"
+
+
+async def test_server_that_stops_and_comes_back_is_waited_for(database: Database, tmp_path: Path) -> None:
+    """Every line is booked once, whatever the server was doing when it stopped."""
+    restaurant_id = unique("res")
+    async with running_ledger(database) as first:
+        process = await start_process("ingest", "-", "--batch-size", "10", "--address", first.address)
+        assert process.stdin is not None
+
+        async def feed(lines: int) -> None:
+            assert process.stdin is not None
+            for _ in range(lines):
+                process.stdin.write(json.dumps(fields_of(restaurant_id=restaurant_id)).encode() + b"\n")
+            await process.stdin.drain()
+
+        await feed(105)
+        stored = "SELECT count(*) >= 100 FROM processor_events WHERE restaurant_id = :id"
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while await first.query(stored, id=restaurant_id) != [(True,)]:
+                assert process.returncode is None
+        port = first.server.port
+    async with running_ledger(database, address=f"127.0.0.1:{port}") as second:
+        await feed(95)
+        process.stdin.close()
+        stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+        assert (process.returncode, stderr) == (0, b"")
+        summary = counts(stdout.decode())
+        assert summary["created"] + summary["duplicates"] == 200
+        assert (await second.balance(restaurant_id)).available_minor == 200 * 9_500

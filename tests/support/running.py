@@ -42,9 +42,11 @@ class RunningLedger:
 
 
 @asynccontextmanager
-async def running_ledger(database: Database, *, metrics: Metrics | None = None, **settings: Any) -> AsyncIterator[RunningLedger]:
-    """A server on `database` at a free port, stopped at the end."""
-    configured = Settings(_env_file=None, database_url=database.url, grpc_address="127.0.0.1:0", **settings)
+async def running_ledger(
+    database: Database, *, address: str = "127.0.0.1:0", metrics: Metrics | None = None, **settings: Any
+) -> AsyncIterator[RunningLedger]:
+    """A server on `database`, at a free port unless an address is given, stopped at the end."""
+    configured = Settings(_env_file=None, database_url=database.url, grpc_address=address, **settings)
     engines = Engines.of(database.url, configured)
     metrics = metrics or Metrics()
     application = Application(configured, engines, metrics.work)

@@ -16,8 +16,9 @@ from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.demo_server import demo_data_dir, demo_server, demo_settings
 from ledger.cli.event_batches import BATCH_EVENTS_MAX, read_batches
 from ledger.cli.event_lines import parse_event_line
+from ledger.cli.event_sender import EventSender
 from ledger.cli.failures import CommandFailure, report
-from ledger.cli.ingest import IngestSummary, ResultReporter, send_batches
+from ledger.cli.ingest import IngestSummary, ResultReporter
 from ledger.cli.output import print_line, print_table
 from ledger.cli.payout_views import history_table, items_table, payouts_table
 from ledger.cli.payouts import settle, wait_for_run
@@ -106,7 +107,7 @@ def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummar
     reporter = ResultReporter(DEMO_FILE.name, None, Console(stderr=True))
     with DEMO_FILE.open("rb") as source:
         batches = read_batches(source, batch_size=BATCH_EVENTS_MAX, ignore_unknown_fields=False)
-        send_batches(stub, batches, reporter.add)
+        EventSender(stub, reporter.add).send_all(batches)
     return reporter.summary
 
 

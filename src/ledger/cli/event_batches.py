@@ -6,7 +6,6 @@ from typing import BinaryIO, Self
 
 from ledger.cli.connection import MESSAGE_BYTES_MAX
 from ledger.cli.event_lines import InvalidLine, parse_event_line
-from ledger.domain.events import PAYOUT_EVENT_TYPES
 from ledger.errors import FieldViolation
 from ledger.v1 import ledger_pb2
 
@@ -17,7 +16,6 @@ LINE_BYTES_MAX = 1024 * 1024
 _EVENT_OVERHEAD_BYTES = 5
 _BATCH_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 
-_PAYOUT_TYPES = frozenset(ledger_pb2.EventType.Value(f"EVENT_TYPE_{event_type.name}") for event_type in PAYOUT_EVENT_TYPES)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -35,17 +33,13 @@ class Batch:
 
     lines: tuple[Line, ...]
     events: tuple[ledger_pb2.ProcessorEvent, ...]
-    event_ids: frozenset[str]
-    # Whether some move payouts, which depends on the order.
-    has_payout_events: bool
     end_bytes: int
 
     @classmethod
     def of(cls, lines: Sequence[Line], end_bytes: int) -> Self:
         """The batch of these lines."""
         events = tuple(line.content for line in lines if isinstance(line.content, ledger_pb2.ProcessorEvent))
-        event_ids = frozenset(event.event_id for event in events)
-        return cls(tuple(lines), events, event_ids, any(event.type in _PAYOUT_TYPES for event in events), end_bytes)
+        return cls(tuple(lines), events, end_bytes)
 
 
 def read_batches(source: BinaryIO, *, batch_size: int, ignore_unknown_fields: bool) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ from ledger.cli.configuration import AddressOption, load_settings
 from ledger.cli.connection import connect
 from ledger.cli.event_batches import BATCH_EVENTS_MAX, Batch, read_batches
 from ledger.cli.event_lines import InvalidLine
-from ledger.cli.event_sender import EventSender, Results
+from ledger.cli.event_sender import EventSender, Pace, Results
 from ledger.cli.failures import CommandFailure, ExitStatus, printable
 from ledger.cli.output import print_line
 from ledger.cli.refusals import refusal_of_status
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
 
 ERRORS_SHOWN = 20
 _EVENT_ID_LENGTH_SHOWN = 128
@@ -136,7 +136,7 @@ class ResultReporter:
 def ingest(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The file, or - for standard input.")],
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, max=BATCH_EVENTS_MAX, help="How many events to send in one call.")
+        int, typer.Option("--batch-size", min=1, max=BATCH_EVENTS_MAX, help="How many events to send in one request.")
     ] = BATCH_EVENTS_MAX,
     errors: Annotated[str, typer.Option("--errors", metavar="N|all", help="How many refused lines to show in full.")] = str(
         ERRORS_SHOWN
@@ -151,14 +151,16 @@ def ingest(
     with _open_source(file) as (source, name), _progress_bar(source) as (progress, task):
         reporter = ResultReporter(name, shown_max, progress.console)
 
+        pace = Pace()
+
         def on_answer(batch: Batch, results: Results) -> None:
             reporter.add(batch, results)
-            progress.update(task, completed=batch.end_bytes, booked=reporter.summary.booked)
+            progress.update(task, completed=batch.end_bytes, booked=reporter.summary.booked, pace=_pace_text(pace))
 
         try:
             with connect(settings.grpc_address) as stub:
                 batches = read_batches(source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields)
-                send_batches(stub, batches, on_answer)
+                EventSender(stub, on_answer, pace).send_all(batches)
         except CommandFailure as failure:
             raise CommandFailure(*failure.lines, _so_far(reporter.summary), exit_status=failure.exit_status) from failure
         except OSError as error:
@@ -169,19 +171,9 @@ def ingest(
             raise CommandFailure("interrupted", _so_far(reporter.summary), exit_status=ExitStatus.INTERRUPTED) from None
         finally:
             reporter.close()
-    _print_summary(name, reporter.summary)
+    _print_summary(name, reporter.summary, pace)
     if reporter.summary.refused:
         raise typer.Exit(ExitStatus.REFUSED)
-
-
-def send_batches(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", batches: Iterable[Batch], on_answer: Callable[[Batch, Results], None]
-) -> None:
-    """Books all batches and tells `on_answer` what became of each. Raises grpc.RpcError as EventSender does."""
-    sender = EventSender(stub, on_answer)
-    for batch in batches:
-        sender.send(batch)
-    sender.finish()
 
 
 def _shown_max_of(errors: str) -> int | None:
@@ -213,11 +205,11 @@ def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
 def _progress_bar(source: BinaryIO) -> Iterator[tuple[Progress, TaskID]]:
     """A bar on standard error while the block runs, if that is a terminal; its console writes lines above the bar."""
     console = Console(stderr=True)
-    columns = (BarColumn(), TextColumn("{task.fields[booked]} booked"), TimeRemainingColumn())
+    columns = (BarColumn(), TextColumn("{task.fields[booked]} booked"), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
     status = os.fstat(source.fileno())
     total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield progress, progress.add_task("ingest", total=total_bytes, booked=0)
+        yield progress, progress.add_task("ingest", total=total_bytes, booked=0, pace="")
 
 
 def _so_far(summary: IngestSummary) -> str:
@@ -227,10 +219,16 @@ def _so_far(summary: IngestSummary) -> str:
     )
 
 
-def _print_summary(name: str, summary: IngestSummary) -> None:
+def _pace_text(pace: Pace) -> str:
+    return "" if pace.events_per_second is None else f"{pace.events_per_second:,} events/s"
+
+
+def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
     print_line(f"{name}: {summary.booked + summary.refused} lines")
     print_line(f"  created     {summary.created}")
     print_line(f"  duplicates  {summary.duplicates}")
     kinds = [(summary.conflicts, "conflicts"), (summary.invalid, "invalid"), (summary.refused_otherwise, "for other reasons")]
     particulars = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
     print_line(f"  refused     {summary.refused}" + (f" ({particulars})" if particulars else ""))
+    if pace.events:
+        print_line(f"  pace        {_pace_text(pace)}")

@@ -12,16 +12,22 @@ from ledger.errors import FieldViolation
 
 # The call took no effect, or it is not known whether it did; every method of the contract may be repeated then.
 _RETRYABLE_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
+# Whatever a server asks for, nobody waits longer than this for one attempt.
+RETRY_DELAY_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Code and reason by name, a sentence, and what is wrong with which field. The reason is empty if no ledger answered."""
+    """Code and reason by name, a sentence, and what is wrong with which field. The reason is empty if no ledger answered.
+
+    `retry_delay_seconds` is what the server asks to wait before the same call, 0 if it does not say.
+    """
 
     code: str
     reason: str
     message: str
     violations: tuple[FieldViolation, ...] = ()
+    retry_delay_seconds: float = 0.0
 
     @property
     def is_retryable(self) -> bool:
@@ -39,13 +45,15 @@ class Refusal:
 
 def refusal_of_status(status: status_pb2.Status) -> Refusal:
     """What `status` says."""
-    info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
         # Each unpacks only what is of its own type.
         detail.Unpack(info)
         detail.Unpack(request)
+        detail.Unpack(retry)
     violations = tuple(FieldViolation(found.field, found.description) for found in request.field_violations)
-    return Refusal(code_pb2.Code.Name(status.code), info.reason, status.message, violations)
+    delay_seconds = min(max(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9, 0.0), RETRY_DELAY_SECONDS_MAX)
+    return Refusal(code_pb2.Code.Name(status.code), info.reason, status.message, violations, delay_seconds)
 
 
 def refusal_of_call(error: grpc.RpcError) -> Refusal:
