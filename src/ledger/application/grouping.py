@@ -5,6 +5,7 @@ about as large as the last ones were, and no longer than LINGER_SECONDS: a calle
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -68,7 +69,8 @@ class Grouping(Generic[Item, Outcome]):
         if len(self._waiting) >= self._awaited_items:
             self._wake_up()
         if self._gathering is None:
-            self._gathering = asyncio.create_task(self._gather())
+            # In a context of its own, which its groups inherit: they are not the first caller's, as log lines would say.
+            self._gathering = asyncio.create_task(self._gather(), context=contextvars.Context())
             self._gathering.add_done_callback(self._gathering_ended)
         return outcome
 
@@ -136,6 +138,12 @@ class Grouping(Generic[Item, Outcome]):
     async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
             outcomes = await self._work([item for item, _ in group])
+            if len(outcomes) != len(group):
+                raise RuntimeError(f"the work of a group of {len(group)} had {len(outcomes)} outcomes")
+        except asyncio.CancelledError:
+            for _, future in group:
+                future.cancel()
+            raise
         except Exception as error:  # noqa: BLE001  # told to every caller, who knows what it means
             for _, future in group:
                 if not future.done():
