@@ -1,6 +1,7 @@
 """Booking events: what each caller is told, on books in memory that can be made to fail."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from support.events import processor_event
@@ -23,6 +24,7 @@ from ledger.errors import (
     EventIdReused,
     EventRejected,
     PayoutNotFound,
+    QueueFull,
     RestaurantNotFound,
     ShuttingDown,
 )
@@ -156,11 +158,136 @@ class SlowLedger(FakeEventLedger):
         super().__init__()
         self.begun = asyncio.Event()
         self.let = asyncio.Event()
+        self.under_way = 0
+        self.under_way_max = 0
 
     async def insert(self, *arguments: object) -> set[str]:
         self.begun.set()
-        await self.let.wait()
-        return await super().insert(*arguments)  # type: ignore[arg-type]
+        self.under_way += 1
+        self.under_way_max = max(self.under_way_max, self.under_way)
+        try:
+            await self.let.wait()
+            return await super().insert(*arguments)  # type: ignore[arg-type]
+        finally:
+            self.under_way -= 1
+
+
+async def settled() -> None:
+    """Lets everything run that can."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def all_told(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
+    """What single calls that come together are told, in short; the kind of what they raise."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    return [type(answer) if isinstance(answer, BaseException) else told(answer)[0] for answer in answers]
+
+
+async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> None:
+    """As in a batch: the first is created, the same again is a duplicate with its transaction id, something else a conflict."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    event, other = processor_event(), processor_event()
+    await ingest([other])
+    ledger.insert_sizes.clear()
+    altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
+    answers = await asyncio.gather(*(ingest([sent]) for sent in (event, altered, event, other)))
+    assert told([outcome for (outcome,) in answers]) == [CREATED, EventIdReused, DUPLICATE, DUPLICATE]
+    assert ledger.insert_sizes == [2], "one statement for all of them"
+    first, repeated = answers[0][0], answers[2][0]
+    assert isinstance(first, Booked)
+    assert isinstance(repeated, Booked)
+    assert first.transaction_id == repeated.transaction_id
+    await ingest.close()
+
+
+async def test_one_poisonous_call_of_a_group_stands_alone() -> None:
+    """The database refuses one event: its caller alone is told so, those who shared its group are booked."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.insert_sizes.clear()
+    events = [processor_event() for _ in range(10)]
+    events[3] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
+    assert await all_told(*(ingest([event]) for event in events)) == [EventRejected if n == 3 else CREATED for n in range(10)]
+    assert ledger.insert_sizes[0] == 10
+    await ingest.close()
+
+
+async def test_failure_of_a_group_is_told_to_each_of_its_callers() -> None:
+    """Nobody knows what became of any of them; each may send his event again, and is told the truth then."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.failures, ledger.fail_after_storing = [DatabaseUnavailable("away")] * ATTEMPTS_MAX, True
+    events = [processor_event() for _ in range(3)]
+    assert await all_told(*(ingest([event]) for event in events)) == [DatabaseUnavailable] * 3
+    assert await all_told(*(ingest([event]) for event in events)) == [DUPLICATE] * 3
+    await ingest.close()
+
+
+async def test_stalled_database_fills_the_queue_and_no_more() -> None:
+    """What is beyond the queue is refused at once, with nothing stored; what was let in is booked in the end."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    events = [processor_event() for _ in range(LIMITS.queue_events_max + 20)]
+    calls = [asyncio.create_task(ingest([event], size_bytes=1)) for event in events]
+    await ledger.begun.wait()
+    await settled()
+    refused = [call for call in calls if call.done()]
+    assert refused == calls[LIMITS.queue_events_max :]
+    assert [type(call.exception()) for call in refused] == [QueueFull] * 20
+    batch = [processor_event()] * 2
+    with pytest.raises(QueueFull):
+        await ingest(batch, size_bytes=1)
+    ledger.let.set()
+    assert await all_told(*calls[: LIMITS.queue_events_max]) == [CREATED] * LIMITS.queue_events_max
+    assert set(ledger.events) == {event.event_id for event in events[: LIMITS.queue_events_max]}
+    assert (ingest.queue.events, ingest.queue.size_bytes) == (0, 0)
+    assert told(await ingest(batch, size_bytes=1)) == [CREATED, DUPLICATE]
+    await ingest.close()
+
+
+async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
+    """Each takes its turn with it to the end: however fast callers come and go, so many bookings are under way at the most."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    batches = [[processor_event(), processor_event()] for _ in range(50)]
+    for batch in batches:
+        call = asyncio.create_task(ingest(batch))
+        await settled()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert ledger.under_way == LIMITS.batches_at_once_max
+    assert ingest.queue.events == 0
+    ledger.let.set()
+    await ingest.close()
+    assert ledger.under_way_max == LIMITS.batches_at_once_max
+    # Those who left before their turn came are not booked.
+    assert set(ledger.events) == {event.event_id for batch in batches[: LIMITS.batches_at_once_max] for event in batch}
+
+
+async def test_close_books_what_waits_for_its_turn() -> None:
+    """Batches that were let in before `close` are booked and answered, and those whose callers have left are not waited for."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    batches = [[processor_event(), processor_event()] for _ in range(20)]
+    calls = [asyncio.create_task(ingest(batch)) for batch in batches]
+    await ledger.begun.wait()
+    await settled()
+    calls[5].cancel()
+    closing = asyncio.create_task(ingest.close())
+    await settled()
+    assert not closing.done()
+    with pytest.raises(ShuttingDown):
+        await ingest([processor_event()])
+    ledger.let.set()
+    await closing
+    del calls[5], batches[5]
+    assert set(ledger.events) == {event.event_id for batch in batches for event in batch}
+    assert await all_told(*calls) == [CREATED] * 19
 
 
 async def test_cancelled_caller_does_not_cancel_its_booking() -> None:

@@ -1,0 +1,107 @@
+"""What may wait to be booked: the bounds, and who is turned away."""
+
+import asyncio
+
+import pytest
+
+from ledger.application.ingest_queue import IngestLimits, IngestQueue
+from ledger.errors import DeadlineTooShort, QueueFull
+
+LIMITS = IngestLimits(queue_events_max=100, queue_bytes_max=1000, group_events_max=10, batches_at_once_max=2)
+
+
+async def settled() -> None:
+    """Lets everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_events_and_bytes_are_bounded_together() -> None:
+    """Up to the bound, and not one more, of either; what has left makes room again."""
+    for events, size_bytes in ((60, 1), (1, 600)):
+        queue = IngestQueue(LIMITS)
+        with queue.admitted(events, size_bytes, None):
+            rest = (100 - events, 1000 - size_bytes)
+            for beyond in ((rest[0] + 1, 1), (1, rest[1] + 1)):
+                with pytest.raises(QueueFull), queue.admitted(*beyond, None):
+                    pass
+            with queue.admitted(*rest, None), pytest.raises(QueueFull):
+                queue.check(1, 0, None)
+            queue.check(*rest, None)
+        assert (queue.events, queue.size_bytes) == (0, 0)
+
+
+def test_nobody_is_refused_for_his_own_size() -> None:
+    """A call that is larger than the queue is let in when nothing else is there, and keeps the others out."""
+    queue = IngestQueue(LIMITS)
+    with queue.admitted(1000, 100_000, None), pytest.raises(QueueFull):
+        queue.check(1, 1, None)
+    with queue.admitted(1, 1, None), pytest.raises(QueueFull):
+        queue.check(1000, 1, None)
+
+
+async def test_caller_that_leaves_makes_room() -> None:
+    """Cancelled or failed, whatever was let in is let out."""
+    queue = IngestQueue(LIMITS)
+
+    async def call() -> None:
+        with queue.admitted(100, 1000, None):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    await settled()
+    with pytest.raises(QueueFull):
+        queue.check(1, 1, None)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    queue.check(100, 1000, None)
+    with pytest.raises(ZeroDivisionError), queue.admitted(1, 1, None):
+        raise ZeroDivisionError
+    assert (queue.events, queue.size_bytes) == (0, 0)
+
+
+def test_deadline_is_too_short_only_behind_full_groups() -> None:
+    """Each takes as long as the last ones did; what waits in part of a group takes the caller along."""
+    queue = IngestQueue(LIMITS)
+    for _ in range(100):
+        queue.booked(2.0)
+    queue.check(1, 1, 0.001)
+    with queue.admitted(9, 9, None):
+        queue.check(1, 1, 0.001)
+    with queue.admitted(35, 35, None):
+        queue.check(1, 1, None)
+        queue.check(1, 1, 6.5)
+        with pytest.raises(DeadlineTooShort):
+            queue.check(1, 1, 5.5)
+
+
+def test_estimate_follows_what_groups_take() -> None:
+    """A queue that was never used refuses nobody, and one that was slow for a while recovers."""
+    queue = IngestQueue(LIMITS)
+    with queue.admitted(90, 90, None):
+        queue.check(1, 1, 0.001)
+        queue.booked(10.0)
+        with pytest.raises(DeadlineTooShort):
+            queue.check(1, 1, 1.0)
+        for _ in range(50):
+            queue.booked(0.001)
+        queue.check(1, 1, 1.0)
+
+
+async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
+    """Not before, and several of them; a single caller larger than the queue has its turn when it is empty."""
+    queue = IngestQueue(LIMITS)
+    await queue.wait_for_room(1000, 1)
+    large, small = queue.admitted(80, 1, None), queue.admitted(20, 1, None)
+    large.__enter__()
+    small.__enter__()
+    waiting = [asyncio.create_task(queue.wait_for_room(events, 1)) for events in (10, 30, 1000)]
+    await settled()
+    assert [task.done() for task in waiting] == [False, False, False]
+    small.__exit__(None, None, None)
+    await settled()
+    assert [task.done() for task in waiting] == [True, False, False]
+    large.__exit__(None, None, None)
+    await settled()
+    assert [task.done() for task in waiting] == [True, True, True]
