@@ -1,0 +1,194 @@
+"""A server that has as much waiting as it can hold: who is told to come again, who is made to wait, and who notices nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message, unique
+from support.running import RunningLedger, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+DEADLINE_SECONDS = 30.0
+QUEUE_EVENTS = 20
+GROUP_EVENTS = 5
+
+CREATED = ledger_pb2.INGEST_STATUS_CREATED
+
+
+@asynccontextmanager
+async def locked_events(database: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Another session holds a lock that bookings wait for and readers do not. Yields what lets go of it."""
+    engine = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("LOCK TABLE processor_events IN EXCLUSIVE MODE"))
+            yield connection.rollback
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def stalled_ledger(
+    database: Database, restaurant_id: str
+) -> AsyncIterator[tuple[RunningLedger, Callable[[], Awaitable[None]]]]:
+    """A server with a small queue and a restaurant, whose bookings wait until they are let."""
+    async with running_ledger(
+        database, ingest_queue_events=QUEUE_EVENTS, ingest_group_events=GROUP_EVENTS, ingest_concurrency=1
+    ) as ledger:
+        await ledger.ingest(event_message(restaurant_id=restaurant_id))
+        async with locked_events(database) as release:
+            yield ledger, release
+
+
+def send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, timeout: float | None = None) -> Any:
+    """A call that books one event."""
+    return ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=timeout)
+
+
+async def outcome(call: Any) -> Any:
+    """What a call is answered, or the error that it fails with."""
+    try:
+        return await call
+    except aio.AioRpcError as error:
+        return error
+
+
+def told(error: Any) -> tuple[grpc.StatusCode, str, float]:
+    """An error's code, its reason, and how many seconds to wait before the next attempt."""
+    status = rpc_status.from_call(error)
+    assert status is not None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    return error.code(), info.reason, retry.retry_delay.seconds
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Returns once it holds; fails after the deadline."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await condition():  # noqa: ASYNC110  # what is waited for happens in another process
+            await asyncio.sleep(0.02)
+
+
+async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
+    """Returns once a booking has waited for the lock for so long."""
+
+    async def blocked() -> bool:
+        rows = await ledger.query(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+            "AND clock_timestamp() - query_start >= make_interval(secs => :seconds)",
+            seconds=seconds,
+        )
+        return bool(rows)
+
+    await until(blocked)
+
+
+async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
+    """The ids of a restaurant's events in the books."""
+    rows = await ledger.query("SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id)
+    return {row[0] for row in rows}
+
+
+async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Database) -> None:
+    """RESOURCE_EXHAUSTED with QUEUE_FULL and RetryInfo, for single calls and batches; health and reads answer meanwhile."""
+    restaurant_id = unique("res")
+    events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
+    async with stalled_ledger(database, restaurant_id) as (ledger, release):
+        calls = {event.event_id: asyncio.ensure_future(outcome(send(ledger, event))) for event in events}
+
+        async def refused() -> bool:
+            return sum(call.done() for call in calls.values()) == 30
+
+        await until(refused)
+        waiting = {event_id: call for event_id, call in calls.items() if not call.done()}
+        batch = await outcome(ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events[:2])))
+        refusals = [batch, *(call.result() for call in calls.values() if call.done())]
+        assert {told(error) for error in refusals} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 1)}
+        health: Any = health_pb2_grpc.HealthStub(ledger.channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService"), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert (await ledger.balance(restaurant_id)).available_minor == 10_000
+        await release()
+        answers = await asyncio.gather(*waiting.values())
+        assert [answer.status for answer in answers] == [CREATED] * QUEUE_EVENTS
+        stored = await stored_ids(ledger, restaurant_id)
+        assert len(stored) == 1 + QUEUE_EVENTS
+        assert waiting.keys() <= stored
+        again = [event for event in events if event.event_id not in waiting]
+        assert (await send(ledger, again[0])).status == CREATED
+
+
+async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
+    """A stream can be made to wait, so it is: its events are booked as soon as there is room."""
+    restaurant_id = unique("res")
+    async with stalled_ledger(database, restaurant_id) as (ledger, release):
+        filling = ledger_pb2.BatchIngestEventsRequest(
+            events=[event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS)]
+        )
+        batch = asyncio.ensure_future(outcome(ledger.stub.BatchIngestEvents(filling)))
+        await until_blocked(ledger)
+        streamed = [
+            ledger_pb2.StreamEventsRequest(events=[event_message(restaurant_id=restaurant_id) for _ in range(10)])
+            for _ in range(10)
+        ]
+        call: Any = ledger.stub.StreamEvents(iter(streamed))
+        answers = asyncio.ensure_future(_all(call))
+        assert told(await outcome(send(ledger, event_message())))[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert not answers.done()
+        await release()
+        assert {result.status for answer in await answers for result in answer.results} == {CREATED}
+        assert {result.status for result in (await batch).results} == {CREATED}
+
+
+async def _all(call: Any) -> list[ledger_pb2.StreamEventsResponse]:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        return [answer async for answer in call]
+
+
+async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database) -> None:
+    """DEADLINE_TOO_SHORT behind groups that are known to take long, with nothing stored; who has time is let in."""
+    restaurant_id = unique("res")
+    async with stalled_ledger(database, restaurant_id) as (ledger, release):
+        slow = asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id))))
+        # It takes a while, for the server to learn that groups do.
+        await until_blocked(ledger, seconds=1.5)
+        await release()
+        assert (await slow).status == CREATED
+        async with locked_events(database) as release:
+            waiting = [
+                asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id))))
+                for _ in range(2 * GROUP_EVENTS)
+            ]
+            refused: list[str] = []
+
+            async def too_short() -> bool:
+                # As long as the others have not arrived it is let in, and its time passes.
+                event = event_message(restaurant_id=restaurant_id)
+                error = await outcome(send(ledger, event, timeout=0.25))
+                assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                if rpc_status.from_call(error) is None:
+                    return False
+                assert told(error)[1] == "DEADLINE_TOO_SHORT"
+                refused.append(event.event_id)
+                return True
+
+            await until(too_short)
+            waiting.append(asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id), timeout=30))))
+            await release()
+            answers = await asyncio.gather(*waiting)
+        assert [answer.status for answer in answers] == [CREATED] * (2 * GROUP_EVENTS + 1)
+        assert (await stored_ids(ledger, restaurant_id)).isdisjoint(refused)

@@ -1,0 +1,302 @@
+"""StreamEvents: order, every kind of event, bounds, and every way in which a stream can end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from support.audit import assert_books_in_order
+from support.events import event_message, unique
+from support.fakes import FakeEventLedger, FakeUnitOfWork
+from support.payout_runs import days_ago, finished_run
+from support.running import RunningLedger, running_ledger
+
+from ledger.api.event_stream import EventStream
+from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
+from ledger.application.ingest_queue import IngestLimits
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+Request = ledger_pb2.StreamEventsRequest
+Response = ledger_pb2.StreamEventsResponse
+
+CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
+DEADLINE_SECONDS = 30.0
+
+
+def several(events: Iterable[ledger_pb2.ProcessorEvent]) -> Request:
+    """A request with `events`."""
+    return Request(events=events)
+
+
+def single(event: ledger_pb2.ProcessorEvent) -> Request:
+    """A request with `event`."""
+    return Request(event=event)
+
+
+async def answers_to(ledger: RunningLedger, requests: Sequence[Request]) -> list[Response]:
+    """What a stream of these requests is answered."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        return [answer async for answer in ledger.stub.StreamEvents(iter(requests))]
+
+
+def told(result: ledger_pb2.IngestResult) -> str:
+    """A result in short: its status, or the code of its error."""
+    if result.HasField("error"):
+        return code_pb2.Code.Name(result.error.code)
+    return ledger_pb2.IngestStatus.Name(result.status).removeprefix("INGEST_STATUS_")
+
+
+def ended_with(error: aio.AioRpcError) -> tuple[grpc.StatusCode, str]:
+    """The code and the reason of an error."""
+    untyped: Any = error
+    status = rpc_status.from_call(untyped)
+    info = error_details_pb2.ErrorInfo()
+    for detail in (status or status_pb2.Status()).details:
+        detail.Unpack(info)
+    return error.code(), info.reason
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once it holds; fails after the deadline."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
+    """The ids of a restaurant's events in the books."""
+    rows = await ledger.query("SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id)
+    return {row[0] for row in rows}
+
+
+async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger) -> None:
+    """Good, bad, repeated and contradicting ones, alone and in company: one response a request, each as IngestEvent would."""
+    restaurant_id = unique("res")
+    first, second, third = (event_message(restaurant_id=restaurant_id) for _ in range(3))
+    altered = event_message(event_id=first.event_id, restaurant_id=restaurant_id, amount_minor=1)
+    bad = event_message(currency="PESO")
+    lost = event_message(ledger_pb2.EVENT_TYPE_PAYOUT_PAID, payout_id=unique("payout"))
+    answers = await answers_to(
+        shared_ledger,
+        [
+            *(single(first), several([second, bad, first, altered, second]), single(altered), single(bad), single(lost)),
+            *(several([lost]), single(first), single(third)),
+        ],
+    )
+    assert [told(answer.result) if answer.HasField("result") else [told(r) for r in answer.results] for answer in answers] == [
+        "CREATED",
+        ["CREATED", "INVALID_ARGUMENT", "DUPLICATE", "ALREADY_EXISTS", "DUPLICATE"],
+        *("ALREADY_EXISTS", "INVALID_ARGUMENT", "NOT_FOUND"),
+        ["NOT_FOUND"],
+        *("DUPLICATE", "CREATED"),
+    ]
+    assert answers[0].result.transaction_id == answers[1].results[2].transaction_id == answers[6].result.transaction_id
+    assert await stored_ids(shared_ledger, restaurant_id) == {first.event_id, second.event_id, third.event_id}
+
+
+async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: RunningLedger) -> None:
+    """Paid, then returned: never the other way round, and what comes too late is refused."""
+    restaurants = [unique("res") for _ in range(20)]
+    await ledger.ingest(*(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants))
+    await finished_run(ledger, as_of=days_ago(0))
+    payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
+    assert len(payouts) == len(restaurants)
+
+    def moved(payout: ledger_pb2.Payout, type: int) -> Request:
+        return single(
+            event_message(type, restaurant_id=payout.restaurant_id, amount_minor=payout.amount_minor, payout_id=payout.payout_id)
+        )
+
+    paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+    requests = [moved(payout, type) for payout in payouts for type in (paid, failed, paid)]
+    answers = await answers_to(ledger, requests)
+    assert [told(answer.result) for answer in answers] == ["CREATED", "CREATED", "FAILED_PRECONDITION"] * len(payouts)
+    payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
+    assert {payout.state for payout in payouts} == {ledger_pb2.PAYOUT_STATE_RETURNED}
+    await assert_books_in_order(ledger.database)
+
+
+async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedger) -> None:
+    """Each is answered in its place, and booked once."""
+    restaurant_id = unique("res")
+    events = [event_message(restaurant_id=restaurant_id, amount_minor=100) for _ in range(10_000)]
+    requests: list[Request] = []
+    rest = list(events)
+    sizes = [1, 1, 1, 700, 1, 1000, 3, 1]
+    while rest:
+        size = sizes[len(requests) % len(sizes)]
+        requests.append(single(rest[0]) if size == 1 else several(rest[:size]))
+        del rest[:size]
+    answers = await answers_to(ledger, requests)
+    assert len(answers) == len(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        assert answer.HasField("result") == request.HasField("event")
+        assert len(answer.results) == len(request.events)
+    results = [result for answer in answers for result in (answer.results or [answer.result])]
+    assert {result.status for result in results} == {CREATED}
+    assert (await ledger.balance(restaurant_id)).available_minor == 10_000 * 100
+    places = {
+        event_id: str(transaction_id)
+        for event_id, transaction_id in await ledger.query("SELECT event_id, transaction_id FROM processor_events")
+    }
+    assert [result.transaction_id for result in results] == [places[event.event_id] for event in events]
+
+
+async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: RunningLedger) -> None:
+    """The server takes as much as its answers have room for on the way, and goes on when the client does."""
+    restaurant_id = unique("res")
+    # The first event of a request is good. What is said about the others takes a hundred times their own space.
+    requests = [several([event_message(restaurant_id=restaurant_id), *[ledger_pb2.ProcessorEvent()] * 499]) for _ in range(60)]
+    call: Any = ledger.stub.StreamEvents()
+
+    async def write() -> None:
+        for request in requests:
+            await call.write(request)
+        await call.done_writing()
+
+    writing = asyncio.create_task(write())
+    # How far it has come by now, and however much later: it has not read everything, and at last it reads no more.
+    booked = [0, -1]
+    while booked[-1] != booked[-2] or not booked[-1]:
+        booked.append(len(await stored_ids(ledger, restaurant_id)))
+        await asyncio.sleep(0.2)  # what is waited for is that nothing happens
+    assert booked[-1] < 30
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        answers = [await call.read() for _ in requests]
+        assert await call.read() is aio.EOF
+        await writing
+    assert [len(answer.results) for answer in answers] == [500] * 60
+    assert {told(answer.results[0]) for answer in answers} == {"CREATED"}
+    assert {told(answer.results[-1]) for answer in answers} == {"INVALID_ARGUMENT"}
+
+
+class StalledLedger(FakeEventLedger):
+    """Books only what it is let, statement by statement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Semaphore(0)
+
+    async def insert(self, *arguments: object) -> set[str]:
+        await self.let.acquire()
+        return await super().insert(*arguments)  # type: ignore[arg-type]
+
+
+async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
+    """While the database stalls, a batch is being booked, one has been read, and one request is at hand."""
+    ledger = StalledLedger()
+    ingest = IngestEvents(
+        ledger,
+        lambda: FakeUnitOfWork(ledger),
+        unknown_restaurants=UnknownRestaurants.REGISTER,
+        limits=IngestLimits(queue_events_max=20_000, queue_bytes_max=2**30, group_events_max=500, batches_at_once_max=2),
+    )
+    consumed = 0
+
+    async def requests() -> AsyncIterator[Request]:
+        nonlocal consumed
+        for _ in range(100):
+            consumed += 1
+            yield several(event_message() for _ in range(100))
+
+    answers = EventStream(ingest, lambda: datetime.now(UTC)).answers(requests())
+    reading = asyncio.create_task(anext(answers))
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert not reading.done()
+    assert consumed * 100 <= 2 * BATCH_EVENTS_MAX + 100
+    for _ in range(1000):
+        ledger.let.release()
+    assert len((await reading).results) == 100
+    assert len([answer async for answer in answers]) == 99
+    await ingest.close()
+
+
+async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) -> None:
+    """Tasks of the call are gone, what was answered is stored, and all of it may be sent again."""
+    restaurant_id = unique("res")
+    events = [event_message(restaurant_id=restaurant_id) for _ in range(500)]
+
+    async def endless() -> AsyncIterator[Request]:
+        for event in events:
+            yield single(event)
+        await asyncio.Event().wait()
+
+    await ledger.ingest(event_message(restaurant_id=restaurant_id))
+    before = asyncio.all_tasks()
+    call: Any = ledger.stub.StreamEvents(endless())
+    answered = 0
+    async for answer in call:
+        assert answer.result.status == CREATED
+        answered += 1
+        if answered == 100:
+            break
+    call.cancel()
+
+    def of_streams() -> list[str]:
+        names = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks() - before)
+        return [name for name in names if name.startswith(("EventStream.", "_write_all", "Event.wait"))]
+
+    await until(lambda: not of_streams())
+    assert {event.event_id for event in events[:100]} <= await stored_ids(ledger, restaurant_id)
+    answers = await answers_to(ledger, [several(events)])
+    assert {result.status for result in answers[0].results} <= {CREATED, DUPLICATE}
+    assert (await ledger.balance(restaurant_id)).available_minor == 501 * 10_000
+
+
+async def test_stop_breaks_a_stream_off_after_what_is_answered(database: Database) -> None:
+    """SHUTTING_DOWN, to be repeated: what was answered is stored, and the rest can be sent to the next server, once."""
+    restaurant_id = unique("res")
+    events = [event_message(restaurant_id=restaurant_id) for _ in range(2000)]
+    answered: list[Response] = []
+    async with running_ledger(database) as ledger:
+        halfway = asyncio.Event()
+
+        async def requests() -> AsyncIterator[Request]:
+            for number, event in enumerate(events):
+                if number == 1000:
+                    await halfway.wait()
+                    await asyncio.Event().wait()
+                yield single(event)
+
+        async def read() -> None:
+            async for answer in ledger.stub.StreamEvents(requests()):
+                answered.append(answer)
+                if len(answered) == 500:
+                    halfway.set()
+
+        reading = asyncio.create_task(read())
+        await asyncio.wait_for(halfway.wait(), DEADLINE_SECONDS)
+        await ledger.server.stop(10)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await asyncio.wait_for(reading, DEADLINE_SECONDS)
+        assert ended_with(caught.value) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        stored = await stored_ids(ledger, restaurant_id)
+    assert {event.event_id for event in events[: len(answered)]} <= stored
+    async with running_ledger(database) as ledger:
+        rest = events[len(answered) :]
+        answers = await answers_to(ledger, [single(event) for event in rest])
+        assert {told(answer.result) for answer in answers} <= {"CREATED", "DUPLICATE"}
+        assert (await ledger.balance(restaurant_id)).available_minor == 2000 * 10_000
+        await assert_books_in_order(database)
+
+
+async def test_malformed_message_ends_the_stream_after_the_answers_before_it(shared_ledger: RunningLedger) -> None:
+    """INVALID_ARGUMENT; nothing that came after it is booked."""
+    restaurant_id = unique("res")
+    before, after = ([single(event_message(restaurant_id=restaurant_id)) for _ in range(20)] for _ in range(2))
+    raw: Any = shared_ledger.channel.stream_stream("/ledger.v1.LedgerService/StreamEvents")
+    messages = [request.SerializeToString() for request in before]
+    answers: list[Response] = []
+    with pytest.raises(aio.AioRpcError) as caught:
+        async for answer in raw(iter([*messages, b"\xff\xff", *(request.SerializeToString() for request in after)])):
+            answers.append(Response.FromString(answer))
+    assert ended_with(caught.value) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
+    assert [told(answer.result) for answer in answers] == ["CREATED"] * 20
+    assert await stored_ids(shared_ledger, restaurant_id) == {request.event.event_id for request in before}
