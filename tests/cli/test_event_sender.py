@@ -308,9 +308,8 @@ def most_read_ahead(batch_bytes: int) -> int:
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for number, request in enumerate(requests):
-            # As many as are wanted are soon there; what would be too many has the time of a hundred polls.
-            for _poll in range(100):
-                time.sleep(0.0005)
+            # As many as may be in flight are soon there; if more could be, they would come meanwhile.
+            time.sleep(0.02)
             # One is read and waits for room.
             seen.append(pulled - number - 1)
             yield all_created(request)
