@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
 from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.server import AddressUnavailable, Server
@@ -329,6 +330,8 @@ async def run_server(
             reflect=settings.reflection,
             ping=lambda: ping(engines.ping),
             share_port=share_port,
+            connection_age_seconds=settings.max_connection_age_seconds,
+            limits=CallLimits(calls=settings.open_calls, streams=settings.open_streams),
             metrics=metrics.calls,
         )
         await server.start()

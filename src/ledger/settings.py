@@ -180,6 +180,22 @@ class Settings(BaseSettings):
         description="How often the books are sealed against tampering, at the least. 0: not by this server.",
     )
     reflection: bool = Field(default=True, description="Whether the server describes itself to grpcurl and the like.")
+    max_connection_age_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=86_400,
+        description="After how long a client is asked to connect anew, so that a balancer of connections spreads it over all "
+        "servers; streams that are open 3 minutes later are cut off. 0: never.",
+    )
+    open_calls: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Calls other than booking events that may be open at once; one more is answered RESOURCE_EXHAUSTED.",
+    )
+    open_streams: int = Field(
+        default=200, ge=1, le=10_000, description="The same for streams of events, which hold up to 5 MiB each while they wait."
+    )
     shutdown_grace_seconds: float = Field(
         default=10, ge=0, le=300, description="How long calls under way may go on once the server is told to stop."
     )

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from ledger.api.crowding import CallLimits
 from ledger.api.server import Server
 from ledger.bootstrap import Application, Database, Engines, Metrics, ping
 from ledger.settings import Settings
@@ -55,6 +56,8 @@ async def running_ledger(
         address=configured.grpc_address,
         reflect=configured.reflection,
         ping=lambda: ping(engines.ping),
+        connection_age_seconds=configured.max_connection_age_seconds,
+        limits=CallLimits(calls=configured.open_calls, streams=configured.open_streams),
         metrics=metrics.calls,
     )
     await server.start()

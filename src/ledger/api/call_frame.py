@@ -8,6 +8,7 @@ It is put around the methods when they are registered: an interceptor would look
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -17,15 +18,17 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import aio
 
+from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
 from ledger.api.errors import has_status, internal, not_implemented, status_code_of, status_of
 from ledger.api.metrics import CallMetrics
 from ledger.domain.fields import is_id
-from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
+from ledger.errors import DeadlineTooShort, LedgerError, MalformedMessage, QueueFull, ShuttingDown
 from ledger.observability import CALL_IDS
 
 REQUEST_ID_KEY = "x-request-id"
 LAST_WORDS_SECONDS = 0.2
 _HEALTH_SERVICE = "grpc.health."
+_LEDGER_SERVICE = "ledger."
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 Context = aio.ServicerContext[Any, Any]
@@ -36,17 +39,20 @@ Handler = Any
 class CallFrame:
     """Takes the place of a server when services are added to it, and registers their methods there, each in its frame."""
 
-    def __init__(self, server: aio.Server, metrics: CallMetrics) -> None:
+    def __init__(self, server: aio.Server, limits: CallLimits, metrics: CallMetrics) -> None:
         self._server = server
+        self._bounds = CallBounds(limits)
         self._metrics = metrics
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()
+        self._refusals = RefusalLog(self._log)
 
     def stop(self) -> None:
         """Answers every further call of the ledger with ShuttingDown, and ends every call whose answer is a stream: an open one,
         such as a health watch, would hold up the stop."""
         self._stopping.set()
+        self._refusals.report()
 
     def add_generic_rpc_handlers(self, _: Any) -> None:
         """Does nothing: what services add in this way they add in the other one, too."""
@@ -59,22 +65,24 @@ class CallFrame:
 
     def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
         method = f"/{service_name}/{name}"
+        bound = self._bounds.of(name, is_stream=handler.response_streaming) if service_name.startswith(_LEDGER_SERVICE) else None
         if handler.response_streaming:
-            return self._streaming(method, handler)
+            return self._streaming(method, handler, bound)
         if handler.request_streaming:
             raise NotImplementedError("the contract has no method that takes a stream and answers once")
-        return self._single(method, handler, is_health=service_name.startswith(_HEALTH_SERVICE))
+        return self._single(method, handler, bound, is_health=service_name.startswith(_HEALTH_SERVICE))
 
-    def _single(self, method: str, handler: Handler, *, is_health: bool) -> Handler:
+    def _single(self, method: str, handler: Handler, bound: OpenCalls | None, *, is_health: bool) -> Handler:
         answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
         async def call(request: bytes, context: Context) -> Message:
-            framed = _Call(self._log, self._metrics, method, context)
+            framed = _Call(self._log, self._refusals, self._metrics, method, context)
             try:
                 if self._stopping.is_set() and not is_health:
                     raise ShuttingDown
-                response = await answer(_parse(parse, request), context)
+                with bound.admitted() if bound is not None else nullcontext():
+                    response = await answer(_parse(parse, request), context)
             except BaseException as error:
                 if not framed.takes(error):
                     raise
@@ -86,17 +94,18 @@ class CallFrame:
 
         return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _streaming(self, method: str, handler: Handler) -> Handler:
+    def _streaming(self, method: str, handler: Handler, bound: OpenCalls | None) -> Handler:
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
         async def call(request: Any, context: Context) -> None:
-            framed = _Call(self._log, self._metrics, method, context)
+            framed = _Call(self._log, self._refusals, self._metrics, method, context)
             try:
-                if handler.request_streaming:
-                    answers = handler.stream_stream(_parse_each(parse, request), context)
-                else:
-                    answers = handler.unary_stream(_parse(parse, request), context)
-                await self._until_stopping(_write_all(answers, context))
+                with bound.admitted() if bound is not None else nullcontext():
+                    if handler.request_streaming:
+                        answers = handler.stream_stream(_parse_each(parse, request), context)
+                    else:
+                        answers = handler.unary_stream(_parse(parse, request), context)
+                    await self._until_stopping(_write_all(answers, context))
             except BaseException as error:
                 if not framed.takes(error):
                     raise
@@ -130,11 +139,12 @@ class _Call:
     `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
     """
 
-    __slots__ = ("_context", "_log", "_method", "_metrics", "_request_id", "_started_at", "_status")
+    __slots__ = ("_context", "_log", "_method", "_metrics", "_refusals", "_request_id", "_started_at", "_status")
 
-    def __init__(self, log: Any, metrics: CallMetrics, method: str, context: Context) -> None:
+    def __init__(self, log: Any, refusals: RefusalLog, metrics: CallMetrics, method: str, context: Context) -> None:
         self._started_at = time.perf_counter()
         self._log = log
+        self._refusals = refusals
         self._metrics = metrics
         self._method = method
         self._context = context
@@ -165,6 +175,9 @@ class _Call:
     def _judge(self, error: BaseException) -> bool:
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)
+            if isinstance(error, QueueFull | DeadlineTooShort):
+                self._refusals.refused(error)
+                return True
             code = status_code_of(self._status)
             cause = error.__cause__
             if cause is None:

@@ -43,8 +43,9 @@ class _Row:
     code: grpc.StatusCode
     reason: error_reason_pb2.ErrorReason.ValueType
     text: str | None = None
-    metadata: Callable[[Any], Mapping[str, str]] = lambda _: {}
-    details: Callable[[Any], list[Message]] = lambda _: []
+    metadata: Callable[[Any], Mapping[str, str]] | None = None
+    details: Callable[[Any], list[Message]] | None = None
+    retry: bool = False
 
 
 def _bad_request(error: InvalidRequest) -> list[Message]:
@@ -55,7 +56,7 @@ def _bad_request(error: InvalidRequest) -> list[Message]:
     return [error_details_pb2.BadRequest(field_violations=violations)]
 
 
-def _retry_info(_: LedgerError) -> list[Message]:
+def _retry_info() -> list[Message]:
     return [error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS))]
 
 
@@ -100,22 +101,22 @@ _TABLE: dict[type[LedgerError], _Row] = {
         metadata=lambda error: {"field": error.field}),
     DatabaseUnavailable: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
-        text="the database is not available; repeat the call", details=_retry_info),
+        text="the database is not available; repeat the call", retry=True),
     DatabaseContention: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
-        text="the database is busy; repeat the call", details=_retry_info),
+        text="the database is busy; repeat the call", retry=True),
     DatabaseTimeout: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
-        text="the database took too long; repeat the call", details=_retry_info),
+        text="the database took too long; repeat the call", retry=True),
     QueueFull: _Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_QUEUE_FULL,
-        text="as much work waits as the server can hold; repeat the call later", details=_retry_info),
+        text="as much work waits as the server can hold; repeat the call later", retry=True),
     DeadlineTooShort: _Row(
         grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_DEADLINE_TOO_SHORT,
         text="what waits before the call takes longer than the call has left; nothing was stored"),
     ShuttingDown: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_SHUTTING_DOWN,
-        text="the server is stopping; repeat the call", details=_retry_info),
+        text="the server is stopping; repeat the call", retry=True),
 }
 # fmt: on
 
@@ -127,8 +128,16 @@ def has_status(error: BaseException) -> bool:
 
 def status_of(error: LedgerError) -> status_pb2.Status:
     """The google.rpc.Status that tells `error`: an ErrorInfo always, and what else its kind promises. Only if it has one."""
+    if (always := _ALWAYS_THE_SAME.get(type(error))) is not None:
+        return always
     row = _TABLE[type(error)]
-    return _status(row.code, row.reason, row.text or str(error), row.metadata(error), row.details(error))
+    return _status(
+        row.code,
+        row.reason,
+        row.text or str(error),
+        row.metadata(error) if row.metadata else {},
+        row.details(error) if row.details else None,
+    )
 
 
 def not_implemented(method: str) -> status_pb2.Status:
@@ -174,3 +183,11 @@ def _status(
         wrapped.Pack(detail)
         packed.append(wrapped)
     return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=text, details=packed)
+
+
+# Made once: they are told when there is no time to lose, and thousands of times a second.
+_ALWAYS_THE_SAME = {
+    kind: _status(row.code, row.reason, row.text, {}, _retry_info() if row.retry else None)
+    for kind, row in _TABLE.items()
+    if row.text is not None and row.metadata is None and row.details is None
+}

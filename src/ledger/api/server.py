@@ -10,25 +10,62 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ledger.api.call_frame import CallFrame
+from ledger.api.crowding import CallLimits
 from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+METADATA_BYTES_MAX = 8192
+STREAMS_MAX = 256
+CONNECTIONS_MAX = 4096
+CONNECTION_IDLE_SECONDS = 300
+PING_INTERVAL_MIN_SECONDS = 10
 PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 2.0
 # A single failed ping may be a hiccup; a second one is not.
 FAILED_PINGS_MAX = 2
 LAST_CALLS_SECONDS = 0.5
 
+# Longer than the longest deadline that we recommend to callers: only streams are still open then.
+CONNECTION_AGE_GRACE_SECONDS = 180
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     # Calls that arrive together are queued; the defaults cancel those beyond a thousand.
     ("grpc.server.max_pending_requests", 10_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    # What a connection has beyond them waits at its client, where it costs nothing here and ends with its deadline. Otherwise a
+    # few connections could fill the queue above, and everybody's calls would be cancelled, which nobody repeats.
+    ("grpc.max_concurrent_streams", STREAMS_MAX),
+    # Streams that have ended and are not cleared away yet, which happens when a call was reset or was just answered. By default
+    # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why.
+    ("grpc.http2.max_deallocating_streams", 4 * STREAMS_MAX),
+    # Far beyond a token and a trace. Between a lower and a higher limit the library would refuse at random.
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
+    # A connection costs about 60 KiB; those beyond are closed at once.
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+    # Whoever connects and says nothing is shown out; a connection with an open call, a watch or a stream, is not idle.
+    ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS * 1000),
+    # A client that vanished without a word holds its calls and streams until nobody answers a ping.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Clients behind a NAT may ping as often, with and without calls; whoever does it more than twice too early is cut off.
+    ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_SECONDS * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 
 _log = structlog.get_logger("ledger.server")
+
+
+def _age_options(seconds: int) -> tuple[tuple[str, int], ...]:
+    if not seconds:
+        return ()
+    return (
+        ("grpc.max_connection_age_ms", seconds * 1000),
+        ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_SECONDS * 1000),
+    )
 
 
 class AddressUnavailable(Exception):
@@ -46,15 +83,18 @@ class Server:
         reflect: bool,
         ping: Callable[[], Awaitable[None]],
         share_port: bool = False,
+        connection_age_seconds: int = 0,
+        limits: CallLimits = CallLimits(),  # noqa: B008  # frozen
         metrics: CallMetrics | None = None,
     ) -> None:
         """`ping` asks the database for a sign of life and raises when there is none.
 
         `share_port` is for workers under a supervisor. Otherwise a second server on the same port would start, and silently take
-        half of the calls.
+        half of the calls. Connections older than `connection_age_seconds`, give or take a tenth, are asked to go; 0 means never.
         """
-        self._server = aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(share_port))))
-        self._frame = CallFrame(self._server, metrics or UncountedCalls())
+        options = (*_OPTIONS, *_age_options(connection_age_seconds), ("grpc.so_reuseport", int(share_port)))
+        self._server = aio.server(options=options)
+        self._frame = CallFrame(self._server, limits, metrics or UncountedCalls())
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._watching: asyncio.Task[None] | None = None

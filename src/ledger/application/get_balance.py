@@ -54,11 +54,13 @@ class GetBalance:
         Raises RestaurantNotFound; InvalidRequest when `as_of` is in the future by the database's clock; AmountOutOfRange when a
         sum does not fit the contract's int64; QueueFull, ShuttingDown; DatabaseUnavailable, DatabaseTimeout.
         """
-        query = BalanceQuery(restaurant_id, currency, as_of)
-        if as_of is None:
-            balance = await self._of_now(query)
-        else:
-            (balance,) = await self._past_balances.read([query])
+        if self._waiting >= QUERIES_WAITING_MAX:
+            raise QueueFull
+        self._waiting += 1
+        try:
+            balance = await self._read_one(BalanceQuery(restaurant_id, currency, as_of))
+        finally:
+            self._waiting -= 1
         if balance is None:
             raise RestaurantNotFound(restaurant_id)
         if as_of is not None and balance.as_of < as_of:
@@ -72,14 +74,11 @@ class GetBalance:
         """Takes no further calls and returns when those let in are answered."""
         await self._groups.close()
 
-    async def _of_now(self, query: BalanceQuery) -> Balance | None:
-        if self._waiting >= QUERIES_WAITING_MAX:
-            raise QueueFull
-        self._waiting += 1
-        try:
+    async def _read_one(self, query: BalanceQuery) -> Balance | None:
+        if query.as_of is None:
             return await self._groups.add(query)
-        finally:
-            self._waiting -= 1
+        (balance,) = await self._past_balances.read([query])
+        return balance
 
     async def _read_timed(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | None]:
         loop = asyncio.get_running_loop()
