@@ -11,7 +11,8 @@ RUN := $(UV) run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults lint format proto proto-lint migrate revision schema verify bench bench-short soak clean
+.PHONY: help install run demo test faults lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
+.PHONY: clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,12 @@ bench-short: install ## The same with small sizes, to see that it runs
 
 soak: install ## Ten minutes of mixed load, and what becomes of the memory: make soak ARGS="--minutes 2"
 	@$(RUN) python -m scripts.bench --soak $(ARGS)
+
+overload: install ## Offer a server of its own ten times what it can take, for a minute
+	@$(RUN) python scripts/overload.py $(ARGS)
+
+fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
+	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults

@@ -538,6 +538,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=4, help="of each process")
     parser.add_argument("--at-once", type=int, default=100, help="calls of a connection while the peak is measured")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go as JSON")
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plan:
@@ -546,7 +547,7 @@ def main() -> None:
         return
     settings = dict(item.split("=", 1) for item in arguments.set)
     if arguments.short:
-        arguments.processes, arguments.peak_seconds = 2, 1.5
+        arguments.processes, arguments.peak_seconds, arguments.at_once = 2, 1.5, 30
         settings = {"LEDGER_INGEST_QUEUE_EVENTS": "300"} | settings
     else:
         arguments.peak_seconds = 8.0
@@ -568,8 +569,8 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     result["disappointments"] = disappointments(result, goodput_ratio_min=0.0 if arguments.short else GOODPUT_RATIO_MIN)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.results.parent.mkdir(exist_ok=True)
+    arguments.results.write_text(json.dumps(result, indent=2) + "\n")
     show(result)
     sys.exit(1 if result["disappointments"] else 0)
 

@@ -277,11 +277,11 @@ METHODS = (
 UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 # Ids that this service never makes: its own have one spelling.
 BAD_UUIDS = {
-    "68-empty": "",
-    "68-word": "abc",
-    "69-number": "1",
-    "69-negative": "-1",
-    "69-beyond-uint64": str(2**64),
+    "70-empty": "",
+    "70-word": "abc",
+    "70-number": "1",
+    "70-negative": "-1",
+    "70-beyond-uint64": str(2**64),
     "70-braces": f"{{{UUID_TEXT}}}",
     "70-urn": f"urn:uuid:{UUID_TEXT}",
     "70-upper-case": UUID_TEXT.upper(),
@@ -296,23 +296,23 @@ BAD_UUIDS = {
 }
 
 BAD_DATES = {
-    "66-year-0": (0, 2, 3),
-    "66-month-0": (2026, 0, 3),
-    "66-day-0": (2026, 2, 0),
-    "66-all-0": (0, 0, 0),
-    "66-february-30": (2026, 2, 30),
-    "66-no-leap-day": (2025, 2, 29),
-    "66-month-13": (2026, 13, 1),
-    "66-day-32": (2026, 1, 32),
-    "66-negative-year": (-1, 1, 1),
-    "66-negative-month": (2026, -1, 1),
-    "66-year-1": (1, 1, 1),
-    "66-year-1999": (1999, 12, 31),
-    "66-year-9999": (9999, 12, 31),
-    "66-year-10000": (10_000, 1, 1),
-    "66-int32-max": (2**31 - 1, 2**31 - 1, 2**31 - 1),
-    "66-int32-min": (-(2**31), -(2**31), -(2**31)),
-    "67-year-9998": (9998, 12, 31),
+    "63-year-0": (0, 2, 3),
+    "63-month-0": (2026, 0, 3),
+    "63-day-0": (2026, 2, 0),
+    "63-all-0": (0, 0, 0),
+    "63-february-30": (2026, 2, 30),
+    "63-no-leap-day": (2025, 2, 29),
+    "63-month-13": (2026, 13, 1),
+    "63-day-32": (2026, 1, 32),
+    "63-negative-year": (-1, 1, 1),
+    "63-negative-month": (2026, -1, 1),
+    "63-year-1": (1, 1, 1),
+    "63-year-1999": (1999, 12, 31),
+    "63-year-9999": (9999, 12, 31),
+    "63-year-10000": (10_000, 1, 1),
+    "63-int32-max": (2**31 - 1, 2**31 - 1, 2**31 - 1),
+    "63-int32-min": (-(2**31), -(2**31), -(2**31)),
+    "64-year-9998": (9998, 12, 31),
 }
 
 
@@ -366,7 +366,7 @@ def bad_currencies() -> Iterator[tuple[str, Case]]:
         yield f"{name}-event", event_case("currency", currency=value)
         yield f"62-{name}-balance", Case("GetBalance", balance_request(currency=value), fields=("currency",))
         yield f"{name}-entries", entries_case("currency", currency=value)
-        yield f"65-{name}-payouts", run_case("currency", currency=value)
+        yield f"{name}-payouts", run_case("currency", currency=value)
 
 
 def malformed_messages() -> Iterator[tuple[str, Case]]:
@@ -540,11 +540,11 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
             yield f"{name}-{path}", entries_case(path, **{path: instant})
     yield "64-both-in-an-hour", entries_case("start_at", "end_at", start_at=in_an_hour, end_at=in_an_hour)
     yield (
-        "71-start-after-end",
+        "63-start-after-end",
         entries_case("start_at", start_at=Timestamp(seconds=2), end_at=Timestamp(seconds=1, nanos=999_999_999)),
     )
     for numbers in ([0], [16], [-1], [2**31 - 1], [-(2**31)], [1, 77], [0] * 100_000):
-        yield f"71-entry_types-{numbers[-1]}-of-{len(numbers)}", entries_case("entry_types", entry_types=numbers)
+        yield f"74-entry_types-{numbers[-1]}-of-{len(numbers)}", entries_case("entry_types", entry_types=numbers)
     for name, value in BAD_UUIDS.items():
         if value:
             yield f"{name}-ListEntries-payout_id", entries_case("payout_id", payout_id=value)
@@ -559,9 +559,9 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
 
 def bad_payout_runs() -> Iterator[tuple[str, Case]]:
     """Payout runs that are not started."""
-    yield "65-RunPayouts-empty", Case("RunPayouts", b"", fields=("currency", "as_of"))
+    yield "63-RunPayouts-empty", Case("RunPayouts", b"", fields=("currency", "as_of"))
     yield (
-        "66-as_of-unset",
+        "63-as_of-unset",
         Case("RunPayouts", ledger_pb2.RunPayoutsRequest(currency="PEN").SerializeToString(), fields=("as_of",)),
     )
     for name, (year, month, day) in BAD_DATES.items():
@@ -572,11 +572,11 @@ def bad_payout_runs() -> Iterator[tuple[str, Case]]:
             )
     # Two days on, so that it is the future in every time zone.
     future = (datetime.now(UTC) + timedelta(days=2)).date()
-    yield "67-as_of-future", run_case("as_of", as_of=date_pb2.Date(year=future.year, month=future.month, day=future.day))
+    yield "64-as_of-future", run_case("as_of", as_of=date_pb2.Date(year=future.year, month=future.month, day=future.day))
     for amount in (-1, INT64_MIN):
-        yield f"67-min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
+        yield f"65-min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
     yield (
-        "67-everything",
+        "65-everything",
         run_case(
             "currency",
             "as_of",
@@ -606,7 +606,7 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
         if method != "ListPayouts":
             reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
             unknown = message(**{path: UUID_TEXT}).SerializeToString()
-            yield f"61-{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
+            yield f"71-{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
     for number in (-1, 5, 77, 2**31 - 1, -(2**31)):
         payouts = ledger_pb2.ListPayoutsRequest(state=number)  # type: ignore[arg-type]
         yield f"74-state-{number}", Case("ListPayouts", payouts.SerializeToString(), fields=("state",))
@@ -675,6 +675,10 @@ def whole_requests() -> Iterator[tuple[str, Case]]:
     yield "59-batch-of-1001", Case("BatchIngestEvents", ingest(event_message()) * 1001, fields=("events",))
     yield "59-batch-of-1001-empty-events", Case("BatchIngestEvents", b"\x0a\x00" * 1001, fields=("events",))
     yield "59-batch-of-64-KiB-events", Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 70, TOO_LARGE, None)
+    yield (
+        "59-batch-of-1000-events-of-64-KiB",
+        Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 1000, TOO_LARGE, None),
+    )
     yield "75-5-MB", Case("IngestEvent", field(99, b"a" * 5_000_000), TOO_LARGE, None)
     yield "75-a-byte-more-than-4-MiB", Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 5)), TOO_LARGE, None)
     yield "75-4-MiB", Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 6)), fields=("event_id",))
@@ -1098,6 +1102,51 @@ async def test_odd_but_valid_run_is_planned_and_started(
     assert (run.min_amount_minor, run.request_id, run.as_of) == (min_amount_minor, request_id, request.as_of)
     assert (await shared_ledger.stub.RunPayouts(request)).payout_run.payout_run_id == run.payout_run_id
     assert (await counts(shared_ledger))[4] == before[4] + 1
+
+
+@pytest.mark.parametrize("request_ids", [("", "again"), ("a", "A")])
+async def test_runs_of_one_date_differ_by_their_terms(ledger: RunningLedger, request_ids: tuple[str, str]) -> None:
+    """Row 68: another minimum or another request id is another run; the same terms name the same one."""
+    first, second = request_ids
+    terms: list[dict[str, Any]] = [{"request_id": first}, {"request_id": second}, {"request_id": first, "min_amount_minor": 1}]
+    runs = [(await ledger.stub.RunPayouts(run_request(**term))).payout_run.payout_run_id for term in terms * 2]
+    assert len(set(runs)) == 3
+    assert runs[:3] == runs[3:]
+
+
+async def test_hundred_runs_at_once_starve_nobody(ledger: RunningLedger) -> None:
+    """Row 69: the same run for all of them, and balances and events are answered meanwhile."""
+    await ledger.ingest(event_message(restaurant_id="res_1"))
+    runs = asyncio.gather(*(ledger.stub.RunPayouts(run_request(), timeout=30) for _ in range(100)))
+    others = 0
+    while not runs.done():
+        assert (await ledger.balance("res_1")).pending_minor >= 0
+        (result,) = await ledger.ingest(event_message(restaurant_id="res_1"))
+        assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+        others += 1
+    assert others
+    assert len({answer.payout_run.payout_run_id for answer in await runs}) == 1
+    assert (await counts(ledger))[4] == 1
+
+
+async def test_balance_beyond_int64_is_told_and_ingest_stays_on(ledger: RunningLedger) -> None:
+    """Row 39: as much as ten million events at the cap are worth, put there by SQL: OUT_OF_RANGE, and events are booked."""
+    await ledger.ingest(event_message(restaurant_id="whale", amount_minor=AMOUNT_CAP))
+    await ledger.query(
+        """INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                                       amount_minor, available_at, occurred_at, event_id)
+           SELECT e.balance_account_id, gen_random_uuid(), e.position, e.entry_type, e.debit_account, e.credit_account,
+                  9000000000000000000, e.available_at, e.occurred_at, 'whale_' || n
+           FROM ledger_entries AS e CROSS JOIN generate_series(1, 2) AS n"""
+    )
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ledger.balance("whale")
+    told = refusal(caught.value)
+    assert (told.code, told.reason) == (grpc.StatusCode.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE")
+    assert_nothing_internal(told.everything)
+    (result,) = await ledger.ingest(event_message(restaurant_id="whale"))
+    assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+    await assert_serving(ledger)
 
 
 async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: RunningLedger) -> None:

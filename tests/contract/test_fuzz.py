@@ -14,20 +14,19 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from google.type import date_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.events import event_message
+from support.fuzzing import INTEGERS, METHODS, UUID_TEXT, VALID
 from support.running import RunningLedger
 
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
 SERVICE = "ledger.v1.LedgerService"
-METHODS = {method.name: method.input_type for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods}
-# A stream that is not built answers before it reads.
+# Streams are fuzzed in test_fuzz_calls.py.
 UNARY_METHODS = sorted(set(METHODS) - {"StreamEvents"})
 
 ALLOWED = {
@@ -52,13 +51,6 @@ RULES = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-CAP = 10**12
-SECONDS = (-62_135_596_801, -62_135_596_800, -1, 0, 946_684_799, 946_684_800, 1_700_000_000, 253_402_300_799, 253_402_300_800)
-INTEGERS = {
-    FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 100, 365, 366, 1000, 1001, 999_999_999, 10**9, 2**31 - 1),
-    FieldDescriptor.CPPTYPE_INT64: (-(2**63), -1, 0, 1, 2, 1250, CAP - 1, CAP, CAP + 1, 2**53 + 1, 2**63 - 1, *SECONDS),
-}
-UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 TEXTS = st.one_of(
     st.sampled_from(
         [
@@ -125,7 +117,7 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
 def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
     """A method and the bytes of a valid request after a few accidents."""
     method = draw(st.sampled_from(UNARY_METHODS))
-    raw = bytearray(VALID.get(method) or draw(messages(METHODS[method])).SerializeToString())
+    raw = bytearray(VALID[method].SerializeToString())
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(raw)))
         match draw(st.sampled_from(["flip", "cut", "remove", "stuff", "repeat"])):
@@ -140,37 +132,6 @@ def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
             case _:
                 raw += raw[place:]
     return method, bytes(raw)
-
-
-_EVENT = event_message(event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"})
-VALID = {
-    "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT).SerializeToString(),
-    "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]).SerializeToString(),
-    "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1").SerializeToString(),
-    "GetBalance": ledger_pb2.GetBalanceRequest(
-        restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at
-    ).SerializeToString(),
-    "ListEntries": ledger_pb2.ListEntriesRequest(
-        restaurant_id="known",
-        currency="PEN",
-        start_at=_EVENT.occurred_at,
-        entry_types=[ledger_pb2.ENTRY_TYPE_CHARGE, ledger_pb2.ENTRY_TYPE_FEE],
-        event_id="evt_1",
-        payout_id=UUID_TEXT,
-    ).SerializeToString(),
-    "RunPayouts": ledger_pb2.RunPayoutsRequest(
-        currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=2), min_amount_minor=1, request_id="req_1", dry_run=True
-    ).SerializeToString(),
-    "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=UUID_TEXT).SerializeToString(),
-    "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
-        payout_run_id=UUID_TEXT, outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_PAYOUT_CREATED, page_size=1
-    ).SerializeToString(),
-    "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=UUID_TEXT).SerializeToString(),
-    "ListPayouts": ledger_pb2.ListPayoutsRequest(
-        restaurant_id="known", state=ledger_pb2.PAYOUT_STATE_CREATED, payout_run_id=UUID_TEXT
-    ).SerializeToString(),
-    "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id="known", name="n", maturity_days=1).SerializeToString(),
-}
 
 
 async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes | aio.AioRpcError:
@@ -270,7 +231,7 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
     """A valid request about statements or payouts with one or two of its fields replaced: it gets past most of the checks."""
     method = draw(st.sampled_from(NEW_METHODS))
     kind = GetMessageClass(METHODS[method])
-    merged, replaced = kind.FromString(VALID[method]), draw(messages(METHODS[method]))
+    merged, replaced = kind.FromString(VALID[method].SerializeToString()), draw(messages(METHODS[method]))
     fields = replaced.ListFields()
     for field, value in draw(st.permutations(fields))[: draw(st.integers(1, 2))] if fields else []:
         merged.ClearField(field.name)

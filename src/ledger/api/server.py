@@ -17,7 +17,7 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 METADATA_BYTES_MAX = 8192
-STREAMS_MAX = 256
+STREAMS_MAX = 128
 CONNECTIONS_MAX = 4096
 CONNECTION_IDLE_SECONDS = 300
 PING_INTERVAL_MIN_SECONDS = 10
@@ -39,8 +39,9 @@ _OPTIONS = (
     # few connections could fill the queue above, and everybody's calls would be cancelled, which nobody repeats.
     ("grpc.max_concurrent_streams", STREAMS_MAX),
     # Streams that have ended and are not cleared away yet, which happens when a call was reset or was just answered. By default
-    # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why.
-    ("grpc.http2.max_deallocating_streams", 4 * STREAMS_MAX),
+    # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why. Not more:
+    # calls that were given up while they waited stand in the queue above until their turn.
+    ("grpc.http2.max_deallocating_streams", STREAMS_MAX),
     # Far beyond a token and a trace. Between a lower and a higher limit the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),

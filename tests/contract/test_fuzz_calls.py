@@ -1,0 +1,199 @@
+"""Thousands of calls by chance, to every method and as streams, against a server that is a process of its own.
+
+LEDGER_FUZZ_CASES asks for more of them (`make fuzz`), under a seed that is then new in each run; LEDGER_FUZZ_SEED repeats one.
+The seed is printed, and a failure names its seed and number.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from google.type import date_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from support.audit import assert_books_in_order
+from support.events import event_message
+from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
+from support.processes import SERVICE, server_process
+
+from ledger.bootstrap import Database
+from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
+
+CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "5000"))
+SEED = int(os.environ.get("LEDGER_FUZZ_SEED") or (secrets.randbits(32) if "LEDGER_FUZZ_CASES" in os.environ else 20261120))
+CALLS_AT_ONCE = 32
+TIMEOUT_SECONDS = 60.0
+# The working set of a server that has answered everything once, and what the allocator keeps.
+RSS_MIB_MAX = 96
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+
+C = grpc.StatusCode
+INGEST = {C.NOT_FOUND, C.ALREADY_EXISTS, C.FAILED_PRECONDITION}
+# What a method may answer besides OK and INVALID_ARGUMENT.
+ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
+    "IngestEvent": INGEST,
+    "BatchIngestEvents": set(),
+    "StreamEvents": set(),
+    "GetEvent": {C.NOT_FOUND},
+    "GetBalance": {C.NOT_FOUND, C.OUT_OF_RANGE},
+    "ListEntries": {C.NOT_FOUND, C.OUT_OF_RANGE},
+    "RunPayouts": set(),
+    "GetPayoutRun": {C.NOT_FOUND},
+    "ListPayoutRunItems": {C.NOT_FOUND},
+    "GetPayout": {C.NOT_FOUND},
+    "ListPayouts": set(),
+    "PutRestaurant": set(),
+    "GetRestaurant": {C.NOT_FOUND},
+    "ListRestaurants": set(),
+}
+REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
+NEVER = {"UNSPECIFIED", "INTERNAL", "METHOD_NOT_IMPLEMENTED"}
+INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "sqlstate", "traceback", "select ", "insert ", "constraint", ".py")
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    """The reason of a status that says what it has to, and nothing of the inside."""
+    infos = [info for info in (_error_info(detail) for detail in status.details) if info is not None]
+    assert len(infos) == 1, "one ErrorInfo"
+    (info,) = infos
+    assert info.domain == "ledger.v1"
+    assert info.reason in REASONS - NEVER, info.reason
+    assert [word for word in INTERNALS if word in status.message.lower()] == []
+    return info.reason
+
+
+def _error_info(detail: Any) -> error_details_pb2.ErrorInfo | None:
+    info = error_details_pb2.ErrorInfo()
+    return info if detail.Unpack(info) else None
+
+
+def results_of(method: str, answers: list[bytes]) -> list[ledger_pb2.IngestResult]:
+    """What was told about single events."""
+    if method == "BatchIngestEvents":
+        return [result for raw in answers for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results]
+    if method == "StreamEvents":
+        told = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in answers]
+        return [result for one in told for result in ([one.result] if one.HasField("result") else one.results)]
+    return []
+
+
+def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
+    """Holds a status against the contract; what it was."""
+    told: Any = error
+    status = rpc_status.from_call(told)
+    if status is None:
+        # The transport knows no ErrorInfo.
+        assert error.code() is C.RESOURCE_EXHAUSTED, f"{error.code()}: {error.details()}"
+        assert max(map(len, case.requests)) > MESSAGE_BYTES_MAX
+        return "too large"
+    assert error.code() in ALSO_ALLOWED[case.method] | {C.INVALID_ARGUMENT}, f"{error.code()}: {error.details()}"
+    return f"{error.code().name} {reason_of(status)}"
+
+
+async def judge(channel: aio.Channel, case: FuzzCase) -> str:
+    """Makes the call and holds the answer against the contract; what it was."""
+    path = f"/{SERVICE}/{case.method}"
+    answers: list[bytes] = []
+    try:
+        if case.method == "StreamEvents":
+            stream: Any = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+            call = stream(timeout=TIMEOUT_SECONDS)
+            # One after the other: the library calls it INTERNAL when the server ends a stream that is being written to.
+            for request in case.requests:
+                await call.write(request)
+                if (answer := await call.read()) is aio.EOF:
+                    break
+                answers.append(answer)
+            else:
+                await call.done_writing()
+            if await call.code() is not C.OK:
+                # Raises what the call ended with.
+                await call.read()
+        else:
+            single: Any = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            answers.append(await single(case.requests[0], timeout=TIMEOUT_SECONDS))
+    except aio.AioRpcError as error:
+        return judge_refusal(case, error)
+    assert len(answers) == len(case.requests)
+    for result in results_of(case.method, answers):
+        assert result.HasField("error") == (result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED)
+        if result.HasField("error"):
+            reason_of(result.error)
+    return "OK"
+
+
+async def paid_out(channel: aio.Channel) -> dict[str, Message]:
+    """Valid requests about a run that there is, with a payout."""
+    stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+    charge = event_message(restaurant_id="known", currency="USD", occurred_at=datetime.now(UTC) - timedelta(days=30))
+    await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=charge))
+    today = datetime.now(UTC)
+    as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    run = (await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="USD", as_of=as_of))).payout_run
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            run = (await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+    (payout,) = (await stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id))).payouts
+    return valid_requests(payout_run_id=run.payout_run_id, payout_id=payout.payout_id)
+
+
+def test_every_method_is_known() -> None:
+    """A method that is added is fuzzed as well."""
+    assert set(ALSO_ALLOWED) == set(METHODS) == set(VALID)
+
+
+async def test_calls_by_chance_are_answered_as_promised(database: Database) -> None:
+    """Statuses of the contract with their reasons; then SERVING, the audit clean, and no memory kept."""
+    sys.stdout.write(f"LEDGER_FUZZ_SEED={SEED} LEDGER_FUZZ_CASES={CASES}\n")
+    seen: Counter[tuple[str, str]] = Counter()
+    failures: list[str] = []
+
+    async def call(channel: aio.Channel, cases: Iterator[FuzzCase]) -> None:
+        for case in cases:
+            try:
+                seen[case.method, await judge(channel, case)] += 1
+            except AssertionError as error:
+                sent = [raw.hex()[:400] for raw in case.requests]
+                failures.append(f"seed {SEED}, case {case.number}, {case.method} {sent}: {error}")
+
+    with tempfile.TemporaryDirectory(prefix="ledger-fuzz-") as folder:
+        async with server_process(database, Path(folder) / "server.log", log_level="warning") as server:
+            async with aio.insecure_channel(server.address) as channel:
+                valid = await paid_out(channel)
+                for warming in fuzz_cases(0, 500, valid):
+                    await judge(channel, warming)
+                memory = server.rss_mib()
+                cases = fuzz_cases(SEED, CASES, valid)
+                await asyncio.gather(*(call(channel, cases) for _ in range(CALLS_AT_ONCE)))
+                grown = server.rss_mib() - memory
+            await server.assert_well()
+            assert failures == []
+            assert grown < RSS_MIB_MAX, f"the server holds {grown:.0f} MiB more"
+            log = server.log.read_text()
+            assert "unexpected exception" not in log, log[-4096:]
+    assert sum(seen.values()) == CASES
+    for method in METHODS:
+        if CASES < 1000:
+            break
+        assert seen[method, "OK"], f"{method} was never answered OK: {seen}"
+        assert any(seen[method, told] for told in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE"))
+    await assert_books_in_order(database)
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_case_depends_on_seed_and_number_alone(number: int) -> None:
+    """What failed can be tried again."""
+    first, second = list(fuzz_cases(1, 8)), list(fuzz_cases(1, 8))
+    assert first == second
+    assert first[number] != list(fuzz_cases(2, 8))[number]

@@ -1,0 +1,538 @@
+"""Connections of which the server knows nothing good: each is turned away or bounded, and nobody else notices.
+
+The server is a process of its own, so that its memory and its log can be looked at.
+"""
+
+import asyncio
+import gzip
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+from support.audit import assert_books_in_order
+from support.events import event_message, unique
+from support.http2 import Http2, Stream
+from support.processes import SERVICE, ServerProcess, server_process
+from support.running import running_ledger
+
+from ledger.api import server as api_server
+from ledger.bootstrap import Database
+from ledger.v1 import ledger_pb2
+
+INGEST, STREAM = f"/{SERVICE}/IngestEvent", f"/{SERVICE}/StreamEvents"
+# The two kinds of calls that the service has: one request, and a stream of them.
+METHODS = pytest.mark.parametrize("path", [INGEST, STREAM], ids=["single", "stream"])
+MEBIBYTE = 1024 * 1024
+# What a test may cost the server. A message of the largest size is held a few times over while it is read.
+RSS_MIB_MAX = 48
+LOG_BYTES_MAX = 4096
+TIMEOUT_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+async def hostile(shared_database: Database) -> AsyncIterator[ServerProcess]:
+    """The server that is badly treated."""
+    with tempfile.TemporaryDirectory(prefix="ledger-hostile-") as folder:
+        async with server_process(shared_database, Path(folder) / "server.log") as running:
+            await running.assert_well()
+            yield running
+
+
+@asynccontextmanager
+async def unharmed(hostile: ServerProcess, *, rss_mib: float = RSS_MIB_MAX, booked: int = 0) -> AsyncIterator[None]:
+    """What happens inside books `booked` events, costs the server little memory and few words, and others are served."""
+    before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
+    yield
+    grown = hostile.rss_mib() - memory
+    assert (await hostile.counts())[0] == before[0] + booked
+    if not booked:
+        assert await hostile.counts() == before
+    await hostile.assert_well()
+    assert grown < rss_mib, f"the server holds {grown:.0f} MiB more"
+    assert hostile.log_bytes() - words < LOG_BYTES_MAX, hostile.log.read_text()[-4096:]
+
+
+def message(raw: bytes, *, compressed: int = 0) -> bytes:
+    """A message as gRPC frames it."""
+    return bytes([compressed]) + len(raw).to_bytes(4) + raw
+
+
+def request(path: str, **fields: Any) -> bytes:
+    """A framed request with one valid event."""
+    event = event_message(restaurant_id=unique("res"), **fields)
+    kind = ledger_pb2.IngestEventRequest if path == INGEST else ledger_pb2.StreamEventsRequest
+    return message(kind(event=event).SerializeToString())
+
+
+def assert_turned_away(told: Stream, *codes: grpc.StatusCode) -> None:
+    """One of the statuses, or cut off without one."""
+    assert told.code in {None, *codes}, told
+    assert told.code is not grpc.StatusCode.OK
+
+
+# Rows 75 to 78: sizes, compressed and not.
+
+
+@pytest.mark.parametrize("size", [5_000_000, 100_000_000])
+@METHODS
+async def test_gzip_bomb_is_not_unpacked(hostile: ServerProcess, path: str, size: int) -> None:
+    """Rows 76 and 77: RESOURCE_EXHAUSTED once the unpacked part is larger than a message may be; the rest stays packed."""
+    bomb = gzip.compress(bytes(size), 9)
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, message(bomb, compressed=1), [("grpc-encoding", "gzip")])
+        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess) -> None:
+    """Row 77: thirty of them cost what is unpacked of each for a moment, not three gigabytes."""
+    body = message(gzip.compress(bytes(100_000_000), 9), compressed=1)
+    async with unharmed(hostile, rss_mib=192), AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(30)]
+        told = await asyncio.gather(*(one.call(INGEST, body, [("grpc-encoding", "gzip")]) for one in connections))
+        assert {some.code for some in told} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+@METHODS
+async def test_message_beyond_the_limit_is_refused(hostile: ServerProcess, path: str) -> None:
+    """Row 75: 5 MB as they are, and 4 GiB that are only announced."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        for body in (message(bytes(5_000_000)), b"\0\xff\xff\xff\xff" + bytes(1000)):
+            assert (await connection.call(path, body)).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        pytest.param([("grpc-encoding", "snail")], message(b"x", compressed=1), id="unknown"),
+        pytest.param([], message(b"x", compressed=1), id="none-said"),
+        pytest.param([("grpc-encoding", "gzip")], message(b"x", compressed=1), id="not-gzip"),
+        pytest.param([("grpc-encoding", "gzip")], message(gzip.compress(bytes(100))[:-9], compressed=1), id="gzip-cut"),
+    ],
+)
+@METHODS
+async def test_encoding_that_is_none_is_refused(hostile: ServerProcess, path: str, headers: Any, body: bytes) -> None:
+    """Row 78: UNIMPLEMENTED or INTERNAL from the library, in its own words; the method is not run."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, body, headers)
+        assert_turned_away(told, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
+
+
+@pytest.mark.parametrize("flag", [2, 128, 255])
+@METHODS
+async def test_flag_of_a_message_that_is_none_books_nothing(hostile: ServerProcess, path: str, flag: int) -> None:
+    """Row 78: to the library it is no message, or one like others; a stream ends there; what is not answered is not booked."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, message(b"x", compressed=flag))
+        assert not told.body
+        assert told.code in {None, grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OK}
+        assert told.code is not grpc.StatusCode.OK or path == STREAM
+
+
+# Rows 79 to 83: headers.
+
+
+@METHODS
+async def test_headers_beyond_the_limit_are_refused_every_time(hostile: ServerProcess, path: str) -> None:
+    """Row 79: one more than 8 KiB is refused, and always: there is no room between two limits in which chance decides."""
+    async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
+        for size in [8192] * 20 + [20_480]:
+            told = await connection.call(path, request(path), [("x-padding", "a" * size)])
+            assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await connection.call(path, request(path), [("x-padding", "a" * 7000)])).code is grpc.StatusCode.OK
+
+
+@METHODS
+async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: str) -> None:
+    """Row 80: by number as by size."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, request(path), [(f"x-padding-{number}", "a") for number in range(10_000)])
+        assert_turned_away(told, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@METHODS
+@pytest.mark.parametrize("value", ["!!!!", "a", "a===", "\x7f\x80"], ids=["not-base64", "odd", "padded", "binary"])
+async def test_binary_header_that_is_not_base64_is_refused(hostile: ServerProcess, path: str, value: str) -> None:
+    """Row 80: the stream is ended; other streams of the connection are not harmed, or the connection is closed."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, request(path), [("x-data-bin", value.encode("latin-1"))])
+        assert_turned_away(told, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "path", [f"/{SERVICE}/DeleteEverything", f"/{SERVICE}/ingestevent", "/ledger.v2.LedgerService/IngestEvent", "/", "//", "/%00"]
+)
+async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str) -> None:
+    """Row 81: whatever else is asked for."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        assert (await connection.call(path, request(INGEST))).code is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("headers", "without"),
+    [
+        pytest.param([("content-type", "text/plain")], (), id="82-content-type"),
+        pytest.param([], ("content-type",), id="82-no-content-type"),
+        pytest.param([(":method", "GET")], (), id="82-get"),
+        pytest.param([(":method", "DELETE")], (), id="82-delete"),
+        pytest.param([], (":path",), id="82-no-path"),
+        pytest.param([], ("te",), id="82-no-te"),
+        pytest.param([(":scheme", "gopher")], (), id="82-scheme"),
+    ],
+)
+@METHODS
+async def test_request_that_is_hardly_grpc_harms_nobody(hostile: ServerProcess, path: str, headers: Any, without: Any) -> None:
+    """Row 82: the library is lenient with some of them; the event is booked or the call refused, never half of it."""
+    before = await hostile.counts()
+    async with Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, request(path), headers, without=without)
+    await hostile.assert_well()
+    # The newcomer's event is one of them.
+    assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        pytest.param(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", id="82-http-1"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), id="82-tls"),
+        pytest.param(bytes(range(256)) * 64, id="82-noise"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4096, id="82-frames-of-noise"),
+        pytest.param(b"", id="82-nothing"),
+    ],
+)
+async def test_what_does_not_speak_http2_is_shown_out(hostile: ServerProcess, opening: bytes) -> None:
+    """Row 82: a hundred such connections are closed, with few words in the log."""
+    host, port = hostile.address.rsplit(":", 1)
+
+    async def knock() -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(opening)
+            if not opening:
+                writer.write_eof()
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while await reader.read(65_536):
+                    pass
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async with unharmed(hostile):
+        await asyncio.gather(*(knock() for _ in range(100)))
+
+
+@pytest.mark.parametrize("timeout", ["0n", "0S", "1n"])
+@METHODS
+async def test_timeout_that_is_over_is_told_so(hostile: ServerProcess, path: str, timeout: str) -> None:
+    """Row 83: DEADLINE_EXCEEDED, or cut off; the booking may have begun before."""
+    async with Http2.connect(hostile.address) as connection:
+        assert_turned_away(
+            await connection.call(path, request(path), [("grpc-timeout", timeout)]), grpc.StatusCode.DEADLINE_EXCEEDED
+        )
+    await hostile.assert_well()
+
+
+@pytest.mark.parametrize("timeout", ["soon", "", "-1S", "1", "S", "1.5S", "999999999999999999999S", "1X", "0x1S"])
+@METHODS
+async def test_timeout_that_is_none_harms_nobody(hostile: ServerProcess, path: str, timeout: str) -> None:
+    """Row 83: refused, or taken as no timeout at all; in that case the event is booked and said to be."""
+    before = await hostile.counts()
+    async with Http2.connect(hostile.address) as connection:
+        told = await connection.call(path, request(path), [("grpc-timeout", timeout)])
+    await hostile.assert_well()
+    assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
+
+
+@METHODS
+async def test_timeout_of_ten_thousand_years_is_taken(hostile: ServerProcess, path: str) -> None:
+    """Row 83: the largest that can be written."""
+    async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
+        assert (await connection.call(path, request(path), [("grpc-timeout", "99999999H")])).code is grpc.StatusCode.OK
+
+
+# Row 84: the wrong number of messages.
+
+
+async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProcess) -> None:
+    """Row 84: at the most the first one is, and only if the call says so."""
+    before = await hostile.counts()
+    async with Http2.connect(hostile.address) as connection:
+        told = await connection.call(INGEST, request(INGEST) + request(INGEST))
+    await hostile.assert_well()
+    assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\0\0\0\0", request(INGEST)[:-1]], ids=["none", "flag", "length", "cut"])
+async def test_call_without_a_whole_message_is_never_run(hostile: ServerProcess, body: bytes) -> None:
+    """Row 84: the library does not answer it at all: it ends with its deadline, or with the connection. Nobody waits for it."""
+    async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
+        endless = connection.open(INGEST)
+        await connection.send(endless, body)
+        told = await connection.call(INGEST, body, [("grpc-timeout", "300m")])
+        assert_turned_away(told, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+        assert (await connection.call(INGEST, request(INGEST))).code is grpc.StatusCode.OK, "on the same connection"
+
+
+async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> None:
+    """Row 84: a stream may carry nothing; one that breaks off inside a message books only what came before."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        assert (await connection.call(STREAM, b"")).code is grpc.StatusCode.OK
+    async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
+        told = await connection.call(STREAM, request(STREAM) + request(STREAM)[:-1])
+        assert ledger_pb2.StreamEventsResponse.FromString(bytes(told.body[5:])).result.status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+# Row 85: those who take their time.
+
+
+@METHODS
+async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, path: str) -> None:
+    """Row 85: forty calls, each sending a byte now and then; others are served meanwhile, and what is given up is not booked."""
+    async with unharmed(hostile, booked=5), AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(40)]
+        calls = [(one, one.open(path), request(path)) for one in connections]
+        for place in range(5):
+            for one, stream, body in calls:
+                await one.send(stream, body[place : place + 1], end=False)
+            await hostile.assert_well()
+        for one, stream, _ in calls:
+            assert one.streams[stream] == Stream(), "it is waited for"
+            one.h2.reset_stream(stream)
+            one.flush()
+
+
+async def test_six_hundred_idle_connections_hold_up_nobody(hostile: ServerProcess) -> None:
+    """Row 85: half of them have exchanged settings, the others have said nothing at all."""
+    host, port = hostile.address.rsplit(":", 1)
+    async with unharmed(hostile, booked=3, rss_mib=128), AsyncExitStack() as stack:
+        for _ in range(300):
+            await stack.enter_async_context(Http2.connect(hostile.address))
+            _, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+        for _ in range(3):
+            await hostile.assert_well()
+
+
+# Row 86: floods.
+
+
+async def test_ping_flood_is_cut_off(hostile: ServerProcess) -> None:
+    """Row 86: GOAWAY with ENHANCE_YOUR_CALM and too_many_pings after a few pings too many."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        for number in range(1000):
+            connection.h2.ping(number.to_bytes(8))
+        connection.flush()
+        await connection.until(lambda: connection.goaway is not None)
+        assert connection.goaway is not None
+        assert (connection.goaway.error_code, connection.goaway.additional_data) == (
+            ErrorCodes.ENHANCE_YOUR_CALM,
+            b"too_many_pings",
+        )
+
+
+def continuations() -> bytes:
+    """A header block that never ends, of a thousand frames (CVE-2024-27316)."""
+    return frame(1, 0, 1, b"\x83\x86") + frame(9, 0, 1, b"\0\1a\1b" * 64) * 1000
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+FLOODS = {
+    "settings": frame(4, 0, 0, (3).to_bytes(2) + (1).to_bytes(4)) * 10_000,
+    "empty-settings": frame(4, 0, 0, b"") * 10_000,
+    "header-table-sizes": b"".join(frame(4, 0, 0, (1).to_bytes(2) + size.to_bytes(4)) for size in (0, 2**31) * 2000),
+    "window-overflow": frame(8, 0, 0, (2**31 - 1).to_bytes(4)) * 2,
+    "window-of-0": frame(8, 0, 0, bytes(4)),
+    "priorities": b"".join(frame(2, 0, 2 * number + 1, bytes(5)) for number in range(10_000)),
+    "resets-of-nothing": b"".join(frame(3, 0, 2 * number + 1, bytes(4)) for number in range(10_000)),
+    "body-without-stream": frame(0, 0, 7, bytes(100)) * 100,
+    "push": frame(5, 4, 1, bytes(4)),
+    "unknown-frames": frame(0xEE, 0xFF, 3, bytes(100)) * 10_000,
+    "endless-headers": continuations(),
+    "frame-of-16-MiB": frame(0, 0, 1, b"")[3:] + b"\xff" * 3,
+    "header-indexes-out-of-nowhere": frame(1, 5, 1, b"\xff\xff\xff\xff\x0f"),
+    "even-stream": frame(1, 5, 2, b"\x83\x86"),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_flood_of_frames_is_survived(hostile: ServerProcess, flood: str) -> None:
+    """Row 86: whether the server takes it or closes the connection: others are served."""
+    async with unharmed(hostile), AsyncExitStack() as stack:
+        for _ in range(3):
+            connection = await stack.enter_async_context(Http2.connect(hostile.address))
+            connection.write(FLOODS[flood])
+            await connection.drain()
+        await hostile_has_read(hostile)
+
+
+async def hostile_has_read(hostile: ServerProcess) -> None:
+    """What was sent before is read, for it is read in turn."""
+    async with aio.insecure_channel(hostile.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for _ in range(3):
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
+
+
+@METHODS
+async def test_streams_opened_and_reset_at_speed_are_survived(hostile: ServerProcess, path: str) -> None:
+    """Row 86, CVE-2023-44487: 4,000 calls that are reset at once; others are answered meanwhile, and what was booked is whole."""
+    before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
+
+    async def flood(with_body: bool) -> None:
+        async with Http2.connect(hostile.address) as connection:
+            for number in range(1000):
+                if connection.goaway is not None or connection.closed:
+                    break
+                stream = connection.open(path)
+                if with_body and connection.h2.local_flow_control_window(stream) > 1000:
+                    connection.h2.send_data(stream, request(path), end_stream=True)
+                connection.h2.reset_stream(stream, ErrorCodes.CANCEL)
+                connection.flush()
+                if number % 100 == 0:
+                    await connection.take_in(0.001)
+            await connection.drain()
+
+    flooding = [asyncio.create_task(flood(number % 2 == 0)) for number in range(4)]
+    others = 0
+    while not all(task.done() for task in flooding):
+        await hostile.assert_well()
+        others += 1
+    await asyncio.gather(*flooding)
+    await hostile_has_read(hostile)
+    assert others
+    assert hostile.rss_mib() - memory < RSS_MIB_MAX
+    assert hostile.log_bytes() - words < LOG_BYTES_MAX
+    assert (await hostile.counts())[0] >= before[0] + others
+
+
+# What the limits say, seen by a caller.
+
+
+async def test_connection_is_told_how_many_streams_it_may_open(hostile: ServerProcess) -> None:
+    """Row 87: the number is in the settings; streams beyond it are refused as such, which callers repeat by themselves."""
+    async with unharmed(hostile), Http2.connect(hostile.address) as connection:
+        assert connection.settings[SettingCodes.MAX_CONCURRENT_STREAMS] == api_server.STREAMS_MAX
+        # Half a call each: none is answered before it is whole.
+        for _ in range(api_server.STREAMS_MAX):
+            connection.open(INGEST)
+        connection.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
+        connection.h2.remote_settings.acknowledge()
+        surplus = [connection.open(INGEST) for _ in range(50)]
+        await connection.until(lambda: any(connection.streams[stream].reset is not None for stream in surplus))
+        resets = {connection.streams[stream].reset for stream in surplus}
+        assert resets <= {None, int(ErrorCodes.REFUSED_STREAM), int(ErrorCodes.ENHANCE_YOUR_CALM)}
+
+
+def result_of(answer: Any) -> ledger_pb2.IngestResult:
+    """What a stream answered."""
+    assert isinstance(answer, ledger_pb2.StreamEventsResponse), answer
+    return answer.result
+
+
+async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(database: Database) -> None:
+    """RESOURCE_EXHAUSTED with QUEUE_FULL for the one too many; when one has ended there is room again."""
+    async with running_ledger(database, open_streams=2) as ledger:
+        first, second = ledger.stub.StreamEvents(), ledger.stub.StreamEvents()
+        for call in (first, second):
+            await call.write(ledger_pb2.StreamEventsRequest(event=event_message()))
+            assert result_of(await call.read()).status == ledger_pb2.INGEST_STATUS_CREATED
+        third = ledger.stub.StreamEvents()
+        assert await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "QUEUE_FULL" in str(await third.trailing_metadata())
+        await first.done_writing()
+        assert await first.code() is grpc.StatusCode.OK
+        fourth = ledger.stub.StreamEvents()
+        await fourth.write(ledger_pb2.StreamEventsRequest(event=event_message()))
+        assert result_of(await fourth.read()).status == ledger_pb2.INGEST_STATUS_CREATED
+        second.cancel()
+        fourth.cancel()
+
+
+async def test_calls_beyond_the_bound_are_told_to_come_again(database: Database) -> None:
+    """With two calls open that wait for the database, a third is RESOURCE_EXHAUSTED; events and health are not held up."""
+    async with running_ledger(database, open_calls=2) as ledger:
+        restaurant_id = unique("res")
+        await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id))
+        calls = [ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1)) for _ in range(200)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [error for error in outcomes if isinstance(error, aio.AioRpcError)]
+        assert refused
+        assert len(refused) < len(outcomes)
+        assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert all("QUEUE_FULL" in str(error.trailing_metadata()) for error in refused)
+        (result,) = await ledger.ingest(event_message(restaurant_id=restaurant_id))
+        assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+        assert (await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest())).restaurants
+
+
+async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 85: GOAWAY to who has no call open for long, and none to who has; a client with a channel notices nothing."""
+    limits = dict(api_server._OPTIONS) | {"grpc.max_connection_idle_ms": 500}
+    monkeypatch.setattr(api_server, "_OPTIONS", tuple(limits.items()))
+    async with running_ledger(database) as ledger:
+        async with Http2.connect(ledger.address) as idle, Http2.connect(ledger.address) as busy:
+            busy.open(STREAM)
+            await idle.until(lambda: idle.closed or idle.goaway is not None)
+            assert busy.goaway is None
+        await asyncio.sleep(0)
+        (result,) = await ledger.ingest(event_message())
+        assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+async def test_old_connection_is_replaced_and_no_event_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller whose connections are all old ones is never refused; a stream is cut off after the grace, and its caller, who
+    sends again what was not answered, has every event booked once."""
+    monkeypatch.setattr(api_server, "CONNECTION_AGE_GRACE_SECONDS", 1)
+    async with running_ledger(database, max_connection_age_seconds=1) as ledger:
+        ends_at, booked, cut = time.monotonic() + 5, 0, 0
+        unanswered = [event_message(restaurant_id="res_aged") for _ in range(200)]
+
+        async def stream() -> None:
+            nonlocal cut
+            while unanswered:
+                call = ledger.stub.StreamEvents()
+                try:
+                    for event in list(unanswered):
+                        await call.write(ledger_pb2.StreamEventsRequest(event=event))
+                        answer = await call.read()
+                        if not isinstance(answer, ledger_pb2.StreamEventsResponse):
+                            break
+                        assert answer.result.status in {ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE}
+                        unanswered.remove(event)
+                        await asyncio.sleep(0.025)
+                except (aio.AioRpcError, asyncio.InvalidStateError, AttributeError):
+                    assert await call.code() is grpc.StatusCode.UNAVAILABLE
+                    cut += 1
+
+        streaming = asyncio.create_task(stream())
+        while time.monotonic() < ends_at or not streaming.done():
+            (result,) = await ledger.ingest(event_message(restaurant_id="res_single"))
+            assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+            booked += 1
+        await streaming
+        assert cut
+        assert await ledger.query("SELECT restaurant_id, count(*) FROM processor_events GROUP BY 1 ORDER BY 1") == [
+            ("res_aged", 200),
+            ("res_single", booked),
+        ]
+    await assert_books_in_order(database)
+
+
+async def test_books_are_in_order_after_all_of_it(hostile: ServerProcess) -> None:
+    """After everything above: no error in the audit, and the server that began is the one that is there."""
+    await hostile.assert_well()
+    await assert_books_in_order(hostile.database)

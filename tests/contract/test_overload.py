@@ -1,0 +1,32 @@
+"""The overload script in its short form: it runs, and what it promises holds for a small queue and a few seconds."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_SECONDS = 240.0
+
+
+async def test_overload_is_refused_in_good_order() -> None:
+    """Ten times the peak: work is done, the rest is told QUEUE_FULL or runs out of time; nothing acknowledged is lost, health
+    checks are answered, and the memory is bounded. How much work is done is for `make overload` on a quiet machine to say."""
+    with tempfile.TemporaryDirectory(prefix="ledger-overload-test-") as folder:
+        results = Path(folder) / "overload.json"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(ROOT / "scripts" / "overload.py"), "--short", "--seconds", "3", "--results", str(results)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        stdout, _ = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+        assert process.returncode == 0, stdout.decode()
+        result = json.loads(results.read_bytes())
+    assert result["outcomes"]["OK"]
+    assert result["outcomes"]["RESOURCE_EXHAUSTED QUEUE_FULL"]
+    assert result["health_checks"]
+    assert result["acknowledged"] <= result["stored"]
+    # Far less than what was offered: a call that waits costs some 16 KiB.
+    assert result["rss_peak_mib"] < result["rss_before_mib"] + 512
+    assert result["log_lines"] < 100

@@ -1,0 +1,189 @@
+"""Requests by chance: messages of any type of the contract with nasty values in them, and bytes after accidents."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.type import date_pb2
+
+from ledger.v1 import ledger_pb2
+from support.events import event_message
+
+METHODS = {method.name: method.input_type for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods}
+
+AMOUNT_CAP = 10**12
+SECONDS = (-62_135_596_801, -62_135_596_800, -1, 0, 946_684_799, 946_684_800, 1_700_000_000, 253_402_300_799, 253_402_300_800)
+INTEGERS = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 100, 365, 366, 1000, 1001, 999_999_999, 10**9, 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (
+        *(-(2**63), -1, 0, 1, 2, 1250, AMOUNT_CAP - 1, AMOUNT_CAP, AMOUNT_CAP + 1, 2**53 + 1, 2**63 - 1),
+        *SECONDS,
+    ),
+}
+ENUMS = (-(2**31), -1, *range(12), 77, 2**31 - 1)
+UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
+NASTY_TEXTS = (
+    *("", " ", "PEN", "JPY", "XXX", "pen", "evt_1", "res_1", "known", UUID_TEXT, UUID_TEXT.upper()),
+    *("a" * 128, "a" * 129, "\0", "a\0", "\n", "'--", "\ufeff", "\u202e", "e\u0301", "\u00e9", "\uff11", "\U0010ffff", "\uffff"),
+    *("%s%n", "${jndi:x}", "../../x", "\x1b[31m", "null", "NaN", "-0", "1e3", "\\", '"', "a" * 70_000, "\U0001f355" * 3000),
+)
+
+_EVENT = event_message(event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"})
+
+
+def valid_requests(*, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT) -> dict[str, Message]:
+    """A request of each method that is as it should be."""
+    return {
+        "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT),
+        "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
+        "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),
+        "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1"),
+        "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at),
+        "ListEntries": ledger_pb2.ListEntriesRequest(
+            restaurant_id="known",
+            currency="PEN",
+            start_at=_EVENT.occurred_at,
+            entry_types=[ledger_pb2.ENTRY_TYPE_CHARGE, ledger_pb2.ENTRY_TYPE_FEE],
+            event_id="evt_1",
+            payout_id=payout_id,
+        ),
+        "RunPayouts": ledger_pb2.RunPayoutsRequest(
+            currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=2), min_amount_minor=1, request_id="req_1", dry_run=True
+        ),
+        "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id),
+        "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
+            payout_run_id=payout_run_id, outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_PAYOUT_CREATED, page_size=1
+        ),
+        "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=payout_id),
+        "ListPayouts": ledger_pb2.ListPayoutsRequest(
+            restaurant_id="known", state=ledger_pb2.PAYOUT_STATE_CREATED, payout_run_id=payout_run_id
+        ),
+        "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id="known", name="n", maturity_days=1),
+        "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id="known"),
+        "ListRestaurants": ledger_pb2.ListRestaurantsRequest(page_size=1),
+    }
+
+
+VALID = valid_requests()
+
+
+@dataclass(frozen=True, slots=True)
+class FuzzCase:
+    """A call: one request, or for a stream several."""
+
+    number: int
+    method: str
+    requests: Sequence[bytes]
+
+
+def fuzz_cases(seed: int, cases: int, valid: Mapping[str, Message] = VALID) -> Iterator[FuzzCase]:
+    """`cases` calls by chance; the same for the same seed, and each for its number alone."""
+    methods = sorted(valid)
+    for number in range(cases):
+        chance = random.Random(f"{seed}/{number}")
+        method = methods[number % len(methods)]
+        size = chance.choice((0, 1, 1, 2, 4)) if method == "StreamEvents" else 1
+        yield FuzzCase(number, method, [_request(chance, method, valid[method], number) for _ in range(size)])
+
+
+def _request(chance: random.Random, method: str, valid: Message, number: int) -> bytes:
+    match chance.choice(("any", "changed", "changed", "changed", "damaged", "damaged", "noise")):
+        case "any":
+            raw = any_message(chance, METHODS[method]).SerializeToString()
+        case "changed":
+            raw = _changed(chance, method, valid, number).SerializeToString()
+        case "damaged":
+            raw = damaged(chance, _changed(chance, method, valid, number).SerializeToString())
+        case _:
+            raw = chance.randbytes(chance.choice((1, 2, 8, 64, 500)))
+    if chance.random() < 0.1:
+        # A field of a version to come, or of none.
+        raw += _varint(chance.choice((15, 99, 18_999, 2**29 - 1)) << 3 | 2) + _varint(3) + b"abc"
+    return raw
+
+
+def _changed(chance: random.Random, method: str, valid: Message, number: int) -> Message:
+    """A valid request in which up to two fields are replaced: most of them get past most of the checks."""
+    message = type(valid)()
+    message.CopyFrom(valid)
+    touched: Any = message
+    events = [message.event] if method == "IngestEvent" or (method == "StreamEvents" and message.HasField("event")) else []  # type: ignore[attr-defined]
+    if method == "BatchIngestEvents":
+        events = list(message.events)  # type: ignore[attr-defined]
+    for event in events:
+        if chance.random() < 0.7:
+            event.event_id = f"fuzz_{number}_{chance.randrange(3)}"
+        touched = event
+    for _ in range(chance.choice((0, 1, 1, 2))):
+        field = chance.choice(touched.DESCRIPTOR.fields)
+        touched.ClearField(field.name)
+        touched.MergeFrom(type(touched)(**{field.name: _value(chance, field)}))
+    return message
+
+
+def any_message(chance: random.Random, descriptor: Descriptor) -> Message:
+    """A message of a type with any of its fields set to anything."""
+    fields = [field for field in descriptor.fields if chance.random() < 0.6]
+    return GetMessageClass(descriptor)(**{field.name: _value(chance, field) for field in fields})
+
+
+def _value(chance: random.Random, field: FieldDescriptor) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {_text(chance): _text(chance) for _ in range(chance.choice((0, 1, 3)))}
+    if field.is_repeated:
+        return [_single(chance, field) for _ in range(chance.choice((0, 1, 2, 5)))]
+    return _single(chance, field)
+
+
+def _single(chance: random.Random, field: FieldDescriptor) -> Any:
+    if field.message_type is not None:
+        return any_message(chance, field.message_type)
+    if field.cpp_type in INTEGERS:
+        edges = INTEGERS[field.cpp_type]
+        return chance.choice(edges) if chance.random() < 0.7 else chance.randint(edges[0], max(edges))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        return chance.choice(ENUMS)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return chance.random() < 0.5
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return _text(chance)
+    raise ValueError(f"no values for {field.full_name}")
+
+
+def _text(chance: random.Random) -> str:
+    if chance.random() < 0.7:
+        return chance.choice(NASTY_TEXTS)
+    return "".join(
+        chr(chance.choice((chance.randrange(1, 0x80), chance.randrange(0xA0, 0xD800)))) for _ in range(chance.randrange(20))
+    )
+
+
+def damaged(chance: random.Random, raw: bytes) -> bytes:
+    """The bytes after a few accidents."""
+    damaged = bytearray(raw)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randint(0, len(damaged))
+        match chance.choice(("flip", "flip", "cut", "remove", "stuff", "repeat")):
+            case "flip" if place < len(damaged):
+                damaged[place] ^= chance.randint(1, 255)
+            case "cut":
+                del damaged[place:]
+            case "remove":
+                del damaged[place : place + chance.randint(1, 8)]
+            case "stuff":
+                damaged[place:place] = chance.randbytes(chance.randint(1, 12))
+            case _:
+                damaged += damaged[place:][:4096]
+    return bytes(damaged)
+
+
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])

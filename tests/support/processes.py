@@ -1,0 +1,93 @@
+"""A server as a process of its own on a test database, whose memory and log can be looked at."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ledger.bootstrap import Database
+from ledger.cli.serve import READY_PREFIX
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS
+from support.events import event_message, unique
+from support.running import query
+
+SERVICE = "ledger.v1.LedgerService"
+COUNT_EVERYTHING = """
+SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
+       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
+       (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payouts)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """A `ledger serve` that is ready."""
+
+    pid: int
+    address: str
+    database: Database
+    log: Path
+
+    def rss_mib(self) -> float:
+        """The memory that it holds."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+    def log_bytes(self) -> int:
+        """How much it has logged."""
+        return self.log.stat().st_size
+
+    async def counts(self) -> tuple[Any, ...]:
+        """How many rows the tables have."""
+        return (await query(self.database.migration_url, COUNT_EVERYTHING))[0]
+
+    async def assert_well(self) -> None:
+        """Alive and ready, and a newcomer's event is booked."""
+        # A connection of its own: a channel would share one that was turned away.
+        async with aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            for service in ("", SERVICE):
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_SECONDS)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            event = event_message(event_id=unique("well"), restaurant_id="well")
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            booked = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=TIMEOUT_SECONDS)
+            assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+@asynccontextmanager
+async def server_process(database: Database, log: Path, **settings: str) -> AsyncIterator[ServerProcess]:
+    """A server on a free port, terminated at the end."""
+    env = {
+        "LEDGER_DATABASE_URL": database.url,
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+        **{f"LEDGER_{name.upper()}": value for name, value in settings.items()},
+    }
+    with log.open("w") as stderr:
+        process = await _start(env, stderr)
+        try:
+            if process.stdout is None:
+                raise RuntimeError("standard output is not piped")
+            first_line = await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)
+            if not first_line.decode().startswith(READY_PREFIX):
+                raise RuntimeError(f"the server did not start: see its log, {log.name}")
+            yield ServerProcess(process.pid, first_line.decode().strip().removeprefix(READY_PREFIX), database, log)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await asyncio.wait_for(process.wait(), TIMEOUT_SECONDS)
+
+
+async def _start(env: dict[str, str], stderr: Any) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", INTERRUPTIBLE, "serve", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, stderr=stderr
+    )
