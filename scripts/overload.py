@@ -51,6 +51,8 @@ RECOVERY_SECONDS_MAX = 5.0
 
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
+REFUSED_STREAM = 7
+RETRY_SECONDS = 0.1
 WINDOW_MAX = 2**31 - 1
 # No header table, so that trailers can be read without state, and binary trailers as they are.
 SETTINGS_PAYLOAD = (1).to_bytes(2) + (0).to_bytes(4) + (0xFE03).to_bytes(2) + (1).to_bytes(4)
@@ -74,6 +76,7 @@ class Told:
     """What the callers of a process were told: outcomes by name, the latencies of what was booked, and its numbers."""
 
     offered: int = 0
+    refused_streams: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     booked_at: list[float] = field(default_factory=list)
@@ -140,6 +143,7 @@ class Caller(asyncio.Protocol):
         self._window = 65_535
         self._received = 0
         self._paused = False
+        self._hold_until = 0.0
         self._due: deque[tuple[float, int]] = deque()
         self._open: dict[int, tuple[float, int]] = {}
         self.transport: asyncio.Transport | None = None
@@ -180,12 +184,11 @@ class Caller(asyncio.Protocol):
             return
         sent = bytearray()
         now = time.monotonic()
-        while self._due and not self._paused and len(self._open) < self._streams_max:
+        while self._due and now - self._due[0][0] > self._deadline_seconds:
+            self._due.popleft()
+            self._told.outcomes["DEADLINE_EXCEEDED unsent"] += 1
+        while self._due and not self._paused and len(self._open) < self._streams_max and now > self._hold_until:
             due_at, number = self._due[0]
-            if now - due_at > self._deadline_seconds:
-                self._due.popleft()
-                self._told.outcomes["DEADLINE_EXCEEDED unsent"] += 1
-                continue
             message = self._events.message(number)
             if self._window < len(message):
                 break
@@ -239,6 +242,11 @@ class Caller(asyncio.Protocol):
                 self._received = 0
         elif kind == HEADERS and flags & END_STREAM:
             self._end(stream, outcome_of(payload))
+        elif kind == RESET and int.from_bytes(payload) == REFUSED_STREAM and stream in self._open:
+            # The service config that we recommend says when to try again.
+            self._due.appendleft(self._open.pop(stream))
+            self._hold_until = time.monotonic() + RETRY_SECONDS
+            self._told.refused_streams += 1
         elif kind == RESET:
             self._end(stream, f"reset {int.from_bytes(payload)}")
         elif kind == GOAWAY:
@@ -470,7 +478,9 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
         for event in one.booked
     ]
     stored, lost = await lost_events(postgres, booked)
-    goodput = outcomes["OK"] / arguments.seconds
+    # What is booked in the last seconds' deadlines is not counted: nobody comes any more then.
+    booked_at = sorted(at for some in told for at in some.booked_at)
+    goodput = sum(at - booked_at[0] <= arguments.seconds for at in booked_at) / arguments.seconds
     health = sorted(watched.health_seconds)
     return {
         "peak_before": before[0],
@@ -479,6 +489,7 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
         "factor": sum(some.offered for some in told) / arguments.seconds / before[0],
         "goodput_per_second": goodput,
         "goodput_ratio": goodput / ((before[0] + after[0]) / 2),
+        "refused_streams": sum(some.refused_streams for some in told),
         "outcomes": dict(outcomes.most_common()),
         "booked_p50_ms": statistics.median(latencies) * 1000 if latencies else None,
         "booked_p99_ms": latencies[int(len(latencies) * 0.99)] * 1000 if latencies else None,

@@ -41,7 +41,7 @@ _OPTIONS = (
     # Streams that have ended and are not cleared away yet, which happens when a call was reset or was just answered. By default
     # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why. Not more:
     # calls that were given up while they waited stand in the queue above until their turn.
-    ("grpc.http2.max_deallocating_streams", STREAMS_MAX),
+    ("grpc.http2.max_deallocating_streams", 2 * STREAMS_MAX),
     # Far beyond a token and a trace. Between a lower and a higher limit the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),

@@ -1,0 +1,50 @@
+"""Bounds of open calls, and how refusals for want of room are told."""
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
+from ledger.api.errors import status_of
+from ledger.errors import DeadlineTooShort, QueueFull
+
+
+def test_call_beyond_the_bound_is_refused_until_one_has_ended() -> None:
+    """Also when the one that ended failed."""
+    bound = OpenCalls(1)
+    with pytest.raises(KeyError), bound.admitted():
+        with pytest.raises(QueueFull), bound.admitted():
+            raise AssertionError("let in")
+        raise KeyError
+    with bound.admitted():
+        assert bound.calls == 1
+    assert bound.calls == 0
+
+
+def test_each_method_has_its_bound() -> None:
+    """Streams share one, other calls another; what waits in a queue of its own has none here."""
+    bounds = CallBounds(CallLimits(calls=1, streams=1))
+    assert bounds.of("StreamEvents", is_stream=True) is bounds.of("WatchEvents", is_stream=True)
+    assert bounds.of("ListEntries", is_stream=False) is bounds.of("RunPayouts", is_stream=False)
+    assert bounds.of("ListEntries", is_stream=False) is not bounds.of("StreamEvents", is_stream=True)
+    assert bounds.of("IngestEvent", is_stream=False) is None
+
+
+async def test_refusals_are_told_in_one_line() -> None:
+    """A thousand of them: one line for each kind, with their number."""
+    with capture_logs() as lines:
+        refusals = RefusalLog(structlog.get_logger("test").bind())
+        for _ in range(1000):
+            refusals.refused(QueueFull())
+        refusals.refused(DeadlineTooShort())
+        refusals.report()
+        refusals.report()
+    assert [(line["log_level"], line["error"], line["calls"]) for line in lines] == [
+        ("warning", "QueueFull", 1000),
+        ("warning", "DeadlineTooShort", 1),
+    ]
+
+
+def test_refusal_for_want_of_room_is_made_once() -> None:
+    """The same status each time: there is no time to make it when it is needed."""
+    assert status_of(QueueFull("one")) is status_of(QueueFull("another"))
