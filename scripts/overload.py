@@ -88,14 +88,16 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
 
 
-def header_blocks(deadline_seconds: float) -> tuple[bytes, bytes]:
-    """The headers of a connection's first call, which puts them into the header table, and of all others, which name them."""
+def header_blocks() -> tuple[bytes, bytes]:
+    """The headers of a connection's first call, which puts them into the header table, and of all others, which name them.
+
+    The timeout is not among them: it is what is left of the deadline when a call is sent.
+    """
     headers = {
         ":path": f"/{SERVICE}/IngestEvent",
         ":authority": "overload",
         "content-type": "application/grpc",
         "te": "trailers",
-        "grpc-timeout": f"{round(deadline_seconds * 1000)}m",
     }
     first = b"\x83\x86" + b"".join(
         b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in headers.items()
@@ -136,7 +138,7 @@ class Caller(asyncio.Protocol):
         self._events = events
         self._told = told
         self._deadline_seconds = plan.deadline_seconds
-        self._first, self._block = header_blocks(plan.deadline_seconds)
+        self._first, self._block = header_blocks()
         self._buffer = bytearray()
         self._stream = 1
         self._streams_max = 100
@@ -195,6 +197,8 @@ class Caller(asyncio.Protocol):
             self._due.popleft()
             self._window -= len(message)
             block, self._first = self._first or self._block, b""
+            left = f"{max(1, round((due_at + self._deadline_seconds - now) * 1000))}m".encode()
+            block += b"\0\x0cgrpc-timeout" + bytes([len(left)]) + left
             sent += frame(HEADERS, END_HEADERS, self._stream, block) + frame(DATA, END_STREAM, self._stream, message)
             self._open[self._stream] = (due_at, number)
             self._stream += 2
