@@ -1,4 +1,8 @@
 # The server without the embedded PostgreSQL: give it LEDGER_DATABASE_URL. docker-compose.yml shows a whole installation.
+#
+# It listens on every address of its container, and refuses to do so without TLS and authentication: mount the files and name them
+# in LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE and LEDGER_AUTH_TOKENS_FILE (docs/operations.md, "Security"), readable for the
+# user 10001; or set LEDGER_ALLOW_INSECURE=true where only what may call can reach the container.
 FROM python:3.13-slim-trixie AS build
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN pip install --no-cache-dir uv==0.13.8
@@ -17,12 +21,14 @@ COPY --from=build /app/.venv /app/.venv
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LEDGER_GRPC_ADDRESS=0.0.0.0:50051 \
-    LEDGER_LOG_FORMAT=json \
-    LEDGER_REFLECTION=false
+    LEDGER_LOG_FORMAT=json
 USER ledger
 EXPOSE 50051
-# Liveness only: a server without its database is alive, and is not to be restarted for it.
+# Liveness only: a server without its database is alive, and is not to be restarted for it. With TLS the container knows neither the
+# name in the server's certificate nor a client's, so that it takes the server's part of a handshake for a sign of life.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "\
+import os, ssl, sys; \
+os.environ.get('LEDGER_TLS_CERTIFICATE_FILE') and sys.exit(not ssl.get_server_certificate(('127.0.0.1', 50051), timeout=2)); \
 import grpc; from grpc_health.v1 import health_pb2 as p, health_pb2_grpc as g; \
 s = g.HealthStub(grpc.insecure_channel('127.0.0.1:50051')).Check(p.HealthCheckRequest(), timeout=2).status; \
 raise SystemExit(s != p.HealthCheckResponse.SERVING)"]

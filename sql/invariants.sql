@@ -840,6 +840,7 @@ WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
 -- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled) AS (
   VALUES
+    ('audit_log', 'audit_log_deny_change', 'deny_change', 58, 'A'),
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A'),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A'),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A'),
@@ -867,6 +868,15 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgqual 
 -- nullable column adds it here; tests keep the lists and the schema together.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
+    ('audit_log', 'audit_log_caller_check'),
+    ('audit_log', 'audit_log_credential_check'),
+    ('audit_log', 'audit_log_identity_check'),
+    ('audit_log', 'audit_log_method_check'),
+    ('audit_log', 'audit_log_outcome_check'),
+    ('audit_log', 'audit_log_peer_check'),
+    ('audit_log', 'audit_log_pkey'),
+    ('audit_log', 'audit_log_request_id_check'),
+    ('audit_log', 'audit_log_what_check'),
     ('balance_accounts', 'balance_accounts_currency_check'),
     ('balance_accounts', 'balance_accounts_pkey'),
     ('balance_accounts', 'balance_accounts_restaurant_id_currency_key'),
@@ -1019,6 +1029,7 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'payouts', 'INSERT', ''),
     ('ledger_app', 'payouts', 'UPDATE', 'state'),
     ('ledger_app', 'payout_items', 'INSERT', ''),
+    ('ledger_app', 'audit_log', 'INSERT', ''),
     ('ledger_app', 'payout_run_items', 'INSERT', ''),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'outcome'),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'skip_reason'),

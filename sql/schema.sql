@@ -51,6 +51,37 @@ CREATE TABLE alembic_version (
     version_num character varying(32) NOT NULL
 );
 
+CREATE TABLE audit_log (
+    audit_id uuid NOT NULL,
+    recorded_at timestamp with time zone DEFAULT now() NOT NULL,
+    identity text NOT NULL COLLATE pg_catalog."C",
+    credential text NOT NULL,
+    method text NOT NULL,
+    request_id text NOT NULL COLLATE pg_catalog."C",
+    peer text NOT NULL,
+    what jsonb NOT NULL,
+    outcome text NOT NULL,
+    CONSTRAINT audit_log_caller_check CHECK (((identity = ''::text) = (credential = 'none'::text))),
+    CONSTRAINT audit_log_credential_check CHECK ((credential = ANY (ARRAY['none'::text, 'token'::text, 'jwt'::text, 'certificate'::text]))),
+    CONSTRAINT audit_log_identity_check CHECK (((identity ~ '^[!-~]*$'::text) AND (octet_length(identity) <= 256))),
+    CONSTRAINT audit_log_method_check CHECK ((method <> ''::text)),
+    CONSTRAINT audit_log_outcome_check CHECK ((outcome ~ '^[A-Z_]+$'::text)),
+    CONSTRAINT audit_log_peer_check CHECK ((octet_length(peer) <= 256)),
+    CONSTRAINT audit_log_request_id_check CHECK ((octet_length(request_id) <= 128)),
+    CONSTRAINT audit_log_what_check CHECK ((jsonb_typeof(what) = 'object'::text))
+);
+
+COMMENT ON TABLE audit_log IS 'Who called what: a row for each call that writes, whatever became of it. Append-only.';
+COMMENT ON COLUMN audit_log.audit_id IS 'Made by the server, so that writing it again adds no second row; in the order of time.';
+COMMENT ON COLUMN audit_log.recorded_at IS 'When it was recorded, by the database''s clock: at most moments after the call ended.';
+COMMENT ON COLUMN audit_log.identity IS 'Who called; empty if the server asked nobody who they are.';
+COMMENT ON COLUMN audit_log.credential IS 'By what the caller was known.';
+COMMENT ON COLUMN audit_log.method IS 'The method, as logs name it.';
+COMMENT ON COLUMN audit_log.request_id IS 'The id of the call, as in the logs.';
+COMMENT ON COLUMN audit_log.peer IS 'The address that the call came from: the caller''s, or that of what stands before it.';
+COMMENT ON COLUMN audit_log.what IS 'What the call was about: an event''s id or a number of events, a restaurant, a payout run.';
+COMMENT ON COLUMN audit_log.outcome IS 'The gRPC status code that the call ended with.';
+
 CREATE TABLE balance_accounts (
     balance_account_id bigint NOT NULL,
     restaurant_id text NOT NULL COLLATE pg_catalog."C",
@@ -381,6 +412,9 @@ COMMENT ON FUNCTION summarize_recorded_txids() IS 'Has BRIN take in the pages fi
 ALTER TABLE ONLY alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
+ALTER TABLE ONLY audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (audit_id);
+
 ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_pkey PRIMARY KEY (balance_account_id);
 
@@ -423,6 +457,10 @@ ALTER TABLE ONLY processor_events
 ALTER TABLE ONLY restaurants
     ADD CONSTRAINT restaurants_pkey PRIMARY KEY (restaurant_id);
 
+CREATE INDEX audit_log_recorded_at_idx ON audit_log USING brin (recorded_at);
+
+COMMENT ON INDEX audit_log_recorded_at_idx IS 'For whoever asks what was called in a span of time.';
+
 CREATE INDEX ledger_entries_available_at_idx ON ledger_entries USING btree (balance_account_id, available_at) WHERE (available_at IS NOT NULL);
 
 COMMENT ON INDEX ledger_entries_available_at_idx IS 'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
@@ -454,6 +492,10 @@ COMMENT ON INDEX payouts_payout_run_id_idx IS 'For the payouts of a run, and the
 CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (payout_id) WHERE (payout_id IS NOT NULL);
 
 COMMENT ON INDEX processor_events_payout_id_idx IS 'For the history of a payout; only payout events are in it.';
+
+CREATE TRIGGER audit_log_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_deny_change;
 
 CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
@@ -523,6 +565,16 @@ ALTER TABLE ONLY payouts
 GRANT ALL ON SCHEMA public TO ledger_owner;
 GRANT SELECT ON TABLE alembic_version TO ledger_app;
 GRANT SELECT ON TABLE alembic_version TO ledger_read;
+GRANT SELECT ON TABLE audit_log TO ledger_app;
+GRANT SELECT ON TABLE audit_log TO ledger_read;
+GRANT INSERT(audit_id) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(identity) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(credential) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(method) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(request_id) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(peer) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(what) ON TABLE audit_log TO ledger_app;
+GRANT INSERT(outcome) ON TABLE audit_log TO ledger_app;
 GRANT SELECT ON TABLE balance_accounts TO ledger_app;
 GRANT SELECT ON TABLE balance_accounts TO ledger_read;
 GRANT INSERT(restaurant_id) ON TABLE balance_accounts TO ledger_app;

@@ -17,7 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
 from ledger.api.metrics import CallMetrics, UncountedCalls
+from ledger.api.security import Security, describes_itself, keeps_audit_log
 from ledger.api.server import AddressUnavailable, Server
+from ledger.application.audit_log import AuditLog
 from ledger.application.get_balance import GROUPS_AT_ONCE_MAX, GetBalance
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
@@ -29,6 +31,7 @@ from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport
 from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.audit import audit
+from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, KeptConnections, autocommit, connect, create_engine
@@ -207,6 +210,9 @@ class Application:
             interval_seconds=settings.seal_interval_seconds,
             on_failure=_log_worker_failure,
         )
+        self.audit_log = None
+        if keeps_audit_log(settings):
+            self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=_log_audit_failure)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days),
@@ -224,6 +230,8 @@ class Application:
         self._payout_worker.start()
         self._snapshot_worker.start()
         self._seal_worker.start()
+        if self.audit_log is not None:
+            self.audit_log.start()
 
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""
@@ -231,6 +239,8 @@ class Application:
         await self._snapshot_worker.stop()
         await self._seal_worker.stop()
         await self._ingest_events.close()
+        if self.audit_log is not None:
+            await self.audit_log.close()
         await self._ingest_connections.close()
         await self._get_balance.close()
         await self._balance_connections.close()
@@ -238,6 +248,10 @@ class Application:
 
 def _log_worker_failure(what: str, error: BaseException) -> None:
     _log.warning(what, error=type(error).__name__, cause=repr(error.__cause__ or error))
+
+
+def _log_audit_failure(what: str, error: BaseException | None) -> None:
+    _log.error(what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error)))
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -248,6 +262,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+def check_security(settings: Settings) -> None:
+    """Raises SecurityMisconfigured when a server could not be guarded as the settings say; before it starts a database."""
+    Security(settings)
 
 
 async def check_schema(engine: AsyncEngine) -> None:
@@ -315,25 +334,32 @@ async def run_server(
     """Serves until SIGTERM or SIGINT, then drains. Calls `on_ready` with the address once calls are answered.
 
     `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
-    NotDurable, SchemaMismatch, DatabaseUnavailable.
+    NotDurable, SchemaMismatch, SecurityMisconfigured, DatabaseUnavailable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    security = Security(settings)
+    # Else it ends the server, as when the terminal is closed in which somebody tries it.
+    if security.has_files:
+        loop.add_signal_handler(signal.SIGHUP, security.reload)
     engines = Engines.of(database.url, settings)
     try:
         application = Application(settings, engines, metrics.work)
         server = Server(
             application.service,
             address=settings.grpc_address,
-            reflect=settings.reflection,
+            reflect=describes_itself(settings),
             ping=lambda: ping(engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
             limits=CallLimits(calls=settings.open_calls, streams=settings.open_streams),
             metrics=metrics.calls,
+            security=security,
+            audit_log=application.audit_log,
         )
+        security.start()
         await server.start()
         application.start()
         # Beside the calls, as it takes longer the more accounts there are.
@@ -345,6 +371,7 @@ async def run_server(
         await application.close()
         await numbers_compared
     finally:
+        security.stop()
         await engines.dispose()
     _log.info("stopped")
 

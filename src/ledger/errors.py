@@ -131,5 +131,25 @@ class DeadlineTooShort(LedgerError):
     """What waits before the call takes longer than the call has left; nothing was stored."""
 
 
+class NotAuthenticated(LedgerError):
+    """The call has no credentials, or none that are accepted. Why is for the log, not for whoever has none."""
+
+
+class ScopeMissing(LedgerError):
+    """The caller is known and may not do this. Names the scope that the method needs."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the call needs the scope {scope}, which the caller does not have")
+        self.scope = scope
+
+
+class RateLimited(LedgerError):
+    """The caller calls more often than it may; nothing was stored. Tells in how many seconds it may call again."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"the caller may call again in {retry_after_seconds:.3f} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ShuttingDown(LedgerError):
     """The server is stopping and takes no new work."""

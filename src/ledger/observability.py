@@ -12,12 +12,17 @@ from ledger.settings import LogFormat, LogLevel
 # The request id and the method of the call that is being answered.
 CALL_IDS: ContextVar[tuple[str, str] | None] = ContextVar("CALL_IDS", default=None)
 
+# The identity of its caller, where callers are asked who they are.
+CALLER: ContextVar[str | None] = ContextVar("CALLER", default=None)
+
 
 def add_call_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Adds the ids of the call to a line that is logged on its behalf."""
     if (ids := CALL_IDS.get()) is not None:
         event.setdefault("request_id", ids[0])
         event.setdefault("method", ids[1])
+    if (caller := CALLER.get()) is not None:
+        event.setdefault("identity", caller)
     return event
 
 

@@ -82,6 +82,18 @@ def _timezone(name: str) -> str:
     return name
 
 
+# Each with a key of its own for verifying: with a shared secret whoever verifies could sign, and "none" is no signature.
+JWT_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
+
+
+def _jwt_algorithms(text: str) -> str:
+    names = text.split(",")
+    if not set(names) <= JWT_ALGORITHMS or len(set(names)) != len(names):
+        raise ValueError(f"must be some of {','.join(sorted(JWT_ALGORITHMS))}, with commas between them")
+    return text
+
+
+SecurityFile = Annotated[Path | None, AfterValidator(_expanded)]
 SettlementTimezone = Annotated[str, AfterValidator(_timezone)]
 DatabaseUrl = Annotated[str, AfterValidator(_asyncpg_url)]
 
@@ -179,7 +191,6 @@ class Settings(BaseSettings):
         le=3600,
         description="How often the books are sealed against tampering, at the least. 0: not by this server.",
     )
-    reflection: bool = Field(default=True, description="Whether the server describes itself to grpcurl and the like.")
     max_connection_age_seconds: int = Field(
         default=0,
         ge=0,
@@ -195,6 +206,57 @@ class Settings(BaseSettings):
     )
     open_streams: int = Field(
         default=200, ge=1, le=10_000, description="The same for streams of events, which hold up to 5 MiB each while they wait."
+    )
+    reflection: bool | None = Field(
+        default=None,
+        description="Whether the server describes itself to grpcurl and the like. Empty: on loopback and unix sockets only.",
+    )
+    tls_certificate_file: SecurityFile = Field(default=None, description="The server's certificate chain in PEM. Empty: no TLS.")
+    tls_key_file: SecurityFile = Field(default=None, description="Its private key in PEM, without a passphrase.")
+    tls_client_ca_file: SecurityFile = Field(
+        default=None,
+        description="The authorities, in PEM, one of which must have issued the certificate that every client then has to show.",
+    )
+    auth_identities_file: SecurityFile = Field(
+        default=None, description="Who may do what by client certificate: lines of a name in the certificate and its scopes."
+    )
+    auth_tokens_file: SecurityFile = Field(
+        default=None,
+        description="Who may do what by token: lines of identity, scopes, SHA-256 of the token. `ledger token` makes them.",
+    )
+    jwt_jwks_file: SecurityFile = Field(default=None, description="The public keys (JWKS) by which JWTs are verified.")
+    jwt_issuer: str = Field(default="", description="Who must have issued a JWT: its iss.")
+    jwt_audience: str = Field(default="", description="Whom a JWT must be for: its aud.")
+    jwt_algorithms: Annotated[str, AfterValidator(_jwt_algorithms)] = Field(
+        default="RS256,ES256,EdDSA", description="By which algorithms a JWT may be signed; none with a shared secret."
+    )
+    rate_limit_calls_per_second: float = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Calls a second of one identity, a stream's requests among them. 0: any number.",
+    )
+    rate_limit_burst_calls: int = Field(
+        default=0, ge=0, le=1_000_000, description="How many of them may come at once. 0: as many as a second allows."
+    )
+    allow_insecure: bool = Field(
+        default=False,
+        description="Whether to listen beyond this machine although there is no TLS, or nobody is asked who they are.",
+    )
+    audit_log: bool | None = Field(
+        default=None,
+        description="Whether to keep a row of every call that writes, and who made it. Empty: if callers are asked who they are.",
+    )
+    client_tls_ca_file: SecurityFile = Field(
+        default=None,
+        description="For the `ledger` command: the authorities, in PEM, that issued the server's certificate. Empty: no TLS.",
+    )
+    client_tls_certificate_file: SecurityFile = Field(
+        default=None, description="For the `ledger` command: the certificate chain it shows, in PEM."
+    )
+    client_tls_key_file: SecurityFile = Field(default=None, description="For the `ledger` command: the key of that certificate.")
+    client_token_file: SecurityFile = Field(
+        default=None, description="For the `ledger` command: the token it sends, alone in the file."
     )
     shutdown_grace_seconds: float = Field(
         default=10, ge=0, le=300, description="How long calls under way may go on once the server is told to stop."

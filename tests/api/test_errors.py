@@ -26,12 +26,15 @@ from ledger.errors import (
     InvalidRequest,
     LedgerError,
     MalformedMessage,
+    NotAuthenticated,
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
     PayoutRunNotFound,
     QueueFull,
+    RateLimited,
     RestaurantNotFound,
+    ScopeMissing,
     ShuttingDown,
 )
 from ledger.v1 import error_reason_pb2
@@ -59,6 +62,9 @@ EXAMPLES: list[LedgerError] = [
     QueueFull("secret"),
     DeadlineTooShort("secret"),
     ShuttingDown("secret"),
+    NotAuthenticated("secret"),
+    ScopeMissing("payout"),
+    RateLimited(0.25),
 ]
 # Never told to a caller as it is: booking turns it into EventRejected, and anywhere else it is a defect, hence INTERNAL.
 WITHOUT_ROW = {DataRejected}

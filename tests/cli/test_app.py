@@ -11,7 +11,7 @@ from ledger.cli import balance
 from ledger.cli.app import run
 from ledger.cli.failures import ExitStatus
 
-COMMANDS = ("serve", "migrate", "ingest", "balance", "statement", "payouts", "restaurants", "verify", "report", "demo")
+COMMANDS = ("serve", "migrate", "ingest", "balance", "statement", "payouts", "restaurants", "verify", "report", "token", "demo")
 
 
 async def test_help_names_every_command() -> None:

@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from support.events import event_message
 
 from ledger.cli import event_sender
-from ledger.cli.connection import connect
+from ledger.cli.connection import connect_plainly
 from ledger.cli.event_batches import Batch, Line
 from ledger.cli.event_lines import InvalidLine
 from ledger.cli.event_sender import ATTEMPTS_MAX, EventSender, Pace, Results
@@ -61,7 +61,7 @@ def send(address: str, batches: Iterator[Batch] | Sequence[Batch], pace: Pace | 
     def on_answer(batch: Batch, results: Results) -> None:
         told.append(([event.event_id for event in batch.events], [result.status for result in results]))
 
-    with connect(address) as stub:
+    with connect_plainly(address) as stub:
         EventSender(stub, on_answer, pace).send_all(batches)
     return told
 

@@ -7,6 +7,7 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.commands import run_command, run_process, serving
+from support.tokens import token_line
 
 from ledger.cli.demo_file import DEMO_FILE
 from ledger.cli.failures import ExitStatus
@@ -46,6 +47,21 @@ async def test_server_serves_stops_and_keeps_its_books(data_dir: Path) -> None:
         again = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
         assert again.stdout.splitlines()[1:] == balance.stdout.splitlines()[1:]
         assert (await server.stop(signal.SIGINT)).status == 0
+
+
+async def test_hangup_reads_the_files_again(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP does not end the server."""
+    (tmp_path / "tokens").write_text(token_line("operator", "read", "ledger_one"))
+    monkeypatch.setenv("LEDGER_AUTH_TOKENS_FILE", str(tmp_path / "tokens"))
+    async with serving(data_dir) as server:
+        server.process.send_signal(signal.SIGHUP)
+        (tmp_path / "token").write_text("ledger_one")
+        listed = await run_command("--token-file", str(tmp_path / "token"), "restaurants", "list", "--address", server.address)
+        assert listed.status == 0
+        ended = await server.stop(signal.SIGTERM)
+    assert ended.status == 0
+    assert "files were read again" in ended.stderr
+    assert "Callers need credentials" in ended.stdout
 
 
 async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ledger.api.server import SERVICE_NAME
+from ledger.api.authorization import SERVICE_NAME
 from ledger.bootstrap import Database
 from ledger.cli.serve import READY_PREFIX
 

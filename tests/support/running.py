@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.api.crowding import CallLimits
+from ledger.api.security import Security, describes_itself
 from ledger.api.server import Server
 from ledger.bootstrap import Application, Database, Engines, Metrics, ping
 from ledger.settings import Settings
@@ -27,6 +28,7 @@ class RunningLedger:
     database: Database
     engine: AsyncEngine
     server: Server
+    security: Security
 
     async def ingest(self, *events: ledger_pb2.ProcessorEvent) -> list[ledger_pb2.IngestResult]:
         """Sends events as one batch; the results in their order."""
@@ -51,14 +53,17 @@ async def running_ledger(
     engines = Engines.of(database.url, configured)
     metrics = metrics or Metrics()
     application = Application(configured, engines, metrics.work)
+    security = Security(configured)
     server = Server(
         application.service,
         address=configured.grpc_address,
-        reflect=configured.reflection,
+        reflect=describes_itself(configured),
         ping=lambda: ping(engines.ping),
         connection_age_seconds=configured.max_connection_age_seconds,
         limits=CallLimits(calls=configured.open_calls, streams=configured.open_streams),
         metrics=metrics.calls,
+        security=security,
+        audit_log=application.audit_log,
     )
     await server.start()
     application.start()
@@ -66,7 +71,7 @@ async def running_ledger(
     try:
         async with aio.insecure_channel(address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-            yield RunningLedger(address, channel, stub, database, engines.other, server)
+            yield RunningLedger(address, channel, stub, database, engines.other, server, security)
     finally:
         # No grace: whoever is still calling is a test that has ended.
         await server.stop(0)

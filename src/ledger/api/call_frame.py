@@ -20,6 +20,7 @@ from grpc import aio
 
 from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
 from ledger.api.errors import has_status, internal, not_implemented, status_code_of, status_of
+from ledger.api.gate import Gate
 from ledger.api.metrics import CallMetrics
 from ledger.domain.fields import is_id
 from ledger.errors import DeadlineTooShort, LedgerError, MalformedMessage, QueueFull, ShuttingDown
@@ -39,10 +40,18 @@ Handler = Any
 class CallFrame:
     """Takes the place of a server when services are added to it, and registers their methods there, each in its frame."""
 
-    def __init__(self, server: aio.Server, limits: CallLimits, metrics: CallMetrics) -> None:
+    def __init__(
+        self,
+        server: aio.Server,
+        limits: CallLimits,
+        metrics: CallMetrics,
+        gates: Callable[[str, str], Gate | None] | None = None,
+    ) -> None:
+        """`gates` gives the gate before a method of a service, None if there is none."""
         self._server = server
         self._bounds = CallBounds(limits)
         self._metrics = metrics
+        self._gates = gates
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()
@@ -66,13 +75,14 @@ class CallFrame:
     def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
         method = f"/{service_name}/{name}"
         bound = self._bounds.of(name, is_stream=handler.response_streaming) if service_name.startswith(_LEDGER_SERVICE) else None
+        gate = None if self._gates is None else self._gates(service_name, name)
         if handler.response_streaming:
-            return self._streaming(method, handler, bound)
+            return self._streaming(method, handler, bound, gate)
         if handler.request_streaming:
             raise NotImplementedError("the contract has no method that takes a stream and answers once")
-        return self._single(method, handler, bound, is_health=service_name.startswith(_HEALTH_SERVICE))
+        return self._single(method, handler, bound, gate, is_health=service_name.startswith(_HEALTH_SERVICE))
 
-    def _single(self, method: str, handler: Handler, bound: OpenCalls | None, *, is_health: bool) -> Handler:
+    def _single(self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | None, *, is_health: bool) -> Handler:
         answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
@@ -82,7 +92,12 @@ class CallFrame:
                 if self._stopping.is_set() and not is_health:
                     raise ShuttingDown
                 with bound.admitted() if bound is not None else nullcontext():
-                    response = await answer(_parse(parse, request), context)
+                    if gate is None:
+                        response = await answer(_parse(parse, request), context)
+                    else:
+                        with gate.call(context, framed.request_id) as gated:
+                            response = await answer(gated.read(_parse(parse, request)), context)
+                            await gated.answered(response)
             except BaseException as error:
                 if not framed.takes(error):
                     raise
@@ -94,18 +109,27 @@ class CallFrame:
 
         return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _streaming(self, method: str, handler: Handler, bound: OpenCalls | None) -> Handler:
+    def _streaming(self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | None) -> Handler:
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
         async def call(request: Any, context: Context) -> None:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
             try:
                 with bound.admitted() if bound is not None else nullcontext():
-                    if handler.request_streaming:
-                        answers = handler.stream_stream(_parse_each(parse, request), context)
+                    if gate is None:
+                        if handler.request_streaming:
+                            answers = handler.stream_stream(_parse_each(parse, request), context)
+                        else:
+                            answers = handler.unary_stream(_parse(parse, request), context)
+                        await self._until_stopping(_write_all(answers, context))
                     else:
-                        answers = handler.unary_stream(_parse(parse, request), context)
-                    await self._until_stopping(_write_all(answers, context))
+                        with gate.call(context, framed.request_id) as gated:
+                            if handler.request_streaming:
+                                admitted = _parse_each(parse, gate.admit_each(request, context))
+                                answers = handler.stream_stream(gated.read_each(admitted), context)
+                            else:
+                                answers = handler.unary_stream(gated.read(_parse(parse, request)), context)
+                            await self._until_stopping(_write_all(answers, context))
             except BaseException as error:
                 if not framed.takes(error):
                     raise
@@ -139,7 +163,7 @@ class _Call:
     `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
     """
 
-    __slots__ = ("_context", "_log", "_method", "_metrics", "_refusals", "_request_id", "_started_at", "_status")
+    __slots__ = ("_context", "_log", "_method", "_metrics", "_refusals", "_started_at", "_status", "request_id")
 
     def __init__(self, log: Any, refusals: RefusalLog, metrics: CallMetrics, method: str, context: Context) -> None:
         self._started_at = time.perf_counter()
@@ -149,9 +173,9 @@ class _Call:
         self._method = method
         self._context = context
         self._status: status_pb2.Status | None = None
-        self._request_id = _request_id_given(context) or uuid_utils.uuid7().hex
-        CALL_IDS.set((self._request_id, method))
-        context.set_trailing_metadata(((REQUEST_ID_KEY, self._request_id),))
+        self.request_id = _request_id_given(context) or uuid_utils.uuid7().hex
+        CALL_IDS.set((self.request_id, method))
+        context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
         metrics.started(method)
 
     def answered(self) -> None:
@@ -205,7 +229,7 @@ class _Call:
             self._status.message,
             (
                 (_STATUS_DETAILS_KEY, self._status.SerializeToString()),
-                (REQUEST_ID_KEY, self._request_id),
+                (REQUEST_ID_KEY, self.request_id),
             ),
         )
 

@@ -1,5 +1,7 @@
 """The one table from the ledger's errors to gRPC statuses. What is not in it is INTERNAL, with nothing of the inside told."""
 
+import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +23,15 @@ from ledger.errors import (
     InvalidRequest,
     LedgerError,
     MalformedMessage,
+    NotAuthenticated,
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
     PayoutRunNotFound,
     QueueFull,
+    RateLimited,
     RestaurantNotFound,
+    ScopeMissing,
     ShuttingDown,
 )
 from ledger.v1 import error_reason_pb2
@@ -58,6 +63,13 @@ def _bad_request(error: InvalidRequest) -> list[Message]:
 
 def _retry_info() -> list[Message]:
     return [error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS))]
+
+
+def _retry_info_of_rate(error: RateLimited) -> list[Message]:
+    delay = duration_pb2.Duration()
+    # Rounded up: to the nanosecond below there would be no call to take yet.
+    delay.FromMicroseconds(math.ceil(error.retry_after_seconds * 1_000_000))
+    return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 
 def _field_of(error: InvalidRequest) -> Mapping[str, str]:
@@ -114,6 +126,15 @@ _TABLE: dict[type[LedgerError], _Row] = {
     DeadlineTooShort: _Row(
         grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_DEADLINE_TOO_SHORT,
         text="what waits before the call takes longer than the call has left; nothing was stored"),
+    NotAuthenticated: _Row(
+        grpc.StatusCode.UNAUTHENTICATED, error_reason_pb2.ERROR_REASON_NOT_AUTHENTICATED,
+        text="the call has no credentials, or they are not accepted"),
+    ScopeMissing: _Row(
+        grpc.StatusCode.PERMISSION_DENIED, error_reason_pb2.ERROR_REASON_SCOPE_MISSING,
+        metadata=lambda error: {"scope": error.scope}),
+    RateLimited: _Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_RATE_LIMITED,
+        text="the caller calls more often than it may; repeat the call later", details=_retry_info_of_rate),
     ShuttingDown: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_SHUTTING_DOWN,
         text="the server is stopping; repeat the call", retry=True),
@@ -124,6 +145,17 @@ _TABLE: dict[type[LedgerError], _Row] = {
 def has_status(error: BaseException) -> bool:
     """Whether `error` has a row in the table."""
     return type(error) in _TABLE
+
+
+def code_of(error: BaseException | None) -> str:
+    """The name of the status code that a call ends with which raises `error`; OK if it raises nothing."""
+    if error is None:
+        return grpc.StatusCode.OK.name
+    if type(error) in _TABLE:
+        return _TABLE[type(error)].code.name  # type: ignore[index]  # a key, as the line above says
+    if isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED.name
+    return (grpc.StatusCode.UNIMPLEMENTED if isinstance(error, NotImplementedError) else grpc.StatusCode.INTERNAL).name
 
 
 def status_of(error: LedgerError) -> status_pb2.Status:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import structlog
@@ -9,14 +10,16 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from ledger.api.authorization import SERVICE_NAME
 from ledger.api.call_frame import CallFrame
 from ledger.api.crowding import CallLimits
 from ledger.api.metrics import CallMetrics, UncountedCalls
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.api.security import Security
+from ledger.application.audit_log import AuditLog
+from ledger.v1 import ledger_pb2_grpc
 
-SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-METADATA_BYTES_MAX = 8192
+METADATA_BYTES_MAX = 16 * 1024
 STREAMS_MAX = 128
 CONNECTIONS_MAX = 4096
 CONNECTION_IDLE_SECONDS = 300
@@ -42,7 +45,8 @@ _OPTIONS = (
     # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why. Not more:
     # calls that were given up while they waited stand in the queue above until their turn.
     ("grpc.http2.max_deallocating_streams", 2 * STREAMS_MAX),
-    # Far beyond a token and a trace. Between a lower and a higher limit the library would refuse at random.
+    # Beyond the longest token and a trace: a token that is too long is to be refused by us. Between a lower and a higher limit
+    # the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     # A connection costs about 60 KiB; those beyond are closed at once.
@@ -87,15 +91,18 @@ class Server:
         connection_age_seconds: int = 0,
         limits: CallLimits = CallLimits(),  # noqa: B008  # frozen
         metrics: CallMetrics | None = None,
+        security: Security | None = None,
+        audit_log: AuditLog | None = None,
     ) -> None:
-        """`ping` asks the database for a sign of life and raises when there is none.
+        """`ping` asks the database for a sign of life and raises when there is none. Without `security` anybody may call.
 
         `share_port` is for workers under a supervisor. Otherwise a second server on the same port would start, and silently take
         half of the calls. Connections older than `connection_age_seconds`, give or take a tenth, are asked to go; 0 means never.
         """
         options = (*_OPTIONS, *_age_options(connection_age_seconds), ("grpc.so_reuseport", int(share_port)))
         self._server = aio.server(options=options)
-        self._frame = CallFrame(self._server, limits, metrics or UncountedCalls())
+        gates = None if security is None else partial(security.gate, audit_log=audit_log)
+        self._frame = CallFrame(self._server, limits, metrics or UncountedCalls(), gates)
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._watching: asyncio.Task[None] | None = None
@@ -109,7 +116,11 @@ class Server:
             add_reflection: Callable[[object, aio.Server], None] = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
             add_reflection(reflection.aio.ReflectionServicer(names), framed)
         try:
-            self.port = self._server.add_insecure_port(address)
+            credentials = None if security is None else security.credentials()
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise AddressUnavailable(
                 f"cannot listen on {address}: it is not an address of this machine, or another server has it"

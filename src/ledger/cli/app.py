@@ -6,8 +6,8 @@ from typing import Annotated
 import structlog
 import typer
 
-from ledger.cli import balance, demo, ingest, migrate, payouts, restaurants, serve, serve_worker, statement, verify
-from ledger.cli.configuration import load_settings
+from ledger.cli import balance, demo, ingest, migrate, payouts, restaurants, serve, serve_worker, statement, token, verify
+from ledger.cli.configuration import TlsCaOption, TlsCertificateOption, TlsKeyOption, TokenFileOption, load_settings, take_options
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.report import app as report_app
 from ledger.observability import configure_logging
@@ -45,11 +45,21 @@ app = typer.Typer(
 
 @app.callback()
 def _(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_package_version, is_eager=True, help="Show the version.")
     ] = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
-    pass
+    # `version` has ended the command by itself.
+    take_options(
+        client_tls_ca_file=tls_ca,
+        client_tls_certificate_file=tls_cert,
+        client_tls_key_file=tls_key,
+        client_token_file=token_file,
+    )
 
 
 app.command("serve", help=serve.HELP)(serve.serve)
@@ -62,6 +72,7 @@ app.add_typer(restaurants.app, name="restaurants", help="List, show and put the 
 app.add_typer(payouts.app, name="payouts", help="Pay restaurants out, show payouts, book what the bank answers.")
 app.command("verify", help=verify.HELP)(verify.verify)
 app.add_typer(report_app, name="report", help="Ask the books: balances, revenue, who would be paid, what is wrong, payouts.")
+app.command("token", help=token.HELP)(token.token)
 app.command("demo", help=demo.HELP)(demo.demo)
 
 

@@ -34,7 +34,7 @@ def balance(
 ) -> None:
     settings = load_settings(address)
     instant = None if as_of is None else _parse_as_of(as_of)
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency=currency, as_of=instant)
         answer = stub.GetBalance(request)
     if json:

@@ -1,21 +1,35 @@
 """The connection of a command to the server: any client's, with the timeouts and retries that the contract recommends."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
 
+from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.refusals import failure_of, refusal_of_call
+from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
+def connect(settings: Settings) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
+    """A client of the server at LEDGER_GRPC_ADDRESS, with the credentials of LEDGER_CLIENT_…
+
+    Raises CommandFailure for a call of the block that was refused, and for credentials that cannot be used.
+    """
+    return _client(settings.grpc_address, credentials_of(settings))
+
+
+def connect_plainly(address: str) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
+    """The same for a server that asks for no credentials, whatever the settings say."""
+    return _client(address, None)
+
+
 @contextmanager
-def connect(address: str) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
-    """A client of the server at `address`. Raises CommandFailure for a call of the block that was refused."""
-    channel = open_channel(address)
+def _client(address: str, credentials: grpc.ChannelCredentials | None) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
+    channel = open_channel(address, credentials)
     try:
         yield ledger_pb2_grpc.LedgerServiceStub(channel)
     except KeyboardInterrupt:
@@ -30,8 +44,63 @@ def connect(address: str) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
     channel.close()
 
 
-def open_channel(address: str) -> grpc.Channel:
-    """A channel to `address`; connects at its first call. To be closed."""
+def credentials_of(settings: Settings) -> grpc.ChannelCredentials | None:
+    """What the settings say the channel has to show; None: a plaintext channel. Raises CommandFailure."""
+    authorities, certificate, key = (
+        settings.client_tls_ca_file,
+        settings.client_tls_certificate_file,
+        settings.client_tls_key_file,
+    )
+    if (certificate is None) != (key is None):
+        raise CommandFailure(
+            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE and LEDGER_CLIENT_TLS_KEY_FILE go together", exit_status=ExitStatus.USAGE
+        )
+    if authorities is None and certificate is not None:
+        raise CommandFailure(
+            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE does nothing without LEDGER_CLIENT_TLS_CA_FILE", exit_status=ExitStatus.USAGE
+        )
+    token = None if settings.client_token_file is None else _token_in(settings.client_token_file)
+    if authorities is not None:
+        credentials = grpc.ssl_channel_credentials(
+            _read(authorities),
+            None if key is None else _read(key),
+            None if certificate is None else _read(certificate),
+        )
+    elif token is not None:
+        # Imported when needed: it brings the libraries of the server along.
+        from ledger.api.security import is_within_this_machine
+
+        if not is_within_this_machine(settings.grpc_address):
+            raise CommandFailure(
+                f"the token would go to {settings.grpc_address} in plaintext: set LEDGER_CLIENT_TLS_CA_FILE",
+                exit_status=ExitStatus.USAGE,
+            )
+        is_unix = settings.grpc_address.startswith("unix:")
+        kind = grpc.LocalConnectionType.UDS if is_unix else grpc.LocalConnectionType.LOCAL_TCP
+        credentials = grpc.local_channel_credentials(kind)
+    else:
+        return None
+    if token is None:
+        return credentials
+    return grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+
+
+def _token_in(path: Path) -> str:
+    token = _read(path).decode("ascii", errors="replace").strip()
+    if not token.isascii() or not token.isprintable() or not token:
+        raise CommandFailure(f"{path} holds no token", exit_status=ExitStatus.USAGE)
+    return token
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandFailure(f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE) from error
+
+
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """A channel to `address`, in plaintext without `credentials`; connects at its first call. To be closed."""
     service_config = Path(ledger_pb2.__file__).with_name("service_config.json").read_text(encoding="utf-8")
     options = (
         ("grpc.service_config", service_config),
@@ -40,4 +109,6 @@ def open_channel(address: str) -> grpc.Channel:
         # The proxy in a user's environment is the way to the web; the ledger is inside the house.
         ("grpc.enable_http_proxy", 0),
     )
+    if credentials is not None:
+        return grpc.secure_channel(address, credentials, options=options)
     return grpc.insecure_channel(address, options=options)

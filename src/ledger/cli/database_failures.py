@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
+from ledger.api.security import SecurityMisconfigured
 from ledger.api.server import AddressUnavailable
 from ledger.bootstrap import NotDurable, SchemaMismatch, shown_url
 from ledger.cli.failures import CommandFailure, ExitStatus
@@ -33,6 +34,8 @@ def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
         yield
     except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, NotDurable, SchemaMismatch) as error:
         raise CommandFailure(str(error)) from error
+    except SecurityMisconfigured as error:
+        raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
     except DatabaseUnavailable as error:
         cause = error.__cause__ or error
         lines = [f"{where} cannot be reached: {_sentence_of(cause)}", *_hints(cause)]

@@ -11,7 +11,7 @@ from google.type import date_pb2
 from rich.console import Console
 from rich.table import Table
 
-from ledger.cli.connection import connect
+from ledger.cli.connection import connect_plainly
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.demo_server import demo_data_dir, demo_server, demo_settings
 from ledger.cli.event_batches import BATCH_EVENTS_MAX, read_batches
@@ -81,7 +81,7 @@ def demo() -> None:
     lines = read_demo_lines()
     with demo_data_dir() as data_dir:
         demonstration.say(f"Starting a server of its own, with an embedded PostgreSQL in {data_dir}.")
-        with demo_server(data_dir) as address, connect(address) as stub:
+        with demo_server(data_dir) as address, connect_plainly(address) as stub:
             demonstration.say(f"It listens on {address}.")
             _ingest_twice(demonstration, stub, lines)
             _show_balances(demonstration, stub, lines)

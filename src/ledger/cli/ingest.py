@@ -160,7 +160,7 @@ def ingest(
             progress.update(task, completed=batch.end_bytes, booked=reporter.summary.booked, pace=_pace_text(pace))
 
         try:
-            with connect(settings.grpc_address) as stub:
+            with connect(settings) as stub:
                 batches = read_batches(source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields)
                 EventSender(stub, on_answer, pace).send_all(batches)
         except CommandFailure as failure:

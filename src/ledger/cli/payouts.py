@@ -126,7 +126,7 @@ def run_payouts(
         request_id=request_id,
         dry_run=dry_run,
     )
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         run = stub.RunPayouts(request).payout_run
         if wait and not dry_run:
             with _progress_bar(run) as on_progress:
@@ -148,7 +148,7 @@ def show(
     With --json a run is JSON lines: the run, then each of its restaurants.
     """
     settings = load_settings(address)
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         payout = _payout_or_none(stub, identifier)
         if payout is None:
             _show_run(stub, _run_or_failure(stub, identifier), json=json)
@@ -173,7 +173,7 @@ def list_payouts(
     settings = load_settings(address)
     request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant, payout_run_id=payout_run_id, state=_state_number(state))
     count = 0
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         # Page by page: however many there are, only one page of them is held.
         for page in _payout_pages(stub, request):
             count += len(page)
@@ -222,7 +222,7 @@ def export(
 ) -> None:
     settings = load_settings(address)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as whole:
-        with connect(settings.grpc_address) as stub:
+        with connect(settings) as stub:
             _collect_export(stub, whole, currency, payout_run_id)
         whole.seek(0)
         shutil.copyfileobj(whole, sys.stdout)
@@ -390,7 +390,7 @@ def _settle(
     except ValueError as error:
         raise CommandFailure(f"--occurred-at {error}", exit_status=ExitStatus.USAGE) from None
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         event_id, answer = settle(stub, stub.GetPayout(request).payout, type, instant)
         payout = stub.GetPayout(request).payout
     status = ledger_pb2.IngestStatus.Name(answer.status).removeprefix("INGEST_STATUS_").lower()

@@ -25,7 +25,7 @@ _RestaurantArgument = Annotated[str, typer.Argument(metavar="RESTAURANT", help="
 def list_restaurants(json: JsonOption = False, address: AddressOption = None) -> None:
     """List all restaurants in the order of their ids."""
     settings = load_settings(address)
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         restaurants = list(_all_restaurants(stub))
     if json:
         print_json([_json_of(restaurant) for restaurant in restaurants])
@@ -42,7 +42,7 @@ def list_restaurants(json: JsonOption = False, address: AddressOption = None) ->
 def get_restaurant(restaurant: _RestaurantArgument, json: JsonOption = False, address: AddressOption = None) -> None:
     """Show a restaurant's profile."""
     settings = load_settings(address)
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         answer = stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant))
     _print_restaurant(answer.restaurant, json=json)
 
@@ -67,7 +67,7 @@ def put_restaurant(
     request = ledger_pb2.PutRestaurantRequest(
         restaurant_id=restaurant, name=name, active=active, maturity_days=maturity_days, metadata=_pairs_of(metadata or [])
     )
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         answer = stub.PutRestaurant(request)
     _print_restaurant(answer.restaurant, json=json)
 

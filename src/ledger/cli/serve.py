@@ -45,10 +45,12 @@ def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
     settings = load_settings(address, workers=workers)
     warn_of_unknown_settings()
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
+    from ledger.bootstrap import check_security
     from ledger.cli.database_failures import database_failures
 
     configure_logging(settings.log_format, settings.log_level)
     with database_failures(settings.database_url, unreachable=ExitStatus.REFUSED):
+        check_security(settings)
         if settings.workers == 1:
             _serve_alone(settings)
         else:
@@ -88,6 +90,9 @@ def _serve_with_workers(settings: Settings) -> None:
 
 def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
     """Tells where the server is, and what to try next in words that can be copied."""
+    # Imported when needed, as above.
+    from ledger.api.security import asks_who_calls, describes_itself
+
     default_address = Settings.model_fields["grpc_address"].default
     # 0.0.0.0 and its like are all addresses of this machine, and none that can be called everywhere.
     address = re.sub(r"^(0\.0\.0\.0|\[::\]|\*):", "127.0.0.1:", listening_address)
@@ -97,10 +102,12 @@ def _announce(settings: Settings, listening_address: str, database: "Database") 
     print_line(f"{READY_PREFIX}{listening_address}")
     print_line(f"the books are in {database.description}")
     print_line()
+    if settings.tls_certificate_file or asks_who_calls(settings):
+        print_line("Callers need credentials: --tls-ca, --token-file and so on, before the name of a command (`ledger --help`).")
     print_line("To try it, in another terminal:")
     print_line(f"  {command_line('ingest', from_here(DEMO_FILE), *option)}")
     print_line(f"  {command_line('balance', restaurant_id, currency, *option)}")
-    if settings.reflection:
+    if describes_itself(settings) and not settings.tls_certificate_file and not asks_who_calls(settings):
         request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
         print_line(f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance")
     if database.attached:

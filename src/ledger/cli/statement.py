@@ -90,7 +90,7 @@ def statement(
         page_size=PAGE_SIZE,
     )
     write = _write_json if json else _write_csv if as_csv else _write_tables
-    with connect(settings.grpc_address) as stub:
+    with connect(settings) as stub:
         # Page by page: however many entries there are, only one page of them is held.
         pages = _pages(stub, request)
         first = next(pages)

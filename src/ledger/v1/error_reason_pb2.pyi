@@ -119,6 +119,23 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
         { "reason": "DEADLINE_TOO_SHORT", "domain": "ledger.v1", "metadata": {} }
     """
+    ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 18
+    """The call has no credentials, or they are not accepted: unknown, expired, or for somebody else. Status UNAUTHENTICATED. Why is in
+    the server's log only.
+
+        { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
+    """
+    ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 19
+    """The caller is known and may not call this method. Status PERMISSION_DENIED.
+
+        { "reason": "SCOPE_MISSING", "domain": "ledger.v1", "metadata": { "scope": "payout" } }
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 20
+    """The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo that says when it may again.
+    Nothing was stored; the same call may be repeated then.
+
+        { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
@@ -222,4 +239,21 @@ ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 17
 repeat the call with a longer deadline, or later.
 
     { "reason": "DEADLINE_TOO_SHORT", "domain": "ledger.v1", "metadata": {} }
+"""
+ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 18
+"""The call has no credentials, or they are not accepted: unknown, expired, or for somebody else. Status UNAUTHENTICATED. Why is in
+the server's log only.
+
+    { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
+"""
+ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 19
+"""The caller is known and may not call this method. Status PERMISSION_DENIED.
+
+    { "reason": "SCOPE_MISSING", "domain": "ledger.v1", "metadata": { "scope": "payout" } }
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
+"""The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo that says when it may again.
+Nothing was stored; the same call may be repeated then.
+
+    { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
 """

@@ -1,4 +1,4 @@
-"""Events, entries, payout items and seals are only ever added, and payouts only move: by privilege and by trigger."""
+"""What is append-only is only ever added to, and payouts only move: by privilege and by trigger."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -54,6 +54,11 @@ CHANGES = (
     ("ledger_seals", "DELETE FROM ledger_seals"),
     ("ledger_seals", "TRUNCATE ledger_seals"),
     ("ledger_seals", "MERGE INTO ledger_seals USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    ("audit_log", "UPDATE audit_log SET identity = 'somebody-else', credential = 'token'"),
+    ("audit_log", "UPDATE audit_log SET outcome = outcome WHERE false"),
+    ("audit_log", "DELETE FROM audit_log"),
+    ("audit_log", "TRUNCATE audit_log"),
+    ("audit_log", "MERGE INTO audit_log USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
     ("payouts", "DELETE FROM payouts"),
     ("payouts", "DELETE FROM payouts WHERE false"),
     ("payouts", "TRUNCATE payouts CASCADE"),
@@ -160,6 +165,7 @@ TABLES = (
     "payout_run_items",
     "balance_snapshots",
     "ledger_seals",
+    "audit_log",
     "alembic_version",
 )
 
@@ -168,7 +174,7 @@ TABLES = (
 async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterator[Database]:
     """Books with one event and one payout in them, which is all there is and still in order when the tests are over."""
     database = await new_database()
-    async with running_ledger(database) as ledger:
+    async with running_ledger(database, audit_log=True) as ledger:
         await ledger.ingest(event_message(amount_minor=1000, fee_minor=50))
         await finished_run(ledger)
         assert await take_snapshots(ledger.engine) == 1

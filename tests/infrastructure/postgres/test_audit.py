@@ -546,6 +546,7 @@ DAMAGE_TO_GUARDS = (
         TRIGGERS,
         "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
         (
+            "table audit_log",
             "table balance_snapshots",
             "table ledger_entries",
             "table ledger_seals",

@@ -161,6 +161,22 @@ balance_snapshots = Table(
     ),
 )
 
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("audit_id", Uuid, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("identity", _bytewise(), nullable=False),
+    Column("credential", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("request_id", _bytewise(), nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("what", JSONB, nullable=False),
+    Column("outcome", Text, nullable=False),
+    PrimaryKeyConstraint("audit_id", name="audit_log_pkey"),
+    Index("audit_log_recorded_at_idx", "recorded_at", postgresql_using="brin"),
+)
+
 payout_runs = Table(
     "payout_runs",
     metadata,

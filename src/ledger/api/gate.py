@@ -1,0 +1,137 @@
+"""What stands around each method of the service: who may call it, how often, and the record of who did.
+
+A gate is put around a method when it is registered, and only if there is something to ask or to record: else a call passes none.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from google.protobuf.message import Message
+
+from ledger.api.audited_calls import WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
+from ledger.api.authentication import Authenticator, Caller, Context, Credential
+from ledger.api.authorization import SCOPE_BY_METHOD, SERVICE_NAME, Scope
+from ledger.api.errors import code_of
+from ledger.api.rate_limit import RateLimit
+from ledger.application.audit_log import AuditedCall, AuditLog
+from ledger.errors import RateLimited, ScopeMissing
+from ledger.observability import CALLER
+
+ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
+
+
+class Gate:
+    """Around one method. Without `authenticator` anybody may call it; `audit_log` is None if nothing is to be recorded."""
+
+    def __init__(
+        self, name: str, *, authenticator: Authenticator | None, rate_limit: RateLimit | None, audit_log: AuditLog | None
+    ) -> None:
+        self._scope = SCOPE_BY_METHOD[name]
+        self._authenticator = authenticator
+        self._rate_limit = rate_limit
+        self.audit_log = audit_log
+        self.method = f"/{SERVICE_NAME}/{name}"
+        self.what = WHAT_BY_METHOD.get(name)
+        self.is_written_before_the_answer = name in WRITTEN_BEFORE_THE_ANSWER
+
+    def call(self, context: Context, request_id: str) -> "GatedCall":
+        """Lets a call in. Raises NotAuthenticated, RateLimited, and ScopeMissing, which is recorded.
+
+        The other two are not: they have no caller, or so many that the log would be full of them.
+        """
+        caller = self._caller_of(context)
+        call = GatedCall(self, caller, context, request_id)
+        if self._scope not in caller.scopes:
+            with call:
+                raise ScopeMissing(self._scope)
+        return call
+
+    async def admit_each(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Admits every request of a stream anew: its caller may have expired, or been removed, since it was opened.
+
+        A stream that is faster than it may be is held back; that costs its caller nothing but time. Raises NotAuthenticated,
+        ScopeMissing.
+        """
+        async for request in requests:
+            while True:
+                try:
+                    caller = self._caller_of(context)
+                    break
+                except RateLimited as limited:
+                    await asyncio.sleep(limited.retry_after_seconds)
+            if self._scope not in caller.scopes:
+                raise ScopeMissing(self._scope)
+            yield request
+
+    def _caller_of(self, context: Context) -> Caller:
+        if self._authenticator is None:
+            return ANYBODY
+        caller = self._authenticator.caller_of(context)
+        CALLER.set(caller.identity)
+        # Before the scope: whoever keeps asking for what he may not have is slowed down, too.
+        if self._rate_limit is not None and (seconds := self._rate_limit.take((caller.credential, caller.identity))):
+            raise RateLimited(seconds)
+        return caller
+
+
+class GatedCall:
+    """A call that was let in, for a `with` around its work: what becomes of it is recorded."""
+
+    __slots__ = ("_caller", "_context", "_events", "_gate", "_request", "_request_id", "_response", "_written")
+
+    def __init__(self, gate: Gate, caller: Caller, context: Context, request_id: str) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._context = context
+        self._request_id = request_id
+        self._request: Message | None = None
+        self._response: Message | None = None
+        self._events: int | None = None
+        self._written: AuditedCall | None = None
+
+    def read(self, request: Message) -> Message:
+        """Takes note of the request, and returns it."""
+        self._request = request
+        return request
+
+    async def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        """Counts the events of a stream's requests as they pass."""
+        self._events = 0
+        async for request in requests:
+            self._events += len(getattr(request, "events", ())) or 1
+            yield request
+
+    async def answered(self, response: Message) -> None:
+        """Takes note of the answer; where it must not go out without its record, writes that first.
+
+        Raises DatabaseUnavailable and its like then: the call took effect, and may be repeated.
+        """
+        self._response = response
+        if self._gate.audit_log is not None and self._gate.is_written_before_the_answer:
+            self._written = self._record("OK")
+            await self._gate.audit_log.write(self._written)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._gate.audit_log is None:
+            return
+        if self._written is None:
+            self._gate.audit_log.record(self._record(code_of(error)))
+        elif error is not None:
+            # The writing failed, or was given up: the same row, as soon as it can be.
+            self._gate.audit_log.record(self._written)
+
+    def _record(self, outcome: str) -> AuditedCall:
+        what: What = {}
+        if self._events is not None:
+            what = {"events": self._events}
+        elif self._request is not None and self._gate.what is not None:
+            what = self._gate.what(self._request, self._response)
+        caller = self._caller
+        return AuditedCall(
+            caller.identity, caller.credential, self._gate.method, self._request_id, self._context.peer(), what, outcome
+        )

@@ -1,0 +1,105 @@
+"""What is read from files and read again when they change: certificates, tokens, keys. A broken new file changes nothing."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+
+POLL_SECONDS = 2.0
+# Nobody keeps more in such a file by intention.
+FILE_BYTES_MAX = 4 * 1024 * 1024
+
+_log = structlog.get_logger("ledger.security")
+
+
+class FileUnusable(Exception):
+    """A file of the configuration is missing, or not as it must be. The text says which and why, without its secrets."""
+
+
+class ReloadedFiles(Generic[T]):
+    """`value` is what `read` made of the files when they were last as they must be."""
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
+        """Raises FileUnusable, as `read` does."""
+        self._paths = tuple(paths)
+        self._read = read
+        # Before reading: what changes meanwhile is read again.
+        self._seen = self._state()
+        self.value: T = read()
+
+    def reload(self, *, forced: bool = False) -> bool:
+        """Reads the files if they have changed since, or in any case; whether there is a new value. Logs why not."""
+        state = self._state()
+        if state == self._seen and not forced:
+            return False
+        # Also when it is broken, so that it is told once and not every time.
+        self._seen = state
+        names = [str(path) for path in self._paths]
+        try:
+            self.value = self._read()
+        except FileUnusable as error:
+            _log.error("a new file cannot be used, the old contents stay in force", files=names, why=str(error))
+            return False
+        _log.info("files were read again", files=names)
+        return True
+
+    def _state(self) -> tuple[object, ...]:
+        return tuple(_state_of(path) for path in self._paths)
+
+
+class Reloader:
+    """Looks after several files. `on_change` is called when one of them has a new value."""
+
+    def __init__(self, files: Sequence["ReloadedFiles[Any]"], *, on_change: Callable[[], None]) -> None:
+        self._files = tuple(files)
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to look every POLL_SECONDS."""
+        if self._files:
+            self._task = asyncio.create_task(self._poll())
+
+    def stop(self) -> None:
+        """Looks no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def reload(self, *, forced: bool = False) -> None:
+        """Reads what has changed, or all of it."""
+        # A list, as each of them is to be looked at.
+        if any([file.reload(forced=forced) for file in self._files]):
+            self._on_change()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                self.reload()
+            except Exception as error:  # noqa: BLE001  # a task that ended would leave a revoked token in force
+                _log.error("files could not be read again", exc_info=error)
+
+
+def read_file(path: Path) -> bytes:
+    """The contents of a small file. Raises FileUnusable."""
+    try:
+        with path.open("rb") as file:
+            contents = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise FileUnusable(f"cannot read {path}: {error.strerror}") from error
+    if len(contents) > FILE_BYTES_MAX:
+        raise FileUnusable(f"{path} is larger than {FILE_BYTES_MAX} bytes")
+    return contents
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # Whoever replaces a file by a link or a rename may keep the time of the old one.
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,0 +1,135 @@
+"""The audit log: who called what, for every call that writes.
+
+Calls that start payouts or change a restaurant are written before they are answered. Calls that send events are written in
+groups, after the fact: each event is a row of its own, so that what a crash loses here is who sent it, not that it came.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+from uuid import UUID
+
+import uuid_utils.compat
+
+from ledger.errors import DataRejected, LedgerError
+
+FLUSH_SECONDS = 0.1
+FLUSH_CALLS_MAX = 2_000
+# Some seconds of all that a server can take, so that a database that is away for a moment costs nothing.
+WAITING_CALLS_MAX = 50_000
+RETRY_SECONDS = 1.0
+CLOSE_SECONDS = 5.0
+# Stands for calls that are not in the log.
+LOST_METHOD = "audit_log"
+LOST_OUTCOME = "DATA_LOSS"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedCall:
+    """A call that writes: who made it, what it was about, and the name of the status it ended with."""
+
+    identity: str
+    credential: str
+    method: str
+    request_id: str
+    peer: str
+    what: Mapping[str, str | int | bool]
+    outcome: str
+    # Of its own, so that writing it again adds no second row.
+    audit_id: UUID = field(default_factory=uuid_utils.compat.uuid7)
+
+
+class AuditLogTable(Protocol):
+    """Where the calls are kept."""
+
+    async def insert(self, calls: Sequence[AuditedCall]) -> None:
+        """Stores those of `calls` that are not stored yet, all or none.
+
+        Raises DataRejected, DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        """
+        ...
+
+
+class AuditLog:
+    """Takes calls in without waiting, and writes them in groups."""
+
+    def __init__(self, table: AuditLogTable, *, on_failure: Callable[[str, BaseException | None], None]) -> None:
+        """`on_failure` is told what went wrong, for the log of the server."""
+        self._table = table
+        self._on_failure = on_failure
+        self._waiting: deque[AuditedCall] = deque()
+        self._lost = 0
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to write."""
+        self._task = asyncio.create_task(self._work())
+
+    def record(self, call: AuditedCall) -> None:
+        """Has a call written soon. When too many wait it is lost, which the log then tells by a row of its own."""
+        if len(self._waiting) >= WAITING_CALLS_MAX:
+            if not self._lost:
+                self._on_failure("the audit log loses calls: more of them wait than it can hold", None)
+            self._lost += 1
+            return
+        self._waiting.append(call)
+        self._wake.set()
+
+    async def write(self, call: AuditedCall) -> None:
+        """Writes a call at once. Raises as AuditLogTable.insert does."""
+        await self._table.insert([call])
+
+    async def close(self) -> None:
+        """Writes what waits, as far as the database takes it within CLOSE_SECONDS."""
+        self._closing.set()
+        self._wake.set()
+        if self._task is None:
+            return
+        try:
+            await asyncio.wait_for(self._task, CLOSE_SECONDS)
+        except TimeoutError:
+            self._on_failure(f"the audit log loses {len(self._waiting) + self._lost} calls: the server stops", None)
+
+    async def _work(self) -> None:
+        while self._waiting or not self._closing.is_set():
+            await self._wake.wait()
+            self._wake.clear()
+            # What comes meanwhile goes along.
+            if not self._closing.is_set():
+                await asyncio.sleep(FLUSH_SECONDS)
+            try:
+                await self._flush()
+                continue
+            except LedgerError as error:
+                self._on_failure("the audit log must wait for the database", error)
+            except Exception as error:  # noqa: BLE001  # a task that ended would never write again
+                self._on_failure("the audit log failed unexpectedly", error)
+            self._wake.set()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            group = list(islice(self._waiting, FLUSH_CALLS_MAX))
+            await self._insert(group)
+            for _ in group:
+                self._waiting.popleft()
+        if lost := self._lost:
+            await self._table.insert([AuditedCall("", "none", LOST_METHOD, "", "", {"calls": lost}, LOST_OUTCOME)])
+            self._lost -= lost
+
+    async def _insert(self, group: Sequence[AuditedCall]) -> None:
+        """One that the database refuses as data, which is a defect, is told and left out; it holds up no other."""
+        try:
+            await self._table.insert(group)
+        except DataRejected as error:
+            if len(group) == 1:
+                self._on_failure(f"the audit log loses a call of {group[0].identity}: the database refuses it", error)
+                return
+            middle = len(group) // 2
+            await self._insert(group[:middle])
+            await self._insert(group[middle:])

@@ -1,0 +1,48 @@
+"""`ledger token`: makes a token for a caller."""
+
+import hashlib
+import secrets
+from typing import Annotated
+
+import typer
+
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.output import print_line
+
+# Random enough that a fast hash of it tells nobody anything.
+TOKEN_BYTES = 32
+# So that whoever finds one knows what it is for, and scanners for secrets can be taught to.
+TOKEN_PREFIX = "ledger_"  # noqa: S105  # no token
+
+HELP = """
+Make a token by which IDENTITY calls a server, and the line that lets the server know it.
+
+The token is shown once and stored nowhere: give it to the caller, who sends it as `authorization: Bearer TOKEN`. The line, which
+holds its SHA-256 and not the token, goes into LEDGER_AUTH_TOKENS_FILE; servers read the file again by themselves.
+
+Scopes: ingest sends events, read asks, payout starts payout runs, admin changes restaurants. None includes another.
+"""
+
+
+def token(
+    identity: Annotated[str, typer.Argument(metavar="IDENTITY", help="Who calls, such as webhook-gateway.")],
+    scopes: Annotated[str, typer.Argument(metavar="SCOPES", help="What for: some of ingest,read,payout,admin.")],
+) -> None:
+    # Imported when needed: it brings the libraries of the server along.
+    from ledger.api.authorization import parse_scopes
+    from ledger.api.credential_files import IDENTITY_LENGTH_MAX, is_identity
+
+    if not is_identity(identity) or "#" in identity:
+        raise CommandFailure(
+            f"IDENTITY must be at most {IDENTITY_LENGTH_MAX} printable ASCII characters without blanks and #",
+            exit_status=ExitStatus.USAGE,
+        )
+    try:
+        parse_scopes(scopes)
+    except ValueError as error:
+        raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from None
+    made = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    print_line("the token, for the caller alone:")
+    print_line(made)
+    print_line("the line, for LEDGER_AUTH_TOKENS_FILE:")
+    print_line(f"{identity} {scopes} {hashlib.sha256(made.encode()).hexdigest()}")

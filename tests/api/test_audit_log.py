@@ -1,0 +1,233 @@
+"""The audit log: a row for each call that writes, with who made it, whatever became of it."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.type import date_pb2
+from grpc import aio
+from support.events import event_message, unique
+from support.running import RunningLedger, running_ledger
+from support.tokens import token_line
+
+from ledger.api.audited_calls import WHAT_BY_METHOD
+from ledger.api.authorization import SCOPE_BY_METHOD, Scope
+from ledger.application import audit_log as module
+from ledger.application.audit_log import AuditedCall, AuditLog
+from ledger.bootstrap import Database
+from ledger.errors import DatabaseUnavailable, DataRejected
+from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
+from ledger.v1 import ledger_pb2
+
+SELECT_CALLS = "SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
+DEADLINE_SECONDS = 20.0
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text(token_line("gateway", "ingest,read", "one") + token_line("operator", "payout,admin", "two"))
+    return path
+
+
+def by(token: str, request_id: str = "call_1") -> Any:
+    """The metadata of a call."""
+    return [("authorization", f"Bearer {token}"), ("x-request-id", request_id)]
+
+
+async def calls_of(ledger: RunningLedger, count: int) -> list[tuple[Any, ...]]:
+    """The rows of the log, once there are so many."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            rows = await ledger.query(SELECT_CALLS)
+            if len(rows) >= count:
+                break
+            await asyncio.sleep(0.02)
+    return [(row[0], row[1], row[2].rpartition("/")[2], *row[3:]) for row in rows]
+
+
+async def code_of_call(call: Any) -> grpc.StatusCode:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+def test_exactly_the_methods_that_write_are_recorded() -> None:
+    """A new one is recorded, or only asks."""
+    assert set(WHAT_BY_METHOD) == {method for method, scope in SCOPE_BY_METHOD.items() if scope is not Scope.READ}
+
+
+async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -> None:
+    """With who made them, what they were about, and how they ended; not those that only ask, and not those of nobody."""
+    events = [event_message(restaurant_id=unique("res")) for _ in range(3)]
+    as_of = date_pb2.Date(year=2026, month=1, day=31)
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        stub = ledger.stub
+        await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=events[0]), metadata=by("one", "first"))
+        bad = event_message(amount_minor=-1)
+        await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[*events, bad]), metadata=by("one"))
+        requests = [ledger_pb2.StreamEventsRequest(event=events[0]), ledger_pb2.StreamEventsRequest(events=events)]
+        [_ async for _ in stub.StreamEvents(iter(requests), metadata=by("one"))]
+        await calls_of(ledger, 3)
+        profile = ledger_pb2.PutRestaurantRequest(restaurant_id="res_chifa")
+        await stub.PutRestaurant(profile, metadata=by("two"))
+        run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of, min_amount_minor=5)
+        started = await stub.RunPayouts(run, metadata=by("two"))
+        # Written before the answer: there is nothing to wait for.
+        written = await ledger.query(SELECT_CALLS)
+        await stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(), metadata=by("one"))
+        invalid = event_message(event_id="bad\x00id" + "x" * 500)
+        assert (
+            await code_of_call(stub.IngestEvent(ledger_pb2.IngestEventRequest(event=invalid), metadata=by("one")))
+            == grpc.StatusCode.INVALID_ARGUMENT
+        )
+        assert await code_of_call(stub.RunPayouts(run, metadata=by("one"))) == grpc.StatusCode.PERMISSION_DENIED
+        assert await code_of_call(stub.RunPayouts(run)) == grpc.StatusCode.UNAUTHENTICATED
+        calls = await calls_of(ledger, 7)
+        peers = await ledger.query("SELECT DISTINCT split_part(peer, ':', 1) FROM audit_log")
+    of_run = {"currency": "PEN", "as_of": "2026-01-31", "min_amount_minor": 5, "request_id": "", "dry_run": False}
+    assert calls == [
+        ("gateway", "token", "IngestEvent", "first", {"event_id": events[0].event_id}, "OK"),
+        ("gateway", "token", "BatchIngestEvents", "call_1", {"events": 4, "refused": 1}, "OK"),
+        ("gateway", "token", "StreamEvents", "call_1", {"events": 4}, "OK"),
+        ("operator", "token", "PutRestaurant", "call_1", {"restaurant_id": "res_chifa"}, "OK"),
+        ("operator", "token", "RunPayouts", "call_1", {**of_run, "payout_run_id": started.payout_run.payout_run_id}, "OK"),
+        ("gateway", "token", "IngestEvent", "call_1", {"event_id": "bad\\x00id" + "x" * 122}, "INVALID_ARGUMENT"),
+        ("gateway", "token", "RunPayouts", "call_1", {}, "PERMISSION_DENIED"),
+    ]
+    assert len(written) == 5
+    assert peers == [("ipv4",)]
+
+
+@pytest.mark.parametrize("recorded", [None, False, True])
+async def test_setting_decides_what_is_recorded(database: Database, recorded: bool | None) -> None:
+    """Where nobody is asked who they are: nothing, unless it is wanted; then the address is all there is to say."""
+    async with running_ledger(database, audit_log=recorded) as ledger:
+        await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_1"))
+        rows = await ledger.query(SELECT_CALLS)
+    assert [(row[0], row[1], row[5]) for row in rows] == ([("", "none", "OK")] if recorded else [])
+
+
+async def test_stop_writes_what_waits(database: Database, tokens: Path) -> None:
+    """Every call that was answered before an orderly stop is in the log."""
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        for _ in range(50):
+            await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()), metadata=by("one"))
+    assert await ledger.query("SELECT count(*), count(DISTINCT what) FROM audit_log") == [(50, 50)]
+
+
+async def test_payout_run_is_not_answered_without_its_record(database: Database, tokens: Path) -> None:
+    """The call fails if the log cannot be written; repeated, it is the same run."""
+    run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=31))
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        await ledger.query("ALTER TABLE audit_log RENAME TO audit_log_away")
+        assert await code_of_call(ledger.stub.RunPayouts(run, metadata=by("two"))) != grpc.StatusCode.OK
+        await ledger.query("ALTER TABLE audit_log_away RENAME TO audit_log")
+        await ledger.stub.RunPayouts(run, metadata=by("two"))
+        rows = await calls_of(ledger, 2)
+        assert [row[5] for row in rows] == ["OK", "OK"]
+        assert await ledger.query("SELECT count(*) FROM payout_runs") == [(1,)]
+
+
+# The queue
+
+
+class FlakyTable:
+    """Keeps calls in memory; raises what a test has put into `failures`, one each, and refuses calls of `poison`."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Any, AuditedCall] = {}
+        self.failures: list[Exception] = []
+        self.groups: list[int] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def insert(self, calls: Sequence[AuditedCall]) -> None:
+        await self.open.wait()
+        if self.failures:
+            raise self.failures.pop()
+        if any(call.identity == "poison" for call in calls):
+            raise DataRejected
+        self.groups.append(len(calls))
+        self.rows.update({call.audit_id: call for call in calls})
+
+
+def audited(identity: str = "gateway") -> AuditedCall:
+    return AuditedCall(identity, "token", "/m", "r", "p", {}, "OK")
+
+
+@pytest.fixture
+def failures() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def table() -> FlakyTable:
+    return FlakyTable()
+
+
+@pytest.fixture
+def log(table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch) -> AuditLog:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    return AuditLog(table, on_failure=lambda what, _: failures.append(what))
+
+
+async def test_database_that_is_away_loses_no_call(log: AuditLog, table: FlakyTable, failures: list[str]) -> None:
+    """They wait, and are written in one group when it is back."""
+    table.failures = [DatabaseUnavailable(), RuntimeError("defect")]
+    log.start()
+    for _ in range(10):
+        log.record(audited())
+    await log.close()
+    assert (len(table.rows), table.groups) == (10, [10])
+    assert failures == ["the audit log failed unexpectedly", "the audit log must wait for the database"]
+
+
+async def test_call_that_the_database_refuses_holds_up_no_other(log: AuditLog, table: FlakyTable, failures: list[str]) -> None:
+    """It is told, and left out."""
+    log.start()
+    for identity in ("a", "poison", "b", "c"):
+        log.record(audited(identity))
+    await log.close()
+    assert [call.identity for call in table.rows.values()] == ["a", "b", "c"]
+    assert failures == ["the audit log loses a call of poison: the database refuses it"]
+
+
+async def test_lost_calls_leave_a_row(
+    log: AuditLog, table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When more wait than there is room for, the log itself says how many are missing; nobody was held up."""
+    monkeypatch.setattr(module, "WAITING_CALLS_MAX", 5)
+    for _ in range(8):
+        log.record(audited())
+    log.start()
+    await log.close()
+    calls = list(table.rows.values())
+    assert len(calls) == 6
+    assert (calls[-1].method, calls[-1].what, calls[-1].outcome) == ("audit_log", {"calls": 3}, "DATA_LOSS")
+    assert failures == ["the audit log loses calls: more of them wait than it can hold"]
+
+
+async def test_stop_does_not_wait_for_ever(
+    log: AuditLog, table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says how many calls it takes with it."""
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
+    table.open.clear()
+    log.start()
+    log.record(audited())
+    await log.close()
+    assert failures == ["the audit log loses 1 calls: the server stops"]
+
+
+async def test_writing_again_adds_no_second_row(database: Database) -> None:
+    """Whoever does not know whether it was written writes it again."""
+    async with running_ledger(database) as ledger:
+        table = PostgresAuditLog(ledger.engine)
+        calls = [audited() for _ in range(3)]
+        await table.insert(calls[:2])
+        await table.insert(calls)
+        assert len(await ledger.query(SELECT_CALLS)) == 3
