@@ -77,7 +77,7 @@ async def freeze_server(stage: Stage) -> None:
     stage.gap_within(1)
 
 
-@fault("F7b", "SIGSTOP a server in the middle of a payout page", missing="transaction_timeout for the server's sessions")
+@fault("F7b", "SIGSTOP a server in the middle of a payout page")
 async def freeze_payouts(stage: Stage) -> None:
     """A server freezes with restaurants locked, between two messages of one statement: another one pays them before long."""
     restaurants = 600

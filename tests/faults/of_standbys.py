@@ -53,7 +53,7 @@ async def _somebody_waits(stage: Stage) -> bool:
     return await stage.query(_WAITING) != []
 
 
-@fault("F34", "a commit cut off while it waits for the standby", missing="the fence for duplicates under synchronous replication")
+@fault("F34", "a commit cut off while it waits for the standby")
 async def duplicate_of_unsafe(stage: Stage) -> None:
     """A booking whose commit was cut off before any standby had it is visible and not safe: a repeat of it must not be told as a
     duplicate before a standby has confirmed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
-from ledger.infrastructure.postgres.engine import Connection, autocommit
+from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.resources import resource
 
 FINDINGS_PER_CHECK_MAX = 100
@@ -49,7 +49,7 @@ async def audit(engine: AsyncEngine) -> AuditReport:
     checks = load_checks()
     findings: list[Finding] = []
     async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(f"SET LOCAL statement_timeout = '{CHECK_TIMEOUT_SECONDS}s'")
+        await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # Checks read whole tables, which the server's own statements must never do.
         await connection.execute("SET LOCAL enable_seqscan = on")

@@ -20,8 +20,24 @@ POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
 LOCK_TIMEOUT_SECONDS = 3
 IDLE_IN_TRANSACTION_TIMEOUT_SECONDS = 15
+# A server that was stopped in the middle of a transaction, not ended, keeps its locks: the session is not idle as long as part of
+# a statement is missing. More than any transaction of a server takes, but for those that ask for more time.
+TRANSACTION_TIMEOUT_SECONDS = 30
 # When not even the statement timeout's answer arrives, the network is gone.
 COMMAND_TIMEOUT_SECONDS = STATEMENT_TIMEOUT_SECONDS + 5
+
+# For every new session. PostgreSQL has transaction_timeout from 17 on.
+PREPARE_SESSION = f"""
+{SET_SYSTEM_IDENTIFIER};
+SELECT set_config('transaction_timeout', '{TRANSACTION_TIMEOUT_SECONDS}s', false)
+WHERE current_setting('server_version_num')::integer >= 170000
+"""
+
+# For a transaction that may take longer. Its clock is running already, and only to be switched off.
+LIFT_TRANSACTION_TIMEOUT = """
+SELECT set_config('transaction_timeout', '0', true)
+WHERE current_setting('server_version_num')::integer >= 170000
+"""
 
 APPLICATION_ROLE = "ledger_app"
 
@@ -62,8 +78,14 @@ def create_engine(url: str, *, pool_size: int, role: str = APPLICATION_ROLE) -> 
             },
         },
     )
+    event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
+
+
+def _prepare(dbapi_connection: Any, _: Any) -> None:
+    """Tells a new session what it cannot be told by its address: the cluster it is of, and settings that not every server has."""
+    dbapi_connection.run_async(lambda connection: connection.execute(PREPARE_SESSION))
 
 
 def _refuse_closed(dbapi_connection: Any, *_: Any) -> None:
@@ -92,21 +114,16 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
             try:
-                yield await _driver_connection(connection)
+                yield (await connection.get_raw_connection()).driver_connection
             except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
                 # A cancelled statement may still be running in that session, and a lost one must not be pooled.
                 await connection.invalidate(error)
                 raise
 
 
-async def _driver_connection(connection: AsyncConnection) -> Connection:
-    """The driver's connection, whose session knows its cluster, as whoever reads snapshots needs."""
-    pooled = await connection.get_raw_connection()
-    driver_connection: Connection = pooled.driver_connection
-    if "knows_its_cluster" not in pooled.info:
-        await driver_connection.execute(SET_SYSTEM_IDENTIFIER)
-        pooled.info["knows_its_cluster"] = True
-    return driver_connection
+async def allow_seconds(connection: Connection, seconds: int) -> None:
+    """Lets each statement of the transaction that has begun take so long, and the transaction as long as they do."""
+    await connection.execute(f"SET LOCAL statement_timeout = '{seconds}s'; {LIFT_TRANSACTION_TIMEOUT}")
 
 
 class KeptConnections:
@@ -156,9 +173,4 @@ class KeptConnections:
             await connection.invalidate()
             await connection.close()
         connection = await connect(self._engine)
-        try:
-            return connection, await _driver_connection(connection)
-        except BaseException:
-            await connection.invalidate()
-            await connection.close()
-            raise
+        return connection, (await connection.get_raw_connection()).driver_connection

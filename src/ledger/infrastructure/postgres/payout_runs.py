@@ -24,7 +24,7 @@ from ledger.domain.payouts import (
 )
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
 from ledger.errors import DataRejected, FieldViolation, InvalidRequest
-from ledger.infrastructure.postgres.engine import Connection, autocommit
+from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
 
 # Over all restaurants of a currency: longer than any other statement may take.
@@ -276,7 +276,7 @@ class PostgresPayoutRuns:
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
         async with autocommit(self._engine) as connection, connection.transaction():
-            await connection.execute(f"SET LOCAL statement_timeout = '{RUN_TIMEOUT_SECONDS}s'")
+            await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
             created = await connection.fetchval(
                 INSERT_RUN, payout_run_id, key.currency, key.as_of, cutoff_at, key.min_amount_minor, key.request_id
@@ -292,7 +292,7 @@ class PostgresPayoutRuns:
 
     async def plan(self, key: PayoutRunKey) -> PayoutRun:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
-            await connection.execute(f"SET LOCAL statement_timeout = '{RUN_TIMEOUT_SECONDS}s'")
+            await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
             rows = await connection.fetch(
                 PLAN, key.currency, key.as_of, cutoff_at, key.min_amount_minor, timeout=RUN_TIMEOUT_SECONDS

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
 from ledger.resources import resource
 
 ROWS_MAX = 100_000
@@ -54,7 +54,7 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
         raise ValueError(f"{name} takes the parameters {', '.join(query.parameters) or '(none)'}")
     values = [parameters[parameter] for parameter in query.parameters]
     async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(f"SET LOCAL statement_timeout = '{REPORT_TIMEOUT_SECONDS}s'")
+        await allow_seconds(connection, REPORT_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # The sessions of the service never plan for the values or read a table whole; a report may well have to.
         await connection.execute("SET LOCAL plan_cache_mode = 'force_custom_plan'")

@@ -28,7 +28,7 @@ from ledger.domain.seals import (
     unpacked,
 )
 from ledger.infrastructure.postgres.audit import CHECK_TIMEOUT_SECONDS, FINDINGS_PER_CHECK_MAX
-from ledger.infrastructure.postgres.engine import Connection, autocommit
+from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.seals import (
     ENTRIES_WITH_ACCOUNT,
     ENTRY_VALUES,
@@ -90,7 +90,7 @@ async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None) 
     as any role that reads the tables. Raises DatabaseUnavailable, DatabaseTimeout.
     """
     async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(f"SET LOCAL statement_timeout = '{CHECK_TIMEOUT_SECONDS}s'")
+        await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         # To count is to read whole tables; the ranges of the seals are not.
         await connection.execute("SET LOCAL enable_seqscan = on")
         bounds = await connection.fetchrow(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.horizon import FIRST_HORIZON, HORIZON, SYSTEM_IDENTIFIER
 
 # The first snapshot of an account reads all of its entries.
@@ -175,7 +175,7 @@ class PostgresBalanceSnapshots:
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
         async with autocommit(self._engine) as connection, connection.transaction():
-            await connection.execute(f"SET LOCAL statement_timeout = '{SNAPSHOT_TIMEOUT_SECONDS}s'")
+            await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
             taken = await connection.fetchval(
                 INSERT_SNAPSHOT, balance_account_id, max(1, entries_min), timeout=SNAPSHOT_TIMEOUT_SECONDS
             )
