@@ -174,7 +174,7 @@ def bad_tokens(issuer: Issuer) -> dict[str, str]:
         "key of another kind": issuer.sign("RS256", header={"kid": "ec"}),
         "key that nobody knows": Issuer().sign(),
         "no key id where there are several": jwt.encode(payload(), issuer.rsa, "RS256"),
-        "key id that is no text": jwt.encode(payload(), issuer.rsa, "RS256", headers={"jku": "https://evil.test/jwks"}),
+        "keys that the token itself names": jwt.encode(payload(), issuer.rsa, "RS256", headers={"jku": "https://evil.test/jwks"}),
         "critical extension": issuer.sign(header={"crit": ["exp"], "exp": now}),
         "longer than allowed": issuer.sign(pad="x" * TOKEN_BYTES_MAX),
         "garbage": "garbage",

@@ -69,9 +69,11 @@ async def test_commands_show_credentials(secured: RunningLedger, monkeypatch: py
 
 
 async def test_commands_without_credentials_do_not_get_in(secured: RunningLedger) -> None:
-    """As if nobody answered."""
+    """As if nobody answered; what they may lack is told."""
     for options in ((), ("--tls-ca", "ca.pem")):
-        assert (await call(secured, options, LIST)).status == ExitStatus.UNREACHABLE
+        outcome = await call(secured, options, LIST)
+        assert outcome.status == ExitStatus.UNREACHABLE
+        assert "--tls-ca" in outcome.stderr
 
 
 async def test_token_goes_in_plaintext_to_this_machine_only(shared_database: Database, tmp_path: Path) -> None:

@@ -148,9 +148,9 @@ async def test_absent_server_is_told_with_what_is_booked(tmp_path: Path) -> None
     file = write_lines(tmp_path / "events.jsonl", fields_of())
     outcome = await run_command("ingest", file, "--address", "127.0.0.1:1")
     assert outcome.status == ExitStatus.UNREACHABLE
-    first, second = outcome.stderr.splitlines()
+    first, _, last = outcome.stderr.splitlines()
     assert first.startswith("error: no server answers at 127.0.0.1:1; start one with `ledger serve`")
-    assert second.strip().startswith("no lines are known to be booked (0 created, 0 duplicates); running the same command again")
+    assert last.strip().startswith("no lines are known to be booked (0 created, 0 duplicates); running the same command again")
 
 
 async def test_interruption_tells_what_is_booked(shared_ledger: RunningLedger) -> None:

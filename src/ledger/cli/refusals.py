@@ -74,6 +74,8 @@ def failure_of(refusal: Refusal, address: str) -> CommandFailure:
     if refusal.is_unanswered:
         return CommandFailure(
             f"no server answers at {address}; start one with `ledger serve`, or name another with --address",
+            # gRPC does not tell the one from the other but in its texts.
+            "one that speaks TLS needs --tls-ca before the name of the command, and may ask for --tls-cert and --tls-key",
             exit_status=ExitStatus.UNREACHABLE,
         )
     if refusal.code == "DEADLINE_EXCEEDED":
