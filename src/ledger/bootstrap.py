@@ -181,7 +181,10 @@ class Application:
         self._balance_connections = KeptConnections(engines.balances)
         ingest_ledger = PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days)
         self._snapshot_worker = SnapshotWorker(
-            PostgresBalanceSnapshots(engine), tail_entries=settings.snapshot_tail_entries, on_failure=_log_worker_failure
+            PostgresBalanceSnapshots(engine),
+            tail_entries=settings.snapshot_tail_entries,
+            on_failure=_log_worker_failure,
+            on_taken=metrics.snapshots_made,
         )
         runs = PostgresPayoutRuns(
             engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone, metrics=metrics
@@ -197,6 +200,7 @@ class Application:
                 batches_at_once_max=settings.ingest_concurrency,
             ),
             on_group=on_ingest_group,
+            on_refused=metrics.queue_refused,
         )
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),

@@ -1,7 +1,7 @@
 """The bounds of what waits to be booked: in events, in bytes, and in the time that a call has left."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,8 +28,10 @@ class IngestLimits:
 class IngestQueue:
     """Counts what is let in and not answered yet."""
 
-    def __init__(self, limits: IngestLimits) -> None:
+    def __init__(self, limits: IngestLimits, *, on_refused: Callable[[], None] = lambda: None) -> None:
+        """`on_refused` is told of every call that is turned away."""
         self._limits = limits
+        self._on_refused = on_refused
         self._group_seconds = 0.0
         self._room: asyncio.Event | None = None
         self.events = 0
@@ -42,9 +44,11 @@ class IngestQueue:
         if not self.events:
             return
         if not self._has_room(events, size_bytes):
+            self._on_refused()
             raise QueueFull
         groups_ahead = self.events // self._limits.group_events_max
         if groups_ahead and seconds_left is not None and groups_ahead * self._group_seconds > seconds_left:
+            self._on_refused()
             raise DeadlineTooShort
 
     @contextmanager

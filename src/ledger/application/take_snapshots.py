@@ -33,10 +33,12 @@ class SnapshotWorker:
         *,
         tail_entries: int,
         on_failure: Callable[[str, BaseException], None],
+        on_taken: Callable[[int], None] = lambda _count: None,
     ) -> None:
         """`tail_entries` is how many entries may be read beyond a snapshot; 0 takes no snapshots at all. `on_failure` is told
-        what went wrong, for the log.
+        what went wrong, for the log, `on_taken` how many snapshots were taken.
         """
+        self._on_taken = on_taken
         self._snapshots = snapshots
         self._tail_entries = tail_entries
         self._on_failure = on_failure
@@ -99,6 +101,7 @@ class SnapshotWorker:
         try:
             # Half, so that no snapshot is made for a handful of entries while the others wait for a transaction to end.
             if await self._snapshots.take(balance_account_id, (self._tail_entries + 1) // 2):
+                self._on_taken(1)
                 return True
         except LedgerError as error:
             self._on_failure(f"the snapshot of balance account {balance_account_id} must wait for the database", error)
