@@ -65,6 +65,10 @@ def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
 def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event.") -> ProcessorEvent:
     """The event in `message`. Raises InvalidRequest with every offending field, each prefixed by `path`."""
     violations: list[FieldViolation] = []
+    # Each field is read once: it is made anew from the message every time.
+    event_id, restaurant_id, currency = message.event_id, message.restaurant_id, message.currency
+    amount_minor, fee_minor = message.amount_minor, message.fee_minor
+    payout_id, reference = message.payout_id, message.reference
     event_type = _EVENT_TYPES.get(message.type)
     if event_type is None:
         violations.append(FieldViolation("type", "must be one of the event types"))
@@ -77,15 +81,15 @@ def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = 
             violations.append(FieldViolation("occurred_at", "must be a valid timestamp"))
     metadata = dict(message.metadata)
     violations += event_violations(
-        event_id=message.event_id,
+        event_id=event_id,
         type=event_type,
-        restaurant_id=message.restaurant_id,
-        currency=message.currency,
-        amount_minor=message.amount_minor,
-        fee_minor=message.fee_minor,
+        restaurant_id=restaurant_id,
+        currency=currency,
+        amount_minor=amount_minor,
+        fee_minor=fee_minor,
         occurred_at=occurred_at,
-        payout_id=message.payout_id,
-        reference=message.reference,
+        payout_id=payout_id,
+        reference=reference,
         metadata=metadata,
         now=now,
     )
@@ -93,15 +97,15 @@ def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = 
         violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
         raise InvalidRequest([FieldViolation(path + found.field, found.description) for found in violations])
     return ProcessorEvent(
-        event_id=message.event_id,
+        event_id=event_id,
         type=event_type,
-        restaurant_id=message.restaurant_id,
-        currency=message.currency,
-        amount_minor=message.amount_minor,
-        fee_minor=message.fee_minor,
+        restaurant_id=restaurant_id,
+        currency=currency,
+        amount_minor=amount_minor,
+        fee_minor=fee_minor,
         occurred_at=occurred_at,
-        payout_id=message.payout_id,
-        reference=message.reference,
+        payout_id=payout_id,
+        reference=reference,
         metadata=metadata,
     )
 

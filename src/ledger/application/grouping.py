@@ -6,6 +6,8 @@ about as large as the last ones were, and no longer than LINGER_SECONDS: a calle
 
 import asyncio
 import contextvars
+import math
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -19,6 +21,8 @@ LINGER_SECONDS = 0.002
 # How much more than usual is waited for, so that groups can grow with their callers, and how fast the usual follows.
 GROWTH = 1.1
 FOLLOW = 0.2
+# From how many on, on the average, it is a crowd: a caller alone is never made to wait for others.
+CROWD_ITEMS = 1.5
 # A group that takes longer, because of a lock or a silent network, does not hold up the next one.
 PATIENCE_SECONDS = 0.1
 PRUNE_ITEMS = 1000
@@ -49,6 +53,7 @@ class Grouping(Generic[Item, Outcome]):
         self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
         self._pruned_at_items = PRUNE_ITEMS
         self._awaited_items = 1
+        self._awaits_end = False
         self._wake: asyncio.Future[None] | None = None
         self._usual_items = 1.0
         self._running: set[asyncio.Task[None]] = set()
@@ -86,23 +91,41 @@ class Grouping(Generic[Item, Outcome]):
     async def _gather(self) -> None:
         while self._waiting or not self._closing:
             if not self._waiting:
-                await self._until_waiting(1, None)
+                await self._pause(1)
                 continue
-            usual = min(int(self._usual_items * GROWTH), self._group_items_max)
+            usual = self._usual_group_items()
             if len(self._waiting) < usual and not self._closing:
-                await self._until_waiting(usual, LINGER_SECONDS)
+                await self._pause(usual, LINGER_SECONDS)
             group = self._take()
             self._usual_items += (len(group) - self._usual_items) * FOLLOW
             if group:
                 await self._start(group)
 
-    async def _until_waiting(self, items: int, timeout_seconds: float | None) -> None:
+    def _usual_group_items(self) -> int:
+        """How many are worth waiting for: a few more than usual, but nobody is waited for where one caller is usual."""
+        if self._usual_items < CROWD_ITEMS:
+            return 1
+        return min(math.ceil(self._usual_items * GROWTH), self._group_items_max)
+
+    async def _start(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        """Starts the work of `group` and returns when the next group may start."""
+        task = asyncio.create_task(self._do(group))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        await self._pause(None, PATIENCE_SECONDS, until_end=True)
+        while len(self._running) >= self._groups_at_once_max:
+            await self._pause(None, until_end=True)
+
+    async def _pause(self, items: int | None, timeout_seconds: float | None = None, *, until_end: bool = False) -> None:
+        """Returns when so many are waiting, or after the time, or when a group ends."""
         loop = asyncio.get_running_loop()
-        self._awaited_items = items
+        self._awaited_items = sys.maxsize if items is None else items
+        self._awaits_end = until_end
         self._wake = loop.create_future()
         timer = None if timeout_seconds is None else loop.call_later(timeout_seconds, self._wake_up)
         try:
-            await self._wake
+            if len(self._waiting) < self._awaited_items:
+                await self._wake
         finally:
             self._wake = None
             if timer is not None:
@@ -111,6 +134,11 @@ class Grouping(Generic[Item, Outcome]):
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._awaits_end:
+            self._wake_up()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
         """The next group, without those whose callers have left."""
@@ -125,15 +153,6 @@ class Grouping(Generic[Item, Outcome]):
         """Forgets those whose callers have left: they may leave faster than groups are done."""
         self._waiting = deque(entry for entry in self._waiting if not entry[1].done())
         self._pruned_at_items = max(PRUNE_ITEMS, 2 * len(self._waiting))
-
-    async def _start(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        """Starts the work of `group` and returns when the next group may start."""
-        task = asyncio.create_task(self._do(group))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
-        while len(self._running) >= self._groups_at_once_max:
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 
     async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
