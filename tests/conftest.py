@@ -16,7 +16,8 @@ from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.settings import Settings
 
-TEMPLATE = "ledger_template"
+# Several processes of one test run may share a server.
+TEMPLATE = f"ledger_template_{os.getpid()}"
 
 
 @pytest.fixture(scope="session")
