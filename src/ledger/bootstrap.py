@@ -353,6 +353,7 @@ async def run_server(
         loop.add_signal_handler(signal.SIGHUP, security.reload)
     engines = Engines.of(database.url, settings)
     try:
+        await _check(settings, engines.ping)
         application = Application(settings, engines, metrics.work)
         server = Server(
             application.service,
