@@ -55,7 +55,7 @@ def readable(dumped: str) -> str:
     text = "\n".join("" if NOISE.fullmatch(line) else line for line in dumped.splitlines()).replace("public.", "")
     text = re.sub(r"\n{3,}", "\n\n", text)
     text = re.sub(r"(?m)^((?:COMMENT|GRANT|REVOKE) .*;)\n\n(?=COMMENT|GRANT|REVOKE)", r"\1\n", text)
-    lines = [re.sub(r" (?=OR \(\()", "\n        ", line) if len(line) > 130 else line for line in text.splitlines()]
+    lines = [re.sub(r" (?=OR \()", "\n        ", line) if len(line) > 130 else line for line in text.splitlines()]
     return HEADER + "\n" + "\n".join(lines).strip() + "\n"
 
 

@@ -835,23 +835,39 @@ WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
 
 -- check: append_only_triggers_are_on
 -- The triggers that deny changes, and those that check a payout's moves and items, are there as the migrations made them: of the
--- same type, in every session where that was said (ENABLE ALWAYS), without condition; and their functions still raise.
+-- same type, in every session where that was said (ENABLE ALWAYS), with the same condition or none; and their functions still
+-- raise.
 -- A migration that adds a trigger adds it here; a test keeps the list and the schema together.
 -- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
-WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled) AS (
+WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
   VALUES
-    ('audit_log', 'audit_log_deny_change', 'deny_change', 58, 'A'),
-    ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A'),
-    ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A'),
-    ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A'),
-    ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'A'),
-    ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A'),
-    ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A'),
-    ('payout_runs', 'payout_runs_deny_change', 'deny_change', 42, 'A'),
-    ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'A'),
-    ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A'),
-    ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A'),
-    ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A')
+    ('audit_log', 'audit_log_deny_change', 'deny_change', 58, 'A', ''),
+    ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
+    ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
+    ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
+    ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'A', ''),
+    ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A', ''),
+    ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A', ''),
+    ('payout_run_items', 'payout_run_items_deny_move', 'deny_move', 17, 'A',
+     '(((old.outcome <> ''OPEN''::text)'
+     ' OR (new.outcome = ''OPEN''::text)'
+     ' OR (old.payout_run_id <> new.payout_run_id)'
+     ' OR (old.restaurant_id <> new.restaurant_id)'
+     ' OR (old.balance_account_id <> new.balance_account_id)))'),
+    ('payout_runs', 'payout_runs_deny_change', 'deny_change', 42, 'A', ''),
+    ('payout_runs', 'payout_runs_deny_move', 'deny_move', 17, 'A',
+     '(((old.state <> ''RUNNING''::text)'
+     ' OR (old.payout_run_id <> new.payout_run_id)'
+     ' OR (old.currency <> new.currency)'
+     ' OR (old.as_of <> new.as_of)'
+     ' OR (old.cutoff_at <> new.cutoff_at)'
+     ' OR (old.min_amount_minor <> new.min_amount_minor)'
+     ' OR (old.request_id <> new.request_id)'
+     ' OR (old.created_at <> new.created_at)))'),
+    ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'A', ''),
+    ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A', ''),
+    ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A', ''),
+    ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', '')
 )
 SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table ' || w.table_name AS entity,
        format('trigger %s %s', w.trigger_name,
@@ -859,7 +875,8 @@ SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table 
 FROM wanted AS w
 LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(w.table_name) AND t.tgname = w.trigger_name
 LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
-WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgqual IS NULL AND t.tgattr::text = ''
+WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr::text = ''
+       AND COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), '') = w.condition
        AND f.proname = w.function_name AND f.prosrc LIKE '%RAISE EXCEPTION%') IS NOT TRUE;
 
 -- check: constraints_are_in_force

@@ -47,6 +47,16 @@ $$;
 
 COMMENT ON FUNCTION deny_change() IS 'Refuses UPDATE, DELETE and TRUNCATE to everybody, the owner and superusers included.';
 
+CREATE FUNCTION deny_move() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  RAISE EXCEPTION 'a row of % cannot be changed so', TG_TABLE_NAME USING ERRCODE = 'check_violation';
+END
+$$;
+
+COMMENT ON FUNCTION deny_move() IS 'Refuses every change that the condition of its trigger finds.';
+
 CREATE TABLE alembic_version (
     version_num character varying(32) NOT NULL
 );
@@ -167,7 +177,8 @@ CREATE TABLE ledger_entries (
         OR ((entry_type = 'PAYOUT_REVERSAL'::text) AND (debit_account = 'payout_reserved'::text) AND (credit_account = 'restaurant_payable'::text)))
         OR ((entry_type = 'PAYOUT_RETURN'::text) AND (debit_account = 'platform_cash'::text) AND (credit_account = 'restaurant_payable'::text)))),
     CONSTRAINT ledger_entries_amount_minor_check CHECK ((amount_minor >= 1)),
-    CONSTRAINT ledger_entries_available_at_check CHECK (((available_at IS NULL) OR (entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text])))),
+    CONSTRAINT ledger_entries_available_at_check CHECK (((available_at IS NULL)
+        OR (entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text])))),
     CONSTRAINT ledger_entries_cause_check CHECK ((((event_id IS NULL) = (entry_type = 'PAYOUT_RESERVE'::text)) AND ((event_id IS NULL) = (occurred_at IS NULL)))),
     CONSTRAINT ledger_entries_payout_id_check CHECK (((payout_id IS NOT NULL) = (entry_type = ANY (ARRAY['PAYOUT_RESERVE'::text, 'PAYOUT_RELEASE'::text, 'PAYOUT_REVERSAL'::text, 'PAYOUT_RETURN'::text])))),
     CONSTRAINT ledger_entries_position_check CHECK (("position" >= 1))
@@ -339,7 +350,8 @@ CREATE TABLE processor_events (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     recorded_txid xid8 DEFAULT pg_current_xact_id() NOT NULL,
     recorded_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT processor_events_amount_minor_check CHECK (((amount_minor >= 1) AND ((amount_minor <= '1000000000000'::bigint) OR (type = ANY (ARRAY['payout_paid'::text, 'payout_failed'::text]))))),
+    CONSTRAINT processor_events_amount_minor_check CHECK (((amount_minor >= 1) AND ((amount_minor <= '1000000000000'::bigint)
+        OR (type = ANY (ARRAY['payout_paid'::text, 'payout_failed'::text]))))),
     CONSTRAINT processor_events_event_id_check CHECK (((event_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(event_id) <= 128))),
     CONSTRAINT processor_events_fee_minor_check CHECK (((fee_minor = 0)
         OR (((fee_minor >= 1) AND (fee_minor <= amount_minor)) AND (type = ANY (ARRAY['charge_succeeded'::text, 'dispute_opened'::text, 'refund_succeeded'::text]))))),
@@ -521,9 +533,28 @@ CREATE TRIGGER payout_run_items_deny_change BEFORE DELETE OR TRUNCATE ON payout_
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_change;
 
+CREATE TRIGGER payout_run_items_deny_move AFTER UPDATE ON payout_run_items FOR EACH ROW WHEN (((old.outcome <> 'OPEN'::text)
+        OR (new.outcome = 'OPEN'::text)
+        OR (old.payout_run_id <> new.payout_run_id)
+        OR (old.restaurant_id <> new.restaurant_id)
+        OR (old.balance_account_id <> new.balance_account_id))) EXECUTE FUNCTION deny_move();
+
+ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_move;
+
 CREATE TRIGGER payout_runs_deny_change BEFORE DELETE OR TRUNCATE ON payout_runs FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_change;
+
+CREATE TRIGGER payout_runs_deny_move AFTER UPDATE ON payout_runs FOR EACH ROW WHEN (((old.state <> 'RUNNING'::text)
+        OR (old.payout_run_id <> new.payout_run_id)
+        OR (old.currency <> new.currency)
+        OR (old.as_of <> new.as_of)
+        OR (old.cutoff_at <> new.cutoff_at)
+        OR (old.min_amount_minor <> new.min_amount_minor)
+        OR (old.request_id <> new.request_id)
+        OR (old.created_at <> new.created_at))) EXECUTE FUNCTION deny_move();
+
+ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_move;
 
 CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 

@@ -82,6 +82,54 @@ CHANGES_TO_PAYOUTS = (
     "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET amount_minor = 1",
 )
 
+# What a finished run and its item, which has its outcome, might be turned into; standing still included.
+CHANGES_TO_RUNS = (
+    ("payout_run_items", "UPDATE payout_run_items SET outcome = 'OPEN', skip_reason = NULL, payout_id = NULL"),
+    ("payout_run_items", "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'INACTIVE', payout_id = NULL"),
+    ("payout_run_items", "UPDATE payout_run_items SET outcome = outcome"),
+    (
+        "payout_run_items",
+        "INSERT INTO payout_run_items SELECT stored.* FROM payout_run_items AS stored"
+        " ON CONFLICT (payout_run_id, restaurant_id) DO UPDATE SET outcome = 'OPEN', payout_id = NULL",
+    ),
+    (
+        "payout_run_items",
+        "MERGE INTO payout_run_items USING (SELECT 1) AS one ON true"
+        " WHEN MATCHED THEN UPDATE SET outcome = 'OPEN', payout_id = NULL",
+    ),
+    ("payout_runs", "UPDATE payout_runs SET state = 'RUNNING', finished_at = NULL"),
+    ("payout_runs", "UPDATE payout_runs SET finished_at = now()"),
+    ("payout_runs", "UPDATE payout_runs SET state = state"),
+    ("payout_runs", "MERGE INTO payout_runs USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET finished_at = now()"),
+)
+
+# What says which run and whose item it is, and by what terms, as long as it runs and the item is open.
+CHANGES_OF_TERMS = (
+    ("payout_run_items", "UPDATE payout_run_items SET outcome = 'OPEN'"),
+    ("payout_run_items", "UPDATE payout_run_items SET restaurant_id = 'res_x', outcome = 'SKIPPED', skip_reason = 'FAILED'"),
+    ("payout_run_items", "UPDATE payout_run_items SET balance_account_id = 7, outcome = 'SKIPPED', skip_reason = 'FAILED'"),
+    (
+        "payout_run_items",
+        "UPDATE payout_run_items SET payout_run_id = gen_random_uuid(), outcome = 'SKIPPED', skip_reason = 'FAILED'",
+    ),
+    ("payout_runs", "UPDATE payout_runs SET payout_run_id = gen_random_uuid()"),
+    ("payout_runs", "UPDATE payout_runs SET currency = 'USD'"),
+    ("payout_runs", "UPDATE payout_runs SET as_of = as_of - 1"),
+    ("payout_runs", "UPDATE payout_runs SET cutoff_at = cutoff_at - interval '1 day'"),
+    ("payout_runs", "UPDATE payout_runs SET min_amount_minor = min_amount_minor + 1"),
+    ("payout_runs", "UPDATE payout_runs SET request_id = 'another', state = 'SUCCEEDED', finished_at = now()"),
+    ("payout_runs", "UPDATE payout_runs SET created_at = created_at + interval '1 day'"),
+)
+
+# A run that was begun beside the finished one, with the same restaurant: its id is 0...2.
+OPEN_RUN = "00000000-0000-0000-0000-000000000002"
+BEGIN_RUN = f"""
+INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
+SELECT '{OPEN_RUN}', currency, as_of, cutoff_at, min_amount_minor, 'open' FROM payout_runs;
+INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
+SELECT '{OPEN_RUN}', restaurant_id, balance_account_id FROM payout_run_items
+"""
+
 STATES = [state.value for state in PayoutState]
 ALLOWED_MOVES = {(before.value, after.value) for (before, _), after in MOVES.items()}
 
@@ -150,8 +198,8 @@ FOR_THE_APPLICATION = (
     "SELECT FROM balance_accounts ORDER BY balance_account_id FOR NO KEY UPDATE",
     "UPDATE payouts SET state = 'PAID'",
     "SELECT FROM payouts FOR NO KEY UPDATE",
-    "UPDATE payout_runs SET state = 'SUCCEEDED', finished_at = now()",
-    "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED', payout_id = NULL",
+    f"UPDATE payout_runs SET state = 'SUCCEEDED', finished_at = now() WHERE payout_run_id = '{OPEN_RUN}'",
+    f"UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' WHERE payout_run_id = '{OPEN_RUN}'",
 )
 
 TABLES = (
@@ -249,6 +297,32 @@ async def test_nobody_changes_more_of_a_payout_than_its_state(books: Database, c
             await connection.execute(change)
 
 
+@pytest.mark.parametrize("replication_role", ["origin", "replica"])
+@pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS, ids=names)
+async def test_nobody_reopens_what_is_done(books: Database, table: str, change: str, replication_role: str) -> None:
+    """A finished run and an item with its outcome stay as they are, in a session that turns ordinary triggers off as well."""
+    async with session(books, session_replication_role=replication_role) as connection:
+        with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
+            await connection.execute(change)
+
+
+@pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS[:3] + CHANGES_TO_RUNS[5:8], ids=names)
+async def test_application_reopens_nothing(books: Database, table: str, change: str) -> None:
+    """It may change states and outcomes, and yet not back."""
+    async with session(books, role="ledger_app") as connection:
+        with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
+            await connection.execute(change)
+
+
+@pytest.mark.parametrize(("table", "change"), CHANGES_OF_TERMS, ids=names)
+async def test_nobody_changes_the_terms_of_a_run(books: Database, table: str, change: str) -> None:
+    """An open item may only become closed; what identifies it, and the terms of its run, stay as they are. In any session."""
+    async with session(books, session_replication_role="replica") as connection:
+        await connection.execute(BEGIN_RUN)
+        with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
+            await connection.execute(f"{change} WHERE payout_run_id = '{OPEN_RUN}'")
+
+
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 @pytest.mark.parametrize("after", [*STATES, "LOST"])
 @pytest.mark.parametrize("before", STATES)
@@ -326,6 +400,7 @@ async def test_application_may_do_no_more_than_it_needs(books: Database, stateme
 async def test_application_may_do_what_it_needs(books: Database, statement: str) -> None:
     """It changes profiles, locks balance accounts, moves payouts and finishes runs and their items."""
     async with session(books, role="ledger_app") as connection:
+        await connection.execute(BEGIN_RUN)
         assert await connection.execute(statement) in ("UPDATE 1", "SELECT 1")
 
 

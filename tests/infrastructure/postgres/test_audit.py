@@ -567,6 +567,20 @@ DAMAGE_TO_GUARDS = (
         "CREATE OR REPLACE FUNCTION check_payout_items() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
         ("table payout_items", "table payouts"),
     ),
+    Damage(
+        TRIGGERS,
+        "CREATE OR REPLACE FUNCTION deny_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        ("table payout_run_items", "table payout_runs"),
+    ),
+    Damage(
+        TRIGGERS,
+        "DROP TRIGGER payout_runs_deny_move ON payout_runs;"
+        "CREATE TRIGGER payout_runs_deny_move AFTER UPDATE ON payout_runs"
+        " FOR EACH ROW WHEN (OLD.state <> 'RUNNING') EXECUTE FUNCTION deny_move();"
+        "ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_move",
+        ("table payout_runs",),
+    ),
+    Damage(TRIGGERS, "DROP TRIGGER payout_run_items_deny_move ON payout_run_items", ("table payout_run_items",)),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_check_move", ("table payouts",)),
     Damage(TRIGGERS, "DROP TRIGGER balance_snapshots_deny_change ON balance_snapshots", ("table balance_snapshots",)),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_deny_change", ("table payouts",)),
@@ -867,11 +881,16 @@ async def test_triggers_listed_are_those_of_the_schema(booked: Database) -> None
     """The list in the check is every trigger that the migrations made, in order, as they made it."""
     rows = await query(
         booked.migration_url,
-        "SELECT t.tgrelid::regclass::text, t.tgname::text, p.proname::text, t.tgtype, t.tgenabled::text FROM pg_trigger AS t"
-        " JOIN pg_proc AS p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal",
+        "SELECT t.tgrelid::regclass::text, t.tgname::text, p.proname::text, t.tgtype, t.tgenabled::text,"
+        " quote_literal(COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), ''))"
+        " FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal",
     )
     lines = [
-        f"    ('{table}', '{name}', '{function}', {kind}, '{enabled}')" for table, name, function, kind, enabled in sorted(rows)
+        f"    ('{table}', '{name}', '{function}', {kind}, '{enabled}',"
+        # Long ones go on in the next line, as literals of SQL may.
+        + (" ''" if condition == "''" else "\n     " + condition.replace(" OR (", "'\n     ' OR ("))
+        + ")"
+        for table, name, function, kind, enabled, condition in sorted(rows)
     ]
     assert values_of(TRIGGERS, "wanted") == ",\n".join(lines)
 
