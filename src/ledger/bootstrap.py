@@ -41,6 +41,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.privileges import excessive_privileges
 from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, number_ahead
@@ -71,6 +72,10 @@ _log = structlog.get_logger("ledger")
 
 class NotDurable(Exception):
     """The database is set so that a crash may take back what it has acknowledged."""
+
+
+class TooPrivileged(Exception):
+    """The server would log in as a role that may change or remove what is recorded."""
 
 
 class SchemaMismatch(Exception):
@@ -298,8 +303,29 @@ async def check_durability(engine: AsyncEngine) -> None:
                 )
 
 
+async def check_privileges(engine: AsyncEngine) -> None:
+    """Raises TooPrivileged when the session's role, or the one that logged in, may change the books; DatabaseUnavailable."""
+    excesses = await excessive_privileges(engine)
+    if not excesses:
+        return
+    role, sentences = excesses[0]
+    more = f", and {len(sentences) - 1} more of the kind" if len(sentences) > 1 else ""
+    if role == APPLICATION_ROLE:
+        remedy = "revoke it, which `ledger verify` lists in full"
+    else:
+        remedy = (
+            f"log in as {APPLICATION_ROLE}, which may only add to them (as a superuser: ALTER ROLE {APPLICATION_ROLE} "
+            f"PASSWORD '…'; then LEDGER_DATABASE_URL=postgresql://{APPLICATION_ROLE}:…@host/database), and keep the mightier URL "
+            "in LEDGER_MIGRATION_DATABASE_URL, for `ledger migrate`"
+        )
+    raise TooPrivileged(
+        f"the database role {role} {sentences[0]}{more}, so whoever has the server's connection can change the books: {remedy}; "
+        "or set LEDGER_REQUIRE_RESTRICTED_ROLE=false to try things out"
+    )
+
+
 async def check_database(settings: Settings, database: Database) -> None:
-    """Raises NotDurable, SchemaMismatch or DatabaseUnavailable when no server may or can run on `database`."""
+    """Raises NotDurable, TooPrivileged, SchemaMismatch or DatabaseUnavailable when no server may or can run on `database`."""
     engine = create_engine(database.url, pool_size=1)
     try:
         await _check(settings, engine)
@@ -311,6 +337,8 @@ async def _check(settings: Settings, engine: AsyncEngine) -> None:
     await check_schema(engine)
     if settings.require_durable_database:
         await check_durability(engine)
+    if settings.require_restricted_role:
+        await check_privileges(engine)
 
 
 async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
@@ -341,7 +369,7 @@ async def run_server(
     """Serves until SIGTERM or SIGINT, then drains. Calls `on_ready` with the address once calls are answered.
 
     `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
-    NotDurable, SchemaMismatch, SecurityMisconfigured, DatabaseUnavailable.
+    NotDurable, TooPrivileged, SchemaMismatch, SecurityMisconfigured, DatabaseUnavailable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -123,6 +123,11 @@ class Settings(BaseSettings):
         description="Whether to refuse a database that may forget what it has acknowledged: fsync, full_page_writes or "
         "synchronous_commit off.",
     )
+    require_restricted_role: bool = Field(
+        default=True,
+        description="Whether to refuse a database role that may change or remove what is recorded, such as a superuser. "
+        "false: for trying things out.",
+    )
     database_pool_size: int = Field(
         default=10,
         ge=1,

@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
 from support.commands import TIMEOUT_SECONDS, start_process
 from support.events import event_message, unique
-from support.running import query
+from support.running import query, role_settings
 
 from ledger.api.server import AddressUnavailable, Server
 from ledger.bootstrap import Database
@@ -97,6 +97,7 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
         "LEDGER_METRICS_ADDRESS": "127.0.0.1:0",
         # The server of these tests forgets on power loss.
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+        **role_settings(database),
     }
     process = await start_process("serve", "--workers", "2", env=env | settings)
     lines: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ from e2e.test_payout_runs import (
 from grpc import aio
 from support.audit import assert_books_in_order
 from support.commands import RunningServer, start_process
-from support.running import RunningLedger, query, running_ledger
+from support.running import RunningLedger, query, role_settings, running_ledger
 from support.sessions import locked, sessions_gone, waiting_sessions
 
 from ledger.bootstrap import Database
@@ -41,6 +41,7 @@ async def serving_on(database: Database, *, payout_concurrency: int = 1) -> Asyn
         "LEDGER_DATABASE_URL": database.url,
         # The server of these tests forgets on power loss; killing processes is another matter.
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+        **role_settings(database),
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
         "LEDGER_LOG_LEVEL": "error",
         "LEDGER_SHUTDOWN_GRACE_SECONDS": "5",

@@ -17,7 +17,7 @@ from ledger.cli.serve import READY_PREFIX
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS
 from support.events import event_message, unique
-from support.running import query
+from support.running import query, role_settings
 
 SERVICE = "ledger.v1.LedgerService"
 COUNT_EVERYTHING = """
@@ -70,6 +70,7 @@ async def server_process(database: Database, log: Path, **settings: str) -> Asyn
         "LEDGER_DATABASE_URL": database.url,
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+        **role_settings(database),
         **{f"LEDGER_{name.upper()}": value for name, value in settings.items()},
     }
     with log.open("w") as stderr:

@@ -79,6 +79,11 @@ async def running_ledger(
         await engines.dispose()
 
 
+def role_settings(database: Database) -> dict[str, str]:
+    """For a server process: on a PostgreSQL that LEDGER_TEST_DATABASE_URL names, tests log in as its superuser."""
+    return {"LEDGER_REQUIRE_RESTRICTED_ROLE": str(database.url != database.migration_url).lower()}
+
+
 async def query(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
     """The rows of one statement in a transaction of its own, which is committed; none if it returns no rows."""
     engine = create_async_engine(url, poolclass=NullPool)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.api.security import SecurityMisconfigured
 from ledger.api.server import AddressUnavailable
-from ledger.bootstrap import NotDurable, SchemaMismatch, shown_url
+from ledger.bootstrap import NotDurable, SchemaMismatch, TooPrivileged, shown_url
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
@@ -32,7 +32,7 @@ def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
     where = f"the database {shown_url(url)}" if url else "the embedded database"
     try:
         yield
-    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, NotDurable, SchemaMismatch) as error:
+    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, NotDurable, SchemaMismatch, TooPrivileged) as error:
         raise CommandFailure(str(error)) from error
     except SecurityMisconfigured as error:
         raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
