@@ -12,10 +12,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run demo test faults lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
-.PHONY: clean
+.PHONY: vulnerabilities sbom clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(TOOLS)/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -40,13 +40,15 @@ test: install ## Run every test on an embedded PostgreSQL
 faults: install ## Break everything around the service on purpose, and judge the books: ARGS="--seed 7 --only F14"
 	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)
 
-lint: install ## Check format, types, layers, generated code and the schema snapshot
+lint: install ## Check format, types, layers, generated code, the schema snapshot and docker-compose.yml
 	@$(RUN) ruff format --check --quiet .
 	@$(RUN) ruff check --quiet .
 	@$(RUN) mypy
 	@mkdir -p .cache; $(RUN) lint-imports --cache-dir .cache/imports >.cache/lint-imports.log 2>&1 || { cat .cache/lint-imports.log; exit 1; }
 	@$(RUN) python scripts/generate_stubs.py --check
 	@$(RUN) python scripts/dump_schema.py --check
+	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@! docker compose version >/dev/null 2>&1 || LEDGER_OWNER_PASSWORD=x LEDGER_APP_PASSWORD=x docker compose config --quiet
 
 format: install ## Format the code
 	@$(RUN) ruff format --quiet .
@@ -87,6 +89,13 @@ overload: install ## Offer a server of its own ten times what it can take, for a
 
 fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
 	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
+
+vulnerabilities: install ## Ask whether a locked package has a known vulnerability; exit 1 if one has
+	@mkdir -p .cache && $(UV) export --locked --all-extras --no-emit-project --quiet --output-file .cache/requirements.txt
+	@$(RUN) python scripts/check_vulnerabilities.py .cache/requirements.txt
+
+sbom: install ## Write what an installed server consists of to .cache/sbom.json (CycloneDX)
+	@mkdir -p .cache && $(UV) export --locked --all-extras --no-dev --format cyclonedx1.5 --quiet --output-file .cache/sbom.json
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults
