@@ -144,12 +144,14 @@ async def test_flag_of_a_message_that_is_none_books_nothing(hostile: ServerProce
 
 @METHODS
 async def test_headers_beyond_the_limit_are_refused_every_time(hostile: ServerProcess, path: str) -> None:
-    """Row 79: one more than 8 KiB is refused, and always: there is no room between two limits in which chance decides."""
+    """Row 79: one more than the limit is refused, and always: there is no room between two limits in which chance decides."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
-        for size in [8192] * 20 + [20_480]:
+        for size in [api_server.METADATA_BYTES_MAX] * 20 + [20_480]:
             told = await connection.call(path, request(path), [("x-padding", "a" * size)])
             assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (await connection.call(path, request(path), [("x-padding", "a" * 7000)])).code is grpc.StatusCode.OK
+        assert (
+            await connection.call(path, request(path), [("x-padding", "a" * (api_server.METADATA_BYTES_MAX - 1200))])
+        ).code is grpc.StatusCode.OK
 
 
 @METHODS
@@ -233,7 +235,7 @@ async def test_what_does_not_speak_http2_is_shown_out(hostile: ServerProcess, op
         await asyncio.gather(*(knock() for _ in range(100)))
 
 
-@pytest.mark.parametrize("timeout", ["0n", "0S", "1n"])
+@pytest.mark.parametrize("timeout", ["0n", "0S"])
 @METHODS
 async def test_timeout_that_is_over_is_told_so(hostile: ServerProcess, path: str, timeout: str) -> None:
     """Row 83: DEADLINE_EXCEEDED, or cut off; the booking may have begun before."""
