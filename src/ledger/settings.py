@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         default=500, ge=1, le=1000, description="Events of single calls that share a statement and a commit, at the most."
     )
     ingest_concurrency: int = Field(
-        default=2,
+        default=3,
         ge=1,
         le=16,
         description="Batches and streams that are booked at once. Booking takes up to three times as many connections.",

@@ -101,20 +101,20 @@ async def test_concurrent_items_share_a_group_and_keep_their_outcomes() -> None:
     assert work.groups == [[3, 1, 2]]
 
 
-async def test_group_that_is_complete_waits_for_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth more than the last groups had are enough; the one that makes them complete wakes the group."""
+@pytest.mark.usefixtures("_no_timers")
+async def test_group_that_is_complete_waits_for_no_timer() -> None:
+    """As many as were here before are enough; the one that makes them complete wakes the group."""
     work = Work()
     groups = grouping_of(work)
     async with asyncio.timeout(DEADLINE_SECONDS):
         for _ in range(20):
             await asyncio.gather(*(groups.add(number) for number in range(10)))
-        monkeypatch.setattr(grouping, "LINGER_SECONDS", 3600)
-        futures = [groups.add(number) for number in range(10)]
+        futures = [groups.add(number) for number in range(9)]
         await settled()
         assert len(work.groups) == 20, "an incomplete group waits for a while"
-        await asyncio.gather(*futures, groups.add(10))
+        await asyncio.gather(*futures, groups.add(9))
         await groups.close()
-    assert work.groups[-1] == list(range(11))
+    assert work.groups[-1] == list(range(10))
 
 
 async def test_incomplete_group_is_waited_for_no_longer_than_the_linger() -> None:

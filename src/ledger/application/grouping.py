@@ -1,12 +1,12 @@
 """Concurrent calls share one piece of work: what arrives within a moment goes to the database as one statement.
 
-Waiting for a moment costs latency and taking what happens to be there makes groups of three. So a group is waited for until it is
-about as large as the last ones were, and no longer than LINGER_SECONDS: a caller alone makes groups of one, and never waits.
+Waiting for a moment costs latency and taking what happens to be there makes groups of three. So a group is waited for until about
+as many have come as have lately been here at once, and no longer than LINGER_SECONDS: a caller alone makes groups of one, and
+never waits; nor do many, once all of them are here.
 """
 
 import asyncio
 import contextvars
-import math
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,11 +18,8 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 LINGER_SECONDS = 0.002
-# How much more than usual is waited for, so that groups can grow with their callers, and how fast the usual follows.
-GROWTH = 1.1
+# How fast the number of those who are usually here follows what is seen at the end of each group.
 FOLLOW = 0.2
-# From how many on, on the average, it is a crowd: a caller alone is never made to wait for others.
-CROWD_ITEMS = 1.5
 # A group that takes longer, because of a lock or a silent network, does not hold up the next one.
 PATIENCE_SECONDS = 0.1
 PRUNE_ITEMS = 1000
@@ -55,8 +52,10 @@ class Grouping(Generic[Item, Outcome]):
         self._awaited_items = 1
         self._awaits_end = False
         self._wake: asyncio.Future[None] | None = None
+        # How many items have lately been here at once: waiting, or in a group.
         self._usual_items = 1.0
-        self._running: set[asyncio.Task[None]] = set()
+        # Groups under way, and how many items each has.
+        self._running: dict[asyncio.Task[None], int] = {}
         self._gathering: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -93,24 +92,17 @@ class Grouping(Generic[Item, Outcome]):
             if not self._waiting:
                 await self._pause(1)
                 continue
-            usual = self._usual_group_items()
+            usual = min(round(self._usual_items), self._group_items_max)
             if len(self._waiting) < usual and not self._closing:
                 await self._pause(usual, LINGER_SECONDS)
             group = self._take()
-            self._usual_items += (len(group) - self._usual_items) * FOLLOW
             if group:
                 await self._start(group)
-
-    def _usual_group_items(self) -> int:
-        """How many are worth waiting for: a few more than usual, but nobody is waited for where one caller is usual."""
-        if self._usual_items < CROWD_ITEMS:
-            return 1
-        return min(math.ceil(self._usual_items * GROWTH), self._group_items_max)
 
     async def _start(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         """Starts the work of `group` and returns when the next group may start."""
         task = asyncio.create_task(self._do(group))
-        self._running.add(task)
+        self._running[task] = len(group)
         task.add_done_callback(self._ended)
         await self._pause(None, PATIENCE_SECONDS, until_end=True)
         while len(self._running) >= self._groups_at_once_max:
@@ -136,7 +128,7 @@ class Grouping(Generic[Item, Outcome]):
             self._wake.set_result(None)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         if self._awaits_end:
             self._wake_up()
 
@@ -156,7 +148,12 @@ class Grouping(Generic[Item, Outcome]):
 
     async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
-            outcomes = await self._work([item for item, _ in group])
+            try:
+                outcomes = await self._work([item for item, _ in group])
+            finally:
+                # Before anybody is answered, and asks again.
+                here = len(self._waiting) + sum(self._running.values())
+                self._usual_items += (here - self._usual_items) * FOLLOW
             if len(outcomes) != len(group):
                 raise RuntimeError(f"the work of a group of {len(group)} had {len(outcomes)} outcomes")
         except asyncio.CancelledError:

@@ -121,9 +121,15 @@ class Entry:
 def entries_of(event: ProcessorEvent) -> list[Entry]:
     """The entries that `event` posts, numbered from 1. Raises KeyError for payout events: those post by the payout's state."""
     entries: list[Entry] = []
-    for rule in EVENT_POSTING_RULES[event.type]:
-        amount_minor = event.amount_minor if rule.amount is Amount.AMOUNT else event.fee_minor
+    for rule, is_amount, matures in _RULES_AT_HAND[event.type]:
+        amount_minor = event.amount_minor if is_amount else event.fee_minor
         if amount_minor > 0:
-            matures = rule.available is Available.AT_MATURITY
             entries.append(Entry(len(entries) + 1, rule.entry_type, rule.debit, rule.credit, amount_minor, matures))
     return entries
+
+
+# What does not depend on the event, looked up once and not for each.
+_RULES_AT_HAND = {
+    event_type: [(rule, rule.amount is Amount.AMOUNT, rule.available is Available.AT_MATURITY) for rule in rules]
+    for event_type, rules in EVENT_POSTING_RULES.items()
+}
