@@ -26,6 +26,7 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
     measured = [report.row("machine", float(facts["machine"].split()[0]), "cores")]
     measured[0] = replace(measured[0], facts=facts)
     left_out: list[str] = []
+    await rows.register_restaurants(bench)
     for name, measure in ROWS.items():
         if not fnmatch(name, only):
             continue

@@ -220,7 +220,7 @@ class Application:
         self._seal_worker = SealWorker(
             LedgerSealer(PostgresSealedBooks(engine)),
             interval_seconds=settings.seal_interval_seconds,
-            is_busy=lambda: self._ingest_events.queue.events > 0,
+            is_busy=lambda: self._ingest_events.queue.events > 0 or self._payout_worker.is_paying,
             on_failure=_log_worker_failure,
         )
         self.audit_log = None

@@ -44,6 +44,8 @@ class PayoutWorker:
         self._runs = runs
         self._concurrency = concurrency
         self._on_failure = on_failure
+        # For those who would rather wait until it is done.
+        self.is_paying = False
         self._wake = asyncio.Event()
         self._stopping = False
         self._page_accounts: dict[UUID, int] = {}
@@ -94,9 +96,13 @@ class PayoutWorker:
 
         Raises what went wrong with a page, when the pages under way are done.
         """
-        outcomes = await asyncio.gather(
-            *_each_until_one_fails(self._concurrency, lambda: self._pay_page(payout_run_id)), return_exceptions=True
-        )
+        self.is_paying = True
+        try:
+            outcomes = await asyncio.gather(
+                *_each_until_one_fails(self._concurrency, lambda: self._pay_page(payout_run_id)), return_exceptions=True
+            )
+        finally:
+            self.is_paying = False
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome

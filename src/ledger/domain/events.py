@@ -140,7 +140,7 @@ def fingerprint(event: ProcessorEvent) -> bytes:
     unambiguous. The leading version lets another set of fields be told apart one day.
     """
     text = (
-        f"1\n{event.type.value}\n{event.restaurant_id}\n{event.currency}\n{event.amount_minor}\n{event.fee_minor}\n"
+        f"1\n{event.type}\n{event.restaurant_id}\n{event.currency}\n{event.amount_minor}\n{event.fee_minor}\n"
         f"{microseconds(event.occurred_at)}\n{event.payout_id}\n{event.reference}"
     )
     return hashlib.sha256(text.encode()).digest()
