@@ -150,7 +150,7 @@ async def test_superusers_url_is_refused_in_a_line(database: Database, workers: 
     assert len(outcome.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 210), (16, 20, 530), (64, 200, 13490)])
+@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 234), (16, 20, 578), (64, 200, 13682)])
 def test_embedded_database_has_room_for_all_workers(workers: int, pool_size: int, connections: int) -> None:
     """All their pools, and 50 for others."""
     assert embedded_connections(Settings(_env_file=None, workers=workers, database_pool_size=pool_size)) == connections
