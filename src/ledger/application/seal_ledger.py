@@ -20,6 +20,7 @@ FIRST_REACH_TXIDS = 4096
 # twentieth of a core at the most, and catches up when they have gone.
 REST_RATIO = 4
 BUSY_REST_RATIO = 19
+PAUSE_SECONDS_MAX = 600.0
 # Above every number that a database transaction ever has.
 TXID_END = 2**63 - 1
 
@@ -169,14 +170,21 @@ class SealWorker:
             await self._task
 
     async def _work(self) -> None:
+        pause_seconds = self._interval_seconds
         # Jitter, so that the workers of several servers do not come all at once.
-        while not await self._stops_within(self._interval_seconds * random.uniform(0.5, 1.0)):  # noqa: S311
+        while not await self._stops_within(pause_seconds * random.uniform(0.5, 1.0)):  # noqa: S311
             try:
                 await self._seal_all()
             except LedgerError as error:
                 self._on_failure("sealing must wait for the database", error)
             except Exception as error:  # noqa: BLE001  # a worker that ended would leave the books unsealed
                 self._on_failure("sealing failed unexpectedly", error)
+            else:
+                pause_seconds = self._interval_seconds
+                continue
+            # What cannot be sealed, such as a transaction of millions of rows that somebody wrote by hand, takes the database's
+            # time with each attempt.
+            pause_seconds = min(2 * pause_seconds, max(PAUSE_SECONDS_MAX, self._interval_seconds))
 
     async def _seal_all(self) -> None:
         began_at = asyncio.get_running_loop().time()
