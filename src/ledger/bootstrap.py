@@ -180,11 +180,6 @@ class Application:
     def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
         engine = engines.other
         metrics = metrics or UncountedWork()
-
-        def on_ingest_group(events: int, seconds: float) -> None:
-            metrics.group("ingest", events, seconds)
-            metrics.queue(self._ingest_events.queue.events, self._ingest_events.queue.size_bytes)
-
         self._ingest_connections = KeptConnections(engines.ingest)
         self._balance_connections = KeptConnections(engines.balances)
         ingest_ledger = PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days)
@@ -207,7 +202,8 @@ class Application:
                 group_events_max=settings.ingest_group_events,
                 batches_at_once_max=settings.ingest_concurrency,
             ),
-            on_group=on_ingest_group,
+            on_group=partial(metrics.group, "ingest"),
+            on_queue=metrics.queue,
             on_refused=metrics.queue_refused,
         )
         self._get_balance = GetBalance(
@@ -248,10 +244,9 @@ class Application:
 
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""
-        await self._payout_worker.stop()
-        await self._snapshot_worker.stop()
-        await self._seal_worker.stop()
-        await self._ingest_events.close()
+        await asyncio.gather(
+            self._payout_worker.stop(), self._snapshot_worker.stop(), self._seal_worker.stop(), self._ingest_events.close()
+        )
         if self.audit_log is not None:
             await self.audit_log.close()
         await self._ingest_connections.close()
@@ -406,8 +401,8 @@ async def run_server(
         await stop.wait()
         _log.info("stopping")
         await server.stop(settings.shutdown_grace_seconds)
+        numbers_compared.cancel()
         await application.close()
-        await numbers_compared
     finally:
         security.stop()
         await engines.dispose()

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     require_durable_database: bool = Field(
         default=True,
         description="Whether to refuse a database that may forget what it has acknowledged: fsync, full_page_writes or "
-        "synchronous_commit off.",
+        "synchronous_commit off, or only local.",
     )
     require_restricted_role: bool = Field(
         default=True,

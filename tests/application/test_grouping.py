@@ -296,3 +296,24 @@ async def test_groups_are_nobodys_calls() -> None:
         await asyncio.create_task(call(name))
     assert work.callers == ["nobody", "nobody"]
     await groups.close()
+
+
+async def test_gathering_that_breaks_tells_its_callers_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does without memory: nobody waits for ever, and the next call is served."""
+    work = Work()
+    told: list[BaseException] = []
+    groups: Grouping[int, int] = Grouping(work, group_items_max=100, groups_at_once_max=2, on_failure=told.append)
+    with monkeypatch.context() as broken:
+
+        def take(self: object) -> None:
+            raise MemoryError
+
+        broken.setattr(Grouping, "_take", take)
+        futures = [groups.add(1), groups.add(2)]
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            outcomes = await asyncio.gather(*futures, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [RuntimeError, RuntimeError]
+    assert [type(error) for error in told] == [MemoryError]
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await groups.add(3) == 6
+        await groups.close()

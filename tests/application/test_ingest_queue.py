@@ -105,3 +105,14 @@ async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
     large.__exit__(None, None, None)
     await settled()
     assert [task.done() for task in waiting] == [True, True, True]
+
+
+def test_whoever_watches_the_queue_sees_it_empty_in_the_end() -> None:
+    """Told after each group, while its callers are still here, and again when the last of them has gone."""
+    told: list[tuple[int, int]] = []
+    queue = IngestQueue(LIMITS, on_change=lambda events, size_bytes: told.append((events, size_bytes)))
+    with queue.admitted(2, 20, None):
+        with queue.admitted(3, 30, None):
+            queue.booked(0.001)
+        assert told == [(5, 50)]
+    assert told == [(5, 50), (0, 0)]

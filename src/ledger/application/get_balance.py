@@ -13,6 +13,7 @@ from ledger.errors import AmountOutOfRange, DatabaseTimeout, FieldViolation, Inv
 AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed_minor")
 GROUP_QUERIES_MAX = 200
 GROUPS_AT_ONCE_MAX = 3
+PAST_READS_AT_ONCE_MAX = 4
 # What waits takes little memory; more of it than this could not be answered in time.
 QUERIES_WAITING_MAX = 10_000
 
@@ -32,7 +33,7 @@ class GetBalance:
         on_failure: Callable[[BaseException], None],
         on_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
     ) -> None:
-        """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once, `past_balances` for any number of calls.
+        """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once, `past_balances` for PAST_READS_AT_ONCE_MAX calls.
 
         `on_failure` is told if gathering calls into groups breaks, `on_group` of each group how many queries it had and how many
         seconds it took.
@@ -47,6 +48,8 @@ class GetBalance:
         )
         self._on_group = on_group
         self._waiting = 0
+        # A few, so that they leave connections to others.
+        self._past_reads = asyncio.Semaphore(PAST_READS_AT_ONCE_MAX)
 
     async def __call__(self, restaurant_id: str, currency: str, as_of: datetime | None) -> Balance:
         """The balance now, or at the past instant `as_of`; zeros for a known restaurant without entries.
@@ -77,7 +80,8 @@ class GetBalance:
     async def _read_one(self, query: BalanceQuery) -> Balance | None:
         if query.as_of is None:
             return await self._groups.add(query)
-        (balance,) = await self._past_balances.read([query])
+        async with self._past_reads:
+            (balance,) = await self._past_balances.read([query])
         return balance
 
     async def _read_timed(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | None]:

@@ -52,10 +52,11 @@ class Grouping(Generic[Item, Outcome]):
         self._awaited_items = 1
         self._awaits_end = False
         self._wake: asyncio.Future[None] | None = None
+        # A group that has no task yet.
+        self._taken: list[tuple[Item, asyncio.Future[Outcome]]] = []
         # How many items have lately been here at once: waiting, or in a group.
         self._usual_items = 1.0
-        # Groups under way, and how many items each has.
-        self._running: dict[asyncio.Task[None], int] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._gathering: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -95,15 +96,17 @@ class Grouping(Generic[Item, Outcome]):
             usual = min(round(self._usual_items), self._group_items_max)
             if len(self._waiting) < usual and not self._closing:
                 await self._pause(usual, LINGER_SECONDS)
-            group = self._take()
+            group = self._taken = self._take()
             if group:
                 await self._start(group)
 
     async def _start(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         """Starts the work of `group` and returns when the next group may start."""
         task = asyncio.create_task(self._do(group))
-        self._running[task] = len(group)
+        self._running.add(task)
         task.add_done_callback(self._ended)
+        # From here on the task tells them.
+        self._taken = []
         await self._pause(None, PATIENCE_SECONDS, until_end=True)
         while len(self._running) >= self._groups_at_once_max:
             await self._pause(None, until_end=True)
@@ -128,7 +131,7 @@ class Grouping(Generic[Item, Outcome]):
             self._wake.set_result(None)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        self._running.discard(task)
         if self._awaits_end:
             self._wake_up()
 
@@ -152,7 +155,7 @@ class Grouping(Generic[Item, Outcome]):
                 outcomes = await self._work([item for item, _ in group])
             finally:
                 # Before anybody is answered, and asks again.
-                here = len(self._waiting) + sum(self._running.values())
+                here = len(self._waiting) + len(group)
                 self._usual_items += (here - self._usual_items) * FOLLOW
             if len(outcomes) != len(group):
                 raise RuntimeError(f"the work of a group of {len(group)} had {len(outcomes)} outcomes")
@@ -170,5 +173,14 @@ class Grouping(Generic[Item, Outcome]):
                 future.set_result(outcome)
 
     def _gathering_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
+        """Whoever waits for a gathering that broke, as it does without memory, is told; the next caller begins another one."""
+        if self._gathering is task:
+            self._gathering = None
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self._on_failure(error)
+        for _, future in [*self._taken, *self._waiting]:
+            if not future.done():
+                future.set_exception(RuntimeError("gathering broke"))
+        self._taken = []
+        self._waiting.clear()

@@ -28,8 +28,17 @@ class IngestLimits:
 class IngestQueue:
     """Counts what is let in and not answered yet."""
 
-    def __init__(self, limits: IngestLimits, *, on_refused: Callable[[], None] = lambda: None) -> None:
-        """`on_refused` is told of every call that is turned away."""
+    def __init__(
+        self,
+        limits: IngestLimits,
+        *,
+        on_refused: Callable[[], None] = lambda: None,
+        on_change: Callable[[int, int], None] = lambda _events, _size_bytes: None,
+    ) -> None:
+        """`on_refused` is told of every call that is turned away; `on_change` how many events and bytes are here, after each
+        group and when the last ones have gone.
+        """
+        self._on_change = on_change
         self._limits = limits
         self._on_refused = on_refused
         self._group_seconds = 0.0
@@ -62,6 +71,8 @@ class IngestQueue:
         finally:
             self.events -= events
             self.size_bytes -= size_bytes
+            if not self.events:
+                self._on_change(0, 0)
             if self._room is not None:
                 self._room.set()
 
@@ -75,6 +86,7 @@ class IngestQueue:
     def booked(self, seconds: float) -> None:
         """Takes note of how long a group or a batch took."""
         self._group_seconds += (seconds - self._group_seconds) * _FOLLOW
+        self._on_change(self.events, self.size_bytes)
 
     def _has_room(self, events: int, size_bytes: int) -> bool:
         return (

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -25,6 +26,7 @@ ATTEMPTS_UNANSWERED_MAX = 4
 BACKOFF_SECONDS = 0.2
 BACKOFF_SECONDS_MAX = 5.0
 # A stream has no deadline as other calls have. A server in good health answers within its own deadlines, which are shorter.
+END_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 60.0
 
 Results = Sequence[ledger_pb2.IngestResult]
@@ -148,6 +150,7 @@ class EventSender:
                     pass
             while self._in_flight:
                 self._take_answer(wait=True)
+            self._wait_for_end()
         finally:
             self._end_stream()
 
@@ -182,6 +185,14 @@ class EventSender:
         for request in self._unanswered:
             self._stream.requests.put(request.message)
         self._stream.start(self._stub)
+
+    def _wait_for_end(self) -> None:
+        """Lets the server end the call, which it would otherwise take for one that was given up. Nothing depends on it."""
+        if self._stream is not None:
+            self._stream.requests.put(None)
+            with suppress(queue.Empty):
+                self._stream.answers.get(timeout=END_TIMEOUT_SECONDS)
+            self._stream = None
 
     def _end_stream(self) -> None:
         if self._stream is not None:

@@ -10,7 +10,7 @@ from support.running import query
 
 from ledger.bootstrap import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
-from ledger.infrastructure.postgres.engine import Connection, KeptConnections, create_engine
+from ledger.infrastructure.postgres.engine import Connection, KeptConnections, autocommit, create_engine
 
 DEADLINE_SECONDS = 20.0
 POOL_SIZE = 2
@@ -115,3 +115,25 @@ async def test_close_gives_all_back(engine: AsyncEngine) -> None:
     assert engine.pool.status().endswith("Current Checked out connections: 0")
     await session(connections)
     await connections.close()
+
+
+async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(engine: AsyncEngine) -> None:
+    """The database may have begun it although nobody was told: the next use must not find itself inside of it, where what it
+    writes is lost and what it reads is old."""
+    for _ in range(5 * POOL_SIZE):
+        begun = asyncio.Event()
+
+        async def use(begun: asyncio.Event = begun) -> None:
+            async with autocommit(engine) as connection:
+                begun.set()
+                async with connection.transaction(isolation="repeatable_read"):
+                    await connection.fetchval("SELECT 1")
+
+        task = asyncio.create_task(use())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(DEADLINE_SECONDS), autocommit(engine) as connection:
+            assert not connection.is_in_transaction()
+            assert await connection.fetchval("SELECT current_setting('transaction_isolation')") == "read committed"

@@ -116,8 +116,12 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
             try:
                 yield (await connection.get_raw_connection()).driver_connection
             except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
-                # A cancelled statement may still be running in that session, and a lost one must not be pooled.
+                # A statement that timed out may still be running in that session, and a lost one must not be pooled.
                 await connection.invalidate(error)
+                raise
+            except asyncio.CancelledError:
+                # Nor one that was cancelled: it may stand inside a transaction that was to begin, of which nobody here knows.
+                await connection.invalidate()
                 raise
 
 
