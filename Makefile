@@ -23,6 +23,7 @@ $(TOOLS)/bin/uv:
 
 # The locked environment; made anew only when what it is made from has changed.
 .venv/.installed: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
+	@echo 'installing the locked environment into .venv, once; this takes a moment' >&2
 	@$(UV) sync --locked --all-extras --quiet
 	@touch $@
 
