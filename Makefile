@@ -86,7 +86,7 @@ soak: install ## Ten minutes of mixed load, and what becomes of the memory: make
 	@$(RUN) python -m scripts.bench --soak $(ARGS)
 
 overload: install ## Offer a server of its own ten times what it can take, for a minute
-	@$(RUN) python scripts/overload.py $(ARGS)
+	@$(RUN) python -m scripts.overload $(ARGS)
 
 fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
 	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)

@@ -197,6 +197,7 @@ class Application:
             lambda: PostgresUnitOfWork(engines.ingest),
             unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
             limits=IngestLimits(
+                queue_calls_max=settings.ingest_queue_calls,
                 queue_events_max=settings.ingest_queue_events,
                 queue_bytes_max=settings.ingest_queue_megabytes * 1024 * 1024,
                 group_events_max=settings.ingest_group_events,

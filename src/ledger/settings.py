@@ -134,11 +134,14 @@ class Settings(BaseSettings):
         le=200,
         description="Connections to the database, at the most, of each worker, for everything but booking events.",
     )
-    ingest_queue_events: int = Field(
-        default=20_000,
+    ingest_queue_calls: int = Field(
+        default=500,
         ge=1,
-        le=1_000_000,
-        description="Events that may wait or be booked at once; a call beyond them is answered RESOURCE_EXHAUSTED.",
+        le=100_000,
+        description="Calls whose events wait or are booked at once; one beyond them is answered RESOURCE_EXHAUSTED.",
+    )
+    ingest_queue_events: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="The same in events, for batches and streams."
     )
     ingest_queue_megabytes: int = Field(default=64, ge=1, le=4096, description="The same in MiB of the events as messages.")
     ingest_group_events: int = Field(

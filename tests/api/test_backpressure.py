@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 
 from ledger.bootstrap import Database
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 DEADLINE_SECONDS = 30.0
 QUEUE_EVENTS = 20
@@ -73,7 +74,7 @@ def told(error: Any) -> tuple[grpc.StatusCode, str, float]:
     for detail in status.details:
         detail.Unpack(info)
         detail.Unpack(retry)
-    return error.code(), info.reason, retry.retry_delay.seconds
+    return error.code(), info.reason, retry.retry_delay.ToTimedelta().total_seconds()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -117,7 +118,12 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
         waiting = {event_id: call for event_id, call in calls.items() if not call.done()}
         batch = await outcome(ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events[:2])))
         refusals = [batch, *(call.result() for call in calls.values() if call.done())]
-        assert {told(error) for error in refusals} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 1)}
+        assert {told(error)[:2] for error in refusals} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")}
+        # They are not to come back together.
+        delays = {told(error)[2] for error in refusals}
+        assert len(delays) > 10
+        assert min(delays) >= 0.5
+        assert max(delays) <= 1.5
         health: Any = health_pb2_grpc.HealthStub(ledger.channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService"), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -130,6 +136,31 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
         assert waiting.keys() <= stored
         again = [event for event in events if event.event_id not in waiting]
         assert (await send(ledger, again[0])).status == CREATED
+
+
+async def test_callers_with_our_settings_come_back_by_themselves(database: Database) -> None:
+    """A channel with the service config that we ship waits as long as it was told, and then gets what it asked for."""
+    restaurant_id = unique("res")
+    async with stalled_ledger(database, restaurant_id) as (ledger, release):
+        calls = [send(ledger, event_message(restaurant_id=restaurant_id)) for _ in range(QUEUE_EVENTS + 1)]
+
+        async def refused() -> bool:
+            return any(call.done() for call in calls)
+
+        await until(refused)
+        (first,) = [call for call in calls if call.done()]
+        pushback = dict(await first.trailing_metadata())["grpc-retry-pushback-ms"]
+        assert 500 <= int(pushback) <= 1500
+        config = files("ledger.v1").joinpath("service_config.json").read_text()
+        async with aio.insecure_channel(ledger.address, options=[("grpc.service_config", config)]) as channel:
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            patient = stub.IngestEvent(
+                ledger_pb2.IngestEventRequest(event=event_message(restaurant_id=restaurant_id)), timeout=30
+            )
+            # Its first attempt is before this call, which is refused; it has time for three more.
+            assert told(await outcome(send(ledger, event_message())))[1] == "QUEUE_FULL"
+            await release()
+            assert (await patient).status == CREATED
 
 
 async def test_stream_waits_where_calls_are_refused(database: Database) -> None:

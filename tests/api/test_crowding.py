@@ -45,6 +45,8 @@ async def test_refusals_are_told_in_one_line() -> None:
     ]
 
 
-def test_refusal_for_want_of_room_is_made_once() -> None:
-    """The same status each time: there is no time to make it when it is needed."""
-    assert status_of(QueueFull("one")) is status_of(QueueFull("another"))
+def test_refusals_for_want_of_room_are_made_once() -> None:
+    """A few statuses for all of them, with different delays: there is no time to make one when it is needed."""
+    statuses = {id(status): status for status in (status_of(QueueFull(str(number))) for number in range(1000))}
+    assert 1 < len(statuses) < 20
+    assert len({status.SerializeToString() for status in statuses.values()}) == len(statuses)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from ledger import errors
-from ledger.api.errors import internal, not_implemented, status_code_of, status_of
+from ledger.api.errors import internal, not_implemented, retry_pushback_of, status_code_of, status_of
 from ledger.errors import (
     AmountOutOfRange,
     DatabaseContention,
@@ -140,6 +140,32 @@ def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
     retries = detail(status, error_details_pb2.RetryInfo)
     assert bool(retries) == (status_code_of(status).name in {"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
     assert all(retry.retry_delay.ToTimedelta().total_seconds() > 0 for retry in retries)
+
+
+@pytest.mark.parametrize(
+    ("error", "pushback"),
+    [
+        (RateLimited(1.9996), "2000"),
+        (RateLimited(2.1), "-1"),
+        (DatabaseUnavailable(), None),
+        (ShuttingDown(), None),
+        (DeadlineTooShort(), None),
+    ],
+    ids=lambda value: repr(value),
+)
+def test_what_the_retries_of_grpc_are_told(error: errors.LedgerError, pushback: str | None) -> None:
+    """They wait as long as RetryInfo says, and do not wait for what takes long; where another server may answer they choose."""
+    assert retry_pushback_of(status_of(error)) == pushback
+
+
+def test_full_queue_is_told_to_the_retries_of_grpc() -> None:
+    """In the same milliseconds as in RetryInfo."""
+    for _ in range(100):
+        status = status_of(errors.QueueFull())
+        (retry,) = detail(status, error_details_pb2.RetryInfo)
+        pushback = retry_pushback_of(status)
+        assert pushback is not None
+        assert 0 <= int(pushback) - retry.retry_delay.ToTimedelta().total_seconds() * 1000 < 1
 
 
 def test_bad_request_names_every_field() -> None:

@@ -194,7 +194,7 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
         ledger,
         lambda: FakeUnitOfWork(ledger),
         unknown_restaurants=UnknownRestaurants.REGISTER,
-        limits=IngestLimits(queue_events_max=20_000, queue_bytes_max=2**30, group_events_max=500, batches_at_once_max=2),
+        limits=IngestLimits(1000, 20_000, 2**30, group_events_max=500, batches_at_once_max=2),
     )
     consumed = 0
 

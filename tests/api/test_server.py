@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -191,7 +191,7 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
                     await call()
                 assert asyncio.get_running_loop().time() - started_at < 15
                 assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
-                assert details_of(caught.value)["RetryInfo"].retry_delay.seconds > 0
+                assert details_of(caught.value)["RetryInfo"].retry_delay.ToTimedelta() > timedelta(0)
                 assert name not in f"{caught.value.details()} {caught.value.debug_error_string()}"
 
             async def not_ready() -> bool:

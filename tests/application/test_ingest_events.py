@@ -29,7 +29,9 @@ from ledger.errors import (
     ShuttingDown,
 )
 
-LIMITS = IngestLimits(queue_events_max=100, queue_bytes_max=10_000, group_events_max=10, batches_at_once_max=2)
+LIMITS = IngestLimits(
+    queue_calls_max=150, queue_events_max=100, queue_bytes_max=10_000, group_events_max=10, batches_at_once_max=2
+)
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
 

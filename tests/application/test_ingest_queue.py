@@ -1,13 +1,14 @@
 """What may wait to be booked: the bounds, and who is turned away."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
 from ledger.application.ingest_queue import IngestLimits, IngestQueue
 from ledger.errors import DeadlineTooShort, QueueFull
 
-LIMITS = IngestLimits(queue_events_max=100, queue_bytes_max=1000, group_events_max=10, batches_at_once_max=2)
+LIMITS = IngestLimits(queue_calls_max=20, queue_events_max=100, queue_bytes_max=1000, group_events_max=10, batches_at_once_max=2)
 
 
 async def settled() -> None:
@@ -29,6 +30,18 @@ def test_events_and_bytes_are_bounded_together() -> None:
                 queue.check(1, 0, None)
             queue.check(*rest, None)
         assert (queue.events, queue.size_bytes) == (0, 0)
+
+
+def test_calls_are_bounded() -> None:
+    """Whatever they carry; one that leaves makes room for one."""
+    queue = IngestQueue(LIMITS)
+    with ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(queue.admitted(1, 1, None))
+        with queue.admitted(1, 1, None), pytest.raises(QueueFull):
+            queue.check(1, 1, None)
+        queue.check(1, 1, None)
+    assert queue.calls == 0
 
 
 def test_nobody_is_refused_for_his_own_size() -> None:

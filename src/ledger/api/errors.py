@@ -4,6 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import cycle
 from typing import Any
 
 import grpc
@@ -37,7 +39,9 @@ from ledger.errors import (
 from ledger.v1 import error_reason_pb2
 
 DOMAIN = "ledger.v1"
-RETRY_DELAY_SECONDS = 1
+# Not one for all: those who were refused together are not to come back together.
+RETRY_DELAYS_SECONDS = tuple(0.5 + place / 16 for place in (5, 12, 2, 15, 8, 0, 11, 6, 14, 3, 9, 1, 13, 7, 10, 4))
+RETRY_PUSHBACK_MAX = timedelta(seconds=2)
 _REASON_PREFIX = "ERROR_REASON_"
 
 
@@ -61,14 +65,10 @@ def _bad_request(error: InvalidRequest) -> list[Message]:
     return [error_details_pb2.BadRequest(field_violations=violations)]
 
 
-def _retry_info() -> list[Message]:
-    return [error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS))]
-
-
-def _retry_info_of_rate(error: RateLimited) -> list[Message]:
+def _retry_info(seconds: float) -> list[Message]:
     delay = duration_pb2.Duration()
     # Rounded up: to the nanosecond below there would be no call to take yet.
-    delay.FromMicroseconds(math.ceil(error.retry_after_seconds * 1_000_000))
+    delay.FromMicroseconds(math.ceil(seconds * 1_000_000))
     return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 
@@ -134,7 +134,8 @@ _TABLE: dict[type[LedgerError], _Row] = {
         metadata=lambda error: {"scope": error.scope}),
     RateLimited: _Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_RATE_LIMITED,
-        text="the caller calls more often than it may; repeat the call later", details=_retry_info_of_rate),
+        text="the caller calls more often than it may; repeat the call later",
+        details=lambda error: _retry_info(error.retry_after_seconds)),
     ShuttingDown: _Row(
         grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_SHUTTING_DOWN,
         text="the server is stopping; repeat the call", retry=True),
@@ -160,8 +161,8 @@ def code_of(error: BaseException | None) -> str:
 
 def status_of(error: LedgerError) -> status_pb2.Status:
     """The google.rpc.Status that tells `error`: an ErrorInfo always, and what else its kind promises. Only if it has one."""
-    if (always := _ALWAYS_THE_SAME.get(type(error))) is not None:
-        return always
+    if (made := _MADE_ONCE.get(type(error))) is not None:
+        return next(made)
     row = _TABLE[type(error)]
     return _status(
         row.code,
@@ -197,6 +198,22 @@ def status_code_of(status: status_pb2.Status) -> grpc.StatusCode:
     return _CODE_BY_NUMBER[status.code]
 
 
+def retry_pushback_of(status: status_pb2.Status) -> str | None:
+    """What `status` says to wait before the next attempt, in milliseconds as gRPC's own retries read them; None: as they like.
+
+    Only for those who must not come back early: whoever was told UNAVAILABLE may find another server at once. "-1" keeps them
+    from trying again: what takes long is for the caller to know, who would only see his deadline pass.
+    """
+    if status.code != code_pb2.RESOURCE_EXHAUSTED:
+        return None
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(retry):
+            delay = retry.retry_delay.ToTimedelta()
+            return str(math.ceil(delay / timedelta(milliseconds=1))) if delay <= RETRY_PUSHBACK_MAX else "-1"
+    return None
+
+
 _CODE_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -218,8 +235,12 @@ def _status(
 
 
 # Made once: they are told when there is no time to lose, and thousands of times a second.
-_ALWAYS_THE_SAME = {
-    kind: _status(row.code, row.reason, row.text, {}, _retry_info() if row.retry else None)
+_MADE_ONCE = {
+    kind: cycle(
+        [_status(row.code, row.reason, row.text, {}, _retry_info(seconds)) for seconds in RETRY_DELAYS_SECONDS]
+        if row.retry
+        else [_status(row.code, row.reason, row.text, {})]
+    )
     for kind, row in _TABLE.items()
     if row.text is not None and row.metadata is None and row.details is None
 }

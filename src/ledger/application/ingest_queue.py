@@ -1,4 +1,4 @@
-"""The bounds of what waits to be booked: in events, in bytes, and in the time that a call has left."""
+"""The bounds of what waits to be booked: in calls, in events, in bytes, and in the time that a call has left."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,10 +15,12 @@ _FOLLOW = 0.2
 class IngestLimits:
     """How much may wait or be under way at once, and how it is booked.
 
-    `queue_events_max` and `queue_bytes_max` (of the events as messages) bound all calls together. Events of single calls are
-    booked in groups of at most `group_events_max`; `batches_at_once_max` batches and as many groups may be under way.
+    `queue_calls_max`, `queue_events_max` and `queue_bytes_max` (of the events as messages) bound all calls together: single calls
+    run into the first, as a call takes far longer than one more event of a batch; batches into the others. Events of single calls
+    are booked in groups of at most `group_events_max`; `batches_at_once_max` batches and as many groups may be under way.
     """
 
+    queue_calls_max: int
     queue_events_max: int
     queue_bytes_max: int
     group_events_max: int
@@ -43,6 +45,7 @@ class IngestQueue:
         self._on_refused = on_refused
         self._group_seconds = 0.0
         self._room: asyncio.Event | None = None
+        self.calls = 0
         self.events = 0
         self.size_bytes = 0
 
@@ -64,11 +67,13 @@ class IngestQueue:
     def admitted(self, events: int, size_bytes: int, seconds_left: float | None) -> Iterator[None]:
         """Lets a call in while the block runs. Raises as `check`."""
         self.check(events, size_bytes, seconds_left)
+        self.calls += 1
         self.events += events
         self.size_bytes += size_bytes
         try:
             yield
         finally:
+            self.calls -= 1
             self.events -= events
             self.size_bytes -= size_bytes
             if not self.events:
@@ -89,6 +94,9 @@ class IngestQueue:
         self._on_change(self.events, self.size_bytes)
 
     def _has_room(self, events: int, size_bytes: int) -> bool:
+        limits = self._limits
         return (
-            self.events + events <= self._limits.queue_events_max and self.size_bytes + size_bytes <= self._limits.queue_bytes_max
+            self.calls < limits.queue_calls_max
+            and self.events + events <= limits.queue_events_max
+            and self.size_bytes + size_bytes <= limits.queue_bytes_max
         )

@@ -1,0 +1,1 @@
+"""Offers a server ten times what it can take: `python -m scripts.overload`."""
