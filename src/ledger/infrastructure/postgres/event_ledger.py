@@ -10,7 +10,7 @@ from ledger.application.ports import Posting, StoredEntry, StoredEvent
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
-from ledger.infrastructure.postgres.engine import Autocommit
+from ledger.infrastructure.postgres.engine import Autocommit, wait_for_locks
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
 # of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
@@ -171,10 +171,15 @@ class PostgresEventLedger:
         self._autocommit = autocommit
         self._maturity_days = maturity_days
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
         arguments = insert_arguments(postings, batch_id, maturity_days=self._maturity_days)
         async with self._autocommit() as connection:
-            rows = await connection.fetch(INSERT_EVENTS, *arguments)
+            if lock_wait_seconds is None:
+                rows = await connection.fetch(INSERT_EVENTS, *arguments)
+            else:
+                async with connection.transaction():
+                    await wait_for_locks(connection, lock_wait_seconds)
+                    rows = await connection.fetch(INSERT_EVENTS, *arguments)
         return {row[0] for row in rows}
 
     async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
@@ -224,10 +229,14 @@ class PostgresEventLedger:
             for row in rows
         ]
 
-    async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
+    async def open_accounts(
+        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
         currencies = [currency for _, currency in accounts]
         async with self._autocommit() as connection, connection.transaction():
+            if lock_wait_seconds is not None:
+                await wait_for_locks(connection, lock_wait_seconds)
             if register:
                 await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
                 unknown = set[str]()
