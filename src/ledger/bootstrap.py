@@ -45,6 +45,7 @@ from ledger.infrastructure.postgres.engine import (
 )
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.fence import Fence
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
@@ -199,8 +200,13 @@ class Application:
             on_failure=_log_worker_failure,
             on_taken=metrics.snapshots_made,
         )
+        self._fence = Fence(engine, on_failure=partial(_log_worker_failure, "gathering those who wait for a standby broke"))
         runs = PostgresPayoutRuns(
-            engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone, metrics=metrics
+            engine,
+            self._snapshot_worker,
+            settlement_timezone=settings.settlement_timezone,
+            fence=self._fence,
+            metrics=metrics,
         )
         self._ingest_events = IngestEvents(
             PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days),
@@ -235,11 +241,11 @@ class Application:
             self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=_log_audit_failure)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
-            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days),
+            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence),
             get_balance=self._get_balance,
             statements=PostgresStatements(engine, self._snapshot_worker),
             payout_runs=runs,
-            payouts=PostgresPayouts(engine),
+            payouts=PostgresPayouts(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
             begin=lambda: PostgresUnitOfWork(engine),
             clock=lambda: datetime.now(UTC),
@@ -264,6 +270,7 @@ class Application:
         await self._ingest_connections.close()
         await self._get_balance.close()
         await self._balance_connections.close()
+        await self._fence.close()
 
 
 def _log_worker_failure(what: str, error: BaseException) -> None:

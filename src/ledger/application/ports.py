@@ -179,6 +179,7 @@ class EventLedger(Protocol):
 class PayoutRuns(Protocol):
     """Payout runs. Every method is a transaction of its own.
 
+    `start`, `get` and `items` return once what they tell is as durable as the database makes any commit: somebody pays by it.
     All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
     """
 
@@ -227,7 +228,10 @@ class PayoutRuns(Protocol):
 
 
 class Payouts(Protocol):
-    """Payouts, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+    """Payouts, for reading: what is returned is as durable as the database makes any commit, since somebody pays by it.
+
+    All methods raise DatabaseUnavailable and DatabaseTimeout.
+    """
 
     async def get(self, payout_id: UUID) -> PayoutDetails | None:
         """A payout with its items and its history, or None."""
