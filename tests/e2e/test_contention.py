@@ -40,7 +40,7 @@ Told = IngestStatus | type[BaseException]
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The use case on a database, with a single connection; `groups` has the size of every group that has ended."""
+    """The use case on a database; `groups` has the size of every group that has ended."""
 
     ingest: IngestEvents
     database: Database
@@ -58,14 +58,17 @@ class Books:
 
 
 @asynccontextmanager
-async def books_on(database: Database) -> AsyncIterator[Books]:
-    engine = create_engine(database.url, pool_size=1, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS)
+async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncIterator[Books]:
+    """Groups have as many connections as there may be groups."""
+    engine = create_engine(database.url, pool_size=groups_at_once_max, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS)
     groups: list[int] = []
     ingest = IngestEvents(
         PostgresEventLedger(partial(autocommit, engine), maturity_days=7),
         lambda: PostgresUnitOfWork(engine),
         unknown_restaurants=UnknownRestaurants.REGISTER,
-        limits=IngestLimits(queue_events_max=1000, queue_bytes_max=2**30, group_events_max=500, batches_at_once_max=1),
+        limits=IngestLimits(
+            queue_events_max=1000, queue_bytes_max=2**30, group_events_max=500, batches_at_once_max=groups_at_once_max
+        ),
         on_group=lambda events, _: groups.append(events),
     )
     try:
@@ -208,6 +211,31 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
             await asyncio.wait(calls)
     assert [told(call) for call in calls] == [CREATED, CREATED, DUPLICATE, EventIdReused]
     await books.check(3)
+
+
+async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are places for two groups, and both wait, the older one ends, so that others are booked."""
+    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 3600)
+    async with books_on(database, groups_at_once_max=2) as books, locked(database, "SELECT 1") as holder:
+        await books.ingest([processor_event()])
+        held = [processor_event() for _ in range(3)]
+        for event in held:
+            await insert_without_commit(holder, event)
+        calls = []
+        for event in held:
+            calls += books.send([event])
+            (neighbour,) = books.send([processor_event()])
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await neighbour
+            assert told(neighbour) is CREATED
+        await until(lambda: calls[0].done() and calls[1].done(), DEADLINE_SECONDS)
+        assert [told(call) for call in calls[:2]] == [DatabaseContention] * 2
+        assert not calls[2].done(), "one may wait"
+        await holder.rollback()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await calls[2]
+        assert told(calls[2]) is CREATED
+        await books.check(1 + 3 + 1)
 
 
 async def test_locked_tables_hold_up_everybody_and_lose_nobody(books: Books) -> None:

@@ -107,6 +107,9 @@ class IngestEvents:
             groups_at_once_max=limits.batches_at_once_max,
             on_failure=_log_broken_grouping,
         )
+        self._groups_at_once_max = limits.batches_at_once_max
+        # The groups that are being booked in parts, the one that has been longest first.
+        self._apart: list[_Batch] = []
         self._batches = asyncio.Semaphore(limits.batches_at_once_max)
         self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
         self._closed = False
@@ -181,7 +184,11 @@ class IngestEvents:
                 if answer is None or apart_until is None:
                     await self._post(batch, batch.postings)
                 else:
-                    await self._post_apart(batch, answer, apart_until)
+                    self._apart.append(batch)
+                    try:
+                        await self._post_apart(batch, answer, apart_until)
+                    finally:
+                        self._apart.remove(batch)
                 await self._settle(batch)
                 return
             except (DatabaseContention, DatabaseUnavailable) as error:
@@ -202,7 +209,8 @@ class IngestEvents:
         """Posts what is left of a group in ever smaller parts, so that what others have locked ends up alone; answers the rest.
 
         One part at a time, each in a transaction of its own: a group never waits for itself, nor takes more than one connection.
-        What is locked is tried in turn. Raises DatabaseContention if some of it still is at the time `until` of the event loop.
+        What is locked is tried in turn. Raises DatabaseContention if some of it still is at the time `until` of the event loop,
+        or when other groups need the place.
         """
         # An account whose row is locked holds up all of its events: parts of several accounts come first.
         mixed: deque[list[Posting]] = deque()
@@ -216,12 +224,14 @@ class IngestEvents:
         put(_halves(batch.postings))
         while mixed or alike:
             part = (mixed or alike).popleft()
-            is_last = len(part) == 1 and not mixed and not alike
+            # Nobody else waits for this one, neither of this group nor for its place.
+            is_last = len(part) == 1 and not mixed and not alike and len(self._apart) == 1
             began = loop.time()
             try:
                 await self._post(batch, part, None if is_last else PART_LOCK_WAIT_SECONDS)
             except DatabaseContention:
-                if loop.time() >= until:
+                is_apart = len(part) == 1 and not mixed and all(len(other) == 1 for other in alike)
+                if loop.time() >= until or (is_apart and self._must_make_room(batch)):
                     raise
                 put(_halves([posting for posting in part if batch.is_undecided(posting)]))
                 # No faster than parts wait for locks, should the database refuse without waiting.
@@ -232,6 +242,10 @@ class IngestEvents:
             finally:
                 for place, outcome in batch.outcomes().items():
                     answer(place, outcome)
+
+    def _must_make_room(self, batch: "_Batch") -> bool:
+        """Whether groups that wait for locks have all the places there are, and this one has had its for longest."""
+        return len(self._apart) >= self._groups_at_once_max > 1 and self._apart[0] is batch
 
     async def _post(self, batch: "_Batch", postings: Sequence[Posting], lock_wait_seconds: float | None = None) -> None:
         """Stores what is new, and looks up what was there before: a later statement, which sees what the first waited for."""
