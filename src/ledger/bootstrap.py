@@ -35,9 +35,17 @@ from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, KeptConnections, autocommit, connect, create_engine
+from ledger.infrastructure.postgres.engine import (
+    APPLICATION_ROLE,
+    GROUP_LOCK_TIMEOUT_SECONDS,
+    KeptConnections,
+    autocommit,
+    connect,
+    create_engine,
+)
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.fence import Fence
 from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
@@ -140,9 +148,11 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
 class Engines:
     """The connections of a server, in pools of their own, so that no kind of call can take them from another.
 
-    `ping` is apart so that a server whose connections are all busy is not taken for one without a database.
+    `groups` books single calls, `ingest` batches. `ping` is apart so that a server whose connections are all busy is not taken
+    for one without a database.
     """
 
+    groups: AsyncEngine
     ingest: AsyncEngine
     balances: AsyncEngine
     other: AsyncEngine
@@ -152,6 +162,7 @@ class Engines:
     def of(cls, url: str, settings: Settings) -> Self:
         """The engines of a database; they connect at their first use."""
         return cls(
+            groups=create_engine(url, pool_size=settings.ingest_concurrency, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
             ingest=create_engine(url, pool_size=settings.ingest_pool_size),
             balances=create_engine(url, pool_size=GROUPS_AT_ONCE_MAX),
             other=create_engine(url, pool_size=settings.database_pool_size),
@@ -160,7 +171,7 @@ class Engines:
 
     async def dispose(self) -> None:
         """Closes all connections."""
-        for engine in (self.ingest, self.balances, self.other, self.ping):
+        for engine in (self.groups, self.ingest, self.balances, self.other, self.ping):
             await engine.dispose()
 
 
@@ -171,7 +182,7 @@ def embedded_connections(settings: Settings) -> int:
 
 def connections_of_a_server(settings: Settings) -> int:
     """How many connections a server process opens, at the most."""
-    return settings.ingest_pool_size + GROUPS_AT_ONCE_MAX + settings.database_pool_size + 1
+    return settings.ingest_concurrency + settings.ingest_pool_size + GROUPS_AT_ONCE_MAX + settings.database_pool_size + 1
 
 
 class Application:
@@ -180,21 +191,27 @@ class Application:
     def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
         engine = engines.other
         metrics = metrics or UncountedWork()
+        self._group_connections = KeptConnections(engines.groups)
         self._ingest_connections = KeptConnections(engines.ingest)
         self._balance_connections = KeptConnections(engines.balances)
-        ingest_ledger = PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days)
         self._snapshot_worker = SnapshotWorker(
             PostgresBalanceSnapshots(engine),
             tail_entries=settings.snapshot_tail_entries,
             on_failure=_log_worker_failure,
             on_taken=metrics.snapshots_made,
         )
+        self._fence = Fence(engine, on_failure=partial(_log_worker_failure, "gathering those who wait for a standby broke"))
         runs = PostgresPayoutRuns(
-            engine, self._snapshot_worker, settlement_timezone=settings.settlement_timezone, metrics=metrics
+            engine,
+            self._snapshot_worker,
+            settlement_timezone=settings.settlement_timezone,
+            fence=self._fence,
+            metrics=metrics,
         )
         self._ingest_events = IngestEvents(
-            ingest_ledger,
+            PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days),
             lambda: PostgresUnitOfWork(engines.ingest),
+            group_ledger=PostgresEventLedger(self._group_connections.autocommit, maturity_days=settings.maturity_days),
             unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
             limits=IngestLimits(
                 queue_calls_max=settings.ingest_queue_calls,
@@ -225,11 +242,11 @@ class Application:
             self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=_log_audit_failure)
         self.service = LedgerService(
             ingest_events=self._ingest_events,
-            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days),
+            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence),
             get_balance=self._get_balance,
             statements=PostgresStatements(engine, self._snapshot_worker),
             payout_runs=runs,
-            payouts=PostgresPayouts(engine),
+            payouts=PostgresPayouts(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
             begin=lambda: PostgresUnitOfWork(engine),
             clock=lambda: datetime.now(UTC),
@@ -250,9 +267,11 @@ class Application:
         )
         if self.audit_log is not None:
             await self.audit_log.close()
+        await self._group_connections.close()
         await self._ingest_connections.close()
         await self._get_balance.close()
         await self._balance_connections.close()
+        await self._fence.close()
 
 
 def _log_worker_failure(what: str, error: BaseException) -> None:

@@ -286,5 +286,5 @@ class Settings(BaseSettings):
 
     @property
     def ingest_pool_size(self) -> int:
-        """Connections for booking: as many for groups of single calls as for batches, and for the payout events among those."""
-        return 3 * self.ingest_concurrency
+        """Connections for batches, and as many for the payout events among them; groups of single calls have their own."""
+        return 2 * self.ingest_concurrency

@@ -195,8 +195,8 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database
     restaurant_id = unique("res")
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
         slow = asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id))))
-        # It takes a while, for the server to learn that groups do.
-        await until_blocked(ledger, seconds=1.5)
+        # It takes a while, for the server to learn that groups do. No statement of a group waits for longer than a second.
+        await until_blocked(ledger, seconds=0.9)
         await release()
         assert (await slow).status == CREATED
         async with locked_events(database) as release:
@@ -209,7 +209,7 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database
             async def too_short() -> bool:
                 # As long as the others have not arrived it is let in, and its time passes.
                 event = event_message(restaurant_id=restaurant_id)
-                error = await outcome(send(ledger, event, timeout=0.25))
+                error = await outcome(send(ledger, event, timeout=0.2))
                 assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                 if rpc_status.from_call(error) is None:
                     return False

@@ -182,9 +182,9 @@ class StalledLedger(FakeEventLedger):
         super().__init__()
         self.let = asyncio.Semaphore(0)
 
-    async def insert(self, *arguments: object) -> set[str]:
+    async def insert(self, *arguments: object, **options: object) -> set[str]:
         await self.let.acquire()
-        return await super().insert(*arguments)  # type: ignore[arg-type]
+        return await super().insert(*arguments, **options)  # type: ignore[arg-type]
 
 
 async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:

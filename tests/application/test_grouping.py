@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from ledger.application import grouping
-from ledger.application.grouping import PRUNE_ITEMS, Grouping
+from ledger.application.grouping import PRUNE_ITEMS, Answer, Grouping
 from ledger.errors import DatabaseUnavailable, ShuttingDown
 
 CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
@@ -34,7 +34,7 @@ class Work:
         """They wait no longer."""
         self._let.set()
 
-    async def __call__(self, items: Sequence[int]) -> Sequence[int]:
+    async def __call__(self, items: Sequence[int], _answer: Answer[int]) -> Sequence[int]:
         self.groups.append(list(items))
         self.callers.append(CALLER.get())
         self.under_way += 1
@@ -159,7 +159,7 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
         with pytest.raises(asyncio.CancelledError):
             await future
 
-        async def forgetful(items: Sequence[int]) -> Sequence[int]:
+        async def forgetful(items: Sequence[int], _answer: Answer[int]) -> Sequence[int]:
             return list(items)[1:]
 
         forgetting: Grouping[int, int] = Grouping(
@@ -169,6 +169,37 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
         assert [type(error) for error in told] == [RuntimeError] * 3
         await forgetting.close()
         await groups.close()
+
+
+async def test_answer_is_told_before_the_others_have_theirs() -> None:
+    """Who is answered early does not wait for the group; what the group ends with is told to the others only."""
+    for ends_well in (True, False):
+        let = asyncio.Event()
+
+        async def work(
+            items: Sequence[int], answer: Answer[int], let: asyncio.Event = let, ends_well: bool = ends_well
+        ) -> list[int]:
+            answer(1, -1)
+            answer(1, -2)
+            await let.wait()
+            if not ends_well:
+                raise DatabaseUnavailable("away")
+            return [2 * item for item in items]
+
+        groups: Grouping[int, int] = Grouping(work, group_items_max=10, groups_at_once_max=1, on_failure=lambda _: None)
+        futures = [groups.add(number) for number in range(3)]
+        futures[2].cancel()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert await futures[1] == -1
+            assert not futures[0].done()
+            let.set()
+            if ends_well:
+                assert await futures[0] == 0
+            else:
+                with pytest.raises(DatabaseUnavailable):
+                    await futures[0]
+            await groups.close()
+        assert futures[1].result() == -1
 
 
 async def test_cancelled_caller_leaves_the_others_untouched() -> None:

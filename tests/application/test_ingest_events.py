@@ -1,12 +1,13 @@
 """Booking events: what each caller is told, on books in memory that can be made to fail."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import pytest
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
 
+from ledger.application import ingest_events
 from ledger.application.ingest_events import (
     ATTEMPTS_MAX,
     Booked,
@@ -16,6 +17,7 @@ from ledger.application.ingest_events import (
     UnknownRestaurants,
 )
 from ledger.application.ingest_queue import IngestLimits
+from ledger.application.ports import Posting
 from ledger.domain.events import EventType
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.errors import (
@@ -163,13 +165,13 @@ class SlowLedger(FakeEventLedger):
         self.under_way = 0
         self.under_way_max = 0
 
-    async def insert(self, *arguments: object) -> set[str]:
+    async def insert(self, *arguments: object, **options: object) -> set[str]:
         self.begun.set()
         self.under_way += 1
         self.under_way_max = max(self.under_way_max, self.under_way)
         try:
             await self.let.wait()
-            return await super().insert(*arguments)  # type: ignore[arg-type]
+            return await super().insert(*arguments, **options)  # type: ignore[arg-type]
         finally:
             self.under_way -= 1
 
@@ -226,6 +228,103 @@ async def test_failure_of_a_group_is_told_to_each_of_its_callers() -> None:
     events = [processor_event() for _ in range(3)]
     assert await all_told(*(ingest([event]) for event in events)) == [DatabaseUnavailable] * 3
     assert await all_told(*(ingest([event]) for event in events)) == [DUPLICATE] * 3
+    await ingest.close()
+
+
+class LockedLedger(FakeEventLedger):
+    """Breaks off, without waiting, whatever touches an event or an account that is `held`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: set[str] = set()
+        self.under_way = 0
+        self.under_way_max = 0
+
+    async def insert(self, *arguments: object, **options: object) -> set[str]:
+        postings: Sequence[Posting] = arguments[0]  # type: ignore[assignment]
+        self.under_way += 1
+        self.under_way_max = max(self.under_way_max, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        if any({posting.event.event_id, posting.event.restaurant_id} & self.held for posting in postings):
+            self.insert_sizes.append(len(postings))
+            raise DatabaseContention("lock timeout")
+        ids = [posting.event.event_id for posting in postings]
+        assert ids == sorted(ids), "two groups could wait for each other in opposite order"
+        return await super().insert(*arguments, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def _little_time_for_contention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 0.6)
+    monkeypatch.setattr(ingest_events, "PART_LOCK_WAIT_SECONDS", 0.0005)
+
+
+@pytest.mark.usefixtures("_little_time_for_contention")
+async def test_one_locked_call_of_a_group_stands_alone() -> None:
+    """It alone is told that the outcome is not known, the others are booked, in few statements, one after the other."""
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event(restaurant_id=f"res_{number}") for number in range(4)])
+    ledger.insert_sizes.clear()
+    events = [processor_event(restaurant_id=f"res_{number % 4}") for number in range(10)]
+    ledger.held = {events[3].event_id}
+    calls = [asyncio.create_task(ingest([event])) for event in events]
+    while sum(call.done() for call in calls) < 9:  # noqa: ASYNC110  # what is waited for has no event
+        await asyncio.sleep(0)
+    assert ledger.insert_sizes[0] == 10
+    # Two of each size, and the whole.
+    assert len(ledger.insert_sizes) <= 2 * 4 + 1
+    assert await all_told(*calls) == [DatabaseContention if n == 3 else CREATED for n in range(10)]
+    assert ledger.under_way_max == 1
+    ledger.held.clear()
+    assert await all_told(*(ingest([event]) for event in events)) == [CREATED if n == 3 else DUPLICATE for n in range(10)]
+    await ingest.close()
+
+
+@pytest.mark.usefixtures("_little_time_for_contention")
+async def test_locked_account_is_told_apart_from_the_others_before_its_events_are() -> None:
+    """However many of its events there are: the others of the group are booked after few statements."""
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    restaurants = [f"res_{number % 2}" for number in range(10)]
+    await ingest([processor_event(restaurant_id=restaurant) for restaurant in restaurants])
+    ledger.insert_sizes.clear()
+    ledger.held = {"res_1"}
+    calls = [ingest([processor_event(restaurant_id=restaurant)]) for restaurant in restaurants]
+    assert await all_told(*calls) == [DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants]
+    assert ledger.insert_sizes[:2] == [10, 5], "the whole, and the half that is of one account"
+    await ingest.close()
+
+
+async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
+    """It has one caller, who is told that the outcome is not known."""
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.insert_sizes.clear()
+    events = [processor_event() for _ in range(4)]
+    ledger.held = {events[2].event_id}
+    with pytest.raises(DatabaseContention):
+        await ingest(events)
+    assert ledger.insert_sizes == [4] * ATTEMPTS_MAX
+    ledger.held.clear()
+    assert told(await ingest(events)) == [CREATED] * 4
+
+
+@pytest.mark.usefixtures("_little_time_for_contention")
+@pytest.mark.parametrize("later", [DatabaseContention, DatabaseUnavailable])
+async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_in_parts(
+    later: type[DatabaseContention | DatabaseUnavailable],
+) -> None:
+    """The parts keep the batch id of the whole. A connection that is lost meanwhile is an attempt, as ever."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.failures = [DatabaseUnavailable("away"), DatabaseContention("our own session, perhaps"), later("once more")]
+    ledger.fail_after_storing = True
+    assert await all_told(*(ingest([processor_event()]) for _ in range(6))) == [CREATED] * 6
+    assert len(ledger.events) == 7
     await ingest.close()
 
 

@@ -4,13 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
+from grpc import aio
 from support.events import event_message
 from support.waiting import until_told
 
+from faults.callers import Caller
 from faults.catalogue import fault
 from faults.journal import Told
 from faults.load import Mix, load_on
 from faults.stage import Stage
+from ledger.v1 import ledger_pb2
 
 _WAITING = """
 SELECT pid FROM pg_stat_activity
@@ -53,10 +57,19 @@ async def _somebody_waits(stage: Stage) -> bool:
     return await stage.query(_WAITING) != []
 
 
+async def _code_of_showing(caller: Caller, event_id: str, *, timeout_seconds: float) -> grpc.StatusCode:
+    """How a call ends that asks for an event."""
+    try:
+        await caller.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id), timeout=timeout_seconds)
+    except aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
 @fault("F34", "a commit cut off while it waits for the standby")
 async def duplicate_of_unsafe(stage: Stage) -> None:
-    """A booking whose commit was cut off before any standby had it is visible and not safe: a repeat of it must not be told as a
-    duplicate before a standby has confirmed."""
+    """A booking whose commit was cut off before any standby had it is visible and not safe: before a standby has confirmed, a
+    repeat of it must not be told as a duplicate, nor may it be shown to whoever asks what became of it."""
     server = await stage.server()
     caller = stage.caller(server)
     await caller.send_until_known(event_message(event_id="before"))
@@ -73,6 +86,9 @@ async def duplicate_of_unsafe(stage: Stage) -> None:
             return await stage.query(stored) != []
 
         await until_told(visible, 10)
+        shown = asyncio.create_task(_code_of_showing(caller, "unsafe", timeout_seconds=5))
         repeat = await caller.send(event, timeout_seconds=5)
         assert repeat.told is Told.UNKNOWN, f"told as {repeat.told.value} while one machine alone has it"
+        assert await shown is grpc.StatusCode.DEADLINE_EXCEEDED, "shown while one machine alone has it"
+    assert await _code_of_showing(caller, "unsafe", timeout_seconds=30) is grpc.StatusCode.OK
     assert (await caller.send_until_known(event)).told in (Told.CREATED, Told.DUPLICATE)

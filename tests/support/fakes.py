@@ -61,7 +61,7 @@ class FakeEventLedger:
         self.fail_after_storing = False
         self.insert_sizes: list[int] = []
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
         self.insert_sizes.append(len(postings))
         if self.failures and not self.fail_after_storing:
             raise self.failures.pop(0)
@@ -105,7 +105,9 @@ class FakeEventLedger:
             for entry in self.postings[said.event_id].entries
         ]
 
-    async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
+    async def open_accounts(
+        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         wanted = {restaurant_id for restaurant_id, _ in accounts}
         if register:
             self.restaurants |= wanted

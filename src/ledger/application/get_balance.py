@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from ledger.application.grouping import Grouping
+from ledger.application.grouping import Answer, Grouping
 from ledger.application.ports import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
@@ -84,7 +84,7 @@ class GetBalance:
             (balance,) = await self._past_balances.read([query])
         return balance
 
-    async def _read_timed(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | None]:
+    async def _read_timed(self, queries: Sequence[BalanceQuery], _answer: Answer[Balance | None]) -> Sequence[Balance | None]:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:

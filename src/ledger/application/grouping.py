@@ -10,12 +10,16 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from ledger.errors import ShuttingDown
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+# Tells the caller of the item at this place of the group what became of it, before the others are told.
+Answer = Callable[[int, Outcome], None]
 
 LINGER_SECONDS = 0.002
 # How fast the number of those who are usually here follows what is seen at the end of each group.
@@ -33,13 +37,14 @@ class Grouping(Generic[Item, Outcome]):
 
     def __init__(
         self,
-        work: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
+        work: Callable[[Sequence[Item], Answer[Outcome]], Awaitable[Sequence[Outcome]]],
         *,
         group_items_max: int,
         groups_at_once_max: int,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`work` returns an outcome for each item of a group, in their order, or raises what each of them is told.
+        """`work` returns an outcome for each item of a group, in their order, or raises what each of them is told. Those whom it
+        has answered meanwhile have heard already.
 
         `on_failure` is told if gathering itself breaks, which it never should.
         """
@@ -152,9 +157,9 @@ class Grouping(Generic[Item, Outcome]):
     async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
             try:
-                outcomes = await self._work([item for item, _ in group])
+                outcomes = await self._work([item for item, _ in group], partial(_answer, group))
             finally:
-                # Before anybody is answered, and asks again.
+                # Before everybody is answered, and asks again.
                 here = len(self._waiting) + len(group)
                 self._usual_items += (here - self._usual_items) * FOLLOW
             if len(outcomes) != len(group):
@@ -184,3 +189,9 @@ class Grouping(Generic[Item, Outcome]):
                 future.set_exception(RuntimeError("gathering broke"))
         self._taken = []
         self._waiting.clear()
+
+
+def _answer(group: Sequence[tuple[Item, asyncio.Future[Outcome]]], place: int, outcome: Outcome) -> None:
+    future = group[place][1]
+    if not future.done():
+        future.set_result(outcome)

@@ -145,11 +145,12 @@ class EventLedger(Protocol):
     All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
     """
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
         """Stores those of `postings` whose event id is new and whose balance account exists, with their entries, durably.
 
         `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids stored by this very call.
-        All of them or none: raises DataRejected, with nothing stored, when the database refuses one as data.
+        All of them or none: raises DataRejected, with nothing stored, when the database refuses one as data; DatabaseContention
+        after waiting for a lock, if `lock_wait_seconds` is given for so long, which takes more round trips.
         """
         ...
 
@@ -164,10 +165,13 @@ class EventLedger(Protocol):
         """The entries that `event` posted, by position."""
         ...
 
-    async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
+    async def open_accounts(
+        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         """Opens the (restaurant id, currency) balance accounts that do not exist yet.
 
         Unknown restaurants are registered first if `register`; else they are left alone and returned.
+        Waits for locks as `insert` does.
         """
         ...
 
@@ -175,6 +179,7 @@ class EventLedger(Protocol):
 class PayoutRuns(Protocol):
     """Payout runs. Every method is a transaction of its own.
 
+    `start`, `get` and `items` return once what they tell is as durable as the database makes any commit: somebody pays by it.
     All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
     """
 
@@ -223,7 +228,10 @@ class PayoutRuns(Protocol):
 
 
 class Payouts(Protocol):
-    """Payouts, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+    """Payouts, for reading: what is returned is as durable as the database makes any commit, since somebody pays by it.
+
+    All methods raise DatabaseUnavailable and DatabaseTimeout.
+    """
 
     async def get(self, payout_id: UUID) -> PayoutDetails | None:
         """A payout with its items and its history, or None."""

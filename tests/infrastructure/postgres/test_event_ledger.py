@@ -1,5 +1,6 @@
 """The append-only books: the same promises of the fake and of PostgreSQL."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -7,16 +8,18 @@ from uuid import UUID
 
 import pytest
 import uuid_utils.compat
+from sqlalchemy import text
 from support.events import OCCURRED_AT, processor_event, unique
 from support.fakes import FakeEventLedger
 from support.running import query
+from support.sessions import DEADLINE_SECONDS, locked
 
 from ledger.application.ports import EventLedger, Posting
 from ledger.bootstrap import Database
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.posting_rules import entries_of
-from ledger.errors import DataRejected
+from ledger.errors import DatabaseContention, DataRejected
 from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 
@@ -37,6 +40,27 @@ def posting(event: ProcessorEvent) -> Posting:
 
 def batch_id() -> UUID:
     return uuid_utils.compat.uuid7()
+
+
+async def test_told_how_long_to_wait_for_a_lock_books_as_ever_and_waits_no_longer(
+    books: EventLedger, shared_database: Database
+) -> None:
+    """Accounts are opened and events booked; with a row locked by another session, it gives up and nothing is stored."""
+    restaurant, other = unique("res"), unique("res")
+    await books.open_accounts([(restaurant, "PEN")], register=True, lock_wait_seconds=0.001)
+    first, second = posting(processor_event(restaurant_id=restaurant)), posting(processor_event(restaurant_id=restaurant))
+    assert await books.insert([first], batch_id(), lock_wait_seconds=0.001) == {first.event.event_id}
+    if isinstance(books, FakeEventLedger):
+        return
+    lock = f"SELECT FROM balance_accounts WHERE restaurant_id = '{restaurant}' FOR UPDATE"
+    async with asyncio.timeout(DEADLINE_SECONDS), locked(shared_database, lock) as holder:
+        with pytest.raises(DatabaseContention):
+            await books.insert([second], batch_id(), lock_wait_seconds=0.001)
+        assert await books.stored([second.event.event_id]) == {}
+        await holder.execute(text(f"INSERT INTO restaurants (restaurant_id) VALUES ('{other}')"))
+        with pytest.raises(DatabaseContention):
+            await books.open_accounts([(other, "PEN")], register=True, lock_wait_seconds=0.001)
+    assert await books.insert([second], batch_id()) == {second.event.event_id}
 
 
 async def test_insert_returns_the_new_ones_and_stores_them_whole(books: EventLedger) -> None:

@@ -1,15 +1,20 @@
-"""Synchronous replication: what is acknowledged is safe on the standby, the repeat of an event included."""
+"""Synchronous replication: what is acknowledged is safe on the standby, repeats and most of what is read included."""
 
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import pytest
+from google.protobuf.message import Message
+from google.type import date_pb2
+from grpc import aio
 from support.events import event_message
+from support.payout_runs import days_ago
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap import DATABASE_NAME, Database
@@ -20,6 +25,10 @@ from ledger.infrastructure.postgres.migrations import create_database, migrate_a
 from ledger.v1 import ledger_pb2
 
 DEADLINE_SECONDS = 20.0
+# What readers wait with.
+FENCE = "pg_logical_emit_message"
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +66,23 @@ async def missing_standby(ledger: RunningLedger) -> AsyncIterator[None]:
         await ledger.query("SELECT pg_reload_conf()")
 
 
-async def waiting_sessions(ledger: RunningLedger) -> int:
-    """How many sessions wait for the standby."""
-    ((count,),) = await ledger.query("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+async def waiting_sessions(ledger: RunningLedger, statement: str = "") -> int:
+    """How many sessions wait for the standby, with a statement that has these words."""
+    ((count,),) = await ledger.query(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, :words) > 0", words=statement
+    )
     return int(count)
+
+
+async def until_it_waits(ledger: RunningLedger, call: Callable[[], Awaitable[T]], statement: str = "") -> "asyncio.Task[T]":
+    """Makes a call until it waits for the standby: the server's sessions hear of the setting a moment later."""
+    while True:
+        task = asyncio.ensure_future(call())
+        while not task.done():
+            await asyncio.sleep(0.01)
+            if await waiting_sessions(ledger, statement) and not task.done():
+                return task
+        task.result()
 
 
 async def send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> ledger_pb2.IngestEventResponse:
@@ -69,19 +91,11 @@ async def send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> ledge
 
 
 async def test_duplicate_is_acknowledged_only_once_its_original_is_safe(ledger: RunningLedger) -> None:
-    """While the standby is missing a repeat waits, as the first time would; reading the event does not."""
+    """While the standby is missing a repeat waits, as the first time would."""
     event = event_message()
     first = await send(ledger, event)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
-        waits = False
-        while not waits:
-            # The server's sessions hear of the setting a moment later, and then the repeat waits.
-            repeat = asyncio.create_task(send(ledger, event))
-            while not repeat.done() and not waits:
-                await asyncio.sleep(0.01)
-                waits = await waiting_sessions(ledger) > 0
-        read = await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
-        assert read.transaction_id == first.transaction_id
+        repeat = await until_it_waits(ledger, lambda: send(ledger, event), "processor_events")
         assert not repeat.done()
     async with asyncio.timeout(DEADLINE_SECONDS):
         answer = await repeat
@@ -105,3 +119,104 @@ async def test_without_a_standby_a_repeat_is_looked_up_without_writing(ledger: R
             before = await log_position()
             for _ in range(5):
                 assert event.event_id in await books.stored([event.event_id], once_safe=True)
+
+
+class Read:
+    """What may be read of an event, of a run that has paid it, and of the payout."""
+
+    def __init__(
+        self, ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, run: ledger_pb2.PayoutRun, payout_id: str
+    ) -> None:
+        self._ledger = ledger
+        self._requests: dict[str, Message] = {
+            "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
+            "RunPayouts": run_request(),
+            "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id),
+            "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id),
+            "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=payout_id),
+            "ListPayouts": ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id),
+            "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency=event.currency),
+            "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency=event.currency),
+            "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
+            "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
+        }
+
+    async def __call__(self, method: str) -> Message:
+        answer: Message = await getattr(self._ledger.stub, method)(self._requests[method])
+        return answer
+
+
+def run_request() -> ledger_pb2.RunPayoutsRequest:
+    """The same run every time."""
+    day = days_ago(1)
+    return ledger_pb2.RunPayoutsRequest(
+        currency="PEN", as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), request_id="the_run"
+    )
+
+
+@pytest.fixture(scope="module")
+async def read(ledger: RunningLedger) -> Read:
+    event = event_message(restaurant_id="res_paid")
+    await send(ledger, event)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        run = (await ledger.stub.RunPayouts(run_request())).payout_run
+        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            run = (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+    payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))).payouts
+    return Read(ledger, event, run, payouts[0].payout_id)
+
+
+FENCED = ["GetEvent", "RunPayouts", "GetPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"]
+UNFENCED = ["GetBalance", "ListEntries", "GetRestaurant", "ListRestaurants"]
+
+
+@pytest.mark.parametrize("method", FENCED)
+async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(ledger: RunningLedger, read: Read, method: str) -> None:
+    """Whoever asks what became of an event, or whom to pay, waits for the standby, and is then told what was told before."""
+    before = await read(method)
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
+        assert not waiting.done()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await waiting == before
+
+
+async def test_readers_that_wait_leave_connections_to_those_that_do_not(ledger: RunningLedger, read: Read) -> None:
+    """However many wait for the standby, with a single session: more than the pool has. The others are answered meanwhile."""
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        first = await until_it_waits(ledger, lambda: read("GetEvent"), FENCE)
+        others = [asyncio.create_task(read(method)) for method in FENCED * 5]
+        for method in UNFENCED * 5:
+            await read(method)
+        assert await waiting_sessions(ledger, FENCE) == 1
+        assert not any(call.done() for call in [first, *others])
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await asyncio.gather(first, *others)
+
+
+async def test_what_is_not_there_is_told_without_waiting(ledger: RunningLedger, read: Read) -> None:
+    """NOT_FOUND says nothing that a standby could know better."""
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        waiting = await until_it_waits(ledger, lambda: read("GetEvent"), FENCE)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id="evt_absent"))
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        page = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_absent"))
+        assert not page.payouts
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await waiting
+
+
+async def test_without_a_standby_readers_write_nothing(ledger: RunningLedger, read: Read) -> None:
+    """There is nothing to wait for, and so nothing is written into the log for it."""
+
+    async def log_position() -> Any:
+        return (await ledger.query("SELECT pg_current_wal_insert_lsn()::text"))[0][0]
+
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        before = None
+        # The database and the server's workers write something now and then.
+        while before != await log_position():
+            before = await log_position()
+            for method in FENCED:
+                await read(method)

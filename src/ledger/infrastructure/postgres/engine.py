@@ -19,6 +19,8 @@ CONNECT_TIMEOUT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
 LOCK_TIMEOUT_SECONDS = 3
+# Of the sessions that book groups of single calls: all of a group wait while one of them does, until it is booked apart.
+GROUP_LOCK_TIMEOUT_SECONDS = 1
 IDLE_IN_TRANSACTION_TIMEOUT_SECONDS = 15
 # A server that was stopped in the middle of a transaction, not ended, keeps its locks: the session is not idle as long as part of
 # a statement is missing. More than any transaction of a server takes, but for those that ask for more time.
@@ -48,7 +50,9 @@ Connection = Any
 Autocommit = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
-def create_engine(url: str, *, pool_size: int, role: str = APPLICATION_ROLE) -> AsyncEngine:
+def create_engine(
+    url: str, *, pool_size: int, role: str = APPLICATION_ROLE, lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS
+) -> AsyncEngine:
     """An engine whose sessions run as `role`, whoever logged in, and are bounded in time.
 
     `url` is a SQLAlchemy URL of the asyncpg dialect. Connects at the first use, not before.
@@ -67,7 +71,7 @@ def create_engine(url: str, *, pool_size: int, role: str = APPLICATION_ROLE) -> 
                 "role": role,
                 "timezone": "UTC",
                 "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+                "lock_timeout": f"{lock_timeout_seconds}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_SECONDS}s",
                 # Compiling pays off for long queries only; there are none.
                 "jit": "off",
@@ -128,6 +132,11 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
 async def allow_seconds(connection: Connection, seconds: int) -> None:
     """Lets each statement of the transaction that has begun take so long, and the transaction as long as they do."""
     await connection.execute(f"SET LOCAL statement_timeout = '{seconds}s'; {LIFT_TRANSACTION_TIMEOUT}")
+
+
+async def wait_for_locks(connection: Connection, seconds: float) -> None:
+    """Lets each statement of the transaction that has begun wait so long for a lock."""
+    await connection.execute(f"SET LOCAL lock_timeout = '{round(seconds * 1000)}ms'")
 
 
 class KeptConnections:

@@ -10,7 +10,8 @@ from ledger.application.ports import Posting, StoredEntry, StoredEvent
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
-from ledger.infrastructure.postgres.engine import Autocommit
+from ledger.infrastructure.postgres.engine import Autocommit, wait_for_locks
+from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
 # of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
@@ -95,6 +96,9 @@ FROM ({SELECT_EVENTS}) AS stored
 LEFT JOIN fence ON true
 """
 
+# The same for readers, who wait at a fence that they share.
+SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT_EVENTS}) AS stored"
+
 # What one event posted. The event's transaction number leads into the primary key of the entries.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
@@ -166,20 +170,34 @@ def insert_arguments(postings: Sequence[Posting], batch_id: UUID, *, maturity_da
 class PostgresEventLedger:
     """Implements `ledger.application.ports.EventLedger`."""
 
-    def __init__(self, autocommit: Autocommit, *, maturity_days: int) -> None:
-        """`maturity_days` holds for restaurants without a setting of their own."""
+    def __init__(self, autocommit: Autocommit, *, maturity_days: int, fence: Fence | None = None) -> None:
+        """`maturity_days` holds for restaurants without a setting of their own.
+
+        With a `fence` whoever must have safe rows waits there, without a connection; else with his own.
+        """
         self._autocommit = autocommit
         self._maturity_days = maturity_days
+        self._fence = fence
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID) -> set[str]:
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
         arguments = insert_arguments(postings, batch_id, maturity_days=self._maturity_days)
         async with self._autocommit() as connection:
-            rows = await connection.fetch(INSERT_EVENTS, *arguments)
+            if lock_wait_seconds is None:
+                rows = await connection.fetch(INSERT_EVENTS, *arguments)
+            else:
+                async with connection.transaction():
+                    await wait_for_locks(connection, lock_wait_seconds)
+                    rows = await connection.fetch(INSERT_EVENTS, *arguments)
         return {row[0] for row in rows}
 
     async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
+        statement = SELECT_EVENTS
+        if once_safe:
+            statement = SELECT_EVENTS_ONCE_SAFE if self._fence is None else SELECT_EVENTS_AND_REPLICATION
         async with self._autocommit() as connection:
-            rows = await connection.fetch(SELECT_EVENTS_ONCE_SAFE if once_safe else SELECT_EVENTS, list(event_ids))
+            rows = await connection.fetch(statement, list(event_ids))
+        if once_safe and self._fence is not None:
+            await self._fence.wait(rows)
         return {
             row["event_id"]: StoredEvent(
                 event=ProcessorEvent(
@@ -224,10 +242,14 @@ class PostgresEventLedger:
             for row in rows
         ]
 
-    async def open_accounts(self, accounts: Collection[tuple[str, str]], *, register: bool) -> set[str]:
+    async def open_accounts(
+        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
         currencies = [currency for _, currency in accounts]
         async with self._autocommit() as connection, connection.transaction():
+            if lock_wait_seconds is not None:
+                await wait_for_locks(connection, lock_wait_seconds)
             if register:
                 await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
                 unknown = set[str]()

@@ -25,6 +25,7 @@ from ledger.domain.payouts import (
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
 from ledger.errors import DataRejected, FieldViolation, InvalidRequest
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
+from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
 
 # Over all restaurants of a currency: longer than any other statement may take.
@@ -56,8 +57,8 @@ FROM payout_runs
 WHERE currency = $1 AND as_of = $2 AND min_amount_minor = $3 AND request_id = $4
 """
 
-SELECT_RUN = """
-SELECT currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at
+SELECT_RUN = f"""
+SELECT currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at, {IS_REPLICATED}
 FROM payout_runs
 WHERE payout_run_id = $1
 """
@@ -70,8 +71,8 @@ WHERE i.payout_run_id = $1
 GROUP BY i.outcome, i.skip_reason
 """
 
-SELECT_RUN_ITEMS = """
-SELECT i.restaurant_id, i.outcome, i.skip_reason, i.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor
+SELECT_RUN_ITEMS = f"""
+SELECT i.restaurant_id, i.outcome, i.skip_reason, i.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
 FROM payout_run_items AS i
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
 WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND ($3::text IS NULL OR i.outcome = $3)
@@ -266,11 +267,13 @@ class PostgresPayoutRuns:
         long_tails: LongTails = TAILS_UNTOLD,
         *,
         settlement_timezone: str,
+        fence: Fence | None = None,
         metrics: LedgerMetrics | None = None,
     ) -> None:
         """`settlement_timezone` is the IANA zone in which a date begins and ends."""
         self._metrics = metrics or UncountedWork()
         self._engine = engine
+        self._fence = fence or Fence(engine)
         self._long_tails = long_tails
         self._zone = ZoneInfo(settlement_timezone)
 
@@ -305,6 +308,7 @@ class PostgresPayoutRuns:
             if row is None:
                 return None
             progress = await connection.fetch(SELECT_PROGRESS, payout_run_id)
+        await self._fence.wait([row])
         key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
         state = PayoutRunState(row["state"])
         return _run(payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress)
@@ -315,6 +319,7 @@ class PostgresPayoutRuns:
         async with autocommit(self._engine) as connection:
             wanted = None if outcome is None else outcome.value
             rows = await connection.fetch(SELECT_RUN_ITEMS, payout_run_id, after, wanted, limit)
+        await self._fence.wait(rows)
         return [
             PayoutRunItem(
                 restaurant_id=row["restaurant_id"],

@@ -12,10 +12,11 @@ from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import Payout, PayoutDetails, PayoutItem, PayoutState, moves_of
 from ledger.domain.posting_rules import Entry, EntryType
 from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 
-_COLUMNS = """
+_COLUMNS = f"""
 p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at, p.state, p.transaction_id,
-p.created_at
+p.created_at, {IS_REPLICATED}
 """
 
 SELECT_PAYOUT = f"""
@@ -76,8 +77,9 @@ WHERE payout_id = $1
 class PostgresPayouts:
     """Implements `ledger.application.ports.Payouts`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, fence: Fence) -> None:
         self._engine = engine
+        self._fence = fence
 
     async def get(self, payout_id: UUID) -> PayoutDetails | None:
         # One snapshot, so that the state and the history agree.
@@ -87,6 +89,7 @@ class PostgresPayouts:
                 return None
             items = await connection.fetch(SELECT_ITEMS, payout_id)
             events = await connection.fetch(SELECT_PAYOUT_EVENTS, str(payout_id))
+        await self._fence.wait([row])
         payout = _payout(row)
         return PayoutDetails(
             payout,
@@ -106,6 +109,7 @@ class PostgresPayouts:
         created_at, payout_id = before or (None, None)
         async with autocommit(self._engine) as connection:
             rows = await connection.fetch(statement, created_at, payout_id, limit, *[value for _, value in given])
+        await self._fence.wait(rows)
         return [_payout(row) for row in rows]
 
 

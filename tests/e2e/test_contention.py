@@ -1,0 +1,296 @@
+"""Events that somebody else has locked: who has to wait for them, and who has not. Another session really holds the lock."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import grpc
+import pytest
+import uuid_utils.compat
+from grpc import aio
+from sqlalchemy.ext.asyncio import AsyncConnection
+from support.audit import assert_books_in_order
+from support.events import event_message, processor_event
+from support.running import RunningLedger, query, running_ledger
+from support.sessions import locked
+from support.waiting import until
+
+from ledger.application import ingest_events
+from ledger.application.ingest_events import Booked, IngestEvents, IngestOutcome, IngestStatus, UnknownRestaurants
+from ledger.application.ingest_queue import IngestLimits
+from ledger.application.ports import Posting
+from ledger.bootstrap import Database
+from ledger.domain.events import ProcessorEvent, fingerprint
+from ledger.domain.posting_rules import entries_of
+from ledger.errors import DatabaseContention, EventIdReused
+from ledger.infrastructure.postgres.engine import GROUP_LOCK_TIMEOUT_SECONDS, autocommit, create_engine
+from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, PostgresEventLedger, insert_arguments
+from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from ledger.v1 import ledger_pb2
+
+DEADLINE_SECONDS = 30.0
+EVENTS = 60
+CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
+
+Told = IngestStatus | type[BaseException]
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The use case on a database; `groups` has the size of every group that has ended."""
+
+    ingest: IngestEvents
+    database: Database
+    groups: list[int]
+
+    def send(self, events: Sequence[ProcessorEvent]) -> "list[asyncio.Task[list[IngestOutcome]]]":
+        """Calls that come at once, each with one event: they share a group."""
+        return [asyncio.create_task(self.ingest([event])) for event in events]
+
+    async def check(self, events: int) -> None:
+        """So many events are stored, none of them twice, and the books are in order."""
+        rows = await query(self.database.migration_url, "SELECT count(*), count(DISTINCT event_id) FROM ledger_entries")
+        assert rows == [(events, events)]
+        await assert_books_in_order(self.database)
+
+
+@asynccontextmanager
+async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncIterator[Books]:
+    """Groups have as many connections as there may be groups."""
+    engine = create_engine(database.url, pool_size=groups_at_once_max, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS)
+    groups: list[int] = []
+    ingest = IngestEvents(
+        PostgresEventLedger(partial(autocommit, engine), maturity_days=7),
+        lambda: PostgresUnitOfWork(engine),
+        unknown_restaurants=UnknownRestaurants.REGISTER,
+        limits=IngestLimits(
+            queue_calls_max=1000,
+            queue_events_max=1000,
+            queue_bytes_max=2**30,
+            group_events_max=500,
+            batches_at_once_max=groups_at_once_max,
+        ),
+        on_group=lambda events, _: groups.append(events),
+    )
+    try:
+        yield Books(ingest, database, groups)
+    finally:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await ingest.close()
+        await engine.dispose()
+
+
+@pytest.fixture
+async def books(database: Database) -> AsyncIterator[Books]:
+    async with books_on(database) as books:
+        yield books
+
+
+def told(call: "asyncio.Task[list[IngestOutcome]]") -> Told:
+    """What a call that has ended was told, in short."""
+    error = call.exception()
+    if error is not None:
+        return type(error)
+    (outcome,) = call.result()
+    return outcome.status if isinstance(outcome, Booked) else type(outcome)
+
+
+async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) -> UUID:
+    """Another session stores the event and leaves its transaction open; the transaction id of the entries."""
+    transaction_id = uuid_utils.compat.uuid7()
+    posting = Posting(event, fingerprint(event), transaction_id, entries_of(event))
+    connection = (await holder.get_raw_connection()).driver_connection
+    assert connection is not None
+    await connection.fetch(INSERT_EVENTS, *insert_arguments([posting], uuid_utils.compat.uuid7(), maturity_days=7))
+    return transaction_id
+
+
+async def until_all_but(calls: "Sequence[asyncio.Task[list[IngestOutcome]]]", waiting: set[int]) -> None:
+    """Returns once every call but those at some places is answered."""
+    await until(lambda: {place for place, call in enumerate(calls) if not call.done()} <= waiting, DEADLINE_SECONDS)
+
+
+# What somebody else has locked, who has to know of one event in the group, and what is told when that is committed.
+LOCKS = {
+    "event": (None, DUPLICATE),
+    "account": ("SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE", CREATED),
+    "registration": ("INSERT INTO restaurants (restaurant_id) VALUES ('res_new')", CREATED),
+}
+
+
+@pytest.mark.parametrize(
+    ("lock", "commits", "place"),
+    [
+        ("event", True, 0),
+        ("event", False, EVENTS - 1),
+        ("account", True, 31),
+        ("account", False, 30),
+        ("registration", True, 7),
+        ("registration", False, 29),
+    ],
+)
+async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(books: Books, lock: str, commits: bool, place: int) -> None:
+    """They are told CREATED while the lock is held; the locked one is told what is right once the lock is gone."""
+    statement, told_after_commit = LOCKS[lock]
+    events = [processor_event(restaurant_id=f"res_{number % 7}") for number in range(EVENTS)]
+    events[place] = processor_event(restaurant_id="res_new" if lock == "registration" else "res_held")
+    await books.ingest([processor_event(restaurant_id="res_held"), processor_event(restaurant_id="res_0")])
+    books.groups.clear()
+    async with locked(books.database, statement or "SELECT 1") as holder:
+        transaction_id = await insert_without_commit(holder, events[place]) if lock == "event" else None
+        calls = books.send(events)
+        await until_all_but(calls, {place})
+        assert not calls[place].done(), "the lock is held still"
+        assert {told(call) for call in calls if call is not calls[place]} == {CREATED}
+        await (holder.commit() if commits else holder.rollback())
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            (outcome,) = await calls[place]
+    assert isinstance(outcome, Booked)
+    assert outcome.status is (told_after_commit if commits else CREATED)
+    if lock == "event":
+        assert (outcome.transaction_id == transaction_id) is commits
+    await until(lambda: books.groups == [EVENTS], DEADLINE_SECONDS)
+    await books.check(2 + EVENTS)
+
+
+async def test_event_that_stays_locked_is_told_so_alone(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its time is over its caller is told that the outcome is not known; repeated afterwards, it is booked, once."""
+    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 0.5)
+    events = [processor_event() for _ in range(EVENTS)]
+    await books.ingest([processor_event()])
+    async with locked(books.database, "SELECT 1") as holder:
+        await insert_without_commit(holder, events[7])
+        calls = books.send(events)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait(calls)
+        assert [told(call) for call in calls] == [DatabaseContention if place == 7 else CREATED for place in range(EVENTS)]
+    again = books.send(events)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await asyncio.wait(again)
+    assert [told(call) for call in again] == [CREATED if place == 7 else DUPLICATE for place in range(EVENTS)]
+    await books.check(1 + EVENTS)
+
+
+async def test_many_locked_events_of_one_account_and_some_of_others(books: Books) -> None:
+    """An account's row holds up all of its events, and ids elsewhere are held as well: all others are booked meanwhile."""
+    restaurants = [f"res_{place % 6}" for place in range(EVENTS)]
+    events = [processor_event(restaurant_id=restaurant) for restaurant in restaurants]
+    held = {place for place, restaurant in enumerate(restaurants) if restaurant == "res_3"} | {0, 1, 44}
+    for restaurant in set(restaurants):
+        await books.ingest([processor_event(restaurant_id=restaurant)])
+    async with (
+        locked(books.database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_3' FOR UPDATE"),
+        locked(books.database, "SELECT 1") as holder,
+    ):
+        for place in (0, 1, 44):
+            await insert_without_commit(holder, events[place])
+        calls = books.send(events)
+        await until_all_but(calls, held)
+        assert {place for place, call in enumerate(calls) if not call.done()} == held
+        await holder.commit()
+        await until_all_but(calls, held - {0, 1, 44})
+        assert [told(calls[place]) for place in (0, 1, 44)] == [DUPLICATE] * 3
+        assert not any(calls[place].done() for place in held - {0, 1, 44})
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await asyncio.wait(calls)
+    assert [told(call) for call in calls] == [DUPLICATE if place in {0, 1, 44} else CREATED for place in range(EVENTS)]
+    await books.check(6 + EVENTS)
+
+
+async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(books: Books) -> None:
+    """As without a lock: created, duplicate with the same transaction id, conflict."""
+    event = processor_event()
+    altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
+    await books.ingest([processor_event()])
+    async with locked(books.database, "SELECT 1") as holder:
+        await insert_without_commit(holder, altered)
+        calls = books.send([event, processor_event(), event, altered])
+        await until_all_but(calls, {0, 2, 3})
+        assert [call.done() for call in calls] == [False, True, False, False]
+        await holder.rollback()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait(calls)
+    assert [told(call) for call in calls] == [CREATED, CREATED, DUPLICATE, EventIdReused]
+    await books.check(3)
+
+
+async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are places for two groups, and both wait, the older one ends, so that others are booked."""
+    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 3600)
+    async with books_on(database, groups_at_once_max=2) as books, locked(database, "SELECT 1") as holder:
+        await books.ingest([processor_event()])
+        held = [processor_event() for _ in range(3)]
+        for event in held:
+            await insert_without_commit(holder, event)
+        calls = []
+        for event in held:
+            calls += books.send([event])
+            (neighbour,) = books.send([processor_event()])
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                await neighbour
+            assert told(neighbour) is CREATED
+        await until(lambda: calls[0].done() and calls[1].done(), DEADLINE_SECONDS)
+        assert [told(call) for call in calls[:2]] == [DatabaseContention] * 2
+        assert not calls[2].done(), "one may wait"
+        await holder.rollback()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await calls[2]
+        assert told(calls[2]) is CREATED
+        await books.check(1 + 3 + 1)
+
+
+async def test_locked_tables_hold_up_everybody_and_lose_nobody(books: Books) -> None:
+    """Where nothing can be booked, nothing is told; all are booked when it can."""
+    events = [processor_event() for _ in range(EVENTS)]
+    await books.ingest([processor_event()])
+    async with locked(books.database, "LOCK TABLE processor_events IN EXCLUSIVE MODE") as holder:
+        calls = books.send(events)
+        waits = partial(_apart, books.database)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not await waits():  # noqa: ASYNC110  # what is waited for happens in another process
+                await asyncio.sleep(0.005)
+        assert not any(call.done() for call in calls)
+        await holder.rollback()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait(calls)
+    assert {told(call) for call in calls} == {CREATED}
+    await books.check(1 + EVENTS)
+
+
+async def _apart(database: Database) -> bool:
+    """Whether a session waits for a lock inside a transaction that said for how long: a group is being booked in parts."""
+    statement = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock'
+      AND query_start - xact_start > interval '0'
+    """
+    return await query(database.migration_url, statement) != []
+
+
+async def test_callers_of_a_server_are_told_one_by_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE, and CREATED when repeated."""
+    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 0.5)
+    async with running_ledger(database) as ledger:
+        await ledger.ingest(event_message())
+        messages = [event_message() for _ in range(EVENTS)]
+        async with locked(database, "SELECT 1") as holder:
+            await insert_without_commit(holder, processor_event(event_id=messages[30].event_id))
+            answers = await asyncio.gather(*(_code_of(_send(ledger, message)) for message in messages))
+            assert answers == [grpc.StatusCode.UNAVAILABLE if place == 30 else "CREATED" for place in range(EVENTS)]
+        assert await _code_of(_send(ledger, messages[30])) == "CREATED"
+        assert await ledger.query("SELECT count(*) FROM processor_events") == [(1 + EVENTS,)]
+    await assert_books_in_order(database)
+
+
+def _send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> Callable[[], Awaitable[ledger_pb2.IngestEventResponse]]:
+    return lambda: ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=DEADLINE_SECONDS)
+
+
+async def _code_of(call: Callable[[], Awaitable[ledger_pb2.IngestEventResponse]]) -> grpc.StatusCode | str:
+    try:
+        return ledger_pb2.IngestStatus.Name((await call()).status).removeprefix("INGEST_STATUS_")
+    except aio.AioRpcError as error:
+        return error.code()
