@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 
-from ledger.bootstrap import Database, Metrics
+from ledger.bootstrap import Database
+from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2
 
 SERVICE = "/ledger.v1.LedgerService"

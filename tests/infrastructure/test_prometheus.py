@@ -27,7 +27,7 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
     """What its page tells: values by names with labels."""
     with (
         MetricsPage("127.0.0.1:0", registry) as page,
-        urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=30) as answer,
+        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
     ):
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
@@ -83,10 +83,11 @@ def test_work_is_told() -> None:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
 def test_page_is_served_over_ipv6() -> None:
     """The address in brackets, as in a URL."""
-    with MetricsPage("[::1]:0", CollectorRegistry()) as page:
-        url = f"http://[::1]:{page.port}/metrics"
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            assert answer.status == 200
+    with (
+        MetricsPage("[::1]:0", CollectorRegistry()) as page,
+        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
+    ):
+        assert answer.status == 200
 
 
 @needs_proc

@@ -8,11 +8,12 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.api.security import SecurityMisconfigured
 from ledger.api.server import AddressUnavailable
-from ledger.bootstrap import NotDurable, SchemaMismatch, TooPrivileged, shown_url
+from ledger.bootstrap import shown_url
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
 from ledger.infrastructure.postgres.migrations import CannotMigrate
+from ledger.infrastructure.postgres.start_checks import NotDurable, SchemaMismatch, TooPrivileged
 
 _NEW_DATABASE = "on a new database run `ledger migrate` first, and give the role ledger_app its password"
 _HINT_BY_SQLSTATE = {

@@ -58,7 +58,8 @@ def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
 
 
 def _serve_alone(settings: Settings) -> None:
-    from ledger.bootstrap import new_event_loop, open_database, run_server, told_metrics
+    from ledger.bootstrap import new_event_loop, open_database, run_server
+    from ledger.metrics import told_metrics
 
     with open_database(settings) as database:
 
@@ -73,8 +74,9 @@ def _serve_alone(settings: Settings) -> None:
 
 
 def _serve_with_workers(settings: Settings) -> None:
-    from ledger.bootstrap import check_database, open_database, summed_metrics
+    from ledger.bootstrap import check_database, open_database
     from ledger.cli.supervisor import Supervisor, reserved_address, worker_environment
+    from ledger.metrics import summed_metrics
 
     with reserved_address(settings.grpc_address) as address, open_database(settings) as database:
         # Here, where it is told once and ends the command, and not only in each worker.

@@ -242,14 +242,17 @@ class _Request(WSGIRequestHandler):
 
 
 class MetricsPage:
-    """Tells the metrics at http://ADDRESS/metrics until it is closed. Raises OSError where it cannot listen."""
+    """Tells the metrics at http://ADDRESS/metrics until it is closed. Raises OSError where it cannot listen.
+
+    `address` is the one that was asked for with the port that was bound, which differs when port 0 was.
+    """
 
     def __init__(self, address: str, registry: CollectorRegistry) -> None:
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
+        asked_host, _, port = address.rpartition(":")
+        host = asked_host.strip("[]")
         server_class = _IPv6PageServer if ":" in host else _PageServer
         self._server = make_server(host, int(port), make_wsgi_app(registry), server_class=server_class, handler_class=_Request)
-        self.port = self._server.server_port
+        self.address = f"{asked_host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 
