@@ -1,5 +1,8 @@
 """How the parts are put together."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ledger.bootstrap import embedded_connections
@@ -10,3 +13,10 @@ from ledger.settings import Settings
 def test_embedded_database_has_room_for_all_workers(workers: int, pool_size: int, connections: int) -> None:
     """All their pools, and 50 for others."""
     assert embedded_connections(Settings(_env_file=None, workers=workers, database_pool_size=pool_size)) == connections
+
+
+def test_server_that_migrates_nothing_does_without_alembic() -> None:
+    """It takes a fifth of the time to load all the rest, in every worker."""
+    loading = "import sys; import ledger.bootstrap, ledger.cli.database_failures; print('alembic' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, check=True)
+    assert (loaded.stdout, loaded.stderr) == ("False\n", "")
