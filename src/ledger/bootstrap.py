@@ -174,7 +174,6 @@ class Application:
             ),
             on_group=partial(metrics.group, "ingest"),
             on_queue=metrics.queue,
-            on_refused=metrics.queue_refused,
         )
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),

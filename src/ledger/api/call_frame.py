@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import aio
 
-from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
+from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog
 from ledger.api.errors import has_status, internal, not_implemented, status_code_of, status_of
 from ledger.api.gate import Gate
 from ledger.api.metrics import CallMetrics
@@ -199,6 +199,8 @@ class _Call:
     def _judge(self, error: BaseException) -> bool:
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)
+            if (reason := TURNED_AWAY.get(type(error))) is not None:
+                self._metrics.turned_away(self._method, reason)
             if isinstance(error, QueueFull | DeadlineTooShort):
                 self._refusals.refused(error)
                 return True
