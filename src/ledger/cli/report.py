@@ -139,7 +139,7 @@ def _query_configured_books(settings: Settings, name: str, parameters: "dict[str
         finally:
             await engine.dispose()
 
-    with database_failures(settings.database_url, unreachable=ExitStatus.UNREACHABLE), open_database(settings) as database:
+    with database_failures(settings.database_url), open_database(settings) as database:
         return asyncio.run(query(database))
 
 

@@ -11,7 +11,7 @@ import typer
 
 from ledger.cli.configuration import AddressOption, load_settings, warn_of_unknown_settings
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
-from ledger.cli.failures import ExitStatus, report
+from ledger.cli.failures import report
 from ledger.cli.invocation import command_line, from_here
 from ledger.cli.output import print_line
 from ledger.observability import configure_logging
@@ -27,6 +27,9 @@ With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the s
 Without, it starts an embedded PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
 
 One process uses one processor core. With `--workers` several of them serve at the same address, and those that die are replaced.
+
+Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting or file, 3 if the database is not reached at the
+start.
 """
 
 # The address follows, and nothing else: the first line on standard output, for programs that wait for it.
@@ -49,7 +52,7 @@ def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
     from ledger.cli.database_failures import database_failures
 
     configure_logging(settings.log_format, settings.log_level)
-    with database_failures(settings.database_url, unreachable=ExitStatus.REFUSED):
+    with database_failures(settings.database_url):
         check_security(settings)
         if settings.workers == 1:
             _serve_alone(settings)

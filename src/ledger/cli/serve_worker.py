@@ -46,7 +46,7 @@ def serve_worker(
         with suppress(OSError):
             connection.sendall(SERVING)
 
-    with database_failures(settings.database_url, unreachable=ExitStatus.REFUSED):
+    with database_failures(settings.database_url):
         database = Database(settings.database_url, settings.url_for_migrations)
         metrics = worker_metrics(settings)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
