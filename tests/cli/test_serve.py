@@ -61,7 +61,11 @@ async def test_hangup_reads_the_files_again(data_dir: Path, tmp_path: Path, monk
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
     assert "files were read again" in ended.stderr
-    assert "Callers need credentials" in ended.stdout
+    # Who does as it says gets in.
+    assert f"ledger --token-file TOKEN_FILE ingest {DEMO_FILE} --address {server.address}\n" in ended.stdout
+    assert f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n" in ended.stdout
+    assert "TOKEN_FILE: a token and nothing else;" in ended.stdout
+    assert "grpcurl" not in ended.stdout
 
 
 async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:

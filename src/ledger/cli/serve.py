@@ -1,18 +1,14 @@
 """`ledger serve`: runs the server."""
 
 import asyncio
-import json
-import re
-import shlex
 import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ledger.cli.configuration import AddressOption, load_settings, warn_of_unknown_settings
-from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.failures import report
-from ledger.cli.invocation import command_line, from_here
+from ledger.cli.first_calls import first_calls
 from ledger.cli.output import print_line
 from ledger.observability import configure_logging
 from ledger.settings import Settings
@@ -94,27 +90,12 @@ def _serve_with_workers(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
-    """Tells where the server is, and what to try next in words that can be copied."""
-    # Imported when needed, as above.
-    from ledger.api.security import asks_who_calls, describes_itself
-
-    default_address = Settings.model_fields["grpc_address"].default
-    # 0.0.0.0 and its like are all addresses of this machine, and none that can be called everywhere.
-    address = re.sub(r"^(0\.0\.0\.0|\[::\]|\*):", "127.0.0.1:", listening_address)
-    option = [] if address == default_address else ["--address", address]
-    example = read_demo_lines()[0]
-    restaurant_id, currency = str(example["restaurant_id"]), str(example["currency"])
+    """Tells where the server is, and what to try next."""
     print_line(f"{READY_PREFIX}{listening_address}")
     print_line(f"the books are in {database.description}")
     print_line()
-    if settings.tls_certificate_file or asks_who_calls(settings):
-        print_line("Callers need credentials: --tls-ca, --token-file and so on, before the name of a command (`ledger --help`).")
-    print_line("To try it, in another terminal:")
-    print_line(f"  {command_line('ingest', from_here(DEMO_FILE), *option)}")
-    print_line(f"  {command_line('balance', restaurant_id, currency, *option)}")
-    if describes_itself(settings) and not settings.tls_certificate_file and not asks_who_calls(settings):
-        request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
-        print_line(f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance")
+    for line in first_calls(settings, listening_address):
+        print_line(line)
     if database.attached:
         report(
             "warning",
