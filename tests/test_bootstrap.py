@@ -16,7 +16,7 @@ def test_embedded_database_has_room_for_all_workers(workers: int, pool_size: int
 
 
 def test_server_that_migrates_nothing_does_without_alembic() -> None:
-    """It takes a fifth of the time to load all the rest, in every worker."""
+    """It is an eighth of the time that each worker takes to load."""
     loading = "import sys; import ledger.bootstrap, ledger.cli.database_failures; print('alembic' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, check=True)
     assert (loaded.stdout, loaded.stderr) == ("False\n", "")

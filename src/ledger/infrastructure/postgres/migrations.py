@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import aclosing
-from typing import Any
 
 import sqlalchemy.exc
 from sqlalchemy import text
@@ -12,7 +11,6 @@ from sqlalchemy.pool import NullPool
 
 from ledger.infrastructure.postgres.engine import connect
 from ledger.infrastructure.postgres.errors import database_errors
-from ledger.infrastructure.postgres.tables import metadata
 from ledger.resources import resource
 
 OWNER_ROLE = "ledger_owner"
@@ -54,7 +52,7 @@ def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
 
 async def migrate_async(url: str, revision: str = "head") -> tuple[str | None, str | None]:
     """As `migrate`, from within an event loop."""
-    # Loaded when needed: Alembic takes a fifth of the time that a server takes to load, and most servers migrate nothing.
+    # Loaded when needed: Alembic takes an eighth of the time that a server takes to load, and most servers migrate nothing.
     from ledger.infrastructure.postgres.schema_moves import move_schema
 
     engine = create_async_engine(url, poolclass=NullPool)
@@ -101,19 +99,6 @@ def database_url(url: str, *, database: str | None = None, user: str | None = No
     if user is not None:
         parsed = parsed.set(username=user, password=None)
     return parsed.render_as_string(hide_password=False)
-
-
-def run_environment(context: Any) -> None:
-    """What alembic/env.py does: runs migrations on the connection in the configuration, or prints their SQL when offline."""
-    if context.is_offline_mode():
-        context.configure(dialect_name="postgresql", target_metadata=metadata)
-    else:
-        connection = context.config.attributes.get("connection")
-        if connection is None:
-            raise RuntimeError("alembic has no connection of its own here: use `make migrate` and `make revision`")
-        context.configure(connection=connection, target_metadata=metadata)
-    with context.begin_transaction():
-        context.run_migrations()
 
 
 async def _prepare(connection: AsyncConnection) -> None:

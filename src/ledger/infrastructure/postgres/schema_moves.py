@@ -1,5 +1,7 @@
 """Alembic's part of a migration: from the revision that a database has to another one."""
 
+from typing import Any
+
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -8,6 +10,7 @@ from sqlalchemy import Connection
 
 from alembic import command
 from ledger.infrastructure.postgres.migrations import CannotMigrate
+from ledger.infrastructure.postgres.tables import metadata
 from ledger.resources import resource
 
 
@@ -34,6 +37,19 @@ def move_schema(connection: Connection, revision: str) -> tuple[str | None, str 
     except CommandError as error:
         raise CannotMigrate(f"cannot move the schema from revision {before or 'none'} to {revision}: {error}") from error
     return before, MigrationContext.configure(connection).get_current_revision()
+
+
+def run_environment(context: Any) -> None:
+    """What alembic/env.py does: runs migrations on the connection in the configuration, or prints their SQL when offline."""
+    if context.is_offline_mode():
+        context.configure(dialect_name="postgresql", target_metadata=metadata)
+    else:
+        connection = context.config.attributes.get("connection")
+        if connection is None:
+            raise RuntimeError("alembic has no connection of its own here: use `make migrate` and `make revision`")
+        context.configure(connection=connection, target_metadata=metadata)
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 def _is_older(config: Config, revision: str, than: str) -> bool:
