@@ -325,7 +325,9 @@ async def test_program_that_cannot_be_started_is_a_failed_start(monkeypatch: pyt
     supervisor = Supervisor(Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None)
     with structlog.testing.capture_logs() as lines, pytest.raises(CommandFailure, match="the workers do not start"):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
-    assert [line["event"] for line in lines].count("a worker cannot be started") == FAILED_STARTS_MAX
+    # The other worker may be trying when the one gives up.
+    tries = [line["event"] for line in lines].count("a worker cannot be started")
+    assert FAILED_STARTS_MAX <= tries <= FAILED_STARTS_MAX + 1
 
 
 @pytest.mark.usefixtures("_signals_restored")

@@ -166,6 +166,8 @@ class Supervisor:
             if served_seconds is None:
                 self._failed_starts += 1
                 if self._failed_starts >= FAILED_STARTS_MAX and not self._serving:
+                    # Now, so that the others neither try again nor give up as well.
+                    self._stop.set()
                     raise CommandFailure(
                         f"the workers do not start: {self._failed_starts} in a row ended before they served, and none is left; "
                         "what they said stands above",
