@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
+from support.tokens import token_line
 
 from ledger.bootstrap import Database
 from ledger.metrics import Metrics
@@ -143,3 +145,23 @@ async def test_streams_that_were_turned_away_are_counted(shared_database: Databa
             await second.read()
         await first.done_writing()
         assert calls.turned == {(f"{SERVICE}/StreamEvents", "QUEUE_FULL"): 1}
+
+
+async def test_callers_that_call_too_often_are_counted(shared_database: Database, tmp_path: Path) -> None:
+    """By the reason that they are told."""
+    (tmp_path / "tokens").write_text(token_line("reader", "read", "ledger_reader"))
+    settings: dict[str, Any] = {
+        "auth_tokens_file": tmp_path / "tokens",
+        "rate_limit_calls_per_second": 0.001,
+        "rate_limit_burst_calls": 1,
+    }
+    calls = CountedCalls()
+    async with running_ledger(shared_database, metrics=Metrics(calls=calls), **settings) as ledger:
+        codes = []
+        for _ in range(3):
+            call = ledger.stub.ListRestaurants(
+                ledger_pb2.ListRestaurantsRequest(), metadata=(("authorization", "Bearer ledger_reader"),)
+            )
+            codes.append(await call.code())
+    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert calls.turned == {(f"{SERVICE}/ListRestaurants", "RATE_LIMITED"): 2}
