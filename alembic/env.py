@@ -1,6 +1,6 @@
 """Runs the migrations on the connection that `ledger.infrastructure.postgres.migrations` opened."""
 
 from alembic import context
-from ledger.infrastructure.postgres.migrations import run_environment
+from ledger.infrastructure.postgres.schema_moves import run_environment
 
 run_environment(context)

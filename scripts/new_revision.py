@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from alembic import command
-from ledger.infrastructure.postgres.migrations import alembic_config, head_revision
+from ledger.infrastructure.postgres.migrations import head_revision
+from ledger.infrastructure.postgres.schema_moves import alembic_config
 
 
 async def write_revision(url: str, message: str) -> str:

@@ -5,10 +5,10 @@ import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy import text
@@ -17,9 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
-from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.security import Security, describes_itself, keeps_audit_log
-from ledger.api.server import AddressUnavailable, Server
+from ledger.api.server import Server
 from ledger.application.audit_log import AuditLog
 from ledger.application.get_balance import GROUPS_AT_ONCE_MAX, GetBalance
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
@@ -30,7 +29,6 @@ from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport
-from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -46,22 +44,17 @@ from ledger.infrastructure.postgres.engine import (
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.fence import Fence
-from ledger.infrastructure.postgres.migrations import create_database, current_revision, head_revision, migrate
+from ledger.infrastructure.postgres.migrations import create_database, migrate
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
-from ledger.infrastructure.postgres.privileges import excessive_privileges
 from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
-from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, number_ahead
+from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
+from ledger.infrastructure.postgres.start_checks import check_before_serving, check_schema, warn_of_numbers_ahead
 from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from ledger.metrics import Metrics
 from ledger.settings import Settings
-
-if TYPE_CHECKING:
-    # Loaded only where metrics are served.
-    from prometheus_client import CollectorRegistry
-
-    from ledger.infrastructure import prometheus
 
 DATABASE_NAME = "ledger"
 # How many more objects than before make Python look for garbage; by default 700.
@@ -69,25 +62,10 @@ GARBAGE_THRESHOLD = 20_000
 # The embedded server's: how many it has for others than the workers, such as `ledger verify`; and how many it has at least.
 EMBEDDED_CONNECTIONS_SPARE = 50
 EMBEDDED_CONNECTIONS_MIN = 200
-# The settings of PostgreSQL without which an acknowledged commit is not safe, and their safe values. `local` and `remote_write`
-# are not among them: where there is a synchronous standby, a failover to it may lose what those acknowledged.
-DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
 
 T = TypeVar("T")
 
 _log = structlog.get_logger("ledger")
-
-
-class NotDurable(Exception):
-    """The database is set so that a crash may take back what it has acknowledged."""
-
-
-class TooPrivileged(Exception):
-    """The server would log in as a role that may change or remove what is recorded."""
-
-
-class SchemaMismatch(Exception):
-    """The database's schema is not the one this code was written for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +87,6 @@ class Database:
         if self.embedded_in is not None:
             return f"embedded PostgreSQL in {self.embedded_in}"
         return shown_url(self.url)
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Whom the server tells what it does; nobody unless it is said."""
-
-    calls: CallMetrics = field(default_factory=UncountedCalls)
-    work: LedgerMetrics = field(default_factory=UncountedWork)
 
 
 def shown_url(url: str) -> str:
@@ -222,7 +192,6 @@ class Application:
             ),
             on_group=partial(metrics.group, "ingest"),
             on_queue=metrics.queue,
-            on_refused=metrics.queue_refused,
         )
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
@@ -297,49 +266,6 @@ def check_security(settings: Settings) -> None:
     Security(settings)
 
 
-async def check_schema(engine: AsyncEngine) -> None:
-    """Raises SchemaMismatch when the database has not the newest schema that this code knows, DatabaseUnavailable."""
-    revision, head = await current_revision(engine), head_revision()
-    if revision != head:
-        raise SchemaMismatch(
-            f"the database has schema revision {revision or 'none'}, this server needs {head}: "
-            "run `ledger migrate` (or `make migrate`), or a server of the same version"
-        )
-
-
-async def check_durability(engine: AsyncEngine) -> None:
-    """Raises NotDurable when the database may forget what it has acknowledged, DatabaseUnavailable."""
-    async with aclosing(await connect(engine)) as connection:
-        for name, values in DURABLE_VALUES.items():
-            value = await connection.scalar(text("SELECT current_setting(:name)"), {"name": name})
-            if value not in values:
-                raise NotDurable(
-                    f"the database has {name} = {value}, so it may forget what it has acknowledged: set it to {values[0]}, "
-                    "or LEDGER_REQUIRE_DURABLE_DATABASE=false for books that nobody will miss"
-                )
-
-
-async def check_privileges(engine: AsyncEngine) -> None:
-    """Raises TooPrivileged when the session's role, or the one that logged in, may change the books; DatabaseUnavailable."""
-    excesses = await excessive_privileges(engine)
-    if not excesses:
-        return
-    role, sentences = excesses[0]
-    more = f", and {len(sentences) - 1} more of the kind" if len(sentences) > 1 else ""
-    if role == APPLICATION_ROLE:
-        remedy = "revoke it, which `ledger verify` lists in full"
-    else:
-        remedy = (
-            f"log in as {APPLICATION_ROLE}, which may only add to them (as a superuser: ALTER ROLE {APPLICATION_ROLE} "
-            f"PASSWORD '…'; then LEDGER_DATABASE_URL=postgresql://{APPLICATION_ROLE}:…@host/database), and keep the mightier URL "
-            "in LEDGER_MIGRATION_DATABASE_URL, for `ledger migrate`"
-        )
-    raise TooPrivileged(
-        f"the database role {role} {sentences[0]}{more}, so whoever has the server's connection can change the books: {remedy}; "
-        "or set LEDGER_REQUIRE_RESTRICTED_ROLE=false to try things out"
-    )
-
-
 async def check_database(settings: Settings, database: Database) -> None:
     """Raises NotDurable, TooPrivileged, SchemaMismatch or DatabaseUnavailable when no server may or can run on `database`."""
     engine = create_engine(database.url, pool_size=1)
@@ -350,28 +276,11 @@ async def check_database(settings: Settings, database: Database) -> None:
 
 
 async def _check(settings: Settings, engine: AsyncEngine) -> None:
-    await check_schema(engine)
-    if settings.require_durable_database:
-        await check_durability(engine)
-    if settings.require_restricted_role:
-        await check_privileges(engine)
-
-
-async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
-    """Says so if entries have transaction numbers that the cluster has yet to give out, as after a restore into another one."""
-    try:
-        ahead = await number_ahead(engine)
-    except LedgerError as error:
-        # With very many accounts there is no time for it; the audit will tell.
-        _log.info("the transaction numbers were not compared with the cluster's", error=type(error).__name__)
-        return
-    if ahead is not None:
-        _log.warning(
-            "entries have transaction numbers ahead of this cluster: answers are right, but read more of the history; "
-            "docs/operations.md, Backup and restore, tells how to raise the cluster's numbers",
-            recorded_txid=ahead[0],
-            next_txid=ahead[1],
-        )
+    await check_before_serving(
+        engine,
+        require_durable=settings.require_durable_database,
+        require_restricted_role=settings.require_restricted_role,
+    )
 
 
 async def run_server(
@@ -435,61 +344,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
-
-
-@contextmanager
-def told_metrics(settings: Settings) -> Iterator[Metrics]:
-    """Counts what this process does, and tells it at the address that is set, if one is. Raises AddressUnavailable."""
-    if not settings.metrics_address:
-        yield Metrics()
-        return
-    from ledger.infrastructure import prometheus
-
-    registry = prometheus.own_registry()
-    with _metrics_page(settings, registry):
-        yield _counted(registry)
-
-
-@contextmanager
-def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | None"]:
-    """Tells what the workers count, if an address is set. For the supervisor. Raises AddressUnavailable."""
-    if not settings.metrics_address:
-        yield None
-        return
-    from ledger.infrastructure import prometheus
-
-    with prometheus.metrics_directory() as directory:
-        metrics = prometheus.SummedMetrics(directory)
-        with _metrics_page(settings, metrics.registry):
-            yield metrics
-
-
-def worker_metrics(settings: Settings) -> Metrics:
-    """Counts what this worker does, for the supervisor to tell."""
-    if not settings.metrics_address:
-        return Metrics()
-    from prometheus_client import CollectorRegistry
-
-    return _counted(CollectorRegistry())
-
-
-def _counted(registry: "CollectorRegistry") -> Metrics:
-    from ledger.infrastructure import prometheus
-
-    return Metrics(prometheus.PrometheusCallMetrics(registry), prometheus.PrometheusLedgerMetrics(registry))
-
-
-@contextmanager
-def _metrics_page(settings: Settings, registry: "CollectorRegistry") -> Iterator[None]:
-    from ledger.infrastructure import prometheus
-
-    try:
-        page = prometheus.MetricsPage(settings.metrics_address, registry)
-    except OSError as error:
-        raise AddressUnavailable(f"cannot serve the metrics at {settings.metrics_address}: {error.strerror or error}") from error
-    with page:
-        _log.info("serving metrics", address=listening_address(settings.metrics_address, page.port))
-        yield
 
 
 def audit_books(settings: Settings) -> AuditReport:

@@ -53,7 +53,8 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Writes a line and its end at once, also where Python does not buffer: workers share the log.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -19,7 +19,10 @@ def _port_in_range(address: str) -> str:
 
 def _expanded(path: Path | None) -> Path | None:
     """No shell expands the ~ of a line in `.env`."""
-    return None if path is None else path.expanduser()
+    try:
+        return None if path is None else path.expanduser()
+    except RuntimeError:
+        raise ValueError("must not begin with the home directory of a user who has none") from None
 
 
 ENV_FILE = ".env"

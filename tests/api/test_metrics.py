@@ -1,7 +1,9 @@
 """What is counted of calls."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,8 +12,10 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
+from support.tokens import token_line
 
-from ledger.bootstrap import Database, Metrics
+from ledger.bootstrap import Database
+from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2
 
 SERVICE = "/ledger.v1.LedgerService"
@@ -25,6 +29,7 @@ class CountedCalls:
         self.under_way = 0
         self.answers: list[tuple[str, grpc.StatusCode]] = []
         self.seconds: list[float] = []
+        self.turned: Counter[tuple[str, str]] = Counter()
 
     def started(self, method: str) -> None:
         self.under_way += 1
@@ -33,6 +38,9 @@ class CountedCalls:
         self.under_way -= 1
         self.answers.append((method, code))
         self.seconds.append(seconds)
+
+    def turned_away(self, method: str, reason: str) -> None:
+        self.turned[method, reason] += 1
 
     def forget(self) -> None:
         self.answers.clear()
@@ -89,3 +97,71 @@ async def test_call_that_is_given_up_is_counted(counted: tuple[RunningLedger, Co
         while not calls.answers:  # noqa: ASYNC110  # only the server knows when it has noticed
             await asyncio.sleep(0.01)
     assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
+
+
+async def until_turned_away(calls: CountedCalls, method: str, ask: Callable[[], Awaitable[Any]]) -> None:
+    """Asks, 20 times at once, until an answer is RESOURCE_EXHAUSTED; as many were counted as were answered so."""
+    turned = 0
+    async with asyncio.timeout(30):
+        while not turned:
+            answers = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, aio.AioRpcError):
+                    assert answer.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                    turned += 1
+                else:
+                    assert not isinstance(answer, BaseException)
+    assert calls.turned == {(f"{SERVICE}/{method}", "QUEUE_FULL"): turned}
+    assert calls.answers.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == turned
+
+
+@pytest.mark.parametrize("method", ["IngestEvent", "GetBalance", "ListRestaurants"])
+async def test_calls_that_were_turned_away_are_counted(
+    shared_database: Database, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Whatever bound it was: the queue of events, balances that wait, calls that are open."""
+    monkeypatch.setattr("ledger.application.get_balance.QUERIES_WAITING_MAX", 1)
+    calls = CountedCalls()
+    async with running_ledger(shared_database, metrics=Metrics(calls=calls), ingest_queue_events=1, open_calls=1) as ledger:
+        restaurant_id = unique("res")
+        await ledger.ingest(event_message(restaurant_id=restaurant_id))
+        asks: dict[str, Callable[[], Awaitable[Any]]] = {
+            "IngestEvent": lambda: ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message())),
+            "GetBalance": lambda: ledger.balance(restaurant_id),
+            "ListRestaurants": lambda: ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest()),
+        }
+        await until_turned_away(calls, method, asks[method])
+
+
+async def test_streams_that_were_turned_away_are_counted(shared_database: Database) -> None:
+    """The second one, while the first is open."""
+    calls = CountedCalls()
+    async with running_ledger(shared_database, metrics=Metrics(calls=calls), open_streams=1) as ledger:
+        first: Any = ledger.stub.StreamEvents()
+        await first.write(ledger_pb2.StreamEventsRequest(event=event_message()))
+        await first.read()
+        second: Any = ledger.stub.StreamEvents()
+        with pytest.raises(aio.AioRpcError, match="as much work waits"):
+            await second.read()
+        await first.done_writing()
+        assert calls.turned == {(f"{SERVICE}/StreamEvents", "QUEUE_FULL"): 1}
+
+
+async def test_callers_that_call_too_often_are_counted(shared_database: Database, tmp_path: Path) -> None:
+    """By the reason that they are told."""
+    (tmp_path / "tokens").write_text(token_line("reader", "read", "ledger_reader"))
+    settings: dict[str, Any] = {
+        "auth_tokens_file": tmp_path / "tokens",
+        "rate_limit_calls_per_second": 0.001,
+        "rate_limit_burst_calls": 1,
+    }
+    calls = CountedCalls()
+    async with running_ledger(shared_database, metrics=Metrics(calls=calls), **settings) as ledger:
+        codes = []
+        for _ in range(3):
+            call = ledger.stub.ListRestaurants(
+                ledger_pb2.ListRestaurantsRequest(), metadata=(("authorization", "Bearer ledger_reader"),)
+            )
+            codes.append(await call.code())
+    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert calls.turned == {(f"{SERVICE}/ListRestaurants", "RATE_LIMITED"): 2}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.cli.configuration import load_settings, unknown_settings, warn_of_unknown_settings
+from ledger.cli.configuration import load_settings, take_options, unknown_settings, warn_of_unknown_settings
 from ledger.cli.failures import CommandFailure, ExitStatus
 
 
@@ -55,6 +55,18 @@ def test_bad_number_of_workers_is_told_by_its_option() -> None:
     """And not by the variable, which nobody set."""
     with pytest.raises(CommandFailure, match="--workers must be at least 1") as caught:
         load_settings(workers=0)
+    assert caught.value.exit_status is ExitStatus.USAGE
+
+
+def test_bad_file_of_an_option_is_told_by_it(request: pytest.FixtureRequest) -> None:
+    """Options before the name of a command are settings as well, and no shell has expanded one in quotes."""
+    request.addfinalizer(take_options)
+    take_options(client_token_file=Path("~nosuchuser/token"))
+    with pytest.raises(CommandFailure) as caught:
+        load_settings()
+    assert caught.value.lines == (
+        "--token-file must not begin with the home directory of a user who has none (it is '~nosuchuser/token')",
+    )
     assert caught.value.exit_status is ExitStatus.USAGE
 
 

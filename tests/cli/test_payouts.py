@@ -19,7 +19,7 @@ from support.events import event_message
 from support.running import RunningLedger
 
 from ledger.application import run_payouts
-from ledger.cli import payouts
+from ledger.cli import payout_pages
 from ledger.cli.failures import ExitStatus
 from ledger.v1 import ledger_pb2
 
@@ -182,7 +182,7 @@ async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> 
 
 async def test_run_is_shown_with_all_its_restaurants(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pages they are; and what became of each."""
-    monkeypatch.setattr(payouts, "PAGE_SIZE", 2)
+    monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
     run = await parsed(ledger, "run", "PEN", *AS_OF, "--min", "200")
     shown, *items = await parsed_lines(ledger, "show", run["payout_run_id"])
@@ -210,7 +210,7 @@ async def test_show_of_what_is_not_there(ledger: RunningLedger) -> None:
 
 async def test_list_goes_through_all_pages(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without filters."""
-    monkeypatch.setattr(payouts, "PAGE_SIZE", 2)
+    monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     assert await parsed_lines(ledger, "list") == []
     restaurants = [f"res_{number}" for number in range(5)]
     await charge(ledger, **dict.fromkeys(restaurants, 10_000))
@@ -283,7 +283,7 @@ async def test_paid_payout_that_fails_has_returned(ledger: RunningLedger) -> Non
 
 async def test_export_holds_what_the_bank_has_not_answered(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, in the order of the list, of one currency or one run if asked for."""
-    monkeypatch.setattr(payouts, "PAGE_SIZE", 2)
+    monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     await charge(ledger, **{f"res_{number}": 10_005 for number in range(5)})
     await ledger.ingest(event_message(restaurant_id="res_jp", currency="JPY", amount_minor=700))
     run = await parsed(ledger, "run", "PEN", *AS_OF)

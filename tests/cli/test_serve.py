@@ -61,7 +61,11 @@ async def test_hangup_reads_the_files_again(data_dir: Path, tmp_path: Path, monk
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
     assert "files were read again" in ended.stderr
-    assert "Callers need credentials" in ended.stdout
+    # Who does as it says gets in.
+    assert f"ledger --token-file TOKEN_FILE ingest {DEMO_FILE} --address {server.address}\n" in ended.stdout
+    assert f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n" in ended.stdout
+    assert "TOKEN_FILE: a token and nothing else;" in ended.stdout
+    assert "grpcurl" not in ended.stdout
 
 
 async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:
@@ -83,10 +87,11 @@ async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:
         assert "warning: another process runs the embedded PostgreSQL" in ended.stderr
 
 
-async def test_server_needs_its_database() -> None:
-    """Status 1 and one line, without the password."""
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_server_needs_its_database(workers: str) -> None:
+    """Status 3, as of every command that meets nobody, and one line, without the password."""
     env = {"LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books", "LEDGER_GRPC_ADDRESS": "127.0.0.1:0"}
-    outcome = await run_process("serve", env=env)
-    assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
+    outcome = await run_process("serve", "--workers", workers, env=env)
+    assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
     assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
     assert len(outcome.stderr.splitlines()) == 1

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from ledger.api.crowding import TURNED_AWAY
 from ledger.infrastructure.prometheus import (
     MetricsPage,
     PrometheusCallMetrics,
@@ -27,7 +28,7 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
     """What its page tells: values by names with labels."""
     with (
         MetricsPage("127.0.0.1:0", registry) as page,
-        urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=30) as answer,
+        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
     ):
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
@@ -59,14 +60,28 @@ def test_calls_are_told_by_method_and_status() -> None:
     assert samples["process_cpu_seconds_total"] > 0
 
 
+def test_calls_that_were_turned_away_are_told_by_reason() -> None:
+    """Every reason that the frame around calls gives, with 0 as soon as the method is called: else rates miss the first ones."""
+    registry = CollectorRegistry()
+    calls = PrometheusCallMetrics(registry)
+    calls.started(INGEST)
+    series = "ledger_calls_turned_away_total grpc_method=IngestEvent grpc_service=ledger.v1.LedgerService reason="
+    told = {name.removeprefix(series): value for name, value in samples_of(registry).items() if name.startswith(series)}
+    assert told == dict.fromkeys(TURNED_AWAY.values(), 0)
+    for turned, reason in enumerate(told, 1):
+        for _ in range(turned):
+            calls.turned_away(INGEST, reason)
+    samples = samples_of(registry)
+    assert [samples[series + reason] for reason in told] == [1, 2, 3]
+
+
 def test_work_is_told() -> None:
-    """Every instrument of the ledger's own."""
+    """Every instrument of the work behind the calls."""
     registry = CollectorRegistry()
     work = PrometheusLedgerMetrics(registry)
     work.group("ingest", 30, 0.004)
     work.group("balance", 1, 0.001)
     work.queue(7, 700)
-    work.queue_refused()
     work.snapshots_made(3)
     work.payouts_made(5)
     samples = samples_of(registry)
@@ -75,7 +90,6 @@ def test_work_is_told() -> None:
     assert samples["ledger_group_size_sum kind=balance"] == 1
     assert samples["ledger_group_seconds_sum kind=ingest"] == 0.004
     assert (samples["ledger_queue_events"], samples["ledger_queue_bytes"]) == (7, 700)
-    assert samples["ledger_queue_refused_total"] == 1
     assert samples["ledger_snapshots_made_total"] == 3
     assert samples["ledger_payouts_made_total"] == 5
 
@@ -83,10 +97,11 @@ def test_work_is_told() -> None:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
 def test_page_is_served_over_ipv6() -> None:
     """The address in brackets, as in a URL."""
-    with MetricsPage("[::1]:0", CollectorRegistry()) as page:
-        url = f"http://[::1]:{page.port}/metrics"
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            assert answer.status == 200
+    with (
+        MetricsPage("[::1]:0", CollectorRegistry()) as page,
+        urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
+    ):
+        assert answer.status == 200
 
 
 @needs_proc

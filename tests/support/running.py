@@ -13,7 +13,8 @@ from sqlalchemy.pool import NullPool
 from ledger.api.crowding import CallLimits
 from ledger.api.security import Security, describes_itself
 from ledger.api.server import Server
-from ledger.bootstrap import Application, Database, Engines, Metrics, ping
+from ledger.bootstrap import Application, Database, Engines, ping
+from ledger.metrics import Metrics
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 

@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import aio
 
-from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
+from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog
 from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
-from ledger.api.gate import Gate
+from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
 from ledger.domain.fields import is_id
 from ledger.errors import DeadlineTooShort, LedgerError, MalformedMessage, QueueFull, ShuttingDown
@@ -86,7 +86,7 @@ class CallFrame:
         bound = self._bounds.of(name, is_stream=handler.response_streaming) if service_name.startswith(_LEDGER_SERVICE) else None
         gate = None if self._gates is None else self._gates(service_name, name)
         if handler.response_streaming:
-            return self._streaming(method, handler, bound, gate)
+            return self._streaming(method, handler, bound, gate or OpenGate())
         if handler.request_streaming:
             raise NotImplementedError("the contract has no method that takes a stream and answers once")
         return self._single(method, handler, bound, gate, is_health=service_name.startswith(_HEALTH_SERVICE))
@@ -118,27 +118,22 @@ class CallFrame:
 
         return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _streaming(self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | None) -> Handler:
+    def _streaming(self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | OpenGate) -> Handler:
         parse: Callable[[bytes], Message] = handler.request_deserializer
 
         async def call(request: Any, context: Context) -> None:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
             try:
-                with bound.admitted() if bound is not None else nullcontext():
-                    if gate is None:
-                        if handler.request_streaming:
-                            answers = handler.stream_stream(_parse_each(parse, request), context)
-                        else:
-                            answers = handler.unary_stream(_parse(parse, request), context)
-                        await self._until_stopping(_write_all(answers, context))
+                with (
+                    bound.admitted() if bound is not None else nullcontext(),
+                    gate.call(context, framed.request_id) as gated,
+                ):
+                    if handler.request_streaming:
+                        requests = _parse_each(parse, gate.admit_each(request, context))
+                        answers = handler.stream_stream(gated.read_each(requests), context)
                     else:
-                        with gate.call(context, framed.request_id) as gated:
-                            if handler.request_streaming:
-                                admitted = _parse_each(parse, gate.admit_each(request, context))
-                                answers = handler.stream_stream(gated.read_each(admitted), context)
-                            else:
-                                answers = handler.unary_stream(gated.read(_parse(parse, request)), context)
-                            await self._until_stopping(_write_all(answers, context))
+                        answers = handler.unary_stream(gated.read(_parse(parse, request)), context)
+                    await self._until_stopping(_write_all(answers, context))
             except BaseException as error:
                 if not framed.takes(error):
                     raise
@@ -208,6 +203,8 @@ class _Call:
     def _judge(self, error: BaseException) -> bool:
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)
+            if (reason := TURNED_AWAY.get(type(error))) is not None:
+                self._metrics.turned_away(self._method, reason)
             if isinstance(error, QueueFull | DeadlineTooShort):
                 self._refusals.refused(error)
                 return True

@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ledger.errors import QueueFull
+from ledger.api.errors import reason_of
+from ledger.errors import DeadlineTooShort, LedgerError, QueueFull, RateLimited
 
 REPORT_SECONDS = 1.0
+
+# Calls that end so were turned away, whatever they asked: there is more to do than can be held, or than the caller may ask for.
+TURNED_AWAY: dict[type[LedgerError], str] = {kind: reason_of(kind) for kind in (QueueFull, DeadlineTooShort, RateLimited)}
 
 # The queue of events bounds them. Balances are asked for in groups, and many of them share a statement.
 _BOUNDED_ELSEWHERE = {"IngestEvent", "BatchIngestEvents", "GetBalance"}

@@ -159,6 +159,11 @@ def code_of(error: BaseException | None) -> str:
     return (grpc.StatusCode.UNIMPLEMENTED if isinstance(error, NotImplementedError) else grpc.StatusCode.INTERNAL).name
 
 
+def reason_of(error: type[LedgerError]) -> str:
+    """The reason by which the contract knows errors of this class, without its prefix. Only if they have a status."""
+    return _reason_name(_TABLE[error].reason)
+
+
 def status_of(error: LedgerError) -> status_pb2.Status:
     """The google.rpc.Status that tells `error`: an ErrorInfo always, and what else its kind promises. Only if it has one."""
     if (made := _MADE_ONCE.get(type(error))) is not None:
@@ -224,14 +229,17 @@ def _status(
     metadata: Mapping[str, str],
     details: list[Message] | None = None,
 ) -> status_pb2.Status:
-    name = error_reason_pb2.ErrorReason.Name(reason).removeprefix(_REASON_PREFIX)
-    info = error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=metadata)
+    info = error_details_pb2.ErrorInfo(reason=_reason_name(reason), domain=DOMAIN, metadata=metadata)
     packed = []
     for detail in [info, *(details or [])]:
         wrapped = any_pb2.Any()
         wrapped.Pack(detail)
         packed.append(wrapped)
     return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=text, details=packed)
+
+
+def _reason_name(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
+    return error_reason_pb2.ErrorReason.Name(reason).removeprefix(_REASON_PREFIX)
 
 
 # Made once: they are told when there is no time to lose, and thousands of times a second.

@@ -135,3 +135,28 @@ class GatedCall:
         return AuditedCall(
             caller.identity, caller.credential, self._gate.method, self._request_id, self._context.peer(), what, outcome
         )
+
+
+class OpenGate:
+    """Takes the place of a gate, and of a call that it let in, where there is nothing to ask and nothing to record.
+
+    For streams. Single calls have a way of their own without it: they are too many to pay for what does nothing.
+    """
+
+    def call(self, _context: Context, _request_id: str) -> Self:
+        return self
+
+    def admit_each(self, requests: AsyncIterator[bytes], _context: Context) -> AsyncIterator[bytes]:
+        return requests
+
+    def read(self, request: Message) -> Message:
+        return request
+
+    def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        return requests
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

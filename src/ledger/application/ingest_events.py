@@ -87,20 +87,19 @@ class IngestEvents:
         unknown_restaurants: UnknownRestaurants,
         limits: IngestLimits,
         on_group: Callable[[int, float], None] = lambda _events, _seconds: None,
-        on_refused: Callable[[], None] = lambda: None,
         on_queue: Callable[[int, int], None] = lambda _events, _size_bytes: None,
     ) -> None:
         """`group_ledger` books the groups, if they have one of their own: it should not wait long for locks.
 
-        `on_group` is told of each group and batch how many events it had and how many seconds it took, `on_refused` of each
-        call that is turned away because of what waits, `on_queue` how many events and bytes are waiting or being booked.
+        `on_group` is told of each group and batch how many events it had and how many seconds it took, `on_queue` how many
+        events and bytes are waiting or being booked.
         """
         self._ledger = ledger
         self._group_ledger = group_ledger or ledger
         self._begin = begin
         self._register = unknown_restaurants is UnknownRestaurants.REGISTER
         self._on_group = on_group
-        self.queue = IngestQueue(limits, on_refused=on_refused, on_change=on_queue)
+        self.queue = IngestQueue(limits, on_change=on_queue)
         self._groups: Grouping[ProcessorEvent, IngestOutcome] = Grouping(
             self._book_timed,
             group_items_max=limits.group_events_max,

@@ -34,15 +34,11 @@ class IngestQueue:
         self,
         limits: IngestLimits,
         *,
-        on_refused: Callable[[], None] = lambda: None,
         on_change: Callable[[int, int], None] = lambda _events, _size_bytes: None,
     ) -> None:
-        """`on_refused` is told of every call that is turned away; `on_change` how many events and bytes are here, after each
-        group and when the last ones have gone.
-        """
+        """`on_change` is told how many events and bytes are here, after each group and when the last ones have gone."""
         self._on_change = on_change
         self._limits = limits
-        self._on_refused = on_refused
         self._group_seconds = 0.0
         self._room: asyncio.Event | None = None
         self.calls = 0
@@ -56,11 +52,9 @@ class IngestQueue:
         if not self.events:
             return
         if not self._has_room(events, size_bytes):
-            self._on_refused()
             raise QueueFull
         groups_ahead = self.events // self._limits.group_events_max
         if groups_ahead and seconds_left is not None and groups_ahead * self._group_seconds > seconds_left:
-            self._on_refused()
             raise DeadlineTooShort
 
     @contextmanager

@@ -14,9 +14,6 @@ class LedgerMetrics(Protocol):
     def queue(self, events: int, size_bytes: int) -> None:
         """What is waiting to be booked now."""
 
-    def queue_refused(self) -> None:
-        """A call was turned away because the queue was full."""
-
     def snapshots_made(self, count: int) -> None:
         """Balance snapshots were stored."""
 
@@ -31,9 +28,6 @@ class UncountedWork:
         pass
 
     def queue(self, events: int, size_bytes: int) -> None:
-        pass
-
-    def queue_refused(self) -> None:
         pass
 
     def snapshots_made(self, count: int) -> None:

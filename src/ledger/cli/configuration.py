@@ -79,9 +79,11 @@ TokenFileOption = Annotated[
     ),
 ]
 
-# The settings that `ledger` itself has an option for, before the name of a command: how to call is the same for all of them.
+# Settings that the command line may give as well. How to show credentials is the same for all commands, and told before their
+# names.
 _OPTION_BY_FIELD = {
     "grpc_address": "--address",
+    "workers": "--workers",
     "client_tls_ca_file": "--tls-ca",
     "client_tls_certificate_file": "--tls-cert",
     "client_tls_key_file": "--tls-key",
@@ -109,10 +111,6 @@ _RULE_BY_ERROR_TYPE = {
     "less_than_equal": "must be at most {le}",
     "value_error": "{error}",
 }
-
-
-# Settings that the command line may give as well.
-_OPTION_BY_FIELD = {"grpc_address": "--address", "workers": "--workers"}
 
 
 def load_settings(address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE) -> Settings:

@@ -8,11 +8,12 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.api.security import SecurityMisconfigured
 from ledger.api.server import AddressUnavailable
-from ledger.bootstrap import NotDurable, SchemaMismatch, TooPrivileged, shown_url
+from ledger.bootstrap import shown_url
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
 from ledger.infrastructure.postgres.migrations import CannotMigrate
+from ledger.infrastructure.postgres.start_checks import NotDurable, SchemaMismatch, TooPrivileged
 
 _NEW_DATABASE = "on a new database run `ledger migrate` first, and give the role ledger_app its password"
 _HINT_BY_SQLSTATE = {
@@ -24,10 +25,10 @@ _HINT_BY_SQLSTATE = {
 
 
 @contextmanager
-def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
+def database_failures(url: str) -> Iterator[None]:
     """Raises CommandFailure for what the block raises and an operator can do something about; defects pass as they are.
 
-    `url` is the database's, empty for the embedded one; `unreachable` is the exit status when nobody answers there.
+    `url` is the database's, empty for the embedded one.
     """
     where = f"the database {shown_url(url)}" if url else "the embedded database"
     try:
@@ -39,7 +40,7 @@ def database_failures(url: str, *, unreachable: ExitStatus) -> Iterator[None]:
     except DatabaseUnavailable as error:
         cause = error.__cause__ or error
         lines = [f"{where} cannot be reached: {_sentence_of(cause)}", *_hints(cause)]
-        raise CommandFailure(*lines, exit_status=unreachable) from error
+        raise CommandFailure(*lines, exit_status=ExitStatus.UNREACHABLE) from error
     except LedgerError as error:
         raise CommandFailure(f"{where} could not do the work: {_sentence_of(error.__cause__ or error)}") from error
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

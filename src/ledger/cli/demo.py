@@ -20,8 +20,9 @@ from ledger.cli.event_sender import EventSender
 from ledger.cli.failures import CommandFailure, report
 from ledger.cli.ingest import IngestSummary, ResultReporter
 from ledger.cli.output import print_line, print_table
+from ledger.cli.payout_answers import settle
+from ledger.cli.payout_runs import wait_for_run
 from ledger.cli.payout_views import history_table, items_table, payouts_table
-from ledger.cli.payouts import settle, wait_for_run
 from ledger.cli.refusals import refusal_of_call
 from ledger.cli.verify import audit_configured_books, findings_table, summary_of
 from ledger.domain.money import format_minor

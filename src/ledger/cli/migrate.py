@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from ledger.cli.configuration import load_settings
-from ledger.cli.failures import ExitStatus
 from ledger.cli.output import print_line
 from ledger.observability import configure_logging
 
@@ -32,7 +31,7 @@ def migrate(
     from ledger.infrastructure.postgres.migrations import migrate as move_schema
 
     with (
-        database_failures(settings.url_for_migrations, unreachable=ExitStatus.UNREACHABLE),
+        database_failures(settings.url_for_migrations),
         open_database(settings, newest_schema=False) as database,
     ):
         before, after = move_schema(database.migration_url, revision)

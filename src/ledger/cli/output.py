@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -19,6 +20,12 @@ JsonValue = str | int | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 def print_json(value: JsonValue) -> None:
     """Prints `value`; text other than ASCII as it is."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_json_lines(values: Iterable[JsonValue]) -> None:
+    """Prints each of `values` in a line of its own."""
+    for value in values:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def print_line(line: str = "") -> None:

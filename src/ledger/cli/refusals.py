@@ -80,6 +80,13 @@ def failure_of(refusal: Refusal, address: str) -> CommandFailure:
         )
     if refusal.code == "DEADLINE_EXCEEDED":
         return CommandFailure(f"the server at {address} did not answer in time", exit_status=ExitStatus.UNREACHABLE)
+    if refusal.code == "UNAUTHENTICATED":
+        return CommandFailure(
+            str(refusal),
+            "a token goes into a file, and that into --token-file before the name of the command or LEDGER_CLIENT_TOKEN_FILE; "
+            "`ledger token` makes one",
+            "a server that knows callers by certificates needs --tls-cert and --tls-key there",
+        )
     status = ExitStatus.UNREACHABLE if refusal.is_retryable else ExitStatus.REFUSED
     if not refusal.violations:
         return CommandFailure(str(refusal), exit_status=status)

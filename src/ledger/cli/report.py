@@ -125,10 +125,11 @@ def _show(name: str, parameters: "dict[str, Value]", *, as_csv: bool) -> None:
 
 def _query_configured_books(settings: Settings, name: str, parameters: "dict[str, Value]") -> "Report":
     """What the query returns on the settings' database. From the main thread. Raises CommandFailure."""
-    from ledger.bootstrap import Database, check_schema, open_database
+    from ledger.bootstrap import Database, open_database
     from ledger.cli.database_failures import database_failures
     from ledger.infrastructure.postgres.engine import create_engine
     from ledger.infrastructure.postgres.reports import run_query
+    from ledger.infrastructure.postgres.start_checks import check_schema
 
     async def query(database: Database) -> "Report":
         engine = create_engine(database.url, pool_size=1)
@@ -138,7 +139,7 @@ def _query_configured_books(settings: Settings, name: str, parameters: "dict[str
         finally:
             await engine.dispose()
 
-    with database_failures(settings.database_url, unreachable=ExitStatus.UNREACHABLE), open_database(settings) as database:
+    with database_failures(settings.database_url), open_database(settings) as database:
         return asyncio.run(query(database))
 
 

@@ -1,18 +1,14 @@
 """`ledger serve`: runs the server."""
 
 import asyncio
-import json
-import re
-import shlex
 import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ledger.cli.configuration import AddressOption, load_settings, warn_of_unknown_settings
-from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
-from ledger.cli.failures import ExitStatus, report
-from ledger.cli.invocation import command_line, from_here
+from ledger.cli.failures import report
+from ledger.cli.first_calls import first_calls
 from ledger.cli.output import print_line
 from ledger.observability import configure_logging
 from ledger.settings import Settings
@@ -27,6 +23,9 @@ With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the s
 Without, it starts an embedded PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
 
 One process uses one processor core. With `--workers` several of them serve at the same address, and those that die are replaced.
+
+Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting or file, 3 if the database is not reached at the
+start.
 """
 
 # The address follows, and nothing else: the first line on standard output, for programs that wait for it.
@@ -49,7 +48,7 @@ def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
     from ledger.cli.database_failures import database_failures
 
     configure_logging(settings.log_format, settings.log_level)
-    with database_failures(settings.database_url, unreachable=ExitStatus.REFUSED):
+    with database_failures(settings.database_url):
         check_security(settings)
         if settings.workers == 1:
             _serve_alone(settings)
@@ -58,7 +57,8 @@ def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
 
 
 def _serve_alone(settings: Settings) -> None:
-    from ledger.bootstrap import new_event_loop, open_database, run_server, told_metrics
+    from ledger.bootstrap import new_event_loop, open_database, run_server
+    from ledger.metrics import told_metrics
 
     with open_database(settings) as database:
 
@@ -73,8 +73,9 @@ def _serve_alone(settings: Settings) -> None:
 
 
 def _serve_with_workers(settings: Settings) -> None:
-    from ledger.bootstrap import check_database, open_database, summed_metrics
+    from ledger.bootstrap import check_database, open_database
     from ledger.cli.supervisor import Supervisor, reserved_address, worker_environment
+    from ledger.metrics import summed_metrics
 
     with reserved_address(settings.grpc_address) as address, open_database(settings) as database:
         # Here, where it is told once and ends the command, and not only in each worker.
@@ -89,27 +90,12 @@ def _serve_with_workers(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
-    """Tells where the server is, and what to try next in words that can be copied."""
-    # Imported when needed, as above.
-    from ledger.api.security import asks_who_calls, describes_itself
-
-    default_address = Settings.model_fields["grpc_address"].default
-    # 0.0.0.0 and its like are all addresses of this machine, and none that can be called everywhere.
-    address = re.sub(r"^(0\.0\.0\.0|\[::\]|\*):", "127.0.0.1:", listening_address)
-    option = [] if address == default_address else ["--address", address]
-    example = read_demo_lines()[0]
-    restaurant_id, currency = str(example["restaurant_id"]), str(example["currency"])
+    """Tells where the server is, and what to try next."""
     print_line(f"{READY_PREFIX}{listening_address}")
     print_line(f"the books are in {database.description}")
     print_line()
-    if settings.tls_certificate_file or asks_who_calls(settings):
-        print_line("Callers need credentials: --tls-ca, --token-file and so on, before the name of a command (`ledger --help`).")
-    print_line("To try it, in another terminal:")
-    print_line(f"  {command_line('ingest', from_here(DEMO_FILE), *option)}")
-    print_line(f"  {command_line('balance', restaurant_id, currency, *option)}")
-    if describes_itself(settings) and not settings.tls_certificate_file and not asks_who_calls(settings):
-        request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
-        print_line(f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance")
+    for line in first_calls(settings, listening_address):
+        print_line(line)
     if database.attached:
         report(
             "warning",

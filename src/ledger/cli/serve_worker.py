@@ -35,8 +35,9 @@ def serve_worker(
     patience_seconds = settings.shutdown_grace_seconds + STOP_MARGIN_SECONDS
     orphaned = threading.Event()
     threading.Thread(target=_stop_without_supervisor, args=(connection, orphaned, patience_seconds), daemon=True).start()
-    from ledger.bootstrap import Database, new_event_loop, run_server, worker_metrics
+    from ledger.bootstrap import Database, new_event_loop, run_server
     from ledger.cli.database_failures import database_failures
+    from ledger.metrics import worker_metrics
 
     configure_logging(settings.log_format, settings.log_level, worker=number)
 
@@ -45,7 +46,7 @@ def serve_worker(
         with suppress(OSError):
             connection.sendall(SERVING)
 
-    with database_failures(settings.database_url, unreachable=ExitStatus.REFUSED):
+    with database_failures(settings.database_url):
         database = Database(settings.database_url, settings.url_for_migrations)
         metrics = worker_metrics(settings)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -110,6 +110,8 @@ class Supervisor:
         self._alive: dict[int, asyncio.subprocess.Process] = {}
         self._serving: set[int] = set()
         self._failed_starts = 0
+        # Of the worker that ended last.
+        self._last_status: int | None = None
 
     async def run(self) -> None:
         """Returns when everybody has ended. Raises CommandFailure when workers do not start and none serves."""
@@ -164,9 +166,13 @@ class Supervisor:
             if served_seconds is None:
                 self._failed_starts += 1
                 if self._failed_starts >= FAILED_STARTS_MAX and not self._serving:
+                    # Now, so that the others neither try again nor give up as well.
+                    self._stop.set()
                     raise CommandFailure(
                         f"the workers do not start: {self._failed_starts} in a row ended before they served, and none is left; "
-                        "what they said stands above"
+                        "what they said stands above",
+                        # If the database is away, the same command may do better later.
+                        exit_status=ExitStatus.UNREACHABLE if self._last_status == ExitStatus.UNREACHABLE else ExitStatus.REFUSED,
                     )
             deaths = 1 if served_seconds is not None and served_seconds >= SETTLED_SECONDS else deaths + 1
             # Jitter, so that workers that died together do not come back together.
@@ -196,7 +202,7 @@ class Supervisor:
                 _signal(process, signal.SIGTERM)
             try:
                 served_from = await self._wait_until_serving(number, process, ours)
-                status = await process.wait()
+                status = self._last_status = await process.wait()
             finally:
                 del self._alive[number]
                 self._serving.discard(number)

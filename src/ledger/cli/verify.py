@@ -63,7 +63,7 @@ def _verify_chain(settings: Settings, expected_hash: bytes | None, *, json: bool
     from ledger.bootstrap import verify_seals
     from ledger.cli.database_failures import database_failures
 
-    with database_failures(settings.database_url, unreachable=ExitStatus.UNREACHABLE):
+    with database_failures(settings.database_url):
         report = verify_seals(settings, expected_hash)
     if json:
         print_json({**_json_of(report.audit), **_json_of_chain(report)})
@@ -83,7 +83,7 @@ def audit_configured_books(settings: Settings) -> AuditReport:
     from ledger.bootstrap import audit_books
     from ledger.cli.database_failures import database_failures
 
-    with database_failures(settings.database_url, unreachable=ExitStatus.UNREACHABLE):
+    with database_failures(settings.database_url):
         return audit_books(settings)
 
 

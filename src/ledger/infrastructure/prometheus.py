@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Protocol, Self, get_args
+from typing import NamedTuple, Protocol, Self, get_args
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import (
@@ -42,6 +42,8 @@ REQUEST_TIMEOUT_SECONDS = 10
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# The contract's; a test holds them to what the frame around calls tells.
+TURNED_AWAY_REASONS = ("QUEUE_FULL", "DEADLINE_TOO_SHORT", "RATE_LIMITED")
 _GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -53,7 +55,7 @@ class StatusCode(Protocol):
 
 
 class PrometheusCallMetrics:
-    """Counts calls by method and status, under the names that public dashboards know."""
+    """Counts calls by method and status, under the names that public dashboards know; and those that were turned away."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("grpc_service", "grpc_method")
@@ -66,28 +68,49 @@ class PrometheusCallMetrics:
         self._in_flight = Gauge(
             "grpc_server_in_flight", "Calls under way.", labels, registry=registry, multiprocess_mode="livesum"
         )
-        # `labels()` takes longer than counting: the results are kept. There are no more than methods times statuses.
-        self._by_method: dict[str, tuple[Gauge, Histogram, dict[str, Counter]]] = {}
+        self._turned_away = Counter(
+            "ledger_calls_turned_away", "Calls refused because there was too much to do.", (*labels, "reason"), registry=registry
+        )
+        # `labels()` takes longer than counting: the results are kept. There are no more than methods times statuses and reasons.
+        self._by_method: dict[str, _OfMethod] = {}
 
     def started(self, method: str) -> None:
-        self._of(method)[0].inc()
+        self._of(method).in_flight.inc()
 
     def answered(self, method: str, code: StatusCode, seconds: float) -> None:
-        in_flight, handling, handled = self._of(method)
-        in_flight.dec()
-        handling.observe(seconds)
+        of_method = self._of(method)
+        of_method.in_flight.dec()
+        of_method.handling.observe(seconds)
         name = code.name
-        counter = handled.get(name)
+        counter = of_method.handled.get(name)
         if counter is None:
-            counter = handled[name] = self._handled.labels(*_service_and_method(method), name)
+            counter = of_method.handled[name] = self._handled.labels(*_service_and_method(method), name)
         counter.inc()
 
-    def _of(self, method: str) -> tuple[Gauge, Histogram, dict[str, Counter]]:
-        children = self._by_method.get(method)
-        if children is None:
+    def turned_away(self, method: str, reason: str) -> None:
+        self._of(method).turned_away[reason].inc()
+
+    def _of(self, method: str) -> "_OfMethod":
+        of_method = self._by_method.get(method)
+        if of_method is None:
             names = _service_and_method(method)
-            children = self._by_method[method] = (self._in_flight.labels(*names), self._handling.labels(*names), {})
-        return children
+            of_method = self._by_method[method] = _OfMethod(
+                self._in_flight.labels(*names),
+                self._handling.labels(*names),
+                {},
+                # All at the first call: see below.
+                {reason: self._turned_away.labels(*names, reason) for reason in TURNED_AWAY_REASONS},
+            )
+        return of_method
+
+
+class _OfMethod(NamedTuple):
+    """The series of one method; counters by status, and by reason."""
+
+    in_flight: Gauge
+    handling: Histogram
+    handled: dict[str, Counter]
+    turned_away: dict[str, Counter]
 
 
 def _service_and_method(path: str) -> tuple[str, str]:
@@ -96,7 +119,7 @@ def _service_and_method(path: str) -> tuple[str, str]:
 
 
 class PrometheusLedgerMetrics:
-    """Counts what `ledger.application.metrics` tells. Every instrument of the ledger's own is here."""
+    """Counts what `ledger.application.metrics` tells."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.group_size = Histogram(
@@ -110,9 +133,6 @@ class PrometheusLedgerMetrics:
         )
         self.queue_bytes = Gauge(
             "ledger_queue_bytes", "Bytes of the events waiting to be booked.", registry=registry, multiprocess_mode="livesum"
-        )
-        self.queue_refused_total = Counter(
-            "ledger_queue_refused", "Calls turned away because the queue was full.", registry=registry
         )
         self.snapshots_made_total = Counter("ledger_snapshots_made", "Balance snapshots stored.", registry=registry)
         self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
@@ -128,9 +148,6 @@ class PrometheusLedgerMetrics:
     def queue(self, events: int, size_bytes: int) -> None:
         self.queue_events.set(events)
         self.queue_bytes.set(size_bytes)
-
-    def queue_refused(self) -> None:
-        self.queue_refused_total.inc()
 
     def snapshots_made(self, count: int) -> None:
         self.snapshots_made_total.inc(count)
@@ -242,14 +259,17 @@ class _Request(WSGIRequestHandler):
 
 
 class MetricsPage:
-    """Tells the metrics at http://ADDRESS/metrics until it is closed. Raises OSError where it cannot listen."""
+    """Tells the metrics at http://ADDRESS/metrics until it is closed. Raises OSError where it cannot listen.
+
+    `address` is the one that was asked for with the port that was bound, which differs when port 0 was.
+    """
 
     def __init__(self, address: str, registry: CollectorRegistry) -> None:
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
+        asked_host, _, port = address.rpartition(":")
+        host = asked_host.strip("[]")
         server_class = _IPv6PageServer if ":" in host else _PageServer
         self._server = make_server(host, int(port), make_wsgi_app(registry), server_class=server_class, handler_class=_Request)
-        self.port = self._server.server_port
+        self.address = f"{asked_host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 

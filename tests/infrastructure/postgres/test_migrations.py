@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 from support.events import event_message, unique
 from support.running import execute_alone, query, running_ledger
 
-from ledger.bootstrap import Database, SchemaMismatch, check_schema
+from ledger.bootstrap import Database
 from ledger.infrastructure.postgres.migrations import (
     create_database,
     current_revision,
@@ -24,6 +24,7 @@ from ledger.infrastructure.postgres.migrations import (
     head_revision,
     migrate_async,
 )
+from ledger.infrastructure.postgres.start_checks import SchemaMismatch, check_schema
 from ledger.infrastructure.postgres.tables import metadata
 from ledger.resources import resource
 

@@ -22,7 +22,7 @@ from support.running import execute_alone, query
 from support.snapshots import take_snapshots
 
 from ledger.application.ports import BalanceQuery, Posting, StatementQuery
-from ledger.bootstrap import Database, warn_of_numbers_ahead
+from ledger.bootstrap import Database
 from ledger.domain.balances import Balance
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint
 from ledger.domain.payouts import PayoutRunKey
@@ -35,6 +35,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
 from ledger.infrastructure.postgres.snapshots import INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
+from ledger.infrastructure.postgres.start_checks import warn_of_numbers_ahead
 from ledger.infrastructure.postgres.statements import SELECT_MOMENT, SELECT_PAGE, PostgresStatements
 
 MATURITY_DAYS = 7

@@ -1,0 +1,84 @@
+"""Who is told what a server does: nobody, a page of its own, or a page of the supervisor's that sums over its workers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ledger.api.metrics import CallMetrics, UncountedCalls
+from ledger.api.server import AddressUnavailable
+from ledger.application.metrics import LedgerMetrics, UncountedWork
+from ledger.settings import Settings
+
+if TYPE_CHECKING:
+    # Loaded only where metrics are served.
+    from prometheus_client import CollectorRegistry
+
+    from ledger.infrastructure import prometheus
+
+_log = structlog.get_logger("ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Whom the server tells what it does; nobody unless it is said."""
+
+    calls: CallMetrics = field(default_factory=UncountedCalls)
+    work: LedgerMetrics = field(default_factory=UncountedWork)
+
+
+@contextmanager
+def told_metrics(settings: Settings) -> Iterator[Metrics]:
+    """Counts what this process does, and tells it at the address that is set, if one is. Raises AddressUnavailable."""
+    if not settings.metrics_address:
+        yield Metrics()
+        return
+    from ledger.infrastructure import prometheus
+
+    registry = prometheus.own_registry()
+    with _metrics_page(settings, registry):
+        yield _counted(registry)
+
+
+@contextmanager
+def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | None"]:
+    """Tells what the workers count, if an address is set. For the supervisor. Raises AddressUnavailable."""
+    if not settings.metrics_address:
+        yield None
+        return
+    from ledger.infrastructure import prometheus
+
+    with prometheus.metrics_directory() as directory:
+        metrics = prometheus.SummedMetrics(directory)
+        with _metrics_page(settings, metrics.registry):
+            yield metrics
+
+
+def worker_metrics(settings: Settings) -> Metrics:
+    """Counts what this worker does, for the supervisor to tell."""
+    if not settings.metrics_address:
+        return Metrics()
+    from prometheus_client import CollectorRegistry
+
+    return _counted(CollectorRegistry())
+
+
+def _counted(registry: "CollectorRegistry") -> Metrics:
+    from ledger.infrastructure import prometheus
+
+    return Metrics(prometheus.PrometheusCallMetrics(registry), prometheus.PrometheusLedgerMetrics(registry))
+
+
+@contextmanager
+def _metrics_page(settings: Settings, registry: "CollectorRegistry") -> Iterator[None]:
+    from ledger.infrastructure import prometheus
+
+    try:
+        page = prometheus.MetricsPage(settings.metrics_address, registry)
+    except OSError as error:
+        raise AddressUnavailable(f"cannot serve the metrics at {settings.metrics_address}: {error.strerror or error}") from error
+    with page:
+        _log.info("serving metrics", address=page.address)
+        yield

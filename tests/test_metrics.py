@@ -1,0 +1,19 @@
+"""Where metrics are told."""
+
+import socket
+from contextlib import closing
+
+import pytest
+
+from ledger.api.server import AddressUnavailable
+from ledger.metrics import told_metrics
+from ledger.settings import Settings
+
+
+def test_metrics_address_that_is_taken_is_refused() -> None:
+    """By the server that comes second; the first goes on."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = Settings(_env_file=None, metrics_address=address)
+        with pytest.raises(AddressUnavailable, match=f"cannot serve the metrics at {address}"), told_metrics(settings):
+            pass

@@ -1,0 +1,33 @@
+"""The log."""
+
+import io
+import logging
+import socket
+import sys
+
+import pytest
+import structlog
+from support.commands import logging_kept
+
+from ledger.observability import configure_logging
+from ledger.settings import LogFormat, LogLevel
+
+
+@pytest.mark.parametrize("log_format", LogFormat)
+def test_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch, log_format: LogFormat) -> None:
+    """With its end, although Python does not buffer, as in the container: else the lines of workers run into each other."""
+    ours, log = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    # As PYTHONUNBUFFERED makes it. Each write is a datagram.
+    unbuffered = io.TextIOWrapper(io.FileIO(log.fileno(), "w", closefd=False), write_through=True)
+    with ours, log, logging_kept():
+        monkeypatch.setattr(sys, "stderr", unbuffered)
+        configure_logging(log_format, LogLevel.INFO)
+        structlog.get_logger("ours").info("x" * 10_000)
+        logging.getLogger("a library").warning("something is wrong")
+        ours.setblocking(False)
+        for text in (b"x" * 10_000, b"something is wrong"):
+            line = ours.recv(100_000)
+            assert text in line
+            assert line.endswith(b"\n")
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
