@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.running import query
+from support.waiting import until_told
 
 from faults.callers import Caller
 from faults.clusters import Cluster
@@ -21,6 +22,7 @@ from ledger.infrastructure.postgres.migrations import database_url
 
 # Generous, for machines that many others use too; the report has the figure.
 GAP_FACTOR = 30
+SEALED_SECONDS = 60.0
 
 
 class Skipped(Exception):
@@ -92,6 +94,16 @@ class Stage:
         caller = Caller(server.address, self.journal)
         self.exits.push_async_callback(caller.close)
         return caller
+
+    async def sealed_more(self) -> None:
+        """Waits until a server has added to the chain of seals."""
+        counted = "SELECT count(*) FROM ledger_seals"
+        before = await self.query(counted)
+
+        async def grown() -> bool:
+            return await self.query(counted) != before
+
+        await until_told(grown, SEALED_SECONDS)
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement that the superuser runs, past all faults."""

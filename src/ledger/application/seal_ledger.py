@@ -14,9 +14,9 @@ from ledger.errors import LedgerError
 SEAL_ROWS = 4096
 # What one statement reads, at the most. One database transaction that has more is read in slices.
 READ_ROWS_MAX = 4 * SEAL_ROWS
-# What a seal keeps of its rows, 7 to 23 bytes of each, is held in memory, some four times while it is sent. A transaction of more
+# What a seal keeps of its rows, 7 to 23 bytes of each, is held in memory, some five times while it is sent. A transaction of more
 # than about ten million rows is not sealed, and nothing after it.
-ROW_DIGESTS_BYTES_MAX = 1 << 28
+ROW_DIGESTS_BYTES_MAX = 1 << 27
 # How many transaction numbers the first statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
 # How much longer than it worked a sealer rests that has not caught up: to hash an event costs PostgreSQL half of what storing it
