@@ -21,12 +21,10 @@ async def _restarted(stage: Stage, load: Load, number: signal.Signals) -> None:
     restart_seconds = []
     for _ in range(rounds):
         await load.acknowledged(200)
-        await stage.sealed_more()
         await asyncio.sleep(stage.chance.uniform(0, 1))
         os.kill(stage.cluster.postmaster, number)
         restart_seconds.append(await stage.cluster.restart())
         await load.acknowledged(100)
-        await stage.sealed_more()
     stage.note(f"{rounds} restarts, the database back within {max(restart_seconds):.1f} s")
 
 

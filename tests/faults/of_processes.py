@@ -27,14 +27,13 @@ async def kill_server(stage: Stage) -> None:
     ready_seconds = []
     rounds = stage.size(20, 1)
     async with load_on(stage.load(server)) as load:
-        await stage.sealed_more()
         for _ in range(rounds):
             await load.acknowledged(1)
             await asyncio.sleep(stage.chance.uniform(0, stage.size(3, 1)))
             await server.kill()
             ready_seconds.append(await server.start())
         await load.acknowledged(100)
-        await stage.sealed_more()
+    await stage.sealed_more()
     stage.note(f"{rounds} kills, ready again within {max(ready_seconds):.1f} s")
     assert set(stage.journal.codes) <= {"OK", "ALREADY_EXISTS", "UNAVAILABLE"}, stage.journal.codes
     stage.gap_within(3)

@@ -13,7 +13,7 @@ from support.waiting import until_told
 
 from faults.callers import Caller
 from faults.clusters import Cluster
-from faults.journal import DigitAccounts, Journal
+from faults.journal import DigitAccounts, Journal, Told
 from faults.load import Load, Mix
 from faults.proxy import FaultProxy, fault_proxy
 from faults.servers import ServerProcess, new_server
@@ -95,8 +95,17 @@ class Stage:
         self.exits.push_async_callback(caller.close)
         return caller
 
+    async def send_again(self, kept: set[str]) -> None:
+        """Has a new server told everything once more, of which the books hold these events; other answers are forgotten."""
+        self.journal = self.journal.restored(kept)
+        caller = self.caller(await self.server())
+        events = self.journal.events
+        for start in range(0, len(events), 500):
+            for answer in await caller.send_batch(events[start : start + 500]):
+                assert answer.told is not Told.CREATED or answer.event_id not in kept
+
     async def sealed_more(self) -> None:
-        """Waits until a server has added to the chain of seals."""
+        """Waits until a server has added to the chain of seals. For when callers rest: in load it takes its time."""
         counted = "SELECT count(*) FROM ledger_seals"
         before = await self.query(counted)
 
