@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from grpc import aio
 from support.events import event_message
 from support.running import query
@@ -314,6 +315,8 @@ async def damaged_page(stage: Stage) -> None:
         assert f'invalid page in block {block} of relation "{path}"' in said, said
     stage.note("verify and verify --chain failed and named the block")
     stage.cluster.stop()
+    with pytest.raises(RuntimeError, match=r"Bad checksums: +1\b"):
+        stage.cluster.run("pg_checksums", "--check", "--pgdata", stage.cluster.pgdata)
     _turn(stage.cluster.pgdata / path, place, bit)
     await stage.cluster.restart()
 
