@@ -1,13 +1,17 @@
 """The sealer: what it reads, what it seals, and in which order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
+from ledger.application import seal_ledger
 from ledger.application.ports import SealPosition
-from ledger.application.seal_ledger import READ_ROWS_MAX, SEAL_ROWS, LedgerSealer
+from ledger.application.seal_ledger import READ_ROWS_MAX, SEAL_ROWS, LedgerSealer, TransactionTooLarge
 from ledger.domain.seals import Seal, SealedTransaction, link_fault, unpacked
 
+SLICE_ROWS = 1000
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 
@@ -41,15 +45,24 @@ class FakeSealedBooks:
         return SealPosition(head, self.system_identifier, self.horizon_txid, self.next_txid, NOW)
 
     async def transactions(
-        self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
+        self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
     ) -> Sequence[SealedTransaction] | None:
         self.reads += 1
-        found = sorted(
+        found = self._found(first_txid, end_txid, is_restored=is_restored)
+        return None if sum(len(each.places) for each in found) > rows_max else found
+
+    async def slices(self, first_txid: int, end_txid: int, *, is_restored: bool) -> AsyncGenerator[Sequence[SealedTransaction]]:
+        for each in self._found(first_txid, end_txid, is_restored=is_restored):
+            for start in range(0, len(each.places), SLICE_ROWS):
+                end = start + SLICE_ROWS
+                yield [each._replace(places=each.places[start:end], digests=each.digests[32 * start : 32 * end])]
+
+    def _found(self, first_txid: int, end_txid: int, *, is_restored: bool) -> list[SealedTransaction]:
+        return sorted(
             each
             for each in self.transactions_stored
             if first_txid <= each.recorded_txid < end_txid and (not is_restored or each.recorded_txid >= self.next_txid)
         )
-        return None if rows_max is not None and sum(len(each.places) for each in found) > rows_max else found
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
         earlier = [
@@ -114,6 +127,26 @@ async def test_what_one_database_transaction_wrote_is_not_divided() -> None:
     await seal_all(books)
     assert books.sealed() == sorted(many)
     assert max(rows_of(books.seals)) == 3 * READ_ROWS_MAX
+
+
+async def test_large_transaction_that_was_restored_is_sealed_once() -> None:
+    """Too, and not again when the cluster gets to its number."""
+    large = 2 * READ_ROWS_MAX
+    books = FakeSealedBooks({5: 2, 900: large}, horizon_txid=10, next_txid=20)
+    await seal_all(books)
+    assert (books.sealed(), rows_of(books.seals)) == ([900, 5], [large, 2])
+    books.horizon_txid, books.next_txid = 1000, 1000
+    await seal_all(books)
+    assert (books.sealed(), rows_of(books.seals)) == ([900, 5], [large, 2, 0])
+
+
+async def test_transaction_that_no_seal_can_keep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it takes all the memory there is; and everything before it is sealed."""
+    monkeypatch.setattr(seal_ledger, "ROW_DIGESTS_BYTES_MAX", 7 * READ_ROWS_MAX)
+    books = FakeSealedBooks({5: 2, 900: 2 * READ_ROWS_MAX, 901: 1}, horizon_txid=1000)
+    with pytest.raises(TransactionTooLarge, match="transaction 900"):
+        await seal_all(books)
+    assert books.sealed() == [5]
 
 
 async def test_far_numbers_are_reached_in_few_reads() -> None:

@@ -14,10 +14,10 @@ from ledger.domain.seals import (
     FIRST_PREVIOUS_HASH,
     Change,
     Seal,
+    SealContents,
     SealedTransaction,
-    contents_hash,
+    contents_of,
     link_fault,
-    packed,
     row_digest,
     tampered_rows,
     unpacked,
@@ -80,7 +80,8 @@ def example() -> Seal:
     event = row_digest(EVENT_TITLE, [EVENT[name] for name in EVENT_FIELDS])  # type: ignore[misc]
     entry = row_digest(ENTRY_TITLE, [ENTRY[name] for name in ENTRY_FIELDS])  # type: ignore[misc]
     transaction = SealedTransaction(812, bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0"), b"\x00\x01", event + entry)
-    seal = replace(SEAL, contents_hash=contents_hash([transaction]), row_digests=packed([transaction]))
+    contents = contents_of([transaction])
+    seal = replace(SEAL, contents_hash=contents.contents_hash, row_digests=contents.row_digests())
     return replace(seal, hash=seal.computed_hash())
 
 
@@ -127,10 +128,24 @@ SEALED = [transaction(1, b"a", b"b", b"c"), transaction(2, b"d", places=b"\x01")
 
 def test_what_is_packed_is_unpacked() -> None:
     """Each row with its transaction, place and the beginning of its digest."""
-    rows = [(int.from_bytes(row.transaction_id, "big"), row.place, row.short_digest) for row in unpacked(packed(SEALED))]
+    packed = contents_of(SEALED).row_digests()
+    rows = [(int.from_bytes(row.transaction_id, "big"), row.place, row.short_digest) for row in unpacked(packed)]
     assert rows == [(1, 0, b"a" * 6), (1, 1, b"b" * 6), (1, 2, b"c" * 6), (2, 1, b"d" * 6)]
     with pytest.raises(ValueError, match="within a row"):
-        list(unpacked(packed(SEALED)[:-1]))
+        list(unpacked(packed[:-1]))
+
+
+def test_rows_may_be_taken_in_some_at_a_time() -> None:
+    """However they are divided, within a transaction id too."""
+    whole = contents_of(SEALED)
+    for cut in (1, 2):
+        contents = SealContents()
+        first = SEALED[0]
+        contents.add([first._replace(places=first.places[:cut], digests=first.digests[: 32 * cut])])
+        contents.add([])
+        contents.add([first._replace(places=first.places[cut:], digests=first.digests[32 * cut :]), SEALED[1]])
+        assert (contents.events_count, contents.rows_count) == (1, 4)
+        assert (contents.contents_hash, contents.row_digests()) == (whole.contents_hash, whole.row_digests())
 
 
 @pytest.mark.parametrize(
@@ -151,7 +166,7 @@ def test_what_is_packed_is_unpacked() -> None:
 )
 def test_tampered_rows_are_told(stored: list[SealedTransaction], told: list[tuple[Change, int, int]]) -> None:
     """By what was done to them, their transaction and their place."""
-    found = tampered_rows(packed(SEALED), stored)
+    found = tampered_rows(unpacked(contents_of(SEALED).row_digests()), stored)
     assert [(row.change, int.from_bytes(row.transaction_id, "big"), row.place) for row in found] == told
 
 

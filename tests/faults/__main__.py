@@ -87,11 +87,11 @@ def _line(outcome: Outcome) -> str:
 
 def _show(outcomes: list[Outcome]) -> None:
     table = Table()
-    for heading in ("fault", "", "", "acked", "lost", "doubled", "gap s", "calls", "unknown", "reads"):
+    for heading in ("fault", "", "", "acked", "lost", "doubled", "gap s", "calls", "unknown", "reads", "seals"):
         table.add_column(heading, justify="left" if heading in ("fault", "") else "right")
     for outcome in outcomes:
         figures = (outcome.acked, outcome.lost, outcome.doubled, outcome.gap_seconds)
-        more = (outcome.calls, outcome.unknown_calls, outcome.reads)
+        more = (outcome.calls, outcome.unknown_calls, outcome.reads, outcome.seals)
         table.add_row(outcome.fault, escape(outcome.title), outcome.status, *map(str, (*figures, *more)))
     Console(width=130).print(table)
 

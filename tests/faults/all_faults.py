@@ -8,10 +8,22 @@ from faults import (
     of_networks,
     of_payouts,
     of_processes,
+    of_recoveries,
     of_standbys,
     of_upgrades,
 )
 from faults.catalogue import FAULTS as _FAULTS
 
-MODULES = (of_calls, of_databases, of_disks, of_events, of_networks, of_payouts, of_processes, of_standbys, of_upgrades)
+MODULES = (
+    of_calls,
+    of_databases,
+    of_disks,
+    of_events,
+    of_networks,
+    of_payouts,
+    of_processes,
+    of_recoveries,
+    of_standbys,
+    of_upgrades,
+)
 FAULTS = {number: _FAULTS[number] for number in sorted(_FAULTS, key=lambda number: (int(number[1:].rstrip("b")), number))}

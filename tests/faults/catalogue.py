@@ -75,6 +75,7 @@ class Outcome:
     calls: int = 0
     unknown_calls: int = 0
     reads: int = 0
+    seals: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     failure: str = ""
@@ -114,6 +115,7 @@ async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full:
                 verdict.calls,
                 verdict.unknown_calls,
                 verdict.reads,
+                verdict.seals,
                 notes=tuple(stage.notes),
             )
     return _judged(outcome, fault, failures, time.monotonic() - began)

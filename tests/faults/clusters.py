@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 from support.running import execute_alone, query
 
 from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
+from ledger.infrastructure.postgres.embedded.launcher import Account, Launcher, account_for
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 
@@ -87,6 +88,13 @@ class Cluster:
                     raise
                 await asyncio.sleep(0.1)
 
+    def run(self, program: str, *arguments: str | Path) -> str:
+        """Runs one of PostgreSQL's programs to its end as the account that the cluster belongs to, which may not be root.
+
+        Returns what it said. Raises RuntimeError with that.
+        """
+        return run_as_owner(self.data_dir, account_for(self.pgdata), [find_bin_dir() / program, *arguments])
+
     def stop(self) -> None:
         if self._postgres is not None:
             self._postgres.stop()
@@ -117,6 +125,15 @@ class Cluster:
 
     def _pid_file(self) -> list[str]:
         return (self.pgdata / "postmaster.pid").read_text().splitlines()
+
+
+def run_as_owner(data_dir: Path, account: Account | None, command: Sequence[str | Path]) -> str:
+    """Runs a program in a data directory to its end. Returns what it said. Raises RuntimeError with that."""
+    with (data_dir / "programs.lock").open("w") as lock:
+        status, said = Launcher(data_dir, account, lock.fileno()).run(command)
+    if status != 0:
+        raise RuntimeError(f"{command[0]} ended with {status}: {said}")
+    return said
 
 
 @contextmanager

@@ -10,11 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from support.audit import audit_of
 from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, query, running_ledger
+from support.seals import seal_everything
 
 from faults.journal import Answer, Contents, Journal, Told
 from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.v1 import ledger_pb2
 
+SEAL_SECONDS = 120.0
 MATURITY = timedelta(days=7)
 PAYOUT_TYPES = ("payout_paid", "payout_failed")
 # How many entries an event posts without a fee above 0, and with one.
@@ -57,6 +61,7 @@ class Verdict:
     lost: int
     doubled: int
     reads: int
+    seals: int  # that servers made meanwhile
     gap_seconds: float
     violations: tuple[str, ...]
 
@@ -82,6 +87,8 @@ async def judge(database: Database, journal: Journal) -> Verdict:
     violations += [f"audit: {finding.check}: {finding.entity} {finding.detail}" for finding in report.errors]
     if not report.checks:
         violations.append("the audit checked nothing")
+    ((seals,),) = await query(database.migration_url, "SELECT count(*) FROM ledger_seals")
+    violations += await wrong_seals(database)
     unknown = sum(answer.told is Told.UNKNOWN for answer in journal.answers)
     return Verdict(
         len(journal.answers),
@@ -90,6 +97,7 @@ async def judge(database: Database, journal: Journal) -> Verdict:
         len(lost),
         len(doubled),
         journal.reads,
+        int(seals),
         journal.longest_gap_seconds,
         tuple(violations),
     )
@@ -164,6 +172,24 @@ async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -
         expected.last_event_at = None
         if (balance, reserved_minor) != (expected, reserved[account]):
             wrong.append(f"H6: {account} has {balance}, {reserved_minor} reserved; expected {expected}, {reserved[account]}")
+    return wrong
+
+
+async def wrong_seals(database: Database) -> list[str]:
+    """What is wrong with the chain of seals: it goes on from what servers have sealed, over every row once, and nothing is unlike
+    what was sealed."""
+    try:
+        await seal_everything(database.url, timeout_seconds=SEAL_SECONDS)
+    except TimeoutError:
+        return [f"chain: the books could not be sealed in {SEAL_SECONDS:.0f} s"]
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        report = await verify_chain(engine)
+    finally:
+        await engine.dispose()
+    wrong = [f"chain: {finding.entity} {finding.detail}" for finding in report.audit.errors]
+    if report.unsealed_count:
+        wrong.append(f"chain: {report.unsealed_count} rows are in no seal")
     return wrong
 
 

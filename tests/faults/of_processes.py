@@ -33,6 +33,7 @@ async def kill_server(stage: Stage) -> None:
             await server.kill()
             ready_seconds.append(await server.start())
         await load.acknowledged(100)
+    await stage.sealed_more()
     stage.note(f"{rounds} kills, ready again within {max(ready_seconds):.1f} s")
     assert set(stage.journal.codes) <= {"OK", "ALREADY_EXISTS", "UNAVAILABLE"}, stage.journal.codes
     stage.gap_within(3)

@@ -71,6 +71,10 @@ class FaultProxy:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def lead_to(self, target: tuple[str, int] | Path) -> None:
+        """Where connections lead that are made from now on."""
+        self._target = target
+
     @property
     def connections(self) -> int:
         """How many connections are open."""

@@ -34,6 +34,8 @@ class ServerProcess:
             "LEDGER_GRPC_ADDRESS": self.address,
             "LEDGER_LOG_LEVEL": "warning",
             "LEDGER_SHUTDOWN_GRACE_SECONDS": "10",
+            # So that it is at it whatever happens.
+            "LEDGER_SEAL_INTERVAL_SECONDS": "0.5",
             **env,
         }
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from support.running import query
+from support.waiting import until_told
 
 from faults.callers import Caller
 from faults.clusters import Cluster
-from faults.journal import DigitAccounts, Journal
+from faults.journal import DigitAccounts, Journal, Told
 from faults.load import Load, Mix
 from faults.proxy import FaultProxy, fault_proxy
 from faults.servers import ServerProcess, new_server
@@ -21,6 +22,7 @@ from ledger.infrastructure.postgres.migrations import database_url
 
 # Generous, for machines that many others use too; the report has the figure.
 GAP_FACTOR = 30
+SEALED_SECONDS = 60.0
 
 
 class Skipped(Exception):
@@ -92,6 +94,25 @@ class Stage:
         caller = Caller(server.address, self.journal)
         self.exits.push_async_callback(caller.close)
         return caller
+
+    async def send_again(self, kept: set[str]) -> None:
+        """Has a new server told everything once more, of which the books hold these events; other answers are forgotten."""
+        self.journal = self.journal.restored(kept)
+        caller = self.caller(await self.server())
+        events = self.journal.events
+        for start in range(0, len(events), 500):
+            for answer in await caller.send_batch(events[start : start + 500]):
+                assert answer.told is not Told.CREATED or answer.event_id not in kept
+
+    async def sealed_more(self) -> None:
+        """Waits until a server has added to the chain of seals. For when callers rest: in load it takes its time."""
+        counted = "SELECT count(*) FROM ledger_seals"
+        before = await self.query(counted)
+
+        async def grown() -> bool:
+            return await self.query(counted) != before
+
+        await until_told(grown, SEALED_SECONDS)
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement that the superuser runs, past all faults."""

@@ -8,7 +8,8 @@ from random import Random
 import grpc
 import pytest
 from support.events import event_message
-from support.running import RunningLedger
+from support.running import RunningLedger, execute_alone
+from support.seals import seal_everything
 
 from faults.callers import Caller
 from faults.journal import CHARGES_PER_ACCOUNT, Answer, Contents, DigitAccounts, Journal, Told
@@ -44,6 +45,12 @@ async def test_honest_books_pass(ledger: RunningLedger) -> None:
     verdict = await judge(ledger.database, await evidence(ledger))
     assert verdict.violations == ()
     assert (verdict.calls, verdict.acked, verdict.lost, verdict.doubled) == (5, 3, 0, 0)
+
+
+async def change_what_is_sealed(ledger: RunningLedger, journal: Journal) -> None:
+    await seal_everything(ledger.database.url)
+    await execute_alone(ledger.database.migration_url, "ALTER TABLE processor_events DISABLE TRIGGER USER")
+    await execute_alone(ledger.database.migration_url, 'UPDATE processor_events SET metadata = \'{"k": "v"}\'')
 
 
 async def lose(ledger: RunningLedger, journal: Journal) -> None:
@@ -107,6 +114,7 @@ PLANTED: dict[str, tuple[Callable[[RunningLedger, Journal], Awaitable[None]], li
     "conflict with itself": (tell_conflict_with_itself, ["H7: evt_a was told as a conflict"]),
     "other contents acknowledged": (acknowledge_other_contents, ["H7: evt_a was acknowledged with contents"]),
     "another transaction id": (tell_another_transaction, ["H1: evt_a was acknowledged with another transaction id"]),
+    "changed after it was sealed": (change_what_is_sealed, [f"chain: event evt_{name} was changed" for name in "abc"]),
     "internal": (answer_internal, ["it was answered INTERNAL"]),
 }
 

@@ -27,9 +27,9 @@ async def seal(url: str) -> None:
         await engine.dispose()
 
 
-async def seal_everything(url: str) -> None:
+async def seal_everything(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
     """Seals all that is booked, which another session's transaction number may delay for a moment."""
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(timeout_seconds):
         while True:
             await seal(url)
             ((events_sealed, entries_sealed, events, entries),) = await query(url, COUNTS)

@@ -1,6 +1,6 @@
 """What the use cases need of the outside, as protocols. `ledger.infrastructure.postgres` implements them."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -351,12 +351,16 @@ class SealedBooks(Protocol):
         ...
 
     async def transactions(
-        self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
+        self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
     ) -> Sequence[SealedTransaction] | None:
         """What database transactions first_txid <= number < end_txid recorded, in order; None if it is more than `rows_max` rows.
 
         With `is_restored` only what has a number that this cluster has yet to give out.
         """
+        ...
+
+    def slices(self, first_txid: int, end_txid: int, *, is_restored: bool) -> AsyncGenerator[Sequence[SealedTransaction]]:
+        """The same however much it is, some thousand rows at a time; the rows of one transaction id may be in several slices."""
         ...
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:

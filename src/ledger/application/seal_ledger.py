@@ -3,16 +3,20 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from ledger.application.ports import SealedBooks, SealPosition
-from ledger.domain.seals import EVENT_PLACE, FIRST_PREVIOUS_HASH, Seal, SealedTransaction, contents_hash, packed
+from ledger.domain.seals import FIRST_PREVIOUS_HASH, Seal, SealContents, SealedTransaction, contents_of
 from ledger.errors import LedgerError
 
 # A seal is full with this many rows; those of one database transaction are never divided.
 SEAL_ROWS = 4096
-# What one statement reads, at the most; more only if one database transaction has more.
+# What one statement reads, at the most. One database transaction that has more is read in slices.
 READ_ROWS_MAX = 4 * SEAL_ROWS
+# What a seal keeps of its rows, 7 to 23 bytes of each, is held in memory, some five times while it is sent. A transaction of more
+# than about ten million rows is not sealed, and nothing after it.
+ROW_DIGESTS_BYTES_MAX = 1 << 27
 # How many transaction numbers the first statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
 # How much longer than it worked a sealer rests that has not caught up: to hash an event costs PostgreSQL half of what storing it
@@ -21,8 +25,13 @@ FIRST_REACH_TXIDS = 4096
 REST_RATIO = 4
 BUSY_REST_RATIO = 19
 PAUSE_SECONDS_MAX = 600.0
+STOP_SECONDS = 1.0
 # Above every number that a database transaction ever has.
 TXID_END = 2**63 - 1
+
+
+class TransactionTooLarge(Exception):
+    """A database transaction has more rows than a seal can keep."""
 
 
 class LedgerSealer:
@@ -33,15 +42,16 @@ class LedgerSealer:
     yet to reach: they are sealed first, in an epoch of their own, or they would have to wait for years.
     """
 
-    def __init__(self, books: SealedBooks) -> None:
+    def __init__(self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX) -> None:
         self._books = books
+        self._read_rows_max = read_rows_max
         # How many transaction numbers one statement looks at; remembered, because it is about as many as hold a few seals' rows.
         self._reach_txids = FIRST_REACH_TXIDS
 
     async def seal_next(self) -> bool:
         """Seals the next rows that are final. False if there are none, or if another sealer was quicker.
 
-        Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout, TransactionTooLarge.
         """
         await self._books.index_new_rows()
         position = await self._books.position()
@@ -60,61 +70,72 @@ class LedgerSealer:
         start_txid = first_txid
         while start_txid < limit_txid:
             end_txid, transactions = await self._read(start_txid, limit_txid, is_restored=is_restored)
-            if transactions:
+            if transactions is None or transactions:
                 # Also when all of them are sealed already: a seal of nothing remembers that they were looked at.
                 earlier = await self._books.sealed_before(epoch, start_txid, end_txid)
-                fresh = [transaction for transaction in transactions if transaction.transaction_id not in earlier]
-                return await self._books.append(
-                    list(_seals(position, epoch, first_txid, end_txid, fresh, is_restored=is_restored))
-                )
+                if transactions is None:
+                    parts = [(end_txid, await self._contents(start_txid, end_txid, earlier, is_restored=is_restored))]
+                else:
+                    parts = list(_parts(_fresh(transactions, earlier), end_txid))
+                return await self._books.append(list(_seals(position, epoch, first_txid, parts, is_restored=is_restored)))
             start_txid = end_txid
         return False
 
-    async def _read(self, start_txid: int, limit_txid: int, *, is_restored: bool) -> tuple[int, Sequence[SealedTransaction]]:
-        """Where a range ends that holds a few seals' rows, or all there are, and its transactions."""
+    async def _contents(self, start_txid: int, end_txid: int, earlier: set[bytes], *, is_restored: bool) -> SealContents:
+        """Those of one database transaction, which is not divided but read in slices. Raises TransactionTooLarge."""
+        contents = SealContents()
+        async with aclosing(self._books.slices(start_txid, end_txid, is_restored=is_restored)) as slices:
+            async for transactions in slices:
+                contents.add(_fresh(transactions, earlier))
+                if contents.row_digests_bytes > ROW_DIGESTS_BYTES_MAX:
+                    raise TransactionTooLarge(f"transaction {start_txid} has more than {contents.rows_count} rows")
+        return contents
+
+    async def _read(
+        self, start_txid: int, limit_txid: int, *, is_restored: bool
+    ) -> tuple[int, Sequence[SealedTransaction] | None]:
+        """Where a range ends that holds a few seals' rows, or all there are, and its transactions; None if it is a single one
+        with more rows than are read at once."""
         narrowed = False
         while True:
             end_txid = min(start_txid + self._reach_txids, limit_txid)
-            rows_max = READ_ROWS_MAX if end_txid > start_txid + 1 else None
-            transactions = await self._books.transactions(start_txid, end_txid, rows_max, is_restored=is_restored)
+            transactions = await self._books.transactions(start_txid, end_txid, self._read_rows_max, is_restored=is_restored)
             if transactions is None:
+                if end_txid == start_txid + 1:
+                    return end_txid, None
                 self._reach_txids = max(1, (end_txid - start_txid) // 4)
                 narrowed = True
                 continue
             rows = sum(len(transaction.places) for transaction in transactions)
-            if rows < READ_ROWS_MAX // 2 and not narrowed and end_txid < limit_txid:
+            if rows < self._read_rows_max // 2 and not narrowed and end_txid < limit_txid:
                 self._reach_txids *= 2
                 if rows < SEAL_ROWS:
                     continue
             return end_txid, transactions
 
 
+def _fresh(transactions: Sequence[SealedTransaction], earlier: set[bytes]) -> list[SealedTransaction]:
+    return [transaction for transaction in transactions if transaction.transaction_id not in earlier]
+
+
 def _seals(
-    position: SealPosition,
-    epoch: int,
-    first_txid: int,
-    end_txid: int,
-    transactions: Sequence[SealedTransaction],
-    *,
-    is_restored: bool,
+    position: SealPosition, epoch: int, first_txid: int, parts: Sequence[tuple[int, SealContents]], *, is_restored: bool
 ) -> Iterator[Seal]:
-    """The seals over a range that follow the head, at least one."""
+    """The seals that follow the head, of parts with the numbers where their ranges end."""
     sequence, previous_hash = (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
-    parts = list(_parts(transactions)) or [[]]
-    for number, part in enumerate(parts, 1):
+    for end_txid, contents in parts:
         sequence += 1
-        events_count = sum(each.places.count(EVENT_PLACE) for each in part)
         seal = Seal(
             sequence=sequence,
             epoch=epoch,
             is_restored=is_restored,
             system_identifier=position.system_identifier,
             first_txid=first_txid,
-            end_txid=end_txid if number == len(parts) else part[-1].recorded_txid + 1,
-            events_count=events_count,
-            entries_count=sum(len(each.places) for each in part) - events_count,
-            contents_hash=contents_hash(part),
-            row_digests=packed(part),
+            end_txid=end_txid,
+            events_count=contents.events_count,
+            entries_count=contents.rows_count - contents.events_count,
+            contents_hash=contents.contents_hash,
+            row_digests=contents.row_digests(),
             sealed_at=position.now,
             previous_hash=previous_hash,
         )
@@ -123,18 +144,17 @@ def _seals(
         first_txid, previous_hash = seal.end_txid, seal.hash
 
 
-def _parts(transactions: Sequence[SealedTransaction]) -> Iterator[list[SealedTransaction]]:
-    """Cuts them into parts of a full seal's rows, between two database transactions."""
+def _parts(transactions: Sequence[SealedTransaction], end_txid: int) -> Iterator[tuple[int, SealContents]]:
+    """Cuts a range into parts of a full seal's rows, between two database transactions. At least one; the last ends the range."""
     part: list[SealedTransaction] = []
     rows = 0
     for transaction in transactions:
         if rows >= SEAL_ROWS and transaction.recorded_txid != part[-1].recorded_txid:
-            yield part
+            yield part[-1].recorded_txid + 1, contents_of(part)
             part, rows = [], 0
         part.append(transaction)
         rows += len(transaction.places)
-    if part:
-        yield part
+    yield end_txid, contents_of(part)
 
 
 class SealWorker:
@@ -164,9 +184,14 @@ class SealWorker:
             self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Returns when the seal under way is done."""
+        """Returns when the seal under way is done, or has been given up if it is a long one: the next server begins it anew."""
         self._stop.set()
-        if self._task is not None:
+        if self._task is None:
+            return
+        _, under_way = await asyncio.wait([self._task], timeout=STOP_SECONDS)
+        if under_way:
+            self._task.cancel()
+        with suppress(asyncio.CancelledError):
             await self._task
 
     async def _work(self) -> None:
@@ -182,8 +207,8 @@ class SealWorker:
             else:
                 pause_seconds = self._interval_seconds
                 continue
-            # What cannot be sealed, such as a transaction of millions of rows that somebody wrote by hand, takes the database's
-            # time with each attempt.
+            # What cannot be sealed, such as a transaction of tens of millions of rows that somebody wrote by hand, takes the
+            # database's time with each attempt.
             pause_seconds = min(2 * pause_seconds, max(PAUSE_SECONDS_MAX, self._interval_seconds))
 
     async def _seal_all(self) -> None:

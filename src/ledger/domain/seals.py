@@ -93,25 +93,62 @@ class SealedTransaction(NamedTuple):
     digests: bytes
 
 
-def contents_hash(transactions: Iterable[SealedTransaction]) -> bytes:
-    """SHA-256 over the digests of all rows, ordered by recorded_txid, transaction id, place and digest."""
-    found = hashlib.sha256()
-    for transaction in transactions:
-        found.update(transaction.digests)
-    return found.digest()
+class SealContents:
+    """What a seal says about its rows, taken in some at a time: there may be more of them than memory has room for.
+
+    They are added in the order of recorded_txid, transaction id, place and digest. Those of one transaction id may be divided.
+    """
+
+    def __init__(self) -> None:
+        self.events_count = 0
+        self.rows_count = 0
+        self._hash = hashlib.sha256()
+        self._packed = bytearray()
+        self._last: tuple[int, bytes] | None = None
+
+    def add(self, transactions: Iterable[SealedTransaction]) -> None:
+        """Takes in the next rows."""
+        for transaction in transactions:
+            self.events_count += transaction.places.count(EVENT_PLACE)
+            self.rows_count += len(transaction.places)
+            self._hash.update(transaction.digests)
+            if (transaction.recorded_txid, transaction.transaction_id) != self._last:
+                self._mark_last()
+                self._packed += transaction.transaction_id
+                self._last = (transaction.recorded_txid, transaction.transaction_id)
+            for number, place in enumerate(transaction.places):
+                start = number * DIGEST_BYTES
+                self._packed.append(place)
+                self._packed += transaction.digests[start : start + SHORT_DIGEST_BYTES]
+
+    @property
+    def contents_hash(self) -> bytes:
+        """SHA-256 over the digests of all rows, in order."""
+        return self._hash.digest()
+
+    @property
+    def row_digests_bytes(self) -> int:
+        """How long `row_digests` is."""
+        return len(self._packed)
+
+    def row_digests(self) -> bytes:
+        """What a seal keeps to tell its rows: each transaction id, then for each of its rows the place and a short digest.
+
+        To be asked for when all rows have been added.
+        """
+        self._mark_last()
+        return bytes(self._packed)
+
+    def _mark_last(self) -> None:
+        if self._packed:
+            self._packed[-_ROW_BYTES] |= _LAST
 
 
-def packed(transactions: Iterable[SealedTransaction]) -> bytes:
-    """What a seal keeps to tell its rows: each transaction id, then for each of its rows the place and a short digest."""
-    out = bytearray()
-    for transaction in transactions:
-        out += transaction.transaction_id
-        for number, place in enumerate(transaction.places):
-            start = number * DIGEST_BYTES
-            out.append(place)
-            out += transaction.digests[start : start + SHORT_DIGEST_BYTES]
-        out[-_ROW_BYTES] |= _LAST
-    return bytes(out)
+def contents_of(transactions: Iterable[SealedTransaction]) -> SealContents:
+    """Those of rows that are all there."""
+    contents = SealContents()
+    contents.add(transactions)
+    return contents
 
 
 class KeptRow(NamedTuple):
@@ -123,7 +160,7 @@ class KeptRow(NamedTuple):
 
 
 def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
-    """The rows that a seal keeps. Raises ValueError when the bytes cannot have been made by `packed`."""
+    """The rows that a seal keeps. Raises ValueError when the bytes cannot have been made by `SealContents`."""
     at = 0
     while at < len(row_digests):
         transaction_id = row_digests[at : at + TRANSACTION_ID_BYTES]
@@ -212,14 +249,13 @@ class TamperedRow(NamedTuple):
     digest: bytes
 
 
-def tampered_rows(row_digests: bytes, transactions: Iterable[SealedTransaction]) -> list[TamperedRow]:
+def tampered_rows(kept_rows: Iterable[KeptRow], transactions: Iterable[SealedTransaction]) -> list[TamperedRow]:
     """The rows by which what is stored differs from what was sealed.
 
     A row whose place is kept but whose digest is another was changed; what is left over on either side was deleted or inserted.
-    Raises ValueError when the bytes cannot have been made by `packed`.
     """
     kept: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
-    for row in unpacked(row_digests):
+    for row in kept_rows:
         kept[row.transaction_id, row.place].append(row.short_digest)
     unknown: list[tuple[bytes, int, bytes]] = []
     for transaction in transactions:

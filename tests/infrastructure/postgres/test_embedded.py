@@ -248,6 +248,8 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once(place: Path, mon
     """A virtualenv below a 0700 home serves root all the same, and its permissions are left alone."""
     installation = embedded.find_bin_dir().parent
     package = installation.parent
+    if not Path(f"{package}.libs").exists():
+        pytest.skip("only the wheel's binaries can be carried elsewhere")
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     unused = shutil.ignore_patterns("include", "*.a")

@@ -28,7 +28,7 @@ from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.bootstrap import Database
 from ledger.domain.events import fingerprint
 from ledger.domain.posting_rules import entries_of
-from ledger.domain.seals import ChainReport, Seal
+from ledger.domain.seals import ChainReport, Seal, contents_of
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, find_bin_dir
 from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -399,6 +399,70 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(databas
     assert report.audit.findings == ()
     assert report.unsealed_count == 0
     assert [(report.events_count,)] == await query(database.url, "SELECT count(*) FROM processor_events")
+
+
+BY_HAND = (
+    """
+    INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+                                  fee_minor, occurred_at)
+    SELECT event_id || '_' || i, fingerprint, gen_random_uuid(), batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
+           occurred_at
+    FROM processor_events, generate_series(1, 300) AS i WHERE event_id = 'evt_a1'
+    """,
+    # One transaction id with more rows than a slice, many of them at the place that stands for all late positions.
+    """
+    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                                amount_minor, available_at, occurred_at, event_id)
+    SELECT balance_account_id, transaction_id, i, entry_type, debit_account, credit_account, amount_minor, available_at,
+           occurred_at, event_id
+    FROM ledger_entries, generate_series(1, 250) AS i WHERE event_id = 'evt_a1' AND position = 1
+    """,
+    """
+    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                                amount_minor, available_at, occurred_at, event_id)
+    SELECT e.balance_account_id, v.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+           e.available_at, e.occurred_at, v.event_id
+    FROM processor_events AS v, ledger_entries AS e
+    WHERE v.event_id LIKE 'evt_a1\\_%' AND e.event_id = 'evt_a1'
+      AND e.recorded_txid = (SELECT recorded_txid FROM processor_events WHERE event_id = 'evt_a1')
+    """,
+)
+
+
+async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(copy_of_sealed: str) -> None:
+    """Its seal and the verdict on it do not depend on how many rows are read at a time."""
+    engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
+    async with engine.begin() as connection:
+        for statement in BY_HAND:
+            await connection.exec_driver_sql(statement)
+        txid = int((await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one())
+    await engine.dispose()
+    async with engine_of(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
+        sealer = LedgerSealer(PostgresSealedBooks(engine, slice_rows=7), read_rows_max=10)
+        while not await query(copy_of_sealed, f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND epoch = 1"):
+            await sealer.seal_next()
+        whole = await PostgresSealedBooks(engine).transactions(txid, txid + 1, 10_000, is_restored=False)
+        assert whole is not None
+        contents = contents_of(whole)
+        assert contents.rows_count == 300 + 250 + 600
+        expected = (contents.contents_hash, contents.row_digests(), contents.events_count)
+        sealed = "SELECT contents_hash, row_digests, events_count FROM ledger_seals WHERE end_txid = "
+        assert await query(copy_of_sealed, f"{sealed}{txid + 1}") == [expected]
+        for slice_rows in (1, 7, 4096):
+            report = await verify_chain(engine, slice_rows=slice_rows)
+            assert (report.audit.findings, report.unsealed_count) == ((), 0)
+    await tamper(
+        copy_of_sealed,
+        "UPDATE ledger_entries SET amount_minor = 1 WHERE position IN (2, 200) AND event_id LIKE 'evt_a1%';"
+        "DELETE FROM processor_events WHERE event_id LIKE 'evt_a1\\_1%';"
+        "DELETE FROM ledger_seals WHERE sequence = 1",
+    )
+    async with engine_of(copy_of_sealed) as engine:
+        in_slices, at_once = [await verify_chain(engine, slice_rows=slice_rows) for slice_rows in (7, 4096)]
+    assert len(at_once.audit.findings) == 1 + 100 + 1
+    assert len(in_slices.audit.findings) == len(at_once.audit.findings)
+    assert in_slices.audit.findings[-1] == at_once.audit.findings[-1]
+    assert in_slices.unsealed_count == at_once.unsealed_count
 
 
 async def test_sealer_that_dies_between_leaves_nothing_behind(database: Database) -> None:

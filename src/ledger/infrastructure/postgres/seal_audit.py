@@ -1,9 +1,11 @@
 """The audit of the seals: recomputes the whole chain and names what is not as it was sealed."""
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
+from zlib import crc32
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,12 +19,12 @@ from ledger.domain.seals import (
     PLACE_MAX,
     ChainReport,
     Change,
+    KeptRow,
     Seal,
+    SealContents,
     SealedTransaction,
     TamperedRow,
-    contents_hash,
     link_fault,
-    packed,
     row_digest,
     tampered_rows,
     unpacked,
@@ -34,6 +36,7 @@ from ledger.infrastructure.postgres.seals import (
     ENTRY_VALUES,
     EVENT_VALUES,
     OF_RANGE,
+    PLACE,
     SEAL_COLUMNS,
     SELECT_ROW_DIGESTS_BEFORE,
     TXID,
@@ -43,6 +46,11 @@ from ledger.infrastructure.postgres.seals import (
 LINKS = "seals_follow_each_other"
 ROWS = "sealed_rows_are_as_they_were_sealed"
 EXPECTED = "expected_head_is_in_the_chain"
+
+# A seal has about as many, unless one database transaction had more.
+SLICE_ROWS = 4096
+# How many slices are held in memory when a seal has to be compared with what it keeps of its rows.
+COMPARED_SLICES = 16
 
 SELECT_SEAL = f"SELECT {SEAL_COLUMNS}, row_digests FROM ledger_seals WHERE sequence > $1 ORDER BY sequence LIMIT 1"
 
@@ -56,14 +64,17 @@ def _columns(values: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{value} AS {name}" for name, value in values)
 
 
-# Told by the same expressions as when it was sealed, but put together and hashed here.
+# Told by the same expressions as when it was sealed, but put together and hashed here. PostgreSQL sorts, on its disk if need be;
+# the digest is left to us, by which few rows need to be sorted.
 SELECT_EVENTS = f"""
 SELECT {TXID} AS number, {_columns(EVENT_VALUES.items())} FROM processor_events WHERE {OF_RANGE}
+ORDER BY number, processor_events.transaction_id
 """
 SELECT_ENTRIES = f"""
 SELECT {TXID} AS number, {_columns(ENTRY_VALUES.items())}
 FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency FROM {ENTRIES_WITH_ACCOUNT}) AS entry
 WHERE {OF_RANGE}
+ORDER BY number, entry.transaction_id, {PLACE}
 """
 _TRANSACTION_ID_OF_EVENT = 1 + EVENT_FIELDS.index("transaction_id")
 _EVENT_ID_OF_EVENT = 1 + EVENT_FIELDS.index("event_id")
@@ -83,11 +94,45 @@ class _StoredRow(NamedTuple):
     event_id: str | None
 
 
-async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None) -> ChainReport:
+def _of_event(row: Sequence[Any]) -> _StoredRow:
+    transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_EVENT].replace("-", ""))
+    return _StoredRow(row[0], transaction_id, EVENT_PLACE, row_digest(EVENT_TITLE, row[1:]), 0, row[_EVENT_ID_OF_EVENT])
+
+
+def _of_entry(row: Sequence[Any]) -> _StoredRow:
+    transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_ENTRY].replace("-", ""))
+    position = row[_POSITION]
+    place = min(max(position, EVENT_PLACE + 1), PLACE_MAX)
+    return _StoredRow(row[0], transaction_id, place, row_digest(ENTRY_TITLE, row[1:]), position, row[_EVENT_ID_OF_ENTRY])
+
+
+class _Source:
+    """A table's rows of a range, some thousands at a time, in the order of number, transaction id and place."""
+
+    def __init__(self, rows: AsyncIterator[Sequence[Any]], stored_row: Callable[[Sequence[Any]], _StoredRow]) -> None:
+        self._rows = rows
+        self._stored_row = stored_row
+        # What comes next is not before this; None if nothing comes.
+        self.reached: tuple[int, bytes, int] | None = (0, b"", 0)
+
+    async def read(self, count: int) -> list[_StoredRow]:
+        found = []
+        # To the end, which closes the cursor: the transaction, which is open until all seals are seen, would keep it.
+        async for row in self._rows:
+            found.append(self._stored_row(row))
+            if len(found) == count:
+                self.reached = found[-1][:3]
+                return found
+        self.reached = None
+        return found
+
+
+async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None, *, slice_rows: int = SLICE_ROWS) -> ChainReport:
     """Recomputes every seal from the rows that it covers, on one snapshot of the database. Writes nothing.
 
-    With `expected_hash` also tells whether a seal of the chain has it. Holds the rows of one seal at a time. `engine` may log in
-    as any role that reads the tables. Raises DatabaseUnavailable, DatabaseTimeout.
+    With `expected_hash` also tells whether a seal of the chain has it. Holds a seal at a time, and some thousands of its rows; of
+    one that is broken, or was sealed before a restore, the transaction ids too. `engine` may log in as any role that reads the
+    tables. Raises DatabaseUnavailable, DatabaseTimeout.
     """
     async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
@@ -95,7 +140,7 @@ async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None) 
         await connection.execute("SET LOCAL enable_seqscan = on")
         bounds = await connection.fetchrow(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
         await connection.execute("SET LOCAL enable_seqscan = off")
-        walk = _Walk(connection, bounds["latest_epoch"], expected_hash)
+        walk = _Walk(connection, bounds["latest_epoch"], expected_hash, slice_rows)
         while (row := await connection.fetchrow(SELECT_SEAL, walk.head.sequence if walk.head else 0)) is not None:
             await walk.go_on_to(seal_of(row, row["row_digests"]))
     return walk.report(bounds["rows_count"])
@@ -104,8 +149,10 @@ async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None) 
 class _Walk:
     """The way along the chain: what was found so far."""
 
-    def __init__(self, connection: Connection, latest_epoch: int, expected_hash: bytes | None) -> None:
+    def __init__(self, connection: Connection, latest_epoch: int, expected_hash: bytes | None, slice_rows: int) -> None:
         self._connection = connection
+        self._slice_rows = slice_rows
+        self._compared_rows = COMPARED_SLICES * slice_rows
         self._latest_epoch = latest_epoch
         self._expected_hash = expected_hash
         self._expected_sequence: int | None = None
@@ -123,7 +170,7 @@ class _Walk:
             self._found(LINKS, f"seal {seal.sequence}", fault)
         elif seal.hash == self._expected_hash:
             self._expected_sequence = seal.sequence
-        await self._check_rows(seal, await self._stored_rows(seal))
+        await self._check_rows(seal)
         self._events_count += seal.events_count
         self._entries_count += seal.entries_count
         self.head = seal
@@ -148,26 +195,37 @@ class _Walk:
             expected_sequence=self._expected_sequence,
         )
 
-    async def _stored_rows(self, seal: Seal) -> list[_StoredRow]:
-        rows: list[_StoredRow] = []
+    async def _stored_rows(self, seal: Seal) -> AsyncIterator[list[_StoredRow]]:
+        """The rows of its range in order, some at a time; those of one number, transaction id and place are not divided."""
         range_ = (seal.first_txid, seal.end_txid)
-        for row in await self._connection.fetch(SELECT_EVENTS, *range_, timeout=CHECK_TIMEOUT_SECONDS):
-            transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_EVENT].replace("-", ""))
-            digest = row_digest(EVENT_TITLE, row[1:])
-            rows.append(_StoredRow(row[0], transaction_id, EVENT_PLACE, digest, 0, row[_EVENT_ID_OF_EVENT]))
-        for row in await self._connection.fetch(SELECT_ENTRIES, *range_, timeout=CHECK_TIMEOUT_SECONDS):
-            transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_ENTRY].replace("-", ""))
-            digest = row_digest(ENTRY_TITLE, row[1:])
-            position = row[_POSITION]
-            place = min(max(position, EVENT_PLACE + 1), PLACE_MAX)
-            rows.append(_StoredRow(row[0], transaction_id, place, digest, position, row[_EVENT_ID_OF_ENTRY]))
-        rows.sort()
-        return rows
+        sources = [
+            _Source(self._rows(SELECT_EVENTS, *range_), _of_event),
+            _Source(self._rows(SELECT_ENTRIES, *range_), _of_entry),
+        ]
+        rows: list[_StoredRow] = []
+        while behind := [source for source in sources if source.reached is not None]:
+            # Whatever is before the one that is furthest behind is complete once it has been read on.
+            rows += await min(behind, key=_reached).read(self._slice_rows)
+            rows.sort()
+            complete = min((_reached(source) for source in behind if source.reached is not None), default=None)
+            cut = len(rows) if complete is None else bisect_left(rows, complete, key=lambda row: row[:3])
+            if cut:
+                yield rows[:cut]
+                rows = rows[cut:]
 
-    async def _check_rows(self, seal: Seal, rows: Sequence[_StoredRow]) -> None:
-        transactions = _transactions(rows)
-        if contents_hash(transactions) == seal.contents_hash and packed(transactions) == seal.row_digests:
-            self._rows_seen += len(rows)
+    def _rows(self, statement: str, *arguments: int) -> AsyncIterator[Sequence[Any]]:
+        rows = self._connection.cursor(statement, *arguments, prefetch=self._slice_rows, timeout=CHECK_TIMEOUT_SECONDS)
+        return aiter(rows)
+
+    async def _check_rows(self, seal: Seal) -> None:
+        contents = SealContents()
+        at_hand: list[_StoredRow] | None = []
+        async for rows in self._stored_rows(seal):
+            contents.add(_transactions(rows))
+            if at_hand is not None:
+                at_hand = at_hand + rows if len(at_hand) + len(rows) <= self._compared_rows else None
+        if (contents.contents_hash, contents.row_digests()) == (seal.contents_hash, seal.row_digests):
+            self._rows_seen += contents.rows_count
             return
         try:
             sealed_ids = {kept.transaction_id for kept in unpacked(seal.row_digests)}
@@ -175,16 +233,38 @@ class _Walk:
             self._found(ROWS, f"seal {seal.sequence}", "its row digests cannot be read, so its rows cannot be told")
             return
         # After a restore the ranges of epochs overlap, and a range holds rows of other seals too.
-        own = [transaction for transaction in transactions if transaction.transaction_id in sealed_ids]
-        self._rows_seen += sum(len(transaction.places) for transaction in own)
-        if contents_hash(own) != seal.contents_hash or packed(own) != seal.row_digests:
-            tampered = tampered_rows(seal.row_digests, own)
-            for row in tampered:
-                self._found_row(seal, row, rows)
-            if not tampered:
-                self._found(ROWS, f"seal {seal.sequence}", "its rows are not those that were sealed")
-        if seal.epoch == self._latest_epoch:
-            await self._check_others(seal, sealed_ids, rows)
+        own = SealContents()
+        async for rows in self._rows_again(seal, at_hand):
+            own.add(each for each in _transactions(rows) if each.transaction_id in sealed_ids)
+        self._rows_seen += own.rows_count
+        is_broken = (own.contents_hash, own.row_digests()) != (seal.contents_hash, seal.row_digests)
+        tampered_count = 0
+        # Transaction by transaction, but in as few turns as memory allows: each reads all the rows.
+        turns = 1 if at_hand is not None else 1 + contents.rows_count // self._compared_rows
+        for turn in range(turns):
+
+            def has_turn(row: _StoredRow | KeptRow, turn: int = turn) -> bool:
+                return crc32(row.transaction_id) % turns == turn
+
+            some = [row async for rows in self._rows_again(seal, at_hand) for row in rows if has_turn(row)]
+            if is_broken:
+                kept = filter(has_turn, unpacked(seal.row_digests))
+                tampered = tampered_rows(kept, _transactions(row for row in some if row.transaction_id in sealed_ids))
+                tampered_count += len(tampered)
+                for each in tampered:
+                    self._found_row(seal, each, some)
+            if seal.epoch == self._latest_epoch:
+                await self._check_others(seal, sealed_ids, some)
+        if is_broken and not tampered_count:
+            self._found(ROWS, f"seal {seal.sequence}", "its rows are not those that were sealed")
+
+    async def _rows_again(self, seal: Seal, at_hand: list[_StoredRow] | None) -> AsyncIterator[list[_StoredRow]]:
+        """The rows of its range once more: those at hand, or all as `_stored_rows`."""
+        if at_hand is not None:
+            yield at_hand
+            return
+        async for rows in self._stored_rows(seal):
+            yield rows
 
     async def _check_others(self, seal: Seal, sealed_ids: set[bytes], rows: Sequence[_StoredRow]) -> None:
         """What is in the range of a seal of the latest epoch, and in no seal, was not there when it was made."""
@@ -198,6 +278,9 @@ class _Walk:
             self._found_row(seal, TamperedRow(Change.INSERTED, row.transaction_id, row.place, row.digest), rows)
 
     def _found_row(self, seal: Seal, tampered: TamperedRow, rows: Sequence[_StoredRow]) -> None:
+        if self._findings_count[ROWS] >= FINDINGS_PER_CHECK_MAX:
+            self._findings_count[ROWS] += 1
+            return
         siblings = [row for row in rows if row.transaction_id == tampered.transaction_id]
         there = next((row for row in siblings if (row.place, row.digest) == (tampered.place, tampered.digest)), None)
         transaction_id = UUID(bytes=tampered.transaction_id)
@@ -218,7 +301,13 @@ class _Walk:
             self._findings[check].append(Finding(check, Severity.ERROR, entity, detail))
 
 
-def _transactions(rows: Sequence[_StoredRow]) -> list[SealedTransaction]:
+def _reached(source: _Source) -> tuple[int, bytes, int]:
+    if source.reached is None:
+        raise ValueError("nothing comes from it any more")
+    return source.reached
+
+
+def _transactions(rows: Iterable[_StoredRow]) -> list[SealedTransaction]:
     """Ordered rows, put together by transaction."""
     places: dict[tuple[int, bytes], bytearray] = defaultdict(bytearray)
     digests: dict[tuple[int, bytes], list[bytes]] = defaultdict(list)

@@ -1,7 +1,9 @@
 """Seals on PostgreSQL: what there is to seal, and the chain that they are added to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,7 +22,12 @@ from ledger.domain.seals import (
     unpacked,
 )
 from ledger.errors import DatabaseContention
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+
+# A slice is put together while the server's other calls wait: some milliseconds.
+SLICE_ROWS = 2048
+# For the first slice of a large transaction, before which PostgreSQL has to hash and sort all its rows: some 8 s for a million.
+SLICES_TIMEOUT_SECONDS = 900
 
 SEAL_COLUMNS = """
 sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_count, entries_count, contents_hash, sealed_at,
@@ -76,28 +83,42 @@ def _digest(title: str, values: Mapping[str, str]) -> str:
     return f"sha256(convert_to(concat_ws(E'\\n', '{title}', {written}), 'UTF8'))"
 
 
-# Hashed here and not in Python, which would take the time from the calls that the server answers. $4 asks for rows only whose
-# number this cluster has yet to give out: no transaction of its own that this statement sees has one. One row more than are
-# wanted tells that there are more.
-SELECT_TRANSACTIONS = f"""
-WITH row_digest AS (
+def _row_digests(limit: str) -> str:
+    """SQL for the digest of each row of a range.
+
+    Hashed there and not in Python, which would take the time from the calls that the server answers. $3 asks for rows only whose
+    number this cluster has yet to give out: no transaction of its own that this statement sees has one.
+    """
+    of_restored = "(NOT $3 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))"
+    return f"""
   (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place, {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest
    FROM processor_events
-   WHERE {OF_RANGE} AND (NOT $4 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))
-   LIMIT $3 + 1)
+   WHERE {OF_RANGE} AND {of_restored} {limit})
   UNION ALL
   (SELECT {TXID}, transaction_id, {PLACE}, {_digest(ENTRY_TITLE, ENTRY_VALUES)}
    FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency
          FROM {ENTRIES_WITH_ACCOUNT}) AS entry
-   WHERE {OF_RANGE} AND (NOT $4 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))
-   LIMIT $3 + 1)
-)
+   WHERE {OF_RANGE} AND {of_restored} {limit})
+"""
+
+
+# One row more than are wanted tells that there are more.
+SELECT_TRANSACTIONS = f"""
+WITH row_digest AS ({_row_digests("LIMIT $4 + 1")})
 SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id,
        string_agg(set_byte('\\x00', 0, place), '' ORDER BY place, digest) AS places,
        string_agg(digest, '' ORDER BY place, digest) AS digests
 FROM row_digest
 GROUP BY recorded_txid, transaction_id
 ORDER BY recorded_txid, transaction_id
+"""
+
+# Sorted by PostgreSQL, on its disk if need be: no index leads along the rows of a transaction.
+SELECT_ROWS = f"""
+WITH row_digest AS ({_row_digests("")})
+SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id, set_byte('\\x00', 0, place) AS place, digest
+FROM row_digest
+ORDER BY row_digest.recorded_txid, row_digest.transaction_id, row_digest.place, row_digest.digest
 """
 
 # For a database that was restored into another cluster; there are few epochs otherwise.
@@ -118,8 +139,9 @@ FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint
 class PostgresSealedBooks:
     """Implements `ledger.application.ports.SealedBooks`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, slice_rows: int = SLICE_ROWS) -> None:
         self._engine = engine
+        self._slice_rows = slice_rows
 
     async def index_new_rows(self) -> None:
         # Somebody else is at it, or a vacuum, which does it too.
@@ -139,14 +161,26 @@ class PostgresSealedBooks:
         )
 
     async def transactions(
-        self, first_txid: int, end_txid: int, rows_max: int | None, *, is_restored: bool
+        self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
     ) -> Sequence[SealedTransaction] | None:
         async with autocommit(self._engine) as connection:
-            rows = await connection.fetch(SELECT_TRANSACTIONS, first_txid, end_txid, rows_max, is_restored)
+            rows = await connection.fetch(SELECT_TRANSACTIONS, first_txid, end_txid, is_restored, rows_max)
         transactions = [SealedTransaction(*row) for row in rows]
-        if rows_max is not None and sum(len(each.places) for each in transactions) > rows_max:
+        if sum(len(each.places) for each in transactions) > rows_max:
             return None
         return transactions
+
+    async def slices(self, first_txid: int, end_txid: int, *, is_restored: bool) -> AsyncGenerator[Sequence[SealedTransaction]]:
+        async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
+            await allow_seconds(connection, SLICES_TIMEOUT_SECONDS)
+            cursor = await connection.cursor(SELECT_ROWS, first_txid, end_txid, is_restored)
+            while rows := await cursor.fetch(self._slice_rows, timeout=SLICES_TIMEOUT_SECONDS + 5):
+                yield [
+                    SealedTransaction(
+                        key[0], key[1], b"".join(row["place"] for row in group), b"".join(row["digest"] for row in group)
+                    )
+                    for key, group in ((key, list(found)) for key, found in groupby(rows, key=itemgetter(0, 1)))
+                ]
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
         # The usual case, and no earlier epoch to ask for.

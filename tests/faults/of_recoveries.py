@@ -1,0 +1,350 @@
+"""Clusters that go on as a copy: at a moment of the past, as a standby that takes over; with far numbers, and with damage."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from grpc import aio
+from support.events import event_message
+from support.running import query
+from support.waiting import until_told
+
+from faults.callers import Caller
+from faults.catalogue import fault
+from faults.clusters import Cluster, new_cluster, new_folder, run_as_owner
+from faults.judge import judge
+from faults.load import load_on
+from faults.servers import ServerProcess
+from faults.stage import Stage
+from ledger.domain.seals import ChainReport
+from ledger.infrastructure.postgres.embedded import find_bin_dir
+from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.seal_audit import EXPECTED, verify_chain
+from ledger.v1 import ledger_pb2
+
+STANDBY = "standby"
+HEAD = "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1"
+TWO_TO_32 = 1 << 32
+# A file of pg_xact has two bits for each of so many transactions.
+NUMBERS_PER_FILE = 1 << 20
+PAGE_BYTES = 8192
+
+
+async def own_cluster(stage: Stage, **parameters: str) -> Path:
+    """Moves the stage onto a cluster that no other fault uses. Returns a folder with room for more of them."""
+    folder = stage.exits.enter_context(new_folder())
+    cluster = stage.exits.enter_context(new_cluster(folder / "first", stage.cluster.parameters | parameters))
+    await cluster.make_template()
+    stage.cluster, stage.database = cluster, await cluster.new_database()
+    return folder
+
+
+def owned(path: Path, cluster: Cluster) -> Path:
+    """Gives a path to the account that the cluster runs as."""
+    owner = cluster.pgdata.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
+    return path
+
+
+def copy_while_running(cluster: Cluster, data_dir: Path, *options: str) -> Path:
+    """The cluster's files as of now, where a cluster of its own looks for them. Returns their directory."""
+    data_dir.mkdir()
+    owned(data_dir, cluster)
+    target = data_dir / cluster.pgdata.name
+    source = f"host={cluster.socket.parent} port=5432 user=postgres application_name={STANDBY}"
+    cluster.run("pg_basebackup", f"--dbname={source}", f"--pgdata={target}", "--checkpoint=fast", *options)
+    # Of the socket, which lies among the files.
+    (target / f"{cluster.socket.name}.lock").unlink(missing_ok=True)
+    return target
+
+
+async def promoted(stage: Stage) -> None:
+    """Waits until the stage's cluster takes writes; reads it takes earlier."""
+
+    async def writable() -> bool:
+        return await stage.query("SELECT pg_is_in_recovery()") == [(False,)]
+
+    await until_told(writable, 60)
+
+
+def database_name(stage: Stage) -> str:
+    return stage.database.url.partition("?")[0].rpartition("/")[2]
+
+
+async def sealed_early(stage: Stage, server: ServerProcess) -> None:
+    """Has the chain of seals begin before the load does."""
+    caller = stage.caller(server)
+    await caller.send_until_known(event_message(event_id="evt_early"))
+    await stage.sealed_more()
+
+
+async def chain_of(stage: Stage, expected_hash: bytes) -> ChainReport:
+    """What checking the chain says, asked for a head that was kept elsewhere."""
+    engine = create_engine(stage.database.url, pool_size=1)
+    try:
+        return await verify_chain(engine, expected_hash)
+    finally:
+        await engine.dispose()
+
+
+@fault("F28", "recovery to a moment of the past")
+async def point_in_time(stage: Stage) -> None:
+    """A copy that was made in load, and the archived log up to a moment: everything acknowledged by then is there, and nothing
+    that was sent later. Sent again, everything is booked once."""
+    folder = await own_cluster(stage, archive_mode="on", archive_command="cp %p ../archive/%f")
+    first = stage.cluster
+    archive = first.data_dir / "archive"
+    archive.mkdir()
+    owned(archive, first)
+    server = await stage.server()
+    await sealed_early(stage, server)
+    ((head,),) = await stage.query(HEAD)
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(1_000, 100))
+        copied = await asyncio.to_thread(copy_while_running, first, folder / "second")
+        await load.acknowledged(stage.size(1_000, 100))
+        acknowledged = set(stage.journal.acknowledged_at)
+        ((moment,),) = await stage.query("SELECT pg_current_wal_flush_lsn()::text")
+        asked_at = time.monotonic()
+        await load.acknowledged(stage.size(500, 100))
+    await stage.sealed_more()
+    ((later_head,),) = await stage.query(HEAD)
+    await server.kill()
+    verdict = await judge(stage.database, stage.journal)
+    assert verdict.violations == ()
+    ((last_file,),) = await stage.query("SELECT pg_walfile_name(pg_switch_wal())")
+
+    async def archived() -> bool:
+        return await query(first.superuser_url, "SELECT last_archived_wal >= :name FROM pg_stat_archiver", name=last_file) == [
+            (True,)
+        ]
+
+    await until_told(archived, 60)
+    first.stop()
+    (copied / "recovery.signal").touch()
+    parameters = first.parameters | {
+        "archive_mode": "off",
+        "restore_command": f"cp {archive}/%f %p",
+        "recovery_target_lsn": moment,
+        "recovery_target_action": "promote",
+    }
+    stage.cluster = stage.exits.enter_context(new_cluster(copied.parent, parameters))
+    stage.database = stage.cluster.database(database_name(stage))
+    await promoted(stage)
+    kept = {row[0] for row in await stage.query("SELECT event_id FROM processor_events")}
+    later = {event_id for event_id, sent_at in stage.journal.sent_at.items() if sent_at > asked_at}
+    assert later
+    assert acknowledged <= kept
+    assert not later & kept
+    assert (await chain_of(stage, head)).audit.errors == ()
+    # Who kept a head from after that moment learns that books went back.
+    assert [finding.check for finding in (await chain_of(stage, later_head)).audit.errors] == [EXPECTED]
+    await stage.send_again(kept)
+    stage.note(f"{len(acknowledged)} acknowledged by that moment and kept, {len(later)} sent later and not there, sent again")
+    stage.note(f"longest gap while it was copied {verdict.gap_seconds:.2f} s")
+
+
+@contextmanager
+def running_standby(cluster: Cluster, pgdata: Path, *, max_connections: str) -> Iterator[None]:
+    """Runs a copy as a standby of the cluster, until the block ends, whatever it has become by then.
+
+    It does not start with fewer connections than the cluster has.
+    """
+    settings = {
+        **cluster.parameters,
+        "max_connections": max_connections,
+        "listen_addresses": "",
+        "port": "5432",
+        "unix_socket_directories": str(pgdata),
+    }
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    with (pgdata.parent / "postgres.log").open("ab") as log, (pgdata.parent / "standby.lock").open("w") as lock:
+        launcher = Launcher(pgdata.parent, account_for(pgdata), lock.fileno())
+        server = launcher.start([find_bin_dir() / "postgres", "-D", pgdata, *arguments], log)
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.send_signal(signal.SIGQUIT)
+                server.wait(30)
+
+
+@fault("F29", "the primary dies and its synchronous standby takes over")
+async def failover(stage: Stage) -> None:
+    """The primary is killed with all its processes and never comes back; the standby is promoted by hand, and the network leads
+    to it. What was acknowledged is there, because commits waited for the standby."""
+    folder = await own_cluster(stage)
+    primary = stage.cluster
+    copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
+    ((max_connections,),) = await query(primary.superuser_url, "SHOW max_connections")
+    stage.exits.enter_context(running_standby(primary, copied, max_connections=max_connections))
+    await primary.configure(synchronous_standby_names=STANDBY)
+
+    async def synchronous() -> bool:
+        return await query(primary.superuser_url, "SELECT sync_state FROM pg_stat_replication") == [("sync",)]
+
+    await until_told(synchronous, 60)
+    network = await stage.network()
+    server = await stage.server(through=network)
+    await sealed_early(stage, server)
+    ((head,),) = await stage.query(HEAD)
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(3_000, 200))
+        await asyncio.sleep(stage.chance.uniform(0, 1))
+        socket = primary.socket.name
+        primary.signal_all(signal.SIGKILL)
+        began = time.monotonic()
+        network.lead_to(copied / socket)
+        run_as_owner(copied.parent, account_for(copied), [find_bin_dir() / "pg_ctl", "promote", "--pgdata", copied, "--wait"])
+        stage.note(f"promoted within {time.monotonic() - began:.1f} s")
+        # Attaches to it: it runs already.
+        stage.cluster = Cluster(copied.parent, primary.parameters)
+        stage.database = stage.cluster.database(database_name(stage))
+        await promoted(stage)
+        await load.acknowledged(stage.size(1_000, 100))
+    await stage.sealed_more()
+    assert (await chain_of(stage, head)).audit.errors == ()
+    stage.gap_within(5)
+
+
+async def leap(cluster: Cluster, number: int) -> None:
+    """Restarts the cluster with a far next transaction number, and makes what is older readable from there."""
+    cluster.stop()
+    cluster.run("pg_resetwal", f"--next-transaction-id={number}", cluster.pgdata)
+    statuses = cluster.pgdata / "pg_xact" / f"{number // NUMBERS_PER_FILE:04X}"
+    statuses.write_bytes(bytes(NUMBERS_PER_FILE // 4))
+    owned(statuses, cluster)
+    statuses.chmod(0o600)
+    await cluster.restart()
+    await query(cluster.superuser_url, "UPDATE pg_database SET datallowconn = true")
+    host = f"--host={cluster.socket.parent}"
+    await asyncio.to_thread(cluster.run, "vacuumdb", host, "--port=5432", "--username=postgres", "--all", "--freeze", "--quiet")
+
+
+@fault("F40", "transaction numbers that pass 32 bits")
+async def far_numbers(stage: Stage) -> None:
+    """The cluster is led to the end of 32 bits, as if it had booked for years, and passes it in load: balances, snapshots and
+    seals go on."""
+    await own_cluster(stage)
+    server = await stage.server()
+    before = TWO_TO_32 - stage.size(1_000, 100)
+    await sealed_early(stage, server)
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(1_000, 100))
+        # No two numbers in use may be further apart than half of 32 bits.
+        for number in (2_000_000_000, 4_000_000_000, before):
+            await leap(stage.cluster, number)
+            await load.acknowledged(50)
+        while await _next_number(stage) <= TWO_TO_32:
+            await load.acknowledged(10)
+        await load.acknowledged(stage.size(1_000, 100))
+    await stage.sealed_more()
+    ((early, just_before, after),) = await stage.query(
+        f"""
+        SELECT count(*) FILTER (WHERE recorded_txid < '1000000000'),
+               count(*) FILTER (WHERE recorded_txid >= '{before}' AND recorded_txid < '{TWO_TO_32}'),
+               count(*) FILTER (WHERE recorded_txid >= '{TWO_TO_32}')
+        FROM processor_events
+        """
+    )
+    assert min(early, just_before, after) > 0
+    stage.note(f"{early} events far before, {just_before} just before and {after} after transaction 2^32")
+
+
+async def _next_number(stage: Stage) -> int:
+    ((number,),) = await stage.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    return int(number)
+
+
+@fault("F35", "a damaged page")
+async def damaged_page(stage: Stage) -> None:
+    """A bit of a page of entries turns while the cluster is down: whoever reads it is told of an error, never a wrong balance,
+    and verify says so. With the page as it was, everything is there."""
+    await own_cluster(stage)
+    server = await stage.server()
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(2_000, 200))
+    await stage.sealed_more()
+    caller = stage.caller(server)
+    restaurants = list(stage.digits.event_ids)
+    balances = {restaurant_id: await _balance(caller, restaurant_id) for restaurant_id in restaurants}
+
+    async def server_serves() -> bool:
+        return await server.health() == "SERVING"
+
+    hurt = stage.chance.choice(restaurants)
+    ((path, block),) = await stage.query(
+        """
+        SELECT pg_relation_filepath('ledger_entries'), (e.ctid::text::point)[0]::integer
+        FROM ledger_entries AS e JOIN balance_accounts AS a USING (balance_account_id)
+        WHERE a.restaurant_id = :restaurant_id LIMIT 1
+        """,
+        restaurant_id=hurt,
+    )
+    # Entries are written from the page's end.
+    place = block * PAGE_BYTES + stage.chance.randrange(PAGE_BYTES // 2, PAGE_BYTES)
+    bit = 1 << stage.chance.randrange(8)
+    stage.cluster.stop()
+    _turn(stage.cluster.pgdata / path, place, bit)
+    await stage.cluster.restart()
+    await until_told(server_serves, 60)
+    told = Counter[str]()
+    for restaurant_id, balance_minor in balances.items():
+        try:
+            assert await _balance(caller, restaurant_id) == balance_minor
+            told["right"] += 1
+        except aio.AioRpcError as error:
+            told[error.code().name] += 1
+    assert told.total() > told["right"]
+    stage.note(f"balances: {dict(told)}")
+    for arguments in ((), ("--chain",)):
+        status, said = await _verify(stage, *arguments)
+        assert status != 0
+        # PostgreSQL 18 has quotation marks around the relation.
+        assert f"invalid page in block {block} of relation {path}" in said.replace('"', ""), said
+    stage.note("verify and verify --chain failed and named the block")
+    stage.cluster.stop()
+    with pytest.raises(RuntimeError, match=r"Bad checksums: +1\b"):
+        stage.cluster.run("pg_checksums", "--check", "--pgdata", stage.cluster.pgdata)
+    _turn(stage.cluster.pgdata / path, place, bit)
+    await stage.cluster.restart()
+
+
+async def _balance(caller: Caller, restaurant_id: str) -> int:
+    request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN")
+    return int((await caller.stub.GetBalance(request, timeout=10)).available_minor)
+
+
+def _turn(path: Path, place: int, bit: int) -> None:
+    """Turns one bit of a file."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ bit]))
+
+
+async def _verify(stage: Stage, *arguments: str) -> tuple[int | None, str]:
+    """The exit status of the command, and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ledger", "verify", *arguments),
+        cwd=stage.folder,
+        env={**os.environ, "LEDGER_DATABASE_URL": stage.database.migration_url},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
