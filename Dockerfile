@@ -16,13 +16,14 @@ COPY src src
 RUN uv sync --locked --no-dev --extra server --no-editable
 
 FROM python:3.13-slim-trixie
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ledger
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin ledger
 COPY --from=build /app/.venv /app/.venv
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LEDGER_GRPC_ADDRESS=0.0.0.0:50051 \
     LEDGER_LOG_FORMAT=json
-USER ledger
+# By number: Kubernetes' runAsNonRoot cannot tell whether a name is root's.
+USER 10001
 EXPOSE 50051
 # Liveness only: a server without its database is alive, and is not to be restarted for it. With TLS the container knows neither the
 # name in the server's certificate nor a client's, so that it takes the server's part of a handshake for a sign of life.
