@@ -49,6 +49,7 @@ def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> 
         ("LEDGER_DATABASE_URL", "not a url"),
         ("LEDGER_MIGRATION_DATABASE_URL", "postgresql://without/another"),
         ("LEDGER_DATABASE_URL", "postgresql://u@h:port/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u:p@ss@h/d"),
         ("LEDGER_DATABASE_URL", "postgresql://u@h/d?channel_binding=require"),
         ("LEDGER_GRPC_ADDRESS", "50051"),
         ("LEDGER_GRPC_ADDRESS", "127.0.0.1:99999"),

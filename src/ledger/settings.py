@@ -71,6 +71,9 @@ def _asyncpg_url(url: str) -> str:
         parsed = parsed.set(drivername="postgresql+asyncpg")
     if parsed.drivername != "postgresql+asyncpg":
         raise ValueError("must begin with postgresql://")
+    # The password ended at the first @, and the rest of it would be looked up, and shown, as a part of the host.
+    if "@" in (parsed.host or ""):
+        raise ValueError("must have %40 for an @ in the password, or no password: then PGPASSWORD is used")
     # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
     if "sslmode" in parsed.query:
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": parsed.query["sslmode"]})
@@ -114,7 +117,7 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field(
         default="",
         description="The PostgreSQL to keep the books in: postgresql://user:password@host:5432/database. "
-        "Empty: an embedded one in the data directory.",
+        "Without a password: the one in PGPASSWORD. Empty: an embedded one in the data directory.",
     )
     migration_database_url: DatabaseUrl = Field(
         default="",

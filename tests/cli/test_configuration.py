@@ -29,6 +29,11 @@ def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> No
         ("WORKERS", "0", "LEDGER_WORKERS must be at least 1 (it is '0')"),
         ("METRICS_ADDRESS", "9464", "LEDGER_METRICS_ADDRESS must be host:port (it is '9464')"),
         ("DATABASE_URL", "mysql://me:secret@host/db", "LEDGER_DATABASE_URL must begin with postgresql://"),
+        (
+            "DATABASE_URL",
+            "postgresql://me:se@cret@host/db",
+            "LEDGER_DATABASE_URL must have %40 for an @ in the password, or no password: then PGPASSWORD is used",
+        ),
     ],
 )
 def test_bad_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str) -> None:

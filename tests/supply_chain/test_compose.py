@@ -1,0 +1,113 @@
+"""docker-compose.yml: its steps on a PostgreSQL that asks for passwords, as far as they can be taken without Docker."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from sqlalchemy.engine import make_url
+from support.commands import run_command
+from support.running import query
+
+from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.embedded import find_bin_dir
+from ledger.infrastructure.postgres.migrations import create_database, database_url
+
+COMPOSE_FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
+# What means something in a URL, to a shell, to SQL or to Compose.
+OWNER_PASSWORD = """o@b:c/d%40e?f#g 'h' "i" $HOME $(false) \\j;--"""
+APP_PASSWORD = f"the other {OWNER_PASSWORD}"
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = YAML(typ="safe", pure=True).load(COMPOSE_FILE)["services"]
+    return found
+
+
+def interpolated(text: str, variables: Mapping[str, str]) -> str:
+    """`text` as Compose passes it on. Only ${NAME:?message} is known, so that no variable can be forgotten, and $$."""
+
+    def replaced(found: re.Match[str]) -> str:
+        return "$" if found.group() == "$$" else variables[found["name"]]
+
+    return re.sub(r"\$\$|\$\{(?P<name>\w+):\?[^}]+\}|\$", replaced, text)
+
+
+def environment_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: interpolated(value, variables) for name, value in services()[service]["environment"].items()}
+
+
+def ask_everybody(hba_file: Path) -> None:
+    hba_file.write_text("local all all scram-sha-256\n")
+
+
+def run_login(variables: Mapping[str, str], socket_dir: str) -> tuple[int, str]:
+    """The service `login`, at the socket of another host than its own; its status and all that it says."""
+    login = services()["login"]
+    (line,) = login["command"]
+    assert line.count("--host postgres ") == 1
+    ended = subprocess.run(
+        [*login["entrypoint"], interpolated(line, {}).replace("--host postgres ", f"--host {socket_dir} ")],
+        env={**environment_of("login", variables), "PATH": f"{find_bin_dir()}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    return ended.returncode, ended.stdout
+
+
+@pytest.fixture
+async def asking_server_url(empty_server_url: str) -> str:
+    """A superuser's URL, without the password, of a server that asks everybody for one and has an empty database `ledger`."""
+    await create_database(empty_server_url, "ledger")
+    quoted = OWNER_PASSWORD.replace("'", "''").replace(":", "\\:")
+    await query(empty_server_url, f"ALTER ROLE postgres PASSWORD '{quoted}'")
+    ((path,),) = await query(empty_server_url, "SHOW hba_file")
+    ask_everybody(Path(path))
+    await query(empty_server_url, "SELECT pg_reload_conf()")
+    return empty_server_url
+
+
+async def test_any_passwords_let_the_services_in(asking_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The migrations run, ledger_app gets its password, and the server's own URL opens the books with it, but with no other."""
+    variables = {"LEDGER_OWNER_PASSWORD": OWNER_PASSWORD, "LEDGER_APP_PASSWORD": APP_PASSWORD}
+    socket_dir = str(make_url(asking_server_url).query["host"])
+    # Away from the developer's settings, in the environment and in `.env`.
+    monkeypatch.delenv("LEDGER_MIGRATION_DATABASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    async def run_as(service: str, *arguments: str, **changed: str) -> tuple[int, str]:
+        environment = environment_of(service, variables) | changed
+        user = make_url(environment["LEDGER_DATABASE_URL"]).username
+        environment["LEDGER_DATABASE_URL"] = database_url(asking_server_url, database="ledger", user=user)
+        with monkeypatch.context() as patched:
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            outcome = await run_command(*arguments)
+        return outcome.status, outcome.stderr
+
+    assert await run_as("migrate", *services()["migrate"]["command"]) == (0, "")
+    assert run_login(variables, socket_dir) == (0, "")
+    assert await run_as("server", "verify") == (0, "")
+    status, said = await run_as("server", "verify", PGPASSWORD=OWNER_PASSWORD)
+    assert status == ExitStatus.UNREACHABLE
+    assert "password authentication failed" in said
+
+
+def test_passwords_are_in_no_url() -> None:
+    """Where a @ or a % in one would make it another URL."""
+    urls = [value for name in services() for value in services()[name].get("environment", {}).values() if "://" in value]
+    assert len(urls) == 2
+    assert [url for url in urls if "$" in url] == []
+
+
+def test_postgres_is_healthy_once_others_reach_it() -> None:
+    """While its image fills a new volume, a server answers at the socket that takes no connections from elsewhere."""
+    kind, program, *arguments = services()["postgres"]["healthcheck"]["test"]
+    assert (kind, program) == ("CMD", "pg_isready")
+    assert arguments[:2] == ["--host", "127.0.0.1"]
