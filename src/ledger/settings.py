@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         default=500,
         ge=1,
         le=100_000,
-        description="Calls whose events wait or are booked at once; one beyond them is answered RESOURCE_EXHAUSTED.",
+        description="Calls of each worker whose events wait or are booked at once; one beyond is answered RESOURCE_EXHAUSTED.",
     )
     ingest_queue_events: int = Field(
         default=20_000, ge=1, le=1_000_000, description="The same in events, for batches and streams."
@@ -157,7 +157,8 @@ class Settings(BaseSettings):
         default=3,
         ge=1,
         le=16,
-        description="Batches and streams that are booked at once. Booking takes up to three times as many connections.",
+        description="Batches and streams that each worker books at once, and groups of single calls: with 1, a single event that "
+        "somebody has locked keeps all others waiting. Booking takes up to three times as many connections.",
     )
     data_dir: Annotated[Path | None, AfterValidator(_expanded)] = Field(
         default=None,

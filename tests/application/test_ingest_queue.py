@@ -74,19 +74,19 @@ async def test_caller_that_leaves_makes_room() -> None:
     assert (queue.events, queue.size_bytes) == (0, 0)
 
 
-def test_deadline_is_too_short_only_behind_full_groups() -> None:
-    """Each takes as long as the last ones did; what waits in part of a group takes the caller along."""
+def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
+    """Each takes as long as the last ones did, but for the unusual. Whoever comes alone may try."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(2.0)
+    queue.booked(None)
     queue.check(1, 1, 0.001)
-    with queue.admitted(9, 9, None):
-        queue.check(1, 1, 0.001)
-    with queue.admitted(35, 35, None):
-        queue.check(1, 1, None)
-        queue.check(1, 1, 6.5)
-        with pytest.raises(DeadlineTooShort):
-            queue.check(1, 1, 5.5)
+    for events, needed_seconds in ((1, 2.0), (9, 2.0), (10, 4.0), (35, 8.0)):
+        with queue.admitted(events, events, None):
+            queue.check(1, 1, None)
+            queue.check(1, 1, needed_seconds + 0.1)
+            with pytest.raises(DeadlineTooShort):
+                queue.check(1, 1, needed_seconds - 0.1)
 
 
 def test_estimate_follows_what_groups_take() -> None:

@@ -242,6 +242,31 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
         await books.check(1 + 3 + 1)
 
 
+async def test_groups_full_of_locked_events_make_room_too(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each of their events stands alone, which takes long where a whole account is locked: their time is bounded."""
+    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 3600)
+    monkeypatch.setattr(ingest_events, "UNDISTURBED_SECONDS", 0.05)
+    monkeypatch.setattr(ingest_events, "PART_LOCK_WAIT_SECONDS", 0.5)
+    async with books_on(database, groups_at_once_max=2) as books:
+        await books.ingest([processor_event(restaurant_id="res_held")])
+        async with locked(database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"):
+            held = []
+            # The first two neighbours are in the groups of the locked events, the third one needs a place.
+            for count in (100, 100, 0):
+                held.append(books.send([processor_event(restaurant_id="res_held") for _ in range(count)]))
+                (neighbour,) = books.send([processor_event()])
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    await neighbour
+                assert told(neighbour) is CREATED
+            older, younger, _ = held
+            assert {told(call) for call in older} == {DatabaseContention}
+            assert not any(call.done() for call in younger), "one may wait"
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait(younger)
+        assert {told(call) for call in younger} == {CREATED}
+        await books.check(1 + 3 + 100)
+
+
 async def test_locked_tables_hold_up_everybody_and_lose_nobody(books: Books) -> None:
     """Where nothing can be booked, nothing is told; all are booked when it can."""
     events = [processor_event() for _ in range(EVENTS)]

@@ -154,8 +154,10 @@ async def dump_and_restore(stage: Stage) -> None:
     kept = {row[0] for row in await stage.query("SELECT event_id FROM processor_events")}
     assert acknowledged <= kept
     engine = create_engine(stage.database.url, pool_size=1)
-    restored = await verify_chain(engine, head)
-    await engine.dispose()
+    try:
+        restored = await verify_chain(engine, head)
+    finally:
+        await engine.dispose()
     assert restored.audit.errors == ()
     await stage.send_again(kept)
     stage.note(f"{len(kept)} events carried over, {len(stage.journal.events) - len(kept)} sent since the dump and sent again")

@@ -46,15 +46,16 @@ class IngestQueue:
         self.size_bytes = 0
 
     def check(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
-        """Raises QueueFull if so much cannot be let in now; DeadlineTooShort if what waits before it will take longer than
+        """Raises QueueFull if so much cannot be let in now; DeadlineTooShort if it and what waits before it will take longer than
         `seconds_left`. Nobody is refused for his own size: something else must be there.
         """
         if not self.events:
             return
         if not self._has_room(events, size_bytes):
             raise QueueFull
-        groups_ahead = self.events // self._limits.group_events_max
-        if groups_ahead and seconds_left is not None and groups_ahead * self._group_seconds > seconds_left:
+        # Those ahead of it that are full, and its own.
+        groups = self.events // self._limits.group_events_max + 1
+        if seconds_left is not None and groups * self._group_seconds > seconds_left:
             raise DeadlineTooShort
 
     @contextmanager
@@ -82,9 +83,10 @@ class IngestQueue:
                 self._room = asyncio.Event()
             await self._room.wait()
 
-    def booked(self, seconds: float) -> None:
-        """Takes note of how long a group or a batch took."""
-        self._group_seconds += (seconds - self._group_seconds) * _FOLLOW
+    def booked(self, seconds: float | None) -> None:
+        """Takes note of how long a group or a batch took; None if that was unusual."""
+        if seconds is not None:
+            self._group_seconds += (seconds - self._group_seconds) * _FOLLOW
         self._on_change(self.events, self.size_bytes)
 
     def _has_room(self, events: int, size_bytes: int) -> bool:

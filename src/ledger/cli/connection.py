@@ -106,6 +106,8 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials | None = Non
         ("grpc.service_config", service_config),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+        # What is larger is sent once, whatever the retry policy says; by default 256 KiB, which a batch may exceed.
+        ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES_MAX),
         # The proxy in a user's environment is the way to the web; the ledger is inside the house.
         ("grpc.enable_http_proxy", 0),
     )

@@ -193,6 +193,7 @@ class Supervisor:
             except OSError as error:
                 # Out of memory or of processes: the other workers may still serve, and are not to suffer for it.
                 _log.error("a worker cannot be started", worker=number, cause=repr(error))
+                self._last_status = None
                 return None
             _log.info("worker started", worker=number, pid=process.pid)
             self._alive[number] = process

@@ -35,7 +35,8 @@ class Fence:
     async def wait(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Returns once `rows` are safe: at once if there are none, or if their column of IS_REPLICATED says so.
 
-        To be called after they were read, without holding a connection. Raises DatabaseUnavailable, ShuttingDown.
+        To be called after they were read, without holding a connection. Raises DatabaseUnavailable, DatabaseTimeout and
+        ShuttingDown.
         """
         if rows and rows[0]["is_replicated"]:
             await self._waiting.add(None)

@@ -23,7 +23,7 @@ _ADVISORY_LOCK_KEY = 0x6C65646765720001
 
 def head_revision() -> str:
     """The newest revision that this code knows. Their files' names begin with them, and sort as they follow each other."""
-    return max(path.name for path in resource("alembic", "versions").glob("*.py")).partition("_")[0]
+    return max(path.name for path in resource("alembic", "versions").glob("[0-9]*_*.py")).partition("_")[0]
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:

@@ -239,6 +239,8 @@ class _Walk:
         self._rows_seen += own.rows_count
         is_broken = (own.contents_hash, own.row_digests()) != (seal.contents_hash, seal.row_digests)
         tampered_count = 0
+        if not is_broken and seal.epoch != self._latest_epoch:
+            return
         # Transaction by transaction, but in as few turns as memory allows: each reads all the rows.
         turns = 1 if at_hand is not None else 1 + contents.rows_count // self._compared_rows
         for turn in range(turns):
