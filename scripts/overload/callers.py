@@ -298,6 +298,8 @@ def outcome_of(trailers: bytes) -> str:
         return OK
     if status == 8 and b"QUEUE_FULL" in trailers and _RETRY_INFO in trailers:
         return QUEUE_FULL
+    if status == 1:
+        return "CANCELLED"
     if status == 4:
         return "DEADLINE_EXCEEDED answered"
     return f"status {status}"

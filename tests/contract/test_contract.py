@@ -1,5 +1,6 @@
 """What the contract promises, checked against its descriptors: names, types, comments, and a caller's typed code."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import google.rpc
+import grpc
 import pytest
 from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
@@ -19,6 +22,7 @@ from grpc_tools import protoc
 from support.events import event_message
 from support.running import RunningLedger
 
+from ledger.cli.connection import connect_plainly
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,7 +285,7 @@ def test_service_config_names_methods_that_exist() -> None:
     assert len({json.dumps(name, sort_keys=True) for name in named}) == len(named)
     for entry in settings["methodConfig"]:
         if "retryPolicy" in entry:
-            assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
+            assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"]
 
 
 async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger) -> None:
@@ -293,6 +297,39 @@ async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger
         assert response.status == ledger_pb2.INGEST_STATUS_CREATED
 
 
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED],
+    ids=lambda code: code.name,
+)
+async def test_service_config_repeats_what_a_server_could_not_do(code: grpc.StatusCode) -> None:
+    """CANCELLED too, which gRPC answers by itself for a server that stops or has too much to do; also what is large."""
+    attempts: list[int] = []
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        attempts.append(len(request))
+        if len(attempts) == 1:
+            await context.abort(code)
+        return b""
+
+    server = aio.server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer, None, None)
+    methods = grpc.method_handlers_generic_handler(SERVICE, {"BatchIngestEvents": handler})
+    server.add_generic_rpc_handlers((methods,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        with connect_plainly(f"127.0.0.1:{port}") as stub:
+            events = [event_message(metadata={"note": "x" * 400}) for _ in range(1000)]
+            request = ledger_pb2.BatchIngestEventsRequest(events=events)
+            response = await asyncio.to_thread(stub.BatchIngestEvents, request)
+        assert response == ledger_pb2.BatchIngestEventsResponse()
+        assert attempts == [request.ByteSize()] * 2
+        assert request.ByteSize() > 400_000
+    finally:
+        await server.stop(0)
+
+
 # A caller's code: what it does in the ordinary way, and what a type checker must not let pass.
 TYPED_CALLER = """
 import asyncio
@@ -301,6 +338,7 @@ from collections.abc import AsyncIterator
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
 from grpc import aio
+from ledger.cli.connection import connect_plainly
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
 
 
