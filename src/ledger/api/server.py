@@ -35,9 +35,10 @@ CONNECTION_AGE_GRACE_SECONDS = 180
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # Calls that arrive together are queued; the defaults cancel those beyond a thousand.
+    # Calls of a method that are not taken up yet; those beyond are cancelled, by default from a thousand on. No more than can be
+    # answered within the deadlines of most callers, some three seconds' worth, lest all that is taken up is too late.
     ("grpc.server.max_pending_requests", 10_000),
-    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 12_000),
     # What a connection has beyond them waits at its client, where it costs nothing here and ends with its deadline. Otherwise a
     # few connections could fill the queue above, and everybody's calls would be cancelled, which nobody repeats.
     ("grpc.max_concurrent_streams", STREAMS_MAX),
