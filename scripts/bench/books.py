@@ -59,9 +59,12 @@ CROSS JOIN LATERAL (
   UNION ALL SELECT 10, 'REFUND', 'restaurant_payable', 'processor_clearing', 500
   UNION ALL SELECT 11, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 70
 ) AS e (n, entry_type, debit_account, credit_account, amount_minor)
-WHERE a.currency = $1
+WHERE a.currency = $1 AND a.balance_account_id BETWEEN $2 AND $3
 ORDER BY a.balance_account_id
 """
+ENTRIES_A_RESTAURANT = 20
+# In one transaction, as many as a large payout page or batch has: the server seals what comes in, transaction by transaction.
+ENTRIES_A_TRANSACTION = 10_000
 AVAILABLE_MINOR = sum(1000 + n - 50 for n in range(1, 10)) - 500 + 70
 
 INSERT_LONG_ACCOUNT = """
@@ -74,7 +77,7 @@ INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_
                             amount_minor, available_at, occurred_at, event_id)
 SELECT $1, gen_random_uuid(), 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000, now() - interval '3 days',
        now() - interval '10 days', 'long_' || n
-FROM generate_series(1, $2::integer) AS n
+FROM generate_series($2::integer, $3::integer) AS n
 """
 LONG_ACCOUNT_ENTRY_MINOR = 1000
 
@@ -145,14 +148,21 @@ async def load_restaurants(connection: Any, currency: str, restaurants: int, *, 
     """Registers restaurants named after a currency, with 20 entries each if they are wanted."""
     await connection.execute(INSERT_RESTAURANTS, currency, restaurants)
     await connection.execute(INSERT_ACCOUNTS, currency, restaurants)
-    if entries:
-        await connection.execute(INSERT_ENTRIES, currency)
+    if not entries:
+        return
+    first, last = await connection.fetchrow(
+        "SELECT min(balance_account_id), max(balance_account_id) FROM balance_accounts WHERE currency = $1", currency
+    )
+    step = ENTRIES_A_TRANSACTION // ENTRIES_A_RESTAURANT
+    for start in range(first, last + 1, step):
+        await connection.execute(INSERT_ENTRIES, currency, start, start + step - 1)
 
 
 async def load_long_account(connection: Any, restaurant_id: str, currency: str, entries: int) -> None:
     """One restaurant with many entries."""
     account = await connection.fetchval(INSERT_LONG_ACCOUNT, restaurant_id, currency)
-    await connection.execute(INSERT_LONG_ACCOUNT_ENTRIES, account, entries)
+    for start in range(1, entries + 1, ENTRIES_A_TRANSACTION):
+        await connection.execute(INSERT_LONG_ACCOUNT_ENTRIES, account, start, min(start + ENTRIES_A_TRANSACTION - 1, entries))
 
 
 async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:
