@@ -1,7 +1,7 @@
 """Booking events: what each caller is told, on books in memory that can be made to fail."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import pytest
 from support.events import processor_event
@@ -34,11 +34,25 @@ from ledger.errors import (
 LIMITS = IngestLimits(
     queue_calls_max=150, queue_events_max=100, queue_bytes_max=10_000, group_events_max=10, batches_at_once_max=2
 )
+DEADLINE_SECONDS = 30.0
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
 
+_MADE: list[IngestEvents] = []
+
+
+@pytest.fixture(autouse=True)
+async def _all_are_closed() -> AsyncIterator[None]:
+    """One that gathers groups and is forgotten would be told of on standard error, in the middle of some other test."""
+    yield
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while _MADE:
+            await _MADE.pop().close()
+
+
 def use_case(ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER) -> IngestEvents:
-    return IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS)
+    _MADE.append(IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS))
+    return _MADE[-1]
 
 
 def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
