@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 from ledger.settings import Settings
 from scripts.bench import empty_handler
@@ -38,7 +39,7 @@ def serving(cluster: Cluster, extra: Mapping[str, str] | None = None) -> Iterato
         **(extra or {}),
     }
     # Where no `.env` changes what is measured.
-    with _running([sys.executable, "-m", "ledger", "serve"], READY_PREFIX, env, cluster.data_dir) as (address, pid):
+    with running([sys.executable, "-m", "ledger", "serve"], READY_PREFIX, env, cluster.data_dir) as (address, pid):
         yield Server(address, pid, books=True)
 
 
@@ -53,7 +54,7 @@ def answering_empty(*, uvloop: bool) -> Iterator[Server]:
     command = [sys.executable, "-m", empty_handler.__name__, "--available-minor", str(AVAILABLE_MINOR)]
     if uvloop:
         command.append("--uvloop")
-    with _running(command, empty_handler.READY_PREFIX, dict(os.environ), ROOT) as (address, pid):
+    with running(command, empty_handler.READY_PREFIX, dict(os.environ), ROOT) as (address, pid):
         yield Server(address, pid, books=False)
 
 
@@ -64,9 +65,13 @@ def uses_uvloop(server: Server) -> bool:
 
 
 @contextmanager
-def _running(command: Sequence[str], ready_prefix: str, env: Mapping[str, str], directory: Path) -> Iterator[tuple[str, int]]:
-    """A process that says where it listens in its first line; its address and pid."""
-    process = subprocess.Popen(command, env=env, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def running(
+    command: Sequence[str], ready_prefix: str, env: Mapping[str, str], directory: Path, *, stderr: TextIO | None = None
+) -> Iterator[tuple[str, int]]:
+    """A process that says where it listens in its first line; its address and pid. Its log goes to `stderr`, ours if None."""
+    process = subprocess.Popen(
+        command, env=env, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
     try:
         if process.stdout is None or process.stdin is None:
             raise RuntimeError("standard input and output are not piped")

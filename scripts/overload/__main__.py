@@ -29,6 +29,8 @@ from rich.table import Table
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
 from ledger.infrastructure.postgres.migrations import create_database, migrate
+from scripts.bench.process_costs import resident_bytes
+from scripts.bench.servers import READY_PREFIX, running
 from scripts.overload.callers import (
     ENOUGH_OPEN,
     HELD_BACK,
@@ -46,7 +48,6 @@ from scripts.overload.callers import (
 
 RESULTS = ROOT / ".bench" / "overload.json"
 DATABASE = "overload"
-READY_PREFIX = "ledger serves gRPC on "
 HEALTH_SECONDS = 0.1
 SAMPLE_SECONDS = 0.1
 # What is asked of the server; the first is wanted, the others are promised.
@@ -65,11 +66,11 @@ class Watched:
 
 
 def rss_mib(pid: int) -> float:
-    """The memory that a process holds."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("the server is gone")
+    """The memory that a process holds, with those below it."""
+    size_bytes = resident_bytes(pid)
+    if not size_bytes:
+        raise RuntimeError("the server is gone, or this system does not tell")
+    return size_bytes / 2**20
 
 
 async def watch(address: str, pid: int, watched: Watched) -> None:
@@ -105,22 +106,10 @@ def serving(postgres: EmbeddedPostgres, log: Path, settings: dict[str, str]) -> 
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
         **settings,
     }
-    with log.open("w") as stderr:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ledger", "serve"], env=env, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-        try:
-            if server.stdout is None:
-                raise RuntimeError("standard output is not piped")
-            first_line = server.stdout.readline()
-            if not first_line.startswith(READY_PREFIX):
-                raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
-            yield first_line.strip().removeprefix(READY_PREFIX), server.pid
-        finally:
-            server.terminate()
-            server.wait()
-            if server.stdout is not None:
-                server.stdout.close()
+    # Where no `.env` changes what is measured.
+    command = [sys.executable, "-m", "ledger", "serve"]
+    with log.open("w") as stderr, running(command, READY_PREFIX, env, log.parent, stderr=stderr) as address_and_pid:
+        yield address_and_pid
 
 
 def rate_of(told: list[Told]) -> float:

@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import cycle
 from typing import Any
 
@@ -41,7 +40,7 @@ from ledger.v1 import error_reason_pb2
 DOMAIN = "ledger.v1"
 # Not one for all: those who were refused together are not to come back together.
 RETRY_DELAYS_SECONDS = tuple(0.5 + place / 16 for place in (5, 12, 2, 15, 8, 0, 11, 6, 14, 3, 9, 1, 13, 7, 10, 4))
-RETRY_PUSHBACK_MAX = timedelta(seconds=2)
+RETRY_PUSHBACK_MS_MAX = 2000
 _REASON_PREFIX = "ERROR_REASON_"
 
 
@@ -214,8 +213,8 @@ def retry_pushback_of(status: status_pb2.Status) -> str | None:
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(retry):
-            delay = retry.retry_delay.ToTimedelta()
-            return str(math.ceil(delay / timedelta(milliseconds=1))) if delay <= RETRY_PUSHBACK_MAX else "-1"
+            delay_ms = retry.retry_delay.seconds * 1000 + math.ceil(retry.retry_delay.nanos / 1_000_000)
+            return str(delay_ms) if delay_ms <= RETRY_PUSHBACK_MS_MAX else "-1"
     return None
 
 
