@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import grpc
 from grpc import aio
 from support.events import event_message
-from support.waiting import until_told
+from support.running import execute_alone
+from support.waiting import POLL_SECONDS, until_told
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -22,14 +23,36 @@ WHERE datname = current_database() AND application_name = 'ledger' AND wait_even
 """
 
 
+# A commit that writes, which nobody reads, and those of its kind that wait for the standby.
+_PROBE = "SELECT FROM pg_logical_emit_message(true, 'probe', '')"
+_PROBES_WAITING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE '%''probe''%' AND pid <> pg_backend_pid() AND wait_event = 'SyncRep'
+"""
+
+
 @asynccontextmanager
 async def standby_gone(stage: Stage) -> AsyncIterator[None]:
-    """Commits wait for a standby that does not exist, until the block ends."""
+    """Commits wait for a standby that does not exist, from the block's beginning to its end."""
     await stage.cluster.configure(synchronous_standby_names="nobody")
     try:
+        await _commits_wait(stage)
         yield
     finally:
         await stage.cluster.configure(synchronous_standby_names=None)
+
+
+async def _commits_wait(stage: Stage) -> None:
+    """Commits until a commit waits: the checkpointer, which tells all others of the setting, takes its time."""
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        while True:
+            probe = group.create_task(execute_alone(stage.database.migration_url, _PROBE))
+            while not probe.done():
+                if await stage.query(_PROBES_WAITING):
+                    # Its wait ends, the commit stays where it is.
+                    await stage.query(f"SELECT pg_cancel_backend(pid) FROM ({_PROBES_WAITING}) AS probes")
+                    return
+                await asyncio.sleep(POLL_SECONDS)
 
 
 @fault("F33", "the synchronous standby is gone")
