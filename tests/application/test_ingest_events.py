@@ -7,15 +7,9 @@ import pytest
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
 
-from ledger.application import ingest_events
-from ledger.application.ingest_events import (
-    ATTEMPTS_MAX,
-    Booked,
-    IngestEvents,
-    IngestOutcome,
-    IngestStatus,
-    UnknownRestaurants,
-)
+from ledger.application import contended_groups
+from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
+from ledger.application.ingest_events import ATTEMPTS_MAX, IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.application.ports import Posting
 from ledger.domain.events import EventType
@@ -270,8 +264,8 @@ class LockedLedger(FakeEventLedger):
 
 @pytest.fixture
 def _little_time_for_contention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 0.6)
-    monkeypatch.setattr(ingest_events, "PART_LOCK_WAIT_SECONDS", 0.0005)
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.6)
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
 
 
 @pytest.mark.usefixtures("_little_time_for_contention")

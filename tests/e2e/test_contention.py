@@ -18,8 +18,9 @@ from support.running import RunningLedger, query, running_ledger
 from support.sessions import locked
 from support.waiting import until
 
-from ledger.application import ingest_events
-from ledger.application.ingest_events import Booked, IngestEvents, IngestOutcome, IngestStatus, UnknownRestaurants
+from ledger.application import contended_groups
+from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
+from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.application.ports import Posting
 from ledger.bootstrap import Database
@@ -158,7 +159,7 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(books: Boo
 
 async def test_event_that_stays_locked_is_told_so_alone(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """When its time is over its caller is told that the outcome is not known; repeated afterwards, it is booked, once."""
-    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 0.5)
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.5)
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
     async with locked(books.database, "SELECT 1") as holder:
@@ -219,7 +220,7 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
 
 async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are places for two groups, and both wait, the older one ends, so that others are booked."""
-    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 3600)
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 3600)
     async with books_on(database, groups_at_once_max=2) as books, locked(database, "SELECT 1") as holder:
         await books.ingest([processor_event()])
         held = [processor_event() for _ in range(3)]
@@ -244,9 +245,9 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
 
 async def test_groups_full_of_locked_events_make_room_too(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each of their events stands alone, which takes long where a whole account is locked: their time is bounded."""
-    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 3600)
-    monkeypatch.setattr(ingest_events, "UNDISTURBED_SECONDS", 0.05)
-    monkeypatch.setattr(ingest_events, "PART_LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 3600)
+    monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
     async with books_on(database, groups_at_once_max=2) as books:
         await books.ingest([processor_event(restaurant_id="res_held")])
         async with locked(database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"):
@@ -297,7 +298,7 @@ async def _apart(database: Database) -> bool:
 
 async def test_callers_of_a_server_are_told_one_by_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE, and CREATED when repeated."""
-    monkeypatch.setattr(ingest_events, "CONTENTION_SECONDS", 0.5)
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.5)
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
         messages = [event_message() for _ in range(EVENTS)]

@@ -8,7 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.api.errors import status_of
 from ledger.api.page_tokens import decode_page_token, encode_page_token
-from ledger.application.ingest_events import BATCH_EVENTS_MAX, Booked, IngestOutcome, IngestStatus
+from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
+from ledger.application.ingest_events import BATCH_EVENTS_MAX
 from ledger.application.ports import StoredEntry, StoredEvent
 from ledger.domain.balances import Balance
 from ledger.domain.chart_of_accounts import LedgerAccount

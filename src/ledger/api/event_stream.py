@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ledger.api import convert
-from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents, IngestOutcome
+from ledger.application.event_batch import IngestOutcome
+from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import InvalidRequest
 from ledger.v1 import ledger_pb2

@@ -33,6 +33,11 @@ class Posting:
     transaction_id: UUID
     entries: Sequence[Entry]
 
+    @property
+    def account(self) -> tuple[str, str]:
+        """The restaurant and the currency of its balance account."""
+        return self.event.restaurant_id, self.event.currency
+
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
