@@ -8,7 +8,7 @@ It is put around the methods when they are registered: an interceptor would look
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 import grpc
@@ -263,7 +263,9 @@ async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[byt
 async def _write_all(answers: Any, context: Context) -> None:
     """Sends what a streaming method yields; one that writes to the context by itself is only awaited."""
     if hasattr(answers, "__aiter__"):
-        async for answer in answers:
-            await context.write(answer)
+        # What it has begun ends with the call, not when somebody collects what is left of it.
+        async with aclosing(answers):
+            async for answer in answers:
+                await context.write(answer)
     else:
         await answers
