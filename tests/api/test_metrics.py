@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 from support.tokens import token_line
+from support.waiting import until
 
 from ledger.bootstrap import Database
 from ledger.metrics import Metrics
@@ -73,6 +74,8 @@ async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger
     check: Any = ledger.channel.unary_unary(f"{HEALTH}/Check")
     with pytest.raises(aio.AioRpcError):
         await check(health_pb2.HealthCheckRequest(service="nobody").SerializeToString())
+    # A library's abort is counted once it has been sent.
+    await until(lambda: len(calls.answers) == 5, 30)
     assert calls.answers == [
         (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
         (f"{SERVICE}/GetBalance", grpc.StatusCode.NOT_FOUND),
@@ -93,9 +96,8 @@ async def test_call_that_is_given_up_is_counted(counted: tuple[RunningLedger, Co
     await watch.read()
     assert (calls.under_way, calls.answers) == (1, [])
     watch.cancel()
-    async with asyncio.timeout(30):
-        while not calls.answers:  # noqa: ASYNC110  # only the server knows when it has noticed
-            await asyncio.sleep(0.01)
+    # Only the server knows when it has noticed.
+    await until(lambda: calls.answers != [], 30)
     assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
 
 
