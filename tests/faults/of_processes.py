@@ -88,7 +88,7 @@ async def freeze_payouts(stage: Stage) -> None:
     async with AsyncExitStack() as locks:
         gate = await locks.enter_async_context(locked(stage.database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE"))
         payout_run_id = await start_run(stage.caller(frozen))
-        await waiting_sessions(stage.database)
+        await waiting_sessions(stage.database, "payouts")
         frozen.signal(signal.SIGSTOP)
         await gate.rollback()
     began = time.monotonic()
