@@ -14,6 +14,7 @@ from support.audit import assert_books_in_order
 from support.events import event_message, timestamp, unique
 from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, running_ledger
+from support.sessions import deadlocks_of
 
 from ledger.bootstrap import Database
 from ledger.infrastructure.postgres.engine import autocommit
@@ -74,9 +75,8 @@ async def test_overlapping_batches_in_opposite_order_through_two_servers(databas
             assert told == {CREATED: batch_events, DUPLICATE: batch_events + 200 + 200}
             balances = [(await first.balance(restaurant)).available_minor for restaurant in restaurants]
             assert sum(balances) == sum(range(1, batch_events + 1))
-        deadlocks = await first.query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-        assert deadlocks == [(0,)]
         assert await first.query("SELECT count(*) FROM processor_events") == [(rounds * batch_events,)]
+    assert await deadlocks_of(database) == 0
     await assert_books_in_order(database)
 
 

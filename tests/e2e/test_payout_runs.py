@@ -16,7 +16,7 @@ from google.type import date_pb2
 from grpc import aio
 from support.events import event_message
 from support.running import RunningLedger, query, running_ledger
-from support.sessions import locked
+from support.sessions import deadlocks_of, locked
 
 from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2
@@ -281,8 +281,7 @@ async def test_same_run_through_three_servers_at_once_pays_each_once(database: D
         assert sum(payout.amount_minor for payout in payouts) == run.total_amount_minor
         again = await start_run(servers[0], request_id="same")
         assert again == run, "the same four return the same run, when it is finished too"
-        deadlocks = await servers[0].query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-        assert deadlocks == [(0,)]
+    assert await deadlocks_of(database) == 0
     await assert_reconciled(database.migration_url)
 
 
@@ -320,8 +319,7 @@ async def test_different_runs_at_once_never_pay_twice(database: Database) -> Non
             ) == [(0,)]
             answers = [about(payout, chance.choice([PAID, FAILED])) for payout in created]
             assert {result.status for result in await servers[1].ingest(*answers)} <= {CREATED}
-        deadlocks = await servers[0].query("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-        assert deadlocks == [(0,)]
+    assert await deadlocks_of(database) == 0
     await assert_reconciled(database.migration_url)
 
 

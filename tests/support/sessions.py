@@ -10,9 +10,9 @@ from sqlalchemy.pool import NullPool
 
 from ledger.bootstrap import Database
 from support.running import query
+from support.waiting import POLL_SECONDS, until_told
 
 DEADLINE_SECONDS = 40
-POLL_SECONDS = 0.02
 
 # The sessions of servers that wait for a table or, holding the place behind its lock, for a row of it. Asked of the locks: what
 # pg_stat_activity says of a session stays until that has woken up. A sealer waits for tables too, in a mode of its own.
@@ -49,6 +49,20 @@ async def waiting_sessions(database: Database, table: str) -> list[int]:
             if found:
                 return found
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def deadlocks_of(database: Database) -> int:
+    """How many deadlocks there were, once the servers have gone: a session that goes on tells of its own some seconds late."""
+    servers = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'"
+
+    async def all_gone() -> bool:
+        return await query(database.migration_url, servers) == []
+
+    await until_told(all_gone, DEADLINE_SECONDS)
+    ((deadlocks,),) = await query(
+        database.migration_url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
+    return int(deadlocks)
 
 
 async def sessions_gone(database: Database, pids: list[int]) -> None:
