@@ -3,7 +3,9 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -18,6 +20,20 @@ from ledger.settings import Settings
 
 # Several processes of one test run may share a server.
 TEMPLATE = f"ledger_template_{os.getpid()}"
+
+
+# As long as a test of today's payouts may take.
+MIDNIGHT_MARGIN_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def one_day() -> None:
+    """A test has the same date from its beginning to its end: at most once a day, it begins later."""
+    now = datetime.now(UTC)
+    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
+    left_seconds = (midnight - now).total_seconds()
+    if left_seconds < MIDNIGHT_MARGIN_SECONDS:
+        time.sleep(left_seconds + 0.01)
 
 
 @pytest.fixture(scope="session")

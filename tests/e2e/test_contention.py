@@ -19,6 +19,7 @@ from support.sessions import locked
 from support.waiting import until
 
 from ledger.application import contended_groups
+from ledger.application.contended_groups import ContendedGroups
 from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
@@ -35,6 +36,9 @@ from ledger.v1 import ledger_pb2
 DEADLINE_SECONDS = 30.0
 EVENTS = 60
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
+
+# The real one, which the other tests do not wait for.
+UNTIL = ContendedGroups.until
 
 Told = IngestStatus | type[BaseException]
 
@@ -82,6 +86,23 @@ async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncI
         async with asyncio.timeout(DEADLINE_SECONDS):
             await ingest.close()
         await engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def time_is_up(monkeypatch: pytest.MonkeyPatch) -> "WhenSaid":
+    """How long groups go on with what is locked: for ever, so that a busy machine changes nothing, or until a test says so."""
+    instant = WhenSaid()
+    monkeypatch.setattr(ContendedGroups, "until", staticmethod(lambda: instant))
+    return instant
+
+
+class WhenSaid(float):
+    """An instant of the event loop that has come as soon as somebody says so."""
+
+    has_come = False
+
+    def __le__(self, _now: float) -> bool:
+        return self.has_come
 
 
 @pytest.fixture
@@ -157,14 +178,15 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(books: Boo
     await books.check(2 + EVENTS)
 
 
-async def test_event_that_stays_locked_is_told_so_alone(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_event_that_stays_locked_is_told_so_alone(books: Books, time_is_up: WhenSaid) -> None:
     """When its time is over its caller is told that the outcome is not known; repeated afterwards, it is booked, once."""
-    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.5)
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
     async with locked(books.database, "SELECT 1") as holder:
         await insert_without_commit(holder, events[7])
         calls = books.send(events)
+        await until_all_but(calls, {7})
+        time_is_up.has_come = True
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(calls)
         assert [told(call) for call in calls] == [DatabaseContention if place == 7 else CREATED for place in range(EVENTS)]
@@ -173,6 +195,14 @@ async def test_event_that_stays_locked_is_told_so_alone(books: Books, monkeypatc
         await asyncio.wait(again)
     assert [told(call) for call in again] == [CREATED if place == 7 else DUPLICATE for place in range(EVENTS)]
     await books.check(1 + EVENTS)
+
+
+async def test_time_of_a_contended_group_begins_when_it_is_found_to_be_one() -> None:
+    """From then on it goes on for as long as the constant says."""
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    began = UNTIL() - contended_groups.CONTENTION_SECONDS
+    assert before - 0.001 <= began <= loop.time() + 0.001
 
 
 async def test_many_locked_events_of_one_account_and_some_of_others(books: Books) -> None:
@@ -218,9 +248,8 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
     await books.check(3)
 
 
-async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database) -> None:
     """Where there are places for two groups, and both wait, the older one ends, so that others are booked."""
-    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 3600)
     async with books_on(database, groups_at_once_max=2) as books, locked(database, "SELECT 1") as holder:
         await books.ingest([processor_event()])
         held = [processor_event() for _ in range(3)]
@@ -245,7 +274,6 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
 
 async def test_groups_full_of_locked_events_make_room_too(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each of their events stands alone, which takes long where a whole account is locked: their time is bounded."""
-    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 3600)
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
     async with books_on(database, groups_at_once_max=2) as books:
@@ -296,15 +324,17 @@ async def _apart(database: Database) -> bool:
     return await query(database.migration_url, statement) != []
 
 
-async def test_callers_of_a_server_are_told_one_by_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_of_a_server_are_told_one_by_one(database: Database, time_is_up: WhenSaid) -> None:
     """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE, and CREATED when repeated."""
-    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.5)
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
         messages = [event_message() for _ in range(EVENTS)]
         async with locked(database, "SELECT 1") as holder:
             await insert_without_commit(holder, processor_event(event_id=messages[30].event_id))
-            answers = await asyncio.gather(*(_code_of(_send(ledger, message)) for message in messages))
+            calls = [asyncio.create_task(_code_of(_send(ledger, message))) for message in messages]
+            await until(lambda: all(call.done() for place, call in enumerate(calls) if place != 30), DEADLINE_SECONDS)
+            time_is_up.has_come = True
+            answers = await asyncio.gather(*calls)
             assert answers == [grpc.StatusCode.UNAVAILABLE if place == 30 else "CREATED" for place in range(EVENTS)]
         assert await _code_of(_send(ledger, messages[30])) == "CREATED"
         assert await ledger.query("SELECT count(*) FROM processor_events") == [(1 + EVENTS,)]

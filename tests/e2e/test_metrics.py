@@ -23,7 +23,8 @@ RESTAURANTS, CHARGES_EACH = 3, 5
 
 async def page_of(server: ServerProcess) -> dict[str, float]:
     """The samples without labels, and those with one by its value."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    # What the libraries write is no JSON.
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
     (address,) = [line["address"] for line in lines if line["event"] == "serving metrics"]
 
     def read() -> str:
@@ -60,8 +61,13 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
         async with aio.insecure_channel(server.address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
-            for restaurant in restaurants:
-                await stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency="PEN"))
+            reads = 0
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                # Until a snapshot was made, which others' transactions may put off for some seconds.
+                while await query(database.migration_url, "SELECT count(*) FROM balance_snapshots") == [(0,)]:
+                    for restaurant in restaurants:
+                        await stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency="PEN"))
+                        reads += 1
             run = await pay_out(stub)
         assert run.payouts_created == RESTAURANTS
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -71,11 +77,11 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
                     database.migration_url, "SELECT (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM payouts)"
                 )
                 told = (page["ledger_snapshots_made_total"], page["ledger_payouts_made_total"])
-                if snapshots and told == (snapshots, payouts):
+                if told == (snapshots, payouts):
                     break
                 # Snapshots are made in the background.
                 await asyncio.sleep(0.05)
         assert payouts == RESTAURANTS
         assert page["ledger_group_size_sum ingest"] == len(events)
-        assert page["ledger_group_size_sum balance"] == RESTAURANTS
+        assert page["ledger_group_size_sum balance"] == reads
         assert page["ledger_queue_events"] == 0

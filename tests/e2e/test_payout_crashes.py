@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import pytest
+import uuid_utils.compat
 from e2e.test_payout_runs import (
     DEADLINE_SECONDS,
     POLL_SECONDS,
@@ -20,12 +21,15 @@ from e2e.test_payout_runs import (
 )
 from grpc import aio
 from support.audit import assert_books_in_order
-from support.commands import RunningServer, start_process
+from support.commands import PATIENT, RunningServer, start_process
 from support.running import RunningLedger, query, role_settings, running_ledger
 from support.sessions import locked, sessions_gone, waiting_sessions
 
 from ledger.bootstrap import Database
 from ledger.cli.serve import READY_PREFIX
+from ledger.domain.payouts import PayoutRunKey
+from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RESTAURANTS = 1_200
@@ -35,7 +39,7 @@ RESTAURANTS = 1_200
 async def serving_on(database: Database, *, payout_concurrency: int = 1) -> AsyncIterator[RunningServer]:
     """A `ledger serve` on a free port and a database, as a process of its own; killed at the end if it still runs.
 
-    It pays a page at a time, so that it stands still as a whole when its page does.
+    It pays a page at a time, so that it stands still as a whole when its page does. What waits for a lock goes on waiting.
     """
     env = {
         "LEDGER_DATABASE_URL": database.url,
@@ -47,7 +51,7 @@ async def serving_on(database: Database, *, payout_concurrency: int = 1) -> Asyn
         "LEDGER_SHUTDOWN_GRACE_SECONDS": "5",
         "LEDGER_PAYOUT_CONCURRENCY": str(payout_concurrency),
     }
-    process = await start_process("serve", env=env)
+    process = await start_process("serve", env=env, program=PATIENT)
     try:
         assert process.stdout is not None
         first_line = await asyncio.wait_for(process.stdout.readline(), DEADLINE_SECONDS)
@@ -65,11 +69,27 @@ async def start_run_at(server: RunningServer) -> str:
         return (await ledger_pb2_grpc.LedgerServiceStub(channel).RunPayouts(request)).payout_run.payout_run_id
 
 
-async def somebody_waits(database: Database, mode: str) -> None:
-    """Waits until a session waits for a lock of the mode on a table."""
+async def start_run_unserved(database: Database) -> str:
+    """Has a run of today that no server has begun with; its id."""
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
+        run = await runs.start(PayoutRunKey("PEN", today()), uuid_utils.compat.uuid7())
+    finally:
+        await engine.dispose()
+    return str(run.payout_run_id)
+
+
+async def somebody_waits(database: Database, mode: str, table: str) -> None:
+    """Waits until a session waits for a lock of the mode on the table."""
+    waiting = """
+    SELECT pid FROM pg_locks
+    WHERE NOT granted AND mode = :mode AND locktype = 'relation' AND relation = CAST(:table AS regclass)
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
-            if await query(database.migration_url, "SELECT pid FROM pg_locks WHERE NOT granted AND mode = :mode", mode=mode):
+            if await query(database.migration_url, waiting, mode=mode, table=table):
                 return
             await asyncio.sleep(POLL_SECONDS)
 
@@ -84,25 +104,30 @@ async def assert_each_paid_once(ledger: RunningLedger, payout_run_id: str, resta
     await assert_books_in_order(ledger.database)
 
 
-# What another session holds, so that a worker stops at a step, and how many payouts have been committed by then at the least.
+# What another session holds, so that a worker stops at a step, of which table, and how many payouts have been committed by then
+# at the least.
 STEPS = {
     # Before it claims: it wants the rows of the run's items.
-    "claiming": ("LOCK TABLE payout_run_items IN EXCLUSIVE MODE", 500),
+    "claiming": ("LOCK TABLE payout_run_items IN EXCLUSIVE MODE", "payout_run_items", 500),
     # Between claiming a page and having its accounts.
-    "locking accounts": ("SELECT FROM balance_accounts ORDER BY balance_account_id DESC LIMIT 1 FOR UPDATE", 1_000),
+    "locking accounts": (
+        "SELECT FROM balance_accounts ORDER BY balance_account_id DESC LIMIT 1 FOR UPDATE",
+        "balance_accounts",
+        1_000,
+    ),
     # Inside the paying statement, at its first and at its last insert.
-    "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", 0),
-    "inserting items": ("LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE", 0),
-    "inserting entries": ("LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE", 0),
+    "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", "payouts", 0),
+    "inserting items": ("LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE", "payout_items", 0),
+    "inserting entries": ("LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE", "ledger_entries", 0),
     # All are paid, and the run is not yet told as finished.
-    "finishing": ("SELECT FROM payout_runs FOR NO KEY UPDATE", RESTAURANTS),
+    "finishing": ("SELECT FROM payout_runs FOR NO KEY UPDATE", "payout_runs", RESTAURANTS),
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_at_a_step(database: Database, step: str) -> None:
     """SIGKILL while the worker is at the step: its page is undone whole, and another server finishes the run exactly once."""
-    statement, committed = STEPS[step]
+    statement, table, committed = STEPS[step]
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving_on(database))
         async with running_ledger(database) as ledger:
@@ -111,17 +136,17 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
             # The run must be there before its items or its row can be locked, and the worker must not be faster.
             gate = await locks.enter_async_context(locked(database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE"))
             payout_run_id = await start_run_at(server)
-            await waiting_sessions(database)
+            await waiting_sessions(database, "payouts")
             if step == "claiming":
                 # It has claimed its first page: that one ends, and it stops before the next, for which it comes second.
                 holding = asyncio.create_task(locks.enter_async_context(locked(database, statement)))
-                await somebody_waits(database, "ExclusiveLock")
+                await somebody_waits(database, "ExclusiveLock", "payout_run_items")
                 await gate.rollback()
                 await holding
             elif step != "inserting payouts":
                 await locks.enter_async_context(locked(database, statement))
                 await gate.rollback()
-            pids = await waiting_sessions(database)
+            pids = await waiting_sessions(database, table)
             server.process.kill()
             await server.process.wait()
             before = await query(database.migration_url, "SELECT count(*) FROM payouts")
@@ -133,6 +158,10 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
             await assert_each_paid_once(ledger, payout_run_id)
 
 
+# What a worker claims, and the lock that it claims with.
+ITEMS, LOCK = "SELECT FROM payout_run_items", "FOR NO KEY UPDATE"
+
+
 async def test_killed_at_random_instants(database: Database) -> None:
     """Round after round the server is killed at any instant of the run, commits included, and started anew."""
     seed = random.randrange(2**32)
@@ -140,11 +169,19 @@ async def test_killed_at_random_instants(database: Database) -> None:
     chance = random.Random(seed)
     async with running_ledger(database) as ledger:
         ids = await charge_all(ledger, 4_000)
-    payout_run_id, progress = "", []
-    for _ in range(4):
-        async with serving_on(database, payout_concurrency=2) as server:
+    payout_run_id = await start_run_unserved(database)
+    progress = []
+    for number in range(4):
+        async with AsyncExitStack() as locks:
+            # Nobody claims what somebody has locked: of the first round's run there is a page left, however late the kill comes.
+            if number == 0:
+                await locks.enter_async_context(locked(database, f"{ITEMS} ORDER BY balance_account_id DESC LIMIT 500 {LOCK}"))
+            # Nor does the run begin before the server is ready.
+            gate = await locks.enter_async_context(locked(database, f"{ITEMS} {LOCK} SKIP LOCKED"))
+            server = await locks.enter_async_context(serving_on(database, payout_concurrency=2))
+            await gate.rollback()
             # The run is the same one every time: what is asked for again goes on.
-            payout_run_id = await start_run_at(server)
+            assert await start_run_at(server) == payout_run_id
             try:
                 await asyncio.wait_for(server.process.wait(), chance.uniform(0.0, 0.12))
             except TimeoutError:
@@ -167,7 +204,7 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
         for table in ("payouts", "ledger_entries", "payout_items"):
             async with locked(database, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"):
                 run = run or await start_run(ledger)
-                pids = await waiting_sessions(database)
+                pids = await waiting_sessions(database, table)
                 await query(
                     database.migration_url,
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
@@ -175,7 +212,7 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
                 )
                 await sessions_gone(database, pids)
                 # It comes again.
-                assert not set(await waiting_sessions(database)) & set(pids)
+                assert not set(await waiting_sessions(database, table)) & set(pids)
         assert run is not None
         await assert_each_paid_once(ledger, run.payout_run_id)
 
@@ -187,7 +224,7 @@ async def test_stopped_while_it_pays(database: Database) -> None:
     async with serving_on(database) as server:
         async with locked(database, "LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE"):
             payout_run_id = await start_run_at(server)
-            await waiting_sessions(database)
+            await waiting_sessions(database, "ledger_entries")
             server.process.send_signal(signal.SIGTERM)
             # It refuses new calls before it waits for the page.
             async with asyncio.timeout(DEADLINE_SECONDS), aio.insecure_channel(server.address) as channel:
@@ -206,22 +243,24 @@ async def test_stopped_while_it_pays(database: Database) -> None:
 
 async def test_two_servers_of_which_one_is_killed(database: Database) -> None:
     """Two servers share a run, one stops in the middle of its page and is killed: the other pays what is left, that page too."""
-    async with running_ledger(database) as survivor:
-        await charge_all(survivor, RESTAURANTS)
-        async with serving_on(database) as server:
-            async with locked(database, "SELECT FROM balance_accounts ORDER BY balance_account_id LIMIT 1 FOR UPDATE"):
-                payout_run_id = await start_run_at(server)
-                pids = await waiting_sessions(database)
-                # The other one claims the pages that the first has not, and cannot finish the run.
-                run = await start_run(survivor)
-                assert run.payout_run_id == payout_run_id
-                async with asyncio.timeout(DEADLINE_SECONDS):
-                    while run.restaurants_considered < RESTAURANTS - 500:
-                        request = ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
-                        run = (await survivor.stub.GetPayoutRun(request)).payout_run
-                        await asyncio.sleep(POLL_SECONDS)
-                assert run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
-                server.process.kill()
-                await server.process.wait()
-            await sessions_gone(database, pids)
-            await assert_each_paid_once(survivor, payout_run_id)
+    async with running_ledger(database) as ledger:
+        await charge_all(ledger, RESTAURANTS)
+    async with serving_on(database) as server, AsyncExitStack() as stack:
+        async with locked(database, "SELECT FROM balance_accounts ORDER BY balance_account_id LIMIT 1 FOR UPDATE"):
+            payout_run_id = await start_run_at(server)
+            pids = await waiting_sessions(database, "balance_accounts")
+            # Only now, as it must not be the one that claims the first page. It takes those that the first server has not, and
+            # cannot finish the run.
+            survivor = await stack.enter_async_context(running_ledger(database))
+            run = await start_run(survivor)
+            assert run.payout_run_id == payout_run_id
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while run.restaurants_considered < RESTAURANTS - 500:
+                    request = ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
+                    run = (await survivor.stub.GetPayoutRun(request)).payout_run
+                    await asyncio.sleep(POLL_SECONDS)
+            assert run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+            server.process.kill()
+            await server.process.wait()
+        await sessions_gone(database, pids)
+        await assert_each_paid_once(survivor, payout_run_id)

@@ -24,7 +24,7 @@ async def finished_run(ledger: RunningLedger, **fields: object) -> ledger_pb2.Pa
     """Starts a run and waits for its end."""
     request = ledger_pb2.RunPayoutsRequest(**{"currency": "PEN", "as_of": as_of(today()), **fields})  # type: ignore[arg-type]
     run = (await ledger.stub.RunPayouts(request)).payout_run
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
             response = await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))
             run = response.payout_run

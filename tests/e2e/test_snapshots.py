@@ -14,7 +14,8 @@ from support.running import RunningLedger, running_ledger
 from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2
 
-DEADLINE_SECONDS = 20
+# A worker that tried in vain, as somebody's transaction went on, lets an account rest for up to ten seconds.
+DEADLINE_SECONDS = 60
 TAIL_ENTRIES = 5
 
 

@@ -11,6 +11,7 @@ from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Answer, Contents, J
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 KNOWN_SECONDS = 60.0
+ATTEMPT_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
 # Every attempt is seen, so none is made behind the caller's back; and a server that is back is found at once.
 CHANNEL_OPTIONS = (
@@ -31,7 +32,7 @@ class Caller:
         self.stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(self.channel)
         self._journal = journal
 
-    async def send(self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 5.0) -> Answer:
+    async def send(self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 30.0) -> Answer:
         """One call of IngestEvent. A caller that is cancelled has written down that it does not know."""
         self._journal.intend(event)
         sent_at = time.monotonic()
@@ -50,7 +51,7 @@ class Caller:
         """Sends the event again and again. Returns the first definite answer. Raises TimeoutError."""
         async with asyncio.timeout(KNOWN_SECONDS):
             while True:
-                answer = await self.send(event)
+                answer = await self.send(event, timeout_seconds=ATTEMPT_SECONDS)
                 if answer.told.is_definite:
                     return answer
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DBAPIError
 from support.events import event_message
-from support.waiting import until_told
+from support.waiting import until, until_told
 
 from faults.catalogue import fault
 from faults.load import Load, Mix, load_on
@@ -49,13 +49,25 @@ async def kill_backend(stage: Stage) -> None:
             return await stage.query("SELECT 1") == [(1,)]
         return False
 
+    def killed() -> bool:
+        """Whether there was one to be killed."""
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(stage.chance.choice(stage.cluster.children("ledger_app")), signal.SIGKILL)
+            return True
+        return False
+
+    async def sessions_reset(checkpointers: list[int]) -> None:
+        """Waits for the reset, which may begin a moment after the kill: it brings another one of these processes."""
+        await until(lambda: stage.cluster.children("checkpointer") not in ([], checkpointers), 60)
+
     async with load_on(stage.load(server)) as load:
         for _ in range(rounds):
             await load.acknowledged(100)
             await asyncio.sleep(stage.chance.uniform(0, 1))
+            checkpointers = stage.cluster.children("checkpointer")
             began = time.monotonic()
-            with suppress(ProcessLookupError):
-                os.kill(stage.chance.choice(stage.cluster.children("ledger_app")), signal.SIGKILL)
+            await until(killed, 60)
+            await sessions_reset(checkpointers)
             await until_told(database_answers, 60)
             back_seconds.append(time.monotonic() - began)
             await load.acknowledged(100)

@@ -53,7 +53,7 @@ async def _stored(stage: Stage, event_id: str) -> bool:
         return await stage.query("SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id) != []
 
     try:
-        await until_told(stored, 2)
+        await until_told(stored, 10)
     except TimeoutError:
         return False
     return True

@@ -19,6 +19,9 @@ from faults.load import Mix, load_on
 from faults.paying import charge_restaurants, finished, paid_once, start_run
 from faults.stage import Skipped, Stage
 
+# Of callers whose server is not to keep them waiting, on a busy machine either.
+PATIENCE_SECONDS = 30.0
+
 
 @fault("F1", "kill -9 a server under load")
 async def kill_server(stage: Stage) -> None:
@@ -26,7 +29,8 @@ async def kill_server(stage: Stage) -> None:
     server = await stage.server()
     ready_seconds = []
     rounds = stage.size(20, 1)
-    async with load_on(stage.load(server)) as load:
+    # A killed server is heard of at once: nobody has to wait for the end of his time.
+    async with load_on(stage.load(server, mix=Mix(timeout_seconds=PATIENCE_SECONDS))) as load:
         for _ in range(rounds):
             await load.acknowledged(1)
             await asyncio.sleep(stage.chance.uniform(0, stage.size(3, 1)))
@@ -44,7 +48,7 @@ async def drain(stage: Stage) -> None:
     """Two servers are stopped in turns: what they accepted is answered, and one repeat elsewhere is enough."""
     servers = await stage.servers(2)
     exit_seconds = []
-    async with load_on(stage.load(*servers)) as load:
+    async with load_on(stage.load(*servers, mix=Mix(timeout_seconds=PATIENCE_SECONDS))) as load:
         for server in servers * stage.size(3, 1):
             # Until the callers have come back to the one before: after a failure a channel leaves a server alone for a moment.
             await load.acknowledged(1000)
@@ -88,7 +92,7 @@ async def freeze_payouts(stage: Stage) -> None:
     async with AsyncExitStack() as locks:
         gate = await locks.enter_async_context(locked(stage.database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE"))
         payout_run_id = await start_run(stage.caller(frozen))
-        await waiting_sessions(stage.database)
+        await waiting_sessions(stage.database, "payouts")
         frozen.signal(signal.SIGSTOP)
         await gate.rollback()
     began = time.monotonic()

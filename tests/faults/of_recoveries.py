@@ -22,6 +22,7 @@ from faults.catalogue import fault
 from faults.clusters import Cluster, new_cluster, new_folder, run_as_owner
 from faults.judge import judge
 from faults.load import load_on
+from faults.of_standbys import commits_wait
 from faults.servers import ServerProcess
 from faults.stage import Stage
 from ledger.domain.seals import ChainReport
@@ -190,6 +191,9 @@ async def failover(stage: Stage) -> None:
     copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
     ((max_connections,),) = await query(primary.superuser_url, "SHOW max_connections")
     stage.exits.enter_context(running_standby(primary, copied, max_connections=max_connections))
+    # By way of one that is not there, so that commits are known to wait before the load begins.
+    await primary.configure(synchronous_standby_names="nobody")
+    await commits_wait(stage)
     await primary.configure(synchronous_standby_names=STANDBY)
 
     async def synchronous() -> bool:

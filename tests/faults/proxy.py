@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.ports import held_port, port_of
+
 CHUNK_BYTES = 65536
 # SO_LINGER on and of no length: the close sends RST instead of FIN, and what was under way is lost.
 RESET = struct.pack("ii", 1, 0)
@@ -51,7 +53,8 @@ class FaultProxy:
     """Listens on a TCP port of its own and passes on to `target`: a host and port, or the path of a unix socket."""
 
     def __init__(self, target: tuple[str, int] | Path, *, seed: int) -> None:
-        self.port = 0
+        # While it refuses, too: nobody else must get it.
+        self._port = held_port()
         self._target = target
         self._chance = random.Random(seed)
         self._condition = CLEAR
@@ -60,6 +63,10 @@ class FaultProxy:
         self._connections: set[_Connection] = set()
         # Bytes that came from the target and were held back.
         self.held_reply_bytes = 0
+
+    @property
+    def port(self) -> int:
+        return port_of(self._port)
 
     @property
     def condition(self) -> Condition:
@@ -84,7 +91,6 @@ class FaultProxy:
         """Takes connections, on the same port every time. Does nothing while it does."""
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
         """Refuses further connections; those that are open stay."""
@@ -106,6 +112,7 @@ class FaultProxy:
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+        self._port.close()
 
     async def _serve(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         try:

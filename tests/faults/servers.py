@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.ports import held_port, port_of
 
 from ledger.api.authorization import SERVICE_NAME
 from ledger.bootstrap import Database
@@ -25,7 +25,9 @@ class ServerProcess:
     """One server at one address; its log goes to a file."""
 
     def __init__(self, database_url: str, log: Path, *, durable: bool, env: Mapping[str, str]) -> None:
-        self.address = f"127.0.0.1:{_free_port()}"
+        # Also while it does not run: nobody else must get it before the next start.
+        self._port = held_port()
+        self.address = f"127.0.0.1:{port_of(self._port)}"
         self.log = log
         self._process: asyncio.subprocess.Process | None = None
         self._env = {
@@ -101,6 +103,10 @@ class ServerProcess:
         if self._process is not None:
             await self._process.communicate()
 
+    def leave(self) -> None:
+        """Gives the port back."""
+        self._port.close()
+
     async def health(self) -> str:
         """What it says about itself: SERVING, NOT_SERVING; empty when it does not answer."""
         async with aio.insecure_channel(self.address) as channel:
@@ -125,10 +131,4 @@ async def new_server(
         yield server
     finally:
         await server.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        server.leave()

@@ -162,7 +162,7 @@ def test_gap_is_measured_while_there_is_a_load() -> None:
 async def test_reader_sees_a_missing_acknowledgement(ledger: RunningLedger) -> None:
     """H5: a balance without an event that was acknowledged before the read is a violation; with it, it is none."""
     journal, digits = Journal(), DigitAccounts()
-    load = Load([ledger.address], journal, digits, seed="1", mix=Mix())
+    load = Load([ledger.address], journal, digits, seed="1", mix=Mix(timeout_seconds=30))
     caller = Caller(ledger.address, journal)
     for name in ("evt_told", "evt_forged"):
         restaurant_id, amount_minor, fee_minor = digits.next_charge(name)

@@ -10,7 +10,7 @@ from support.waiting import until
 
 from faults.proxy import BLACKHOLE, CLEAR, REPLIES_SWALLOWED, Condition, FaultProxy, fault_proxy
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
 # Long enough for what would arrive to arrive.
 SILENCE_SECONDS = 0.1
 

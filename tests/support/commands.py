@@ -25,6 +25,16 @@ runpy.run_module("ledger", run_name="__main__", alter_sys=True)
 """
 
 
+# The same, on a database whose locks tests hold: a machine that is busy meanwhile must not have them time out.
+PATIENT = f"""
+from ledger.infrastructure.postgres import engine
+engine.STATEMENT_TIMEOUT_SECONDS = {TIMEOUT_SECONDS:.0f}
+engine.COMMAND_TIMEOUT_SECONDS = {TIMEOUT_SECONDS:.0f}
+engine.create_engine.__kwdefaults__["lock_timeout_seconds"] = {TIMEOUT_SECONDS:.0f}
+{INTERRUPTIBLE}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended and what it wrote."""
@@ -67,12 +77,14 @@ async def run_process(*arguments: str, stdin: bytes = b"", env: Mapping[str, str
     return Outcome(process.returncode or 0, stdout.decode(), stderr.decode())
 
 
-async def start_process(*arguments: str, env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+async def start_process(
+    *arguments: str, env: Mapping[str, str] | None = None, program: str = INTERRUPTIBLE
+) -> asyncio.subprocess.Process:
     """A command that is running as a process of its own, its streams piped."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        INTERRUPTIBLE,
+        program,
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

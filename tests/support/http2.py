@@ -23,7 +23,7 @@ from h2.events import (
 )
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 65_536
 
 Headers = Iterable[tuple[str, str | bytes]]

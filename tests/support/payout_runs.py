@@ -9,7 +9,7 @@ from ledger.v1 import ledger_pb2
 from support.events import event_message, unique
 from support.running import RunningLedger
 
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 
 
 def days_ago(days: int) -> date:

@@ -7,7 +7,7 @@ from ledger.infrastructure.postgres.engine import create_engine
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from support.running import query
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 60
 # What is sealed, and what there is.
 COUNTS = """
 SELECT (SELECT COALESCE(sum(events_count), 0)::int FROM ledger_seals),

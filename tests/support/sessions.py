@@ -10,14 +10,21 @@ from sqlalchemy.pool import NullPool
 
 from ledger.bootstrap import Database
 from support.running import query
+from support.waiting import POLL_SECONDS, until_told
 
 DEADLINE_SECONDS = 40
-POLL_SECONDS = 0.02
 
-# The sessions of servers that wait for a lock, by the table that a statement of theirs waits for or has a row of.
+# The sessions of servers that wait for a table or, holding the place behind its lock, for a row of it. Asked of the locks: what
+# pg_stat_activity says of a session stays until that has woken up. A sealer waits for tables too, in a mode of its own.
 WAITING = """
-SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock' AND state = 'active'
+WITH lock AS MATERIALIZED (SELECT * FROM pg_locks)
+SELECT a.pid
+FROM pg_stat_activity AS a
+WHERE a.datname = current_database() AND a.application_name = 'ledger'
+  AND EXISTS (SELECT FROM lock AS l WHERE l.pid = a.pid AND NOT l.granted AND l.mode <> 'ShareUpdateExclusiveLock')
+  AND EXISTS (SELECT FROM lock AS l
+              WHERE l.pid = a.pid AND l.database = a.datid AND l.relation = CAST(:table AS regclass)
+                AND (l.locktype = 'tuple' OR NOT l.granted))
 """
 
 
@@ -34,14 +41,28 @@ async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConne
         await engine.dispose()
 
 
-async def waiting_sessions(database: Database, count: int = 1) -> list[int]:
-    """Waits until as many sessions of servers wait for a lock; their process ids."""
+async def waiting_sessions(database: Database, table: str) -> list[int]:
+    """Waits until sessions of servers wait for a lock on the table, or on a row of it; their process ids."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
-            found = [pid for (pid,) in await query(database.migration_url, WAITING)]
-            if len(found) >= count:
+            found = [pid for (pid,) in await query(database.migration_url, WAITING, table=table)]
+            if found:
                 return found
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def deadlocks_of(database: Database) -> int:
+    """How many deadlocks there were, once the servers have gone: a session that goes on tells of its own some seconds late."""
+    servers = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'"
+
+    async def all_gone() -> bool:
+        return await query(database.migration_url, servers) == []
+
+    await until_told(all_gone, DEADLINE_SECONDS)
+    ((deadlocks,),) = await query(
+        database.migration_url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
+    return int(deadlocks)
 
 
 async def sessions_gone(database: Database, pids: list[int]) -> None:

@@ -54,12 +54,12 @@ class Issuer:
         path.write_text(json.dumps(self.jwks))
 
     def sign(self, algorithm: str = "RS256", *, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
-        """A token that is good for a minute unless `claims` say otherwise; a claim that is None is left out."""
+        """A token that is good for ten minutes unless `claims` say otherwise; a claim that is None is left out."""
         key, key_id = self._key_by_algorithm[algorithm]
         return jwt.encode(payload(**claims), key, algorithm, headers={"kid": key_id, **(header or {})})
 
 
 def payload(**claims: Any) -> dict[str, Any]:
     """The claims of a good token, but for those that are given."""
-    usual = {"sub": "gateway", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 60, "scope": "ingest read openid"}
+    usual = {"sub": "gateway", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 600, "scope": "ingest read openid"}
     return {name: value for name, value in (usual | claims).items() if value is not None}

@@ -243,7 +243,7 @@ async def session(database: Database, *, role: str | None = None, **parameters: 
     if role is not None:
         parameters["role"] = role
     engine = create_async_engine(
-        database.migration_url, poolclass=NullPool, connect_args={"server_settings": parameters, "command_timeout": 10}
+        database.migration_url, poolclass=NullPool, connect_args={"server_settings": parameters, "command_timeout": 60}
     )
     try:
         async with autocommit(engine) as connection:

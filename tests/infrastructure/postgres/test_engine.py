@@ -12,7 +12,7 @@ from ledger.bootstrap import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
 from ledger.infrastructure.postgres.engine import Connection, KeptConnections, autocommit, create_engine
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 40.0
 POOL_SIZE = 2
 
 

@@ -1,5 +1,6 @@
 """What a server asks of its database before it serves."""
 
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,7 +53,8 @@ async def test_database_that_commits_asynchronously_is_refused(
 @asynccontextmanager
 async def login(database: Database, attributes: str, *grants: str) -> AsyncIterator[tuple[str, str]]:
     """The name and the URL of a new role that may log in, {role} in the statements; gone afterwards with what was done."""
-    role = unique("login")
+    # Roles are the server's, which other processes may use for their tests.
+    role = unique(f"login_{os.getpid()}")
     password = f"PASSWORD '{unique('secret')}'"
     await query(database.migration_url, f"CREATE ROLE {role} LOGIN {password} {attributes}")
     try:

@@ -24,7 +24,7 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.migrations import create_database, migrate_async
 from ledger.v1 import ledger_pb2
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 # What readers wait with.
 FENCE = "pg_logical_emit_message"
 
