@@ -26,7 +26,7 @@ Request = ledger_pb2.StreamEventsRequest
 Response = ledger_pb2.StreamEventsResponse
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0
 
 
 def several(events: Iterable[ledger_pb2.ProcessorEvent]) -> Request:

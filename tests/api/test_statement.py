@@ -313,7 +313,7 @@ async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLed
     today = datetime.now(UTC).date()
     run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_date(today))
     started = (await ledger.stub.RunPayouts(run)).payout_run
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while started.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
             wanted = ledger_pb2.GetPayoutRunRequest(payout_run_id=started.payout_run_id)
             started = (await ledger.stub.GetPayoutRun(wanted)).payout_run
