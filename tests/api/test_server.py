@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -26,7 +28,7 @@ from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.api.ledger_service import LedgerService
 from ledger.api.metrics import UncountedCalls
-from ledger.api.server import AddressUnavailable, Server
+from ledger.api.server import LAST_CALLS_SECONDS, AddressUnavailable, Server
 from ledger.bootstrap import Database
 from ledger.errors import DataRejected, LedgerError
 from ledger.infrastructure.postgres import engine
@@ -730,3 +732,37 @@ async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> 
         await asyncio.wait_for(asyncio.gather(*callers), DEADLINE_SECONDS)
         assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
         assert await ledger.query("SELECT count(*) FROM processor_events") == [(codes[grpc.StatusCode.OK],)]
+
+
+async def test_calls_that_meet_a_halted_stop_are_told_to_repeat(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that gets no processor for longer than it waits for last calls answers those that came meanwhile, all the same."""
+    connected, halted, sent = threading.Event(), threading.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def codes(address: str) -> Counter[grpc.StatusCode]:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(DEADLINE_SECONDS)
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            connected.set()
+            halted.wait(DEADLINE_SECONDS)
+            calls = [stub.IngestEvent.future(request_of(), timeout=DEADLINE_SECONDS) for _ in range(32)]
+            sent.set()
+            return Counter(call.code() for call in calls)
+
+    def halt() -> None:
+        halted.set()
+        sent.wait(DEADLINE_SECONDS)
+        time.sleep(1.2 * LAST_CALLS_SECONDS)
+
+    async with running_ledger(database) as ledger:
+        calling = asyncio.create_task(asyncio.to_thread(codes, ledger.address))
+        await asyncio.to_thread(connected.wait, DEADLINE_SECONDS)
+        refuse_further_calls = ledger.server._frame.stop
+
+        def stop() -> None:
+            refuse_further_calls()
+            loop.call_soon(halt)
+
+        monkeypatch.setattr(ledger.server._frame, "stop", stop)
+        await ledger.server.stop(10)
+        assert await calling == {grpc.StatusCode.UNAVAILABLE: 32}
