@@ -49,11 +49,14 @@ from scripts.overload.callers import (
 RESULTS = ROOT / ".bench" / "overload.json"
 DATABASE = "overload"
 HEALTH_SECONDS = 0.1
+HEALTH_TIMEOUT_SECONDS = 5.0
 SAMPLE_SECONDS = 0.1
 # What is asked of the server; the first is wanted, the others are promised.
 GOODPUT_RATIO_MIN = 0.8
 HEALTH_FAILURES_MAX = 0
 RECOVERY_SECONDS_MAX = 5.0
+# What the short form waits for, on a machine that may be slow or busy: it is about whether and not about how fast.
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ def rss_mib(pid: int) -> float:
     return size_bytes / 2**20
 
 
-async def watch(address: str, pid: int, watched: Watched) -> None:
+async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds: float) -> None:
     """Asks for the health all the time, on a connection of its own, and looks at the memory."""
 
     async def memory() -> None:
@@ -87,7 +90,7 @@ async def watch(address: str, pid: int, watched: Watched) -> None:
             while True:
                 began = time.monotonic()
                 try:
-                    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=health_timeout_seconds)
                     if answer.status != health_pb2.HealthCheckResponse.SERVING:
                         watched.health_failures.append(f"{service!r}: {answer.status}")
                 except aio.AioRpcError as error:
@@ -138,15 +141,14 @@ async def peak(address: str, numbers: Iterator[int], arguments: argparse.Namespa
     return rate_of(told), told, chosen
 
 
-async def first_answer(address: str, number: int) -> float:
-    """Seconds until a call is answered with what it asked for."""
+async def first_answer(address: str, number: int) -> float | None:
+    """Seconds until a call is answered with what it asked for; None if none is for long."""
     began = time.monotonic()
-    while True:
+    while time.monotonic() - began < PATIENCE_SECONDS:
         told = await call_all(Plan(address, number, 1, 0.05, 0, 1, 1))
         if told.outcomes[OK]:
             return time.monotonic() - began
-        if time.monotonic() - began > 60:
-            return 60.0
+    return None
 
 
 async def lost_events(postgres: EmbeddedPostgres, booked: list[str]) -> tuple[int, int]:
@@ -168,7 +170,7 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
     before = await peak(address, numbers, arguments)
     watched = Watched()
     idle_rss_mib = rss_mib(pid)
-    watching = asyncio.create_task(watch(address, pid, watched))
+    watching = asyncio.create_task(watch(address, pid, watched, arguments.health_timeout))
     offered_rate = arguments.factor * before[0]
     chosen = [next(numbers) for _ in range(arguments.processes)]
     try:
@@ -183,6 +185,7 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
                     arguments.open_max,
                     arguments.deadline,
                     Manners(arguments.manners),
+                    arguments.patience,
                 )
                 for number in chosen
             ]
@@ -238,17 +241,19 @@ EXPECTED_OUTCOMES = {OK, QUEUE_FULL, HELD_BACK, ENOUGH_OPEN}
 EXPECTED_OUTCOMES |= {"DEADLINE_EXCEEDED answered", "DEADLINE_EXCEEDED unanswered", "DEADLINE_EXCEEDED unsent"}
 
 
-def disappointments(result: dict[str, Any], *, goodput_ratio_min: float) -> list[str]:
-    """What was expected and did not happen."""
+def disappointments(result: dict[str, Any], *, is_short: bool) -> list[str]:
+    """What was expected and did not happen; of the short form nothing is expected that takes a fast machine."""
     found = []
-    if result["goodput_ratio"] < goodput_ratio_min:
-        found.append(f"goodput fell to {result['goodput_ratio']:.0%} of the peak; {goodput_ratio_min:.0%} is wanted")
+    if result["goodput_ratio"] < GOODPUT_RATIO_MIN and not is_short:
+        found.append(f"goodput fell to {result['goodput_ratio']:.0%} of the peak; {GOODPUT_RATIO_MIN:.0%} is wanted")
     if unexpected := {name: n for name, n in result["outcomes"].items() if n and name not in EXPECTED_OUTCOMES}:
         found.append(f"unexpected outcomes: {unexpected}")
     if len(result["health_failures"]) > HEALTH_FAILURES_MAX:
         found.append(f"health checks failed: {Counter(result['health_failures'])}")
-    if result["recovery_seconds"] > RECOVERY_SECONDS_MAX:
-        found.append(f"recovery took {result['recovery_seconds']:.1f} s")
+    if (recovery := result["recovery_seconds"]) is None:
+        found.append(f"no call was answered for {PATIENCE_SECONDS:.0f} s afterwards")
+    elif recovery > RECOVERY_SECONDS_MAX and not is_short:
+        found.append(f"recovery took {recovery:.1f} s")
     if result["lost"]:
         found.append(f"{result['lost']} acknowledged events are not stored")
     if result["audit"]:
@@ -289,6 +294,8 @@ def main() -> None:
     else:
         arguments.peak_seconds = 8.0
     arguments.seconds = arguments.seconds or (4.0 if arguments.short else 60.0)
+    arguments.patience = PATIENCE_SECONDS if arguments.short else 0.0
+    arguments.health_timeout = PATIENCE_SECONDS if arguments.short else HEALTH_TIMEOUT_SECONDS
     folder = Path(tempfile.mkdtemp(prefix="ledger-overload-"))
     folder.chmod(0o755)
     log = folder / "server.log"
@@ -305,7 +312,7 @@ def main() -> None:
             result |= {"audit": audit.returncode, "log_lines": log.read_text().count("\n")}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    result["disappointments"] = disappointments(result, goodput_ratio_min=0.0 if arguments.short else GOODPUT_RATIO_MIN)
+    result["disappointments"] = disappointments(result, is_short=arguments.short)
     arguments.results.parent.mkdir(exist_ok=True)
     arguments.results.write_text(json.dumps(result, indent=2) + "\n")
     show(result)

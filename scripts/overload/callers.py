@@ -53,7 +53,10 @@ class Manners(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One process of callers: `rate` calls a second in all, or, if it is 0, always `open_max` at once on each connection."""
+    """One process of callers: `rate` calls a second in all, or, if it is 0, always `open_max` at once on each connection.
+
+    It may go on for `patience_seconds` more, until somebody was told to wait: on a slow machine nobody is within a second.
+    """
 
     address: str
     number: int
@@ -63,6 +66,12 @@ class Plan:
     open_max: int
     deadline_seconds: float
     manners: Manners = Manners.QUEUEING
+    patience_seconds: float = 0.0
+
+    def is_over(self, elapsed_seconds: float, told: "Told") -> bool:
+        """Whether there are no more calls to be made."""
+        is_told = bool(told.outcomes[HELD_BACK])
+        return elapsed_seconds >= self.seconds + (0.0 if is_told else self.patience_seconds)
 
 
 @dataclass(slots=True)
@@ -325,7 +334,7 @@ async def call_all(plan: Plan) -> Told:
     await asyncio.sleep(0.2)
     worked = time.process_time()
     began = time.monotonic()
-    while (now := time.monotonic()) - began < plan.seconds:
+    while not plan.is_over((now := time.monotonic()) - began, told):
         if plan.rate:
             due = int((now - began) * plan.rate) + 1
             for number in range(told.offered, due):
@@ -341,10 +350,15 @@ async def call_all(plan: Plan) -> Told:
             caller.send()
         await asyncio.sleep(TICK_SECONDS)
     told.processor_seconds = time.process_time() - worked
-    while any(caller.waiting for caller in callers) and time.monotonic() < began + plan.seconds + plan.deadline_seconds + 1:
+    ended = time.monotonic()
+    while any(caller.waiting for caller in callers):
+        is_last = time.monotonic() > ended + plan.deadline_seconds + 1
+        # Also when it is late: a process that was halted has yet to see which deadlines have passed.
         for caller in callers:
             caller.expire()
             caller.send()
+        if is_last:
+            break
         await asyncio.sleep(0.01)
     told.outcomes["never answered"] += sum(caller.waiting for caller in callers)
     for caller in callers:

@@ -23,7 +23,7 @@ from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.v1 import ledger_pb2
 
 SELECT_CALLS = "SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture

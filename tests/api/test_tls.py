@@ -72,7 +72,7 @@ async def health(address: str, authority: Authority | None, client: Issued | Non
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         try:
-            answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(), timeout=10)
+            answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(), timeout=60)
         except aio.AioRpcError as error:
             return error.code()
         return answer.status
@@ -213,7 +213,7 @@ async def test_files_are_looked_at_again_by_themselves(
         server.security.start()
         try:
             another.issue(*HERE).write(folder / "server.pem", folder / "server.key")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     if await health(server.address, another) == SERVING:
                         break

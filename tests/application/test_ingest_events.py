@@ -262,14 +262,26 @@ class LockedLedger(FakeEventLedger):
         return await super().insert(*arguments, **options)  # type: ignore[arg-type]
 
 
+class GivingUp(float):
+    """The time at which a group gives up what is locked: it comes when a test says so."""
+
+    has_come = False
+
+    # Asked before the clock's own comparison, as this is a kind of float.
+    def __le__(self, _now: float) -> bool:
+        return self.has_come
+
+
 @pytest.fixture
-def _little_time_for_contention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.6)
+def giving_up(monkeypatch: pytest.MonkeyPatch) -> GivingUp:
+    giving_up = GivingUp()
+    monkeypatch.setattr(contended_groups.ContendedGroups, "until", staticmethod(lambda: giving_up))
+    monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 3600.0)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
+    return giving_up
 
 
-@pytest.mark.usefixtures("_little_time_for_contention")
-async def test_one_locked_call_of_a_group_stands_alone() -> None:
+async def test_one_locked_call_of_a_group_stands_alone(giving_up: GivingUp) -> None:
     """It alone is told that the outcome is not known, the others are booked, in few statements, one after the other."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
@@ -283,6 +295,7 @@ async def test_one_locked_call_of_a_group_stands_alone() -> None:
     assert ledger.insert_sizes[0] == 10
     # Two of each size, and the whole.
     assert len(ledger.insert_sizes) <= 2 * 4 + 1
+    giving_up.has_come = True
     assert await all_told(*calls) == [DatabaseContention if n == 3 else CREATED for n in range(10)]
     assert ledger.under_way_max == 1
     ledger.held.clear()
@@ -290,8 +303,7 @@ async def test_one_locked_call_of_a_group_stands_alone() -> None:
     await ingest.close()
 
 
-@pytest.mark.usefixtures("_little_time_for_contention")
-async def test_locked_account_is_told_apart_from_the_others_before_its_events_are() -> None:
+async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(giving_up: GivingUp) -> None:
     """However many of its events there are: the others of the group are booked after few statements."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
@@ -299,7 +311,10 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
     await ingest([processor_event(restaurant_id=restaurant) for restaurant in restaurants])
     ledger.insert_sizes.clear()
     ledger.held = {"res_1"}
-    calls = [ingest([processor_event(restaurant_id=restaurant)]) for restaurant in restaurants]
+    calls = [asyncio.create_task(ingest([processor_event(restaurant_id=restaurant)])) for restaurant in restaurants]
+    while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # what is waited for has no event
+        await asyncio.sleep(0)
+    giving_up.has_come = True
     assert await all_told(*calls) == [DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants]
     assert ledger.insert_sizes[:2] == [10, 5], "the whole, and the half that is of one account"
     await ingest.close()
@@ -320,7 +335,7 @@ async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
     assert told(await ingest(events)) == [CREATED] * 4
 
 
-@pytest.mark.usefixtures("_little_time_for_contention")
+@pytest.mark.usefixtures("giving_up")
 @pytest.mark.parametrize("later", [DatabaseContention, DatabaseUnavailable])
 async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_in_parts(
     later: type[DatabaseContention | DatabaseUnavailable],

@@ -74,8 +74,9 @@ async def test_long_tails_are_shortened_in_order() -> None:
         await until(lambda: len(snapshots.asked) == 3)
 
 
-async def test_an_attempt_in_vain_is_not_repeated_at_once() -> None:
+async def test_an_attempt_in_vain_is_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while a long transaction holds the horizon: the account rests, and others have their turn."""
+    monkeypatch.setattr(take_snapshots, "REST_SECONDS", 3600.0)
     snapshots = FakeSnapshots()
     snapshots.outcomes = [False]
     async with working(snapshots) as worker:

@@ -17,6 +17,14 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs are as wide everywhere, and in no colours: CI asks for some by these variables, which Typer reads once."""
+    for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
+
+
 @pytest.fixture
 def enterable_folder() -> Iterator[Path]:
     """A temporary folder which everybody can enter, unlike pytest's own: for root PostgreSQL runs as another account."""

@@ -290,12 +290,13 @@ def test_file_is_read_no_further_than_it_is_answered(monkeypatch: pytest.MonkeyP
     """So that a file of any size fits the memory: by lines, and by bytes."""
     monkeypatch.setattr(event_sender, "LINES_IN_FLIGHT_MAX", 6)
     monkeypatch.setattr(event_sender, "BYTES_IN_FLIGHT_MAX", 200)
-    assert most_read_ahead(batch_bytes=1) == 3
-    assert most_read_ahead(batch_bytes=100) == 2
+    assert most_read_ahead(batch_bytes=1, expected=3) == 3
+    assert most_read_ahead(batch_bytes=100, expected=2) == 2
 
 
-def most_read_ahead(batch_bytes: int) -> int:
-    """How many batches of two lines are in flight at the most, when the server answers only once nothing more comes."""
+def most_read_ahead(batch_bytes: int, expected: int) -> int:
+    """How many batches of two lines are in flight at the most, when the server answers only once as many as expected are, and
+    nothing more comes."""
     pulled = 0
     seen: list[int] = []
 
@@ -308,7 +309,10 @@ def most_read_ahead(batch_bytes: int) -> int:
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for number, request in enumerate(requests):
-            # As many as may be in flight are soon there; if more could be, they would come meanwhile.
+            ends_at = time.monotonic() + 60
+            while pulled < min(number + 1 + expected, 20) and time.monotonic() < ends_at:
+                time.sleep(0.001)
+            # If more could be in flight, they would come meanwhile.
             time.sleep(0.02)
             # One is read and waits for room.
             seen.append(pulled - number - 1)

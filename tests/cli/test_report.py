@@ -66,7 +66,8 @@ async def test_every_report_is_printed(ledger: RunningLedger, monkeypatch: pytes
         (("q1", "pen"), "CURRENCY must be an ISO 4217 code"),
         (("q3", "XXX"), "CURRENCY must be an ISO 4217 code"),
         (("q2", "--until", "yesterday"), "--until must be an ISO 8601 instant"),
-        (("q3", "PEN", "--as-of", str(days_ago(-3))), "--as-of must not be in the future"),
+        # Not a day of this week: processes that collect the tests before and after midnight would not agree on their names.
+        (("q3", "PEN", "--as-of", "9000-01-01"), "--as-of must not be in the future"),
         (("q3", "PEN", "--as-of", "2025-02-30"), "--as-of"),
         (("q3", "PEN", "--min-amount-minor", "-1"), "--min-amount-minor"),
         (("q9",), "q9"),

@@ -1,12 +1,13 @@
 """`ledger serve` as its users meet it: a process, with an embedded PostgreSQL."""
 
+import asyncio
 import signal
 from pathlib import Path
 
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2
-from support.commands import run_command, run_process, serving
+from support.commands import TIMEOUT_SECONDS, run_command, run_process, serving
 from support.tokens import token_line
 
 from ledger.cli.demo_file import DEMO_FILE
@@ -19,22 +20,25 @@ def data_dir(enterable_folder: Path) -> Path:
     return enterable_folder / "data"
 
 
-async def health_of(address: str, service: str) -> int:
-    """What the server says of itself."""
-    async with aio.insecure_channel(address) as channel:
+async def until_serving(address: str) -> None:
+    """Returns when the service is SERVING: its database may be a moment late, also to the first question."""
+    async with asyncio.timeout(TIMEOUT_SECONDS), aio.insecure_channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(service=service))
-        return answer.status
+        request = health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService")
+        answer = health_pb2.HealthCheckResponse()
+        while answer.status != health_pb2.HealthCheckResponse.SERVING:
+            answer = await check(request)
+            await asyncio.sleep(0.02)
 
 
 async def test_server_serves_stops_and_keeps_its_books(data_dir: Path) -> None:
     """Ready and healthy, 0 after SIGTERM and after Ctrl-C, and what was booked before a restart is there after it."""
     async with serving(data_dir) as server:
-        assert await health_of(server.address, "ledger.v1.LedgerService") == health_pb2.HealthCheckResponse.SERVING
+        await until_serving(server.address)
         assert (await run_command("ingest", str(DEMO_FILE), "--address", server.address)).status == 0
         balance = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
         ended = await server.stop(signal.SIGTERM)
@@ -76,7 +80,7 @@ async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:
         assert (second.status, second.stdout) == (ExitStatus.REFUSED, "")
         assert len(second.stderr.splitlines()) == 1
         assert second.stderr.startswith(f"error: cannot listen on {server.address}: ")
-        assert await health_of(server.address, "ledger.v1.LedgerService") == health_pb2.HealthCheckResponse.SERVING
+        await until_serving(server.address)
 
 
 async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:

@@ -95,6 +95,8 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
         "LEDGER_LOG_FORMAT": "json",
         "LEDGER_METRICS_ADDRESS": "127.0.0.1:0",
+        # Whoever seals would wait for the locks of these tests as well, and be taken for a call.
+        "LEDGER_SEAL_INTERVAL_SECONDS": "0",
         # The server of these tests forgets on power loss.
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
         **role_settings(database),
@@ -156,8 +158,9 @@ async def workers(shared_database: Database) -> AsyncIterator[RunningWorkers]:
 
 async def test_workers_are_one_server(workers: RunningWorkers) -> None:
     """Ready once all serve; each answers some connections; the metrics are of all of them."""
-    assert set(workers.pids()) == {1, 2}
-    assert {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}
+    # Standard error is read beside standard output.
+    await until(lambda: set(workers.pids()) == {1, 2}, "two workers")
+    await until(lambda: {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}, "both serve")
     restaurant_id = unique("res")
     async with stubs_of(workers.address, CHANNELS) as stubs:
         events = [event_message(restaurant_id=restaurant_id) for _ in range(4 * CHANNELS)]

@@ -413,7 +413,7 @@ def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) ->
         str(mistyped),
     ]
     environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
-    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert finished.stderr == ""
     errors = [line for line in finished.stdout.splitlines() if ": error:" in line]
     wrong = [number for number, line in enumerate(MISTYPED_CALLER.splitlines(), 1) if line.startswith("    ")]

@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 from support.events import event_message
 from support.fuzzing import INTEGERS, METHODS, UUID_TEXT, VALID
 from support.running import RunningLedger
+from support.waiting import until_told
 
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
 SERVICE = "ledger.v1.LedgerService"
+DEADLINE_SECONDS = 60.0
 # Streams are fuzzed in test_fuzz_calls.py.
 UNARY_METHODS = sorted(set(METHODS) - {"StreamEvents"})
 
@@ -138,7 +140,7 @@ async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes |
     """The answer or the error of a call with raw bytes."""
     call: Any = ledger.channel.unary_unary(f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None)
     try:
-        answer: bytes = await call(request, timeout=20)
+        answer: bytes = await call(request, timeout=60)
     except aio.AioRpcError as error:
         return error
     return answer
@@ -173,10 +175,14 @@ def assert_explained(status: status_pb2.Status) -> None:
 
 
 async def assert_healthy(ledger: RunningLedger) -> None:
-    """Alive and ready, with books that balance with their events."""
+    """Alive and ready, once its database has answered in time, with books that balance with their events."""
     health: Any = health_pb2_grpc.HealthStub(ledger.channel)
-    answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    async def serving() -> bool:
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    await until_told(serving, DEADLINE_SECONDS)
     orphans = await ledger.query(
         "SELECT e.event_id FROM ledger_entries AS e WHERE e.event_id IS NOT NULL "
         "AND NOT EXISTS (SELECT FROM processor_events AS v WHERE v.event_id = e.event_id) "

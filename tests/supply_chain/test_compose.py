@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from support.commands import run_command
 from support.running import query
+from support.waiting import until_told
 
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.embedded import find_bin_dir
@@ -20,6 +22,7 @@ from ledger.infrastructure.postgres.migrations import create_database, database_
 COMPOSE_FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
 # What means something in a URL, to a shell, to SQL or to Compose.
 OWNER_PASSWORD = """o@b:c/d%40e?f#g 'h' "i" $HOME $(false) \\j;--"""
+RELOAD_SECONDS = 60.0
 APP_PASSWORD = f"the other {OWNER_PASSWORD}"
 
 
@@ -70,7 +73,17 @@ async def asking_server_url(empty_server_url: str) -> str:
     ((path,),) = await query(empty_server_url, "SHOW hba_file")
     ask_everybody(Path(path))
     await query(empty_server_url, "SELECT pg_reload_conf()")
+    await until_told(lambda: is_asked_for_a_password(empty_server_url), RELOAD_SECONDS)
     return empty_server_url
+
+
+async def is_asked_for_a_password(url: str) -> bool:
+    """Whether the server has read its file again: it has only been sent a signal."""
+    try:
+        await query(url, "SELECT 1")
+    except DBAPIError as error:
+        return "password authentication failed" in str(error)
+    return False
 
 
 async def test_any_passwords_let_the_services_in(asking_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ PING_TIMEOUT_SECONDS = 2.0
 # A single failed ping may be a hiccup; a second one is not.
 FAILED_PINGS_MAX = 2
 LAST_CALLS_SECONDS = 0.5
+# Waited for one after the other: a process that the system halts meanwhile loses one of them and not the whole time.
+LAST_CALLS_STEPS = 10
 
 # Longer than the longest deadline that we recommend to callers: only streams are still open then.
 CONNECTION_AGE_GRACE_SECONDS = 180
@@ -142,7 +144,8 @@ class Server:
         self._frame.stop()
         # What has arrived and was not handed to us yet, the library would answer with CANCELLED, which nobody repeats. We answer
         # it, until callers have heard that there is nothing more to be had here.
-        await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds))
+        for _ in range(LAST_CALLS_STEPS):
+            await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds) / LAST_CALLS_STEPS)
         await self._server.stop(grace_seconds)
 
     async def _follow_database(self) -> None:
