@@ -1,5 +1,6 @@
 """How batches are sent: in one stream, in order, bounded, and again. The server is a fake that does as it is told."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ Answers = Callable[[Iterator[Request], grpc.ServicerContext], Iterator[Response]
 
 CREATED = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_CREATED)
 DUPLICATE = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_DUPLICATE)
+# Long after an interruption.
+ANSWER_SECONDS = 30.0
 BUSY = ledger_pb2.IngestResult(error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="busy"))
 
 
@@ -284,6 +287,30 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
             send(address, [batch_of("a")])
         over.set()
     assert caught.value.exit_status is ExitStatus.UNREACHABLE
+
+
+def test_interruption_that_does_not_wake_the_sender_ends_it() -> None:
+    """A signal that another thread is given, or that comes just before the wait for an answer, does not end it by itself."""
+    over, waited_in_vain = threading.Event(), threading.Event()
+
+    def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
+        next(requests)
+        # By now the sender waits, most likely.
+        time.sleep(0.1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if not over.wait(ANSWER_SECONDS):
+            waited_in_vain.set()
+        yield from ()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with answering(answers) as address:
+            with pytest.raises(KeyboardInterrupt):
+                send(address, [batch_of("a")])
+            over.set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not waited_in_vain.is_set()
 
 
 def test_file_is_read_no_further_than_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

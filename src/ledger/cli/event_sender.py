@@ -28,6 +28,9 @@ BACKOFF_SECONDS_MAX = 5.0
 # A stream has no deadline as other calls have. A server in good health answers within its own deadlines, which are shorter.
 END_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 60.0
+# Python looks for Ctrl-C between two steps of its own code. One that comes just before a wait, or to another thread, does not end
+# it: so nobody waits for longer than this at a time.
+WAIT_SECONDS = 0.25
 
 Results = Sequence[ledger_pb2.IngestResult]
 
@@ -102,6 +105,17 @@ class _Stream:
     def start(self, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
         """Opens the stream. A daemon's, since the user may want the program to end before the server does."""
         threading.Thread(target=self._carry, args=(stub,), daemon=True).start()
+
+    def next_answer(self) -> ledger_pb2.StreamEventsResponse | grpc.RpcError | None:
+        """Waits for an answer, interruptibly. Raises queue.Empty when none comes within ANSWER_TIMEOUT_SECONDS."""
+        ends_at = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+        while True:
+            left_seconds = ends_at - time.monotonic()
+            try:
+                return self.answers.get(timeout=max(0.0, min(WAIT_SECONDS, left_seconds)))
+            except queue.Empty:
+                if left_seconds <= WAIT_SECONDS:
+                    raise
 
     def _carry(self, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
         try:
@@ -204,7 +218,7 @@ class EventSender:
         if self._stream is None:
             raise RuntimeError("there is no stream to be answered by")
         try:
-            answer = self._stream.answers.get(wait, ANSWER_TIMEOUT_SECONDS if wait else None)
+            answer = self._stream.next_answer() if wait else self._stream.answers.get_nowait()
         except queue.Empty:
             if not wait:
                 return False
