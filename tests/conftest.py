@@ -18,10 +18,11 @@ from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.settings import Settings
 
+# The servers of tests are on this machine: a proxy that leads out of it must not be asked for them.
+os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112  # as gRPC spells it
+
 # Several processes of one test run may share a server.
 TEMPLATE = f"ledger_template_{os.getpid()}"
-
-
 # As long as a test of today's payouts may take.
 MIDNIGHT_MARGIN_SECONDS = 60
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from ledger.cli.app import run
 from ledger.cli.serve import READY_PREFIX
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 180.0
 # As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored, and children inherit that.
 INTERRUPTIBLE = """
 import runpy, signal
