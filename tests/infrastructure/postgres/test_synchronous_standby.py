@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.message import Message
 from google.type import date_pb2
 from grpc import aio
-from support.events import event_message
+from support.events import event_message, unique
 from support.payout_runs import days_ago
 from support.running import RunningLedger, execute_alone, running_ledger
 
@@ -179,6 +179,57 @@ async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(ledger: Runni
         assert not waiting.done()
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await waiting == before
+
+
+async def cut_off(ledger: RunningLedger) -> set[int]:
+    """Ends the wait of all who wait for the standby, and not their sessions: to PostgreSQL a warning and success. Returns who."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    return {pid for (pid, _) in await ledger.query(f"SELECT pid, pg_cancel_backend(pid) FROM ({waiting}) AS waiting")}
+
+
+async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.StatusCode:
+    """How a call ends whose waits are cut off: it may wait beside the server's workers, and after them."""
+    while not call.done():
+        await cut_off(ledger)
+        await asyncio.sleep(0.01)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
+    """It is stored and not safe: the server looks it up, which waits in its turn, and then tells what it did."""
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        booking = await until_it_waits(ledger, lambda: send(ledger, event_message()), "INSERT INTO processor_events")
+        gone = await cut_off(ledger)
+        words = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, 'processor_events') > 0"
+        while not {pid for (pid,) in await ledger.query(words)} - gone:
+            assert not booking.done(), "told while one machine alone has it"
+            await asyncio.sleep(0.01)
+        assert not booking.done(), "told while one machine alone has it"
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert (await booking).status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+@pytest.mark.parametrize("method", FENCED)
+async def test_reader_whose_wait_is_cut_off_is_told_nothing(ledger: RunningLedger, read: Read, method: str) -> None:
+    """But to ask again."""
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
+        assert await refused(ledger, waiting) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
+    """It is there and not safe, and may be put again."""
+
+    async def put() -> ledger_pb2.PutRestaurantResponse:
+        return await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res")))
+
+    async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+        waiting = await until_it_waits(ledger, put, "COMMIT")
+        assert await refused(ledger, waiting) is grpc.StatusCode.UNAVAILABLE
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await put()
 
 
 async def test_readers_that_wait_leave_connections_to_those_that_do_not(ledger: RunningLedger, read: Read) -> None:

@@ -28,6 +28,9 @@ TRANSACTION_TIMEOUT_SECONDS = 30
 # When not even the statement timeout's answer arrives, the network is gone.
 COMMAND_TIMEOUT_SECONDS = STATEMENT_TIMEOUT_SECONDS + 5
 
+# PostgreSQL's own function in which a commit waits for a synchronous standby. Messages name the function that they come from.
+SYNCHRONOUS_WAIT = "SyncRepWaitForLSN"
+
 # For every new session. PostgreSQL has transaction_timeout from 17 on.
 PREPARE_SESSION = f"""
 {SET_SYSTEM_IDENTIFIER};
@@ -90,6 +93,25 @@ def create_engine(
 def _prepare(dbapi_connection: Any, _: Any) -> None:
     """Tells a new session what it cannot be told by its address: the cluster it is of, and settings that not every server has."""
     dbapi_connection.run_async(lambda connection: connection.execute(PREPARE_SESSION))
+    dbapi_connection.driver_connection.add_log_listener(_end_if_unsafe)
+
+
+def _end_if_unsafe(connection: Connection, message: asyncpg.PostgresLogMessage) -> None:
+    """Ends a session whose commit was cut off while it waited for a standby: PostgreSQL warns of that, and calls it a success.
+
+    It has no SQLSTATE of its own, and its words are in the server's language. Only PostgreSQL's function that waits names it.
+    """
+    if getattr(message, "server_source_function", None) == SYNCHRONOUS_WAIT:
+        connection.terminate()
+
+
+def check_safe(connection: Connection) -> None:
+    """To be asked after a commit, before anybody is told of it. Raises a driver's error if no standby may have it.
+
+    The driver tells of a warning before it answers the statement that it belongs to.
+    """
+    if connection.is_closed():
+        raise asyncpg.ConnectionDoesNotExistError("the session ended with its commit, which may not be safe")
 
 
 def _refuse_closed(dbapi_connection: Any, *_: Any) -> None:
@@ -118,7 +140,9 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
             try:
-                yield (await connection.get_raw_connection()).driver_connection
+                driver_connection = (await connection.get_raw_connection()).driver_connection
+                yield driver_connection
+                check_safe(driver_connection)
             except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
                 # A statement that timed out may still be running in that session, and a lost one must not be pooled.
                 await connection.invalidate(error)
@@ -157,6 +181,7 @@ class KeptConnections:
             connection, driver_connection = await self._take()
             try:
                 yield driver_connection
+                check_safe(driver_connection)
             except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
                 # A cancelled statement may still be running in that session, and a lost one must not be kept.
                 await connection.invalidate(error)

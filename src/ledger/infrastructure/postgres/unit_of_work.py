@@ -5,7 +5,7 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledger.infrastructure.postgres.engine import connect
+from ledger.infrastructure.postgres.engine import check_safe, connect
 from ledger.infrastructure.postgres.errors import database_errors, error_of
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurant_repository import PostgresRestaurants
@@ -32,6 +32,7 @@ class PostgresUnitOfWork:
         if self._connection is None:
             raise RuntimeError("the unit of work was not entered")
         await self._connection.commit()
+        check_safe((await self._connection.get_raw_connection()).driver_connection)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._connection is not None:
