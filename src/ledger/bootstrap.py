@@ -229,6 +229,10 @@ class Application:
         if self.audit_log is not None:
             self.audit_log.start()
 
+    def wind_up(self) -> None:
+        """Begins nothing that others can do as well, while calls are still answered."""
+        self._payout_worker.wind_up()
+
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""
         await asyncio.gather(
@@ -329,6 +333,7 @@ async def run_server(
         on_ready(listening_address(settings.grpc_address, server.port))
         await stop.wait()
         _log.info("stopping")
+        application.wind_up()
         await server.stop(settings.shutdown_grace_seconds)
         numbers_compared.cancel()
         await application.close()

@@ -59,10 +59,14 @@ class PayoutWorker:
         """Tells that there is a new run."""
         self._wake.set()
 
-    async def stop(self) -> None:
-        """Returns when the pages under way are done; the rest of the run is for other workers."""
+    def wind_up(self) -> None:
+        """Begins no further page: the rest of the run is for other workers."""
         self._stopping = True
         self._wake.set()
+
+    async def stop(self) -> None:
+        """Winds up, and returns when the pages under way are done."""
+        self.wind_up()
         if self._task is not None:
             await self._task
 
