@@ -320,6 +320,20 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
     await ingest.close()
 
 
+async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock, without a test that says so: its time is not begun anew by anything that happens meanwhile."""
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.05)
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.held = {"res_1"}
+    async with asyncio.timeout(60):
+        told_of = await all_told(*(ingest([processor_event(restaurant_id="res_1")]) for _ in range(4)))
+    assert told_of == [DatabaseContention] * 4
+    await ingest.close()
+
+
 async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
     """It has one caller, who is told that the outcome is not known."""
     ledger = LockedLedger()

@@ -106,9 +106,9 @@ class _Stream:
         """Opens the stream. A daemon's, since the user may want the program to end before the server does."""
         threading.Thread(target=self._carry, args=(stub,), daemon=True).start()
 
-    def next_answer(self) -> ledger_pb2.StreamEventsResponse | grpc.RpcError | None:
-        """Waits for an answer, interruptibly. Raises queue.Empty when none comes within ANSWER_TIMEOUT_SECONDS."""
-        ends_at = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+    def next_answer(self, timeout_seconds: float) -> ledger_pb2.StreamEventsResponse | grpc.RpcError | None:
+        """Waits for an answer, interruptibly. Raises queue.Empty when none comes in time."""
+        ends_at = time.monotonic() + timeout_seconds
         while True:
             left_seconds = ends_at - time.monotonic()
             try:
@@ -205,7 +205,7 @@ class EventSender:
         if self._stream is not None:
             self._stream.requests.put(None)
             with suppress(queue.Empty):
-                self._stream.answers.get(timeout=END_TIMEOUT_SECONDS)
+                self._stream.next_answer(END_TIMEOUT_SECONDS)
             self._stream = None
 
     def _end_stream(self) -> None:
@@ -218,7 +218,7 @@ class EventSender:
         if self._stream is None:
             raise RuntimeError("there is no stream to be answered by")
         try:
-            answer = self._stream.next_answer() if wait else self._stream.answers.get_nowait()
+            answer = self._stream.next_answer(ANSWER_TIMEOUT_SECONDS) if wait else self._stream.answers.get_nowait()
         except queue.Empty:
             if not wait:
                 return False

@@ -18,9 +18,11 @@ from support.payout_runs import days_ago
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap import DATABASE_NAME, Database
+from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, autocommit
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.fence import EMIT_MESSAGE
 from ledger.infrastructure.postgres.migrations import create_database, migrate_async
 from ledger.v1 import ledger_pb2
 
@@ -221,15 +223,38 @@ async def test_reader_whose_wait_is_cut_off_is_told_nothing(ledger: RunningLedge
 
 async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
     """It is there and not safe, and may be put again."""
+    restaurant_id = unique("res")
 
     async def put() -> ledger_pb2.PutRestaurantResponse:
-        return await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res")))
+        return await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id))
 
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, put, "COMMIT")
         assert await refused(ledger, waiting) is grpc.StatusCode.UNAVAILABLE
     async with asyncio.timeout(DEADLINE_SECONDS):
         await put()
+
+
+async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_warnings(ledger: RunningLedger) -> None:
+    """A setting of the database by which its sessions hear of errors alone does not make the commit look safe."""
+    await execute_alone(ledger.database.migration_url, f"ALTER DATABASE {DATABASE_NAME} SET client_min_messages = error")
+    engine = create_engine(ledger.database.url, pool_size=1)
+
+    async def write() -> None:
+        async with autocommit(engine) as connection:
+            await connection.execute(EMIT_MESSAGE)
+
+    try:
+        async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
+            waiting = await until_it_waits(ledger, write, FENCE)
+            while not waiting.done():
+                await cut_off(ledger)
+                await asyncio.sleep(0.01)
+            with pytest.raises(DatabaseUnavailable):
+                await waiting
+    finally:
+        await engine.dispose()
+        await execute_alone(ledger.database.migration_url, f"ALTER DATABASE {DATABASE_NAME} RESET client_min_messages")
 
 
 async def test_readers_that_wait_leave_connections_to_those_that_do_not(ledger: RunningLedger, read: Read) -> None:

@@ -76,6 +76,8 @@ def create_engine(
                 "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
                 "lock_timeout": f"{lock_timeout_seconds}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_SECONDS}s",
+                # Whatever the database or the role is set to: that a commit is not safe is no more than a warning.
+                "client_min_messages": "warning",
                 # Compiling pays off for long queries only; there are none.
                 "jit": "off",
                 # Every statement is written to be planned once, for any number of rows: planning anew costs a single event half
