@@ -294,7 +294,9 @@ def main() -> None:
     else:
         arguments.peak_seconds = 8.0
     arguments.seconds = arguments.seconds or (4.0 if arguments.short else 60.0)
-    arguments.patience = PATIENCE_SECONDS if arguments.short else 0.0
+    # Callers that queue are never told to wait.
+    is_patient = arguments.short and arguments.manners != Manners.QUEUEING
+    arguments.patience = PATIENCE_SECONDS if is_patient else 0.0
     arguments.health_timeout = PATIENCE_SECONDS if arguments.short else HEALTH_TIMEOUT_SECONDS
     folder = Path(tempfile.mkdtemp(prefix="ledger-overload-"))
     folder.chmod(0o755)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 import pytest
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
+from support.waiting import WhenSaid
 
 from ledger.application import contended_groups
 from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
@@ -262,26 +263,16 @@ class LockedLedger(FakeEventLedger):
         return await super().insert(*arguments, **options)  # type: ignore[arg-type]
 
 
-class GivingUp(float):
-    """The time at which a group gives up what is locked: it comes when a test says so."""
-
-    has_come = False
-
-    # Asked before the clock's own comparison, as this is a kind of float.
-    def __le__(self, _now: float) -> bool:
-        return self.has_come
-
-
 @pytest.fixture
-def giving_up(monkeypatch: pytest.MonkeyPatch) -> GivingUp:
-    giving_up = GivingUp()
+def giving_up(monkeypatch: pytest.MonkeyPatch) -> WhenSaid:
+    giving_up = WhenSaid()
     monkeypatch.setattr(contended_groups.ContendedGroups, "until", staticmethod(lambda: giving_up))
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 3600.0)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
     return giving_up
 
 
-async def test_one_locked_call_of_a_group_stands_alone(giving_up: GivingUp) -> None:
+async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> None:
     """It alone is told that the outcome is not known, the others are booked, in few statements, one after the other."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
@@ -303,7 +294,7 @@ async def test_one_locked_call_of_a_group_stands_alone(giving_up: GivingUp) -> N
     await ingest.close()
 
 
-async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(giving_up: GivingUp) -> None:
+async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(giving_up: WhenSaid) -> None:
     """However many of its events there are: the others of the group are booked after few statements."""
     ledger = LockedLedger()
     ingest = use_case(ledger)

@@ -522,13 +522,15 @@ class PingedConnection(Http2):
 @asynccontextmanager
 async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
     """One with a call open, of which the server learnt before the connection had been idle for too long."""
-    while True:
+    ends_at = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < ends_at:
         async with PingedConnection.connect(address) as connection:
             connection.open(STREAM)
             await connection.ping()
             if connection.goaway is None and not connection.closed:
                 yield connection
                 return
+    raise TimeoutError("every connection was shown out before its call was open")
 
 
 async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from support.audit import assert_books_in_order
 from support.events import event_message, processor_event
 from support.running import RunningLedger, query, running_ledger
 from support.sessions import locked
-from support.waiting import until
+from support.waiting import WhenSaid, until
 
 from ledger.application import contended_groups
 from ledger.application.contended_groups import ContendedGroups
@@ -94,15 +94,6 @@ def time_is_up(monkeypatch: pytest.MonkeyPatch) -> "WhenSaid":
     instant = WhenSaid()
     monkeypatch.setattr(ContendedGroups, "until", staticmethod(lambda: instant))
     return instant
-
-
-class WhenSaid(float):
-    """An instant of the event loop that has come as soon as somebody says so."""
-
-    has_come = False
-
-    def __le__(self, _now: float) -> bool:
-        return self.has_come
 
 
 @pytest.fixture

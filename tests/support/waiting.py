@@ -22,3 +22,13 @@ async def until_told(happened: Callable[[], Awaitable[bool]], timeout_seconds: f
             if await happened():
                 return
             await asyncio.sleep(POLL_SECONDS)
+
+
+class WhenSaid(float):
+    """An instant of the event loop that has come as soon as a test says so; asked as `time >= instant`."""
+
+    has_come = False
+
+    # Asked before the clock's own comparison, as this is a kind of float.
+    def __le__(self, _now: float) -> bool:
+        return self.has_come

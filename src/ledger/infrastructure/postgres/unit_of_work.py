@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.infrastructure.postgres.engine import check_safe, connect
@@ -32,7 +33,12 @@ class PostgresUnitOfWork:
         if self._connection is None:
             raise RuntimeError("the unit of work was not entered")
         await self._connection.commit()
-        check_safe((await self._connection.get_raw_connection()).driver_connection)
+        try:
+            check_safe((await self._connection.get_raw_connection()).driver_connection)
+        except asyncpg.PostgresConnectionError as error:
+            # Back in the pool it would pass for a sign that all others are dead, too.
+            await self._connection.invalidate(error)
+            raise
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._connection is not None:
