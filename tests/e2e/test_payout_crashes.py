@@ -200,20 +200,26 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
     # A page at a time: another one would wait for the lock until it times out, and be made smaller each time.
     async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, RESTAURANTS)
-        run = None
-        for table in ("payouts", "ledger_entries", "payout_items"):
-            async with locked(database, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"):
-                run = run or await start_run(ledger)
-                pids = await waiting_sessions(database, table)
-                await query(
-                    database.migration_url,
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
-                    pids=pids,
-                )
-                await sessions_gone(database, pids)
-                # It comes again.
-                assert not set(await waiting_sessions(database, table)) & set(pids)
-        assert run is not None
+        async with AsyncExitStack() as gates:
+            gate = None
+            for table in ("payouts", "ledger_entries", "payout_items"):
+                async with locked(database, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"):
+                    if gate is not None:
+                        await gate.rollback()
+                    # The same run every time, of which the worker is told anew.
+                    run = await start_run(ledger)
+                    pids = await waiting_sessions(database, table)
+                    await query(
+                        database.migration_url,
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
+                        pids=pids,
+                    )
+                    await sessions_gone(database, pids)
+                    # It comes again.
+                    assert not set(await waiting_sessions(database, table)) & set(pids)
+                    # The page under way will be paid; the others stay until the next table is locked.
+                    gate = await gates.enter_async_context(locked(database, f"{ITEMS} {LOCK} SKIP LOCKED"))
+        run = await start_run(ledger)
         await assert_each_paid_once(ledger, run.payout_run_id)
 
 
