@@ -204,18 +204,19 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
         for event in one.booked
     ]
     stored, lost = await lost_events(postgres, booked)
+    seconds = max(some.seconds for some in told)
     # What is booked in the last seconds' deadlines is not counted: nobody comes any more then.
     booked_at = sorted(at for some in told for at in some.booked_at)
-    goodput = sum(at - booked_at[0] <= arguments.seconds for at in booked_at) / arguments.seconds
+    goodput = sum(at - booked_at[0] <= seconds for at in booked_at) / seconds
     health = sorted(watched.health_seconds)
     return {
         "peak_before": before[0],
         "peak_after": after[0],
         "manners": arguments.manners,
-        "offered_per_second": sum(some.offered for some in told) / arguments.seconds,
-        "factor": sum(some.offered for some in told) / arguments.seconds / before[0],
-        "sent_per_second": sum(some.sent for some in told) / arguments.seconds,
-        "callers_cores": sum(some.processor_seconds for some in told) / arguments.seconds,
+        "offered_per_second": sum(some.offered for some in told) / seconds,
+        "factor": sum(some.offered for some in told) / seconds / before[0],
+        "sent_per_second": sum(some.sent for some in told) / seconds,
+        "callers_cores": sum(some.processor_seconds for some in told) / seconds,
         "goodput_per_second": goodput,
         "goodput_ratio": goodput / ((before[0] + after[0]) / 2),
         "refused_streams": sum(some.refused_streams for some in told),

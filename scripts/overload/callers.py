@@ -81,6 +81,8 @@ class Told:
     offered: int = 0
     sent: int = 0
     refused_streams: int = 0
+    # For how long they made calls.
+    seconds: float = 0.0
     processor_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
@@ -351,6 +353,7 @@ async def call_all(plan: Plan) -> Told:
         await asyncio.sleep(TICK_SECONDS)
     told.processor_seconds = time.process_time() - worked
     ended = time.monotonic()
+    told.seconds = ended - began
     while any(caller.waiting for caller in callers):
         is_last = time.monotonic() > ended + plan.deadline_seconds + 1
         # Also when it is late: a process that was halted has yet to see which deadlines have passed.
