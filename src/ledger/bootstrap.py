@@ -357,15 +357,20 @@ def audit_books(settings: Settings) -> AuditReport:
     From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
     DatabaseTimeout.
     """
-    return _on_books(settings, audit)
+    return on_books(settings, audit)
 
 
 def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:
     """Recomputes the chain of seals of the books, likewise."""
-    return _on_books(settings, lambda engine: verify_chain(engine, expected_hash))
+    return on_books(settings, lambda engine: verify_chain(engine, expected_hash))
 
 
-def _on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+    """What `work` returns on the books of the configured database, or of the embedded one, which must exist already.
+
+    The one way for a command to read books. From the main thread and outside an event loop. Raises SchemaMismatch,
+    EmbeddedPostgresError, DatabaseUnavailable, and what `work` raises.
+    """
     data_dir = settings.data_dir or default_data_dir()
     if not settings.database_url and not has_cluster(data_dir):
         raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")

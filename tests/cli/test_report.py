@@ -2,9 +2,11 @@
 
 import csv
 import io
+import re
+from pathlib import Path
 
 import pytest
-from support.commands import run_command
+from support.commands import run_command, run_process
 from support.events import event_message
 from support.payout_runs import answer, days_ago, finished_run
 from support.running import RunningLedger
@@ -47,10 +49,7 @@ async def test_every_report_is_printed(ledger: RunningLedger, monkeypatch: pytes
     assert [row["pays_minor"] for row in await rows_of("q3", "PEN")] == ["4980", "0"]
     assert [row["entity"] for row in await rows_of("q4")] == ["account res_red/PEN"]
     history = await rows_of("payouts", "res_a")
-    assert [(row["state"], row["item_type"], row["item_minor"]) for row in history] == [
-        ("RETURNED", "CHARGE", "5000"),
-        ("RETURNED", "FEE", "-20"),
-    ]
+    assert [(row["state"], row["item_charge_minor"], row["item_fee_minor"]) for row in history] == [("RETURNED", "5000", "-20")]
     assert history[0]["paid_at"] == "2025-12-01T10:00:00Z"
     outcome = await run_command("report", "q1", "PEN")
     assert (outcome.status, outcome.stderr) == (0, "")
@@ -87,3 +86,56 @@ async def test_unreachable_database_is_told_without_its_password(monkeypatch: py
     outcome = await run_command("report", "q4")
     assert outcome.status == ExitStatus.UNREACHABLE
     assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
+
+
+async def test_sums_are_whole_numbers_in_digits(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL sends a sum of bigint as a numeric with digits to spare, which Python writes as 2.00E+6."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_a", currency="USD", amount_minor=2_000_000, fee_minor=10_000),
+        event_message(restaurant_id="res_b", currency="USD", amount_minor=10_000),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_b", currency="USD", amount_minor=30_000),
+        event_message(ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, restaurant_id="res_c", currency="USD", amount_minor=40_000),
+    )
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    until = ("--until", "2025-12-01T10:00:00.000001Z")
+    await finished_run(ledger, currency="USD", as_of=days_ago(1))
+    for arguments in (("q1", "USD"), ("q2", *until), ("q3", "USD"), ("q4",), ("payouts", "res_a")):
+        rows = await rows_of(*arguments)
+        assert rows, arguments
+        for row in rows:
+            for column, cell in row.items():
+                if column.endswith(("_minor", "_count")) or column in ("rank", "sequence"):
+                    assert re.fullmatch(r"-?[0-9]+|", cell), (arguments, column, cell)
+        table = await run_command("report", *arguments)
+        assert not re.search(r"[0-9]E\+?[0-9]", table.stdout), table.stdout
+    amounts = {row["restaurant_id"]: row["reserved_minor"] for row in await rows_of("q1", "USD")}
+    assert amounts == {"res_a": "1990000", "res_b": "0", "res_c": "0"}
+
+
+async def test_a_payout_is_one_row(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a column for each type of item: a sum over amount_minor counts each payout once."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_a", amount_minor=80),
+        event_message(restaurant_id="res_a", currency="USD", amount_minor=700),
+    )
+    await finished_run(ledger, as_of=days_ago(1))
+    await finished_run(ledger, currency="USD", as_of=days_ago(1))
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
+    rows = await rows_of("payouts", "res_a")
+    items = ("item_charge_minor", "item_fee_minor", "item_refund_minor", "item_adjustment_credit_minor")
+    assert [(row["currency"], row["amount_minor"], *(row[item] for item in items)) for row in rows] == [
+        ("PEN", "4900", "5000", "-20", "-80", "0"),
+        ("USD", "700", "700", "0", "0", "0"),
+    ]
+    for row in rows:
+        assert sum(int(cell) for column, cell in row.items() if column.startswith("item_")) == int(row["amount_minor"])
+
+
+async def test_a_machine_without_books_gets_none(enterable_folder: Path) -> None:
+    """A report says where it looked, and creates no database there."""
+    # As a process: the embedded server starts from a main thread only, which would hide that one is started.
+    outcome = await run_process("report", "q1", "PEN", env={"LEDGER_DATA_DIR": str(enterable_folder / "books")})
+    assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
+    assert outcome.stderr == f"error: there are no books in {enterable_folder}/books: LEDGER_DATA_DIR says where they are\n"
+    assert not (enterable_folder / "books").exists()

@@ -1,9 +1,9 @@
 """`ledger report`: answers the questions of sql/queries.sql."""
 
-import asyncio
 import csv
 import sys
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,7 @@ from ledger.cli.configuration import load_settings
 from ledger.cli.failures import CommandFailure, ExitStatus, printable, report
 from ledger.cli.instants import INSTANT_RULE, parse_instant
 from ledger.cli.output import print_line, print_table
+from ledger.cli.payout_history import one_row_a_payout
 from ledger.domain.money import EXPONENT_BY_CURRENCY, INT64_MAX
 from ledger.observability import configure_logging
 from ledger.settings import Settings
@@ -111,6 +112,8 @@ def _show(name: str, parameters: "dict[str, Value]", *, as_csv: bool) -> None:
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     found = _query_configured_books(settings, name, parameters)
+    if name == "payout_history":
+        found = one_row_a_payout(found)
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(found.columns)
@@ -125,22 +128,12 @@ def _show(name: str, parameters: "dict[str, Value]", *, as_csv: bool) -> None:
 
 def _query_configured_books(settings: Settings, name: str, parameters: "dict[str, Value]") -> "Report":
     """What the query returns on the settings' database. From the main thread. Raises CommandFailure."""
-    from ledger.bootstrap import Database, open_database
+    from ledger.bootstrap import on_books
     from ledger.cli.database_failures import database_failures
-    from ledger.infrastructure.postgres.engine import create_engine
     from ledger.infrastructure.postgres.reports import run_query
-    from ledger.infrastructure.postgres.start_checks import check_schema
 
-    async def query(database: Database) -> "Report":
-        engine = create_engine(database.url, pool_size=1)
-        try:
-            await check_schema(engine)
-            return await run_query(engine, name, parameters)
-        finally:
-            await engine.dispose()
-
-    with database_failures(settings.database_url), open_database(settings) as database:
-        return asyncio.run(query(database))
+    with database_failures(settings.database_url):
+        return on_books(settings, lambda engine: run_query(engine, name, parameters))
 
 
 def _table(found: "Report") -> Table:
@@ -158,4 +151,7 @@ def _text(value: "Value") -> str:
         return ""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Decimal):
+        # str() writes a sum such as 2000000 as 2.00E+6 where the database sent it with digits to spare.
+        return f"{value:f}"
     return value.isoformat() if isinstance(value, date) else str(value)
