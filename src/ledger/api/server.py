@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
+import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -15,6 +16,7 @@ from ledger.api.call_frame import CallFrame
 from ledger.api.crowding import CallLimits
 from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.security import Security
+from ledger.api.unix_socket import PREFIX, SocketTaken, UnixSocket
 from ledger.application.audit_log import AuditLog
 from ledger.v1 import ledger_pb2_grpc
 
@@ -80,6 +82,18 @@ class AddressUnavailable(Exception):
     """The server cannot listen where it was told to."""
 
 
+def _claimed_socket(address: str) -> UnixSocket | None:
+    """The unix socket of `address`, if it is one. Raises AddressUnavailable."""
+    if not address.startswith(PREFIX):
+        return None
+    try:
+        return UnixSocket(address)
+    except SocketTaken as error:
+        raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
+    except OSError as error:
+        raise AddressUnavailable(f"cannot listen on {address}: {error.strerror}: {error.filename}") from error
+
+
 class Server:
     """A server around `service`. Health `""` means that the process is alive; the service's own follows the database."""
 
@@ -118,16 +132,26 @@ class Server:
             # The library's own way would look at the class of the server and take the servicer for threads.
             add_reflection: Callable[[object, aio.Server], None] = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
             add_reflection(reflection.aio.ReflectionServicer(names), framed)
+        self._socket = _claimed_socket(address)
+        self.port = self._listen(address, None if security is None else security.credentials())
+
+    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Returns the port. Raises AddressUnavailable."""
+        bind_address = address if self._socket is None else self._socket.bind_address
         try:
-            credentials = None if security is None else security.credentials()
             if credentials is None:
-                self.port = self._server.add_insecure_port(address)
+                port = self._server.add_insecure_port(bind_address)
             else:
-                self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
+                port = self._server.add_secure_port(bind_address, credentials)
+            if self._socket is not None:
+                self._socket.publish()
+        except (RuntimeError, OSError) as error:
+            if self._socket is not None:
+                self._socket.release()
             raise AddressUnavailable(
                 f"cannot listen on {address}: it is not an address of this machine, or another server has it"
             ) from error
+        return port
 
     async def start(self) -> None:
         """Begins to answer; the service is told as serving once the database answers."""
@@ -147,6 +171,8 @@ class Server:
         for _ in range(LAST_CALLS_STEPS):
             await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds) / LAST_CALLS_STEPS)
         await self._server.stop(grace_seconds)
+        if self._socket is not None:
+            self._socket.release()
 
     async def _follow_database(self) -> None:
         failed_pings = 0

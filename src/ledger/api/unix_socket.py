@@ -1,0 +1,87 @@
+"""The file of a unix socket: one server has it at a time, a dead server's is replaced, and a stop removes only its own."""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+PREFIX = "unix:"
+LOCK_SUFFIX = ".lock"
+
+
+class SocketTaken(Exception):
+    """Another server, or a file that is no socket, has the path."""
+
+
+class UnixSocket:
+    """A claim on the path of `address`, which is unix:path as gRPC reads it.
+
+    The library listens at `bind_address`, a name beside the path, and `publish` moves that socket to the path. So the library,
+    which unlinks without a look both when it binds and when it stops, never touches the path itself.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Takes the lock beside the path, which the system releases when the process ends. Raises SocketTaken, OSError."""
+        self._path = _path_of(address)
+        self._own: tuple[int, int] | None = None
+        suffix = f".{os.getpid()}"
+        self._bound = self._path.with_name(self._path.name + suffix)
+        self.bind_address = address + suffix
+        self._lock = _locked(self._path.with_name(self._path.name + LOCK_SUFFIX))
+        try:
+            _refuse_what_is_in_use(self._path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def publish(self) -> None:
+        """Puts the socket that is bound now at the path, in place of a dead server's. Raises OSError."""
+        status = self._bound.stat()
+        self._bound.rename(self._path)
+        self._own = (status.st_dev, status.st_ino)
+
+    def release(self) -> None:
+        """Removes the socket if it is still ours, and lets the next server in.
+
+        The lock file stays: were it removed, two servers could each lock a file of that name.
+        """
+        with suppress(FileNotFoundError):
+            status = self._path.lstat()
+            if (status.st_dev, status.st_ino) == self._own:
+                self._path.unlink()
+        os.close(self._lock)
+
+
+def _path_of(address: str) -> Path:
+    text = unquote(address.removeprefix(PREFIX))
+    return Path(text.removeprefix("//") if text.startswith("///") else text)
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise SocketTaken("another server listens there") from error
+    return descriptor
+
+
+def _refuse_what_is_in_use(path: Path) -> None:
+    """A server that knows nothing of the lock may listen there, and a file that is no socket is nobody's to replace."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SocketTaken("there is a file of that name which is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A full queue of connections is a sign of life, too, and is not waited for.
+        probe.setblocking(False)
+        if probe.connect_ex(os.fspath(path)) in {errno.ECONNREFUSED, errno.ENOENT}:
+            return
+    raise SocketTaken("another server listens there")
