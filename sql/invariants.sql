@@ -1050,7 +1050,8 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'payout_run_items', 'INSERT', ''),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'outcome'),
     ('ledger_app', 'payout_run_items', 'UPDATE', 'skip_reason'),
-    ('ledger_app', 'payout_run_items', 'UPDATE', 'payout_id')
+    ('ledger_app', 'payout_run_items', 'UPDATE', 'payout_id'),
+    ('ledger_app', 'page_token_keys', 'SELECT', '')
 ),
 ours AS (
   SELECT oid, relname::text AS table_name
@@ -1071,6 +1072,12 @@ held (role_name, table_name, privilege, column_name) AS (
   CROSS JOIN ours AS o
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
   WHERE has_column_privilege(r.oid, o.oid, a.attnum, 'UPDATE')
+  UNION ALL
+  -- Everything else may be read by both.
+  SELECT r.role_name, o.table_name, 'SELECT', ''
+  FROM role AS r
+  CROSS JOIN ours AS o
+  WHERE o.table_name = 'page_token_keys' AND has_any_column_privilege(r.oid, o.oid, 'SELECT')
 ),
 broken AS (
   SELECT role_name, 'does not exist' AS detail FROM role WHERE oid IS NULL

@@ -240,6 +240,18 @@ COMMENT ON COLUMN ledger_seals.sealed_at IS 'When it was made, by the database''
 COMMENT ON COLUMN ledger_seals.previous_hash IS 'The hash of the seal before; zeros in the first.';
 COMMENT ON COLUMN ledger_seals.hash IS 'SHA-256 over all of the above: what is published.';
 
+CREATE TABLE page_token_keys (
+    page_token_key_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    secret bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT page_token_keys_secret_check CHECK ((octet_length(secret) >= 32))
+);
+
+COMMENT ON TABLE page_token_keys IS 'By which servers authenticate page tokens: the newest key makes them, all of them verify. Only for ledger_app.';
+COMMENT ON COLUMN page_token_keys.page_token_key_id IS 'Random, so that the keys of two databases can stand beside each other.';
+COMMENT ON COLUMN page_token_keys.secret IS 'The key of HMAC-SHA256. Never shown.';
+COMMENT ON COLUMN page_token_keys.created_at IS 'When it was made, by the database''s clock.';
+
 CREATE TABLE payout_items (
     payout_id uuid NOT NULL,
     entry_type text NOT NULL,
@@ -445,6 +457,9 @@ ALTER TABLE ONLY ledger_seals
 ALTER TABLE ONLY ledger_seals
     ADD CONSTRAINT ledger_seals_previous_hash_key UNIQUE (previous_hash);
 
+ALTER TABLE ONLY page_token_keys
+    ADD CONSTRAINT page_token_keys_pkey PRIMARY KEY (page_token_key_id);
+
 ALTER TABLE ONLY payout_items
     ADD CONSTRAINT payout_items_pkey PRIMARY KEY (payout_id, entry_type);
 
@@ -639,6 +654,7 @@ GRANT INSERT(event_id) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(payout_id) ON TABLE ledger_entries TO ledger_app;
 GRANT SELECT,INSERT ON TABLE ledger_seals TO ledger_app;
 GRANT SELECT ON TABLE ledger_seals TO ledger_read;
+GRANT SELECT ON TABLE page_token_keys TO ledger_app;
 GRANT SELECT,INSERT ON TABLE payout_items TO ledger_app;
 GRANT SELECT ON TABLE payout_items TO ledger_read;
 GRANT SELECT ON TABLE payout_run_items TO ledger_app;

@@ -45,6 +45,7 @@ from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.fence import Fence
 from ledger.infrastructure.postgres.migrations import create_database, migrate
+from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
 from ledger.infrastructure.postgres.seal_audit import verify_chain
@@ -217,6 +218,7 @@ class Application:
             payout_runs=runs,
             payouts=PostgresPayouts(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
+            page_token_keys=PostgresPageTokenKeys(engine),
             begin=lambda: PostgresUnitOfWork(engine),
             clock=lambda: datetime.now(UTC),
         )

@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import hashlib
-import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,10 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
 from support.events import event_message, timestamp, unique
+from support.page_tokens import keyed_token
 from support.running import RunningLedger
 
 from ledger.api.convert import decode_instant
 from ledger.api.convert_statement import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
+from ledger.api.page_tokens import PageTokens
 from ledger.application.ports import StatementMoment, StatementPage, StatementPlace
 from ledger.v1 import ledger_pb2
 
@@ -495,17 +495,14 @@ WRONG_FIELDS = {
 }
 
 
-def forged(position: object, restaurant_id: str) -> str:
-    """A token with the right checksum: it is no secret."""
-    query = ["ListEntries", restaurant_id, "PEN", "", "", "", "", ""]
-    body = json.dumps(position, separators=(",", ":")).encode()
-    checksum = hashlib.sha256(json.dumps(query, separators=(",", ":")).encode() + b"\n" + body).digest()[:12]
-    return base64.urlsafe_b64encode(checksum + body).decode().rstrip("=")
-
-
-async def test_forged_token_is_judged_like_any_field(shared_ledger: RunningLedger) -> None:
-    """What no page made, under a right checksum: INVALID_ARGUMENT, or a page of the caller's own books; never a failure."""
+async def test_position_under_the_right_key_is_judged_like_any_field(shared_ledger: RunningLedger) -> None:
+    """What no page made, under a key that leaked: INVALID_ARGUMENT, or a page of the caller's own books; never a failure."""
     restaurant_id = unique("res")
+    ((key,),) = await shared_ledger.query("SELECT secret FROM page_token_keys")
+
+    def forged(position: object, restaurant_id: str) -> str:
+        return keyed_token(key, ["ListEntries", restaurant_id, "PEN", "", "", "", "", ""], position)
+
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     good = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_token=forged(FORGED, restaurant_id)))
     assert good.entries == []
@@ -538,9 +535,10 @@ def test_token_stays_small_whatever_is_under_way() -> None:
     )
     place = StatementPlace(moment, datetime(5138, 1, 1, tzinfo=UTC), end, UUID(UUID_TEXT), 2**15 - 1)
     request = request_of("r" * 128, payout_id=UUID_TEXT, event_id="e" * 128)
-    query, _, _ = decode_statement_request(request)
-    request.page_token = encode_statement_page(query, StatementPage(moment, [], place)).next_page_token
-    _, found, _ = decode_statement_request(request)
+    tokens = PageTokens([b"k" * 32])
+    query, _, _ = decode_statement_request(tokens, request)
+    request.page_token = encode_statement_page(tokens, query, StatementPage(moment, [], place)).next_page_token
+    _, found, _ = decode_statement_request(tokens, request)
     assert found is not None
     assert found.moment.transactions_open == tuple(sorted(moment.transactions_open, reverse=True)[:OPEN_TRANSACTIONS_MAX])
     assert (found.recorded_at, found.recorded_txid, found.position) == (place.recorded_at, end, 2**15 - 1)

@@ -7,7 +7,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.api.errors import status_of
-from ledger.api.page_tokens import decode_page_token, encode_page_token
+from ledger.api.page_tokens import PageTokens
 from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
 from ledger.application.ingest_events import BATCH_EVENTS_MAX
 from ledger.application.ports import StoredEntry, StoredEvent
@@ -273,7 +273,7 @@ def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
 
 
 def encode_restaurant_page(
-    query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
+    tokens: PageTokens, query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
 ) -> ledger_pb2.ListRestaurantsResponse:
     """As many of `restaurants` as a page may hold; with a token for `query` if some are left or `more` are known to follow."""
     response = ledger_pb2.ListRestaurantsResponse()
@@ -286,7 +286,7 @@ def encode_restaurant_page(
             break
         response.restaurants.append(message)
     if more:
-        response.next_page_token = encode_page_token(query, [response.restaurants[-1].restaurant_id])
+        response.next_page_token = tokens.encode(query, [response.restaurants[-1].restaurant_id])
     return response
 
 
@@ -308,11 +308,11 @@ def decode_page_size(page_size: int) -> int:
     return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
-def decode_page_position(query: Sequence[str], page_token: str) -> str:
+def decode_page_position(tokens: PageTokens, query: Sequence[str], page_token: str) -> str:
     """The id after which the list that `query` describes goes on; empty for its first page. Raises InvalidRequest."""
     if not page_token:
         return ""
-    (after,) = decode_page_token(query, page_token, fields=1)
+    (after,) = tokens.decode(query, page_token, fields=1)
     _require_ids({"page_token": after})
     return after
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from google.type import date_pb2
 
 from ledger.api.convert import ENTRY_TYPE_NUMBERS, EPOCH, decode_uuid, encode_instant, encode_optional_instant
-from ledger.api.page_tokens import decode_page_token, encode_page_token
+from ledger.api.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports import PayoutQuery
 from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
@@ -171,22 +171,24 @@ def payout_list(query: PayoutQuery) -> tuple[str, ...]:
     return ("ListPayouts", query.restaurant_id or "", query.state or "", str(query.payout_run_id or ""))
 
 
-def decode_payout_position(query: PayoutQuery, page_token: str) -> tuple[datetime, UUID] | None:
+def decode_payout_position(tokens: PageTokens, query: PayoutQuery, page_token: str) -> tuple[datetime, UUID] | None:
     """The payout after which the list goes on, None for its first page. Raises InvalidRequest."""
     if not page_token:
         return None
-    created_at, payout_id = decode_page_token(payout_list(query), page_token, fields=2)
+    created_at, payout_id = tokens.decode(payout_list(query), page_token, fields=2)
     if not re.fullmatch("[0-9]{1,17}", created_at):
-        raise InvalidRequest([FieldViolation("page_token", "must be the next_page_token of the same query")])
+        raise refused_page_token()
     return EPOCH + timedelta(microseconds=int(created_at)), decode_uuid("page_token", payout_id)
 
 
-def encode_payout_page(query: PayoutQuery, payouts: Sequence[Payout], *, more: bool) -> ledger_pb2.ListPayoutsResponse:
+def encode_payout_page(
+    tokens: PageTokens, query: PayoutQuery, payouts: Sequence[Payout], *, more: bool
+) -> ledger_pb2.ListPayoutsResponse:
     """A page of payouts, with a token for the next one if `more` follow."""
     token = ""
     if more:
         last = payouts[-1]
-        token = encode_page_token(payout_list(query), [str(microseconds(last.created_at)), str(last.payout_id)])
+        token = tokens.encode(payout_list(query), [str(microseconds(last.created_at)), str(last.payout_id)])
     return ledger_pb2.ListPayoutsResponse(payouts=[encode_payout(payout) for payout in payouts], next_page_token=token)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.api.convert import decode_instant, decode_page_size, decode_uuid, encode_entry
-from ledger.api.page_tokens import decode_page_token, encode_page_token
+from ledger.api.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports import StatementMoment, StatementPage, StatementPlace, StatementQuery
 from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
@@ -30,7 +30,9 @@ _INSTANT_MAX = 10**17
 _PLACE_FIELDS = 9
 
 
-def decode_statement_request(request: ledger_pb2.ListEntriesRequest) -> tuple[StatementQuery, StatementPlace | None, int]:
+def decode_statement_request(
+    tokens: PageTokens, request: ledger_pb2.ListEntriesRequest
+) -> tuple[StatementQuery, StatementPlace | None, int]:
     """The statement asked for, the place after which it goes on (None: its first page), and the page size.
 
     Raises InvalidRequest. Types of entries that are never on restaurant_payable are allowed, and match nothing.
@@ -69,16 +71,16 @@ def decode_statement_request(request: ledger_pb2.ListEntriesRequest) -> tuple[St
         event_id=request.event_id or None,
         payout_id=payout_id,
     )
-    return query, _decode_place(query, request.page_token) if request.page_token else None, page_size
+    return query, _decode_place(tokens, query, request.page_token) if request.page_token else None, page_size
 
 
-def encode_statement_page(query: StatementQuery, page: StatementPage) -> ledger_pb2.ListEntriesResponse:
+def encode_statement_page(tokens: PageTokens, query: StatementQuery, page: StatementPage) -> ledger_pb2.ListEntriesResponse:
     """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field of an entry is bounded."""
     return ledger_pb2.ListEntriesResponse(
         entries=[encode_entry(entry) for entry in page.entries],
         opening_balance_minor=page.moment.opening_minor,
         closing_balance_minor=page.moment.closing_minor,
-        next_page_token="" if page.next_place is None else _encode_place(query, page.next_place),
+        next_page_token="" if page.next_place is None else _encode_place(tokens, query, page.next_place),
     )
 
 
@@ -106,11 +108,11 @@ def _described(query: StatementQuery) -> Sequence[str]:
     )
 
 
-def _encode_place(query: StatementQuery, place: StatementPlace) -> str:
+def _encode_place(tokens: PageTokens, query: StatementQuery, place: StatementPlace) -> str:
     moment = place.moment
     ages = sorted(moment.transactions_end - txid for txid in moment.transactions_open)
     kept = [str(age) for age in ages if age < OPEN_TRANSACTION_AGE_MAX][:OPEN_TRANSACTIONS_MAX]
-    return encode_page_token(
+    return tokens.encode(
         _described(query),
         [
             str(microseconds(moment.read_at)),
@@ -126,9 +128,9 @@ def _encode_place(query: StatementQuery, place: StatementPlace) -> str:
     )
 
 
-def _decode_place(query: StatementQuery, page_token: str) -> StatementPlace:
-    """The place in a token. Raises InvalidRequest, also for what only a forged one can hold."""
-    fields = decode_page_token(_described(query), page_token, fields=_PLACE_FIELDS)
+def _decode_place(tokens: PageTokens, query: StatementQuery, page_token: str) -> StatementPlace:
+    """The place in a token. Raises InvalidRequest, also for what no page has put there."""
+    fields = tokens.decode(_described(query), page_token, fields=_PLACE_FIELDS)
     read_at, transactions_end, ages, opening, closing, recorded_at, recorded_txid, transaction_id, position = fields
     end = _number(transactions_end, 0, _UINT64_MAX)
     return StatementPlace(
@@ -152,9 +154,5 @@ def _instant(text: str) -> datetime:
 
 def _number(text: str, least: int, most: int) -> int:
     if not re.fullmatch("-?[0-9]{1,20}", text) or not least <= int(text) <= most:
-        raise _not_of_this_query()
+        raise refused_page_token()
     return int(text)
-
-
-def _not_of_this_query() -> InvalidRequest:
-    return InvalidRequest([FieldViolation("page_token", "must be the next_page_token of the same query")])

@@ -9,13 +9,13 @@ from grpc import aio
 
 from ledger.api import convert, convert_payouts, convert_statement
 from ledger.api.event_stream import EventStream, ingest_decoded
-from ledger.api.page_tokens import encode_page_token
+from ledger.api.page_tokens import PageTokens
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
 from ledger.application.payouts import get_payout, get_payout_run, list_payout_run_items, list_payouts
-from ledger.application.ports import EventLedger, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
+from ledger.application.ports import EventLedger, PageTokenKeys, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant
 from ledger.application.run_payouts import run_payouts
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -38,6 +38,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         payout_runs: PayoutRuns,
         payouts: Payouts,
         wake_payout_worker: Callable[[], None],
+        page_token_keys: PageTokenKeys,
         begin: UnitOfWorkFactory,
         clock: Callable[[], datetime],
     ) -> None:
@@ -48,6 +49,8 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._payout_runs = payout_runs
         self._payouts = payouts
         self._wake_payout_worker = wake_payout_worker
+        self._page_token_keys = page_token_keys
+        self._tokens: PageTokens | None = None
         self._begin = begin
         self._clock = clock
 
@@ -84,9 +87,10 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         return convert.encode_balance(await self._get_balance(restaurant_id, currency, as_of))
 
     async def ListEntries(self, request: ledger_pb2.ListEntriesRequest, context: Context) -> ledger_pb2.ListEntriesResponse:
-        query, after, page_size = convert_statement.decode_statement_request(request)
+        tokens = await self._page_tokens()
+        query, after, page_size = convert_statement.decode_statement_request(tokens, request)
         page = await list_entries(self._statements, query, after, page_size)
-        return convert_statement.encode_statement_page(query, page)
+        return convert_statement.encode_statement_page(tokens, query, page)
 
     async def RunPayouts(self, request: ledger_pb2.RunPayoutsRequest, context: Context) -> ledger_pb2.RunPayoutsResponse:
         key = convert_payouts.decode_payout_run_key(request)
@@ -105,12 +109,13 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         payout_run_id = convert_payouts.decode_payout_run_id(request)
         outcome = convert_payouts.decode_outcome(request.outcome)
         page_size = convert.decode_page_size(request.page_size)
+        tokens = await self._page_tokens()
         query = ("ListPayoutRunItems", request.payout_run_id, outcome or "")
-        after = convert.decode_page_position(query, request.page_token)
+        after = convert.decode_page_position(tokens, query, request.page_token)
         items, more = await list_payout_run_items(self._payout_runs, payout_run_id, outcome, after, page_size)
         return ledger_pb2.ListPayoutRunItemsResponse(
             items=[convert_payouts.encode_payout_run_item(item) for item in items],
-            next_page_token=encode_page_token(query, [items[-1].restaurant_id]) if more else "",
+            next_page_token=tokens.encode(query, [items[-1].restaurant_id]) if more else "",
         )
 
     async def GetPayout(self, request: ledger_pb2.GetPayoutRequest, context: Context) -> ledger_pb2.GetPayoutResponse:
@@ -121,9 +126,10 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListPayouts(self, request: ledger_pb2.ListPayoutsRequest, context: Context) -> ledger_pb2.ListPayoutsResponse:
         query = convert_payouts.decode_payout_query(request)
         page_size = convert.decode_page_size(request.page_size)
-        before = convert_payouts.decode_payout_position(query, request.page_token)
+        tokens = await self._page_tokens()
+        before = convert_payouts.decode_payout_position(tokens, query, request.page_token)
         payouts, more = await list_payouts(self._payouts, query, before, page_size)
-        return convert_payouts.encode_payout_page(query, payouts, more=more)
+        return convert_payouts.encode_payout_page(tokens, query, payouts, more=more)
 
     async def PutRestaurant(self, request: ledger_pb2.PutRestaurantRequest, context: Context) -> ledger_pb2.PutRestaurantResponse:
         profile = convert.decode_profile(request)
@@ -139,6 +145,13 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListRestaurantsRequest, context: Context
     ) -> ledger_pb2.ListRestaurantsResponse:
         page_size = convert.decode_page_size(request.page_size)
-        after = convert.decode_page_position(_LIST_RESTAURANTS, request.page_token)
+        tokens = await self._page_tokens()
+        after = convert.decode_page_position(tokens, _LIST_RESTAURANTS, request.page_token)
         restaurants, more = await list_restaurants(self._begin, after, page_size)
-        return convert.encode_restaurant_page(_LIST_RESTAURANTS, restaurants, more=more)
+        return convert.encode_restaurant_page(tokens, _LIST_RESTAURANTS, restaurants, more=more)
+
+    async def _page_tokens(self) -> PageTokens:
+        """Read once: a new key takes effect with the next server. Raises DatabaseUnavailable, DatabaseTimeout."""
+        if self._tokens is None:
+            self._tokens = PageTokens(await self._page_token_keys.newest_first())
+        return self._tokens

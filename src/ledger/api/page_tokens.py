@@ -1,46 +1,61 @@
-"""Page tokens: where a list goes on, checksummed, and bound to the query that they belong to.
+"""Page tokens: where a list goes on, bound to its query, and authenticated by keys that only servers know.
 
-The checksum tells a damaged or misplaced token from a good one. It is no secret: forging a token gains nothing that asking for
-the page before would not, and what is in one is judged like any other field of a request.
+A statement's token holds the balances of its first page: a caller that could make one would choose what the server states.
 """
 
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 
 from ledger.errors import FieldViolation, InvalidRequest
 
-_CHECKSUM_BYTES = 12
+_MAC_BYTES = 32
 _TOKEN_LENGTH_MAX = 1024
 
 
-def encode_page_token(query: Sequence[str], position: Sequence[str]) -> str:
-    """A token for the page after `position` in the list that `query` describes: the method's name and its filters."""
-    body = json.dumps(position, separators=(",", ":")).encode()
-    return _spell(_checksum(query, body) + body)
+class PageTokens:
+    """Makes tokens with the first of its keys, and takes those that any of them made."""
 
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        """Raises ValueError without keys."""
+        if not keys:
+            raise ValueError("there is no key for page tokens")
+        self._keys = tuple(keys)
 
-def decode_page_token(query: Sequence[str], token: str, fields: int) -> list[str]:
-    """The position in `token`, of as many `fields`. Raises InvalidRequest for any token not made for this very query."""
-    position = _read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
-    if isinstance(position, list) and len(position) == fields and all(isinstance(field, str) for field in position):
-        return position
-    raise InvalidRequest([FieldViolation("page_token", "must be the next_page_token of the same query")])
+    def encode(self, query: Sequence[str], position: Sequence[str]) -> str:
+        """A token for the page after `position` in the list that `query` describes: the method's name and its filters."""
+        body = json.dumps(position, separators=(",", ":")).encode()
+        return _spell(_mac(self._keys[0], query, body) + body)
 
+    def decode(self, query: Sequence[str], token: str, fields: int) -> list[str]:
+        """The position in `token`, of as many `fields`. Raises InvalidRequest for any token not made for this very query."""
+        position = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
+        if isinstance(position, list) and len(position) == fields and all(isinstance(field, str) for field in position):
+            return position
+        raise refused_page_token()
 
-def _read(query: Sequence[str], token: str) -> object:
-    """Whatever position is in `token`; None if it was not made for `query`."""
-    try:
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        body = raw[_CHECKSUM_BYTES:]
-        if raw[:_CHECKSUM_BYTES] != _checksum(query, body) or _spell(raw) != token:
+    def _read(self, query: Sequence[str], token: str) -> object:
+        """Whatever position is in `token`; None if no key of ours made it for `query`."""
+        try:
+            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+            # All of them, each in constant time: how long it takes tells nothing.
+            if not any([hmac.compare_digest(mac, _mac(key, query, body)) for key in self._keys]) or _spell(raw) != token:
+                return None
+            position: object = json.loads(body)
+        except (binascii.Error, ValueError, RecursionError):
             return None
-        position: object = json.loads(body)
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    return position
+        return position
+
+
+def refused_page_token() -> InvalidRequest:
+    """What a caller is told of a token that is not this query's."""
+    return InvalidRequest(
+        [FieldViolation("page_token", "must be the next_page_token of the same query; begin again with the first page")]
+    )
 
 
 def _spell(raw: bytes) -> str:
@@ -48,6 +63,6 @@ def _spell(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def _checksum(query: Sequence[str], body: bytes) -> bytes:
+def _mac(key: bytes, query: Sequence[str], body: bytes) -> bytes:
     described = json.dumps(list(query), separators=(",", ":")).encode()
-    return hashlib.sha256(described + b"\n" + body).digest()[:_CHECKSUM_BYTES]
+    return hmac.digest(key, described + b"\n" + body, hashlib.sha256)

@@ -313,6 +313,14 @@ class Statements(Protocol):
         ...
 
 
+class PageTokenKeys(Protocol):
+    """The secrets by which servers know the page tokens that they made."""
+
+    async def newest_first(self) -> list[bytes]:
+        """The keys; the first one makes tokens. Raises DatabaseUnavailable, DatabaseTimeout."""
+        ...
+
+
 class Restaurants(Protocol):
     """The restaurants, inside a unit of work."""
 

@@ -15,8 +15,9 @@ Conventions that hold everywhere:
   stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
   deadline) has a status and no details.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
-  fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it: with other filters it is
-  INVALID_ARGUMENT.
+  fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it:
+  with other filters it is INVALID_ARGUMENT, and so is one that no server of these books made. Tokens are for the next call, not to
+  be kept: an upgrade of the servers may end them.
 """
 
 from collections import abc as _abc

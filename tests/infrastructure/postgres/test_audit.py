@@ -630,6 +630,9 @@ DAMAGE_TO_GUARDS = (
     Damage(ROLES, "GRANT TRUNCATE ON ledger_entries TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE (currency) ON balance_accounts TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT INSERT ON restaurants TO ledger_read", ("role ledger_read",)),
+    Damage(ROLES, "GRANT SELECT ON page_token_keys TO ledger_read", ("role ledger_read",)),
+    Damage(ROLES, "GRANT SELECT (secret) ON page_token_keys TO PUBLIC", ("role ledger_read",)),
+    Damage(ROLES, "GRANT INSERT ON page_token_keys TO ledger_app", ("role ledger_app",)),
 )
 
 # Roles belong to the whole server, so these are taken back before anybody sees them.

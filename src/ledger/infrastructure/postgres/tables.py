@@ -177,6 +177,15 @@ audit_log = Table(
     Index("audit_log_recorded_at_idx", "recorded_at", postgresql_using="brin"),
 )
 
+page_token_keys = Table(
+    "page_token_keys",
+    metadata,
+    Column("page_token_key_id", Uuid, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("page_token_key_id", name="page_token_keys_pkey"),
+)
+
 payout_runs = Table(
     "payout_runs",
     metadata,
