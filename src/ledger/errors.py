@@ -49,6 +49,15 @@ class EventRejected(LedgerError):
         self.event_id = event_id
 
 
+class EventFailed(LedgerError):
+    """The database refuses an event by itself, for a reason that the ledger does not know. The log has it under `error_id`."""
+
+    def __init__(self, event_id: str, error_id: str) -> None:
+        super().__init__(f"event {event_id} failed unexpectedly; error id {error_id}")
+        self.event_id = event_id
+        self.error_id = error_id
+
+
 class EventNotFound(LedgerError):
     """No event with this id is stored."""
 
@@ -121,6 +130,13 @@ class DatabaseTimeout(LedgerError):
 
 class DataRejected(LedgerError):
     """The database refused a statement's data, all of it; it took no effect."""
+
+
+class StatementRefused(LedgerError):
+    """The database refused a statement for a reason that the ledger does not know; it took no effect.
+
+    Of several rows one may be the reason, so each is to be tried by itself.
+    """
 
 
 class QueueFull(LedgerError):

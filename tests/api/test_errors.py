@@ -19,6 +19,7 @@ from ledger.errors import (
     DatabaseUnavailable,
     DataRejected,
     DeadlineTooShort,
+    EventFailed,
     EventIdReused,
     EventNotFound,
     EventRejected,
@@ -36,6 +37,7 @@ from ledger.errors import (
     RestaurantNotFound,
     ScopeMissing,
     ShuttingDown,
+    StatementRefused,
 )
 from ledger.v1 import error_reason_pb2
 
@@ -49,6 +51,7 @@ EXAMPLES: list[LedgerError] = [
     MalformedMessage("secret"),
     EventIdReused("evt_1", ["amount_minor", "occurred_at"]),
     EventRejected("evt_1"),
+    EventFailed("evt_1", "0190"),
     EventNotFound("evt_1"),
     RestaurantNotFound("res_1"),
     PayoutNotFound("po_1"),
@@ -66,8 +69,9 @@ EXAMPLES: list[LedgerError] = [
     ScopeMissing("payout"),
     RateLimited(0.25),
 ]
-# Never told to a caller as it is: booking turns it into EventRejected, and anywhere else it is a defect, hence INTERNAL.
-WITHOUT_ROW = {DataRejected}
+# Never told to a caller as they are: booking turns them into EventRejected and EventFailed, and anywhere else they are defects,
+# hence INTERNAL.
+WITHOUT_ROW = {DataRejected, StatementRefused}
 
 STATUSES: dict[str, status_pb2.Status] = {type(error).__name__: status_of(error) for error in EXAMPLES}
 STATUSES |= {"not_implemented": not_implemented("/ledger.v1.LedgerService/RunPayouts"), "internal": internal("0190")}

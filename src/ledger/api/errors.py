@@ -18,6 +18,7 @@ from ledger.errors import (
     DatabaseTimeout,
     DatabaseUnavailable,
     DeadlineTooShort,
+    EventFailed,
     EventIdReused,
     EventNotFound,
     EventRejected,
@@ -86,6 +87,9 @@ _TABLE: dict[type[LedgerError], _Row] = {
     EventRejected: _Row(
         grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_EVENT_REJECTED,
         metadata=lambda error: {"event_id": error.event_id}),
+    EventFailed: _Row(
+        grpc.StatusCode.INTERNAL, error_reason_pb2.ERROR_REASON_INTERNAL,
+        text="internal error", metadata=lambda error: {"error_id": error.error_id}),
     EventIdReused: _Row(
         grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_EVENT_ID_REUSED,
         metadata=lambda error: {"event_id": error.event_id, "differing_fields": ",".join(error.differing_fields)}),

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import uuid_utils.compat
 
-from ledger.errors import DataRejected, LedgerError
+from ledger.errors import DataRejected, LedgerError, StatementRefused
 
 FLUSH_SECONDS = 0.1
 FLUSH_CALLS_MAX = 2_000
@@ -48,7 +48,7 @@ class AuditLogTable(Protocol):
     async def insert(self, calls: Sequence[AuditedCall]) -> None:
         """Stores those of `calls` that are not stored yet, all or none.
 
-        Raises DataRejected, DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        Raises DataRejected, StatementRefused, DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
         """
         ...
 
@@ -123,13 +123,25 @@ class AuditLog:
             self._lost -= lost
 
     async def _insert(self, group: Sequence[AuditedCall]) -> None:
-        """One that the database refuses as data, which is a defect, is told and left out; it holds up no other."""
+        """Stores a group. A call that the database refuses is left out, with a line in the log; it holds up no other.
+
+        Raises StatementRefused if the database refuses each of them for a reason nobody foresaw: then the fault is not theirs.
+        """
+        refused = await self._insert_apart(group)
+        if len(refused) == len(group):
+            for _, error in refused:
+                if isinstance(error, StatementRefused):
+                    raise error
+        for call, error in refused:
+            self._on_failure(f"the audit log loses a call of {call.identity}: the database refuses it", error)
+
+    async def _insert_apart(self, group: Sequence[AuditedCall]) -> list[tuple[AuditedCall, LedgerError]]:
+        """Stores what the database takes, in halves if need be; returns what it refuses, with the reasons."""
         try:
             await self._table.insert(group)
-        except DataRejected as error:
+        except (DataRejected, StatementRefused) as error:
             if len(group) == 1:
-                self._on_failure(f"the audit log loses a call of {group[0].identity}: the database refuses it", error)
-                return
+                return [(group[0], error)]
             middle = len(group) // 2
-            await self._insert(group[:middle])
-            await self._insert(group[middle:])
+            return [*await self._insert_apart(group[:middle]), *await self._insert_apart(group[middle:])]
+        return []

@@ -8,7 +8,17 @@ from ledger.application.grouping import Answer, Grouping
 from ledger.application.ports import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
-from ledger.errors import AmountOutOfRange, DatabaseTimeout, FieldViolation, InvalidRequest, QueueFull, RestaurantNotFound
+from ledger.errors import (
+    AmountOutOfRange,
+    DatabaseTimeout,
+    DataRejected,
+    FieldViolation,
+    InvalidRequest,
+    LedgerError,
+    QueueFull,
+    RestaurantNotFound,
+    StatementRefused,
+)
 
 AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed_minor")
 GROUP_QUERIES_MAX = 200
@@ -40,7 +50,7 @@ class GetBalance:
         """
         self._balances = balances
         self._past_balances = past_balances
-        self._groups: Grouping[BalanceQuery, Balance | None] = Grouping(
+        self._groups: Grouping[BalanceQuery, Balance | LedgerError | None] = Grouping(
             self._read_timed,
             group_items_max=GROUP_QUERIES_MAX,
             groups_at_once_max=GROUPS_AT_ONCE_MAX,
@@ -64,6 +74,8 @@ class GetBalance:
             balance = await self._read_one(BalanceQuery(restaurant_id, currency, as_of))
         finally:
             self._waiting -= 1
+        if isinstance(balance, LedgerError):
+            raise balance
         if balance is None:
             raise RestaurantNotFound(restaurant_id)
         if as_of is not None and balance.as_of < as_of:
@@ -77,14 +89,16 @@ class GetBalance:
         """Takes no further calls and returns when those let in are answered."""
         await self._groups.close()
 
-    async def _read_one(self, query: BalanceQuery) -> Balance | None:
+    async def _read_one(self, query: BalanceQuery) -> Balance | LedgerError | None:
         if query.as_of is None:
             return await self._groups.add(query)
         async with self._past_reads:
             (balance,) = await self._past_balances.read([query])
         return balance
 
-    async def _read_timed(self, queries: Sequence[BalanceQuery], _answer: Answer[Balance | None]) -> Sequence[Balance | None]:
+    async def _read_timed(
+        self, queries: Sequence[BalanceQuery], _answer: Answer[Balance | LedgerError | None]
+    ) -> Sequence[Balance | LedgerError | None]:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
@@ -92,12 +106,14 @@ class GetBalance:
         finally:
             self._on_group(len(queries), loop.time() - began)
 
-    async def _read(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | None]:
-        """The balances of a group; if that takes too long, of its halves, so that an endless account stands alone in the end."""
+    async def _read(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | LedgerError | None]:
+        """The balances of a group. If that takes too long or is refused, of its halves: an account that is endless or cannot be
+        read stands alone in the end, and its error is in its place.
+        """
         try:
             return await self._balances.read(queries)
-        except DatabaseTimeout:
+        except (DatabaseTimeout, DataRejected, StatementRefused) as error:
             if len(queries) == 1:
-                raise
+                return [error]
         middle = len(queries) // 2
         return [*await self._read(queries[:middle]), *await self._read(queries[middle:])]

@@ -147,15 +147,16 @@ class PageRejected(Exception):
 class EventLedger(Protocol):
     """The append-only books. Every method is a transaction of its own; there is no way to change or remove anything.
 
-    All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
+    All methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout and StatementRefused.
     """
 
     async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
         """Stores those of `postings` whose event id is new and whose balance account exists, with their entries, durably.
 
         `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids stored by this very call.
-        All of them or none: raises DataRejected, with nothing stored, when the database refuses one as data; DatabaseContention
-        after waiting for a lock, if `lock_wait_seconds` is given for so long, which takes more round trips.
+        All of them or none: raises DataRejected, with nothing stored, when the database refuses one as data; StatementRefused
+        when it refuses for another reason; DatabaseContention after waiting for a lock, if `lock_wait_seconds` is given for so
+        long, which takes more round trips.
         """
         ...
 
@@ -270,7 +271,7 @@ class BalanceReader(Protocol):
         """The balances, in the order of the queries: None for an unknown restaurant, zeros for an unknown balance account.
 
         All are of one moment. When an `as_of` is not past, by the database's clock, the balance of now is returned; its `as_of`
-        tells. Raises DatabaseUnavailable, DatabaseTimeout.
+        tells. All or none: raises DatabaseUnavailable, DatabaseTimeout, DataRejected, StatementRefused.
         """
         ...
 

@@ -3,24 +3,31 @@
 from collections.abc import Sequence
 
 import structlog
+import uuid_utils
 
 from ledger.application.event_batch import EventBatch
 from ledger.application.ports import EventLedger, Posting, UnitOfWorkFactory
 from ledger.application.settle_payout import settle_payout
 from ledger.errors import (
     DataRejected,
+    EventFailed,
     EventRejected,
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
     RestaurantNotFound,
+    StatementRefused,
 )
 
 _log = structlog.get_logger("ledger.ingest")
 
 
 class PostEvents:
-    """Tells a batch what has become of its candidates: they are new, were stored before, or are refused."""
+    """Tells a batch what has become of its candidates: they are new, were stored before, or are refused.
+
+    What the database refuses is tried in halves until the offender stands alone, whatever the reason: at most twice as many
+    statements as there are events. Only contention, a timeout and the loss of the database concern all events at once.
+    """
 
     def __init__(self, ledger: EventLedger, begin: UnitOfWorkFactory, *, register: bool) -> None:
         """`register` says whether a restaurant that is not known is registered, or its events refused."""
@@ -38,19 +45,19 @@ class PostEvents:
         missing = await self._insert(batch, postings, lock_wait_seconds)
         if not missing:
             return
-        batch.stored.update(await self._ledger.stored([posting.event.event_id for posting in missing], once_safe=True))
-        missing = [posting for posting in missing if posting.event.event_id not in batch.stored]
+        await self._look_up(batch, missing)
+        missing = [posting for posting in missing if batch.is_undecided(posting)]
         if not missing:
             return
         # In neither answer: there is no balance account yet. Only now, so that a duplicate or a conflict registers nobody.
         await self._open_accounts(batch, missing, lock_wait_seconds)
-        missing = [posting for posting in missing if posting.event.event_id not in batch.refused]
+        missing = [posting for posting in missing if batch.is_undecided(posting)]
         missing = await self._insert(batch, missing, lock_wait_seconds)
         if missing:
-            event_ids = [posting.event.event_id for posting in missing]
-            batch.stored.update(await self._ledger.stored(event_ids, once_safe=True))
-            if any(event_id not in batch.stored for event_id in event_ids):
-                raise RuntimeError("the database neither stored an event nor had it, although its balance account is open")
+            await self._look_up(batch, missing)
+            for posting in missing:
+                if batch.is_undecided(posting):
+                    batch.refuse(posting, _failed(posting, "it was not stored, although its balance account is open"))
 
     async def settle(self, batch: EventBatch) -> None:
         """Books the payout events, each in a transaction of its own, in the order of the request. Raises as `post` does."""
@@ -60,13 +67,13 @@ class PostEvents:
                 new = await settle_payout(self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id)
             except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
                 batch.refuse(posting, error)
-            except DataRejected as error:
-                batch.refuse(posting, _rejected(posting, error))
+            except (DataRejected, StatementRefused) as error:
+                batch.refuse(posting, _refused(posting, error))
             else:
                 if new:
                     batch.new.add(event.event_id)
                 else:
-                    batch.stored.update(await self._ledger.stored([event.event_id], once_safe=True))
+                    await self._look_up(batch, [posting])
 
     async def _insert(self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None) -> list[Posting]:
         """Stores `postings` in one transaction, or in more if an offender must be left out. Returns those that were not new."""
@@ -74,9 +81,9 @@ class PostEvents:
             return []
         try:
             new = await self._ledger.insert(postings, batch.batch_id, lock_wait_seconds=lock_wait_seconds)
-        except DataRejected as error:
+        except (DataRejected, StatementRefused) as error:
             if len(postings) == 1:
-                batch.refuse(postings[0], _rejected(postings[0], error))
+                batch.refuse(postings[0], _refused(postings[0], error))
                 return []
             middle = len(postings) // 2
             first = await self._insert(batch, postings[:middle], lock_wait_seconds)
@@ -84,15 +91,27 @@ class PostEvents:
         batch.new.update(new)
         return [posting for posting in postings if posting.event.event_id not in new]
 
+    async def _look_up(self, batch: EventBatch, postings: Sequence[Posting]) -> None:
+        """Tells `batch` which of `postings` are stored, and refuses those that the database cannot read."""
+        try:
+            batch.stored.update(await self._ledger.stored([posting.event.event_id for posting in postings], once_safe=True))
+        except (DataRejected, StatementRefused) as error:
+            if len(postings) == 1:
+                batch.refuse(postings[0], _failed(postings[0], repr(error.__cause__ or error)))
+                return
+            middle = len(postings) // 2
+            await self._look_up(batch, postings[:middle])
+            await self._look_up(batch, postings[middle:])
+
     async def _open_accounts(self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None) -> None:
         """Opens the balance accounts that `postings` need, and refuses those of unknown restaurants if it is set so."""
         accounts = sorted({posting.account for posting in postings})
         try:
             unknown = await self._ledger.open_accounts(accounts, register=self._register, lock_wait_seconds=lock_wait_seconds)
-        except DataRejected as error:
+        except (DataRejected, StatementRefused) as error:
             if len(accounts) == 1:
                 for posting in postings:
-                    batch.refuse(posting, _rejected(posting, error))
+                    batch.refuse(posting, _refused(posting, error))
                 return
             middle = set(accounts[: len(accounts) // 2])
             for inside in (True, False):
@@ -104,8 +123,18 @@ class PostEvents:
                 batch.refuse(posting, RestaurantNotFound(posting.event.restaurant_id))
 
 
-def _rejected(posting: Posting, error: DataRejected) -> EventRejected:
-    """What the caller is told; the log has what the database said."""
+def _refused(posting: Posting, error: DataRejected | StatementRefused) -> EventRejected | EventFailed:
+    """The error for the caller; the log has what the database said."""
+    cause = repr(error.__cause__ or error)
+    if isinstance(error, StatementRefused):
+        return _failed(posting, cause)
     event_id = posting.event.event_id
-    _log.error("the database refused an event as data", event_id=event_id, cause=repr(error.__cause__ or error))
+    _log.error("the database refused an event as data", event_id=event_id, cause=cause)
     return EventRejected(event_id)
+
+
+def _failed(posting: Posting, cause: str) -> EventFailed:
+    """The error for the caller of an event that failed for a reason nobody foresaw."""
+    failed = EventFailed(posting.event.event_id, uuid_utils.uuid7().hex)
+    _log.error("an event failed unexpectedly", event_id=failed.event_id, error_id=failed.error_id, cause=cause)
+    return failed

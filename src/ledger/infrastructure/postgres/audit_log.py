@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.audit_log import AuditedCall
 from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.errors import refusals
 
 # Who writes a call again, not knowing whether it was written, adds no second row.
 INSERT_CALLS = """
@@ -25,15 +26,16 @@ class PostgresAuditLog:
         self._engine = engine
 
     async def insert(self, calls: Sequence[AuditedCall]) -> None:
-        async with autocommit(self._engine) as connection:
-            await connection.execute(
-                INSERT_CALLS,
-                [call.audit_id for call in calls],
-                [call.identity for call in calls],
-                [call.credential for call in calls],
-                [call.method for call in calls],
-                [call.request_id for call in calls],
-                [call.peer for call in calls],
-                [json.dumps(call.what) for call in calls],
-                [call.outcome for call in calls],
-            )
+        with refusals():
+            async with autocommit(self._engine) as connection:
+                await connection.execute(
+                    INSERT_CALLS,
+                    [call.audit_id for call in calls],
+                    [call.identity for call in calls],
+                    [call.credential for call in calls],
+                    [call.method for call in calls],
+                    [call.request_id for call in calls],
+                    [call.peer for call in calls],
+                    [json.dumps(call.what) for call in calls],
+                    [call.outcome for call in calls],
+                )

@@ -7,7 +7,14 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ledger.errors import DatabaseContention, DatabaseTimeout, DatabaseUnavailable, DataRejected, LedgerError
+from ledger.errors import (
+    DatabaseContention,
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    DataRejected,
+    LedgerError,
+    StatementRefused,
+)
 
 # The first that fits, longest first: a whole SQLSTATE or the two characters of its class.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -65,6 +72,29 @@ def database_errors() -> Iterator[None]:
         yield
     except Exception as error:
         meaning = error_of(error)
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+def refusal_of(error: BaseException) -> LedgerError | None:
+    """As `error_of`; StatementRefused for an error of the database that has no meaning in the table."""
+    meaning = error_of(error)
+    if meaning is None and isinstance(error, (DBAPIError, asyncpg.PostgresError)):
+        return StatementRefused(type(error).__name__)
+    return meaning
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """As `database_errors`, and raises StatementRefused for what has no meaning in the table.
+
+    For statements about several rows: the callers of the others must not pay for a row that the database cannot take.
+    """
+    try:
+        yield
+    except Exception as error:
+        meaning = refusal_of(error)
         if meaning is None:
             raise
         raise meaning from error

@@ -11,6 +11,7 @@ from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
 from ledger.infrastructure.postgres.engine import Autocommit, wait_for_locks
+from ledger.infrastructure.postgres.errors import refusals
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
@@ -181,6 +182,10 @@ class PostgresEventLedger:
 
     async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
         arguments = insert_arguments(postings, batch_id, maturity_days=self._maturity_days)
+        with refusals():
+            return await self._insert(arguments, lock_wait_seconds)
+
+    async def _insert(self, arguments: tuple[Any, ...], lock_wait_seconds: float | None) -> set[str]:
         async with self._autocommit() as connection:
             if lock_wait_seconds is None:
                 rows = await connection.fetch(INSERT_EVENTS, *arguments)
@@ -194,8 +199,9 @@ class PostgresEventLedger:
         statement = SELECT_EVENTS
         if once_safe:
             statement = SELECT_EVENTS_ONCE_SAFE if self._fence is None else SELECT_EVENTS_AND_REPLICATION
-        async with self._autocommit() as connection:
-            rows = await connection.fetch(statement, list(event_ids))
+        with refusals():
+            async with self._autocommit() as connection:
+                rows = await connection.fetch(statement, list(event_ids))
         if once_safe and self._fence is not None:
             await self._fence.wait(rows)
         return {
@@ -247,13 +253,14 @@ class PostgresEventLedger:
     ) -> set[str]:
         restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
         currencies = [currency for _, currency in accounts]
-        async with self._autocommit() as connection, connection.transaction():
-            if lock_wait_seconds is not None:
-                await wait_for_locks(connection, lock_wait_seconds)
-            if register:
-                await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
-                unknown = set[str]()
-            else:
-                unknown = {row[0] for row in await connection.fetch(SELECT_UNKNOWN_RESTAURANTS, restaurant_ids)}
-            await connection.execute(INSERT_BALANCE_ACCOUNTS, restaurant_ids, currencies)
+        with refusals():
+            async with self._autocommit() as connection, connection.transaction():
+                if lock_wait_seconds is not None:
+                    await wait_for_locks(connection, lock_wait_seconds)
+                if register:
+                    await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
+                    unknown = set[str]()
+                else:
+                    unknown = {row[0] for row in await connection.fetch(SELECT_UNKNOWN_RESTAURANTS, restaurant_ids)}
+                await connection.execute(INSERT_BALANCE_ACCOUNTS, restaurant_ids, currencies)
         return unknown

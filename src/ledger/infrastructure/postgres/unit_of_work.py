@@ -7,7 +7,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.infrastructure.postgres.engine import check_safe, connect
-from ledger.infrastructure.postgres.errors import database_errors, error_of
+from ledger.infrastructure.postgres.errors import database_errors, refusal_of
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
 from ledger.infrastructure.postgres.restaurant_repository import PostgresRestaurants
 
@@ -45,5 +45,5 @@ class PostgresUnitOfWork:
             # Closing rolls back what was not committed, and does nothing after a commit.
             await self._connection.close()
             self._connection = None
-        if error is not None and (meaning := error_of(error)) is not None:
+        if error is not None and (meaning := refusal_of(error)) is not None:
             raise meaning from error
