@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -31,20 +32,67 @@ COMMAND_TIMEOUT_SECONDS = STATEMENT_TIMEOUT_SECONDS + 5
 # PostgreSQL's own function in which a commit waits for a synchronous standby. Messages name the function that they come from.
 SYNCHRONOUS_WAIT = "SyncRepWaitForLSN"
 
-# For every new session. PostgreSQL has transaction_timeout from 17 on.
-PREPARE_SESSION = f"""
-{SET_SYSTEM_IDENTIFIER};
-SELECT set_config('transaction_timeout', '{TRANSACTION_TIMEOUT_SECONDS}s', false)
-WHERE current_setting('server_version_num')::integer >= 170000
+APPLICATION_ROLE = "ledger_app"
+OWNER_ROLE = "ledger_owner"
+
+# What every session sets itself, so that nothing rests on what the database, a role or a connection pooler is set to: a startup
+# parameter is dropped by some poolers, and a role may change its own defaults.
+SESSION_SETTINGS = {
+    "timezone": "UTC",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_SECONDS}s",
+    # The pool keeps idle sessions, which cost nothing.
+    "idle_session_timeout": "0",
+    # What is looked up after an insert met a duplicate needs a snapshot of its own.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    # That a commit is not safe is no more than a warning.
+    "client_min_messages": "warning",
+    # Compiling pays off for long queries only; there are none.
+    "jit": "off",
+    # Every statement is written to be planned once, for any number of rows: planning anew costs a single event half
+    # as much as storing it. And a plan that was made while a table was small must not read it whole once it is large.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
+# The values of synchronous_commit with which a commit is safe, where there is a synchronous standby as well.
+SAFE_COMMITS = ("on", "remote_apply")
+
+# The path of a session: the schema of the books and nothing else, temporary tables last. Where a database has books in several
+# schemas, the one that the database or the role names first.
+_BOOKS_FIRST = f"""
+SELECT set_config('search_path', quote_ident(COALESCE((
+  SELECT n.nspname
+  FROM pg_class AS c
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE c.relname = 'ledger_entries' AND c.relkind IN ('r', 'p') AND pg_get_userbyid(c.relowner) = '{OWNER_ROLE}'
+  ORDER BY array_position(
+    (SELECT string_to_array(translate(reset_val, '" ', ''), ',') FROM pg_settings WHERE name = 'search_path'), n.nspname::text),
+    n.nspname <> 'public', n.nspname
+  LIMIT 1), 'public')) || ', pg_temp', false)
 """
+
+
+def _preparation(role: str, lock_timeout_seconds: int) -> str:
+    """The statements that make a new session one of ours. PostgreSQL has transaction_timeout from 17 on."""
+    settings = {"role": role, **SESSION_SETTINGS, "lock_timeout": f"{lock_timeout_seconds}s"}
+    return f"""
+SET search_path = pg_catalog, pg_temp;
+SELECT {", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())};
+SELECT set_config('synchronous_commit', '{SAFE_COMMITS[0]}', false)
+WHERE current_setting('synchronous_commit') <> ALL (ARRAY{list(SAFE_COMMITS)});
+SELECT set_config('transaction_timeout', '{TRANSACTION_TIMEOUT_SECONDS}s', false)
+WHERE current_setting('server_version_num')::integer >= 170000;
+{SET_SYSTEM_IDENTIFIER};
+{_BOOKS_FIRST}
+"""
+
 
 # For a transaction that may take longer. Its clock is running already, and only to be switched off.
 LIFT_TRANSACTION_TIMEOUT = """
 SELECT set_config('transaction_timeout', '0', true)
 WHERE current_setting('server_version_num')::integer >= 170000
 """
-
-APPLICATION_ROLE = "ledger_app"
 
 # The driver's own type carries no types; this name says what is meant.
 Connection = Any
@@ -69,32 +117,22 @@ def create_engine(
         connect_args={
             "timeout": CONNECT_TIMEOUT_SECONDS,
             "command_timeout": COMMAND_TIMEOUT_SECONDS,
-            "server_settings": {
-                "application_name": "ledger",
-                "role": role,
-                "timezone": "UTC",
-                "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                "lock_timeout": f"{lock_timeout_seconds}s",
-                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_SECONDS}s",
-                # Whatever the database or the role is set to: that a commit is not safe is no more than a warning.
-                "client_min_messages": "warning",
-                # Compiling pays off for long queries only; there are none.
-                "jit": "off",
-                # Every statement is written to be planned once, for any number of rows: planning anew costs a single event half
-                # as much as storing it. And a plan that was made while a table was small must not read it whole once it is large.
-                "plan_cache_mode": "force_generic_plan",
-                "enable_seqscan": "off",
-            },
+            # All else is set by the session itself.
+            "server_settings": {"application_name": "ledger"},
         },
     )
-    event.listen(engine.sync_engine, "connect", _prepare)
+    event.listen(engine.sync_engine, "connect", partial(_prepare, _preparation(role, lock_timeout_seconds)))
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
 
 
-def _prepare(dbapi_connection: Any, _: Any) -> None:
-    """Tells a new session what it cannot be told by its address: the cluster it is of, and settings that not every server has."""
-    dbapi_connection.run_async(lambda connection: connection.execute(PREPARE_SESSION))
+def _prepare(preparation: str, dbapi_connection: Any, _: Any) -> None:
+    """Makes a new session one of ours; ends it if it cannot be."""
+    try:
+        dbapi_connection.run_async(lambda connection: connection.execute(preparation))
+    except BaseException:
+        dbapi_connection.driver_connection.terminate()
+        raise
     dbapi_connection.driver_connection.add_log_listener(_end_if_unsafe)
 
 

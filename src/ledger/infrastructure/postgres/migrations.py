@@ -9,11 +9,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledger.infrastructure.postgres.engine import connect
+from ledger.infrastructure.postgres.engine import OWNER_ROLE, connect
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.resources import resource
 
-OWNER_ROLE = "ledger_owner"
 LOCK_TIMEOUT_SECONDS = 10
 # For another server that is migrating.
 MIGRATION_WAIT_SECONDS = 120
@@ -108,5 +107,11 @@ async def _prepare(connection: AsyncConnection) -> None:
     )
     if existing != 3:
         await connection.exec_driver_sql(resource("sql", "roles.sql").read_text())
-    if not await connection.scalar(text(f"SELECT has_schema_privilege('{OWNER_ROLE}', 'public', 'CREATE')")):
-        await connection.execute(text(f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER_ROLE}"))
+    # The schema that the database, or the role that migrates, has first on its path.
+    if not await connection.scalar(text(f"SELECT has_schema_privilege('{OWNER_ROLE}', current_schema(), 'CREATE')")):
+        await connection.execute(
+            text(
+                f"DO $$ BEGIN EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO {OWNER_ROLE}', current_schema());"
+                " EXECUTE format('GRANT USAGE ON SCHEMA %I TO ledger_app, ledger_read', current_schema()); END $$"
+            )
+        )

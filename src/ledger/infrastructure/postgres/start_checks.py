@@ -7,14 +7,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.errors import LedgerError
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, connect
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, SAFE_COMMITS, connect
 from ledger.infrastructure.postgres.migrations import current_revision, head_revision
 from ledger.infrastructure.postgres.privileges import excessive_privileges
 from ledger.infrastructure.postgres.snapshots import number_ahead
 
 # The settings of PostgreSQL without which an acknowledged commit is not safe, and their safe values. `local` and `remote_write`
 # are not among them: where there is a synchronous standby, a failover to it may lose what those acknowledged.
-DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
+DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": SAFE_COMMITS}
 
 _log = structlog.get_logger("ledger")
 
@@ -54,7 +54,8 @@ async def check_durability(engine: AsyncEngine) -> None:
     """Raises NotDurable when the database may forget what it has acknowledged, DatabaseUnavailable."""
     async with aclosing(await connect(engine)) as connection:
         for name, values in DURABLE_VALUES.items():
-            value = await connection.scalar(text("SELECT current_setting(:name)"), {"name": name})
+            # What it is without the session's own settings.
+            value = await connection.scalar(text("SELECT reset_val FROM pg_settings WHERE name = :name"), {"name": name})
             if value not in values:
                 raise NotDurable(
                     f"the database has {name} = {value}, so it may forget what it has acknowledged: set it to {values[0]}, "

@@ -1,0 +1,74 @@
+"""What a session of the service sets itself, whatever the database and the roles are set to."""
+
+import pytest
+from sqlalchemy.engine import make_url
+from support.events import event_message
+from support.running import query, running_ledger
+
+from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.engine import autocommit, create_engine
+from ledger.infrastructure.postgres.migrations import migrate_async
+
+# What a role may set for itself and its next sessions, and what safety or time rests on.
+LOOSE = {
+    "synchronous_commit": "'off'",
+    "search_path": "hidden, public",
+    "default_transaction_isolation": "'serializable'",
+    "default_transaction_deferrable": "'on'",
+    "statement_timeout": "'0'",
+    "lock_timeout": "'0'",
+    "idle_in_transaction_session_timeout": "'0'",
+    "idle_session_timeout": "'1min'",
+    "client_min_messages": "'error'",
+    "plan_cache_mode": "'force_custom_plan'",
+    "enable_seqscan": "'on'",
+    "jit": "'on'",
+    "timezone": "'America/Lima'",
+}
+
+
+async def settings_of(url: str) -> dict[str, str]:
+    """What a new session of a server has."""
+    engine = create_engine(url, pool_size=1)
+    try:
+        async with autocommit(engine) as connection:
+            return {name: await connection.fetchval("SELECT current_setting($1)", name) for name in LOOSE}
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("whose", ["ROLE ledger_app IN DATABASE {name}", "DATABASE {name}"])
+async def test_role_and_database_settings_change_no_session(database: Database, whose: str) -> None:
+    """A role may change its own defaults: no acknowledgement, table or time-out of a server rests on them."""
+    before = await settings_of(database.url)
+    name = make_url(database.url).database
+    for setting, value in LOOSE.items():
+        await query(database.migration_url, f"ALTER {whose.format(name=name)} SET {setting} = {value}")
+    assert await settings_of(database.url) == before
+    assert before["synchronous_commit"] == "on"
+    assert before["search_path"] == "public, pg_temp"
+
+
+async def test_stricter_commits_are_left_alone(database: Database) -> None:
+    """A database whose commits wait until standbys show them keeps that."""
+    await query(database.migration_url, f"ALTER DATABASE {make_url(database.url).database} SET synchronous_commit = remote_apply")
+    assert (await settings_of(database.url))["synchronous_commit"] == "remote_apply"
+
+
+@pytest.mark.parametrize("schema", ["books", "Books of 2026"])
+async def test_books_may_have_a_schema_of_another_name(database: Database, schema: str) -> None:
+    """The first schema on the database's path when it was migrated; the sessions find it, and so do the functions."""
+    url, name = database.migration_url, make_url(database.url).database
+    await migrate_async(url, "base")
+    await query(url, "DROP TABLE alembic_version")
+    await query(url, f'CREATE SCHEMA "{schema}"')
+    await query(url, f'ALTER DATABASE {name} SET search_path = "{schema}"')
+    await migrate_async(url)
+    async with running_ledger(database) as ledger:
+        (result,) = await ledger.ingest(event_message(amount_minor=700))
+        assert result.transaction_id
+        assert (await ledger.balance("res_001")).available_minor == 700
+        # The path of a role leads nowhere else.
+        await query(url, f"ALTER ROLE ledger_app IN DATABASE {name} SET search_path = public")
+        assert (await settings_of(database.url))["search_path"].endswith(", pg_temp")
+        assert await query(url, f'SELECT count(*) FROM "{schema}".processor_events') == [(1,)]
