@@ -836,7 +836,7 @@ WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
 -- check: append_only_triggers_are_on
 -- The triggers that deny changes, and those that check a payout's moves and items, are there as the migrations made them: of the
 -- same type, in every session where that was said (ENABLE ALWAYS), with the same condition or none; and their functions still
--- raise.
+-- raise, and look for tables in the schema of the books alone. What dump, restore and replication do to them `ledger migrate` mends.
 -- A migration that adds a trigger adds it here; a test keeps the list and the schema together.
 -- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
@@ -845,7 +845,7 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
-    ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'A', ''),
+    ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'O', ''),
     ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A', ''),
     ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A', ''),
     ('payout_run_items', 'payout_run_items_deny_move', 'deny_move', 17, 'A',
@@ -864,20 +864,30 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
      ' OR (old.min_amount_minor <> new.min_amount_minor)'
      ' OR (old.request_id <> new.request_id)'
      ' OR (old.created_at <> new.created_at)))'),
-    ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'A', ''),
+    ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'O', ''),
     ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A', ''),
     ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A', ''),
     ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', '')
 )
 SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table ' || w.table_name AS entity,
        format('trigger %s %s', w.trigger_name,
-              CASE WHEN t.oid IS NULL THEN 'is missing' ELSE 'is not as the migrations made it' END) AS detail
+              CASE WHEN t.oid IS NULL THEN 'is missing'
+                   WHEN t.tgenabled::text <> w.enabled THEN
+                     format('is not on as it should be, which `ledger migrate` mends: tgenabled is %s, not %s', t.tgenabled, w.enabled)
+                   WHEN NOT f.has_fixed_path THEN format('has a function without a fixed search_path: %s', f.proname)
+                   ELSE 'is not as the migrations made it' END) AS detail
 FROM wanted AS w
 LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(w.table_name) AND t.tgname = w.trigger_name
-LEFT JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
+LEFT JOIN LATERAL (
+  SELECT p.proname, p.prosrc,
+         format('search_path=pg_catalog, %I, pg_temp', n.nspname) = ANY (COALESCE(p.proconfig, '{}')) AS has_fixed_path
+  FROM pg_catalog.pg_proc AS p
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+  WHERE p.oid = t.tgfoid
+) AS f ON true
 WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr::text = ''
        AND COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), '') = w.condition
-       AND f.proname = w.function_name AND f.prosrc LIKE '%RAISE EXCEPTION%') IS NOT TRUE;
+       AND f.proname = w.function_name AND f.prosrc LIKE '%RAISE EXCEPTION%' AND f.has_fixed_path) IS NOT TRUE;
 
 -- check: constraints_are_in_force
 -- Every constraint is there and validated, no column may be NULL that should not, every foreign key's trigger is on, every index

