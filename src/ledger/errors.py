@@ -74,6 +74,14 @@ class RestaurantNotFound(LedgerError):
         self.restaurant_id = restaurant_id
 
 
+class RestaurantChanged(LedgerError):
+    """The restaurant is in another state than the one that the caller has read."""
+
+    def __init__(self, restaurant_id: str) -> None:
+        super().__init__(f"restaurant {restaurant_id} was changed since the etag was read")
+        self.restaurant_id = restaurant_id
+
+
 class PayoutNotFound(LedgerError):
     """No payout with this id exists."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -595,7 +596,10 @@ async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedge
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
 
 
-@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", "PutRestaurant", "GetRestaurant", "ListRestaurants"])
+OF_RESTAURANTS = ("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants")
+
+
+@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
 async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
     """Calls cancelled at any moment, more of them than the pool has connections: no connection is lost, no error appears."""
     event = event_message(restaurant_id=unique("res"))
@@ -605,6 +609,9 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
         "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
         "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency="PEN"),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
+        "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id), update_mask=FieldMask(paths=["active"])
+        ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
     }
@@ -671,7 +678,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 """
 
 
-@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", "PutRestaurant", "GetRestaurant", "ListRestaurants"])
+@pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
 async def test_connection_lost_under_a_call_is_unavailable(ledger: RunningLedger, method: str) -> None:
     """The database ends the session that a call waits in: UNAVAILABLE, to be repeated; the next call gets a new session."""
     event = event_message(restaurant_id=unique("res"))
@@ -681,6 +688,9 @@ async def test_connection_lost_under_a_call_is_unavailable(ledger: RunningLedger
         "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
         "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency="PEN"),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
+        "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id), update_mask=FieldMask(paths=["active"])
+        ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
     }

@@ -28,14 +28,59 @@ async def test_restaurant_is_put_and_shown(shared_ledger: RunningLedger) -> None
     assert (profile["name"], profile["active"], profile["maturity_days"]) == ("Café [bold]Ñ", False, 3)
 
 
-async def test_put_replaces_the_whole_profile(shared_ledger: RunningLedger) -> None:
-    """What is left out is set to its default."""
+PROFILE = ("--name", "Chifa", "--active", "--maturity-days", "3", "--metadata", "city=Lima", "--metadata", "tier=1")
+
+
+@pytest.mark.parametrize("command", ["put", "update"])
+async def test_command_changes_what_it_names(shared_ledger: RunningLedger, command: str) -> None:
+    """One option after the other: name, maturity and metadata stay as they were."""
     restaurant_id = unique("res")
     address = ("--address", shared_ledger.address)
-    await run_command("restaurants", "put", restaurant_id, "--name", "Old", "--inactive", "--maturity-days", "0", *address)
-    outcome = await run_command("restaurants", "put", restaurant_id, "--json", *address)
-    profile = json.loads(outcome.stdout)
+    await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)
+
+    async def profile_after(*options: str) -> tuple[object, ...]:
+        outcome = await run_command("restaurants", command, restaurant_id, *options, "--json", *address)
+        assert (outcome.status, outcome.stderr) == (0, "")
+        profile = json.loads(outcome.stdout)
+        return profile["name"], profile["active"], profile["maturity_days"], profile["metadata"]
+
+    metadata = {"city": "Lima", "tier": "1"}
+    assert await profile_after("--inactive") == ("Chifa", False, 3, metadata)
+    assert await profile_after("--name", "Otra") == ("Otra", False, 3, metadata)
+    assert await profile_after("--metadata", "tier=2") == ("Otra", False, 3, metadata | {"tier": "2"})
+    assert await profile_after("--maturity-days", "default") == ("Otra", False, None, metadata | {"tier": "2"})
+    assert await profile_after("--name", "") == ("", False, None, metadata | {"tier": "2"})
+
+
+async def test_put_of_a_registered_restaurant_changes_nothing_by_itself(shared_ledger: RunningLedger) -> None:
+    """It shows the profile; of an unknown restaurant it makes one of defaults."""
+    restaurant_id = unique("res")
+    address = ("--json", "--address", shared_ledger.address)
+    first = await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)
+    assert (await run_command("restaurants", "put", restaurant_id, *address)).stdout == first.stdout
+    profile = json.loads((await run_command("restaurants", "put", unique("res"), *address)).stdout)
     assert (profile["name"], profile["active"], profile["maturity_days"]) == ("", True, None)
+
+
+async def test_update_refuses_a_lost_update_and_an_unknown_restaurant(shared_ledger: RunningLedger) -> None:
+    """With the etag that was read first; a key of the metadata can be removed."""
+    restaurant_id = unique("res")
+    address = ("--json", "--address", shared_ledger.address)
+    first = json.loads((await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)).stdout)
+    second = await run_command("restaurants", "update", restaurant_id, "--remove-metadata", "city", *address)
+    assert json.loads(second.stdout)["metadata"] == {"tier": "1"}
+    stale = await run_command("restaurants", "update", restaurant_id, "--inactive", "--etag", first["etag"], *address)
+    assert (stale.status, "FAILED_PRECONDITION RESTAURANT_CHANGED" in stale.stderr) == (ExitStatus.REFUSED, True)
+    unknown = await run_command("restaurants", "update", unique("res"), "--inactive", *address)
+    assert (unknown.status, "RESTAURANT_NOT_FOUND" in unknown.stderr) == (ExitStatus.REFUSED, True)
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--maturity-days", "1_0"), ("--maturity-days", "x"), ("--metadata", "a=1", "--remove-metadata", "a")]
+)
+async def test_update_without_sense_is_a_usage_error(options: tuple[str, ...]) -> None:
+    """Before any call."""
+    assert (await run_command("restaurants", "update", "res_1", *options)).status == ExitStatus.USAGE
 
 
 async def test_list_goes_through_all_pages(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:

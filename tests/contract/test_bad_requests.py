@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import field_mask_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from google.type import date_pb2
@@ -288,6 +289,7 @@ METHODS = (
     "GetPayout",
     "ListPayouts",
     "PutRestaurant",
+    "UpdateRestaurant",
     "GetRestaurant",
     "ListRestaurants",
 )
@@ -373,6 +375,11 @@ def bad_ids() -> Iterator[tuple[str, Case]]:
             "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=value),
             "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=value, currency="PEN"),
         }
+        change = ledger_pb2.UpdateRestaurantRequest(restaurant=ledger_pb2.Restaurant(restaurant_id=value), update_mask=OF_NAME)
+        yield (
+            f"{name}-UpdateRestaurant",
+            Case("UpdateRestaurant", change.SerializeToString(), fields=("restaurant.restaurant_id",)),
+        )
         for method, request in requests.items():
             path = "event_id" if method == "GetEvent" else "restaurant_id"
             yield f"{name}-{method}", Case(method, request.SerializeToString(), fields=(path,))
@@ -404,6 +411,7 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
             malformed("BatchIngestEvents", ingest(event_message()) + ingest(event_message(), appended=field(1, text))),
         )
         yield f"{name}-name", malformed("PutRestaurant", field(1, b"res") + field(2, text))
+        yield f"{name}-path", malformed("UpdateRestaurant", field(2, field(1, text)))
         yield f"{name}-page_token", malformed("ListRestaurants", field(2, text))
         for path, number in {"currency": 2, "event_id": 6, "payout_id": 7, "page_token": 9}.items():
             yield f"{name}-ListEntries-{path}", malformed("ListEntries", field(number, text))
@@ -471,7 +479,7 @@ def bad_metadata() -> Iterator[tuple[str, dict[str, str]]]:
     yield "value-of-8193", {"": "a" * 8193}
     yield "key-of-8193", {"a" * 8193: ""}
     yield "2731-euro-signs", {"": "\u20ac" * 2731}
-    yield "many", {f"key_{number:04d}": "" for number in range(1025)}
+    yield "many", {f"key_{number:05d}": "" for number in range(1000)}
     yield "nul-in-key", {"a\0": "x"}
     yield "nul-in-value", {"a": "x\0y"}
 
@@ -518,6 +526,37 @@ def bad_balance_queries() -> Iterator[tuple[str, Case]]:
     yield "62-empty", Case("GetBalance", b"", fields=("restaurant_id", "currency"))
 
 
+OF_NAME = field_mask_pb2.FieldMask(paths=["name"])
+
+
+def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
+    """Masks that name what cannot be changed, or nothing, and values that are refused where the mask names them."""
+
+    def change(path: str, *paths: str, allow_missing: bool = False, **fields: Any) -> Case:
+        request = ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id="res_bad", **fields),
+            update_mask=field_mask_pb2.FieldMask(paths=paths),
+            allow_missing=allow_missing,
+        )
+        return Case("UpdateRestaurant", request.SerializeToString(), fields=(path,))
+
+    yield "01-mask-of-nothing", change("update_mask")
+    for path in ("*", "", "restaurant_id", "created_at", "updated_at", "etag", "Name", "name.x", "restaurant.name", "\0"):
+        yield f"74-mask-{path!r}", change("update_mask", "name", path)
+    yield "74-mask-of-a-map-and-its-key", change("update_mask", "metadata", "metadata.a")
+    yield "74-mask-of-1001-paths", change("update_mask", *["name"] * 1001)
+    yield "74-mask-of-a-bad-path-and-an-unknown-restaurant", change("update_mask", "*", allow_missing=True)
+    yield "74-etag-of-what-may-be-missing", change("allow_missing", "name", allow_missing=True, etag="x")
+    for name, text in {"201": "a" * 201, "line-feed": "a\n", "nul": "\0"}.items():
+        yield f"07-changed-name-{name}", change("restaurant.name", "name", name=text)
+    for days in (-1, 366, 2**31 - 1, -(2**31)):
+        yield f"31-changed-maturity_days-{days}", change("restaurant.maturity_days", "maturity_days", maturity_days=days)
+    for name, metadata in bad_metadata():
+        yield f"06-changed-metadata-{name}", change("restaurant.metadata", "metadata", metadata=metadata)
+        keys = [f"metadata.{key}" for key in metadata][:1000]
+        yield f"06-changed-metadata-keys-{name}", change("restaurant.metadata", *keys, metadata=metadata)
+
+
 def bad_restaurants() -> Iterator[tuple[str, Case]]:
     """Profiles, restaurants and pages that are refused."""
 
@@ -534,6 +573,7 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
         yield f"31-maturity_days-{days}", put("maturity_days", maturity_days=days)
     for name, metadata in bad_metadata():
         yield f"06-profile-metadata-{name}", put("metadata", metadata=metadata)
+    yield from bad_restaurant_changes()
     for size in (-1, -(2**31)):
         yield (
             f"72-page_size-{size}",

@@ -68,6 +68,11 @@ PROMISED_FIELDS = {
         f"as_of:{DATE} state:PayoutState items:*PayoutItem"
     ),
     "PayoutItem": "type:EntryType amount_minor:int64",
+    "UpdateRestaurantRequest": "restaurant:Restaurant update_mask:google.protobuf.FieldMask allow_missing:bool",
+    "Restaurant": (
+        "restaurant_id:string name:string active:bool maturity_days:int32 metadata:map<string,string> "
+        f"created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string"
+    ),
 }
 PROMISED_VALUES = {
     "EventType": (
@@ -81,7 +86,7 @@ PROMISED_VALUES = {
 PROMISED_METHODS = {
     *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
     *("RunPayouts", "GetPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"),
-    *("PutRestaurant", "GetRestaurant", "ListRestaurants"),
+    *("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants"),
 }
 
 

@@ -54,6 +54,7 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "GetPayout": {C.NOT_FOUND},
     "ListPayouts": set(),
     "PutRestaurant": set(),
+    "UpdateRestaurant": {C.NOT_FOUND, C.FAILED_PRECONDITION},
     "GetRestaurant": {C.NOT_FOUND},
     "ListRestaurants": set(),
 }

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import field_mask_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -63,6 +64,10 @@ def valid_requests(*, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
             restaurant_id="known", state=ledger_pb2.PAYOUT_STATE_CREATED, payout_run_id=payout_run_id
         ),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id="known", name="n", maturity_days=1),
+        "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id="known", name="n", active=True, metadata={"a": "b"}),
+            update_mask=field_mask_pb2.FieldMask(paths=["name", "active", "metadata.a"]),
+        ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id="known"),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(page_size=1),
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ledger.domain.fields import is_id
+from ledger.domain.restaurants import CHANGEABLE_FIELDS
 from ledger.v1 import ledger_pb2
 
 What = Mapping[str, str | int | bool]
@@ -22,6 +23,15 @@ def _batch(request: ledger_pb2.BatchIngestEventsRequest, response: ledger_pb2.Ba
 
 def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> What:
     return {"restaurant_id": _shown(request.restaurant_id)}
+
+
+def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -> What:
+    # Which field, but no key of the metadata: that is the caller's own word.
+    changed = {path.partition(".")[0] for path in request.update_mask.paths}
+    return {
+        "restaurant_id": _shown(request.restaurant.restaurant_id),
+        "changed": ",".join(sorted(changed & CHANGEABLE_FIELDS)),
+    }
 
 
 def _payout_run(request: ledger_pb2.RunPayoutsRequest, response: ledger_pb2.RunPayoutsResponse | None) -> What:
@@ -43,9 +53,10 @@ WHAT_BY_METHOD: Mapping[str, Callable[[Any, Any], What]] = {
     "StreamEvents": lambda _, __: {},
     "RunPayouts": _payout_run,
     "PutRestaurant": _restaurant,
+    "UpdateRestaurant": _restaurant_change,
 }
 # Those whose answer waits for the log: they are few, and what they do is nowhere else told with who did it.
-WRITTEN_BEFORE_THE_ANSWER = frozenset({"RunPayouts", "PutRestaurant"})
+WRITTEN_BEFORE_THE_ANSWER = frozenset({"RunPayouts", "PutRestaurant", "UpdateRestaurant"})
 
 
 def _shown(text: str) -> str:

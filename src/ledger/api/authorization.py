@@ -32,6 +32,7 @@ SCOPE_BY_METHOD: Mapping[str, Scope] = {
     "GetPayout": Scope.READ,
     "ListPayouts": Scope.READ,
     "PutRestaurant": Scope.ADMIN,
+    "UpdateRestaurant": Scope.ADMIN,
     "GetRestaurant": Scope.READ,
     "ListRestaurants": Scope.READ,
 }

@@ -17,7 +17,7 @@ from ledger.domain.events import EventType, ProcessorEvent, event_violations, mi
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, is_currency
 from ledger.domain.posting_rules import EntryType
-from ledger.domain.restaurants import Restaurant, RestaurantProfile, profile_violations
+from ledger.domain.restaurants import CHANGEABLE_FIELDS, Restaurant, RestaurantChange, RestaurantProfile, profile_violations
 from ledger.errors import FieldViolation, InvalidRequest, LedgerError
 from ledger.v1 import ledger_pb2
 
@@ -25,6 +25,12 @@ PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 # A page ends early rather than be larger than the 4 MiB that clients take by default.
 PAGE_BYTES_MAX = 3 * 1024 * 1024
+
+UPDATE_PATHS_MAX = 1000
+UPDATE_MASK_RULE = (
+    f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, and metadata.KEY instead of metadata"
+)
+_METADATA_KEY = "metadata."
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECONDS_A_SECOND = 1_000_000
@@ -252,6 +258,31 @@ def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfil
     return profile
 
 
+def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
+    """The change to make. Raises InvalidRequest. What the mask does not name is not looked at."""
+    message, paths = request.restaurant, request.update_mask.paths
+    keys = frozenset(path.removeprefix(_METADATA_KEY) for path in paths if path.startswith(_METADATA_KEY))
+    fields = frozenset(path for path in paths if not path.startswith(_METADATA_KEY))
+    metadata = dict(message.metadata)
+    profile = RestaurantProfile(
+        restaurant_id=message.restaurant_id,
+        name=message.name if "name" in fields else "",
+        active=message.active,
+        maturity_days=message.maturity_days if "maturity_days" in fields and message.HasField("maturity_days") else None,
+        metadata=metadata if "metadata" in fields else {key: metadata[key] for key in keys & metadata.keys()},
+    )
+    violations = [FieldViolation(f"restaurant.{found.field}", found.description) for found in profile_violations(profile)]
+    if not fields <= CHANGEABLE_FIELDS or ("metadata" in fields and keys) or len(paths) > UPDATE_PATHS_MAX:
+        violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
+    elif not paths and not request.allow_missing:
+        violations.append(FieldViolation("update_mask", "must name what to change"))
+    if request.allow_missing and message.etag:
+        violations.append(FieldViolation("allow_missing", "must not be set together with restaurant.etag"))
+    if violations:
+        raise InvalidRequest(violations)
+    return RestaurantChange(profile, fields, keys, message.etag, request.allow_missing)
+
+
 def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
     """The id asked for. Raises InvalidRequest."""
     _require_ids({"restaurant_id": request.restaurant_id})
@@ -269,6 +300,7 @@ def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
         metadata=profile.metadata,
         created_at=encode_instant(restaurant.created_at),
         updated_at=encode_instant(restaurant.updated_at),
+        etag=restaurant.etag,
     )
 
 

@@ -32,6 +32,7 @@ from ledger.errors import (
     PayoutRunNotFound,
     QueueFull,
     RateLimited,
+    RestaurantChanged,
     RestaurantNotFound,
     ScopeMissing,
     ShuttingDown,
@@ -98,6 +99,9 @@ _TABLE: dict[type[LedgerError], _Row] = {
         metadata=lambda error: {"event_id": error.event_id}),
     RestaurantNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_RESTAURANT_NOT_FOUND,
+        metadata=lambda error: {"restaurant_id": error.restaurant_id}),
+    RestaurantChanged: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_RESTAURANT_CHANGED,
         metadata=lambda error: {"restaurant_id": error.restaurant_id}),
     PayoutNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_NOT_FOUND,

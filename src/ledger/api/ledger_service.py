@@ -16,7 +16,7 @@ from ledger.application.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
 from ledger.application.payouts import get_payout, get_payout_run, list_payout_run_items, list_payouts
 from ledger.application.ports import EventLedger, PageTokenKeys, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
-from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant
+from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant, update_restaurant
 from ledger.application.run_payouts import run_payouts
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -135,6 +135,13 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         profile = convert.decode_profile(request)
         restaurant = await put_restaurant(self._begin, profile)
         return ledger_pb2.PutRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
+
+    async def UpdateRestaurant(
+        self, request: ledger_pb2.UpdateRestaurantRequest, context: Context
+    ) -> ledger_pb2.UpdateRestaurantResponse:
+        change = convert.decode_restaurant_change(request)
+        restaurant = await update_restaurant(self._begin, change)
+        return ledger_pb2.UpdateRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
 
     async def GetRestaurant(self, request: ledger_pb2.GetRestaurantRequest, context: Context) -> ledger_pb2.GetRestaurantResponse:
         restaurant_id = convert.decode_restaurant_id(request)

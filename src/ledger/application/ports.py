@@ -329,8 +329,16 @@ class Restaurants(Protocol):
         """Registers a restaurant or replaces its profile."""
         ...
 
+    async def register(self, restaurant_id: str) -> None:
+        """Registers a restaurant with a profile of defaults, unless it is registered."""
+        ...
+
     async def get(self, restaurant_id: str) -> Restaurant | None:
         """The restaurant, or None."""
+        ...
+
+    async def lock(self, restaurant_id: str) -> Restaurant | None:
+        """The same; nobody else can change its profile until the unit of work ends."""
         ...
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:

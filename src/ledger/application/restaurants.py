@@ -1,14 +1,40 @@
 """Registers restaurants and shows them."""
 
 from ledger.application.ports import UnitOfWorkFactory
-from ledger.domain.restaurants import Restaurant, RestaurantProfile
-from ledger.errors import RestaurantNotFound
+from ledger.domain.restaurants import Restaurant, RestaurantChange, RestaurantProfile, profile_violations
+from ledger.errors import FieldViolation, InvalidRequest, RestaurantChanged, RestaurantNotFound
 
 
 async def put_restaurant(begin: UnitOfWorkFactory, profile: RestaurantProfile) -> Restaurant:
     """Registers a restaurant or replaces its profile as a whole. Raises DatabaseUnavailable, DatabaseTimeout."""
     async with begin() as uow:
         restaurant = await uow.restaurants.put(profile)
+        await uow.commit()
+    return restaurant
+
+
+async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) -> Restaurant:
+    """Changes what `change` names; a restaurant that has the values already is returned as it is.
+
+    Raises RestaurantNotFound; RestaurantChanged when it is not in the state that the change was
+    made for; InvalidRequest when its metadata would be too large; DatabaseUnavailable,
+    DatabaseTimeout. Nothing is changed then.
+    """
+    restaurant_id = change.profile.restaurant_id
+    async with begin() as uow:
+        if change.register:
+            await uow.restaurants.register(restaurant_id)
+        restaurant = await uow.restaurants.lock(restaurant_id)
+        if restaurant is None:
+            raise RestaurantNotFound(restaurant_id)
+        changed = change.of(restaurant.profile)
+        if changed != restaurant.profile:
+            # After the comparison: a repeated call finds its own change, which made its etag stale.
+            if change.etag and change.etag != restaurant.etag:
+                raise RestaurantChanged(restaurant_id)
+            if violations := profile_violations(changed):
+                raise InvalidRequest([FieldViolation(f"restaurant.{found.field}", found.description) for found in violations])
+            restaurant = await uow.restaurants.put(changed)
         await uow.commit()
     return restaurant
 

@@ -1,6 +1,7 @@
 """`ledger restaurants`: the restaurants' profiles."""
 
 import json as json_text
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -47,28 +48,98 @@ def get_restaurant(restaurant: _RestaurantArgument, json: JsonOption = False, ad
     _print_restaurant(answer.restaurant, json=json)
 
 
+_NameOption = Annotated[str | None, typer.Option("--name", help="The name for people.")]
+_ActiveOption = Annotated[bool | None, typer.Option("--active/--inactive", help="Whether payout runs pay it.")]
+_MaturityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--maturity-days",
+        metavar="DAYS",
+        help="Days of 24 hours until its charges are available, or default: the server's setting.",
+    ),
+]
+_MetadataOption = Annotated[
+    list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="To keep with it; may be repeated.")
+]
+_RemoveOption = Annotated[list[str] | None, typer.Option("--remove-metadata", metavar="KEY", help="To remove; may be repeated.")]
+
+
 @app.command("put")
 def put_restaurant(
     restaurant: _RestaurantArgument,
-    name: Annotated[str, typer.Option("--name", help="The name for people.", show_default=False)] = "",
-    active: Annotated[bool, typer.Option("--active/--inactive", help="Whether payout runs pay it.")] = True,
-    maturity_days: Annotated[
-        int | None,
-        typer.Option("--maturity-days", help="Days of 24 hours until its charges are available. Default: the server's setting."),
-    ] = None,
-    metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="To keep with it; may be repeated.")
-    ] = None,
+    name: _NameOption = None,
+    active: _ActiveOption = None,
+    maturity_days: _MaturityOption = None,
+    metadata: _MetadataOption = None,
     json: JsonOption = False,
     address: AddressOption = None,
 ) -> None:
-    """Register a restaurant, or replace its whole profile: what is left out is set to its default."""
+    """Register a restaurant; of one that is registered, change what is named and nothing else."""
+    request = _change_of(restaurant, name, active, maturity_days, metadata or [], [])
+    request.allow_missing = True
+    _update(request, json=json, address=address)
+
+
+@app.command("update")
+def update_restaurant(
+    restaurant: _RestaurantArgument,
+    name: _NameOption = None,
+    active: _ActiveOption = None,
+    maturity_days: _MaturityOption = None,
+    metadata: _MetadataOption = None,
+    remove_metadata: _RemoveOption = None,
+    etag: Annotated[str, typer.Option("--etag", help="Only if the restaurant still has this etag; `get` shows it.")] = "",
+    json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Change what is named of a registered restaurant, and nothing else."""
+    request = _change_of(restaurant, name, active, maturity_days, metadata or [], remove_metadata or [])
+    if not request.update_mask.paths:
+        raise CommandFailure("name what to change: see --help", exit_status=ExitStatus.USAGE)
+    request.restaurant.etag = etag
+    _update(request, json=json, address=address)
+
+
+def _change_of(
+    restaurant: str,
+    name: str | None,
+    active: bool | None,
+    maturity_days: str | None,
+    metadata: list[str],
+    remove_metadata: list[str],
+) -> ledger_pb2.UpdateRestaurantRequest:
+    """A request that names what was given, and nothing else. Raises CommandFailure."""
+    pairs = _pairs_of(metadata)
+    request = ledger_pb2.UpdateRestaurantRequest(restaurant=ledger_pb2.Restaurant(restaurant_id=restaurant, metadata=pairs))
+    paths = request.update_mask.paths
+    if name is not None:
+        request.restaurant.name = name
+        paths.append("name")
+    if active is not None:
+        request.restaurant.active = active
+        paths.append("active")
+    if maturity_days is not None:
+        if maturity_days != "default":
+            request.restaurant.maturity_days = _days_of(maturity_days)
+        paths.append("maturity_days")
+    if both := sorted(set(remove_metadata) & pairs.keys()):
+        raise CommandFailure(f"{both[0]!r} is both set and removed", exit_status=ExitStatus.USAGE)
+    paths.extend(f"metadata.{key}" for key in sorted({*pairs, *remove_metadata}))
+    return request
+
+
+def _days_of(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", text):
+        raise CommandFailure(
+            f"--maturity-days must be a whole number of days or default (it is {text!r})", exit_status=ExitStatus.USAGE
+        )
+    return int(text)
+
+
+def _update(request: ledger_pb2.UpdateRestaurantRequest, *, json: bool, address: str | None) -> None:
     settings = load_settings(address)
-    request = ledger_pb2.PutRestaurantRequest(
-        restaurant_id=restaurant, name=name, active=active, maturity_days=maturity_days, metadata=_pairs_of(metadata or [])
-    )
     with connect(settings) as stub:
-        answer = stub.PutRestaurant(request)
+        answer = stub.UpdateRestaurant(request)
     _print_restaurant(answer.restaurant, json=json)
 
 
@@ -106,7 +177,8 @@ def _print_restaurant(restaurant: ledger_pb2.Restaurant, *, json: bool) -> None:
         pair = f"{json_text.dumps(key)}: {json_text.dumps(restaurant.metadata[key])}"
         table.add_row("metadata", pair)
     table.add_row("registered", format_instant(restaurant.created_at))
-    table.add_row("last put", format_instant(restaurant.updated_at))
+    table.add_row("last changed", format_instant(restaurant.updated_at))
+    table.add_row("etag", restaurant.etag)
     print_table(table)
 
 
@@ -128,4 +200,5 @@ def _json_of(restaurant: ledger_pb2.Restaurant) -> JsonValue:
         "metadata": metadata,
         "created_at": format_instant(restaurant.created_at),
         "updated_at": format_instant(restaurant.updated_at),
+        "etag": restaurant.etag,
     }

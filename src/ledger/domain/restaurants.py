@@ -1,13 +1,19 @@
 """Restaurants: whose money it is."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from ledger.domain.fields import ID_RULE, METADATA_RULE, NAME_RULE, is_id, is_metadata, is_name
 from ledger.errors import FieldViolation
 
 MATURITY_DAYS_MAX = 365
+ETAG_LENGTH = 32
+# What a change may name.
+CHANGEABLE_FIELDS = frozenset({"name", "active", "maturity_days", "metadata"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,37 @@ class Restaurant:
     profile: RestaurantProfile
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """Names this state of the profile; the same on every server."""
+        profile = self.profile
+        state = [profile.name, profile.active, profile.maturity_days, dict(profile.metadata), self.updated_at.isoformat()]
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:ETAG_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class RestaurantChange:
+    """What to change of a restaurant: `fields` of the profile and single keys of its metadata.
+
+    They become what `profile` has; a key that it lacks is removed. `etag`, if given, is the state
+    that must not have changed meanwhile. `register` registers an unknown restaurant first.
+    """
+
+    profile: RestaurantProfile
+    fields: frozenset[str]
+    metadata_keys: frozenset[str] = frozenset()
+    etag: str = ""
+    register: bool = False
+
+    def of(self, profile: RestaurantProfile) -> RestaurantProfile:
+        """`profile` with the change."""
+        values: dict[str, Any] = {name: getattr(self.profile, name) for name in self.fields}
+        if self.metadata_keys:
+            kept = {key: value for key, value in profile.metadata.items() if key not in self.metadata_keys}
+            given = {key: value for key, value in self.profile.metadata.items() if key in self.metadata_keys}
+            values["metadata"] = kept | given
+        return replace(profile, **values)
 
 
 def profile_violations(profile: RestaurantProfile) -> list[FieldViolation]:

@@ -136,6 +136,13 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
         { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
     """
+    ERROR_REASON_RESTAURANT_CHANGED: _ErrorReason.ValueType  # 21
+    """The restaurant was changed since the caller read the etag that it sent. Status
+    FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew, and send the
+    new etag.
+
+        { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
@@ -256,4 +263,11 @@ ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
 Nothing was stored; the same call may be repeated then.
 
     { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
+"""
+ERROR_REASON_RESTAURANT_CHANGED: ErrorReason.ValueType  # 21
+"""The restaurant was changed since the caller read the etag that it sent. Status
+FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew, and send the
+new etag.
+
+    { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
 """

@@ -22,6 +22,7 @@ Conventions that hold everywhere:
 
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
+from google.protobuf import field_mask_pb2 as field_mask_pb2
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
@@ -560,6 +561,7 @@ class Restaurant(message.Message):
     METADATA_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
     UPDATED_AT_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     restaurant_id: builtins.str
     """1 to 128 characters of [A-Za-z0-9._:-]."""
     name: builtins.str
@@ -569,6 +571,10 @@ class Restaurant(message.Message):
     maturity_days: builtins.int
     """How many days of 24 hours after `occurred_at` its charges mature, 0 (at once) to 365. Unset: the server's setting. A change
     holds for charges recorded from then on.
+    """
+    etag: builtins.str
+    """Names this state of the profile: another one after every change. Opaque, set by the server. In
+    UpdateRestaurant the state that the caller has read.
     """
     @builtins.property
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
@@ -580,7 +586,7 @@ class Restaurant(message.Message):
 
     @builtins.property
     def updated_at(self) -> timestamp_pb2.Timestamp:
-        """When its profile was last put, by the database's clock."""
+        """When its profile was last changed, by the database's clock."""
 
     def __init__(
         self,
@@ -592,10 +598,11 @@ class Restaurant(message.Message):
         metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
         created_at: timestamp_pb2.Timestamp | None = ...,
         updated_at: timestamp_pb2.Timestamp | None = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "created_at", b"created_at", "maturity_days", b"maturity_days", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "active", b"active", "created_at", b"created_at", "maturity_days", b"maturity_days", "metadata", b"metadata", "name", b"name", "restaurant_id", b"restaurant_id", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days", "active", b"active", "created_at", b"created_at", "etag", b"etag", "maturity_days", b"maturity_days", "metadata", b"metadata", "name", b"name", "restaurant_id", b"restaurant_id", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__maturity_days: _TypeAlias = typing.Literal["maturity_days"]  # noqa: Y015
     _WhichOneofArgType__maturity_days: _TypeAlias = typing.Literal["_maturity_days", b"_maturity_days"]  # noqa: Y015
@@ -1623,6 +1630,68 @@ class PutRestaurantRequest(message.Message):
 @typing.final
 class PutRestaurantResponse(message.Message):
     """The response of PutRestaurant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESTAURANT_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def restaurant(self) -> Restaurant:
+        """The restaurant as it is now."""
+
+    def __init__(
+        self,
+        *,
+        restaurant: Restaurant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["restaurant", b"restaurant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["restaurant", b"restaurant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateRestaurantRequest(message.Message):
+    """The request of UpdateRestaurant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RESTAURANT_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    ALLOW_MISSING_FIELD_NUMBER: builtins.int
+    allow_missing: builtins.bool
+    """Register an unknown restaurant, with defaults for what the mask does not name, instead of
+    answering NOT_FOUND. Not together with an etag.
+    """
+    @builtins.property
+    def restaurant(self) -> Restaurant:
+        """`restaurant_id`, required, says which restaurant. `etag`, if it is not empty, must be the
+        restaurant's. Of the other fields those that `update_mask` names are taken; `created_at` and
+        `updated_at` cannot be set.
+        """
+
+    @builtins.property
+    def update_mask(self) -> field_mask_pb2.FieldMask:
+        """What to change: `name`, `active`, `maturity_days` (unset: the server's setting), `metadata`
+        (all of it), or `metadata.KEY` for one key of it, which is removed if `restaurant.metadata` lacks
+        it. 1 to 1,000 paths; none only with `allow_missing`.
+        """
+
+    def __init__(
+        self,
+        *,
+        restaurant: Restaurant | None = ...,
+        update_mask: field_mask_pb2.FieldMask | None = ...,
+        allow_missing: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["restaurant", b"restaurant", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_missing", b"allow_missing", "restaurant", b"restaurant", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateRestaurantResponse(message.Message):
+    """The response of UpdateRestaurant."""
 
     DESCRIPTOR: descriptor.Descriptor
 

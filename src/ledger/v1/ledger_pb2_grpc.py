@@ -96,6 +96,11 @@ class LedgerServiceStub:
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.PutRestaurantRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.PutRestaurantResponse.FromString,
                 _registered_method=True)
+        self.UpdateRestaurant = channel.unary_unary(
+                '/ledger.v1.LedgerService/UpdateRestaurant',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.UpdateRestaurantRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.UpdateRestaurantResponse.FromString,
+                _registered_method=True)
         self.GetRestaurant = channel.unary_unary(
                 '/ledger.v1.LedgerService/GetRestaurant',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetRestaurantRequest.SerializeToString,
@@ -229,9 +234,24 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutRestaurant(self, request, context):
-        """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set to its default.
+        """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
+        to its default. A request with a name alone makes an inactive restaurant active and removes its
+        metadata. To change some fields use UpdateRestaurant.
 
         On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRestaurant(self, request, context):
+        """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
+        `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+
+        On repeat: a restaurant that has the values already is answered as it is and not changed,
+        whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
+        restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
+        INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,6 +333,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.PutRestaurant,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.PutRestaurantRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.PutRestaurantResponse.SerializeToString,
+            ),
+            'UpdateRestaurant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRestaurant,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.UpdateRestaurantRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.UpdateRestaurantResponse.SerializeToString,
             ),
             'GetRestaurant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRestaurant,
@@ -651,6 +676,33 @@ class LedgerService:
             '/ledger.v1.LedgerService/PutRestaurant',
             ledger_dot_v1_dot_ledger__pb2.PutRestaurantRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.PutRestaurantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRestaurant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/UpdateRestaurant',
+            ledger_dot_v1_dot_ledger__pb2.UpdateRestaurantRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.UpdateRestaurantResponse.FromString,
             options,
             channel_credentials,
             insecure,

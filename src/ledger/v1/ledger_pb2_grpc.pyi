@@ -120,9 +120,20 @@ class LedgerServiceStub:
     ListPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]
     """Lists payouts, latest first, without items and history. INVALID_ARGUMENT: a bad field or page token."""
     PutRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]
-    """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set to its default.
+    """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
+    to its default. A request with a name alone makes an inactive restaurant active and removes its
+    metadata. To change some fields use UpdateRestaurant.
 
     On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
+    """
+    UpdateRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.UpdateRestaurantRequest, _ledger_pb2.UpdateRestaurantResponse]
+    """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
+    `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+
+    On repeat: a restaurant that has the values already is answered as it is and not changed,
+    whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
+    restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
+    INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
     """
     GetRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetRestaurantRequest, _ledger_pb2.GetRestaurantResponse]
     """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a restaurant id."""
@@ -204,9 +215,20 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ListPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]  # type: ignore[assignment]
     """Lists payouts, latest first, without items and history. INVALID_ARGUMENT: a bad field or page token."""
     PutRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]  # type: ignore[assignment]
-    """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set to its default.
+    """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
+    to its default. A request with a name alone makes an inactive restaurant active and removes its
+    metadata. To change some fields use UpdateRestaurant.
 
     On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
+    """
+    UpdateRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.UpdateRestaurantRequest, _ledger_pb2.UpdateRestaurantResponse]  # type: ignore[assignment]
+    """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
+    `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+
+    On repeat: a restaurant that has the values already is answered as it is and not changed,
+    whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
+    restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
+    INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
     """
     GetRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetRestaurantRequest, _ledger_pb2.GetRestaurantResponse]  # type: ignore[assignment]
     """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a restaurant id."""
@@ -357,9 +379,26 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.PutRestaurantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.PutRestaurantResponse, _abc.Awaitable[_ledger_pb2.PutRestaurantResponse]]:
-        """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set to its default.
+        """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
+        to its default. A request with a name alone makes an inactive restaurant active and removes its
+        metadata. To change some fields use UpdateRestaurant.
 
         On repeat: the same request changes nothing but `updated_at`. INVALID_ARGUMENT: a bad field.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateRestaurant(
+        self,
+        request: _ledger_pb2.UpdateRestaurantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.UpdateRestaurantResponse, _abc.Awaitable[_ledger_pb2.UpdateRestaurantResponse]]:
+        """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
+        `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+
+        On repeat: a restaurant that has the values already is answered as it is and not changed,
+        whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
+        restaurant. FAILED_PRECONDITION: the restaurant was changed since the etag was read.
+        INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
         """
 
     @_abc_1.abstractmethod

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -41,8 +41,19 @@ class PostgresRestaurants:
         )
         return _restaurant((await self._connection.execute(statement)).one())
 
+    async def register(self, restaurant_id: str) -> None:
+        statement = insert(restaurants).values(restaurant_id=restaurant_id)
+        await self._connection.execute(statement.on_conflict_do_nothing(index_elements=["restaurant_id"]))
+
     async def get(self, restaurant_id: str) -> Restaurant | None:
+        return await self._one(select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id))
+
+    async def lock(self, restaurant_id: str) -> Restaurant | None:
+        # The key stays as it is: opening a balance account of the restaurant does not wait.
         statement = select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id)
+        return await self._one(statement.with_for_update(key_share=True))
+
+    async def _one(self, statement: Select[Any]) -> Restaurant | None:
         row = (await self._connection.execute(statement)).one_or_none()
         return None if row is None else _restaurant(row)
 
