@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from ledger.database_url import shown_url
 from ledger.settings import Settings
 
 EXAMPLE = Path(__file__).resolve().parents[1] / ".env.example"
+
+
+DRIVER = "postgresql+asyncpg://"
 
 
 def example() -> dict[str, str]:
@@ -35,6 +39,18 @@ def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgres://u@h/d", "postgresql+asyncpg://u@h/d"),
         ("postgresql://u@h/d?sslmode=require", "postgresql+asyncpg://u@h/d?ssl=require"),
         ("postgresql+asyncpg://u@/d?host=/run/pg", "postgresql+asyncpg://u@/d?host=%2Frun%2Fpg"),
+        ("postgresql://u:p,w/%2C@h/d", "postgresql+asyncpg://u:p%2Cw%2F%2C@h/d"),
+        ("postgresql://u:p,w@h1,h2:5433/d", f"{DRIVER}u:p%2Cw@/d?host=h1%2Ch2&port=5432%2C5433"),
+        ("postgresql://h1:6000,[::1]:6001/d", f"{DRIVER}/d?host=h1%2C%3A%3A1&port=6000%2C6001"),
+        ("postgresql://u@[::1]:6001/d", f"{DRIVER}u@[::1]:6001/d"),
+        ("postgresql://u@%2Frun%2Fpg/d", f"{DRIVER}u@/d?host=%2Frun%2Fpg"),
+        ("postgresql://u@/d?host=/run/a,/run/b", f"{DRIVER}u@/d?host=%2Frun%2Fa%2C%2Frun%2Fb&port=5432%2C5432"),
+        ("postgresql://u@/d?host=h1,::1&port=6000", f"{DRIVER}u@/d?host=h1%2C%3A%3A1&port=6000%2C6000"),
+        ("postgresql://u@/d?host=h1:6000&host=h2", f"{DRIVER}u@/d?host=h1%2Ch2&port=6000%2C5432"),
+        (
+            "postgresql://u@h1,h2/d?target_session_attrs=any&connect_timeout=3",
+            f"{DRIVER}u@/d?connect_timeout=3&host=h1%2Ch2&port=5432%2C5432&target_session_attrs=any",
+        ),
     ],
 )
 def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> None:
@@ -51,6 +67,16 @@ def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> 
         ("LEDGER_DATABASE_URL", "postgresql://u@h:port/d"),
         ("LEDGER_DATABASE_URL", "postgresql://u:p@ss@h/d"),
         ("LEDGER_DATABASE_URL", "postgresql://u@h/d?channel_binding=require"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,,h2/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,h1/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,h2:0/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,::1/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u:p@ss@h1,h2/d"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@/d?host=h1,h2,h3&port=1,2"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@/d?host=h1:1,h2&port=2"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,h2/d?target_session_attrs=standby"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,h2/d?connect_timeout=0"),
+        ("LEDGER_DATABASE_URL", "postgresql://u@h1,h2/d?connect_timeout=2s"),
         ("LEDGER_GRPC_ADDRESS", "50051"),
         ("LEDGER_GRPC_ADDRESS", "127.0.0.1:99999"),
         ("LEDGER_MATURITY_DAYS", "-1"),
@@ -67,6 +93,20 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, valu
     with pytest.raises(ValidationError) as raised:
         Settings(_env_file=None)
     assert name.removeprefix("LEDGER_").lower() in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://u:p@h1,[::1]:6001/d", "postgresql://u:***@h1:5432,[::1]:6001/d"),
+        ("postgresql://u:several@h1,h2/d?sslmode=require", "postgresql://u:***@h1:5432,h2:5432/d?ssl=require"),
+        ("postgresql://u:p@h:6000/d", "postgresql://u:***@h:6000/d"),
+        ("postgresql://u:p@/d?host=/run/a,/run/b", "postgresql://u:***@/d?host=%2Frun%2Fa%2C%2Frun%2Fb&port=5432%2C5432"),
+    ],
+)
+def test_database_url_is_shown_as_it_was_written(given: str, shown: str) -> None:
+    """With all of its hosts, and without its password."""
+    assert shown_url(Settings(_env_file=None, database_url=given).database_url) == shown
 
 
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.api.crowding import CallLimits
@@ -27,8 +26,10 @@ from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker
+from ledger.database_url import shown_url
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport
+from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -44,6 +45,7 @@ from ledger.infrastructure.postgres.engine import (
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.fence import Fence
+from ledger.infrastructure.postgres.hosts import Hosts
 from ledger.infrastructure.postgres.migrations import create_database, migrate
 from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
@@ -90,11 +92,6 @@ class Database:
         return shown_url(self.url)
 
 
-def shown_url(url: str) -> str:
-    """A database's URL as people write it, without its password."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=True)
-
-
 @contextmanager
 def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator[Database]:
     """The configured database, or an embedded one, started if it is not running, and stopped at the end if so.
@@ -117,7 +114,8 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The connections of a server, in pools of their own, so that no kind of call can take them from another.
+    """The connections of a server, in pools of their own, so that no kind of call can take them from another, and all of them on
+    the host that takes writes.
 
     `groups` books single calls, `ingest` batches. `ping` is apart so that a server whose connections are all busy is not taken
     for one without a database.
@@ -128,16 +126,19 @@ class Engines:
     balances: AsyncEngine
     other: AsyncEngine
     ping: AsyncEngine
+    hosts: Hosts
 
     @classmethod
     def of(cls, url: str, settings: Settings) -> Self:
         """The engines of a database; they connect at their first use."""
+        hosts = Hosts(url, target="read-write")
         return cls(
-            groups=create_engine(url, pool_size=settings.ingest_concurrency, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
-            ingest=create_engine(url, pool_size=settings.ingest_pool_size),
-            balances=create_engine(url, pool_size=GROUPS_AT_ONCE_MAX),
-            other=create_engine(url, pool_size=settings.database_pool_size),
-            ping=create_engine(url, pool_size=1),
+            groups=create_engine(hosts, pool_size=settings.ingest_concurrency, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
+            ingest=create_engine(hosts, pool_size=settings.ingest_pool_size),
+            balances=create_engine(hosts, pool_size=GROUPS_AT_ONCE_MAX),
+            other=create_engine(hosts, pool_size=settings.database_pool_size),
+            ping=create_engine(hosts, pool_size=1),
+            hosts=hosts,
         )
 
     async def dispose(self) -> None:
@@ -152,8 +153,8 @@ def embedded_connections(settings: Settings) -> int:
 
 
 def connections_of_a_server(settings: Settings) -> int:
-    """How many connections a server process opens, at the most."""
-    return settings.ingest_concurrency + settings.ingest_pool_size + GROUPS_AT_ONCE_MAX + settings.database_pool_size + 1
+    """How many connections a server process opens to a host, at the most; two of them to see whether it is well."""
+    return settings.ingest_concurrency + settings.ingest_pool_size + GROUPS_AT_ONCE_MAX + settings.database_pool_size + 2
 
 
 class Application:
@@ -161,17 +162,19 @@ class Application:
 
     def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
         engine = engines.other
+        self._hosts = engines.hosts
         metrics = metrics or UncountedWork()
+        worker_failed = engines.hosts.outages.worker_failed
         self._group_connections = KeptConnections(engines.groups)
         self._ingest_connections = KeptConnections(engines.ingest)
         self._balance_connections = KeptConnections(engines.balances)
         self._snapshot_worker = SnapshotWorker(
             PostgresBalanceSnapshots(engine),
             tail_entries=settings.snapshot_tail_entries,
-            on_failure=_log_worker_failure,
+            on_failure=worker_failed,
             on_taken=metrics.snapshots_made,
         )
-        self._fence = Fence(engine, on_failure=partial(_log_worker_failure, "gathering those who wait for a standby broke"))
+        self._fence = Fence(engine, on_failure=partial(worker_failed, "gathering those who wait for a standby broke"))
         runs = PostgresPayoutRuns(
             engine,
             self._snapshot_worker,
@@ -197,19 +200,19 @@ class Application:
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
             PostgresBalanceReader(partial(autocommit, engine), self._snapshot_worker),
-            on_failure=partial(_log_worker_failure, "gathering balance reads into groups broke"),
+            on_failure=partial(worker_failed, "gathering balance reads into groups broke"),
             on_group=partial(metrics.group, "balance"),
         )
-        self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=_log_worker_failure)
+        self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=worker_failed)
         self._seal_worker = SealWorker(
             LedgerSealer(PostgresSealedBooks(engine)),
             interval_seconds=settings.seal_interval_seconds,
             is_busy=lambda: self._ingest_events.queue.events > 0 or self._payout_worker.is_paying,
-            on_failure=_log_worker_failure,
+            on_failure=worker_failed,
         )
         self.audit_log = None
         if keeps_audit_log(settings):
-            self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=_log_audit_failure)
+            self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=partial(_log_audit_failure, worker_failed))
         self.service = LedgerService(
             ingest_events=self._ingest_events,
             ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence),
@@ -225,6 +228,7 @@ class Application:
 
     def start(self) -> None:
         """Begins to work in the background."""
+        self._hosts.start()
         self._payout_worker.start()
         self._snapshot_worker.start()
         self._seal_worker.start()
@@ -247,14 +251,14 @@ class Application:
         await self._get_balance.close()
         await self._balance_connections.close()
         await self._fence.close()
+        await self._hosts.stop()
 
 
-def _log_worker_failure(what: str, error: BaseException) -> None:
-    _log.warning(what, error=type(error).__name__, cause=repr(error.__cause__ or error))
-
-
-def _log_audit_failure(what: str, error: BaseException | None) -> None:
-    _log.error(what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error)))
+def _log_audit_failure(wait: Callable[[str, BaseException], None], what: str, error: BaseException | None) -> None:
+    if isinstance(error, DatabaseUnavailable):
+        wait(what, error)
+    else:
+        _log.error(what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error)))
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

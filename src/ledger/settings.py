@@ -8,6 +8,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ledger.database_url import driver_url
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
 
 
@@ -52,36 +53,6 @@ class UnknownRestaurantsSetting(StrEnum):
     REJECT = "reject"
 
 
-_URL_PARAMETERS = {"host", "passfile", "port", "ssl"}
-
-
-def _asyncpg_url(url: str) -> str:
-    """Makes a SQLAlchemy URL of the asyncpg driver from the spellings that people have at hand."""
-    if not url:
-        return url
-    # Imported when needed: most commands only call the server, and this takes longer than the call.
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError("must look like postgresql://user:password@host:5432/database") from error
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+asyncpg")
-    if parsed.drivername != "postgresql+asyncpg":
-        raise ValueError("must begin with postgresql://")
-    # The password ended at the first @, and the rest of it would be looked up, and shown, as a part of the host.
-    if "@" in (parsed.host or ""):
-        raise ValueError("must have %40 for an @ in the password, or no password: then PGPASSWORD is used")
-    # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
-    if "sslmode" in parsed.query:
-        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": parsed.query["sslmode"]})
-    if unknown := sorted(set(parsed.query) - _URL_PARAMETERS):
-        raise ValueError(f"must not have the parameter {unknown[0]}: only {', '.join(sorted(_URL_PARAMETERS))} are known")
-    return parsed.render_as_string(hide_password=False)
-
-
 def _timezone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError("must be an IANA time zone such as America/Lima")
@@ -101,7 +72,7 @@ def _jwt_algorithms(text: str) -> str:
 
 SecurityFile = Annotated[Path | None, AfterValidator(_expanded)]
 SettlementTimezone = Annotated[str, AfterValidator(_timezone)]
-DatabaseUrl = Annotated[str, AfterValidator(_asyncpg_url)]
+DatabaseUrl = Annotated[str, AfterValidator(driver_url)]
 
 
 class Settings(BaseSettings):
@@ -117,6 +88,7 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl = Field(
         default="",
         description="The PostgreSQL to keep the books in: postgresql://user:password@host:5432/database. "
+        "Several hosts: postgresql://user:password@h1:5432,h2:5432/database; the server uses the one that takes writes. "
         "Without a password: the one in PGPASSWORD. Empty: an embedded one in the data directory.",
     )
     migration_database_url: DatabaseUrl = Field(

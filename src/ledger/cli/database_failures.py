@@ -8,8 +8,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.api.security import SecurityMisconfigured
 from ledger.api.server import AddressUnavailable
-from ledger.bootstrap import shown_url
 from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
 from ledger.infrastructure.postgres.migrations import CannotMigrate

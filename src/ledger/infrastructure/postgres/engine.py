@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.horizon import SET_SYSTEM_IDENTIFIER
+from ledger.infrastructure.postgres.hosts import Hosts
 
-CONNECT_TIMEOUT_SECONDS = 5
 POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
 LOCK_TIMEOUT_SECONDS = 3
@@ -102,24 +102,26 @@ Autocommit = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
 def create_engine(
-    url: str, *, pool_size: int, role: str = APPLICATION_ROLE, lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS
+    database: str | Hosts, *, pool_size: int, role: str = APPLICATION_ROLE, lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS
 ) -> AsyncEngine:
     """An engine whose sessions run as `role`, whoever logged in, and are bounded in time.
 
-    `url` is a SQLAlchemy URL of the asyncpg dialect. Connects at the first use, not before.
+    `database` is a SQLAlchemy URL of the asyncpg dialect, or the hosts that several engines share. Connects at the first use,
+    not before.
     """
+    hosts = database if isinstance(database, Hosts) else Hosts(database)
     engine = create_async_engine(
-        url,
+        hosts.url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
         # Statements are few and known, and each is prepared once a session.
-        connect_args={
-            "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": COMMAND_TIMEOUT_SECONDS,
+        async_creator=partial(
+            hosts.connect,
+            command_timeout=COMMAND_TIMEOUT_SECONDS,
             # All else is set by the session itself.
-            "server_settings": {"application_name": "ledger"},
-        },
+            server_settings={"application_name": "ledger"},
+        ),
     )
     event.listen(engine.sync_engine, "connect", partial(_prepare, _preparation(role, lock_timeout_seconds)))
     event.listen(engine.sync_engine, "checkout", _refuse_closed)

@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from ledger.infrastructure.postgres.engine import OWNER_ROLE, connect
 from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.hosts import Hosts
 from ledger.resources import resource
 
 LOCK_TIMEOUT_SECONDS = 10
@@ -54,7 +55,7 @@ async def migrate_async(url: str, revision: str = "head") -> tuple[str | None, s
     # Loaded when needed: Alembic takes an eighth of the time that a server takes to load, and most servers migrate nothing.
     from ledger.infrastructure.postgres.schema_moves import move_schema
 
-    engine = create_async_engine(url, poolclass=NullPool)
+    engine = create_async_engine(url, poolclass=NullPool, async_creator=Hosts(url, target="read-write").connect)
     try:
         with database_errors():
             async with aclosing(await connect(engine)) as connection:

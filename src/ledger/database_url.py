@@ -1,0 +1,154 @@
+"""URLs of databases: as people write them, several hosts included, and as the driver takes them."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+PORT = 5432
+CONNECT_SECONDS_MAX = 60
+
+# A server writes, so it never asks for a standby; `any` is for reports and audits on one.
+TARGETS = ("any", "primary", "read-write")
+
+_PARAMETERS = {"connect_timeout", "host", "passfile", "port", "ssl", "target_session_attrs"}
+
+# Up to the hosts, the hosts, and what follows. The library takes a comma for a part of the only host, and a port before it for
+# nonsense. A password may contain anything but an @.
+_HOSTS = re.compile(r"^(?P<before>[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*)(?P<after>[/?].*)?$", re.DOTALL)
+
+# A name, an IPv4 address or a socket's directory, or an IPv6 address in brackets; and perhaps a port.
+_HOST = re.compile(r"^(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<plain>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?$")
+
+# Nobody's name, where several hosts are to be shown: the library writes one.
+_PLACE = "hosts.invalid"
+
+
+def driver_url(text: str) -> str:
+    """The SQLAlchemy URL of the asyncpg driver for a URL in any of the usual spellings; empty for an empty one.
+
+    Several hosts are written `h1:5432,h2:5432` before the database, or in the parameters `host` and `port`, as for libpq.
+    Raises ValueError with what is wrong, for people.
+    """
+    if not text:
+        return text
+    # Imported when needed: most commands only call the server, and this takes longer than the call.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    hosts, text = _taken_out(text)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError("must look like postgresql://user:password@host:5432/database") from error
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+asyncpg")
+    if url.drivername != "postgresql+asyncpg":
+        raise ValueError("must begin with postgresql://")
+    # The password ended at the first @, and the rest of it would be looked up, and shown, as a part of the host.
+    if "@" in (url.host or ""):
+        raise ValueError("must have %40 for an @ in the password, or no password: then PGPASSWORD is used")
+    # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
+    if "sslmode" in url.query:
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
+    if unknown := sorted(set(url.query) - _PARAMETERS):
+        raise ValueError(f"must not have the parameter {unknown[0]}: only {', '.join(sorted(_PARAMETERS))} are known")
+    _check_parameters(url)
+    return _with_hosts(url, hosts).render_as_string(hide_password=False)
+
+
+def shown_url(text: str) -> str:
+    """A database's URL as people write it, without its password."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(text).set(drivername="postgresql")
+    hosts = hosts_of(url)
+    if len(hosts) < 2 or any(host.startswith("/") for host, _ in hosts):
+        return url.render_as_string(hide_password=True)
+    url = url.difference_update_query(["host", "port"]).set(host=_PLACE)
+    names = ",".join(f"{_bracketed(host)}:{port or PORT}" for host, port in hosts)
+    return url.render_as_string(hide_password=True).replace(_PLACE, names, 1)
+
+
+def hosts_of(url: "URL") -> list[tuple[str, int | None]]:
+    """Hosts and ports of a URL that `driver_url` made; none if it names no host."""
+    names = _words(url.query.get("host")) or ([url.host] if url.host else [])
+    ports: Sequence[int | None] = [int(port) for port in _words(url.query.get("port"))] or [url.port]
+    if len(ports) == 1:
+        ports = [*ports] * len(names)
+    return list(zip(names, ports, strict=True))
+
+
+def _taken_out(text: str) -> tuple[list[tuple[str, int | None]], str]:
+    """Hosts that SQLAlchemy cannot read, and the URL without them; else no hosts, and the URL as it is."""
+    found = _HOSTS.match(text)
+    if found is None or not ("," in found["hosts"] or "%2f" in found["hosts"].lower()):
+        return [], text
+    hosts = [_host(unquote(word)) for word in found["hosts"].split(",")]
+    return hosts, found["before"] + (found["after"] or "")
+
+
+def _host(word: str) -> tuple[str, int | None]:
+    found = _HOST.match(word)
+    if found is None:
+        raise ValueError(f"must not have the host {word!r}: a host is a name or an address, [::1] if it is IPv6, then :5432")
+    return found["bracketed"] or found["plain"], None if found["port"] is None else _port(found["port"])
+
+
+def _port(word: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", word) or not 0 < int(word) < 65536:
+        raise ValueError(f"must not have the port {word!r}: ports are from 1 to 65535")
+    return int(word)
+
+
+def _check_parameters(url: "URL") -> None:
+    target = url.query.get("target_session_attrs")
+    if target is not None and target not in TARGETS:
+        raise ValueError(f"must have one of {', '.join(TARGETS)} as target_session_attrs: standbys take no writes")
+    seconds = url.query.get("connect_timeout")
+    if seconds is not None and not (
+        str(seconds).isascii() and str(seconds).isdigit() and 0 < int(str(seconds)) <= CONNECT_SECONDS_MAX
+    ):
+        raise ValueError(f"must have a connect_timeout from 1 to {CONNECT_SECONDS_MAX} seconds, for each host")
+
+
+def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
+    """The URL with these hosts, or with those in its parameters, where there are several; in the form that `hosts_of` reads."""
+    names = _words(url.query.get("host"))
+    ports = _words(url.query.get("port"))
+    if names:
+        # An address of IPv6 in the parameters has no brackets where its port is in `port`.
+        hosts = [(name, None) if name.count(":") > 1 and not name.startswith("[") else _host(name) for name in names]
+    elif not hosts:
+        return url
+    if ports:
+        if any(port is not None for _, port in hosts):
+            raise ValueError("must have its ports beside the hosts or in the parameter port, not in both")
+        if len(ports) not in (1, len(hosts)):
+            raise ValueError(f"must have as many ports as hosts, or one: there are {len(hosts)} hosts and {len(ports)} ports")
+        numbers = [_port(port) for port in ports]
+        hosts = [(host, numbers[place % len(numbers)]) for place, (host, _) in enumerate(hosts)]
+    if len(set(hosts)) < len(hosts):
+        raise ValueError("must not have a host twice")
+    url = url.difference_update_query(["host", "port"]).set(host=None, port=None)
+    if len(hosts) > 1:
+        given = {"host": ",".join(host for host, _ in hosts), "port": ",".join(str(port or PORT) for _, port in hosts)}
+    else:
+        ((host, port),) = hosts
+        given = {"host": host, **({} if port is None else {"port": str(port)})}
+    return url.update_query_dict(given)
+
+
+def _words(value: str | Sequence[str] | None) -> list[str]:
+    """The values of a parameter, whether it was given several times or once with commas."""
+    if value is None:
+        return []
+    values = [value] if isinstance(value, str) else value
+    return [word for given in values for word in given.split(",")]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

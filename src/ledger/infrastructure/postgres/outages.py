@@ -1,0 +1,78 @@
+"""The log of outages: a line when the database goes, rarely one while it is away, and a line when it is back."""
+
+import asyncio
+import time
+
+import structlog
+
+from ledger.errors import DatabaseTimeout, DatabaseUnavailable
+
+# After how long the log says once more that the database is away; each time it waits twice as long.
+REMIND_SECONDS_MIN = 60.0
+REMIND_SECONDS_MAX = 3600.0
+# How long a failure for want of the database waits for the watch to tell whether the database is away.
+DOUBT_SECONDS = 2.0
+# Of how many kinds of failures it is known when they were logged.
+TOLD_MAX = 1000
+
+_log = structlog.get_logger("ledger")
+
+
+class Outages:
+    """Whether the database is away, for the log."""
+
+    def __init__(self) -> None:
+        self._began_at: float | None = None
+        self._last_began_at = float("-inf")
+        self._remind_at = 0.0
+        self._remind_seconds = REMIND_SECONDS_MIN
+        self._told: dict[str, float] = {}
+        self._doubts: set[asyncio.TimerHandle] = set()
+
+    def began(self, cause: str) -> None:
+        """Tells that no host can be used; `cause` names them. To be called as long as it is so."""
+        now = time.monotonic()
+        if self._began_at is None:
+            self._began_at = self._last_began_at = now
+            self._remind_seconds = REMIND_SECONDS_MIN
+            _log.warning("the database is away", cause=cause)
+        elif now < self._remind_at:
+            return
+        else:
+            _log.warning("the database is still away", cause=cause, seconds=round(now - self._began_at, 1))
+            self._remind_seconds = min(2 * self._remind_seconds, REMIND_SECONDS_MAX)
+        self._remind_at = now + self._remind_seconds
+
+    def ended(self, host: str) -> None:
+        """Tells that a host can be used. Does nothing if it was so before."""
+        if self._began_at is None:
+            return
+        _log.warning("the database is back", host=host, seconds=round(time.monotonic() - self._began_at, 1))
+        self._began_at = None
+
+    def worker_failed(self, what: str, error: BaseException) -> None:
+        """Logs what a worker could not do, rarely the same, and not while the database is away: that has its line."""
+        line = {"error": type(error).__name__, "cause": repr(error.__cause__ or error)}
+        if not isinstance(error, (DatabaseUnavailable, DatabaseTimeout)):
+            _log.warning(what, **line)
+            return
+        failed_at = time.monotonic()
+        if self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN:
+            return
+
+        def decide() -> None:
+            self._doubts.discard(doubt)
+            if self._began_at is None and self._last_began_at < failed_at - DOUBT_SECONDS:
+                if len(self._told) >= TOLD_MAX:
+                    self._told.clear()
+                self._told[what] = failed_at
+                _log.warning(what, **line)
+
+        doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, decide)
+        self._doubts.add(doubt)
+
+    def close(self) -> None:
+        """Forgets failures that are in doubt."""
+        for doubt in self._doubts:
+            doubt.cancel()
+        self._doubts.clear()

@@ -1,0 +1,74 @@
+"""A primary and a standby of it, for tests that let the one take over from the other."""
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults.clusters import FORGETFUL, Cluster, new_cluster, run_as_owner
+from faults.of_recoveries import copy_while_running, running_standby
+from ledger.infrastructure.postgres.embedded import find_bin_dir
+from ledger.infrastructure.postgres.embedded.launcher import account_for
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+
+
+@dataclass
+class Pair:
+    """A primary with the database `ledger_template`, and its standby."""
+
+    primary: Cluster
+    standby_pgdata: Path
+    _standby: ExitStack
+    is_frozen: bool = False
+
+    @property
+    def directories(self) -> tuple[Path, Path]:
+        """The directories of the sockets, the standby's last."""
+        return self.primary.socket.parent, self.standby_pgdata
+
+    def url(self, *directories: Path, user: str = APPLICATION_ROLE, options: str = "") -> str:
+        """The URL of the database on hosts that have their sockets there; without any, on both, the standby first."""
+        hosts = directories or self.directories[::-1]
+        ports = ",".join("5432" for _ in hosts)
+        return f"postgresql+asyncpg://{user}@/ledger_template?host={','.join(map(str, hosts))}&port={ports}{options}"
+
+    def freeze(self) -> None:
+        """The primary does nothing any more, and nobody is told."""
+        self.primary.signal_all(signal.SIGSTOP)
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        self.primary.signal_all(signal.SIGCONT)
+        self.is_frozen = False
+
+    def stop_standby(self) -> None:
+        """Stops it, whatever it has become by then. Does nothing if it was stopped."""
+        self._standby.close()
+
+    def promote(self) -> None:
+        """The standby takes over; the primary is not asked."""
+        pgdata = self.standby_pgdata
+        run_as_owner(pgdata.parent, account_for(pgdata), [find_bin_dir() / "pg_ctl", "promote", "-D", pgdata, "--wait"])
+
+
+@contextmanager
+def primary_and_standby() -> Iterator[Pair]:
+    """Both, running; stopped at the end. From the main thread only. The database is for the block to make."""
+    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
+    folder.chmod(0o755)
+    try:
+        with new_cluster(folder / "first", FORGETFUL) as primary:
+            copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
+            with ExitStack() as standby:
+                standby.enter_context(running_standby(primary, copied, max_connections="200"))
+                pair = Pair(primary, copied, standby)
+                try:
+                    yield pair
+                finally:
+                    if pair.is_frozen:
+                        pair.thaw()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""Several hosts: which is used, what a silent one costs, and that a deposed one is left and never used again."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from faults.clusters import TEMPLATE
+from faults.pairs import Pair, primary_and_standby
+from faults.proxy import fault_proxy
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.running import query
+from support.waiting import until_told
+
+from ledger.bootstrap import Engines
+from ledger.errors import DatabaseUnavailable
+from ledger.infrastructure.postgres.engine import Connection, KeptConnections, autocommit, create_engine
+from ledger.infrastructure.postgres.hosts import Hosts, HostUnavailable
+from ledger.infrastructure.postgres.migrations import head_revision, migrate_async
+from ledger.settings import Settings
+
+DEADLINE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+async def pair() -> AsyncIterator[Pair]:
+    """Both with the books' schema; the last test promotes the standby."""
+    with primary_and_standby() as pair:
+        await pair.primary.make_template()
+        yield pair
+
+
+@asynccontextmanager
+async def silent_host(path: Path) -> AsyncIterator[Path]:
+    """A directory with a socket on which somebody takes connections and says nothing, as a host that stands still."""
+    path.mkdir()  # noqa: ASYNC240
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path / ".s.PGSQL.5432"))
+        listener.listen()
+        yield path
+    finally:
+        listener.close()
+
+
+def directory_of(connection: Connection) -> Path:
+    """The directory of the socket that a session uses."""
+    return Path(connection._addr).parent
+
+
+async def place_of(hosts: Hosts) -> Path:
+    """On which host a new session is."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        connection = await hosts.connect()
+        connection.terminate()
+    return directory_of(connection)
+
+
+async def test_session_is_on_the_host_that_takes_writes(pair: Pair) -> None:
+    """Wherever in the list it is, and however many are asked at once."""
+    primary, standby = pair.directories
+    for order in ((primary, standby), (standby, primary)):
+        hosts = Hosts(pair.url(*order))
+        assert set(await asyncio.gather(*(place_of(hosts) for _ in range(5)))) == {primary}
+
+
+async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None:
+    """A report or an audit may run there; a server may not, and says why."""
+    _, standby = pair.directories
+    assert await place_of(Hosts(pair.url(standby))) == standby
+    with pytest.raises(HostUnavailable, match=f"^{standby}:5432: is a standby$"):
+        await place_of(Hosts(pair.url(standby), target="read-write"))
+    assert await place_of(Hosts(pair.url(standby, options="&target_session_attrs=any"), target="read-write")) == standby
+
+
+async def test_silent_host_does_not_hide_those_after_it(pair: Pair, tmp_path: Path) -> None:
+    """Nor is it waited for each time."""
+    async with silent_host(tmp_path / "silent") as silent:
+        hosts = Hosts(pair.url(silent, *pair.directories, options="&connect_timeout=60"))
+        for _ in range(20):
+            assert await place_of(hosts) == pair.directories[0]
+
+
+async def test_each_host_is_named_with_its_reason(pair: Pair, tmp_path: Path) -> None:
+    """When none can be used."""
+    async with silent_host(tmp_path / "silent") as silent:
+        url = pair.url(silent, tmp_path, pair.directories[1], options="&connect_timeout=1")
+        with pytest.raises(HostUnavailable) as raised:
+            await place_of(Hosts(url))
+    assert set(str(raised.value).split("; ")) == {
+        f"{silent}:5432: no answer within 1 s",
+        f"{tmp_path}:5432: No such file or directory",
+        f"{pair.directories[1]}:5432: is a standby",
+    }
+
+
+async def test_only_host_is_named_with_its_reason(tmp_path: Path, pair: Pair) -> None:
+    """To those who use a pool."""
+    engine = create_engine(pair.url(tmp_path), pool_size=1)
+    try:
+        with pytest.raises(DatabaseUnavailable) as raised:
+            async with autocommit(engine):
+                pass
+        assert f"{tmp_path}:5432: No such file or directory" in str(raised.value.__cause__)
+    finally:
+        await engine.dispose()
+
+
+async def test_migrations_find_the_host_that_takes_writes(pair: Pair, tmp_path: Path) -> None:
+    """Past a silent host and a standby."""
+    async with silent_host(tmp_path / "silent") as silent:
+        url = pair.url(silent, *pair.directories[::-1], user="postgres")
+        assert await migrate_async(url) == (head_revision(), head_revision())
+
+
+async def test_peers_that_vanish_are_noticed(pair: Pair) -> None:
+    """The kernel looks after TCP connections: with the driver's own defaults it would wait for hours."""
+    async with fault_proxy(pair.primary.socket, seed=1) as network:
+        hosts = Hosts(f"postgresql+asyncpg://ledger_app@127.0.0.1:{network.port}/{TEMPLATE}?ssl=disable")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            connection = await hosts.connect()
+        plug = connection._transport.get_extra_info("socket")
+        assert plug.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+        connection.terminate()
+
+
+async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None:
+    """All of them open their sessions by way of the same hosts, which can end them."""
+    engines = Engines.of(pair.url(), Settings(_env_file=None, database_url=pair.url()))
+    pools = [pool for field in fields(engines) if isinstance(pool := getattr(engines, field.name), AsyncEngine)]
+    assert len(pools) > 3
+    try:
+        for pool in pools:
+            async with autocommit(pool):
+                pass
+        assert len(engines.hosts.sessions) == len(pools)
+    finally:
+        await engines.dispose()
+
+
+async def test_deposed_host_is_left_and_not_used_again(pair: Pair) -> None:
+    """The primary stands still and its standby takes over: sessions in use end at once, idle ones with them, in every pool. When
+    the old primary wakes up, it still believes that it takes writes."""
+    old, new = pair.directories
+    hosts = Hosts(pair.url())
+    engines = [create_engine(hosts, pool_size=2) for _ in range(2)]
+    kept = KeptConnections(engines[0])
+    hosts.start()
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            async with kept.autocommit() as idle:
+                assert directory_of(idle) == old
+            in_use = [asyncio.create_task(sleep(engine)) for engine in engines]
+            await until_told(lambda: sleeping(pair, 2), DEADLINE_SECONDS)
+            pair.freeze()
+            pair.promote()
+            for task in in_use:
+                with pytest.raises(DatabaseUnavailable):
+                    await task
+            assert idle.is_closed()
+            pair.thaw()
+            # As it is for whoever asks it alone.
+            assert await place_of(Hosts(pair.url(old), target="read-write")) == old
+            for engine in engines:
+                async with autocommit(engine) as connection:
+                    assert directory_of(connection) == new
+            async with kept.autocommit() as connection:
+                assert directory_of(connection) == new
+            # Who has just started asks all of them.
+            assert await place_of(Hosts(pair.url(old, new))) == new
+            # Nor when there is no other left.
+            pair.stop_standby()
+            with pytest.raises(HostUnavailable, match=f"{old}:5432: was deposed: it writes timeline 1, and the primary writes 2"):
+                while True:
+                    await place_of(hosts)
+    finally:
+        await kept.close()
+        for engine in engines:
+            await engine.dispose()
+        await hosts.stop()
+
+
+async def sleep(engine: AsyncEngine) -> None:
+    """Keeps a session busy."""
+    async with autocommit(engine) as connection:
+        await connection.execute("SET statement_timeout = 0", timeout=DEADLINE_SECONDS)
+        await connection.execute("SELECT pg_sleep(600)", timeout=600)
+
+
+async def sleeping(pair: Pair, count: int) -> bool:
+    """Whether so many sessions are busy."""
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    return await query(pair.primary.superuser_url, asleep) == [(count,)]
