@@ -28,6 +28,15 @@ class InvalidRequest(LedgerError):
         self.violations = tuple(violations)
 
 
+class EventTypeUnknown(LedgerError):
+    """The event is of a type that this server does not know; a server of a later version may."""
+
+    def __init__(self, field: str, number: int) -> None:
+        super().__init__(f"this server does not know the event type {number}; send the event again after an upgrade")
+        self.field = field
+        self.number = number
+
+
 class MalformedMessage(LedgerError):
     """The bytes of a request are not the message that its method takes."""
 
@@ -160,7 +169,7 @@ class NotAuthenticated(LedgerError):
 
 
 class ScopeMissing(LedgerError):
-    """The caller is known and may not do this. Names the scope that the method needs."""
+    """The caller is known and may not do this. Names the scope that the method or the event needs."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"the call needs the scope {scope}, which the caller does not have")

@@ -23,6 +23,7 @@ from ledger.errors import (
     EventIdReused,
     EventNotFound,
     EventRejected,
+    EventTypeUnknown,
     FieldViolation,
     InvalidRequest,
     LedgerError,
@@ -49,6 +50,7 @@ M = TypeVar("M", bound=Message)
 # What the ledger can say, with texts inside that must not get out where the row has a text of its own.
 EXAMPLES: list[LedgerError] = [
     InvalidRequest([FieldViolation("event.currency", "must be a currency"), FieldViolation("event.type", "must be a type")]),
+    EventTypeUnknown("event.type", 77),
     MalformedMessage("secret"),
     EventIdReused("evt_1", ["amount_minor", "occurred_at"]),
     EventRejected("evt_1"),

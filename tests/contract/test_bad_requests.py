@@ -8,7 +8,7 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -438,10 +438,19 @@ def bad_events() -> Iterator[tuple[str, Case]]:
         row = {"event_id": "02", "type": "20", "restaurant_id": "19", "currency": "23", "amount_minor": "30"}.get(name, "46")
         yield f"{row}-{name}-unset", Case("IngestEvent", without(event_message(), name), fields=(f"event.{name}",))
     for row, number in (("20", 0), ("21", 77), ("22", -1), ("22", 2**31 - 1), ("22", -(2**31))):
-        yield f"{row}-type-{number}", event_case("type", type=number)
+        reason = "EVENT_TYPE_UNKNOWN" if number else "INVALID_REQUEST"
+        yield f"{row}-type-{number}", replace(event_case("type", type=number), reason=reason)
+    # Its rules are not known either: nothing else of it is judged.
+    alone = ledger_pb2.ProcessorEvent(type=77)  # type: ignore[arg-type]  # a type of a version to come
+    yield "21-type-77-alone", Case("IngestEvent", ingest(alone), reason="EVENT_TYPE_UNKNOWN", fields=("event.type",))
     yield (
         "22-type-beyond-int32",
-        Case("IngestEvent", ingest(event_message(), appended=b"\x10" + varint(2**31)), fields=("event.type",)),
+        Case(
+            "IngestEvent",
+            ingest(event_message(), appended=b"\x10" + varint(2**31)),
+            reason="EVENT_TYPE_UNKNOWN",
+            fields=("event.type",),
+        ),
     )
     for row, amount in (("30", 0), ("31", -1), ("32", INT64_MIN), ("33", INT64_MAX), ("34", AMOUNT_CAP + 1), ("34", 2**53 + 1)):
         yield f"{row}-amount-{amount}", event_case("amount_minor", amount_minor=amount)

@@ -210,6 +210,18 @@ def test_promised_values_are_there(enum: str) -> None:
     assert {f"{prefix}_{name}" for name in PROMISED_VALUES[enum].split()} <= set(names)
 
 
+def test_every_enum_says_that_it_grows(contract: descriptor_pb2.FileDescriptorSet) -> None:
+    """A client of today meets the values of a server of tomorrow."""
+    for file in contract.file:
+        comments = {tuple(place.path): " ".join(place.leading_comments.split()) for place in file.source_code_info.location}
+        silent = [
+            enum.name
+            for place, enum in enumerate(file.enum_type)
+            if "This enum grows: expect values that you do not know" not in comments[(5, place)]
+        ]
+        assert silent == []
+
+
 def test_every_enum_begins_with_unspecified() -> None:
     """Number 0 is what a message has where nothing was set, and means nothing else; every value has its enum's prefix."""
     for file in (ledger_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR):

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ledger.api.authorization import REFUSED_EVENT_TYPES
 from ledger.api.errors import status_of
 from ledger.api.page_tokens import PageTokens
 from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
@@ -18,7 +19,7 @@ from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, is_currency
 from ledger.domain.posting_rules import EntryType
 from ledger.domain.restaurants import CHANGEABLE_FIELDS, Restaurant, RestaurantChange, RestaurantProfile, profile_violations
-from ledger.errors import FieldViolation, InvalidRequest, LedgerError
+from ledger.errors import EventTypeUnknown, FieldViolation, InvalidRequest, LedgerError, ScopeMissing
 from ledger.v1 import ledger_pb2
 
 PAGE_SIZE_DEFAULT = 100
@@ -41,6 +42,9 @@ _SECONDS_MAX = 253_402_300_799
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails here, at import.
 _EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
+# An event to book, or why it is refused.
+DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
+
 _EVENT_FIELD_ORDER = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
 _EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
 ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
@@ -70,14 +74,24 @@ def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
 
 
 def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event.") -> ProcessorEvent:
-    """The event in `message`. Raises InvalidRequest with every offending field, each prefixed by `path`."""
+    """The event in `message`.
+
+    Raises ScopeMissing when the caller may not send events of its type; EventTypeUnknown, since the
+    rules of such an event are not known either; InvalidRequest with every offending field, each
+    prefixed by `path`.
+    """
+    type_number = message.type
+    if (scope := REFUSED_EVENT_TYPES.get().get(type_number)) is not None:
+        raise ScopeMissing(scope)
     violations: list[FieldViolation] = []
     # Each field is read once: it is made anew from the message every time.
     event_id, restaurant_id, currency = message.event_id, message.restaurant_id, message.currency
     amount_minor, fee_minor = message.amount_minor, message.fee_minor
     payout_id, reference = message.payout_id, message.reference
-    event_type = _EVENT_TYPES.get(message.type)
+    event_type = _EVENT_TYPES.get(type_number)
     if event_type is None:
+        if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
+            raise EventTypeUnknown(path + "type", type_number)
         violations.append(FieldViolation("type", "must be one of the event types"))
     occurred_at = None
     if not message.HasField("occurred_at"):
@@ -118,18 +132,18 @@ def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = 
 
 
 def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -> ProcessorEvent:
-    """The event to book. Raises InvalidRequest."""
+    """The event to book. Raises as decode_event."""
     if not request.HasField("event"):
         raise InvalidRequest([FieldViolation("event", "must be set")])
     return decode_event(request.event, now)
 
 
-def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[ProcessorEvent | InvalidRequest]:
+def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
     """The events to book, and in their places what is wrong with the others. Raises InvalidRequest for too few or too many."""
     return _decode_events(request.events, now)
 
 
-def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime) -> list[ProcessorEvent | InvalidRequest]:
+def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime) -> list[DecodedEvent]:
     """The same of one request of a stream, which has either `event` or `events`. Raises InvalidRequest."""
     if not request.HasField("event"):
         return _decode_events(request.events, now)
@@ -137,18 +151,18 @@ def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime
         raise InvalidRequest([FieldViolation("events", "must be empty if event is set")])
     try:
         return [decode_event(request.event, now)]
-    except InvalidRequest as error:
+    except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
         return [error]
 
 
-def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[ProcessorEvent | InvalidRequest]:
+def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[DecodedEvent]:
     if not 1 <= len(messages) <= BATCH_EVENTS_MAX:
         raise InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
-    decoded: list[ProcessorEvent | InvalidRequest] = []
+    decoded: list[DecodedEvent] = []
     for place, message in enumerate(messages):
         try:
             decoded.append(decode_event(message, now, f"events[{place}]."))
-        except InvalidRequest as error:
+        except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
             decoded.append(error)
     return decoded
 

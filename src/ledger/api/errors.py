@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -22,6 +22,8 @@ from ledger.errors import (
     EventIdReused,
     EventNotFound,
     EventRejected,
+    EventTypeUnknown,
+    FieldViolation,
     InvalidRequest,
     LedgerError,
     MalformedMessage,
@@ -59,11 +61,15 @@ class _Row:
 
 
 def _bad_request(error: InvalidRequest) -> list[Message]:
-    violations = [
+    return _field_violations(error.violations)
+
+
+def _field_violations(violations: Sequence[FieldViolation]) -> list[Message]:
+    told = [
         error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
-        for violation in error.violations
+        for violation in violations
     ]
-    return [error_details_pb2.BadRequest(field_violations=violations)]
+    return [error_details_pb2.BadRequest(field_violations=told)]
 
 
 def _retry_info(seconds: float) -> list[Message]:
@@ -82,6 +88,10 @@ _TABLE: dict[type[LedgerError], _Row] = {
     InvalidRequest: _Row(
         grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_INVALID_REQUEST,
         metadata=_field_of, details=_bad_request),
+    EventTypeUnknown: _Row(
+        grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_EVENT_TYPE_UNKNOWN,
+        metadata=lambda error: {"field": error.field, "event_type": str(error.number)},
+        details=lambda error: _field_violations([FieldViolation(error.field, "is a type that this server does not know")])),
     MalformedMessage: _Row(
         grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_MALFORMED_MESSAGE,
         text="the request is not the message that this method takes"),

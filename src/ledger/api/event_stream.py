@@ -10,7 +10,6 @@ from ledger.api import convert
 from ledger.application.event_batch import IngestOutcome
 from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents
 from ledger.domain.events import ProcessorEvent
-from ledger.errors import InvalidRequest
 from ledger.v1 import ledger_pb2
 
 # Read ahead of what is being booked; a single request may be larger.
@@ -19,7 +18,7 @@ READ_AHEAD_BYTES = 1024 * 1024
 
 async def ingest_decoded(
     ingest_events: IngestEvents,
-    decoded: Sequence[ProcessorEvent | InvalidRequest],
+    decoded: Sequence[convert.DecodedEvent],
     *,
     size_bytes: int,
     seconds_left: float | None,
@@ -34,7 +33,7 @@ async def ingest_decoded(
 class _Received:
     """A request that has arrived: its events, or what is wrong with them."""
 
-    decoded: Sequence[ProcessorEvent | InvalidRequest]
+    decoded: Sequence[convert.DecodedEvent]
     is_single: bool
     size_bytes: int
 

@@ -12,7 +12,14 @@ from google.protobuf.message import Message
 
 from ledger.api.audited_calls import WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
 from ledger.api.authentication import Authenticator, Caller, Context, Credential
-from ledger.api.authorization import SCOPE_BY_METHOD, SERVICE_NAME, Scope
+from ledger.api.authorization import (
+    REFUSED_EVENT_TYPES,
+    SCOPE_BY_METHOD,
+    SERVICE_NAME,
+    Scope,
+    refused_event_types,
+    scopes_for,
+)
 from ledger.api.errors import code_of
 from ledger.api.rate_limit import RateLimit
 from ledger.application.audit_log import AuditedCall, AuditLog
@@ -29,6 +36,8 @@ class Gate:
         self, name: str, *, authenticator: Authenticator | None, rate_limit: RateLimit | None, audit_log: AuditLog | None
     ) -> None:
         self._scope = SCOPE_BY_METHOD[name]
+        self._scopes = scopes_for(name)
+        self._books_events = self._scope is Scope.INGEST
         self._authenticator = authenticator
         self._rate_limit = rate_limit
         self.audit_log = audit_log
@@ -43,9 +52,11 @@ class Gate:
         """
         caller = self._caller_of(context)
         call = GatedCall(self, caller, context, request_id)
-        if self._scope not in caller.scopes:
+        if self._scopes.isdisjoint(caller.scopes):
             with call:
                 raise ScopeMissing(self._scope)
+        if self._books_events:
+            REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
         return call
 
     async def admit_each(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
@@ -61,8 +72,9 @@ class Gate:
                     break
                 except RateLimited as limited:
                     await asyncio.sleep(limited.retry_after_seconds)
-            if self._scope not in caller.scopes:
+            if self._scopes.isdisjoint(caller.scopes):
                 raise ScopeMissing(self._scope)
+            REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
             yield request
 
     def _caller_of(self, context: Context) -> Caller:

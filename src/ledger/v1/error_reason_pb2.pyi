@@ -126,7 +126,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 19
-    """The caller is known and may not call this method. Status PERMISSION_DENIED.
+    """The caller is known and may not call this method, or may not send events of this type. Status
+    PERMISSION_DENIED. The event was not stored; the other events of its batch or stream were.
 
         { "reason": "SCOPE_MISSING", "domain": "ledger.v1", "metadata": { "scope": "payout" } }
     """
@@ -143,11 +144,20 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
         { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
     """
+    ERROR_REASON_EVENT_TYPE_UNKNOWN: _ErrorReason.ValueType  # 22
+    """The event is of a type that this server does not know: the caller's contract is newer. Status
+    INVALID_ARGUMENT, with a google.rpc.BadRequest. The event was not stored; keep it, and send it
+    again after the server is upgraded. No other field of the event was judged.
+
+        { "reason": "EVENT_TYPE_UNKNOWN", "domain": "ledger.v1",
+          "metadata": { "field": "event.type", "event_type": "77" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
     `reason` is the name of one of these values without the prefix ERROR_REASON_, for example "EVENT_ID_REUSED". Texts are for
-    people and may change; reasons and the metadata keys shown here do not.
+    people and may change; reasons and the metadata keys shown here do not. This enum grows: expect
+    values that you do not know, and go by the status then.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -254,7 +264,8 @@ the server's log only.
     { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 19
-"""The caller is known and may not call this method. Status PERMISSION_DENIED.
+"""The caller is known and may not call this method, or may not send events of this type. Status
+PERMISSION_DENIED. The event was not stored; the other events of its batch or stream were.
 
     { "reason": "SCOPE_MISSING", "domain": "ledger.v1", "metadata": { "scope": "payout" } }
 """
@@ -270,4 +281,12 @@ FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew
 new etag.
 
     { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
+"""
+ERROR_REASON_EVENT_TYPE_UNKNOWN: ErrorReason.ValueType  # 22
+"""The event is of a type that this server does not know: the caller's contract is newer. Status
+INVALID_ARGUMENT, with a google.rpc.BadRequest. The event was not stored; keep it, and send it
+again after the server is upgraded. No other field of the event was judged.
+
+    { "reason": "EVENT_TYPE_UNKNOWN", "domain": "ledger.v1",
+      "metadata": { "field": "event.type", "event_type": "77" } }
 """

@@ -14,6 +14,10 @@ Conventions that hold everywhere:
   comes a google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is
   stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
   deadline) has a status and no details.
+- Enums grow: a server of a later version may send values that a client's stubs do not know. A
+  client shows them as their number, or treats them as "something else"; it does not fail. An
+  event result without `error` was accepted, whatever its status. A server answers an event type
+  that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an upgrade.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
   fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it:
   with other filters it is INVALID_ARGUMENT, and so is one that no server of these books made. Tokens are for the next call, not to
@@ -70,7 +74,7 @@ class _EventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EventType.Va
     """The bank refused a payout, or returned it after it was paid: its amount is available again at once."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
-    """What happened at the payment processor."""
+    """What happened at the payment processor. This enum grows: expect values that you do not know."""
 
 EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 """Not allowed."""
@@ -109,7 +113,7 @@ class _IngestStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_IngestSta
     """The event had been booked before, with the same contents. Nothing changed."""
 
 class IngestStatus(_IngestStatus, metaclass=_IngestStatusEnumTypeWrapper):
-    """What became of an event that was accepted."""
+    """What became of an event that was accepted. This enum grows: expect values that you do not know."""
 
 INGEST_STATUS_UNSPECIFIED: IngestStatus.ValueType  # 0
 """The event was not accepted: see `error`."""
@@ -144,7 +148,9 @@ class _LedgerAccountEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_LedgerAc
     """The other side of corrections. Normal side: debit."""
 
 class LedgerAccount(_LedgerAccount, metaclass=_LedgerAccountEnumTypeWrapper):
-    """A line of the chart of accounts. The normal side is the one on which the account grows."""
+    """A line of the chart of accounts. The normal side is the one on which the account grows. This enum
+    grows: expect values that you do not know.
+    """
 
 LEDGER_ACCOUNT_UNSPECIFIED: LedgerAccount.ValueType  # 0
 """Never sent."""
@@ -205,7 +211,9 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     """A payout's amount, available again because the bank returned it after it was paid."""
 
 class EntryType(_EntryType, metaclass=_EntryTypeEnumTypeWrapper):
-    """Why a ledger entry was posted. docs/accounting.md has the accounts of each."""
+    """Why a ledger entry was posted. docs/accounting.md has the accounts of each. This enum grows:
+    expect values that you do not know.
+    """
 
 ENTRY_TYPE_UNSPECIFIED: EntryType.ValueType  # 0
 """Never sent."""
@@ -258,7 +266,9 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     """The bank returned it after it was paid. Its amount is available again."""
 
 class PayoutState(_PayoutState, metaclass=_PayoutStateEnumTypeWrapper):
-    """Where a payout stands. CREATED becomes PAID or FAILED, PAID may become RETURNED; no other move exists."""
+    """Where a payout stands. CREATED becomes PAID or FAILED, PAID may become RETURNED; no other move exists.
+    This enum grows: expect values that you do not know.
+    """
 
 PAYOUT_STATE_UNSPECIFIED: PayoutState.ValueType  # 0
 """In a filter: any state. Otherwise never sent."""
@@ -287,7 +297,9 @@ class _PayoutRunStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutR
     """The plan of a run that was asked for with `dry_run`; it is not stored."""
 
 class PayoutRunState(_PayoutRunState, metaclass=_PayoutRunStateEnumTypeWrapper):
-    """Where a payout run stands."""
+    """Where a payout run stands.
+    This enum grows: expect values that you do not know.
+    """
 
 PAYOUT_RUN_STATE_UNSPECIFIED: PayoutRunState.ValueType  # 0
 """Never sent."""
@@ -314,7 +326,9 @@ class _PayoutRunItemOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_P
     """No payout was created: see the reason."""
 
 class PayoutRunItemOutcome(_PayoutRunItemOutcome, metaclass=_PayoutRunItemOutcomeEnumTypeWrapper):
-    """What became of a restaurant in a payout run."""
+    """What became of a restaurant in a payout run.
+    This enum grows: expect values that you do not know.
+    """
 
 PAYOUT_RUN_ITEM_OUTCOME_UNSPECIFIED: PayoutRunItemOutcome.ValueType  # 0
 """In a filter: any outcome. Otherwise never sent."""
@@ -349,7 +363,9 @@ class _SkipReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SkipReason.
     """Its payout could not be created for a reason the server's log has; a later run tries again."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
-    """Why a payout run created no payout for a restaurant."""
+    """Why a payout run created no payout for a restaurant.
+    This enum grows: expect values that you do not know.
+    """
 
 SKIP_REASON_UNSPECIFIED: SkipReason.ValueType  # 0
 """Not skipped."""

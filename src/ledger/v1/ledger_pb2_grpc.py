@@ -124,7 +124,8 @@ class LedgerServiceServicer:
         On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
         time and changes nothing, for ever. Metadata is not compared.
 
-        INVALID_ARGUMENT: a field is missing or out of range. ALREADY_EXISTS: an event with this id and other contents is stored
+        INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
+        server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
         (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
         restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
         event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all

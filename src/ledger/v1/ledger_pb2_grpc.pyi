@@ -14,6 +14,10 @@ Conventions that hold everywhere:
   comes a google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is
   stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
   deadline) has a status and no details.
+- Enums grow: a server of a later version may send values that a client's stubs do not know. A
+  client shows them as their number, or treats them as "something else"; it does not fail. An
+  event result without `error` was accepted, whatever its status. A server answers an event type
+  that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an upgrade.
 - Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
   fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it:
   with other filters it is INVALID_ARGUMENT, and so is one that no server of these books made. Tokens are for the next call, not to
@@ -58,7 +62,8 @@ class LedgerServiceStub:
     On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
     time and changes nothing, for ever. Metadata is not compared.
 
-    INVALID_ARGUMENT: a field is missing or out of range. ALREADY_EXISTS: an event with this id and other contents is stored
+    INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
+    server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
     (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
     restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
     event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
@@ -153,7 +158,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
     time and changes nothing, for ever. Metadata is not compared.
 
-    INVALID_ARGUMENT: a field is missing or out of range. ALREADY_EXISTS: an event with this id and other contents is stored
+    INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
+    server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
     (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
     restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
     event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
@@ -251,7 +257,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
         time and changes nothing, for ever. Metadata is not compared.
 
-        INVALID_ARGUMENT: a field is missing or out of range. ALREADY_EXISTS: an event with this id and other contents is stored
+        INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
+        server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
         (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
         restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
         event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
