@@ -710,16 +710,17 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = b.balance_account_id
 WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
 
 -- check: snapshots_agree_with_the_entries
--- A snapshot of this cluster holds what its entries add up to: those with a recorded_txid below its horizon, by ledger account and
--- type, in all and as far as they had matured by taken_at; how many they are, and the latest of their instants. Snapshots of other
--- clusters are never read. Each is compared with what adds up to it from the first on: every entry is read once, and once more
--- where it matured between two snapshots, however many there are.
+-- A snapshot of the present stay holds what its entries add up to: those with a recorded_txid below
+-- its horizon, by ledger account and type, in all and as far as they had matured by taken_at; how many
+-- they are, and the latest of their instants. Snapshots of other stays are never read. Each is compared
+-- with what adds up to it from the first on: every entry is read once, and once more where it matured
+-- between two snapshots, however many there are.
 WITH snapshot AS MATERIALIZED (
   SELECT balance_account_id, horizon, taken_at, entries_count, last_recorded_at, last_event_at,
          ledger_accounts, entry_types, total_minors, matured_minors,
          lag(horizon) OVER step AS horizon_before, lag(taken_at) OVER step AS taken_before
   FROM balance_snapshots
-  WHERE system_identifier = (SELECT system_identifier FROM pg_control_system())
+  WHERE stay_id = (SELECT stay_id FROM current_stay)
   WINDOW step AS (PARTITION BY balance_account_id ORDER BY horizon)
 ),
 -- What each snapshot has more, or less, than the one before.
@@ -804,8 +805,8 @@ WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
       IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at, held.lines);
 
 -- check: snapshots_are_settled
--- A snapshot of this cluster was taken in the past, of transactions that have all ended, and is of a balance account that exists.
--- A minute is left for a clock set back. One ahead of the cluster's numbers is not read; somebody put it there, or went back.
+-- A snapshot of the present stay was taken in the past, of transactions that have all ended, and is of
+-- a balance account that exists. A minute is left for a clock set back. One ahead of the cluster's numbers is not read; somebody put it there, or went back.
 SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
        'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) || ', snapshot ' || s.horizon
          AS entity,
@@ -814,7 +815,7 @@ SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
                         pg_snapshot_xmin(pg_current_snapshot())) END AS detail
 FROM balance_snapshots AS s
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
-WHERE s.system_identifier = (SELECT system_identifier FROM pg_control_system())
+WHERE s.stay_id = (SELECT stay_id FROM current_stay)
   AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > clock_timestamp() + interval '1 minute'
        OR a.balance_account_id IS NULL);
 
@@ -845,6 +846,7 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
+    ('ledger_stays', 'ledger_stays_deny_change', 'deny_change', 58, 'A', ''),
     ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'O', ''),
     ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A', ''),
     ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A', ''),
@@ -932,6 +934,8 @@ WITH wanted (table_name, constraint_name) AS (
     ('ledger_seals', 'ledger_seals_previous_hash_key'),
     ('ledger_seals', 'ledger_seals_sequence_check'),
     ('ledger_seals', 'ledger_seals_txids_check'),
+    ('ledger_stays', 'ledger_stays_number_check'),
+    ('ledger_stays', 'ledger_stays_pkey'),
     ('payout_items', 'payout_items_entry_type_check'),
     ('payout_items', 'payout_items_pkey'),
     ('payout_run_items', 'payout_run_items_outcome_check'),
@@ -1050,6 +1054,7 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'ledger_entries', 'INSERT', ''),
     ('ledger_app', 'balance_snapshots', 'INSERT', ''),
     ('ledger_app', 'ledger_seals', 'INSERT', ''),
+    ('ledger_app', 'ledger_stays', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'UPDATE', 'state'),
     ('ledger_app', 'payout_runs', 'UPDATE', 'finished_at'),

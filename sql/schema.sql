@@ -142,6 +142,7 @@ CREATE TABLE balance_snapshots (
     entry_types text[] NOT NULL,
     total_minors numeric[] NOT NULL,
     matured_minors numeric[] NOT NULL,
+    stay_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     CONSTRAINT balance_snapshots_entries_count_check CHECK ((entries_count >= 1)),
     CONSTRAINT balance_snapshots_ledger_accounts_check CHECK ((ledger_accounts <@ ARRAY['processor_clearing'::text, 'restaurant_payable'::text, 'payout_reserved'::text, 'platform_fees'::text, 'platform_cash'::text, 'dispute_receivable'::text, 'dispute_hold'::text, 'adjustments'::text])),
     CONSTRAINT balance_snapshots_lines_check CHECK (((cardinality(ledger_accounts) >= 2) AND (array_ndims(ledger_accounts) = 1) AND (array_ndims(entry_types) = 1) AND (cardinality(entry_types) = cardinality(ledger_accounts)) AND (array_ndims(total_minors) = 1) AND (cardinality(total_minors) = cardinality(ledger_accounts)) AND (array_ndims(matured_minors) = 1) AND (cardinality(matured_minors) = cardinality(ledger_accounts)) AND (array_position(ledger_accounts, NULL::text) IS NULL) AND (array_position(entry_types, NULL::text) IS NULL) AND (array_position(total_minors, NULL::numeric) IS NULL) AND (array_position(matured_minors, NULL::numeric) IS NULL)))
@@ -149,7 +150,7 @@ CREATE TABLE balance_snapshots (
 
 COMMENT ON TABLE balance_snapshots IS 'Sums of all entries of a balance account below a horizon. Made by the server; may be deleted at any time: no answer changes.';
 COMMENT ON COLUMN balance_snapshots.balance_account_id IS 'The restaurant and currency whose entries were added up.';
-COMMENT ON COLUMN balance_snapshots.system_identifier IS 'The database cluster whose transaction numbers the horizon is about; in any other the snapshot is ignored.';
+COMMENT ON COLUMN balance_snapshots.system_identifier IS 'The database cluster that it was taken in; servers of before 0010 ignore it in any other.';
 COMMENT ON COLUMN balance_snapshots.horizon IS 'Entries with a lower recorded_txid are counted: their transactions had all ended. All others are not.';
 COMMENT ON COLUMN balance_snapshots.taken_at IS 'The instant by which what is in matured_minors had matured, by the database''s clock.';
 COMMENT ON COLUMN balance_snapshots.entries_count IS 'How many entries were counted.';
@@ -159,6 +160,7 @@ COMMENT ON COLUMN balance_snapshots.ledger_accounts IS 'The account of the chart
 COMMENT ON COLUMN balance_snapshots.entry_types IS 'The type of the entries that a line adds up.';
 COMMENT ON COLUMN balance_snapshots.total_minors IS 'What they credited to the account less what they debited, in minor units of the balance account''s currency.';
 COMMENT ON COLUMN balance_snapshots.matured_minors IS 'The same of those alone that need not mature or had by taken_at.';
+COMMENT ON COLUMN balance_snapshots.stay_id IS 'The stay whose numbers the horizon is one of; ignored in any other. Zeros: not known.';
 
 CREATE TABLE ledger_entries (
     balance_account_id bigint NOT NULL,
@@ -211,6 +213,51 @@ COMMENT ON COLUMN ledger_entries.occurred_at IS 'The event''s occurred_at, by th
 COMMENT ON COLUMN ledger_entries.recorded_at IS 'When its transaction began, by the database''s clock.';
 COMMENT ON COLUMN ledger_entries.event_id IS 'The event that posted it; NULL on a payout''s reserve.';
 COMMENT ON COLUMN ledger_entries.payout_id IS 'The payout it belongs to; NULL on entries that no payout has.';
+
+CREATE VIEW current_place AS
+ SELECT COALESCE((NULLIF(current_setting('ledger.system_identifier'::text, true), ''::text))::bigint, ( SELECT pg_control_system.system_identifier
+           FROM pg_control_system() pg_control_system(pg_control_version, catalog_version_no, system_identifier, pg_control_last_modified))) AS system_identifier,
+    (('ledger_entries'::regclass)::oid)::bigint AS entries_oid,
+    pg_relation_filepath('ledger_entries'::regclass) AS entries_file;
+
+COMMENT ON VIEW current_place IS 'Where the books are now: one row.';
+COMMENT ON COLUMN current_place.system_identifier IS 'The database cluster.';
+COMMENT ON COLUMN current_place.entries_oid IS 'The OID of ledger_entries.';
+COMMENT ON COLUMN current_place.entries_file IS 'Where the cluster keeps ledger_entries.';
+
+CREATE TABLE ledger_stays (
+    number bigint NOT NULL,
+    stay_id uuid NOT NULL,
+    system_identifier bigint NOT NULL,
+    entries_oid bigint NOT NULL,
+    entries_file text NOT NULL,
+    began_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT ledger_stays_number_check CHECK ((number >= 1))
+);
+
+COMMENT ON TABLE ledger_stays IS 'A row for each time that the books came to a place: a cluster, a database, a table. Never changed.';
+COMMENT ON COLUMN ledger_stays.number IS 'Counts up from 1, across all places of the books. The highest number is the latest stay.';
+COMMENT ON COLUMN ledger_stays.stay_id IS 'From the number and the place, so that two servers that begin a stay at once write one row.';
+COMMENT ON COLUMN ledger_stays.system_identifier IS 'The database cluster. A physical copy keeps it; a dump, logical replication and pg_upgrade do not.';
+COMMENT ON COLUMN ledger_stays.entries_oid IS 'The OID of ledger_entries: another one once the table was made anew.';
+COMMENT ON COLUMN ledger_stays.entries_file IS 'The file of ledger_entries: the OID of the database is in it, and a number that TRUNCATE changes.';
+COMMENT ON COLUMN ledger_stays.began_at IS 'When a server first found the books there, by the database''s clock.';
+
+CREATE VIEW current_stay AS
+ SELECT latest.stay_id
+   FROM (( SELECT ledger_stays.number,
+            ledger_stays.stay_id,
+            ledger_stays.system_identifier,
+            ledger_stays.entries_oid,
+            ledger_stays.entries_file,
+            ledger_stays.began_at
+           FROM ledger_stays
+          ORDER BY ledger_stays.number DESC, ledger_stays.stay_id DESC
+         LIMIT 1) latest
+     JOIN current_place place ON (((place.system_identifier = latest.system_identifier) AND (place.entries_oid = latest.entries_oid) AND (place.entries_file = latest.entries_file))));
+
+COMMENT ON VIEW current_stay IS 'The stay that goes on; no row if the books came from elsewhere and no server has run since.';
+COMMENT ON COLUMN current_stay.stay_id IS 'Which one: the snapshots that count have it.';
 
 CREATE TABLE ledger_seals (
     sequence bigint NOT NULL,
@@ -459,7 +506,7 @@ ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_restaurant_id_currency_key UNIQUE (restaurant_id, currency);
 
 ALTER TABLE ONLY balance_snapshots
-    ADD CONSTRAINT balance_snapshots_pkey PRIMARY KEY (balance_account_id, system_identifier, last_recorded_at, horizon);
+    ADD CONSTRAINT balance_snapshots_pkey PRIMARY KEY (balance_account_id, stay_id, last_recorded_at, horizon);
 
 ALTER TABLE ONLY ledger_entries
     ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (balance_account_id, recorded_txid, transaction_id, "position");
@@ -469,6 +516,9 @@ ALTER TABLE ONLY ledger_seals
 
 ALTER TABLE ONLY ledger_seals
     ADD CONSTRAINT ledger_seals_previous_hash_key UNIQUE (previous_hash);
+
+ALTER TABLE ONLY ledger_stays
+    ADD CONSTRAINT ledger_stays_pkey PRIMARY KEY (number, stay_id);
 
 ALTER TABLE ONLY page_token_keys
     ADD CONSTRAINT page_token_keys_pkey PRIMARY KEY (page_token_key_id);
@@ -548,6 +598,10 @@ ALTER TABLE ledger_entries ENABLE ALWAYS TRIGGER ledger_entries_deny_change;
 CREATE TRIGGER ledger_seals_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_seals FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE ledger_seals ENABLE ALWAYS TRIGGER ledger_seals_deny_change;
+
+CREATE TRIGGER ledger_stays_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_stays FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change;
 
 CREATE TRIGGER payout_items_check_items AFTER INSERT ON payout_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
@@ -652,6 +706,7 @@ GRANT INSERT(ledger_accounts) ON TABLE balance_snapshots TO ledger_app;
 GRANT INSERT(entry_types) ON TABLE balance_snapshots TO ledger_app;
 GRANT INSERT(total_minors) ON TABLE balance_snapshots TO ledger_app;
 GRANT INSERT(matured_minors) ON TABLE balance_snapshots TO ledger_app;
+GRANT INSERT(stay_id) ON TABLE balance_snapshots TO ledger_app;
 GRANT SELECT ON TABLE ledger_entries TO ledger_app;
 GRANT SELECT ON TABLE ledger_entries TO ledger_read;
 GRANT INSERT(balance_account_id) ON TABLE ledger_entries TO ledger_app;
@@ -665,6 +720,17 @@ GRANT INSERT(available_at) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(occurred_at) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(event_id) ON TABLE ledger_entries TO ledger_app;
 GRANT INSERT(payout_id) ON TABLE ledger_entries TO ledger_app;
+GRANT SELECT ON TABLE current_place TO ledger_app;
+GRANT SELECT ON TABLE current_place TO ledger_read;
+GRANT SELECT ON TABLE ledger_stays TO ledger_app;
+GRANT SELECT ON TABLE ledger_stays TO ledger_read;
+GRANT INSERT(number) ON TABLE ledger_stays TO ledger_app;
+GRANT INSERT(stay_id) ON TABLE ledger_stays TO ledger_app;
+GRANT INSERT(system_identifier) ON TABLE ledger_stays TO ledger_app;
+GRANT INSERT(entries_oid) ON TABLE ledger_stays TO ledger_app;
+GRANT INSERT(entries_file) ON TABLE ledger_stays TO ledger_app;
+GRANT SELECT ON TABLE current_stay TO ledger_app;
+GRANT SELECT ON TABLE current_stay TO ledger_read;
 GRANT SELECT,INSERT ON TABLE ledger_seals TO ledger_app;
 GRANT SELECT ON TABLE ledger_seals TO ledger_read;
 GRANT SELECT ON TABLE page_token_keys TO ledger_app;

@@ -52,7 +52,7 @@ from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.payouts import PostgresPayouts
 from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
-from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
+from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, find_stay
 from ledger.infrastructure.postgres.start_checks import check_before_serving, check_schema, warn_of_numbers_ahead
 from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
@@ -291,6 +291,7 @@ async def _check(settings: Settings, engine: AsyncEngine) -> None:
         require_durable=settings.require_durable_database,
         require_restricted_role=settings.require_restricted_role,
     )
+    await find_stay(engine)
 
 
 async def run_server(

@@ -55,6 +55,9 @@ CHANGES = (
     ("ledger_seals", "DELETE FROM ledger_seals"),
     ("ledger_seals", "TRUNCATE ledger_seals"),
     ("ledger_seals", "MERGE INTO ledger_seals USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    ("ledger_stays", "UPDATE ledger_stays SET system_identifier = system_identifier"),
+    ("ledger_stays", "DELETE FROM ledger_stays"),
+    ("ledger_stays", "TRUNCATE ledger_stays"),
     ("audit_log", "UPDATE audit_log SET identity = 'somebody-else', credential = 'token'"),
     ("audit_log", "UPDATE audit_log SET outcome = outcome WHERE false"),
     ("audit_log", "DELETE FROM audit_log"),
@@ -214,6 +217,7 @@ TABLES = (
     "payout_run_items",
     "balance_snapshots",
     "ledger_seals",
+    "ledger_stays",
     "audit_log",
     "alembic_version",
 )

@@ -550,6 +550,7 @@ DAMAGE_TO_GUARDS = (
             "table balance_snapshots",
             "table ledger_entries",
             "table ledger_seals",
+            "table ledger_stays",
             "table payout_items",
             "table payout_run_items",
             "table payout_runs",
@@ -657,7 +658,8 @@ SELECT t.balance_account_id, t.system_identifier, t.horizon, '2025-12-01', t.ent
          LEFT JOIN ledger_entries AS e ON e.balance_account_id = t.balance_account_id AND e.entry_type = l.entry_type
            AND l.ledger_account IN (e.debit_account, e.credit_account) AND e.available_at IS NULL
          GROUP BY l.place
-         ORDER BY l.place)
+         ORDER BY l.place),
+       t.stay_id
 FROM taken AS t
 """
 
@@ -918,7 +920,8 @@ async def test_nullable_columns_listed_are_those_of_the_schema(booked: Database)
     rows = await query(
         booked.migration_url,
         "SELECT table_name::text, column_name::text FROM information_schema.columns "
-        "WHERE table_schema = 'public' AND is_nullable = 'YES'",
+        "JOIN information_schema.tables USING (table_schema, table_name) "
+        "WHERE table_schema = 'public' AND is_nullable = 'YES' AND table_type = 'BASE TABLE'",
     )
     assert values_of(CONSTRAINTS, "nullable") == ",\n".join(f"    ('{table}', '{column}')" for table, column in sorted(rows))
 

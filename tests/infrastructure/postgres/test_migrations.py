@@ -43,7 +43,7 @@ SELECT 'column', o.relname || '.' || a.attname,
        concat_ws(' ', a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
                  a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid), a.attacl)
 FROM ours AS o
-JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0
+JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE o.relkind IN ('r', 'p', 'v', 'm')
 UNION ALL

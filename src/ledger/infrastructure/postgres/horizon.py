@@ -1,18 +1,66 @@
 """What is PostgreSQL's own about snapshots: up to which transaction the books are final, and whose numbers those are."""
 
+from typing import Any
+
 # Every transaction with a lower number had ended when the statement that asks this began, and the statement sees all that it
 # wrote: nothing with such a number will ever be added. https://www.postgresql.org/docs/current/functions-info.html
 HORIZON = "pg_snapshot_xmin(pg_current_snapshot())"
 
-# Numbers belong to one database cluster: an entry that was restored from another one has a number of that one, which may be yet
-# to come here. The identifier survives failover, base backups and point-in-time recovery, as the numbers do. Looking it up takes
-# a tenth of the time that a balance takes, so it is done once a session, which can be of one cluster only. A session without it
-# has NULL here, which no snapshot has.
+# Above every number that a transaction of this cluster has been given when the statement begins.
+NEXT_NUMBER = "pg_snapshot_xmax(pg_current_snapshot())"
+
+# Below any number that a transaction ever had.
+FIRST_HORIZON = "'0'::xid8"
+
+# Every session is told the cluster it is of, as looking that up takes a tenth of the time that a
+# balance takes. A session is of one cluster only. A session without it looks it up in each statement.
 SYSTEM_IDENTIFIER = "NULLIF(current_setting('ledger.system_identifier', true), '')::bigint"
 
 SET_SYSTEM_IDENTIFIER = """
 SELECT set_config('ledger.system_identifier', system_identifier::text, false) FROM pg_control_system()
 """
 
-# Below any number that a transaction ever had.
-FIRST_HORIZON = "'0'::xid8"
+# The stay of the books in this place, NULL before a server has begun one. Numbers mean something in
+# one stay only: an entry restored from another cluster has a number of that one, which may be below a
+# horizon of here and yet be in no snapshot. The books may also come back to a cluster. So the present
+# stay is the latest row of ledger_stays, and only if it names the cluster, the table and its file as
+# they are now. Each statement asks once: the books may be replaced beneath a session, but not while a
+# statement reads ledger_entries. Asking takes some 10 microseconds.
+#
+# A base backup, a promoted standby and a recovery to a moment of the past go on with the same stay.
+# They are copies by the log, which has a snapshot only after the commits of all transactions below its
+# horizon: where the snapshot is, there is what it counts. And the numbers go on above all in the log.
+# With pg_upgrade the numbers go on as well, but it cannot be told from a cluster with other numbers: a
+# new stay begins, which costs no more than making the snapshots again.
+STAY = "(SELECT stay_id FROM current_stay)"
+
+# Two servers that do this at once write the same row, and one of them writes nothing.
+BEGIN_STAY = """
+INSERT INTO ledger_stays (number, stay_id, system_identifier, entries_oid, entries_file)
+SELECT next.number,
+       encode(substring(sha256(convert_to(
+         concat_ws(' ', next.number, system_identifier, entries_oid, entries_file), 'UTF8'))
+         FROM 1 FOR 16), 'hex')::uuid,
+       system_identifier, entries_oid, entries_file
+FROM current_place
+CROSS JOIN (SELECT COALESCE(max(number), 0) + 1 AS number FROM ledger_stays) AS next
+WHERE NOT EXISTS (SELECT FROM current_stay)
+ON CONFLICT DO NOTHING
+RETURNING number
+"""
+
+# A standby writes nothing: the primary has begun the stay, or will.
+SELECT_STAY_IS_TO_BEGIN = """
+SELECT current_setting('transaction_read_only') = 'off' AND NOT EXISTS (SELECT FROM current_stay)
+"""
+
+
+async def begin_stay(connection: Any) -> int | None:
+    """Begins a new stay unless the present one goes on; its number if so.
+
+    Books that never moved are in stay 1.
+    """
+    if not await connection.fetchval(SELECT_STAY_IS_TO_BEGIN):
+        return None
+    number: int | None = await connection.fetchval(BEGIN_STAY)
+    return number

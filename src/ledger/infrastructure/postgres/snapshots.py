@@ -13,27 +13,31 @@ horizon is below every number, and the third term is all there is.
 
 from collections.abc import Iterable
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
-from ledger.infrastructure.postgres.horizon import FIRST_HORIZON, HORIZON, SYSTEM_IDENTIFIER
+from ledger.infrastructure.postgres.horizon import FIRST_HORIZON, HORIZON, NEXT_NUMBER, STAY, SYSTEM_IDENTIFIER, begin_stay
 
 # The first snapshot of an account reads all of its entries.
 SNAPSHOT_TIMEOUT_SECONDS = 120
 # More than any account has.
 ENTRIES_MAX = 2**62
 
+_log = structlog.get_logger("ledger")
+
 
 def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinity'") -> str:
     """SQL, for FROM, of an account's latest snapshot that counts nothing recorded at `recorded_before` or later; one row or none.
 
-    Not one with a horizon yet to come: of numbers from there on, this cluster might give some out that it believes counted.
+    Only one of the present stay, whose numbers are those of this cluster. And none with a horizon yet
+    to come: of numbers from there on, this cluster might give some out that it believes counted.
     """
     return f"""(
     SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
            b.ledger_accounts, b.entry_types, b.total_minors, b.matured_minors
     FROM balance_snapshots AS b
-    WHERE b.balance_account_id = {balance_account_id} AND b.system_identifier = {SYSTEM_IDENTIFIER}
+    WHERE b.balance_account_id = {balance_account_id} AND b.stay_id = {STAY}
       AND b.last_recorded_at < {recorded_before} AND b.horizon <= {HORIZON}
     ORDER BY b.last_recorded_at DESC, b.horizon DESC
     LIMIT 1
@@ -66,11 +70,13 @@ def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s"
 # READ COMMITTED, so that the horizon is that of this very statement. taken_at only says up to when what is in it has matured; it
 # is read once.
 INSERT_SNAPSHOT = f"""
-WITH moment AS MATERIALIZED (SELECT {HORIZON} AS horizon, clock_timestamp() AS taken_at),
+WITH moment AS MATERIALIZED (
+  SELECT {HORIZON} AS horizon, {STAY} AS stay_id, clock_timestamp() AS taken_at
+),
 previous AS MATERIALIZED (SELECT s.* FROM {latest_snapshot("$1")} AS s),
 -- One row, also without a snapshot before.
 term AS MATERIALIZED (
-  SELECT m.horizon AS new_horizon, m.taken_at AS new_taken_at, s.*
+  SELECT m.horizon AS new_horizon, m.stay_id, m.taken_at AS new_taken_at, s.*
   FROM moment AS m
   LEFT JOIN previous AS s ON true
 ),
@@ -108,9 +114,11 @@ line AS (
   ) AS l
   GROUP BY l.ledger_account, l.entry_type
 )
-INSERT INTO balance_snapshots (balance_account_id, system_identifier, horizon, taken_at, entries_count, last_recorded_at,
-                               last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
-SELECT $1, {SYSTEM_IDENTIFIER}, s.new_horizon, s.new_taken_at, COALESCE(s.entries_count, 0) + c.entries_count,
+INSERT INTO balance_snapshots (
+  balance_account_id, system_identifier, stay_id, horizon, taken_at, entries_count, last_recorded_at,
+  last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
+SELECT $1, {SYSTEM_IDENTIFIER}, s.stay_id, s.new_horizon, s.new_taken_at,
+       COALESCE(s.entries_count, 0) + c.entries_count,
        GREATEST(s.last_recorded_at, c.last_recorded_at), GREATEST(s.last_event_at, c.last_event_at),
        l.ledger_accounts, l.entry_types, l.total_minors, l.matured_minors
 FROM term AS s
@@ -124,15 +132,15 @@ CROSS JOIN (
          array_agg(matured_minor ORDER BY ledger_account, entry_type) AS matured_minors
   FROM line
 ) AS l
-WHERE c.entries_count + m.entries_count >= $2
+WHERE c.entries_count + m.entries_count >= $2 AND s.stay_id IS NOT NULL
 ON CONFLICT DO NOTHING
 RETURNING true
 """
 
 
 # The number of an entry that this cluster has yet to give out, of any account: the last of each is looked up.
-SELECT_NUMBER_AHEAD = """
-SELECT latest.recorded_txid::text AS recorded_txid, pg_snapshot_xmax(pg_current_snapshot())::text AS next_txid
+SELECT_NUMBER_AHEAD = f"""
+SELECT latest.recorded_txid::text AS recorded_txid, {NEXT_NUMBER}::text AS next_txid
 FROM balance_accounts AS a
 CROSS JOIN LATERAL (
   SELECT e.recorded_txid FROM ledger_entries AS e
@@ -140,7 +148,7 @@ CROSS JOIN LATERAL (
   ORDER BY e.recorded_txid DESC
   LIMIT 1
 ) AS latest
-WHERE latest.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
+WHERE latest.recorded_txid >= {NEXT_NUMBER}
 LIMIT 1
 """
 
@@ -153,6 +161,20 @@ async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
     async with autocommit(engine) as connection:
         row = await connection.fetchrow(SELECT_NUMBER_AHEAD)
     return None if row is None else (int(row["recorded_txid"]), int(row["next_txid"]))
+
+
+async def find_stay(engine: AsyncEngine) -> None:
+    """Begins a new stay if the books came from elsewhere, and logs it.
+
+    Raises DatabaseUnavailable, DatabaseTimeout.
+    """
+    async with autocommit(engine) as connection:
+        number = await begin_stay(connection)
+    if number is not None and number > 1:
+        _log.warning(
+            "the books came from elsewhere: earlier snapshots are made again as reads need them",
+            stay=number,
+        )
 
 
 class TailsUntold:
@@ -174,6 +196,8 @@ class PostgresBalanceSnapshots:
         self._engine = engine
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
+        # The books may have been replaced since the server started.
+        await find_stay(self._engine)
         async with autocommit(self._engine) as connection, connection.transaction():
             await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
             taken = await connection.fetchval(

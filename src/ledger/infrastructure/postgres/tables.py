@@ -138,6 +138,18 @@ ledger_entries = Table(
     Index("ledger_entries_recorded_txid_idx", _TXID, postgresql_using="brin"),
 )
 
+ledger_stays = Table(
+    "ledger_stays",
+    metadata,
+    Column("number", BigInteger, nullable=False),
+    Column("stay_id", Uuid, nullable=False),
+    Column("system_identifier", BigInteger, nullable=False),
+    Column("entries_oid", BigInteger, nullable=False),
+    Column("entries_file", Text, nullable=False),
+    Column("began_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("number", "stay_id", name="ledger_stays_pkey"),
+)
+
 balance_snapshots = Table(
     "balance_snapshots",
     metadata,
@@ -152,7 +164,8 @@ balance_snapshots = Table(
     Column("entry_types", ARRAY(Text), nullable=False),
     Column("total_minors", ARRAY(Numeric), nullable=False),
     Column("matured_minors", ARRAY(Numeric), nullable=False),
-    PrimaryKeyConstraint("balance_account_id", "system_identifier", "last_recorded_at", "horizon", name="balance_snapshots_pkey"),
+    Column("stay_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("balance_account_id", "stay_id", "last_recorded_at", "horizon", name="balance_snapshots_pkey"),
     ForeignKeyConstraint(
         ["balance_account_id"],
         ["balance_accounts.balance_account_id"],

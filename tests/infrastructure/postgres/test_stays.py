@@ -1,0 +1,249 @@
+"""Stays of the books: a snapshot of before they moved is never believed again, wherever they moved and came back from."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import uuid_utils.compat
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from structlog.testing import capture_logs
+from support.audit import assert_books_in_order
+from support.books import balance_of, book, burn_numbers, charge, engine_on, restore
+from support.running import execute_alone, query
+from support.snapshots import take_snapshots
+
+from ledger.application.ports import StatementQuery
+from ledger.bootstrap import Database
+from ledger.domain.payouts import PayoutRunKey
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, autocommit
+from ledger.infrastructure.postgres.horizon import BEGIN_STAY, STAY
+from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.statements import PostgresStatements
+
+RESTAURANT = "res_1"
+# What is booked in A, in B, and in A again.
+IN_A_MINOR, IN_B_MINOR, BACK_IN_A_MINOR = 163_620, 163_620, 1_000
+PAST = timedelta(days=1)
+# Enough that every number of B is below the snapshots' horizon of A.
+AHEAD_NUMBERS = 3_000
+
+needs_programs = pytest.mark.skipif("LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version")
+
+
+@asynccontextmanager
+async def superuser(url: str) -> AsyncIterator[Connection]:
+    """A session that may do anything."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with autocommit(engine) as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+async def stays(url: str) -> list[int]:
+    return [row[0] for row in await query(url, "SELECT number FROM ledger_stays ORDER BY number")]
+
+
+async def sums(engine: AsyncEngine) -> set[int]:
+    """What a balance, a statement and a payout run say there is: one number when they agree."""
+    balance = await balance_of(engine, RESTAURANT)
+    whole = StatementQuery(RESTAURANT, "PEN", None, None, frozenset(), None, None)
+    page = await PostgresStatements(engine).first_page(whole, 10)
+    assert page is not None
+    plan = await PostgresPayoutRuns(engine, settlement_timezone="UTC").plan(
+        PayoutRunKey("PEN", datetime.now(UTC).date(), 0, str(uuid_utils.compat.uuid7()))
+    )
+    return {balance.available_minor, page.moment.closing_minor, plan.total_amount_minor}
+
+
+async def into_a_new_database(b_url: str, a: Database) -> Database:
+    """The dump of B, in a database of A that was not there before."""
+    name = f"{make_url(a.migration_url).database}_back"
+    await create_database(a.migration_url, name)
+    url = database_url(a.migration_url, database=name)
+    await restore(b_url, url)
+    return Database(database_url(url, user=APPLICATION_ROLE), url)
+
+
+async def into_the_same_database(b_url: str, a: Database) -> Database:
+    """The dump of B, in the place of the tables of A, beneath the sessions of servers."""
+    await query(a.migration_url, "DROP SCHEMA public CASCADE")
+    await query(a.migration_url, "CREATE SCHEMA public")
+    await query(a.migration_url, "GRANT USAGE ON SCHEMA public TO PUBLIC")
+    await restore(b_url, a.migration_url)
+    return a
+
+
+async def into_the_same_tables(b_url: str, a: Database) -> Database:
+    """The rows of B, in the tables of A, which an owner has emptied."""
+    async with superuser(a.migration_url) as connection:
+        tables = [row[0] for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        triggers = await connection.fetch(
+            "SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal"
+        )
+        await connection.execute("".join(f"ALTER TABLE {table} DISABLE TRIGGER USER;" for table in tables))
+        await connection.execute(f"TRUNCATE {', '.join(tables)}")
+        await restore(b_url, a.migration_url, "--data-only")
+        for table, name, enabled in triggers:
+            state = {"A": "ALWAYS", "R": "REPLICA", "O": ""}[enabled]
+            await connection.execute(f"ALTER TABLE {table} ENABLE {state} TRIGGER {name}")
+    return a
+
+
+async def onto_the_same_rows(b_url: str, a: Database) -> Database:
+    """The rows that B has more, in the tables of A as it left them, as logical replication brings them."""
+    new_rows = {
+        "processor_events": "SELECT * FROM processor_events WHERE event_id = ANY ($1::text[]) = false",
+        "ledger_entries": "SELECT * FROM ledger_entries WHERE event_id = ANY ($1::text[]) = false",
+        "ledger_stays": "SELECT * FROM ledger_stays WHERE stay_id::text = ANY ($1::text[]) = false",
+    }
+    known = await query(a.migration_url, "SELECT event_id FROM processor_events UNION SELECT stay_id::text FROM ledger_stays")
+    async with superuser(b_url) as source, superuser(a.migration_url) as target:
+        await target.execute("SET session_replication_role = replica")
+        for table, statement in new_rows.items():
+            rows = await source.fetch(statement, [row[0] for row in known])
+            assert rows
+            names = list(rows[0].keys())
+            # Numbers are text for the driver.
+            await target.execute(
+                f"INSERT INTO {table} ({', '.join(names)})"
+                f" SELECT {', '.join(names)} FROM jsonb_populate_recordset(NULL::{table}, $1::text::jsonb)",
+                await source.fetchval(f"SELECT jsonb_agg(to_jsonb(t))::text FROM ({statement}) AS t", [row[0] for row in known]),
+            )
+    return a
+
+
+WAYS_BACK = (into_a_new_database, into_the_same_database, into_the_same_tables, onto_the_same_rows)
+
+
+@needs_programs
+@pytest.mark.parametrize("way_back", WAYS_BACK, ids=[way.__name__ for way in WAYS_BACK])
+async def test_books_that_went_and_came_back_answer_the_same(
+    database: Database, empty_server_url: str, way_back: Callable[[str, Database], Awaitable[Database]]
+) -> None:
+    """Dumped from cluster A into B, business there, and back into A, whose numbers are far ahead: its snapshots of before count
+    nothing of what B booked, and are not believed, not even by sessions that were open all the time."""
+    past = datetime.now(UTC) - PAST
+    await burn_numbers(database.migration_url, AHEAD_NUMBERS)
+    async with engine_on(database.url) as open_engine:
+        await find_stay(open_engine)
+        await book(open_engine, charge(RESTAURANT, IN_A_MINOR, past))
+        assert await take_snapshots(open_engine) == 1
+        assert await sums(open_engine) == {IN_A_MINOR}
+        assert await stays(database.migration_url) == [1]
+        # For the roles, which no dump has.
+        await migrate_async(empty_server_url)
+        await create_database(empty_server_url, "moved")
+        b_url = database_url(empty_server_url, database="moved")
+        await restore(database.migration_url, b_url)
+        async with engine_on(database_url(b_url, user=APPLICATION_ROLE)) as engine:
+            with capture_logs() as logged:
+                await find_stay(engine)
+                await find_stay(engine)
+            assert [(line["log_level"], line["stay"]) for line in logged] == [("warning", 2)]
+            await book(engine, charge(RESTAURANT, IN_B_MINOR, past))
+            await take_snapshots(engine)
+            assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR}
+        back = await way_back(b_url, database)
+        if back is database:
+            # No server has been started: sessions find out by themselves.
+            assert await sums(open_engine) == {IN_A_MINOR + IN_B_MINOR}
+        async with engine_on(back.url) as engine:
+            assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR}
+            with capture_logs() as logged:
+                await find_stay(engine)
+            assert [line["stay"] for line in logged] == [3]
+            await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, past))
+            assert await take_snapshots(engine) == 1
+            assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
+            assert await stays(back.migration_url) == [1, 2, 3]
+        if back is database:
+            assert await sums(open_engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
+        else:
+            await execute_alone(database.migration_url, f"DROP DATABASE {make_url(back.migration_url).database}")
+    if back is database:
+        await assert_books_in_order(back)
+
+
+@asynccontextmanager
+async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[AsyncEngine]:
+    """Books whose only snapshot says twice of what there is: whether it is believed shows."""
+    async with engine_on(database.url) as engine, superuser(database.migration_url) as connection:
+        await book(engine, charge(RESTAURANT, IN_A_MINOR, datetime.now(UTC) - PAST))
+        assert await take_snapshots(engine) == 1
+        await connection.execute(
+            "ALTER TABLE balance_snapshots DISABLE TRIGGER balance_snapshots_deny_change;"
+            "UPDATE balance_snapshots SET matured_minors = ARRAY(SELECT 2 * n FROM unnest(matured_minors) AS l (n)),"
+            " total_minors = ARRAY(SELECT 2 * n FROM unnest(total_minors) AS l (n));"
+            "ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_change"
+        )
+        assert (await balance_of(engine, RESTAURANT)).available_minor == 2 * IN_A_MINOR
+        yield engine
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "system_identifier = system_identifier + 1",
+        "entries_oid = entries_oid + 1",
+        "entries_file = 'base/1/1'",
+    ],
+)
+async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
+    """Another cluster (as pg_upgrade makes one, with the same OIDs and numbers), another table, another file: a new stay."""
+    async with books_with_a_wrong_snapshot(database) as engine, superuser(database.migration_url) as connection:
+        await connection.execute(
+            f"ALTER TABLE ledger_stays DISABLE TRIGGER ledger_stays_deny_change; UPDATE ledger_stays SET {change};"
+            "ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change"
+        )
+        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
+        await find_stay(engine)
+        assert await stays(database.migration_url) == [1, 2]
+        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
+        assert await take_snapshots(engine) == 1
+    await assert_books_in_order(database)
+
+
+async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: Database) -> None:
+    """CREATE DATABASE … TEMPLATE keeps every OID but the database's."""
+    name = f"{make_url(database.migration_url).database}_copy"
+    async with books_with_a_wrong_snapshot(database):
+        pass
+    await execute_alone(server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(database.migration_url).database}")
+    try:
+        async with engine_on(database_url(database.url, database=name)) as engine:
+            assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
+    finally:
+        await execute_alone(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> None:
+    """Both find none, and write the same row."""
+    async with engine_on(database.url) as engine, autocommit(engine) as one, autocommit(engine) as other:
+        transaction = one.transaction()
+        await transaction.start()
+        assert await one.fetchval(BEGIN_STAY) == 1
+        waiting = asyncio.create_task(other.fetchval(BEGIN_STAY))
+        await asyncio.sleep(0)
+        await transaction.commit()
+        assert await waiting is None
+        assert await other.fetchval(f"SELECT {STAY}") is not None
+        assert await one.fetchval(BEGIN_STAY) is None
+    assert await stays(database.migration_url) == [1]
+
+
+async def test_sessions_without_the_identifier_see_the_same_stay(database: Database) -> None:
+    """psql, which the audit may be run with, is told no cluster: it looks the cluster up."""
+    async with engine_on(database.url) as engine, autocommit(engine) as connection:
+        assert await connection.fetchval(BEGIN_STAY) == 1
+        stay_id = await connection.fetchval(f"SELECT {STAY}")
+    assert stay_id is not None
+    assert await query(database.migration_url, f"SELECT {STAY}") == [(stay_id,)]
