@@ -30,6 +30,7 @@ from ledger.database_url import shown_url
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport
 from ledger.errors import DatabaseUnavailable
+from ledger.hangup import ends_at_hangup
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -302,8 +303,9 @@ async def run_server(
     metrics: Metrics,
     share_port: bool = False,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Calls `on_ready` with the address once calls are answered.
+    """Serves until SIGTERM or SIGINT, or until its terminal is closed, then drains.
 
+    Calls `on_ready` with the address once calls are answered.
     `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
     NotDurable, TooPrivileged, SchemaMismatch, SecurityMisconfigured, DatabaseUnavailable.
     """
@@ -312,9 +314,7 @@ async def run_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     security = Security(settings)
-    # Else it ends the server, as when the terminal is closed in which somebody tries it.
-    if security.has_files:
-        loop.add_signal_handler(signal.SIGHUP, security.reload)
+    loop.add_signal_handler(signal.SIGHUP, stop.set if ends_at_hangup() else partial(_reload, security))
     engines = Engines.of(database.url, settings)
     try:
         await _check(settings, engines.ping)
@@ -348,6 +348,13 @@ async def run_server(
         security.stop()
         await engines.dispose()
     _log.info("stopped")
+
+
+def _reload(security: Security) -> None:
+    if security.has_files:
+        security.reload()
+    else:
+        _log.info("SIGHUP: there are no certificates or tokens to read again")
 
 
 def _spare_the_collector() -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -24,6 +26,22 @@ def add_call_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if (caller := CALLER.get()) is not None:
         event.setdefault("identity", caller)
     return event
+
+
+class _LogFile:
+    """Standard error, as long as it can be written to.
+
+    A log that is gone (a closed terminal, a pipe without a reader, a full disk) neither fails a
+    call nor keeps a server from draining.
+    """
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
@@ -54,7 +72,7 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
         # Writes a line and its end at once, also where Python does not buffer: workers share the log.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _LogFile())),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)

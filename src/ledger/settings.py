@@ -248,6 +248,11 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         default=10, ge=0, le=300, description="How long calls under way may go on once the server is told to stop."
     )
+    allow_unknown_settings: bool = Field(
+        default=False,
+        description="Whether to go on although a variable that begins with LEDGER_ is not a setting, "
+        "as in a file written for a newer version. `ledger serve` then warns of each.",
+    )
     log_format: LogFormat = Field(default=LogFormat.CONSOLE, description="console or json.")
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
 

@@ -96,13 +96,40 @@ def test_unknown_setting_is_found(name: str, value: str, unknown: bool) -> None:
     assert unknown_settings({name: value}) == ([name] if unknown else [])
 
 
-def test_unknown_setting_of_the_file_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """As those of the environment; with the nearest setting, if there is any."""
-    (tmp_path / ".env").write_text("LEDGER_MATURITY_DAY=3\nLEDGER_XYZZY=1\n")
+def test_unknown_settings_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A misspelt LEDGER_DATABASE_URL would otherwise serve an empty database.
+
+    Those of the file as those of the environment; each with the nearest setting, if there is one.
+    """
+    (tmp_path / ".env").write_text("LEDGER_DATABSE_URL=postgresql://h/d\n")
+    monkeypatch.setenv("LEDGER_XYZZY", "1")
+    with pytest.raises(CommandFailure) as caught:
+        load_settings()
+    assert caught.value.lines == (
+        "LEDGER_DATABSE_URL is not a setting: did you mean LEDGER_DATABASE_URL?",
+        "LEDGER_XYZZY is not a setting: `.env.example` lists them all",
+        "LEDGER_ALLOW_UNKNOWN_SETTINGS=true ignores them",
+    )
+    assert caught.value.exit_status is ExitStatus.USAGE
+
+
+def test_unknown_setting_is_named_beside_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once: the operator mends both before the next start."""
+    monkeypatch.setenv("LEDGER_MATURITY_DAYS", "x")
+    monkeypatch.setenv("LEDGER_LOG_LEVLE", "debug")
+    with pytest.raises(CommandFailure) as caught:
+        load_settings()
+    head, *lines = caught.value.lines
+    assert head == "2 settings are not as they must be:"
+    assert [line.split()[0] for line in lines] == ["LEDGER_MATURITY_DAYS", "LEDGER_LOG_LEVLE"]
+
+
+def test_unknown_settings_may_be_allowed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are ignored then; the server warns of each."""
+    monkeypatch.setenv("LEDGER_ALLOW_UNKNOWN_SETTINGS", "true")
+    monkeypatch.setenv("LEDGER_MATURITY_DAY", "3")
+    assert load_settings().maturity_days == 7
     warn_of_unknown_settings()
     assert capsys.readouterr().err.splitlines() == [
-        "warning: LEDGER_MATURITY_DAY is no setting, and is ignored: did you mean LEDGER_MATURITY_DAYS?",
-        "warning: LEDGER_XYZZY is no setting, and is ignored: `.env.example` lists them all",
+        "warning: LEDGER_MATURITY_DAY is not a setting: did you mean LEDGER_MATURITY_DAYS?",
     ]

@@ -43,7 +43,7 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
     assert left_in(enterable_folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_interrupted_demonstration_cleans_up(enterable_folder: Path, number: int) -> None:
     """Its server is gone, and its data with it."""
     process = await start_process("demo", env={"TMPDIR": str(enterable_folder)})

@@ -1,13 +1,14 @@
 """`ledger serve` as its users meet it: a process, with an embedded PostgreSQL."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2
-from support.commands import TIMEOUT_SECONDS, run_command, run_process, serving
+from support.commands import TIMEOUT_SECONDS, run_command, run_process, serving, terminal
 from support.tokens import token_line
 
 from ledger.cli.demo_file import DEMO_FILE
@@ -18,6 +19,11 @@ from ledger.cli.failures import ExitStatus
 def data_dir(enterable_folder: Path) -> Path:
     """Where a server keeps its books."""
     return enterable_folder / "data"
+
+
+def has_postmaster(data_dir: Path) -> bool:
+    """Whether a PostgreSQL runs in `data_dir`, or was killed there."""
+    return any(data_dir.rglob("postmaster.pid"))
 
 
 async def until_serving(address: str) -> None:
@@ -70,6 +76,42 @@ async def test_hangup_reads_the_files_again(data_dir: Path, tmp_path: Path, monk
     assert f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n" in ended.stdout
     assert "TOKEN_FILE: a token and nothing else;" in ended.stdout
     assert "grpcurl" not in ended.stdout
+
+
+async def test_hangup_without_files_changes_nothing(data_dir: Path) -> None:
+    """A plain server without a terminal goes on: SIGHUP asks it to read files, and it has none."""
+    async with serving(data_dir) as server:
+        server.process.send_signal(signal.SIGHUP)
+        await until_serving(server.address)
+        ended = await server.stop(signal.SIGTERM)
+    assert ended.status == 0
+    assert "there are no certificates or tokens to read again" in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_closed_terminal_ends_the_server(data_dir: Path, workers: str) -> None:
+    """It drains as at SIGTERM, and its PostgreSQL ends with it."""
+    with terminal() as (ours, program):
+        async with serving(data_dir, "--workers", workers, program=program) as server:
+            await until_serving(server.address)
+            os.close(ours)
+            ended = await server.ended()
+    assert ended.status == 0
+    assert "stopped" in ended.stderr
+    assert not has_postmaster(data_dir)
+
+
+async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
+    """Lines that nobody can read any more do not keep it from stopping."""
+    async with serving(data_dir) as server:
+        await until_serving(server.address)
+        # Both pipes lose their reader.
+        transport = server.process._transport  # type: ignore[attr-defined]
+        for descriptor in (1, 2):
+            transport.get_pipe_transport(descriptor).close()
+        server.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(server.process.wait(), TIMEOUT_SECONDS) == 0
+    assert not has_postmaster(data_dir)
 
 
 async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:

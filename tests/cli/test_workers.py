@@ -31,7 +31,6 @@ from support.running import query, role_settings
 from ledger.api.server import AddressUnavailable, Server
 from ledger.bootstrap import Database
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.serve import READY_PREFIX
 from ledger.cli.supervisor import FAILED_STARTS_MAX, Supervisor, reserved_address, worker_environment
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -47,7 +46,7 @@ class RunningWorkers:
     address: str
     lines: list[dict[str, Any]]
     reading: "asyncio.Task[None]"
-    warnings: list[str] = field(default_factory=list)
+    plain_lines: list[str] = field(default_factory=list)
 
     def pids(self) -> dict[int, int]:
         """The process last started as each worker."""
@@ -103,7 +102,7 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
     }
     process = await start_process("serve", "--workers", "2", env=env | settings)
     lines: list[dict[str, Any]] = []
-    warnings: list[str] = []
+    plain_lines: list[str] = []
 
     async def read() -> None:
         assert process.stderr is not None
@@ -111,14 +110,14 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
             if raw.startswith(b"{"):
                 lines.append(json.loads(raw))
             else:
-                warnings.append(raw.decode())
+                plain_lines.append(raw.decode())
 
     reading = asyncio.create_task(read())
     try:
         assert process.stdout is not None
         first = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)).decode()
-        assert first.startswith(READY_PREFIX), (first, warnings, lines)
-        yield RunningWorkers(process, first.strip().removeprefix(READY_PREFIX), lines, reading, warnings)
+        assert first, (plain_lines, lines)
+        yield RunningWorkers(process, json.loads(first)["address"], lines, reading, plain_lines)
     finally:
         if process.returncode is None:
             process.kill()
@@ -152,7 +151,7 @@ async def ingest_until_answered(stub: Any, event: ledger_pb2.ProcessorEvent) -> 
 @pytest.fixture(scope="module")
 async def workers(shared_database: Database) -> AsyncIterator[RunningWorkers]:
     """Workers for the tests of this module that leave them alive."""
-    async with workers_on(shared_database, LEDGER_WORKRES="3") as running:
+    async with workers_on(shared_database, LEDGER_WORKRES="3", LEDGER_ALLOW_UNKNOWN_SETTINGS="true") as running:
         yield running
 
 
@@ -177,7 +176,15 @@ async def test_workers_are_one_server(workers: RunningWorkers) -> None:
 
 async def test_misspelt_setting_is_warned_of(workers: RunningWorkers) -> None:
     """With the setting that was meant, once and not by every worker; and the server starts."""
-    assert workers.warnings == ["warning: LEDGER_WORKRES is no setting, and is ignored: did you mean LEDGER_WORKERS?\n"]
+    (line,) = workers.said("LEDGER_WORKRES is not a setting: did you mean LEDGER_WORKERS?")
+    assert line["level"] == "warning"
+    assert "worker" not in line
+
+
+async def test_json_log_holds_nothing_else(workers: RunningWorkers) -> None:
+    """A program that reads the log meets one format, whatever a worker or the supervisor writes."""
+    await until(lambda: len(workers.said("serving: the database answers")) == 2, "both serve")
+    assert workers.plain_lines == []
 
 
 async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:

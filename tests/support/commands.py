@@ -4,9 +4,10 @@ import asyncio
 import io
 import logging
 import os
+import pty
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,28 @@ async def start_process(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(env or {})},
+        # Without the terminal that the tests may run in, whose end would end a server.
+        start_new_session=True,
     )
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, str]]:
+    """A terminal's controlling side, whose closing is a hangup, and a program that runs in it.
+
+    The program does what INTERRUPTIBLE does.
+    """
+    ours, its = pty.openpty()
+    with ExitStack() as stack:
+        for side in (its, ours):
+            stack.callback(_close_once, side)
+        # A session leader without a terminal gets the first that it opens.
+        yield ours, f"import os\nos.open({os.ttyname(its)!r}, os.O_RDWR)\n{INTERRUPTIBLE}"
+
+
+def _close_once(descriptor: int) -> None:
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +125,19 @@ class RunningServer:
     async def stop(self, number: int) -> Outcome:
         """Sends a signal and waits for the end; what it wrote since it was ready."""
         self.process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> Outcome:
+        """Waits for the end; what it wrote since it was ready."""
         stdout, stderr = await asyncio.wait_for(self.process.communicate(), TIMEOUT_SECONDS)
         return Outcome(self.process.returncode or 0, stdout.decode(), stderr.decode())
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, *arguments: str) -> AsyncIterator[RunningServer]:
+async def serving(data_dir: Path, *arguments: str, program: str = INTERRUPTIBLE) -> AsyncIterator[RunningServer]:
     """A `ledger serve` on a free port with an embedded PostgreSQL in `data_dir`; killed at the end if it still runs."""
     env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": "127.0.0.1:0", "LEDGER_DATABASE_URL": ""}
-    process = await start_process("serve", *arguments, env=env)
+    process = await start_process("serve", *arguments, env=env, program=program)
     try:
         if process.stdout is None:
             raise RuntimeError("standard output is not piped")

@@ -28,11 +28,14 @@ AddressOption = Annotated[
 ]
 
 _ADDRESS_RULES = {"grpc_address": "must be host:port or unix:path", "metrics_address": "must be host:port"}
-KNOWN_NAMES = frozenset(f"LEDGER_{field.upper()}" for field in Settings.model_fields) | {
+SETTING_NAMES = frozenset(f"LEDGER_{field.upper()}" for field in Settings.model_fields)
+KNOWN_NAMES = SETTING_NAMES | {
     "LEDGER_PG_BIN",  # the embedded PostgreSQL
     "LEDGER_APP_PASSWORD",  # docker-compose.yml
     "LEDGER_OWNER_PASSWORD",
-    "LEDGER_FUZZ_EXAMPLES",  # tests
+    "LEDGER_FUZZ_CASES",  # tests
+    "LEDGER_FUZZ_EXAMPLES",
+    "LEDGER_FUZZ_SEED",
 }
 # What Kubernetes puts into the environment of every container where a service's name begins with ledger.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_(TCP|UDP)(_|$)")
@@ -116,27 +119,43 @@ _RULE_BY_ERROR_TYPE = {
 def load_settings(address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE) -> Settings:
     """The settings, with `address` in the place of LEDGER_GRPC_ADDRESS if it is given, and so on.
 
-    Raises CommandFailure with a line for each setting that is not as it must be.
+    Raises CommandFailure with a line for each setting that is not as it must be, and for each
+    variable that looks like a setting and is none, unless LEDGER_ALLOW_UNKNOWN_SETTINGS is set.
     """
     options = {"grpc_address": address, "workers": workers}
     given = {**_GIVEN.get(), **{field: value for field, value in options.items() if value is not None}}
     try:
-        return Settings(_env_file=env_file, **given)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
+        settings = Settings(_env_file=env_file, **given)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
+        lines = [] if settings.allow_unknown_settings else _unknown_lines(env_file)
+        if not lines:
+            return settings
+        lines.append("LEDGER_ALLOW_UNKNOWN_SETTINGS=true ignores them")
     except ValidationError as error:
-        lines = [_describe(found, given) for found in error.errors()]
+        lines = [_describe(found, given) for found in error.errors()] + _unknown_lines(env_file)
     except (SettingsError, UnicodeDecodeError, OSError) as error:
         lines = [f"the settings cannot be read: {error}"]
+    else:
+        raise CommandFailure(*lines, exit_status=ExitStatus.USAGE)
     if len(lines) > 1:
         lines.insert(0, f"{len(lines)} settings are not as they must be:")
     raise CommandFailure(*lines, exit_status=ExitStatus.USAGE)
 
 
 def warn_of_unknown_settings() -> None:
-    """Tells on standard error which variables look like settings and are none: most likely they are misspelt."""
-    for name in sorted(unknown_settings({**dotenv_values(ENV_FILE), **os.environ})):
-        nearest = difflib.get_close_matches(name.upper(), KNOWN_NAMES, n=1)
+    """Writes a warning for each unknown setting, where LEDGER_ALLOW_UNKNOWN_SETTINGS lets them pass."""
+    for line in _unknown_lines(ENV_FILE):
+        report("warning", [line])
+
+
+def _unknown_lines(env_file: str | None) -> list[str]:
+    """A line for each variable that looks like a setting and is none: most likely it is misspelt."""
+    lines = []
+    in_file = {} if env_file is None else dotenv_values(env_file)
+    for name in sorted(unknown_settings({**in_file, **os.environ})):
+        nearest = difflib.get_close_matches(name.upper(), SETTING_NAMES, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "`.env.example` lists them all"
-        report("warning", [f"{name} is no setting, and is ignored: {hint}"])
+        lines.append(f"{name} is not a setting: {hint}")
+    return lines
 
 
 def unknown_settings(variables: Mapping[str, str | None]) -> list[str]:

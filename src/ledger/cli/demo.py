@@ -77,7 +77,7 @@ class _Demonstration:
 def demo() -> None:
     demonstration = _Demonstration()
     # So that the server and the data are cleaned up in these cases too.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, demonstration.interrupt)
     lines = read_demo_lines()
     with demo_data_dir() as data_dir:

@@ -114,8 +114,8 @@ def _last_lines(log: Path) -> list[str]:
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
     """Ends the server, whatever else the user presses meanwhile: cleaning up is soon done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     server.terminate()
     try:
         server.wait(STOP_TIMEOUT_SECONDS)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from contextvars import ContextVar
 from enum import IntEnum
 
 
@@ -28,8 +29,27 @@ class CommandFailure(Exception):
         self.exit_status = exit_status
 
 
+# Whether this invocation reports by its log, as a server that logs JSON does.
+_REPORTS_ARE_LOGGED: ContextVar[bool] = ContextVar("_REPORTS_ARE_LOGGED", default=False)
+
+
+def log_reports() -> None:
+    """Makes `report` write log lines from here on, so that standard error holds one format only."""
+    _REPORTS_ARE_LOGGED.set(True)
+
+
 def report(label: str, lines: Iterable[str]) -> None:
-    """Writes lines to standard error, the first one after `label`, the others indented."""
+    """Writes lines to standard error, the first one after `label`, the others indented.
+
+    As one log line after `log_reports`; `label` is its level then, `error` or `warning`.
+    """
+    if _REPORTS_ARE_LOGGED.get():
+        import structlog
+
+        first, *others = lines
+        particulars = {"particulars": others} if others else {}
+        getattr(structlog.get_logger("ledger"), label)(first, **particulars)
+        return
     for number, line in enumerate(lines):
         sys.stderr.write(f"{label}: {printable(line)}\n" if number == 0 else f"  {printable(line)}\n")
     sys.stderr.flush()

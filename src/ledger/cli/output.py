@@ -26,6 +26,7 @@ def print_json_lines(values: Iterable[JsonValue]) -> None:
     """Prints each of `values` in a line of its own."""
     for value in values:
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_line(line: str = "") -> None:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ledger.cli.configuration import AddressOption, load_settings, warn_of_unknown_settings
-from ledger.cli.failures import report
+from ledger.cli.failures import log_reports, report
 from ledger.cli.first_calls import first_calls
-from ledger.cli.output import print_line
+from ledger.cli.output import print_json_lines, print_line
 from ledger.observability import configure_logging
-from ledger.settings import Settings
+from ledger.settings import LogFormat, Settings
 
 if TYPE_CHECKING:
     from ledger.bootstrap import Database
 
 HELP = """
-Run the server until Ctrl-C or SIGTERM, which let the calls under way end.
+Run the server until Ctrl-C, SIGTERM or the end of its terminal, which let the calls under way end. Without a terminal,
+SIGHUP makes it read certificates and tokens again.
 
 With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the schema is not the newest (see `ledger migrate`).
 Without, it starts an embedded PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
@@ -28,7 +29,8 @@ Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting o
 start.
 """
 
-# The address follows, and nothing else: the first line on standard output, for programs that wait for it.
+# The address follows, and nothing else: the first line on standard output, for programs that wait for it. With
+# LEDGER_LOG_FORMAT=json that line is an object with the field `address`.
 READY_PREFIX = "ledger serves gRPC on "
 
 
@@ -42,12 +44,14 @@ WorkersOption = Annotated[
 
 def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
     settings = load_settings(address, workers=workers)
-    warn_of_unknown_settings()
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from ledger.bootstrap import check_security
     from ledger.cli.database_failures import database_failures
 
     configure_logging(settings.log_format, settings.log_level)
+    if settings.log_format is LogFormat.JSON:
+        log_reports()
+    warn_of_unknown_settings()
     with database_failures(settings.database_url):
         check_security(settings)
         if settings.workers == 1:
@@ -68,7 +72,7 @@ def _serve_alone(settings: Settings) -> None:
         with told_metrics(settings) as metrics, asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))
             # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
 
 
@@ -90,12 +94,20 @@ def _serve_with_workers(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
-    """Tells where the server is, and what to try next."""
+    """Prints where the server is, and what to try next."""
+    if settings.log_format is LogFormat.JSON:
+        print_json_lines([{"event": "ready", "address": listening_address, "books": database.description}])
+        _warn_if_attached(database)
+        return
     print_line(f"{READY_PREFIX}{listening_address}")
     print_line(f"the books are in {database.description}")
     print_line()
     for line in first_calls(settings, listening_address):
         print_line(line)
+    _warn_if_attached(database)
+
+
+def _warn_if_attached(database: "Database") -> None:
     if database.attached:
         report(
             "warning",

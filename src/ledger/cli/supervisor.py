@@ -24,6 +24,7 @@ from ledger.api.server import LAST_CALLS_SECONDS, AddressUnavailable
 from ledger.bootstrap import Database, listening_address
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.serve_worker import SERVING, STOP_MARGIN_SECONDS
+from ledger.hangup import ends_at_hangup
 from ledger.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,7 +92,10 @@ def worker_environment(settings: Settings, address: str, database: Database) -> 
 
 
 class Supervisor:
-    """Keeps `settings.workers` workers running until SIGTERM or SIGINT. To be used once."""
+    """Keeps `settings.workers` workers running until SIGTERM, SIGINT or the end of its terminal.
+
+    To be used once.
+    """
 
     def __init__(
         self,
@@ -149,7 +153,7 @@ class Supervisor:
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGHUP, pass_on)
+        signal.signal(signal.SIGHUP, stop if ends_at_hangup() else pass_on)
 
     def _pass_on(self, number: int) -> None:
         # One that does not serve yet would die of it, and reads everything anew anyhow.
