@@ -68,6 +68,11 @@ def copy_while_running(cluster: Cluster, data_dir: Path, *options: str) -> Path:
     return target
 
 
+def promote(pgdata: Path) -> None:
+    """Has a standby take over; its primary is not asked."""
+    run_as_owner(pgdata.parent, account_for(pgdata), [find_bin_dir() / "pg_ctl", "promote", "-D", pgdata, "--wait"])
+
+
 async def promoted(stage: Stage) -> None:
     """Waits until the stage's cluster takes writes; reads it takes earlier."""
 
@@ -182,10 +187,8 @@ def running_standby(cluster: Cluster, pgdata: Path, *, max_connections: str) -> 
                 server.wait(30)
 
 
-@fault("F29", "the primary dies and its synchronous standby takes over")
-async def failover(stage: Stage) -> None:
-    """The primary is killed with all its processes and never comes back; the standby is promoted by hand, and the network leads
-    to it. What was acknowledged is there, because commits waited for the standby."""
+async def synchronous_standby(stage: Stage) -> Path:
+    """Moves the stage onto a cluster whose commits wait for a standby of it. Returns the standby's directory."""
     folder = await own_cluster(stage)
     primary = stage.cluster
     copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
@@ -200,6 +203,24 @@ async def failover(stage: Stage) -> None:
         return await query(primary.superuser_url, "SELECT sync_state FROM pg_stat_replication") == [("sync",)]
 
     await until_told(synchronous, 60)
+    return copied
+
+
+async def take_over(stage: Stage, pgdata: Path) -> None:
+    """Promotes a standby that runs, and moves the stage onto it."""
+    promote(pgdata)
+    # Attaches to it: it runs already.
+    stage.cluster = Cluster(pgdata.parent, stage.cluster.parameters)
+    stage.database = stage.cluster.database(database_name(stage))
+    await promoted(stage)
+
+
+@fault("F29", "the primary dies and its synchronous standby takes over")
+async def failover(stage: Stage) -> None:
+    """The primary is killed with all its processes and never comes back; the standby is promoted by hand, and the network leads
+    to it. What was acknowledged is there, because commits waited for the standby."""
+    copied = await synchronous_standby(stage)
+    primary = stage.cluster
     network = await stage.network()
     server = await stage.server(through=network)
     await sealed_early(stage, server)
@@ -211,12 +232,8 @@ async def failover(stage: Stage) -> None:
         primary.signal_all(signal.SIGKILL)
         began = time.monotonic()
         network.lead_to(copied / socket)
-        run_as_owner(copied.parent, account_for(copied), [find_bin_dir() / "pg_ctl", "promote", "--pgdata", copied, "--wait"])
+        await take_over(stage, copied)
         stage.note(f"promoted within {time.monotonic() - began:.1f} s")
-        # Attaches to it: it runs already.
-        stage.cluster = Cluster(copied.parent, primary.parameters)
-        stage.database = stage.cluster.database(database_name(stage))
-        await promoted(stage)
         await load.acknowledged(stage.size(1_000, 100))
     await stage.sealed_more()
     assert (await chain_of(stage, head)).audit.errors == ()

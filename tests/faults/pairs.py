@@ -8,10 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults.clusters import FORGETFUL, Cluster, new_cluster, run_as_owner
-from faults.of_recoveries import copy_while_running, running_standby
-from ledger.infrastructure.postgres.embedded import find_bin_dir
-from ledger.infrastructure.postgres.embedded.launcher import account_for
+from faults.clusters import FORGETFUL, Cluster, new_cluster
+from faults.of_recoveries import copy_while_running, promote, running_standby
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
 
 
@@ -50,8 +48,7 @@ class Pair:
 
     def promote(self) -> None:
         """The standby takes over; the primary is not asked."""
-        pgdata = self.standby_pgdata
-        run_as_owner(pgdata.parent, account_for(pgdata), [find_bin_dir() / "pg_ctl", "promote", "-D", pgdata, "--wait"])
+        promote(self.standby_pgdata)
 
 
 @contextmanager

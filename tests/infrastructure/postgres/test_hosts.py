@@ -12,11 +12,14 @@ from faults.clusters import TEMPLATE
 from faults.pairs import Pair, primary_and_standby
 from faults.proxy import fault_proxy
 from sqlalchemy.ext.asyncio import AsyncEngine
-from support.running import query
-from support.waiting import until_told
+from structlog.testing import capture_logs
+from support.running import query, running_ledger
+from support.waiting import until, until_told
 
-from ledger.bootstrap import Engines
+from ledger.application import run_payouts
+from ledger.bootstrap import Database, Engines
 from ledger.errors import DatabaseUnavailable
+from ledger.infrastructure.postgres import outages
 from ledger.infrastructure.postgres.engine import Connection, KeptConnections, autocommit, create_engine
 from ledger.infrastructure.postgres.hosts import Hosts, HostUnavailable
 from ledger.infrastructure.postgres.migrations import head_revision, migrate_async
@@ -126,6 +129,65 @@ async def test_peers_that_vanish_are_noticed(pair: Pair) -> None:
         assert plug.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
         connection.terminate()
+
+
+async def test_outage_is_told_once_and_its_end_with_the_time_it_took(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one line names the host and the cause. Workers that fail meanwhile, again and again, add none."""
+    monkeypatch.setattr(run_payouts, "POLL_SECONDS", 0.05)
+    failures: list[outages.Outages] = []
+    tell = outages.Outages.worker_failed
+
+    def count(self: outages.Outages, what: str, error: BaseException) -> None:
+        failures.append(self)
+        tell(self, what, error)
+
+    monkeypatch.setattr(outages.Outages, "worker_failed", count)
+    async with fault_proxy(pair.primary.socket, seed=1) as network:
+        host = f"127.0.0.1:{network.port}"
+        url = f"postgresql+asyncpg://ledger_app@{host}/{TEMPLATE}?ssl=disable"
+        with capture_logs() as lines:
+            async with running_ledger(Database(url, pair.url(user="postgres"))):
+
+                def told() -> list[str]:
+                    return [line["event"] for line in lines if line["log_level"] in ("warning", "error")]
+
+                network.refuse()
+                network.reset()
+                await until(lambda: "the database is away" in told() and len(failures) > 10, DEADLINE_SECONDS)
+                await network.accept()
+                await until(lambda: "the database is back" in told(), DEADLINE_SECONDS)
+                # What was in doubt until it was known whether the database was away.
+                await until(lambda: not failures[0].doubts, DEADLINE_SECONDS)
+    assert told() == ["the database is away", "the database is back"]
+    away, back = (line for line in lines if line["event"] in told())
+    assert away["cause"].startswith(f"{host}: ")
+    assert (back["host"], back["seconds"] > 0) == (host, True)
+
+
+async def test_outage_that_goes_on_is_told_rarely() -> None:
+    """Each time after twice as long, and with the time it has taken."""
+    now = 1000.0
+    told = outages.Outages(clock=lambda: now)
+    with capture_logs() as lines:
+        for _ in range(2 * 3600):
+            told.began("h1:5432: Connection refused")
+            now += 1.0
+        told.ended("h1:5432")
+        told.ended("h1:5432")
+    assert [line.get("seconds") for line in lines] == [None, 60.0, 180.0, 420.0, 900.0, 1860.0, 3780.0, 7200.0]
+    assert {line["event"] for line in lines[1:-1]} == {"the database is still away"}
+
+
+async def test_failure_of_a_worker_is_told_where_there_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk is full: at once in words, and then not every other second."""
+    monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.0)
+    told = outages.Outages()
+    with capture_logs() as lines:
+        for _ in range(3):
+            told.worker_failed("sealing must wait for the database", DatabaseUnavailable("SQLSTATE 53100"))
+            await until(lambda: len(lines) == 1, DEADLINE_SECONDS)
+        told.worker_failed("sealing failed unexpectedly", ZeroDivisionError())
+    assert [line["event"] for line in lines] == ["sealing must wait for the database", "sealing failed unexpectedly"]
 
 
 async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None:

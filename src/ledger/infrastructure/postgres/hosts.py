@@ -322,9 +322,9 @@ class Hosts:
         for connection, _ in ended:
             self._sessions.pop(connection, None)
             connection.terminate()
-        for address in {session.address for _, session in ended}:
-            count = sum(session.address == address for _, session in ended)
-            _log.warning("left a database host", host=str(address), reason=reason, sessions=count)
+        if ended:
+            hosts = sorted({str(session.address) for _, session in ended})
+            _log.info("left a database host", host=", ".join(hosts), reason=reason, sessions=len(ended))
 
 
 def _is_older(standing: Standing, than: Standing) -> bool:

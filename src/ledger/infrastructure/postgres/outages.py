@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -21,7 +22,8 @@ _log = structlog.get_logger("ledger")
 class Outages:
     """Whether the database is away, for the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._began_at: float | None = None
         self._last_began_at = float("-inf")
         self._remind_at = 0.0
@@ -31,7 +33,7 @@ class Outages:
 
     def began(self, cause: str) -> None:
         """Tells that no host can be used; `cause` names them. To be called as long as it is so."""
-        now = time.monotonic()
+        now = self._clock()
         if self._began_at is None:
             self._began_at = self._last_began_at = now
             self._remind_seconds = REMIND_SECONDS_MIN
@@ -47,7 +49,7 @@ class Outages:
         """Tells that a host can be used. Does nothing if it was so before."""
         if self._began_at is None:
             return
-        _log.warning("the database is back", host=host, seconds=round(time.monotonic() - self._began_at, 1))
+        _log.warning("the database is back", host=host, seconds=round(self._clock() - self._began_at, 1))
         self._began_at = None
 
     def worker_failed(self, what: str, error: BaseException) -> None:
@@ -56,7 +58,7 @@ class Outages:
         if not isinstance(error, (DatabaseUnavailable, DatabaseTimeout)):
             _log.warning(what, **line)
             return
-        failed_at = time.monotonic()
+        failed_at = self._clock()
         if self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN:
             return
 
@@ -70,6 +72,11 @@ class Outages:
 
         doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, decide)
         self._doubts.add(doubt)
+
+    @property
+    def doubts(self) -> int:
+        """How many failures may yet be logged."""
+        return len(self._doubts)
 
     def close(self) -> None:
         """Forgets failures that are in doubt."""
