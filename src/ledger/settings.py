@@ -8,13 +8,14 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ledger.addresses import ADDRESS_PATTERN, DEFAULT_ADDRESS, PORT_MAX, has_port_in_range
 from ledger.database_url import driver_url
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
 
 
 def _port_in_range(address: str) -> str:
-    if address and not address.startswith("unix:") and int(address.rpartition(":")[2]) > 65535:
-        raise ValueError("must be host:port with a port up to 65535")
+    if not has_port_in_range(address):
+        raise ValueError(f"must be host:port with a port up to {PORT_MAX}")
     return address
 
 
@@ -81,8 +82,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
 
     grpc_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
-        default="127.0.0.1:50051",
-        pattern=r"^(.+:[0-9]{1,5}|unix:.+)$",
+        default=DEFAULT_ADDRESS,
+        pattern=ADDRESS_PATTERN,
         description="Where the server listens and where the `ledger` command calls: host:port, or unix:path.",
     )
     database_url: DatabaseUrl = Field(

@@ -19,10 +19,9 @@ def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @pytest.fixture(autouse=True)
 def _no_terminal_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs are as wide everywhere, and in no colours: CI asks for some by these variables, which Typer reads once."""
-    for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+    """Outputs are as wide everywhere, and in no colours, which CI asks for by these variables."""
+    for name in ("COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ async def test_balance_is_shown_in_both_units(shared_ledger: RunningLedger) -> N
         >= {
             "restaurant_id": restaurant_id,
             "currency": "JPY",
-            "available_minor": -7,
+            "available_minor": "-7",
             "available": "-7",
             "last_event_at": "2025-12-01T10:00:00Z",
         }.items()
@@ -48,10 +48,10 @@ async def test_balance_of_a_past_instant(shared_ledger: RunningLedger) -> None:
     """Counts what was recorded before it."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
-    arguments = ("balance", restaurant_id, "PEN", "--json", "--as-of", "2026-01-01T00:00:00-05:00")
+    arguments = ("balance", restaurant_id, "PEN", "--json", "--at", "2026-01-01T00:00:00-05:00")
     outcome = await run_command(*arguments, "--address", shared_ledger.address)
     answer = json.loads(outcome.stdout)
-    assert (answer["as_of"], answer["available_minor"], answer["last_event_at"]) == ("2026-01-01T05:00:00Z", 0, None)
+    assert (answer["as_of"], answer["available_minor"], answer["last_event_at"]) == ("2026-01-01T05:00:00Z", "0", None)
 
 
 async def test_unknown_restaurant_is_told_in_the_contracts_words(shared_ledger: RunningLedger) -> None:
@@ -77,7 +77,15 @@ async def test_no_server_is_told_with_what_to_do() -> None:
     assert outcome.stderr.startswith("error: no server answers at 127.0.0.1:1; start one with `ledger serve`")
 
 
-@pytest.mark.parametrize("arguments", [("res_1",), ("res_1", "PEN", "--as-of", "yesterday"), ("res_1", "PEN", "--address", "x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("res_1",),
+        ("res_1", "PEN", "--at", "yesterday"),
+        ("res_1", "PEN", "--as-of", "2026-01-01"),
+        ("res_1", "PEN", "--address", "x"),
+    ],
+)
 async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> None:
     """Status 2."""
     assert (await run_command("balance", *arguments)).status == ExitStatus.USAGE

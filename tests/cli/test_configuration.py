@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.cli.configuration import load_settings, take_options, unknown_settings, warn_of_unknown_settings
+from ledger.cli.configuration import load_settings, unknown_settings, warn_of_unknown_settings
 from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.options_given import take_options
 
 
 def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:

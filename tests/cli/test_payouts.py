@@ -91,7 +91,7 @@ async def test_run_waits_and_tells_what_it_did(ledger: RunningLedger) -> None:
     """What was created, what it adds up to, and how many were skipped for which reason."""
     await charge(ledger, res_1=10_000, res_2=2_550, res_small=99)
     await ledger.ingest(event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, restaurant_id="res_red", amount_minor=1))
-    outcome = await command(ledger, "run", "PEN", *AS_OF, "--min", "100")
+    outcome = await command(ledger, "run", "PEN", *AS_OF, "--min-amount", "1.00")
     assert (outcome.status, outcome.stderr) == (0, "")
     rows = cells(outcome.stdout)
     for row in (
@@ -112,18 +112,18 @@ async def test_same_run_is_started_once(ledger: RunningLedger) -> None:
     """The same command shows the same run; a request id makes it another, which pays nobody twice."""
     await charge(ledger, res_1=10_000)
     first = await parsed(ledger, "run", "PEN", *AS_OF)
-    assert (first["payouts_created"], first["total_amount_minor"], first["total_amount"]) == (1, 10_000, "100.00")
+    assert (first["payouts_created"], first["total_amount_minor"], first["total_amount"]) == ("1", "10000", "100.00")
     assert await parsed(ledger, "run", "PEN", *AS_OF) == first
     second = await parsed(ledger, "run", "PEN", *AS_OF, "--request-id", "again")
     assert second["payout_run_id"] != first["payout_run_id"]
-    assert (second["payouts_created"], second["skipped"]) == (0, {"payout_in_flight": 1})
+    assert (second["payouts_created"], second["skipped"]) == ("0", {"payout_in_flight": "1"})
 
 
 async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
     """It tells what a run would do."""
     await charge(ledger, res_1=10_000)
     plan = await parsed(ledger, "run", "PEN", *AS_OF, "--dry-run")
-    assert (plan["state"], plan["payouts_created"], plan["total_amount_minor"]) == ("planned", 1, 10_000)
+    assert (plan["state"], plan["payouts_created"], plan["total_amount_minor"]) == ("planned", "1", "10000")
     assert (plan["payout_run_id"], plan["created_at"]) == (None, None)
     assert await ledger.query("SELECT payout_run_id FROM payout_runs") == []
     assert "planned" in (await command(ledger, "run", "PEN", *AS_OF, "--dry-run")).stdout
@@ -171,8 +171,12 @@ async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> 
     )
     payout_id = await only_payout(ledger)
     payout = await parsed(ledger, "show", payout_id)
-    assert (payout["state"], payout["amount_minor"], payout["as_of"]) == ("created", 17_500, "2026-01-31")
-    assert {item["type"]: item["amount_minor"] for item in payout["items"]} == {"charge": 20_000, "fee": -500, "refund": -2_000}
+    assert (payout["state"], payout["amount_minor"], payout["as_of"]) == ("created", "17500", "2026-01-31")
+    assert {item["type"]: item["amount_minor"] for item in payout["items"]} == {
+        "charge": "20000",
+        "fee": "-500",
+        "refund": "-2000",
+    }
     assert [(move["state"], move["event_id"]) for move in payout["history"]] == [("created", None)]
     outcome = await command(ledger, "show", payout_id)
     assert (outcome.status, outcome.stderr) == (0, "")
@@ -185,12 +189,12 @@ async def test_run_is_shown_with_all_its_restaurants(ledger: RunningLedger, monk
     """However many pages they are; and what became of each."""
     monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
-    run = await parsed(ledger, "run", "PEN", *AS_OF, "--min", "200")
+    run = await parsed(ledger, "run", "PEN", *AS_OF, "--min-amount-minor", "200")
     shown, *items = await parsed_lines(ledger, "show", run["payout_run_id"])
     assert shown == run
     assert [(item["restaurant_id"], item["outcome"], item["skip_reason"], item["amount_minor"]) for item in items] == [
-        ("res_1", "skipped", "below_minimum", 0),
-        *((f"res_{number}", "payout_created", None, 100 * number) for number in range(2, 6)),
+        ("res_1", "skipped", "below_minimum", "0"),
+        *((f"res_{number}", "payout_created", None, str(100 * number)) for number in range(2, 6)),
     ]
     outcome = await command(ledger, "show", run["payout_run_id"])
     rows = cells(outcome.stdout)

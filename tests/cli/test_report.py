@@ -43,13 +43,13 @@ async def test_every_report_is_printed(ledger: RunningLedger, monkeypatch: pytes
     ]
     q3 = await rows_of("q3", "PEN", "--as-of", str(days_ago(1)), "--min-amount-minor", "4981")
     assert [(row["restaurant_id"], row["outcome"], row["skip_reason"], row["payable_minor"]) for row in q3] == [
-        ("res_a", "SKIPPED", "BELOW_MINIMUM", "4980"),
-        ("res_red", "SKIPPED", "NOTHING_AVAILABLE", "-7"),
+        ("res_a", "skipped", "below_minimum", "4980"),
+        ("res_red", "skipped", "nothing_available", "-7"),
     ]
     assert [row["pays_minor"] for row in await rows_of("q3", "PEN")] == ["4980", "0"]
     assert [row["entity"] for row in await rows_of("q4")] == ["account res_red/PEN"]
     history = await rows_of("payouts", "res_a")
-    assert [(row["state"], row["item_charge_minor"], row["item_fee_minor"]) for row in history] == [("RETURNED", "5000", "-20")]
+    assert [(row["state"], row["item_charge_minor"], row["item_fee_minor"]) for row in history] == [("returned", "5000", "-20")]
     assert history[0]["paid_at"] == "2025-12-01T10:00:00Z"
     outcome = await run_command("report", "q1", "PEN")
     assert (outcome.status, outcome.stderr) == (0, "")

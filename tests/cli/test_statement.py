@@ -40,9 +40,9 @@ async def test_statement_runs_from_balance_to_balance(shared_ledger: RunningLedg
     assert lines[:2] == [f"{restaurant_id}, PEN, from the first entry to now", "opening balance 0.00"]
     assert lines[-2:] == ["closing balance -22.50", "3 entries"]
     assert [row[1:] for row in rows_of(outcome.stdout)] == [
-        ["CHARGE", "100.00", "100.00", charge_id],
-        ["FEE", "-2.50", "97.50", charge_id],
-        ["REFUND", "-120.00", "-22.50", refund_id],
+        ["charge", "100.00", "100.00", charge_id],
+        ["fee", "-2.50", "97.50", charge_id],
+        ["refund", "-120.00", "-22.50", refund_id],
     ]
 
 
@@ -51,7 +51,7 @@ async def test_filtered_statement_has_no_running_balance(shared_ledger: RunningL
     restaurant_id, charge_id, refund_id = await booked(shared_ledger)
     arguments = ("statement", restaurant_id, "PEN", "--type", "refund", "--type", "FEE", "--address", shared_ledger.address)
     outcome = await run_command(*arguments)
-    assert [row[1:] for row in rows_of(outcome.stdout)] == [["FEE", "-2.50", charge_id], ["REFUND", "-120.00", refund_id]]
+    assert [row[1:] for row in rows_of(outcome.stdout)] == [["fee", "-2.50", charge_id], ["refund", "-120.00", refund_id]]
     assert outcome.stdout.splitlines()[-2:] == ["closing balance -22.50", "2 entries"]
 
 
@@ -82,11 +82,11 @@ async def test_csv_is_for_spreadsheets(shared_ledger: RunningLedger) -> None:
     outcome = await run_command("statement", restaurant_id, "PEN", "--csv", "--address", shared_ledger.address)
     rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
     assert [(row["type"], row["amount_minor"], row["balance_minor"], row["balance"]) for row in rows] == [
-        ("OPENING_BALANCE", "", "0", "0.00"),
-        ("CHARGE", "10000", "10000", "100.00"),
-        ("FEE", "-250", "9750", "97.50"),
-        ("REFUND", "-12000", "-2250", "-22.50"),
-        ("CLOSING_BALANCE", "", "-2250", "-22.50"),
+        ("opening_balance", "", "0", "0.00"),
+        ("charge", "10000", "10000", "100.00"),
+        ("fee", "-250", "9750", "97.50"),
+        ("refund", "-12000", "-2250", "-22.50"),
+        ("closing_balance", "", "-2250", "-22.50"),
     ]
     assert (rows[1]["event_id"], rows[1]["payout_id"], rows[1]["occurred_at"]) == (charge_id, "", "2025-12-01T10:00:00Z")
 
@@ -101,15 +101,15 @@ async def test_json_is_lines(shared_ledger: RunningLedger) -> None:
         "currency": "PEN",
         "start_at": "2025-12-01T00:00:00Z",
         "end_at": None,
-        "opening_balance_minor": 0,
+        "opening_balance_minor": "0",
         "opening_balance": "0.00",
-        "closing_balance_minor": -2250,
+        "closing_balance_minor": "-2250",
         "closing_balance": "-22.50",
     }
     assert [(entry["type"], entry["amount_minor"], entry["balance_minor"]) for entry in entries] == [
-        ("CHARGE", 10000, 10000),
-        ("FEE", -250, 9750),
-        ("REFUND", -12000, -2250),
+        ("charge", "10000", "10000"),
+        ("fee", "-250", "9750"),
+        ("refund", "-12000", "-2250"),
     ]
     assert (entries[0]["event_id"], entries[0]["available_at"]) == (charge_id, "2025-12-08T10:00:00Z")
     assert (entries[2]["available_at"], entries[2]["payout_id"]) == (None, None)

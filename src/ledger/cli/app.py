@@ -1,60 +1,105 @@
-"""The `ledger` command: puts its subcommands together, and is where whatever goes wrong in them becomes a line."""
+"""The `ledger` command: all of its commands, and where whatever goes wrong in one of them becomes a line."""
 
+import os
+import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
 
-import structlog
-import typer
+import click
 
-from ledger.cli import balance, demo, ingest, migrate, payouts, restaurants, serve, serve_worker, statement, token, verify
-from ledger.cli.configuration import TlsCaOption, TlsCertificateOption, TlsKeyOption, TokenFileOption, load_settings, take_options
+from ledger.cli.command_tree import CONTEXT, Branch, LazyGroup, Leaf
+from ledger.cli.completion import answer_shell
 from ledger.cli.failures import CommandFailure, ExitStatus, report
-from ledger.cli.report import app as report_app
-from ledger.observability import configure_logging
-from ledger.settings import LogLevel
+from ledger.cli.options_given import take_options
+from ledger.cli.parameters import FileName, address_option
 
 HELP = """
 A double-entry ledger for marketplaces that collect card payments for restaurants.
 
-serve, migrate, verify, report and demo open the database; every other command calls the server at LEDGER_GRPC_ADDRESS, or at
---address.
+serve, migrate, verify, report and demo open the database; every other command
+calls the server at LEDGER_GRPC_ADDRESS, or at --address.
 
-Settings are environment variables that begin with LEDGER_, or lines of a file `.env`; `.env.example` lists them all.
+Settings are environment variables that begin with LEDGER_, or lines of a file
+.env; `ledger settings` shows those in force.
 
-Exit status: 0 done; 1 refused, or the books are broken; 2 a bad command line, setting or file; 3 nobody answers.
+Exit status: 0 done; 1 refused, or the books are broken; 2 a bad command line,
+setting or file; 3 no answer; 130 interrupted.
 """
 
+PAYOUTS = Branch(
+    {
+        "run": Leaf("payout_runs:run_payouts", "Pay out every restaurant of a currency, and wait until that is done."),
+        "show": Leaf("payouts:show", "Show a payout with its items and history, or a run with its restaurants."),
+        "list": Leaf("payouts:list_payouts", "List payouts, the latest first."),
+        "paid": Leaf("payout_answers:paid", "Book that the bank carried a payout out."),
+        "failed": Leaf("payout_answers:failed", "Book that the bank refused a payout, or returned it."),
+        "export": Leaf("payout_export:export", "Write the payouts that the bank has not answered, as CSV."),
+    },
+    "Pay restaurants out, show payouts, book what the bank answers.",
+)
+RESTAURANTS = Branch(
+    {
+        "list": Leaf("restaurants:list_restaurants", "List all restaurants in the order of their ids."),
+        "show": Leaf("restaurants:show", "Show a restaurant's profile."),
+        "put": Leaf("restaurants:put_restaurant", "Register a restaurant, or change what is named of one."),
+        "update": Leaf("restaurants:update_restaurant", "Change what is named of a registered restaurant."),
+        "get": Leaf("restaurants:show", "The old name of show.", hidden=True),
+    },
+    "List, show, put and update the restaurants' profiles.",
+)
+REPORT = Branch(
+    {
+        "q1": Leaf("report:q1", "The balances of every restaurant in a currency."),
+        "q2": Leaf("report:q2", "The restaurants with the highest net revenue of seven days."),
+        "q3": Leaf("report:q3", "What a payout run would pay each restaurant, or why not."),
+        "q4": Leaf("report:q4", "What is wrong with the books, errors first."),
+        "payouts": Leaf("report:payouts", "The payouts of a restaurant, with what each consists of."),
+    },
+    "Ask the books: balances, revenue, who would be paid, what is wrong, payouts.",
+)
+COMMANDS: dict[str, Leaf | Branch] = {
+    "serve": Leaf("serve:serve", "Run the server."),
+    "serve-worker": Leaf("serve_worker:serve_worker", "Not for people.", hidden=True),
+    "migrate": Leaf("migrate:migrate", "Bring the database to the newest schema."),
+    "ingest": Leaf("ingest:ingest", "Book the events of a file."),
+    "balance": Leaf("balance:balance", "Show what a restaurant has in a currency."),
+    "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
+    "restaurants": RESTAURANTS,
+    "payouts": PAYOUTS,
+    "verify": Leaf("verify:verify", "Audit the books, or the chain of seals."),
+    "report": REPORT,
+    "settings": Leaf("settings_shown:settings", "Show the settings in force, and where they come from."),
+    "token": Leaf("token:token", "Make a token for a caller."),
+    "demo": Leaf("demo:demo", "Show the service at work, on a server of its own."),
+    "completion": Leaf("completion:completion", "Print what makes a shell complete this command."),
+}
 
-def _package_version(value: bool) -> None:
-    if value:
+
+def _package_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 
-        typer.echo(f"ledger {version('ledger-service')}")
-        raise typer.Exit
+        click.echo(f"ledger {version('ledger-service')}")
+        ctx.exit()
 
 
-app = typer.Typer(
-    name="ledger",
-    help=HELP,
+@click.group(
+    "ledger",
+    cls=LazyGroup,
+    entries=COMMANDS,
+    help=HELP.replace("\n\n", "\n\n\b\n"),
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    context_settings=CONTEXT,
 )
-
-
-@app.callback()
-def _(
-    version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=_package_version, is_eager=True, help="Show the version.")
-    ] = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertificateOption = None,
-    tls_key: TlsKeyOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    # `version` has ended the command by itself.
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_package_version, help="Show the version.")
+@address_option
+@click.option("--tls-ca", type=FileName(), metavar="FILE", help="Call with TLS: who issued the server's certificate, in PEM.")
+@click.option("--tls-cert", type=FileName(), metavar="FILE", help="The certificate chain to show, in PEM.")
+@click.option("--tls-key", type=FileName(), metavar="FILE", help="The key of that certificate.")
+@click.option("--token-file", type=FileName(), metavar="FILE", help="The token to send, alone in the file.")
+def root(address: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None) -> None:
     take_options(
+        grpc_address=address,
         client_tls_ca_file=tls_ca,
         client_tls_certificate_file=tls_cert,
         client_tls_key_file=tls_key,
@@ -62,30 +107,27 @@ def _(
     )
 
 
-app.command("serve", help=serve.HELP)(serve.serve)
-app.command("serve-worker", help=serve_worker.HELP, hidden=True)(serve_worker.serve_worker)
-app.command("migrate", help=migrate.HELP)(migrate.migrate)
-app.command("ingest", help=ingest.HELP)(ingest.ingest)
-app.command("balance", help=balance.HELP)(balance.balance)
-app.command("statement", help=statement.HELP)(statement.statement)
-app.add_typer(restaurants.app, name="restaurants", help="List, show and put the restaurants' profiles.")
-app.add_typer(payouts.app, name="payouts", help="Pay restaurants out, show payouts, book what the bank answers.")
-app.command("verify", help=verify.HELP)(verify.verify)
-app.add_typer(report_app, name="report", help="Ask the books: balances, revenue, who would be paid, what is wrong, payouts.")
-app.command("token", help=token.HELP)(token.token)
-app.command("demo", help=demo.HELP)(demo.demo)
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that `arguments` name, by default those of the process, and returns its exit status."""
     try:
-        app(arguments, prog_name="ledger")
-    except SystemExit as ending:
-        # Any other kind of value is a text, and means 1.
-        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        if (status := answer_shell(root)) is not None:
+            return status
+        with root.make_context("ledger", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            root.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return ExitStatus.USAGE
+    except click.UsageError as error:
+        report("error", _usage_lines(error))
+        return ExitStatus.USAGE
     except CommandFailure as failure:
         report("error", failure.lines)
         return failure.exit_status
+    except BrokenPipeError:
+        return _end_of_reader()
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the outermost edge
@@ -93,9 +135,34 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return ExitStatus.DONE
 
 
+def _usage_lines(error: click.UsageError) -> list[str]:
+    """What is wrong with the command line, by the option's own name, and where to look."""
+    message = error.format_message()
+    if isinstance(error, click.BadParameter) and error.param is not None and not isinstance(error, click.MissingParameter):
+        name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
+        message = f"{name} {error.message}"
+    path = error.ctx.command_path if error.ctx is not None else "ledger"
+    return [
+        f"{message[:1].lower()}{message[1:]}" if message[:1].isupper() and message[1:2].islower() else message,
+        f"`{path} --help` shows how",
+    ]
+
+
+def _end_of_reader() -> int:
+    """Whoever read the output has read enough, as `head` does; nothing more can be written, not at the end either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitStatus.REFUSED
+
+
 def _report_defect(error: Exception) -> int:
     """Tells of an error that nobody foresaw; with its traceback only if everything is asked for."""
     report("error", [f"unexpected {type(error).__name__}: {error}", "LEDGER_LOG_LEVEL=debug shows where it happened"])
+    import structlog
+
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
+    from ledger.settings import LogLevel
+
     try:
         settings = load_settings()
     except CommandFailure:

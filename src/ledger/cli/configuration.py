@@ -4,28 +4,16 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Mapping
-from contextvars import ContextVar
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.cli.options_given import given_options
 from ledger.settings import ENV_FILE, Settings
-
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Where the server is: host:port, or unix:path. Default: LEDGER_GRPC_ADDRESS.",
-        show_default=False,
-    ),
-]
 
 _ADDRESS_RULES = {"grpc_address": "must be host:port or unix:path", "metrics_address": "must be host:port"}
 SETTING_NAMES = frozenset(f"LEDGER_{field.upper()}" for field in Settings.model_fields)
@@ -40,48 +28,6 @@ KNOWN_NAMES = SETTING_NAMES | {
 # What Kubernetes puts into the environment of every container where a service's name begins with ledger.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_(TCP|UDP)(_|$)")
 
-_CREDENTIALS_PANEL = "How to call a server that asks for credentials"
-TlsCaOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-ca",
-        metavar="FILE",
-        help="Call with TLS; the authorities, in PEM, that issued the server's certificate. Default: LEDGER_CLIENT_TLS_CA_FILE.",
-        show_default=False,
-        rich_help_panel=_CREDENTIALS_PANEL,
-    ),
-]
-TlsCertificateOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-cert",
-        metavar="FILE",
-        help="The certificate chain to show, in PEM. Default: LEDGER_CLIENT_TLS_CERTIFICATE_FILE.",
-        show_default=False,
-        rich_help_panel=_CREDENTIALS_PANEL,
-    ),
-]
-TlsKeyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-key",
-        metavar="FILE",
-        help="The key of that certificate. Default: LEDGER_CLIENT_TLS_KEY_FILE.",
-        show_default=False,
-        rich_help_panel=_CREDENTIALS_PANEL,
-    ),
-]
-TokenFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file",
-        metavar="FILE",
-        help="The token to send, alone in the file. Default: LEDGER_CLIENT_TOKEN_FILE.",
-        show_default=False,
-        rich_help_panel=_CREDENTIALS_PANEL,
-    ),
-]
-
 # Settings that the command line may give as well. How to show credentials is the same for all commands, and told before their
 # names.
 _OPTION_BY_FIELD = {
@@ -92,15 +38,6 @@ _OPTION_BY_FIELD = {
     "client_tls_key_file": "--tls-key",
     "client_token_file": "--token-file",
 }
-# What was given to them. The command line belongs to one invocation; tests have several in a process.
-_GIVEN: ContextVar[Mapping[str, str]] = ContextVar("_GIVEN", default={})  # noqa: B039  # never changed
-
-
-def take_options(**given: Path | None) -> None:
-    """Remembers options of `ledger` itself for the command that follows them, by the fields of the settings."""
-    _GIVEN.set({field: str(value) for field, value in given.items() if value is not None})
-
-
 # What a value must be, by pydantic's name of the error; its own texts speak to programmers.
 _RULE_BY_ERROR_TYPE = {
     "bool_parsing": "must be true or false",
@@ -122,8 +59,7 @@ def load_settings(address: str | None = None, *, workers: int | None = None, env
     Raises CommandFailure with a line for each setting that is not as it must be, and for each
     variable that looks like a setting and is none, unless LEDGER_ALLOW_UNKNOWN_SETTINGS is set.
     """
-    options = {"grpc_address": address, "workers": workers}
-    given = {**_GIVEN.get(), **{field: value for field, value in options.items() if value is not None}}
+    given = given_options(grpc_address=address, workers=workers)
     try:
         settings = Settings(_env_file=env_file, **given)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
         lines = [] if settings.allow_unknown_settings else _unknown_lines(env_file)

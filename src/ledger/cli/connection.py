@@ -3,18 +3,23 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
-
+from ledger.cli.client_settings import ClientSettings
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.refusals import failure_of, refusal_of_call
-from ledger.settings import Settings
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
+
+# Imported when something is called: it takes longer to load than the rest of a command.
+if TYPE_CHECKING:
+    import grpc
+
+    from ledger.v1 import ledger_pb2_grpc
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
-def connect(settings: Settings) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
+def connect(settings: ClientSettings) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
     """A client of the server at LEDGER_GRPC_ADDRESS, with the credentials of LEDGER_CLIENT_…
 
     Raises CommandFailure for a call of the block that was refused, and for credentials that cannot be used.
@@ -28,7 +33,11 @@ def connect_plainly(address: str) -> AbstractContextManager["ledger_pb2_grpc.Led
 
 
 @contextmanager
-def _client(address: str, credentials: grpc.ChannelCredentials | None) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
+def _client(address: str, credentials: "grpc.ChannelCredentials | None") -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
+    import grpc
+
+    from ledger.v1 import ledger_pb2_grpc
+
     channel = open_channel(address, credentials)
     try:
         yield ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -44,7 +53,7 @@ def _client(address: str, credentials: grpc.ChannelCredentials | None) -> Iterat
     channel.close()
 
 
-def credentials_of(settings: Settings) -> grpc.ChannelCredentials | None:
+def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None":
     """What the settings say the channel has to show; None: a plaintext channel. Raises CommandFailure."""
     authorities, certificate, key = (
         settings.client_tls_ca_file,
@@ -59,6 +68,8 @@ def credentials_of(settings: Settings) -> grpc.ChannelCredentials | None:
         raise CommandFailure(
             "LEDGER_CLIENT_TLS_CERTIFICATE_FILE does nothing without LEDGER_CLIENT_TLS_CA_FILE", exit_status=ExitStatus.USAGE
         )
+    import grpc
+
     token = None if settings.client_token_file is None else _token_in(settings.client_token_file)
     if authorities is not None:
         credentials = grpc.ssl_channel_credentials(
@@ -99,8 +110,10 @@ def _read(path: Path) -> bytes:
         raise CommandFailure(f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE) from error
 
 
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+def open_channel(address: str, credentials: "grpc.ChannelCredentials | None" = None) -> "grpc.Channel":
     """A channel to `address`, in plaintext without `credentials`; connects at its first call. To be closed."""
+    import grpc
+
     service_config = Path(ledger_pb2.__file__).with_name("service_config.json").read_text(encoding="utf-8")
     options = (
         ("grpc.service_config", service_config),

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import grpc
 from google.type import date_pb2
-from rich.console import Console
-from rich.table import Table
 
 from ledger.cli.connection import connect_plainly
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
@@ -18,23 +17,27 @@ from ledger.cli.event_batches import BATCH_EVENTS_MAX, read_batches
 from ledger.cli.event_lines import parse_event_line
 from ledger.cli.event_sender import EventSender
 from ledger.cli.failures import CommandFailure, report
-from ledger.cli.ingest import IngestSummary, ResultReporter
-from ledger.cli.output import print_line, print_table
+from ledger.cli.ingest import IngestSummary, ResultReporter, write_error_line
+from ledger.cli.output import Table, print_line, print_table
 from ledger.cli.payout_answers import settle
 from ledger.cli.payout_runs import wait_for_run
 from ledger.cli.payout_views import history_table, items_table, payouts_table
 from ledger.cli.refusals import refusal_of_call
 from ledger.cli.verify import audit_configured_books, findings_table, summary_of
+from ledger.cli.words import word_of
 from ledger.domain.money import format_minor
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 HELP = """
-Show the service at work on a server and a database of its own, which are gone afterwards.
+Show the service at work on a server and a database of its own, which are gone
+afterwards.
 
-It books the 70 events that come with the package, books them again, shows the balances, one event with its entries, and a
-contradiction that is refused. Then it pays the restaurants out: a plan, a run for each currency, a payout with what it consists
-of, one that the bank carries out, and one that fails and is paid by another run. At last it audits the books. What it shows is
-compared with what the file itself adds up to.
+It books the 70 events that come with the package, books them again, shows the
+balances, one event with its entries, and a contradiction that is refused. Then
+it pays the restaurants out: a plan, a run for each currency, a payout with what
+it consists of, one that the bank carries out, and one that fails and is paid by
+another run. At last it audits the books. What it shows is compared with what
+the file itself adds up to.
 
 Exit status: 0 if everything was as it must be, 1 otherwise.
 """
@@ -65,7 +68,9 @@ class _Demonstration:
         """Says something, unless the user has asked for the end meanwhile. Raises KeyboardInterrupt then."""
         if self._is_interrupted:
             raise KeyboardInterrupt
-        print_line(f"\n{sentence}")
+        print_line()
+        for line in sentence.split("\n"):
+            print_line(line)
 
     def expect(self, what: str, seen: object, expected: object) -> None:
         """Remembers and tells a difference."""
@@ -74,6 +79,7 @@ class _Demonstration:
             report("wrong", [self.complaints[-1]])
 
 
+@click.command(help=HELP)
 def demo() -> None:
     demonstration = _Demonstration()
     # So that the server and the data are cleaned up in these cases too.
@@ -105,7 +111,7 @@ def _ingest_twice(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerSe
 
 
 def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummary:
-    reporter = ResultReporter(DEMO_FILE.name, None, Console(stderr=True))
+    reporter = ResultReporter(DEMO_FILE.name, None, write_error_line)
     with DEMO_FILE.open("rb") as source:
         batches = read_batches(source, batch_size=BATCH_EVENTS_MAX, ignore_unknown_fields=False)
         EventSender(stub, reporter.add).send_all(batches)
@@ -125,13 +131,12 @@ def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
 
 
 def _show_balances(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
-    table = Table("restaurant", "currency")
-    for heading in ("available", "pending", "the lines add up to"):
-        table.add_column(heading, justify="right")
+    amounts_of = ("available", "pending", "the lines add up to")
+    table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
     for (restaurant_id, currency), owed_minor in sorted(owed_by_account(lines).items()):
         answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
         amounts = (answer.available_minor, answer.pending_minor, owed_minor)
-        table.add_row(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        table.add(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
         name = f"balance of {restaurant_id} in {currency}, minor units"
         # Every event is long past, so all of it has matured.
         demonstration.expect(f"available {name}", answer.available_minor, owed_minor)
@@ -145,13 +150,12 @@ def _show_balances(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerS
 def _show_event(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line) -> None:
     """The entries of a charge with a fee."""
     answer = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
-    table = Table("entry", "debit", "credit")
-    table.add_column(line["currency"], justify="right")
+    table = Table(("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],)))
     for entry in answer.entries:
-        table.add_row(
-            _word(ledger_pb2.EntryType.Name(entry.type), "ENTRY_TYPE_"),
-            _word(ledger_pb2.LedgerAccount.Name(entry.debit_account), "LEDGER_ACCOUNT_"),
-            _word(ledger_pb2.LedgerAccount.Name(entry.credit_account), "LEDGER_ACCOUNT_"),
+        table.add(
+            word_of(ledger_pb2.EntryType, entry.type),
+            word_of(ledger_pb2.LedgerAccount, entry.debit_account),
+            word_of(ledger_pb2.LedgerAccount, entry.credit_account),
             format_minor(entry.amount_minor, entry.currency),
         )
     demonstration.say(f"The event {line['event_id']} posted these entries, each with one debit and one credit:")
@@ -159,10 +163,6 @@ def _show_event(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
     entries = [(entry.type, entry.amount_minor) for entry in answer.entries]
     expected = [(ledger_pb2.ENTRY_TYPE_CHARGE, line["amount"]), (ledger_pb2.ENTRY_TYPE_FEE, line["fee"])]
     demonstration.expect(f"entries of {line['event_id']}", entries, expected)
-
-
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower()
 
 
 def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
@@ -324,13 +324,12 @@ def _show_history(
 def _show_reserved(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", reserved: dict[_Account, int]
 ) -> None:
-    table = Table("restaurant", "currency")
-    for heading in ("available", "reserved", "not paid yet"):
-        table.add_column(heading, justify="right")
+    amounts_of = ("available", "reserved", "not paid yet")
+    table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
     for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
         answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
         amounts = (answer.available_minor, answer.reserved_minor, reserved_minor)
-        table.add_row(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        table.add(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
         name = f"balance of {restaurant_id} in {currency} after the payouts, minor units"
         demonstration.expect(f"available {name}", answer.available_minor, 0)
         demonstration.expect(f"reserved {name}", answer.reserved_minor, reserved_minor)

@@ -8,13 +8,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-
-import grpc
+from typing import TYPE_CHECKING
 
 from ledger.cli.event_batches import Batch
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.refusals import refusal_of_call, refusal_of_status
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    import grpc
+
+    from ledger.v1 import ledger_pb2_grpc
 
 # So much of a file may be read and not be answered: enough to keep a server busy, which reads a few thousand events ahead.
 LINES_IN_FLIGHT_MAX = 4000
@@ -106,7 +110,7 @@ class _Stream:
         """Opens the stream. A daemon's, since the user may want the program to end before the server does."""
         threading.Thread(target=self._carry, args=(stub,), daemon=True).start()
 
-    def next_answer(self, timeout_seconds: float) -> ledger_pb2.StreamEventsResponse | grpc.RpcError | None:
+    def next_answer(self, timeout_seconds: float) -> "ledger_pb2.StreamEventsResponse | grpc.RpcError | None":
         """Waits for an answer, interruptibly. Raises queue.Empty when none comes in time."""
         ends_at = time.monotonic() + timeout_seconds
         while True:
@@ -118,6 +122,8 @@ class _Stream:
                     raise
 
     def _carry(self, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
+        import grpc
+
         try:
             for answer in stub.StreamEvents(iter(self.requests.get, None)):
                 self.answers.put(answer)
@@ -225,12 +231,12 @@ class EventSender:
             raise CommandFailure(
                 f"the server has not answered for {ANSWER_TIMEOUT_SECONDS:.0f} s", exit_status=ExitStatus.UNREACHABLE
             ) from None
-        if isinstance(answer, grpc.RpcError):
-            self._recover(answer)
-        elif answer is None:
-            raise CommandFailure(f"the server ended the stream with {len(self._unanswered)} requests unanswered")
-        else:
+        if isinstance(answer, ledger_pb2.StreamEventsResponse):
             self._take_results(answer.results)
+        elif answer is not None:
+            self._recover(answer)
+        else:
+            raise CommandFailure(f"the server ended the stream with {len(self._unanswered)} requests unanswered")
         return True
 
     def _take_results(self, results: Results) -> None:
@@ -258,7 +264,7 @@ class EventSender:
             self._told_bytes = sent.batch.end_bytes
             self._on_answer(sent.batch, [result for result in sent.results if result is not None])
 
-    def _recover(self, error: grpc.RpcError) -> None:
+    def _recover(self, error: "grpc.RpcError") -> None:
         """Opens another stream after one broke off, if that is worth trying. Raises `error` if not."""
         refusal = refusal_of_call(error)
         never_heard = refusal.is_unanswered and not self._is_answered_once

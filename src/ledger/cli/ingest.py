@@ -4,23 +4,22 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+import click
 
-from ledger.cli.configuration import AddressOption, load_settings
+from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.event_batches import BATCH_EVENTS_MAX, Batch, read_batches
 from ledger.cli.event_lines import InvalidLine
 from ledger.cli.event_sender import EventSender, Pace, Results
 from ledger.cli.failures import CommandFailure, ExitStatus, printable
-from ledger.cli.output import print_line
+from ledger.cli.output import JsonValue, print_json, print_line
+from ledger.cli.parameters import WholeNumber, address_option, json_option
 from ledger.cli.refusals import refusal_of_status
 from ledger.v1 import ledger_pb2
 
@@ -30,36 +29,37 @@ BATCH_EVENTS = 250
 _EVENT_ID_LENGTH_SHOWN = 128
 
 HELP = """
-Book the events of FILE, one JSON object a line; `-` reads standard input.
+Book the events of FILE, one JSON object a line; - reads standard input.
 
-It may be run again at any time: what is booked already counts as a duplicate and changes nothing.
+It may be run again at any time: what is booked already counts as a duplicate
+and changes nothing.
 
-**Fields of a line**
+Fields of a line:
 
-- `event_id`, `restaurant_id`, `currency`: strings.
+\b
+event_id, restaurant_id, currency   strings
+event_type or type                  charge_succeeded, CHARGE_SUCCEEDED or
+                                    EVENT_TYPE_CHARGE_SUCCEEDED, and so on
+amount, amount_cents, amount_minor  whole minor units of the currency: 1250 for
+                                    12.50 PEN; never 12.50 or 1e3
+fee, fee_cents, fee_minor           the same; absent is 0
+occurred_at                         ISO 8601 with Z or an offset
+payout_id                           on payout events only; absent is
+                                    metadata.payout_id
+reference                           absent is metadata.payment_id, if any
+metadata                            an object of strings; numbers, true and
+                                    false become text, null is left out
 
-- `event_type` or `type`: `charge_succeeded`, `CHARGE_SUCCEEDED` or `EVENT_TYPE_CHARGE_SUCCEEDED`, and so on.
+Null is as good as absent. Two names of one field that say different things are
+an error. So is a field that is not listed here, since a fee under a misspelt
+name would be lost; --ignore-unknown lets them pass. Blank lines are skipped.
 
-- `amount`, `amount_cents` or `amount_minor`: whole minor units of the currency, such as 1250 for 12.50 PEN; never 12.50 or 1e3.
+Refused lines go to standard error as FILE:LINE: event_id: STATUS REASON
+message; the other lines are booked all the same. INVALID_LINE is what was not
+sent at all.
 
-- `fee`, `fee_cents` or `fee_minor`: the same; absent is 0.
-
-- `occurred_at`: ISO 8601 with `Z` or an offset, up to nine digits of a fraction.
-
-- `payout_id`: on payout events only; absent is `metadata.payout_id`.
-
-- `reference`: absent is `metadata.payment_id`, if there is one.
-
-- `metadata`: an object of strings; numbers, true and false become text, null is left out.
-
-Null is as good as absent. Two names of one field that say different things are an error. So is a field that is not listed here,
-since a fee under a misspelt name would be lost; --ignore-unknown lets them pass. Blank lines are skipped.
-
-**Refused lines** go to standard error as `FILE:LINE: event_id: STATUS REASON message`; the other lines are booked all the same.
-INVALID_LINE is what was not sent at all.
-
-**Exit status**: 0 if every line was created or a duplicate, 1 if any was refused, 2 if the file cannot be read, 3 if the server
-cannot be reached.
+Exit status: 0 if every line was created or a duplicate, 1 if any was refused, 2
+if the file cannot be read, 3 if the server cannot be reached.
 """
 
 
@@ -72,6 +72,8 @@ class IngestSummary:
     conflicts: int = 0
     invalid: int = 0
     refused_otherwise: int = 0
+    # Answered with a status that only a newer command knows: booked or not, that is not for this one to say.
+    unknown: int = 0
 
     @property
     def booked(self) -> int:
@@ -83,15 +85,20 @@ class IngestSummary:
         """Lines whose events are not."""
         return self.conflicts + self.invalid + self.refused_otherwise
 
+    @property
+    def told(self) -> int:
+        """Lines that a person has to look at."""
+        return self.refused + self.unknown
+
 
 class ResultReporter:
     """Counts results, and writes refused lines to standard error, the first `shown_max` of them."""
 
-    def __init__(self, source_name: str, shown_max: int | None, console: Console) -> None:
+    def __init__(self, source_name: str, shown_max: int | None, write: Callable[[str], None]) -> None:
         self.summary = IngestSummary()
         self._source_name = source_name
         self._shown_max = shown_max
-        self._console = console
+        self._write = write
 
     def add(self, batch: Batch, results: Results) -> None:
         """Takes in what became of a batch."""
@@ -99,7 +106,7 @@ class ResultReporter:
         for line in batch.lines:
             if isinstance(line.content, InvalidLine):
                 self.summary.invalid += 1
-                self._refuse(line.number, line.content.event_id, f"INVALID_ARGUMENT INVALID_LINE {line.content}")
+                self._tell(line.number, line.content.event_id, f"INVALID_ARGUMENT INVALID_LINE {line.content}")
             else:
                 self._add_result(line.number, line.content, next(answers))
 
@@ -107,8 +114,11 @@ class ResultReporter:
         if not result.HasField("error"):
             if result.status == ledger_pb2.INGEST_STATUS_CREATED:
                 self.summary.created += 1
-            else:
+            elif result.status == ledger_pb2.INGEST_STATUS_DUPLICATE:
                 self.summary.duplicates += 1
+            else:
+                self.summary.unknown += 1
+                self._tell(number, event.event_id, f"status {result.status} is unknown to this version of the command: update it")
             return
         refusal = refusal_of_status(result.error)
         if refusal.code == "ALREADY_EXISTS":
@@ -119,45 +129,56 @@ class ResultReporter:
             self.summary.refused_otherwise += 1
         # Places in the request are nothing to whoever reads lines of a file.
         message = re.sub(r"\bevents\[[0-9]+\]\.", "", refusal.message)
-        self._refuse(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
+        self._tell(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
 
-    def _refuse(self, number: int, event_id: str, text: str) -> None:
-        if self._shown_max is None or self.summary.refused <= self._shown_max:
+    def _tell(self, number: int, event_id: str, text: str) -> None:
+        if self._shown_max is None or self.summary.told <= self._shown_max:
             shown_id = printable(event_id[:_EVENT_ID_LENGTH_SHOWN]) or "-"
             self._write(f"{self._source_name}:{number}: {shown_id}: {printable(text)}")
 
     def close(self) -> None:
         """Tells how many refused lines were not written."""
-        if self._shown_max is not None and self.summary.refused > self._shown_max:
-            self._write(f"{self.summary.refused - self._shown_max} more refused lines; --errors all shows them")
-
-    def _write(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        if self._shown_max is not None and self.summary.told > self._shown_max:
+            self._write(f"{self.summary.told - self._shown_max} more refused lines; --errors all shows them")
 
 
-def ingest(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The file, or - for standard input.")],
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, max=BATCH_EVENTS_MAX, help="How many events to send in one request.")
-    ] = BATCH_EVENTS,
-    errors: Annotated[str, typer.Option("--errors", metavar="N|all", help="How many refused lines to show in full.")] = str(
-        ERRORS_SHOWN
-    ),
-    ignore_unknown_fields: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Let fields pass that are not an event's.")
-    ] = False,
-    address: AddressOption = None,
-) -> None:
-    settings = load_settings(address)
-    shown_max = _shown_max_of(errors)
-    with _open_source(file) as (source, name), _progress_bar(source) as (progress, task):
-        reporter = ResultReporter(name, shown_max, progress.console)
+class ErrorCount(click.ParamType[int | None]):
+    """How many refused lines to show; None means all."""
 
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        return None if value in (None, "all") else WholeNumber().convert(value, param, ctx)
+
+
+@click.command(help=HELP)
+@click.argument("file", metavar="FILE", help="The file, or - for standard input.")
+@click.option(
+    "--batch-size",
+    metavar="NUMBER",
+    type=WholeNumber(1, BATCH_EVENTS_MAX),
+    default=BATCH_EVENTS,
+    help=f"How many events to send in one request, 1 to {BATCH_EVENTS_MAX}.  [default: {BATCH_EVENTS}]",
+)
+@click.option(
+    "--errors",
+    metavar="NUMBER|all",
+    type=ErrorCount(),
+    default=ERRORS_SHOWN,
+    help=f"How many refused lines to show in full.  [default: {ERRORS_SHOWN}]",
+)
+@click.option("--ignore-unknown", "ignore_unknown_fields", is_flag=True, help="Let fields pass that are not an event's.")
+@json_option
+@address_option
+def ingest(file: str, batch_size: int, errors: int | None, ignore_unknown_fields: bool, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
+    with _open_source(file) as (source, name), _progress_bar(source) as progress:
+        reporter = ResultReporter(name, errors, progress.write)
         pace = Pace()
 
         def on_answer(batch: Batch, results: Results) -> None:
             reporter.add(batch, results)
-            progress.update(task, completed=batch.end_bytes, booked=reporter.summary.booked, pace=_pace_text(pace))
+            progress.show(batch.end_bytes, reporter.summary.booked, _pace_text(pace))
 
         try:
             with connect(settings) as stub:
@@ -173,18 +194,12 @@ def ingest(
             raise CommandFailure("interrupted", _so_far(reporter.summary), exit_status=ExitStatus.INTERRUPTED) from None
         finally:
             reporter.close()
-    _print_summary(name, reporter.summary, pace)
-    if reporter.summary.refused:
-        raise typer.Exit(ExitStatus.REFUSED)
-
-
-def _shown_max_of(errors: str) -> int | None:
-    """How many refused lines to show; None means all."""
-    if errors == "all":
-        return None
-    if not errors.isdecimal():
-        raise CommandFailure("--errors must be a number or all", exit_status=ExitStatus.USAGE)
-    return int(errors)
+    if json:
+        print_json(_json_of(name, reporter.summary))
+    else:
+        _print_summary(name, reporter.summary, pace)
+    if reporter.summary.told:
+        raise click.exceptions.Exit(ExitStatus.REFUSED)
 
 
 @contextmanager
@@ -203,15 +218,41 @@ def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
         yield source, file
 
 
+class _Progress(Protocol):
+    """What is seen while a file is read."""
+
+    def show(self, bytes_read: int, booked: int, pace: str) -> None: ...
+
+    def write(self, line: str) -> None: ...
+
+
+class _NoBar:
+    """Of a standard error that is no terminal."""
+
+    def show(self, bytes_read: int, booked: int, pace: str) -> None:
+        pass
+
+    def write(self, line: str) -> None:
+        write_error_line(line)
+
+
+def write_error_line(line: str) -> None:
+    """Writes a line to standard error."""
+    sys.stderr.write(f"{line}\n")
+
+
 @contextmanager
-def _progress_bar(source: BinaryIO) -> Iterator[tuple[Progress, TaskID]]:
-    """A bar on standard error while the block runs, if that is a terminal; its console writes lines above the bar."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), TextColumn("{task.fields[booked]} booked"), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
+def _progress_bar(source: BinaryIO) -> Iterator[_Progress]:
+    """A bar on standard error while the block runs, if that is a terminal; lines are written above the bar."""
+    if not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    # Imported when it is seen: it takes longer to load than the rest of a command.
+    from ledger.cli.ingest_bar import ingest_bar
+
     status = os.fstat(source.fileno())
-    total_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield progress, progress.add_task("ingest", total=total_bytes, booked=0, pace="")
+    with ingest_bar(status.st_size if stat.S_ISREG(status.st_mode) else None) as bar:
+        yield bar
 
 
 def _so_far(summary: IngestSummary) -> str:
@@ -226,11 +267,26 @@ def _pace_text(pace: Pace) -> str:
 
 
 def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
-    print_line(f"{name}: {summary.booked + summary.refused} lines")
+    print_line(f"{name}: {summary.booked + summary.told} lines")
     print_line(f"  created     {summary.created}")
     print_line(f"  duplicates  {summary.duplicates}")
     kinds = [(summary.conflicts, "conflicts"), (summary.invalid, "invalid"), (summary.refused_otherwise, "for other reasons")]
     particulars = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
     print_line(f"  refused     {summary.refused}" + (f" ({particulars})" if particulars else ""))
+    if summary.unknown:
+        print_line(f"  unknown     {summary.unknown}")
     if pace.events:
         print_line(f"  pace        {_pace_text(pace)}")
+
+
+def _json_of(name: str, summary: IngestSummary) -> JsonValue:
+    return {
+        "file": name,
+        "lines": str(summary.booked + summary.told),
+        "created": str(summary.created),
+        "duplicates": str(summary.duplicates),
+        "conflicts": str(summary.conflicts),
+        "invalid": str(summary.invalid),
+        "refused_otherwise": str(summary.refused_otherwise),
+        "unknown": str(summary.unknown),
+    }

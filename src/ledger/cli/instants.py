@@ -43,4 +43,8 @@ def parse_instant(text: str) -> Timestamp:
 
 def format_instant(timestamp: Timestamp) -> str:
     """The instant in UTC, with as many digits of the fraction as it needs: 0, 3, 6 or 9."""
-    return timestamp.ToJsonString()
+    try:
+        return timestamp.ToJsonString()
+    except ValueError:
+        # Beyond the years 1 to 9999; no ledger of ours answers that.
+        return f"{timestamp.seconds} s"

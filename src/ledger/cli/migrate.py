@@ -1,31 +1,39 @@
 """`ledger migrate`: brings the database to the newest schema."""
 
-from typing import Annotated
+import click
 
-import typer
-
-from ledger.cli.configuration import load_settings
-from ledger.cli.output import print_line
-from ledger.observability import configure_logging
+from ledger.cli.output import print_json, print_line
+from ledger.cli.parameters import json_option
 
 HELP = """
-Bring the database to the newest schema, or to another revision, up or down. On repeat nothing changes.
+Bring the database to the newest schema, or to another revision, up or down. On
+repeat nothing changes.
 
-The database is that of LEDGER_MIGRATION_DATABASE_URL, else of LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR,
-which every `ledger serve` brings to the newest schema by itself. The role must be a superuser, or a member of ledger_owner.
+The database is that of LEDGER_MIGRATION_DATABASE_URL, else of
+LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR, which every
+`ledger serve` brings to the newest schema by itself. The role must be a
+superuser, or a member of ledger_owner.
 
-Exit status: 0 if the database has the schema, 1 if it cannot be moved there, 2 for a bad setting, 3 if it cannot be reached.
+Exit status: 0 if the database has the schema, 1 if it cannot be moved there, 2
+for a bad setting, 3 if it cannot be reached.
 """
 
 
-def migrate(
-    revision: Annotated[
-        str, typer.Option("--revision", metavar="REVISION", help="The revision to move to; base is an empty schema.")
-    ] = "head",
-) -> None:
+@click.command(help=HELP)
+@click.option(
+    "--revision",
+    metavar="REVISION",
+    default="head",
+    help="The revision to move to; base is an empty schema.  [default: head]",
+)
+@json_option
+def migrate(revision: str, json: bool) -> None:
+    # Imported when needed: the database's libraries take longer to load than most other commands take in all.
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
+
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from ledger.bootstrap import open_database
     from ledger.cli.database_failures import database_failures
     from ledger.infrastructure.postgres.migrations import migrate as move_schema
@@ -35,7 +43,9 @@ def migrate(
         open_database(settings, newest_schema=False) as database,
     ):
         before, after = move_schema(database.migration_url, revision)
-    if before == after:
+    if json:
+        print_json({"revision_before": before, "revision": after})
+    elif before == after:
         print_line(f"the schema is up to date: it has revision {_shown(after)}")
     else:
         print_line(f"the schema was brought from revision {_shown(before)} to {_shown(after)}")

@@ -1,53 +1,53 @@
 """`ledger payouts paid` and `failed`: book what the bank answers."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import grpc
-import typer
+import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ledger.cli.configuration import AddressOption, load_settings
+from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
-from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.instants import parse_instant
-from ledger.cli.output import JsonOption, print_json, print_line
+from ledger.cli.output import print_json, print_line
+from ledger.cli.parameters import Instant, address_option, json_option
 from ledger.cli.payout_views import json_of_payout, payout_state
 from ledger.cli.refusals import refusal_of_call
-from ledger.domain.money import format_minor
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.cli.words import amount_of, word_of
+from ledger.v1 import ledger_pb2
 
-_PayoutArgument = Annotated[str, typer.Argument(metavar="PAYOUT", help="The payout's id.")]
-_OccurredAtOption = Annotated[
-    str | None,
-    typer.Option(
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
+
+PAID_HELP = """
+Book that the bank carried a payout out. May be repeated: it is booked once.
+"""
+FAILED_HELP = """
+Book that the bank refused a payout, or returned it after it was paid: its
+amount is available again at once. May be repeated: it is booked once.
+"""
+
+
+def _parameters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Those of every answer of the bank."""
+    at = click.option(
         "--occurred-at",
         metavar="INSTANT",
-        help="When the bank did it, such as 2025-12-01T10:00:00Z. Default: now; on repeat, what was told the first time.",
-    ),
-]
+        type=Instant(),
+        help="When the bank did it.  [default: now; on repeat, what was told the first time]",
+    )
+    return click.argument("payout_id", metavar="PAYOUT", help="The payout's id.")(at(json_option(address_option(function))))
 
 
-def paid(
-    payout_id: _PayoutArgument,
-    occurred_at: _OccurredAtOption = None,
-    json: JsonOption = False,
-    address: AddressOption = None,
-) -> None:
-    """Book that the bank carried a payout out. May be repeated: it is booked once."""
+@click.command(help=PAID_HELP)
+@_parameters
+def paid(payout_id: str, occurred_at: Timestamp | None, json: bool, address: str | None) -> None:
     _settle(payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_PAID, occurred_at, json=json, address=address)
 
 
-def failed(
-    payout_id: _PayoutArgument,
-    occurred_at: _OccurredAtOption = None,
-    json: JsonOption = False,
-    address: AddressOption = None,
-) -> None:
-    """Book that the bank refused a payout, or returned it after it was paid: its amount is available again at once.
-
-    May be repeated: it is booked once.
-    """
+@click.command(help=FAILED_HELP)
+@_parameters
+def failed(payout_id: str, occurred_at: Timestamp | None, json: bool, address: str | None) -> None:
     _settle(payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, occurred_at, json=json, address=address)
 
 
@@ -63,6 +63,8 @@ def settle(
     and a repeat that of the event that is stored: another time would make it another event under the same id. Raises
     grpc.RpcError.
     """
+    import grpc
+
     name = ledger_pb2.EventType.Name(type).removeprefix("EVENT_TYPE_").lower()
     event = ledger_pb2.ProcessorEvent(
         event_id=f"cli.{name}.{payout.payout_id}",
@@ -86,18 +88,14 @@ def settle(
 
 
 def _settle(
-    payout_id: str, type: ledger_pb2.EventType.ValueType, occurred_at: str | None, *, json: bool, address: str | None
+    payout_id: str, type: ledger_pb2.EventType.ValueType, occurred_at: Timestamp | None, *, json: bool, address: str | None
 ) -> None:
-    settings = load_settings(address)
-    try:
-        instant = None if occurred_at is None else parse_instant(occurred_at)
-    except ValueError as error:
-        raise CommandFailure(f"--occurred-at {error}", exit_status=ExitStatus.USAGE) from None
+    settings = load_client_settings(address)
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
     with connect(settings) as stub:
-        event_id, answer = settle(stub, stub.GetPayout(request).payout, type, instant)
+        event_id, answer = settle(stub, stub.GetPayout(request).payout, type, occurred_at)
         payout = stub.GetPayout(request).payout
-    status = ledger_pb2.IngestStatus.Name(answer.status).removeprefix("INGEST_STATUS_").lower()
+    status = word_of(ledger_pb2.IngestStatus, answer.status)
     if json:
         print_json(
             {
@@ -108,7 +106,7 @@ def _settle(
             }
         )
         return
-    amount = f"{format_minor(payout.amount_minor, payout.currency)} {payout.currency}"
+    amount = f"{amount_of(payout.amount_minor, payout.currency)} {payout.currency}"
     print_line(f"{status}: event {event_id}, transaction id {answer.transaction_id}")
     print_line(f"payout {payout.payout_id} of {amount} to {payout.restaurant_id} is {payout_state(payout.state)}")
 

@@ -1,8 +1,12 @@
 """Lists as the server tells them: page by page, so that however long they are, only one page of them is held."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
 
 PAGE_SIZE = 1000
 

@@ -3,50 +3,48 @@
 from collections.abc import Iterable
 
 from google.type import date_pb2
-from rich.table import Table
 
 from ledger.cli.instants import format_instant
-from ledger.cli.output import JsonValue
-from ledger.domain.money import format_minor
+from ledger.cli.output import JsonValue, Table, facts
+from ledger.cli.words import amount_of, amount_or_none, word_of
 from ledger.v1 import ledger_pb2
 
 
 def run_table(run: ledger_pb2.PayoutRun) -> Table:
     """A run or the plan of one: what it is, how far it is, what it paid, and what it skipped for which reason."""
-    table = Table(show_header=False)
+    table = facts()
     if run.payout_run_id:
-        table.add_row("run", run.payout_run_id)
-    table.add_row("state", run_state(run))
-    table.add_row("pays out by", f"{format_date(run.as_of)}, cut-off {format_instant(run.cutoff_at)}")
+        table.add("run", run.payout_run_id)
+    table.add("state", run_state(run))
+    table.add("pays out by", f"{format_date(run.as_of)}, cut-off {format_instant(run.cutoff_at)}")
     if run.min_amount_minor:
-        table.add_row("minimum", f"{format_minor(run.min_amount_minor, run.currency)} {run.currency}")
+        table.add("minimum", _money(run.min_amount_minor, run.currency))
     if run.request_id:
-        table.add_row("request id", run.request_id)
-    table.add_row("restaurants", f"{run.restaurants_considered} of {run.restaurants_total} considered")
-    table.add_row("payouts", str(run.payouts_created))
-    table.add_row("total", f"{format_minor(run.total_amount_minor, run.currency)} {run.currency}")
+        table.add("request id", run.request_id)
+    table.add("restaurants", f"{run.restaurants_considered} of {run.restaurants_total} considered")
+    table.add("payouts", str(run.payouts_created))
+    table.add("total", _money(run.total_amount_minor, run.currency))
     for skipped in run.skipped:
-        table.add_row("skipped", f"{skipped.count} {_reason(skipped.reason)}")
+        table.add("skipped", f"{skipped.count} {_reason(skipped.reason)}")
     if run.HasField("created_at"):
-        table.add_row("created", format_instant(run.created_at))
+        table.add("created", format_instant(run.created_at))
     if run.HasField("finished_at"):
-        table.add_row("finished", format_instant(run.finished_at))
+        table.add("finished", format_instant(run.finished_at))
     return table
 
 
 def payouts_table(payouts: Iterable[ledger_pb2.Payout]) -> Table:
     """Payouts, one a row."""
-    table = Table("payout", "restaurant", "as of", "state", "currency")
-    table.add_column("amount", justify="right")
-    table.add_column("created")
+    titles = ("payout", "restaurant", "as of", "state", "currency", "amount", "created")
+    table = Table(titles, right=frozenset(("amount",)), optional=("created", "as of"))
     for payout in payouts:
-        table.add_row(
+        table.add(
             payout.payout_id,
             payout.restaurant_id,
             format_date(payout.as_of),
             payout_state(payout.state),
             payout.currency,
-            format_minor(payout.amount_minor, payout.currency),
+            amount_of(payout.amount_minor, payout.currency),
             format_instant(payout.created_at),
         )
     return table
@@ -54,26 +52,35 @@ def payouts_table(payouts: Iterable[ledger_pb2.Payout]) -> Table:
 
 def items_table(payout: ledger_pb2.Payout) -> Table:
     """What a payout's amount consists of."""
-    table = Table("item")
-    table.add_column(payout.currency, justify="right")
+    table = Table(("item", payout.currency), right=frozenset((payout.currency,)))
     for item in payout.items:
-        table.add_row(_item_type(item), format_minor(item.amount_minor, payout.currency))
-    table.add_section()
-    table.add_row("total", format_minor(sum(item.amount_minor for item in payout.items), payout.currency))
+        table.add(_item_type(item), amount_of(item.amount_minor, payout.currency))
+    table.footer = ("total", amount_of(sum(item.amount_minor for item in payout.items), payout.currency))
     return table
 
 
 def history_table(payout: ledger_pb2.Payout) -> Table:
     """A payout's moves."""
-    table = Table("state", "recorded", "event", "transaction id")
+    table = Table(("state", "recorded", "event", "transaction id"))
     for move in payout.history:
-        table.add_row(payout_state(move.state), format_instant(move.recorded_at), move.event_id, move.transaction_id)
+        table.add(payout_state(move.state), format_instant(move.recorded_at), move.event_id, move.transaction_id)
     return table
+
+
+def is_under_way(run: ledger_pb2.PayoutRun) -> bool:
+    """Whether the run goes on: one in a state that only a newer server knows does until it has a time of its end."""
+    if run.state in ledger_pb2.PayoutRunState.values():
+        return run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+    return not run.HasField("finished_at")
+
+
+def _money(amount_minor: int, currency: str) -> str:
+    return f"{amount_of(amount_minor, currency)} {currency}"
 
 
 def payout_state(number: ledger_pb2.PayoutState.ValueType) -> str:
     """The state as people write it."""
-    return ledger_pb2.PayoutState.Name(number).removeprefix("PAYOUT_STATE_").lower()
+    return word_of(ledger_pb2.PayoutState, number)
 
 
 def format_date(day: date_pb2.Date) -> str:
@@ -82,57 +89,57 @@ def format_date(day: date_pb2.Date) -> str:
 
 
 def run_state(run: ledger_pb2.PayoutRun) -> str:
-    return ledger_pb2.PayoutRunState.Name(run.state).removeprefix("PAYOUT_RUN_STATE_").lower()
+    return word_of(ledger_pb2.PayoutRunState, run.state)
 
 
 def _reason(number: ledger_pb2.SkipReason.ValueType) -> str:
-    return ledger_pb2.SkipReason.Name(number).removeprefix("SKIP_REASON_").lower()
+    return word_of(ledger_pb2.SkipReason, number)
 
 
 def _outcome(item: ledger_pb2.PayoutRunItem) -> str:
-    return ledger_pb2.PayoutRunItemOutcome.Name(item.outcome).removeprefix("PAYOUT_RUN_ITEM_OUTCOME_").lower()
+    return word_of(ledger_pb2.PayoutRunItemOutcome, item.outcome)
 
 
 def _item_type(item: ledger_pb2.PayoutItem) -> str:
-    return ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_").lower()
+    return word_of(ledger_pb2.EntryType, item.type)
 
 
 def payout_table(payout: ledger_pb2.Payout) -> Table:
-    table = Table(show_header=False)
-    table.add_row("payout", payout.payout_id)
-    table.add_row("restaurant", payout.restaurant_id)
-    table.add_row("amount", f"{format_minor(payout.amount_minor, payout.currency)} {payout.currency}")
-    table.add_row("state", payout_state(payout.state))
-    table.add_row("pays out by", f"{format_date(payout.as_of)}, cut-off {format_instant(payout.cutoff_at)}")
-    table.add_row("run", payout.payout_run_id)
+    table = facts()
+    table.add("payout", payout.payout_id)
+    table.add("restaurant", payout.restaurant_id)
+    table.add("amount", _money(payout.amount_minor, payout.currency))
+    table.add("state", payout_state(payout.state))
+    table.add("pays out by", f"{format_date(payout.as_of)}, cut-off {format_instant(payout.cutoff_at)}")
+    table.add("run", payout.payout_run_id)
     return table
 
 
 def run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) -> Table:
-    table = Table("restaurant", "outcome", "reason", "payout")
-    table.add_column(currency, justify="right")
+    table = Table(("restaurant", "outcome", "reason", "payout", currency), right=frozenset((currency,)))
     for item in items:
         reason = _reason(item.skip_reason) if item.skip_reason else ""
-        amount = format_minor(item.amount_minor, currency) if item.payout_id else ""
-        table.add_row(item.restaurant_id, _outcome(item), reason, item.payout_id, amount)
+        amount = amount_of(item.amount_minor, currency) if item.payout_id else ""
+        table.add(item.restaurant_id, _outcome(item), reason, item.payout_id, amount)
     return table
 
 
 def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
-    skipped: dict[str, JsonValue] = {_reason(skipped.reason): skipped.count for skipped in run.skipped}
+    skipped: dict[str, JsonValue] = {_reason(skipped.reason): str(skipped.count) for skipped in run.skipped}
     return {
         "payout_run_id": run.payout_run_id or None,
         "currency": run.currency,
         "as_of": format_date(run.as_of),
         "cutoff_at": format_instant(run.cutoff_at),
-        "min_amount_minor": run.min_amount_minor,
+        "min_amount_minor": str(run.min_amount_minor),
+        "min_amount": amount_or_none(run.min_amount_minor, run.currency),
         "request_id": run.request_id,
         "state": run_state(run),
-        "payouts_created": run.payouts_created,
-        "total_amount_minor": run.total_amount_minor,
-        "total_amount": format_minor(run.total_amount_minor, run.currency),
-        "restaurants_considered": run.restaurants_considered,
-        "restaurants_total": run.restaurants_total,
+        "payouts_created": str(run.payouts_created),
+        "total_amount_minor": str(run.total_amount_minor),
+        "total_amount": amount_or_none(run.total_amount_minor, run.currency),
+        "restaurants_considered": str(run.restaurants_considered),
+        "restaurants_total": str(run.restaurants_total),
         "skipped": skipped,
         "created_at": format_instant(run.created_at) if run.HasField("created_at") else None,
         "finished_at": format_instant(run.finished_at) if run.HasField("finished_at") else None,
@@ -145,7 +152,7 @@ def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
         "outcome": _outcome(item),
         "skip_reason": _reason(item.skip_reason) if item.skip_reason else None,
         "payout_id": item.payout_id or None,
-        "amount_minor": item.amount_minor,
+        "amount_minor": str(item.amount_minor),
     }
 
 
@@ -156,8 +163,8 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
         "payout_run_id": payout.payout_run_id,
         "restaurant_id": payout.restaurant_id,
         "currency": payout.currency,
-        "amount_minor": payout.amount_minor,
-        "amount": format_minor(payout.amount_minor, payout.currency),
+        "amount_minor": str(payout.amount_minor),
+        "amount": amount_or_none(payout.amount_minor, payout.currency),
         "as_of": format_date(payout.as_of),
         "cutoff_at": format_instant(payout.cutoff_at),
         "state": payout_state(payout.state),
@@ -165,7 +172,7 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
         "transaction_id": payout.transaction_id,
     }
     if payout.history:
-        written["items"] = [{"type": _item_type(item), "amount_minor": item.amount_minor} for item in payout.items]
+        written["items"] = [{"type": _item_type(item), "amount_minor": str(item.amount_minor)} for item in payout.items]
         written["history"] = [
             {
                 "state": payout_state(move.state),

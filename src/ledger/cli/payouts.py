@@ -1,16 +1,14 @@
-"""`ledger payouts`: puts its subcommands together, and shows and lists payouts."""
+"""`ledger payouts show` and `list`."""
 
-from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import grpc
-import typer
+import click
 
-from ledger.cli import payout_answers, payout_export, payout_runs
-from ledger.cli.configuration import AddressOption, load_settings
+from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure
-from ledger.cli.output import JsonOption, print_json, print_json_lines, print_line, print_table
+from ledger.cli.output import print_json, print_json_lines, print_line, print_table
+from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
 from ledger.cli.payout_pages import payout_pages, run_item_pages
 from ledger.cli.payout_views import (
     history_table,
@@ -24,28 +22,31 @@ from ledger.cli.payout_views import (
     run_table,
 )
 from ledger.cli.refusals import refusal_of_call
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.cli.words import word_of
+from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
+
+PAYOUT_STATE = Word(
+    "PAYOUT_STATE_", [word_of(ledger_pb2.PayoutState, number) for number in ledger_pb2.PayoutState.values() if number]
+)
+
+SHOW_HELP = """
+Show a payout with its items and its history, or a payout run with its
+restaurants.
+
+--json prints a payout as one object; a run as JSON lines: the run, then each of
+its restaurants.
+"""
 
 
-class StateOption(StrEnum):
-    """The states of a payout, as people write them."""
-
-    CREATED = "created"
-    PAID = "paid"
-    FAILED = "failed"
-    RETURNED = "returned"
-
-
-def show(
-    identifier: Annotated[str, typer.Argument(metavar="ID", help="The id of a payout, or of a payout run.")],
-    json: JsonOption = False,
-    address: AddressOption = None,
-) -> None:
-    """Show a payout with its items and its history, or a payout run with its restaurants.
-
-    With --json a run is JSON lines: the run, then each of its restaurants.
-    """
-    settings = load_settings(address)
+@click.command(help=SHOW_HELP)
+@click.argument("identifier", metavar="ID", help="The id of a payout, or of a payout run.")
+@json_option
+@address_option
+def show(identifier: str, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
     with connect(settings) as stub:
         payout = _payout_or_none(stub, identifier)
         if payout is None:
@@ -59,16 +60,17 @@ def show(
         print_table(history_table(payout))
 
 
-def list_payouts(
-    restaurant: Annotated[str, typer.Option("--restaurant", help="Only this restaurant's.", show_default=False)] = "",
-    state: Annotated[StateOption | None, typer.Option("--state", help="Only those in this state.")] = None,
-    payout_run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Only those of this run.", show_default=False)] = "",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")] = False,
-    address: AddressOption = None,
-) -> None:
-    """List payouts, the latest first."""
-    settings = load_settings(address)
-    request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant, payout_run_id=payout_run_id, state=_state_number(state))
+@click.command(help="List payouts, the latest first.")
+@click.option("--restaurant", metavar="RESTAURANT", default="", help="Only this restaurant's.")
+@click.option("--state", metavar="STATE", type=PAYOUT_STATE, help=f"Only those in this state: {', '.join(PAYOUT_STATE.words)}.")
+@click.option("--run", "payout_run_id", metavar="RUN", default="", help="Only those of this run.")
+@json_lines_option
+@address_option
+def list_payouts(restaurant: str, state: str | None, payout_run_id: str, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
+    request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant, payout_run_id=payout_run_id)
+    if state is not None:
+        request.state = ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.upper()}")
     count = 0
     with connect(settings) as stub:
         for page in payout_pages(stub, request):
@@ -82,6 +84,8 @@ def list_payouts(
 
 
 def _payout_or_none(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -> ledger_pb2.Payout | None:
+    import grpc
+
     try:
         return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout_id)).payout
     except grpc.RpcError as error:
@@ -91,6 +95,8 @@ def _payout_or_none(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -
 
 
 def _run_or_failure(stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str) -> ledger_pb2.PayoutRun:
+    import grpc
+
     try:
         return stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=identifier)).payout_run
     except grpc.RpcError as error:
@@ -109,16 +115,3 @@ def _show_run(stub: "ledger_pb2_grpc.LedgerServiceStub", run: ledger_pb2.PayoutR
             print_json_lines(json_of_run_item(item) for item in page)
         elif page:
             print_table(run_items_table(page, run.currency))
-
-
-def _state_number(state: StateOption | None) -> ledger_pb2.PayoutState.ValueType:
-    return ledger_pb2.PAYOUT_STATE_UNSPECIFIED if state is None else ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}")
-
-
-app = typer.Typer(no_args_is_help=True)
-app.command("run", help=payout_runs.HELP)(payout_runs.run_payouts)
-app.command("show")(show)
-app.command("list")(list_payouts)
-app.command("paid")(payout_answers.paid)
-app.command("failed")(payout_answers.failed)
-app.command("export", help=payout_export.HELP)(payout_export.export)

@@ -1,14 +1,16 @@
 """What a server answers instead of a result: its google.rpc.Status in words."""
 
 from dataclasses import dataclass
-from typing import cast
-
-import grpc
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from typing import TYPE_CHECKING, cast
 
 from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.words import word_of
 from ledger.errors import FieldViolation
+
+# Imported when needed: most calls are not refused.
+if TYPE_CHECKING:
+    import grpc
+    from google.rpc import status_pb2
 
 # The call took no effect, or it is not known whether it did; every method of the contract may be repeated then.
 _RETRYABLE_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
@@ -43,8 +45,10 @@ class Refusal:
         return f"{self.code} {self.reason}: {self.message}" if self.reason else f"{self.code}: {self.message}"
 
 
-def refusal_of_status(status: status_pb2.Status) -> Refusal:
+def refusal_of_status(status: "status_pb2.Status") -> Refusal:
     """What `status` says."""
+    from google.rpc import code_pb2, error_details_pb2
+
     info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
         # Each unpacks only what is of its own type.
@@ -53,12 +57,14 @@ def refusal_of_status(status: status_pb2.Status) -> Refusal:
         detail.Unpack(retry)
     violations = tuple(FieldViolation(found.field, found.description) for found in request.field_violations)
     delay_seconds = min(max(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9, 0.0), RETRY_DELAY_SECONDS_MAX)
-    return Refusal(code_pb2.Code.Name(status.code), info.reason, status.message, violations, delay_seconds)
+    return Refusal(word_of(code_pb2.Code, status.code).upper(), info.reason, status.message, violations, delay_seconds)
 
 
-def refusal_of_call(error: grpc.RpcError) -> Refusal:
+def refusal_of_call(error: "grpc.RpcError") -> Refusal:
     """What the error of a call says, with the details that the server sent."""
-    call = cast(grpc.Call, error)
+    from grpc_status import rpc_status
+
+    call = cast("grpc.Call", error)
     try:
         status = rpc_status.from_call(call)
     except ValueError:

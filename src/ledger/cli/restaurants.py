@@ -2,102 +2,126 @@
 
 import json as json_text
 import re
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.table import Table
+import click
 
-from ledger.cli.configuration import AddressOption, load_settings
+from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.instants import format_instant
-from ledger.cli.output import JsonOption, JsonValue, print_json, print_line, print_table
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.cli.output import JsonValue, Table, facts, print_json, print_json_lines, print_line, print_table
+from ledger.cli.parameters import address_option, json_lines_option, json_option, restaurant_argument
+from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
 
 PAGE_SIZE = 1000
 
-app = typer.Typer(no_args_is_help=True)
+PUT_HELP = """
+Register RESTAURANT; of one that is registered, change what is named and nothing
+else.
+"""
+UPDATE_HELP = """
+Change what is named of a registered RESTAURANT, and nothing else.
+"""
 
-_RestaurantArgument = Annotated[str, typer.Argument(metavar="RESTAURANT", help="The restaurant's id.")]
 
-
-@app.command("list")
-def list_restaurants(json: JsonOption = False, address: AddressOption = None) -> None:
-    """List all restaurants in the order of their ids."""
-    settings = load_settings(address)
+@click.command(help="List all restaurants in the order of their ids.")
+@json_lines_option
+@address_option
+def list_restaurants(json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
+    count = 0
     with connect(settings) as stub:
-        restaurants = list(_all_restaurants(stub))
-    if json:
-        print_json([_json_of(restaurant) for restaurant in restaurants])
-        return
-    table = Table("restaurant", "name", "active", "maturity", "registered")
-    for restaurant in restaurants:
-        registered = format_instant(restaurant.created_at)
-        table.add_row(restaurant.restaurant_id, restaurant.name, _yes_or_no(restaurant), _maturity_of(restaurant), registered)
-    print_table(table)
-    print_line(f"{len(restaurants)} restaurants")
+        # Page by page: however many restaurants there are, only one page of them is held.
+        for page in _pages(stub):
+            count += len(page)
+            if json:
+                print_json_lines(map(_json_of, page))
+            elif page:
+                print_table(_table_of(page))
+    if not json:
+        print_line(f"{count} restaurants")
 
 
-@app.command("get")
-def get_restaurant(restaurant: _RestaurantArgument, json: JsonOption = False, address: AddressOption = None) -> None:
-    """Show a restaurant's profile."""
-    settings = load_settings(address)
+@click.command(help="Show a restaurant's profile.")
+@restaurant_argument
+@json_option
+@address_option
+def show(restaurant: str, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
     with connect(settings) as stub:
         answer = stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant))
     _print_restaurant(answer.restaurant, json=json)
 
 
-_NameOption = Annotated[str | None, typer.Option("--name", help="The name for people.")]
-_ActiveOption = Annotated[bool | None, typer.Option("--active/--inactive", help="Whether payout runs pay it.")]
-_MaturityOption = Annotated[
-    str | None,
-    typer.Option(
-        "--maturity-days",
-        metavar="DAYS",
-        help="Days of 24 hours until its charges are available, or default: the server's setting.",
-    ),
-]
-_MetadataOption = Annotated[
-    list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="To keep with it; may be repeated.")
-]
-_RemoveOption = Annotated[list[str] | None, typer.Option("--remove-metadata", metavar="KEY", help="To remove; may be repeated.")]
+def _changes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name what to change."""
+    for option in (
+        address_option,
+        json_option,
+        click.option("--metadata", metavar="KEY=VALUE", multiple=True, help="To keep with it; may be repeated."),
+        click.option(
+            "--maturity-days",
+            metavar="DAYS",
+            help="Days of 24 hours until its charges are available, or default: the server's setting.",
+        ),
+        click.option("--active/--inactive", default=None, help="Whether payout runs pay it."),
+        click.option("--name", metavar="TEXT", help="The name for people."),
+    ):
+        function = option(function)
+    return function
 
 
-@app.command("put")
+@click.command(help=PUT_HELP)
+@restaurant_argument
+@_changes
 def put_restaurant(
-    restaurant: _RestaurantArgument,
-    name: _NameOption = None,
-    active: _ActiveOption = None,
-    maturity_days: _MaturityOption = None,
-    metadata: _MetadataOption = None,
-    json: JsonOption = False,
-    address: AddressOption = None,
+    restaurant: str,
+    name: str | None,
+    active: bool | None,
+    maturity_days: str | None,
+    metadata: tuple[str, ...],
+    json: bool,
+    address: str | None,
 ) -> None:
-    """Register a restaurant; of one that is registered, change what is named and nothing else."""
-    request = _change_of(restaurant, name, active, maturity_days, metadata or [], [])
+    request = _change_of(restaurant, name, active, maturity_days, metadata, ())
     request.allow_missing = True
     _update(request, json=json, address=address)
 
 
-@app.command("update")
+@click.command(help=UPDATE_HELP)
+@restaurant_argument
+@_changes
+@click.option("--remove-metadata", metavar="KEY", multiple=True, help="To remove; may be repeated.")
+@click.option("--etag", metavar="ETAG", default="", help="Only if the restaurant still has this etag; `show` shows it.")
 def update_restaurant(
-    restaurant: _RestaurantArgument,
-    name: _NameOption = None,
-    active: _ActiveOption = None,
-    maturity_days: _MaturityOption = None,
-    metadata: _MetadataOption = None,
-    remove_metadata: _RemoveOption = None,
-    etag: Annotated[str, typer.Option("--etag", help="Only if the restaurant still has this etag; `get` shows it.")] = "",
-    json: JsonOption = False,
-    address: AddressOption = None,
+    restaurant: str,
+    name: str | None,
+    active: bool | None,
+    maturity_days: str | None,
+    metadata: tuple[str, ...],
+    remove_metadata: tuple[str, ...],
+    etag: str,
+    json: bool,
+    address: str | None,
 ) -> None:
-    """Change what is named of a registered restaurant, and nothing else."""
-    request = _change_of(restaurant, name, active, maturity_days, metadata or [], remove_metadata or [])
+    request = _change_of(restaurant, name, active, maturity_days, metadata, remove_metadata)
     if not request.update_mask.paths:
         raise CommandFailure("name what to change: see --help", exit_status=ExitStatus.USAGE)
     request.restaurant.etag = etag
     _update(request, json=json, address=address)
+
+
+def _table_of(restaurants: Sequence[ledger_pb2.Restaurant]) -> Table:
+    table = Table(("restaurant", "name", "active", "maturity", "registered"), optional=("registered", "maturity"))
+    for restaurant in restaurants:
+        registered = format_instant(restaurant.created_at)
+        table.add(restaurant.restaurant_id, restaurant.name, _yes_or_no(restaurant), _maturity_of(restaurant), registered)
+    return table
 
 
 def _change_of(
@@ -105,8 +129,8 @@ def _change_of(
     name: str | None,
     active: bool | None,
     maturity_days: str | None,
-    metadata: list[str],
-    remove_metadata: list[str],
+    metadata: Sequence[str],
+    remove_metadata: Sequence[str],
 ) -> ledger_pb2.UpdateRestaurantRequest:
     """A request that names what was given, and nothing else. Raises CommandFailure."""
     pairs = _pairs_of(metadata)
@@ -137,23 +161,23 @@ def _days_of(text: str) -> int:
 
 
 def _update(request: ledger_pb2.UpdateRestaurantRequest, *, json: bool, address: str | None) -> None:
-    settings = load_settings(address)
+    settings = load_client_settings(address)
     with connect(settings) as stub:
         answer = stub.UpdateRestaurant(request)
     _print_restaurant(answer.restaurant, json=json)
 
 
-def _all_restaurants(stub: "ledger_pb2_grpc.LedgerServiceStub") -> Iterator[ledger_pb2.Restaurant]:
+def _pages(stub: "ledger_pb2_grpc.LedgerServiceStub") -> Iterator[Sequence[ledger_pb2.Restaurant]]:
     page_token = ""
     while True:
         answer = stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=PAGE_SIZE, page_token=page_token))
-        yield from answer.restaurants
+        yield answer.restaurants
         page_token = answer.next_page_token
         if not page_token:
             return
 
 
-def _pairs_of(metadata: list[str]) -> dict[str, str]:
+def _pairs_of(metadata: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in metadata:
         key, equals, value = text.partition("=")
@@ -167,18 +191,18 @@ def _print_restaurant(restaurant: ledger_pb2.Restaurant, *, json: bool) -> None:
     if json:
         print_json(_json_of(restaurant))
         return
-    table = Table(show_header=False)
-    table.add_row("restaurant", restaurant.restaurant_id)
-    table.add_row("name", restaurant.name)
-    table.add_row("active", _yes_or_no(restaurant))
-    table.add_row("maturity", _maturity_of(restaurant))
+    table = facts()
+    table.add("restaurant", restaurant.restaurant_id)
+    table.add("name", restaurant.name)
+    table.add("active", _yes_or_no(restaurant))
+    table.add("maturity", _maturity_of(restaurant))
     for key in sorted(restaurant.metadata):
         # As JSON text, which shows what could steer a terminal instead of sending it there.
         pair = f"{json_text.dumps(key)}: {json_text.dumps(restaurant.metadata[key])}"
-        table.add_row("metadata", pair)
-    table.add_row("registered", format_instant(restaurant.created_at))
-    table.add_row("last changed", format_instant(restaurant.updated_at))
-    table.add_row("etag", restaurant.etag)
+        table.add("metadata", pair)
+    table.add("registered", format_instant(restaurant.created_at))
+    table.add("last changed", format_instant(restaurant.updated_at))
+    table.add("etag", restaurant.etag)
     print_table(table)
 
 

@@ -2,31 +2,35 @@
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from ledger.cli.configuration import AddressOption, load_settings, warn_of_unknown_settings
+from ledger.cli.configuration import load_settings, warn_of_unknown_settings
 from ledger.cli.failures import log_reports, report
 from ledger.cli.first_calls import first_calls
 from ledger.cli.output import print_json_lines, print_line
+from ledger.cli.parameters import WholeNumber, address_option
 from ledger.observability import configure_logging
-from ledger.settings import LogFormat, Settings
+from ledger.settings import WORKERS_MAX, LogFormat, Settings
 
 if TYPE_CHECKING:
     from ledger.bootstrap import Database
 
 HELP = """
-Run the server until Ctrl-C, SIGTERM or the end of its terminal, which let the calls under way end. Without a terminal,
-SIGHUP makes it read certificates and tokens again.
+Run the server until Ctrl-C, SIGTERM or the end of its terminal, which let the
+calls under way end. Without a terminal, SIGHUP makes it read certificates and
+tokens again.
 
-With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the schema is not the newest (see `ledger migrate`).
-Without, it starts an embedded PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
+With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the
+schema is not the newest (see `ledger migrate`). Without, it starts an embedded
+PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
 
-One process uses one processor core. With `--workers` several of them serve at the same address, and those that die are replaced.
+One process uses one processor core. With --workers several of them serve at the
+same address, and those that die are replaced.
 
-Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting or file, 3 if the database is not reached at the
-start.
+Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting
+or file, 3 if the database is not reached at the start.
 """
 
 # The address follows, and nothing else: the first line on standard output, for programs that wait for it. With
@@ -34,15 +38,15 @@ start.
 READY_PREFIX = "ledger serves gRPC on "
 
 
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        "--workers", metavar="N", help="Server processes that share the address. Default: LEDGER_WORKERS.", show_default=False
-    ),
-]
-
-
-def serve(address: AddressOption = None, workers: WorkersOption = None) -> None:
+@click.command(help=HELP)
+@address_option
+@click.option(
+    "--workers",
+    metavar="NUMBER",
+    type=WholeNumber(1, WORKERS_MAX),
+    help="Server processes that share the address.  [default: LEDGER_WORKERS]",
+)
+def serve(address: str | None, workers: int | None) -> None:
     settings = load_settings(address, workers=workers)
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from ledger.bootstrap import check_security

@@ -7,12 +7,12 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import Annotated
 
-import typer
+import click
 
 from ledger.cli.configuration import load_settings
 from ledger.cli.failures import ExitStatus
+from ledger.cli.parameters import WholeNumber
 from ledger.observability import configure_logging
 
 HELP = "Serve as one of the workers of `ledger serve --workers`, which starts this command itself."
@@ -23,10 +23,10 @@ SERVING = b"s"
 STOP_MARGIN_SECONDS = 20.0
 
 
-def serve_worker(
-    number: Annotated[int, typer.Option(help="Which of the workers this is.")],
-    supervisor: Annotated[int, typer.Option(help="The file descriptor of the connection to the supervisor.")],
-) -> None:
+@click.command(help=HELP)
+@click.option("--number", type=WholeNumber(), required=True, help="Which of the workers this is.")
+@click.option("--supervisor", type=WholeNumber(), required=True, help="The file descriptor of the connection to the supervisor.")
+def serve_worker(number: int, supervisor: int) -> None:
     # Means that certificates have changed. There are none.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # The supervisor has put every setting into the environment; a later `.env` is for a later supervisor.

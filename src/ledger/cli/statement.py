@@ -1,41 +1,50 @@
 """`ledger statement`: what moved a restaurant's balance over a period, between the balances before and after."""
 
-import csv
-import json as json_text
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.table import Table
 
-from ledger.cli.configuration import AddressOption, load_settings
+from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.instants import INSTANT_RULE, format_instant, parse_instant
-from ledger.cli.output import JsonValue, print_line, print_table
-from ledger.domain.money import format_minor
+from ledger.cli.instants import format_instant
+from ledger.cli.output import CsvWriter, JsonValue, Table, print_json_lines, print_line, print_table
+from ledger.cli.parameters import (
+    Instant,
+    Word,
+    address_option,
+    csv_option,
+    currency_argument,
+    json_lines_option,
+    restaurant_argument,
+)
+from ledger.cli.words import amount_of, amount_or_none, word_of
 from ledger.domain.posting_rules import EntryType
-from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from ledger.v1 import ledger_pb2
 
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
+
+ENTRY_TYPE = Word("ENTRY_TYPE_", [entry_type.lower() for entry_type in EntryType])
 PAGE_SIZE = 1000
 
 HELP = """
-Show what moved the balance (available and pending together) of RESTAURANT in CURRENCY, oldest first, between the balances before
-and after.
+Show what moved the balance (available and pending together) of RESTAURANT in
+CURRENCY, oldest first, between the balances before and after.
 
-The period is of the times of recording, its beginning in it and its end not. A date stands for its first instant in UTC:
-`--from 2025-12-01 --to 2026-01-01` is December 2025. The running balance is shown when all entries are, that is without --type.
+The period is of the times of recording, its beginning in it and its end not:
+--from 2025-12-01 --to 2026-01-01 is December 2025. The running balance is shown
+when all entries are, that is without --type.
 
---csv has one row for each entry, between a row OPENING_BALANCE and a row CLOSING_BALANCE. --json is JSON lines: the statement
-with its balances, then each entry.
+--csv has a row for each entry, between a row opening_balance and a row
+closing_balance. --json prints the statement with its balances, then each entry.
 """
 
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CSV_COLUMNS = (
     "recorded_at",
     "type",
@@ -54,39 +63,48 @@ _CSV_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An entry as a statement tells it: signed as it moved the balance, and the balance after it if all entries are shown."""
+    """An entry as a statement tells it: signed as it moved the balance, and the balance after it if all entries are shown.
+
+    None is what cannot be told of an entry between accounts that only a newer server knows, nor of the balances after it.
+    """
 
     entry: ledger_pb2.LedgerEntry
-    amount_minor: int
+    amount_minor: int | None
     balance_minor: int | None
 
 
+@click.command(help=HELP)
+@restaurant_argument
+@currency_argument
+@click.option(
+    "--from", "start", metavar="INSTANT", type=Instant(), help="Recorded at or after it.  [default: from the first entry]"
+)
+@click.option("--to", "end", metavar="INSTANT", type=Instant(), help="Recorded before it, not in the future.  [default: now]")
+@click.option(
+    "--type", "types", metavar="TYPE", multiple=True, type=ENTRY_TYPE, help="Only entries of this type; may be repeated."
+)
+@json_lines_option
+@csv_option
+@address_option
 def statement(
-    restaurant: Annotated[str, typer.Argument(metavar="RESTAURANT", help="The restaurant's id.")],
-    currency: Annotated[str, typer.Argument(metavar="CURRENCY", help="ISO 4217 code in upper case, such as PEN.")],
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="INSTANT|DATE", help="Recorded at or after it. Default: from the first.")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option("--to", metavar="INSTANT|DATE", help="Recorded before it, not in the future. Default: now.")
-    ] = None,
-    types: Annotated[
-        list[EntryType] | None,
-        typer.Option("--type", case_sensitive=False, help="Only entries of this type; may be repeated.", show_default=False),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets.")] = False,
-    address: AddressOption = None,
+    restaurant: str,
+    currency: str,
+    start: Timestamp | None,
+    end: Timestamp | None,
+    types: tuple[str, ...],
+    json: bool,
+    as_csv: bool,
+    address: str | None,
 ) -> None:
-    settings = load_settings(address)
+    settings = load_client_settings(address)
     if json and as_csv:
         raise CommandFailure("--json and --csv exclude each other", exit_status=ExitStatus.USAGE)
     request = ledger_pb2.ListEntriesRequest(
         restaurant_id=restaurant,
         currency=currency,
-        start_at=_parse_bound("--from", start),
-        end_at=_parse_bound("--to", end),
-        entry_types=[ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in types or ()],
+        start_at=start,
+        end_at=end,
+        entry_types=[ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.upper()}") for entry_type in types],
         page_size=PAGE_SIZE,
     )
     write = _write_json if json else _write_csv if as_csv else _write_tables
@@ -97,15 +115,6 @@ def statement(
         write(request, first, _lines_of(request, first, pages))
     # So that a full disk is told by the exit status.
     sys.stdout.flush()
-
-
-def _parse_bound(option: str, text: str | None) -> Timestamp | None:
-    if text is None:
-        return None
-    try:
-        return parse_instant(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
-    except ValueError:
-        raise CommandFailure(f"{option} {INSTANT_RULE}, or a date", exit_status=ExitStatus.USAGE) from None
 
 
 def _pages(
@@ -128,16 +137,25 @@ def _lines_of(
     others: Iterable[ledger_pb2.ListEntriesResponse],
 ) -> Iterator[list[Line]]:
     """The lines of each page that has any."""
-    balance_minor = first.opening_balance_minor
+    balance_minor: int | None = None if request.entry_types else first.opening_balance_minor
     for page in chain([first], others):
         lines: list[Line] = []
         for entry in page.entries:
-            is_credit = entry.credit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE
-            amount_minor = entry.amount_minor if is_credit else -entry.amount_minor
-            balance_minor += amount_minor
-            lines.append(Line(entry, amount_minor, None if request.entry_types else balance_minor))
+            amount_minor = _signed_amount(entry)
+            if balance_minor is not None:
+                balance_minor = None if amount_minor is None else balance_minor + amount_minor
+            lines.append(Line(entry, amount_minor, balance_minor))
         if lines:
             yield lines
+
+
+def _signed_amount(entry: ledger_pb2.LedgerEntry) -> int | None:
+    """How the entry moved the balance; None where only a newer command can tell."""
+    if entry.credit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE:
+        return entry.amount_minor
+    if entry.debit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE:
+        return -entry.amount_minor
+    return None
 
 
 def _write_tables(
@@ -145,34 +163,32 @@ def _write_tables(
 ) -> None:
     currency = request.currency
     print_line(f"{request.restaurant_id}, {currency}, {_period(request)}")
-    print_line(f"opening balance {format_minor(first.opening_balance_minor, currency)}")
+    print_line(f"opening balance {amount_of(first.opening_balance_minor, currency)}")
     count = 0
+    with_balance = () if request.entry_types else ("balance",)
     for lines in pages:
         count += len(lines)
-        table = Table("recorded", "type")
-        table.add_column("amount", justify="right")
-        if not request.entry_types:
-            table.add_column("balance", justify="right")
-        table.add_column("event or payout")
+        titles = ("recorded", "type", "amount", *with_balance, "event or payout")
+        table = Table(titles, right=frozenset(("amount", "balance")), optional=("recorded",))
         for line in lines:
-            balance = () if line.balance_minor is None else (format_minor(line.balance_minor, currency),)
+            balance = () if request.entry_types else (_shown(line.balance_minor, currency),)
             cause = line.entry.event_id or line.entry.payout_id
-            amount = format_minor(line.amount_minor, currency)
-            table.add_row(format_instant(line.entry.recorded_at), _type_name(line.entry), amount, *balance, cause)
+            recorded = format_instant(line.entry.recorded_at)
+            table.add(recorded, _type_name(line.entry), _shown(line.amount_minor, currency), *balance, cause)
         print_table(table)
-    print_line(f"closing balance {format_minor(first.closing_balance_minor, currency)}")
+    print_line(f"closing balance {amount_of(first.closing_balance_minor, currency)}")
     print_line(f"{count} entries")
 
 
 def _write_csv(
     request: ledger_pb2.ListEntriesRequest, first: ledger_pb2.ListEntriesResponse, pages: Iterable[list[Line]]
 ) -> None:
-    rows = csv.DictWriter(sys.stdout, _CSV_COLUMNS, restval="", lineterminator="\n")
-    rows.writeheader()
-    rows.writerow({"type": "OPENING_BALANCE", **_balance_fields(first.opening_balance_minor, request.currency)})
+    rows = CsvWriter(sys.stdout, _CSV_COLUMNS)
+    rows.write({"type": "opening_balance", **_balance_fields(first.opening_balance_minor, request.currency)})
     for lines in pages:
-        rows.writerows({name: value for name, value in _fields_of(line).items() if value is not None} for line in lines)
-    rows.writerow({"type": "CLOSING_BALANCE", **_balance_fields(first.closing_balance_minor, request.currency)})
+        for line in lines:
+            rows.write(_fields_of(line))
+    rows.write({"type": "closing_balance", **_balance_fields(first.closing_balance_minor, request.currency)})
 
 
 def _write_json(
@@ -183,15 +199,14 @@ def _write_json(
         "currency": request.currency,
         "start_at": format_instant(request.start_at) if request.HasField("start_at") else None,
         "end_at": format_instant(request.end_at) if request.HasField("end_at") else None,
-        "opening_balance_minor": first.opening_balance_minor,
-        "opening_balance": format_minor(first.opening_balance_minor, request.currency),
-        "closing_balance_minor": first.closing_balance_minor,
-        "closing_balance": format_minor(first.closing_balance_minor, request.currency),
+        "opening_balance_minor": str(first.opening_balance_minor),
+        "opening_balance": amount_or_none(first.opening_balance_minor, request.currency),
+        "closing_balance_minor": str(first.closing_balance_minor),
+        "closing_balance": amount_or_none(first.closing_balance_minor, request.currency),
     }
-    print_line(json_text.dumps(head))
+    print_json_lines([head])
     for lines in pages:
-        for line in lines:
-            sys.stdout.write(json_text.dumps(_fields_of(line)) + "\n")
+        print_json_lines(_fields_of(line) for line in lines)
 
 
 def _period(request: ledger_pb2.ListEntriesRequest) -> str:
@@ -200,24 +215,27 @@ def _period(request: ledger_pb2.ListEntriesRequest) -> str:
 
 
 def _type_name(entry: ledger_pb2.LedgerEntry) -> str:
-    return ledger_pb2.EntryType.Name(entry.type).removeprefix("ENTRY_TYPE_")
+    return word_of(ledger_pb2.EntryType, entry.type)
+
+
+def _shown(amount_minor: int | None, currency: str) -> str:
+    return "" if amount_minor is None else amount_of(amount_minor, currency)
 
 
 def _balance_fields(balance_minor: int, currency: str) -> dict[str, JsonValue]:
-    return {"balance_minor": balance_minor, "balance": format_minor(balance_minor, currency), "currency": currency}
+    return {"balance_minor": str(balance_minor), "balance": amount_or_none(balance_minor, currency), "currency": currency}
 
 
 def _fields_of(line: Line) -> dict[str, JsonValue]:
     """An entry by the names of _CSV_COLUMNS; what it lacks is None."""
-    entry = line.entry
-    balance_minor = line.balance_minor
+    entry, amount_minor, balance_minor = line.entry, line.amount_minor, line.balance_minor
     return {
         "recorded_at": format_instant(entry.recorded_at),
         "type": _type_name(entry),
-        "amount_minor": line.amount_minor,
-        "amount": format_minor(line.amount_minor, entry.currency),
-        "balance_minor": balance_minor,
-        "balance": None if balance_minor is None else format_minor(balance_minor, entry.currency),
+        "amount_minor": None if amount_minor is None else str(amount_minor),
+        "amount": None if amount_minor is None else amount_or_none(amount_minor, entry.currency),
+        "balance_minor": None if balance_minor is None else str(balance_minor),
+        "balance": None if balance_minor is None else amount_or_none(balance_minor, entry.currency),
         "currency": entry.currency,
         "event_id": entry.event_id or None,
         "payout_id": entry.payout_id or None,

@@ -2,43 +2,47 @@
 
 import re
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-from rich.table import Table
+import click
 
-from ledger.cli.configuration import load_settings
-from ledger.cli.failures import CommandFailure, ExitStatus, printable
-from ledger.cli.output import JsonOption, JsonValue, print_json, print_line, print_table
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.output import JsonValue, Table, print_json, print_line, print_table
+from ledger.cli.parameters import json_option
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport, Seal
-from ledger.observability import configure_logging
-from ledger.settings import Settings
+
+if TYPE_CHECKING:
+    from ledger.settings import Settings
 
 HELP = """
-Audit the books: make every check of sql/invariants.sql on the database itself, and report what breaks one. It writes nothing.
+Audit the books: make every check of sql/invariants.sql on the database itself,
+and report what breaks one. It writes nothing.
 
-An error says that the books are broken; a warning, that they tell of something a person should look at.
+An error says that the books are broken; a warning, that they tell of something
+a person should look at.
 
-With `--chain` recompute the chain of seals instead: what was changed, deleted or inserted since it was sealed is named. Keep the
-head that is printed elsewhere: given later with `--expect`, it proves that the chain up to it was not written anew.
+With --chain recompute the chain of seals instead: what was changed, deleted or
+inserted since it was sealed is named. Keep the head that is printed elsewhere:
+given later with --expect, it proves that the chain up to it was not written
+anew.
 
-The database is that of LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; a server may be running on it.
+The database is that of LEDGER_DATABASE_URL, else the embedded one in
+LEDGER_DATA_DIR; a server may be running on it.
 
-Exit status: 0 without errors, 1 with errors, 2 for a bad setting, 3 if the database cannot be reached.
+Exit status: 0 without errors, 1 with errors, 2 for a bad setting, 3 if the
+database cannot be reached.
 """
 
 
-ChainOption = Annotated[bool, typer.Option("--chain", help="Recompute the chain of seals.")]
-ExpectOption = Annotated[
-    str,
-    typer.Option(
-        "--expect", metavar="HASH", help="With --chain: a head printed before, which the chain must hold.", show_default=False
-    ),
-]
+@click.command(help=HELP)
+@click.option("--chain", is_flag=True, help="Recompute the chain of seals.")
+@click.option("--expect", metavar="HASH", default="", help="With --chain: a head printed before, which the chain must hold.")
+@json_option
+def verify(json: bool, chain: bool, expect: str) -> None:
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
 
-
-def verify(json: JsonOption = False, chain: ChainOption = False, expect: ExpectOption = "") -> None:
     if expect and not chain:
         raise CommandFailure("--expect goes with --chain", exit_status=ExitStatus.USAGE)
     if expect and not re.fullmatch(r"[0-9a-fA-F]{64}", expect):
@@ -56,10 +60,10 @@ def verify(json: JsonOption = False, chain: ChainOption = False, expect: ExpectO
             print_table(findings_table(report))
         print_line(summary_of(report))
     if report.errors:
-        raise typer.Exit(ExitStatus.REFUSED)
+        raise click.exceptions.Exit(ExitStatus.REFUSED)
 
 
-def _verify_chain(settings: Settings, expected_hash: bytes | None, *, json: bool) -> None:
+def _verify_chain(settings: "Settings", expected_hash: bytes | None, *, json: bool) -> None:
     from ledger.bootstrap import verify_seals
     from ledger.cli.database_failures import database_failures
 
@@ -74,10 +78,10 @@ def _verify_chain(settings: Settings, expected_hash: bytes | None, *, json: bool
             print_line(line)
         print_line(summary_of(report.audit))
     if report.audit.errors:
-        raise typer.Exit(ExitStatus.REFUSED)
+        raise click.exceptions.Exit(ExitStatus.REFUSED)
 
 
-def audit_configured_books(settings: Settings) -> AuditReport:
+def audit_configured_books(settings: "Settings") -> AuditReport:
     """The audit of the settings' database. From the main thread. Raises CommandFailure."""
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
     from ledger.bootstrap import audit_books
@@ -89,9 +93,9 @@ def audit_configured_books(settings: Settings) -> AuditReport:
 
 def findings_table(report: AuditReport) -> Table:
     """The findings, errors first."""
-    table = Table("severity", "check", "about", "finding")
+    table = Table(("severity", "check", "about", "finding"))
     for finding in (*report.errors, *report.warnings):
-        table.add_row(finding.severity.value, finding.check, printable(finding.entity), printable(finding.detail))
+        table.add(finding.severity.value, finding.check, finding.entity, finding.detail)
     return table
 
 

@@ -4,6 +4,8 @@ The table is frozen on purpose: a code that ISO withdraws stays valid, so that b
 Codes without an exponent (gold, SDRs, test codes) are not money that a card payment can carry.
 """
 
+import re
+
 # The most that one event may move, in minor units. Leaves room for 9 million such events in an int64 sum.
 AMOUNT_MINOR_MAX = 10**12
 INT64_MAX = 2**63 - 1
@@ -45,3 +47,19 @@ def format_minor(amount_minor: int, currency: str) -> str:
     sign = "-" if amount_minor < 0 else ""
     digits = str(abs(amount_minor)).rjust(exponent + 1, "0")
     return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}" if exponent else f"{sign}{digits}"
+
+
+def parse_major(text: str, currency: str) -> int:
+    """The minor units of an amount as people write it: 12.50 PEN is 1250, 12 PEN is 1200, 1250 JPY is 1250.
+
+    Either all of the currency's decimals or none. Raises ValueError, with a rule for people, for anything else.
+    """
+    if not is_currency(currency):
+        raise ValueError(f"is in {currency!r}, which is no currency known here; give minor units")
+    exponent = EXPONENT_BY_CURRENCY[currency]
+    decimals = f"(?:[.]([0-9]{{{exponent}}}))?" if exponent else "()"
+    match = re.fullmatch(f"([0-9]{{1,19}}){decimals}", text)
+    if match is None:
+        examples = f"12.{'0' * exponent} or 12" if exponent else "12"
+        raise ValueError(f"must be an amount in {currency} such as {examples}, with a point and no other signs")
+    return int(match[1] + (match[2] or "0" * exponent))

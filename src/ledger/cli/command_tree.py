@@ -1,0 +1,76 @@
+"""Groups of commands whose modules are loaded when a command is called, and not to show what there is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A command: where its function is, and what it does in a few words. A hidden one is an old spelling, or not for people."""
+
+    function: str
+    summary: str
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A group of commands."""
+
+    entries: Mapping[str, Leaf]
+    summary: str
+    hidden: bool = False
+
+
+class LazyGroup(click.Group):
+    """The commands of `entries`, in their order."""
+
+    def __init__(self, *arguments: Any, entries: Mapping[str, Leaf | Branch], **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self._entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, entry in self._entries.items() if not entry.hidden]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self._entries.get(cmd_name)
+        if entry is None:
+            return None
+        if isinstance(entry, Branch):
+            return LazyGroup(cmd_name, entries=entry.entries, help=entry.summary, no_args_is_help=True, context_settings=CONTEXT)
+        module, _, function = entry.function.partition(":")
+        command: click.Command = getattr(import_module(f"ledger.cli.{module}"), function)
+        command.context_settings = CONTEXT
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._entries[name].summary) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        items = [
+            CompletionItem(name, help=self._entries[name].summary)
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def every_command(entries: Mapping[str, Leaf | Branch], names: Sequence[str] = ()) -> "list[tuple[tuple[str, ...], Leaf]]":
+    """All commands with the names that lead to them, hidden ones included."""
+    found: list[tuple[tuple[str, ...], Leaf]] = []
+    for name, entry in entries.items():
+        path = (*names, name)
+        found += every_command(entry.entries, path) if isinstance(entry, Branch) else [(path, entry)]
+    return found

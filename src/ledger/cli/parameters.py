@@ -1,0 +1,174 @@
+"""What may stand on the command line: one type for each kind of value, and the options that many commands have.
+
+`docs/cli.md` describes them for people.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ledger.domain.money import INT64_MAX
+
+# What reading it needs is imported when there is one: most commands are called without.
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from google.type import date_pb2
+
+Decorator = TypeVar("Decorator", bound=Callable[..., Any])
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DIGITS_MAX = 19
+
+
+class WholeNumber(click.ParamType[int]):
+    """A whole number in the digits 0 to 9: no sign, point, exponent, blank or underscore."""
+
+    name = "number"
+
+    def __init__(self, least: int = 0, most: int = INT64_MAX) -> None:
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch("[0-9]+", value):
+            self.fail(f"must be a whole number, in the digits 0 to 9 (it is {value!r})", param, ctx)
+        number = int(value.lstrip("0")[: _DIGITS_MAX + 1] or "0")
+        if not self._least <= number <= self._most:
+            self.fail(f"must be {self._least} to {self._most} (it is {value!r})", param, ctx)
+        return number
+
+
+class Seconds(click.ParamType[float]):
+    """A time in seconds, with or without a fraction."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return value
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+            self.fail(f"must be a number of seconds such as 30 or 0.5 (it is {value!r})", param, ctx)
+        return float(value)
+
+
+class Instant(click.ParamType[Any]):
+    """An instant, or a date, which stands for its first instant in UTC."""
+
+    name = "instant"
+
+    def __init__(self, *, takes_dates: bool = True) -> None:
+        self._takes_dates = takes_dates
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Timestamp":
+        from ledger.cli.instants import INSTANT_RULE, parse_instant
+
+        if not isinstance(value, str):
+            found: Timestamp = value
+            return found
+        is_date = self._takes_dates and _DATE.fullmatch(value)
+        try:
+            return parse_instant(f"{value}T00:00:00Z" if is_date else value)
+        except ValueError:
+            dates = ", or a date, for its first instant in UTC" if self._takes_dates else ""
+            self.fail(f"{INSTANT_RULE}{dates} (it is {value!r})", param, ctx)
+
+
+class SettlementDate(click.ParamType[date]):
+    """A date of the settlement time zone."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if isinstance(value, date):
+            return value
+        try:
+            # The library takes more spellings than people agree on.
+            found = date.fromisoformat(value) if _DATE.fullmatch(value) else None
+        except ValueError:
+            found = None
+        if found is None:
+            self.fail(f"must be a date such as 2025-12-01 (it is {value!r})", param, ctx)
+        return found
+
+
+class Word(click.ParamType[str]):
+    """One of the contract's words, in small or capital letters, with its prefix or without: fee, FEE, ENTRY_TYPE_FEE.
+
+    The value is the word in small letters.
+    """
+
+    name = "word"
+
+    def __init__(self, prefix: str, words: Sequence[str]) -> None:
+        self._prefix = prefix
+        self.words = tuple(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        word: str = value.upper().removeprefix(self._prefix).lower().replace("-", "_")
+        if word not in self.words:
+            self.fail(f"must be one of {', '.join(self.words)} (it is {value!r})", param, ctx)
+        return word
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete.lower())]
+
+
+class FileName(click.ParamType[Path]):
+    """The name of a file; shells complete it."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+def date_message(day: date) -> "date_pb2.Date":
+    """The date as the contract has it."""
+    from google.type import date_pb2
+
+    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+def restaurant_argument(function: Decorator) -> Decorator:
+    """RESTAURANT."""
+    return click.argument("restaurant", metavar="RESTAURANT", help="The restaurant's id.")(function)
+
+
+def currency_argument(function: Decorator) -> Decorator:
+    """CURRENCY."""
+    return click.argument("currency", metavar="CURRENCY", help="ISO 4217 code in capitals, such as PEN.")(function)
+
+
+def json_option(function: Decorator) -> Decorator:
+    """--json, of a command that shows one thing."""
+    return click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def json_lines_option(function: Decorator) -> Decorator:
+    """--json, of a command that lists."""
+    return click.option("--json", "json", is_flag=True, help="Print JSON lines, an object a line, for programs.")(function)
+
+
+def csv_option(function: Decorator) -> Decorator:
+    """--csv."""
+    return click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")(function)
+
+
+def address_option(function: Decorator) -> Decorator:
+    """--address, of a command that calls the server, or is it."""
+    text = "The server: host:port, or unix:path.  [default: LEDGER_GRPC_ADDRESS]"
+    return click.option("--address", metavar="HOST:PORT", help=text)(function)
