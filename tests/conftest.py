@@ -21,6 +21,9 @@ from ledger.settings import Settings
 # The servers of tests are on this machine: a proxy that leads out of it must not be asked for them.
 os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112  # as gRPC spells it
 
+# Servers refuse files that others may write, as some users' masks make them.
+os.umask(os.umask(0o022) | 0o022)
+
 # Several processes of one test run may share a server.
 TEMPLATE = f"ledger_template_{os.getpid()}"
 # As long as a test of today's payouts may take.

@@ -206,7 +206,7 @@ class Settings(BaseSettings):
         description="The authorities, in PEM, one of which must have issued the certificate that every client then has to show.",
     )
     auth_identities_file: SecurityFile = Field(
-        default=None, description="Who may do what by client certificate: lines of a name in the certificate and its scopes."
+        default=None, description="Who may do what by client certificate: lines of uri:NAME or dns:NAME and scopes."
     )
     auth_tokens_file: SecurityFile = Field(
         default=None,

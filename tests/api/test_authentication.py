@@ -4,6 +4,8 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import re
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -22,7 +24,7 @@ from support.events import event_message
 from support.running import RunningLedger, running_ledger
 from support.tokens import AUDIENCE, ISSUER, Issuer, payload, token_line
 
-from ledger.api.authentication import REFUSAL_SECONDS, TOKEN_BYTES_MAX, Authenticator, Caller, Credential
+from ledger.api.authentication import REFUSAL_SECONDS, TOKEN_BYTES_MAX, Authenticator, Caller, Credential, JwtRefused
 from ledger.api.authorization import SCOPE_BY_METHOD, Scope, scopes_for
 from ledger.api.credential_files import read_identities, read_tokens
 from ledger.api.jwt_tokens import LEEWAY_SECONDS, JwtVerifier
@@ -280,7 +282,7 @@ async def test_client_certificate_is_who_calls(database: Database, tmp_path: Pat
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
     (tmp_path / "clients.pem").write_bytes(authority.certificate_pem)
-    (tmp_path / "identities").write_text("spiffe://test/reader read\nreader.internal read\n")
+    (tmp_path / "identities").write_text("uri:spiffe://test/reader read\nreader.internal read\n")
     settings: dict[str, Any] = {
         "tls_certificate_file": tmp_path / "server.pem",
         "tls_key_file": tmp_path / "server.key",
@@ -292,6 +294,10 @@ async def test_client_certificate_is_who_calls(database: Database, tmp_path: Pat
         authority.issue(uri("spiffe://test/other"), uri("spiffe://test/reader")): NOT_FOUND,
         authority.issue(dns("reader.internal")): NOT_FOUND,
         authority.issue(dns("reader.internal"), uri("spiffe://test/other")): SCOPE_MISSING,
+        authority.issue(dns("spiffe://test/reader")): SCOPE_MISSING,
+        authority.issue(uri("reader.internal")): SCOPE_MISSING,
+        authority.issue(dns("uri:spiffe://test/reader")): SCOPE_MISSING,
+        authority.issue(uri("dns:reader.internal")): SCOPE_MISSING,
         authority.issue(uri("spiffe://test/reader/further")): SCOPE_MISSING,
         authority.issue(dns("other.internal"), common_name="reader.internal"): SCOPE_MISSING,
         authority.issue(common_name="reader.internal"): NOT_AUTHENTICATED,
@@ -312,6 +318,30 @@ async def test_client_certificate_is_who_calls(database: Database, tmp_path: Pat
             (tmp_path / "identities").write_text("reader.internal read\n")
             ledger.security.reload()
             assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == SCOPE_MISSING
+
+
+def test_identity_file_of_the_old_form_works_where_it_says_one_thing(tmp_path: Path) -> None:
+    """A name without its kind is a URI if it cannot be a DNS name, and the other way round; else it is refused."""
+    path = tmp_path / "identities"
+    path.write_text(
+        "spiffe://house/admin admin\nurn:house:x read\n*.house.internal read\nhost_1 read\n"
+        "dns:spiffe://house/odd read\nuri:host read\n"
+    )
+    assert set(read_identities(path)) == {
+        *("uri:spiffe://house/admin", "uri:urn:house:x", "dns:*.house.internal", "dns:host_1"),
+        *("dns:spiffe://house/odd", "uri:host"),
+    }
+    bad = {
+        "host:50051 read": ":1: say which kind of name it is: uri:NAME or dns:NAME",
+        "/house/admin read": ":1: say which kind of name it is",
+        "uri: read": ":1: there is no name after uri:",
+        "a.internal read\ndns:a.internal admin": ":2: the same identity stands in an earlier line",
+        "spiffe://h/a read\nuri:spiffe://h/a admin": ":2: the same identity stands in an earlier line",
+    }
+    for text, says in bad.items():
+        path.write_text(text)
+        with pytest.raises(FileUnusable, match=re.escape(says)):
+            read_identities(path)
 
 
 def secure_channel(address: str, authority: Authority, client: Issued) -> aio.Channel:
@@ -452,6 +482,93 @@ async def test_changed_files_take_effect_without_a_restart(shared_database: Data
             await stream.read()
             await stream.read()
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_a_comment(path: Path) -> None:
+    path.write_text("# nobody\n")
+
+
+@pytest.mark.parametrize("end", [remove, empty, replace_by_a_comment])
+async def test_tokens_that_are_gone_let_nobody_in(shared_database: Database, tmp_path: Path, end: Any) -> None:
+    """From the next look on, and loudly; what is written there later is taken."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(token_line("gateway", "read", TOKEN))
+    async with running_ledger(shared_database, auth_tokens_file=tokens) as ledger:
+        assert await read(ledger, f"Bearer {TOKEN}") == NOT_FOUND
+        end(tokens)
+        with capture_logs() as lines:
+            ledger.security.reload_changed()
+        assert [(line["log_level"], line["event"]) for line in lines] == [
+            ("error", "a file is gone or empty: nobody is let in by it")
+        ]
+        assert await read(ledger, f"Bearer {TOKEN}") == NOT_AUTHENTICATED
+        tokens.write_text(token_line("gateway", "read", TOKEN))
+        ledger.security.reload_changed()
+        assert await read(ledger, f"Bearer {TOKEN}") == NOT_FOUND
+
+
+@pytest.mark.parametrize("end", [remove, empty, lambda path: path.write_text('{"keys": []}')])
+def test_keys_that_are_gone_verify_nothing(tmp_path: Path, issuer: Issuer, end: Any) -> None:
+    """Keys that cannot be used leave the old ones in force, as any broken file does."""
+    path = tmp_path / "jwks.json"
+    issuer.write(path)
+    verifier = JwtVerifier(path, issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS)
+    path.write_text("broken")
+    assert not verifier.keys.reload()
+    assert verifier.verify(issuer.sign()).identity == "gateway"
+    end(path)
+    assert verifier.keys.reload()
+    for token in (issuer.sign(), jwt.encode(payload(), issuer.rsa, "RS256")):
+        with pytest.raises(JwtRefused):
+            verifier.verify(token)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+@pytest.mark.parametrize("name", ["tokens", "jwks.json"])
+def test_file_that_others_may_write_is_refused(tmp_path: Path, issuer: Issuer, name: str, mode: int) -> None:
+    """At the start; and while the server runs the contents from before stay in force, until the mode is mended."""
+    (tmp_path / "tokens").write_text(token_line("gateway", "ingest", TOKEN))
+    issuer.write(tmp_path / "jwks.json")
+    settings = Settings(
+        _env_file=None,
+        auth_tokens_file=tmp_path / "tokens",
+        jwt_jwks_file=tmp_path / "jwks.json",
+        jwt_issuer=ISSUER,
+        jwt_audience=AUDIENCE,
+    )
+    security = Security(settings)
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(SecurityMisconfigured, match="may be written by others than its owner: run chmod go-w"):
+        Security(settings)
+    with capture_logs() as lines:
+        security.reload_changed()
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("error", "a new file cannot be used, the old contents stay in force")
+    ]
+    (tmp_path / name).chmod(0o644)
+    with capture_logs() as lines:
+        security.reload_changed()
+    assert [line["event"] for line in lines] == ["files were read again"]
+
+
+def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could write into it; only root can make such a file, so others judge one of the system's."""
+    path = tmp_path / "tokens"
+    path.write_text(token_line("gateway", "ingest", TOKEN))
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    read_tokens(path)
+    os.chown(path, 12345, -1)
+    with pytest.raises(FileUnusable, match="belongs to the user 12345: it must belong to root or to the server's user 0"):
+        read_tokens(path)
 
 
 @pytest.mark.parametrize(

@@ -220,3 +220,41 @@ async def test_files_are_looked_at_again_by_themselves(
                     await asyncio.sleep(0.02)
         finally:
             server.security.stop()
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_authorities_that_are_gone_let_nobody_in(folder: Path, authority: Authority, is_removed: bool) -> None:
+    """No client's certificate is taken by new connections, until there is a file again; nor does a server start without."""
+    client = authority.issue(CLIENT)
+    async with tls_server(folder, **clients(folder)) as server:
+        assert await health(server.address, authority, client) == SERVING
+        if is_removed:
+            (folder / "clients.pem").unlink()
+        else:
+            (folder / "clients.pem").write_bytes(b"")
+        server.security.reload_changed()
+        assert await health(server.address, authority, client) == UNAVAILABLE
+        with pytest.raises(SecurityMisconfigured):
+            Security(tls_settings(folder, **clients(folder)))
+        (folder / "clients.pem").write_bytes(authority.certificate_pem)
+        server.security.reload_changed()
+        assert await health(server.address, authority, client) == SERVING
+
+
+@pytest.mark.parametrize("name", ["server.pem", "server.key", "clients.pem", "identities"])
+async def test_file_that_others_may_write_is_refused(folder: Path, name: str) -> None:
+    """The key as well as the authorities: whoever writes into it could pretend to be the server, or let themselves in."""
+    (folder / name).chmod(0o666)
+    with pytest.raises(SecurityMisconfigured, match=f"{name} may be written by others than its owner"):
+        Security(tls_settings(folder, **clients(folder)))
+
+
+async def test_key_that_is_gone_leaves_the_old_one_in_force(folder: Path, authority: Authority) -> None:
+    """It lets nobody in by itself, and without it the server could answer nobody."""
+    client = authority.issue(CLIENT)
+    async with tls_server(folder, **clients(folder)) as server:
+        (folder / "server.key").unlink()
+        with capture_logs() as lines:
+            server.security.reload_changed()
+        assert [line["event"] for line in lines] == ["a new file cannot be used, the old contents stay in force"]
+        assert await health(server.address, authority, client) == SERVING

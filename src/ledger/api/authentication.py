@@ -12,7 +12,7 @@ import structlog
 from grpc import aio
 
 from ledger.api.authorization import Scope
-from ledger.api.credential_files import StaticToken, is_identity
+from ledger.api.credential_files import DNS_KIND, URI_KIND, StaticToken, is_identity
 from ledger.api.reloading import ReloadedFiles
 from ledger.errors import NotAuthenticated
 
@@ -189,8 +189,8 @@ class Authenticator:
 
 
 def _names_of(certificate: "x509.Certificate") -> list[str]:
-    """The URIs of the certificate's subject alternative name, or if there are none its DNS names. Never the common name, which
-    authorities do not vouch for.
+    """The URIs of the certificate's subject alternative name, or if there are none its DNS names,
+    each with its kind. Never the common name, which authorities do not vouch for.
     """
     from cryptography import x509
 
@@ -198,7 +198,8 @@ def _names_of(certificate: "x509.Certificate") -> list[str]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier) or names.get_values_for_type(x509.DNSName)
+    uris = [URI_KIND + name for name in names.get_values_for_type(x509.UniformResourceIdentifier)]
+    return uris or [DNS_KIND + name for name in names.get_values_for_type(x509.DNSName)]
 
 
 def _remember(memory: dict[K, V], key: K, value: V) -> None:

@@ -1,4 +1,8 @@
-"""The files that say who may do what: lines for tokens and for client certificates. `#` begins a comment."""
+"""The files that say who may do what: lines for tokens and for client certificates. `#` begins a comment.
+
+A name in a certificate is called by its kind, `uri:spiffe://house/admin` or `dns:admin.internal`:
+a certificate may have any text in either.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.api.authorization import Scope, parse_scopes
-from ledger.api.reloading import FileUnusable, read_file
+from ledger.api.reloading import FileUnusable, NamesNobody, read_file
 
 # A name for a row of the audit log, and for people: printable ASCII without blanks.
 _IDENTITY = re.compile(r"[!-~]+")
 IDENTITY_LENGTH_MAX = 256
 LINES_MAX = 1000
+URI_KIND = "uri:"
+DNS_KIND = "dns:"
+# Names without their kind, as files had them: what cannot be a DNS name, and what cannot be a URI.
+_PLAIN_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://|urn:).+")
+_PLAIN_DNS_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,16 +54,30 @@ def read_tokens(path: Path) -> tuple[StaticToken, ...]:
 
 
 def read_identities(path: Path) -> Mapping[str, frozenset[Scope]]:
-    """The lines `identity scopes`, by identity. Raises FileUnusable."""
+    """The lines `kind:name scopes`, by kind and name. Raises FileUnusable."""
     identities: dict[str, frozenset[Scope]] = {}
     for number, words in _lines(path):
         if len(words) != 2:
             raise FileUnusable(f"{path}:{number}: a line is: identity scopes")
+        words[0] = _with_kind(path, number, words[0])
         identity, scopes = _entry(path, number, words)
         if identity in identities:
             raise FileUnusable(f"{path}:{number}: the same identity stands in an earlier line")
         identities[identity] = scopes
     return identities
+
+
+def _with_kind(path: Path, number: int, name: str) -> str:
+    """`name` with its kind, which a name that can only be of one kind need not have."""
+    if name.startswith((URI_KIND, DNS_KIND)):
+        if name in (URI_KIND, DNS_KIND):
+            raise FileUnusable(f"{path}:{number}: there is no name after {name}")
+        return name
+    if _PLAIN_URI.fullmatch(name):
+        return URI_KIND + name
+    if _PLAIN_DNS_NAME.fullmatch(name):
+        return DNS_KIND + name
+    raise FileUnusable(f"{path}:{number}: say which kind of name it is: {URI_KIND}NAME or {DNS_KIND}NAME")
 
 
 def _entry(path: Path, number: int, words: list[str]) -> tuple[str, frozenset[Scope]]:
@@ -77,5 +100,5 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     if len(found) > LINES_MAX:
         raise FileUnusable(f"{path} has more than {LINES_MAX} lines")
     if not found:
-        raise FileUnusable(f"{path} names nobody")
+        raise NamesNobody(f"{path} names nobody")
     yield from found

@@ -11,7 +11,7 @@ import jwt
 from ledger.api.authentication import JwtRefused, VerifiedClaims
 from ledger.api.authorization import Scope
 from ledger.api.credential_files import is_identity
-from ledger.api.reloading import FileUnusable, ReloadedFiles, read_file
+from ledger.api.reloading import FileUnusable, NamesNobody, ReloadedFiles, read_file
 
 # What the clocks of two machines may differ by.
 LEEWAY_SECONDS = 10
@@ -37,7 +37,7 @@ class JwtVerifier:
 
     def __init__(self, jwks: Path, *, issuer: str, audience: str, algorithms: frozenset[str]) -> None:
         """Raises FileUnusable."""
-        self.keys = ReloadedFiles([jwks], lambda: read_keys(jwks, algorithms))
+        self.keys: ReloadedFiles[KeySet] = ReloadedFiles([jwks], lambda: read_keys(jwks, algorithms), nobody=lambda: {})
         self._issuer = issuer
         self._audience = audience
 
@@ -84,8 +84,11 @@ def _claims_of(claims: Mapping[str, Any]) -> VerifiedClaims:
 
 def read_keys(path: Path, algorithms: frozenset[str]) -> KeySet:
     """The keys of a JWKS file that verify with one of `algorithms`. Raises FileUnusable."""
+    contents = read_file(path)
+    if not contents.strip():
+        raise NamesNobody(f"{path} is empty")
     try:
-        listed = json.loads(read_file(path))["keys"]
+        listed = json.loads(contents)["keys"]
         keys: dict[str | None, VerificationKey] = {}
         for member in listed:
             if member.get("use", "sig") != "sig":
@@ -99,7 +102,8 @@ def read_keys(path: Path, algorithms: frozenset[str]) -> KeySet:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileUnusable(f"{path} is no JSON Web Key Set") from error
     if not keys:
-        raise FileUnusable(f"{path} has no key for the algorithms {','.join(sorted(algorithms))}")
+        says = f"{path} has no key for the algorithms {','.join(sorted(algorithms))}"
+        raise FileUnusable(says) if listed else NamesNobody(says)
     return keys
 
 

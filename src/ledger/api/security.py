@@ -37,8 +37,8 @@ class Security:
         _check(settings)
         try:
             self._tls = _tls_of(settings)
-            self._tokens = _reloaded(settings.auth_tokens_file, read_tokens)
-            self._identities = _reloaded(settings.auth_identities_file, read_identities)
+            self._tokens = _reloaded(settings.auth_tokens_file, read_tokens, lambda: ())
+            self._identities = _reloaded(settings.auth_identities_file, read_identities, lambda: {})
             self._jwt = _jwt_of(settings)
         except FileUnusable as error:
             raise SecurityMisconfigured(str(error)) from error
@@ -81,7 +81,7 @@ class Security:
         self._reloader.stop()
 
     def reload(self) -> None:
-        """Reads all files again. What is broken stays as it was, and is logged."""
+        """Reads all files again. What is broken stays as it was, and is logged; what is gone lets nobody in."""
         self._reloader.reload(forced=True)
 
     def reload_changed(self) -> None:
@@ -189,8 +189,8 @@ def _jwt_of(settings: Settings) -> "JwtVerifier | None":
     )
 
 
-def _reloaded(path: Path | None, read: Callable[[Path], T]) -> ReloadedFiles[T] | None:
-    return None if path is None else ReloadedFiles([path], lambda: read(path))
+def _reloaded(path: Path | None, read: Callable[[Path], T], nobody: Callable[[], T]) -> ReloadedFiles[T] | None:
+    return None if path is None else ReloadedFiles([path], lambda: read(path), nobody=nobody)
 
 
 def _rate_limit_of(settings: Settings) -> RateLimit | None:

@@ -1,14 +1,14 @@
 """TLS for the server's port: certificates from files, replaced while it runs."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 
-from ledger.api.reloading import FileUnusable, ReloadedFiles, read_file
+from ledger.api.reloading import FileUnusable, NamesNobody, ReloadedFiles, read_file
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -31,7 +31,7 @@ class ServerTls:
     def __init__(self, files: TlsFiles) -> None:
         """Raises FileUnusable."""
         paths = [files.certificate, files.key, *([files.client_ca] if files.client_ca is not None else [])]
-        self.files = ReloadedFiles(paths, lambda: _read(files))
+        self.files = ReloadedFiles(paths, lambda: _read(files), nobody=lambda: _read(files, admits_nobody=True))
         self._given = self.files.value
         self._demands_certificate = files.client_ca is not None
 
@@ -53,15 +53,43 @@ class ServerTls:
         return current
 
 
-def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
-    """Raises FileUnusable: gRPC would take anything, and let every handshake fail."""
+def _read(files: TlsFiles, *, admits_nobody: bool = False) -> grpc.ServerCertificateConfiguration:
+    """With `admits_nobody` the authorities of the clients are not read: no certificate is taken.
+
+    Raises FileUnusable: gRPC would take anything, and let every handshake fail.
+    """
     chain, key = read_file(files.certificate), read_file(files.key)
     _check_pair(files, chain, key)
     authorities = None
     if files.client_ca is not None:
-        authorities = read_file(files.client_ca)
+        authorities = _authority_of_nobody() if admits_nobody else read_file(files.client_ca)
+        if not authorities.strip():
+            raise NamesNobody(f"{files.client_ca} is empty")
         _certificates(files.client_ca, authorities)
     return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
+
+
+def _authority_of_nobody() -> bytes:
+    """An authority that issues no certificate: its key is thrown away. gRPC takes no empty list of them."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nobody")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _check_pair(files: TlsFiles, chain: bytes, key: bytes) -> None:
