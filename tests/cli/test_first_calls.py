@@ -1,5 +1,6 @@
 """What a server that has just started says to try."""
 
+import shlex
 from pathlib import Path
 
 import pytest

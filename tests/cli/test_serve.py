@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -50,7 +51,7 @@ async def test_server_serves_stops_and_keeps_its_books(data_dir: Path) -> None:
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
     assert f"the books are in embedded PostgreSQL in {data_dir}" in ended.stdout
-    assert f"ledger ingest {DEMO_FILE} --address {server.address}" in ended.stdout
+    assert f"ledger ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}" in ended.stdout
     assert "grpcurl -plaintext" in ended.stdout
     assert "Traceback" not in ended.stderr
     async with serving(data_dir) as server:
@@ -72,7 +73,7 @@ async def test_hangup_reads_the_files_again(data_dir: Path, tmp_path: Path, monk
     assert ended.status == 0
     assert "files were read again" in ended.stderr
     # Who does as it says gets in.
-    assert f"ledger --token-file TOKEN_FILE ingest {DEMO_FILE} --address {server.address}\n" in ended.stdout
+    assert f"ledger --token-file TOKEN_FILE ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}\n" in ended.stdout
     assert f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n" in ended.stdout
     assert "TOKEN_FILE: a token and nothing else;" in ended.stdout
     assert "grpcurl" not in ended.stdout

@@ -1,6 +1,7 @@
 """`make vulnerabilities`: what is told of the packages, and with which exit status."""
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,13 +42,16 @@ def checked(
 ) -> Outcome:
     """The script with a pip-audit on the PATH that answers so; it also insists on what it is asked."""
     answer = json.dumps({"dependencies": report, "fixes": []}) + "\n" if report is not None else stdout
-    program = folder / "pip-audit"
-    program.write_text(
-        f"#!{sys.executable}\nimport sys\n"
+    answering = folder / "pip_audit.py"
+    answering.write_text(
+        "import sys\n"
         f"assert open(sys.argv[sys.argv.index('--requirement') + 1]).read() == {REQUIREMENTS!r}\n"
         "assert '--disable-pip' in sys.argv and '--require-hashes' in sys.argv\n"
         f"sys.stdout.write({answer!r})\nsys.stderr.write({stderr!r})\nsys.exit({status})\n"
     )
+    program = folder / "pip-audit"
+    # By way of a shell: the first line of a script holds no path with a blank.
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(answering)])} "$@"\n')
     program.chmod(0o755)
     requirements, pyproject = folder / "requirements.txt", folder / "pyproject.toml"
     requirements.write_text(REQUIREMENTS)
