@@ -7,6 +7,7 @@ import pytest
 
 from ledger.cli.demo_file import DEMO_FILE
 from ledger.cli.first_calls import first_calls
+from ledger.cli.invocation import from_here
 from ledger.settings import Settings
 
 ADDRESS = "127.0.0.1:50051"
@@ -59,4 +60,5 @@ def test_first_calls_go_where_the_server_is() -> None:
     settings = Settings(_env_file=None)
     assert first_calls(settings, "0.0.0.0:50051")[2] == "  ledger balance res_barranco PEN"
     assert first_calls(settings, "[::]:7")[2] == "  ledger balance res_barranco PEN --address 127.0.0.1:7"
-    assert first_calls(settings, "127.0.0.1:7")[1].endswith(f"{DEMO_FILE.name} --address 127.0.0.1:7")
+    words = shlex.split(first_calls(settings, "127.0.0.1:7")[1])
+    assert words[-3:] == [from_here(DEMO_FILE), "--address", "127.0.0.1:7"]
