@@ -1,6 +1,8 @@
 """The audit log: a row for each call that writes, with who made it, whatever became of it."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,19 @@ import pytest
 from google.type import date_pb2
 from grpc import aio
 from support.events import event_message, unique
-from support.running import RunningLedger, running_ledger
+from support.processes import server_process
+from support.running import RunningLedger, query, running_ledger
 from support.tokens import token_line
 
 from ledger.api.audited_calls import WHAT_BY_METHOD
 from ledger.api.authorization import SCOPE_BY_METHOD, Scope
+from ledger.api.gate import STREAM_ROW_EVENTS
 from ledger.application import audit_log as module
 from ledger.application.audit_log import AuditedCall, AuditLog
 from ledger.bootstrap import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 SELECT_CALLS = "SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
 DEADLINE_SECONDS = 60.0
@@ -71,7 +75,7 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
         await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[*events, bad]), metadata=by("one"))
         requests = [ledger_pb2.StreamEventsRequest(event=events[0]), ledger_pb2.StreamEventsRequest(events=events)]
         [_ async for _ in stub.StreamEvents(iter(requests), metadata=by("one"))]
-        await calls_of(ledger, 3)
+        await calls_of(ledger, 4)
         profile = ledger_pb2.PutRestaurantRequest(restaurant_id="res_chifa")
         await stub.PutRestaurant(profile, metadata=by("two"))
         run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of, min_amount_minor=5)
@@ -86,19 +90,21 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
         )
         assert await code_of_call(stub.RunPayouts(run, metadata=by("one"))) == grpc.StatusCode.PERMISSION_DENIED
         assert await code_of_call(stub.RunPayouts(run)) == grpc.StatusCode.UNAUTHENTICATED
-        calls = await calls_of(ledger, 7)
+        calls = await calls_of(ledger, 8)
         peers = await ledger.query("SELECT DISTINCT split_part(peer, ':', 1) FROM audit_log")
+    stream = calls[2][4]["stream"]
     of_run = {"currency": "PEN", "as_of": "2026-01-31", "min_amount_minor": 5, "request_id": "", "dry_run": False}
     assert calls == [
         ("gateway", "token", "IngestEvent", "first", {"event_id": events[0].event_id}, "OK"),
         ("gateway", "token", "BatchIngestEvents", "call_1", {"events": 4, "refused": 1}, "OK"),
-        ("gateway", "token", "StreamEvents", "call_1", {"events": 4}, "OK"),
+        ("gateway", "token", "StreamEvents", "call_1", {"stream": stream, "events": 0, "answered": 0}, "OPEN"),
+        ("gateway", "token", "StreamEvents", "call_1", {"stream": stream, "events": 4, "answered": 4}, "OK"),
         ("operator", "token", "PutRestaurant", "call_1", {"restaurant_id": "res_chifa"}, "OK"),
         ("operator", "token", "RunPayouts", "call_1", {**of_run, "payout_run_id": started.payout_run.payout_run_id}, "OK"),
         ("gateway", "token", "IngestEvent", "call_1", {"event_id": "bad\\x00id" + "x" * 122}, "INVALID_ARGUMENT"),
         ("gateway", "token", "RunPayouts", "call_1", {}, "PERMISSION_DENIED"),
     ]
-    assert len(written) == 5
+    assert len(written) == 6
     assert peers == [("ipv4",)]
 
 
@@ -117,6 +123,60 @@ async def test_stop_writes_what_waits(database: Database, tokens: Path) -> None:
         for _ in range(50):
             await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()), metadata=by("one"))
     assert await ledger.query("SELECT count(*), count(DISTINCT what) FROM audit_log") == [(50, 50)]
+
+
+async def test_killed_server_leaves_rows_of_its_open_streams(database: Database, tokens: Path, tmp_path: Path) -> None:
+    """Whoever had a stream open is in the log, and all but the last thousand events that were acknowledged are counted."""
+    async with (
+        server_process(database, tmp_path / "server.log", auth_tokens_file=str(tokens)) as server,
+        aio.insecure_channel(server.address) as channel,
+    ):
+        stream = ledger_pb2_grpc.LedgerServiceStub(channel).StreamEvents(metadata=by("one"))
+        for _ in range(25):
+            await stream.write(ledger_pb2.StreamEventsRequest(events=[event_message() for _ in range(100)]))
+            answer: Any = await stream.read()
+            assert len(answer.results) == 100
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(aio.AioRpcError):
+            await stream.read()
+    rows = await query(database.migration_url, SELECT_CALLS)
+    assert rows[0][0] == "gateway"
+    assert [row[5] for row in rows] == ["OPEN"] * len(rows)
+    assert len({row[4]["stream"] for row in rows}) == 1
+    counts = [row[4]["answered"] for row in rows]
+    assert counts[0] == 0
+    assert counts == sorted(counts)
+    assert counts[-1] >= 2500 - STREAM_ROW_EVENTS
+
+
+async def test_stream_that_rests_is_counted_all_the_same(
+    database: Database, tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some time after an acknowledgement there is a row of it, though nothing else comes; once, and then there is rest."""
+    monkeypatch.setattr("ledger.api.gate.STREAM_ROW_SECONDS", 0.01)
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        stream = ledger.stub.StreamEvents(metadata=by("one"))
+        for count in (1, 2):
+            await stream.write(ledger_pb2.StreamEventsRequest(event=event_message()))
+            await stream.read()
+            rows = await calls_of(ledger, count + 1)
+            assert rows[-1][4] | {"stream": ""} == {"stream": "", "events": count, "answered": count}
+            assert rows[-1][5] == "OPEN"
+        await stream.done_writing()
+        assert await stream.read() == aio.EOF
+        assert [row[5] for row in await calls_of(ledger, 4)] == ["OPEN", "OPEN", "OPEN", "OK"]
+
+
+async def test_stream_does_not_open_without_its_record(database: Database, tokens: Path) -> None:
+    """Nothing is booked for somebody of whom there is no row."""
+    event = event_message()
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        await ledger.query("ALTER TABLE audit_log RENAME TO audit_log_away")
+        call = ledger.stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest(event=event)]), metadata=by("one"))
+        with pytest.raises(aio.AioRpcError):
+            [_ async for _ in call]
+        assert await ledger.query("SELECT FROM processor_events") == []
+        await ledger.query("ALTER TABLE audit_log_away RENAME TO audit_log")
 
 
 async def test_payout_run_is_not_answered_without_its_record(database: Database, tokens: Path) -> None:

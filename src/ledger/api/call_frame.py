@@ -130,7 +130,7 @@ class CallFrame:
                 ):
                     if handler.request_streaming:
                         requests = _parse_each(parse, gate.admit_each(request, context))
-                        answers = handler.stream_stream(gated.read_each(requests), context)
+                        answers = gated.answer_each(handler.stream_stream(gated.read_each(requests), context))
                     else:
                         answers = handler.unary_stream(gated.read(_parse(parse, request)), context)
                     await self._until_stopping(_write_all(answers, context))

@@ -4,10 +4,12 @@ A gate is put around a method when it is registered, and only if there is someth
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
+import uuid_utils
 from google.protobuf.message import Message
 
 from ledger.api.audited_calls import WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
@@ -25,6 +27,13 @@ from ledger.api.rate_limit import RateLimit
 from ledger.application.audit_log import AuditedCall, AuditLog
 from ledger.errors import RateLimited, ScopeMissing
 from ledger.observability import CALLER
+
+# A stream has a row when it opens, before more events than these are acknowledged that no row counts,
+# after so many seconds in which some were, and at its end.
+STREAM_ROW_EVENTS = 1_000
+STREAM_ROW_SECONDS = 1.0
+# The outcome of a stream that goes on.
+STREAM_OPEN = "OPEN"
 
 ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
 
@@ -91,7 +100,10 @@ class Gate:
 class GatedCall:
     """A call that was let in, for a `with` around its work: what becomes of it is recorded."""
 
-    __slots__ = ("_caller", "_context", "_events", "_gate", "_request", "_request_id", "_response", "_written")
+    __slots__ = (
+        *("_caller", "_context", "_gate", "_request", "_request_id", "_response", "_written"),
+        *("_answered", "_answered_recorded", "_events", "_stream_id", "_timer"),
+    )
 
     def __init__(self, gate: Gate, caller: Caller, context: Context, request_id: str) -> None:
         self._gate = gate
@@ -100,7 +112,11 @@ class GatedCall:
         self._request_id = request_id
         self._request: Message | None = None
         self._response: Message | None = None
-        self._events: int | None = None
+        self._events = 0
+        self._stream_id = ""
+        self._answered = 0
+        self._answered_recorded = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._written: AuditedCall | None = None
 
     def read(self, request: Message) -> Message:
@@ -110,10 +126,38 @@ class GatedCall:
 
     async def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         """Counts the events of a stream's requests as they pass."""
-        self._events = 0
         async for request in requests:
             self._events += len(getattr(request, "events", ())) or 1
             yield request
+
+    def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+        """The answers of a stream, with rows of the audit log as it goes on: a crash hides no caller."""
+        audit_log = self._gate.audit_log
+        return answers if audit_log is None else self._answer_recorded(answers, audit_log)
+
+    async def _answer_recorded(self, answers: AsyncGenerator[Message], audit_log: AuditLog) -> AsyncGenerator[Message]:
+        """Raises DatabaseUnavailable and its like when a row cannot be written: what was not acknowledged may be sent again."""
+        self._stream_id = uuid_utils.uuid7().hex
+        await audit_log.write(self._record(STREAM_OPEN))
+        try:
+            async with aclosing(answers):
+                async for answer in answers:
+                    self._answered += len(getattr(answer, "results", ())) or 1
+                    if self._answered - self._answered_recorded > STREAM_ROW_EVENTS:
+                        self._answered_recorded = self._answered
+                        await audit_log.write(self._record(STREAM_OPEN))
+                    elif self._timer is None:
+                        self._timer = asyncio.get_running_loop().call_later(STREAM_ROW_SECONDS, self._record_progress, audit_log)
+                    yield answer
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _record_progress(self, audit_log: AuditLog) -> None:
+        self._timer = None
+        if self._answered > self._answered_recorded:
+            self._answered_recorded = self._answered
+            audit_log.record(self._record(STREAM_OPEN))
 
     async def answered(self, response: Message) -> None:
         """Takes note of the answer; where it must not go out without its record, writes that first.
@@ -139,8 +183,8 @@ class GatedCall:
 
     def _record(self, outcome: str) -> AuditedCall:
         what: What = {}
-        if self._events is not None:
-            what = {"events": self._events}
+        if self._stream_id:
+            what = {"stream": self._stream_id, "events": self._events, "answered": self._answered}
         elif self._request is not None and self._gate.what is not None:
             what = self._gate.what(self._request, self._response)
         caller = self._caller
@@ -166,6 +210,9 @@ class OpenGate:
 
     def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         return requests
+
+    def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+        return answers
 
     def __enter__(self) -> Self:
         return self
