@@ -819,6 +819,58 @@ WHERE s.stay_id = (SELECT stay_id FROM current_stay)
   AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > clock_timestamp() + interval '1 minute'
        OR a.balance_account_id IS NULL);
 
+-- check: statement_marks_agree_with_the_entries
+-- A statement mark of the present stay tells the truth about the entries with a recorded_txid below its horizon: how many they are,
+-- the latest recorded_at, how far one lies before that of a lower number, and what they add up to. All those transactions have
+-- ended. Every entry of an account with marks is read once, in the order of the numbers, with the marks in between.
+WITH mark AS MATERIALIZED (
+  SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor
+  FROM statement_marks
+  WHERE stay_id = (SELECT stay_id FROM current_stay)
+),
+-- A mark comes before the entries at its horizon, which it does not count.
+place AS (
+  SELECT balance_account_id, horizon AS txid, 0 AS kind, 0 AS entries_count, NULL::timestamptz AS first_recorded_at,
+         NULL::timestamptz AS last_recorded_at, 0 AS payable_minor, entries_count AS told_entries_count,
+         last_recorded_at AS told_last_recorded_at, late_by_max AS told_late_by_max, payable_minor AS told_payable_minor
+  FROM mark
+  UNION ALL
+  SELECT e.balance_account_id, e.recorded_txid, 1, count(*), min(e.recorded_at), max(e.recorded_at),
+         sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor
+                                       ELSE 0 END), NULL, NULL, NULL, NULL
+  FROM ledger_entries AS e
+  WHERE e.balance_account_id IN (SELECT balance_account_id FROM mark)
+  GROUP BY e.balance_account_id, e.recorded_txid
+),
+late AS (
+  SELECT p.*, max(p.last_recorded_at) OVER before - p.first_recorded_at AS late_by
+  FROM place AS p
+  WINDOW before AS (PARTITION BY p.balance_account_id ORDER BY p.txid, p.kind
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+),
+recomputed AS (
+  SELECT l.balance_account_id, l.txid AS horizon, l.kind, l.told_entries_count, l.told_last_recorded_at, l.told_late_by_max,
+         l.told_payable_minor, sum(l.entries_count) OVER so_far AS entries_count,
+         max(l.last_recorded_at) OVER so_far AS last_recorded_at,
+         GREATEST(interval '0', max(l.late_by) OVER so_far) AS late_by_max, sum(l.payable_minor) OVER so_far AS payable_minor
+  FROM late AS l
+  WINDOW so_far AS (PARTITION BY l.balance_account_id ORDER BY l.txid, l.kind ROWS UNBOUNDED PRECEDING)
+)
+SELECT 'statement_marks_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, r.balance_account_id::text) || ', mark ' || r.horizon
+         AS entity,
+       CASE WHEN r.horizon > pg_snapshot_xmin(pg_current_snapshot()) THEN
+              format('all transactions below %s have ended, no more', pg_snapshot_xmin(pg_current_snapshot()))
+            ELSE format('counts %s entries up to %s, late by %s, worth %s; there are %s up to %s, late by %s, worth %s',
+                        r.told_entries_count, r.told_last_recorded_at, r.told_late_by_max, r.told_payable_minor,
+                        r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor) END AS detail
+FROM recomputed AS r
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = r.balance_account_id
+WHERE r.kind = 0
+  AND (r.horizon > pg_snapshot_xmin(pg_current_snapshot())
+       OR (r.told_entries_count, r.told_last_recorded_at, r.told_late_by_max, r.told_payable_minor)
+          IS DISTINCT FROM (r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor));
+
 -- check: nothing_is_recorded_in_the_future
 -- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
@@ -869,7 +921,8 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'O', ''),
     ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A', ''),
     ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A', ''),
-    ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', '')
+    ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', ''),
+    ('statement_marks', 'statement_marks_deny_change', 'deny_change', 18, 'A', '')
 )
 SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table ' || w.table_name AS entity,
        format('trigger %s %s', w.trigger_name,
@@ -936,6 +989,8 @@ WITH wanted (table_name, constraint_name) AS (
     ('ledger_seals', 'ledger_seals_txids_check'),
     ('ledger_stays', 'ledger_stays_number_check'),
     ('ledger_stays', 'ledger_stays_pkey'),
+    ('page_token_keys', 'page_token_keys_pkey'),
+    ('page_token_keys', 'page_token_keys_secret_check'),
     ('payout_items', 'payout_items_entry_type_check'),
     ('payout_items', 'payout_items_pkey'),
     ('payout_run_items', 'payout_run_items_outcome_check'),
@@ -974,7 +1029,11 @@ WITH wanted (table_name, constraint_name) AS (
     ('restaurants', 'restaurants_metadata_check'),
     ('restaurants', 'restaurants_name_check'),
     ('restaurants', 'restaurants_pkey'),
-    ('restaurants', 'restaurants_restaurant_id_check')
+    ('restaurants', 'restaurants_restaurant_id_check'),
+    ('statement_marks', 'statement_marks_balance_account_id_fkey'),
+    ('statement_marks', 'statement_marks_entries_count_check'),
+    ('statement_marks', 'statement_marks_late_by_max_check'),
+    ('statement_marks', 'statement_marks_pkey')
 ),
 nullable (table_name, column_name) AS (
   VALUES
@@ -1053,6 +1112,7 @@ allowed (role_name, table_name, privilege, column_name) AS (
     ('ledger_app', 'processor_events', 'INSERT', ''),
     ('ledger_app', 'ledger_entries', 'INSERT', ''),
     ('ledger_app', 'balance_snapshots', 'INSERT', ''),
+    ('ledger_app', 'statement_marks', 'INSERT', ''),
     ('ledger_app', 'ledger_seals', 'INSERT', ''),
     ('ledger_app', 'ledger_stays', 'INSERT', ''),
     ('ledger_app', 'payout_runs', 'INSERT', ''),

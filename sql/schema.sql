@@ -475,6 +475,27 @@ COMMENT ON COLUMN restaurants.metadata IS 'Whatever the caller keeps with it: an
 COMMENT ON COLUMN restaurants.created_at IS 'When it was registered, by the database''s clock.';
 COMMENT ON COLUMN restaurants.updated_at IS 'When its profile was last put, by the database''s clock.';
 
+CREATE TABLE statement_marks (
+    balance_account_id bigint NOT NULL,
+    stay_id uuid NOT NULL,
+    horizon xid8 NOT NULL,
+    entries_count bigint NOT NULL,
+    last_recorded_at timestamp with time zone NOT NULL,
+    late_by_max interval NOT NULL,
+    payable_minor numeric NOT NULL,
+    CONSTRAINT statement_marks_entries_count_check CHECK ((entries_count >= 1)),
+    CONSTRAINT statement_marks_late_by_max_check CHECK ((late_by_max >= '00:00:00'::interval))
+);
+
+COMMENT ON TABLE statement_marks IS 'Where pages of statements begin and end: facts about the entries of a balance account below a horizon. Made by the server; may be deleted at any time: no answer changes.';
+COMMENT ON COLUMN statement_marks.balance_account_id IS 'The restaurant and currency whose entries were counted.';
+COMMENT ON COLUMN statement_marks.stay_id IS 'The stay whose numbers the horizon is one of; ignored in any other.';
+COMMENT ON COLUMN statement_marks.horizon IS 'Entries with a lower recorded_txid are counted: their transactions had all ended. All others are not.';
+COMMENT ON COLUMN statement_marks.entries_count IS 'How many entries were counted.';
+COMMENT ON COLUMN statement_marks.last_recorded_at IS 'The latest recorded_at of the entries counted, by the database''s clock.';
+COMMENT ON COLUMN statement_marks.late_by_max IS 'How far the recorded_at of an entry counted lies before that of one with a lower recorded_txid, at the most.';
+COMMENT ON COLUMN statement_marks.payable_minor IS 'What the entries counted credited to restaurant_payable less what they debited, in minor units.';
+
 CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((((recorded_txid)::text)::bigint));
 
 COMMENT ON INDEX ledger_entries_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
@@ -546,6 +567,9 @@ ALTER TABLE ONLY processor_events
 
 ALTER TABLE ONLY restaurants
     ADD CONSTRAINT restaurants_pkey PRIMARY KEY (restaurant_id);
+
+ALTER TABLE ONLY statement_marks
+    ADD CONSTRAINT statement_marks_pkey PRIMARY KEY (balance_account_id, stay_id, last_recorded_at, horizon);
 
 CREATE INDEX audit_log_recorded_at_idx ON audit_log USING brin (recorded_at);
 
@@ -650,6 +674,10 @@ CREATE TRIGGER processor_events_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE 
 
 ALTER TABLE processor_events ENABLE ALWAYS TRIGGER processor_events_deny_change;
 
+CREATE TRIGGER statement_marks_deny_change BEFORE UPDATE ON statement_marks FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change;
+
 ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_restaurant_id_fkey FOREIGN KEY (restaurant_id) REFERENCES restaurants(restaurant_id) ON DELETE RESTRICT;
 
@@ -670,6 +698,9 @@ ALTER TABLE ONLY payouts
 
 ALTER TABLE ONLY payouts
     ADD CONSTRAINT payouts_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY statement_marks
+    ADD CONSTRAINT statement_marks_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
 
 GRANT ALL ON SCHEMA public TO ledger_owner;
 GRANT USAGE ON SCHEMA public TO ledger_app;
@@ -789,5 +820,14 @@ GRANT INSERT(active),UPDATE(active) ON TABLE restaurants TO ledger_app;
 GRANT INSERT(maturity_days),UPDATE(maturity_days) ON TABLE restaurants TO ledger_app;
 GRANT INSERT(metadata),UPDATE(metadata) ON TABLE restaurants TO ledger_app;
 GRANT UPDATE(updated_at) ON TABLE restaurants TO ledger_app;
+GRANT SELECT ON TABLE statement_marks TO ledger_app;
+GRANT SELECT ON TABLE statement_marks TO ledger_read;
+GRANT INSERT(balance_account_id) ON TABLE statement_marks TO ledger_app;
+GRANT INSERT(stay_id) ON TABLE statement_marks TO ledger_app;
+GRANT INSERT(horizon) ON TABLE statement_marks TO ledger_app;
+GRANT INSERT(entries_count) ON TABLE statement_marks TO ledger_app;
+GRANT INSERT(last_recorded_at) ON TABLE statement_marks TO ledger_app;
+GRANT INSERT(late_by_max) ON TABLE statement_marks TO ledger_app;
+GRANT INSERT(payable_minor) ON TABLE statement_marks TO ledger_app;
 REVOKE ALL ON FUNCTION summarize_recorded_txids() FROM PUBLIC;
 GRANT ALL ON FUNCTION summarize_recorded_txids() TO ledger_app;

@@ -9,7 +9,7 @@ from ledger.bootstrap import embedded_connections
 from ledger.settings import Settings
 
 
-@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 234), (16, 20, 578), (64, 200, 13682)])
+@pytest.mark.parametrize(("workers", "pool_size", "connections"), [(1, 10, 200), (8, 10, 274), (16, 20, 658), (64, 200, 14002)])
 def test_embedded_database_has_room_for_all_workers(workers: int, pool_size: int, connections: int) -> None:
     """All their pools, and 50 for others."""
     assert embedded_connections(Settings(_env_file=None, workers=workers, database_pool_size=pool_size)) == connections

@@ -158,11 +158,13 @@ async def load_restaurants(connection: Any, currency: str, restaurants: int, *, 
         await connection.execute(INSERT_ENTRIES, currency, start, start + step - 1)
 
 
-async def load_long_account(connection: Any, restaurant_id: str, currency: str, entries: int) -> None:
+async def load_long_account(
+    connection: Any, restaurant_id: str, currency: str, entries: int, entries_a_transaction: int = ENTRIES_A_TRANSACTION
+) -> None:
     """One restaurant with many entries."""
     account = await connection.fetchval(INSERT_LONG_ACCOUNT, restaurant_id, currency)
-    for start in range(1, entries + 1, ENTRIES_A_TRANSACTION):
-        await connection.execute(INSERT_LONG_ACCOUNT_ENTRIES, account, start, min(start + ENTRIES_A_TRANSACTION - 1, entries))
+    for start in range(1, entries + 1, entries_a_transaction):
+        await connection.execute(INSERT_LONG_ACCOUNT_ENTRIES, account, start, min(start + entries_a_transaction - 1, entries))
 
 
 async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:

@@ -38,6 +38,7 @@ from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPo
 from ledger.infrastructure.postgres.engine import (
     APPLICATION_ROLE,
     GROUP_LOCK_TIMEOUT_SECONDS,
+    BoundedConnections,
     KeptConnections,
     autocommit,
     connect,
@@ -55,6 +56,7 @@ from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots, find_stay
 from ledger.infrastructure.postgres.start_checks import check_before_serving, check_schema, warn_of_numbers_ahead
+from ledger.infrastructure.postgres.statement_marks import PostgresStatementMarks
 from ledger.infrastructure.postgres.statements import PostgresStatements
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.metrics import Metrics
@@ -125,6 +127,7 @@ class Engines:
     groups: AsyncEngine
     ingest: AsyncEngine
     balances: AsyncEngine
+    long_reads: AsyncEngine
     other: AsyncEngine
     ping: AsyncEngine
     hosts: Hosts
@@ -137,6 +140,7 @@ class Engines:
             groups=create_engine(hosts, pool_size=settings.ingest_concurrency, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
             ingest=create_engine(hosts, pool_size=settings.ingest_pool_size),
             balances=create_engine(hosts, pool_size=GROUPS_AT_ONCE_MAX),
+            long_reads=create_engine(hosts, pool_size=settings.long_read_pool_size),
             other=create_engine(hosts, pool_size=settings.database_pool_size),
             ping=create_engine(hosts, pool_size=1),
             hosts=hosts,
@@ -144,7 +148,7 @@ class Engines:
 
     async def dispose(self) -> None:
         """Closes all connections."""
-        for engine in (self.groups, self.ingest, self.balances, self.other, self.ping):
+        for engine in (self.groups, self.ingest, self.balances, self.long_reads, self.other, self.ping):
             await engine.dispose()
 
 
@@ -155,7 +159,9 @@ def embedded_connections(settings: Settings) -> int:
 
 def connections_of_a_server(settings: Settings) -> int:
     """How many connections a server process opens to a host, at the most; two of them to see whether it is well."""
-    return settings.ingest_concurrency + settings.ingest_pool_size + GROUPS_AT_ONCE_MAX + settings.database_pool_size + 2
+    of_events = settings.ingest_concurrency + settings.ingest_pool_size
+    of_reads = GROUPS_AT_ONCE_MAX + settings.long_read_pool_size + settings.database_pool_size
+    return of_events + of_reads + 2
 
 
 class Application:
@@ -175,6 +181,10 @@ class Application:
             on_failure=worker_failed,
             on_taken=metrics.snapshots_made,
         )
+        self._mark_worker = SnapshotWorker(
+            PostgresStatementMarks(engine), tail_entries=settings.snapshot_tail_entries, on_failure=worker_failed
+        )
+        long_reads = BoundedConnections(engines.long_reads, uses_max=settings.long_reads)
         self._fence = Fence(engine, on_failure=partial(worker_failed, "gathering those who wait for a standby broke"))
         runs = PostgresPayoutRuns(
             engine,
@@ -200,7 +210,7 @@ class Application:
         )
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
-            PostgresBalanceReader(partial(autocommit, engine), self._snapshot_worker),
+            PostgresBalanceReader(long_reads.autocommit, self._snapshot_worker),
             on_failure=partial(worker_failed, "gathering balance reads into groups broke"),
             on_group=partial(metrics.group, "balance"),
         )
@@ -218,7 +228,7 @@ class Application:
             ingest_events=self._ingest_events,
             ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence),
             get_balance=self._get_balance,
-            statements=PostgresStatements(engine, self._snapshot_worker),
+            statements=PostgresStatements(long_reads.autocommit, self._mark_worker),
             payout_runs=runs,
             payouts=PostgresPayouts(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
@@ -232,6 +242,7 @@ class Application:
         self._hosts.start()
         self._payout_worker.start()
         self._snapshot_worker.start()
+        self._mark_worker.start()
         self._seal_worker.start()
         if self.audit_log is not None:
             self.audit_log.start()
@@ -243,7 +254,11 @@ class Application:
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""
         await asyncio.gather(
-            self._payout_worker.stop(), self._snapshot_worker.stop(), self._seal_worker.stop(), self._ingest_events.close()
+            self._payout_worker.stop(),
+            self._snapshot_worker.stop(),
+            self._mark_worker.stop(),
+            self._seal_worker.stop(),
+            self._ingest_events.close(),
         )
         if self.audit_log is not None:
             await self.audit_log.close()

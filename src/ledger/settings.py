@@ -113,6 +113,18 @@ class Settings(BaseSettings):
         le=200,
         description="Connections to the database, at the most, of each worker, for everything but booking events.",
     )
+    long_read_pool_size: int = Field(
+        default=4,
+        ge=1,
+        le=200,
+        description="The same for reads that may be long, which have connections apart: statements, past balances.",
+    )
+    long_reads: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Such reads of each worker that may run or wait at once; one beyond is answered RESOURCE_EXHAUSTED.",
+    )
     ingest_queue_calls: int = Field(
         default=500,
         ge=1,

@@ -25,12 +25,13 @@ from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
 from support.events import event_message, timestamp, unique
 from support.page_tokens import keyed_token
-from support.running import RunningLedger
+from support.running import RunningLedger, running_ledger
 
 from ledger.api.convert import decode_instant
 from ledger.api.convert_statement import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
 from ledger.api.page_tokens import PageTokens
 from ledger.application.ports import StatementMoment, StatementPage, StatementPlace
+from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2
 
 PAYABLE = ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE
@@ -417,6 +418,27 @@ async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> No
     await ledger.query(INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago)
     code, _, _ = await refused(ledger, request_of("res_1", start_at=timestamp(long_ago + timedelta(days=1))))
     assert code == grpc.StatusCode.OUT_OF_RANGE
+
+
+async def test_long_reads_leave_connections_to_others(database: Database) -> None:
+    """Twelve statements that wait for the database: two are let in, the rest is refused at once, and a restaurant is read
+    meanwhile. When the database answers again, so do statements."""
+    async with running_ledger(database, long_read_pool_size=1, long_reads=2) as ledger:
+        await ledger.ingest(event_message(restaurant_id="res_1"))
+        async with transaction(ledger) as blocking:
+            await blocking.execute(text("LOCK TABLE ledger_entries IN ACCESS EXCLUSIVE MODE"))
+            waiting = {asyncio.ensure_future(ledger.stub.ListEntries(request_of("res_1"))) for _ in range(12)}
+            while len(waiting) > 2:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for call in done:
+                    with pytest.raises(aio.AioRpcError) as caught:
+                        await call
+                    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            restaurant = await ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id="res_1"))
+            assert restaurant.restaurant.restaurant_id == "res_1"
+        # On a slow machine they may have waited too long for the lock.
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert len((await ledger.stub.ListEntries(request_of("res_1"))).entries) == 1
 
 
 # Tokens

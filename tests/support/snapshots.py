@@ -1,4 +1,4 @@
-"""Balance snapshots for tests: taken at will."""
+"""Balance snapshots and statement marks for tests: taken at will."""
 
 import asyncio
 
@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.infrastructure.postgres.engine import autocommit
 from ledger.infrastructure.postgres.horizon import HORIZON
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
+from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, READ_ENTRIES_MAX, PostgresStatementMarks
 from support.waiting import POLL_SECONDS
 
 DEADLINE_SECONDS = 40
@@ -39,3 +40,20 @@ async def take_snapshots(engine: AsyncEngine, restaurant_id: str | None = None, 
             "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1", restaurant_id
         )
     return sum([await snapshots.take(row["balance_account_id"], 1) for row in rows])
+
+
+async def make_marks(
+    engine: AsyncEngine,
+    restaurant_id: str | None = None,
+    *,
+    mark_entries: int = MARK_ENTRIES,
+    read_entries_max: int = READ_ENTRIES_MAX,
+) -> int:
+    """Makes statement marks of every balance account, or of one restaurant's, of all that is booked; in how many."""
+    await until_final(engine)
+    marks = PostgresStatementMarks(engine, mark_entries=mark_entries, read_entries_max=read_entries_max)
+    async with autocommit(engine) as connection:
+        rows = await connection.fetch(
+            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1", restaurant_id
+        )
+    return sum([await marks.take(row["balance_account_id"], 1) for row in rows])

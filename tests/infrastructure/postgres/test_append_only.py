@@ -15,7 +15,7 @@ from support.events import event_message
 from support.payout_runs import finished_run
 from support.running import query, running_ledger
 from support.seals import seal_everything
-from support.snapshots import take_snapshots
+from support.snapshots import make_marks, take_snapshots
 
 from ledger.bootstrap import Database
 from ledger.domain.payouts import MOVES, PayoutState
@@ -190,6 +190,9 @@ NOT_FOR_THE_APPLICATION = (
     "UPDATE balance_snapshots SET total_minors = total_minors",
     "DELETE FROM balance_snapshots",
     "TRUNCATE balance_snapshots",
+    "UPDATE statement_marks SET payable_minor = 0",
+    "DELETE FROM statement_marks",
+    "TRUNCATE statement_marks",
     "ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change",
     "DROP INDEX ledger_entries_recorded_txid_idx",
     "UPDATE alembic_version SET version_num = '0000'",
@@ -216,6 +219,7 @@ TABLES = (
     "payout_items",
     "payout_run_items",
     "balance_snapshots",
+    "statement_marks",
     "ledger_seals",
     "ledger_stays",
     "audit_log",
@@ -231,6 +235,7 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         await ledger.ingest(event_message(amount_minor=1000, fee_minor=50))
         await finished_run(ledger)
         assert await take_snapshots(ledger.engine) == 1
+        assert await make_marks(ledger.engine) == 1
         await seal_everything(database.url)
     yield database
     counted = await query(

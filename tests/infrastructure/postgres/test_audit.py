@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from support.events import event_message
 from support.payout_runs import answer, days_ago, finished_run
 from support.running import RunningLedger, execute_alone, query, running_ledger
-from support.snapshots import take_snapshots
+from support.snapshots import make_marks, take_snapshots
 
 from ledger.bootstrap import Database
 from ledger.domain.audit import AuditReport, Severity
@@ -94,6 +94,7 @@ ALTER TABLE payout_items DISABLE TRIGGER ALL;
 ALTER TABLE payout_runs DISABLE TRIGGER ALL;
 ALTER TABLE payout_run_items DISABLE TRIGGER ALL;
 ALTER TABLE balance_snapshots DISABLE TRIGGER ALL;
+ALTER TABLE statement_marks DISABLE TRIGGER ALL;
 DROP INDEX payouts_in_flight_key, payouts_live_key;
 """
 
@@ -477,6 +478,38 @@ def snapshot(check: str, change: str, *names: str, of: str = "res_p") -> Damage:
     return Damage(check, sql, names or (f"account {of}/{currency}, snapshot {{{of}.snapshot.1}}",))
 
 
+MARKS = "statement_marks_agree_with_the_entries"
+
+
+def mark(change: str) -> Damage:
+    """The first of a restaurant's marks was changed."""
+    return Damage(
+        MARKS,
+        f"UPDATE statement_marks SET {change} WHERE horizon = '{{res_p.mark.1}}' AND balance_account_id ="
+        " (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
+        ("account res_p/EUR, mark {res_p.mark.1}",),
+    )
+
+
+DAMAGE_TO_MARKS = (
+    mark("payable_minor = payable_minor + 1"),
+    mark("entries_count = entries_count + 1"),
+    mark("last_recorded_at = last_recorded_at - interval '1 microsecond'"),
+    mark("late_by_max = late_by_max + interval '1 microsecond'"),
+    Damage(
+        MARKS,
+        "UPDATE statement_marks SET horizon = '9000000000000000000' WHERE horizon = '{res_p.mark.2}' AND balance_account_id ="
+        " (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
+        ("account res_p/EUR, mark 9000000000000000000",),
+    ),
+    # An entry less below both.
+    Damage(
+        MARKS,
+        "DELETE FROM ledger_entries WHERE transaction_id = '{evt_p}' AND position = 2",
+        ("account res_p/EUR, mark {res_p.mark.1}", "account res_p/EUR, mark {res_p.mark.2}"),
+    ),
+)
+
 # res_p has two snapshots, the second with more entries than the first; res_a has two, of the same entries: one was taken before
 # some of them had matured.
 DAMAGE_TO_SNAPSHOTS = (
@@ -556,6 +589,7 @@ DAMAGE_TO_GUARDS = (
             "table payout_runs",
             "table payouts",
             "table processor_events",
+            "table statement_marks",
         ),
     ),
     Damage(
@@ -647,6 +681,9 @@ DAMAGE_TO_ROLES = (
 )
 
 
+DAMAGE = DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_MARKS + DAMAGE_TO_GUARDS
+
+
 # As if all snapshots had been taken before any charge had matured: the next ones have to make up for that.
 EARLIER_SNAPSHOTS = """
 WITH taken AS (DELETE FROM balance_snapshots RETURNING *)
@@ -711,12 +748,14 @@ async def pay_everything(ledger: RunningLedger) -> None:
         assert run.payouts_created == 1
         await answer(ledger, "res_p", *answers)
     await take_snapshots(ledger.engine)
+    await make_marks(ledger.engine)
     await ledger.ingest(
         event_message(restaurant_id="res_p", currency="EUR", amount_minor=5_000),
         event_message(event_id="evt_q", restaurant_id="res_q", currency="EUR", amount_minor=7_000, fee_minor=100),
     )
     assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
     await take_snapshots(ledger.engine)
+    await make_marks(ledger.engine)
 
 
 @pytest.fixture(scope="module")
@@ -738,6 +777,11 @@ async def names(booked: Database) -> dict[str, str]:
         url,
         "SELECT a.restaurant_id || '.snapshot.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY s.horizon),"
         " s.horizon::text FROM balance_snapshots AS s JOIN balance_accounts AS a USING (balance_account_id)",
+    )
+    rows += await query(
+        url,
+        "SELECT a.restaurant_id || '.mark.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY m.horizon),"
+        " m.horizon::text FROM statement_marks AS m JOIN balance_accounts AS a USING (balance_account_id)",
     )
     return names | {name: horizon for name, horizon in rows}
 
@@ -794,7 +838,7 @@ async def test_audit_is_silent_on_empty_books(database: Database) -> None:
     assert (await audit_of(database.migration_url)).findings == ()
 
 
-@pytest.mark.parametrize("damage", DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_GUARDS, ids=str)
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
 async def test_check_finds_damage(booked: Database, names: dict[str, str], damage: Damage) -> None:
     """The check names exactly what was damaged, with its severity, and says something about it."""
     sql = filled_in(damage.sql, names)
@@ -813,7 +857,7 @@ async def test_check_finds_roles_that_grew(booked: Database, damage: Damage) -> 
 
 def test_every_check_has_a_case() -> None:
     """No check goes without a proof that it fires, and no case is about a check that is gone."""
-    assert {damage.check for damage in DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_GUARDS} == set(CHECKS)
+    assert {damage.check for damage in DAMAGE} == set(CHECKS)
 
 
 def test_statement_names_its_check() -> None:

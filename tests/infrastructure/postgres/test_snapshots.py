@@ -20,7 +20,7 @@ from support.events import processor_event, unique
 from support.running import query
 from support.snapshots import take_snapshots, until_final
 
-from ledger.application.ports import BalanceQuery, StatementQuery
+from ledger.application.ports import BalanceQuery
 from ledger.bootstrap import Database
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import PayoutRunKey
@@ -31,7 +31,6 @@ from ledger.infrastructure.postgres.migrations import create_database, database_
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
 from ledger.infrastructure.postgres.snapshots import INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
 from ledger.infrastructure.postgres.start_checks import warn_of_numbers_ahead
-from ledger.infrastructure.postgres.statements import SELECT_MOMENT, SELECT_PAGE, PostgresStatements
 
 MICROSECOND = timedelta(microseconds=1)
 # Of the walk below: under load, then at rest.
@@ -60,7 +59,7 @@ FROM balance_accounts WHERE restaurant_id = $1
 
 
 async def answers(connection: Connection, restaurants: Sequence[str], instants: Sequence[datetime]) -> list[Any]:
-    """Balances now and as of each instant, verdicts with each as the cut-off, statements from and up to each; of one moment."""
+    """Balances now and as of each instant, verdicts with each as the cut-off; of one moment."""
     asked = [(restaurant_id, as_of) for restaurant_id in restaurants for as_of in (None, *instants)]
     rows = await connection.fetch(SELECT_BALANCES, [name for name, _ in asked], ["PEN"] * len(asked), [at for _, at in asked])
     told: list[Any] = [
@@ -68,12 +67,6 @@ async def answers(connection: Connection, restaurants: Sequence[str], instants: 
     ]
     for at in instants:
         told.append([tuple(row) for row in await connection.fetch(SELECT_VERDICTS, at)])
-        for restaurant_id in restaurants:
-            for period in ((at, None), (None, at), (at, max(instants))):
-                (moment,) = await connection.fetch(SELECT_MOMENT, restaurant_id, "PEN", *period)
-                told.append((moment["opening_minor"], moment["closing_minor"]))
-            page = SELECT_PAGE.format(conditions="")
-            told.append([tuple(row) for row in await connection.fetch(page, restaurant_id, "PEN", at, max(instants), 20)])
     return told
 
 
@@ -335,10 +328,6 @@ async def test_only_snapshots_of_this_stay_are_used(shared_database: Database, s
         await connection.execute(statement.replace(":restaurant_id", f"'{restaurant_id}'"))
         pending_minor = 77_700 if is_used else 100
         assert (await balance_of(engine, restaurant_id)).pending_minor == pending_minor
-        statement_query = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
-        page = await PostgresStatements(engine).first_page(statement_query, 10)
-        assert page is not None
-        assert page.moment.closing_minor == pending_minor
         await connection.execute("DELETE FROM balance_snapshots")
 
 
@@ -400,7 +389,7 @@ class Told:
 
 
 async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Database) -> None:
-    """Balances, statements and payouts tell the entries beyond the snapshot, among them those that matured since."""
+    """Balances and payouts tell the entries beyond the snapshot, among them those that matured since."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine:
         await book(engine, *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(4)))
@@ -413,26 +402,24 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
         kept = KeptConnections(engine)
 
         async def read() -> list[int | None]:
-            of_balance, of_group, of_statement, of_payout = Told(), Told(), Told(), Told()
+            of_balance, of_group, of_payout = Told(), Told(), Told()
             await PostgresBalanceReader(kept.autocommit, of_group).read([BalanceQuery(restaurant_id, "PEN", None)])
             await PostgresBalanceReader(partial(autocommit, engine), of_balance).read([BalanceQuery(restaurant_id, "PEN", None)])
-            whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
-            await PostgresStatements(engine, of_statement).first_page(whole, 10)
             runs = PostgresPayoutRuns(engine, of_payout, settlement_timezone="UTC")
             run_id = uuid_utils.compat.uuid7()
             await runs.start(PayoutRunKey("PEN", datetime.now(UTC).date(), 10**9, unique("run")), run_id)
             while await runs.pay(run_id, 500):
                 pass
-            return [told.tails.get(account) for told in (of_balance, of_group, of_statement, of_payout)]
+            return [told.tails.get(account) for told in (of_balance, of_group, of_payout)]
 
-        assert await read() == [4, 4, 4, 4]
+        assert await read() == [4, 4, 4]
         await until_final(engine)
         assert not await PostgresBalanceSnapshots(engine).take(account, 5)
         assert await PostgresBalanceSnapshots(engine).take(account, 4)
         # A payout tells only what is worth it.
-        assert await read() == [0, 0, 0, None]
+        assert await read() == [0, 0, None]
         await book(engine, *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(2)))
-        assert await read() == [2, 2, 2, None]
+        assert await read() == [2, 2, None]
         await kept.close()
 
 
@@ -493,19 +480,15 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
 
 
 @pytest.mark.parametrize(
-    ("statement", "values", "settled"),
+    ("statement", "values"),
     [
-        (SELECT_BALANCES, "ARRAY['res_1'], ARRAY['PEN'], ARRAY[NULL::timestamptz]", True),
-        (SELECT_VERDICTS, "now()", True),
-        (INSERT_SNAPSHOT, "1, 1", True),
-        (SELECT_MOMENT, "'res_1', 'PEN', now(), now()", False),
-        (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10", False),
+        (SELECT_BALANCES, "ARRAY['res_1'], ARRAY['PEN'], ARRAY[NULL::timestamptz]"),
+        (SELECT_VERDICTS, "now()"),
+        (INSERT_SNAPSHOT, "1, 1"),
     ],
-    ids=["balances", "verdicts", "snapshot", "moment", "page"],
+    ids=["balances", "verdicts", "snapshot"],
 )
-async def test_plans_made_while_the_tables_are_empty_read_ranges(
-    database: Database, statement: str, values: str, settled: bool
-) -> None:
+async def test_plans_made_while_the_tables_are_empty_read_ranges(database: Database, statement: str, values: str) -> None:
     """They are kept when the tables have grown: from the first plan on the tail is a range of the primary key, and what matured
     since a range of the index made for that.
     """
@@ -515,7 +498,7 @@ async def test_plans_made_while_the_tables_are_empty_read_ranges(
     assert "Seq Scan on ledger_entries" not in plan
     scans = re.findall(r"ledger_entries_(\w+).*\n *Index Cond: (.*)", plan)
     ranges = {name: condition for name, condition in scans}
-    assert set(ranges) == ({"pkey", "available_at_idx"} if settled else {"pkey"})
+    assert set(ranges) == {"pkey", "available_at_idx"}
     assert "recorded_txid >= COALESCE" in ranges["pkey"]
     assert all("recorded_txid >=" in condition for name, condition in scans if name == "pkey")
     assert all(condition.count("available_at") >= 2 for name, condition in scans if name == "available_at_idx")

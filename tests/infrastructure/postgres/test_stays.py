@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 import uuid_utils.compat
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 from support.audit import assert_books_in_order
 from support.books import balance_of, book, burn_numbers, charge, engine_on, restore
 from support.running import execute_alone, query
-from support.snapshots import take_snapshots
+from support.snapshots import make_marks, take_snapshots
 
 from ledger.application.ports import StatementQuery
 from ledger.bootstrap import Database
@@ -56,7 +57,7 @@ async def sums(engine: AsyncEngine) -> set[int]:
     """What a balance, a statement and a payout run say there is: one number when they agree."""
     balance = await balance_of(engine, RESTAURANT)
     whole = StatementQuery(RESTAURANT, "PEN", None, None, frozenset(), None, None)
-    page = await PostgresStatements(engine).first_page(whole, 10)
+    page = await PostgresStatements(partial(autocommit, engine)).first_page(whole, 10)
     assert page is not None
     plan = await PostgresPayoutRuns(engine, settlement_timezone="UTC").plan(
         PayoutRunKey("PEN", datetime.now(UTC).date(), 0, str(uuid_utils.compat.uuid7()))
@@ -137,6 +138,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
         await find_stay(open_engine)
         await book(open_engine, charge(RESTAURANT, IN_A_MINOR, past))
         assert await take_snapshots(open_engine) == 1
+        assert await make_marks(open_engine) == 1
         assert await sums(open_engine) == {IN_A_MINOR}
         assert await stays(database.migration_url) == [1]
         # For the roles, which no dump has.
@@ -151,6 +153,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
             assert [(line["log_level"], line["stay"]) for line in logged] == [("warning", 2)]
             await book(engine, charge(RESTAURANT, IN_B_MINOR, past))
             await take_snapshots(engine)
+            await make_marks(engine)
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR}
         back = await way_back(b_url, database)
         if back is database:
@@ -163,6 +166,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
             assert [line["stay"] for line in logged] == [3]
             await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, past))
             assert await take_snapshots(engine) == 1
+            assert await make_marks(engine) == 1
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
             assert await stays(back.migration_url) == [1, 2, 3]
         if back is database:
@@ -179,6 +183,7 @@ async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[Async
     async with engine_on(database.url) as engine, superuser(database.migration_url) as connection:
         await book(engine, charge(RESTAURANT, IN_A_MINOR, datetime.now(UTC) - PAST))
         assert await take_snapshots(engine) == 1
+        assert await make_marks(engine) == 1
         await connection.execute(
             "ALTER TABLE balance_snapshots DISABLE TRIGGER balance_snapshots_deny_change;"
             "UPDATE balance_snapshots SET matured_minors = ARRAY(SELECT 2 * n FROM unnest(matured_minors) AS l (n)),"
@@ -209,6 +214,7 @@ async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
         assert await stays(database.migration_url) == [1, 2]
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
         assert await take_snapshots(engine) == 1
+        assert await make_marks(engine) == 1
     await assert_books_in_order(database)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from ledger.errors import DatabaseUnavailable
+from ledger.errors import DatabaseUnavailable, QueueFull
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.horizon import SET_SYSTEM_IDENTIFIER
 from ledger.infrastructure.postgres.hosts import Hosts
@@ -254,3 +254,28 @@ class KeptConnections:
             await connection.close()
         connection = await connect(self._engine)
         return connection, (await connection.get_raw_connection()).driver_connection
+
+
+class BoundedConnections:
+    """Driver connections for reads that may be long: a few run, some more wait, and the rest is refused at once.
+
+    With connections of their own, long reads never keep a short one waiting.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, uses_max: int) -> None:
+        """`uses_max` is how many may run and wait together; the engine's pool says how many run."""
+        self._engine = engine
+        self._uses_max = uses_max
+        self.uses = 0
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[Connection]:
+        """As the function of this name. Raises QueueFull if as many run and wait already."""
+        if self.uses >= self._uses_max:
+            raise QueueFull
+        self.uses += 1
+        try:
+            async with autocommit(self._engine) as connection:
+                yield connection
+        finally:
+            self.uses -= 1

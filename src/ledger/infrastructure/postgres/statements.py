@@ -2,37 +2,51 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from sqlalchemy.ext.asyncio import AsyncEngine
+from typing import Any, NamedTuple
 
 from ledger.application.ports import LongTails, StatementMoment, StatementPage, StatementPlace, StatementQuery, StoredEntry
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.posting_rules import EntryType
-from ledger.infrastructure.postgres.engine import Connection, autocommit
+from ledger.infrastructure.postgres.engine import Autocommit, Connection
 from ledger.infrastructure.postgres.horizon import FIRST_HORIZON
-from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, tail
+from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD
+from ledger.infrastructure.postgres.statement_marks import (
+    MARK_ENTRIES,
+    PAYABLE_MINOR,
+    first_mark_from,
+    last_mark_before,
+    newest_mark,
+    valid_marks,
+)
 
 # No transaction that books runs for longer: the timeouts of statements and of idle sessions are seconds.
 BOOKING_TIME_MAX = timedelta(minutes=10)
+# How much more of an account is read at once when that before had less than a page of what is asked for.
+REACH_GROWTH = 4
+REACH_ENTRIES_MAX = 100_000
 
 
 def _payable_before(instant: str) -> str:
-    """SQL, for FROM, of available and pending together as of an instant, and how many entries were read for it."""
+    """SQL, for FROM, of available and pending together as of an instant, and how many entries are not below any mark."""
     return f"""(
-    SELECT COALESCE((
-             SELECT sum(l.total_minor) FROM unnest(s.ledger_accounts, s.total_minors) AS l (ledger_account, total_minor)
-             WHERE l.ledger_account = 'restaurant_payable'), 0) + unsettled.payable_minor AS payable_minor,
-           unsettled.entries_count
+    SELECT COALESCE(below.payable_minor, 0) + between_marks.payable_minor + tail.payable_minor AS payable_minor,
+           tail.entries_count AS tail_entries
     FROM (SELECT) AS one
-    LEFT JOIN LATERAL {latest_snapshot("a.balance_account_id", recorded_before=instant)} AS s ON true
+    LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
+    LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", instant)} AS below ON true
+    LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", f"{instant} + newest.late_by_max")} AS above ON true
+    CROSS JOIN LATERAL (
+      SELECT COALESCE(sum({PAYABLE_MINOR}), 0) AS payable_minor
+      FROM ledger_entries AS e
+      WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(below.horizon, {FIRST_HORIZON})
+        AND e.recorded_txid < COALESCE(above.horizon, newest.horizon) AND e.recorded_at < {instant}
+    ) AS between_marks
     CROSS JOIN LATERAL (
       SELECT count(*) AS entries_count,
-             COALESCE(sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor
-                                                    WHEN e.debit_account THEN -e.amount_minor END), 0) AS payable_minor
+             COALESCE(sum({PAYABLE_MINOR}) FILTER (WHERE e.recorded_at < {instant}), 0) AS payable_minor
       FROM ledger_entries AS e
-      WHERE {tail("a.balance_account_id")} AND e.recorded_at < {instant}
-    ) AS unsettled
+      WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
+    ) AS tail
   )"""
 
 
@@ -45,7 +59,7 @@ SELECT_MOMENT = f"""
 SELECT now() AS read_at, pg_snapshot_xmax(seen.transactions)::text AS transactions_end,
        ARRAY(SELECT open.txid::text FROM pg_snapshot_xip(seen.transactions) AS open (txid)) AS transactions_open,
        opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor, a.balance_account_id,
-       GREATEST(opening.entries_count, closing.entries_count) AS entries_read
+       closing.tail_entries
 FROM restaurants AS r
 CROSS JOIN (SELECT pg_current_snapshot() AS transactions) AS seen
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2
@@ -56,37 +70,71 @@ WHERE r.restaurant_id = $1
 
 _ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
 
+# Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid, end_txid), and those from tail_txid
+# on. They are the first of [$3, $4), $5 or more if there are as many; complete_before is NULL when they are all of it.
+SELECT_REACH = f"""
+SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
+       COALESCE(above.horizon, newest.horizon, {FIRST_HORIZON})::text AS end_txid,
+       COALESCE(newest.horizon, {FIRST_HORIZON})::text AS tail_txid,
+       above.last_recorded_at - newest.late_by_max AS complete_before
+FROM (SELECT {_ACCOUNT} AS balance_account_id OFFSET 0) AS a
+LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
+LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", "$3")} AS below ON true
+LEFT JOIN LATERAL (
+    SELECT m.last_recorded_at
+    FROM {valid_marks("a.balance_account_id")} AND m.last_recorded_at > $3
+      AND m.entries_count >= COALESCE(below.entries_count, 0) + $5
+    ORDER BY m.last_recorded_at, m.horizon
+    LIMIT 1
+  ) AS enough ON true
+LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", "LEAST(enough.last_recorded_at, $4) + newest.late_by_max")} AS above
+  ON true
+"""
+
+_COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor, e.available_at,
+         e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
+
 # Entries of [$3, $4) on restaurant_payable. The instant, then the number of the transaction, which every entry of a transaction
 # shares, then what is unique inside it: the order is total, and never changes once entries are there. {conditions} stands for
 # what else is asked for, so that each combination is planned for itself.
 #
-# What a snapshot counts that counts nothing recorded at $3 or later is before the page: it is not read. The account is looked up
-# once, before: nothing is joined, so that an index in this order could be walked.
+# Only the two ranges of the primary key are read in which such entries are.
 SELECT_PAGE = f"""
-SELECT transaction_id, position, entry_type, debit_account, credit_account, amount_minor, available_at, occurred_at, recorded_at,
-       event_id, payout_id, recorded_txid::text AS txid
-FROM ledger_entries
-WHERE balance_account_id = {_ACCOUNT}
-  AND recorded_txid >= COALESCE(
-    (SELECT s.horizon FROM {latest_snapshot(_ACCOUNT, recorded_before="$3")} AS s), {FIRST_HORIZON})
-  AND recorded_at >= $3 AND recorded_at < $4
-  AND 'restaurant_payable' IN (debit_account, credit_account)
-  {{conditions}}
-ORDER BY recorded_at, recorded_txid, transaction_id, position
+SELECT e.*, e.recorded_txid::text AS txid
+FROM (
+  SELECT {_COLUMNS}
+  FROM ledger_entries AS e
+  WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
+    AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+  UNION ALL
+  SELECT {_COLUMNS}
+  FROM ledger_entries AS e
+  WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $8::text::xid8
+    AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+) AS e
+WHERE true {{conditions}}
+ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
 LIMIT $5
 """
 
+PAGE_PARAMETERS = 8
+
 # On later pages: only what comes after the last entry of the page before.
-AFTER = "(recorded_at, recorded_txid, transaction_id, position) > ($3, ${}::text::xid8, ${}::uuid, ${}::smallint)"
+AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
+  > (${}::timestamptz, ${}::text::xid8, ${}::uuid, ${}::smallint)"""
 
 # On later pages: left out is what was booked after the first one, by transactions that were under way at its moment or began
 # later, although its recorded_at lies before the end: the statement's balances do not count it. Only what was recorded since
 # shortly before that moment can be such an entry, and only by a transaction that this cluster has begun: entries restored from
 # another one may have numbers that are yet to come.
 SEEN = """(
-  recorded_at <= ${}::timestamptz
-  OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot()))
-  OR (recorded_txid < ${}::text::xid8 AND recorded_txid <> ALL (${}::text[]::xid8[])))"""
+  e.recorded_at <= ${}::timestamptz
+  OR e.recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot()))
+  OR (e.recorded_txid < ${}::text::xid8 AND e.recorded_txid <> ALL (${}::text[]::xid8[])))"""
+
+# Looked up, as making them of their values takes as long as the rest of an entry.
+_ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
+_LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
 
 # The driver writes it as -infinity, which is before any entry.
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -95,17 +143,18 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 class PostgresStatements:
     """Implements `ledger.application.ports.Statements`."""
 
-    def __init__(self, engine: AsyncEngine, long_tails: LongTails = TAILS_UNTOLD) -> None:
-        self._engine = engine
+    def __init__(self, connections: Autocommit, long_tails: LongTails = TAILS_UNTOLD) -> None:
+        """`long_tails` is told of accounts with many entries beyond their newest mark."""
+        self._connections = connections
         self._long_tails = long_tails
 
     async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
         # One snapshot, so that the balances and the entries agree.
-        async with autocommit(self._engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        async with self._connections() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             row = await connection.fetchrow(SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at)
             if row is None:
                 return None
-            self._long_tails.report([(row["balance_account_id"], row["entries_read"])])
+            self._long_tails.report([(row["balance_account_id"], row["tail_entries"])])
             moment = StatementMoment(
                 read_at=row["read_at"],
                 transactions_end=int(row["transactions_end"]),
@@ -116,40 +165,66 @@ class PostgresStatements:
             return await _page(connection, query, moment, None, limit)
 
     async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
-        async with autocommit(self._engine) as connection:
+        async with self._connections() as connection:
             return await _page(connection, query, after.moment, after, limit)
+
+
+class _Reach(NamedTuple):
+    """A row of SELECT_REACH."""
+
+    first_txid: str
+    end_txid: str
+    tail_txid: str
+    complete_before: datetime | None
 
 
 async def _page(
     connection: Connection, query: StatementQuery, moment: StatementMoment, after: StatementPlace | None, limit: int
 ) -> StatementPage:
-    conditions: list[str] = []
-    parameters: list[object] = [
-        query.restaurant_id,
-        query.currency,
-        (query.start_at or _BEGINNING) if after is None else after.recorded_at,
-        query.end_at or moment.read_at,
+    start_at = (query.start_at or _BEGINNING) if after is None else after.recorded_at
+    end_at = query.end_at or moment.read_at
+    conditions = _Conditions(query, after)
+    rows: list[Any] = []
+    # As far into the account as a page goes, and from the last mark before it.
+    reach_entries = limit + 1 + MARK_ENTRIES
+    while True:
+        reach = _Reach(
+            *await connection.fetchrow(SELECT_REACH, query.restaurant_id, query.currency, start_at, end_at, reach_entries)
+        )
+        until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
+        parameters = [start_at, until, limit + 1 - len(rows), reach.first_txid, reach.end_txid, reach.tail_txid]
+        rows += await connection.fetch(
+            SELECT_PAGE.format(conditions=conditions.sql), query.restaurant_id, query.currency, *parameters, *conditions.values
+        )
         # One more than asked for tells whether more follow.
-        limit + 1,
-    ]
+        if len(rows) > limit or until == end_at:
+            return StatementPage(moment, [_entry(query, row) for row in rows[:limit]], _place_of(moment, rows, limit))
+        start_at = until
+        reach_entries = min(REACH_GROWTH * reach_entries, REACH_ENTRIES_MAX)
 
-    def ask(condition: str, *values: object) -> None:
-        first = len(parameters) + 1
-        conditions.append(f"AND {condition.format(*range(first, first + len(values)))}")
-        parameters.extend(values)
 
-    if after is not None:
-        ask(AFTER, str(after.recorded_txid), after.transaction_id, after.position)
-        seen_anyway_at = moment.read_at - BOOKING_TIME_MAX
-        ask(SEEN, seen_anyway_at, str(moment.transactions_end), [str(txid) for txid in moment.transactions_open])
-    if query.entry_types:
-        ask("entry_type = ANY (${}::text[])", [entry_type.value for entry_type in query.entry_types])
-    if query.event_id is not None:
-        ask("event_id = ${}", query.event_id)
-    if query.payout_id is not None:
-        ask("payout_id = ${}", query.payout_id)
-    rows = await connection.fetch(SELECT_PAGE.format(conditions=" ".join(conditions)), *parameters)
-    return StatementPage(moment, [_entry(query, row) for row in rows[:limit]], _place_of(moment, rows, limit))
+class _Conditions:
+    """What else is asked of the entries of a page, as SQL and its parameters."""
+
+    def __init__(self, query: StatementQuery, after: StatementPlace | None) -> None:
+        self.sql = ""
+        self.values: list[object] = []
+        if after is not None:
+            self._ask(AFTER, after.recorded_at, str(after.recorded_txid), after.transaction_id, after.position)
+            moment = after.moment
+            seen_anyway_at = moment.read_at - BOOKING_TIME_MAX
+            self._ask(SEEN, seen_anyway_at, str(moment.transactions_end), [str(txid) for txid in moment.transactions_open])
+        if query.entry_types:
+            self._ask("e.entry_type = ANY (${}::text[])", [entry_type.value for entry_type in query.entry_types])
+        if query.event_id is not None:
+            self._ask("e.event_id = ${}", query.event_id)
+        if query.payout_id is not None:
+            self._ask("e.payout_id = ${}", query.payout_id)
+
+    def _ask(self, condition: str, *values: object) -> None:
+        first = PAGE_PARAMETERS + len(self.values) + 1
+        self.sql += f" AND {condition.format(*range(first, first + len(values)))}"
+        self.values += values
 
 
 def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> StatementPlace | None:
@@ -163,9 +238,9 @@ def _entry(query: StatementQuery, row: Any) -> StoredEntry:
     return StoredEntry(
         transaction_id=row["transaction_id"],
         position=row["position"],
-        entry_type=EntryType(row["entry_type"]),
-        debit=LedgerAccount(row["debit_account"]),
-        credit=LedgerAccount(row["credit_account"]),
+        entry_type=_ENTRY_TYPES[row["entry_type"]],
+        debit=_LEDGER_ACCOUNTS[row["debit_account"]],
+        credit=_LEDGER_ACCOUNTS[row["credit_account"]],
         amount_minor=row["amount_minor"],
         restaurant_id=query.restaurant_id,
         currency=query.currency,

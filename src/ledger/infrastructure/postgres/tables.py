@@ -13,6 +13,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Numeric,
@@ -274,6 +275,25 @@ payout_run_items = Table(
     ),
     ForeignKeyConstraint(["payout_id"], ["payouts.payout_id"], name="payout_run_items_payout_id_fkey", ondelete="RESTRICT"),
     Index("payout_run_items_open_idx", "payout_run_id", "balance_account_id", postgresql_where=text("outcome = 'OPEN'")),
+)
+
+statement_marks = Table(
+    "statement_marks",
+    metadata,
+    Column("balance_account_id", BigInteger, nullable=False),
+    Column("stay_id", Uuid, nullable=False),
+    Column("horizon", Xid8, nullable=False),
+    Column("entries_count", BigInteger, nullable=False),
+    Column("last_recorded_at", DateTime(timezone=True), nullable=False),
+    Column("late_by_max", Interval, nullable=False),
+    Column("payable_minor", Numeric, nullable=False),
+    PrimaryKeyConstraint("balance_account_id", "stay_id", "last_recorded_at", "horizon", name="statement_marks_pkey"),
+    ForeignKeyConstraint(
+        ["balance_account_id"],
+        ["balance_accounts.balance_account_id"],
+        name="statement_marks_balance_account_id_fkey",
+        ondelete="RESTRICT",
+    ),
 )
 
 ledger_seals = Table(

@@ -1,0 +1,50 @@
+"""The row of statements: a long account from its first page to its last."""
+
+import time
+
+from grpc import aio
+
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from scripts.bench import books
+from scripts.bench.bench import Bench
+from scripts.bench.report import row
+from scripts.bench.rows import LONG_CURRENCY, Rows
+
+PAGE_ENTRIES = 1_000
+# As batches write them.
+ENTRIES_A_TRANSACTION = 1_000
+SECONDS_MAX = 30.0
+
+
+async def statement(bench: Bench) -> Rows:
+    """One caller reads every page of an account that nobody has read before, against the time that it may take."""
+    entries = bench.sizes.long_account_entries
+    restaurant_id = f"statement_{entries}"
+    await books.load_long_account(bench.connection, restaurant_id, LONG_CURRENCY, entries, ENTRIES_A_TRANSACTION)
+    await bench.connection.execute("VACUUM (ANALYZE) ledger_entries")
+    request = ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency=LONG_CURRENCY, page_size=PAGE_ENTRIES)
+    took: list[float] = []
+    found = 0
+    began = time.monotonic()
+    async with aio.insecure_channel(bench.service.address) as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        while not took or request.page_token:
+            page_began = time.monotonic()
+            page = await stub.ListEntries(request)
+            took.append(time.monotonic() - page_began)
+            found += len(page.entries)
+            request.page_token = page.next_page_token
+    seconds = time.monotonic() - began
+    if found != entries or page.closing_balance_minor != entries * books.LONG_ACCOUNT_ENTRY_MINOR:
+        raise books.WrongBooks(f"{found} of {entries} entries are in the statement, up to {page.closing_balance_minor}")
+    half = len(took) // 2
+    halves = f"{1000 * sum(took[:half]) / max(1, half):.1f} and {1000 * sum(took[half:]) / (len(took) - half):.1f} ms"
+    yield row(
+        f"ListEntries, {entries:,} entries in pages of {PAGE_ENTRIES:,}",
+        seconds,
+        "s",
+        SECONDS_MAX,
+        took,
+        wanted="<= 1",
+        note=f"the first page took {1000 * took[0]:.0f} ms; a page of the first and the second half {halves}",
+    )
