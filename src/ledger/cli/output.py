@@ -52,25 +52,29 @@ class CsvWriter:
 
     def __init__(self, stream: TextIO, columns: Sequence[str], *, shown_on: TextIO | None = None) -> None:
         """`columns` are the header, which is written at once; `shown_on` is where the stream's text goes, if elsewhere."""
-        import csv
-
         if stream is sys.stdout:
             write_unicode(stream)
         self._is_terminal = (shown_on or stream).isatty()
         self._columns = tuple(columns)
-        self._rows = csv.writer(stream, lineterminator="\n")
-        self._rows.writerow(self._columns)
+        self._stream = stream
+        self._write(self._columns)
 
     def write(self, row: Mapping[str, object]) -> None:
         """Writes a row by the names of its columns; what it lacks or is None is empty."""
-        cells = [row.get(column) for column in self._columns]
-        self._rows.writerow(["" if cell is None else self._cell(cell) for cell in cells])
+        cells = (row.get(column) for column in self._columns)
+        self._write(["" if cell is None else self._harmless(str(cell)) for cell in cells])
 
-    def _cell(self, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        text = printable(value) if self._is_terminal else value
-        return f"'{text}" if text.startswith(_FORMULA_STARTS) and not _is_number(text) else text
+    def _harmless(self, text: str) -> str:
+        shown = printable(text) if self._is_terminal else text
+        return f"'{shown}" if text.startswith(_FORMULA_STARTS) and not _is_number(text) else shown
+
+    def _write(self, cells: Iterable[str]) -> None:
+        # Not by the library: it leaves a carriage return without quotes, where spreadsheets begin a row.
+        self._stream.write(",".join(map(_csv_cell, cells)) + "\n")
+
+
+def _csv_cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
 
 
 def _is_number(text: str) -> bool:
@@ -115,6 +119,7 @@ def print_table(table: Table) -> None:
     A terminal that is too narrow gets fewer columns, or a block of lines a row; where there is none, the lines are as long as
     they need be.
     """
+    table = _writable(table)
     shown = list(range(len(table.titles)))
     widths = _widths(table)
     if sys.stdout.isatty():
@@ -127,6 +132,24 @@ def print_table(table: Table) -> None:
             _print_blocks(table)
             return
     _print_grid(table, shown, widths)
+
+
+def _writable(table: Table) -> Table:
+    """The table with its characters escaped that the output's encoding lacks."""
+    if _is_unicode(sys.stdout):
+        return table
+
+    def cells(texts: Sequence[str]) -> list[str]:
+        return [text.encode("ascii", "backslashreplace").decode() for text in texts]
+
+    return Table(
+        cells(table.titles),
+        frozenset(cells(list(table.right))),
+        table.optional,
+        [cells(row) for row in table.rows],
+        cells(table.footer),
+        table.has_header,
+    )
 
 
 def _widths(table: Table) -> list[int]:
