@@ -174,16 +174,26 @@ WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
 
 -- check: payout_events_follow_posting_rules
 -- A payout event has exactly one entry: a release if the bank paid; if it did not, a return of what had been paid before, else
--- a reversal. That it has the right accounts and amount is checked with its payout, below.
-WITH settled AS (
-  SELECT event_id, payout_id, type, amount_minor, bool_or(type = 'payout_paid') OVER (PARTITION BY payout_id) AS is_paid
-  FROM processor_events
-  WHERE type IN ('payout_paid', 'payout_failed')
+-- a reversal. After a reversal a payment that occurred no later than the failure has none. That entries have the right accounts and
+-- amount is checked with their payout, below.
+WITH reversed AS (
+  SELECT payout_id::text AS payout_id FROM ledger_entries WHERE entry_type IN ('PAYOUT_RELEASE', 'PAYOUT_REVERSAL')
+  GROUP BY payout_id HAVING bool_and(entry_type = 'PAYOUT_REVERSAL')
+),
+settled AS (
+  SELECT v.event_id, v.type, v.occurred_at, r.payout_id IS NOT NULL AS is_reversed,
+         bool_or(v.type = 'payout_paid') OVER of_payout AS is_paid,
+         max(v.occurred_at) FILTER (WHERE v.type = 'payout_failed') OVER of_payout AS failed_at
+  FROM processor_events AS v
+  LEFT JOIN reversed AS r ON r.payout_id = v.payout_id
+  WHERE v.type IN ('payout_paid', 'payout_failed')
+  WINDOW of_payout AS (PARTITION BY v.payout_id)
 ),
 expected AS (
   SELECT event_id, CASE
+                     WHEN type = 'payout_paid' AND is_reversed AND occurred_at <= failed_at THEN NULL
                      WHEN type = 'payout_paid' THEN 'PAYOUT_RELEASE'
-                     WHEN is_paid THEN 'PAYOUT_RETURN'
+                     WHEN is_paid AND NOT is_reversed THEN 'PAYOUT_RETURN'
                      ELSE 'PAYOUT_REVERSAL'
                    END AS entry_types
   FROM settled
@@ -201,9 +211,29 @@ FROM expected AS x
 FULL JOIN posted AS p ON p.event_id = x.event_id
 WHERE p.entry_types IS DISTINCT FROM x.entry_types;
 
+-- check: payouts_are_where_their_events_lead
+-- No event leaves a payout CREATED, a payment makes it PAID, a failure FAILED, both in either order RETURNED.
+SELECT 'payouts_are_where_their_events_lead' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+       format('is %s; its events are %s', p.state, COALESCE(v.event_ids, 'none')) AS detail
+FROM payouts AS p
+LEFT JOIN (
+  SELECT payout_id, bool_or(type = 'payout_paid') AS is_paid, bool_or(type = 'payout_failed') AS is_failed,
+         string_agg(type || ' ' || event_id, ', ' ORDER BY type DESC, event_id) AS event_ids
+  FROM processor_events
+  WHERE type IN ('payout_paid', 'payout_failed')
+  GROUP BY payout_id
+) AS v ON v.payout_id = p.payout_id::text
+WHERE p.state <> CASE
+                   WHEN v.is_paid AND v.is_failed THEN 'RETURNED'
+                   WHEN v.is_paid THEN 'PAID'
+                   WHEN v.is_failed THEN 'FAILED'
+                   ELSE 'CREATED'
+                 END;
+
 -- check: payouts_have_the_entries_of_their_state
 -- A payout has exactly one entry for each state it went through, of its amount, in its balance account, between the accounts
--- that the rules say; its reserve has its transaction id and was recorded when it was created. The rules are those of
+-- that the rules say; its reserve has its transaction id and was recorded when it was created. A payout that was returned has the
+-- entries of a failed one if it failed first: the payment that came later posted none. The rules are those of
 -- ledger.domain.posting_rules, the states that lead to a state follow from MOVES of ledger.domain.payouts; tests keep them together.
 WITH rule (state, entry_type, debit_account, credit_account) AS (
   VALUES
@@ -227,7 +257,13 @@ expected AS (
   SELECT p.payout_id, p.state, p.balance_account_id, p.amount_minor, p.transaction_id, p.created_at,
          r.entry_type, r.debit_account, r.credit_account
   FROM payouts AS p
-  JOIN path AS s ON s.state = p.state
+  LEFT JOIN (
+    SELECT DISTINCT e.payout_id
+    FROM ledger_entries AS e
+    JOIN processor_events AS v ON v.payout_id = e.payout_id::text AND v.type = 'payout_paid'
+    WHERE e.entry_type = 'PAYOUT_REVERSAL'
+  ) AS reversed ON reversed.payout_id = p.payout_id
+  JOIN path AS s ON s.state = CASE WHEN p.state = 'RETURNED' AND reversed.payout_id IS NOT NULL THEN 'FAILED' ELSE p.state END
   JOIN rule AS r ON r.state = s.passed
 ),
 posted AS (
@@ -396,11 +432,13 @@ WHERE abs(i.counted_minor) > abs(COALESCE(b.booked_minor, 0));
 SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
        format('counted %s as reversed, %s had failed', COALESCE(i.counted_minor, 0), p.failed_minor) AS detail
 FROM (
-  SELECT payout_id,
-         COALESCE(sum(amount_minor) FILTER (WHERE state = 'FAILED') OVER (
-           PARTITION BY balance_account_id ORDER BY sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
+  SELECT p.payout_id,
+         COALESCE(sum(p.amount_minor) FILTER (WHERE p.state = 'FAILED' OR reversed.payout_id IS NOT NULL) OVER (
+           PARTITION BY p.balance_account_id ORDER BY p.sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
            AS failed_minor
-  FROM payouts
+  FROM payouts AS p
+  LEFT JOIN (SELECT DISTINCT payout_id FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS reversed
+    ON reversed.payout_id = p.payout_id
 ) AS p
 LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.entry_type = 'PAYOUT_REVERSAL'
 WHERE COALESCE(i.counted_minor, 0) <> p.failed_minor;
@@ -1193,6 +1231,16 @@ SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS s
        format('occurred at %s, was recorded at %s', occurred_at, recorded_at) AS detail
 FROM processor_events
 WHERE occurred_at > recorded_at + interval '6 minutes';
+
+-- check: answers_of_the_bank_are_in_order
+-- A payout that was returned was paid no later than it failed. Else only the bank can tell whether the restaurant has its money:
+-- see "The bank's answers contradict each other" in docs/operations.md. Servers refuse such answers; earlier ones booked them.
+SELECT 'answers_of_the_bank_are_in_order' AS check_name, 'WARNING' AS severity, 'payout ' || paid.payout_id AS entity,
+       format('was paid at %s by event %s and failed before, at %s, by event %s', paid.occurred_at, paid.event_id,
+              failed.occurred_at, failed.event_id) AS detail
+FROM processor_events AS paid
+JOIN processor_events AS failed ON failed.payout_id = paid.payout_id AND failed.type = 'payout_failed'
+WHERE paid.type = 'payout_paid' AND paid.payout_id IS NOT NULL AND paid.occurred_at > failed.occurred_at;
 
 -- check: refunds_stay_within_their_charge
 -- No more is refunded of a payment than was charged, as far as events name the payment by their reference.

@@ -38,7 +38,7 @@ CREATE FUNCTION check_payout_move() RETURNS trigger
     AS $$
 BEGIN
   IF (to_jsonb(OLD) - 'state') <> (to_jsonb(NEW) - 'state') OR NOT (
-    (OLD.state = 'CREATED' AND NEW.state IN ('PAID', 'FAILED')) OR (OLD.state = 'PAID' AND NEW.state = 'RETURNED')
+    (OLD.state = 'CREATED' AND NEW.state IN ('PAID', 'FAILED')) OR (OLD.state IN ('PAID', 'FAILED') AND NEW.state = 'RETURNED')
   ) THEN
     RAISE EXCEPTION 'payout % cannot be changed so', OLD.payout_id USING ERRCODE = 'check_violation';
   END IF;
@@ -402,7 +402,7 @@ COMMENT ON COLUMN payouts.amount_minor IS 'What is paid, in minor units of the b
 COMMENT ON COLUMN payouts.available_minor IS 'What was available when it was created, in minor units.';
 COMMENT ON COLUMN payouts.as_of IS 'The date it pays out by, that of its run.';
 COMMENT ON COLUMN payouts.cutoff_at IS 'The cut-off of its run: it counts what had matured by then.';
-COMMENT ON COLUMN payouts.state IS 'CREATED becomes PAID or FAILED, PAID may become RETURNED.';
+COMMENT ON COLUMN payouts.state IS 'CREATED becomes PAID or FAILED; PAID becomes RETURNED by a failure, FAILED by a payment that was before it.';
 COMMENT ON COLUMN payouts.transaction_id IS 'That of the entry that set its amount aside.';
 COMMENT ON COLUMN payouts.created_at IS 'When it was created, by the database''s clock.';
 

@@ -108,12 +108,29 @@ class PayoutRunNotFound(LedgerError):
 
 
 class PayoutMoveNotAllowed(LedgerError):
-    """The payout is in a state from which the event cannot move it."""
+    """The payout is in a state from which the event cannot move it. Names the events that brought it there."""
 
-    def __init__(self, payout_id: str, state: str) -> None:
-        super().__init__(f"payout {payout_id} is {state} and cannot make this move")
+    def __init__(self, payout_id: str, state: str, event_id: str, booked_event_ids: Sequence[str]) -> None:
+        by = f" by {' and '.join(booked_event_ids)}" if booked_event_ids else ""
+        super().__init__(f"payout {payout_id} is {state}{by} and cannot make the move of {event_id}")
         self.payout_id = payout_id
         self.state = state
+        self.event_id = event_id
+        self.booked_event_ids = tuple(booked_event_ids)
+
+
+class PayoutAnswersContradict(LedgerError):
+    """By their `occurred_at` the bank paid a payout after it had refused or returned it. Names the two events."""
+
+    def __init__(self, payout_id: str, state: str, event_id: str, booked_event_id: str) -> None:
+        super().__init__(
+            f"events {event_id} and {booked_event_id} contradict each other: by their occurred_at payout {payout_id} was paid "
+            "after it had failed"
+        )
+        self.payout_id = payout_id
+        self.state = state
+        self.event_id = event_id
+        self.booked_event_id = booked_event_id
 
 
 class PayoutMismatch(LedgerError):

@@ -1135,10 +1135,10 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(ledger: Runni
     ("moves", "refused_move", "state"),
     [
         pytest.param((PAYOUT_PAID,), PAYOUT_PAID, "PAID", id="44-paid-twice"),
-        pytest.param((PAYOUT_FAILED,), PAYOUT_PAID, "FAILED", id="45-paid-after-failed"),
         pytest.param((PAYOUT_FAILED,), PAYOUT_FAILED, "FAILED", id="45-failed-twice"),
         pytest.param((PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_PAID, "RETURNED", id="45-paid-after-returned"),
         pytest.param((PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_FAILED, "RETURNED", id="45-returned-twice"),
+        pytest.param((PAYOUT_FAILED, PAYOUT_PAID), PAYOUT_PAID, "RETURNED", id="45-paid-after-returned-in-the-other-order"),
     ],
 )
 async def test_payout_move_that_does_not_exist_is_refused(
@@ -1150,11 +1150,35 @@ async def test_payout_move_that_does_not_exist_is_refused(
     for event in made:
         assert [result.status for result in await ledger.ingest(event)] == [ledger_pb2.INGEST_STATUS_CREATED]
     moved, before = await payout_of(ledger, payout.payout_id), await counts(ledger)
-    metadata = {"payout_id": payout.payout_id, "state": state}
+    refused = about(payout, refused_move)
+    booked = ",".join(sorted(event.event_id for event in made))
+    metadata = {"payout_id": payout.payout_id, "state": state, "event_id": refused.event_id, "booked_event_ids": booked}
     expected = (grpc.StatusCode.FAILED_PRECONDITION, "PAYOUT_MOVE_NOT_ALLOWED")
-    await assert_payout_event_refused(ledger, about(payout, refused_move), expected, metadata)
+    await assert_payout_event_refused(ledger, refused, expected, metadata)
     repeated = await ledger.ingest(*made)
     assert {result.status for result in repeated} == {ledger_pb2.INGEST_STATUS_DUPLICATE}
+    assert await counts(ledger) == before
+    assert await payout_of(ledger, payout.payout_id) == moved
+
+
+@pytest.mark.parametrize("first", [PAYOUT_PAID, PAYOUT_FAILED])
+async def test_payment_after_the_failure_is_refused_with_both_events(ledger: RunningLedger, first: int) -> None:
+    """By their `occurred_at` the bank paid what it had refused: FAILED_PRECONDITION with the two events, in either order."""
+    payout = await created_payout(ledger)
+    failed = about(payout, PAYOUT_FAILED)
+    paid = about(payout, PAYOUT_PAID)
+    paid.occurred_at.FromMicroseconds(failed.occurred_at.ToMicroseconds() + 1)
+    booked, refused = (paid, failed) if first == PAYOUT_PAID else (failed, paid)
+    assert [result.status for result in await ledger.ingest(booked)] == [ledger_pb2.INGEST_STATUS_CREATED]
+    moved, before = await payout_of(ledger, payout.payout_id), await counts(ledger)
+    metadata = {
+        "payout_id": payout.payout_id,
+        "state": "PAID" if first == PAYOUT_PAID else "FAILED",
+        "event_id": refused.event_id,
+        "booked_event_id": booked.event_id,
+    }
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "PAYOUT_ANSWERS_CONTRADICT")
+    await assert_payout_event_refused(ledger, refused, expected, metadata)
     assert await counts(ledger) == before
     assert await payout_of(ledger, payout.payout_id) == moved
 

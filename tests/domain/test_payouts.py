@@ -10,9 +10,9 @@ import pytest
 from support.events import processor_event
 
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType, ProcessorEvent
-from ledger.domain.payouts import MOVES, Payout, PayoutMove, PayoutState, moves_of, settle
+from ledger.domain.payouts import MOVES, Payout, PayoutAnswer, PayoutMove, PayoutState, moves_of, settle
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
-from ledger.errors import PayoutMismatch, PayoutMoveNotAllowed
+from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
 
 CREATED_AT = datetime(2026, 2, 1, 3, 0, tzinfo=UTC)
 PAYOUT = Payout(
@@ -28,14 +28,14 @@ PAYOUT = Payout(
     created_at=CREATED_AT,
 )
 
-# Every state with every payout event; what is not allowed has no state and posts nothing.
+# Every state with every payout event; what is not allowed has no state. A payment after the failure posts nothing.
 # state    event          moves to  posts
 SETTLED = """
 CREATED    payout_paid    PAID      PAYOUT_RELEASE
 CREATED    payout_failed  FAILED    PAYOUT_REVERSAL
 PAID       payout_paid    -         -
 PAID       payout_failed  RETURNED  PAYOUT_RETURN
-FAILED     payout_paid    -         -
+FAILED     payout_paid    RETURNED  -
 FAILED     payout_failed  -         -
 RETURNED   payout_paid    -         -
 RETURNED   payout_failed  -         -
@@ -68,18 +68,43 @@ def test_table_is_of_every_pair() -> None:
 def test_allowed_moves_post_what_the_table_says(state: str, event: str, to: str, posts: str) -> None:
     """The next state, and the one entry of it."""
     payout = replace(PAYOUT, state=PayoutState(state))
-    moved_to, rule = settle(payout, about(payout, EventType(event)))
-    assert (moved_to, rule.entry_type.value) == (PayoutState(to), posts)
-    assert rule == PAYOUT_POSTING_RULES[to]
+    moved_to, rule = settle(payout, about(payout, EventType(event)), [])
+    assert moved_to == PayoutState(to)
+    assert rule == (None if posts == "-" else PAYOUT_POSTING_RULES[to])
+    assert rule is None or rule.entry_type == posts
 
 
 @pytest.mark.parametrize(("state", "event"), [row[:2] for row in ROWS if row[2] == "-"])
 def test_other_moves_are_refused(state: str, event: str) -> None:
-    """With the payout and the state it is in."""
+    """With the payout, the state it is in, and the events that brought it there."""
     payout = replace(PAYOUT, state=PayoutState(state))
+    booked = PayoutAnswer("evt_booked", EventType.PAYOUT_PAID, CREATED_AT)
     with pytest.raises(PayoutMoveNotAllowed) as refused:
-        settle(payout, about(payout, EventType(event)))
+        settle(payout, about(payout, EventType(event), event_id="evt_new"), [booked])
     assert (refused.value.payout_id, refused.value.state) == (str(payout.payout_id), state)
+    assert (refused.value.event_id, refused.value.booked_event_ids) == ("evt_new", ("evt_booked",))
+
+
+@pytest.mark.parametrize("first", sorted(PAYOUT_EVENT_TYPES))
+@pytest.mark.parametrize(("paid_minutes_later", "is_told"), [(-1, True), (0, True), (1, False)])
+def test_answers_lead_to_the_same_end_in_either_order(first: EventType, paid_minutes_later: int, is_told: bool) -> None:
+    """Paid no later than failed is RETURNED, whichever comes first. Else both events are named."""
+    failed_at = CREATED_AT + timedelta(hours=1)
+    events = {
+        EventType.PAYOUT_PAID: failed_at + timedelta(minutes=paid_minutes_later),
+        EventType.PAYOUT_FAILED: failed_at,
+    }
+    (second,) = set(events) - {first}
+    payout = replace(PAYOUT, state=MOVES[PayoutState.CREATED, first])
+    answers = [PayoutAnswer("evt_first", first, events[first])]
+    event = about(payout, second, event_id="evt_second", occurred_at=events[second])
+    if is_told:
+        assert settle(payout, event, answers)[0] is PayoutState.RETURNED
+        return
+    with pytest.raises(PayoutAnswersContradict) as refused:
+        settle(payout, event, answers)
+    assert (refused.value.event_id, refused.value.booked_event_id) == ("evt_second", "evt_first")
+    assert "evt_first" in str(refused.value)
 
 
 @pytest.mark.parametrize("state", PayoutState)
@@ -98,7 +123,7 @@ def test_other_moves_are_refused(state: str, event: str) -> None:
 def test_event_about_something_else_moves_nothing(state: PayoutState, fields: dict[str, Any], differing: tuple[str, ...]) -> None:
     """The fields that differ are named, in whatever state the payout is."""
     with pytest.raises(PayoutMismatch) as refused:
-        settle(replace(PAYOUT, state=state), about(PAYOUT, EventType.PAYOUT_PAID, **fields))
+        settle(replace(PAYOUT, state=state), about(PAYOUT, EventType.PAYOUT_PAID, **fields), [])
     assert (refused.value.payout_id, refused.value.differing_fields) == (str(PAYOUT.payout_id), differing)
 
 
@@ -106,7 +131,7 @@ def test_event_about_something_else_moves_nothing(state: PayoutState, fields: di
 def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
     """Only the bank's answers do."""
     with pytest.raises(PayoutMoveNotAllowed):
-        settle(PAYOUT, about(PAYOUT, event_type))
+        settle(PAYOUT, about(PAYOUT, event_type), [])
 
 
 @pytest.mark.parametrize(
@@ -116,6 +141,7 @@ def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
         (("payout_paid",), ("CREATED", "PAID")),
         (("payout_failed",), ("CREATED", "FAILED")),
         (("payout_paid", "payout_failed"), ("CREATED", "PAID", "RETURNED")),
+        (("payout_failed", "payout_paid"), ("CREATED", "FAILED", "RETURNED")),
     ],
 )
 def test_history_follows_from_the_events(events: tuple[str, ...], states: tuple[str, ...]) -> None:

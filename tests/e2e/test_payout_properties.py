@@ -243,15 +243,27 @@ class Walk:
         paid = self.chance.random() < 0.5
         kind = ledger_pb2.EVENT_TYPE_PAYOUT_PAID if paid else ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
         event = about(payout.told, kind)
+        event.occurred_at.FromSeconds(event.occurred_at.seconds + self.chance.randint(0, 2))
         (result,) = await self.ledger.ingest(event)
-        to = {("CREATED", True): "PAID", ("CREATED", False): "FAILED", ("PAID", False): "RETURNED"}.get((payout.state, paid))
+        moves = {
+            ("CREATED", True): "PAID",
+            ("CREATED", False): "FAILED",
+            ("PAID", False): "RETURNED",
+            ("FAILED", True): "RETURNED",
+        }
+        to = moves.get((payout.state, paid))
         if to is None:
             assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
             return
+        if payout.events:
+            paid_event, failed_event = (event, payout.events[0]) if paid else (payout.events[0], event)
+            if paid_event.occurred_at.seconds > failed_event.occurred_at.seconds:
+                assert reason_of(result) == "PAYOUT_ANSWERS_CONTRADICT"
+                return
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
         payout.state = to
         payout.events.append(event)
-        if not paid:
+        if not paid:  # a payment that comes after the failure moves no money
             back = "PAYOUT_REVERSAL" if to == "FAILED" else "PAYOUT_RETURN"
             restaurant.moves.append((back, payout.amount_minor, None))
         details = (await self.ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.told.payout_id))).payout

@@ -96,3 +96,34 @@ async def test_failed_payout_can_be_paid_again_the_same_day(ledger: RunningLedge
     kind = ledger_pb2.ENTRY_TYPE_PAYOUT_RETURN if paid_before else ledger_pb2.ENTRY_TYPE_PAYOUT_REVERSAL
     assert [(item.type, item.amount_minor) for item in second.items] == [(kind, 10_000)]
     await assert_books_in_order(ledger.database)
+
+
+@pytest.mark.parametrize("pays_again", [False, True])
+async def test_payment_told_after_its_failure_ends_as_returned(ledger: RunningLedger, pays_again: bool) -> None:
+    """As if the two had come in order: returned, with nothing on the restaurant's balance changed, paid again or not."""
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
+    await finished_run(ledger)
+    (first,) = await payouts_of(ledger)
+    failed = about(first, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    paid = about(first, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    await ledger.ingest(failed)
+    if pays_again:
+        await finished_run(ledger, request_id=unique("again"))
+    before = await ledger.balance("res_1")
+    assert [result.status for result in await ledger.ingest(paid, paid)] == [1, 2]
+    after = await ledger.balance("res_1")
+    assert (after.available_minor, after.reserved_minor) == ((0, 10_000) if pays_again else (10_000, 0))
+    assert (after.available_minor, after.reserved_minor) == (before.available_minor, before.reserved_minor)
+    payouts = {payout.payout_id: payout for payout in await payouts_of(ledger)}
+    returned = payouts.pop(first.payout_id)
+    assert returned.state == ledger_pb2.PAYOUT_STATE_RETURNED
+    assert [(move.state, move.event_id) for move in returned.history] == [(1, ""), (3, failed.event_id), (4, paid.event_id)]
+    stored = await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=paid.event_id))
+    assert list(stored.entries) == []
+    # Whatever comes next counts it as what was reversed.
+    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=500))
+    for payout in payouts.values():
+        await ledger.ingest(about(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    run = await finished_run(ledger, request_id=unique("later"))
+    assert (run.payouts_created, run.total_amount_minor) == ((0, 0) if pays_again else (1, 10_500))
+    await assert_books_in_order(ledger.database)

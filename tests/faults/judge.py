@@ -24,10 +24,12 @@ PAYOUT_TYPES = ("payout_paid", "payout_failed")
 # How many entries an event posts without a fee above 0, and with one.
 ENTRIES_BY_TYPE = {"dispute_opened": (2, 3), "dispute_won": (2, 2), "charge_succeeded": (1, 2)}
 
+# A payment that came after the failure of its payout posts nothing.
 _STORED = """
-SELECT event_id, transaction_id::text, type, restaurant_id, currency, amount_minor, fee_minor, occurred_at,
-       COALESCE(payout_id, ''), reference
-FROM processor_events
+SELECT v.event_id, v.transaction_id::text, v.type = 'payout_paid' AND r.payout_id IS NOT NULL,
+       v.type, v.restaurant_id, v.currency, v.amount_minor, v.fee_minor, v.occurred_at, COALESCE(v.payout_id, ''), v.reference
+FROM processor_events AS v
+LEFT JOIN (SELECT payout_id::text FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS r ON r.payout_id = v.payout_id
 """
 _ENTRIES = "SELECT event_id, count(*), count(DISTINCT transaction_id) FROM ledger_entries WHERE event_id IS NOT NULL GROUP BY 1"
 _PAYOUTS = """
@@ -42,11 +44,14 @@ class StoredEvent:
 
     contents: Contents
     transaction_id: str
+    is_late_payment: bool
     entries: int
     transactions: int
 
     @property
     def entries_expected(self) -> int:
+        if self.is_late_payment:
+            return 0
         plain, with_fee = ENTRIES_BY_TYPE.get(self.contents.type, (1, 1))
         return with_fee if self.contents.fee_minor else plain
 
@@ -107,8 +112,8 @@ async def stored_events(database: Database) -> dict[str, StoredEvent]:
     """Every event that is stored, by its id."""
     entries = {row[0]: row[1:] for row in await query(database.migration_url, _ENTRIES)}
     return {
-        event_id: StoredEvent(Contents(*contents), transaction_id, *entries.get(event_id, (0, 0)))
-        for event_id, transaction_id, *contents in await query(database.migration_url, _STORED)
+        event_id: StoredEvent(Contents(*contents), transaction_id, is_late_payment, *entries.get(event_id, (0, 0)))
+        for event_id, transaction_id, is_late_payment, *contents in await query(database.migration_url, _STORED)
     }
 
 

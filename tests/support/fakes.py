@@ -8,7 +8,7 @@ from uuid import UUID
 from ledger.application.ports import Posting, Restaurants, StoredEntry, StoredEvent
 from ledger.domain.events import ProcessorEvent
 from ledger.domain.money import AMOUNT_MINOR_MAX
-from ledger.domain.payouts import Payout, PayoutState
+from ledger.domain.payouts import Payout, PayoutAnswer, PayoutState
 from ledger.domain.posting_rules import Entry
 from ledger.errors import DataRejected, LedgerError
 
@@ -34,7 +34,12 @@ class FakeUnitOfWork:
     async def lock(self, payout_id: str) -> Payout | None:
         return None
 
-    async def move(self, payout: Payout, state: PayoutState, entry: Entry, event: ProcessorEvent, transaction_id: UUID) -> None:
+    async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
+        return []
+
+    async def move(
+        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+    ) -> None:
         raise AssertionError("there are no payouts to move")
 
     async def commit(self) -> None:

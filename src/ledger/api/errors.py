@@ -28,6 +28,7 @@ from ledger.errors import (
     LedgerError,
     MalformedMessage,
     NotAuthenticated,
+    PayoutAnswersContradict,
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
@@ -121,7 +122,14 @@ _TABLE: dict[type[LedgerError], _Row] = {
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),
     PayoutMoveNotAllowed: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED,
-        metadata=lambda error: {"payout_id": error.payout_id, "state": error.state}),
+        metadata=lambda error: {
+            "payout_id": error.payout_id, "state": error.state, "event_id": error.event_id,
+            "booked_event_ids": ",".join(error.booked_event_ids)}),
+    PayoutAnswersContradict: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT,
+        metadata=lambda error: {
+            "payout_id": error.payout_id, "state": error.state, "event_id": error.event_id,
+            "booked_event_id": error.booked_event_id}),
     PayoutMismatch: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MISMATCH,
         metadata=lambda error: {"payout_id": error.payout_id, "differing_fields": ",".join(error.differing_fields)}),

@@ -12,6 +12,7 @@ from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import ProcessorEvent
 from ledger.domain.payouts import (
     Payout,
+    PayoutAnswer,
     PayoutDetails,
     PayoutRun,
     PayoutRunItem,
@@ -259,8 +260,14 @@ class PayoutSettlement(Protocol):
         """The payout, which nobody else can move until the unit of work ends; None if there is none."""
         ...
 
-    async def move(self, payout: Payout, state: PayoutState, entry: Entry, event: ProcessorEvent, transaction_id: UUID) -> None:
-        """Moves the payout to `state` and posts `entry` in its balance account."""
+    async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
+        """The bank's other answers for the payout of `event`, which is locked."""
+        ...
+
+    async def move(
+        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+    ) -> None:
+        """Moves the payout to `state` and posts `entry`, if there is one, in its balance account."""
         ...
 
 

@@ -12,6 +12,7 @@ from ledger.errors import (
     DataRejected,
     EventFailed,
     EventRejected,
+    PayoutAnswersContradict,
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
@@ -66,6 +67,16 @@ class PostEvents:
             try:
                 new = await settle_payout(self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id)
             except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
+                batch.refuse(posting, error)
+            except PayoutAnswersContradict as error:
+                # A person has to ask the bank, and would find nothing in the books.
+                _log.warning(
+                    "answers of the bank contradict each other",
+                    payout_id=error.payout_id,
+                    payout_state=error.state,
+                    event_id=error.event_id,
+                    booked_event_id=error.booked_event_id,
+                )
                 batch.refuse(posting, error)
             except (DataRejected, StatementRefused) as error:
                 batch.refuse(posting, _refused(posting, error))

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES, EntryType, PostingRule
-from ledger.errors import PayoutMismatch, PayoutMoveNotAllowed
+from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
 
 
 class PayoutState(StrEnum):
@@ -121,6 +121,15 @@ class PayoutMove:
 
 
 @dataclass(frozen=True, slots=True)
+class PayoutAnswer:
+    """A booked event in which the bank answered for a payout. `occurred_at` is the bank's."""
+
+    event_id: str
+    type: EventType
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PayoutDetails:
     """A payout, what its amount consists of, and its moves, oldest first."""
 
@@ -139,19 +148,27 @@ def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
     return begin, end
 
 
-# From which state an event leads where. No other move exists.
+# From which state an event leads where. No other move exists. The bank's two answers may come in either order.
 MOVES: dict[tuple[PayoutState, EventType], PayoutState] = {
     (PayoutState.CREATED, EventType.PAYOUT_PAID): PayoutState.PAID,
     (PayoutState.CREATED, EventType.PAYOUT_FAILED): PayoutState.FAILED,
     (PayoutState.PAID, EventType.PAYOUT_FAILED): PayoutState.RETURNED,
+    (PayoutState.FAILED, EventType.PAYOUT_PAID): PayoutState.RETURNED,
 }
 
 
-def settle(payout: Payout, event: ProcessorEvent) -> tuple[PayoutState, PostingRule]:
-    """The state to which `event` moves `payout`, and what that posts.
+def settle(payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer]) -> tuple[PayoutState, PostingRule | None]:
+    """The state to which `event` moves `payout`, and what that posts. `answers` are those booked before it.
+
+    A payout that was paid and then failed is RETURNED, whichever answer comes first. A payment that comes second posts nothing:
+    the reversal, which came first, is what the payment and its return add up to.
+
+        paid at 10:00, then failed at 12:00   RELEASE, RETURN
+        failed at 12:00, then paid at 10:00   REVERSAL, nothing
 
     Raises PayoutMismatch when the event is not about this payout's restaurant, currency and amount; PayoutMoveNotAllowed when the
-    payout cannot make the move.
+    payout cannot make the move; PayoutAnswersContradict when by `occurred_at` it was paid after it had failed: then the money may
+    be with the restaurant, and only the bank can tell.
     """
     differing = [
         field for field in ("restaurant_id", "currency", "amount_minor") if getattr(payout, field) != getattr(event, field)
@@ -160,8 +177,16 @@ def settle(payout: Payout, event: ProcessorEvent) -> tuple[PayoutState, PostingR
         raise PayoutMismatch(event.payout_id, differing)
     state = MOVES.get((payout.state, event.type))
     if state is None:
-        raise PayoutMoveNotAllowed(event.payout_id, payout.state.value)
-    return state, PAYOUT_POSTING_RULES[state.value]
+        booked = [answer.event_id for answer in answers]
+        raise PayoutMoveNotAllowed(event.payout_id, payout.state.value, event.event_id, booked)
+    is_paid_late = payout.state is PayoutState.FAILED
+    for answer in answers:
+        paid_at, failed_at = answer.occurred_at, event.occurred_at
+        if is_paid_late:
+            paid_at, failed_at = failed_at, paid_at
+        if paid_at > failed_at:
+            raise PayoutAnswersContradict(event.payout_id, payout.state.value, event.event_id, answer.event_id)
+    return state, None if is_paid_late else PAYOUT_POSTING_RULES[state.value]
 
 
 def moves_of(payout: Payout, events: Sequence[tuple[EventType, str, UUID, datetime]]) -> list[PayoutMove]:

@@ -65,9 +65,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """
     ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED: _ErrorReason.ValueType  # 8
     """The payout is in a state from which the event cannot move it, for example paid twice by two events. Status
-    FAILED_PRECONDITION. The event was not stored.
+    FAILED_PRECONDITION. The event was not stored. `booked_event_ids` names those that brought the payout to its state.
 
-        { "reason": "PAYOUT_MOVE_NOT_ALLOWED", "domain": "ledger.v1", "metadata": { "payout_id": "…", "state": "PAID" } }
+        { "reason": "PAYOUT_MOVE_NOT_ALLOWED", "domain": "ledger.v1",
+          "metadata": { "payout_id": "…", "state": "PAID", "event_id": "evt_2", "booked_event_ids": "evt_1" } }
     """
     ERROR_REASON_PAYOUT_MISMATCH: _ErrorReason.ValueType  # 9
     """The event's restaurant, currency or amount is not the payout's. Status FAILED_PRECONDITION. The event was not stored.
@@ -152,6 +153,13 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "EVENT_TYPE_UNKNOWN", "domain": "ledger.v1",
           "metadata": { "field": "event.type", "event_type": "77" } }
     """
+    ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT: _ErrorReason.ValueType  # 23
+    """By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it had refused or returned it. Status
+    FAILED_PRECONDITION. The event was not stored; only the bank can tell where the money is.
+
+        { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
+          "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2", "booked_event_id": "evt_1" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
@@ -203,9 +211,10 @@ ERROR_REASON_PAYOUT_RUN_NOT_FOUND: ErrorReason.ValueType  # 7
 """
 ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED: ErrorReason.ValueType  # 8
 """The payout is in a state from which the event cannot move it, for example paid twice by two events. Status
-FAILED_PRECONDITION. The event was not stored.
+FAILED_PRECONDITION. The event was not stored. `booked_event_ids` names those that brought the payout to its state.
 
-    { "reason": "PAYOUT_MOVE_NOT_ALLOWED", "domain": "ledger.v1", "metadata": { "payout_id": "…", "state": "PAID" } }
+    { "reason": "PAYOUT_MOVE_NOT_ALLOWED", "domain": "ledger.v1",
+      "metadata": { "payout_id": "…", "state": "PAID", "event_id": "evt_2", "booked_event_ids": "evt_1" } }
 """
 ERROR_REASON_PAYOUT_MISMATCH: ErrorReason.ValueType  # 9
 """The event's restaurant, currency or amount is not the payout's. Status FAILED_PRECONDITION. The event was not stored.
@@ -289,4 +298,11 @@ again after the server is upgraded. No other field of the event was judged.
 
     { "reason": "EVENT_TYPE_UNKNOWN", "domain": "ledger.v1",
       "metadata": { "field": "event.type", "event_type": "77" } }
+"""
+ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT: ErrorReason.ValueType  # 23
+"""By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it had refused or returned it. Status
+FAILED_PRECONDITION. The event was not stored; only the bank can tell where the money is.
+
+    { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
+      "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2", "booked_event_id": "evt_1" } }
 """

@@ -263,10 +263,11 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     PAYOUT_STATE_FAILED: _PayoutState.ValueType  # 3
     """The bank refused it. Its amount is available again."""
     PAYOUT_STATE_RETURNED: _PayoutState.ValueType  # 4
-    """The bank returned it after it was paid. Its amount is available again."""
+    """The bank returned it after it was paid, in whichever order the two events came. Its amount is available again."""
 
 class PayoutState(_PayoutState, metaclass=_PayoutStateEnumTypeWrapper):
-    """Where a payout stands. CREATED becomes PAID or FAILED, PAID may become RETURNED; no other move exists.
+    """Where a payout stands. CREATED becomes PAID or FAILED; PAID becomes RETURNED by PAYOUT_FAILED, and
+    FAILED by a PAYOUT_PAID that occurred no later. No other move exists.
     This enum grows: expect values that you do not know.
     """
 
@@ -279,7 +280,7 @@ PAYOUT_STATE_PAID: PayoutState.ValueType  # 2
 PAYOUT_STATE_FAILED: PayoutState.ValueType  # 3
 """The bank refused it. Its amount is available again."""
 PAYOUT_STATE_RETURNED: PayoutState.ValueType  # 4
-"""The bank returned it after it was paid. Its amount is available again."""
+"""The bank returned it after it was paid, in whichever order the two events came. Its amount is available again."""
 
 class _PayoutRunState:
     ValueType = typing.NewType("ValueType", builtins.int)

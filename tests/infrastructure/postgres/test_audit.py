@@ -273,6 +273,13 @@ DAMAGE_TO_DATA = (
         "reference res_a/PEN/pay_1",
         severity=WARNING,
     ),
+    event(
+        "answers_of_the_bank_are_in_order",
+        "{res_p.2.paid}",
+        "occurred_at = occurred_at + interval '1 microsecond'",
+        "payout {res_p.2}",
+        severity=WARNING,
+    ),
     event("refunds_name_a_known_charge", "evt_refund", "reference = 'pay_9'", "reference res_a/PEN/pay_9", severity=WARNING),
     event("refunds_name_a_known_charge", "evt_refund", "restaurant_id = 'res_b'", "reference res_b/PEN/pay_1", severity=WARNING),
     event("refunds_name_a_known_charge", "evt_refund", "currency = 'USD'", "reference res_a/USD/pay_1", severity=WARNING),
@@ -313,6 +320,7 @@ PAYOUT_EVENTS = "payout_events_have_a_payout"
 PAYOUT_ENTRIES = "payout_entries_have_a_payout"
 PAYOUT_RULES = "payout_events_follow_posting_rules"
 STATES = "payouts_have_the_entries_of_their_state"
+MOVED = "payouts_are_where_their_events_lead"
 PAYOUT_LIMITS = "payouts_are_within_limits"
 TELESCOPE = "payout_items_telescope"
 COUNTED = "payouts_count_what_is_booked"
@@ -352,6 +360,13 @@ DAMAGE_TO_PAYOUTS = (
     payout_entry_deleted(PAYOUT_RULES, "res_p.2", "RELEASE", "event {res_p.2.paid}"),
     Damage(PAYOUT_RULES, entry_copy("{res_p.3.paid}", 1, position="2"), ("event {res_p.3.paid}",)),
     event(PAYOUT_RULES, "{res_p.3.paid}", "type = 'payout_failed'"),
+    event(PAYOUT_RULES, "{res_l.1.paid}", "occurred_at = occurred_at + interval '1 microsecond'"),
+    payout_entry_deleted(PAYOUT_RULES, "res_l.1", "REVERSAL", "event {res_l.1.paid}", "event {res_l.1.failed}"),
+    payout(MOVED, "res_q.1", "state = 'PAID'"),
+    payout(MOVED, "res_p.3", "state = 'CREATED'"),
+    payout(MOVED, "res_l.1", "state = 'FAILED'"),
+    event(MOVED, "{res_l.1.paid}", "payout_id = NULL", "payout {res_l.1}"),
+    payout_entry_deleted(STATES, "res_l.1", "REVERSAL"),
     payout_entry_deleted(STATES, "res_q.1", "RESERVE"),
     payout_entry_deleted(STATES, "res_p.2", "RELEASE"),
     payout(STATES, "res_q.1", "state = 'PAID'"),
@@ -755,6 +770,11 @@ async def pay_everything(ledger: RunningLedger) -> None:
     )
     assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
     await take_snapshots(ledger.engine)
+    # Told in the wrong order, and paid once more.
+    await ledger.ingest(event_message(restaurant_id="res_l", currency="GBP"))
+    await finished_run(ledger, currency="GBP")
+    await answer(ledger, "res_l", failed, paid)
+    assert (await finished_run(ledger, currency="GBP")).payouts_created == 1
     await make_marks(ledger.engine)
 
 
@@ -888,7 +908,8 @@ def test_payout_posting_rules_are_those_of_the_code() -> None:
         f"    ('{state}', '{rule.entry_type}', '{rule.debit}', '{rule.credit}')" for state, rule in PAYOUT_POSTING_RULES.items()
     ]
     assert values_of(STATES, "rule") == ",\n".join(lines)
-    before = {after: state for (state, _), after in MOVES.items()}
+    # The first way there is: the other one posts what a state before it does.
+    before = {after: state for (state, _), after in reversed(MOVES.items())}
     lines = []
     for state in PayoutState:
         passed = [state]

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.application.ports import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
-from ledger.domain.payouts import Payout, PayoutDetails, PayoutItem, PayoutState, moves_of
+from ledger.domain.payouts import Payout, PayoutAnswer, PayoutDetails, PayoutItem, PayoutState, moves_of
 from ledger.domain.posting_rules import Entry, EntryType
 from ledger.infrastructure.postgres.engine import autocommit
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
@@ -33,11 +33,22 @@ SELECT_ITEMS = """
 SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amount_minor <> 0 ORDER BY entry_type
 """
 
-# By type, descending: a payout is paid before it fails, and of two transactions the one that began first need not be the first
-# that got to move it.
+# In the order of the moves. A payment that came after the failure posted nothing, and is the last;
+# else a payout is paid before it fails. Of two transactions the one that began first need not be the
+# first that got to move the payout.
 SELECT_PAYOUT_EVENTS = """
-SELECT type, event_id, transaction_id, recorded_at FROM processor_events WHERE payout_id = $1 ORDER BY type DESC
+SELECT v.type, v.event_id, v.transaction_id, v.recorded_at
+FROM payouts AS p
+JOIN processor_events AS v ON v.payout_id = p.payout_id::text
+LEFT JOIN ledger_entries AS e
+  ON e.balance_account_id = p.balance_account_id AND e.recorded_txid = v.recorded_txid AND e.transaction_id = v.transaction_id
+WHERE p.payout_id = $1
+ORDER BY e.transaction_id IS NULL, v.type DESC
 """
+
+SELECT_ANSWERS = (
+    "SELECT event_id, type, occurred_at FROM processor_events WHERE payout_id = $1 AND event_id <> $2 ORDER BY event_id"
+)
 
 # Latest first, those before a place; {filters} stands for the conditions that are given, so that each combination of them is
 # planned for itself.
@@ -88,7 +99,7 @@ class PostgresPayouts:
             if row is None:
                 return None
             items = await connection.fetch(SELECT_ITEMS, payout_id)
-            events = await connection.fetch(SELECT_PAYOUT_EVENTS, str(payout_id))
+            events = await connection.fetch(SELECT_PAYOUT_EVENTS, payout_id)
         await self._fence.wait([row])
         payout = _payout(row)
         return PayoutDetails(
@@ -149,8 +160,16 @@ class PostgresPayoutSettlement:
         row = (await self._connection.exec_driver_sql(LOCK_PAYOUT, (identified,))).mappings().one_or_none()
         return None if row is None else _payout(row)
 
-    async def move(self, payout: Payout, state: PayoutState, entry: Entry, event: ProcessorEvent, transaction_id: UUID) -> None:
+    async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
+        found = await self._connection.exec_driver_sql(SELECT_ANSWERS, (event.payout_id, event.event_id))
+        return [PayoutAnswer(row["event_id"], EventType(row["type"]), row["occurred_at"]) for row in found.mappings()]
+
+    async def move(
+        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+    ) -> None:
         await self._connection.exec_driver_sql(UPDATE_STATE, (payout.payout_id, state.value))
+        if entry is None:
+            return
         values = (
             payout.payout_id,
             transaction_id,
