@@ -214,7 +214,12 @@ class Application:
             on_failure=partial(worker_failed, "gathering balance reads into groups broke"),
             on_group=partial(metrics.group, "balance"),
         )
-        self._payout_worker = PayoutWorker(runs, concurrency=settings.payout_concurrency, on_failure=worker_failed)
+        self._payout_worker = PayoutWorker(
+            runs,
+            concurrency=settings.payout_concurrency,
+            on_failure=worker_failed,
+            on_waiting=metrics.payout_accounts_waiting,
+        )
         self._seal_worker = SealWorker(
             LedgerSealer(PostgresSealedBooks(engine)),
             interval_seconds=settings.seal_interval_seconds,

@@ -109,12 +109,8 @@ async def assert_each_paid_once(ledger: RunningLedger, payout_run_id: str, resta
 STEPS = {
     # Before it claims: it wants the rows of the run's items.
     "claiming": ("LOCK TABLE payout_run_items IN EXCLUSIVE MODE", "payout_run_items", 500),
-    # Between claiming a page and having its accounts.
-    "locking accounts": (
-        "SELECT FROM balance_accounts ORDER BY balance_account_id DESC LIMIT 1 FOR UPDATE",
-        "balance_accounts",
-        1_000,
-    ),
+    # Between claiming a page and having its accounts. Of an account that is locked the worker does not wait.
+    "locking accounts": ("LOCK TABLE balance_accounts IN EXCLUSIVE MODE", "balance_accounts", 0),
     # Inside the paying statement, at its first and at its last insert.
     "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", "payouts", 0),
     "inserting items": ("LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE", "payout_items", 0),

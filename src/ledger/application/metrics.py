@@ -20,6 +20,9 @@ class LedgerMetrics(Protocol):
     def payouts_made(self, count: int) -> None:
         """Payouts were created."""
 
+    def payout_accounts_waiting(self, count: int) -> None:
+        """For so many balance accounts, locked or refused by the database, this process's payout runs wait."""
+
 
 class UncountedWork:
     """Nobody wants to know."""
@@ -34,4 +37,7 @@ class UncountedWork:
         pass
 
     def payouts_made(self, count: int) -> None:
+        pass
+
+    def payout_accounts_waiting(self, count: int) -> None:
         pass

@@ -1,6 +1,6 @@
 """What the use cases need of the outside, as protocols. `ledger.infrastructure.postgres` implements them."""
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -138,11 +138,31 @@ class StatementPage:
 
 
 class PageRejected(Exception):
-    """The database refused a page of payouts as data; nothing of it was written. The accounts are in the order of their ids."""
+    """The database refused a page of payouts; nothing of it was written. The accounts are in the order of their ids.
 
-    def __init__(self, balance_account_ids: Sequence[int]) -> None:
+    With `is_data` a rule of the books refuses one of them; else nobody foresaw the reason.
+    """
+
+    def __init__(self, balance_account_ids: Sequence[int], *, is_data: bool) -> None:
         super().__init__(f"{len(balance_account_ids)} balance accounts")
         self.balance_account_ids = tuple(balance_account_ids)
+        self.is_data = is_data
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutPage:
+    """A page of a run: the balance accounts claimed, those of them that somebody else has locked, with
+    their restaurants, and the payouts created with the sum of their amounts.
+    """
+
+    balance_account_ids: Sequence[int]
+    locked: Mapping[int, str]
+    payouts_created: int
+    amount_minor: int
+
+    def __len__(self) -> int:
+        """How many accounts were claimed."""
+        return len(self.balance_account_ids)
 
 
 class EventLedger(Protocol):
@@ -216,12 +236,12 @@ class PayoutRuns(Protocol):
         """The runs that are not finished, oldest first."""
         ...
 
-    async def pay(self, payout_run_id: UUID, limit: int) -> list[int]:
-        """Claims at most `limit` open items that nobody else has claimed, and creates their payouts, or notes why not.
+    async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
+        """Claims at most `limit` open items that nobody else has claimed, of balance accounts with ids
+        above `after`, and creates their payouts, or notes why not.
 
-        All of it or nothing. Returns the balance accounts looked at.
-
-        Raises PageRejected, with the accounts claimed, when the database refuses what is to be written as data.
+        What somebody else has locked is not waited for, and stays open. All of the rest or nothing:
+        raises PageRejected, with the accounts claimed, when the database refuses what is to be written.
         """
         ...
 

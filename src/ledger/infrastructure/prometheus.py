@@ -136,6 +136,12 @@ class PrometheusLedgerMetrics:
         )
         self.snapshots_made_total = Counter("ledger_snapshots_made", "Balance snapshots stored.", registry=registry)
         self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
+        self.accounts_waiting = Gauge(
+            "ledger_payout_accounts_waiting",
+            "Balance accounts, locked or refused by the database, for which payout runs wait.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         # All from the start: a series that begins with its first count hides that count from rates. And where the library keeps
         # numbers in files, every file is open now, so that they may be removed at any time.
         self._by_kind = {kind: (self.group_size.labels(kind), self.group_seconds.labels(kind)) for kind in get_args(GroupKind)}
@@ -154,6 +160,9 @@ class PrometheusLedgerMetrics:
 
     def payouts_made(self, count: int) -> None:
         self.payouts_made_total.inc(count)
+
+    def payout_accounts_waiting(self, count: int) -> None:
+        self.accounts_waiting.set(count)
 
 
 class _BuildInfo(Collector):

@@ -8,6 +8,7 @@ import uuid_utils.compat
 from support.events import event_message
 from support.running import query, running_ledger
 
+from ledger.application.ports import PageRejected
 from ledger.bootstrap import Database
 from ledger.domain.payouts import PayoutRunItemOutcome, PayoutRunKey
 from ledger.infrastructure.postgres.engine import create_engine
@@ -24,8 +25,10 @@ async def test_schema_that_does_not_fit_skips_nobody(database: Database) -> None
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
         payout_run_id = uuid_utils.compat.uuid7()
         await runs.start(PayoutRunKey("PEN", date(2026, 1, 1)), payout_run_id)
-        with pytest.raises(asyncpg.NotNullViolationError):
+        with pytest.raises(PageRejected) as rejected:
             await runs.pay(payout_run_id, 500)
+        assert not rejected.value.is_data
+        assert isinstance(rejected.value.__cause__, asyncpg.NotNullViolationError)
         assert len(await runs.items(payout_run_id, PayoutRunItemOutcome.OPEN, "", 10)) == 2
         await query(database.migration_url, "ALTER TABLE payouts DROP COLUMN later")
         assert len(await runs.pay(payout_run_id, 500)) == 2

@@ -8,10 +8,11 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import uuid_utils.compat
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.metrics import LedgerMetrics, UncountedWork
-from ledger.application.ports import LongTails, PageRejected
+from ledger.application.ports import LongTails, PageRejected, PayoutPage
 from ledger.domain.payouts import (
     PayoutRun,
     PayoutRunItem,
@@ -88,22 +89,23 @@ SELECT_RUNNING = "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' 
 
 # Claims open items that no other worker has claimed; they stay claimed until the transaction ends.
 CLAIM_ITEMS = """
-SELECT balance_account_id
+SELECT balance_account_id, restaurant_id
 FROM payout_run_items
-WHERE payout_run_id = $1 AND outcome = 'OPEN'
+WHERE payout_run_id = $1 AND outcome = 'OPEN' AND balance_account_id > $3
 ORDER BY balance_account_id
 LIMIT $2
 FOR NO KEY UPDATE SKIP LOCKED
 """
 
-# A statement of its own: the next one then sees every payout that was created before these locks were had. In the order of ids,
-# so that two workers never wait for each other in turn. Ingest only asks for the key, and is not held up.
+# A statement of its own: the next one then sees every payout that was created before these locks were
+# had. Ingest only asks for the key, and is not held up. What somebody else has locked is left out: it
+# must not keep the others of its page waiting.
 LOCK_BALANCE_ACCOUNTS = """
 SELECT balance_account_id
 FROM balance_accounts
 WHERE balance_account_id = ANY ($1::bigint[])
 ORDER BY balance_account_id
-FOR NO KEY UPDATE
+FOR NO KEY UPDATE SKIP LOCKED
 """
 
 _SIGNED = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END"
@@ -232,6 +234,7 @@ closed AS (
   WHERE i.ctid = claimed_item.ctid
 )
 SELECT (SELECT count(*) FROM verdict WHERE skip_reason IS NULL) AS payouts_count,
+       (SELECT COALESCE(sum(amount_minor), 0) FROM verdict WHERE skip_reason IS NULL) AS paid_minor,
        ARRAY(SELECT balance_account_id FROM verdict WHERE entries_read > $8 ORDER BY balance_account_id) AS slow_accounts,
        ARRAY(SELECT entries_read FROM verdict WHERE entries_read > $8 ORDER BY balance_account_id) AS slow_entries
 """
@@ -339,16 +342,19 @@ class PostgresPayoutRuns:
         async with autocommit(self._engine) as connection:
             return [row["payout_run_id"] for row in await connection.fetch(SELECT_RUNNING)]
 
-    async def pay(self, payout_run_id: UUID, limit: int) -> list[int]:
+    async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
+        restaurants: dict[int, str] = {}
         accounts: list[int] = []
         told: Any = None
         reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
-                claimed = await connection.fetch(CLAIM_ITEMS, payout_run_id, limit)
-                accounts = [row["balance_account_id"] for row in claimed]
+                claimed = await connection.fetch(CLAIM_ITEMS, payout_run_id, limit, after)
+                restaurants = {row["balance_account_id"]: row["restaurant_id"] for row in claimed}
+                if restaurants:
+                    locked = await connection.fetch(LOCK_BALANCE_ACCOUNTS, list(restaurants))
+                    accounts = [row["balance_account_id"] for row in locked]
                 if accounts:
-                    await connection.fetch(LOCK_BALANCE_ACCOUNTS, accounts)
                     told = await connection.fetchrow(
                         PAY,
                         payout_run_id,
@@ -361,13 +367,22 @@ class PostgresPayoutRuns:
                         self._long_tails.entries_max,
                     )
         except (DataRejected, asyncpg.UniqueViolationError) as error:
-            # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is. Any other
-            # constraint says that this code and the schema do not fit, and must not skip anybody.
-            raise PageRejected(accounts) from error
+            # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is.
+            raise PageRejected(accounts, is_data=True) from error
+        except (DBAPIError, asyncpg.PostgresError) as error:
+            # Perhaps this code and the schema do not fit: nobody may be skipped for that.
+            if not accounts:
+                raise
+            raise PageRejected(accounts, is_data=False) from error
         if told is not None:
             self._long_tails.report(zip(told["slow_accounts"], told["slow_entries"], strict=True))
             self._metrics.payouts_made(told["payouts_count"])
-        return accounts
+        return PayoutPage(
+            balance_account_ids=list(restaurants),
+            locked={account: restaurants[account] for account in restaurants.keys() - set(accounts)},
+            payouts_created=0 if told is None else told["payouts_count"],
+            amount_minor=0 if told is None else int(told["paid_minor"]),
+        )
 
     async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:
         async with autocommit(self._engine) as connection:
