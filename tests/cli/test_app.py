@@ -1,49 +1,191 @@
 """The `ledger` command as a whole."""
 
+import asyncio
 import os
+import re
+import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
-from support.commands import run_command, run_process
+from support.commands import TIMEOUT_SECONDS, run_command, run_process
+from support.events import event_message
+from support.running import RunningLedger
 
 from ledger.cli import balance
-from ledger.cli.app import run
+from ledger.cli.app import COMMANDS, run
+from ledger.cli.command_tree import Leaf, every_command
 from ledger.cli.failures import ExitStatus
 
-COMMANDS = (
-    "serve",
-    "migrate",
-    "ingest",
-    "balance",
-    "statement",
-    "payouts",
-    "restaurants",
-    "verify",
-    "report",
-    "settings",
-    "token",
-    "demo",
-    "completion",
-)
+EVERY = every_command(COMMANDS)
+
+
+def command_of(leaf: Leaf) -> click.Command:
+    """The command, loaded."""
+    module, _, function = leaf.function.partition(":")
+    found: click.Command = getattr(import_module(f"ledger.cli.{module}"), function)
+    return found
 
 
 async def test_help_names_every_command() -> None:
     """And where settings come from, and what the exit status says."""
     outcome = await run_command("--help")
     assert outcome.status == 0
-    for command in COMMANDS:
-        assert f" {command} " in outcome.stdout
+    for name, entry in COMMANDS.items():
+        assert (f"  {name} " in outcome.stdout) == (not entry.hidden)
     assert "LEDGER_GRPC_ADDRESS" in outcome.stdout
     assert "Exit status" in outcome.stdout
 
 
-@pytest.mark.parametrize("command", [*((command,) for command in COMMANDS), ("restaurants", "put"), ("restaurants", "list")])
-async def test_each_command_has_help(command: tuple[str, ...]) -> None:
-    """Of more than its name."""
-    outcome = await run_command(*command, "--help")
+@pytest.mark.parametrize("path", [(), *(path for path, _ in EVERY), ("payouts",)], ids=" ".join)
+async def test_each_command_has_help_that_fits_a_terminal(path: tuple[str, ...]) -> None:
+    """In 80 columns, by -h as by --help, in words for people."""
+    outcome = await run_command(*path, "--help")
     assert (outcome.status, outcome.stderr) == (0, "")
-    assert len(outcome.stdout.splitlines()) > 8
+    assert outcome == await run_command(*path, "-h")
+    assert max(map(len, outcome.stdout.splitlines())) <= 80
+    assert not re.search(r"<bool>|\{[A-Z]+\}|<=x<=|\*\*|\bTEXT\b(?! +The name)|INTEGER|FLOAT", outcome.stdout)
+
+
+@pytest.mark.parametrize(("path", "leaf"), [(path, leaf) for path, leaf in EVERY if not leaf.hidden], ids=str)
+def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
+    """The same name is the same kind of value everywhere, and every shown option says what it does."""
+    for option in command_of(leaf).params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert option.help
+            assert option.is_flag or option.metavar == METAVARS[option.opts[0]], option.opts
+        elif isinstance(option, click.Argument):
+            assert option.help
+
+
+METAVARS = {
+    "--address": "HOST:PORT",
+    "--as-of": "DATE",
+    "--at": "INSTANT",
+    "--batch-size": "NUMBER",
+    "--currency": "CURRENCY",
+    "--errors": "NUMBER|all",
+    "--etag": "ETAG",
+    "--expect": "HASH",
+    "--from": "INSTANT",
+    "--maturity-days": "DAYS",
+    "--metadata": "KEY=VALUE",
+    "--min-amount": "AMOUNT",
+    "--min-amount-minor": "NUMBER",
+    "--name": "TEXT",
+    "--occurred-at": "INSTANT",
+    "--remove-metadata": "KEY",
+    "--request-id": "ID",
+    "--restaurant": "RESTAURANT",
+    "--revision": "REVISION",
+    "--run": "RUN",
+    "--state": "STATE",
+    "--timeout-seconds": "SECONDS",
+    "--to": "INSTANT",
+    "--type": "TYPE",
+    "--until": "INSTANT",
+    "--workers": "NUMBER",
+}
+# They show nothing, or what is no list of things.
+WITHOUT_JSON = {("serve",), ("demo",), ("completion",), ("payouts", "export")}
+
+
+def test_every_command_that_shows_something_has_json() -> None:
+    """For programs, by one option."""
+    without = {
+        path for path, leaf in EVERY if not leaf.hidden and "json" not in {option.name for option in command_of(leaf).params}
+    }
+    assert without == WITHOUT_JSON
+
+
+def test_every_command_is_in_the_documentation() -> None:
+    """By its group or its name."""
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for path, leaf in EVERY:
+        assert leaf.hidden or re.search(rf"\b{path[-1]}\b", text), path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        (("restaurants", "get", "res_1"), ("restaurants", "show", "res_1")),
+        (
+            ("balance", "res_1", "PEN", "--as-of", "2026-01-01T00:00:00Z"),
+            ("balance", "res_1", "PEN", "--at", "2026-01-01"),
+        ),
+        (
+            ("statement", "res_1", "PEN", "--type", "ENTRY_TYPE_FEE"),
+            ("statement", "res_1", "PEN", "--type", "fee"),
+        ),
+    ],
+    ids=str,
+)
+async def test_old_spellings_go_on_working(
+    shared_ledger: RunningLedger, arguments: tuple[str, ...], same: tuple[str, ...]
+) -> None:
+    """They say what the new ones say."""
+    await shared_ledger.ingest(event_message(restaurant_id="res_1", fee_minor=3))
+    address = ("--address", shared_ledger.address)
+    outcome = await run_command(*arguments, *address)
+    assert outcome.status == 0
+    assert outcome == await run_command(*same, *address)
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+async def test_address_stands_before_a_command_or_after_it(shared_ledger: RunningLedger, position: str) -> None:
+    """The one after it wins."""
+    here, nowhere = ("--address", shared_ledger.address), ("--address", "127.0.0.1:1")
+    command = ("restaurants", "list")
+    arguments = (*here, *command) if position == "before" else (*nowhere, *command, *here)
+    assert (await run_command(*arguments)).status == 0
+
+
+async def test_url_is_no_address() -> None:
+    """Status 2, and not as if nobody answered there."""
+    outcome = await run_command("balance", "res_1", "PEN", "--address", "http://127.0.0.1:50051")
+    assert outcome.status == ExitStatus.USAGE
+    assert outcome.stderr == "error: --address must be host:port or unix:path (it is 'http://127.0.0.1:50051')\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "completed"),
+    [
+        ("ledger pay", 1, ["payouts"]),
+        ("ledger payouts ", 2, ["run", "show", "list", "paid", "failed", "export"]),
+        ("ledger payouts list --state r", 4, ["returned"]),
+        ("ledger balance res_1 PEN --a", 4, ["--at", "--address"]),
+        ("ledger restaurants g", 2, []),
+    ],
+)
+async def test_shells_complete(words: str, place: int, completed: list[str]) -> None:
+    """Commands, options and words, but no old spellings."""
+    env = {"_LEDGER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+    outcome = await run_process(env=env)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    found = [line.partition(",")[2] for line in outcome.stdout.splitlines()]
+    assert found[: len(completed)] == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_completion_is_printed_for_each_shell(shell: str) -> None:
+    """A script that asks the command."""
+    outcome = await run_command("completion", shell)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert f"_LEDGER_COMPLETE={shell}_complete" in outcome.stdout
+
+
+async def test_reader_that_goes_away_is_no_defect() -> None:
+    """As `head` does: status 1, since not all was written, and no word about it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ledger", "settings", stdout=writer, stderr=asyncio.subprocess.PIPE
+    )
+    os.close(writer)
+    _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert (process.returncode, stderr) == (ExitStatus.REFUSED, b"")
 
 
 async def test_version_is_the_packages() -> None:

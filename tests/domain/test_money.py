@@ -2,7 +2,7 @@
 
 import pytest
 
-from ledger.domain.money import EXPONENT_BY_CURRENCY, format_minor, is_currency
+from ledger.domain.money import EXPONENT_BY_CURRENCY, format_minor, is_currency, parse_major
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,39 @@ def test_withdrawn_currencies_stay() -> None:
     """Books kept in a currency that ISO has withdrawn can still be read and paid out."""
     assert {"BGN", "HRK", "ANG"} <= set(EXPONENT_BY_CURRENCY)
     assert set(EXPONENT_BY_CURRENCY.values()) == {0, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "amount_minor"),
+    [
+        ("12.50", "PEN", 1250),
+        ("12", "PEN", 1200),
+        ("0.05", "USD", 5),
+        ("1250", "JPY", 1250),
+        ("1.250", "KWD", 1250),
+        ("0.1250", "CLF", 1250),
+        ("007.00", "USD", 700),
+    ],
+)
+def test_amounts_are_read_as_people_write_them(text: str, currency: str, amount_minor: int) -> None:
+    """With all of the currency's decimals, or none."""
+    assert parse_major(text, currency) == amount_minor
+
+
+@pytest.mark.parametrize(
+    ("text", "currency"),
+    [
+        *(
+            (text, "PEN")
+            for text in ("12.5", "12.500", "12,50", "1,000.00", "1_0", "1e3", "+1", "-1", " 1", "", ".50", "12.", "１")
+        ),
+        ("12.50", "JPY"),
+        ("1.25", "KWD"),
+        ("1", "XXX"),
+        ("1" * 20, "PEN"),
+    ],
+)
+def test_what_may_be_another_amount_is_refused(text: str, currency: str) -> None:
+    """Nothing is rounded, filled up or guessed."""
+    with pytest.raises(ValueError):
+        parse_major(text, currency)

@@ -25,13 +25,17 @@ of them may be negative: the restaurant owes the platform then.
 @currency_argument
 @click.option("--at", metavar="INSTANT", type=Instant(), help="A past instant, such as 2025-12-01T10:00:00Z.  [default: now]")
 # The old name. A date there would be taken for the end of a day, as that of a payout run is.
-@click.option("--as-of", "at", metavar="INSTANT", type=Instant(takes_dates=False), hidden=True)
+@click.option("--as-of", metavar="INSTANT", type=Instant(takes_dates=False), hidden=True)
 @json_option
 @address_option
-def balance(restaurant: str, currency: str, at: Timestamp | None, json: bool, address: str | None) -> None:
+def balance(
+    restaurant: str, currency: str, at: Timestamp | None, as_of: Timestamp | None, json: bool, address: str | None
+) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
-        answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency=currency, as_of=at))
+        answer = stub.GetBalance(
+            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency=currency, as_of=as_of if at is None else at)
+        )
     if json:
         print_json(_json_of(answer))
     else:

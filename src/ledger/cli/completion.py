@@ -13,9 +13,9 @@ HELP = """
 Print what makes SHELL complete the commands, options and words of ledger.
 
 \b
-bash   ledger completion bash >~/.local/share/bash-completion/completions/ledger
-zsh    ledger completion zsh >~/.zfunc/_ledger   (a folder of your fpath)
-fish   ledger completion fish >~/.config/fish/completions/ledger.fish
+bash   its place is ~/.local/share/bash-completion/completions/ledger
+zsh    its place is _ledger in a folder of your fpath, such as ~/.zfunc
+fish   its place is ~/.config/fish/completions/ledger.fish
 """
 
 

@@ -40,8 +40,8 @@ Fields of a line:
 event_id, restaurant_id, currency   strings
 event_type or type                  charge_succeeded, CHARGE_SUCCEEDED or
                                     EVENT_TYPE_CHARGE_SUCCEEDED, and so on
-amount, amount_cents, amount_minor  whole minor units of the currency: 1250 for
-                                    12.50 PEN; never 12.50 or 1e3
+amount, amount_cents, amount_minor  whole minor units of the currency: 1250
+                                    for 12.50 PEN; never 12.50 or 1e3
 fee, fee_cents, fee_minor           the same; absent is 0
 occurred_at                         ISO 8601 with Z or an offset
 payout_id                           on payout events only; absent is
