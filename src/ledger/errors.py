@@ -182,7 +182,12 @@ class DeadlineTooShort(LedgerError):
 
 
 class NotAuthenticated(LedgerError):
-    """The call has no credentials, or none that are accepted. Why is for the log, not for whoever has none."""
+    """The call has no credentials, or none that are accepted. Why is for the log, never for the caller."""
+
+    def __init__(self, why: str = "", **particulars: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.particulars = particulars
 
 
 class ScopeMissing(LedgerError):

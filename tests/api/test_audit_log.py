@@ -33,7 +33,11 @@ DEADLINE_SECONDS = 60.0
 @pytest.fixture
 def tokens(tmp_path: Path) -> Path:
     path = tmp_path / "tokens"
-    path.write_text(token_line("gateway", "ingest,read", "one") + token_line("operator", "payout,admin", "two"))
+    path.write_text(
+        token_line("gateway", "ingest,read", "one")
+        + token_line("operator", "payout,admin", "two")
+        + token_line("bank", "ingest:bank", "bank")
+    )
     return path
 
 
@@ -115,6 +119,34 @@ async def test_setting_decides_what_is_recorded(database: Database, recorded: bo
         await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_1"))
         rows = await ledger.query(SELECT_CALLS)
     assert [(row[0], row[1], row[5]) for row in rows] == ([("", "none", "OK")] if recorded else [])
+
+
+async def test_refusals_for_want_of_a_scope_are_summed_up(database: Database, tokens: Path) -> None:
+    """A row for the first of a caller and a method, and one with the number of the others; for each event as for each method."""
+    async with running_ledger(database, auth_tokens_file=tokens) as ledger:
+        run = ledger_pb2.RunPayoutsRequest(currency="PEN")
+        for number in range(30):
+            for metadata in (by("one", f"call_{number}"), by("bank", f"call_{number}")):
+                with pytest.raises(aio.AioRpcError):
+                    await ledger.stub.RunPayouts(run, metadata=metadata)
+            with pytest.raises(aio.AioRpcError):
+                request = ledger_pb2.IngestEventRequest(event=event_message())
+                await ledger.stub.IngestEvent(request, metadata=by("bank"))
+    rows = await query(
+        database.migration_url, "SELECT identity, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
+    )
+    assert {row[4] for row in rows} == {"PERMISSION_DENIED"}
+    seen = [(row[0], row[1].rpartition("/")[2], row[2], row[3].get("calls")) for row in rows]
+    assert seen[:3] == [
+        ("gateway", "RunPayouts", "call_0", None),
+        ("bank", "RunPayouts", "call_0", None),
+        ("bank", "IngestEvent", "call_1", None),
+    ]
+    # In one row each, or in more if it took long.
+    for identity, method in (("gateway", "RunPayouts"), ("bank", "RunPayouts"), ("bank", "IngestEvent")):
+        counted = [count for who, what, _, count in seen[3:] if (who, what) == (identity, method)]
+        assert sum(count or 1 for count in counted) == 29
+        assert len(counted) < 29
 
 
 async def test_stop_writes_what_waits(database: Database, tokens: Path) -> None:

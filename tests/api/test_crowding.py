@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
 from ledger.api.errors import status_of
-from ledger.errors import DeadlineTooShort, QueueFull
+from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
 
 
 def test_call_beyond_the_bound_is_refused_until_one_has_ended() -> None:
@@ -30,19 +30,28 @@ def test_each_method_has_its_bound() -> None:
     assert bounds.of("IngestEvent", is_stream=False) is None
 
 
-async def test_refusals_are_told_in_one_line() -> None:
-    """A thousand of them: one line for each kind, with their number."""
+async def test_refusals_are_summed_up() -> None:
+    """A thousand of them: a line for the first of each kind and caller, and one with the number of the others."""
     with capture_logs() as lines:
         refusals = RefusalLog(structlog.get_logger("test").bind())
         for _ in range(1000):
-            refusals.refused(QueueFull())
-        refusals.refused(DeadlineTooShort())
+            refusals.refused(QueueFull(), "RESOURCE_EXHAUSTED")
+            refusals.refused(NotAuthenticated("no token"), "UNAUTHENTICATED")
+            refusals.refused(NotAuthenticated("expired", identity="gateway"), "UNAUTHENTICATED")
+        refusals.refused(ScopeMissing("payout"), "PERMISSION_DENIED")
         refusals.report()
         refusals.report()
-    assert [(line["log_level"], line["error"], line["calls"]) for line in lines] == [
-        ("warning", "QueueFull", 1000),
-        ("warning", "DeadlineTooShort", 1),
+    told = [line for line in lines if line["log_level"] != "debug"]
+    assert [(line["log_level"], line["error"], line.get("identity"), line.get("calls")) for line in told] == [
+        ("warning", "QueueFull", None, None),
+        ("warning", "NotAuthenticated", None, None),
+        ("warning", "NotAuthenticated", "gateway", None),
+        ("info", "ScopeMissing", None, None),
+        ("warning", "QueueFull", None, 999),
+        ("warning", "NotAuthenticated", None, 999),
+        ("warning", "NotAuthenticated", "gateway", 999),
     ]
+    assert len(lines) - len(told) == 3 * 999
 
 
 def test_refusals_for_want_of_room_are_made_once() -> None:

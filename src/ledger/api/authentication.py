@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import structlog
 from grpc import aio
 
 from ledger.api.authorization import Scope
@@ -32,8 +31,6 @@ _HEADER = "authorization"
 _SCHEME = "bearer "
 
 Context = aio.ServicerContext[Any, Any]
-
-_log = structlog.get_logger("ledger.security")
 
 
 class Credential(StrEnum):
@@ -108,20 +105,20 @@ class Authenticator:
         for key, value in context.invocation_metadata() or ():
             if key == _HEADER:
                 if header is not None:
-                    raise _refusal("there are several authorization headers")
+                    raise NotAuthenticated("there are several authorization headers")
                 header = value
         if header is not None:
             return self._of_header(header)
         if self._identities is None:
-            raise _refusal("there is no authorization header")
+            raise NotAuthenticated("there is no authorization header")
         return self._of_certificate(context.auth_context())
 
     def _of_header(self, header: str | bytes) -> Caller:
         if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
-            raise _refusal("the authorization is not a bearer token")
+            raise NotAuthenticated("the authorization is not a bearer token")
         token = header[len(_SCHEME) :].strip()
         if len(token) > TOKEN_BYTES_MAX:
-            raise _refusal(f"the token is longer than {TOKEN_BYTES_MAX} bytes")
+            raise NotAuthenticated(f"the token is longer than {TOKEN_BYTES_MAX} bytes")
         return self._of_token(token)
 
     def _of_token(self, token: str) -> Caller:
@@ -131,16 +128,16 @@ class Authenticator:
             if now < caller.expires_at:
                 return caller
             del self._accepted[digest]
-            raise _refusal("the token has expired", identity=caller.identity)
+            raise NotAuthenticated("the token has expired", identity=caller.identity)
         if now < self._refused.get(digest, 0.0):
-            raise NotAuthenticated
+            raise NotAuthenticated("the token was refused a moment ago")
         try:
             caller = self._verified(token, digest)
             if now >= caller.expires_at:
                 raise JwtRefused("it has expired")
         except JwtRefused as refused:
             _remember(self._refused, digest, now + REFUSAL_SECONDS)
-            raise _refusal("the token is not accepted", because=str(refused)) from None
+            raise NotAuthenticated("the token is not accepted", because=str(refused)) from None
         _remember(self._accepted, digest, caller)
         return caller
 
@@ -161,15 +158,15 @@ class Authenticator:
     def _of_certificate(self, auth_context: Mapping[str, Any]) -> Caller:
         pem: bytes = next(iter(auth_context.get("x509_pem_cert") or ()), b"")
         if not pem:
-            raise _refusal("there is neither a token nor a client certificate")
+            raise NotAuthenticated("there is neither a token nor a client certificate")
         if pem not in self._certificates:
             _remember(self._certificates, pem, self._certified(pem))
         caller = self._certificates[pem]
         if caller is None:
-            raise _refusal("the client certificate has no URI and no DNS name")
+            raise NotAuthenticated("the client certificate has no URI and no DNS name")
         # The handshake has looked at it, but connections stay open for days.
         if self._clock() >= caller.expires_at:
-            raise _refusal("the client certificate has expired", identity=caller.identity)
+            raise NotAuthenticated("the client certificate has expired", identity=caller.identity)
         return caller
 
     def _certified(self, pem: bytes) -> Caller | None:
@@ -206,9 +203,3 @@ def _remember(memory: dict[K, V], key: K, value: V) -> None:
     while len(memory) >= REMEMBERED_MAX:
         del memory[next(iter(memory))]
     memory[key] = value
-
-
-def _refusal(why: str, **particulars: str) -> NotAuthenticated:
-    """The log is told why; whoever has no credentials is not."""
-    _log.warning("credentials refused", why=why, **particulars)
-    return NotAuthenticated()

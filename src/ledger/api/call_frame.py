@@ -23,7 +23,7 @@ from ledger.api.errors import has_status, internal, not_implemented, retry_pushb
 from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
 from ledger.domain.fields import is_id
-from ledger.errors import DeadlineTooShort, LedgerError, MalformedMessage, QueueFull, ShuttingDown
+from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
 from ledger.observability import CALL_IDS
 
 # Calls of a method that is registered wait in a queue of their own before they are taken up: health checks are not behind events.
@@ -205,13 +205,10 @@ class _Call:
             self._status = status_of(error)
             if (reason := TURNED_AWAY.get(type(error))) is not None:
                 self._metrics.turned_away(self._method, reason)
-            if isinstance(error, QueueFull | DeadlineTooShort):
-                self._refusals.refused(error)
-                return True
             code = status_code_of(self._status)
             cause = error.__cause__
             if cause is None:
-                self._log.info("call refused", code=code.name, error=type(error).__name__)
+                self._refusals.refused(error, code.name)
             else:
                 self._log.warning("call failed", code=code.name, error=type(error).__name__, cause=repr(cause))
             return True

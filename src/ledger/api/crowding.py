@@ -3,20 +3,21 @@
 Events that wait to be booked are bounded by their queue (`application/ingest_queue.py`); this is for all else.
 """
 
-import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ledger.api.errors import reason_of
-from ledger.errors import DeadlineTooShort, LedgerError, QueueFull, RateLimited
-
-REPORT_SECONDS = 1.0
+from ledger.application.repeats import Repeats
+from ledger.errors import DeadlineTooShort, LedgerError, NotAuthenticated, QueueFull, RateLimited
+from ledger.observability import CALLER
 
 # Calls that end so were turned away, whatever they asked: there is more to do than can be held, or than the caller may ask for.
 TURNED_AWAY: dict[type[LedgerError], str] = {kind: reason_of(kind) for kind in (QueueFull, DeadlineTooShort, RateLimited)}
+
+# Refusals that somebody should look at.
+_WARNED_OF = (QueueFull, DeadlineTooShort, NotAuthenticated)
 
 # The queue of events bounds them. Balances are asked for in groups, and many of them share a statement.
 _BOUNDED_ELSEWHERE = {"IngestEvent", "BatchIngestEvents", "GetBalance"}
@@ -66,25 +67,47 @@ class CallBounds:
         return None if name in _BOUNDED_ELSEWHERE else self._calls
 
 
+class _Refused(NamedTuple):
+    """What refusals have in common that are summed up: the error, its status, who called, and what the log says about it."""
+
+    error: str
+    code: str
+    identity: str
+    why: str
+    is_warning: bool
+
+
 class RefusalLog:
-    """Says once a second how many calls were refused: under overload, a line for each would cost more than the refusal."""
+    """Logs refused calls: the first of a kind and caller at once, the others by their number.
+
+    A line for each would cost more than the refusal, and let a stranger fill the disk. At the level
+    debug each of them has its line.
+    """
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._refused: Counter[str] = Counter()
-        self._reporting: asyncio.TimerHandle | None = None
+        self._repeats: Repeats[_Refused] = Repeats(self._tell)
 
-    def refused(self, error: BaseException) -> None:
+    def refused(self, error: BaseException, code: str) -> None:
         """Takes note of a refused call."""
-        self._refused[type(error).__name__] += 1
-        if self._reporting is None:
-            self._reporting = asyncio.get_running_loop().call_later(REPORT_SECONDS, self.report)
+        particulars = error.particulars if isinstance(error, NotAuthenticated) else {}
+        kind = _Refused(
+            type(error).__name__,
+            code,
+            CALLER.get() or particulars.get("identity", ""),
+            error.why if isinstance(error, NotAuthenticated) else "",
+            isinstance(error, _WARNED_OF),
+        )
+        log = self._log.debug
+        if self._repeats.is_first(kind):
+            log = self._log.warning if kind.is_warning else self._log.info
+        log("call refused", code=code, error=kind.error, **({"why": kind.why} if kind.why else {}), **particulars)
 
     def report(self) -> None:
         """Says what has not been said yet."""
-        if self._reporting is not None:
-            self._reporting.cancel()
-            self._reporting = None
-        for name, calls in self._refused.items():
-            self._log.warning("calls refused: there is more to do than can be held", error=name, calls=calls)
-        self._refused.clear()
+        self._repeats.flush()
+
+    def _tell(self, kind: _Refused, calls: int) -> None:
+        known = {name: value for name, value in (("identity", kind.identity), ("why", kind.why)) if value}
+        log = self._log.warning if kind.is_warning else self._log.info
+        log("more calls refused in the same way", code=kind.code, error=kind.error, calls=calls, **known)

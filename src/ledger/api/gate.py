@@ -25,7 +25,7 @@ from ledger.api.authorization import (
 from ledger.api.errors import code_of
 from ledger.api.rate_limit import RateLimit
 from ledger.application.audit_log import AuditedCall, AuditLog
-from ledger.errors import RateLimited, ScopeMissing
+from ledger.errors import DeadlineTooShort, QueueFull, RateLimited, ScopeMissing
 from ledger.observability import CALLER
 
 # A stream has a row when it opens, before more events than these are acknowledged that no row counts,
@@ -34,6 +34,9 @@ STREAM_ROW_EVENTS = 1_000
 STREAM_ROW_SECONDS = 1.0
 # The outcome of a stream that goes on.
 STREAM_OPEN = "OPEN"
+
+# Refusals that say nothing about what was asked.
+SUMMED_UP = (ScopeMissing, QueueFull, DeadlineTooShort)
 
 ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
 
@@ -176,7 +179,10 @@ class GatedCall:
         if self._gate.audit_log is None:
             return
         if self._written is None:
-            self._gate.audit_log.record(self._record(code_of(error)))
+            record = self._gate.audit_log.record
+            if isinstance(error, SUMMED_UP) and not self._stream_id:
+                record = self._gate.audit_log.record_refusal
+            record(self._record(code_of(error)))
         elif error is not None:
             # The writing failed, or was given up: the same row, as soon as it can be.
             self._gate.audit_log.record(self._written)

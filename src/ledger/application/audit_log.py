@@ -2,6 +2,7 @@
 
 Calls that start payouts or change a restaurant are written before they are answered. Calls that send events are written in
 groups, after the fact: each event is a row of its own, so that what a crash loses here is who sent it, not that it came.
+Refusals that say nothing about what was asked are summed up, so that no caller can fill the log with them.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from uuid import UUID
 
 import uuid_utils.compat
 
+from ledger.application.repeats import Repeats
 from ledger.errors import DataRejected, LedgerError, StatementRefused
 
 FLUSH_SECONDS = 0.1
@@ -62,6 +64,7 @@ class AuditLog:
         self._on_failure = on_failure
         self._waiting: deque[AuditedCall] = deque()
         self._lost = 0
+        self._refused: Repeats[tuple[str, str, str, str]] = Repeats(self._record_refusals)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -80,12 +83,26 @@ class AuditLog:
         self._waiting.append(call)
         self._wake.set()
 
+    def record_refusal(self, call: AuditedCall) -> None:
+        """Records a call that was refused whatever it was about.
+
+        The first one of a caller, a method and an outcome has its row; of the others a row tells
+        every few seconds how many there were, without request id and address.
+        """
+        if self._refused.is_first((call.identity, call.credential, call.method, call.outcome)):
+            self.record(call)
+
+    def _record_refusals(self, kind: tuple[str, str, str, str], calls: int) -> None:
+        identity, credential, method, outcome = kind
+        self.record(AuditedCall(identity, credential, method, "", "", {"calls": calls}, outcome))
+
     async def write(self, call: AuditedCall) -> None:
         """Writes a call at once. Raises as AuditLogTable.insert does."""
         await self._table.insert([call])
 
     async def close(self) -> None:
         """Writes what waits, as far as the database takes it within CLOSE_SECONDS."""
+        self._refused.flush()
         self._closing.set()
         self._wake.set()
         if self._task is None:
