@@ -100,10 +100,10 @@ COMMENT ON COLUMN audit_log.recorded_at IS 'When it was recorded, by the databas
 COMMENT ON COLUMN audit_log.identity IS 'Who called; empty if the server asked nobody who they are.';
 COMMENT ON COLUMN audit_log.credential IS 'By what the caller was known.';
 COMMENT ON COLUMN audit_log.method IS 'The method, as logs name it.';
-COMMENT ON COLUMN audit_log.request_id IS 'The id of the call, as in the logs.';
-COMMENT ON COLUMN audit_log.peer IS 'The address that the call came from: the caller''s, or that of what stands before it.';
-COMMENT ON COLUMN audit_log.what IS 'What the call was about: an event''s id or a number of events, a restaurant, a payout run.';
-COMMENT ON COLUMN audit_log.outcome IS 'The gRPC status code that the call ended with.';
+COMMENT ON COLUMN audit_log.request_id IS 'The id of the call, as in the logs; empty for refusals that are summed up.';
+COMMENT ON COLUMN audit_log.peer IS 'The address that the call came from: the caller''s, or that of what stands before it; empty for refusals that are summed up.';
+COMMENT ON COLUMN audit_log.what IS 'What the call was about: an event''s id or a number of events, a restaurant, a payout run; how many refusals are summed up.';
+COMMENT ON COLUMN audit_log.outcome IS 'The gRPC status code that the call ended with; OPEN for a stream that goes on.';
 
 CREATE TABLE balance_accounts (
     balance_account_id bigint NOT NULL,
