@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 
+import asyncpg
 import pytest
 from faults.clusters import TEMPLATE
 from faults.pairs import Pair, primary_and_standby
@@ -85,6 +86,22 @@ async def test_silent_host_does_not_hide_those_after_it(pair: Pair, tmp_path: Pa
         hosts = Hosts(pair.url(silent, *pair.directories, options="&connect_timeout=60"))
         for _ in range(20):
             assert await place_of(hosts) == pair.directories[0]
+
+
+async def test_host_that_refuses_does_not_hide_the_others(pair: Pair, tmp_path: Path) -> None:
+    """As a standby that is so far behind that it lacks the database. Where none can be used its refusal is told."""
+    refusal = b"SFATAL\0VFATAL\0C3D000\0Mdatabase is missing\0\0"
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(int.from_bytes(await reader.readexactly(4)) - 4)
+        writer.write(b"E" + (len(refusal) + 4).to_bytes(4) + refusal)
+        writer.close()
+
+    async with await asyncio.start_unix_server(refuse, tmp_path / ".s.PGSQL.5432"):
+        for _ in range(5):
+            assert await place_of(Hosts(pair.url(tmp_path, *pair.directories))) == pair.directories[0]
+        with pytest.raises(asyncpg.InvalidCatalogNameError, match="database is missing"):
+            await place_of(Hosts(pair.url(tmp_path, pair.directories[1])))
 
 
 async def test_each_host_is_named_with_its_reason(pair: Pair, tmp_path: Path) -> None:

@@ -238,7 +238,8 @@ class Hosts:
                 for task in done:
                     try:
                         usable[asked[task]] = task.result()
-                    except _UNUSABLE as error:
+                    # One that refuses may be behind the others, as a standby that lacks the database yet.
+                    except (*_UNUSABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                         reasons[asked[task]] = error
                 # A promotion that nobody knew of has the last word; so has silence.
                 if not done or any((standing.timeline or 0) > known > 0 for standing in usable.values()):
@@ -256,6 +257,10 @@ class Hosts:
                 continue
             self._use(address)
             return address
+        refusals = [error for error in reasons.values() if not isinstance(error, _UNUSABLE)]
+        if refusals:
+            # As of a wrong password: to be told in its own words.
+            raise refusals[0]
         raise HostUnavailable(_reasons(reasons))
 
     async def _ask(self, address: Address) -> Standing:

@@ -1,0 +1,289 @@
+"""PostgreSQL under Patroni with etcd, and HAProxy in front: three members on this machine, each to be killed or frozen."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import asyncpg
+from support.ports import held_port, port_of
+from support.waiting import POLL_SECONDS, until_told
+
+from faults.clusters import new_folder
+from faults.stage import Skipped
+from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.embedded import find_bin_dir
+from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.migrations import create_database, migrate_async
+
+MEMBERS = 3
+DATABASE = "ledger"
+# The shortest that Patroni takes.
+TTL_SECONDS = 20
+START_SECONDS = 180.0
+STOP_SECONDS = 30.0
+
+# It commits, so it waits for the synchronous standby as every booking does.
+_WRITE = "SELECT FROM pg_logical_emit_message(true, 'probe', '')"
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program. Raises Skipped where it is absent."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        raise Skipped(f"{name} is not on this machine ({package})")
+    return found
+
+
+@dataclass(eq=False)
+class Member:
+    """A host of the group: Patroni, and the PostgreSQL that it runs."""
+
+    name: str
+    folder: Path
+    port: int
+    rest_port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """All processes of the host: Patroni, its children, the postmaster and the postmaster's children."""
+        roots = set() if self.process is None else {self.process.pid}
+        with suppress(OSError, IndexError):
+            roots.add(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        found = set(roots)
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with suppress(OSError, IndexError):
+                    if int((process / "stat").read_text().rpartition(")")[2].split()[1]) in roots:
+                        found.add(int(process.name))
+        return sorted(found)
+
+    def signal(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+class Group:
+    """Members, with the etcd that they agree by."""
+
+    def __init__(self, folder: Path, log: IO[bytes], lock: int) -> None:
+        self._folder = folder
+        self._log = log
+        self._launcher = Launcher(folder, account_for(folder / "nothing"), lock)
+        self._patroni = program("patroni", "uv tool install 'patroni[etcd3]' --with 'psycopg[binary]'")
+        if self._launcher.run([self._patroni, "--version"])[0] != 0:
+            raise Skipped(f"{self._patroni} cannot be run by the account that PostgreSQL runs as")
+        self._ports = [held_port() for _ in range(2 * MEMBERS + 3)]
+        self._etcd_port, peer_port, self.proxy_port, *ports = map(port_of, self._ports)
+        self._others: list[subprocess.Popen[bytes]] = []
+        self.members = [
+            Member(f"member{place + 1}", folder / f"member{place + 1}", ports[2 * place], ports[2 * place + 1])
+            for place in range(MEMBERS)
+        ]
+        etcd, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, peer_port))
+        command = [program("etcd", "package etcd-server"), "--name=etcd", f"--data-dir={self._owned(folder / 'etcd')}"]
+        command += [f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}", f"--listen-peer-urls={peer}"]
+        command += [f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"]
+        self._start_other(command)
+
+    def url(self, *ports: int, user: str = APPLICATION_ROLE) -> str:
+        """The URL of the database at these ports; without any, at all members'."""
+        ports = ports or tuple(member.port for member in self.members)
+        hosts = ",".join("127.0.0.1" for _ in ports)
+        return f"postgresql+asyncpg://{user}@/{DATABASE}?host={hosts}&port={','.join(map(str, ports))}"
+
+    @property
+    def database(self) -> Database:
+        target = "&target_session_attrs=read-write"
+        return Database(self.url() + target, self.url(user="postgres") + target)
+
+    def start_member(self, member: Member) -> None:
+        self._owned(member.folder)
+        configuration = member.folder / "patroni.yml"
+        # JSON is YAML.
+        configuration.write_text(json.dumps(self._configuration(member), indent=1))
+        configuration.chmod(0o644)
+        member.process = self._launcher.start([self._patroni, configuration], self._log)
+
+    def start_haproxy(self) -> None:
+        """Leads a port to the primary."""
+        configuration = self._folder / "haproxy.cfg"
+        servers = [f"  server {m.name} 127.0.0.1:{m.port} check port {m.rest_port}" for m in self.members]
+        lines = [
+            "defaults",
+            "  mode tcp",
+            "  timeout connect 1s",
+            "  timeout check 1s",
+            "  timeout client 30m",
+            "  timeout server 30m",
+            "listen ledger",
+            f"  bind 127.0.0.1:{self.proxy_port}",
+            "  option httpchk OPTIONS /primary",
+            "  http-check expect status 200",
+            "  default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions",
+            *servers,
+        ]
+        configuration.write_text("\n".join(lines) + "\n")
+        configuration.chmod(0o644)
+        self._start_other([program("haproxy", "package haproxy"), "-db", "-f", str(configuration)])
+
+    async def members_told(self) -> list[dict[str, Any]]:
+        """What Patroni says of the members, whoever of them answers."""
+        for member in self.members:
+            with suppress(OSError, ValueError, TimeoutError):
+                answer = await self._http(member, "GET", "/cluster")
+                return list(json.loads(answer)["members"])
+        return []
+
+    async def leader(self) -> Member:
+        """The member that is the primary, with a synchronous standby beside it."""
+        names: list[str] = []
+
+        async def whole() -> bool:
+            told = await self.members_told()
+            names[:] = [one["name"] for one in told if one["role"] == "leader" and one["state"] == "running"]
+            standbys = [one for one in told if one["role"] in ("sync_standby", "quorum_standby")]
+            return len(names) == 1 and bool(standbys)
+
+        await until_told(whole, START_SECONDS)
+        return next(member for member in self.members if member.name == names[0])
+
+    async def switchover(self, leader: Member) -> None:
+        """Has the synchronous standby take over in good order."""
+        told = await self.members_told()
+        candidate = next(one["name"] for one in told if one["role"] in ("sync_standby", "quorum_standby"))
+        await self._http(leader, "POST", "/switchover", json.dumps({"leader": leader.name, "candidate": candidate}))
+
+    async def writes_elsewhere(self, than: Member) -> float:
+        """When another member took a commit for the first time, by the clock of the loop: the group's own gap ends then."""
+        tasks = [asyncio.create_task(_writes(member)) for member in self.members if member is not than]
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                return min(task.result() for task in done)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        for member in self.members:
+            member.signal(signal.SIGCONT)
+        processes = [member.process for member in self.members if member.process is not None] + self._others
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(process.wait, STOP_SECONDS)
+        for member in self.members:
+            member.signal(signal.SIGKILL)
+        for process in processes:
+            process.kill()
+            process.wait()
+        for port in self._ports:
+            port.close()
+
+    def _configuration(self, member: Member) -> dict[str, Any]:
+        local = "127.0.0.1"
+        users = {"superuser": "postgres", "replication": "replicator", "rewind": "rewinder"}
+        return {
+            "scope": "ledger",
+            "name": member.name,
+            "restapi": {"listen": f"{local}:{member.rest_port}", "connect_address": f"{local}:{member.rest_port}"},
+            "etcd3": {"host": f"{local}:{self._etcd_port}"},
+            "bootstrap": {
+                "dcs": {
+                    "ttl": TTL_SECONDS,
+                    "loop_wait": 2,
+                    "retry_timeout": 5,
+                    "synchronous_mode": True,
+                    "synchronous_mode_strict": True,
+                    "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": 200, "shared_buffers": "32MB"}},
+                },
+                "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
+            },
+            "postgresql": {
+                "listen": f"{local}:{member.port}",
+                "connect_address": f"{local}:{member.port}",
+                "data_dir": str(member.folder / "data"),
+                "bin_dir": str(find_bin_dir()),
+                "pgpass": str(member.folder / "pgpass"),
+                "authentication": {kind: {"username": name, "password": "unused"} for kind, name in users.items()},
+                "parameters": {"unix_socket_directories": str(member.folder)},
+                "pg_hba": [
+                    "local all all trust",
+                    f"host all all {local}/32 trust",
+                    f"host replication all {local}/32 trust",
+                ],
+            },
+        }
+
+    def _owned(self, path: Path) -> Path:
+        """A folder of the account that PostgreSQL runs as."""
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            if (account := self._launcher.account) is not None:
+                os.chown(path, account.uid, account.gid)
+        return path
+
+    def _start_other(self, command: list[str]) -> None:
+        self._others.append(self._launcher.start(command, self._log))
+
+    async def _http(self, member: Member, method: str, path: str, body: str = "") -> str:
+        """Patroni's answer. Raises OSError, TimeoutError, ValueError when there is none, or a refusal."""
+        async with asyncio.timeout(30 if body else 2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", member.rest_port)
+            try:
+                head = f"{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write((head + body).encode())
+                answer = (await reader.read()).decode()
+            finally:
+                writer.close()
+        status, _, rest = answer.partition("\r\n")
+        if " 200 " not in f"{status} ":
+            raise ValueError(f"{member.name} answered {answer}")
+        return rest.partition("\r\n\r\n")[2]
+
+
+async def _writes(member: Member) -> float:
+    """When a member took a commit, asked again and again."""
+    while True:
+        try:
+            async with asyncio.timeout(2):
+                connection = await asyncpg.connect(host="127.0.0.1", port=member.port, user="postgres", database=DATABASE)
+                try:
+                    await connection.execute(_WRITE)
+                    return time.monotonic()
+                finally:
+                    connection.terminate()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def patroni_group() -> AsyncIterator[Group]:
+    """A group with the books' database on it, migrated. Raises Skipped where a program is absent."""
+    with new_folder() as folder, (folder / "group.log").open("ab") as log, (folder / "group.lock").open("w") as lock:
+        group = Group(folder, log, lock.fileno())
+        try:
+            for member in group.members:
+                group.start_member(member)
+            leader = await group.leader()
+            server_url = f"postgresql+asyncpg://postgres@127.0.0.1:{leader.port}/postgres"
+            await create_database(server_url, DATABASE)
+            await migrate_async(group.database.migration_url)
+            yield group
+        except TimeoutError as error:
+            raise TimeoutError(f"the group did not get ready: {(folder / 'group.log').read_text()[-3000:]}") from error
+        finally:
+            await group.stop()
