@@ -71,6 +71,19 @@ async def test_session_is_on_the_host_that_takes_writes(pair: Pair) -> None:
         assert set(await asyncio.gather(*(place_of(hosts) for _ in range(5)))) == {primary}
 
 
+async def test_environment_names_hosts_as_for_libpq(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the URL names none; and what is asked of them, where it does not say."""
+    primary, standby = pair.directories
+    monkeypatch.setenv("PGHOST", f"{standby},{primary}")
+    monkeypatch.setenv("PGPORT", "5432")
+    url = f"postgresql+asyncpg://ledger_app@/{TEMPLATE}"
+    assert await place_of(Hosts(url)) == primary
+    monkeypatch.setenv("PGHOST", str(standby))
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
+    with pytest.raises(HostUnavailable, match="is a standby"):
+        await place_of(Hosts(url))
+
+
 async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None:
     """A report or an audit may run there; a server may not, and says why."""
     _, standby = pair.directories

@@ -2,17 +2,19 @@
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import asyncpg
 import structlog
 from sqlalchemy.engine import make_url
 
-from ledger.database_url import PORT, hosts_of
+from ledger.database_url import PORT, driver_url, hosts_of
 from ledger.infrastructure.postgres.outages import Outages
 
 # For one host, its judgement included: a host that stands still must not hide those after it.
@@ -123,9 +125,11 @@ class Hosts:
         self.url = url
         parsed = make_url(url)
         query = dict(parsed.query)
-        self.addresses = tuple(Address(host, port) for host, port in hosts_of(parsed)) or (Address(None, parsed.port),)
+        # libpq's variables stand in for what a URL leaves out, lists of hosts included.
+        named = hosts_of(parsed) or hosts_of(make_url(driver_url(_url_of_environment())))
+        self.addresses = tuple(Address(host, port) for host, port in named) or (Address(None, parsed.port),)
         alone = len(self.addresses) == 1
-        default = target or ("any" if alone else "read-write")
+        default = os.environ.get("PGTARGETSESSIONATTRS") or target or ("any" if alone else "read-write")
         self._target = str(query.pop("target_session_attrs", default))
         self._connect_seconds = int(str(query.pop("connect_timeout", CONNECT_SECONDS_ALONE if alone else CONNECT_SECONDS)))
         for name in ("host", "port"):
@@ -330,6 +334,13 @@ class Hosts:
         if ended:
             hosts = sorted({str(session.address) for _, session in ended})
             _log.info("left a database host", host=", ".join(hosts), reason=reason, sessions=len(ended))
+
+
+def _url_of_environment() -> str:
+    """A URL of the hosts that the environment names, if any."""
+    names = {"host": os.environ.get("PGHOST"), "port": os.environ.get("PGPORT")}
+    query = "&".join(f"{name}={quote(value)}" for name, value in names.items() if value and names["host"])
+    return f"postgresql:///?{query}" if query else "postgresql:///"
 
 
 def _is_older(standing: Standing, than: Standing) -> bool:
