@@ -177,6 +177,17 @@ class QueueFull(LedgerError):
     """As much work waits as the server can hold; nothing was stored."""
 
 
+class RequestTooLarge(LedgerError):
+    """The request has more bytes than its method takes; nothing was stored."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"a request of this method has at most {bytes_max} bytes")
+
+
+class RequestTooSlow(LedgerError):
+    """The request did not arrive within the time that it has; nothing was stored."""
+
+
 class DeadlineTooShort(LedgerError):
     """What waits before the call takes longer than the call has left; nothing was stored."""
 

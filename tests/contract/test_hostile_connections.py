@@ -24,6 +24,7 @@ from support.events import event_message, unique
 from support.http2 import Http2, Stream
 from support.processes import SERVICE, ServerProcess, server_process
 from support.running import query, running_ledger
+from support.tokens import token_line
 from support.waiting import until_told
 
 from ledger.api import server as api_server
@@ -31,9 +32,13 @@ from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2
 
 INGEST, STREAM = f"/{SERVICE}/IngestEvent", f"/{SERVICE}/StreamEvents"
+BATCH = f"/{SERVICE}/BatchIngestEvents"
 # The two kinds of calls that the service has: one request, and a stream of them.
 METHODS = pytest.mark.parametrize("path", [INGEST, STREAM], ids=["single", "stream"])
 MEBIBYTE = 1024 * 1024
+MESSAGE_BYTES = 39 * MEBIBYTE // 10
+# How often a server that says nothing is asked whether more may be sent.
+IDLE_TAKES = 5
 # What a test may cost the server. A message of the largest size is held a few times over while it is read.
 RSS_MIB_MAX = 48
 LOG_BYTES_MAX = 4096
@@ -284,12 +289,12 @@ async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProc
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"\0\0\0\0", request(INGEST)[:-1]], ids=["none", "flag", "length", "cut"])
 async def test_call_without_a_whole_message_is_never_run(hostile: ServerProcess, body: bytes) -> None:
-    """Row 84: the library does not answer it at all: it ends with its deadline, or with the connection. Nobody waits for it."""
+    """Row 84: INVALID_ARGUMENT; nobody waits for it."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         endless = connection.open(INGEST)
         await connection.send(endless, body)
-        told = await connection.call(INGEST, body, [("grpc-timeout", "300m")])
-        assert_turned_away(told, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+        told = await connection.call(INGEST, body)
+        assert told.code is grpc.StatusCode.INVALID_ARGUMENT
         assert (await connection.call(INGEST, request(INGEST))).code is grpc.StatusCode.OK, "on the same connection"
 
 
@@ -303,6 +308,65 @@ async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> Non
 
 
 # Row 85: those who take their time.
+
+
+async def send_without_an_end(connection: Http2, streams: list[int], body: bytes) -> None:
+    """Sends on all streams at once as much of the body as the server lets it."""
+    places, idle = dict.fromkeys(streams, 0), 0
+    while idle < IDLE_TAKES and not connection.closed:
+        idle += 1
+        for stream, place in places.items():
+            told = connection.streams[stream]
+            size = min(connection.h2.max_outbound_frame_size, len(body) - place)
+            if told.ended or told.reset is not None:
+                continue
+            if 0 < size <= connection.h2.local_flow_control_window(stream):
+                connection.h2.send_data(stream, body[place : place + size])
+                places[stream], idle = place + size, 0
+        connection.flush()
+        await connection.drain()
+        await connection.take_in(0.2 if idle else 0.001)
+
+
+@pytest.mark.parametrize(
+    ("path", "rss_mib"),
+    [
+        pytest.param(INGEST, 224, id="single"),
+        pytest.param(BATCH, 96, id="batch"),
+        pytest.param("/grpc.health.v1.Health/Check", 96, id="health"),
+        pytest.param("/grpc.health.v1.Health/Watch", 96, id="watch"),
+    ],
+)
+async def test_messages_that_never_end_are_bounded(hostile: ServerProcess, path: str, rss_mib: float) -> None:
+    """Two connections with a hundred calls each, every one with 3.9 MiB but for the last byte: only some are received at a time,
+    and others are served meanwhile."""
+    body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
+    async with unharmed(hostile, rss_mib=rss_mib, booked=2), AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(2)]
+        streams = [[one.open(path) for _ in range(100)] for one in connections]
+        sending = [
+            asyncio.create_task(send_without_an_end(one, opened, body)) for one, opened in zip(connections, streams, strict=True)
+        ]
+        await hostile.assert_well()
+        await asyncio.gather(*sending)
+        await hostile.assert_well()
+
+
+async def test_nothing_is_received_from_strangers(database: Database, tmp_path: Path) -> None:
+    """Calls without credentials are refused before their messages come: no more than a window of each is taken."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(token_line("gateway", "ingest", "one"))
+    body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
+    async with (
+        server_process(database, tmp_path / "server.log", auth_tokens_file=str(tokens)) as server,
+        Http2.connect(server.address) as connection,
+    ):
+        before = server.rss_mib()
+        opened = [connection.open(path) for path in (INGEST, BATCH, STREAM) for _ in range(40)]
+        await send_without_an_end(connection, opened, body)
+        await connection.until(lambda: all(connection.streams[stream].ended for stream in opened))
+        assert {connection.streams[stream].code for stream in opened} == {grpc.StatusCode.UNAUTHENTICATED}
+        assert server.rss_mib() - before < RSS_MIB_MAX
 
 
 @METHODS
@@ -546,6 +610,22 @@ async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pyt
             await busy.ping()
             assert not busy.closed
             assert busy.goaway is None
+        (result,) = await ledger.ingest(event_message())
+        assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+async def test_silent_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 85: one that does not even exchange settings has a few seconds and not two minutes."""
+    limits = dict(api_server._OPTIONS)
+    assert limits["grpc.server_handshake_timeout_ms"] == api_server.HANDSHAKE_SECONDS * 1000
+    monkeypatch.setattr(api_server, "_OPTIONS", tuple((limits | {"grpc.server_handshake_timeout_ms": 200}).items()))
+    async with running_ledger(database) as ledger:
+        host, port = ledger.address.rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while await reader.read(65_536):
+                pass
+        writer.close()
         (result,) = await ledger.ingest(event_message())
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
 

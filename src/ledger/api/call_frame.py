@@ -8,7 +8,7 @@ It is put around the methods when they are registered: an interceptor would look
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, nullcontext, suppress
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, 
 from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
 from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
+from ledger.api.receiving import LARGE_BYTES_MAX, SMALL_BYTES_MAX, Receiving, is_large
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
 from ledger.observability import CALL_IDS
@@ -31,6 +32,13 @@ from ledger.observability import CALL_IDS
 _WITH_A_QUEUE_OF_THEIR_OWN = {"IngestEvent", "GetBalance", "Check", "Watch"}
 REQUEST_ID_KEY = "x-request-id"
 LAST_WORDS_SECONDS = 0.2
+# Requests of the ledger that are received at once, and that wait for it: up to 4 MiB each that is
+# received, and 64 KiB each that waits.
+READING_MAX, WAITING_MAX = 40, 1000
+# The same of batches of events, which are that large.
+BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
+# The same of health checks and reflection, which ask nobody who they are.
+OPEN_READING_MAX, OPEN_WAITING_MAX = 8, 200
 _HEALTH_SERVICE = "grpc.health."
 _LEDGER_SERVICE = "ledger."
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -57,6 +65,9 @@ class CallFrame:
         self._bounds = CallBounds(limits)
         self._metrics = metrics
         self._gates = gates
+        self._receiving = Receiving(READING_MAX, WAITING_MAX)
+        self._receiving_batches = Receiving(BATCHES_READING_MAX, BATCHES_WAITING_MAX)
+        self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX)
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()
@@ -83,29 +94,48 @@ class CallFrame:
 
     def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
         method = f"/{service_name}/{name}"
-        bound = self._bounds.of(name, is_stream=handler.response_streaming) if service_name.startswith(_LEDGER_SERVICE) else None
+        is_ledger = service_name.startswith(_LEDGER_SERVICE)
+        bound = self._bounds.of(name, is_stream=handler.response_streaming) if is_ledger else None
+        receiving = self._receiving_of(name) if is_ledger else self._open_receiving
         gate = None if self._gates is None else self._gates(service_name, name)
         if handler.response_streaming:
-            return self._streaming(method, handler, bound, gate or OpenGate())
+            return self._streaming(method, handler, bound, gate or OpenGate(), receiving)
         if handler.request_streaming:
             raise NotImplementedError("the contract has no method that takes a stream and answers once")
-        return self._single(method, handler, bound, gate, is_health=service_name.startswith(_HEALTH_SERVICE))
+        return self._single(method, handler, bound, gate, receiving, is_health=service_name.startswith(_HEALTH_SERVICE))
 
-    def _single(self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | None, *, is_health: bool) -> Handler:
+    def _receiving_of(self, name: str) -> Receiving:
+        return self._receiving_batches if is_large(name) else self._receiving
+
+    def _single(
+        self,
+        method: str,
+        handler: Handler,
+        bound: OpenCalls | None,
+        gate: Gate | None,
+        receiving: Receiving,
+        *,
+        is_health: bool,
+    ) -> Handler:
         answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
+        bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
 
-        async def call(request: bytes, context: Context) -> Message:
+        async def call(_: object, context: Context) -> Message:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
+            request: Message | None = None
             try:
                 if self._stopping.is_set() and not is_health:
                     raise ShuttingDown
+                # The caller first: what a stranger sends is not received.
+                gated = None if gate is None else gate.call(context, framed.request_id)
+                request = _parse(parse, await receiving.read(framed, bytes_max))
                 with bound.admitted() if bound is not None else nullcontext():
-                    if gate is None:
-                        response = await answer(_parse(parse, request), context)
+                    if gated is None:
+                        response = await answer(request, context)
                     else:
-                        with gate.call(context, framed.request_id) as gated:
-                            response = await answer(gated.read(_parse(parse, request)), context)
+                        with gated:
+                            response = await answer(gated.read(request), context)
                             await gated.answered(response)
             except BaseException as error:
                 if not framed.takes(error):
@@ -113,15 +143,22 @@ class CallFrame:
             else:
                 framed.answered()
                 return response
+            # Not held while the refusal is sent: of a batch it is several MiB.
+            request = None
             await framed.abort()
             raise RuntimeError("an aborted call went on")
 
-        return grpc.unary_unary_rpc_method_handler(call, None, handler.response_serializer)
+        # As if it took a stream: the library would read a single request before it calls anything of ours.
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _streaming(self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | OpenGate) -> Handler:
+    def _streaming(
+        self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | OpenGate, receiving: Receiving
+    ) -> Handler:
         parse: Callable[[bytes], Message] = handler.request_deserializer
+        bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
+        is_ledger = receiving is not self._open_receiving
 
-        async def call(request: Any, context: Context) -> None:
+        async def call(requests: AsyncIterator[bytes], context: Context) -> None:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
             try:
                 with (
@@ -129,10 +166,14 @@ class CallFrame:
                     gate.call(context, framed.request_id) as gated,
                 ):
                     if handler.request_streaming:
-                        requests = _parse_each(parse, gate.admit_each(request, context))
-                        answers = gated.answer_each(handler.stream_stream(gated.read_each(requests), context))
+                        # The bound on open streams is the one on what those of the ledger are sent:
+                        # one that waits for its next event cannot be told from one that is slow.
+                        raws = requests if is_ledger else _read_each(receiving, framed)
+                        parsed = _parse_each(parse, gate.admit_each(raws, context))
+                        answers = gated.answer_each(handler.stream_stream(gated.read_each(parsed), context))
                     else:
-                        answers = handler.unary_stream(gated.read(_parse(parse, request)), context)
+                        request = _parse(parse, await receiving.read(framed, bytes_max))
+                        answers = handler.unary_stream(gated.read(request), context)
                     await self._until_stopping(_write_all(answers, context))
             except BaseException as error:
                 if not framed.takes(error):
@@ -142,9 +183,7 @@ class CallFrame:
                 return
             await framed.abort()
 
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
-        return grpc.unary_stream_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
     async def _until_stopping(self, answering: Awaitable[None]) -> None:
         task = asyncio.ensure_future(answering)
@@ -167,7 +206,7 @@ class _Call:
     `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
     """
 
-    __slots__ = ("_context", "_log", "_method", "_metrics", "_refusals", "_started_at", "_status", "request_id")
+    __slots__ = ("_log", "_method", "_metrics", "_refusals", "_started_at", "_status", "context", "request_id")
 
     def __init__(self, log: Any, refusals: RefusalLog, metrics: CallMetrics, method: str, context: Context) -> None:
         self._started_at = time.perf_counter()
@@ -175,7 +214,7 @@ class _Call:
         self._refusals = refusals
         self._metrics = metrics
         self._method = method
-        self._context = context
+        self.context = context
         self._status: status_pb2.Status | None = None
         self.request_id = _request_id_given(context) or uuid_utils.uuid7().hex
         CALL_IDS.set((self.request_id, method))
@@ -194,7 +233,7 @@ class _Call:
             self._count(status_code_of(self._status))
         else:
             # Cancelled by the caller, by its deadline, or at the end of the grace, unless a library aborted it.
-            self._count(self._context.code() if isinstance(error, aio.AbortError) else grpc.StatusCode.CANCELLED)
+            self._count(self.context.code() if isinstance(error, aio.AbortError) else grpc.StatusCode.CANCELLED)
         return is_taken
 
     def _count(self, code: grpc.StatusCode) -> None:
@@ -212,7 +251,7 @@ class _Call:
             else:
                 self._log.warning("call failed", code=code.name, error=type(error).__name__, cause=repr(cause))
             return True
-        if isinstance(error, NotImplementedError) and self._context.code() == grpc.StatusCode.UNIMPLEMENTED:
+        if isinstance(error, NotImplementedError) and self.context.code() == grpc.StatusCode.UNIMPLEMENTED:
             # What the generated service does for methods that are not overridden.
             self._status = not_implemented(self._method)
             return True
@@ -222,6 +261,12 @@ class _Call:
         self._log.error("unexpected exception", error_id=error_id, exc_info=error)
         self._status = internal(error_id)
         return True
+
+    async def refuse(self, error: LedgerError) -> None:
+        """Ends the call while its own task waits for its request, which is answered by an AbortError."""
+        self._judge(error)
+        with suppress(aio.AbortError):
+            await self.abort()
 
     async def abort(self) -> None:
         """Ends the call with the status. Always raises."""
@@ -233,7 +278,7 @@ class _Call:
         )
         if (pushback := retry_pushback_of(self._status)) is not None:
             trailers = (*trailers, (_RETRY_PUSHBACK_KEY, pushback))
-        await self._context.abort(status_code_of(self._status), self._status.message, trailers)
+        await self.context.abort(status_code_of(self._status), self._status.message, trailers)
 
 
 def _request_id_given(context: Context) -> str | None:
@@ -250,6 +295,11 @@ def _parse(parse: Callable[[bytes], Message], raw: bytes) -> Message:
         return parse(raw)
     except DecodeError as error:
         raise MalformedMessage from error
+
+
+async def _read_each(receiving: Receiving, call: _Call) -> AsyncIterator[bytes]:
+    while (raw := await receiving.read_next(call)) is not None:
+        yield raw
 
 
 async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:

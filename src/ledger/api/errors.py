@@ -35,6 +35,8 @@ from ledger.errors import (
     PayoutRunNotFound,
     QueueFull,
     RateLimited,
+    RequestTooLarge,
+    RequestTooSlow,
     RestaurantChanged,
     RestaurantNotFound,
     ScopeMissing,
@@ -148,6 +150,11 @@ _TABLE: dict[type[LedgerError], _Row] = {
     QueueFull: _Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_QUEUE_FULL,
         text="as much work waits as the server can hold; repeat the call later", retry=True),
+    RequestTooLarge: _Row(
+        grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_REQUEST_TOO_LARGE),
+    RequestTooSlow: _Row(
+        grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_REQUEST_TOO_SLOW,
+        text="the request did not arrive in time; nothing was stored"),
     DeadlineTooShort: _Row(
         grpc.StatusCode.DEADLINE_EXCEEDED, error_reason_pb2.ERROR_REASON_DEADLINE_TOO_SHORT,
         text="what waits before the call takes longer than the call has left; nothing was stored"),

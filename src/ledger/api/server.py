@@ -25,6 +25,7 @@ METADATA_BYTES_MAX = 16 * 1024
 STREAMS_MAX = 128
 CONNECTIONS_MAX = 4096
 CONNECTION_IDLE_SECONDS = 300
+HANDSHAKE_SECONDS = 10
 PING_INTERVAL_MIN_SECONDS = 10
 PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 2.0
@@ -50,12 +51,18 @@ _OPTIONS = (
     # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why. Not more:
     # calls that were given up while they waited stand in the queue above until their turn.
     ("grpc.http2.max_deallocating_streams", 2 * STREAMS_MAX),
+    # A stream may send its first window, 64 KiB, before we read its message, and no more: with this
+    # probe windows grow to 4 MiB, which a stranger then may fill on every stream.
+    ("grpc.http2.bdp_probe", 0),
     # Beyond the longest token and a trace: a token that is too long is to be refused by us. Between a lower and a higher limit
     # the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     # A connection costs about 60 KiB; those beyond are closed at once.
     ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+    # For TLS and the settings of HTTP/2 together; by default two minutes, in which silent connections
+    # would keep the places of others.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     # Whoever connects and says nothing is shown out; a connection with an open call, a watch or a stream, is not idle.
     ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS * 1000),
     # A client that vanished without a word holds its calls and streams until nobody answers a ping.

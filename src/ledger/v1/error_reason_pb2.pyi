@@ -160,6 +160,19 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
           "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2", "booked_event_id": "evt_1" } }
     """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 24
+    """The request has more bytes than its method takes: 4 MiB for batches and streams of events,
+    256 KiB for all others. Status INVALID_ARGUMENT. Nothing was stored. Beyond 4 MiB gRPC itself
+    answers RESOURCE_EXHAUSTED, without a reason.
+
+        { "reason": "REQUEST_TOO_LARGE", "domain": "ledger.v1", "metadata": {} }
+    """
+    ERROR_REASON_REQUEST_TOO_SLOW: _ErrorReason.ValueType  # 25
+    """The request did not arrive within 30 seconds. Status DEADLINE_EXCEEDED. Nothing was stored; the
+    same call may be repeated.
+
+        { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
@@ -305,4 +318,17 @@ FAILED_PRECONDITION. The event was not stored; only the bank can tell where the 
 
     { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
       "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2", "booked_event_id": "evt_1" } }
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 24
+"""The request has more bytes than its method takes: 4 MiB for batches and streams of events,
+256 KiB for all others. Status INVALID_ARGUMENT. Nothing was stored. Beyond 4 MiB gRPC itself
+answers RESOURCE_EXHAUSTED, without a reason.
+
+    { "reason": "REQUEST_TOO_LARGE", "domain": "ledger.v1", "metadata": {} }
+"""
+ERROR_REASON_REQUEST_TOO_SLOW: ErrorReason.ValueType  # 25
+"""The request did not arrive within 30 seconds. Status DEADLINE_EXCEEDED. Nothing was stored; the
+same call may be repeated.
+
+    { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
 """

@@ -1,0 +1,146 @@
+"""Requests that are received: only so many at a time, connections in turn, and none for ever."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from grpc import aio
+from support.waiting import until
+
+from ledger.api import receiving
+from ledger.api.receiving import Receiving
+from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
+
+TIMEOUT_SECONDS = 60.0
+BYTES_MAX = 100
+
+
+class Call:
+    """One that is received when the test says so."""
+
+    def __init__(self, connection: str = "one") -> None:
+        self.context: Any = self
+        self.connection = connection
+        self.is_read = False
+        self.refused_with: LedgerError | None = None
+        self._message: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def peer(self) -> str:
+        return self.connection
+
+    async def read(self) -> object:
+        self.is_read = True
+        return await self._message
+
+    def send(self, message: object) -> None:
+        self._message.set_result(message)
+
+    async def refuse(self, error: LedgerError) -> None:
+        self.refused_with = error
+        self._message.set_exception(aio.AbortError())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes any time is given up when others wait."""
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.0)
+
+
+def start(receives: Receiving, *calls: Call) -> list[asyncio.Task[bytes]]:
+    """Their requests are being read, or wait for it."""
+    return [asyncio.create_task(receives.read(call, BYTES_MAX)) for call in calls]
+
+
+async def settled() -> None:
+    """All tasks have gone as far as they can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_calls_beyond_the_places_are_not_read_before_there_is_room() -> None:
+    """The place of one that has arrived goes to the next."""
+    receives = Receiving(places=1, waiting_max=1)
+    first, second = Call(), Call()
+    reading = start(receives, first, second)
+    await settled()
+    assert (first.is_read, second.is_read) == (True, False)
+    first.send(b"one")
+    assert await reading[0] == b"one"
+    await settled()
+    assert second.is_read
+    second.send(b"two")
+    assert await reading[1] == b"two"
+
+
+async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
+    """QueueFull; one that waits and is given up makes room again."""
+    receives = Receiving(places=1, waiting_max=1)
+    reading = start(receives, Call(), Call())
+    await settled()
+    with pytest.raises(QueueFull):
+        await receives.read(Call(), BYTES_MAX)
+    reading[1].cancel()
+    await settled()
+    third = Call()
+    reading += start(receives, third)
+    await settled()
+    reading[0].cancel()
+    await settled()
+    assert third.is_read
+    reading[2].cancel()
+
+
+async def test_connections_take_turns() -> None:
+    """The only call of another connection comes before the second one of the first."""
+    receives = Receiving(places=1, waiting_max=10)
+    holder, crowd, other = Call(), [Call("crowd") for _ in range(3)], Call("other")
+    reading = start(receives, holder, *crowd, other)
+    await settled()
+    reading[0].cancel()
+    await settled()
+    crowd[0].send(b"")
+    await settled()
+    assert (other.is_read, crowd[1].is_read) == (True, False)
+    for task in reading:
+        task.cancel()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_slow_call_makes_room_for_one_that_waits() -> None:
+    """First of the connection that has the most; its own task ends, too."""
+    receives = Receiving(places=3, waiting_max=10)
+    slow = [Call("slow"), Call("fair"), Call("slow")]
+    reading = start(receives, *slow)
+    await settled()
+    waiting = Call("new")
+    reading += start(receives, waiting)
+    await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
+    assert [isinstance(call.refused_with, QueueFull) for call in slow] == [True, False, False]
+    with pytest.raises(aio.AbortError):
+        await reading[0]
+    for task in reading[1:]:
+        task.cancel()
+
+
+async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if nobody waits."""
+    monkeypatch.setattr(receiving, "RECEIVE_SECONDS", 0.0)
+    monkeypatch.setattr(receiving, "WATCH_SECONDS", 0.0)
+    slow = Call()
+    (reading,) = start(Receiving(places=3, waiting_max=10), slow)
+    with pytest.raises(aio.AbortError):
+        await asyncio.wait_for(reading, TIMEOUT_SECONDS)
+    assert isinstance(slow.refused_with, RequestTooSlow)
+
+
+async def test_request_is_of_the_size_that_its_method_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And there is one."""
+    monkeypatch.setattr(receiving, "END_SECONDS", 0.0)
+    receives = Receiving(places=3, waiting_max=10)
+    large, none = Call(), Call()
+    large.send(bytes(BYTES_MAX + 1))
+    none.send(aio.EOF)
+    with pytest.raises(RequestTooLarge):
+        await receives.read(large, BYTES_MAX)
+    with pytest.raises(MalformedMessage):
+        await receives.read(none, BYTES_MAX)
