@@ -330,10 +330,18 @@ class Hosts:
         ended = [(connection, session) for connection, session in self._sessions.items() if which(session)]
         for connection, _ in ended:
             self._sessions.pop(connection, None)
-            connection.terminate()
+            lose(connection)
         if ended:
             hosts = sorted({str(session.address) for _, session in ended})
             _log.info("left a database host", host=", ".join(hosts), reason=reason, sessions=len(ended))
+
+
+def lose(connection: Connection) -> None:
+    """Ends a session that somebody may be using, as if the network had lost it.
+
+    The driver's own way takes the ground from under a use that is between two messages: it fails with AttributeError.
+    """
+    connection._transport.abort()
 
 
 def _url_of_environment() -> str:

@@ -1,9 +1,11 @@
 """The unit of work on PostgreSQL: one transaction, rolled back unless `commit` was reached."""
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.infrastructure.postgres.engine import check_safe, connect
@@ -41,9 +43,11 @@ class PostgresUnitOfWork:
             raise
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._connection is not None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             # Closing rolls back what was not committed, and does nothing after a commit.
-            await self._connection.close()
-            self._connection = None
+            # With a lost session goes what was to be rolled back, and the pool has another one.
+            with suppress(DBAPIError):
+                await connection.close()
         if error is not None and (meaning := refusal_of(error)) is not None:
             raise meaning from error

@@ -1,0 +1,104 @@
+"""Sessions that end under every kind of call, as when a database host is left."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import grpc
+import pytest
+from google.type import date_pb2
+from grpc import aio
+from structlog.testing import capture_logs
+from support.events import event_message, unique
+from support.running import RunningLedger, running_ledger
+from support.waiting import until
+
+from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.hosts import Hosts, lose
+from ledger.v1 import ledger_pb2
+
+DEADLINE_SECONDS = 60.0
+ROUNDS = 40
+EXPECTED = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def calls_of(ledger: RunningLedger, restaurant_id: str, event_id: str) -> list[Callable[[], Awaitable[object]]]:
+    """A call of each kind that asks the database."""
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    as_of = date_pb2.Date(year=yesterday.year, month=yesterday.month, day=yesterday.day)
+    stub, pb = ledger.stub, ledger_pb2
+
+    def run(*, dry_run: bool) -> Awaitable[object]:
+        return stub.RunPayouts(pb.RunPayoutsRequest(currency="PEN", as_of=as_of, dry_run=dry_run, request_id=unique("run")))
+
+    return [
+        lambda: stub.IngestEvent(pb.IngestEventRequest(event=event_message(restaurant_id=restaurant_id))),
+        lambda: ledger.ingest(event_message(restaurant_id=unique("res")), event_message(restaurant_id=restaurant_id)),
+        lambda: stub.GetEvent(pb.GetEventRequest(event_id=event_id)),
+        lambda: ledger.balance(restaurant_id),
+        lambda: stub.ListEntries(pb.ListEntriesRequest(restaurant_id=restaurant_id, currency="PEN")),
+        lambda: run(dry_run=True),
+        lambda: run(dry_run=False),
+        lambda: stub.ListPayouts(pb.ListPayoutsRequest(restaurant_id=restaurant_id)),
+        lambda: stub.PutRestaurant(pb.PutRestaurantRequest(restaurant_id=restaurant_id)),
+        lambda: stub.ListRestaurants(pb.ListRestaurantsRequest()),
+    ]
+
+
+async def test_call_whose_session_ends_is_told_to_come_again(shared_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it was about to do, and without a word in the log about it."""
+    served: list[Hosts] = []
+    start = Hosts.start
+
+    def started(self: Hosts) -> None:
+        served.append(self)
+        start(self)
+
+    monkeypatch.setattr(Hosts, "start", started)
+    async with running_ledger(shared_database) as ledger:
+        restaurant_id = unique("res")
+        event = event_message(restaurant_id=restaurant_id)
+        await ledger.ingest(event)
+        codes: Counter[grpc.StatusCode] = Counter()
+        over = asyncio.Event()
+
+        async def call_on(call: Callable[[], Awaitable[object]]) -> None:
+            while not over.is_set():
+                try:
+                    await call()
+                    codes[grpc.StatusCode.OK] += 1
+                except aio.AioRpcError as error:
+                    codes[error.code()] += 1
+                await asyncio.sleep(0)
+
+        def more(calls: int) -> bool:
+            return codes.total() > calls
+
+        def all_given_back() -> bool:
+            return ledger.engine.pool.status().endswith("Current Checked out connections: 0")
+
+        with capture_logs() as lines:
+            callers = [asyncio.create_task(call_on(call)) for call in calls_of(ledger, restaurant_id, event.event_id)]
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                for number in range(ROUNDS):
+                    for connection in served[0].sessions:
+                        lose(connection)
+                    # At whatever place the calls are by then.
+                    for _ in range(number % 50):
+                        await asyncio.sleep(0)
+                    await until(partial(more, codes.total()), DEADLINE_SECONDS)
+                over.set()
+                await asyncio.gather(*callers)
+        # No session is lost to its pool; the server's workers use some now and then.
+        await until(all_given_back, DEADLINE_SECONDS)
+    assert set(codes) <= EXPECTED
+    assert codes[grpc.StatusCode.OK] > 0
+    assert codes[grpc.StatusCode.UNAVAILABLE] > 0
+    assert [line for line in lines if line["log_level"] == "error"] == []
