@@ -205,7 +205,11 @@ class Settings(BaseSettings):
         description="Calls other than booking events that may be open at once; one more is answered RESOURCE_EXHAUSTED.",
     )
     open_streams: int = Field(
-        default=200, ge=1, le=10_000, description="The same for streams of events, which hold up to 5 MiB each while they wait."
+        default=32,
+        ge=1,
+        le=10_000,
+        description="The same for streams of events. Each may hold a message of 4 MiB that is not whole yet: more need "
+        "more memory.",
     )
     reflection: bool | None = Field(
         default=None,

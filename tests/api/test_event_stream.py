@@ -16,7 +16,7 @@ from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.payout_runs import days_ago, finished_run
 from support.running import RunningLedger, running_ledger
 
-from ledger.api.event_stream import EventStream
+from ledger.api.event_stream import EventStream, HeldRequests
 from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.bootstrap import Database
@@ -204,7 +204,7 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
             consumed += 1
             yield several(event_message() for _ in range(100))
 
-    answers = EventStream(ingest, lambda: datetime.now(UTC)).answers(requests())
+    answers = EventStream(ingest, lambda: datetime.now(UTC), HeldRequests()).answers(requests())
     reading = asyncio.create_task(anext(answers))
     for _ in range(1000):
         await asyncio.sleep(0)
@@ -317,3 +317,21 @@ async def test_malformed_message_ends_the_stream_after_the_answers_before_it(sha
     assert ended == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
     assert [told(answer.result) for answer in answers] == ["CREATED"] * 20
     assert await stored_ids(shared_ledger, restaurant_id) == {request.event.event_id for request in before}
+
+
+async def test_streams_hold_only_so_much_together() -> None:
+    """A request that would be too much waits until others are booked; one that is too large by itself gets in alone."""
+    held = HeldRequests(bytes_max=10)
+    await held.take(6)
+    waiting = asyncio.create_task(held.take(20))
+    await asyncio.sleep(0)
+    given_up = asyncio.create_task(held.take(5))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await held.take(4)
+    held.give_back(6)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    held.give_back(4)
+    await waiting
+    assert held.size_bytes == 20

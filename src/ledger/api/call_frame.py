@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext, suppress
-from typing import Any
+from typing import Any, Self, cast
 
 import grpc
 import structlog
@@ -158,7 +158,7 @@ class CallFrame:
         bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
         is_ledger = receiving is not self._open_receiving
 
-        async def call(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def call(_: object, context: Context) -> None:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
             try:
                 with (
@@ -168,7 +168,7 @@ class CallFrame:
                     if handler.request_streaming:
                         # The bound on open streams is the one on what those of the ledger are sent:
                         # one that waits for its next event cannot be told from one that is slow.
-                        raws = requests if is_ledger else _read_each(receiving, framed)
+                        raws = _Requests(context) if is_ledger else _read_each(receiving, framed)
                         parsed = _parse_each(parse, gate.admit_each(raws, context))
                         answers = gated.answer_each(handler.stream_stream(gated.read_each(parsed), context))
                     else:
@@ -302,9 +302,28 @@ async def _read_each(receiving: Receiving, call: _Call) -> AsyncIterator[bytes]:
         yield raw
 
 
+class _Requests:
+    """What a stream is sent. The library's own iterator holds each until the next one comes."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raw = await self._context.read()
+        if raw is aio.EOF:
+            raise StopAsyncIteration
+        return cast(bytes, raw)
+
+
 async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
     async for raw in raws:
-        yield _parse(parse, raw)
+        message = [_parse(parse, raw)]
+        # Not held until the next one comes: it may have 4 MiB.
+        del raw
+        yield message.pop()
 
 
 async def _write_all(answers: Any, context: Context) -> None:

@@ -27,11 +27,12 @@ _BOUNDED_ELSEWHERE = {"IngestEvent", "BatchIngestEvents", "GetBalance"}
 class CallLimits:
     """How many calls may be open at once: single ones that are not bounded elsewhere, and streams of events.
 
-    A stream holds up to a message and what is read ahead, 5 MiB, while its events wait.
+    A stream may hold a message of 4 MiB that is not whole yet; what all of them have read is bounded in
+    `event_stream.py`.
     """
 
     calls: int = 1000
-    streams: int = 200
+    streams: int = 32
 
 
 class OpenCalls:

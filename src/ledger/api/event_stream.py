@@ -14,6 +14,8 @@ from ledger.v1 import ledger_pb2
 
 # Read ahead of what is being booked; a single request may be larger.
 READ_AHEAD_BYTES = 1024 * 1024
+# What all streams of a server have read and not booked yet. Decoded it takes three times as much.
+HELD_BYTES_MAX = 16 * 1024 * 1024
 
 
 async def ingest_decoded(
@@ -29,6 +31,29 @@ async def ingest_decoded(
     return [next(outcomes) if isinstance(event, ProcessorEvent) else event for event in decoded]
 
 
+class HeldRequests:
+    """Bounds the requests that the streams of a server hold while they are not booked yet."""
+
+    def __init__(self, bytes_max: int = HELD_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._room: asyncio.Event | None = None
+        self.size_bytes = 0
+
+    async def take(self, size_bytes: int) -> None:
+        """Returns once there is room for so much; for a request that is larger than all of it, once nothing else is there."""
+        while self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
+            if self._room is None or self._room.is_set():
+                self._room = asyncio.Event()
+            await self._room.wait()
+        self.size_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        """What was taken is booked, or given up."""
+        self.size_bytes -= size_bytes
+        if self._room is not None:
+            self._room.set()
+
+
 @dataclass(frozen=True, slots=True)
 class _Received:
     """A request that has arrived: its events, or what is wrong with them."""
@@ -41,8 +66,10 @@ class _Received:
 class EventStream:
     """One stream. While some of its events are being booked the next ones are read, about as many as are booked at a time."""
 
-    def __init__(self, ingest_events: IngestEvents, clock: Callable[[], datetime]) -> None:
+    def __init__(self, ingest_events: IngestEvents, clock: Callable[[], datetime], held: HeldRequests) -> None:
         self._ingest_events = ingest_events
+        self._held = held
+        self._held_bytes = 0
         self._clock = clock
         self._received: deque[_Received] = deque()
         self._events = 0
@@ -67,28 +94,39 @@ class EventStream:
                 raise self._end
         finally:
             reading.cancel()
+            self._give_back(self._held_bytes)
 
     async def _read(self, requests: AsyncIterator[ledger_pb2.StreamEventsRequest]) -> None:
         try:
             async for request in requests:
-                received = self._decode(request)
+                size_bytes = request.ByteSize()
+                await self._held.take(size_bytes)
+                self._held_bytes += size_bytes
+                received = self._decode(request, size_bytes)
+                # Not held until the next one comes.
+                del request
                 while self._events and not self._has_room(received):
                     await self._change()
                 self._received.append(received)
                 self._events += len(received.decoded)
                 self._size_bytes += received.size_bytes
                 self._changed.set()
+                del received
         except Exception as error:  # noqa: BLE001  # raised by `answers`, in its turn
             self._end = error
         finally:
             self._ended = True
             self._changed.set()
 
-    def _decode(self, request: ledger_pb2.StreamEventsRequest) -> _Received:
+    def _give_back(self, size_bytes: int) -> None:
+        self._held_bytes -= size_bytes
+        self._held.give_back(size_bytes)
+
+    def _decode(self, request: ledger_pb2.StreamEventsRequest, size_bytes: int) -> _Received:
         """Raises InvalidRequest when the request itself is not as it should be."""
         now = self._clock()
         decoded = convert.decode_stream_request(request, now)
-        return _Received(decoded, is_single=request.HasField("event"), size_bytes=request.ByteSize())
+        return _Received(decoded, is_single=request.HasField("event"), size_bytes=size_bytes)
 
     def _has_room(self, received: _Received) -> bool:
         return (
@@ -114,6 +152,7 @@ class EventStream:
         size_bytes = sum(received.size_bytes for received in taken)
         await self._ingest_events.queue.wait_for_room(len(decoded), size_bytes)
         outcomes = iter(await ingest_decoded(self._ingest_events, decoded, size_bytes=size_bytes, seconds_left=None))
+        self._give_back(size_bytes)
         return [
             ledger_pb2.StreamEventsResponse(result=convert.encode_result(next(outcomes)))
             if received.is_single

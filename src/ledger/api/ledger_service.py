@@ -8,7 +8,7 @@ from typing import Any
 from grpc import aio
 
 from ledger.api import convert, convert_payouts, convert_statement
-from ledger.api.event_stream import EventStream, ingest_decoded
+from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.api.page_tokens import PageTokens
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
@@ -43,6 +43,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         clock: Callable[[], datetime],
     ) -> None:
         self._ingest_events = ingest_events
+        self._held = HeldRequests()
         self._ledger = ledger
         self._get_balance = get_balance
         self._statements = statements
@@ -73,7 +74,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def StreamEvents(
         self, request_iterator: AsyncIterator[ledger_pb2.StreamEventsRequest], context: Context
     ) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
-        stream = EventStream(self._ingest_events, self._clock)
+        stream = EventStream(self._ingest_events, self._clock, self._held)
         async with aclosing(stream.answers(request_iterator)) as answers:
             async for answer in answers:
                 yield answer
