@@ -358,10 +358,10 @@ CREATE TABLE payout_runs (
     finished_at timestamp with time zone,
     CONSTRAINT payout_runs_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT payout_runs_cutoff_at_check CHECK ((cutoff_at <= created_at)),
-    CONSTRAINT payout_runs_finished_at_check CHECK (((state = 'SUCCEEDED'::text) = (finished_at IS NOT NULL))),
+    CONSTRAINT payout_runs_finished_at_check CHECK (((state <> 'RUNNING'::text) = (finished_at IS NOT NULL))),
     CONSTRAINT payout_runs_min_amount_minor_check CHECK ((min_amount_minor >= 0)),
     CONSTRAINT payout_runs_request_id_check CHECK (((request_id ~ '^[A-Za-z0-9._:-]*$'::text) AND (octet_length(request_id) <= 128))),
-    CONSTRAINT payout_runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text])))
+    CONSTRAINT payout_runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'CANCELED'::text])))
 );
 
 COMMENT ON TABLE payout_runs IS 'Payout runs: one for each currency, date, minimum and request id. Only the progress changes.';
@@ -371,9 +371,9 @@ COMMENT ON COLUMN payout_runs.as_of IS 'The date to pay out by, in the settlemen
 COMMENT ON COLUMN payout_runs.cutoff_at IS 'What matures after this instant waits for a later run.';
 COMMENT ON COLUMN payout_runs.min_amount_minor IS 'The least amount that is paid, in minor units.';
 COMMENT ON COLUMN payout_runs.request_id IS 'The caller''s, to tell runs of one date apart; empty when it gave none.';
-COMMENT ON COLUMN payout_runs.state IS 'RUNNING as long as a restaurant is to be looked at.';
+COMMENT ON COLUMN payout_runs.state IS 'RUNNING as long as a restaurant is to be looked at. CANCELED: what is open was not looked at, and never will be.';
 COMMENT ON COLUMN payout_runs.created_at IS 'When it was created, by the database''s clock.';
-COMMENT ON COLUMN payout_runs.finished_at IS 'When the last restaurant had been looked at, by the database''s clock.';
+COMMENT ON COLUMN payout_runs.finished_at IS 'When it ended or was canceled, by the database''s clock.';
 
 CREATE TABLE payouts (
     payout_id uuid NOT NULL,
@@ -582,6 +582,10 @@ COMMENT ON INDEX ledger_entries_available_at_idx IS 'For what has matured since 
 CREATE INDEX payout_run_items_open_idx ON payout_run_items USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
 
 COMMENT ON INDEX payout_run_items_open_idx IS 'For the workers, which claim open items by balance account.';
+
+CREATE INDEX payout_runs_created_at_payout_run_id_idx ON payout_runs USING btree (created_at, payout_run_id);
+
+COMMENT ON INDEX payout_runs_created_at_payout_run_id_idx IS 'For lists, latest first.';
 
 CREATE INDEX payout_runs_running_idx ON payout_runs USING btree (created_at) WHERE (state = 'RUNNING'::text);
 

@@ -190,6 +190,7 @@ class Application:
             engine,
             self._snapshot_worker,
             settlement_timezone=settings.settlement_timezone,
+            open_runs_max=settings.payout_runs_open,
             fence=self._fence,
             metrics=metrics,
         )

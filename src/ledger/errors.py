@@ -107,6 +107,18 @@ class PayoutRunNotFound(LedgerError):
         self.payout_run_id = payout_run_id
 
 
+class PayoutRunEnded(LedgerError):
+    """The payout run has succeeded, so there is nothing left to cancel."""
+
+    def __init__(self, payout_run_id: str) -> None:
+        super().__init__(f"payout run {payout_run_id} has succeeded and cannot be canceled")
+        self.payout_run_id = payout_run_id
+
+
+class TooManyPayoutRuns(LedgerError):
+    """As many payout runs are under way as may be; none was started."""
+
+
 class PayoutMoveNotAllowed(LedgerError):
     """The payout is in a state from which the event cannot move it. Names the events that brought it there."""
 

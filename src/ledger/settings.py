@@ -162,6 +162,13 @@ class Settings(BaseSettings):
     payout_concurrency: int = Field(
         default=2, ge=1, le=16, description="Pages of restaurants that a server pays at a time, each on a connection of its own."
     )
+    payout_runs_open: int = Field(
+        default=50,
+        ge=1,
+        le=1000,
+        description="Payout runs that may be under way at once, each with a row for each restaurant of its currency; one more is "
+        "answered RESOURCE_EXHAUSTED.",
+    )
     snapshot_tail_entries: int = Field(
         default=200,
         ge=0,

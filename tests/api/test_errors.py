@@ -33,6 +33,7 @@ from ledger.errors import (
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
+    PayoutRunEnded,
     PayoutRunNotFound,
     QueueFull,
     RateLimited,
@@ -43,6 +44,7 @@ from ledger.errors import (
     ScopeMissing,
     ShuttingDown,
     StatementRefused,
+    TooManyPayoutRuns,
 )
 from ledger.v1 import error_reason_pb2
 
@@ -63,6 +65,8 @@ EXAMPLES: list[LedgerError] = [
     RestaurantNotFound("res_1"),
     PayoutNotFound("po_1"),
     PayoutRunNotFound("run_1"),
+    PayoutRunEnded("run_1"),
+    TooManyPayoutRuns("secret"),
     PayoutMoveNotAllowed("po_1", "PAID", "evt_2", ["evt_1"]),
     PayoutAnswersContradict("po_1", "FAILED", "evt_2", "evt_1"),
     PayoutMismatch("po_1", ["amount_minor"]),

@@ -285,6 +285,8 @@ METHODS = (
     "ListEntries",
     "RunPayouts",
     "GetPayoutRun",
+    "ListPayoutRuns",
+    "CancelPayoutRun",
     "ListPayoutRunItems",
     "GetPayout",
     "ListPayouts",
@@ -416,7 +418,7 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
         for path, number in {"currency": 2, "event_id": 6, "payout_id": 7, "page_token": 9}.items():
             yield f"{name}-ListEntries-{path}", malformed("ListEntries", field(number, text))
         yield f"{name}-RunPayouts-request_id", malformed("RunPayouts", field(4, text))
-        for method in ("GetPayout", "GetPayoutRun", "ListPayoutRunItems", "ListPayouts"):
+        for method in ("GetPayout", "GetPayoutRun", "CancelPayoutRun", "ListPayoutRuns", "ListPayoutRunItems", "ListPayouts"):
             yield f"{name}-{method}", malformed(method, field(1, text))
     for name, request in NOT_MESSAGES.items():
         for method in METHODS:
@@ -668,6 +670,7 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
     requests: dict[str, tuple[str, Any]] = {
         "GetPayout": ("payout_id", ledger_pb2.GetPayoutRequest),
         "GetPayoutRun": ("payout_run_id", ledger_pb2.GetPayoutRunRequest),
+        "CancelPayoutRun": ("payout_run_id", ledger_pb2.CancelPayoutRunRequest),
         "ListPayoutRunItems": ("payout_run_id", ledger_pb2.ListPayoutRunItemsRequest),
         "ListPayouts": ("payout_run_id", ledger_pb2.ListPayoutsRequest),
     }
@@ -676,16 +679,27 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
             if method == "ListPayouts" and not value:
                 continue  # any
             yield f"{name}-{method}", Case(method, message(**{path: value}).SerializeToString(), fields=(path,))
-        if method != "ListPayouts":
-            reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
-            unknown = message(**{path: UUID_TEXT}).SerializeToString()
-            yield f"71-{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
+        reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
+        unknown = message(**{path: UUID_TEXT}).SerializeToString()
+        yield f"71-{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
+    unknown = ledger_pb2.ListPayoutsRequest(restaurant_id="res_unknown").SerializeToString()
+    yield "71-ListPayouts-unknown-restaurant", Case("ListPayouts", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
+    for number in (-1, ledger_pb2.PAYOUT_RUN_STATE_PLANNED, 77):
+        runs = ledger_pb2.ListPayoutRunsRequest(state=number)  # type: ignore[arg-type]
+        yield f"74-run-state-{number}", Case("ListPayoutRuns", runs.SerializeToString(), fields=("state",))
+    runs = ledger_pb2.ListPayoutRunsRequest(currency="pen")
+    yield "74-run-currency", Case("ListPayoutRuns", runs.SerializeToString(), fields=("currency",))
+    for name, token in bad_page_tokens(["ListPayoutRuns", "", ""]):
+        runs = ledger_pb2.ListPayoutRunsRequest(page_token=token)
+        yield f"73-ListPayoutRuns-page_token-{name}", Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_token",))
     for number in (-1, 5, 77, 2**31 - 1, -(2**31)):
         payouts = ledger_pb2.ListPayoutsRequest(state=number)  # type: ignore[arg-type]
         yield f"74-state-{number}", Case("ListPayouts", payouts.SerializeToString(), fields=("state",))
         items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, outcome=number)  # type: ignore[arg-type]
         yield f"74-outcome-{number}", Case("ListPayoutRunItems", items.SerializeToString(), fields=("outcome",))
     for size in (-1, -(2**31)):
+        runs = ledger_pb2.ListPayoutRunsRequest(page_size=size)
+        yield f"72-ListPayoutRuns-page_size-{size}", Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_size",))
         payouts = ledger_pb2.ListPayoutsRequest(page_size=size)
         yield f"72-ListPayouts-page_size-{size}", Case("ListPayouts", payouts.SerializeToString(), fields=("page_size",))
         items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_size=size)

@@ -61,6 +61,10 @@ PROMISED_FIELDS = {
         "event_id:string payout_id:string page_size:int32 page_token:string"
     ),
     "GetPayoutRunRequest": "payout_run_id:string",
+    "ListPayoutRunsRequest": "currency:string state:PayoutRunState page_size:int32 page_token:string",
+    "ListPayoutRunsResponse": "payout_runs:*PayoutRun next_page_token:string",
+    "CancelPayoutRunRequest": "payout_run_id:string",
+    "CancelPayoutRunResponse": "payout_run:PayoutRun",
     "GetPayoutRequest": "payout_id:string",
     "GetPayoutResponse": "payout:Payout",
     "Payout": (
@@ -80,12 +84,12 @@ PROMISED_VALUES = {
         "DISPUTE_LOST PAYOUT_PAID PAYOUT_FAILED"
     ),
     "IngestStatus": "CREATED DUPLICATE",
-    "PayoutRunState": "RUNNING SUCCEEDED",
+    "PayoutRunState": "RUNNING SUCCEEDED PLANNED CANCELED",
     "PayoutState": "CREATED PAID FAILED RETURNED",
 }
 PROMISED_METHODS = {
     *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
-    *("RunPayouts", "GetPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"),
+    *("RunPayouts", "GetPayoutRun", "ListPayoutRuns", "CancelPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"),
     *("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants"),
 }
 

@@ -329,17 +329,18 @@ async def test_different_runs_at_once_never_pay_twice(database: Database) -> Non
     await assert_reconciled(database.migration_url)
 
 
-async def test_hundred_run_payouts_at_once(ledger: RunningLedger) -> None:
+async def test_hundred_run_payouts_at_once(database: Database) -> None:
     """100 calls at once, first of one run, then of 100 runs: all are answered, all finish, each restaurant is paid once."""
-    await charge_all(ledger, 40)
-    same = await asyncio.gather(*(start_run(ledger, request_id="same") for _ in range(100)))
-    assert len({run.payout_run_id for run in same}) == 1
-    different = await asyncio.gather(*(start_run(ledger, request_id=f"run_{number}") for number in range(100)))
-    assert len({run.payout_run_id for run in different}) == 100
-    runs = [await end_of_run(ledger, run.payout_run_id) for run in [same[0], *different]]
-    assert sum(run.payouts_created for run in runs) == 40
-    assert all(run.restaurants_considered == 40 for run in runs)
-    await assert_reconciled(ledger.database.migration_url)
+    async with running_ledger(database, payout_runs_open=200) as ledger:
+        await charge_all(ledger, 40)
+        same = await asyncio.gather(*(start_run(ledger, request_id="same") for _ in range(100)))
+        assert len({run.payout_run_id for run in same}) == 1
+        different = await asyncio.gather(*(start_run(ledger, request_id=f"run_{number}") for number in range(100)))
+        assert len({run.payout_run_id for run in different}) == 100
+        runs = [await end_of_run(ledger, run.payout_run_id) for run in [same[0], *different]]
+        assert sum(run.payouts_created for run in runs) == 40
+        assert all(run.restaurants_considered == 40 for run in runs)
+    await assert_reconciled(database.migration_url)
 
 
 async def test_events_storm_while_two_servers_pay(database: Database) -> None:

@@ -56,6 +56,8 @@ def valid_requests(*, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
             currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=2), min_amount_minor=1, request_id="req_1", dry_run=True
         ),
         "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id),
+        "ListPayoutRuns": ledger_pb2.ListPayoutRunsRequest(currency="PEN", state=ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED),
+        "CancelPayoutRun": ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id),
         "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
             payout_run_id=payout_run_id, outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_PAYOUT_CREATED, page_size=1
         ),

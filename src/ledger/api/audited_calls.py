@@ -46,17 +46,22 @@ def _payout_run(request: ledger_pb2.RunPayoutsRequest, response: ledger_pb2.RunP
     return what if response is None else {**what, "payout_run_id": response.payout_run.payout_run_id}
 
 
+def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> What:
+    return {"payout_run_id": _shown(request.payout_run_id)}
+
+
 # The methods that write, each with what is said of it. A stream's events are counted as they pass.
 WHAT_BY_METHOD: Mapping[str, Callable[[Any, Any], What]] = {
     "IngestEvent": _event,
     "BatchIngestEvents": _batch,
     "StreamEvents": lambda _, __: {},
     "RunPayouts": _payout_run,
+    "CancelPayoutRun": _canceled_run,
     "PutRestaurant": _restaurant,
     "UpdateRestaurant": _restaurant_change,
 }
 # Those whose answer waits for the log: they are few, and what they do is nowhere else told with who did it.
-WRITTEN_BEFORE_THE_ANSWER = frozenset({"RunPayouts", "PutRestaurant", "UpdateRestaurant"})
+WRITTEN_BEFORE_THE_ANSWER = frozenset({"RunPayouts", "CancelPayoutRun", "PutRestaurant", "UpdateRestaurant"})
 
 
 def _shown(text: str) -> str:

@@ -32,6 +32,8 @@ SCOPE_BY_METHOD: Mapping[str, Scope] = {
     "ListEntries": Scope.READ,
     "RunPayouts": Scope.PAYOUT,
     "GetPayoutRun": Scope.READ,
+    "ListPayoutRuns": Scope.READ,
+    "CancelPayoutRun": Scope.PAYOUT,
     "ListPayoutRunItems": Scope.READ,
     "GetPayout": Scope.READ,
     "ListPayouts": Scope.READ,

@@ -9,7 +9,7 @@ from google.type import date_pb2
 
 from ledger.api.convert import ENTRY_TYPE_NUMBERS, EPOCH, decode_uuid, encode_instant, encode_optional_instant
 from ledger.api.page_tokens import PageTokens, refused_page_token
-from ledger.application.ports import PayoutQuery
+from ledger.application.ports import PayoutQuery, PayoutRunQuery
 from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, is_currency
@@ -24,7 +24,7 @@ from ledger.domain.payouts import (
     PayoutState,
     SkipReason,
 )
-from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest
+from ledger.errors import FieldViolation, InvalidRequest
 from ledger.v1 import ledger_pb2
 
 # No book is older than an event may be; and a date's end must be an instant.
@@ -35,6 +35,7 @@ _PAYOUT_STATES = {
 }
 _PAYOUT_STATE_NUMBERS = {state: ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}") for state in PayoutState}
 _PAYOUT_RUN_STATE_NUMBERS = {state: ledger_pb2.PayoutRunState.Value(f"PAYOUT_RUN_STATE_{state.name}") for state in PayoutRunState}
+_PAYOUT_RUN_STATES = {number: state for state, number in _PAYOUT_RUN_STATE_NUMBERS.items() if state is not PayoutRunState.PLANNED}
 _OUTCOMES = {
     number: PayoutRunItemOutcome[name.removeprefix("PAYOUT_RUN_ITEM_OUTCOME_")]
     for name, number in ledger_pb2.PayoutRunItemOutcome.items()
@@ -68,9 +69,7 @@ def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey
 
 
 def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
-    """A payout run. Raises AmountOutOfRange."""
-    if run.total_amount_minor > INT64_MAX:
-        raise AmountOutOfRange("total_amount_minor")
+    """A payout run."""
     return ledger_pb2.PayoutRun(
         payout_run_id="" if run.payout_run_id is None else str(run.payout_run_id),
         currency=run.key.currency,
@@ -80,7 +79,8 @@ def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
         request_id=run.key.request_id,
         state=_PAYOUT_RUN_STATE_NUMBERS[run.state],
         payouts_created=run.payouts_created,
-        total_amount_minor=run.total_amount_minor,
+        total_amount_minor=min(run.total_amount_minor, INT64_MAX),
+        is_capped=run.total_amount_minor > INT64_MAX,
         restaurants_considered=run.restaurants_considered,
         restaurants_total=run.restaurants_total,
         skipped=[
@@ -96,9 +96,38 @@ def decode_payout_id(request: ledger_pb2.GetPayoutRequest) -> UUID:
     return decode_uuid("payout_id", request.payout_id)
 
 
-def decode_payout_run_id(request: ledger_pb2.GetPayoutRunRequest | ledger_pb2.ListPayoutRunItemsRequest) -> UUID:
+def decode_payout_run_id(
+    request: ledger_pb2.GetPayoutRunRequest | ledger_pb2.ListPayoutRunItemsRequest | ledger_pb2.CancelPayoutRunRequest,
+) -> UUID:
     """The run asked for. Raises InvalidRequest."""
     return decode_uuid("payout_run_id", request.payout_run_id)
+
+
+def decode_payout_run_query(request: ledger_pb2.ListPayoutRunsRequest) -> PayoutRunQuery:
+    """Which runs to list. Raises InvalidRequest."""
+    violations: list[FieldViolation] = []
+    if request.currency and not is_currency(request.currency):
+        violations.append(FieldViolation("currency", f"{CURRENCY_RULE}, or be empty"))
+    if request.state and request.state not in _PAYOUT_RUN_STATES:
+        violations.append(FieldViolation("state", "must be one of the states that are stored"))
+    if violations:
+        raise InvalidRequest(violations)
+    return PayoutRunQuery(request.currency or None, _PAYOUT_RUN_STATES.get(request.state))
+
+
+def payout_run_list(query: PayoutRunQuery) -> tuple[str, ...]:
+    """What page tokens of a list of runs are bound to."""
+    return ("ListPayoutRuns", query.currency or "", query.state or "")
+
+
+def encode_payout_run_page(
+    tokens: PageTokens, query: PayoutRunQuery, runs: Sequence[PayoutRun], *, more: bool
+) -> ledger_pb2.ListPayoutRunsResponse:
+    """A page of runs, with a token for the next one if `more` follow."""
+    token = ""
+    if more and runs[-1].created_at is not None:
+        token = tokens.encode(payout_run_list(query), [str(microseconds(runs[-1].created_at)), str(runs[-1].payout_run_id)])
+    return ledger_pb2.ListPayoutRunsResponse(payout_runs=[encode_payout_run(run) for run in runs], next_page_token=token)
 
 
 def decode_outcome(number: ledger_pb2.PayoutRunItemOutcome.ValueType) -> PayoutRunItemOutcome | None:
@@ -173,12 +202,17 @@ def payout_list(query: PayoutQuery) -> tuple[str, ...]:
 
 def decode_payout_position(tokens: PageTokens, query: PayoutQuery, page_token: str) -> tuple[datetime, UUID] | None:
     """The payout after which the list goes on, None for its first page. Raises InvalidRequest."""
+    return decode_position(tokens, payout_list(query), page_token)
+
+
+def decode_position(tokens: PageTokens, listed: tuple[str, ...], page_token: str) -> tuple[datetime, UUID] | None:
+    """When what the page before ended with was created, and its id; None for the first page. Raises InvalidRequest."""
     if not page_token:
         return None
-    created_at, payout_id = tokens.decode(payout_list(query), page_token, fields=2)
+    created_at, identifier = tokens.decode(listed, page_token, fields=2)
     if not re.fullmatch("[0-9]{1,17}", created_at):
         raise refused_page_token()
-    return EPOCH + timedelta(microseconds=int(created_at)), decode_uuid("page_token", payout_id)
+    return EPOCH + timedelta(microseconds=int(created_at)), decode_uuid("page_token", identifier)
 
 
 def encode_payout_page(

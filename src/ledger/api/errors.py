@@ -32,6 +32,7 @@ from ledger.errors import (
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
+    PayoutRunEnded,
     PayoutRunNotFound,
     QueueFull,
     RateLimited,
@@ -41,6 +42,7 @@ from ledger.errors import (
     RestaurantNotFound,
     ScopeMissing,
     ShuttingDown,
+    TooManyPayoutRuns,
 )
 from ledger.v1 import error_reason_pb2
 
@@ -119,6 +121,12 @@ _TABLE: dict[type[LedgerError], _Row] = {
     PayoutNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_NOT_FOUND,
         metadata=lambda error: {"payout_id": error.payout_id}),
+    PayoutRunEnded: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_ENDED,
+        metadata=lambda error: {"payout_run_id": error.payout_run_id}),
+    TooManyPayoutRuns: _Row(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_TOO_MANY_PAYOUT_RUNS,
+        text="as many payout runs are under way as may be; wait for one to end, or cancel one", retry=True),
     PayoutRunNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_NOT_FOUND,
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),

@@ -14,7 +14,14 @@ from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
 from ledger.application.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
-from ledger.application.payouts import get_payout, get_payout_run, list_payout_run_items, list_payouts
+from ledger.application.payouts import (
+    cancel_payout_run,
+    get_payout,
+    get_payout_run,
+    list_payout_run_items,
+    list_payout_runs,
+    list_payouts,
+)
 from ledger.application.ports import EventLedger, PageTokenKeys, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant, update_restaurant
 from ledger.application.run_payouts import run_payouts
@@ -104,6 +111,22 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         run = await get_payout_run(self._payout_runs, payout_run_id)
         return ledger_pb2.GetPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
 
+    async def ListPayoutRuns(
+        self, request: ledger_pb2.ListPayoutRunsRequest, context: Context
+    ) -> ledger_pb2.ListPayoutRunsResponse:
+        query = convert_payouts.decode_payout_run_query(request)
+        page_size = convert.decode_page_size(request.page_size)
+        tokens = await self._page_tokens()
+        before = convert_payouts.decode_position(tokens, convert_payouts.payout_run_list(query), request.page_token)
+        runs, more = await list_payout_runs(self._payout_runs, query, before, page_size)
+        return convert_payouts.encode_payout_run_page(tokens, query, runs, more=more)
+
+    async def CancelPayoutRun(
+        self, request: ledger_pb2.CancelPayoutRunRequest, context: Context
+    ) -> ledger_pb2.CancelPayoutRunResponse:
+        run = await cancel_payout_run(self._payout_runs, convert_payouts.decode_payout_run_id(request))
+        return ledger_pb2.CancelPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
+
     async def ListPayoutRunItems(
         self, request: ledger_pb2.ListPayoutRunItemsRequest, context: Context
     ) -> ledger_pb2.ListPayoutRunItemsResponse:
@@ -129,7 +152,7 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         page_size = convert.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
         before = convert_payouts.decode_payout_position(tokens, query, request.page_token)
-        payouts, more = await list_payouts(self._payouts, query, before, page_size)
+        payouts, more = await list_payouts(self._payouts, self._payout_runs, self._begin, query, before, page_size)
         return convert_payouts.encode_payout_page(tokens, query, payouts, more=more)
 
     async def PutRestaurant(self, request: ledger_pb2.PutRestaurantRequest, context: Context) -> ledger_pb2.PutRestaurantResponse:

@@ -3,9 +3,14 @@
 from datetime import datetime
 from uuid import UUID
 
-from ledger.application.ports import PayoutQuery, PayoutRuns, Payouts
-from ledger.domain.payouts import Payout, PayoutDetails, PayoutRun, PayoutRunItem, PayoutRunItemOutcome
-from ledger.errors import PayoutNotFound, PayoutRunNotFound
+import structlog
+
+from ledger.application.ports import PayoutQuery, PayoutRunQuery, PayoutRuns, Payouts, UnitOfWorkFactory
+from ledger.application.restaurants import get_restaurant
+from ledger.domain.payouts import Payout, PayoutDetails, PayoutRun, PayoutRunItem, PayoutRunItemOutcome, PayoutRunState
+from ledger.errors import PayoutNotFound, PayoutRunEnded, PayoutRunNotFound
+
+_log = structlog.get_logger("ledger.payouts")
 
 
 async def get_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
@@ -13,6 +18,36 @@ async def get_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
     run = await runs.get(payout_run_id)
     if run is None:
         raise PayoutRunNotFound(str(payout_run_id))
+    return run
+
+
+async def list_payout_runs(
+    runs: PayoutRuns, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, page_size: int
+) -> tuple[list[PayoutRun], bool]:
+    """A page of runs without progress, latest first, and whether more follow."""
+    found = await runs.page(query, before, page_size + 1)
+    return found[:page_size], len(found) > page_size
+
+
+async def cancel_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
+    """Ends a run, and returns it once it creates no further payout. On repeat nothing changes.
+
+    Raises PayoutRunNotFound; PayoutRunEnded if it has succeeded; DatabaseUnavailable, DatabaseContention,
+    DatabaseTimeout.
+    """
+    is_canceled = await runs.cancel(payout_run_id)
+    run = await get_payout_run(runs, payout_run_id)
+    if run.state is not PayoutRunState.CANCELED:
+        raise PayoutRunEnded(str(payout_run_id))
+    if is_canceled:
+        _log.info(
+            "payout run canceled",
+            payout_run_id=str(payout_run_id),
+            currency=run.key.currency,
+            payouts_created=run.payouts_created,
+            total_amount_minor=run.total_amount_minor,
+            restaurants_left=run.restaurants_total - run.restaurants_considered,
+        )
     return run
 
 
@@ -36,8 +71,18 @@ async def get_payout(payouts: Payouts, payout_id: UUID) -> PayoutDetails:
 
 
 async def list_payouts(
-    payouts: Payouts, query: PayoutQuery, before: tuple[datetime, UUID] | None, page_size: int
+    payouts: Payouts,
+    runs: PayoutRuns,
+    begin: UnitOfWorkFactory,
+    query: PayoutQuery,
+    before: tuple[datetime, UUID] | None,
+    page_size: int,
 ) -> tuple[list[Payout], bool]:
-    """A page of payouts, latest first, and whether more follow."""
+    """A page of payouts, latest first, and whether more follow. Raises RestaurantNotFound, PayoutRunNotFound."""
     found = await payouts.page(query, before, page_size + 1)
+    if not found:
+        if query.restaurant_id is not None:
+            await get_restaurant(begin, query.restaurant_id)
+        if query.payout_run_id is not None:
+            await get_payout_run(runs, query.payout_run_id)
     return found[:page_size], len(found) > page_size

@@ -18,6 +18,7 @@ from ledger.domain.payouts import (
     PayoutRunItem,
     PayoutRunItemOutcome,
     PayoutRunKey,
+    PayoutRunState,
     PayoutState,
 )
 from ledger.domain.posting_rules import Entry, EntryType
@@ -86,6 +87,14 @@ class PayoutQuery:
     restaurant_id: str | None
     state: PayoutState | None
     payout_run_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutRunQuery:
+    """Which payout runs to list; None is any."""
+
+    currency: str | None
+    state: PayoutRunState | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +223,8 @@ class PayoutRuns(Protocol):
         """The run of `key`: created under the id that is given, with an open item for each balance account of the currency, or
         the one that is there. Its cut-off is the end of `as_of` in the settlement time zone, or now if that is today.
 
-        Raises InvalidRequest, with nothing written, when `as_of` is in the future.
+        Raises InvalidRequest, with nothing written, when `as_of` is in the future; TooManyPayoutRuns when
+        as many runs are under way as may be, and this one is not among them.
         """
         ...
 
@@ -230,6 +240,16 @@ class PayoutRuns(Protocol):
         self, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, limit: int
     ) -> list[PayoutRunItem]:
         """At most `limit` items whose restaurant id is greater than `after`, in that order; of one outcome if one is given."""
+        ...
+
+    async def page(self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[PayoutRun]:
+        """At most `limit` runs without progress, latest first, created before the one at `before` if it is given."""
+        ...
+
+    async def cancel(self, payout_run_id: UUID) -> bool:
+        """Ends a run that is under way; whether it was this call that did. Returns once the run creates no
+        further payout.
+        """
         ...
 
     async def running(self) -> list[UUID]:

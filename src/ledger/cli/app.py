@@ -31,6 +31,8 @@ PAYOUTS = Branch(
         "run": Leaf("payout_runs:run_payouts", "Pay out every restaurant of a currency, and wait until that is done."),
         "show": Leaf("payouts:show", "Show a payout with its items and history, or a run with its restaurants."),
         "list": Leaf("payouts:list_payouts", "List payouts, the latest first."),
+        "runs": Leaf("payout_run_list:list_runs", "List payout runs, the latest first."),
+        "cancel": Leaf("payout_run_list:cancel", "End a payout run; what it has paid stays paid."),
         "paid": Leaf("payout_answers:paid", "Book that the bank carried a payout out."),
         "failed": Leaf("payout_answers:failed", "Book that the bank refused a payout, or returned it."),
         "export": Leaf("payout_export:export", "Write the payouts that the bank has not answered, as CSV."),

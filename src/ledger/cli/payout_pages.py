@@ -24,6 +24,19 @@ def payout_pages(
             return
 
 
+def run_pages(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", request: ledger_pb2.ListPayoutRunsRequest
+) -> Iterator[list[ledger_pb2.PayoutRun]]:
+    """The runs that `request` asks for, likewise."""
+    request.page_size = PAGE_SIZE
+    while True:
+        answer = stub.ListPayoutRuns(request)
+        yield list(answer.payout_runs)
+        request.page_token = answer.next_page_token
+        if not request.page_token:
+            return
+
+
 def run_item_pages(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_run_id: str) -> Iterator[list[ledger_pb2.PayoutRunItem]]:
     """The restaurants of a run with what became of each, likewise."""
     request = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=payout_run_id, page_size=PAGE_SIZE)

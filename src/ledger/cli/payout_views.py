@@ -21,15 +21,37 @@ def run_table(run: ledger_pb2.PayoutRun) -> Table:
         table.add("minimum", _money(run.min_amount_minor, run.currency))
     if run.request_id:
         table.add("request id", run.request_id)
-    table.add("restaurants", f"{run.restaurants_considered} of {run.restaurants_total} considered")
+    considered = f"{run.restaurants_considered} of {run.restaurants_total} considered"
+    if not run.restaurants_total:
+        considered += f": none has ever had an event in {run.currency}"
+    table.add("restaurants", considered)
     table.add("payouts", str(run.payouts_created))
-    table.add("total", _money(run.total_amount_minor, run.currency))
+    total = _money(run.total_amount_minor, run.currency)
+    table.add("total", f"more than {total}" if run.is_capped else total)
     for skipped in run.skipped:
         table.add("skipped", f"{skipped.count} {_reason(skipped.reason)}")
     if run.HasField("created_at"):
         table.add("created", format_instant(run.created_at))
     if run.HasField("finished_at"):
         table.add("finished", format_instant(run.finished_at))
+    return table
+
+
+def runs_table(runs: Iterable[ledger_pb2.PayoutRun]) -> Table:
+    """Runs, one a row."""
+    titles = ("run", "currency", "as of", "minimum", "request id", "state", "created", "finished")
+    table = Table(titles, right=frozenset(("minimum",)), optional=("finished", "created", "request id", "minimum"))
+    for run in runs:
+        table.add(
+            run.payout_run_id,
+            run.currency,
+            format_date(run.as_of),
+            amount_of(run.min_amount_minor, run.currency),
+            run.request_id,
+            run_state(run),
+            format_instant(run.created_at),
+            format_instant(run.finished_at) if run.HasField("finished_at") else "",
+        )
     return table
 
 
@@ -138,12 +160,29 @@ def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
         "payouts_created": str(run.payouts_created),
         "total_amount_minor": str(run.total_amount_minor),
         "total_amount": amount_or_none(run.total_amount_minor, run.currency),
+        "is_capped": run.is_capped,
         "restaurants_considered": str(run.restaurants_considered),
         "restaurants_total": str(run.restaurants_total),
         "skipped": skipped,
         "created_at": format_instant(run.created_at) if run.HasField("created_at") else None,
         "finished_at": format_instant(run.finished_at) if run.HasField("finished_at") else None,
     }
+
+
+# What lists of runs leave out.
+_PROGRESS = (
+    "payouts_created",
+    "total_amount_minor",
+    "total_amount",
+    "is_capped",
+    "restaurants_considered",
+    "restaurants_total",
+    "skipped",
+)
+
+
+def json_of_listed_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
+    return {name: value for name, value in json_of_run(run).items() if name not in _PROGRESS}
 
 
 def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:

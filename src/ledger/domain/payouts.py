@@ -25,6 +25,7 @@ class PayoutRunState(StrEnum):
 
     RUNNING = "RUNNING"
     SUCCEEDED = "SUCCEEDED"
+    CANCELED = "CANCELED"
     PLANNED = "PLANNED"
 
 
@@ -46,6 +47,8 @@ class SkipReason(StrEnum):
     NOTHING_AVAILABLE = "NOTHING_AVAILABLE"
     BELOW_MINIMUM = "BELOW_MINIMUM"
     FAILED = "FAILED"
+    # Stored nowhere: so a run that was canceled tells of whom it has not looked at.
+    CANCELED = "CANCELED"
 
 
 @dataclass(frozen=True, slots=True)

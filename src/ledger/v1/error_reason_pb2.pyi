@@ -173,6 +173,17 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
         { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
     """
+    ERROR_REASON_PAYOUT_RUN_ENDED: _ErrorReason.ValueType  # 26
+    """The payout run has succeeded, and can be canceled no more. Status FAILED_PRECONDITION.
+
+        { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1", "metadata": { "payout_run_id": "…" } }
+    """
+    ERROR_REASON_TOO_MANY_PAYOUT_RUNS: _ErrorReason.ValueType  # 27
+    """As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not started; wait
+    for another one to end, or cancel one.
+
+        { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
@@ -331,4 +342,15 @@ ERROR_REASON_REQUEST_TOO_SLOW: ErrorReason.ValueType  # 25
 same call may be repeated.
 
     { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
+"""
+ERROR_REASON_PAYOUT_RUN_ENDED: ErrorReason.ValueType  # 26
+"""The payout run has succeeded, and can be canceled no more. Status FAILED_PRECONDITION.
+
+    { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1", "metadata": { "payout_run_id": "…" } }
+"""
+ERROR_REASON_TOO_MANY_PAYOUT_RUNS: ErrorReason.ValueType  # 27
+"""As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not started; wait
+for another one to end, or cancel one.
+
+    { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
 """

@@ -289,13 +289,15 @@ class _PayoutRunState:
 class _PayoutRunStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutRunState.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     PAYOUT_RUN_STATE_UNSPECIFIED: _PayoutRunState.ValueType  # 0
-    """Never sent."""
+    """In a filter: any state. Otherwise never sent."""
     PAYOUT_RUN_STATE_RUNNING: _PayoutRunState.ValueType  # 1
     """Some restaurants are still to be looked at."""
     PAYOUT_RUN_STATE_SUCCEEDED: _PayoutRunState.ValueType  # 2
     """Every restaurant was looked at."""
     PAYOUT_RUN_STATE_PLANNED: _PayoutRunState.ValueType  # 3
     """The plan of a run that was asked for with `dry_run`; it is not stored."""
+    PAYOUT_RUN_STATE_CANCELED: _PayoutRunState.ValueType  # 4
+    """It was ended by CancelPayoutRun before every restaurant was looked at."""
 
 class PayoutRunState(_PayoutRunState, metaclass=_PayoutRunStateEnumTypeWrapper):
     """Where a payout run stands.
@@ -303,13 +305,15 @@ class PayoutRunState(_PayoutRunState, metaclass=_PayoutRunStateEnumTypeWrapper):
     """
 
 PAYOUT_RUN_STATE_UNSPECIFIED: PayoutRunState.ValueType  # 0
-"""Never sent."""
+"""In a filter: any state. Otherwise never sent."""
 PAYOUT_RUN_STATE_RUNNING: PayoutRunState.ValueType  # 1
 """Some restaurants are still to be looked at."""
 PAYOUT_RUN_STATE_SUCCEEDED: PayoutRunState.ValueType  # 2
 """Every restaurant was looked at."""
 PAYOUT_RUN_STATE_PLANNED: PayoutRunState.ValueType  # 3
 """The plan of a run that was asked for with `dry_run`; it is not stored."""
+PAYOUT_RUN_STATE_CANCELED: PayoutRunState.ValueType  # 4
+"""It was ended by CancelPayoutRun before every restaurant was looked at."""
 
 class _PayoutRunItemOutcome:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -362,6 +366,8 @@ class _SkipReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SkipReason.
     """Its latest payout has a later cut-off than this run."""
     SKIP_REASON_FAILED: _SkipReason.ValueType  # 7
     """Its payout could not be created for a reason the server's log has; a later run tries again."""
+    SKIP_REASON_CANCELED: _SkipReason.ValueType  # 8
+    """The run was canceled before the restaurant was looked at."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
     """Why a payout run created no payout for a restaurant.
@@ -384,6 +390,8 @@ SKIP_REASON_CUTOFF_BEFORE_LATEST_PAYOUT: SkipReason.ValueType  # 6
 """Its latest payout has a later cut-off than this run."""
 SKIP_REASON_FAILED: SkipReason.ValueType  # 7
 """Its payout could not be created for a reason the server's log has; a later run tries again."""
+SKIP_REASON_CANCELED: SkipReason.ValueType  # 8
+"""The run was canceled before the restaurant was looked at."""
 
 @typing.final
 class ProcessorEvent(message.Message):
@@ -1119,6 +1127,7 @@ class PayoutRun(message.Message):
     FINISHED_AT_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     RESTAURANTS_TOTAL_FIELD_NUMBER: builtins.int
+    IS_CAPPED_FIELD_NUMBER: builtins.int
     payout_run_id: builtins.str
     """Its id. Empty in a plan."""
     currency: builtins.str
@@ -1137,6 +1146,8 @@ class PayoutRun(message.Message):
     """The request id it was asked for with."""
     restaurants_total: builtins.int
     """How many restaurants it has to look at in all."""
+    is_capped: builtins.bool
+    """Whether the payouts add up to more than int64 holds: total_amount_minor is its largest number then."""
     @builtins.property
     def as_of(self) -> date_pb2.Date:
         """The date it pays out by."""
@@ -1174,10 +1185,11 @@ class PayoutRun(message.Message):
         finished_at: timestamp_pb2.Timestamp | None = ...,
         request_id: builtins.str = ...,
         restaurants_total: builtins.int = ...,
+        is_capped: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "cutoff_at", b"cutoff_at", "finished_at", b"finished_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "finished_at", b"finished_at", "min_amount_minor", b"min_amount_minor", "payout_run_id", b"payout_run_id", "payouts_created", b"payouts_created", "request_id", b"request_id", "restaurants_considered", b"restaurants_considered", "restaurants_total", b"restaurants_total", "skipped", b"skipped", "state", b"state", "total_amount_minor", b"total_amount_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["as_of", b"as_of", "created_at", b"created_at", "currency", b"currency", "cutoff_at", b"cutoff_at", "finished_at", b"finished_at", "is_capped", b"is_capped", "min_amount_minor", b"min_amount_minor", "payout_run_id", b"payout_run_id", "payouts_created", b"payouts_created", "request_id", b"request_id", "restaurants_considered", b"restaurants_considered", "restaurants_total", b"restaurants_total", "skipped", b"skipped", "state", b"state", "total_amount_minor", b"total_amount_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1235,6 +1247,106 @@ class GetPayoutRunResponse(message.Message):
     @builtins.property
     def payout_run(self) -> PayoutRun:
         """The run."""
+
+    def __init__(
+        self,
+        *,
+        payout_run: PayoutRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["payout_run", b"payout_run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payout_run", b"payout_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPayoutRunsRequest(message.Message):
+    """The request of ListPayoutRuns."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CURRENCY_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    currency: builtins.str
+    """Only runs of this currency, an ISO 4217 code. Empty: all."""
+    state: PayoutRunState.ValueType
+    """Only runs in this state; PLANNED is stored nowhere. Unspecified: all."""
+    page_size: builtins.int
+    """How many runs at the most; 0 means 100, above 1,000 means 1,000."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        currency: builtins.str = ...,
+        state: PayoutRunState.ValueType = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["currency", b"currency", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPayoutRunsResponse(message.Message):
+    """The response of ListPayoutRuns."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYOUT_RUNS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page. Empty on the last one."""
+    @builtins.property
+    def payout_runs(self) -> containers.RepeatedCompositeFieldContainer[PayoutRun]:
+        """The runs, latest first. Their counts and totals are not set."""
+
+    def __init__(
+        self,
+        *,
+        payout_runs: abc.Iterable[PayoutRun] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "payout_runs", b"payout_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CancelPayoutRunRequest(message.Message):
+    """The request of CancelPayoutRun."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYOUT_RUN_ID_FIELD_NUMBER: builtins.int
+    payout_run_id: builtins.str
+    """The id of the run. Required."""
+    def __init__(
+        self,
+        *,
+        payout_run_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["payout_run_id", b"payout_run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CancelPayoutRunResponse(message.Message):
+    """The response of CancelPayoutRun."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PAYOUT_RUN_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def payout_run(self) -> PayoutRun:
+        """The run as it ended."""
 
     def __init__(
         self,

@@ -76,6 +76,16 @@ class LedgerServiceStub:
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutRunRequest.SerializeToString,
                 response_deserializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutRunResponse.FromString,
                 _registered_method=True)
+        self.ListPayoutRuns = channel.unary_unary(
+                '/ledger.v1.LedgerService/ListPayoutRuns',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutRunsRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutRunsResponse.FromString,
+                _registered_method=True)
+        self.CancelPayoutRun = channel.unary_unary(
+                '/ledger.v1.LedgerService/CancelPayoutRun',
+                request_serializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutRunRequest.SerializeToString,
+                response_deserializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutRunResponse.FromString,
+                _registered_method=True)
         self.ListPayoutRunItems = channel.unary_unary(
                 '/ledger.v1.LedgerService/ListPayoutRunItems',
                 request_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutRunItemsRequest.SerializeToString,
@@ -200,6 +210,9 @@ class LedgerServiceServicer:
         returned and nothing is written.
 
         INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
+        RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+
+        A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +220,25 @@ class LedgerServiceServicer:
 
     def GetPayoutRun(self, request, context):
         """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPayoutRuns(self, request, context):
+        """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
+        GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPayoutRun(self, request, context):
+        """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
+        looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+
+        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
+        INVALID_ARGUMENT: not a run's id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +260,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPayouts(self, request, context):
-        """Lists payouts, latest first, without items and history. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
+        a run that there is not. INVALID_ARGUMENT: a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -314,6 +347,16 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetPayoutRun,
                     request_deserializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutRunRequest.FromString,
                     response_serializer=ledger_dot_v1_dot_ledger__pb2.GetPayoutRunResponse.SerializeToString,
+            ),
+            'ListPayoutRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayoutRuns,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutRunsRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.ListPayoutRunsResponse.SerializeToString,
+            ),
+            'CancelPayoutRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPayoutRun,
+                    request_deserializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutRunRequest.FromString,
+                    response_serializer=ledger_dot_v1_dot_ledger__pb2.CancelPayoutRunResponse.SerializeToString,
             ),
             'ListPayoutRunItems': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPayoutRunItems,
@@ -569,6 +612,60 @@ class LedgerService:
             '/ledger.v1.LedgerService/GetPayoutRun',
             ledger_dot_v1_dot_ledger__pb2.GetPayoutRunRequest.SerializeToString,
             ledger_dot_v1_dot_ledger__pb2.GetPayoutRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayoutRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/ListPayoutRuns',
+            ledger_dot_v1_dot_ledger__pb2.ListPayoutRunsRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.ListPayoutRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPayoutRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ledger.v1.LedgerService/CancelPayoutRun',
+            ledger_dot_v1_dot_ledger__pb2.CancelPayoutRunRequest.SerializeToString,
+            ledger_dot_v1_dot_ledger__pb2.CancelPayoutRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

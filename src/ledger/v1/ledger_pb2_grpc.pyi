@@ -113,9 +113,23 @@ class LedgerServiceStub:
     returned and nothing is written.
 
     INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
+    RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+
+    A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
     """
     GetPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]
     """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id."""
+    ListPayoutRuns: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunsRequest, _ledger_pb2.ListPayoutRunsResponse]
+    """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
+    GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+    """
+    CancelPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRunRequest, _ledger_pb2.CancelPayoutRunResponse]
+    """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
+    looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+
+    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
+    INVALID_ARGUMENT: not a run's id.
+    """
     ListPayoutRunItems: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]
     """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
     INVALID_ARGUMENT: a bad field or page token.
@@ -123,7 +137,9 @@ class LedgerServiceStub:
     GetPayout: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]
     """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
     ListPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]
-    """Lists payouts, latest first, without items and history. INVALID_ARGUMENT: a bad field or page token."""
+    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
+    a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+    """
     PutRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
     to its default. A request with a name alone makes an inactive restaurant active and removes its
@@ -209,9 +225,23 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     returned and nothing is written.
 
     INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
+    RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+
+    A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
     """
     GetPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]  # type: ignore[assignment]
     """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id."""
+    ListPayoutRuns: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunsRequest, _ledger_pb2.ListPayoutRunsResponse]  # type: ignore[assignment]
+    """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
+    GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+    """
+    CancelPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRunRequest, _ledger_pb2.CancelPayoutRunResponse]  # type: ignore[assignment]
+    """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
+    looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+
+    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
+    INVALID_ARGUMENT: not a run's id.
+    """
     ListPayoutRunItems: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]  # type: ignore[assignment]
     """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
     INVALID_ARGUMENT: a bad field or page token.
@@ -219,7 +249,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     GetPayout: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]  # type: ignore[assignment]
     """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
     ListPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]  # type: ignore[assignment]
-    """Lists payouts, latest first, without items and history. INVALID_ARGUMENT: a bad field or page token."""
+    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
+    a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+    """
     PutRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]  # type: ignore[assignment]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
     to its default. A request with a name alone makes an inactive restaurant active and removes its
@@ -344,6 +376,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         returned and nothing is written.
 
         INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
+        RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+
+        A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
         """
 
     @_abc_1.abstractmethod
@@ -353,6 +388,29 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetPayoutRunResponse, _abc.Awaitable[_ledger_pb2.GetPayoutRunResponse]]:
         """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id."""
+
+    @_abc_1.abstractmethod
+    def ListPayoutRuns(
+        self,
+        request: _ledger_pb2.ListPayoutRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListPayoutRunsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutRunsResponse]]:
+        """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
+        GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelPayoutRun(
+        self,
+        request: _ledger_pb2.CancelPayoutRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CancelPayoutRunResponse, _abc.Awaitable[_ledger_pb2.CancelPayoutRunResponse]]:
+        """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
+        looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+
+        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
+        INVALID_ARGUMENT: not a run's id.
+        """
 
     @_abc_1.abstractmethod
     def ListPayoutRunItems(
@@ -378,7 +436,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListPayoutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutsResponse]]:
-        """Lists payouts, latest first, without items and history. INVALID_ARGUMENT: a bad field or page token."""
+        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
+        a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+        """
 
     @_abc_1.abstractmethod
     def PutRestaurant(

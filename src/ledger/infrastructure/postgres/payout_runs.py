@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.metrics import LedgerMetrics, UncountedWork
-from ledger.application.ports import LongTails, PageRejected, PayoutPage
+from ledger.application.ports import LongTails, PageRejected, PayoutPage, PayoutRunQuery
 from ledger.domain.payouts import (
     PayoutRun,
     PayoutRunItem,
@@ -24,13 +24,15 @@ from ledger.domain.payouts import (
     day_bounds,
 )
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
-from ledger.errors import DataRejected, FieldViolation, InvalidRequest
+from ledger.errors import DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
 
 # Over all restaurants of a currency: longer than any other statement may take.
 RUN_TIMEOUT_SECONDS = 120
+# Runs under way at once: each has a row for each restaurant.
+OPEN_RUNS_MAX = 50
 
 # The cut-off of a date that begins at $1 and ends at $2: its last microsecond, or now if that is earlier; no row if it is ahead.
 SELECT_CUTOFF = """
@@ -38,9 +40,11 @@ SELECT LEAST($2::timestamptz - interval '1 microsecond', now()) AS cutoff_at
 WHERE $1::timestamptz <= now()
 """
 
+# Calls that come at once may each be the last one that is let in.
 INSERT_RUN = """
 INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
-VALUES ($1, $2, $3, $4, $5, $6)
+SELECT $1::uuid, $2::text, $3::date, $4::timestamptz, $5::bigint, $6::text
+WHERE (SELECT count(*) FROM payout_runs WHERE state = 'RUNNING') < $7
 ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
 RETURNING payout_run_id
 """
@@ -76,16 +80,37 @@ WHERE i.payout_run_id = $1
 GROUP BY i.outcome, i.skip_reason
 """
 
+# Latest first, those before a place; {filters} as in payouts.SELECT_PAGE.
+SELECT_RUN_PAGE = f"""
+SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at, {IS_REPLICATED}
+FROM payout_runs
+WHERE (created_at, payout_run_id)
+      < (COALESCE($1::timestamptz, 'infinity'), COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+  {{filters}}
+ORDER BY created_at DESC, payout_run_id DESC
+LIMIT $3
+"""
+
+# What a run was canceled before it came to stays open in the table, and is told as skipped.
+_OUTCOME = "CASE WHEN i.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'SKIPPED' ELSE i.outcome END"
+
 SELECT_RUN_ITEMS = f"""
-SELECT i.restaurant_id, i.outcome, i.skip_reason, i.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
+SELECT i.restaurant_id, {_OUTCOME} AS outcome,
+       CASE WHEN i.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'CANCELED' ELSE i.skip_reason END AS skip_reason,
+       i.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
 FROM payout_run_items AS i
+JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
-WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND ($3::text IS NULL OR i.outcome = $3)
+WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND ($3::text IS NULL OR {_OUTCOME} = $3)
 ORDER BY i.restaurant_id
 LIMIT $4
 """
 
 SELECT_RUNNING = "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
+
+# Whether the run is under way. Its row is locked until the page is committed, in the way in which the
+# page's own rows lock it: whoever cancels the run waits for that, and holds up no page.
+LOCK_RUN = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING' FOR KEY SHARE"
 
 # Claims open items that no other worker has claimed; they stay claimed until the transaction ends.
 CLAIM_ITEMS = """
@@ -255,6 +280,16 @@ SET outcome = 'SKIPPED', skip_reason = 'FAILED'
 WHERE payout_run_id = $1 AND balance_account_id = $2 AND outcome = 'OPEN'
 """
 
+CANCEL = """
+UPDATE payout_runs
+SET state = 'CANCELED', finished_at = now()
+WHERE payout_run_id = $1 AND state = 'RUNNING'
+RETURNING payout_run_id
+"""
+
+# After CANCEL is committed, so that no page begins any more: waits for those that had begun before.
+WAIT_FOR_PAGES = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 FOR UPDATE"
+
 # Not when nothing can be claimed: what another worker has claimed may yet be rolled back.
 FINISH = """
 UPDATE payout_runs
@@ -274,10 +309,13 @@ class PostgresPayoutRuns:
         long_tails: LongTails = TAILS_UNTOLD,
         *,
         settlement_timezone: str,
+        open_runs_max: int = OPEN_RUNS_MAX,
         fence: Fence | None = None,
         metrics: LedgerMetrics | None = None,
     ) -> None:
-        """`settlement_timezone` is the IANA zone in which a date begins and ends."""
+        """`settlement_timezone` is the IANA zone in which a date begins and ends; `open_runs_max` bounds
+        the runs under way."""
+        self._open_runs_max = open_runs_max
         self._metrics = metrics or UncountedWork()
         self._engine = engine
         self._fence = fence or Fence(engine)
@@ -289,12 +327,21 @@ class PostgresPayoutRuns:
             await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
             created = await connection.fetchval(
-                INSERT_RUN, payout_run_id, key.currency, key.as_of, cutoff_at, key.min_amount_minor, key.request_id
+                INSERT_RUN,
+                payout_run_id,
+                key.currency,
+                key.as_of,
+                cutoff_at,
+                key.min_amount_minor,
+                key.request_id,
+                self._open_runs_max,
             )
             if created:
                 await connection.execute(INSERT_RUN_ITEMS, payout_run_id, key.currency, timeout=RUN_TIMEOUT_SECONDS)
         async with autocommit(self._engine) as connection:
             found = await connection.fetchval(SELECT_RUN_ID, key.currency, key.as_of, key.min_amount_minor, key.request_id)
+        if found is None:
+            raise TooManyPayoutRuns
         run = await self.get(found)
         if run is None:
             raise RuntimeError("the run was neither created nor there")
@@ -316,9 +363,7 @@ class PostgresPayoutRuns:
                 return None
             progress = await connection.fetch(SELECT_PROGRESS, payout_run_id)
         await self._fence.wait([row])
-        key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
-        state = PayoutRunState(row["state"])
-        return _run(payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress)
+        return _run_of(payout_run_id, row, progress)
 
     async def items(
         self, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, limit: int
@@ -338,6 +383,23 @@ class PostgresPayoutRuns:
             for row in rows
         ]
 
+    async def page(self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[PayoutRun]:
+        filters = {"currency": query.currency, "state": None if query.state is None else query.state.value}
+        given = [(column, value) for column, value in filters.items() if value is not None]
+        conditions = " ".join(f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4))
+        created_at, payout_run_id = before or (None, None)
+        statement = SELECT_RUN_PAGE.format(filters=conditions)
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(statement, created_at, payout_run_id, limit, *[value for _, value in given])
+        await self._fence.wait(rows)
+        return [_run_of(row["payout_run_id"], row, []) for row in rows]
+
+    async def cancel(self, payout_run_id: UUID) -> bool:
+        async with autocommit(self._engine) as connection:
+            was_running = await connection.fetchval(CANCEL, payout_run_id) is not None
+            await connection.fetchval(WAIT_FOR_PAGES, payout_run_id)
+        return was_running
+
     async def running(self) -> list[UUID]:
         async with autocommit(self._engine) as connection:
             return [row["payout_run_id"] for row in await connection.fetch(SELECT_RUNNING)]
@@ -349,7 +411,8 @@ class PostgresPayoutRuns:
         reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
-                claimed = await connection.fetch(CLAIM_ITEMS, payout_run_id, limit, after)
+                is_running = await connection.fetchval(LOCK_RUN, payout_run_id)
+                claimed = await connection.fetch(CLAIM_ITEMS, payout_run_id, limit, after) if is_running else []
                 restaurants = {row["balance_account_id"]: row["restaurant_id"] for row in claimed}
                 if restaurants:
                     locked = await connection.fetch(LOCK_BALANCE_ACCOUNTS, list(restaurants))
@@ -399,6 +462,12 @@ class PostgresPayoutRuns:
         return cutoff_at
 
 
+def _run_of(payout_run_id: UUID, row: Any, progress: Sequence[Any]) -> PayoutRun:
+    key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
+    state = PayoutRunState(row["state"])
+    return _run(payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress)
+
+
 def _run(
     payout_run_id: UUID | None,
     key: PayoutRunKey,
@@ -410,6 +479,10 @@ def _run(
 ) -> PayoutRun:
     counts = {(row["outcome"], row["skip_reason"]): int(row["restaurants"]) for row in progress}
     total = sum(counts.values())
+    left = counts.get((PayoutRunItemOutcome.OPEN.value, None), 0)
+    skipped = {SkipReason(reason): count for (_, reason), count in sorted(counts.items(), key=str) if reason}
+    if left and state is PayoutRunState.CANCELED:
+        skipped[SkipReason.CANCELED] = left
     return PayoutRun(
         payout_run_id=payout_run_id,
         key=key,
@@ -417,9 +490,9 @@ def _run(
         state=state,
         payouts_created=counts.get((PayoutRunItemOutcome.PAYOUT_CREATED.value, None), 0),
         total_amount_minor=sum(int(row["amount_minor"]) for row in progress),
-        restaurants_considered=total - counts.get((PayoutRunItemOutcome.OPEN.value, None), 0),
+        restaurants_considered=total - left,
         restaurants_total=total,
-        skipped={SkipReason(reason): count for (_, reason), count in sorted(counts.items(), key=str) if reason},
+        skipped=skipped,
         created_at=created_at,
         finished_at=finished_at,
     )

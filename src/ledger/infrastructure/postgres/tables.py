@@ -216,6 +216,7 @@ payout_runs = Table(
     UniqueConstraint(
         "currency", "as_of", "min_amount_minor", "request_id", name="payout_runs_currency_as_of_min_amount_minor_request_id_key"
     ),
+    Index("payout_runs_created_at_payout_run_id_idx", "created_at", "payout_run_id"),
     Index("payout_runs_running_idx", "created_at", postgresql_where=text("state = 'RUNNING'")),
 )
 

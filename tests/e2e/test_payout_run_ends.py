@@ -1,0 +1,174 @@
+"""Payout runs that are listed, bounded, canceled, or larger than a number."""
+
+import asyncio
+import json
+from typing import Any
+
+import grpc
+import pytest
+from e2e.test_payout_runs import assert_reconciled, charge_all, end_of_run, reason_of, start_run
+from grpc import aio
+from grpc_status import rpc_status
+from support.audit import assert_books_in_order
+from support.commands import run_command
+from support.events import event_message
+from support.running import RunningLedger, running_ledger
+from support.sessions import locked, waiting_sessions
+from support.waiting import until_told
+
+from ledger.bootstrap import Database
+from ledger.domain.money import INT64_MAX
+from ledger.v1 import ledger_pb2
+
+DEADLINE_SECONDS = 60
+HELD = "SELECT FROM balance_accounts WHERE restaurant_id = 'res_0007' FOR UPDATE"
+CANCELED = ledger_pb2.PAYOUT_RUN_STATE_CANCELED
+
+
+def reason_of_call(error: aio.AioRpcError) -> str:
+    return reason_of(ledger_pb2.IngestResult(error=rpc_status.from_call(error)))  # type: ignore[arg-type]  # it has what the function asks for
+
+
+async def get(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
+    return (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id))).payout_run
+
+
+async def cancel(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
+    return (await ledger.stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id))).payout_run
+
+
+async def considered(ledger: RunningLedger, payout_run_id: str, restaurants: int) -> None:
+    async def all_but_the_held() -> bool:
+        return (await get(ledger, payout_run_id)).restaurants_considered == restaurants
+
+    await until_told(all_but_the_held, DEADLINE_SECONDS)
+
+
+async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
+    """It waits for one restaurant of 20: canceled, that one is skipped as CANCELED, the others stay paid, and
+    no server goes on. A repeat is answered alike; a run that has succeeded cannot be canceled."""
+    async with running_ledger(database) as ledger:
+        await charge_all(ledger, 20)
+        async with locked(database, HELD):
+            run = await start_run(ledger)
+            await considered(ledger, run.payout_run_id, 19)
+            ended = await cancel(ledger, run.payout_run_id)
+        assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (CANCELED, 19, 19)
+        assert ended.HasField("finished_at")
+        assert [(skipped.reason, skipped.count) for skipped in ended.skipped] == [(ledger_pb2.SKIP_REASON_CANCELED, 1)]
+        assert await cancel(ledger, run.payout_run_id) == ended
+        request = ledger_pb2.ListPayoutRunItemsRequest(
+            payout_run_id=run.payout_run_id, outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_SKIPPED
+        )
+        (item,) = (await ledger.stub.ListPayoutRunItems(request)).items
+        assert (item.restaurant_id, item.skip_reason) == ("res_0007", ledger_pb2.SKIP_REASON_CANCELED)
+        # Another run pays the one that is left, and only that.
+        again = await end_of_run(ledger, (await start_run(ledger, request_id="again")).payout_run_id)
+        assert again.payouts_created == 1
+        assert await get(ledger, run.payout_run_id) == ended
+        with pytest.raises(aio.AioRpcError) as caught:
+            await cancel(ledger, again.payout_run_id)
+        assert (caught.value.code(), reason_of_call(caught.value)) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "PAYOUT_RUN_ENDED",
+        )
+    await assert_reconciled(database.migration_url)
+    await assert_books_in_order(database)
+
+
+async def test_cancel_waits_for_the_page_under_way(database: Database) -> None:
+    """A page that was begun is paid, and the answer counts it; no page begins any more."""
+    async with running_ledger(database, payout_concurrency=1) as ledger:
+        await charge_all(ledger, 600)
+        async with locked(database, "LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE") as gate:
+            run = await start_run(ledger)
+            await waiting_sessions(database, "payout_items")
+            canceling = asyncio.create_task(cancel(ledger, run.payout_run_id))
+
+            async def is_canceled() -> bool:
+                return await ledger.query("SELECT 1 FROM payout_runs WHERE state = 'CANCELED'") == [(1,)]
+
+            await until_told(is_canceled, DEADLINE_SECONDS)
+            assert not canceling.done()
+            await gate.rollback()
+            ended = await canceling
+        assert (ended.state, ended.payouts_created) == (CANCELED, 500)
+        assert await ledger.query("SELECT count(*) FROM payouts") == [(500,)]
+    await assert_reconciled(database.migration_url)
+    await assert_books_in_order(database)
+
+
+async def test_runs_under_way_are_bounded(database: Database) -> None:
+    """One more than may be is refused with nothing written; the same run asked for again is not one more."""
+    async with running_ledger(database, payout_runs_open=2) as ledger:
+        await charge_all(ledger, 8)
+        async with locked(database, HELD):
+            runs = [await start_run(ledger, request_id=f"run_{number}") for number in range(2)]
+            with pytest.raises(aio.AioRpcError) as caught:
+                await start_run(ledger, request_id="one_more")
+            assert (caught.value.code(), reason_of_call(caught.value)) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_PAYOUT_RUNS",
+            )
+            assert (await start_run(ledger, request_id="run_1")).payout_run_id == runs[1].payout_run_id
+            await cancel(ledger, runs[0].payout_run_id)
+            third = await start_run(ledger, request_id="one_more")
+        await end_of_run(ledger, third.payout_run_id)
+        await end_of_run(ledger, runs[1].payout_run_id)
+    await assert_reconciled(database.migration_url)
+
+
+async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
+    """In pages, by currency and by state; the command shows them."""
+    await ledger.ingest(*(event_message(restaurant_id=f"res_{currency}", currency=currency) for currency in ("PEN", "USD")))
+    runs = [
+        await end_of_run(ledger, (await start_run(ledger, currency=currency, request_id=f"r{number}")).payout_run_id)
+        for number, currency in enumerate(("PEN", "USD", "PEN"))
+    ]
+    ids = [run.payout_run_id for run in reversed(runs)]
+
+    async def listed(**fields: Any) -> list[str]:
+        request = ledger_pb2.ListPayoutRunsRequest(**fields)
+        found: list[str] = []
+        while True:
+            page = await ledger.stub.ListPayoutRuns(request)
+            assert all(run.payouts_created == 0 for run in page.payout_runs)
+            found += [run.payout_run_id for run in page.payout_runs]
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return found
+
+    assert await listed() == ids
+    assert await listed(page_size=1) == ids
+    assert await listed(currency="PEN") == [ids[0], ids[2]]
+    assert await listed(currency="USD", state=ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED, page_size=1) == [ids[1]]
+    assert await listed(state=ledger_pb2.PAYOUT_RUN_STATE_RUNNING) == []
+    outcome = await run_command("payouts", "runs", "--json", "--address", ledger.address)
+    assert [json.loads(line)["payout_run_id"] for line in outcome.stdout.splitlines()] == ids
+    outcome = await run_command("payouts", "runs", "--state", "canceled", "--address", ledger.address)
+    assert (outcome.status, outcome.stdout.strip()) == (0, "0 runs")
+    outcome = await run_command("payouts", "cancel", ids[0], "--address", ledger.address)
+    assert (outcome.status, "PAYOUT_RUN_ENDED" in outcome.stderr) == (1, True)
+
+
+async def test_run_that_pays_more_than_int64_can_be_read(ledger: RunningLedger) -> None:
+    """The total is the largest number there is then, and says so."""
+    await charge_all(ledger, 3)
+    run = await end_of_run(ledger, (await start_run(ledger)).payout_run_id)
+    assert not run.is_capped
+    # As payouts of many years would be; no event is so large.
+    await ledger.query("ALTER TABLE payouts DISABLE TRIGGER ALL")
+    await ledger.query("ALTER TABLE payouts DROP CONSTRAINT payouts_available_minor_check")
+    await ledger.query("UPDATE payouts SET amount_minor = 4000000000000000000")
+    told = await get(ledger, run.payout_run_id)
+    assert (told.total_amount_minor, told.is_capped) == (INT64_MAX, True)
+    outcome = await run_command("payouts", "show", run.payout_run_id, "--address", ledger.address)
+    assert "more than" in outcome.stdout
+
+
+async def test_run_of_nobody_says_so(ledger: RunningLedger) -> None:
+    """A currency in which no restaurant has ever had an event: of 0 restaurants, and the command says what that is."""
+    run = await end_of_run(ledger, (await start_run(ledger, currency="XPF")).payout_run_id)
+    assert (run.restaurants_total, run.payouts_created) == (0, 0)
+    outcome = await run_command("payouts", "run", "XPF", "--as-of", "2026-01-31", "--address", ledger.address)
+    assert "none has ever had an event in XPF" in outcome.stdout
