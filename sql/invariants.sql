@@ -1242,6 +1242,29 @@ FROM processor_events AS paid
 JOIN processor_events AS failed ON failed.payout_id = paid.payout_id AND failed.type = 'payout_failed'
 WHERE paid.type = 'payout_paid' AND paid.payout_id IS NOT NULL AND paid.occurred_at > failed.occurred_at;
 
+-- check: payouts_are_answered
+-- The bank has answered for every payout within some days (LEDGER_PAYOUT_ANSWER_DAYS; 5 with psql). Until it has, no run pays the
+-- restaurant again.
+SELECT 'payouts_are_answered' AS check_name, 'WARNING' AS severity, 'currency ' || COALESCE(a.currency, '(none)') AS entity,
+       format('%s payouts were created more than %s days ago and have no answer of the bank; the oldest is %s, of %s',
+              count(*), min(given.days), (array_agg(p.payout_id ORDER BY p.created_at, p.payout_id))[1], min(p.created_at)) AS detail
+FROM payouts AS p
+CROSS JOIN (SELECT COALESCE(NULLIF(current_setting('ledger.payout_answer_days', true), ''), '5')::integer AS days) AS given
+LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+WHERE p.state = 'CREATED' AND p.created_at < now() - make_interval(days => given.days)
+GROUP BY a.currency;
+
+-- check: facts_are_booked_once
+-- No two events of one type say the same of one reference within some days: restaurant, currency and amount. It may be right, as two
+-- refunds of one payment are; or one fact was sent under two ids, see "One fact, one id" in docs/api.md.
+SELECT 'facts_are_booked_once' AS check_name, 'WARNING' AS severity,
+       'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
+       format('%s %s events of %s, among them %s and %s', count(*), type, amount_minor, min(event_id), max(event_id)) AS detail
+FROM processor_events
+WHERE reference <> '' AND payout_id IS NULL
+GROUP BY type, restaurant_id, currency, reference, amount_minor
+HAVING count(*) > 1 AND max(occurred_at) - min(occurred_at) <= interval '7 days' * (count(*) - 1);
+
 -- check: refunds_stay_within_their_charge
 -- No more is refunded of a payment than was charged, as far as events name the payment by their reference.
 SELECT 'refunds_stay_within_their_charge' AS check_name, 'WARNING' AS severity,

@@ -207,6 +207,7 @@ class Application:
                 batches_at_once_max=settings.ingest_concurrency,
             ),
             on_group=partial(metrics.group, "ingest"),
+            on_repeated=metrics.facts_repeated,
             on_queue=metrics.queue,
         )
         self._get_balance = GetBalance(
@@ -220,6 +221,7 @@ class Application:
             concurrency=settings.payout_concurrency,
             on_failure=worker_failed,
             on_waiting=metrics.payout_accounts_waiting,
+            on_unanswered=metrics.payouts_unanswered,
         )
         self._seal_worker = SealWorker(
             LedgerSealer(PostgresSealedBooks(engine)),
@@ -392,7 +394,7 @@ def audit_books(settings: Settings) -> AuditReport:
     From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
     DatabaseTimeout.
     """
-    return on_books(settings, audit)
+    return on_books(settings, partial(audit, payout_answer_days=settings.payout_answer_days))
 
 
 def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:

@@ -169,6 +169,12 @@ class Settings(BaseSettings):
         description="Payout runs that may be under way at once, each with a row for each restaurant of its currency; one more is "
         "answered RESOURCE_EXHAUSTED.",
     )
+    payout_answer_days: int = Field(
+        default=5,
+        ge=1,
+        le=365,
+        description="After how many days without the bank's answer `ledger verify` warns of payouts.",
+    )
     snapshot_tail_entries: int = Field(
         default=200,
         ge=0,

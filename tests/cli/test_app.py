@@ -153,7 +153,7 @@ async def test_url_is_no_address() -> None:
     ("words", "place", "completed"),
     [
         ("ledger pay", 1, ["payouts"]),
-        ("ledger payouts ", 2, ["run", "show", "list", "paid", "failed", "export"]),
+        ("ledger payouts ", 2, ["run", "show", "list", "runs", "cancel", "paid", "failed", "export"]),
         ("ledger payouts list --state r", 4, ["returned"]),
         ("ledger balance res_1 PEN --a", 4, ["--at", "--address"]),
         ("ledger restaurants g", 2, []),

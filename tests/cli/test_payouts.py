@@ -264,14 +264,18 @@ async def test_bank_tells_when(ledger: RunningLedger) -> None:
     assert outcome.stderr.startswith("error: ALREADY_EXISTS EVENT_ID_REUSED: ")
 
 
-async def test_failed_payout_cannot_be_paid(ledger: RunningLedger) -> None:
-    """Its money is available again, and a bank that says paid afterwards is refused: the next run may have paid it already."""
+async def test_failed_payout_cannot_be_paid_later(ledger: RunningLedger) -> None:
+    """Its money is available again, and a bank that says paid afterwards is refused: the next run may have paid it already.
+    Paid before it failed it has returned."""
     payout_id = await only_payout(ledger)
     assert (await parsed(ledger, "failed", payout_id))["payout"]["state"] == "failed"
     assert (await ledger.balance("res_1")).available_minor == 10_000
     outcome = await command(ledger, "paid", payout_id)
     assert outcome.status == ExitStatus.REFUSED
-    assert outcome.stderr.startswith("error: FAILED_PRECONDITION PAYOUT_MOVE_NOT_ALLOWED: ")
+    assert outcome.stderr.startswith("error: FAILED_PRECONDITION PAYOUT_ANSWERS_CONTRADICT: ")
+    told = await parsed(ledger, "paid", payout_id, "--occurred-at", "2026-02-01T10:00:00Z")
+    assert told["payout"]["state"] == "returned"
+    assert (await ledger.balance("res_1")).available_minor == 10_000
     await assert_books_in_order(ledger.database)
 
 

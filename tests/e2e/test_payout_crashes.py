@@ -248,21 +248,22 @@ async def test_two_servers_of_which_one_is_killed(database: Database) -> None:
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with serving_on(database) as server, AsyncExitStack() as stack:
-        async with locked(database, "SELECT FROM balance_accounts ORDER BY balance_account_id LIMIT 1 FOR UPDATE"):
+        async with locked(database, "LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE"):
             payout_run_id = await start_run_at(server)
-            pids = await waiting_sessions(database, "balance_accounts")
-            # Only now, as it must not be the one that claims the first page. It takes those that the first server has not, and
-            # cannot finish the run.
-            survivor = await stack.enter_async_context(running_ledger(database))
-            run = await start_run(survivor)
-            assert run.payout_run_id == payout_run_id
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                while run.restaurants_considered < RESTAURANTS - 500:
-                    request = ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
-                    run = (await survivor.stub.GetPayoutRun(request)).payout_run
-                    await asyncio.sleep(POLL_SECONDS)
-            assert run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
-            server.process.kill()
-            await server.process.wait()
+            pids = await waiting_sessions(database, "payout_items")
+            # Its page is written in a moment, and is not committed: it holds what it has locked.
+            server.process.send_signal(signal.SIGSTOP)
+        # It takes the pages that the first server has not, and cannot finish the run.
+        survivor = await stack.enter_async_context(running_ledger(database))
+        run = await start_run(survivor)
+        assert run.payout_run_id == payout_run_id
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while run.restaurants_considered < RESTAURANTS - 500:
+                request = ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
+                run = (await survivor.stub.GetPayoutRun(request)).payout_run
+                await asyncio.sleep(POLL_SECONDS)
+        assert run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+        server.process.kill()
+        await server.process.wait()
         await sessions_gone(database, pids)
         await assert_each_paid_once(survivor, payout_run_id)

@@ -84,6 +84,10 @@ def test_work_is_told() -> None:
     work.queue(7, 700)
     work.snapshots_made(3)
     work.payouts_made(5)
+    work.payout_accounts_waiting(2)
+    work.facts_repeated(4)
+    work.payouts_unanswered({"PEN": (3, 90.0), "USD": (1, 5.0)})
+    work.payouts_unanswered({"PEN": (2, 60.0)})
     samples = samples_of(registry)
     assert samples["ledger_group_size_bucket kind=ingest le=20.0"] == 0
     assert samples["ledger_group_size_bucket kind=ingest le=50.0"] == 1
@@ -92,6 +96,10 @@ def test_work_is_told() -> None:
     assert (samples["ledger_queue_events"], samples["ledger_queue_bytes"]) == (7, 700)
     assert samples["ledger_snapshots_made_total"] == 3
     assert samples["ledger_payouts_made_total"] == 5
+    assert samples["ledger_payout_accounts_waiting"] == 2
+    assert samples["ledger_facts_repeated_total"] == 4
+    assert (samples["ledger_payouts_unanswered currency=PEN"], samples["ledger_payouts_unanswered currency=USD"]) == (2, 0)
+    assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN"] == 60
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")

@@ -16,6 +16,7 @@ from ledger.application.grouping import Answer, Grouping
 from ledger.application.ingest_queue import IngestLimits, IngestQueue
 from ledger.application.ports import EventLedger, UnitOfWorkFactory
 from ledger.application.post_events import PostEvents
+from ledger.application.repeated_facts import RepeatedFacts
 from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent
 from ledger.errors import DatabaseContention, DatabaseUnavailable, ShuttingDown
 
@@ -50,15 +51,17 @@ class IngestEvents:
         limits: IngestLimits,
         on_group: Callable[[int, float], None] = lambda _events, _seconds: None,
         on_queue: Callable[[int, int], None] = lambda _events, _size_bytes: None,
+        on_repeated: Callable[[int], None] = lambda _events: None,
     ) -> None:
         """`group_ledger` books the groups, if they have one of their own: it should not wait long for locks.
 
         `on_group` is told of each group and batch how many events it had and how many seconds it took, `on_queue` how many
-        events and bytes are waiting or being booked.
+        events and bytes are waiting or being booked, `on_repeated` how many events say what others have said lately.
         """
         register = unknown_restaurants is UnknownRestaurants.REGISTER
-        self._post_batches = PostEvents(ledger, begin, register=register)
-        self._post_groups = PostEvents(group_ledger or ledger, begin, register=register)
+        facts = RepeatedFacts(on_repeated)
+        self._post_batches = PostEvents(ledger, begin, facts, register=register)
+        self._post_groups = PostEvents(group_ledger or ledger, begin, facts, register=register)
         self._contended = ContendedGroups(self._post_groups, groups_at_once_max=limits.batches_at_once_max)
         self._on_group = on_group
         self.queue = IngestQueue(limits, on_change=on_queue)

@@ -1,5 +1,6 @@
 """What is told of the service's work, for whoever counts it."""
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 GroupKind = Literal["ingest", "balance"]
@@ -20,6 +21,12 @@ class LedgerMetrics(Protocol):
     def payouts_made(self, count: int) -> None:
         """Payouts were created."""
 
+    def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
+        """How many payouts the bank has not answered, and the age in seconds of the oldest, by currency."""
+
+    def facts_repeated(self, count: int) -> None:
+        """Events were booked that say what other events have said lately."""
+
     def payout_accounts_waiting(self, count: int) -> None:
         """For so many balance accounts, locked or refused by the database, this process's payout runs wait."""
 
@@ -37,6 +44,12 @@ class UncountedWork:
         pass
 
     def payouts_made(self, count: int) -> None:
+        pass
+
+    def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
+        pass
+
+    def facts_repeated(self, count: int) -> None:
         pass
 
     def payout_accounts_waiting(self, count: int) -> None:

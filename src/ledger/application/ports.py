@@ -252,6 +252,10 @@ class PayoutRuns(Protocol):
         """
         ...
 
+    async def unanswered(self) -> dict[str, tuple[int, float]]:
+        """How many payouts the bank has not answered, and the age in seconds of the oldest, by currency."""
+        ...
+
     async def running(self) -> list[UUID]:
         """The runs that are not finished, oldest first."""
         ...

@@ -7,6 +7,7 @@ import uuid_utils
 
 from ledger.application.event_batch import EventBatch
 from ledger.application.ports import EventLedger, Posting, UnitOfWorkFactory
+from ledger.application.repeated_facts import RepeatedFacts
 from ledger.application.settle_payout import settle_payout
 from ledger.errors import (
     DataRejected,
@@ -30,8 +31,9 @@ class PostEvents:
     statements as there are events. Only contention, a timeout and the loss of the database concern all events at once.
     """
 
-    def __init__(self, ledger: EventLedger, begin: UnitOfWorkFactory, *, register: bool) -> None:
+    def __init__(self, ledger: EventLedger, begin: UnitOfWorkFactory, facts: RepeatedFacts, *, register: bool) -> None:
         """`register` says whether a restaurant that is not known is registered, or its events refused."""
+        self._facts = facts
         self._ledger = ledger
         self._begin = begin
         self._register = register
@@ -100,6 +102,7 @@ class PostEvents:
             first = await self._insert(batch, postings[:middle], lock_wait_seconds)
             return first + await self._insert(batch, postings[middle:], lock_wait_seconds)
         batch.new.update(new)
+        self._facts.booked(posting.event for posting in postings if posting.event.event_id in new)
         return [posting for posting in postings if posting.event.event_id not in new]
 
     async def _look_up(self, batch: EventBatch, postings: Sequence[Posting]) -> None:

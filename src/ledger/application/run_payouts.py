@@ -23,6 +23,8 @@ PAGE_ACCOUNTS = 500
 POLL_SECONDS = 2.0
 # How long a worker leaves alone what it could not do just now.
 BACKOFF_SECONDS = 0.5
+# How often it is asked which payouts the bank has not answered.
+UNANSWERED_SECONDS = 60.0
 # The same for a run of which the database refused something for a reason that nobody foresaw.
 REFUSED_REST_SECONDS = 10.0
 # Restaurants that a line in the log names, of those that a run waits for.
@@ -64,14 +66,18 @@ class PayoutWorker:
         concurrency: int,
         on_failure: Callable[[str, BaseException], None],
         on_waiting: Callable[[int], None] = lambda _accounts: None,
+        on_unanswered: Callable[[Mapping[str, tuple[int, float]]], None] | None = None,
     ) -> None:
         """`concurrency` is how many pages are paid at a time. `on_failure` is told what went wrong, for the log; the worker tries
-        again by itself. `on_waiting` is told how many balance accounts the runs wait for.
+        again by itself. `on_waiting` is told how many balance accounts the runs wait for,
+        `on_unanswered`, once a minute, how many payouts the bank has not answered, by currency, with the age of the oldest.
         """
         self._runs = runs
         self._concurrency = concurrency
         self._on_failure = on_failure
         self._on_waiting = on_waiting
+        self._on_unanswered = on_unanswered
+        self._asks_at = 0.0
         self._told_waiting: dict[UUID, list[str]] = {}
         self._rests_until: dict[UUID, float] = {}
         # For those who would rather wait until it is done.
@@ -109,6 +115,11 @@ class PayoutWorker:
                     continue
                 if not await self._try_for(f"payout run {payout_run_id}", self._go_on_with(payout_run_id)):
                     pause_seconds = BACKOFF_SECONDS
+            if self._on_unanswered is not None and time.monotonic() >= self._asks_at:
+                self._asks_at = time.monotonic() + UNANSWERED_SECONDS
+                unanswered = await self._try_for("the payouts without an answer", self._runs.unanswered())
+                if unanswered is not None:
+                    self._on_unanswered(unanswered)
             if not self._stopping:
                 # Jitter, so that the workers of several servers do not come all at once.
                 pause_seconds *= random.uniform(0.5, 1.0)  # noqa: S311

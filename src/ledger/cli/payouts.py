@@ -1,5 +1,6 @@
 """`ledger payouts show` and `list`."""
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -7,6 +8,7 @@ import click
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure
+from ledger.cli.instants import format_instant
 from ledger.cli.output import print_json, print_json_lines, print_line, print_table
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
 from ledger.cli.payout_pages import payout_pages, run_item_pages
@@ -27,6 +29,10 @@ from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
+
+# As the server's setting for the audit is by default, which the command cannot know.
+OLD_DAYS = 5
+OLD_SECONDS = OLD_DAYS * 86_400
 
 PAYOUT_STATE = Word(
     "PAYOUT_STATE_", [word_of(ledger_pb2.PayoutState, number) for number in ledger_pb2.PayoutState.values() if number]
@@ -72,15 +78,26 @@ def list_payouts(restaurant: str, state: str | None, payout_run_id: str, json: b
     if state is not None:
         request.state = ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.upper()}")
     count = 0
+    old_count = 0
+    oldest: ledger_pb2.Payout | None = None
+    old_before = time.time() - OLD_SECONDS
     with connect(settings) as stub:
         for page in payout_pages(stub, request):
             count += len(page)
+            created = [payout for payout in page if payout.state == ledger_pb2.PAYOUT_STATE_CREATED]
+            found = [payout for payout in created if payout.created_at.seconds < old_before]
+            # The latest first: the oldest is the last one of all.
+            old_count += len(found)
+            oldest = found[-1] if found else oldest
             if json:
                 print_json_lines(json_of_payout(payout) for payout in page)
             elif page:
                 print_table(payouts_table(page))
     if not json:
         print_line(f"{count} payouts")
+        if oldest is not None:
+            since = format_instant(oldest.created_at)
+            print_line(f"{old_count} of them have waited for the bank's answer for more than {OLD_DAYS} days, since {since}")
 
 
 def _payout_or_none(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -> ledger_pb2.Payout | None:

@@ -142,6 +142,26 @@ class PrometheusLedgerMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.unanswered = Gauge(
+            "ledger_payouts_unanswered",
+            "Payouts that the bank has not answered.",
+            ("currency",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.oldest_unanswered_seconds = Gauge(
+            "ledger_payouts_unanswered_oldest_seconds",
+            "The age of the oldest payout that the bank has not answered.",
+            ("currency",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._unanswered_currencies: set[str] = set()
+        self.facts_repeated_total = Counter(
+            "ledger_facts_repeated",
+            "Events booked that say what another event has lately said: type, reference, amount, restaurant, currency.",
+            registry=registry,
+        )
         # All from the start: a series that begins with its first count hides that count from rates. And where the library keeps
         # numbers in files, every file is open now, so that they may be removed at any time.
         self._by_kind = {kind: (self.group_size.labels(kind), self.group_seconds.labels(kind)) for kind in get_args(GroupKind)}
@@ -160,6 +180,17 @@ class PrometheusLedgerMetrics:
 
     def payouts_made(self, count: int) -> None:
         self.payouts_made_total.inc(count)
+
+    def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
+        # Currencies of which all are answered by now stay, at 0.
+        for currency in self._unanswered_currencies | by_currency.keys():
+            count, oldest_seconds = by_currency.get(currency, (0, 0.0))
+            self.unanswered.labels(currency).set(count)
+            self.oldest_unanswered_seconds.labels(currency).set(oldest_seconds)
+        self._unanswered_currencies |= by_currency.keys()
+
+    def facts_repeated(self, count: int) -> None:
+        self.facts_repeated_total.inc(count)
 
     def payout_accounts_waiting(self, count: int) -> None:
         self.accounts_waiting.set(count)

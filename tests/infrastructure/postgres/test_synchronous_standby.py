@@ -277,8 +277,9 @@ async def test_what_is_not_there_is_told_without_waiting(ledger: RunningLedger, 
         with pytest.raises(aio.AioRpcError) as caught:
             await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id="evt_absent"))
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-        page = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_absent"))
-        assert not page.payouts
+        with pytest.raises(aio.AioRpcError) as caught:
+            await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_absent"))
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     async with asyncio.timeout(DEADLINE_SECONDS):
         await waiting
 

@@ -13,6 +13,8 @@ from ledger.resources import resource
 FINDINGS_PER_CHECK_MAX = 100
 # A check reads whole tables, so it takes as long as they are large; the sessions of the service are bounded far below.
 CHECK_TIMEOUT_SECONDS = 3600
+# Longer than a weekend with a holiday.
+PAYOUT_ANSWER_DAYS = 5
 # Enough to join a million entries without spilling to disk.
 WORK_MEM = "64MB"
 
@@ -40,9 +42,10 @@ class Check:
     statement: str
 
 
-async def audit(engine: AsyncEngine) -> AuditReport:
+async def audit(engine: AsyncEngine, *, payout_answer_days: int = PAYOUT_ANSWER_DAYS) -> AuditReport:
     """Makes every check on one snapshot of the database, so that events booked meanwhile do not disturb it. Writes nothing.
 
+    Payouts that the bank has not answered for `payout_answer_days` are warned of.
     Reports the first FINDINGS_PER_CHECK_MAX findings of a check and, in one more, how many it leaves out. `engine` may log in
     as any role that reads the tables. Raises DatabaseUnavailable, DatabaseTimeout.
     """
@@ -53,6 +56,7 @@ async def audit(engine: AsyncEngine) -> AuditReport:
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # Checks read whole tables, which the server's own statements must never do.
         await connection.execute("SET LOCAL enable_seqscan = on")
+        await connection.execute(f"SET LOCAL ledger.payout_answer_days = '{payout_answer_days:d}'")
         for check in checks:
             findings += await _findings(connection, check)
     return AuditReport(tuple(check.name for check in checks), tuple(findings))

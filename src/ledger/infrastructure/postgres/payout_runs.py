@@ -106,6 +106,15 @@ ORDER BY i.restaurant_id
 LIMIT $4
 """
 
+# The index of payouts in flight has these alone.
+SELECT_UNANSWERED = """
+SELECT a.currency, count(*) AS payouts, extract(epoch FROM now() - min(p.created_at))::float8 AS oldest_seconds
+FROM payouts AS p
+JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+WHERE p.state = 'CREATED'
+GROUP BY a.currency
+"""
+
 SELECT_RUNNING = "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
 
 # Whether the run is under way. Its row is locked until the page is committed, in the way in which the
@@ -399,6 +408,11 @@ class PostgresPayoutRuns:
             was_running = await connection.fetchval(CANCEL, payout_run_id) is not None
             await connection.fetchval(WAIT_FOR_PAGES, payout_run_id)
         return was_running
+
+    async def unanswered(self) -> dict[str, tuple[int, float]]:
+        async with autocommit(self._engine) as connection:
+            rows = await connection.fetch(SELECT_UNANSWERED)
+        return {row["currency"]: (row["payouts"], row["oldest_seconds"]) for row in rows}
 
     async def running(self) -> list[UUID]:
         async with autocommit(self._engine) as connection:
