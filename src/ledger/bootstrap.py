@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.api.connections import room_for_connections
 from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
 from ledger.api.security import Security, describes_itself, keeps_audit_log
@@ -349,6 +350,7 @@ async def run_server(
             ping=lambda: ping(engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
+            connections_max=room_for_connections(connections_of_a_server(settings)),
             limits=CallLimits(calls=settings.open_calls, streams=settings.open_streams),
             metrics=metrics.calls,
             security=security,

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from h2.errors import ErrorCodes
 from h2.events import Event, PingAckReceived
 from h2.settings import SettingCodes
 from support.audit import assert_books_in_order
+from support.commands import INTERRUPTIBLE
 from support.events import event_message, unique
 from support.http2 import Http2, Stream
 from support.processes import SERVICE, ServerProcess, server_process
@@ -29,7 +31,7 @@ from support.waiting import until_told
 
 from ledger.api import server as api_server
 from ledger.bootstrap import Database
-from ledger.v1 import ledger_pb2
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 INGEST, STREAM = f"/{SERVICE}/IngestEvent", f"/{SERVICE}/StreamEvents"
 BATCH = f"/{SERVICE}/BatchIngestEvents"
@@ -628,6 +630,47 @@ async def test_silent_connection_is_shown_out(database: Database, monkeypatch: p
         writer.close()
         (result,) = await ledger.ingest(event_message())
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+
+
+async def test_connections_beyond_the_descriptors_are_closed(database: Database, tmp_path: Path) -> None:
+    """Row 85: with 256 descriptors newcomers hear at once that there is no room, clients that are there are served, and there is
+    room again when the others have gone."""
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n{INTERRUPTIBLE}"
+    async with (
+        server_process(database, tmp_path / "server.log", program=program) as server,
+        aio.insecure_channel(server.address) as channel,
+    ):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
+        host, port = server.address.rsplit(":", 1)
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(300)]
+
+        async def is_closed(reader: asyncio.StreamReader) -> bool:
+            try:
+                while await reader.read(65_536):
+                    pass
+            except ConnectionError:
+                pass
+            return True
+
+        # Long before the silent ones that got in are shown out.
+        closing = [asyncio.create_task(is_closed(reader)) for reader, _ in silent]
+        _, pending = await asyncio.wait(closing, timeout=api_server.HANDSHAKE_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
+        assert len(pending) < len(silent), "a connection beyond the bound is closed"
+        await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
+        for _, writer in silent:
+            writer.close()
+        await asyncio.gather(*closing)
+        await until_told(partial(is_well, server), TIMEOUT_SECONDS)
+
+
+async def is_well(server: ServerProcess) -> bool:
+    """Whether a newcomer is served."""
+    try:
+        await server.assert_well()
+    except aio.AioRpcError:
+        return False
+    return True
 
 
 async def test_old_connection_is_replaced_and_no_event_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,8 +64,10 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def server_process(database: Database, log: Path, **settings: str) -> AsyncIterator[ServerProcess]:
-    """A server on a free port, terminated at the end."""
+async def server_process(
+    database: Database, log: Path, *, program: str = INTERRUPTIBLE, **settings: str
+) -> AsyncIterator[ServerProcess]:
+    """A server on a free port, terminated at the end; `program` runs the command."""
     env = {
         "LEDGER_DATABASE_URL": database.url,
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
@@ -74,7 +76,7 @@ async def server_process(database: Database, log: Path, **settings: str) -> Asyn
         **{f"LEDGER_{name.upper()}": value for name, value in settings.items()},
     }
     with log.open("w") as stderr:
-        process = await _start(env, stderr)
+        process = await _start(program, env, stderr)
         try:
             if process.stdout is None:
                 raise RuntimeError("standard output is not piped")
@@ -88,7 +90,7 @@ async def server_process(database: Database, log: Path, **settings: str) -> Asyn
             await asyncio.wait_for(process.wait(), TIMEOUT_SECONDS)
 
 
-async def _start(env: dict[str, str], stderr: Any) -> asyncio.subprocess.Process:
+async def _start(program: str, env: dict[str, str], stderr: Any) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", INTERRUPTIBLE, "serve", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, stderr=stderr
+        sys.executable, "-c", program, "serve", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, stderr=stderr
     )

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ledger.api.authorization import SERVICE_NAME
 from ledger.api.call_frame import CallFrame
+from ledger.api.connections import CONNECTIONS_MAX
 from ledger.api.crowding import CallLimits
 from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.security import Security
@@ -23,7 +24,6 @@ from ledger.v1 import ledger_pb2_grpc
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 METADATA_BYTES_MAX = 16 * 1024
 STREAMS_MAX = 128
-CONNECTIONS_MAX = 4096
 CONNECTION_IDLE_SECONDS = 300
 HANDSHAKE_SECONDS = 10
 PING_INTERVAL_MIN_SECONDS = 10
@@ -58,8 +58,6 @@ _OPTIONS = (
     # the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
-    # A connection costs about 60 KiB; those beyond are closed at once.
-    ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
     # For TLS and the settings of HTTP/2 together; by default two minutes, in which silent connections
     # would keep the places of others.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
@@ -113,6 +111,7 @@ class Server:
         ping: Callable[[], Awaitable[None]],
         share_port: bool = False,
         connection_age_seconds: int = 0,
+        connections_max: int = CONNECTIONS_MAX,
         limits: CallLimits = CallLimits(),  # noqa: B008  # frozen
         metrics: CallMetrics | None = None,
         security: Security | None = None,
@@ -123,7 +122,13 @@ class Server:
         `share_port` is for workers under a supervisor. Otherwise a second server on the same port would start, and silently take
         half of the calls. Connections older than `connection_age_seconds`, give or take a tenth, are asked to go; 0 means never.
         """
-        options = (*_OPTIONS, *_age_options(connection_age_seconds), ("grpc.so_reuseport", int(share_port)))
+        options = (
+            *_OPTIONS,
+            *_age_options(connection_age_seconds),
+            # A connection costs about 60 KiB; those beyond are closed at once.
+            ("grpc.max_allowed_incoming_connections", connections_max),
+            ("grpc.so_reuseport", int(share_port)),
+        )
         self._server = aio.server(options=options)
         gates = None if security is None else partial(security.gate, audit_log=audit_log)
         self._frame = CallFrame(self._server, limits, metrics or UncountedCalls(), gates)
