@@ -11,11 +11,11 @@ ALTER TABLE payout_runs
   DROP CONSTRAINT payout_runs_state_check,
   DROP CONSTRAINT payout_runs_finished_at_check,
   ADD CONSTRAINT payout_runs_state_check CHECK (state IN ({states})),
-  ADD CONSTRAINT payout_runs_finished_at_check CHECK ((state <> 'RUNNING') = (finished_at IS NOT NULL))
+  ADD CONSTRAINT payout_runs_finished_at_check CHECK (({ended}) = (finished_at IS NOT NULL))
 """
 
 UPGRADE = (
-    STATES.format(states="'RUNNING', 'SUCCEEDED', 'CANCELED'"),
+    STATES.format(states="'RUNNING', 'SUCCEEDED', 'CANCELED'", ended="state <> 'RUNNING'"),
     "CREATE INDEX payout_runs_created_at_payout_run_id_idx ON payout_runs (created_at, payout_run_id)",
     "COMMENT ON INDEX payout_runs_created_at_payout_run_id_idx IS 'For lists, latest first.'",
     """COMMENT ON COLUMN payout_runs.state IS
@@ -32,7 +32,7 @@ DO $$ BEGIN
   END IF;
 END $$
 """,
-    STATES.format(states="'RUNNING', 'SUCCEEDED'"),
+    STATES.format(states="'RUNNING', 'SUCCEEDED'", ended="state = 'SUCCEEDED'"),
     "DROP INDEX payout_runs_created_at_payout_run_id_idx",
     "COMMENT ON COLUMN payout_runs.state IS 'RUNNING as long as a restaurant is to be looked at.'",
     "COMMENT ON COLUMN payout_runs.finished_at IS 'When the last restaurant had been looked at, by the database''s clock.'",
