@@ -1209,6 +1209,31 @@ broken AS (
 SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail
 FROM broken;
 
+-- check: rows_are_sealed_in_time
+-- What was recorded ten minutes ago is sealed. Servers seal every few seconds: no server runs, none seals
+-- (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays open, or one wrote more than a seal can keep. After a
+-- restore into another cluster nothing counts as sealed until a server has looked at it.
+WITH head AS (
+  SELECT COALESCE((
+    SELECT CASE WHEN s.system_identifier = c.system_identifier AND NOT s.is_restored THEN s.end_txid END
+    FROM ledger_seals AS s
+    CROSS JOIN pg_control_system() AS c
+    ORDER BY s.sequence DESC
+    LIMIT 1), 0) AS end_txid
+)
+SELECT 'rows_are_sealed_in_time' AS check_name, 'WARNING' AS severity, 'table ledger_seals' AS entity,
+       format('%s rows are not sealed, the oldest was recorded at %s', count(*), min(r.recorded_at)) AS detail
+FROM (
+  SELECT recorded_at FROM processor_events
+  WHERE recorded_txid::text::bigint >= (SELECT end_txid FROM head)
+    AND recorded_txid < pg_snapshot_xmax(pg_current_snapshot())
+  UNION ALL
+  SELECT recorded_at FROM ledger_entries
+  WHERE recorded_txid::text::bigint >= (SELECT end_txid FROM head)
+    AND recorded_txid < pg_snapshot_xmax(pg_current_snapshot())
+) AS r
+HAVING min(r.recorded_at) < clock_timestamp() - interval '10 minutes';
+
 -- check: recorded_txids_are_past
 -- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster
 -- they may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.

@@ -11,14 +11,14 @@ from dataclasses import replace
 from fnmatch import fnmatch
 
 import scripts.bench
-from scripts.bench import books, growth, payout_rows, report, rows, soak, statement_rows
+from scripts.bench import books, growth, payout_rows, report, rows, seal_rows, soak, statement_rows
 from scripts.bench.bench import Bench, Sizes
 from scripts.bench.servers import answering_empty, serving, uses_uvloop
 
 FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000)
 SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000)
 PROCESSES = 2
-ROWS = rows.CALL_ROWS | {"statement": statement_rows.statement, "payouts": payout_rows.payouts}
+ROWS = rows.CALL_ROWS | {"statement": statement_rows.statement, "seals": seal_rows.seals, "payouts": payout_rows.payouts}
 
 
 async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:

@@ -24,8 +24,9 @@ from ledger.application.get_balance import GROUPS_AT_ONCE_MAX, GetBalance
 from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.application.metrics import LedgerMetrics, UncountedWork
+from ledger.application.ports import SealLag
 from ledger.application.run_payouts import PayoutWorker
-from ledger.application.seal_ledger import LedgerSealer, SealWorker
+from ledger.application.seal_ledger import READS_AT_ONCE_MAX, LedgerSealer, SealWorker
 from ledger.application.take_snapshots import SnapshotWorker
 from ledger.database_url import shown_url
 from ledger.domain.audit import AuditReport
@@ -229,6 +230,10 @@ class Application:
             interval_seconds=settings.seal_interval_seconds,
             is_busy=lambda: self._ingest_events.queue.events > 0 or self._payout_worker.is_paying,
             on_failure=worker_failed,
+            on_lag=lambda lag: metrics.seal_lag(lag.rows, lag.seconds),
+            on_alarm=_log_seal_lag,
+            # The rest of the pool is for what callers wait for.
+            reads_at_once_max=min(READS_AT_ONCE_MAX, max(1, settings.database_pool_size // 2)),
         )
         self.audit_log = None
         if keeps_audit_log(settings):
@@ -284,6 +289,10 @@ def _log_audit_failure(wait: Callable[[str, BaseException], None], what: str, er
         wait(what, error)
     else:
         _log.error(what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error)))
+
+
+def _log_seal_lag(lag: SealLag) -> None:
+    _log.warning("sealing is far behind", rows=lag.rows, seconds=round(lag.seconds))
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -1,14 +1,25 @@
 """The sealer: what it reads, what it seals, and in which order."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
 from ledger.application import seal_ledger
-from ledger.application.ports import SealPosition
-from ledger.application.seal_ledger import READ_ROWS_MAX, SEAL_ROWS, LedgerSealer, TransactionTooLarge
+from ledger.application.ports import SealLag, SealPosition
+from ledger.application.seal_ledger import (
+    READ_ROWS_MAX,
+    READS_AT_ONCE_MAX,
+    SEAL_ROWS,
+    LedgerSealer,
+    SealWorker,
+    TransactionTooLarge,
+    reads_at_once,
+    rest_ratio,
+)
 from ledger.domain.seals import Seal, SealedTransaction, link_fault, unpacked
 
 SLICE_ROWS = 1000
@@ -25,6 +36,7 @@ class FakeSealedBooks:
         self.next_txid = next_txid
         self.seals: list[Seal] = []
         self.reads = 0
+        self.now = NOW
         self.add(rows_by_txid)
 
     def add(self, rows_by_txid: dict[int, int]) -> None:
@@ -42,7 +54,7 @@ class FakeSealedBooks:
 
     async def position(self) -> SealPosition:
         head = replace(self.seals[-1], row_digests=b"") if self.seals else None
-        return SealPosition(head, self.system_identifier, self.horizon_txid, self.next_txid, NOW)
+        return SealPosition(head, self.system_identifier, self.horizon_txid, self.next_txid, self.now)
 
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
@@ -200,3 +212,80 @@ async def test_the_slower_of_two_sealers_adds_nothing() -> None:
     late.seals = books.seals
     assert await LedgerSealer(late).seal_next() is False
     assert len(books.seals) == 1
+
+
+async def test_several_reads_at_once_seal_the_same_rows() -> None:
+    """Each row once and in order, with empty ranges and with a transaction between them that is too large for one read; in fewer
+    turns."""
+    rows = {txid: 3 for txid in range(1000, 30_000) if txid % 9000 < 8000} | {25_000: 2 * READ_ROWS_MAX}
+    turns = {}
+    for reads in (1, 4):
+        books = FakeSealedBooks(rows, horizon_txid=40_000)
+        sealer, turns[reads] = LedgerSealer(books), 0
+        while await sealer.seal_next(reads):
+            turns[reads] += 1
+        assert books.sealed() == sorted(rows)
+        assert [link_fault(previous, seal) for previous, seal in pairwise(books.seals)] == [None] * (len(books.seals) - 1)
+    assert turns[4] < turns[1]
+
+
+async def test_lag_is_the_age_of_the_oldest_row() -> None:
+    """Of rows that wait to be sealed, and of rows that are not final; none when all that was begun is sealed."""
+    books = FakeSealedBooks({5: 2, 6: 2}, horizon_txid=6, next_txid=7)
+    books.transactions_stored = [each._replace(recorded_at=NOW - timedelta(minutes=3)) for each in books.transactions_stored]
+    sealer = LedgerSealer(books)
+    assert await sealer.seal_next()
+    assert sealer.lag.seconds == 180
+    # The horizon stands still at 6.
+    books.now = NOW + timedelta(hours=1)
+    assert not await sealer.seal_next()
+    assert (sealer.lag.seconds, sealer.lag.rows > 0) == (3600, True)
+    books.horizon_txid = 7
+    assert await sealer.seal_next()
+    assert not await sealer.seal_next()
+    assert sealer.lag == SealLag(0, 0.0)
+    # Nothing happens for a day.
+    books.now = NOW + timedelta(days=1)
+    books.next_txid = books.horizon_txid = 8
+    assert not await sealer.seal_next()
+    assert sealer.lag == SealLag(0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("behind_seconds", "rests", "rests_while_busy", "reads"),
+    [(-5, 4, 19, 1), (0, 4, 19, 1), (15, 2, 9.5, 1), (29, 4 / 30, 19 / 30, 1), (30, 0, 0, 2), (60, 0, 0, 3), (10**9, 0, 0, 4)],
+)
+def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
+    behind_seconds: float, rests: float, rests_while_busy: float, reads: int
+) -> None:
+    """It rests less, then not at all, then reads on several connections; up to a bound."""
+    assert rest_ratio(behind_seconds, is_busy=False) == pytest.approx(rests)
+    assert rest_ratio(behind_seconds, is_busy=True) == pytest.approx(rests_while_busy)
+    assert reads_at_once(behind_seconds, READS_AT_ONCE_MAX) == reads
+    assert reads_at_once(behind_seconds, 1) == 1
+
+
+async def test_worker_tells_how_far_it_is_behind() -> None:
+    """All lags as they are; an alarm for one that is long, once for a while."""
+    books = FakeSealedBooks(dict.fromkeys(range(100, 9000), 3), horizon_txid=10_000)
+    books.transactions_stored = [each._replace(recorded_at=NOW - timedelta(hours=1)) for each in books.transactions_stored]
+    lags: list[SealLag] = []
+    alarms: list[SealLag] = []
+    failures: list[object] = []
+    worker = SealWorker(
+        LedgerSealer(books),
+        interval_seconds=0.01,
+        on_failure=lambda *failure: failures.append(failure),
+        is_busy=lambda: True,
+        on_lag=lags.append,
+        on_alarm=alarms.append,
+    )
+    worker.start()
+    async with asyncio.timeout(60):
+        while not lags or lags[-1].seconds > 0:  # noqa: ASYNC110  # the worker tells nobody else
+            await asyncio.sleep(0.001)
+    await worker.stop()
+    assert [lag.seconds for lag in alarms] == [3600]
+    assert lags[0].seconds == 3600
+    assert len(books.sealed()) == 8900
+    assert failures == []

@@ -88,6 +88,7 @@ def test_work_is_told() -> None:
     work.facts_repeated(4)
     work.payouts_unanswered({"PEN": (3, 90.0), "USD": (1, 5.0)})
     work.payouts_unanswered({"PEN": (2, 60.0)})
+    work.seal_lag(90, 12.5)
     samples = samples_of(registry)
     assert samples["ledger_group_size_bucket kind=ingest le=20.0"] == 0
     assert samples["ledger_group_size_bucket kind=ingest le=50.0"] == 1
@@ -100,6 +101,7 @@ def test_work_is_told() -> None:
     assert samples["ledger_facts_repeated_total"] == 4
     assert (samples["ledger_payouts_unanswered currency=PEN"], samples["ledger_payouts_unanswered currency=USD"]) == (2, 0)
     assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN"] == 60
+    assert (samples["ledger_seal_lag_rows"], samples["ledger_seal_lag_seconds"]) == (90, 12.5)
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")

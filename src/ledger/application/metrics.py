@@ -30,6 +30,9 @@ class LedgerMetrics(Protocol):
     def payout_accounts_waiting(self, count: int) -> None:
         """For so many balance accounts, locked or refused by the database, this process's payout runs wait."""
 
+    def seal_lag(self, rows: int, seconds: float) -> None:
+        """About how many rows are not sealed, and for how long the oldest has been there."""
+
 
 class UncountedWork:
     """Nobody wants to know."""
@@ -53,4 +56,7 @@ class UncountedWork:
         pass
 
     def payout_accounts_waiting(self, count: int) -> None:
+        pass
+
+    def seal_lag(self, rows: int, seconds: float) -> None:
         pass

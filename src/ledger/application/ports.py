@@ -412,6 +412,15 @@ class SealPosition:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class SealLag:
+    """How far sealing is behind: about how many rows are not sealed, and for how many seconds the
+    oldest of them has been there."""
+
+    rows: int
+    seconds: float
+
+
 class SealedBooks(Protocol):
     """The books as the sealer sees them. Methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout."""
 

@@ -1,12 +1,15 @@
 """Seals the books: adds what has become final to the chain of hashes, in the background and off every write path."""
 
 import asyncio
+import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from datetime import datetime
 
-from ledger.application.ports import SealedBooks, SealPosition
+from ledger.application.ports import SealedBooks, SealLag, SealPosition
 from ledger.domain.seals import FIRST_PREVIOUS_HASH, Seal, SealContents, SealedTransaction, contents_of
 from ledger.errors import LedgerError
 
@@ -19,11 +22,21 @@ READ_ROWS_MAX = 4 * SEAL_ROWS
 ROW_DIGESTS_BYTES_MAX = 1 << 27
 # How many transaction numbers the first statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
-# How much longer than it worked a sealer rests that has not caught up: to hash an event costs PostgreSQL half of what storing it
-# does. Resting four fifths of the time still seals some 10,000 events a second; while callers wait for the database it takes a
-# twentieth of a core at the most, and catches up when they have gone.
+# How much longer than it worked a sealer rests that has not caught up: to hash an event costs
+# PostgreSQL half of what storing it does. Resting four fifths of the time still seals some 10,000
+# events a second; while callers wait for the database it takes a twentieth of a core.
 REST_RATIO = 4
 BUSY_REST_RATIO = 19
+# The further it falls behind, the less it rests: not at all from here on, beyond its interval. From
+# then on it also reads several ranges at once, one more for each of these spans that it is behind, so
+# that its share of the database grows until it keeps up with what is booked.
+CATCH_UP_SECONDS = 30.0
+READS_AT_ONCE_MAX = 4
+# So far behind is told to operators, and again as often.
+ALARM_SECONDS = 300.0
+ALARM_AGAIN_SECONDS = 60.0
+# Moments at which the next transaction number was seen; remembered to tell since when a number waits.
+MOMENTS_MAX = 1000
 PAUSE_SECONDS_MAX = 600.0
 STOP_SECONDS = 1.0
 # Above every number that a database transaction ever has.
@@ -45,16 +58,24 @@ class LedgerSealer:
     def __init__(self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX) -> None:
         self._books = books
         self._read_rows_max = read_rows_max
+        # As of the last call of `seal_next`.
+        self.lag = SealLag(0, 0.0)
+        self._moments: deque[tuple[datetime, int]] = deque()
+        self._rows_a_txid = 0.0
+        self._reads_at_once = 1
         # How many transaction numbers one statement looks at; remembered, because it is about as many as hold a few seals' rows.
         self._reach_txids = FIRST_REACH_TXIDS
 
-    async def seal_next(self) -> bool:
+    async def seal_next(self, reads_at_once: int = 1) -> bool:
         """Seals the next rows that are final. False if there are none, or if another sealer was quicker.
+
+        With `reads_at_once` as many times the rows, read on as many connections.
 
         Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout, TransactionTooLarge.
         """
         await self._books.index_new_rows()
         position = await self._books.position()
+        self._reads_at_once = reads_at_once
         head = position.head
         if head is None or head.system_identifier != position.system_identifier:
             epoch = head.epoch + 1 if head else 1
@@ -68,6 +89,7 @@ class LedgerSealer:
     async def _seal(self, position: SealPosition, epoch: int, first_txid: int, *, is_restored: bool = False) -> bool:
         limit_txid = TXID_END if is_restored else position.horizon_txid
         start_txid = first_txid
+        oldest_at: datetime | None = None
         while start_txid < limit_txid:
             end_txid, transactions = await self._read(start_txid, limit_txid, is_restored=is_restored)
             if transactions is None or transactions:
@@ -75,11 +97,34 @@ class LedgerSealer:
                 earlier = await self._books.sealed_before(epoch, start_txid, end_txid)
                 if transactions is None:
                     parts = [(end_txid, await self._contents(start_txid, end_txid, earlier, is_restored=is_restored))]
+                    oldest_at = None
                 else:
-                    parts = list(_parts(_fresh(transactions, earlier), end_txid))
-                return await self._books.append(list(_seals(position, epoch, first_txid, parts, is_restored=is_restored)))
+                    oldest_at = min((each.recorded_at for each in transactions if each.recorded_at), default=None)
+                    # In a thread, so that the server's calls need not wait until all is packed.
+                    parts = await asyncio.to_thread(_parts_of, _fresh(transactions, earlier), end_txid)
+                    rows = sum(contents.rows_count for _, contents in parts)
+                    self._rows_a_txid = rows / (1 + transactions[-1].recorded_txid - transactions[0].recorded_txid)
+                seals = list(_seals(position, epoch, first_txid, parts, is_restored=is_restored))
+                if not is_restored:
+                    self._take_note(position, end_txid, oldest_at)
+                return await self._books.append(seals)
             start_txid = end_txid
+        if not is_restored:
+            self._take_note(position, start_txid, None)
         return False
+
+    def _take_note(self, position: SealPosition, sealed_until_txid: int, oldest_at: datetime | None) -> None:
+        """Says how far behind sealing was: `oldest_at` is when the oldest of the rows that are sealed
+        now was recorded. Rows that are not final wait since a moment whose next number is beyond."""
+        self._moments.append((position.now, position.next_txid))
+        if len(self._moments) > MOMENTS_MAX:
+            del self._moments[1]
+        while self._moments and self._moments[0][1] <= sealed_until_txid:
+            self._moments.popleft()
+        since = [at for at in (self._moments[0][0] if self._moments else None, oldest_at) if at is not None]
+        seconds = max(((position.now - at).total_seconds() for at in since), default=0.0)
+        waiting_txids = max(0, position.next_txid - sealed_until_txid)
+        self.lag = SealLag(math.ceil(waiting_txids * self._rows_a_txid), max(0.0, seconds))
 
     async def _contents(self, start_txid: int, end_txid: int, earlier: set[bytes], *, is_restored: bool) -> SealContents:
         """Those of one database transaction, which is not divided but read in slices. Raises TransactionTooLarge."""
@@ -97,21 +142,51 @@ class LedgerSealer:
         """Where a range ends that holds a few seals' rows, or all there are, and its transactions; None if it is a single one
         with more rows than are read at once."""
         narrowed = False
+        few: tuple[int, Sequence[SealedTransaction]] | None = None
         while True:
             end_txid = min(start_txid + self._reach_txids, limit_txid)
-            transactions = await self._books.transactions(start_txid, end_txid, self._read_rows_max, is_restored=is_restored)
+            starts = range(start_txid, limit_txid, self._reach_txids)[: 1 if narrowed else self._reads_at_once]
+            ranges = [(start, min(start + self._reach_txids, limit_txid)) for start in starts]
+            transactions, *others = await self._read_all(ranges, is_restored=is_restored)
             if transactions is None:
+                if few is not None:
+                    # What comes after these few is too much at once.
+                    self._reach_txids = few[0] - start_txid
+                    return few
                 if end_txid == start_txid + 1:
                     return end_txid, None
                 self._reach_txids = max(1, (end_txid - start_txid) // 4)
                 narrowed = True
                 continue
-            rows = sum(len(transaction.places) for transaction in transactions)
-            if rows < self._read_rows_max // 2 and not narrowed and end_txid < limit_txid:
+            # Only as far as there is no gap.
+            together = list(transactions)
+            for (_, range_end_txid), more in zip(ranges[1:], others, strict=True):
+                if more is None:
+                    break
+                end_txid = range_end_txid
+                together += more
+            rows = sum(len(transaction.places) for transaction in together)
+            if rows < len(ranges) * self._read_rows_max // 2 and not narrowed and end_txid < limit_txid:
                 self._reach_txids *= 2
                 if rows < SEAL_ROWS:
+                    few = (end_txid, together) if rows else None
                     continue
-            return end_txid, transactions
+            return end_txid, together
+
+    async def _read_all(
+        self, ranges: Sequence[tuple[int, int]], *, is_restored: bool
+    ) -> list[Sequence[SealedTransaction] | None]:
+        """Several ranges at once, each on a connection."""
+        reads = [
+            asyncio.ensure_future(self._books.transactions(start_txid, end_txid, self._read_rows_max, is_restored=is_restored))
+            for start_txid, end_txid in ranges
+        ]
+        try:
+            return await asyncio.gather(*reads)
+        finally:
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
 
 
 def _fresh(transactions: Sequence[SealedTransaction], earlier: set[bytes]) -> list[SealedTransaction]:
@@ -157,6 +232,24 @@ def _parts(transactions: Sequence[SealedTransaction], end_txid: int) -> Iterator
     yield end_txid, contents_of(part)
 
 
+def _parts_of(transactions: Sequence[SealedTransaction], end_txid: int) -> list[tuple[int, SealContents]]:
+    return list(_parts(transactions, end_txid))
+
+
+def rest_ratio(behind_seconds: float, *, is_busy: bool) -> float:
+    """How much longer than it worked a sealer rests that is so far behind, beyond its interval.
+
+    Who is behind for a moment must not take the database's time from what callers wait for.
+    """
+    ratio = BUSY_REST_RATIO if is_busy else REST_RATIO
+    return ratio * min(1.0, max(0.0, 1.0 - behind_seconds / CATCH_UP_SECONDS))
+
+
+def reads_at_once(behind_seconds: float, reads_max: int) -> int:
+    """On how many connections a sealer reads that is so far behind."""
+    return max(1, min(reads_max, 1 + int(behind_seconds // CATCH_UP_SECONDS)))
+
+
 class SealWorker:
     """Seals the books every few seconds, beside as many other workers as there are servers."""
 
@@ -167,11 +260,19 @@ class SealWorker:
         interval_seconds: float,
         on_failure: Callable[[str, BaseException], None],
         is_busy: Callable[[], bool] = lambda: False,
+        on_lag: Callable[[SealLag], None] = lambda _lag: None,
+        on_alarm: Callable[[SealLag], None] = lambda _lag: None,
+        reads_at_once_max: int = READS_AT_ONCE_MAX,
     ) -> None:
         """An interval of 0 turns it off. `on_failure` is told what went wrong, for the log; the worker tries again by itself.
-        `is_busy` tells whether callers wait for the database just now.
+        `is_busy` tells whether callers wait for the database just now. `on_lag` is told how far
+        sealing is behind, `on_alarm` only when that is far, and again from time to time.
         """
         self._sealer = sealer
+        self._on_lag = on_lag
+        self._on_alarm = on_alarm
+        self._reads_at_once_max = reads_at_once_max
+        self._alarmed_at = -math.inf
         self._is_busy = is_busy
         self._interval_seconds = interval_seconds
         self._on_failure = on_failure
@@ -212,13 +313,23 @@ class SealWorker:
             pause_seconds = min(2 * pause_seconds, max(PAUSE_SECONDS_MAX, self._interval_seconds))
 
     async def _seal_all(self) -> None:
-        began_at = asyncio.get_running_loop().time()
-        while await self._sealer.seal_next():
-            # Whoever is behind must not take the database's time from what callers wait for.
-            worked_seconds = asyncio.get_running_loop().time() - began_at
-            if await self._stops_within((BUSY_REST_RATIO if self._is_busy() else REST_RATIO) * worked_seconds):
-                break
-            began_at = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        while True:
+            began_at = clock()
+            behind_seconds = self._sealer.lag.seconds - self._interval_seconds
+            sealed = await self._sealer.seal_next(reads_at_once(behind_seconds, self._reads_at_once_max))
+            self._tell(self._sealer.lag, clock())
+            if not sealed:
+                return
+            behind_seconds = self._sealer.lag.seconds - self._interval_seconds
+            if await self._stops_within(rest_ratio(behind_seconds, is_busy=self._is_busy()) * (clock() - began_at)):
+                return
+
+    def _tell(self, lag: SealLag, now: float) -> None:
+        self._on_lag(lag)
+        if lag.seconds - self._interval_seconds > ALARM_SECONDS and now - self._alarmed_at >= ALARM_AGAIN_SECONDS:
+            self._alarmed_at = now
+            self._on_alarm(lag)
 
     async def _stops_within(self, seconds: float) -> bool:
         try:

@@ -84,13 +84,15 @@ def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
 class SealedTransaction(NamedTuple):
     """The rows that one transaction id has in one database transaction, in the order of place and digest.
 
-    `places` has a byte for each row, `digests` DIGEST_BYTES for each.
+    `places` has a byte for each row, `digests` DIGEST_BYTES for each. `recorded_at` is no part of a
+    seal: it tells how far sealing is behind, and is None where that is not asked.
     """
 
     recorded_txid: int
     transaction_id: bytes
     places: bytes
     digests: bytes
+    recorded_at: datetime | None = None
 
 
 class SealContents:

@@ -135,6 +135,16 @@ class PrometheusLedgerMetrics:
             "ledger_queue_bytes", "Bytes of the events waiting to be booked.", registry=registry, multiprocess_mode="livesum"
         )
         self.snapshots_made_total = Counter("ledger_snapshots_made", "Balance snapshots stored.", registry=registry)
+        # Each server looks at the same books: the one that looked last knows best.
+        self.seal_lag_rows = Gauge(
+            "ledger_seal_lag_rows", "Rows that are not sealed, about.", registry=registry, multiprocess_mode="livemostrecent"
+        )
+        self.seal_lag_seconds = Gauge(
+            "ledger_seal_lag_seconds",
+            "For how long the oldest row that is not sealed has been there.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
         self.accounts_waiting = Gauge(
             "ledger_payout_accounts_waiting",
@@ -194,6 +204,10 @@ class PrometheusLedgerMetrics:
 
     def payout_accounts_waiting(self, count: int) -> None:
         self.accounts_waiting.set(count)
+
+    def seal_lag(self, rows: int, seconds: float) -> None:
+        self.seal_lag_rows.set(rows)
+        self.seal_lag_seconds.set(seconds)
 
 
 class _BuildInfo(Collector):

@@ -709,7 +709,18 @@ DAMAGE_TO_ROLES = (
 )
 
 
-DAMAGE = DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_MARKS + DAMAGE_TO_GUARDS
+# As if no server had sealed since.
+DAMAGE_TO_SEALING = (
+    Damage(
+        "rows_are_sealed_in_time",
+        "ALTER TABLE ledger_seals DISABLE TRIGGER ALL; DELETE FROM ledger_seals;"
+        "UPDATE processor_events SET recorded_at = recorded_at - interval '11 minutes' WHERE event_id = 'evt_p'",
+        ("table ledger_seals",),
+        Severity.WARNING,
+    ),
+)
+
+DAMAGE = DAMAGE_TO_SEALING + DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_MARKS + DAMAGE_TO_GUARDS
 
 
 # As if all snapshots had been taken before any charge had matured: the next ones have to make up for that.

@@ -506,10 +506,10 @@ async def test_worker_outlives_failures(database: Database) -> None:
     failures: list[str] = []
 
     class Flaky(LedgerSealer):
-        async def seal_next(self) -> bool:
+        async def seal_next(self, reads_at_once: int = 1) -> bool:
             if not failures:
                 raise RuntimeError("not now")
-            return await super().seal_next()
+            return await super().seal_next(reads_at_once)
 
     # It alone: the server's own might be quicker.
     async with running_ledger(database, seal_interval_seconds=0) as ledger:

@@ -91,11 +91,12 @@ def _row_digests(limit: str) -> str:
     """
     of_restored = "(NOT $3 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))"
     return f"""
-  (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place, {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest
+  (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place, {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest,
+          recorded_at
    FROM processor_events
    WHERE {OF_RANGE} AND {of_restored} {limit})
   UNION ALL
-  (SELECT {TXID}, transaction_id, {PLACE}, {_digest(ENTRY_TITLE, ENTRY_VALUES)}
+  (SELECT {TXID}, transaction_id, {PLACE}, {_digest(ENTRY_TITLE, ENTRY_VALUES)}, recorded_at
    FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency
          FROM {ENTRIES_WITH_ACCOUNT}) AS entry
    WHERE {OF_RANGE} AND {of_restored} {limit})
@@ -107,7 +108,7 @@ SELECT_TRANSACTIONS = f"""
 WITH row_digest AS ({_row_digests("LIMIT $4 + 1")})
 SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id,
        string_agg(set_byte('\\x00', 0, place), '' ORDER BY place, digest) AS places,
-       string_agg(digest, '' ORDER BY place, digest) AS digests
+       string_agg(digest, '' ORDER BY place, digest) AS digests, min(recorded_at) AS recorded_at
 FROM row_digest
 GROUP BY recorded_txid, transaction_id
 ORDER BY recorded_txid, transaction_id
