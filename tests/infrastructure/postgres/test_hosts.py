@@ -6,17 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 from faults.clusters import TEMPLATE
 from faults.pairs import Pair, primary_and_standby
 from faults.proxy import fault_proxy
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
-from support.running import query, running_ledger
+from support.running import RunningLedger, query, running_ledger
 from support.waiting import until, until_told
 
+from ledger.api import server
+from ledger.api.authorization import SERVICE_NAME
 from ledger.application import run_payouts
 from ledger.bootstrap import Database, Engines
 from ledger.errors import DatabaseUnavailable
@@ -234,9 +238,10 @@ async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None
         await engines.dispose()
 
 
-async def test_deposed_host_is_left_and_not_used_again(pair: Pair) -> None:
+async def test_deposed_host_is_left_and_not_used_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The primary stands still and its standby takes over: sessions in use end at once, idle ones with them, in every pool. When
     the old primary wakes up, it still believes that it takes writes."""
+    monkeypatch.setattr(server, "PING_INTERVAL_SECONDS", 0.1)
     old, new = pair.directories
     hosts = Hosts(pair.url())
     engines = [create_engine(hosts, pool_size=2) for _ in range(2)]
@@ -249,7 +254,11 @@ async def test_deposed_host_is_left_and_not_used_again(pair: Pair) -> None:
             in_use = [asyncio.create_task(sleep(engine)) for engine in engines]
             await until_told(lambda: sleeping(pair, 2), DEADLINE_SECONDS)
             pair.freeze()
-            pair.promote()
+            # One that knows the standby alone takes no calls, and does once it is promoted.
+            async with running_ledger(Database(pair.url(new), pair.url(new, user="postgres"))) as ledger:
+                assert await health_of(ledger) == health_pb2.HealthCheckResponse.NOT_SERVING
+                pair.promote()
+                await until_told(lambda: serves(ledger), DEADLINE_SECONDS)
             for task in in_use:
                 with pytest.raises(DatabaseUnavailable):
                     await task
@@ -274,6 +283,17 @@ async def test_deposed_host_is_left_and_not_used_again(pair: Pair) -> None:
         for engine in engines:
             await engine.dispose()
         await hosts.stop()
+
+
+async def health_of(ledger: RunningLedger) -> int:
+    """What a server says of itself."""
+    stub: Any = health_pb2_grpc.HealthStub(ledger.channel)  # its types know synchronous channels only
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+    return int(answer.status)
+
+
+async def serves(ledger: RunningLedger) -> bool:
+    return await health_of(ledger) == health_pb2.HealthCheckResponse.SERVING
 
 
 async def sleep(engine: AsyncEngine) -> None:
