@@ -854,7 +854,7 @@ SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
 FROM balance_snapshots AS s
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.stay_id = (SELECT stay_id FROM current_stay)
-  AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > clock_timestamp() + interval '1 minute'
+  AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute'
        OR a.balance_account_id IS NULL);
 
 -- check: statement_marks_agree_with_the_entries
@@ -922,7 +922,7 @@ FROM (
   UNION ALL
   SELECT 'run ' || payout_run_id, GREATEST(created_at, finished_at) FROM payout_runs
 ) AS r
-WHERE r.recorded_at > clock_timestamp() + interval '1 minute';
+WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
 -- check: append_only_triggers_are_on
 -- The triggers that deny changes, and those that check a payout's moves and items, are there as the migrations made them: of the
@@ -1233,6 +1233,13 @@ FROM (
     AND recorded_txid < pg_snapshot_xmax(pg_current_snapshot())
 ) AS r
 HAVING min(r.recorded_at) < clock_timestamp() - interval '10 minutes';
+
+-- check: clock_is_not_behind_the_books
+-- The database's clock is not behind what was recorded. Where it was set back, everything is recorded as
+-- just after the latest record, and nothing else matures, until the clock is past that.
+SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
+       format('it is %s; the latest was recorded at %s', clock_timestamp(), ledger_clock_at()) AS detail
+WHERE ledger_clock_at() > clock_timestamp() + interval '1 second';
 
 -- check: recorded_txids_are_past
 -- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster

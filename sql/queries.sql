@@ -34,7 +34,7 @@
 \endif
 \if :{?as_of}
 \else
-SELECT (now() AT TIME ZONE :'settlement_timezone')::date AS as_of
+SELECT (ledger_now() AT TIME ZONE :'settlement_timezone')::date AS as_of
 \gset
 \endif
 

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Self, TypeVar
 
@@ -36,6 +35,7 @@ from ledger.hangup import ends_at_hangup
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
+from ledger.infrastructure.postgres.clock import LedgerClock
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
 from ledger.infrastructure.postgres.engine import (
     APPLICATION_ROLE,
@@ -170,6 +170,7 @@ class Application:
     """The service on a database, and what works in the background for it."""
 
     def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
+        self.clock = LedgerClock()
         engine = engines.other
         self._hosts = engines.hosts
         metrics = metrics or UncountedWork()
@@ -248,7 +249,7 @@ class Application:
             wake_payout_worker=self._payout_worker.wake,
             page_token_keys=PostgresPageTokenKeys(engine),
             begin=lambda: PostgresUnitOfWork(engine),
-            clock=lambda: datetime.now(UTC),
+            clock=self.clock.now,
         )
 
     def start(self) -> None:
@@ -352,11 +353,12 @@ async def run_server(
     try:
         await _check(settings, engines.ping)
         application = Application(settings, engines, metrics.work)
+        await application.clock.measure(engines.ping)
         server = Server(
             application.service,
             address=settings.grpc_address,
             reflect=describes_itself(settings),
-            ping=lambda: ping(engines.ping),
+            ping=partial(_look, application.clock, engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
             connections_max=room_for_connections(connections_of_a_server(settings)),
@@ -433,6 +435,11 @@ def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) ->
 
     with open_database(settings) as database:
         return asyncio.run(work_on(database))
+
+
+async def _look(clock: LedgerClock, engine: AsyncEngine) -> None:
+    await ping(engine)
+    await clock.measure(engine)
 
 
 async def ping(engine: AsyncEngine) -> None:

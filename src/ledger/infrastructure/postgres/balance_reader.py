@@ -17,7 +17,8 @@ _PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor 
 #
 # Sums of bigint are numeric and cannot overflow. Matured means available_at reached; no available_at means from the beginning.
 SELECT_BALANCES = f"""
-SELECT q.place, instant.is_past, now() AS read_at, a.balance_account_id,
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
+SELECT q.place, instant.is_past, moment.now_at AS read_at, a.balance_account_id,
        settled.matured_minor + since.matured_minor + tail.available_minor AS available_minor,
        settled.payable_minor - settled.matured_minor - since.matured_minor + tail.pending_minor AS pending_minor,
        settled.reserved_minor + tail.reserved_minor AS reserved_minor,
@@ -25,8 +26,11 @@ SELECT q.place, instant.is_past, now() AS read_at, a.balance_account_id,
        GREATEST(s.last_event_at, tail.last_event_at) AS last_event_at,
        since.entries_count + tail.entries_count AS entries_read
 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
+CROSS JOIN moment
 JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
-CROSS JOIN LATERAL (SELECT LEAST(q.as_of, now()) AS as_of, (q.as_of < now()) IS TRUE AS is_past) AS instant
+CROSS JOIN LATERAL (
+  SELECT LEAST(q.as_of, moment.now_at) AS as_of, (q.as_of < moment.now_at) IS TRUE AS is_past
+) AS instant
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
 LEFT JOIN LATERAL {
     latest_snapshot("a.balance_account_id", recorded_before="CASE WHEN instant.is_past THEN instant.as_of ELSE 'infinity' END")

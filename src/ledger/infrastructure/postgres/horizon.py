@@ -1,7 +1,5 @@
 """What is PostgreSQL's own about snapshots: up to which transaction the books are final, and whose numbers those are."""
 
-from typing import Any
-
 # Every transaction with a lower number had ended when the statement that asks this began, and the statement sees all that it
 # wrote: nothing with such a number will ever be added. https://www.postgresql.org/docs/current/functions-info.html
 HORIZON = "pg_snapshot_xmin(pg_current_snapshot())"
@@ -53,14 +51,3 @@ RETURNING number
 SELECT_STAY_IS_TO_BEGIN = """
 SELECT current_setting('transaction_read_only') = 'off' AND NOT EXISTS (SELECT FROM current_stay)
 """
-
-
-async def begin_stay(connection: Any) -> int | None:
-    """Begins a new stay unless the present one goes on; its number if so.
-
-    Books that never moved are in stay 1.
-    """
-    if not await connection.fetchval(SELECT_STAY_IS_TO_BEGIN):
-        return None
-    number: int | None = await connection.fetchval(BEGIN_STAY)
-    return number

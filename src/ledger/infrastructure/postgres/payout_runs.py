@@ -36,8 +36,10 @@ OPEN_RUNS_MAX = 50
 
 # The cut-off of a date that begins at $1 and ends at $2: its last microsecond, or now if that is earlier; no row if it is ahead.
 SELECT_CUTOFF = """
-SELECT LEAST($2::timestamptz - interval '1 microsecond', now()) AS cutoff_at
-WHERE $1::timestamptz <= now()
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
+SELECT LEAST($2::timestamptz - interval '1 microsecond', now_at) AS cutoff_at
+FROM moment
+WHERE $1::timestamptz <= now_at
 """
 
 # Calls that come at once may each be the last one that is let in.
@@ -154,6 +156,7 @@ _SIGNED = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor E
 # Everything hangs on one row of an account by look-ups in indexes, so the cost grows with the number of accounts and no faster;
 # an EXISTS would be answered from a table of all payouts in flight or paid, which grows for ever.
 VERDICT = f"""
+moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 verdict AS MATERIALIZED (
   SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id, COALESCE(latest.sequence, 0) + 1 AS sequence,
          sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor, sums.entries_read,
@@ -167,6 +170,7 @@ verdict AS MATERIALIZED (
          END AS skip_reason
   FROM claimed AS c
   CROSS JOIN terms
+  CROSS JOIN moment
   JOIN balance_accounts AS a ON a.balance_account_id = c.balance_account_id
   JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
   LEFT JOIN LATERAL (
@@ -189,7 +193,7 @@ verdict AS MATERIALIZED (
       SELECT e.entry_type,
              COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= terms.cutoff_at), 0)
                + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.counted_minor), 0) AS counted_minor,
-             COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= now()), 0)
+             COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= moment.now_at), 0)
                + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.available_minor), 0) AS available_minor,
              count(*) FILTER (WHERE e.settled_minor IS NULL) AS entries_read
       FROM (
@@ -204,9 +208,9 @@ verdict AS MATERIALIZED (
         UNION ALL
         SELECT e.entry_type, NULL, NULL, NULL,
                {_SIGNED} * ((e.available_at <= terms.cutoff_at)::integer - (e.available_at <= s.taken_at)::integer),
-               {_SIGNED} * ((e.available_at <= now())::integer - (e.available_at <= s.taken_at)::integer)
+               {_SIGNED} * ((e.available_at <= moment.now_at)::integer - (e.available_at <= s.taken_at)::integer)
         FROM ledger_entries AS e
-        WHERE {matured_between("c.balance_account_id", "s.taken_at", "terms.cutoff_at", "now()")}
+        WHERE {matured_between("c.balance_account_id", "s.taken_at", "terms.cutoff_at", "moment.now_at")}
           AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
       ) AS e
       GROUP BY e.entry_type
@@ -291,7 +295,7 @@ WHERE payout_run_id = $1 AND balance_account_id = $2 AND outcome = 'OPEN'
 
 CANCEL = """
 UPDATE payout_runs
-SET state = 'CANCELED', finished_at = now()
+SET state = 'CANCELED', finished_at = ledger_now()
 WHERE payout_run_id = $1 AND state = 'RUNNING'
 RETURNING payout_run_id
 """
@@ -302,7 +306,7 @@ WAIT_FOR_PAGES = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 FOR UPDATE"
 # Not when nothing can be claimed: what another worker has claimed may yet be rolled back.
 FINISH = """
 UPDATE payout_runs
-SET state = 'SUCCEEDED', finished_at = now()
+SET state = 'SUCCEEDED', finished_at = ledger_now()
 WHERE payout_run_id = $1 AND state = 'RUNNING'
   AND NOT EXISTS (SELECT FROM payout_run_items WHERE payout_run_id = $1 AND outcome = 'OPEN')
 RETURNING payout_run_id

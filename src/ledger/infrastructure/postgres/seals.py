@@ -40,7 +40,7 @@ SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon_txid,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_txid,
-       clock_timestamp() AS now,
+       GREATEST(clock_timestamp(), ledger_now()) AS now,
        s.*
 FROM (SELECT system_identifier FROM pg_control_system()) AS c
 LEFT JOIN (SELECT {SEAL_COLUMNS} FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true

@@ -16,8 +16,17 @@ from collections.abc import Iterable
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.infrastructure.postgres.clock import CATCH_UP_CLOCK
 from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
-from ledger.infrastructure.postgres.horizon import FIRST_HORIZON, HORIZON, NEXT_NUMBER, STAY, SYSTEM_IDENTIFIER, begin_stay
+from ledger.infrastructure.postgres.horizon import (
+    BEGIN_STAY,
+    FIRST_HORIZON,
+    HORIZON,
+    NEXT_NUMBER,
+    SELECT_STAY_IS_TO_BEGIN,
+    STAY,
+    SYSTEM_IDENTIFIER,
+)
 
 # The first snapshot of an account reads all of its entries.
 SNAPSHOT_TIMEOUT_SECONDS = 120
@@ -71,7 +80,7 @@ def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s"
 # is read once.
 INSERT_SNAPSHOT = f"""
 WITH moment AS MATERIALIZED (
-  SELECT {HORIZON} AS horizon, {STAY} AS stay_id, clock_timestamp() AS taken_at
+  SELECT {HORIZON} AS horizon, {STAY} AS stay_id, ledger_now() AS taken_at
 ),
 previous AS MATERIALIZED (SELECT s.* FROM {latest_snapshot("$1")} AS s),
 -- One row, also without a snapshot before.
@@ -164,12 +173,18 @@ async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
 
 
 async def find_stay(engine: AsyncEngine) -> None:
-    """Begins a new stay if the books came from elsewhere, and logs it.
+    """Begins a new stay if the books came from elsewhere, and logs it. Books that never moved are in stay 1.
 
     Raises DatabaseUnavailable, DatabaseTimeout.
     """
     async with autocommit(engine) as connection:
-        number = await begin_stay(connection)
+        if not await connection.fetchval(SELECT_STAY_IS_TO_BEGIN):
+            return
+        # Before the stay, so that it is done again if it fails.
+        async with connection.transaction():
+            await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
+            await connection.execute(CATCH_UP_CLOCK, timeout=SNAPSHOT_TIMEOUT_SECONDS)
+        number = await connection.fetchval(BEGIN_STAY)
     if number is not None and number > 1:
         _log.warning(
             "the books came from elsewhere: earlier snapshots are made again as reads need them",

@@ -56,15 +56,17 @@ def _payable_before(instant: str) -> str:
 # The balances are those of SELECT_BALANCES as of the same instants, available and pending together. Sums of bigint are numeric
 # and cannot overflow. No start is before the first entry: nothing is recorded before minus infinity.
 SELECT_MOMENT = f"""
-SELECT now() AS read_at, pg_snapshot_xmax(seen.transactions)::text AS transactions_end,
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
+SELECT moment.now_at AS read_at, pg_snapshot_xmax(seen.transactions)::text AS transactions_end,
        ARRAY(SELECT open.txid::text FROM pg_snapshot_xip(seen.transactions) AS open (txid)) AS transactions_open,
        opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor, a.balance_account_id,
        closing.tail_entries
 FROM restaurants AS r
+CROSS JOIN moment
 CROSS JOIN (SELECT pg_current_snapshot() AS transactions) AS seen
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2
 CROSS JOIN LATERAL {_payable_before("COALESCE($3::timestamptz, '-infinity')")} AS opening
-CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, now())")} AS closing
+CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, moment.now_at)")} AS closing
 WHERE r.restaurant_id = $1
 """
 
