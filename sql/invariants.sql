@@ -1241,6 +1241,62 @@ SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'cl
        format('it is %s; the latest was recorded at %s', clock_timestamp(), ledger_clock_at()) AS detail
 WHERE ledger_clock_at() > clock_timestamp() + interval '1 second';
 
+-- check: roles_hold_what_they_need
+-- The application may insert into every table of the books, in each column that nothing else fills, and
+-- read all of them; so may the reader, but for secrets. A restore without privileges leaves nothing of
+-- that, and `ledger migrate` grants what is missing. `ledger doctor` looks at every privilege.
+WITH ours AS (
+  SELECT oid, relname::text AS table_name
+  FROM pg_catalog.pg_class
+  WHERE relkind IN ('r', 'p') AND relname NOT IN ('alembic_version', 'page_token_keys')
+    AND relnamespace = (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = to_regclass('ledger_entries'))
+),
+broken AS (
+  SELECT r.rolname::text AS role_name, format('may not SELECT %s', o.table_name) AS detail
+  FROM pg_catalog.pg_roles AS r
+  CROSS JOIN ours AS o
+  WHERE r.rolname IN ('ledger_app', 'ledger_read') AND NOT has_table_privilege(r.oid, o.oid, 'SELECT')
+  UNION ALL
+  SELECT r.rolname::text, format('may not INSERT %s.%s', o.table_name, a.attname)
+  FROM pg_catalog.pg_roles AS r
+  CROSS JOIN ours AS o
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+  WHERE r.rolname = 'ledger_app' AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+    AND NOT has_column_privilege(r.oid, o.oid, a.attnum, 'INSERT')
+)
+SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail
+FROM broken;
+
+-- check: sequences_are_ahead_of_their_tables
+-- A sequence gives what no row of its table has yet. One that is behind, as replication leaves it, lets no balance account be
+-- opened; `ledger migrate` moves it on.
+SELECT 'sequences_are_ahead_of_their_tables' AS check_name, 'ERROR' AS severity, 'table balance_accounts' AS entity,
+       format('the sequence gives %s next, and the table has %s', s.last_value + s.is_called::integer, a.highest) AS detail
+FROM balance_accounts_balance_account_id_seq AS s
+CROSS JOIN (SELECT max(balance_account_id) AS highest FROM balance_accounts) AS a
+WHERE s.last_value + s.is_called::integer <= a.highest;
+
+-- check: the_database_keeps_every_text
+-- The encoding is UTF8: in any other, texts that callers may send are refused, or kept as bytes that nobody understands.
+SELECT 'the_database_keeps_every_text' AS check_name, 'ERROR' AS severity, 'database ' || datname AS entity,
+       format('the encoding is %s', pg_encoding_to_char(encoding)) AS detail
+FROM pg_catalog.pg_database
+WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8';
+
+-- check: settings_of_roles_are_safe
+-- Neither the database nor a role is set to commits that are not safe, or a role to another path. Servers set both in each of their
+-- sessions; other programs may not. The path of a database is how its books get a schema of another name.
+SELECT 'settings_of_roles_are_safe' AS check_name, 'WARNING' AS severity,
+       COALESCE('role ' || r.rolname, 'database ' || d.datname, 'every role') AS entity, format('has %s', setting) AS detail
+FROM pg_catalog.pg_db_role_setting AS s
+LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
+LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase
+CROSS JOIN LATERAL unnest(s.setconfig) AS setting
+WHERE (s.setdatabase = 0 OR d.datname = current_database())
+  AND (s.setrole = 0 OR r.rolname IN ('ledger_app', 'ledger_owner', 'ledger_read'))
+  AND (setting IN ('synchronous_commit=off', 'synchronous_commit=local', 'synchronous_commit=remote_write')
+       OR setting LIKE 'session_replication_role=%' OR (setting LIKE 'search_path=%' AND s.setrole <> 0));
+
 -- check: recorded_txids_are_past
 -- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster
 -- they may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.

@@ -36,6 +36,7 @@ from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.clock import LedgerClock
+from ledger.infrastructure.postgres.doctor import DURABLE, RESTRICTED, Condition, examine
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
 from ledger.infrastructure.postgres.engine import (
     APPLICATION_ROLE,
@@ -45,6 +46,7 @@ from ledger.infrastructure.postgres.engine import (
     autocommit,
     connect,
     create_engine,
+    keeps_session,
 )
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -312,21 +314,17 @@ def check_security(settings: Settings) -> None:
 
 
 async def check_database(settings: Settings, database: Database) -> None:
-    """Raises NotDurable, TooPrivileged, SchemaMismatch or DatabaseUnavailable when no server may or can run on `database`."""
-    engine = create_engine(database.url, pool_size=1)
+    """Raises UnfitDatabase or DatabaseUnavailable when no server may or can run on `database`."""
+    engine = create_engine(database.url, pool_size=2)
     try:
-        await _check(settings, engine)
+        await check_before_serving(
+            engine,
+            require_durable=settings.require_durable_database,
+            require_restricted_role=settings.require_restricted_role,
+        )
+        await find_stay(engine)
     finally:
         await engine.dispose()
-
-
-async def _check(settings: Settings, engine: AsyncEngine) -> None:
-    await check_before_serving(
-        engine,
-        require_durable=settings.require_durable_database,
-        require_restricted_role=settings.require_restricted_role,
-    )
-    await find_stay(engine)
 
 
 async def run_server(
@@ -341,7 +339,7 @@ async def run_server(
 
     Calls `on_ready` with the address once calls are answered.
     `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
-    NotDurable, TooPrivileged, SchemaMismatch, SecurityMisconfigured, DatabaseUnavailable.
+    UnfitDatabase, SecurityMisconfigured, DatabaseUnavailable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -351,7 +349,7 @@ async def run_server(
     loop.add_signal_handler(signal.SIGHUP, stop.set if ends_at_hangup() else partial(_reload, security))
     engines = Engines.of(database.url, settings)
     try:
-        await _check(settings, engines.ping)
+        await check_database(settings, database)
         application = Application(settings, engines, metrics.work)
         await application.clock.measure(engines.ping)
         server = Server(
@@ -401,6 +399,30 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
 
 
+def examine_database(settings: Settings) -> tuple[Condition, ...]:
+    """Asks the configured database, or the embedded one, whether it is fit for a server, and writes nothing.
+
+    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable,
+    DatabaseTimeout.
+    """
+    not_required = set()
+    if not settings.require_durable_database:
+        not_required.add(DURABLE)
+    if not settings.require_restricted_role:
+        not_required.add(RESTRICTED)
+
+    async def work_on(database: Database) -> tuple[Condition, ...]:
+        engine = create_engine(database.url, pool_size=2)
+        try:
+            return await examine(engine, not_required=frozenset(not_required))
+        finally:
+            await engine.dispose()
+
+    _refuse_to_make_books(settings)
+    with open_database(settings, newest_schema=False) as database:
+        return asyncio.run(work_on(database))
+
+
 def audit_books(settings: Settings) -> AuditReport:
     """Audits the books of the configured database, or of the embedded one, and writes nothing into them.
 
@@ -421,9 +443,6 @@ def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) ->
     The one way for a command to read books. From the main thread and outside an event loop. Raises SchemaMismatch,
     EmbeddedPostgresError, DatabaseUnavailable, and what `work` raises.
     """
-    data_dir = settings.data_dir or default_data_dir()
-    if not settings.database_url and not has_cluster(data_dir):
-        raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")
 
     async def work_on(database: Database) -> T:
         engine = create_engine(database.url, pool_size=1)
@@ -433,6 +452,7 @@ def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) ->
         finally:
             await engine.dispose()
 
+    _refuse_to_make_books(settings)
     with open_database(settings) as database:
         return asyncio.run(work_on(database))
 
@@ -442,11 +462,21 @@ async def _look(clock: LedgerClock, engine: AsyncEngine) -> None:
     await clock.measure(engine)
 
 
+def _refuse_to_make_books(settings: Settings) -> None:
+    """Raises EmbeddedPostgresError if opening the embedded database would make a new one."""
+    data_dir = settings.data_dir or default_data_dir()
+    if not settings.database_url and not has_cluster(data_dir):
+        raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")
+
+
 async def ping(engine: AsyncEngine) -> None:
-    """Asks the database for a sign of life. Raises DatabaseUnavailable when there is none."""
+    """Asks the database for a sign of life. Raises DatabaseUnavailable when there is none a server could work with."""
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
-            await connection.execute(text("SELECT 1"))
+            if not await keeps_session(connection):
+                raise DatabaseUnavailable("a connection pooler before the database does not keep sessions")
+            if await connection.scalar(text("SELECT current_setting('transaction_read_only')")) == "on":
+                raise DatabaseUnavailable("the database takes no writes: a standby, or made read-only")
 
 
 def listening_address(address: str, port: int) -> str:

@@ -199,7 +199,7 @@ class Server:
         except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would say SERVING for ever
             if failed_pings + 1 == FAILED_PINGS_MAX:
                 # Where the database is, and why it is away, those who watch it tell.
-                _log.info("not serving: the database does not answer", cause=repr(error.__cause__ or error))
+                _log.info("not serving: the database does not answer, or takes no writes", cause=repr(error.__cause__ or error))
                 await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
             return min(failed_pings + 1, FAILED_PINGS_MAX)
         if failed_pings:

@@ -16,8 +16,8 @@ from ledger.cli.parameters import FileName, address_option
 HELP = """
 A double-entry ledger for marketplaces that collect card payments for restaurants.
 
-serve, migrate, verify, report and demo open the database; every other command
-calls the server at LEDGER_GRPC_ADDRESS, or at --address.
+serve, migrate, doctor, verify, report and demo open the database; every other
+command calls the server at LEDGER_GRPC_ADDRESS, or at --address.
 
 Settings are environment variables that begin with LEDGER_, or lines of a file
 .env; `ledger settings` shows those in force.
@@ -68,6 +68,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,
     "payouts": PAYOUTS,
+    "doctor": Leaf("doctor:doctor", "Ask whether the database is fit for a server."),
     "verify": Leaf("verify:verify", "Audit the books, or the chain of seals."),
     "report": REPORT,
     "settings": Leaf("settings_shown:settings", "Show the settings in force, and where they come from."),

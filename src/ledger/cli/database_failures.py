@@ -13,7 +13,7 @@ from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
 from ledger.infrastructure.postgres.migrations import CannotMigrate
-from ledger.infrastructure.postgres.start_checks import NotDurable, SchemaMismatch, TooPrivileged
+from ledger.infrastructure.postgres.start_checks import UnfitDatabase
 
 _NEW_DATABASE = "on a new database run `ledger migrate` first, and give the role ledger_app its password"
 _HINT_BY_SQLSTATE = {
@@ -33,7 +33,7 @@ def database_failures(url: str) -> Iterator[None]:
     where = f"the database {shown_url(url)}" if url else "the embedded database"
     try:
         yield
-    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, NotDurable, SchemaMismatch, TooPrivileged) as error:
+    except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, UnfitDatabase) as error:
         raise CommandFailure(str(error)) from error
     except SecurityMisconfigured as error:
         raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error

@@ -9,6 +9,10 @@ HELP = """
 Bring the database to the newest schema, or to another revision, up or down. On
 repeat nothing changes.
 
+At the newest schema it also mends what a restore or a replication may leave:
+owners, privileges that are missing, triggers that are not on as they were made,
+and sequences behind their tables.
+
 The database is that of LEDGER_MIGRATION_DATABASE_URL, else of
 LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR, which every
 `ledger serve` brings to the newest schema by itself. The role must be a
@@ -38,14 +42,18 @@ def migrate(revision: str, json: bool) -> None:
     from ledger.cli.database_failures import database_failures
     from ledger.infrastructure.postgres.migrations import migrate as move_schema
 
+    mended: list[str] = []
     with (
         database_failures(settings.url_for_migrations),
         open_database(settings, newest_schema=False) as database,
     ):
-        before, after = move_schema(database.migration_url, revision)
+        before, after = move_schema(database.migration_url, revision, on_mended=mended.append)
     if json:
-        print_json({"revision_before": before, "revision": after})
-    elif before == after:
+        print_json({"revision_before": before, "revision": after, "mended": [*mended]})
+        return
+    for sentence in mended:
+        print_line(f"mended: {sentence}")
+    if before == after:
         print_line(f"the schema is up to date: it has revision {_shown(after)}")
     else:
         print_line(f"the schema was brought from revision {_shown(before)} to {_shown(after)}")

@@ -581,6 +581,8 @@ DAMAGE_TO_SNAPSHOTS = (
 TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
+NEEDS, SEQUENCES = "roles_hold_what_they_need", "sequences_are_ahead_of_their_tables"
+SETTINGS = "settings_of_roles_are_safe"
 EVENTS_TRIGGER = "TRIGGER processor_events_deny_change"
 
 DAMAGE_TO_GUARDS = (
@@ -699,6 +701,40 @@ DAMAGE_TO_GUARDS = (
     Damage(ROLES, "GRANT SELECT ON page_token_keys TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT SELECT (secret) ON page_token_keys TO PUBLIC", ("role ledger_read",)),
     Damage(ROLES, "GRANT INSERT ON page_token_keys TO ledger_app", ("role ledger_app",)),
+    Damage(NEEDS, "REVOKE INSERT (amount_minor) ON ledger_entries FROM ledger_app", ("role ledger_app",)),
+    Damage(NEEDS, "REVOKE INSERT ON payout_items FROM ledger_app", ("role ledger_app",)),
+    Damage(NEEDS, "REVOKE SELECT ON restaurants FROM ledger_app, ledger_read", ("role ledger_app", "role ledger_read")),
+    Damage(SEQUENCES, "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART", ("table balance_accounts",)),
+    Damage(
+        SEQUENCES,
+        "SELECT setval('balance_accounts_balance_account_id_seq', (SELECT max(balance_account_id) FROM balance_accounts), false)",
+        ("table balance_accounts",),
+    ),
+    Damage(
+        "the_database_keeps_every_text",
+        "UPDATE pg_database SET encoding = pg_char_to_encoding('SQL_ASCII') WHERE datname = current_database()",
+        ("database {database}",),
+    ),
+    Damage(
+        SETTINGS,
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER ROLE ledger_app IN DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        ("role ledger_app",),
+        WARNING,
+    ),
+    Damage(
+        SETTINGS,
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER ROLE ledger_read IN DATABASE %I SET search_path = elsewhere', current_database()); END $$",
+        ("role ledger_read",),
+        WARNING,
+    ),
+    Damage(
+        SETTINGS,
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = local', current_database()); END $$",
+        ("database {database}",),
+        WARNING,
+    ),
 )
 
 # Roles belong to the whole server, so these are taken back before anybody sees them.
@@ -827,7 +863,7 @@ async def names(booked: Database) -> dict[str, str]:
         "SELECT a.restaurant_id || '.mark.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY m.horizon),"
         " m.horizon::text FROM statement_marks AS m JOIN balance_accounts AS a USING (balance_account_id)",
     )
-    return names | {name: horizon for name, horizon in rows}
+    return names | {name: horizon for name, horizon in rows} | {"database": make_url(url).database or ""}
 
 
 def filled_in(text: str, names: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import event
@@ -34,6 +35,7 @@ SYNCHRONOUS_WAIT = "SyncRepWaitForLSN"
 
 APPLICATION_ROLE = "ledger_app"
 OWNER_ROLE = "ledger_owner"
+READER_ROLE = "ledger_read"
 
 # What every session sets itself, so that nothing rests on what the database, a role or a connection pooler is set to: a startup
 # parameter is dropped by some poolers, and a role may change its own defaults.
@@ -57,6 +59,11 @@ SESSION_SETTINGS = {
 }
 # The values of synchronous_commit with which a commit is safe, where there is a synchronous standby as well.
 SAFE_COMMITS = ("on", "remote_apply")
+
+# A setting of ours, by which a session is known again.
+SESSION_NAME = "ledger.session"
+# What PostgreSQL says of a prepared statement that a session does not know, or knows already.
+UNKNOWN_STATEMENT_SQLSTATES = ("26000", "42P05")
 
 # The path of a session: the schema of the books and nothing else, temporary tables last. Where a database has books in several
 # schemas, the one that the database or the role names first.
@@ -128,14 +135,28 @@ def create_engine(
     return engine
 
 
-def _prepare(preparation: str, dbapi_connection: Any, _: Any) -> None:
+def _prepare(preparation: str, dbapi_connection: Any, record: Any) -> None:
     """Makes a new session one of ours; ends it if it cannot be."""
+    name = uuid4().hex
+    record.info[SESSION_NAME] = name
+    statements = f"{preparation}; SELECT set_config('{SESSION_NAME}', '{name}', false)"
     try:
-        dbapi_connection.run_async(lambda connection: connection.execute(preparation))
+        dbapi_connection.run_async(lambda connection: connection.execute(statements))
     except BaseException:
         dbapi_connection.driver_connection.terminate()
         raise
     dbapi_connection.driver_connection.add_log_listener(_end_if_unsafe)
+
+
+async def keeps_session(connection: AsyncConnection) -> bool:
+    """Whether it is the session that was prepared: a connection pooler may have put another one there.
+
+    Asked without a prepared statement, which another session would not know.
+    """
+    driver_connection: Connection = (await connection.get_raw_connection()).driver_connection
+    name = connection.sync_connection.info[SESSION_NAME] if connection.sync_connection else ""
+    told = await driver_connection.execute(f"SELECT 1 WHERE current_setting('{SESSION_NAME}', true) = '{name}'")
+    return bool(told == "SELECT 1")
 
 
 def _end_if_unsafe(connection: Connection, message: asyncpg.PostgresLogMessage) -> None:

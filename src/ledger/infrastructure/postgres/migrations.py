@@ -1,9 +1,11 @@
 """Brings a database to the newest schema, and tells which schema it has."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 
 import sqlalchemy.exc
+import structlog
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -12,13 +14,18 @@ from sqlalchemy.pool import NullPool
 from ledger.infrastructure.postgres.engine import OWNER_ROLE, connect
 from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.hosts import Hosts
+from ledger.infrastructure.postgres.mending import mend, take_over
 from ledger.resources import resource
 
+# The only one that holds every text that callers may send.
+ENCODING = "UTF8"
 LOCK_TIMEOUT_SECONDS = 10
 # For another server that is migrating.
 MIGRATION_WAIT_SECONDS = 120
 # Two servers that start at once migrate one after the other. Any constant does, as long as nothing else uses it.
 _ADVISORY_LOCK_KEY = 0x6C65646765720001
+
+_log = structlog.get_logger("ledger")
 
 
 def head_revision() -> str:
@@ -27,30 +34,47 @@ def head_revision() -> str:
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
-    """The revision of the database's schema; None when there is no schema. Raises DatabaseUnavailable."""
+    """The revision of the database's schema; None when there is no schema.
+
+    Raises DatabaseUnavailable, and MayNotRead if the role may not read it.
+    """
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
             try:
                 revision: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-            except sqlalchemy.exc.ProgrammingError:
+            except sqlalchemy.exc.ProgrammingError as error:
+                if getattr(error.orig, "sqlstate", None) == "42501":
+                    raise MayNotRead("alembic_version") from error
                 return None
             return revision
+
+
+class MayNotRead(Exception):
+    """The role may not read a table, whose name is given."""
 
 
 class CannotMigrate(Exception):
     """The schema cannot be moved to the revision asked for, or from the one that the database has."""
 
 
-def migrate(url: str, revision: str = "head") -> tuple[str | None, str | None]:
+def _log_mended(sentence: str) -> None:
+    _log.warning("mended what a move of the books had left", what=sentence)
+
+
+def migrate(url: str, revision: str = "head", *, on_mended: Callable[[str], None] = _log_mended) -> tuple[str | None, str | None]:
     """Creates the roles and moves the schema to `revision`, up or down; the revisions before and after. Not from an event loop.
 
-    `url` logs in as a superuser, or as a member of ledger_owner once the roles exist. On repeat nothing changes. Raises
-    CannotMigrate, DatabaseUnavailable.
+    At the newest schema it mends what a restore or replication left: owners, privileges, triggers
+    and sequences; `on_mended` is told of each in a sentence. `url` logs in as a superuser, or as a
+    member of ledger_owner once the roles exist. On repeat nothing changes. Raises CannotMigrate,
+    DatabaseUnavailable.
     """
-    return asyncio.run(migrate_async(url, revision))
+    return asyncio.run(migrate_async(url, revision, on_mended=on_mended))
 
 
-async def migrate_async(url: str, revision: str = "head") -> tuple[str | None, str | None]:
+async def migrate_async(
+    url: str, revision: str = "head", *, on_mended: Callable[[str], None] = _log_mended
+) -> tuple[str | None, str | None]:
     """As `migrate`, from within an event loop."""
     # Loaded when needed: Alembic takes an eighth of the time that a server takes to load, and most servers migrate nothing.
     from ledger.infrastructure.postgres.schema_moves import move_schema
@@ -61,15 +85,20 @@ async def migrate_async(url: str, revision: str = "head") -> tuple[str | None, s
             async with aclosing(await connect(engine)) as connection:
                 await connection.execute(text(f"SET lock_timeout = '{MIGRATION_WAIT_SECONDS}s'"))
                 await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
-                await _prepare(connection)
+                for sentence in await _prepare(connection):
+                    on_mended(sentence)
                 # The lock belongs to the session, so ending the transaction keeps it.
                 await connection.commit()
                 await connection.execute(text(f"SET ROLE {OWNER_ROLE}"))
                 await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
                 await connection.commit()
-                revisions = await connection.run_sync(lambda plain: move_schema(plain, revision))
+                before, after = await connection.run_sync(lambda plain: move_schema(plain, revision))
                 await connection.commit()
-                return revisions
+                if after == head_revision():
+                    for sentence in await mend(connection):
+                        on_mended(sentence)
+                    await connection.commit()
+                return before, after
     finally:
         await engine.dispose()
 
@@ -101,8 +130,17 @@ def database_url(url: str, *, database: str | None = None, user: str | None = No
     return parsed.render_as_string(hide_password=False)
 
 
-async def _prepare(connection: AsyncConnection) -> None:
-    """Roles, and the right of the owner to create tables. Only what is missing, so that a lesser role than superuser will do."""
+async def _prepare(connection: AsyncConnection) -> list[str]:
+    """Roles, the right of the owner to create tables, and its tables.
+
+    Only what is missing, so that a lesser role than superuser will do. Returns what was mended.
+    """
+    encoding = await connection.scalar(text("SELECT current_setting('server_encoding')"))
+    if encoding != ENCODING and not await connection.scalar(text("SELECT to_regclass('processor_events') IS NOT NULL")):
+        raise CannotMigrate(
+            f"the database has the encoding {encoding}, which cannot keep every text: create it with ENCODING '{ENCODING}'"
+            " TEMPLATE template0"
+        )
     existing = await connection.scalar(
         text("SELECT count(*) FROM pg_roles WHERE rolname IN ('ledger_owner', 'ledger_app', 'ledger_read')")
     )
@@ -116,3 +154,6 @@ async def _prepare(connection: AsyncConnection) -> None:
                 " EXECUTE format('GRANT USAGE ON SCHEMA %I TO ledger_app, ledger_read', current_schema()); END $$"
             )
         )
+    if await connection.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
+        return await take_over(connection)
+    return []

@@ -1,12 +1,14 @@
-"""What a session could do to the books beyond adding to them."""
+"""What a session could do to the books beyond adding to them, and what its role may not do that it has to."""
 
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.infrastructure.postgres.engine import connect
 from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.newest_schema import Privilege, privileges
 
 # What is only ever added to.
 APPEND_ONLY_TABLES = ("processor_events", "ledger_entries", "ledger_seals", "ledger_stays", "audit_log", "payout_items")
@@ -82,3 +84,38 @@ async def excessive_privileges(engine: AsyncEngine) -> list[tuple[str, list[str]
         async with aclosing(await connect(engine)) as connection:
             rows = await connection.execute(text(SELECT_EXCESSES), {"tables": list(APPEND_ONLY_TABLES)})
             return [(role, list(sentences)) for role, sentences in rows]
+
+
+# By its place which of the wanted privileges is not there, however the role might have come by it.
+# What the privilege is about may be missing itself: then every answer is NULL.
+SELECT_LACKING = """
+SELECT w.place
+FROM unnest(CAST(:roles AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:privileges AS text[]),
+            CAST(:columns AS text[])) WITH ORDINALITY AS w (role, kind, name, privilege, column_name, place)
+JOIN pg_catalog.pg_roles AS r ON r.rolname = w.role
+LEFT JOIN pg_catalog.pg_attribute AS a
+  ON w.column_name <> '' AND a.attrelid = to_regclass(w.name) AND a.attname = w.column_name
+WHERE CASE
+        WHEN w.kind = 'SEQUENCE' THEN has_sequence_privilege(r.oid, to_regclass(w.name), w.privilege)
+        WHEN w.kind = 'FUNCTION' THEN has_function_privilege(r.oid, to_regprocedure(w.name), w.privilege)
+        WHEN w.column_name <> '' THEN has_column_privilege(r.oid, a.attrelid, a.attnum, w.privilege)
+        ELSE has_table_privilege(r.oid, to_regclass(w.name), w.privilege)
+      END IS NOT TRUE
+ORDER BY w.place
+"""
+
+
+async def lacking_privileges(connection: AsyncConnection, roles: Sequence[str]) -> list[Privilege]:
+    """What the newest schema grants these roles and they have not, on a session whose path leads to the books."""
+    wanted = [privilege for privilege in privileges() if privilege.role in roles]
+    rows = await connection.execute(
+        text(SELECT_LACKING),
+        {
+            "roles": [privilege.role for privilege in wanted],
+            "kinds": [privilege.kind for privilege in wanted],
+            "names": [privilege.name for privilege in wanted],
+            "privileges": [privilege.privilege for privilege in wanted],
+            "columns": [privilege.column for privilege in wanted],
+        },
+    )
+    return [wanted[place - 1] for (place,) in rows]

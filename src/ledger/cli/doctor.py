@@ -1,0 +1,66 @@
+"""`ledger doctor`: asks whether the database is fit for a server."""
+
+import click
+
+from ledger.cli.failures import ExitStatus
+from ledger.cli.output import Table, print_json, print_line, print_table
+from ledger.cli.parameters import json_option
+
+HELP = """
+Ask the database whether a server can run on it, and say what to do where it
+cannot. It writes nothing.
+
+It makes the checks that `ledger serve` makes when it starts: sessions,
+encoding, durability, writes, settings, schema, privileges, triggers, sequences
+and transaction numbers. Whether the books are right, `ledger verify` tells.
+
+The database is that of LEDGER_DATABASE_URL, else the embedded one in
+LEDGER_DATA_DIR; a server may be running on it.
+
+Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad setting, 3
+if the database cannot be reached.
+"""
+
+
+@click.command(help=HELP)
+@json_option
+def doctor(json: bool) -> None:
+    # Imported when needed: the database's libraries take longer to load than most other commands.
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    from ledger.bootstrap import examine_database
+    from ledger.cli.database_failures import database_failures
+    from ledger.infrastructure.postgres.doctor import Fitness
+
+    with database_failures(settings.database_url):
+        conditions = examine_database(settings)
+    broken = sum(condition.fitness is Fitness.BROKEN for condition in conditions)
+    warnings = sum(condition.fitness is Fitness.WARNING for condition in conditions)
+    if json:
+        print_json(
+            {
+                "broken": broken,
+                "warnings": warnings,
+                "checks": [
+                    {
+                        "check": condition.check,
+                        "status": condition.fitness.value,
+                        "detail": condition.detail,
+                        "remedy": condition.remedy,
+                    }
+                    for condition in conditions
+                ],
+            }
+        )
+    else:
+        table = Table(("status", "check", "found", "what to do"))
+        for condition in conditions:
+            table.add(condition.fitness.value, condition.check, condition.detail, condition.remedy)
+        print_table(table)
+        plural = "" if warnings == 1 else "s"
+        print_line(f"{len(conditions)} checks, {broken or 'nothing'} broken, {warnings or 'no'} warning{plural}")
+    if broken:
+        raise click.exceptions.Exit(ExitStatus.REFUSED)

@@ -1,0 +1,85 @@
+"""Mends what moving the books leaves behind: owners, privileges, the states of triggers, and sequences."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, OWNER_ROLE, READER_ROLE
+from ledger.infrastructure.postgres.newest_schema import functions, tables, views
+from ledger.infrastructure.postgres.privileges import lacking_privileges
+from ledger.infrastructure.postgres.sequences import advance, lagging_sequences
+from ledger.infrastructure.postgres.triggers import triggers_off
+
+# Tables of these names that are together in a schema are the ledger's, whoever restored them.
+SELECT_STRANGERS = f"""
+SELECT 'TABLE ' || c.oid::regclass FROM unnest(CAST(:tables AS text[])) AS t (name)
+JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass(t.name)
+WHERE pg_get_userbyid(c.relowner) <> '{OWNER_ROLE}'
+  AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
+UNION ALL
+SELECT 'FUNCTION ' || p.oid::regprocedure FROM unnest(CAST(:functions AS text[])) AS f (name)
+JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure(f.name)
+WHERE pg_get_userbyid(p.proowner) <> '{OWNER_ROLE}'
+  AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
+ORDER BY 1
+"""
+
+SELECT_PUBLIC_FUNCTIONS = """
+SELECT p.oid::regprocedure::text FROM unnest(CAST(:functions AS text[])) AS f (name)
+JOIN pg_catalog.pg_proc AS p ON p.oid = to_regprocedure(f.name)
+WHERE p.prosecdef AND EXISTS (
+  SELECT FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS acl
+  WHERE acl.grantee = 0 AND acl.privilege_type = 'EXECUTE')
+ORDER BY 1
+"""
+
+
+async def take_over(connection: AsyncConnection) -> list[str]:
+    """Gives tables and functions to their owner that a restore without owners left to another one.
+
+    For a superuser's session.     Returns what it did, in sentences.
+    """
+    named = {"tables": [*tables(), *views()], "functions": [*functions()]}
+    strangers = [name for (name,) in await connection.execute(text(SELECT_STRANGERS), named)]
+    for name in strangers:
+        await connection.execute(text(f"ALTER {name} OWNER TO {OWNER_ROLE}"))
+    return [f"gave {_counted(len(strangers), 'object', 'objects')} to {OWNER_ROLE}"] if strangers else []
+
+
+async def mend(connection: AsyncConnection) -> list[str]:
+    """Makes privileges, triggers and sequences what the newest schema says. As the owner.
+
+    Takes a lock on a table only if one of its triggers is not as it should be. Returns what it did,
+    in sentences; on repeat nothing.
+    """
+    done = [*await _grant(connection), *await _turn_on(connection)]
+    for lagging in await lagging_sequences(connection):
+        await advance(connection, lagging)
+        done.append(f"moved the sequence of {lagging.table}.{lagging.column} from {lagging.next_value} past {lagging.highest}")
+    return done
+
+
+async def _grant(connection: AsyncConnection) -> list[str]:
+    done = []
+    named = {"functions": [*functions()]}
+    # First: the application has by PUBLIC what it is granted by name below.
+    for (function,) in list(await connection.execute(text(SELECT_PUBLIC_FUNCTIONS), named)):
+        await connection.execute(text(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC"))
+        done.append(f"revoked {function} from PUBLIC")
+    lacking = await lacking_privileges(connection, (APPLICATION_ROLE, READER_ROLE))
+    for privilege in lacking:
+        await connection.execute(text(privilege.grant))
+    if lacking:
+        done.append(f"granted {_counted(len(lacking), 'privilege that was', 'privileges that were')} missing")
+    return done
+
+
+async def _turn_on(connection: AsyncConnection) -> list[str]:
+    done = []
+    for name, statement, _ in await triggers_off(connection):
+        await connection.execute(text(statement))
+        done.append(f"turned the trigger {name} on as it was made")
+    return done
+
+
+def _counted(count: int, noun: str, plural: str) -> str:
+    return f"{count} {noun if count == 1 else plural}"
