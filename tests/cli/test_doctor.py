@@ -1,0 +1,41 @@
+"""`ledger doctor` tells whether a server can run on the database."""
+
+import json
+
+import pytest
+from support.commands import run_command
+from support.running import query, role_settings
+
+from ledger.bootstrap import Database
+from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.doctor import CHECKS
+
+
+@pytest.fixture
+def configured(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """The settings lead to the database."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
+    monkeypatch.setenv("LEDGER_REQUIRE_DURABLE_DATABASE", "false")
+    for name, value in role_settings(database).items():
+        monkeypatch.setenv(name, value)
+    return database
+
+
+async def test_fit_database_is_fit(configured: Database) -> None:
+    """Every check is named; nothing is broken, and the exit status says so."""
+    outcome = await run_command("doctor")
+    assert outcome.status == ExitStatus.DONE, outcome.stderr
+    assert all(check in outcome.stdout for check in CHECKS)
+    assert "nothing broken" in outcome.stdout
+
+
+async def test_what_is_broken_comes_with_its_remedy(configured: Database) -> None:
+    """For programs, too; the exit status is that of a refusal."""
+    await query(configured.migration_url, "REVOKE INSERT ON payout_items FROM ledger_app")
+    outcome = await run_command("doctor", "--json")
+    assert outcome.status == ExitStatus.REFUSED
+    told = json.loads(outcome.stdout)
+    assert told["broken"] == 1
+    (broken,) = [check for check in told["checks"] if check["status"] == "broken"]
+    assert "INSERT on payout_items" in broken["detail"]
+    assert "ledger migrate" in broken["remedy"]
