@@ -791,6 +791,10 @@ ALTER TABLE ONLY statement_marks
 GRANT ALL ON SCHEMA public TO ledger_owner;
 GRANT USAGE ON SCHEMA public TO ledger_app;
 GRANT USAGE ON SCHEMA public TO ledger_read;
+REVOKE ALL ON FUNCTION advance_ledger_clock() FROM PUBLIC;
+GRANT ALL ON FUNCTION advance_ledger_clock() TO ledger_app;
+REVOKE ALL ON FUNCTION catch_up_ledger_clock() FROM PUBLIC;
+GRANT ALL ON FUNCTION catch_up_ledger_clock() TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_read;
 GRANT SELECT ON TABLE alembic_version TO ledger_app;
