@@ -4,7 +4,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, OWNER_ROLE, READER_ROLE
-from ledger.infrastructure.postgres.newest_schema import functions, tables, views
+from ledger.infrastructure.postgres.newest_schema import functions, sequences, tables, views
 from ledger.infrastructure.postgres.privileges import lacking_privileges
 from ledger.infrastructure.postgres.sequences import advance, lagging_sequences
 from ledger.infrastructure.postgres.triggers import triggers_off
@@ -36,9 +36,9 @@ ORDER BY 1
 async def take_over(connection: AsyncConnection) -> list[str]:
     """Gives tables and functions to their owner that a restore without owners left to another one.
 
-    For a superuser's session.     Returns what it did, in sentences.
+    For a superuser's session. Returns what it did, in sentences.
     """
-    named = {"tables": [*tables(), *views()], "functions": [*functions()]}
+    named = {"tables": [*tables(), *views(), *sequences()], "functions": [*functions()]}
     strangers = [name for (name,) in await connection.execute(text(SELECT_STRANGERS), named)]
     for name in strangers:
         await connection.execute(text(f"ALTER {name} OWNER TO {OWNER_ROLE}"))

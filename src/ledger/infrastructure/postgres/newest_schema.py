@@ -17,6 +17,7 @@ _TRIGGER = re.compile(r"^CREATE TRIGGER (?P<name>\w+) .*? ON (?P<table>\w+) ", r
 _ALWAYS = re.compile(r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<name>\w+);$", re.MULTILINE)
 _TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 _VIEW = re.compile(r"^CREATE VIEW (\w+) AS$", re.MULTILINE)
+_SEQUENCE = re.compile(r"^CREATE SEQUENCE (\w+)", re.MULTILINE)
 _FUNCTION = re.compile(r"^CREATE FUNCTION ([^ ]+\(.*?\)) RETURNS", re.MULTILINE)
 
 
@@ -63,6 +64,12 @@ def trigger_states() -> dict[tuple[str, str], str]:
     """By table and name each trigger's tgenabled of pg_trigger: A for those that are on in every session, else O."""
     states = {(found["table"], found["name"]): "O" for found in _TRIGGER.finditer(_script())}
     return states | {(found["table"], found["name"]): "A" for found in _ALWAYS.finditer(_script())}
+
+
+@cache
+def sequences() -> tuple[str, ...]:
+    """The names of the sequences that belong to no column."""
+    return tuple(_SEQUENCE.findall(_script()))
 
 
 @cache
