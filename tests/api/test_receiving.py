@@ -90,6 +90,28 @@ async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
     reading[2].cancel()
 
 
+async def test_full_line_has_room_for_a_connection_with_less_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of the connection with the most is refused for it; nobody is for one with as much."""
+    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", TIMEOUT_SECONDS)
+    receives = Receiving(places=1, waiting_max=4)
+    crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
+    reading = start(receives, *crowd, fair)
+    await settled()
+    newcomer = asyncio.create_task(receives.read(other, BYTES_MAX))
+    await settled()
+    with pytest.raises(QueueFull):
+        await reading[3]
+    assert not newcomer.done()
+    with pytest.raises(QueueFull):
+        await receives.read(Call("other"), BYTES_MAX)
+    for call in (crowd[0], crowd[1], fair, other):
+        await until(lambda call=call: call.is_read, TIMEOUT_SECONDS)  # type: ignore[misc]
+        call.send(b"")
+    assert await newcomer == b""
+    for task in reading:
+        task.cancel()
+
+
 async def test_connections_take_turns() -> None:
     """The only call of another connection comes before the second one of the first."""
     receives = Receiving(places=1, waiting_max=10)

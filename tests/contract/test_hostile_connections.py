@@ -354,6 +354,20 @@ async def test_messages_that_never_end_are_bounded(hostile: ServerProcess, path:
         await hostile.assert_well()
 
 
+async def test_calls_that_say_nothing_keep_nobody_from_a_health_check(hostile: ServerProcess) -> None:
+    """Three connections with a hundred calls each fill every place and the whole line behind them."""
+    path = "/grpc.health.v1.Health/Check"
+    async with unharmed(hostile, booked=1), AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(3)]
+        for one in connections:
+            for _ in range(100):
+                one.open(path)
+        refused = connections[-1].streams
+        await connections[-1].until(lambda: any(told.ended for told in refused.values()))
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED in {told.code for told in refused.values()}, "the line is full"
+        await hostile.assert_well()
+
+
 async def test_nothing_is_received_from_strangers(database: Database, tmp_path: Path) -> None:
     """Calls without credentials are refused before their messages come: no more than a window of each is taken."""
     tokens = tmp_path / "tokens"

@@ -43,6 +43,7 @@ def is_large(name: str) -> bool:
 
 class Receiving:
     """Reads the requests of some methods, `places` at a time; `waiting_max` others wait, a connection's in turn with another's.
+    A call that finds the line full takes the place of the last of the connection that has the most in it.
 
     While some wait, those that take longer than PATIENCE_SECONDS are given up, first of the connection that has the most. Thus a
     caller who sends slowly or nothing at all holds up others for that long at the most.
@@ -88,9 +89,9 @@ class Receiving:
 
     async def _turn(self, call: Incoming) -> None:
         """Returns once the call has a place."""
-        if self._waiting_calls >= self._waiting_max:
-            raise QueueFull
         connection = call.context.peer()
+        if self._waiting_calls >= self._waiting_max:
+            self._make_room(connection)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(connection, {})[call] = turn
         self._waiting_calls += 1
@@ -102,6 +103,19 @@ class Receiving:
             line = self._waiting.get(connection, {})
             if line.pop(call, None) is not None and not line:
                 del self._waiting[connection]
+
+    def _make_room(self, connection: str) -> None:
+        """Refuses the last call in line of the connection with the most.
+
+        Raises QueueFull if `connection` would have as many then. Without this two connections of a
+        stranger could fill the line of health checks for good.
+        """
+        crowd = max(self._waiting.values(), key=len, default={})
+        if len(crowd) <= len(self._waiting.get(connection, {})) + 1:
+            raise QueueFull
+        turn = crowd.pop(next(reversed(crowd)))
+        if not turn.done():
+            turn.set_exception(QueueFull())
 
     def _hand_out(self) -> None:
         """Gives the places that are free to those that wait."""
