@@ -8,8 +8,7 @@ CREATE FUNCTION advance_ledger_clock() RETURNS timestamp with time zone
 BEGIN
   RETURN CASE
     WHEN (date_part('epoch', clock_timestamp()) * 1000000)::bigint < pg_sequence_last_value('ledger_clock') THEN
-      'epoch'::timestamptz + set_config('ledger.now', setval('ledger_clock', greatest(
-        (date_part('epoch', now()) * 1000000)::bigint, pg_sequence_last_value('ledger_clock') + 1))::text, true)::bigint * interval '1 microsecond'
+      'epoch'::timestamptz + set_config('ledger.now', nextval('ledger_clock')::text, true)::bigint * interval '1 microsecond'
     WHEN setval('ledger_clock', greatest(
            (date_part('epoch', now()) * 1000000)::bigint, pg_sequence_last_value('ledger_clock'))) >= 0
          AND set_config('ledger.now', 'clock', true) = 'clock' THEN now()
@@ -148,7 +147,7 @@ COMMENT ON FUNCTION ledger_now() IS 'The time of the books: now(), or just after
 
 CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
     LANGUAGE sql
-    RETURN COALESCE(CASE current_setting('ledger.now'::text, true) WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE GREATEST(now(), ('1970-01-01 00:00:00+00'::timestamp with time zone + (((current_setting('ledger.now'::text, true))::bigint)::double precision * '00:00:00.000001'::interval))) END, advance_ledger_clock());
+    RETURN COALESCE(CASE COALESCE(current_setting('ledger.now'::text, true), ''::text) WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE CASE WHEN ((current_setting('ledger.now'::text, true))::bigint <= pg_sequence_last_value('ledger_clock'::regclass)) THEN GREATEST(now(), ('1970-01-01 00:00:00+00'::timestamp with time zone + (((current_setting('ledger.now'::text, true))::bigint)::double precision * '00:00:00.000001'::interval))) ELSE NULL::timestamp with time zone END END, advance_ledger_clock());
 
 COMMENT ON FUNCTION recorded_now() IS 'When a row is recorded: the time of the books, the same for all rows of a transaction.';
 

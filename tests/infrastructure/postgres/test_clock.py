@@ -17,6 +17,9 @@ from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 RESTAURANT = "res_1"
 # As if the database's clock had been set back by as much: the latest record lies ahead of it.
 SET_BACK = "SELECT setval('ledger_clock', (extract(epoch FROM now() + interval '2 hours') * 1000000)::bigint)"
+CLOCK_AND_LATEST = """
+SELECT ledger_clock_at() = max(recorded_at) FROM ledger_entries
+"""
 RECORDED = "SELECT recorded_at FROM ledger_entries ORDER BY recorded_txid, position"
 
 
@@ -68,3 +71,26 @@ async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(databas
             await clock.measure(engine)
             assert clock.now() < datetime.now(UTC) + timedelta(hours=1)
         assert [line["log_level"] for line in logged] == ["warning", "info"]
+
+
+async def test_every_record_moves_the_clock_on(database: Database) -> None:
+    """In a session that never asked for the time of the books, and for payouts of a transaction that did."""
+    past = datetime.now(UTC) - timedelta(days=1)
+    async with engine_on(database.url) as engine:
+        await book(engine, charge(RESTAURANT, 100, past))
+        assert await query(database.migration_url, CLOCK_AND_LATEST) == [(True,)]
+        await query(database.migration_url, SET_BACK)
+        # Another session, as new as the first one was.
+        async with engine_on(database.url) as another:
+            await book(another, charge(RESTAURANT, 20, past))
+        recorded = [row[0] for row in await query(database.migration_url, RECORDED)]
+        assert recorded[1] > recorded[0] + timedelta(hours=1)
+        runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
+        run_id = uuid_utils.compat.uuid7()
+        await runs.start(PayoutRunKey("PEN", recorded[1].date(), 0, "run"), run_id)
+        while await runs.pay(run_id, 500):
+            pass
+        assert await query(database.migration_url, CLOCK_AND_LATEST) == [(True,)]
+        final = await balance_of(engine, RESTAURANT)
+        assert (await balance_of(engine, RESTAURANT, final.as_of)).reserved_minor == final.reserved_minor == 120
+    await assert_books_in_order(database)
