@@ -40,12 +40,6 @@ class Call:
         self._message.set_exception(aio.AbortError())
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes any time is given up when others wait."""
-    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", 0.0)
-
-
 def start(receives: Receiving, *calls: Call) -> list[asyncio.Task[bytes]]:
     """Their requests are being read, or wait for it."""
     return [asyncio.create_task(receives.read(call, BYTES_MAX)) for call in calls]
@@ -90,10 +84,9 @@ async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
     reading[2].cancel()
 
 
-async def test_full_line_has_room_for_a_connection_with_less_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_line_has_room_for_a_connection_with_less_in_it() -> None:
     """The last of the connection with the most is refused for it; nobody is for one with as much."""
-    monkeypatch.setattr(receiving, "PATIENCE_SECONDS", TIMEOUT_SECONDS)
-    receives = Receiving(places=1, waiting_max=4)
+    receives = Receiving(places=1, waiting_max=4, patience_seconds=TIMEOUT_SECONDS)
     crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
     reading = start(receives, *crowd, fair)
     await settled()
@@ -127,10 +120,9 @@ async def test_connections_take_turns() -> None:
         task.cancel()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_slow_call_makes_room_for_one_that_waits() -> None:
     """First of the connection that has the most; its own task ends, too."""
-    receives = Receiving(places=3, waiting_max=10)
+    receives = Receiving(places=3, waiting_max=10, patience_seconds=0.0)
     slow = [Call("slow"), Call("fair"), Call("slow")]
     reading = start(receives, *slow)
     await settled()
@@ -142,6 +134,14 @@ async def test_slow_call_makes_room_for_one_that_waits() -> None:
         await reading[0]
     for task in reading[1:]:
         task.cancel()
+
+
+def test_times_are_long_enough_for_the_largest_request() -> None:
+    """Over 1 Mbit/s if the server is idle. While others wait a batch needs 8 Mbit/s: were it given
+    up before, more callers than there are places would give up each other's batches for ever."""
+    megabits = receiving.LARGE_BYTES_MAX * 8 / 1_000_000
+    assert megabits / 1 < receiving.RECEIVE_SECONDS
+    assert megabits / 8 < receiving.LARGE_PATIENCE_SECONDS
 
 
 async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:

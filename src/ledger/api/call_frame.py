@@ -22,7 +22,7 @@ from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, 
 from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
 from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
-from ledger.api.receiving import LARGE_BYTES_MAX, SMALL_BYTES_MAX, Receiving, is_large
+from ledger.api.receiving import LARGE_BYTES_MAX, LARGE_PATIENCE_SECONDS, SMALL_BYTES_MAX, Receiving, is_large
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, MalformedMessage, ShuttingDown
 from ledger.observability import CALL_IDS
@@ -66,7 +66,7 @@ class CallFrame:
         self._metrics = metrics
         self._gates = gates
         self._receiving = Receiving(READING_MAX, WAITING_MAX)
-        self._receiving_batches = Receiving(BATCHES_READING_MAX, BATCHES_WAITING_MAX)
+        self._receiving_batches = Receiving(BATCHES_READING_MAX, BATCHES_WAITING_MAX, LARGE_PATIENCE_SECONDS)
         self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX)
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.

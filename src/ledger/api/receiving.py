@@ -13,10 +13,13 @@ from grpc import aio
 
 from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
 
-# How long a request may take once it is read. Much longer than 4 MiB take a caller with 2 Mbit/s.
-RECEIVE_SECONDS = 30.0
-# How long it has for sure while others wait for a place.
-PATIENCE_SECONDS = 0.5
+# How long a request may take once it is read: 4 MiB over 1 Mbit/s take 34 seconds. Only an idle
+# server waits so long.
+RECEIVE_SECONDS = 120.0
+# How long it has for sure while others wait for a place: 256 KiB over 4 Mbit/s, and 4 MiB over
+# 8 Mbit/s. With 0.5 seconds for batches, sixteen callers with 10 Mbit/s each only gave up each
+# other's batches: none of them was answered, ever.
+PATIENCE_SECONDS, LARGE_PATIENCE_SECONDS = 0.5, 4.2
 WATCH_SECONDS, BUSY_WATCH_SECONDS = 1.0, 0.1
 # The library ends a call that it refused, or that its caller gave up, a moment after the read has
 # ended without a message.
@@ -45,13 +48,14 @@ class Receiving:
     """Reads the requests of some methods, `places` at a time; `waiting_max` others wait, a connection's in turn with another's.
     A call that finds the line full takes the place of the last of the connection that has the most in it.
 
-    While some wait, those that take longer than PATIENCE_SECONDS are given up, first of the connection that has the most. Thus a
-    caller who sends slowly or nothing at all holds up others for that long at the most.
+    While some wait, those that take longer than `patience_seconds` are given up, first of the connection that has the most. So
+    a caller that sends slowly or nothing at all holds up others for that long at the most.
     """
 
-    def __init__(self, places: int, waiting_max: int) -> None:
+    def __init__(self, places: int, waiting_max: int, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._places = places
         self._waiting_max = waiting_max
+        self._patience_seconds = patience_seconds
         # Since when, the oldest first.
         self._reading: dict[Incoming, float] = {}
         # By connection; the next one's turn is the first.
@@ -147,7 +151,7 @@ class Receiving:
             del ages[call]
             self._give_up(call, RequestTooSlow())
         if self._waiting:
-            impatient = [call for call, age in ages.items() if age > PATIENCE_SECONDS]
+            impatient = [call for call, age in ages.items() if age > self._patience_seconds]
             for call in _of_the_busiest(impatient)[: self._waiting_calls]:
                 self._give_up(call, QueueFull())
             self._hand_out()

@@ -168,7 +168,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "REQUEST_TOO_LARGE", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_REQUEST_TOO_SLOW: _ErrorReason.ValueType  # 25
-    """The request did not arrive within 30 seconds. Status DEADLINE_EXCEEDED. Nothing was stored; the
+    """The request did not arrive within 2 minutes. Status DEADLINE_EXCEEDED. Nothing was stored; the
     same call may be repeated.
 
         { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
@@ -338,7 +338,7 @@ answers RESOURCE_EXHAUSTED, without a reason.
     { "reason": "REQUEST_TOO_LARGE", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_REQUEST_TOO_SLOW: ErrorReason.ValueType  # 25
-"""The request did not arrive within 30 seconds. Status DEADLINE_EXCEEDED. Nothing was stored; the
+"""The request did not arrive within 2 minutes. Status DEADLINE_EXCEEDED. Nothing was stored; the
 same call may be repeated.
 
     { "reason": "REQUEST_TOO_SLOW", "domain": "ledger.v1", "metadata": {} }
