@@ -1045,6 +1045,7 @@ WITH wanted (table_name, constraint_name) AS (
     ('payout_runs', 'payout_runs_pkey'),
     ('payout_runs', 'payout_runs_request_id_check'),
     ('payout_runs', 'payout_runs_state_check'),
+    ('payout_runs', 'payout_runs_zone_table_version_check'),
     ('payouts', 'payouts_amount_minor_check'),
     ('payouts', 'payouts_available_minor_check'),
     ('payouts', 'payouts_balance_account_id_fkey'),
@@ -1083,6 +1084,7 @@ nullable (table_name, column_name) AS (
     ('payout_run_items', 'payout_id'),
     ('payout_run_items', 'skip_reason'),
     ('payout_runs', 'finished_at'),
+    ('payout_runs', 'zone_table_version'),
     ('processor_events', 'payout_id'),
     ('restaurants', 'maturity_days')
 ),

@@ -8,7 +8,10 @@
 --   currency             ISO 4217 code (q1_balances, q3_payout_eligibility)
 --   until_at             the instant at which the seven days end, exclusive; now (q2_top_restaurants)
 --   as_of                the date to pay out by, in the settlement time zone; today there (q3_payout_eligibility)
---   settlement_timezone  an IANA zone; UTC (q3_payout_eligibility)
+--   begins_at            the instant at which that date begins in the settlement time zone (q3_payout_eligibility)
+--   ends_at              the instant at which the next date begins there (q3_payout_eligibility)
+--   settlement_timezone  for psql alone, where those three are left out: an IANA zone, by PostgreSQL's zone table, which
+--                        may be of another version than the servers'; UTC
 --   min_amount_minor     the least that is paid, in minor units; 0 (q3_payout_eligibility)
 --   restaurant_id        the restaurant; none (payout_history)
 --
@@ -35,6 +38,16 @@
 \if :{?as_of}
 \else
 SELECT (ledger_now() AT TIME ZONE :'settlement_timezone')::date AS as_of
+\gset
+\endif
+\if :{?begins_at}
+\else
+SELECT :'as_of'::date::timestamp AT TIME ZONE :'settlement_timezone' AS begins_at
+\gset
+\endif
+\if :{?ends_at}
+\else
+SELECT (:'as_of'::date + 1)::timestamp AT TIME ZONE :'settlement_timezone' AS ends_at
 \gset
 \endif
 
@@ -113,11 +126,12 @@ ORDER BY currency, place;
 -- first is told, in the order of SkipReason in ledger.domain.payouts. No rows for a date in the future, which a run refuses.
 -- The cut-off is the date's last microsecond, or now if that is earlier; all entries on restaurant_payable that need not mature
 -- or had by then add up to what may be paid. A restaurant without an account in the currency is in no run.
-WITH terms AS (
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
+terms AS (
   SELECT :'as_of'::date AS as_of, :'min_amount_minor'::bigint AS min_amount_minor,
-         LEAST(((:'as_of'::date + 1)::timestamp AT TIME ZONE :'settlement_timezone'::text) - interval '1 microsecond', now())
-           AS cutoff_at
-  WHERE :'as_of'::date <= (now() AT TIME ZONE :'settlement_timezone'::text)::date
+         LEAST(:'ends_at'::timestamptz - interval '1 microsecond', moment.now_at) AS cutoff_at
+  FROM moment
+  WHERE :'begins_at'::timestamptz <= moment.now_at
 ),
 account AS (
   SELECT a.balance_account_id, a.restaurant_id, r.active, terms.as_of, terms.cutoff_at, terms.min_amount_minor,

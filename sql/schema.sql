@@ -437,12 +437,14 @@ CREATE TABLE payout_runs (
     state text DEFAULT 'RUNNING'::text NOT NULL,
     created_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
     finished_at timestamp with time zone,
+    zone_table_version text,
     CONSTRAINT payout_runs_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT payout_runs_cutoff_at_check CHECK ((cutoff_at <= created_at)),
     CONSTRAINT payout_runs_finished_at_check CHECK (((state <> 'RUNNING'::text) = (finished_at IS NOT NULL))),
     CONSTRAINT payout_runs_min_amount_minor_check CHECK ((min_amount_minor >= 0)),
     CONSTRAINT payout_runs_request_id_check CHECK (((request_id ~ '^[A-Za-z0-9._:-]*$'::text) AND (octet_length(request_id) <= 128))),
-    CONSTRAINT payout_runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'CANCELED'::text])))
+    CONSTRAINT payout_runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'CANCELED'::text]))),
+    CONSTRAINT payout_runs_zone_table_version_check CHECK (((zone_table_version <> ''::text) AND (octet_length(zone_table_version) <= 64)))
 );
 
 COMMENT ON TABLE payout_runs IS 'Payout runs: one for each currency, date, minimum and request id. Only the progress changes.';
@@ -455,6 +457,7 @@ COMMENT ON COLUMN payout_runs.request_id IS 'The caller''s, to tell runs of one 
 COMMENT ON COLUMN payout_runs.state IS 'RUNNING as long as a restaurant is to be looked at. CANCELED: what is open was not looked at, and never will be.';
 COMMENT ON COLUMN payout_runs.created_at IS 'When it was created, by the database''s clock.';
 COMMENT ON COLUMN payout_runs.finished_at IS 'When it ended or was canceled, by the database''s clock.';
+COMMENT ON COLUMN payout_runs.zone_table_version IS 'The version of the zone table (tzdata) that told when the date ends; null in runs of servers before it was kept.';
 
 CREATE TABLE payouts (
     payout_id uuid NOT NULL,
@@ -876,6 +879,7 @@ GRANT INSERT(min_amount_minor) ON TABLE payout_runs TO ledger_app;
 GRANT INSERT(request_id) ON TABLE payout_runs TO ledger_app;
 GRANT UPDATE(state) ON TABLE payout_runs TO ledger_app;
 GRANT UPDATE(finished_at) ON TABLE payout_runs TO ledger_app;
+GRANT INSERT(zone_table_version) ON TABLE payout_runs TO ledger_app;
 GRANT SELECT ON TABLE payouts TO ledger_app;
 GRANT SELECT ON TABLE payouts TO ledger_read;
 GRANT INSERT(payout_id) ON TABLE payouts TO ledger_app;

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Self, TypeVar
 
@@ -35,7 +36,7 @@ from ledger.hangup import ends_at_hangup
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
-from ledger.infrastructure.postgres.clock import LedgerClock
+from ledger.infrastructure.postgres.clock import LedgerClock, host_now
 from ledger.infrastructure.postgres.doctor import DURABLE, RESTRICTED, Condition, examine
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir, has_cluster
 from ledger.infrastructure.postgres.engine import (
@@ -171,11 +172,18 @@ def connections_of_a_server(settings: Settings) -> int:
 class Application:
     """The service on a database, and what works in the background for it."""
 
-    def __init__(self, settings: Settings, engines: Engines, metrics: LedgerMetrics | None = None) -> None:
-        self.clock = LedgerClock()
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Engines,
+        metrics: LedgerMetrics | None = None,
+        *,
+        host_clock: Callable[[], datetime] = host_now,
+    ) -> None:
+        metrics = metrics or UncountedWork()
+        self.clock = LedgerClock(host_clock=host_clock, on_measured=metrics.clocks)
         engine = engines.other
         self._hosts = engines.hosts
-        metrics = metrics or UncountedWork()
         worker_failed = engines.hosts.outages.worker_failed
         self._group_connections = KeptConnections(engines.groups)
         self._ingest_connections = KeptConnections(engines.ingest)

@@ -3,7 +3,6 @@
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ledger.addresses import ADDRESS_PATTERN, DEFAULT_ADDRESS, PORT_MAX, has_port_in_range
 from ledger.database_url import driver_url
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
+from ledger.zones import settlement_zone
 
 
 def _port_in_range(address: str) -> str:
@@ -55,8 +55,7 @@ class UnknownRestaurantsSetting(StrEnum):
 
 
 def _timezone(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError("must be an IANA time zone such as America/Lima")
+    settlement_zone(name)
     return name
 
 

@@ -17,6 +17,7 @@ from ledger.infrastructure.prometheus import (
     SummedMetrics,
     own_registry,
 )
+from ledger.zones import zone_table_version
 
 # The library reads there what it tells of processes.
 needs_proc = pytest.mark.skipif(not Path("/proc/1/stat").exists(), reason="this system has no /proc")
@@ -55,7 +56,9 @@ def test_calls_are_told_by_method_and_status() -> None:
     assert samples[f"grpc_server_handling_seconds_bucket {method} le=10.0"] == 2
     assert samples[f"grpc_server_handling_seconds_bucket {method} le=+Inf"] == 3
     assert samples[f"grpc_server_in_flight {method}"] == 1
-    assert [value for name, value in samples.items() if name.startswith("ledger_build_info ")] == [1]
+    (build_info,) = (name for name in samples if name.startswith("ledger_build_info "))
+    assert f" tzdata={zone_table_version()} " in f"{build_info} "
+    assert samples[build_info] == 1
     assert samples["process_resident_memory_bytes"] > 1_000_000
     assert samples["process_cpu_seconds_total"] > 0
 
@@ -89,6 +92,7 @@ def test_work_is_told() -> None:
     work.payouts_unanswered({"PEN": (3, 90.0), "USD": (1, 5.0)})
     work.payouts_unanswered({"PEN": (2, 60.0)})
     work.seal_lag(90, 12.5)
+    work.clocks(-600.0, 7.5)
     samples = samples_of(registry)
     assert samples["ledger_group_size_bucket kind=ingest le=20.0"] == 0
     assert samples["ledger_group_size_bucket kind=ingest le=50.0"] == 1
@@ -102,6 +106,8 @@ def test_work_is_told() -> None:
     assert (samples["ledger_payouts_unanswered currency=PEN"], samples["ledger_payouts_unanswered currency=USD"]) == (2, 0)
     assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN"] == 60
     assert (samples["ledger_seal_lag_rows"], samples["ledger_seal_lag_seconds"]) == (90, 12.5)
+    assert samples["ledger_database_clock_skew_seconds"] == -600
+    assert samples["ledger_clock_behind_seconds"] == 7.5
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")

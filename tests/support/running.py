@@ -1,8 +1,9 @@
 """Databases and servers for tests: real ones."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from grpc import aio
@@ -14,6 +15,7 @@ from ledger.api.crowding import CallLimits
 from ledger.api.security import Security, describes_itself
 from ledger.api.server import Server
 from ledger.bootstrap import Application, Database, Engines, ping
+from ledger.infrastructure.postgres.clock import host_now
 from ledger.metrics import Metrics
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -47,13 +49,23 @@ class RunningLedger:
 
 @asynccontextmanager
 async def running_ledger(
-    database: Database, *, address: str = "127.0.0.1:0", metrics: Metrics | None = None, **settings: Any
+    database: Database,
+    *,
+    address: str = "127.0.0.1:0",
+    metrics: Metrics | None = None,
+    host_clock: Callable[[], datetime] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningLedger]:
-    """A server on `database`, at a free port unless an address is given, stopped at the end."""
+    """A server on `database`, at a free port unless an address is given, stopped at the end.
+
+    With `host_clock` it has that clock, and compares it with the database's when it starts.
+    """
     configured = Settings(_env_file=None, database_url=database.url, grpc_address=address, **settings)
     engines = Engines.of(database.url, configured)
     metrics = metrics or Metrics()
-    application = Application(configured, engines, metrics.work)
+    application = Application(configured, engines, metrics.work, host_clock=host_clock or host_now)
+    if host_clock is not None:
+        await application.clock.measure(engines.ping)
     security = Security(configured)
     server = Server(
         application.service,

@@ -33,6 +33,9 @@ class LedgerMetrics(Protocol):
     def seal_lag(self, rows: int, seconds: float) -> None:
         """About how many rows are not sealed, and for how long the oldest has been there."""
 
+    def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
+        """How far the host's clock is ahead of the database's, and the database's behind the books."""
+
 
 class UncountedWork:
     """Nobody wants to know."""
@@ -59,4 +62,7 @@ class UncountedWork:
         pass
 
     def seal_lag(self, rows: int, seconds: float) -> None:
+        pass
+
+    def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
         pass

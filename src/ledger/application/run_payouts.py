@@ -13,6 +13,7 @@ import uuid_utils.compat
 from ledger.application.ports import PageRejected, PayoutPage, PayoutRuns
 from ledger.domain.payouts import PayoutRun, PayoutRunKey
 from ledger.errors import DatabaseContention, DatabaseTimeout, LedgerError
+from ledger.zones import zone_table_version
 
 _log = structlog.get_logger("ledger.payouts")
 
@@ -49,6 +50,7 @@ async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> 
             min_amount_minor=key.min_amount_minor,
             request_id_of_run=key.request_id,
             restaurants_total=run.restaurants_total,
+            zone_table_version=zone_table_version(),
         )
     return run
 

@@ -1,11 +1,10 @@
 """`ledger report`: answers the questions of sql/queries.sql."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,8 +26,12 @@ from ledger.domain.money import is_currency
 
 # The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from ledger.infrastructure.postgres.reports import Report, Value
     from ledger.settings import Settings
+
+    Question = Callable[[AsyncEngine, Settings], Awaitable[Report]]
 
 _WHERE = """
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
@@ -60,7 +63,7 @@ def _output_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @currency_argument
 @_output_options
 def q1(currency: str, json: bool, as_csv: bool) -> None:
-    _show("q1_balances", {"currency": _checked(currency)}, json=json, as_csv=as_csv)
+    _show(_query("q1_balances", {"currency": _checked(currency)}), json=json, as_csv=as_csv)
 
 
 @click.command(help=f"Show the ten restaurants of each currency with the highest net revenue of seven days.\n\n{_WHERE}")
@@ -68,7 +71,7 @@ def q1(currency: str, json: bool, as_csv: bool) -> None:
 @_output_options
 def q2(until: Timestamp | None, json: bool, as_csv: bool) -> None:
     until_at = datetime.now(UTC) if until is None else until.ToDatetime(UTC)
-    _show("q2_top_restaurants", {"until_at": until_at}, json=json, as_csv=as_csv)
+    _show(_query("q2_top_restaurants", {"until_at": until_at}), json=json, as_csv=as_csv)
 
 
 @click.command(help=f"Show what a payout run would pay each restaurant in CURRENCY, or why it would skip it.\n\n{_WHERE}")
@@ -83,31 +86,39 @@ def q2(until: Timestamp | None, json: bool, as_csv: bool) -> None:
 @click.option("--min-amount-minor", metavar="NUMBER", type=WholeNumber(), help="The same in minor units, such as 1250.")
 @_output_options
 def q3(currency: str, as_of: date | None, min_amount: str | None, min_amount_minor: int | None, json: bool, as_csv: bool) -> None:
-    settings = _load_settings()
-    today = datetime.now(ZoneInfo(settings.settlement_timezone)).date()
-    day = today if as_of is None else as_of
-    if day > today:
-        raise CommandFailure("--as-of must not be in the future", exit_status=ExitStatus.USAGE)
-    parameters: dict[str, Value] = {
-        "currency": _checked(currency),
-        "as_of": day,
-        "settlement_timezone": settings.settlement_timezone,
-        "min_amount_minor": minimum_of(currency, min_amount, min_amount_minor),
-    }
-    _show("q3_payout_eligibility", parameters, json=json, as_csv=as_csv)
+    checked = _checked(currency)
+    min_minor = minimum_of(currency, min_amount, min_amount_minor)
+
+    async def eligibility(engine: "AsyncEngine", settings: "Settings") -> "Report":
+        from ledger.errors import InvalidRequest
+        from ledger.infrastructure.postgres.reports import payout_eligibility
+
+        try:
+            return await payout_eligibility(
+                engine,
+                currency=checked,
+                as_of=as_of,
+                settlement_timezone=settings.settlement_timezone,
+                min_amount_minor=min_minor,
+            )
+        except InvalidRequest as error:
+            sentence = "; ".join(f"--as-of {violation.description}" for violation in error.violations)
+            raise CommandFailure(sentence, exit_status=ExitStatus.USAGE) from None
+
+    _show(eligibility, json=json, as_csv=as_csv)
 
 
 @click.command(help=f"Show what is wrong with the books, errors first; `ledger verify` is the whole audit.\n\n{_WHERE}")
 @_output_options
 def q4(json: bool, as_csv: bool) -> None:
-    _show("q4_integrity", {}, json=json, as_csv=as_csv)
+    _show(_query("q4_integrity", {}), json=json, as_csv=as_csv)
 
 
 @click.command(help=f"Show the payouts of a restaurant, latest first, with what each consists of.\n\n{_WHERE}")
 @restaurant_argument
 @_output_options
 def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
-    _show("payout_history", {"restaurant_id": restaurant}, json=json, as_csv=as_csv)
+    _show(_query("payout_history", {"restaurant_id": restaurant}), json=json, as_csv=as_csv, shaped=one_row_a_payout)
 
 
 def _load_settings() -> "Settings":
@@ -122,16 +133,23 @@ def _checked(currency: str) -> str:
     return currency
 
 
-def _show(name: str, parameters: "dict[str, Value]", *, json: bool, as_csv: bool) -> None:
+def _query(name: str, parameters: "dict[str, Value]") -> "Question":
+    async def ask(engine: "AsyncEngine", _settings: "Settings") -> "Report":
+        from ledger.infrastructure.postgres.reports import run_query
+
+        return await run_query(engine, name, parameters)
+
+    return ask
+
+
+def _show(question: "Question", *, json: bool, as_csv: bool, shaped: "Callable[[Report], Report]" = lambda found: found) -> None:
     from ledger.observability import configure_logging
 
     if json and as_csv:
         raise CommandFailure("--json and --csv exclude each other", exit_status=ExitStatus.USAGE)
     settings = _load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    found = _query_configured_books(settings, name, parameters)
-    if name == "payout_history":
-        found = one_row_a_payout(found)
+    found = shaped(_ask_configured_books(settings, question))
     rows = [{column: _text(column, value) for column, value in zip(found.columns, row, strict=True)} for row in found.rows]
     if json:
         # Sums may exceed what a JSON number holds everywhere, as int64 does.
@@ -148,14 +166,13 @@ def _show(name: str, parameters: "dict[str, Value]", *, json: bool, as_csv: bool
         report("warning", [f"there are more than {len(rows)} rows; the rest is left out"])
 
 
-def _query_configured_books(settings: "Settings", name: str, parameters: "dict[str, Value]") -> "Report":
-    """What the query returns on the settings' database. From the main thread. Raises CommandFailure."""
+def _ask_configured_books(settings: "Settings", question: "Question") -> "Report":
+    """The answer of the settings' database. From the main thread. Raises CommandFailure."""
     from ledger.bootstrap import on_books
     from ledger.cli.database_failures import database_failures
-    from ledger.infrastructure.postgres.reports import run_query
 
     with database_failures(settings.database_url):
-        return on_books(settings, lambda engine: run_query(engine, name, parameters))
+        return on_books(settings, lambda engine: question(engine, settings))
 
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table:

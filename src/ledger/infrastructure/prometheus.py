@@ -34,6 +34,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from ledger.application.metrics import GroupKind
+from ledger.zones import zone_table_version
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_SECONDS = 10
@@ -145,6 +146,18 @@ class PrometheusLedgerMetrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self.clock_skew_seconds = Gauge(
+            "ledger_database_clock_skew_seconds",
+            "How far the host's clock is ahead of the database's; negative when it is behind.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.clock_behind_seconds = Gauge(
+            "ledger_clock_behind_seconds",
+            "How far the database's clock is behind the latest record of the books; 0 when it is past it.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
         self.accounts_waiting = Gauge(
             "ledger_payout_accounts_waiting",
@@ -209,13 +222,19 @@ class PrometheusLedgerMetrics:
         self.seal_lag_rows.set(rows)
         self.seal_lag_seconds.set(seconds)
 
+    def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
+        self.clock_skew_seconds.set(skew_seconds)
+        self.clock_behind_seconds.set(behind_seconds)
+
 
 class _BuildInfo(Collector):
-    """Which version runs. Not a gauge of the library's, which might end up in a file."""
+    """Which versions run. Not a gauge of the library's, which might end up in a file."""
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily("ledger_build_info", "1, for the version in its label.", labels=("version", "python"))
-        family.add_metric((version("ledger-service"), platform.python_version()), 1)
+        family = GaugeMetricFamily(
+            "ledger_build_info", "1, for the versions in its labels.", labels=("version", "python", "tzdata")
+        )
+        family.add_metric((version("ledger-service"), platform.python_version(), zone_table_version()), 1)
         yield family
 
 

@@ -2,17 +2,26 @@
 
 from datetime import UTC, datetime, timedelta
 
+import grpc
+import pytest
 import uuid_utils.compat
+from grpc import aio
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from support.audit import assert_books_in_order, audit_of
 from support.books import balance_of, book, charge, engine_on
-from support.running import query
+from support.events import event_message
+from support.running import query, running_ledger
 from support.snapshots import take_snapshots
 
 from ledger.bootstrap import Database
+from ledger.domain.fields import CLOCK_SKEW_MAX
 from ledger.domain.payouts import PayoutRunKey
 from ledger.infrastructure.postgres.clock import LedgerClock
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.prometheus import PrometheusLedgerMetrics
+from ledger.metrics import Metrics
+from ledger.v1 import ledger_pb2
 
 RESTAURANT = "res_1"
 # As if the database's clock had been set back by as much: the latest record lies ahead of it.
@@ -58,7 +67,8 @@ async def test_a_clock_set_back_changes_no_past_balance(database: Database) -> N
 
 async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(database: Database) -> None:
     """One line when the clock is found behind, one when it is past the latest record."""
-    clock = LedgerClock()
+    told: list[float] = []
+    clock = LedgerClock(on_measured=lambda _skew_seconds, behind_seconds: told.append(behind_seconds))
     async with engine_on(database.url) as engine:
         with capture_logs() as logged:
             await clock.measure(engine)
@@ -71,6 +81,7 @@ async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(databas
             await clock.measure(engine)
             assert clock.now() < datetime.now(UTC) + timedelta(hours=1)
         assert [line["log_level"] for line in logged] == ["warning", "info"]
+        assert [behind_seconds > 3600 for behind_seconds in told] == [False, True, True, False]
 
 
 async def test_every_record_moves_the_clock_on(database: Database) -> None:
@@ -94,3 +105,22 @@ async def test_every_record_moves_the_clock_on(database: Database) -> None:
         final = await balance_of(engine, RESTAURANT)
         assert (await balance_of(engine, RESTAURANT, final.as_of)).reserved_minor == final.reserved_minor == 120
     await assert_books_in_order(database)
+
+
+@pytest.mark.parametrize("host_ahead", [timedelta(minutes=-10), timedelta(minutes=10)], ids=str)
+async def test_a_host_with_a_wrong_clock_judges_by_the_databases(database: Database, host_ahead: timedelta) -> None:
+    """An event of now is booked, one that is ahead by the database's clock is refused; the skew is told."""
+    registry = CollectorRegistry()
+    metrics = Metrics(work=PrometheusLedgerMetrics(registry))
+    minute = timedelta(minutes=1)
+    async with running_ledger(database, metrics=metrics, host_clock=lambda: datetime.now(UTC) + host_ahead) as ledger:
+        (booked,) = await ledger.ingest(event_message(occurred_at=datetime.now(UTC)))
+        assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
+        ahead = event_message(occurred_at=datetime.now(UTC) + CLOCK_SKEW_MAX + minute)
+        with pytest.raises(aio.AioRpcError) as refused:
+            await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=ahead))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    skew_seconds = registry.get_sample_value("ledger_database_clock_skew_seconds")
+    assert skew_seconds is not None
+    assert abs(skew_seconds - host_ahead.total_seconds()) < minute.total_seconds()
+    assert registry.get_sample_value("ledger_clock_behind_seconds") == 0

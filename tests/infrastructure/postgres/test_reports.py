@@ -22,13 +22,13 @@ from support.running import RunningLedger, query
 from ledger.application.run_payouts import run_payouts
 from ledger.bootstrap import Database
 from ledger.domain.payouts import PayoutRunKey
-from ledger.errors import DatabaseUnavailable
+from ledger.errors import DatabaseUnavailable, InvalidRequest
 from ledger.infrastructure.postgres import reports
 from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
-from ledger.infrastructure.postgres.reports import Report, Value, load_queries, run_query
+from ledger.infrastructure.postgres.reports import Report, Value, load_queries, payout_eligibility, run_query
 from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 
@@ -128,12 +128,19 @@ FROM event AS e
 JOIN paid AS p ON p.payout_id::text = e.payout_id
 """
 
+MIDNIGHT = NOW.replace(hour=0, minute=0, second=0)
 # What each report is asked, and the indexes it must use; Q2 has none that fits.
 PLANS: dict[str, tuple[dict[str, Value], set[str]]] = {
     "q1_balances": ({"currency": "PEN"}, {"ledger_entries_pkey"}),
     "q2_top_restaurants": ({"until_at": NOW}, set()),
     "q3_payout_eligibility": (
-        {"currency": "PEN", "as_of": days_ago(0), "settlement_timezone": "UTC", "min_amount_minor": 0},
+        {
+            "currency": "PEN",
+            "as_of": MIDNIGHT.date(),
+            "begins_at": MIDNIGHT,
+            "ends_at": MIDNIGHT + timedelta(days=1),
+            "min_amount_minor": 0,
+        },
         {"ledger_entries_pkey"},
     ),
     "q4_integrity": ({}, set()),
@@ -161,14 +168,10 @@ def rows_of(report: Report) -> list[dict[str, Any]]:
 
 async def eligibility(ledger: RunningLedger, as_of: date, min_amount_minor: int = 0) -> dict[str, tuple[Any, ...]]:
     """By restaurant: why it would be skipped, if so, and what it would be paid."""
-    rows = await report_of(
-        ledger,
-        "q3_payout_eligibility",
-        currency="PEN",
-        as_of=as_of,
-        settlement_timezone="UTC",
-        min_amount_minor=min_amount_minor,
+    report = await payout_eligibility(
+        ledger.engine, currency="PEN", as_of=as_of, settlement_timezone="UTC", min_amount_minor=min_amount_minor
     )
+    rows = rows_of(report)
     return {row["restaurant_id"]: (row["skip_reason"], int(row["pays_minor"])) for row in rows}
 
 
@@ -281,7 +284,8 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
     }
     earlier = await eligibility(ledger, days_ago(3), 100)
     assert (earlier["res_paid"], earlier["res_flight"]) == (("CUTOFF_BEFORE_LATEST_PAYOUT", 0), ("PAYOUT_IN_FLIGHT", 0))
-    assert await eligibility(ledger, days_ago(-2)) == {}
+    with pytest.raises(InvalidRequest, match="future"):
+        await eligibility(ledger, days_ago(-2))
     for as_of, rows in ((days_ago(2), before), (days_ago(3), earlier)):
         runs = PostgresPayoutRuns(ledger.engine, settlement_timezone="UTC")
         plan = await run_payouts(runs, PayoutRunKey("PEN", as_of, 100), dry_run=True)

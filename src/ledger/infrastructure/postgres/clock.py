@@ -1,6 +1,7 @@
 """The clock of the books: the database's, but never behind what was recorded before."""
 
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -22,13 +23,27 @@ SKEW_SECONDS_MAX = 1.0
 _log = structlog.get_logger("ledger")
 
 
+def host_now() -> datetime:
+    """The time by the host's clock."""
+    return datetime.now(UTC)
+
+
 class LedgerClock:
     """Tells the time of the books without asking the database each time: every rule is judged by one clock.
 
     Goes on from the last `measure` by the host's monotonic clock; the host's own time is only compared.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        host_clock: Callable[[], datetime] = host_now,
+        on_measured: Callable[[float, float], None] = lambda _skew_seconds, _behind_seconds: None,
+    ) -> None:
+        """`on_measured` is told how far the host's clock is ahead of the database's, and the database's
+        behind the latest record."""
+        self._host_clock = host_clock
+        self._on_measured = on_measured
         self._ledger_at: datetime | None = None
         self._measured_at = 0.0
         self._skewed = False
@@ -37,7 +52,7 @@ class LedgerClock:
     def now(self) -> datetime:
         """The time of the books; the host's before the first `measure`."""
         if self._ledger_at is None:
-            return datetime.now(UTC)
+            return self._host_clock()
         return self._ledger_at + timedelta(seconds=time.monotonic() - self._measured_at)
 
     async def measure(self, engine: AsyncEngine) -> None:
@@ -51,7 +66,7 @@ class LedgerClock:
                 row = (await connection.execute(text(SELECT_CLOCKS))).one()
                 ended = time.monotonic()
         self._ledger_at, self._measured_at = row.ledger_at, (began + ended) / 2
-        host_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - self._measured_at)
+        host_at = self._host_clock() - timedelta(seconds=time.monotonic() - self._measured_at)
         self._compare(row.database_at, host_at, uncertain_seconds=(ended - began) / 2)
 
     def _compare(self, database_at: datetime, host_at: datetime, *, uncertain_seconds: float) -> None:
@@ -66,7 +81,8 @@ class LedgerClock:
             _log.info("the host's clock agrees with the database's again")
         self._skewed = skewed
         ledger_at = self._ledger_at or database_at
-        behind_seconds = (ledger_at - database_at).total_seconds()
+        behind_seconds = max(0.0, (ledger_at - database_at).total_seconds())
+        self._on_measured(skew_seconds, behind_seconds)
         behind = behind_seconds > SKEW_SECONDS_MAX
         if behind and not self._behind:
             _log.warning(

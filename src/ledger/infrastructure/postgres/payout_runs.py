@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import asyncpg
 import uuid_utils.compat
@@ -28,6 +27,7 @@ from ledger.errors import DataRejected, FieldViolation, InvalidRequest, TooManyP
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
+from ledger.zones import settlement_zone, zone_table_version
 
 # Over all restaurants of a currency: longer than any other statement may take.
 RUN_TIMEOUT_SECONDS = 120
@@ -44,8 +44,8 @@ WHERE $1::timestamptz <= now_at
 
 # Calls that come at once may each be the last one that is let in.
 INSERT_RUN = """
-INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
-SELECT $1::uuid, $2::text, $3::date, $4::timestamptz, $5::bigint, $6::text
+INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, zone_table_version)
+SELECT $1::uuid, $2::text, $3::date, $4::timestamptz, $5::bigint, $6::text, $8::text
 WHERE (SELECT count(*) FROM payout_runs WHERE state = 'RUNNING') < $7
 ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
 RETURNING payout_run_id
@@ -333,7 +333,7 @@ class PostgresPayoutRuns:
         self._engine = engine
         self._fence = fence or Fence(engine)
         self._long_tails = long_tails
-        self._zone = ZoneInfo(settlement_timezone)
+        self._zone = settlement_zone(settlement_timezone)
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
         async with autocommit(self._engine) as connection, connection.transaction():
@@ -348,6 +348,7 @@ class PostgresPayoutRuns:
                 key.min_amount_minor,
                 key.request_id,
                 self._open_runs_max,
+                zone_table_version(),
             )
             if created:
                 await connection.execute(INSERT_RUN_ITEMS, payout_run_id, key.currency, timeout=RUN_TIMEOUT_SECONDS)

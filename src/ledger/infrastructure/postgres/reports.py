@@ -9,8 +9,12 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.domain.events import OCCURRED_AT_MIN
+from ledger.domain.payouts import day_bounds
+from ledger.errors import FieldViolation, InvalidRequest
 from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
 from ledger.resources import resource
+from ledger.zones import settlement_zone
 
 ROWS_MAX = 100_000
 # Reports are for people, who wait; the sessions of the service are bounded far below.
@@ -66,6 +70,34 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
         rows = await cursor.fetch(ROWS_MAX + 1, timeout=timeout_seconds)
         columns = tuple(attribute.name for attribute in statement.get_attributes())
     return Report(columns, tuple(tuple(row) for row in rows[:ROWS_MAX]), len(rows) <= ROWS_MAX)
+
+
+async def payout_eligibility(
+    engine: AsyncEngine, *, currency: str, as_of: date | None, settlement_timezone: str, min_amount_minor: int
+) -> Report:
+    """What a payout run of these terms would do now; None is today in the settlement time zone.
+
+    The date begins and ends as for a run, and today is the database's. Raises InvalidRequest for a date in
+    the future or before there were events, and what `run_query` raises.
+    """
+    zone = settlement_zone(settlement_timezone)
+    async with autocommit(engine) as connection:
+        now_at: datetime = await connection.fetchval("SELECT ledger_now()")
+    today = now_at.astimezone(zone).date()
+    day = today if as_of is None else as_of
+    if day > today:
+        raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
+    if day < OCCURRED_AT_MIN.date():
+        raise InvalidRequest([FieldViolation("as_of", f"must not be before {OCCURRED_AT_MIN.date()}")])
+    begins_at, ends_at = day_bounds(day, zone)
+    parameters: dict[str, Value] = {
+        "currency": currency,
+        "as_of": day,
+        "begins_at": begins_at,
+        "ends_at": ends_at,
+        "min_amount_minor": min_amount_minor,
+    }
+    return await run_query(engine, "q3_payout_eligibility", parameters)
 
 
 def load_queries() -> dict[str, Query]:

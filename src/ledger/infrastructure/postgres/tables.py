@@ -212,6 +212,7 @@ payout_runs = Table(
     Column("state", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("finished_at", DateTime(timezone=True)),
+    Column("zone_table_version", Text),
     PrimaryKeyConstraint("payout_run_id", name="payout_runs_pkey"),
     UniqueConstraint(
         "currency", "as_of", "min_amount_minor", "request_id", name="payout_runs_currency_as_of_min_amount_minor_request_id_key"
