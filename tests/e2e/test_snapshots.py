@@ -38,7 +38,7 @@ async def count_of_snapshots(ledger: RunningLedger) -> int:
     return int(count)
 
 
-@pytest.mark.parametrize("read", [read_balance, read_statement, run_payouts])
+@pytest.mark.parametrize("read", [read_balance, run_payouts])
 async def test_a_long_tail_is_shortened(database: Database, read: Callable[[RunningLedger], Awaitable[None]]) -> None:
     """Whoever reads more than the setting allows has a snapshot taken, and the answer stays the same; short tails have none."""
     async with running_ledger(database, snapshot_tail_entries=TAIL_ENTRIES) as ledger:

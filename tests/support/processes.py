@@ -1,6 +1,7 @@
 """A server as a process of its own on a test database, whose memory and log can be looked at."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -81,13 +82,21 @@ async def server_process(
             if process.stdout is None:
                 raise RuntimeError("standard output is not piped")
             first_line = await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)
-            if not first_line.decode().startswith(READY_PREFIX):
+            if not first_line:
                 raise RuntimeError(f"the server did not start: see its log, {log.name}")
-            yield ServerProcess(process.pid, first_line.decode().strip().removeprefix(READY_PREFIX), database, log)
+            yield ServerProcess(process.pid, _address_in(first_line.decode().strip()), database, log)
         finally:
             if process.returncode is None:
                 process.terminate()
             await asyncio.wait_for(process.wait(), TIMEOUT_SECONDS)
+
+
+def _address_in(first_line: str) -> str:
+    """The address in the line of a server that is ready: a sentence, or JSON if its log is."""
+    if first_line.startswith(READY_PREFIX):
+        return first_line.removeprefix(READY_PREFIX)
+    address: str = json.loads(first_line)["address"]
+    return address
 
 
 async def _start(program: str, env: dict[str, str], stderr: Any) -> asyncio.subprocess.Process:

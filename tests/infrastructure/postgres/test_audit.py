@@ -707,7 +707,8 @@ DAMAGE_TO_GUARDS = (
     Damage(SEQUENCES, "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART", ("table balance_accounts",)),
     Damage(
         SEQUENCES,
-        "SELECT setval('balance_accounts_balance_account_id_seq', (SELECT max(balance_account_id) FROM balance_accounts), false)",
+        # Unlike setval, it is taken back with its transaction.
+        "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART WITH 1",
         ("table balance_accounts",),
     ),
     Damage(
@@ -756,7 +757,26 @@ DAMAGE_TO_SEALING = (
     ),
 )
 
-DAMAGE = DAMAGE_TO_SEALING + DAMAGE_TO_DATA + DAMAGE_TO_PAYOUTS + DAMAGE_TO_SNAPSHOTS + DAMAGE_TO_MARKS + DAMAGE_TO_GUARDS
+DAMAGE_TO_CLOCK = (
+    Damage(
+        "clock_is_not_behind_the_books",
+        # Unlike setval, it is taken back with its transaction; the next value is the latest instant.
+        "DO $$ BEGIN EXECUTE 'ALTER SEQUENCE ledger_clock RESTART WITH '"
+        " || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + 7200000000; PERFORM nextval('ledger_clock'); END $$",
+        ("clock",),
+        Severity.WARNING,
+    ),
+)
+
+DAMAGE = (
+    DAMAGE_TO_CLOCK
+    + DAMAGE_TO_SEALING
+    + DAMAGE_TO_DATA
+    + DAMAGE_TO_PAYOUTS
+    + DAMAGE_TO_SNAPSHOTS
+    + DAMAGE_TO_MARKS
+    + DAMAGE_TO_GUARDS
+)
 
 
 # As if all snapshots had been taken before any charge had matured: the next ones have to make up for that.
