@@ -18,10 +18,12 @@ from ledger.cli.app import run
 from ledger.cli.serve import READY_PREFIX
 
 TIMEOUT_SECONDS = 180.0
-# As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored, and children inherit that.
+# As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored, `nohup` has SIGHUP ignored,
+# and children inherit that.
 INTERRUPTIBLE = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 runpy.run_module("ledger", run_name="__main__", alter_sys=True)
 """
 
