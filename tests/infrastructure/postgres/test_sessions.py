@@ -24,6 +24,7 @@ LOOSE = {
     "enable_seqscan": "'on'",
     "jit": "'on'",
     "timezone": "'America/Lima'",
+    "ledger.now": "'clock'",
 }
 
 

@@ -56,6 +56,8 @@ SESSION_SETTINGS = {
     # as much as storing it. And a plan that was made while a table was small must not read it whole once it is large.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    # Only a transaction sets its instant: a default of the role would stop the clock of the books.
+    "ledger.now": "",
 }
 # The values of synchronous_commit with which a commit is safe, where there is a synchronous standby as well.
 SAFE_COMMITS = ("on", "remote_apply")
