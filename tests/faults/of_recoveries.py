@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from grpc import aio
+from support.books import burn_numbers, restore
 from support.events import event_message
 from support.running import query
 from support.waiting import until_told
@@ -25,6 +26,7 @@ from faults.load import load_on
 from faults.of_standbys import commits_wait
 from faults.servers import ServerProcess
 from faults.stage import Stage
+from ledger.bootstrap import Database
 from ledger.domain.seals import ChainReport
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
@@ -38,6 +40,14 @@ TWO_TO_32 = 1 << 32
 # A file of pg_xact has two bits for each of so many transactions.
 NUMBERS_PER_FILE = 1 << 20
 PAGE_BYTES = 8192
+LONGEST = """
+SELECT a.restaurant_id FROM balance_accounts AS a JOIN ledger_entries AS e USING (balance_account_id)
+WHERE a.currency = 'PEN' GROUP BY a.restaurant_id ORDER BY count(*) DESC LIMIT 1
+"""
+SNAPSHOTS_OF_STAY = """
+SELECT count(*) FROM balance_snapshots
+WHERE stay_id = (SELECT stay_id FROM ledger_stays ORDER BY number DESC LIMIT 1)
+"""
 
 
 async def own_cluster(stage: Stage, **parameters: str) -> Path:
@@ -287,6 +297,53 @@ async def far_numbers(stage: Stage) -> None:
 async def _next_number(stage: Stage) -> int:
     ((number,),) = await stage.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
     return int(number)
+
+
+@fault("F65", "books that are dumped into another cluster and back")
+async def there_and_back(stage: Stage) -> None:
+    """Business in A, in B and in A again, whose numbers are far ahead of B's: the snapshots that A made before
+    it gave its books away count nothing of what B booked."""
+    folder = await own_cluster(stage)
+    first, first_database = stage.cluster, stage.database
+    second = stage.exits.enter_context(new_cluster(folder / "second", first.parameters))
+    await second.make_template()
+    second_database = await second.new_database()
+    await burn_numbers(first_database.migration_url, stage.size(200_000, 20_000))
+    await _business(stage)
+    await _move(first_database, second_database)
+    stage.cluster, stage.database = second, second_database
+    await _business(stage)
+    await _move(second_database, first_database)
+    stage.cluster, stage.database = first, first_database
+    await _business(stage)
+    ((stays,),) = await stage.query("SELECT count(*) FROM ledger_stays")
+    assert stays == 3
+    stage.note(f"{len(stage.journal.acknowledged_at)} events acknowledged in {stays} stays")
+
+
+async def _business(stage: Stage) -> None:
+    """A server of the stage's database books under load until there are snapshots of this stay, and ends."""
+    server = await stage.server(env={"LEDGER_SNAPSHOT_TAIL_ENTRIES": "10"})
+    caller = stage.caller(server)
+
+    async def has_snapshots() -> bool:
+        # A read of a long tail is what has a snapshot made.
+        ((restaurant_id,),) = await stage.query(LONGEST)
+        await _balance(caller, restaurant_id)
+        return bool((await stage.query(SNAPSHOTS_OF_STAY))[0][0] > 0)
+
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(2_000, 500))
+        await until_told(has_snapshots, 20)
+    await server.kill()
+
+
+async def _move(source: Database, target: Database) -> None:
+    """Dumps one database and restores it in the place of the other one's tables."""
+    await query(target.migration_url, "DROP SCHEMA public CASCADE")
+    await query(target.migration_url, "CREATE SCHEMA public")
+    await query(target.migration_url, "GRANT USAGE ON SCHEMA public TO PUBLIC")
+    await restore(source.migration_url, target.migration_url)
 
 
 @fault("F35", "a damaged page")
