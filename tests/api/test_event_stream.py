@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -16,10 +17,12 @@ from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.payout_runs import days_ago, finished_run
 from support.running import RunningLedger, running_ledger
 
+from ledger.api import event_stream
 from ledger.api.event_stream import EventStream, HeldRequests
 from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.bootstrap import Database
+from ledger.errors import QueueFull
 from ledger.v1 import ledger_pb2
 
 Request = ledger_pb2.StreamEventsRequest
@@ -317,6 +320,48 @@ async def test_malformed_message_ends_the_stream_after_the_answers_before_it(sha
     assert ended == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
     assert [told(answer.result) for answer in answers] == ["CREATED"] * 20
     assert await stored_ids(shared_ledger, restaurant_id) == {request.event.event_id for request in before}
+
+
+async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has sent ahead is dropped once another has no room; it is told so when it reads on, and may send it again."""
+    monkeypatch.setattr(event_stream, "UNREAD_SECONDS", 0.01)
+    ledger = FakeEventLedger()
+    ingest = IngestEvents(
+        ledger,
+        lambda: FakeUnitOfWork(ledger),
+        unknown_restaurants=UnknownRestaurants.REGISTER,
+        limits=IngestLimits(1000, 20_000, 2**30, group_events_max=500, batches_at_once_max=2),
+    )
+    asked = 0
+
+    async def requests() -> AsyncIterator[Request]:
+        nonlocal asked
+        for _ in range(100):
+            asked += 1
+            yield several(event_message() for _ in range(100))
+
+    held = HeldRequests(bytes_max=50_000)
+    unread = EventStream(ingest, lambda: datetime.now(UTC), held).answers(requests())
+    assert len((await anext(unread)).results) == 100
+    # It reads ahead until there is room for no more.
+    before = -1
+    while before != asked:
+        before = asked
+        for _ in range(100):
+            await asyncio.sleep(0)
+    assert held.size_bytes > 40_000
+
+    async def one_request() -> AsyncIterator[Request]:
+        yield several(event_message() for _ in range(1000))
+
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        others = EventStream(ingest, lambda: datetime.now(UTC), held).answers(one_request())
+        assert [len(answer.results) async for answer in others] == [1000]
+    with pytest.raises(QueueFull):
+        async for answer in unread:
+            assert len(answer.results) == 100
+    assert held.size_bytes == 0
+    await ingest.close()
 
 
 async def test_streams_hold_only_so_much_together() -> None:

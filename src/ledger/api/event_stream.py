@@ -5,17 +5,21 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from ledger.api import convert
 from ledger.application.event_batch import IngestOutcome
 from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents
 from ledger.domain.events import ProcessorEvent
+from ledger.errors import LedgerError, QueueFull
 from ledger.v1 import ledger_pb2
 
 # Read ahead of what is being booked; a single request may be larger.
 READ_AHEAD_BYTES = 1024 * 1024
 # What all streams of a server have read and not booked yet. Decoded it takes three times as much.
 HELD_BYTES_MAX = 16 * 1024 * 1024
+# How long a client may leave an answer unread while other streams wait for room.
+UNREAD_SECONDS = 5.0
 
 
 async def ingest_decoded(
@@ -31,21 +35,58 @@ async def ingest_decoded(
     return [next(outcomes) if isinstance(event, ProcessorEvent) else event for event in decoded]
 
 
+class Holder(Protocol):
+    """A stream that holds requests."""
+
+    @property
+    def unread_since(self) -> float | None:
+        """When the answer was sent that its client has not read yet, by the clock of the event loop."""
+        ...
+
+    def drop(self, error: LedgerError) -> None:
+        """Gives back all that it holds, and ends with `error` after the answers under way."""
+        ...
+
+
 class HeldRequests:
-    """Bounds the requests that the streams of a server hold while they are not booked yet."""
+    """Bounds the requests that the streams of a server hold while they are not booked yet.
+
+    A stream whose client reads no answers books nothing and holds what it has read. Two of them can
+    hold all there is, so they lose it once others have no room.
+    """
 
     def __init__(self, bytes_max: int = HELD_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._room: asyncio.Event | None = None
+        self._holders: set[Holder] = set()
         self.size_bytes = 0
 
-    async def take(self, size_bytes: int) -> None:
+    def enter(self, holder: Holder) -> None:
+        """The stream may hold requests from now on, until it leaves."""
+        self._holders.add(holder)
+
+    def leave(self, holder: Holder) -> None:
+        """The stream has given back what it held."""
+        self._holders.discard(holder)
+
+    async def take(self, size_bytes: int, holder: Holder | None = None) -> None:
         """Returns once there is room for so much; for a request that is larger than all of it, once nothing else is there."""
         while self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
             if self._room is None or self._room.is_set():
                 self._room = asyncio.Event()
-            await self._room.wait()
+            try:
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    await self._room.wait()
+            except TimeoutError:
+                self._drop_unread(holder)
         self.size_bytes += size_bytes
+
+    def _drop_unread(self, waiting: Holder | None) -> None:
+        unread_before = asyncio.get_running_loop().time() - UNREAD_SECONDS
+        for holder in list(self._holders):
+            since = holder.unread_since
+            if holder is not waiting and since is not None and since <= unread_before:
+                holder.drop(QueueFull())
 
     def give_back(self, size_bytes: int) -> None:
         """What was taken is booked, or given up."""
@@ -77,30 +118,46 @@ class EventStream:
         self._changed = asyncio.Event()
         self._ended = False
         self._end: Exception | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self.unread_since: float | None = None
 
     async def answers(
         self, requests: AsyncIterator[ledger_pb2.StreamEventsRequest]
     ) -> AsyncGenerator[ledger_pb2.StreamEventsResponse, None]:
         """One response for each request, in their order. Raises what ended the stream, once what came before it is answered."""
-        reading = asyncio.create_task(self._read(requests))
+        loop = asyncio.get_running_loop()
+        self._reading = asyncio.create_task(self._read(requests))
+        self._held.enter(self)
         try:
             while not self._ended or self._received:
                 if not self._received:
                     await self._change()
                     continue
                 for answer in await self._book(self._take()):
+                    self.unread_since = loop.time()
                     yield answer
+                self.unread_since = None
             if self._end is not None:
                 raise self._end
         finally:
-            reading.cancel()
+            self._reading.cancel()
             self._give_back(self._held_bytes)
+            self._held.leave(self)
+
+    def drop(self, error: LedgerError) -> None:
+        """Called only while an answer is unread: nothing is being booked then."""
+        if self._reading is not None:
+            self._reading.cancel()
+        self._end = error
+        self._ended = True
+        self._take()
+        self._give_back(self._held_bytes)
 
     async def _read(self, requests: AsyncIterator[ledger_pb2.StreamEventsRequest]) -> None:
         try:
             async for request in requests:
                 size_bytes = request.ByteSize()
-                await self._held.take(size_bytes)
+                await self._held.take(size_bytes, self)
                 self._held_bytes += size_bytes
                 received = self._decode(request, size_bytes)
                 # Not held until the next one comes.
