@@ -29,6 +29,13 @@ def command_of(leaf: Leaf) -> click.Command:
     return found
 
 
+async def test_missing_value_is_told_with_those_to_choose_from_on_one_line() -> None:
+    """Not with the library's line ends and tabs, which are shown as their escapes."""
+    outcome = await run_command("completion")
+    assert outcome.status == ExitStatus.USAGE
+    assert outcome.stderr.splitlines()[0] == "error: missing argument 'SHELL'. Choose from: bash, zsh, fish"
+
+
 async def test_help_names_every_command() -> None:
     """And where settings come from, and what the exit status says."""
     outcome = await run_command("--help")

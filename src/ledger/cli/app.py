@@ -141,6 +141,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _usage_lines(error: click.UsageError) -> list[str]:
     """What is wrong with the command line, by the option's own name, and where to look."""
     message = error.format_message()
+    if isinstance(error, click.MissingParameter):
+        # The library puts each value that may be chosen on a line of its own.
+        message = " ".join(message.split())
     if isinstance(error, click.BadParameter) and error.param is not None and not isinstance(error, click.MissingParameter):
         name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
         message = f"{name} {error.message}"
