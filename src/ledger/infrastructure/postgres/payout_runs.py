@@ -336,6 +336,28 @@ class PostgresPayoutRuns:
         self._zone = settlement_zone(settlement_timezone)
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
+        # First, as an insert that finds the run has moved the clock of the books by then: its commit
+        # would wait for a standby with the connection, where the fence waits without one.
+        found = await self._run_id(key)
+        if found is None:
+            await self._insert(key, payout_run_id)
+            found = await self._run_id(key)
+        if found is None:
+            raise TooManyPayoutRuns
+        run = await self.get(found)
+        if run is None:
+            raise RuntimeError("the run was neither created nor there")
+        return run
+
+    async def _run_id(self, key: PayoutRunKey) -> UUID | None:
+        async with autocommit(self._engine) as connection:
+            found: UUID | None = await connection.fetchval(
+                SELECT_RUN_ID, key.currency, key.as_of, key.min_amount_minor, key.request_id
+            )
+        return found
+
+    async def _insert(self, key: PayoutRunKey, payout_run_id: UUID) -> None:
+        """Stores a new run with its items, unless as many are open as may be, or it is stored meanwhile."""
         async with autocommit(self._engine) as connection, connection.transaction():
             await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
@@ -352,14 +374,6 @@ class PostgresPayoutRuns:
             )
             if created:
                 await connection.execute(INSERT_RUN_ITEMS, payout_run_id, key.currency, timeout=RUN_TIMEOUT_SECONDS)
-        async with autocommit(self._engine) as connection:
-            found = await connection.fetchval(SELECT_RUN_ID, key.currency, key.as_of, key.min_amount_minor, key.request_id)
-        if found is None:
-            raise TooManyPayoutRuns
-        run = await self.get(found)
-        if run is None:
-            raise RuntimeError("the run was neither created nor there")
-        return run
 
     async def plan(self, key: PayoutRunKey) -> PayoutRun:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):

@@ -102,11 +102,12 @@ async def check_sessions(engine: AsyncEngine) -> None:
     remedy = "let it keep a session for each connection (PgBouncer: pool_mode = session), or connect to PostgreSQL itself"
     detail = "a connection pooler before the database does not keep sessions"
     try:
-        async with aclosing(await connect(engine)) as first, aclosing(await connect(engine)) as second:
-            # No two of the same pattern: a pooler may use its sessions in turn.
-            for connection in (first, first, second, first, second, second, first):
-                if not await keeps_session(connection):
-                    raise UnfitDatabase(detail, remedy)
+        with database_errors():
+            async with aclosing(await connect(engine)) as first, aclosing(await connect(engine)) as second:
+                # No two of the same pattern: a pooler may use its sessions in turn.
+                for connection in (first, first, second, first, second, second, first):
+                    if not await keeps_session(connection):
+                        raise UnfitDatabase(detail, remedy)
     except DatabaseUnavailable as error:
         if getattr(error.__cause__, "sqlstate", None) in UNKNOWN_STATEMENT_SQLSTATES:
             raise UnfitDatabase(detail, remedy) from error
