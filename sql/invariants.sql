@@ -1243,6 +1243,14 @@ SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'cl
        format('it is %s; the latest was recorded at %s', clock_timestamp(), ledger_clock_at()) AS detail
 WHERE ledger_clock_at() > clock_timestamp() + interval '1 second';
 
+-- check: clock_agrees_with_the_host
+-- The database's clock agrees with that of the host that asks, which says in ledger.host_during between which
+-- two instants the transaction began there. While the database's is ahead, everything is recorded too late.
+SELECT 'clock_agrees_with_the_host' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
+       format('the database began at %s, which the host that asks calls %s', now(), h.during) AS detail
+FROM (SELECT NULLIF(current_setting('ledger.host_during', true), '')::tstzrange AS during) AS h
+WHERE now() > upper(h.during) + interval '1 second' OR now() < lower(h.during) - interval '1 second';
+
 -- check: roles_hold_what_they_need
 -- The application may insert into every table of the books, in each column that nothing else fills, and
 -- read all of them; so may the reader, but for secrets. A restore without privileges leaves nothing of

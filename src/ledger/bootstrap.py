@@ -181,7 +181,7 @@ class Application:
         host_clock: Callable[[], datetime] = host_now,
     ) -> None:
         metrics = metrics or UncountedWork()
-        self.clock = LedgerClock(host_clock=host_clock, on_measured=metrics.clocks)
+        self.clock = LedgerClock(host_clock=host_clock, on_measured=metrics.clocks, on_jump=metrics.database_clock_jumped)
         engine = engines.other
         self._hosts = engines.hosts
         worker_failed = engines.hosts.outages.worker_failed
@@ -259,7 +259,7 @@ class Application:
             wake_payout_worker=self._payout_worker.wake,
             page_token_keys=PostgresPageTokenKeys(engine),
             begin=lambda: PostgresUnitOfWork(engine),
-            clock=self.clock.now,
+            clock=self.clock.latest,
         )
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 from faults import (
     of_calls,
+    of_clocks,
     of_databases,
     of_disks,
     of_events,
@@ -18,6 +19,7 @@ from faults.catalogue import FAULTS as _FAULTS
 
 MODULES = (
     of_calls,
+    of_clocks,
     of_databases,
     of_disks,
     of_events,

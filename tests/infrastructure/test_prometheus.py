@@ -93,6 +93,9 @@ def test_work_is_told() -> None:
     work.payouts_unanswered({"PEN": (2, 60.0)})
     work.seal_lag(90, 12.5)
     work.clocks(-600.0, 7.5)
+    work.database_clock_jumped(7200.0)
+    work.database_clock_jumped(7200.0)
+    work.database_clock_jumped(-3.0)
     samples = samples_of(registry)
     assert samples["ledger_group_size_bucket kind=ingest le=20.0"] == 0
     assert samples["ledger_group_size_bucket kind=ingest le=50.0"] == 1
@@ -108,6 +111,8 @@ def test_work_is_told() -> None:
     assert (samples["ledger_seal_lag_rows"], samples["ledger_seal_lag_seconds"]) == (90, 12.5)
     assert samples["ledger_database_clock_skew_seconds"] == -600
     assert samples["ledger_clock_behind_seconds"] == 7.5
+    assert samples["ledger_database_clock_jumps_total direction=ahead"] == 2
+    assert samples["ledger_database_clock_jumps_total direction=back"] == 1
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")

@@ -36,6 +36,9 @@ class LedgerMetrics(Protocol):
     def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
         """How far the host's clock is ahead of the database's, and the database's behind the books."""
 
+    def database_clock_jumped(self, seconds: float) -> None:
+        """The database's clock was set ahead by so much, or back if negative."""
+
 
 class UncountedWork:
     """Nobody wants to know."""
@@ -65,4 +68,7 @@ class UncountedWork:
         pass
 
     def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
+        pass
+
+    def database_clock_jumped(self, seconds: float) -> None:
         pass

@@ -11,8 +11,9 @@ Ask the database whether a server can run on it, and say what to do where it
 cannot. It writes nothing.
 
 It makes the checks that `ledger serve` makes when it starts: sessions,
-encoding, durability, writes, settings, schema, privileges, triggers, sequences
-and transaction numbers. Whether the books are right, `ledger verify` tells.
+encoding, durability, writes, settings, schema, privileges, triggers, sequences,
+transaction numbers and clocks. Whether the books are right, `ledger verify`
+tells.
 
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.

@@ -158,6 +158,14 @@ class PrometheusLedgerMetrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self.clock_jumps_total = Counter(
+            "ledger_database_clock_jumps",
+            "Times that the database's clock was set ahead or back by more than a second.",
+            ["direction"],
+            registry=registry,
+        )
+        for direction in ("ahead", "back"):
+            self.clock_jumps_total.labels(direction)
         self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
         self.accounts_waiting = Gauge(
             "ledger_payout_accounts_waiting",
@@ -225,6 +233,9 @@ class PrometheusLedgerMetrics:
     def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
         self.clock_skew_seconds.set(skew_seconds)
         self.clock_behind_seconds.set(behind_seconds)
+
+    def database_clock_jumped(self, seconds: float) -> None:
+        self.clock_jumps_total.labels("ahead" if seconds > 0 else "back").inc()
 
 
 class _BuildInfo(Collector):

@@ -766,6 +766,12 @@ DAMAGE_TO_CLOCK = (
         ("clock",),
         Severity.WARNING,
     ),
+    Damage(
+        "clock_agrees_with_the_host",
+        "SET LOCAL ledger.host_during = '[2026-01-01 00:00:00+00,2026-01-01 00:00:01+00]'",
+        ("clock",),
+        Severity.WARNING,
+    ),
 )
 
 DAMAGE = (

@@ -1,5 +1,6 @@
 """The clock of the books: what was recorded is never overtaken by what is recorded later, whatever the database's clock does."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -17,8 +18,10 @@ from support.snapshots import take_snapshots
 from ledger.bootstrap import Database
 from ledger.domain.fields import CLOCK_SKEW_MAX
 from ledger.domain.payouts import PayoutRunKey
+from ledger.infrastructure.postgres.audit import audit
 from ledger.infrastructure.postgres.clock import LedgerClock
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.start_checks import DoubtfulDatabase, check_clocks
 from ledger.infrastructure.prometheus import PrometheusLedgerMetrics
 from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2
@@ -76,10 +79,10 @@ async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(databas
             await query(database.migration_url, SET_BACK)
             await clock.measure(engine)
             await clock.measure(engine)
-            assert clock.now() > datetime.now(UTC) + timedelta(hours=1)
+            assert clock.latest() > datetime.now(UTC) + timedelta(hours=1)
             await query(database.migration_url, "SELECT setval('ledger_clock', 1)")
             await clock.measure(engine)
-            assert clock.now() < datetime.now(UTC) + timedelta(hours=1)
+            assert clock.latest() < datetime.now(UTC) + timedelta(hours=1)
         assert [line["log_level"] for line in logged] == ["warning", "info"]
         assert [behind_seconds > 3600 for behind_seconds in told] == [False, True, True, False]
 
@@ -107,20 +110,116 @@ async def test_every_record_moves_the_clock_on(database: Database) -> None:
     await assert_books_in_order(database)
 
 
-@pytest.mark.parametrize("host_ahead", [timedelta(minutes=-10), timedelta(minutes=10)], ids=str)
-async def test_a_host_with_a_wrong_clock_judges_by_the_databases(database: Database, host_ahead: timedelta) -> None:
-    """An event of now is booked, one that is ahead by the database's clock is refused; the skew is told."""
+# A right clock, two that are behind, and two that are ahead of the true time.
+TRUE = timedelta(0)
+BACK, AHEAD = timedelta(hours=-2), timedelta(hours=2)
+MINUTE = timedelta(minutes=1)
+FROZEN = """
+SELECT setval('ledger_clock', (extract(epoch FROM CAST(:true_at AS timestamptz)) * 1000000)::bigint)
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "database_clock", "ahead"),
+    [
+        pytest.param(BACK, TRUE, TRUE, id="host slow"),
+        pytest.param(AHEAD, TRUE, AHEAD, id="host fast"),
+        pytest.param(TRUE, BACK, TRUE, id="database slow"),
+        pytest.param(TRUE, AHEAD, AHEAD, id="database fast"),
+    ],
+)
+async def test_no_wrong_clock_makes_a_fact_invalid(
+    database: Database, host: timedelta, database_clock: timedelta, ahead: timedelta
+) -> None:
+    """Whichever of the two clocks is wrong, an event of the true now is booked, and one that is ahead of both
+    is refused. The skew is told."""
     registry = CollectorRegistry()
     metrics = Metrics(work=PrometheusLedgerMetrics(registry))
-    minute = timedelta(minutes=1)
-    async with running_ledger(database, metrics=metrics, host_clock=lambda: datetime.now(UTC) + host_ahead) as ledger:
-        (booked,) = await ledger.ingest(event_message(occurred_at=datetime.now(UTC)))
+    # The database's clock cannot be set: true time is what makes it wrong.
+    true_at = datetime.now(UTC) - database_clock
+    # What was recorded before the clock went wrong.
+    await query(database.migration_url, FROZEN, true_at=true_at)
+
+    def host_clock() -> datetime:
+        return datetime.now(UTC) - database_clock + host
+
+    async with running_ledger(database, metrics=metrics, host_clock=host_clock) as ledger:
+        (booked,) = await ledger.ingest(event_message(occurred_at=datetime.now(UTC) - database_clock + MINUTE))
         assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
-        ahead = event_message(occurred_at=datetime.now(UTC) + CLOCK_SKEW_MAX + minute)
+        too_late = datetime.now(UTC) - database_clock + ahead + CLOCK_SKEW_MAX + MINUTE
         with pytest.raises(aio.AioRpcError) as refused:
-            await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=ahead))
+            await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message(occurred_at=too_late)))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     skew_seconds = registry.get_sample_value("ledger_database_clock_skew_seconds")
     assert skew_seconds is not None
-    assert abs(skew_seconds - host_ahead.total_seconds()) < minute.total_seconds()
-    assert registry.get_sample_value("ledger_clock_behind_seconds") == 0
+    assert abs(skew_seconds - (host - database_clock).total_seconds()) < MINUTE.total_seconds()
+
+
+async def test_events_of_now_are_booked_long_after_the_clock_was_set_back(database: Database) -> None:
+    """The books stand still for as long as their database's clock is behind; the true time goes on."""
+    host_ahead = timedelta(days=3)
+    async with running_ledger(database, host_clock=lambda: datetime.now(UTC) + host_ahead) as ledger:
+        (booked,) = await ledger.ingest(event_message(occurred_at=datetime.now(UTC) + host_ahead))
+        assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
+    await assert_books_in_order(database)
+
+
+class SteadyClock:
+    """Counts seconds; the database's clock goes on by itself."""
+
+    def __init__(self) -> None:
+        self.set_back_seconds = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() - self.set_back_seconds
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7200.0, "jumped ahead"), (-3.0, "jumped back")])
+async def test_a_jump_of_the_databases_clock_is_an_alarm(database: Database, seconds: float, words: str) -> None:
+    """One error line and one count when it jumps; nothing while it goes on, or when it jumps to the host's time."""
+    steady, host_ahead = SteadyClock(), timedelta(0)
+    jumps: list[float] = []
+    clock = LedgerClock(host_clock=lambda: datetime.now(UTC) + host_ahead, steady_clock=steady, on_jump=jumps.append)
+    async with engine_on(database.url) as engine:
+        with capture_logs() as logged:
+            await clock.measure(engine)
+            await clock.measure(engine)
+            assert logged == []
+            steady.set_back_seconds, host_ahead = seconds, timedelta(seconds=-seconds)
+            await clock.measure(engine)
+            await clock.measure(engine)
+        assert [line["log_level"] for line in logged] == ["error", "warning"]
+        assert words in logged[0]["event"]
+        assert abs(logged[0]["seconds"] - seconds) < 1
+        with capture_logs() as logged:
+            steady.set_back_seconds, host_ahead = 0.0, timedelta(0)
+            await clock.measure(engine)
+        assert [line["log_level"] for line in logged] == ["info", "info"]
+        assert len(jumps) == 1
+
+
+@pytest.mark.parametrize(
+    ("host_ahead", "detail"),
+    [(timedelta(0), ""), (AHEAD, "behind this host's"), (BACK, "ahead of this host's")],
+    ids=str,
+)
+async def test_doctor_and_audit_compare_the_clocks(database: Database, host_ahead: timedelta, detail: str) -> None:
+    """A wrong clock is said before anything is recorded by it, and never refuses a start."""
+
+    def host_clock() -> datetime:
+        return datetime.now(UTC) + host_ahead
+
+    async with engine_on(database.url) as engine:
+        if not detail:
+            await check_clocks(engine, host_clock=host_clock)
+        else:
+            with pytest.raises(DoubtfulDatabase, match=detail):
+                await check_clocks(engine, host_clock=host_clock)
+    async with engine_on(database.migration_url) as engine:
+        report = await audit(engine, host_clock=host_clock)
+    found = [finding.check for finding in report.findings]
+    assert ("clock_agrees_with_the_host" in found) == bool(detail)
+    await query(database.migration_url, SET_BACK)
+    async with engine_on(database.url) as engine:
+        with pytest.raises(DoubtfulDatabase, match=detail or "behind the latest record"):
+            await check_clocks(engine, host_clock=host_clock)

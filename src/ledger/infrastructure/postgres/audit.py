@@ -1,12 +1,15 @@
 """The audit on PostgreSQL: runs the checks of sql/invariants.sql."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
+from ledger.infrastructure.postgres.clock import host_now
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.resources import resource
 
@@ -42,7 +45,12 @@ class Check:
     statement: str
 
 
-async def audit(engine: AsyncEngine, *, payout_answer_days: int = PAYOUT_ANSWER_DAYS) -> AuditReport:
+async def audit(
+    engine: AsyncEngine,
+    *,
+    payout_answer_days: int = PAYOUT_ANSWER_DAYS,
+    host_clock: Callable[[], datetime] = host_now,
+) -> AuditReport:
     """Makes every check on one snapshot of the database, so that events booked meanwhile do not disturb it. Writes nothing.
 
     Payouts that the bank has not answered for `payout_answer_days` are warned of.
@@ -51,12 +59,17 @@ async def audit(engine: AsyncEngine, *, payout_answer_days: int = PAYOUT_ANSWER_
     """
     checks = load_checks()
     findings: list[Finding] = []
-    async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with AsyncExitStack() as exits:
+        connection = await exits.enter_async_context(autocommit(engine))
+        began_at = host_clock()
+        await exits.enter_async_context(connection.transaction(isolation="repeatable_read", readonly=True))
+        host_during = f"[{began_at.isoformat()},{host_clock().isoformat()}]"
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # Checks read whole tables, which the server's own statements must never do.
         await connection.execute("SET LOCAL enable_seqscan = on")
         await connection.execute(f"SET LOCAL ledger.payout_answer_days = '{payout_answer_days:d}'")
+        await connection.execute(f"SET LOCAL ledger.host_during = '{host_during}'")
         for check in checks:
             findings += await _findings(connection, check)
     return AuditReport(tuple(check.name for check in checks), tuple(findings))

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.infrastructure.postgres.start_checks import (
     DoubtfulDatabase,
     UnfitDatabase,
+    check_clocks,
     check_durability,
     check_encoding,
     check_grants,
@@ -59,6 +60,7 @@ CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
     "triggers are on": check_triggers,
     "sequences are ahead of their tables": check_sequences,
     "transaction numbers are past": check_numbers,
+    "clocks agree": check_clocks,
 }
 
 

@@ -1,13 +1,15 @@
 """What a server asks of its database before it serves: sessions, encoding, schema, commits, roles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.errors import DatabaseUnavailable, LedgerError
+from ledger.infrastructure.postgres.clock import SELECT_CLOCKS, SKEW_SECONDS_MAX, host_now
 from ledger.infrastructure.postgres.engine import (
     APPLICATION_ROLE,
     SAFE_COMMITS,
@@ -221,6 +223,26 @@ async def check_writable(engine: AsyncEngine) -> None:
             "the database takes no writes: it is a standby, or was made read-only",
             "a server says NOT_SERVING until it is promoted, or takes writes again",
         )
+
+
+async def check_clocks(engine: AsyncEngine, *, host_clock: Callable[[], datetime] = host_now) -> None:
+    """Raises DoubtfulDatabase if the database's clock differs from the host's, or is behind the latest record."""
+    with database_errors():
+        async with aclosing(await connect(engine)) as connection:
+            before_at = host_clock()
+            row = (await connection.execute(text(SELECT_CLOCKS))).one()
+            after_at = host_clock()
+    remedy = "set the clock that is wrong: docs/operations.md, Clocks"
+    tolerance = timedelta(seconds=SKEW_SECONDS_MAX)
+    if row.database_at > after_at + tolerance:
+        ahead_seconds = (row.database_at - after_at).total_seconds()
+        raise DoubtfulDatabase(f"the database's clock is {ahead_seconds:.0f} s ahead of this host's", remedy)
+    if row.database_at < before_at - tolerance:
+        behind_seconds = (before_at - row.database_at).total_seconds()
+        raise DoubtfulDatabase(f"the database's clock is {behind_seconds:.0f} s behind this host's", remedy)
+    if row.ledger_at > row.database_at + tolerance:
+        behind_seconds = (row.ledger_at - row.database_at).total_seconds()
+        raise DoubtfulDatabase(f"the database's clock is {behind_seconds:.0f} s behind the latest record", remedy)
 
 
 async def check_numbers(engine: AsyncEngine) -> None:

@@ -1,0 +1,240 @@
+"""The clock of the database, set back, ahead and slewed while events and payouts are booked."""
+
+import asyncio
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from support.audit import audit_of
+from support.events import event_message
+from support.waiting import until_told
+
+from faults.callers import Caller
+from faults.catalogue import fault
+from faults.clusters import Cluster
+from faults.journal import Told
+from faults.load import load_on
+from faults.of_processes import find_faketime
+from faults.of_recoveries import own_cluster, owned
+from faults.paying import CURRENCY, charge_restaurants, finished, start_run
+from faults.servers import ServerProcess
+from faults.stage import Stage
+from ledger.infrastructure.postgres.embedded import find_bin_dir
+from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
+from ledger.v1 import ledger_pb2
+
+TOLD_SECONDS = 30.0
+CLOCKS = "SELECT clock_timestamp(), ledger_now()"
+IN_FLIGHT = """
+SELECT p.payout_id::text, a.restaurant_id, p.amount_minor
+FROM payouts AS p JOIN balance_accounts AS a USING (balance_account_id)
+WHERE p.state = 'CREATED'
+"""
+OUTCOMES = "SELECT COALESCE(skip_reason, outcome), count(*) FROM payout_run_items WHERE payout_run_id = :run GROUP BY 1"
+
+
+@contextmanager
+def running_by_clock(cluster: Cluster, library: Path, step: Path) -> Iterator[None]:
+    """Runs the files of a stopped cluster by the clock that `step` sets, until the block ends."""
+    settings = {
+        **cluster.parameters,
+        "listen_addresses": "",
+        "port": "5432",
+        "unix_socket_directories": str(cluster.pgdata),
+    }
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    faked = (
+        f"LD_PRELOAD={library}",
+        f"FAKETIME_TIMESTAMP_FILE={step}",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        "FAKETIME_NO_CACHE=1",
+    )
+    data_dir = cluster.data_dir
+    with (data_dir / "postgres.log").open("ab") as log, (data_dir / "clock.lock").open("w") as lock:
+        launcher = Launcher(data_dir, account_for(cluster.pgdata), lock.fileno())
+        command: list[str | Path] = ["/usr/bin/env", *faked, find_bin_dir() / "postgres", "-D"]
+        command += [cluster.pgdata, *arguments]
+        server = launcher.start(command, log)
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.send_signal(signal.SIGQUIT)
+                server.wait(30)
+
+
+class DatabaseClock:
+    """The clock of the stage's cluster, set by so many seconds against the true time."""
+
+    def __init__(self, stage: Stage, step: Path) -> None:
+        self._stage = stage
+        self._step = step
+
+    async def set(self, seconds: float) -> None:
+        """Sets it; returns when a new session goes by it."""
+        # Replaced whole: a reader must not find it empty.
+        written = self._step.with_suffix(".new")
+        written.write_text(f"{seconds:+g}")
+        written.chmod(0o644)
+        written.replace(self._step)
+
+        async def goes_by_it() -> bool:
+            ((database_at, _),) = await self._stage.query(CLOCKS)
+            return bool(abs((database_at - datetime.now(UTC)).total_seconds() - seconds) < 1)
+
+        await until_told(goes_by_it, TOLD_SECONDS)
+
+
+async def cluster_by_clock(stage: Stage) -> DatabaseClock:
+    """Moves the stage onto a cluster whose clock can be set. Raises Skipped where libfaketime is absent."""
+    found = find_faketime()
+    folder = await own_cluster(stage)
+    library = folder / found.name
+    # Where the account of PostgreSQL can read it.
+    shutil.copy(found, library)
+    library.chmod(0o755)
+    step = folder / "clock"
+    step.write_text("+0")
+    owned(step, stage.cluster).chmod(0o644)
+    name = stage.database.url.partition("?")[0].rpartition("/")[2]
+    first = stage.cluster
+    first.stop()
+    stage.exits.enter_context(running_by_clock(first, library, step))
+
+    async def accepting() -> bool:
+        pid_file = first.pgdata / "postmaster.pid"
+        return pid_file.is_file() and pid_file.read_text().splitlines()[-1].strip() == "ready"
+
+    await until_told(accepting, TOLD_SECONDS)
+    # Attaches to it: it runs already.
+    stage.cluster = Cluster(first.data_dir, first.parameters)
+    stage.database = stage.cluster.database(name)
+    return DatabaseClock(stage, step)
+
+
+async def _books_at(stage: Stage) -> datetime:
+    ((_, ledger_at),) = await stage.query(CLOCKS)
+    assert isinstance(ledger_at, datetime)
+    return ledger_at
+
+
+async def _book_true_now(caller: Caller, name: str) -> None:
+    """Books an event of the true time, by whatever clock the server goes."""
+    event = event_message(event_id=f"now_{name}", occurred_at=datetime.now(UTC).replace(microsecond=0))
+    assert (await caller.send_until_known(event)).told is Told.CREATED
+
+
+async def _pay(stage: Stage, caller: Caller, request_id: str) -> str:
+    """Runs payouts of the date of the books."""
+    days_ago = (datetime.now(UTC).date() - (await _books_at(stage)).date()).days
+    run_id = await start_run(caller, days_ago=days_ago, request_id=request_id)
+    await finished(caller, run_id)
+    return run_id
+
+
+async def _past(caller: Caller, restaurants: int, at: datetime) -> list[ledger_pb2.GetBalanceResponse]:
+    """The balances of the restaurants at a past instant."""
+
+    async def ask(number: int) -> ledger_pb2.GetBalanceResponse:
+        request = ledger_pb2.GetBalanceRequest(restaurant_id=f"paid_{number:05d}", currency=CURRENCY)
+        request.as_of.FromDatetime(at)
+        return await caller.stub.GetBalance(request, timeout=30)
+
+    return [await ask(number) for number in range(restaurants)]
+
+
+async def _is_logged(server: ServerProcess, line: str) -> bool:
+    return line in server.log.read_text()
+
+
+async def _fail_payouts(stage: Stage, caller: Caller) -> int:
+    """Has the bank fail all that is in flight."""
+    in_flight = await stage.query(IN_FLIGHT)
+    for payout_id, restaurant_id, amount_minor in in_flight:
+        failed = event_message(
+            ledger_pb2.EVENT_TYPE_PAYOUT_FAILED,
+            event_id=f"failed_{payout_id}",
+            restaurant_id=restaurant_id,
+            currency=CURRENCY,
+            amount_minor=amount_minor,
+            payout_id=payout_id,
+        )
+        assert (await caller.send_until_known(failed)).told is Told.CREATED
+    return len(in_flight)
+
+
+async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> None:
+    """Business before and after each step of the clock: past balances stay, and failed money is paid again."""
+    restaurants = stage.size(200, 20)
+    clock = await cluster_by_clock(stage)
+    server = await stage.server(env={"LEDGER_LOG_LEVEL": "warning"})
+    caller = stage.caller(server)
+    await charge_restaurants(caller, restaurants)
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(1_000, 100))
+        await _pay(stage, caller, "before")
+        for place, seconds in enumerate(steps):
+            # What the books call past now has been recorded, and no transaction of then is under way.
+            final_at = await _books_at(stage)
+            await load.acknowledged(20)
+            final = await _past(caller, restaurants, final_at)
+            await clock.set(seconds)
+            if line and place == 0:
+                await until_told(partial(_is_logged, server, line), TOLD_SECONDS)
+            await _book_true_now(caller, f"{place}")
+            await charge_restaurants(caller, restaurants, round_=place + 1)
+            assert await _fail_payouts(stage, caller) == restaurants
+            run_id = await _pay(stage, caller, f"after_{place}")
+            assert await stage.query(OUTCOMES, run=run_id) == [("PAYOUT_CREATED", restaurants)]
+            await load.acknowledged(stage.size(1_000, 100))
+            assert await _past(caller, restaurants, final_at) == final
+    await stage.sealed_more()
+    report = await audit_of(stage.database)
+    assert report.errors == ()
+    ((behind,),) = await stage.query("SELECT ledger_now() - clock_timestamp()")
+    stage.note(f"{line or 'no jump'}; the books are {max(0.0, behind.total_seconds()):.1f} s past the clock")
+
+
+@fault("F66", "the database's clock is set back 2 hours")
+async def set_back(stage: Stage) -> None:
+    """In load. The books stand still until the clock is past them; events of the true now are booked."""
+    await _changed_clock(stage, (-7200,), "the database's clock jumped back")
+
+
+@fault("F67", "the database's clock is set 2 hours ahead, and right again")
+async def set_ahead(stage: Stage) -> None:
+    """In load. A jump ahead is told at once, as what is recorded by it stays ahead."""
+    await _changed_clock(stage, (7200, 0), "the database's clock jumped ahead")
+
+
+@fault("F68", "the database's clock is slewed back 3 seconds")
+async def slewed_back(stage: Stage) -> None:
+    """In load, by a tenth of a second at a time, and then all at once to the true time again."""
+    await _changed_clock(stage, (*(-tenths / 10 for tenths in stage.chance.sample(range(5, 30), 2)), -3.0, 0), "")
+
+
+@fault("F69", "the database's clock has been behind for hours")
+async def behind_from_the_start(stage: Stage) -> None:
+    """Nothing was recorded by the true time, so only the host's clock knows it: events of the true now are booked,
+    by a server that has just started, too."""
+    clock = await cluster_by_clock(stage)
+    await clock.set(-7200)
+    server = await stage.server()
+    caller = stage.caller(server)
+    await _book_true_now(caller, "first")
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(500, 100))
+        await server.kill()
+        await server.start()
+        await _book_true_now(stage.caller(server), "second")
+        await clock.set(0)
+        await asyncio.gather(*(_book_true_now(caller, f"third_{place}") for place in range(10)))
+        await load.acknowledged(stage.size(500, 100))
