@@ -493,6 +493,16 @@ JOIN payout_run_items AS i ON i.payout_run_id = r.payout_run_id
 WHERE r.state NOT IN ('RUNNING', 'CANCELED') AND i.outcome = 'OPEN'
 GROUP BY r.payout_run_id, r.state;
 
+-- check: ended_runs_created_no_payout
+-- A run that has ended creates no further payout. A server of a revision before 0018, whose database let it, went on with runs that
+-- were canceled. Ten seconds are left for the end itself: others see it, and stop, when it is committed.
+SELECT 'ended_runs_created_no_payout' AS check_name, 'WARNING' AS severity, 'run ' || r.payout_run_id AS entity,
+       format('is %s since %s; %s payouts were created after that, the last at %s', r.state, r.finished_at, count(*),
+              max(p.created_at)) AS detail
+FROM payout_runs AS r
+JOIN payouts AS p ON p.payout_run_id = r.payout_run_id AND p.created_at > r.finished_at + interval '10 seconds'
+GROUP BY r.payout_run_id, r.state, r.finished_at;
+
 -- check: events_are_stored_once
 -- The event id is the idempotency key. The primary key guards what is inserted; this says it of what is there.
 SELECT 'events_are_stored_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
@@ -925,7 +935,7 @@ FROM (
 WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
 -- check: append_only_triggers_are_on
--- The triggers that deny changes, and those that check a payout's moves and items, are there as the migrations made them: of the
+-- The triggers that deny changes, and those that check a payout's moves, items and run, are there as the migrations made them: of the
 -- same type, in every session where that was said (ENABLE ALWAYS), with the same condition or none; and their functions still
 -- raise, and look for tables in the schema of the books alone. What dump, restore and replication do to them `ledger migrate` mends.
 -- A migration that adds a trigger adds it here; a test keeps the list and the schema together.
@@ -939,6 +949,7 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('ledger_stays', 'ledger_stays_deny_change', 'deny_change', 58, 'A', ''),
     ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'O', ''),
     ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A', ''),
+    ('payout_run_items', 'payout_run_items_check_run', 'check_run_is_under_way', 16, 'O', ''),
     ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A', ''),
     ('payout_run_items', 'payout_run_items_deny_move', 'deny_move', 17, 'A',
      '(((old.outcome <> ''OPEN''::text)'
@@ -958,6 +969,7 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
      ' OR (old.created_at <> new.created_at)))'),
     ('payouts', 'payouts_check_items', 'check_payout_items', 4, 'O', ''),
     ('payouts', 'payouts_check_move', 'check_payout_move', 19, 'A', ''),
+    ('payouts', 'payouts_check_run', 'check_run_is_under_way', 4, 'O', ''),
     ('payouts', 'payouts_deny_change', 'deny_change', 42, 'A', ''),
     ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', ''),
     ('statement_marks', 'statement_marks_deny_change', 'deny_change', 18, 'A', '')

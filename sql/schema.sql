@@ -90,6 +90,31 @@ $$;
 
 COMMENT ON FUNCTION check_payout_move() IS 'Lets a payout change its state only, and only along the allowed moves.';
 
+CREATE FUNCTION check_run_is_under_way() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+DECLARE
+  runs uuid[] := ARRAY(SELECT DISTINCT payout_run_id FROM added);
+  ended uuid;
+BEGIN
+  PERFORM FROM payout_runs WHERE payout_run_id = ANY (runs) ORDER BY payout_run_id FOR KEY SHARE;
+  SELECT payout_run_id INTO ended
+  FROM payout_runs
+  WHERE payout_run_id = ANY (runs) AND state <> 'RUNNING'
+  LIMIT 1;
+  IF ended IS NOT NULL AND NOT (
+    current_query() ~* '^\s*COPY\s'
+    AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
+  ) THEN
+    RAISE EXCEPTION 'payout run % has ended', ended USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION check_run_is_under_way() IS 'Keeps a payout run that has ended as it ended.';
+
 CREATE FUNCTION deny_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -721,6 +746,8 @@ CREATE TRIGGER payout_items_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON p
 
 ALTER TABLE payout_items ENABLE ALWAYS TRIGGER payout_items_deny_change;
 
+CREATE TRIGGER payout_run_items_check_run AFTER UPDATE ON payout_run_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
+
 CREATE TRIGGER payout_run_items_deny_change BEFORE DELETE OR TRUNCATE ON payout_run_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_change;
@@ -753,6 +780,8 @@ CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE
 CREATE TRIGGER payouts_check_move BEFORE UPDATE ON payouts FOR EACH ROW EXECUTE FUNCTION check_payout_move();
 
 ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_move;
+
+CREATE TRIGGER payouts_check_run AFTER INSERT ON payouts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
 
 CREATE TRIGGER payouts_deny_change BEFORE DELETE OR TRUNCATE ON payouts FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 

@@ -146,6 +146,22 @@ async def test_waiting_ends_with_the_time_it_was_given(ledger: RunningLedger) ->
     assert (ended["payout_run_id"], ended["state"]) == (started["payout_run_id"], "succeeded")
 
 
+async def test_waiting_for_a_run_that_is_canceled_ends_with_1(ledger: RunningLedger) -> None:
+    """The command says so after the run itself; the same command again says the same."""
+    await charge(ledger, res_1=10_000, res_2=20_000)
+    async with account_locked(ledger, "res_2"):
+        waiting = asyncio.create_task(command(ledger, "run", "PEN", *AS_OF, "--json"))
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not (payouts := (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts):
+                pass
+        await ledger.stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payouts[0].payout_run_id))
+    for outcome in (await waiting, await command(ledger, "run", "PEN", *AS_OF, "--json")):
+        assert outcome.status == ExitStatus.REFUSED
+        run = json.loads(outcome.stdout)
+        assert (run["state"], run["payouts_created"], run["skipped"]) == ("canceled", "1", {"canceled": "1"})
+        assert outcome.stderr.splitlines()[0] == "error: the run was canceled: 1 of 2 restaurants were not looked at"
+
+
 async def test_half_a_run_is_not_exported(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not without --run either: the bank would get a file that looks whole."""
     monkeypatch.setattr(run_payouts, "PAGE_ACCOUNTS", 1)

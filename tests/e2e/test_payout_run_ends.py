@@ -76,8 +76,8 @@ async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
     await assert_books_in_order(database)
 
 
-async def test_cancel_waits_for_the_page_under_way(database: Database) -> None:
-    """A page that was begun is paid, and the answer counts it; no page begins any more."""
+async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
+    """A page that is not paid when the run is canceled is not paid at all, and the answer waits for that."""
     async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, 600)
         async with locked(database, "LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE") as gate:
@@ -92,8 +92,11 @@ async def test_cancel_waits_for_the_page_under_way(database: Database) -> None:
             assert not canceling.done()
             await gate.rollback()
             ended = await canceling
-        assert (ended.state, ended.payouts_created) == (CANCELED, 500)
-        assert await ledger.query("SELECT count(*) FROM payouts") == [(500,)]
+        assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (CANCELED, 0, 0)
+        assert [(skipped.reason, skipped.count) for skipped in ended.skipped] == [(ledger_pb2.SKIP_REASON_CANCELED, 600)]
+        again = await end_of_run(ledger, (await start_run(ledger, request_id="again")).payout_run_id)
+        assert again.payouts_created == 600
+        assert await get(ledger, run.payout_run_id) == ended
     await assert_reconciled(database.migration_url)
     await assert_books_in_order(database)
 

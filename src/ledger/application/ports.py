@@ -266,6 +266,7 @@ class PayoutRuns(Protocol):
 
         What somebody else has locked is not waited for, and stays open. All of the rest or nothing:
         raises PageRejected, with the accounts claimed, when the database refuses what is to be written.
+        A run that has ended, even while the page was under way, has an empty page.
         """
         ...
 

@@ -50,9 +50,9 @@ starts nothing and shows that run. With --request-id it starts another, to pay
 again what failed, for example. What is paid or under way for a date is never
 paid again for it.
 
-Exit status: 0 once the run has ended, 1 if it was refused, 3 without an answer
-or when the time is over: the run goes on at the servers then, and the same
-command waits for it again.
+Exit status: 0 once every restaurant was looked at, 1 if the run was refused or
+somebody has canceled it, 3 without an answer or when the time is over: the run
+goes on at the servers then, and the same command waits for it again.
 """
 
 
@@ -104,6 +104,12 @@ def run_payouts(
         print_json(json_of_run(run))
     else:
         print_table(run_table(run))
+    if run.state == ledger_pb2.PAYOUT_RUN_STATE_CANCELED:
+        left = run.restaurants_total - run.restaurants_considered
+        raise CommandFailure(
+            f"the run was canceled: {left} of {run.restaurants_total} restaurants were not looked at",
+            "what it has paid stays paid; --request-id starts another run",
+        )
 
 
 def minimum_of(currency: str, amount: str | None, amount_minor: int | None, old: str | None = None) -> int:

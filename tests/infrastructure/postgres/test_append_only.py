@@ -137,13 +137,15 @@ SELECT '{OPEN_RUN}', restaurant_id, balance_account_id FROM payout_run_items
 STATES = [state.value for state in PayoutState]
 ALLOWED_MOVES = {(before.value, after.value) for (before, _), after in MOVES.items()}
 
-# One more payout, whose id is 0...1, with items as given; in one statement, as the service writes them.
+# One more payout, whose id is 0...1, with items as given, of the run that is under way, else of the one that has ended; in one
+# statement, as the service writes them.
 NEW_PAYOUT = """
 WITH paid AS (
   INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of, cutoff_at,
                        transaction_id)
-  SELECT '00000000-0000-0000-0000-000000000001', payout_run_id, balance_account_id, sequence + 1, 100, 100, as_of + 1, cutoff_at,
-         gen_random_uuid()
+  SELECT '00000000-0000-0000-0000-000000000001',
+         COALESCE((SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING'), payout_run_id), balance_account_id,
+         sequence + 1, 100, 100, as_of + 1, cutoff_at, gen_random_uuid()
   FROM payouts
 )
 INSERT INTO payout_items (payout_id, entry_type, counted_minor, amount_minor)
@@ -177,6 +179,7 @@ NOT_FOR_THE_APPLICATION = (
     "UPDATE payouts SET state = 'PAID', amount_minor = 1",
     "ALTER TABLE payouts DISABLE TRIGGER payouts_check_move",
     "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items",
+    "ALTER TABLE payouts DISABLE TRIGGER payouts_check_run",
     "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
     "DROP INDEX payouts_in_flight_key",
     "UPDATE payout_runs SET cutoff_at = now()",
@@ -365,6 +368,7 @@ async def test_items_add_up_or_no_payout_is_written(books: Database, items: str,
     """A payout is written with items that add up to it or not at all."""
     async with session(books) as connection:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
+        await connection.execute(BEGIN_RUN)
         await connection.execute(f"SET ROLE {role}")
         if is_accepted:
             assert await connection.execute(NEW_PAYOUT.format(items=items)) == "INSERT 0 2"
@@ -382,6 +386,25 @@ async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
         for table in TABLES:
             await connection.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM public.{table} LIMIT 0")
         yield connection
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+async def test_run_that_has_ended_creates_no_payout(books: Database, role: str) -> None:
+    """Nor does a temporary table say that it is under way."""
+    statement = re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items="('CHARGE', 100)"))
+    async with shadowed(books, role=role) as connection:
+        await connection.execute("INSERT INTO pg_temp.payout_runs SELECT * FROM public.payout_runs")
+        await connection.execute("UPDATE pg_temp.payout_runs SET state = 'RUNNING', finished_at = NULL")
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="has ended"):
+            await connection.execute(statement)
+
+
+async def test_replication_copies_what_ended_runs_paid(books: Database) -> None:
+    """It was checked where it was first written, and comes table by table."""
+    async with session(books) as connection:
+        await connection.execute("UPDATE payouts SET state = 'FAILED'")
+        await connection.execute("SET session_replication_role = replica")
+        assert await connection.execute(NEW_PAYOUT.format(items="('CHARGE', 100)")) == "INSERT 0 1"
 
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])

@@ -468,6 +468,12 @@ DAMAGE_TO_PAYOUTS = (
         " WHERE payout_run_id = '{res_q.1.run}' AND restaurant_id = 'res_q'",
         ("run {res_q.1.run}",),
     ),
+    Damage(
+        "ended_runs_created_no_payout",
+        "UPDATE payout_runs SET finished_at = finished_at - interval '1 minute' WHERE payout_run_id = '{res_q.1.run}'",
+        ("run {res_q.1.run}",),
+        WARNING,
+    ),
     payout("reserved_is_in_payouts", "res_p.3", "state = 'CREATED'", "account res_p/EUR"),
     payout_entry("reserved_is_in_payouts", "res_q.1", "RESERVE", "amount_minor = amount_minor + 1", "account res_q/EUR"),
     payout_entry(

@@ -120,8 +120,11 @@ GROUP BY a.currency
 SELECT_RUNNING = "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
 
 # Whether the run is under way. Its row is locked until the page is committed, in the way in which the
-# page's own rows lock it: whoever cancels the run waits for that, and holds up no page.
+# page's own rows lock it: whoever cancels the run waits for that, and holds up no page. The trigger
+# check_run_is_under_way looks again once the page is written: it fails if the run has ended meanwhile.
 LOCK_RUN = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING' FOR KEY SHARE"
+
+IS_UNDER_WAY = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING'"
 
 # Claims open items that no other worker has claimed; they stay claimed until the transaction ends.
 CLAIM_ITEMS = """
@@ -291,6 +294,7 @@ GIVE_UP = """
 UPDATE payout_run_items
 SET outcome = 'SKIPPED', skip_reason = 'FAILED'
 WHERE payout_run_id = $1 AND balance_account_id = $2 AND outcome = 'OPEN'
+  AND EXISTS (SELECT FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING')
 """
 
 CANCEL = """
@@ -300,7 +304,8 @@ WHERE payout_run_id = $1 AND state = 'RUNNING'
 RETURNING payout_run_id
 """
 
-# After CANCEL is committed, so that no page begins any more: waits for those that had begun before.
+# After CANCEL is committed, so that every page that ends from now on fails: waits for those that had
+# looked at the run before.
 WAIT_FOR_PAGES = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 FOR UPDATE"
 
 # Not when nothing can be claimed: what another worker has claimed may yet be rolled back.
@@ -469,6 +474,8 @@ class PostgresPayoutRuns:
             # Perhaps this code and the schema do not fit: nobody may be skipped for that.
             if not accounts:
                 raise
+            if not await self._is_under_way(payout_run_id):
+                return PayoutPage((), {}, 0, 0)
             raise PageRejected(accounts, is_data=False) from error
         if told is not None:
             self._long_tails.report(zip(told["slow_accounts"], told["slow_entries"], strict=True))
@@ -483,6 +490,10 @@ class PostgresPayoutRuns:
     async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:
         async with autocommit(self._engine) as connection:
             await connection.execute(GIVE_UP, payout_run_id, balance_account_id)
+
+    async def _is_under_way(self, payout_run_id: UUID) -> bool:
+        async with autocommit(self._engine) as connection:
+            return await connection.fetchval(IS_UNDER_WAY, payout_run_id) is not None
 
     async def finish(self, payout_run_id: UUID) -> bool:
         async with autocommit(self._engine) as connection:
