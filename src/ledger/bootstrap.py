@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -359,7 +359,10 @@ async def run_server(
     try:
         await check_database(settings, database)
         application = Application(settings, engines, metrics.work)
-        await application.clock.measure(engines.ping)
+        # The database is there. That it takes no writes, as a standby, is told by the health of the
+        # server, which asks again and again; until then the host's clock has to do.
+        with suppress(DatabaseUnavailable):
+            await application.clock.measure(engines.ping)
         server = Server(
             application.service,
             address=settings.grpc_address,

@@ -14,6 +14,9 @@ CONNECT_SECONDS_MAX = 60
 # A server writes, so it never asks for a standby; `any` is for reports and audits on one.
 TARGETS = ("any", "primary", "read-write")
 
+# What TLS has to be, in the words that libpq and the driver share.
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
 _PARAMETERS = {"connect_timeout", "host", "passfile", "port", "ssl", "target_session_attrs"}
 
 # Up to the hosts, the hosts, and what follows. The library takes a comma for a part of the only host, and a port before it for
@@ -39,6 +42,10 @@ def driver_url(text: str) -> str:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
+    # A password ends at the first @. The rest of it would be looked up, and shown, as a part of the
+    # host or of the database's name.
+    if text.count("@") > 1:
+        raise ValueError("must have %40 for an @ in the password, or no password: then PGPASSWORD is used")
     hosts, text = _taken_out(text)
     try:
         url = make_url(text)
@@ -48,9 +55,6 @@ def driver_url(text: str) -> str:
         url = url.set(drivername="postgresql+asyncpg")
     if url.drivername != "postgresql+asyncpg":
         raise ValueError("must begin with postgresql://")
-    # The password ended at the first @, and the rest of it would be looked up, and shown, as a part of the host.
-    if "@" in (url.host or ""):
-        raise ValueError("must have %40 for an @ in the password, or no password: then PGPASSWORD is used")
     # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
     if "sslmode" in url.query:
         url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
@@ -108,6 +112,9 @@ def _check_parameters(url: "URL") -> None:
     target = url.query.get("target_session_attrs")
     if target is not None and target not in TARGETS:
         raise ValueError(f"must have one of {', '.join(TARGETS)} as target_session_attrs: standbys take no writes")
+    ssl = url.query.get("ssl")
+    if ssl is not None and ssl not in SSL_MODES:
+        raise ValueError(f"must have one of {', '.join(SSL_MODES)} as sslmode")
     seconds = url.query.get("connect_timeout")
     if seconds is not None and not (
         str(seconds).isascii() and str(seconds).isdigit() and 0 < int(str(seconds)) <= CONNECT_SECONDS_MAX
@@ -116,21 +123,24 @@ def _check_parameters(url: "URL") -> None:
 
 
 def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
-    """The URL with these hosts, or with those in its parameters, where there are several; in the form that `hosts_of` reads."""
+    """The URL with these hosts, or with those in its parameters; in the form that `hosts_of` reads."""
     names = _words(url.query.get("host"))
-    ports = _words(url.query.get("port"))
+    ports = [_port(word) for word in _words(url.query.get("port"))]
+    if url.port is not None:
+        _port(str(url.port))
     if names:
         # An address of IPv6 in the parameters has no brackets where its port is in `port`.
         hosts = [(name, None) if name.count(":") > 1 and not name.startswith("[") else _host(name) for name in names]
-    elif not hosts:
-        return url
+    places = len(hosts) or 1
+    if len(ports) not in (0, 1, places):
+        raise ValueError(f"must have as many ports as hosts, or one: there are {places} hosts and {len(ports)} ports")
+    if ports and (any(port is not None for _, port in hosts) or (not names and url.port is not None)):
+        raise ValueError("must have its ports beside the hosts or in the parameter port, not in both")
+    if not hosts:
+        # The only host, or the one where the driver looks.
+        return url.difference_update_query(["port"]).set(port=ports[0]) if ports else url
     if ports:
-        if any(port is not None for _, port in hosts):
-            raise ValueError("must have its ports beside the hosts or in the parameter port, not in both")
-        if len(ports) not in (1, len(hosts)):
-            raise ValueError(f"must have as many ports as hosts, or one: there are {len(hosts)} hosts and {len(ports)} ports")
-        numbers = [_port(port) for port in ports]
-        hosts = [(host, numbers[place % len(numbers)]) for place, (host, _) in enumerate(hosts)]
+        hosts = [(host, ports[place % len(ports)]) for place, (host, _) in enumerate(hosts)]
     if len(set(hosts)) < len(hosts):
         raise ValueError("must not have a host twice")
     url = url.difference_update_query(["host", "port"]).set(host=None, port=None)

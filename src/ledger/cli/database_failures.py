@@ -12,6 +12,7 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
+from ledger.infrastructure.postgres.hosts import EnvironmentMisconfigured
 from ledger.infrastructure.postgres.migrations import CannotMigrate
 from ledger.infrastructure.postgres.start_checks import UnfitDatabase
 
@@ -35,7 +36,7 @@ def database_failures(url: str) -> Iterator[None]:
         yield
     except (AddressUnavailable, CannotMigrate, EmbeddedPostgresError, UnfitDatabase) as error:
         raise CommandFailure(str(error)) from error
-    except SecurityMisconfigured as error:
+    except (EnvironmentMisconfigured, SecurityMisconfigured) as error:
         raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
     except DatabaseUnavailable as error:
         cause = error.__cause__ or error

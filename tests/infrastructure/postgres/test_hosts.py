@@ -13,9 +13,11 @@ import pytest
 from faults.clusters import TEMPLATE
 from faults.pairs import Pair, primary_and_standby
 from faults.proxy import fault_proxy
+from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
+from support.commands import TIMEOUT_SECONDS, start_process
 from support.running import RunningLedger, query, running_ledger
 from support.waiting import until, until_told
 
@@ -23,10 +25,14 @@ from ledger.api import server
 from ledger.api.authorization import SERVICE_NAME
 from ledger.application import run_payouts
 from ledger.bootstrap import Database, Engines
+from ledger.cli.database_failures import database_failures
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.serve import READY_PREFIX
+from ledger.database_url import driver_url
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres import outages
 from ledger.infrastructure.postgres.engine import Connection, KeptConnections, autocommit, create_engine
-from ledger.infrastructure.postgres.hosts import Hosts, HostUnavailable
+from ledger.infrastructure.postgres.hosts import Address, Hosts, HostUnavailable
 from ledger.infrastructure.postgres.migrations import head_revision, migrate_async
 from ledger.settings import Settings
 
@@ -86,6 +92,54 @@ async def test_environment_names_hosts_as_for_libpq(pair: Pair, monkeypatch: pyt
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
     with pytest.raises(HostUnavailable, match="is a standby"):
         await place_of(Hosts(url))
+
+
+def test_port_of_a_url_without_a_host_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for libpq, whether the environment names the host or nobody does: another port has other books."""
+    monkeypatch.delenv("PGHOST", raising=False)
+    monkeypatch.setenv("PGPORT", "6000")
+    for url in ("postgresql+asyncpg:///books?port=6001", "postgresql+asyncpg://:6001/books"):
+        assert Hosts(driver_url(url)).addresses == (Address(None, 6001),)
+    monkeypatch.setenv("PGHOST", "h1,h2")
+    assert Hosts(driver_url("postgresql:///books?port=6001")).addresses == (Address("h1", 6001), Address("h2", 6001))
+    assert Hosts(driver_url("postgresql:///books")).addresses == (Address("h1", 6000), Address("h2", 6000))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PGHOST", "h1,h1"), ("PGPORT", "none"), ("PGPORT", "65536"), ("PGTARGETSESSIONATTRS", "standby")]
+)
+def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """As a setting would be, not as a defect."""
+    monkeypatch.setenv("PGHOST", "h1")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CommandFailure, match=name) as caught, database_failures(""):
+        Hosts("postgresql+asyncpg:///books")
+    assert caught.value.exit_status is ExitStatus.USAGE
+
+
+async def test_name_that_no_host_can_have_is_told() -> None:
+    """Looking it up fails in another way than for a name that nobody has."""
+    with pytest.raises(HostUnavailable, match=r"^a\.\.b:5432: no host can have that name$"):
+        await Hosts(driver_url("postgresql://a..b/books")).connect()
+
+
+async def test_server_starts_on_a_standby(pair: Pair) -> None:
+    """It says NOT_SERVING until the standby is promoted, and needs no restart then."""
+    _, standby = pair.directories
+    env = {"LEDGER_DATABASE_URL": pair.url(standby), "LEDGER_GRPC_ADDRESS": "127.0.0.1:0", "LEDGER_DATA_DIR": ""}
+    process = await start_process("serve", env=env | {"LEDGER_REQUIRE_DURABLE_DATABASE": "false"})
+    try:
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)).decode()
+        assert line.startswith(READY_PREFIX), line
+        async with aio.insecure_channel(line.strip().removeprefix(READY_PREFIX)) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)  # its types know synchronous channels only
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME), wait_for_ready=True)
+            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    finally:
+        process.terminate()
+        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert process.returncode == 0, said
 
 
 async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None:

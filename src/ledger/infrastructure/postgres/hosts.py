@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 from sqlalchemy.engine import make_url
 
-from ledger.database_url import PORT, driver_url, hosts_of
+from ledger.database_url import PORT, TARGETS, driver_url, hosts_of
 from ledger.infrastructure.postgres.outages import Outages
 
 # For one host, its judgement included: a host that stands still must not hide those after it.
@@ -89,6 +89,10 @@ class HostUnavailable(OSError):
     """No host can be used; the message names each with its reason."""
 
 
+class EnvironmentMisconfigured(Exception):
+    """A variable of libpq is not as it must be; the message names it."""
+
+
 class HostRefused(Exception):
     """The host answers and must not be used."""
 
@@ -120,16 +124,15 @@ class Hosts:
         """`url` is a SQLAlchemy URL as `driver_url` makes it.
 
         `target` is what is asked of a host where the URL does not say: `read-write`, `primary`, or `any`. Without it the only
-        host may be any, and of several it must take writes.
+        host may be any, and of several it must take writes. Raises EnvironmentMisconfigured.
         """
         self.url = url
         parsed = make_url(url)
         query = dict(parsed.query)
-        # libpq's variables stand in for what a URL leaves out, lists of hosts included.
-        named = hosts_of(parsed) or hosts_of(make_url(driver_url(_url_of_environment())))
+        named = hosts_of(parsed) or _hosts_of_environment(parsed.port)
         self.addresses = tuple(Address(host, port) for host, port in named) or (Address(None, parsed.port),)
         alone = len(self.addresses) == 1
-        default = os.environ.get("PGTARGETSESSIONATTRS") or target or ("any" if alone else "read-write")
+        default = _target_of_environment() or target or ("any" if alone else "read-write")
         self._target = str(query.pop("target_session_attrs", default))
         self._connect_seconds = int(str(query.pop("connect_timeout", CONNECT_SECONDS_ALONE if alone else CONNECT_SECONDS)))
         for name in ("host", "port"):
@@ -193,9 +196,12 @@ class Hosts:
         self._sessions.pop(connection, None)
 
     async def _open(self, address: Address, options: dict[str, Any]) -> tuple[Connection, Standing]:
-        connection = await asyncpg.connect(
-            host=address.host, port=address.port, **self._login, **options, target_session_attrs="any", timeout=None
-        )
+        try:
+            connection = await asyncpg.connect(
+                host=address.host, port=address.port, **self._login, **options, target_session_attrs="any", timeout=None
+            )
+        except UnicodeError as error:
+            raise OSError("no host can have that name") from error
         try:
             _notice_vanished_peers(connection)
             return connection, await _standing(connection)
@@ -344,11 +350,23 @@ def lose(connection: Connection) -> None:
     connection._transport.abort()
 
 
-def _url_of_environment() -> str:
-    """A URL of the hosts that the environment names, if any."""
-    names = {"host": os.environ.get("PGHOST"), "port": os.environ.get("PGPORT")}
-    query = "&".join(f"{name}={quote(value)}" for name, value in names.items() if value and names["host"])
-    return f"postgresql:///?{query}" if query else "postgresql:///"
+def _hosts_of_environment(port: int | None) -> list[tuple[str, int | None]]:
+    """The hosts in libpq's variables, which stand in for what a URL leaves out; `port` is the URL's. None where none is named."""
+    names, ports = os.environ.get("PGHOST", ""), os.environ.get("PGPORT", "") if port is None else str(port)
+    parameters = {"host": names, "port": ports}
+    query = "&".join(f"{name}={quote(value)}" for name, value in parameters.items() if value)
+    try:
+        url = make_url(driver_url(f"postgresql:///?{query}"))
+    except ValueError as error:
+        raise EnvironmentMisconfigured(f"PGHOST and PGPORT: the database {error}") from error
+    return hosts_of(url)
+
+
+def _target_of_environment() -> str | None:
+    target = os.environ.get("PGTARGETSESSIONATTRS") or None
+    if target is not None and target not in TARGETS:
+        raise EnvironmentMisconfigured(f"PGTARGETSESSIONATTRS must be one of {', '.join(TARGETS)}")
+    return target
 
 
 def _is_older(standing: Standing, than: Standing) -> bool:
