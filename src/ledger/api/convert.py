@@ -14,7 +14,7 @@ from ledger.application.ingest_events import BATCH_EVENTS_MAX
 from ledger.application.ports import StoredEntry, StoredEvent
 from ledger.domain.balances import Balance
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EventType, ProcessorEvent, event_violations, microseconds
+from ledger.domain.events import EventType, ProcessorEvent, event_violations
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, is_currency
 from ledger.domain.posting_rules import EntryType
@@ -34,7 +34,7 @@ UPDATE_MASK_RULE = (
 _METADATA_KEY = "metadata."
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECONDS_A_SECOND = 1_000_000
+_SECONDS_A_DAY = 86_400
 _NANOS_A_SECOND = 1_000_000_000
 # 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.
 _SECONDS_MIN = -62_135_596_800
@@ -64,8 +64,16 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
 
 def encode_instant(instant: datetime) -> Timestamp:
     """The instant as a message."""
-    seconds, remainder = divmod(microseconds(instant), _MICROSECONDS_A_SECOND)
-    return Timestamp(seconds=seconds, nanos=remainder * 1000)
+    message = Timestamp()
+    write_instant(message, instant)
+    return message
+
+
+def write_instant(message: Timestamp, instant: datetime) -> None:
+    """Writes the instant into an empty message."""
+    since = instant - EPOCH
+    message.seconds = since.days * _SECONDS_A_DAY + since.seconds
+    message.nanos = since.microseconds * 1000
 
 
 def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
@@ -190,7 +198,7 @@ def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
 def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.GetEventResponse:
     """A stored event with its entries."""
     event = stored.event
-    return ledger_pb2.GetEventResponse(
+    response = ledger_pb2.GetEventResponse(
         event=ledger_pb2.ProcessorEvent(
             event_id=event.event_id,
             type=_EVENT_TYPE_NUMBERS[event.type],
@@ -205,27 +213,34 @@ def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.
         ),
         transaction_id=str(stored.transaction_id),
         recorded_at=encode_instant(stored.recorded_at),
-        entries=[encode_entry(entry) for entry in entries],
     )
+    for entry in entries:
+        write_entry(response.entries.add(), entry)
+    return response
 
 
-def encode_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
-    """A ledger entry."""
-    return ledger_pb2.LedgerEntry(
-        transaction_id=str(entry.transaction_id),
-        position=entry.position,
-        type=ENTRY_TYPE_NUMBERS[entry.entry_type],
-        debit_account=_LEDGER_ACCOUNT_NUMBERS[entry.debit],
-        credit_account=_LEDGER_ACCOUNT_NUMBERS[entry.credit],
-        amount_minor=entry.amount_minor,
-        restaurant_id=entry.restaurant_id,
-        currency=entry.currency,
-        available_at=encode_optional_instant(entry.available_at),
-        occurred_at=encode_optional_instant(entry.occurred_at),
-        recorded_at=encode_instant(entry.recorded_at),
-        event_id=entry.event_id or "",
-        payout_id="" if entry.payout_id is None else str(entry.payout_id),
-    )
+def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
+    """Writes a ledger entry into an empty message.
+
+    Where the message is to be: made apart and then copied, an entry takes twice as long.
+    """
+    message.transaction_id = str(entry.transaction_id)
+    message.position = entry.position
+    message.type = ENTRY_TYPE_NUMBERS[entry.entry_type]
+    message.debit_account = _LEDGER_ACCOUNT_NUMBERS[entry.debit]
+    message.credit_account = _LEDGER_ACCOUNT_NUMBERS[entry.credit]
+    message.amount_minor = entry.amount_minor
+    message.restaurant_id = entry.restaurant_id
+    message.currency = entry.currency
+    if entry.available_at is not None:
+        write_instant(message.available_at, entry.available_at)
+    if entry.occurred_at is not None:
+        write_instant(message.occurred_at, entry.occurred_at)
+    write_instant(message.recorded_at, entry.recorded_at)
+    if entry.event_id is not None:
+        message.event_id = entry.event_id
+    if entry.payout_id is not None:
+        message.payout_id = str(entry.payout_id)
 
 
 def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> tuple[str, str, datetime | None]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ledger.api.convert import decode_instant, decode_page_size, decode_uuid, encode_entry
+from ledger.api.convert import decode_instant, decode_page_size, decode_uuid, write_entry
 from ledger.api.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports import StatementMoment, StatementPage, StatementPlace, StatementQuery
 from ledger.domain.events import microseconds
@@ -76,12 +76,15 @@ def decode_statement_request(
 
 def encode_statement_page(tokens: PageTokens, query: StatementQuery, page: StatementPage) -> ledger_pb2.ListEntriesResponse:
     """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field of an entry is bounded."""
-    return ledger_pb2.ListEntriesResponse(
-        entries=[encode_entry(entry) for entry in page.entries],
+    response = ledger_pb2.ListEntriesResponse(
         opening_balance_minor=page.moment.opening_minor,
         closing_balance_minor=page.moment.closing_minor,
         next_page_token="" if page.next_place is None else _encode_place(tokens, query, page.next_place),
     )
+    add = response.entries.add
+    for entry in page.entries:
+        write_entry(add(), entry)
+    return response
 
 
 def _decode_instant(request: ledger_pb2.ListEntriesRequest, field: str, violations: list[FieldViolation]) -> datetime | None:

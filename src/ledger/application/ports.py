@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 from uuid import UUID
 
 from ledger.domain.balances import Balance
@@ -52,9 +52,12 @@ class StoredEvent:
     recorded_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
-    """A ledger entry as it stands in the books. Amount in minor units; the absent is None."""
+class StoredEntry(NamedTuple):
+    """A ledger entry as it stands in the books. Amount in minor units; the absent is None.
+
+    A tuple, since a statement has millions of them: a frozen dataclass takes four times as long to
+    make.
+    """
 
     transaction_id: UUID
     position: int

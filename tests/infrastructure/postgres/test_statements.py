@@ -26,7 +26,13 @@ from ledger.infrastructure.postgres import statements
 from ledger.infrastructure.postgres.audit import load_checks
 from ledger.infrastructure.postgres.engine import BoundedConnections, Connection, autocommit
 from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, PostgresStatementMarks
-from ledger.infrastructure.postgres.statements import SELECT_MOMENT, SELECT_PAGE, SELECT_REACH, PostgresStatements
+from ledger.infrastructure.postgres.statements import (
+    AFTER,
+    SELECT_MOMENT,
+    SELECT_PAGE,
+    SELECT_REACH,
+    PostgresStatements,
+)
 
 MICROSECOND = timedelta(microseconds=1)
 (MARKS_CHECK,) = [check.statement for check in load_checks() if check.name == "statement_marks_agree_with_the_entries"]
@@ -359,6 +365,42 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
             moment = await explained(connection, SELECT_MOMENT, "res_1", "PEN", start_at, now - timedelta(minutes=1))
             assert rows_read(moment) <= 8 * MARK_ENTRIES, place
             assert buffers_of(await explained(connection, SELECT_REACH, "res_1", "PEN", start_at, now, 301)) <= 60, place
+
+
+async def test_page_of_batches_is_read_at_once(database: Database) -> None:
+    """Each transaction wrote a whole page of one instant, and the page before ended anywhere in one:
+    the first reach has the page and one entry more. It reads three batches beyond the one it starts in."""
+    batch_entries, batches = 500, 20
+    begin = f"DO $$ BEGIN FOR n IN 1..{batches} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        await connection.execute(begin)
+        entries = [
+            Entry(now - timedelta(seconds=batches - batch), first + batch, uuid_utils.compat.uuid7(), 1, 1)
+            for batch in range(batches)
+            for _ in range(batch_entries)
+        ]
+        await restore(connection, account, entries)
+        await make_marks(engine, "res_1")
+        await connection.execute("ANALYZE ledger_entries")
+    limit = batch_entries + 1
+    async with engine_on(database.url) as engine, autocommit(engine) as connection:
+        for place in (batch_entries - 1, 10 * batch_entries - 1, 10 * batch_entries + 200):
+            last = entries[place]
+            after = AFTER.format(9, 10, 11, 12)
+            reach = await connection.fetchrow(SELECT_REACH, "res_1", "PEN", last.recorded_at, now, limit + MARK_ENTRIES)
+            values = (
+                *("res_1", "PEN", last.recorded_at, reach["complete_before"], limit),
+                *(reach["first_txid"], reach["end_txid"], reach["tail_txid"]),
+                *(last.recorded_at, str(last.txid), last.transaction_id, last.position),
+            )
+            statement = SELECT_PAGE.format(conditions=f"AND {after}")
+            found = await connection.fetch(statement, *values)
+            expected_page = entries[place + 1 : place + 1 + limit]
+            assert [row["transaction_id"] for row in found] == [e.transaction_id for e in expected_page]
+            plan = await explained(connection, statement, *values)
+            assert rows_read(plan) <= 4 * batch_entries, place
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,15 @@ CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, moment.now_at)")}
 WHERE r.restaurant_id = $1
 """
 
+# What instants of PostgreSQL are counted in.
+_NEXT_INSTANT = "interval '1 microsecond'"
 _ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
 
 # Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid, end_txid), and those from tail_txid
 # on. They are the first of [$3, $4), $5 or more if there are as many; complete_before is NULL when they are all of it.
+#
+# A batch may be a thousand entries of one instant. So entries of the instant $3, which may be on the
+# page before, are not among the $5; and the reach ends after the last instant that is needed.
 SELECT_REACH = f"""
 SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
        COALESCE(above.horizon, newest.horizon, {FIRST_HORIZON})::text AS end_txid,
@@ -82,17 +87,23 @@ SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
 FROM (SELECT {_ACCOUNT} AS balance_account_id OFFSET 0) AS a
 LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
 LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", "$3")} AS below ON true
+LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", f"$3::timestamptz + {_NEXT_INSTANT}")} AS begun ON true
 LEFT JOIN LATERAL (
     SELECT m.last_recorded_at
     FROM {valid_marks("a.balance_account_id")} AND m.last_recorded_at > $3
-      AND m.entries_count >= COALESCE(below.entries_count, 0) + $5
+      AND m.entries_count >= COALESCE(begun.entries_count, 0) + $5
     ORDER BY m.last_recorded_at, m.horizon
     LIMIT 1
   ) AS enough ON true
-LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", "LEAST(enough.last_recorded_at, $4) + newest.late_by_max")} AS above
-  ON true
+LEFT JOIN LATERAL {
+    first_mark_from(
+        "a.balance_account_id",
+        f"LEAST(enough.last_recorded_at + {_NEXT_INSTANT}, $4) + newest.late_by_max",
+    )
+} AS above ON true
 """
 
+# In the order in which a row is unpacked.
 _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor, e.available_at,
          e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
 
@@ -102,7 +113,7 @@ _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.cre
 #
 # Only the two ranges of the primary key are read in which such entries are.
 SELECT_PAGE = f"""
-SELECT e.*, e.recorded_txid::text AS txid
+SELECT {_COLUMNS}
 FROM (
   SELECT {_COLUMNS}
   FROM ledger_entries AS e
@@ -200,7 +211,8 @@ async def _page(
         )
         # One more than asked for tells whether more follow.
         if len(rows) > limit or until == end_at:
-            return StatementPage(moment, [_entry(query, row) for row in rows[:limit]], _place_of(moment, rows, limit))
+            place = _place_of(moment, rows, limit)
+            return StatementPage(moment, _entries(query, rows[:limit]), place)
         start_at = until
         reach_entries = min(REACH_GROWTH * reach_entries, REACH_ENTRIES_MAX)
 
@@ -233,22 +245,40 @@ def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> State
     if len(rows) <= limit:
         return None
     last = rows[limit - 1]
-    return StatementPlace(moment, last["recorded_at"], int(last["txid"]), last["transaction_id"], last["position"])
+    txid = last["recorded_txid"]
+    return StatementPlace(moment, last["recorded_at"], txid, last["transaction_id"], last["position"])
 
 
-def _entry(query: StatementQuery, row: Any) -> StoredEntry:
-    return StoredEntry(
-        transaction_id=row["transaction_id"],
-        position=row["position"],
-        entry_type=_ENTRY_TYPES[row["entry_type"]],
-        debit=_LEDGER_ACCOUNTS[row["debit_account"]],
-        credit=_LEDGER_ACCOUNTS[row["credit_account"]],
-        amount_minor=row["amount_minor"],
-        restaurant_id=query.restaurant_id,
-        currency=query.currency,
-        available_at=row["available_at"],
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-        event_id=row["event_id"],
-        payout_id=row["payout_id"],
-    )
+def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:
+    # By place: to look the columns up by name takes as long as to read them.
+    return [
+        StoredEntry(
+            transaction_id,
+            position,
+            _ENTRY_TYPES[entry_type],
+            _LEDGER_ACCOUNTS[debit],
+            _LEDGER_ACCOUNTS[credit],
+            amount_minor,
+            query.restaurant_id,
+            query.currency,
+            available_at,
+            occurred_at,
+            recorded_at,
+            event_id,
+            payout_id,
+        )
+        for (
+            transaction_id,
+            position,
+            entry_type,
+            debit,
+            credit,
+            amount_minor,
+            available_at,
+            occurred_at,
+            recorded_at,
+            event_id,
+            payout_id,
+            _,
+        ) in rows
+    ]

@@ -1,0 +1,97 @@
+"""Messages are what the contract says, however they are made."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ledger.api.convert import encode_instant
+from ledger.api.convert_statement import encode_statement_page
+from ledger.api.page_tokens import PageTokens
+from ledger.application.ports import StatementMoment, StatementPage, StatementQuery, StoredEntry
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.posting_rules import EntryType
+from ledger.v1 import ledger_pb2
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
+INSTANTS = (
+    datetime.min.replace(tzinfo=UTC),
+    EPOCH - timedelta(microseconds=1),
+    EPOCH,
+    EPOCH + timedelta(microseconds=1),
+    EPOCH + timedelta(days=1),
+    LAST,
+)
+
+
+def plain_timestamp(instant: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(instant)
+    return message
+
+
+def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
+    """By the names of the contract and by protobuf's own conversion of instants."""
+    return ledger_pb2.LedgerEntry(
+        transaction_id=str(entry.transaction_id),
+        position=entry.position,
+        type=ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry.entry_type.name}"),
+        debit_account=ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{entry.debit.name}"),
+        credit_account=ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{entry.credit.name}"),
+        amount_minor=entry.amount_minor,
+        restaurant_id=entry.restaurant_id,
+        currency=entry.currency,
+        available_at=None if entry.available_at is None else plain_timestamp(entry.available_at),
+        occurred_at=None if entry.occurred_at is None else plain_timestamp(entry.occurred_at),
+        recorded_at=plain_timestamp(entry.recorded_at),
+        event_id=entry.event_id or "",
+        payout_id="" if entry.payout_id is None else str(entry.payout_id),
+    )
+
+
+def some_entry(chance: random.Random) -> StoredEntry:
+    def instant() -> datetime:
+        return chance.choice((*INSTANTS, EPOCH + timedelta(microseconds=chance.randrange(10**16))))
+
+    return StoredEntry(
+        transaction_id=UUID(int=chance.getrandbits(128)),
+        position=chance.choice((1, 2, 2**15 - 1)),
+        entry_type=chance.choice(list(EntryType)),
+        debit=chance.choice(list(LedgerAccount)),
+        credit=chance.choice(list(LedgerAccount)),
+        amount_minor=chance.choice((1, chance.randrange(1, 10**12), 2**63 - 1)),
+        restaurant_id=chance.choice(("r", "res:1.a-b_" + "x" * 118)),
+        currency=chance.choice(("PEN", "JPY")),
+        available_at=chance.choice((None, instant())),
+        occurred_at=chance.choice((None, instant())),
+        recorded_at=instant(),
+        event_id=chance.choice((None, "evt_1", "e" * 128)),
+        payout_id=chance.choice((None, UUID(int=chance.getrandbits(128)))),
+    )
+
+
+def _bytes_of(page: ledger_pb2.ListEntriesResponse) -> bytes:
+    return page.SerializeToString(deterministic=True)
+
+
+def test_statement_page_is_the_messages_of_its_entries() -> None:
+    """Byte for byte, whatever an entry has or lacks."""
+    chance = random.Random(seed := random.randrange(2**32))
+    query = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+    for number in (0, 1, 1000):
+        entries = [some_entry(chance) for _ in range(number)]
+        page = StatementPage(StatementMoment(EPOCH, 900, (), -(2**63), 2**63 - 1), entries, None)
+        expected = ledger_pb2.ListEntriesResponse(
+            entries=[plain_entry(entry) for entry in entries],
+            opening_balance_minor=-(2**63),
+            closing_balance_minor=2**63 - 1,
+        )
+        found = encode_statement_page(PageTokens([b"key"]), query, page)
+        assert _bytes_of(found) == _bytes_of(expected), f"seed {seed}"
+
+
+def test_instants_are_what_protobuf_makes_of_them() -> None:
+    for instant in INSTANTS:
+        assert encode_instant(instant) == plain_timestamp(instant), instant
