@@ -379,6 +379,7 @@ CREATE TABLE ledger_seals (
     sealed_at timestamp with time zone NOT NULL,
     previous_hash bytea NOT NULL,
     hash bytea NOT NULL,
+    stay_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     CONSTRAINT ledger_seals_contents_hash_check CHECK ((octet_length(contents_hash) = 32)),
     CONSTRAINT ledger_seals_entries_count_check CHECK ((entries_count >= 0)),
     CONSTRAINT ledger_seals_epoch_check CHECK ((epoch >= 1)),
@@ -393,7 +394,7 @@ ALTER TABLE ONLY ledger_seals ALTER COLUMN row_digests SET STORAGE EXTERNAL;
 
 COMMENT ON TABLE ledger_seals IS 'A chain of hashes over events and entries, so that a change to either shows: docs/seals.md. Append-only.';
 COMMENT ON COLUMN ledger_seals.sequence IS 'The place in the chain, from 1 without gaps. The key lets only one sealer add it.';
-COMMENT ON COLUMN ledger_seals.epoch IS 'Seals of one epoch cover ranges that follow each other; a restore into another cluster begins a new one.';
+COMMENT ON COLUMN ledger_seals.epoch IS 'Seals of one epoch cover ranges that follow each other; each stay of the books begins a new one.';
 COMMENT ON COLUMN ledger_seals.is_restored IS 'Whether it covers rows restored from another cluster whose numbers this cluster had yet to reach.';
 COMMENT ON COLUMN ledger_seals.system_identifier IS 'The database cluster that sealed it, to which its numbers belong.';
 COMMENT ON COLUMN ledger_seals.first_txid IS 'The least recorded_txid that it covers.';
@@ -405,6 +406,7 @@ COMMENT ON COLUMN ledger_seals.row_digests IS 'The transaction ids it covers, ea
 COMMENT ON COLUMN ledger_seals.sealed_at IS 'When it was made, by the database''s clock.';
 COMMENT ON COLUMN ledger_seals.previous_hash IS 'The hash of the seal before; zeros in the first.';
 COMMENT ON COLUMN ledger_seals.hash IS 'SHA-256 over all of the above: what is published.';
+COMMENT ON COLUMN ledger_seals.stay_id IS 'The stay in which it was made; another one begins an epoch. No part of the hash. Zeros: not known.';
 
 CREATE TABLE page_token_keys (
     page_token_key_id uuid DEFAULT gen_random_uuid() NOT NULL,

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from uuid import UUID
 
 import pytest
 
@@ -32,6 +33,8 @@ class FakeSealedBooks:
     def __init__(self, rows_by_txid: dict[int, int], *, horizon_txid: int, next_txid: int = 10_000_000) -> None:
         self.transactions_stored: list[SealedTransaction] = []
         self.system_identifier = 1
+        self.stay_id = UUID(int=1)
+        self.stay_of_head: UUID | None = None
         self.horizon_txid = horizon_txid
         self.next_txid = next_txid
         self.seals: list[Seal] = []
@@ -54,7 +57,15 @@ class FakeSealedBooks:
 
     async def position(self) -> SealPosition:
         head = replace(self.seals[-1], row_digests=b"") if self.seals else None
-        return SealPosition(head, self.system_identifier, self.horizon_txid, self.next_txid, self.now)
+        return SealPosition(
+            head,
+            self.stay_of_head in (None, self.stay_id),
+            self.stay_id,
+            self.system_identifier,
+            self.horizon_txid,
+            self.next_txid,
+            self.now,
+        )
 
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
@@ -82,10 +93,11 @@ class FakeSealedBooks:
         ]
         return {row.transaction_id for seal in earlier for row in unpacked(seal.row_digests)}
 
-    async def append(self, seals: Sequence[Seal]) -> bool:
+    async def append(self, seals: Sequence[Seal], stay_id: UUID) -> bool:
         if seals[0].sequence != len(self.seals) + 1:
             return False
         self.seals += seals
+        self.stay_of_head = stay_id
         return True
 
     def sealed(self) -> list[int]:
@@ -175,7 +187,8 @@ async def test_restored_rows_are_sealed_once_whatever_their_numbers() -> None:
     books = FakeSealedBooks({5: 2, 900: 2, 901: 2}, horizon_txid=901)
     await seal_all(books)
     assert books.sealed() == [5, 900]
-    books.system_identifier, books.horizon_txid, books.next_txid = 2, 100, 100
+    books.system_identifier, books.stay_id = 2, UUID(int=2)
+    books.horizon_txid, books.next_txid = 100, 100
     books.add({50: 1})
     await seal_all(books)
     assert books.sealed() == [5, 900, 901, 50]
@@ -191,7 +204,7 @@ async def test_restored_rows_that_were_sealed_are_not_read_again() -> None:
     """A seal of nothing remembers that a range was looked at."""
     books = FakeSealedBooks(dict.fromkeys(range(100, 200), 2), horizon_txid=300)
     await seal_all(books)
-    books.system_identifier, books.horizon_txid = 2, 5000
+    books.system_identifier, books.stay_id, books.horizon_txid = 2, UUID(int=2), 5000
     await seal_all(books)
     assert rows_of(books.seals) == [200, 0]
     await seal_all(books)

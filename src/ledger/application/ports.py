@@ -405,11 +405,14 @@ class Restaurants(Protocol):
 class SealPosition:
     """How far the books are sealed, at one moment.
 
-    `head` is the latest seal, without its row digests. Every database transaction below `horizon_txid` has ended, and
+    `head` is the latest seal, without its row digests, and `is_of_this_stay` whether the books have been in
+    one place since it was made; `stay_id` names their stay there. Every database transaction below `horizon_txid` has ended, and
     `next_txid` is above every one that has begun, in the cluster that `system_identifier` names.
     """
 
     head: Seal | None
+    is_of_this_stay: bool
+    stay_id: UUID
     system_identifier: int
     horizon_txid: int
     next_txid: int
@@ -453,8 +456,11 @@ class SealedBooks(Protocol):
         """The transaction ids in seals of earlier epochs whose range overlaps this one."""
         ...
 
-    async def append(self, seals: Sequence[Seal]) -> bool:
-        """Adds seals to the chain, all or none: False if somebody else has added one in the place of the first."""
+    async def append(self, seals: Sequence[Seal], stay_id: UUID) -> bool:
+        """Adds seals of a stay to the chain, all or none.
+
+        False if somebody else has added one in the place of the first.
+        """
         ...
 
 

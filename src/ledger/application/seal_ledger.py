@@ -50,9 +50,10 @@ class TransactionTooLarge(Exception):
 class LedgerSealer:
     """Adds seals to the chain, whoever else does so too: the database takes one of each sequence, so one of two sealers loses.
 
-    An epoch belongs to one database cluster and covers its transaction numbers from 0 up to the horizon, range by range. What an
-    earlier epoch has sealed is not sealed again. Rows that were restored from another cluster may have numbers which this one has
-    yet to reach: they are sealed first, in an epoch of their own, or they would have to wait for years.
+    An epoch belongs to one stay of the books in a cluster and covers its transaction numbers from 0
+    up to the horizon, range by range. What an earlier epoch has sealed is not sealed again. Rows
+    that were restored from another cluster may have numbers which this one has yet to reach: they
+    are sealed first, in an epoch of their own, or they would have to wait for years.
     """
 
     def __init__(self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX) -> None:
@@ -77,7 +78,7 @@ class LedgerSealer:
         position = await self._books.position()
         self._reads_at_once = reads_at_once
         head = position.head
-        if head is None or head.system_identifier != position.system_identifier:
+        if head is None or not position.is_of_this_stay:
             epoch = head.epoch + 1 if head else 1
             return await self._seal(position, epoch, position.next_txid, is_restored=True) or await self._seal(position, epoch, 0)
         if head.is_restored:
@@ -107,7 +108,7 @@ class LedgerSealer:
                 seals = list(_seals(position, epoch, first_txid, parts, is_restored=is_restored))
                 if not is_restored:
                     self._take_note(position, end_txid, oldest_at)
-                return await self._books.append(seals)
+                return await self._books.append(seals, position.stay_id)
             start_txid = end_txid
         if not is_restored:
             self._take_note(position, start_txid, None)

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from support.audit import assert_books_in_order
 from support.books import balance_of, book, burn_numbers, charge, engine_on, restore
 from support.running import execute_alone, query
+from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
 
 from ledger.application.ports import StatementQuery
@@ -25,6 +26,7 @@ from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, 
 from ledger.infrastructure.postgres.horizon import BEGIN_STAY, STAY
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.seal_audit import verify_chain
 from ledger.infrastructure.postgres.snapshots import find_stay
 from ledger.infrastructure.postgres.statements import PostgresStatements
 
@@ -34,6 +36,12 @@ IN_A_MINOR, IN_B_MINOR, BACK_IN_A_MINOR = 163_620, 163_620, 1_000
 PAST = timedelta(days=1)
 # Enough that every number of B is below the snapshots' horizon of A.
 AHEAD_NUMBERS = 3_000
+
+# Which were sealed, and in which stay.
+EPOCHS = """
+SELECT DISTINCT s.epoch, t.number FROM ledger_seals AS s LEFT JOIN ledger_stays AS t USING (stay_id)
+WHERE NOT s.is_restored ORDER BY 1
+"""
 
 needs_programs = pytest.mark.skipif("LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version")
 
@@ -141,6 +149,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
         assert await make_marks(open_engine) == 1
         assert await sums(open_engine) == {IN_A_MINOR}
         assert await stays(database.migration_url) == [1]
+        await seal_everything(database.url)
         # For the roles, which no dump has.
         await migrate_async(empty_server_url)
         await create_database(empty_server_url, "moved")
@@ -169,6 +178,11 @@ async def test_books_that_went_and_came_back_answer_the_same(
             assert await make_marks(engine) == 1
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
             assert await stays(back.migration_url) == [1, 2, 3]
+            # B has sealed nothing, and gave its rows numbers that A had sealed already.
+            await seal_everything(back.url)
+            assert await query(back.migration_url, EPOCHS) == [(1, 1), (2, 3)]
+            chain = await verify_chain(engine)
+            assert (chain.audit.errors, chain.unsealed_count) == ((), 0)
         if back is database:
             assert await sums(open_engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
         else:
@@ -253,3 +267,31 @@ async def test_sessions_without_the_identifier_see_the_same_stay(database: Datab
         stay_id = await connection.fetchval(f"SELECT {STAY}")
     assert stay_id is not None
     assert await query(database.migration_url, f"SELECT {STAY}") == [(stay_id,)]
+
+
+async def test_seals_of_servers_that_know_no_stay_end_with_it(database: Database) -> None:
+    """A server of the revision before seals beside ours, and tells no stay: no epoch begins for that,
+    but one does once the books have been elsewhere."""
+    forget_stays = (
+        "ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change;"
+        "UPDATE ledger_seals SET stay_id = DEFAULT;"
+        "ALTER TABLE ledger_seals ENABLE ALWAYS TRIGGER ledger_seals_deny_change"
+    )
+    be_elsewhere = (
+        "ALTER TABLE ledger_stays DISABLE TRIGGER ledger_stays_deny_change;"
+        "UPDATE ledger_stays SET entries_file = 'base/1/1';"
+        "ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change"
+    )
+    epochs = []
+    async with engine_on(database.url) as engine, superuser(database.migration_url) as connection:
+        for change in ("", forget_stays, forget_stays + ";" + be_elsewhere, forget_stays):
+            if change:
+                await connection.execute(change)
+                await find_stay(engine)
+            await book(engine, charge(RESTAURANT, IN_A_MINOR, datetime.now(UTC) - PAST))
+            await seal_everything(database.url)
+            ((epoch,),) = await query(database.migration_url, "SELECT max(epoch) FROM ledger_seals")
+            epochs.append(epoch)
+        assert epochs == [1, 1, 2, 2]
+        chain = await verify_chain(engine)
+        assert (chain.audit.errors, chain.unsealed_count) == ((), 0)

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
+from uuid import UUID
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,6 +24,7 @@ from ledger.domain.seals import (
 )
 from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.snapshots import find_stay
 
 # A slice is put together while the server's other calls wait: some milliseconds.
 SLICE_ROWS = 2048
@@ -34,16 +36,25 @@ sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_co
 previous_hash, hash
 """
 
+UNKNOWN_STAY = UUID(int=0)
+
 SUMMARIZE = "SELECT summarize_recorded_txids()"
 
+# A seal of a server that knows no stay has zeros. It is of the present one unless that has begun since, and
+# is not the first: then the books have been elsewhere.
 SELECT_POSITION = f"""
-SELECT c.system_identifier AS this_system_identifier,
+SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_id,
+       s.system_identifier = c.system_identifier
+         AND CASE s.stay_id WHEN '{UNKNOWN_STAY}' THEN stay.number = 1 OR s.sealed_at >= stay.began_at
+                            ELSE s.stay_id = stay.stay_id END IS NOT FALSE AS is_of_this_stay,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon_txid,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_txid,
        GREATEST(clock_timestamp(), ledger_now()) AS now,
        s.*
 FROM (SELECT system_identifier FROM pg_control_system()) AS c
-LEFT JOIN (SELECT {SEAL_COLUMNS} FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true
+LEFT JOIN (SELECT t.stay_id, t.number, t.began_at FROM current_stay JOIN ledger_stays AS t USING (stay_id)) AS stay
+       ON true
+LEFT JOIN (SELECT {SEAL_COLUMNS}, stay_id FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true
 """
 
 
@@ -130,8 +141,8 @@ WHERE epoch < $1 AND first_txid < $3 AND end_txid > $2
 """
 
 INSERT_SEALS = f"""
-INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests)
-SELECT *
+INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id)
+SELECT *, $14::uuid
 FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[], $7::integer[], $8::integer[],
             $9::bytea[], $10::timestamptz[], $11::bytea[], $12::bytea[], $13::bytea[])
 """
@@ -153,8 +164,15 @@ class PostgresSealedBooks:
     async def position(self) -> SealPosition:
         async with autocommit(self._engine) as connection:
             row = await connection.fetchrow(SELECT_POSITION)
+        if row["this_stay_id"] is None:
+            # The books were replaced beneath the server, which has begun the stay of before.
+            await find_stay(self._engine)
+            async with autocommit(self._engine) as connection:
+                row = await connection.fetchrow(SELECT_POSITION)
         return SealPosition(
             head=None if row["sequence"] is None else seal_of(row, b""),
+            is_of_this_stay=bool(row["is_of_this_stay"]),
+            stay_id=row["this_stay_id"] or UNKNOWN_STAY,
             system_identifier=row["this_system_identifier"],
             horizon_txid=row["horizon_txid"],
             next_txid=row["next_txid"],
@@ -191,7 +209,7 @@ class PostgresSealedBooks:
             rows = await connection.fetch(SELECT_ROW_DIGESTS_BEFORE, epoch, first_txid, end_txid)
         return {kept.transaction_id for row in rows for kept in unpacked(row["row_digests"])}
 
-    async def append(self, seals: Sequence[Seal]) -> bool:
+    async def append(self, seals: Sequence[Seal], stay_id: UUID) -> bool:
         columns = [
             (
                 seal.sequence,
@@ -212,7 +230,7 @@ class PostgresSealedBooks:
         ]
         try:
             async with autocommit(self._engine) as connection:
-                await connection.execute(INSERT_SEALS, *map(list, zip(*columns, strict=True)))
+                await connection.execute(INSERT_SEALS, *map(list, zip(*columns, strict=True)), stay_id)
         except asyncpg.UniqueViolationError:
             return False
         return True
