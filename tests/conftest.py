@@ -40,6 +40,11 @@ def one_day() -> None:
         time.sleep(left_seconds + 0.01)
 
 
+def _is_given() -> bool:
+    """Whether the tests run on a server that was there before, and stays."""
+    return bool(os.environ.get("LEDGER_TEST_DATABASE_URL"))
+
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """A superuser's URL of the test server: LEDGER_TEST_DATABASE_URL, or an embedded server that forgets on power loss."""
@@ -81,12 +86,16 @@ async def template_url(server_url: str) -> AsyncIterator[str]:
     await create_database(server_url, TEMPLATE)
     await migrate_async(url)
     yield url
-    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
+    if _is_given():
+        await execute_alone(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
 async def new_database(server_url: str, template_url: str) -> AsyncIterator[Callable[[], Awaitable[Database]]]:
-    """Makes databases, each with the newest schema and nothing in it; dropped at the end."""
+    """Makes databases, each with the newest schema and nothing in it.
+
+    Dropped at the end on a server that was given; an embedded one is deleted as a whole.
+    """
     numbers = count(1)
     names: list[str] = []
 
@@ -96,12 +105,12 @@ async def new_database(server_url: str, template_url: str) -> AsyncIterator[Call
         names.append(name)
         owner_url = database_url(server_url, database=name)
         application_url = owner_url
-        if not os.environ.get("LEDGER_TEST_DATABASE_URL"):
+        if not _is_given():
             application_url = database_url(owner_url, user=APPLICATION_ROLE)
         return Database(application_url, owner_url)
 
     yield create
-    for name in names:
+    for name in names if _is_given() else ():
         await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
