@@ -314,6 +314,7 @@ ledger_seals = Table(
     Column("sealed_at", DateTime(timezone=True), nullable=False),
     Column("previous_hash", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
+    Column("stay_id", Uuid, nullable=False),
     PrimaryKeyConstraint("sequence", name="ledger_seals_pkey"),
     UniqueConstraint("previous_hash", name="ledger_seals_previous_hash_key"),
 )
