@@ -359,8 +359,7 @@ async def run_server(
     try:
         await check_database(settings, database)
         application = Application(settings, engines, metrics.work)
-        # The database is there. That it takes no writes, as a standby, is told by the health of the
-        # server, which asks again and again; until then the host's clock has to do.
+        # A standby takes no session of ours yet: its clock is read with the first sign of life.
         with suppress(DatabaseUnavailable):
             await application.clock.measure(engines.ping)
         server = Server(

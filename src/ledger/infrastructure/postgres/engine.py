@@ -67,6 +67,16 @@ SESSION_NAME = "ledger.session"
 # What PostgreSQL says of a prepared statement that a session does not know, or knows already.
 UNKNOWN_STATEMENT_SQLSTATES = ("26000", "42P05")
 
+# After these nobody knows what the session does, or whose it is: it must not be used again.
+_LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+)
+
 # The path of a session: the schema of the books and nothing else, temporary tables last. Where a database has books in several
 # schemas, the one that the database or the role names first.
 _BOOKS_FIRST = f"""
@@ -208,7 +218,7 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
                 driver_connection = (await connection.get_raw_connection()).driver_connection
                 yield driver_connection
                 check_safe(driver_connection)
-            except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            except _LOST as error:
                 # A statement that timed out may still be running in that session, and a lost one must not be pooled.
                 await connection.invalidate(error)
                 raise
@@ -247,7 +257,7 @@ class KeptConnections:
             try:
                 yield driver_connection
                 check_safe(driver_connection)
-            except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            except _LOST as error:
                 # A cancelled statement may still be running in that session, and a lost one must not be kept.
                 await connection.invalidate(error)
                 await connection.close()

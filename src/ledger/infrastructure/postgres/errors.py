@@ -22,9 +22,13 @@ _ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
     "25006": DatabaseUnavailable,  # read-only transaction: a standby, or a primary being demoted
     "25P03": DatabaseUnavailable,  # idle in transaction for too long
     "25P04": DatabaseUnavailable,  # transaction timeout
+    # A prepared statement that the session does not know, or knows already: a connection pooler has put another
+    # session there.
+    "26000": DatabaseUnavailable,
     "40001": DatabaseContention,  # serialization failure
     "40003": DatabaseUnavailable,  # statement completion unknown
     "40P01": DatabaseContention,  # deadlock
+    "42P05": DatabaseUnavailable,  # as 26000
     "55P03": DatabaseContention,  # lock timeout
     "57014": DatabaseTimeout,  # statement timeout
     "57P01": DatabaseUnavailable,  # administrator shutdown
@@ -40,6 +44,14 @@ _ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
 }
 
 
+def sqlstate_of(error: BaseException | None) -> str:
+    """The SQLSTATE of a driver's error, also where SQLAlchemy has wrapped it; empty without one."""
+    if isinstance(error, DBAPIError):
+        # Its adapter wraps the driver's error, which has the SQLSTATE.
+        return sqlstate_of(error.orig and (error.orig.__cause__ or error.orig))
+    return getattr(error, "sqlstate", None) or ""
+
+
 def error_of(error: BaseException) -> LedgerError | None:
     """What `error` means to the ledger; None when it has no meaning but a defect."""
     if isinstance(error, DBAPIError):
@@ -50,7 +62,7 @@ def error_of(error: BaseException) -> LedgerError | None:
         # SQLAlchemy's adapter wraps the driver's error, which has the SQLSTATE.
         return error_of(error.orig.__cause__ or error.orig)
     if isinstance(error, asyncpg.PostgresError):
-        sqlstate = error.sqlstate or ""
+        sqlstate = sqlstate_of(error)
         meaning = _ERROR_BY_SQLSTATE.get(sqlstate) or _ERROR_BY_SQLSTATE.get(sqlstate[:2])
         return meaning(f"SQLSTATE {sqlstate}") if meaning else None
     # A value that the driver cannot put into the parameter's type; before InterfaceError, which it is one of.

@@ -1,0 +1,115 @@
+"""PgBouncer before the database: refused where it does not keep sessions, and unnoticed where it does."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.commands import Outcome, run_process
+from support.events import event_message, unique
+from support.pgbouncer import pgbouncer
+from support.processes import SERVICE, server_process
+from support.running import query
+from support.waiting import until_told
+
+from ledger.bootstrap import Database
+from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.engine import SESSION_SETTINGS, autocommit, create_engine
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+TIMEOUT_SECONDS = 60.0
+NOT_KEPT = "a connection pooler before the database does not keep sessions"
+# What a session of ours is bound by, and what a transaction rests on.
+SETTINGS = (*SESSION_SETTINGS, "role", "lock_timeout", "search_path", "synchronous_commit", "transaction_timeout")
+BACKENDS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+async def command(database: Database, *arguments: str) -> Outcome:
+    """Runs a command on a database."""
+    env = {
+        "LEDGER_DATABASE_URL": database.url,
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
+    }
+    return await run_process(*arguments, env=env)
+
+
+async def settings_of(url: str) -> dict[str, str]:
+    """What a new session of a server has."""
+    engine = create_engine(url, pool_size=1)
+    try:
+        async with autocommit(engine) as connection:
+            return {name: await connection.fetchval("SELECT current_setting($1)", name) for name in SETTINGS}
+    finally:
+        await engine.dispose()
+
+
+async def test_pooler_that_swaps_sessions_is_refused(database: Database) -> None:
+    """No server starts; the line says what to set, and the doctor says the same. Also where both ask at once, so that
+    each meets what the other one has prepared."""
+    async with pgbouncer(database, "transaction") as pooler:
+        served, examined = await asyncio.gather(command(pooler.database, "serve"), command(pooler.database, "doctor"))
+    assert (served.status, served.stdout) == (ExitStatus.REFUSED, ""), served.stderr
+    assert served.stderr.startswith(f"error: {NOT_KEPT}: let it keep")
+    assert "pool_mode = session" in served.stderr
+    assert len(served.stderr.splitlines()) == 1
+    assert examined.status == ExitStatus.REFUSED
+    assert NOT_KEPT in examined.stdout
+    assert "pool_mode = session" in examined.stdout
+
+
+async def test_pooler_that_takes_no_transactions_is_refused(database: Database) -> None:
+    """PgBouncer's own word for it is shown."""
+    async with pgbouncer(database, "statement") as pooler:
+        served = await command(pooler.database, "serve")
+    assert served.status == ExitStatus.UNREACHABLE
+    assert "statement pooling mode" in served.stderr
+    assert len(served.stderr.splitlines()) == 1
+
+
+async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_path: Path) -> None:
+    """A server serves, every session is bound as without it, also those that take over a used one and those
+    that come after all were lost. Once the pooler swaps sessions, the server is NOT_SERVING and answers no
+    call with INTERNAL."""
+    direct = await settings_of(database.url)
+    async with pgbouncer(database, "session") as pooler:
+        assert await settings_of(pooler.database.url) == direct
+        # The backend of before, which PgBouncer has reset.
+        assert await settings_of(pooler.database.url) == direct
+        examined = await command(pooler.database, "doctor")
+        assert examined.status == ExitStatus.DONE, examined.stdout
+        async with (
+            server_process(pooler.database, tmp_path / "log", seal_interval_seconds="0") as server,
+            aio.insecure_channel(server.address) as channel,
+        ):
+            await server.assert_well()
+            await query(database.migration_url, BACKENDS)
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            codes = set[grpc.StatusCode]()
+
+            async def books() -> bool:
+                request = ledger_pb2.IngestEventRequest(event=event_message(event_id=unique("evt")))
+                try:
+                    await stub.IngestEvent(request, timeout=5)
+                except aio.AioRpcError as error:
+                    codes.add(error.code())
+                    return False
+                return True
+
+            await until_told(books, TIMEOUT_SECONDS)
+            assert await settings_of(pooler.database.url) == direct
+            pooler.reload("transaction")
+
+            async def not_serving() -> bool:
+                await books()
+                told = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS)
+                return bool(told.status == health_pb2.HealthCheckResponse.NOT_SERVING)
+
+            await until_told(not_serving, TIMEOUT_SECONDS)
+            for _ in range(20):
+                await books()
+            assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
+    assert NOT_KEPT in (tmp_path / "log").read_text()

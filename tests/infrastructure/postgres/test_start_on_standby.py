@@ -1,0 +1,94 @@
+"""A server that starts on a standby: it says NOT_SERVING, and serves once the standby is promoted."""
+
+import json
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from faults.pairs import Pair, primary_and_standby
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.commands import run_process
+from support.events import event_message
+from support.processes import SERVICE, server_process
+from support.running import query, running_ledger
+from support.waiting import until_told
+
+from ledger.bootstrap import Database
+from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.doctor import CHECKS
+from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+TIMEOUT_SECONDS = 60.0
+WRITES = "writes are taken"
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with primary_and_standby() as pair:
+        yield pair
+
+
+async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_path: Path) -> None:
+    """Without a restart. Until then it answers no write; reads it answers where its URL lets it use a standby. The
+    doctor names the one check that fails there."""
+    await pair.primary.make_template()
+    primary, standby = pair.directories
+    async with running_ledger(Database(pair.url(primary), pair.url(primary, user="postgres"))) as ledger:
+        (booked,) = await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=900))
+        assert booked.transaction_id
+        await find_stay(ledger.engine)
+    there = pair.url(standby, user="postgres")
+
+    async def has_come() -> bool:
+        return await query(there, "SELECT count(*) FROM ledger_stays") == [(1,)]
+
+    await until_told(has_come, TIMEOUT_SECONDS)
+    urls = {"as any server": pair.url(standby), "any host": pair.url(standby, options="&target_session_attrs=any")}
+    examined = await run_process(
+        *("doctor", "--json"), env={"LEDGER_DATABASE_URL": urls["any host"], "LEDGER_REQUIRE_DURABLE_DATABASE": "false"}
+    )
+    assert examined.status == ExitStatus.DONE, examined.stdout
+    told = {check["check"]: check for check in json.loads(examined.stdout)["checks"]}
+    assert told.keys() == CHECKS.keys()
+    assert [name for name, check in told.items() if check["status"] != "ok" and "fsync" not in check["detail"]] == [WRITES]
+    assert "a standby" in told[WRITES]["detail"]
+    async with AsyncExitStack() as stack:
+        servers = {
+            name: await stack.enter_async_context(server_process(Database(url, there), tmp_path / f"log of {name}"))
+            for name, url in urls.items()
+        }
+        channels = {
+            name: await stack.enter_async_context(aio.insecure_channel(server.address)) for name, server in servers.items()
+        }
+
+        async def serves(name: str) -> bool:
+            request = health_pb2.HealthCheckRequest(service=SERVICE)
+            health: Any = health_pb2_grpc.HealthStub(channels[name])
+            told = await health.Check(request, timeout=TIMEOUT_SECONDS)
+            return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
+
+        for name, channel in channels.items():
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+            assert not await serves(name)
+            with pytest.raises(aio.AioRpcError) as refused:
+                await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()), timeout=TIMEOUT_SECONDS)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            asked = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN"), timeout=TIMEOUT_SECONDS)
+            if name == "any host":
+                assert (await asked).available_minor == 900
+            else:
+                with pytest.raises(aio.AioRpcError) as refused:
+                    await asked
+                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        pair.promote()
+        for name, server in servers.items():
+            await until_told(partial(serves, name), TIMEOUT_SECONDS)
+            await server.assert_well()
+    # It went on in the same stay: where its numbers are, its snapshots are.
+    assert await query(there, "SELECT number FROM ledger_stays") == [(1,)]
