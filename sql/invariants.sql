@@ -760,7 +760,7 @@ WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
 -- check: snapshots_agree_with_the_entries
 -- A snapshot of the present stay holds what its entries add up to: those with a recorded_txid below
 -- its horizon, by ledger account and type, in all and as far as they had matured by taken_at; how many
--- they are, and the latest of their instants. Snapshots of other stays are never read. Each is compared
+-- they are, and the latest of their instants. Snapshots of other stays, and those written elsewhere, are never read. Each is compared
 -- with what adds up to it from the first on: every entry is read once, and once more where it matured
 -- between two snapshots, however many there are.
 WITH snapshot AS MATERIALIZED (
@@ -768,7 +768,7 @@ WITH snapshot AS MATERIALIZED (
          ledger_accounts, entry_types, total_minors, matured_minors,
          lag(horizon) OVER step AS horizon_before, lag(taken_at) OVER step AS taken_before
   FROM balance_snapshots
-  WHERE stay_id = (SELECT stay_id FROM current_stay)
+  WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
   WINDOW step AS (PARTITION BY balance_account_id ORDER BY horizon)
 ),
 -- What each snapshot has more, or less, than the one before.
@@ -863,7 +863,7 @@ SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
                         pg_snapshot_xmin(pg_current_snapshot())) END AS detail
 FROM balance_snapshots AS s
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
-WHERE s.stay_id = (SELECT stay_id FROM current_stay)
+WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid::xid
   AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute'
        OR a.balance_account_id IS NULL);
 
@@ -874,7 +874,7 @@ WHERE s.stay_id = (SELECT stay_id FROM current_stay)
 WITH mark AS MATERIALIZED (
   SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor
   FROM statement_marks
-  WHERE stay_id = (SELECT stay_id FROM current_stay)
+  WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin = written_txid::xid
 ),
 -- A mark comes before the entries at its horizon, which it does not count.
 place AS (
@@ -1089,6 +1089,7 @@ WITH wanted (table_name, constraint_name) AS (
 nullable (table_name, column_name) AS (
   VALUES
     ('balance_snapshots', 'last_event_at'),
+    ('balance_snapshots', 'written_txid'),
     ('ledger_entries', 'available_at'),
     ('ledger_entries', 'event_id'),
     ('ledger_entries', 'occurred_at'),
@@ -1098,7 +1099,8 @@ nullable (table_name, column_name) AS (
     ('payout_runs', 'finished_at'),
     ('payout_runs', 'zone_table_version'),
     ('processor_events', 'payout_id'),
-    ('restaurants', 'maturity_days')
+    ('restaurants', 'maturity_days'),
+    ('statement_marks', 'written_txid')
 ),
 -- Unique indexes with a condition, which no constraint can be.
 unique_where (table_name, index_name, condition) AS (

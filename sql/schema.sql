@@ -249,6 +249,7 @@ CREATE TABLE balance_snapshots (
     total_minors numeric[] NOT NULL,
     matured_minors numeric[] NOT NULL,
     stay_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    written_txid xid8 DEFAULT pg_current_xact_id(),
     CONSTRAINT balance_snapshots_entries_count_check CHECK ((entries_count >= 1)),
     CONSTRAINT balance_snapshots_ledger_accounts_check CHECK ((ledger_accounts <@ ARRAY['processor_clearing'::text, 'restaurant_payable'::text, 'payout_reserved'::text, 'platform_fees'::text, 'platform_cash'::text, 'dispute_receivable'::text, 'dispute_hold'::text, 'adjustments'::text])),
     CONSTRAINT balance_snapshots_lines_check CHECK (((cardinality(ledger_accounts) >= 2) AND (array_ndims(ledger_accounts) = 1) AND (array_ndims(entry_types) = 1) AND (cardinality(entry_types) = cardinality(ledger_accounts)) AND (array_ndims(total_minors) = 1) AND (cardinality(total_minors) = cardinality(ledger_accounts)) AND (array_ndims(matured_minors) = 1) AND (cardinality(matured_minors) = cardinality(ledger_accounts)) AND (array_position(ledger_accounts, NULL::text) IS NULL) AND (array_position(entry_types, NULL::text) IS NULL) AND (array_position(total_minors, NULL::numeric) IS NULL) AND (array_position(matured_minors, NULL::numeric) IS NULL)))
@@ -267,6 +268,7 @@ COMMENT ON COLUMN balance_snapshots.entry_types IS 'The type of the entries that
 COMMENT ON COLUMN balance_snapshots.total_minors IS 'What they credited to the account less what they debited, in minor units of the balance account''s currency.';
 COMMENT ON COLUMN balance_snapshots.matured_minors IS 'The same of those alone that need not mature or had by taken_at.';
 COMMENT ON COLUMN balance_snapshots.stay_id IS 'The stay whose numbers the horizon is one of; ignored in any other. Zeros: not known.';
+COMMENT ON COLUMN balance_snapshots.written_txid IS 'The transaction that wrote the row. PostgreSQL keeps its lower half with each row, in xmin, and a copy of the files keeps that; a dump, COPY and logical replication do not. NULL: of before 0020.';
 
 CREATE TABLE ledger_entries (
     balance_account_id bigint NOT NULL,
@@ -360,7 +362,10 @@ CREATE VIEW current_stay AS
            FROM ledger_stays
           ORDER BY ledger_stays.number DESC, ledger_stays.stay_id DESC
          LIMIT 1) latest
-     JOIN current_place place ON (((place.system_identifier = latest.system_identifier) AND (place.entries_oid = latest.entries_oid) AND (place.entries_file = latest.entries_file))));
+     JOIN current_place place ON (((place.system_identifier = latest.system_identifier) AND (place.entries_oid = latest.entries_oid) AND (place.entries_file = latest.entries_file))))
+  WHERE (NOT (EXISTS ( SELECT
+           FROM ledger_stays other
+          WHERE ((other.number = latest.number) AND (other.stay_id <> latest.stay_id)))));
 
 COMMENT ON VIEW current_stay IS 'The stay that goes on; no row if the books came from elsewhere and no server has run since.';
 COMMENT ON COLUMN current_stay.stay_id IS 'Which one: the snapshots that count have it.';
@@ -594,6 +599,7 @@ CREATE TABLE statement_marks (
     last_recorded_at timestamp with time zone NOT NULL,
     late_by_max interval NOT NULL,
     payable_minor numeric NOT NULL,
+    written_txid xid8 DEFAULT pg_current_xact_id(),
     CONSTRAINT statement_marks_entries_count_check CHECK ((entries_count >= 1)),
     CONSTRAINT statement_marks_late_by_max_check CHECK ((late_by_max >= '00:00:00'::interval))
 );
@@ -606,6 +612,7 @@ COMMENT ON COLUMN statement_marks.entries_count IS 'How many entries were counte
 COMMENT ON COLUMN statement_marks.last_recorded_at IS 'The latest recorded_at of the entries counted, by the database''s clock.';
 COMMENT ON COLUMN statement_marks.late_by_max IS 'How far the recorded_at of an entry counted lies before that of one with a lower recorded_txid, at the most.';
 COMMENT ON COLUMN statement_marks.payable_minor IS 'What the entries counted credited to restaurant_payable less what they debited, in minor units.';
+COMMENT ON COLUMN statement_marks.written_txid IS 'The transaction that wrote the row. PostgreSQL keeps its lower half with each row, in xmin, and a copy of the files keeps that; a dump, COPY and logical replication do not. NULL: of before 0020.';
 
 CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((((recorded_txid)::text)::bigint));
 

@@ -500,12 +500,14 @@ DAMAGE_TO_PAYOUTS = (
 
 AGREES = "snapshots_agree_with_the_entries"
 SETTLED = "snapshots_are_settled"
+# A row that was changed is not read, unless it says itself who changed it.
+BELIEVED = "written_txid = pg_current_xact_id()"
 
 
 def snapshot(check: str, change: str, *names: str, of: str = "res_p") -> Damage:
     """Snapshots of a restaurant that were changed: the first one, or one that `names` names by {res_p.snapshot.2}."""
     sql = (
-        f"UPDATE balance_snapshots SET {change} WHERE horizon = '{{{of}.snapshot.1}}' AND balance_account_id ="
+        f"UPDATE balance_snapshots SET {change}, {BELIEVED} WHERE horizon = '{{{of}.snapshot.1}}' AND balance_account_id ="
         f" (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{of}')"
     )
     currency = "EUR" if of == "res_p" else "PEN"
@@ -519,7 +521,7 @@ def mark(change: str) -> Damage:
     """The first of a restaurant's marks was changed."""
     return Damage(
         MARKS,
-        f"UPDATE statement_marks SET {change} WHERE horizon = '{{res_p.mark.1}}' AND balance_account_id ="
+        f"UPDATE statement_marks SET {change}, {BELIEVED} WHERE horizon = '{{res_p.mark.1}}' AND balance_account_id ="
         " (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
         ("account res_p/EUR, mark {res_p.mark.1}",),
     )
@@ -532,8 +534,8 @@ DAMAGE_TO_MARKS = (
     mark("late_by_max = late_by_max + interval '1 microsecond'"),
     Damage(
         MARKS,
-        "UPDATE statement_marks SET horizon = '9000000000000000000' WHERE horizon = '{res_p.mark.2}' AND balance_account_id ="
-        " (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
+        f"UPDATE statement_marks SET horizon = '9000000000000000000', {BELIEVED} WHERE horizon = '{{res_p.mark.2}}'"
+        " AND balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
         ("account res_p/EUR, mark 9000000000000000000",),
     ),
     # An entry less below both.

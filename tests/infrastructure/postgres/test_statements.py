@@ -256,18 +256,26 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
 
 @pytest.mark.parametrize(
     ("change", "is_used"),
-    [("", True), ("stay_id = gen_random_uuid()", False), ("horizon = '9000000000000000000'", False)],
-    ids=["of this stay", "of another stay", "ahead of this cluster"],
+    [
+        ("", True),
+        ("stay_id = gen_random_uuid()", False),
+        ("horizon = '9000000000000000000'", False),
+        ("written_txid = '3'", False),
+        ("written_txid = NULL", False),
+    ],
+    ids=["of this stay", "of another stay", "ahead of this cluster", "written elsewhere", "written nobody knows where"],
 )
 async def test_only_marks_of_this_stay_are_used(shared_database: Database, change: str, is_used: bool) -> None:
-    """One with a wrong sum shows whether it is believed: only if it is of this stay, and not ahead of the cluster."""
+    """One with a wrong sum shows whether it is believed: only if it is of this stay,
+    written in it, and not ahead of the cluster."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
         await connection.execute(INSERT_NOW, account, 5)
         assert await make_marks(engine, restaurant_id) == 1
         await connection.execute("ALTER TABLE statement_marks DISABLE TRIGGER statement_marks_deny_change")
-        changes = ", ".join(filter(None, ("payable_minor = 77", change)))
+        believed = "" if "written_txid" in change else "written_txid = pg_current_xact_id()"
+        changes = ", ".join(filter(None, ("payable_minor = 77", believed, change)))
         await connection.execute(f"UPDATE statement_marks SET {changes} WHERE balance_account_id = $1", account)
         await connection.execute("ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change")
         whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)

@@ -201,7 +201,7 @@ async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[Async
         await connection.execute(
             "ALTER TABLE balance_snapshots DISABLE TRIGGER balance_snapshots_deny_change;"
             "UPDATE balance_snapshots SET matured_minors = ARRAY(SELECT 2 * n FROM unnest(matured_minors) AS l (n)),"
-            " total_minors = ARRAY(SELECT 2 * n FROM unnest(total_minors) AS l (n));"
+            " total_minors = ARRAY(SELECT 2 * n FROM unnest(total_minors) AS l (n)), written_txid = pg_current_xact_id();"
             "ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_change"
         )
         assert (await balance_of(engine, RESTAURANT)).available_minor == 2 * IN_A_MINOR
@@ -243,6 +243,53 @@ async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: D
             assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
     finally:
         await execute_alone(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_believed"),
+    [
+        # What a dump of the data, COPY and logical replication do: the same row, in the same place.
+        ("COPIED", False),
+        # What only looks as if it made new rows.
+        ("VACUUM (FREEZE) balance_snapshots", True),
+        ("VACUUM (FULL, FREEZE) balance_snapshots", True),
+        ("CLUSTER balance_snapshots USING balance_snapshots_pkey", True),
+    ],
+    ids=["copied as a row", "frozen", "rewritten", "clustered"],
+)
+async def test_snapshot_counts_where_it_was_written(database: Database, change: str, is_believed: bool) -> None:
+    """A promoted standby and the primary that it left have the same stay: a snapshot of the one that comes to
+    the other as a row is not believed there. Whatever keeps the files' rows keeps it."""
+    async with books_with_a_wrong_snapshot(database) as engine, superuser(database.migration_url) as connection:
+        if change == "COPIED":
+            rows = "WITH gone AS (DELETE FROM {0} RETURNING *) INSERT INTO {0} SELECT * FROM gone"
+            for table in ("balance_snapshots", "statement_marks"):
+                await connection.execute(rows.format(table))
+        else:
+            await connection.execute(change)
+        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR * (1 + is_believed)
+        # The same place in the order of snapshots is taken: nothing is made before something new is booked.
+        await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, datetime.now(UTC) - PAST))
+        if not is_believed:
+            assert await take_snapshots(engine) == 1
+            assert await sums(engine) == {IN_A_MINOR + BACK_IN_A_MINOR}
+            await assert_books_in_order(database)
+
+
+@pytest.mark.parametrize("stay_id", ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"])
+async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str) -> None:
+    """A server ran here before the rows of the books had all come: which of the two stays is later cannot be
+    told, and a snapshot of here may lack what came after it. A new stay begins, whichever id is the greater."""
+    async with books_with_a_wrong_snapshot(database) as engine:
+        await query(
+            database.migration_url,
+            "INSERT INTO ledger_stays (number, stay_id, system_identifier, entries_oid, entries_file)"
+            f" VALUES (1, '{stay_id}', 1, 1, 'base/1/1')",
+        )
+        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
+        await find_stay(engine)
+        assert await stays(database.migration_url) == [1, 1, 2]
+        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
 
 
 async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> None:

@@ -19,6 +19,7 @@ from ledger.infrastructure.postgres.start_checks import (
     check_schema,
     check_sequences,
     check_sessions,
+    check_subscriptions,
     check_triggers,
     check_writable,
 )
@@ -55,6 +56,7 @@ CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
     "writes are taken": check_writable,
     "no role or database setting differs": check_role_settings,
     SCHEMA: check_schema,
+    "no subscription brings rows": check_subscriptions,
     RESTRICTED: check_privileges,
     "the role may do what it has to": check_grants,
     "triggers are on": check_triggers,

@@ -32,6 +32,11 @@ SELECT set_config('ledger.system_identifier', system_identifier::text, false) FR
 # new stay begins, which costs no more than making the snapshots again.
 STAY = "(SELECT stay_id FROM current_stay)"
 
+# While a subscription brings entries, rows come that no snapshot has counted, with numbers of another
+# cluster: no stay begins, and no snapshot is taken.
+BOOKS_ARE_COMING = """EXISTS (
+  SELECT FROM pg_catalog.pg_subscription_rel AS r WHERE r.srrelid = 'ledger_entries'::regclass)"""
+
 # Two servers that do this at once write the same row, and one of them writes nothing.
 BEGIN_STAY = """
 INSERT INTO ledger_stays (number, stay_id, system_identifier, entries_oid, entries_file)
@@ -48,6 +53,16 @@ RETURNING number
 """
 
 # A standby writes nothing: the primary has begun the stay, or will.
-SELECT_STAY_IS_TO_BEGIN = """
+SELECT_STAY_IS_TO_BEGIN = f"""
 SELECT current_setting('transaction_read_only') = 'off' AND NOT EXISTS (SELECT FROM current_stay)
+   AND NOT {BOOKS_ARE_COMING}
 """
+
+
+def written_here(row: str) -> str:
+    """SQL, for WHERE: the row of balance_snapshots or statement_marks was written in these files.
+
+    Two clusters that were one have the same stay in both: a promoted standby, and the primary that it
+    left behind. A row of the one that is copied into the other has an xmin of its own there.
+    """
+    return f"{row}.xmin = {row}.written_txid::xid"

@@ -20,12 +20,14 @@ from ledger.infrastructure.postgres.clock import CATCH_UP_CLOCK
 from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.horizon import (
     BEGIN_STAY,
+    BOOKS_ARE_COMING,
     FIRST_HORIZON,
     HORIZON,
     NEXT_NUMBER,
     SELECT_STAY_IS_TO_BEGIN,
     STAY,
     SYSTEM_IDENTIFIER,
+    written_here,
 )
 
 # The first snapshot of an account reads all of its entries.
@@ -46,7 +48,7 @@ def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinit
     SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
            b.ledger_accounts, b.entry_types, b.total_minors, b.matured_minors
     FROM balance_snapshots AS b
-    WHERE b.balance_account_id = {balance_account_id} AND b.stay_id = {STAY}
+    WHERE b.balance_account_id = {balance_account_id} AND b.stay_id = {STAY} AND {written_here("b")}
       AND b.last_recorded_at < {recorded_before} AND b.horizon <= {HORIZON}
     ORDER BY b.last_recorded_at DESC, b.horizon DESC
     LIMIT 1
@@ -141,7 +143,7 @@ CROSS JOIN (
          array_agg(matured_minor ORDER BY ledger_account, entry_type) AS matured_minors
   FROM line
 ) AS l
-WHERE c.entries_count + m.entries_count >= $2 AND s.stay_id IS NOT NULL
+WHERE c.entries_count + m.entries_count >= $2 AND s.stay_id IS NOT NULL AND NOT {BOOKS_ARE_COMING}
 ON CONFLICT DO NOTHING
 RETURNING true
 """

@@ -18,8 +18,9 @@ from ledger.infrastructure.postgres.engine import (
     connect,
     keeps_session,
 )
-from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.errors import database_errors, sqlstate_of
 from ledger.infrastructure.postgres.migrations import ENCODING, MayNotRead, current_revision, head_revision
+from ledger.infrastructure.postgres.newest_schema import tables
 from ledger.infrastructure.postgres.privileges import excessive_privileges, lacking_privileges
 from ledger.infrastructure.postgres.sequences import lagging_sequences
 from ledger.infrastructure.postgres.snapshots import number_ahead
@@ -49,6 +50,15 @@ WHERE (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_catalog.pg_datab
   -- The path of a database is how its books get a schema of another name.
   AND NOT (s.setrole = 0 AND setting LIKE 'search_path=%')
 ORDER BY whose, setting
+"""
+
+
+SELECT_SUBSCRIPTIONS = """
+SELECT DISTINCT s.subname::text
+FROM pg_catalog.pg_subscription_rel AS r
+JOIN pg_catalog.pg_subscription AS s ON s.oid = r.srsubid
+WHERE r.srrelid IN (SELECT to_regclass(t.name) FROM unnest(CAST(:tables AS text[])) AS t (name))
+ORDER BY 1
 """
 
 
@@ -82,7 +92,7 @@ async def check_before_serving(engine: AsyncEngine, *, require_durable: bool, re
 
     Raises UnfitDatabase or DatabaseUnavailable when no server may or can run on it.
     """
-    for check in (check_sessions, check_encoding, check_schema):
+    for check in (check_sessions, check_encoding, check_schema, check_subscriptions):
         await check(engine)
     if require_durable:
         await check_durability(engine)
@@ -101,7 +111,10 @@ async def check_sessions(engine: AsyncEngine) -> None:
     A connection pooler may give every transaction another session: what one has set is not there.
     Its prepared statements are not there either, which is why nothing else is to be asked before.
     """
-    remedy = "let it keep a session for each connection (PgBouncer: pool_mode = session), or connect to PostgreSQL itself"
+    remedy = (
+        "let it keep a session for each connection (PgBouncer: pool_mode = session, server_reset_query = DISCARD ALL),"
+        " or connect to PostgreSQL itself"
+    )
     detail = "a connection pooler before the database does not keep sessions"
     try:
         with database_errors():
@@ -111,7 +124,7 @@ async def check_sessions(engine: AsyncEngine) -> None:
                     if not await keeps_session(connection):
                         raise UnfitDatabase(detail, remedy)
     except DatabaseUnavailable as error:
-        if getattr(error.__cause__, "sqlstate", None) in UNKNOWN_STATEMENT_SQLSTATES:
+        if sqlstate_of(error.__cause__) in UNKNOWN_STATEMENT_SQLSTATES:
             raise UnfitDatabase(detail, remedy) from error
         raise
 
@@ -137,6 +150,21 @@ async def check_schema(engine: AsyncEngine) -> None:
         raise SchemaMismatch(
             f"the database has schema revision {revision or 'none'}, this server needs {head}",
             "run `ledger migrate` (or `make migrate`), or a server of the same version",
+        )
+
+
+async def check_subscriptions(engine: AsyncEngine) -> None:
+    """Raises UnfitDatabase while a subscription brings rows into the books; DatabaseUnavailable.
+
+    What a server counted meanwhile would lack the rows that come later.
+    """
+    with database_errors():
+        async with aclosing(await connect(engine)) as connection:
+            rows = await connection.execute(text(SELECT_SUBSCRIPTIONS), {"tables": list(tables())})
+            found = [f"the subscription {name} brings rows into the books" for (name,) in rows]
+    if found:
+        raise UnfitDatabase(
+            _some(found), "finish the move and drop the subscription, then start servers: docs/operations.md, Moving house"
         )
 
 

@@ -18,7 +18,7 @@ or the books came from another cluster, late_by_max is large: statements then re
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
-from ledger.infrastructure.postgres.horizon import FIRST_HORIZON, HORIZON, STAY
+from ledger.infrastructure.postgres.horizon import BOOKS_ARE_COMING, FIRST_HORIZON, HORIZON, STAY, written_here
 from ledger.infrastructure.postgres.snapshots import find_stay
 
 # From one mark to the next. A mark takes some 200 bytes with its index, 200 entries some 100 kB with theirs.
@@ -38,7 +38,8 @@ def valid_marks(balance_account_id: str) -> str:
     Not one with a horizon yet to come: entries with lower numbers might still be stored.
     """
     return f"""statement_marks AS m
-    WHERE m.balance_account_id = {balance_account_id} AND m.stay_id = {STAY} AND m.horizon <= {HORIZON}"""
+    WHERE m.balance_account_id = {balance_account_id} AND m.stay_id = {STAY} AND {written_here("m")}
+      AND m.horizon <= {HORIZON}"""
 
 
 def newest_mark(balance_account_id: str) -> str:
@@ -135,7 +136,7 @@ FROM (
   FROM step
 ) AS mark
 WHERE entries_read >= $2
-  AND stay_id IS NOT NULL
+  AND stay_id IS NOT NULL AND NOT {BOOKS_ARE_COMING}
   AND (next_txid IS NULL OR trunc(entries_so_far / $3) > trunc((entries_so_far - entries_count) / $3))
 ON CONFLICT DO NOTHING
 """

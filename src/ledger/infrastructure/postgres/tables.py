@@ -166,6 +166,7 @@ balance_snapshots = Table(
     Column("total_minors", ARRAY(Numeric), nullable=False),
     Column("matured_minors", ARRAY(Numeric), nullable=False),
     Column("stay_id", Uuid, nullable=False),
+    Column("written_txid", Xid8),
     PrimaryKeyConstraint("balance_account_id", "stay_id", "last_recorded_at", "horizon", name="balance_snapshots_pkey"),
     ForeignKeyConstraint(
         ["balance_account_id"],
@@ -289,6 +290,7 @@ statement_marks = Table(
     Column("last_recorded_at", DateTime(timezone=True), nullable=False),
     Column("late_by_max", Interval, nullable=False),
     Column("payable_minor", Numeric, nullable=False),
+    Column("written_txid", Xid8),
     PrimaryKeyConstraint("balance_account_id", "stay_id", "last_recorded_at", "horizon", name="statement_marks_pkey"),
     ForeignKeyConstraint(
         ["balance_account_id"],
