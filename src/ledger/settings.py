@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ledger.addresses import ADDRESS_PATTERN, DEFAULT_ADDRESS, PORT_MAX, has_port_in_range
 from ledger.database_url import driver_url
 from ledger.domain.restaurants import MATURITY_DAYS_MAX
+from ledger.workers import WORKERS_MAX
 from ledger.zones import settlement_zone
 
 
@@ -28,7 +29,6 @@ def _expanded(path: Path | None) -> Path | None:
 
 
 ENV_FILE = ".env"
-WORKERS_MAX = 64
 
 
 class LogFormat(StrEnum):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.commands import TIMEOUT_SECONDS, run_command, run_process, start_process
 
-from ledger.cli.demo import owed_by_account
 from ledger.cli.demo_file import read_demo_lines
+from ledger.cli.demonstration import owed_by_account
 from ledger.cli.failures import ExitStatus
 
 

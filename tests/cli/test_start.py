@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from support.commands import run_process
 
 from ledger.addresses import DEFAULT_ADDRESS, is_address
 from ledger.cli.client_settings import ClientSettings, load_client_settings
+from ledger.cli.completion import VARIABLE
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.settings import Settings
 
@@ -23,6 +26,21 @@ import atexit, json, sys
 atexit.register(lambda: sys.stderr.write(json.dumps(sorted(name for name in sys.modules if "." not in name))))
 from ledger.__main__ import main
 main()
+"""
+# Shows the help of every command, one after the other, and prints what each has loaded of the modules
+# that are named.
+HELPED = """
+import contextlib, io, json, sys
+from ledger.cli.app import COMMANDS, root
+from ledger.cli.command_tree import every_command
+loaded = {}
+for path, _ in every_command(COMMANDS):
+    before, shown = set(sys.modules), io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        root.main([*path, "--help"], standalone_mode=False)
+    assert shown.getvalue().startswith("Usage: "), path
+    loaded[" ".join(path)] = sorted(set(sys.argv[1:]) & (set(sys.modules) - before))
+print(json.dumps(loaded))
 """
 # Runs a command, and presses Ctrl-C when it begins to load a module.
 INTERRUPTED = """
@@ -42,10 +60,14 @@ main()
 """
 
 
-async def python(program: str, *arguments: str) -> tuple[int, str, str]:
-    """Runs a program; its status and what it wrote."""
+async def python(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Runs a program, with `env` added to the environment; its status and what it wrote."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        *("-c", program, *arguments),
+        env={**os.environ, **(env or {})},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     return process.returncode or 0, stdout.decode(), stderr.decode()
@@ -69,6 +91,26 @@ async def test_a_command_loads_what_it_needs(tmp_path: Path, arguments: tuple[st
     loaded = json.loads(stderr.splitlines()[-1])
     assert "click" in loaded
     assert [name for name in (*HEAVY, *also) if name in loaded] == []
+
+
+async def test_help_of_any_command_loads_no_library_of_calls_or_of_the_server() -> None:
+    """Not even that of a command which needs them once it runs."""
+    status, stdout, stderr = await python(HELPED, *HEAVY, "grpc")
+    assert (status, stderr) == (0, "")
+    loaded = json.loads(stdout)
+    assert "serve" in loaded
+    assert {path: names for path, names in loaded.items() if names} == {}
+
+
+@pytest.mark.parametrize("words", ["ledger pay", "ledger payouts run --", "ledger report q1 "])
+async def test_completion_loads_no_library_of_calls_or_of_the_server(words: str) -> None:
+    """The shell waits for it at each press of the tab key."""
+    number = str(len(words.split(" ")) - 1)
+    asked = {VARIABLE: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
+    status, _, stderr = await python(LOADED, env=asked)
+    loaded = json.loads(stderr.splitlines()[-1])
+    assert status == 0
+    assert [name for name in (*HEAVY, "grpc") if name in loaded] == []
 
 
 @pytest.mark.parametrize(

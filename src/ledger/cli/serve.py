@@ -1,21 +1,9 @@
 """`ledger serve`: runs the server."""
 
-import asyncio
-import signal
-from typing import TYPE_CHECKING
-
 import click
 
-from ledger.cli.configuration import load_settings, warn_of_unknown_settings
-from ledger.cli.failures import log_reports, report
-from ledger.cli.first_calls import first_calls
-from ledger.cli.output import print_json_lines, print_line
 from ledger.cli.parameters import WholeNumber, address_option
-from ledger.observability import configure_logging
-from ledger.settings import WORKERS_MAX, LogFormat, Settings
-
-if TYPE_CHECKING:
-    from ledger.bootstrap import Database
+from ledger.workers import WORKERS_MAX
 
 HELP = """
 Run the server until Ctrl-C, SIGTERM or the end of its terminal, which let the
@@ -47,73 +35,7 @@ READY_PREFIX = "ledger serves gRPC on "
     help="Server processes that share the address.  [default: LEDGER_WORKERS]",
 )
 def serve(address: str | None, workers: int | None) -> None:
-    settings = load_settings(address, workers=workers)
-    # Imported when needed: the database's libraries take longer to load than most other commands take in all.
-    from ledger.bootstrap import check_security
-    from ledger.cli.database_failures import database_failures
+    # Imported when needed: help needs none of it.
+    from ledger.cli.serving import serve_until_stopped
 
-    configure_logging(settings.log_format, settings.log_level)
-    if settings.log_format is LogFormat.JSON:
-        log_reports()
-    warn_of_unknown_settings()
-    with database_failures(settings.database_url):
-        check_security(settings)
-        if settings.workers == 1:
-            _serve_alone(settings)
-        else:
-            _serve_with_workers(settings)
-
-
-def _serve_alone(settings: Settings) -> None:
-    from ledger.bootstrap import new_event_loop, open_database, run_server
-    from ledger.metrics import told_metrics
-
-    with open_database(settings) as database:
-
-        def on_ready(listening_address: str) -> None:
-            _announce(settings, listening_address, database)
-
-        with told_metrics(settings) as metrics, asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))
-            # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
-
-
-def _serve_with_workers(settings: Settings) -> None:
-    from ledger.bootstrap import check_database, open_database
-    from ledger.cli.supervisor import Supervisor, reserved_address, worker_environment
-    from ledger.metrics import summed_metrics
-
-    with reserved_address(settings.grpc_address) as address, open_database(settings) as database:
-        # Here, where it is told once and ends the command, and not only in each worker.
-        asyncio.run(check_database(settings, database))
-        with summed_metrics(settings) as metrics:
-            environment = worker_environment(settings, address, database)
-
-            def on_ready() -> None:
-                _announce(settings, address, database)
-
-            asyncio.run(Supervisor(settings, environment, on_ready=on_ready, metrics=metrics).run())
-
-
-def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
-    """Prints where the server is, and what to try next."""
-    if settings.log_format is LogFormat.JSON:
-        print_json_lines([{"event": "ready", "address": listening_address, "books": database.description}])
-        _warn_if_attached(database)
-        return
-    print_line(f"{READY_PREFIX}{listening_address}")
-    print_line(f"the books are in {database.description}")
-    print_line()
-    for line in first_calls(settings, listening_address):
-        print_line(line)
-    _warn_if_attached(database)
-
-
-def _warn_if_attached(database: "Database") -> None:
-    if database.attached:
-        report(
-            "warning",
-            ["another process runs the embedded PostgreSQL and will stop it; this server loses its database then"],
-        )
+    serve_until_stopped(address, workers)

@@ -10,10 +10,8 @@ from contextlib import suppress
 
 import click
 
-from ledger.cli.configuration import load_settings
 from ledger.cli.failures import ExitStatus
 from ledger.cli.parameters import WholeNumber
-from ledger.observability import configure_logging
 
 HELP = "Serve as one of the workers of `ledger serve --workers`, which starts this command itself."
 
@@ -27,6 +25,10 @@ STOP_MARGIN_SECONDS = 20.0
 @click.option("--number", type=WholeNumber(), required=True, help="Which of the workers this is.")
 @click.option("--supervisor", type=WholeNumber(), required=True, help="The file descriptor of the connection to the supervisor.")
 def serve_worker(number: int, supervisor: int) -> None:
+    # Imported when needed: help needs none of it.
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
+
     # Means that certificates have changed. There are none.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # The supervisor has put every setting into the environment; a later `.env` is for a later supervisor.

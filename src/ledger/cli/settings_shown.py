@@ -4,15 +4,16 @@ import os
 import re
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from dotenv import dotenv_values
 
-from ledger.cli.configuration import load_settings
 from ledger.cli.options_given import given_options
 from ledger.cli.output import JsonValue, Table, print_json_lines, print_table
 from ledger.cli.parameters import json_lines_option
-from ledger.settings import ENV_FILE, Settings
+
+if TYPE_CHECKING:
+    from ledger.settings import Settings
 
 HELP = """
 Show every setting in force, and where it comes from: an option before the name
@@ -30,6 +31,10 @@ _HIDDEN = "***"
 @click.command(help=HELP)
 @json_lines_option
 def settings(json: bool) -> None:
+    # Imported when needed: help needs none of it.
+    from ledger.cli.configuration import load_settings
+    from ledger.settings import Settings
+
     found = load_settings()
     rows = [(f"LEDGER_{field.upper()}", _shown(field, found), _source_of(field)) for field in Settings.model_fields]
     if json:
@@ -41,7 +46,7 @@ def settings(json: bool) -> None:
     print_table(table)
 
 
-def _shown(field: str, settings: Settings) -> str:
+def _shown(field: str, settings: "Settings") -> str:
     value = getattr(settings, field)
     if value is None:
         return ""
@@ -60,6 +65,10 @@ def without_password(url: str) -> str:
 
 def _source_of(field: str) -> str:
     """Where the setting's value was found, in the order in which it is looked for. Empty variables do not count."""
+    from dotenv import dotenv_values
+
+    from ledger.settings import ENV_FILE
+
     name = f"ledger_{field}"
     if field in given_options():
         return "option"

@@ -1,0 +1,3 @@
+"""How many processes one server may be."""
+
+WORKERS_MAX = 64
