@@ -96,6 +96,8 @@ async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full:
         except Exception:  # noqa: BLE001  # the outermost edge: whatever it was is reported, and the next fault is played
             failures.append(traceback.format_exc(limit=-4))
         try:
+            # Of what is booked while the judge reads, the books and the journal would tell different things.
+            await stage.end_servers()
             verdict = await judge(stage.database, stage.journal)
         except Exception:  # noqa: BLE001  # as above
             failures.append(f"the books could not be judged: {traceback.format_exc(limit=-4)}")

@@ -24,14 +24,20 @@ PAYOUT_TYPES = ("payout_paid", "payout_failed")
 # How many entries an event posts without a fee above 0, and with one.
 ENTRIES_BY_TYPE = {"dispute_opened": (2, 3), "dispute_won": (2, 2), "charge_succeeded": (1, 2)}
 
-# A payment that came after the failure of its payout posts nothing.
+# A payment that came after the failure of its payout posts nothing. In one statement: of what a server books meanwhile, it
+# counts the event with its entries, or neither.
 _STORED = """
+WITH entries AS (
+  SELECT event_id, count(*) AS entries, count(DISTINCT transaction_id) AS transactions
+  FROM ledger_entries WHERE event_id IS NOT NULL GROUP BY event_id
+)
 SELECT v.event_id, v.transaction_id::text, v.type = 'payout_paid' AND r.payout_id IS NOT NULL,
+       COALESCE(e.entries, 0), COALESCE(e.transactions, 0),
        v.type, v.restaurant_id, v.currency, v.amount_minor, v.fee_minor, v.occurred_at, COALESCE(v.payout_id, ''), v.reference
 FROM processor_events AS v
+LEFT JOIN entries AS e USING (event_id)
 LEFT JOIN (SELECT payout_id::text FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS r ON r.payout_id = v.payout_id
 """
-_ENTRIES = "SELECT event_id, count(*), count(DISTINCT transaction_id) FROM ledger_entries WHERE event_id IS NOT NULL GROUP BY 1"
 _PAYOUTS = """
 SELECT a.restaurant_id, a.currency, p.state, sum(p.amount_minor)::bigint
 FROM payouts AS p JOIN balance_accounts AS a USING (balance_account_id) GROUP BY 1, 2, 3
@@ -72,7 +78,7 @@ class Verdict:
 
 
 async def judge(database: Database, journal: Journal) -> Verdict:
-    """Reads everything that is stored, and asks a server of its own for every balance."""
+    """Reads everything that is stored, and asks a server of its own for every balance. Nobody may write meanwhile."""
     stored = await stored_events(database)
     answers = defaultdict[str, list[Answer]](list)
     for answer in journal.answers:
@@ -110,10 +116,11 @@ async def judge(database: Database, journal: Journal) -> Verdict:
 
 async def stored_events(database: Database) -> dict[str, StoredEvent]:
     """Every event that is stored, by its id."""
-    entries = {row[0]: row[1:] for row in await query(database.migration_url, _ENTRIES)}
     return {
-        event_id: StoredEvent(Contents(*contents), transaction_id, is_late_payment, *entries.get(event_id, (0, 0)))
-        for event_id, transaction_id, is_late_payment, *contents in await query(database.migration_url, _STORED)
+        event_id: StoredEvent(Contents(*contents), transaction_id, is_late_payment, entries, transactions)
+        for event_id, transaction_id, is_late_payment, entries, transactions, *contents in await query(
+            database.migration_url, _STORED
+        )
     }
 
 

@@ -24,6 +24,11 @@ from ledger.infrastructure.postgres.migrations import database_url
 # Generous, for machines that many others use too; the report has the figure.
 GAP_FACTOR = 30
 SEALED_SECONDS = 60.0
+ENDED_SECONDS = 60.0
+END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'ledger%'
+"""
 
 
 class Skipped(Exception):
@@ -45,6 +50,7 @@ class Stage:
     notes: list[str] = field(default_factory=list)
     plain_servers: list[ServerProcess] = field(default_factory=list)
     chance: random.Random = field(init=False)
+    _started: list[ServerProcess] = field(default_factory=list)
     _loads: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +75,21 @@ class Stage:
         if through is not None:
             url = _through(self.database.url, through)
         server = new_server(self.database, self.folder, durable=self.cluster.durable, url=url, env=env)
-        return await self.exits.enter_async_context(server)
+        self._started.append(await self.exits.enter_async_context(server))
+        return self._started[-1]
+
+    async def end_servers(self) -> None:
+        """Kills the servers that still run, and ends the sessions that they leave.
+
+        A fault that failed half way leaves servers at work, and a session may commit after its server.
+        """
+        for server in self._started:
+            await server.kill()
+
+        async def gone() -> bool:
+            return not await self.query(END_SESSIONS)
+
+        await until_told(gone, ENDED_SECONDS)
 
     async def servers(self, count: int) -> list[ServerProcess]:
         """Several plain servers of one database; those that a fault before left running are taken again."""

@@ -4,13 +4,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import grpc
 import pytest
 from support.events import event_message
-from support.running import RunningLedger, execute_alone
+from support.running import RunningLedger, execute_alone, query
 from support.seals import seal_everything
 
+from faults import judge as judge_module
 from faults.callers import Caller
 from faults.journal import CHARGES_PER_ACCOUNT, Answer, Contents, DigitAccounts, Journal, Told
 from faults.judge import judge
@@ -45,6 +47,24 @@ async def test_honest_books_pass(ledger: RunningLedger) -> None:
     verdict = await judge(ledger.database, await evidence(ledger))
     assert verdict.violations == ()
     assert (verdict.calls, verdict.acked, verdict.lost, verdict.doubled) == (5, 3, 0, 0)
+
+
+async def test_event_that_is_booked_meanwhile_has_its_entries(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may book between any two statements of the judge: an event never stands there without its entries."""
+    journal = Journal()
+    caller = Caller(ledger.address, journal)
+
+    async def query_and_book(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        rows = await query(url, statement, **parameters)
+        await caller.send(event_message(fee_minor=3))
+        return rows
+
+    await caller.send(event_message(fee_minor=3))
+    monkeypatch.setattr(judge_module, "query", query_and_book)
+    stored = await judge_module.stored_events(ledger.database)
+    await caller.close()
+    assert stored
+    assert {(event.entries, event.transactions) for event in stored.values()} == {(2, 1)}
 
 
 async def change_what_is_sealed(ledger: RunningLedger, journal: Journal) -> None:
