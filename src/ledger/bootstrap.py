@@ -412,8 +412,7 @@ def _spare_the_collector() -> None:
 def examine_database(settings: Settings) -> tuple[Condition, ...]:
     """Asks the configured database, or the embedded one, whether it is fit for a server, and writes nothing.
 
-    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable,
-    DatabaseTimeout.
+    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable.
     """
     not_required = set()
     if not settings.require_durable_database:

@@ -250,3 +250,16 @@ async def test_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
     assert outcome.stderr.startswith(f"error: the `ledger` command needs the Python package {missing}")
     assert "with its extras server and embedded" in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+async def test_stream_that_is_closed_is_as_good_as_one_that_nobody_reads(stream: int) -> None:
+    """A script may close it; no file that the command opens gets its number."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" -m ledger settings {stream}>&-', sys.executable),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert (process.returncode, stderr) == (ExitStatus.DONE, b"")
+    assert (stdout == b"") == (stream == 1)

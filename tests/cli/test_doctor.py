@@ -3,12 +3,16 @@
 import json
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 from support.commands import run_command
 from support.running import query, role_settings
 
 from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.doctor import CHECKS
+from ledger.infrastructure.postgres.doctor import CHECKS, DURABLE, RESTRICTED, Fitness, examine
+from ledger.infrastructure.postgres.engine import create_engine
 
 
 @pytest.fixture
@@ -39,3 +43,21 @@ async def test_what_is_broken_comes_with_its_remedy(configured: Database) -> Non
     (broken,) = [check for check in told["checks"] if check["status"] == "broken"]
     assert "INSERT on payout_items" in broken["detail"]
     assert "ledger migrate" in broken["remedy"]
+
+
+async def test_check_that_gets_no_answer_in_time_is_a_warning(database: Database) -> None:
+    """What the other checks found is told all the same."""
+    engine = create_engine(database.url, pool_size=2, lock_timeout_seconds=1)
+    locking = create_async_engine(database.migration_url, poolclass=NullPool)
+    try:
+        async with locking.connect() as connection:
+            await connection.execute(text("LOCK TABLE ledger_entries IN ACCESS EXCLUSIVE MODE"))
+            conditions = await examine(engine, not_required=frozenset((DURABLE, RESTRICTED)))
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+        await locking.dispose()
+    assert [condition.check for condition in conditions] == list(CHECKS)
+    late = [condition.check for condition in conditions if condition.detail.startswith("no answer in time")]
+    assert late == ["transaction numbers are past"]
+    assert Fitness.BROKEN not in {condition.fitness for condition in conditions}

@@ -87,7 +87,20 @@ def test_facts_on_a_narrow_terminal_are_lines(monkeypatch: pytest.MonkeyPatch) -
     assert shown == f"payout  {PAYOUT_IDS[0]}\nto      z\n"
 
 
-@pytest.mark.parametrize(("text", "width"), [("abc", 3), ("ñandú", 5), ("n\u0303", 1), ("寿司", 4)])
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("abc", 3),
+        ("ñandú", 5),
+        ("n\u0303", 1),
+        ("寿司", 4),
+        ("🍣", 2),
+        ("❤\ufe0f", 1),
+        ("ที่", 1),
+        ("दि", 2),
+        ("\u1112\u1161\u11ab", 2),
+    ],
+)
 def test_columns_line_up_under_wide_characters(text: str, width: int) -> None:
     """As terminals show them."""
     assert text_width(text) == width

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.commands import TIMEOUT_SECONDS, run_command, run_process, serving, terminal
 from support.tokens import token_line
+from support.waiting import until
 
 from ledger.cli.demo_file import DEMO_FILE
 from ledger.cli.failures import ExitStatus
@@ -113,6 +115,31 @@ async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(server.process.wait(), TIMEOUT_SECONDS) == 0
     assert not has_postmaster(data_dir)
+
+
+async def test_server_serves_although_nobody_reads_that_it_is_ready(data_dir: Path, tmp_path: Path) -> None:
+    """As with `ledger serve | head -1`, which is gone before the last line comes."""
+    address = f"unix:{tmp_path}/ledger.sock"
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": address, "LEDGER_DATABASE_URL": ""}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ledger", "serve"),
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | env,
+        start_new_session=True,
+    )
+    os.close(writer)
+    try:
+        await until(lambda: process.returncode is not None or (tmp_path / "ledger.sock").exists(), TIMEOUT_SECONDS)
+        await until_serving(address)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert b"stopped" in said
+    assert b"error" not in said
 
 
 async def test_second_server_on_the_port_fails_loudly(data_dir: Path) -> None:

@@ -21,6 +21,7 @@ class Pair:
     standby_pgdata: Path
     _standby: ExitStack
     is_frozen: bool = False
+    is_promoted: bool = False
 
     @property
     def directories(self) -> tuple[Path, Path]:
@@ -48,6 +49,7 @@ class Pair:
 
     def promote(self) -> None:
         """The standby takes over; the primary is not asked."""
+        self.is_promoted = True
         promote(self.standby_pgdata)
 
 

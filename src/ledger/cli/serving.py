@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ledger.cli.configuration import load_settings, warn_of_unknown_settings
@@ -69,17 +70,21 @@ def _serve_with_workers(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
-    """Prints where the server is, and what to try next."""
+    """Prints where the server is, and what to try next. A reader who has gone, as `head` does, stops no server."""
+    with suppress(OSError):
+        _print_ready(settings, listening_address, database)
+    _warn_if_attached(database)
+
+
+def _print_ready(settings: Settings, listening_address: str, database: "Database") -> None:
     if settings.log_format is LogFormat.JSON:
         print_json_lines([{"event": "ready", "address": listening_address, "books": database.description}])
-        _warn_if_attached(database)
         return
     print_line(f"{READY_PREFIX}{listening_address}")
     print_line(f"the books are in {database.description}")
     print_line()
     for line in first_calls(settings, listening_address):
         print_line(line)
-    _warn_if_attached(database)
 
 
 def _warn_if_attached(database: "Database") -> None:

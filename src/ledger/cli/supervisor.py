@@ -188,17 +188,19 @@ class Supervisor:
 
     async def _run_worker(self, number: int) -> float | None:
         """Starts a worker and waits for its end. Returns for how long it has served; None if it never did."""
-        ours, its = socket.socketpair()
-        with ours:
-            ours.setblocking(False)
+        with ExitStack() as connections:
             try:
-                with its:
-                    process = await self._start(number, its)
-            except OSError as error:
-                # Out of memory or of processes: the other workers may still serve, and are not to suffer for it.
+                ours, its = map(connections.enter_context, socket.socketpair())
+                ours.setblocking(False)
+                process = await self._start(number, its)
+            # Out of descriptors, memory, processes or, which is a RuntimeError, threads: the other workers may still serve, and
+            # are not to suffer for it.
+            except (OSError, RuntimeError) as error:
                 _log.error("a worker cannot be started", worker=number, cause=repr(error))
                 self._last_status = None
                 return None
+            # The worker has it now, and its end is noticed only if nobody else has.
+            its.close()
             _log.info("worker started", worker=number, pid=process.pid)
             self._alive[number] = process
             if self._metrics is not None:

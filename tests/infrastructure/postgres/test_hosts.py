@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,32 @@ from ledger.settings import Settings
 DEADLINE_SECONDS = 60.0
 
 
+class Pairs:
+    """Gives each test the same pair, and another one once a test has promoted its standby: several processes share the tests of a
+    module, and one may get any of them after any other."""
+
+    def __init__(self, exits: ExitStack) -> None:
+        self._exits = exits
+        self._pair: Pair | None = None
+
+    async def one(self) -> Pair:
+        """Both with the books' schema."""
+        if self._pair is None or self._pair.is_promoted:
+            self._exits.close()
+            self._pair = self._exits.enter_context(primary_and_standby())
+            await self._pair.primary.make_template()
+        return self._pair
+
+
 @pytest.fixture(scope="module")
-async def pair() -> AsyncIterator[Pair]:
-    """Both with the books' schema; the last test promotes the standby."""
-    with primary_and_standby() as pair:
-        await pair.primary.make_template()
-        yield pair
+def pairs() -> Iterator[Pairs]:
+    with ExitStack() as exits:
+        yield Pairs(exits)
+
+
+@pytest.fixture
+async def pair(pairs: Pairs) -> Pair:
+    return await pairs.one()
 
 
 @asynccontextmanager
@@ -250,6 +270,20 @@ async def test_outage_is_told_once_and_its_end_with_the_time_it_took(pair: Pair,
     away, back = (line for line in lines if line["event"] in told())
     assert away["cause"].startswith(f"{host}: ")
     assert (back["host"], back["seconds"] > 0) == (host, True)
+
+
+async def test_failure_that_comes_often_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it comes again before it is known whether the database is away."""
+    monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.01)
+    told = outages.Outages()
+    with capture_logs() as lines:
+        for _ in range(1000):
+            told.worker_failed("gathering broke", DatabaseUnavailable("the connection was lost"))
+        assert told.doubts == 1
+        await until(lambda: not told.doubts, DEADLINE_SECONDS)
+        told.worker_failed("gathering broke", DatabaseUnavailable("the connection was lost"))
+        assert told.doubts == 0
+    assert [line["event"] for line in lines] == ["gathering broke"]
 
 
 async def test_outage_that_goes_on_is_told_rarely() -> None:

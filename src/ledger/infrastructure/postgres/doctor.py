@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.errors import DatabaseContention, DatabaseTimeout
 from ledger.infrastructure.postgres.start_checks import (
     DoubtfulDatabase,
     UnfitDatabase,
@@ -69,7 +70,7 @@ CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
 async def examine(engine: AsyncEngine, *, not_required: frozenset[str] = frozenset()) -> tuple[Condition, ...]:
     """Makes every check of CHECKS, in order, and writes nothing. `engine` has two connections at least.
 
-    What is broken and `not_required` is a warning. Raises DatabaseUnavailable, DatabaseTimeout.
+    What is broken and `not_required` is a warning; so is a check that gets no answer in time. Raises DatabaseUnavailable.
     """
     conditions: list[Condition] = []
     needed = ""
@@ -94,4 +95,7 @@ async def _examine(name: str, check: Callable[[AsyncEngine], Awaitable[None]], e
         return Condition(name, Fitness.WARNING, doubt.detail, doubt.remedy)
     except UnfitDatabase as unfit:
         return Condition(name, Fitness.BROKEN, unfit.detail, unfit.remedy)
+    except (DatabaseContention, DatabaseTimeout) as error:
+        # As for very many accounts, or while a table is locked. What the other checks found is worth knowing.
+        return Condition(name, Fitness.WARNING, f"no answer in time: {error}", "ask again when the database is less busy")
     return Condition(name, Fitness.OK)

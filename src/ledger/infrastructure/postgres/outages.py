@@ -29,7 +29,7 @@ class Outages:
         self._remind_at = 0.0
         self._remind_seconds = REMIND_SECONDS_MIN
         self._told: dict[str, float] = {}
-        self._doubts: set[asyncio.TimerHandle] = set()
+        self._doubts: dict[str, asyncio.TimerHandle] = {}
 
     def began(self, cause: str) -> None:
         """Tells that no host can be used; `cause` names them. To be called as long as it is so."""
@@ -59,27 +59,27 @@ class Outages:
             _log.warning(what, **line)
             return
         failed_at = self._clock()
-        if self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN:
+        # A read of a balance can fail a thousand times a second: one doubt stands for all of them.
+        if what in self._doubts or self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN:
             return
 
         def decide() -> None:
-            self._doubts.discard(doubt)
+            del self._doubts[what]
             if self._began_at is None and self._last_began_at < failed_at - DOUBT_SECONDS:
                 if len(self._told) >= TOLD_MAX:
                     self._told.clear()
                 self._told[what] = failed_at
                 _log.warning(what, **line)
 
-        doubt = asyncio.get_running_loop().call_later(DOUBT_SECONDS, decide)
-        self._doubts.add(doubt)
+        self._doubts[what] = asyncio.get_running_loop().call_later(DOUBT_SECONDS, decide)
 
     @property
     def doubts(self) -> int:
-        """How many failures may yet be logged."""
+        """How many kinds of failures may yet be logged."""
         return len(self._doubts)
 
     def close(self) -> None:
         """Forgets failures that are in doubt."""
-        for doubt in self._doubts:
+        for doubt in self._doubts.values():
             doubt.cancel()
         self._doubts.clear()

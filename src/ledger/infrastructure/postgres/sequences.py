@@ -43,6 +43,10 @@ async def lagging_sequences(connection: AsyncConnection) -> list[LaggingSequence
 
 
 async def advance(connection: AsyncConnection, lagging: LaggingSequence) -> None:
-    """Makes the sequence give what the table has not, as the owner of both."""
-    statement = f"SELECT setval('{lagging.sequence}', (SELECT max({lagging.column}) FROM {lagging.table}))"
+    """Makes the sequence give what the table has not, as the owner of both.
+
+    Never moves it back: servers that run may have taken more from it meanwhile.
+    """
+    highest = f"GREATEST(s.last_value, (SELECT max({lagging.column}) FROM {lagging.table}))"
+    statement = f"SELECT setval('{lagging.sequence}', {highest}) FROM {lagging.sequence} AS s"
     await connection.execute(text(statement))
