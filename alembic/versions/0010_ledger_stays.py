@@ -5,6 +5,31 @@ from alembic import op
 revision: str = "0010"
 down_revision: str | None = "0009"
 
+# Before the rest, each by itself, as a key of many snapshots takes long to build: writers go on meanwhile.
+# What a migration that was killed has left of it is made again.
+BUILD_KEY = (
+    # Zeros for snapshots that are there, which may be of an earlier stay, and for those of a server of
+    # the revision before, which knows no stay. IF NOT EXISTS would wait for a lock all the same.
+    """
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'balance_snapshots'::regclass AND attname = 'stay_id') THEN
+    ALTER TABLE balance_snapshots ADD COLUMN stay_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000';
+  END IF;
+END
+$$
+""",
+    # It waits for transactions that are under way, and nobody waits behind it.
+    "SELECT set_config('ledger.lock_timeout', current_setting('lock_timeout'), false)",
+    "SET lock_timeout = '120s'",
+    "DROP INDEX CONCURRENTLY IF EXISTS balance_snapshots_stay_key",
+    """
+CREATE UNIQUE INDEX CONCURRENTLY balance_snapshots_stay_key
+  ON balance_snapshots (balance_account_id, stay_id, last_recorded_at, horizon)
+""",
+    "SELECT set_config('lock_timeout', current_setting('ledger.lock_timeout'), false)",
+)
+
 UPGRADE = (
     """
 CREATE TABLE ledger_stays (
@@ -63,12 +88,6 @@ JOIN current_place AS place
     """COMMENT ON VIEW current_stay IS
   'The stay that goes on; no row if the books came from elsewhere and no server has run since.'""",
     "COMMENT ON COLUMN current_stay.stay_id IS 'Which one: the snapshots that count have it.'",
-    # Zeros for snapshots that are there, which may be of an earlier stay, and for those of a server of
-    # the revision before, which knows no stay.
-    """
-ALTER TABLE balance_snapshots
-  ADD COLUMN stay_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
-""",
     """COMMENT ON COLUMN balance_snapshots.stay_id IS
   'The stay whose numbers the horizon is one of; ignored in any other. Zeros: not known.'""",
     """COMMENT ON COLUMN balance_snapshots.system_identifier IS
@@ -76,8 +95,7 @@ ALTER TABLE balance_snapshots
     "ALTER TABLE balance_snapshots DROP CONSTRAINT balance_snapshots_pkey",
     """
 ALTER TABLE balance_snapshots
-  ADD CONSTRAINT balance_snapshots_pkey
-    PRIMARY KEY (balance_account_id, stay_id, last_recorded_at, horizon)
+  ADD CONSTRAINT balance_snapshots_pkey PRIMARY KEY USING INDEX balance_snapshots_stay_key
 """,
     """
 GRANT SELECT, INSERT (number, stay_id, system_identifier, entries_oid, entries_file)
@@ -107,6 +125,9 @@ ALTER TABLE balance_snapshots
 
 
 def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        for statement in BUILD_KEY:
+            op.execute(statement)
     for statement in UPGRADE:
         op.execute(statement)
 

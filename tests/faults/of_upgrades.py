@@ -14,7 +14,11 @@ from support.running import execute_alone
 
 from faults.catalogue import fault
 from faults.load import load_on
+from faults.of_recoveries import own_cluster
 from faults.stage import Stage
+from ledger.infrastructure.postgres.migrations import head_revision
+
+EARLY_REVISION = "0007"
 
 # What a migration of a later version may do to a table that is written to, each in a transaction of its own.
 _CHANGES = (
@@ -58,6 +62,52 @@ async def rolling_upgrade(stage: Stage) -> None:
     stage.gap_within(1)
 
 
+@fault("F70", "`ledger migrate` killed anywhere")
+async def killed_migration(stage: Stage) -> None:
+    """Of books that were moved back to an early revision, with SIGKILL, again and again: it goes on each time, and
+    ends with the schema that it makes at once."""
+    await own_cluster(stage)
+    server = await stage.server()
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(2_000, 200))
+    await server.kill()
+    made_at_once = _schema(stage)
+    await _migrate(stage, "--revision", EARLY_REVISION)
+    kills, revisions = 0, [EARLY_REVISION]
+    newest = head_revision()
+    while revisions[-1] != newest:
+        process = await _migration(stage)
+        # Anywhere between two looks at a revision that it has come by.
+        while process.returncode is None and await _revision(stage) == revisions[-1]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await asyncio.sleep(stage.chance.uniform(0, 0.02))
+        if process.returncode is None:
+            process.kill()
+            kills += 1
+        await process.communicate()
+        revisions.append(await _revision(stage))
+    await _migrate(stage)
+    assert _schema(stage) == made_at_once
+    await server.start()
+    async with load_on(stage.load(server)) as load:
+        await load.acknowledged(stage.size(1_000, 100))
+    assert kills
+    stage.note(f"{kills} kills, left at {', '.join(sorted(set(revisions[1:])))}")
+
+
+async def _revision(stage: Stage) -> str:
+    ((revision,),) = await stage.query("SELECT version_num FROM alembic_version")
+    return str(revision)
+
+
+def _schema(stage: Stage) -> list[str]:
+    """What pg_dump says of the schema, but for the words that it draws by lot."""
+    host = f"--host={stage.cluster.socket.parent}"
+    name = stage.database.url.partition("?")[0].rpartition("/")[2]
+    dump = stage.cluster.run("pg_dump", "--schema-only", host, "--port=5432", "--username=postgres", name)
+    return [line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
 async def _change(stage: Stage, statement: str) -> int:
     """Makes one change, giving way to the load when its lock cannot be had at once. Returns how many tries it took."""
     engine = create_async_engine(stage.database.migration_url, poolclass=NullPool)
@@ -75,15 +125,18 @@ async def _change(stage: Stage, statement: str) -> int:
     raise RuntimeError(f"no lock for: {statement}")
 
 
-async def _migrate(stage: Stage) -> None:
-    """The command, as an administrator runs it."""
-    env = {**os.environ, "LEDGER_DATABASE_URL": stage.database.migration_url}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ledger", "migrate"),
+async def _migrate(stage: Stage, *arguments: str) -> None:
+    """The command, as an administrator runs it, to its end."""
+    process = await _migration(stage, *arguments)
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+async def _migration(stage: Stage, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ledger", "migrate", *arguments),
         cwd=stage.folder,
-        env=env,
+        env={**os.environ, "LEDGER_DATABASE_URL": stage.database.migration_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()

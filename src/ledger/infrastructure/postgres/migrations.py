@@ -1,8 +1,11 @@
 """Brings a database to the newest schema, and tells which schema it has."""
 
 import asyncio
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
 import sqlalchemy.exc
 import structlog
@@ -19,11 +22,21 @@ from ledger.resources import resource
 
 # The only one that holds every text that callers may send.
 ENCODING = "UTF8"
-LOCK_TIMEOUT_SECONDS = 10
+# Whoever comes after a migration that waits for a lock waits behind it: so it gives way soon, sooner than
+# PostgreSQL looks for deadlocks, and tries again.
+LOCK_TIMEOUT_SECONDS = 0.3
+LOCK_PAUSE_SECONDS = (0.3, 1.0)
+# For how long: the transactions of servers are shorter.
+LOCKS_WAIT_SECONDS = 120
+# lock_not_available, deadlock_detected.
+_LOCK_SQLSTATES = ("55P03", "40P01")
 # For another server that is migrating.
 MIGRATION_WAIT_SECONDS = 120
+MIGRATION_POLL_SECONDS = 0.1
 # Two servers that start at once migrate one after the other. Any constant does, as long as nothing else uses it.
 _ADVISORY_LOCK_KEY = 0x6C65646765720001
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("ledger")
 
@@ -66,8 +79,8 @@ def migrate(url: str, revision: str = "head", *, on_mended: Callable[[str], None
 
     At the newest schema it mends what a restore or replication left: owners, privileges, triggers
     and sequences; `on_mended` is told of each in a sentence. `url` logs in as a superuser, or as a
-    member of ledger_owner once the roles exist. On repeat nothing changes. Raises CannotMigrate,
-    DatabaseUnavailable.
+    member of ledger_owner once the roles exist. On repeat nothing changes. Each step is a transaction;
+    killed anywhere, the next call goes on. Raises CannotMigrate, DatabaseUnavailable.
     """
     return asyncio.run(migrate_async(url, revision, on_mended=on_mended))
 
@@ -77,30 +90,79 @@ async def migrate_async(
 ) -> tuple[str | None, str | None]:
     """As `migrate`, from within an event loop."""
     # Loaded when needed: Alembic takes an eighth of the time that a server takes to load, and most servers migrate nothing.
-    from ledger.infrastructure.postgres.schema_moves import move_schema
+    from ledger.infrastructure.postgres.schema_moves import move_schema, schema_revision
 
     engine = create_async_engine(url, poolclass=NullPool, async_creator=Hosts(url, target="read-write").connect)
     try:
         with database_errors():
             async with aclosing(await connect(engine)) as connection:
-                await connection.execute(text(f"SET lock_timeout = '{MIGRATION_WAIT_SECONDS}s'"))
-                await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
-                for sentence in await _prepare(connection):
+                await _wait_for_other_migrations(connection)
+                for sentence in await _giving_way(connection, lambda: _prepare(connection)):
                     on_mended(sentence)
-                # The lock belongs to the session, so ending the transaction keeps it.
-                await connection.commit()
                 await connection.execute(text(f"SET ROLE {OWNER_ROLE}"))
-                await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
                 await connection.commit()
-                before, after = await connection.run_sync(lambda plain: move_schema(plain, revision))
-                await connection.commit()
+                before = await connection.run_sync(schema_revision)
+                await _giving_way(connection, lambda: connection.run_sync(move_schema, revision))
+                after = await connection.run_sync(schema_revision)
                 if after == head_revision():
-                    for sentence in await mend(connection):
+                    for sentence in await _giving_way(connection, lambda: mend(connection)):
                         on_mended(sentence)
-                    await connection.commit()
                 return before, after
     finally:
         await engine.dispose()
+
+
+async def _wait_for_other_migrations(connection: AsyncConnection) -> None:
+    """Takes the lock of migrations, which belongs to the session. Raises CannotMigrate.
+
+    Asks again and again: a statement that waits has a snapshot, for whose end an index waits that another
+    migration builds concurrently.
+    """
+    deadline = time.monotonic() + MIGRATION_WAIT_SECONDS
+    while True:
+        taken = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
+        await connection.commit()
+        if taken:
+            return
+        if time.monotonic() > deadline:
+            raise CannotMigrate(f"another migration has been running for {MIGRATION_WAIT_SECONDS} s")
+        await asyncio.sleep(MIGRATION_POLL_SECONDS)
+
+
+async def _giving_way(connection: AsyncConnection, step: Callable[[], Awaitable[T]]) -> T:
+    """Does a step and commits it, again and again while others hold the locks that it needs.
+
+    Raises CannotMigrate if they do for LOCKS_WAIT_SECONDS.
+    """
+    deadline = time.monotonic() + LOCKS_WAIT_SECONDS
+    while True:
+        try:
+            await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
+            await connection.commit()
+            done = await step()
+            await connection.commit()
+        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.PendingRollbackError) as told:
+            error = _cause(told)
+            await connection.rollback()
+            if getattr(error.orig, "sqlstate", None) not in _LOCK_SQLSTATES:
+                raise error from None
+            if time.monotonic() > deadline:
+                raise CannotMigrate(
+                    f"other sessions have held a lock that is needed for {LOCKS_WAIT_SECONDS} s: end those whose"
+                    " transactions are long (pg_stat_activity, xact_start), and run it again, which goes on"
+                ) from error
+        else:
+            return done
+        await asyncio.sleep(random.uniform(*LOCK_PAUSE_SECONDS))  # noqa: S311
+
+
+def _cause(error: BaseException) -> sqlalchemy.exc.DBAPIError:
+    """What the database said: SQLAlchemy tells of a session that was lost only that it must be rolled back."""
+    while not isinstance(error, sqlalchemy.exc.DBAPIError):
+        if error.__context__ is None:
+            raise error
+        error = error.__context__
+    return error
 
 
 async def create_database(server_url: str, name: str) -> None:

@@ -23,31 +23,45 @@ def alembic_config() -> Config:
     return config
 
 
-def move_schema(connection: Connection, revision: str) -> tuple[str | None, str | None]:
-    """Moves the schema to `revision`, up or down; the revisions before and after. Raises CannotMigrate."""
-    before = MigrationContext.configure(connection).get_current_revision()
+def schema_revision(connection: Connection) -> str | None:
+    """The revision of the database's schema; None when there is no schema."""
+    revision = MigrationContext.configure(connection).get_current_revision()
     connection.commit()
+    return revision
+
+
+def move_schema(connection: Connection, revision: str) -> None:
+    """Moves the schema to `revision`. Raises CannotMigrate.
+
+    Up, each step is a transaction: those made before one that fails stay made, and the next call goes on from
+    there. Down is one transaction, as it is to leave everything as it was if one of its steps is refused.
+    """
+    before = schema_revision(connection)
     config = alembic_config()
     config.attributes["connection"] = connection
     try:
         if revision == "base" or (before is not None and _is_older(config, revision, before)):
             command.downgrade(config, revision)
         else:
+            config.attributes["transaction_per_migration"] = True
             command.upgrade(config, revision)
     except CommandError as error:
         raise CannotMigrate(f"cannot move the schema from revision {before or 'none'} to {revision}: {error}") from error
-    return before, MigrationContext.configure(connection).get_current_revision()
 
 
 def run_environment(context: Any) -> None:
     """What alembic/env.py does: runs migrations on the connection in the configuration, or prints their SQL when offline."""
     if context.is_offline_mode():
-        context.configure(dialect_name="postgresql", target_metadata=metadata)
+        context.configure(dialect_name="postgresql", target_metadata=metadata, transaction_per_migration=True)
     else:
         connection = context.config.attributes.get("connection")
         if connection is None:
             raise RuntimeError("alembic has no connection of its own here: use `make migrate` and `make revision`")
-        context.configure(connection=connection, target_metadata=metadata)
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            transaction_per_migration=context.config.attributes.get("transaction_per_migration", False),
+        )
     with context.begin_transaction():
         context.run_migrations()
 

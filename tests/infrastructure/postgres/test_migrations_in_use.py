@@ -1,0 +1,125 @@
+"""Migrations of books that are in use: nobody stands still behind them, and what is cut off goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from infrastructure.postgres.test_migrations import CATALOG, empty_url
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.running import query
+from support.waiting import until_told
+
+from ledger.errors import DatabaseUnavailable
+from ledger.infrastructure.postgres import migrations
+from ledger.infrastructure.postgres.migrations import CannotMigrate, head_revision, migrate_async
+
+__all__ = ["empty_url"]
+
+TIMEOUT_SECONDS = 60
+# Longer than a migration may stand before others, and shorter than it stood before them once.
+PATIENCE = "5s"
+WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = CAST(:table AS regclass)"
+ADD_COLUMN = """
+ALTER TABLE balance_snapshots
+  ADD COLUMN stay_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+"""
+IS_VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('balance_snapshots_stay_key')"
+
+
+@asynccontextmanager
+async def holding(url: str, statement: str) -> AsyncIterator[AsyncConnection]:
+    """A transaction that has run a statement, and stays open until the block ends."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+            yield connection
+            await connection.rollback()
+    finally:
+        await engine.dispose()
+
+
+def engine_of(url: str) -> AsyncEngine:
+    return create_async_engine(url, poolclass=NullPool)
+
+
+async def waits_for(url: str, table: str) -> int:
+    """The pid of a session that waits for a lock on the table, once there is one."""
+    found: list[int] = []
+
+    async def waiting() -> bool:
+        found[:] = [row[0] for row in await query(url, WAITING, table=table)]
+        return bool(found)
+
+    await until_told(waiting, TIMEOUT_SECONDS)
+    return found[0]
+
+
+async def test_nobody_waits_behind_a_migration_that_waits(empty_url: str) -> None:
+    """A long reader of snapshots holds up the migration, and no other reader: that one gives way, tries again,
+    and is done when the long reader is."""
+    await migrate_async(empty_url, "0009")
+    async with holding(empty_url, "SELECT count(*) FROM balance_snapshots"):
+        migrating = asyncio.create_task(migrate_async(empty_url))
+        await waits_for(empty_url, "balance_snapshots")
+        engine = engine_of(empty_url)
+        for _ in range(3):
+            async with engine.begin() as connection:
+                await connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
+                await connection.execute(text("SELECT count(*) FROM balance_snapshots"))
+        await engine.dispose()
+        assert not migrating.done()
+    assert await asyncio.wait_for(migrating, TIMEOUT_SECONDS) == ("0009", head_revision())
+
+
+async def test_a_migration_gives_up_in_words(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds a lock for too long is to be ended; what has been done by then stays."""
+    monkeypatch.setattr(migrations, "LOCKS_WAIT_SECONDS", 1)
+    await migrate_async(empty_url, "0009")
+    async with holding(empty_url, "LOCK TABLE payout_runs IN ACCESS SHARE MODE"):
+        with pytest.raises(CannotMigrate, match="end those whose transactions are long"):
+            await migrate_async(empty_url)
+    assert await migrate_async(empty_url) == ("0013", head_revision())
+
+
+async def test_a_migration_that_is_killed_goes_on(empty_url: str) -> None:
+    """Its session is ended between two steps, and while it builds a key without holding writers up: what is done
+    stays, what is half done is made again, and the schema is the one that a migration at once makes."""
+    await migrate_async(empty_url)
+    at_once = await query(empty_url, CATALOG)
+    await migrate_async(empty_url, "base")
+    await migrate_async(empty_url, "0009")
+    # As the first part leaves it, which waits for a writer as every change of a table does.
+    await query(empty_url, ADD_COLUMN)
+    writer = "LOCK TABLE balance_snapshots IN ROW EXCLUSIVE MODE"
+    async with holding(empty_url, writer):
+        migrating = asyncio.create_task(migrate_async(empty_url))
+        pid = await waits_for_index(empty_url)
+        await query(empty_url, f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DatabaseUnavailable):
+            await asyncio.wait_for(migrating, TIMEOUT_SECONDS)
+    assert await query(empty_url, IS_VALID) == [(False,)]
+    async with holding(empty_url, "LOCK TABLE payout_runs IN ACCESS SHARE MODE"):
+        migrating = asyncio.create_task(migrate_async(empty_url))
+        pid = await waits_for(empty_url, "payout_runs")
+        await query(empty_url, f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(DatabaseUnavailable):
+            await asyncio.wait_for(migrating, TIMEOUT_SECONDS)
+    assert await migrate_async(empty_url) == ("0013", head_revision())
+    assert await query(empty_url, CATALOG) == at_once
+
+
+async def waits_for_index(url: str) -> int:
+    """The pid of a session that builds an index and waits for writers, once there is one."""
+    found: list[int] = []
+
+    async def waiting() -> bool:
+        rows = await query(url, "SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'")
+        found[:] = [row[0] for row in rows]
+        return bool(found)
+
+    await until_told(waiting, TIMEOUT_SECONDS)
+    return found[0]
