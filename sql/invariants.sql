@@ -444,7 +444,9 @@ LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.entry_type = 'PAY
 WHERE COALESCE(i.counted_minor, 0) <> p.failed_minor;
 
 -- check: payouts_agree_with_their_run
--- A payout's run exists, has its date, cut-off and currency and a minimum it reaches, and an item for its restaurant names it.
+-- A payout's run exists, has its date, cut-off and currency and a minimum it reaches, and an item for its restaurant names it,
+-- unless the items of the run are archived.
+WITH archived AS (SELECT DISTINCT payout_run_id FROM archived_run_outcomes)
 SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
        CASE
          WHEN r.payout_run_id IS NULL THEN format('run %s does not exist', p.payout_run_id)
@@ -453,13 +455,15 @@ SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity, 'payou
            CASE WHEN p.cutoff_at <> r.cutoff_at THEN 'cutoff_at' END,
            CASE WHEN a.currency <> r.currency THEN 'currency' END,
            CASE WHEN p.amount_minor < r.min_amount_minor THEN 'min_amount_minor' END,
-           CASE WHEN i.payout_id IS DISTINCT FROM p.payout_id THEN 'the item of its restaurant' END))
+           CASE WHEN i.payout_id IS DISTINCT FROM p.payout_id AND z.payout_run_id IS NULL THEN 'the item of its restaurant' END))
        END AS detail
 FROM payouts AS p
 LEFT JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+LEFT JOIN archived AS z ON z.payout_run_id = p.payout_run_id
 LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id AND i.restaurant_id = a.restaurant_id
-WHERE (p.as_of, p.cutoff_at, a.currency, p.payout_id) IS DISTINCT FROM (r.as_of, r.cutoff_at, r.currency, i.payout_id)
+WHERE (p.as_of, p.cutoff_at, a.currency) IS DISTINCT FROM (r.as_of, r.cutoff_at, r.currency)
+   OR (i.payout_id IS DISTINCT FROM p.payout_id AND z.payout_run_id IS NULL)
    OR p.amount_minor < r.min_amount_minor;
 
 -- check: run_items_agree_with_their_payout
@@ -502,6 +506,35 @@ SELECT 'ended_runs_created_no_payout' AS check_name, 'WARNING' AS severity, 'run
 FROM payout_runs AS r
 JOIN payouts AS p ON p.payout_run_id = r.payout_run_id AND p.created_at > r.finished_at + interval '10 seconds'
 GROUP BY r.payout_run_id, r.state, r.finished_at;
+
+-- check: archives_agree_with_their_runs
+-- The items of a run went into an archive only once the run had ended. The archive counts as many of them with a payout as the
+-- run has payouts, and as many in all as its file has rows.
+SELECT 'archives_agree_with_their_runs' AS check_name, 'ERROR' AS severity, 'run ' || r.payout_run_id AS entity,
+       format('is %s, has %s payouts, and its archive counts %s', r.state, p.payouts_count, z.payouts_count) AS detail
+FROM (SELECT payout_run_id, COALESCE(sum(items_count) FILTER (WHERE outcome = 'PAYOUT_CREATED'), 0) AS payouts_count
+      FROM archived_run_outcomes GROUP BY payout_run_id) AS z
+JOIN payout_runs AS r ON r.payout_run_id = z.payout_run_id
+CROSS JOIN LATERAL (SELECT count(*) AS payouts_count FROM payouts AS p WHERE p.payout_run_id = r.payout_run_id) AS p
+WHERE r.state = 'RUNNING' OR p.payouts_count <> z.payouts_count
+UNION ALL
+SELECT 'archives_agree_with_their_runs', 'ERROR', 'archive ' || a.archive_id,
+       format('%s of %s rows, and its runs have %s items', a.kind, a.rows_count, COALESCE(z.items_count, 0))
+FROM archived_ranges AS a
+LEFT JOIN (SELECT archive_id, sum(items_count) AS items_count FROM archived_run_outcomes GROUP BY archive_id) AS z
+  ON z.archive_id = a.archive_id
+WHERE COALESCE(z.items_count, 0) <> CASE a.kind WHEN 'payout_run_items' THEN a.rows_count ELSE 0 END;
+
+-- check: ended_runs_have_their_items
+-- A run that has succeeded has its items, or an archive has them: there was a restaurant to look at a minute before it began.
+SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity, 'run ' || r.payout_run_id AS entity,
+       'has no items, and no archive has them' AS detail
+FROM payout_runs AS r
+WHERE r.state = 'SUCCEEDED'
+  AND NOT EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = r.payout_run_id)
+  AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
+  AND r.created_at - interval '1 minute'
+      > (SELECT min(a.created_at) FROM balance_accounts AS a WHERE a.currency = r.currency);
 
 -- check: events_are_stored_once
 -- The event id is the idempotency key. The primary key guards what is inserted; this says it of what is there.
@@ -942,7 +975,10 @@ WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval 
 -- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
   VALUES
-    ('audit_log', 'audit_log_deny_change', 'deny_change', 58, 'A', ''),
+    ('archived_ranges', 'archived_ranges_deny_change', 'deny_change', 58, 'A', ''),
+    ('archived_run_outcomes', 'archived_run_outcomes_deny_change', 'deny_change', 58, 'A', ''),
+    ('audit_log', 'audit_log_deny_change', 'deny_change', 50, 'A', ''),
+    ('audit_log', 'audit_log_deny_removal', 'deny_call_removal', 8, 'A', ''),
     ('balance_snapshots', 'balance_snapshots_deny_change', 'deny_change', 18, 'A', ''),
     ('ledger_entries', 'ledger_entries_deny_change', 'deny_change', 58, 'A', ''),
     ('ledger_seals', 'ledger_seals_deny_change', 'deny_change', 58, 'A', ''),
@@ -950,13 +986,14 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('payout_items', 'payout_items_check_items', 'check_payout_items', 4, 'O', ''),
     ('payout_items', 'payout_items_deny_change', 'deny_change', 58, 'A', ''),
     ('payout_run_items', 'payout_run_items_check_run', 'check_run_is_under_way', 16, 'O', ''),
-    ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 42, 'A', ''),
+    ('payout_run_items', 'payout_run_items_deny_change', 'deny_change', 34, 'A', ''),
     ('payout_run_items', 'payout_run_items_deny_move', 'deny_move', 17, 'A',
      '(((old.outcome <> ''OPEN''::text)'
      ' OR (new.outcome = ''OPEN''::text)'
      ' OR (old.payout_run_id <> new.payout_run_id)'
      ' OR (old.restaurant_id <> new.restaurant_id)'
      ' OR (old.balance_account_id <> new.balance_account_id)))'),
+    ('payout_run_items', 'payout_run_items_deny_removal', 'deny_run_item_removal', 8, 'A', ''),
     ('payout_runs', 'payout_runs_deny_change', 'deny_change', 42, 'A', ''),
     ('payout_runs', 'payout_runs_deny_move', 'deny_move', 17, 'A',
      '(((old.state <> ''RUNNING''::text)'
@@ -1000,6 +1037,20 @@ WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr:
 -- nullable column adds it here; tests keep the lists and the schema together.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
+    ('archived_ranges', 'archived_ranges_file_bytes_check'),
+    ('archived_ranges', 'archived_ranges_file_hash_check'),
+    ('archived_ranges', 'archived_ranges_file_name_check'),
+    ('archived_ranges', 'archived_ranges_file_name_key'),
+    ('archived_ranges', 'archived_ranges_kind_check'),
+    ('archived_ranges', 'archived_ranges_pkey'),
+    ('archived_ranges', 'archived_ranges_range_check'),
+    ('archived_ranges', 'archived_ranges_rows_count_check'),
+    ('archived_run_outcomes', 'archived_run_outcomes_archive_id_fkey'),
+    ('archived_run_outcomes', 'archived_run_outcomes_items_count_check'),
+    ('archived_run_outcomes', 'archived_run_outcomes_outcome_check'),
+    ('archived_run_outcomes', 'archived_run_outcomes_payout_run_id_fkey'),
+    ('archived_run_outcomes', 'archived_run_outcomes_pkey'),
+    ('archived_run_outcomes', 'archived_run_outcomes_skip_reason_check'),
     ('audit_log', 'audit_log_caller_check'),
     ('audit_log', 'audit_log_credential_check'),
     ('audit_log', 'audit_log_identity_check'),
@@ -1250,6 +1301,19 @@ FROM (
 ) AS r
 HAVING min(r.recorded_at) < clock_timestamp() - interval '10 minutes';
 
+-- check: archives_are_finished
+-- Nothing that is in an archive is in its table, too: the removal was cut off, or calls were recorded later than the archive was
+-- made. `ledger archive run` goes on with it, and archives the calls.
+SELECT 'archives_are_finished' AS check_name, 'WARNING' AS severity, 'archive ' || a.archive_id AS entity,
+       format('rows of it, or of its range, are in %s; run `ledger archive run` again', a.kind) AS detail
+FROM archived_ranges AS a
+WHERE (a.kind = 'audit_log' AND EXISTS (
+         SELECT FROM audit_log AS l WHERE l.recorded_at >= a.from_at AND l.recorded_at < a.before_at))
+   OR EXISTS (
+         SELECT FROM archived_run_outcomes AS z
+         WHERE z.archive_id = a.archive_id
+           AND EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = z.payout_run_id));
+
 -- check: clock_is_not_behind_the_books
 -- The database's clock is not behind what was recorded. Where it was set back, everything is recorded as
 -- just after the latest record, and nothing else matures, until the clock is past that.
@@ -1286,6 +1350,8 @@ broken AS (
   CROSS JOIN ours AS o
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
   WHERE r.rolname = 'ledger_app' AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+    -- The owner's to write.
+    AND o.table_name NOT IN ('archived_ranges', 'archived_run_outcomes')
     AND NOT has_column_privilege(r.oid, o.oid, a.attnum, 'INSERT')
 )
 SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail

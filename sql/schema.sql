@@ -115,6 +115,23 @@ $$;
 
 COMMENT ON FUNCTION check_run_is_under_way() IS 'Keeps a payout run that has ended as it ended.';
 
+CREATE FUNCTION deny_call_removal() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+BEGIN
+  IF EXISTS (SELECT FROM removed AS r WHERE NOT EXISTS (
+    SELECT FROM archived_ranges AS a
+    WHERE a.kind = 'audit_log' AND r.recorded_at >= a.from_at AND r.recorded_at < a.before_at)) THEN
+    RAISE EXCEPTION '% is append-only: % of what is in no archive is not allowed', TG_TABLE_NAME, TG_OP
+      USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION deny_call_removal() IS 'Lets only calls be removed whose time is in the range of an archive.';
+
 CREATE FUNCTION deny_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -136,6 +153,21 @@ END
 $$;
 
 COMMENT ON FUNCTION deny_move() IS 'Refuses every change that the condition of its trigger finds.';
+
+CREATE FUNCTION deny_run_item_removal() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+BEGIN
+  IF EXISTS (SELECT FROM removed AS r WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS a WHERE a.payout_run_id = r.payout_run_id)) THEN
+    RAISE EXCEPTION '% is append-only: % of what is in no archive is not allowed', TG_TABLE_NAME, TG_OP
+      USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION deny_run_item_removal() IS 'Lets only items of runs be removed that are in an archive.';
 
 CREATE SEQUENCE ledger_clock
     START WITH 0
@@ -180,6 +212,53 @@ CREATE TABLE alembic_version (
     version_num character varying(32) NOT NULL
 );
 
+CREATE TABLE archived_ranges (
+    archive_id uuid NOT NULL,
+    kind text NOT NULL,
+    from_at timestamp with time zone NOT NULL,
+    before_at timestamp with time zone NOT NULL,
+    rows_count bigint NOT NULL,
+    file_name text NOT NULL,
+    file_bytes bigint NOT NULL,
+    file_sha256 bytea NOT NULL,
+    archived_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
+    CONSTRAINT archived_ranges_file_bytes_check CHECK ((file_bytes >= 1)),
+    CONSTRAINT archived_ranges_file_hash_check CHECK ((octet_length(file_sha256) = 32)),
+    CONSTRAINT archived_ranges_file_name_check CHECK ((file_name ~ '^[A-Za-z0-9._-]{1,128}$'::text)),
+    CONSTRAINT archived_ranges_kind_check CHECK ((kind = ANY (ARRAY['payout_run_items'::text, 'audit_log'::text]))),
+    CONSTRAINT archived_ranges_range_check CHECK ((from_at < before_at)),
+    CONSTRAINT archived_ranges_rows_count_check CHECK ((rows_count >= 1))
+);
+
+COMMENT ON TABLE archived_ranges IS 'A row for each file of archived rows, stored before the first of them is removed from its table. Append-only.';
+COMMENT ON COLUMN archived_ranges.archive_id IS 'Made by `ledger archive run`; the file''s name ends with it.';
+COMMENT ON COLUMN archived_ranges.kind IS 'The table that the rows are of.';
+COMMENT ON COLUMN archived_ranges.from_at IS 'The first instant of the range: of recorded_at of calls, of finished_at of runs; by the database''s clock.';
+COMMENT ON COLUMN archived_ranges.before_at IS 'The instant at which the range ends; not in it. By the database''s clock.';
+COMMENT ON COLUMN archived_ranges.rows_count IS 'How many rows the file has.';
+COMMENT ON COLUMN archived_ranges.file_name IS 'The name of the file, without its directory.';
+COMMENT ON COLUMN archived_ranges.file_bytes IS 'The size of the file in bytes, compressed.';
+COMMENT ON COLUMN archived_ranges.file_sha256 IS 'The SHA-256 of the file as it is, compressed.';
+COMMENT ON COLUMN archived_ranges.archived_at IS 'When the file was safe and the row was stored, by the database''s clock. The rows were removed after it.';
+
+CREATE TABLE archived_run_outcomes (
+    payout_run_id uuid NOT NULL,
+    outcome text NOT NULL,
+    skip_reason text NOT NULL,
+    items_count bigint NOT NULL,
+    archive_id uuid NOT NULL,
+    CONSTRAINT archived_run_outcomes_items_count_check CHECK ((items_count >= 1)),
+    CONSTRAINT archived_run_outcomes_outcome_check CHECK ((outcome ~ '^[A-Z_]+$'::text)),
+    CONSTRAINT archived_run_outcomes_skip_reason_check CHECK ((skip_reason ~ '^[A-Z_]*$'::text))
+);
+
+COMMENT ON TABLE archived_run_outcomes IS 'How many items of a run had which outcome, for runs whose items are archived: a run keeps its counts. Append-only.';
+COMMENT ON COLUMN archived_run_outcomes.payout_run_id IS 'The run. All of its items are in one archive.';
+COMMENT ON COLUMN archived_run_outcomes.outcome IS 'The outcome, as in payout_run_items. OPEN only of a canceled run.';
+COMMENT ON COLUMN archived_run_outcomes.skip_reason IS 'Why no payout was created; empty if one was, or for OPEN.';
+COMMENT ON COLUMN archived_run_outcomes.items_count IS 'How many items.';
+COMMENT ON COLUMN archived_run_outcomes.archive_id IS 'The archive that has the items.';
+
 CREATE TABLE audit_log (
     audit_id uuid NOT NULL,
     recorded_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -200,7 +279,7 @@ CREATE TABLE audit_log (
     CONSTRAINT audit_log_what_check CHECK ((jsonb_typeof(what) = 'object'::text))
 );
 
-COMMENT ON TABLE audit_log IS 'Who called what: a row for each call that writes, whatever became of it. Append-only.';
+COMMENT ON TABLE audit_log IS 'Who called what: a row for each call that writes, whatever became of it. Only added to; old rows go into archives.';
 COMMENT ON COLUMN audit_log.audit_id IS 'Made by the server, so that writing it again adds no second row; in the order of time.';
 COMMENT ON COLUMN audit_log.recorded_at IS 'When it was recorded, by the database''s clock: at most moments after the call ended.';
 COMMENT ON COLUMN audit_log.identity IS 'Who called; empty if the server asked nobody who they are.';
@@ -451,7 +530,7 @@ CREATE TABLE payout_run_items (
     CONSTRAINT payout_run_items_state_check CHECK ((((outcome = 'SKIPPED'::text) = (skip_reason IS NOT NULL)) AND ((outcome = 'PAYOUT_CREATED'::text) = (payout_id IS NOT NULL))))
 );
 
-COMMENT ON TABLE payout_run_items IS 'The restaurants of a run and what became of each. Only that changes, once.';
+COMMENT ON TABLE payout_run_items IS 'The restaurants of a run and what became of each. Only that changes, once. Those of old runs go into archives.';
 COMMENT ON COLUMN payout_run_items.payout_run_id IS 'The run.';
 COMMENT ON COLUMN payout_run_items.restaurant_id IS 'The restaurant.';
 COMMENT ON COLUMN payout_run_items.balance_account_id IS 'The restaurant''s balance account in the run''s currency.';
@@ -635,6 +714,15 @@ COMMENT ON FUNCTION summarize_recorded_txids() IS 'Has BRIN take in the pages fi
 ALTER TABLE ONLY alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
+ALTER TABLE ONLY archived_ranges
+    ADD CONSTRAINT archived_ranges_file_name_key UNIQUE (file_name);
+
+ALTER TABLE ONLY archived_ranges
+    ADD CONSTRAINT archived_ranges_pkey PRIMARY KEY (archive_id);
+
+ALTER TABLE ONLY archived_run_outcomes
+    ADD CONSTRAINT archived_run_outcomes_pkey PRIMARY KEY (payout_run_id, outcome, skip_reason);
+
 ALTER TABLE ONLY audit_log
     ADD CONSTRAINT audit_log_pkey PRIMARY KEY (audit_id);
 
@@ -729,9 +817,21 @@ CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (pay
 
 COMMENT ON INDEX processor_events_payout_id_idx IS 'For the history of a payout; only payout events are in it.';
 
-CREATE TRIGGER audit_log_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER archived_ranges_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON archived_ranges FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE archived_ranges ENABLE ALWAYS TRIGGER archived_ranges_deny_change;
+
+CREATE TRIGGER archived_run_outcomes_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON archived_run_outcomes FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE archived_run_outcomes ENABLE ALWAYS TRIGGER archived_run_outcomes_deny_change;
+
+CREATE TRIGGER audit_log_deny_change BEFORE UPDATE OR TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_deny_change;
+
+CREATE TRIGGER audit_log_deny_removal AFTER DELETE ON audit_log REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION deny_call_removal();
+
+ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_deny_removal;
 
 CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
@@ -757,7 +857,7 @@ ALTER TABLE payout_items ENABLE ALWAYS TRIGGER payout_items_deny_change;
 
 CREATE TRIGGER payout_run_items_check_run AFTER UPDATE ON payout_run_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
 
-CREATE TRIGGER payout_run_items_deny_change BEFORE DELETE OR TRUNCATE ON payout_run_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER payout_run_items_deny_change BEFORE TRUNCATE ON payout_run_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_change;
 
@@ -768,6 +868,10 @@ CREATE TRIGGER payout_run_items_deny_move AFTER UPDATE ON payout_run_items FOR E
         OR (old.balance_account_id <> new.balance_account_id))) EXECUTE FUNCTION deny_move();
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_move;
+
+CREATE TRIGGER payout_run_items_deny_removal AFTER DELETE ON payout_run_items REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION deny_run_item_removal();
+
+ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_removal;
 
 CREATE TRIGGER payout_runs_deny_change BEFORE DELETE OR TRUNCATE ON payout_runs FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
@@ -804,6 +908,12 @@ CREATE TRIGGER statement_marks_deny_change BEFORE UPDATE ON statement_marks FOR 
 
 ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change;
 
+ALTER TABLE ONLY archived_run_outcomes
+    ADD CONSTRAINT archived_run_outcomes_archive_id_fkey FOREIGN KEY (archive_id) REFERENCES archived_ranges(archive_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY archived_run_outcomes
+    ADD CONSTRAINT archived_run_outcomes_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+
 ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_restaurant_id_fkey FOREIGN KEY (restaurant_id) REFERENCES restaurants(restaurant_id) ON DELETE RESTRICT;
 
@@ -839,6 +949,10 @@ GRANT SELECT ON SEQUENCE ledger_clock TO ledger_app;
 GRANT SELECT ON SEQUENCE ledger_clock TO ledger_read;
 GRANT SELECT ON TABLE alembic_version TO ledger_app;
 GRANT SELECT ON TABLE alembic_version TO ledger_read;
+GRANT SELECT ON TABLE archived_ranges TO ledger_app;
+GRANT SELECT ON TABLE archived_ranges TO ledger_read;
+GRANT SELECT ON TABLE archived_run_outcomes TO ledger_app;
+GRANT SELECT ON TABLE archived_run_outcomes TO ledger_read;
 GRANT SELECT ON TABLE audit_log TO ledger_app;
 GRANT SELECT ON TABLE audit_log TO ledger_read;
 GRANT INSERT(audit_id) ON TABLE audit_log TO ledger_app;

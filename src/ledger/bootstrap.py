@@ -42,6 +42,7 @@ from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPo
 from ledger.infrastructure.postgres.engine import (
     APPLICATION_ROLE,
     GROUP_LOCK_TIMEOUT_SECONDS,
+    OWNER_ROLE,
     BoundedConnections,
     KeptConnections,
     autocommit,
@@ -446,15 +447,19 @@ def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport
     return on_books(settings, lambda engine: verify_chain(engine, expected_hash))
 
 
-def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]], *, as_owner: bool = False) -> T:
     """What `work` returns on the books of the configured database, or of the embedded one, which must exist already.
 
-    The one way for a command to read books. From the main thread and outside an event loop. Raises SchemaMismatch,
-    EmbeddedPostgresError, DatabaseUnavailable, and what `work` raises.
+    The one way for a command to read books, and with `as_owner` to remove from them: `work` then has two
+    connections, of the role that owns the tables, on the host that takes writes. From the main thread and
+    outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable, and what `work`
+    raises.
     """
 
     async def work_on(database: Database) -> T:
         engine = create_engine(database.url, pool_size=1)
+        if as_owner:
+            engine = create_engine(Hosts(database.migration_url, target="read-write"), pool_size=2, role=OWNER_ROLE)
         try:
             await check_schema(engine)
             return await work(engine)

@@ -115,6 +115,15 @@ class PayoutRunEnded(LedgerError):
         self.payout_run_id = payout_run_id
 
 
+class PayoutRunArchived(LedgerError):
+    """The items of the payout run are in an archive, and no longer in the database. Names the archive's file."""
+
+    def __init__(self, payout_run_id: str, file_name: str) -> None:
+        super().__init__(f"the items of payout run {payout_run_id} are archived, in the file {file_name}")
+        self.payout_run_id = payout_run_id
+        self.file_name = file_name
+
+
 class TooManyPayoutRuns(LedgerError):
     """As many payout runs are under way as may be; none was started."""
 

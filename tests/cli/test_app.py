@@ -70,6 +70,8 @@ def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
 METAVARS = {
     "--address": "HOST:PORT",
     "--as-of": "DATE",
+    "--before": "DATE",
+    "--kind": "KIND",
     "--at": "INSTANT",
     "--batch-size": "NUMBER",
     "--currency": "CURRENCY",

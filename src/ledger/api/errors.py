@@ -32,6 +32,7 @@ from ledger.errors import (
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
+    PayoutRunArchived,
     PayoutRunEnded,
     PayoutRunNotFound,
     QueueFull,
@@ -124,6 +125,9 @@ _TABLE: dict[type[LedgerError], _Row] = {
     PayoutRunEnded: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_ENDED,
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),
+    PayoutRunArchived: _Row(
+        grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_ARCHIVED,
+        metadata=lambda error: {"payout_run_id": error.payout_run_id, "file_name": error.file_name}),
     TooManyPayoutRuns: _Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_TOO_MANY_PAYOUT_RUNS,
         text="as many payout runs are under way as may be; wait for one to end, or cancel one", retry=True),

@@ -54,7 +54,10 @@ async def cancel_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
 async def list_payout_run_items(
     runs: PayoutRuns, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, page_size: int
 ) -> tuple[list[PayoutRunItem], bool]:
-    """A page of a run's restaurants, those after the id `after`, and whether more follow. Raises PayoutRunNotFound."""
+    """A page of a run's restaurants, those after the id `after`, and whether more follow.
+
+    Raises PayoutRunNotFound; PayoutRunArchived once its items are in an archive.
+    """
     # One more than asked for tells whether more follow.
     items = await runs.items(payout_run_id, outcome, after, page_size + 1)
     if not items:

@@ -16,8 +16,8 @@ from ledger.cli.parameters import FileName, address_option
 HELP = """
 A double-entry ledger for marketplaces that collect card payments for restaurants.
 
-serve, migrate, doctor, verify, report and demo open the database; every other
-command calls the server at LEDGER_GRPC_ADDRESS, or at --address.
+serve, migrate, doctor, verify, report, archive and demo open the database;
+every other command calls the server at LEDGER_GRPC_ADDRESS, or at --address.
 
 Settings are environment variables that begin with LEDGER_, or lines of a file
 .env; `ledger settings` shows those in force.
@@ -59,6 +59,14 @@ REPORT = Branch(
     },
     "Ask the books: balances, revenue, who would be paid, what is wrong, payouts.",
 )
+ARCHIVE = Branch(
+    {
+        "run": Leaf("archive:run_archive", "Move old rows out of the database into files."),
+        "list": Leaf("archive:list_archived", "List what was archived, by range."),
+        "verify": Leaf("archive:verify_archives", "Compare archives with their manifests."),
+    },
+    "Move old rows out of the database into files, and verify the files.",
+)
 COMMANDS: dict[str, Leaf | Branch] = {
     "serve": Leaf("serve:serve", "Run the server."),
     "serve-worker": Leaf("serve_worker:serve_worker", "Not for people.", hidden=True),
@@ -71,6 +79,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "doctor": Leaf("doctor:doctor", "Ask whether the database is fit for a server."),
     "verify": Leaf("verify:verify", "Audit the books, or the chain of seals."),
     "report": REPORT,
+    "archive": ARCHIVE,
     "settings": Leaf("settings_shown:settings", "Show the settings in force, and where they come from."),
     "token": Leaf("token:token", "Make a token for a caller."),
     "demo": Leaf("demo:demo", "Show the service at work, on a server of its own."),

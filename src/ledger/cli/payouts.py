@@ -7,7 +7,7 @@ import click
 
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
-from ledger.cli.failures import CommandFailure
+from ledger.cli.failures import CommandFailure, report
 from ledger.cli.instants import format_instant
 from ledger.cli.output import print_json, print_json_lines, print_line, print_table
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
@@ -123,12 +123,20 @@ def _run_or_failure(stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str) 
 
 
 def _show_run(stub: "ledger_pb2_grpc.LedgerServiceStub", run: ledger_pb2.PayoutRun, *, json: bool) -> None:
+    import grpc
+
     if json:
         print_json_lines([json_of_run(run)])
     else:
         print_table(run_table(run))
-    for page in run_item_pages(stub, run.payout_run_id):
-        if json:
-            print_json_lines(json_of_run_item(item) for item in page)
-        elif page:
-            print_table(run_items_table(page, run.currency))
+    try:
+        for page in run_item_pages(stub, run.payout_run_id):
+            if json:
+                print_json_lines(json_of_run_item(item) for item in page)
+            elif page:
+                print_table(run_items_table(page, run.currency))
+    except grpc.RpcError as error:
+        refusal = refusal_of_call(error)
+        if refusal.reason != "PAYOUT_RUN_ARCHIVED":
+            raise
+        report("warning", [refusal.message])

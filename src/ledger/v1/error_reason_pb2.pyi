@@ -184,6 +184,14 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
 
         { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
     """
+    ERROR_REASON_PAYOUT_RUN_ARCHIVED: _ErrorReason.ValueType  # 28
+    """The operator has moved the items of the payout run out of the database, into an archive. Status
+    FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun answers the
+    run's totals, and ListPayouts its payouts, as before.
+
+        { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
+          "metadata": { "payout_run_id": "…", "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
@@ -353,4 +361,12 @@ ERROR_REASON_TOO_MANY_PAYOUT_RUNS: ErrorReason.ValueType  # 27
 for another one to end, or cancel one.
 
     { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
+"""
+ERROR_REASON_PAYOUT_RUN_ARCHIVED: ErrorReason.ValueType  # 28
+"""The operator has moved the items of the payout run out of the database, into an archive. Status
+FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun answers the
+run's totals, and ListPayouts its payouts, as before.
+
+    { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
+      "metadata": { "payout_run_id": "…", "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
 """

@@ -246,7 +246,7 @@ class LedgerServiceServicer:
 
     def ListPayoutRunItems(self, request, context):
         """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-        INVALID_ARGUMENT: a bad field or page token.
+        FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

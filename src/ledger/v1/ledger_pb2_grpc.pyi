@@ -132,7 +132,7 @@ class LedgerServiceStub:
     """
     ListPayoutRunItems: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]
     """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-    INVALID_ARGUMENT: a bad field or page token.
+    FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
     """
     GetPayout: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]
     """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
@@ -244,7 +244,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ListPayoutRunItems: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]  # type: ignore[assignment]
     """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-    INVALID_ARGUMENT: a bad field or page token.
+    FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
     """
     GetPayout: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]  # type: ignore[assignment]
     """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
@@ -419,7 +419,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutRunItemsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutRunItemsResponse]]:
         """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-        INVALID_ARGUMENT: a bad field or page token.
+        FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
         """
 
     @_abc_1.abstractmethod

@@ -24,6 +24,7 @@ from ledger.domain.payouts import (
 )
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
 from ledger.errors import DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
+from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
@@ -104,6 +105,7 @@ FROM payout_run_items AS i
 JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
 WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND ($3::text IS NULL OR {_OUTCOME} = $3)
+  AND NOT {IS_ARCHIVED}
 ORDER BY i.restaurant_id
 LIMIT $4
 """
@@ -394,7 +396,7 @@ class PostgresPayoutRuns:
             row = await connection.fetchrow(SELECT_RUN, payout_run_id)
             if row is None:
                 return None
-            progress = await connection.fetch(SELECT_PROGRESS, payout_run_id)
+            progress = await connection.fetch(or_archived(SELECT_PROGRESS), payout_run_id)
         await self._fence.wait([row])
         return _run_of(payout_run_id, row, progress)
 
@@ -404,6 +406,8 @@ class PostgresPayoutRuns:
         async with autocommit(self._engine) as connection:
             wanted = None if outcome is None else outcome.value
             rows = await connection.fetch(SELECT_RUN_ITEMS, payout_run_id, after, wanted, limit)
+            if not rows:
+                await refuse_archived(connection, payout_run_id)
         await self._fence.wait(rows)
         return [
             PayoutRunItem(

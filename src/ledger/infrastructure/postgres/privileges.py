@@ -11,7 +11,16 @@ from ledger.infrastructure.postgres.errors import database_errors
 from ledger.infrastructure.postgres.newest_schema import Privilege, privileges
 
 # What is only ever added to.
-APPEND_ONLY_TABLES = ("processor_events", "ledger_entries", "ledger_seals", "ledger_stays", "audit_log", "payout_items")
+APPEND_ONLY_TABLES = (
+    "processor_events",
+    "ledger_entries",
+    "ledger_seals",
+    "ledger_stays",
+    "audit_log",
+    "payout_items",
+    "archived_ranges",
+    "archived_run_outcomes",
+)
 
 # The role that a session runs as, and the one that logged in, which it may become again by RESET ROLE: each with what it holds by
 # itself or could come to hold by SET ROLE, inherited or not. A superuser holds everything, and is told once. Up to PostgreSQL 15,

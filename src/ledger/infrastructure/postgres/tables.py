@@ -280,6 +280,39 @@ payout_run_items = Table(
     Index("payout_run_items_open_idx", "payout_run_id", "balance_account_id", postgresql_where=text("outcome = 'OPEN'")),
 )
 
+archived_ranges = Table(
+    "archived_ranges",
+    metadata,
+    Column("archive_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("from_at", DateTime(timezone=True), nullable=False),
+    Column("before_at", DateTime(timezone=True), nullable=False),
+    Column("rows_count", BigInteger, nullable=False),
+    Column("file_name", Text, nullable=False),
+    Column("file_bytes", BigInteger, nullable=False),
+    Column("file_sha256", LargeBinary, nullable=False),
+    Column("archived_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("archive_id", name="archived_ranges_pkey"),
+    UniqueConstraint("file_name", name="archived_ranges_file_name_key"),
+)
+
+archived_run_outcomes = Table(
+    "archived_run_outcomes",
+    metadata,
+    Column("payout_run_id", Uuid, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("skip_reason", Text, nullable=False),
+    Column("items_count", BigInteger, nullable=False),
+    Column("archive_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("payout_run_id", "outcome", "skip_reason", name="archived_run_outcomes_pkey"),
+    ForeignKeyConstraint(
+        ["payout_run_id"], ["payout_runs.payout_run_id"], name="archived_run_outcomes_payout_run_id_fkey", ondelete="RESTRICT"
+    ),
+    ForeignKeyConstraint(
+        ["archive_id"], ["archived_ranges.archive_id"], name="archived_run_outcomes_archive_id_fkey", ondelete="RESTRICT"
+    ),
+)
+
 statement_marks = Table(
     "statement_marks",
     metadata,

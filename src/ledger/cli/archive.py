@@ -1,0 +1,288 @@
+"""`ledger archive run`, `list` and `verify`."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.cli.output import JsonValue, Table, print_json_lines, print_line, print_table
+from ledger.cli.parameters import FileName, SettlementDate, Word, json_lines_option
+
+# The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from ledger.application.archive_rows import Outcome
+    from ledger.domain.archives import Archive, ArchiveKind, Part
+    from ledger.infrastructure.archive_files import ArchiveFiles
+    from ledger.infrastructure.postgres.archives import PostgresArchives
+    from ledger.settings import Settings
+
+    Plan = tuple[list[Part], dict[str, tuple[int, int]]]
+
+_SNAPSHOTS = "snapshots"
+KIND = Word("", ["payout_run_items", "audit_log", _SNAPSHOTS])
+
+RUN_HELP = """
+Write what is of before DATE into files of DIRECTORY, then remove it from the
+database: the items of payout runs that had ended, and the rows of the audit
+log. Runs keep their totals, and everything else stays.
+
+A file has the rows of a month, as JSON lines, compressed, with a manifest
+beside it. It is made safe and read back, and the database records it, before
+its rows are removed. Killed anywhere, the command may be run again.
+
+Balance snapshots that later ones supersede are removed without a file: they can
+be calculated again, and no answer changes.
+
+The database is that of LEDGER_MIGRATION_DATABASE_URL, else of
+LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; servers may be
+running on it. The role must be a superuser, or a member of ledger_owner.
+
+Exit status: 0 done, 1 refused, or a file cannot be written or read; 2 a bad
+setting, date or directory, 3 if the database cannot be reached.
+"""
+LIST_HELP = """
+List what was archived, in the order of time: rows of before these instants are
+in the files, and no longer in the database.
+
+The database is that of LEDGER_DATABASE_URL, else the embedded one in
+LEDGER_DATA_DIR; a server may be running on it.
+"""
+VERIFY_HELP = """
+Compare archives with their manifests: SHA-256, size and number of rows. PATH is
+a file, its manifest, or a directory, for all in it. No database is needed.
+
+Exit status: 0 if all are as their manifests say, 1 if one is not.
+"""
+
+
+@click.command("run", help=RUN_HELP)
+@click.argument("directory", metavar="DIRECTORY", type=FileName(), help="Where the files go. It must be there already.")
+@click.option(
+    "--before",
+    metavar="DATE",
+    type=SettlementDate(),
+    required=True,
+    help="The first date that stays, in LEDGER_SETTLEMENT_TIMEZONE; today at the latest.",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    metavar="KIND",
+    type=KIND,
+    multiple=True,
+    help=f"Only this; may be given again: {', '.join(KIND.words)}.  [default: all]",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go and how large it is; write and remove nothing.")
+@json_lines_option
+def run_archive(directory: Path, before: date, kinds: tuple[str, ...], dry_run: bool, json: bool) -> None:
+    settings = _settings()
+    from ledger.infrastructure.archive_files import ArchiveFiles
+
+    wanted = frozenset(kinds or KIND.words)
+    if not directory.is_dir():
+        raise CommandFailure(f"DIRECTORY must be a directory that is there (it is {directory})", exit_status=ExitStatus.USAGE)
+    files = ArchiveFiles(directory)
+    for leftover in files.leftovers():
+        report("warning", [f"{leftover} was left by a command that was killed; nothing was removed for it, delete it"])
+    if dry_run:
+        _tell_plan(_plan(settings, before, wanted), json=json)
+        return
+    outcome = _archive(settings, files, before, wanted, json=json)
+    if not json:
+        for table, removed in outcome.pruned.items():
+            print_line(f"{removed} superseded rows of {table} removed")
+        if not outcome.archived:
+            print_line("nothing to archive")
+    else:
+        print_json_lines({"kind": table, "rows_removed": str(removed)} for table, removed in outcome.pruned.items())
+    if outcome.problems:
+        raise CommandFailure(*outcome.problems)
+
+
+@click.command("list", help=LIST_HELP)
+@json_lines_option
+def list_archived(json: bool) -> None:
+    settings = _settings()
+    from ledger.bootstrap import on_books
+    from ledger.cli.database_failures import database_failures
+    from ledger.infrastructure.postgres.archives import list_archives
+
+    with database_failures(settings.database_url):
+        archives = on_books(settings, list_archives)
+    if json:
+        print_json_lines(_json_of(archive) for archive in archives)
+        return
+    table = Table(
+        ("kind", "from", "before", "rows", "bytes", "archived", "file"),
+        right=frozenset(("rows", "bytes")),
+        optional=("archived", "bytes"),
+    )
+    for archive in archives:
+        table.add(
+            archive.kind.value,
+            _text(archive.from_at),
+            _text(archive.before_at),
+            str(archive.rows_count),
+            str(archive.file_bytes),
+            _text(archive.archived_at),
+            archive.file_name,
+        )
+    if archives:
+        print_table(table)
+    print_line(f"{len(archives) or 'no'} archive{'' if len(archives) == 1 else 's'}")
+
+
+@click.command("verify", help=VERIFY_HELP)
+@click.argument("path", metavar="PATH", type=FileName(), help="A file, its manifest, or a directory.")
+@json_lines_option
+def verify_archives(path: Path, json: bool) -> None:
+    from ledger.application.archive_rows import ArchiveFailed
+    from ledger.infrastructure.archive_files import verify
+
+    try:
+        verdicts = verify(path)
+    except ArchiveFailed as error:
+        raise CommandFailure(str(error)) from None
+    broken = [verdict for verdict in verdicts if verdict.problem]
+    if json:
+        print_json_lines(
+            {
+                "file": str(verdict.file),
+                "kind": verdict.kind,
+                "rows_count": str(verdict.rows_count),
+                "problem": verdict.problem,
+            }
+            for verdict in verdicts
+        )
+    else:
+        table = Table(("file", "kind", "rows", "found"), right=frozenset(("rows",)))
+        for verdict in verdicts:
+            table.add(verdict.file.name, verdict.kind, str(verdict.rows_count), verdict.problem or "as its manifest says")
+        print_table(table)
+        print_line(f"{len(verdicts)} archive{'' if len(verdicts) == 1 else 's'}, {len(broken) or 'none'} damaged")
+    if broken:
+        raise click.exceptions.Exit(ExitStatus.REFUSED)
+
+
+def _archive(settings: "Settings", files: "ArchiveFiles", before: date, wanted: frozenset[str], *, json: bool) -> "Outcome":
+    from ledger.application.archive_rows import ArchiveFailed, archive_rows
+    from ledger.bootstrap import on_books
+    from ledger.cli.database_failures import database_failures
+    from ledger.infrastructure.postgres.archives import PostgresArchives
+    from ledger.infrastructure.postgres.superseded import SupersededSnapshots
+    from ledger.zones import settlement_zone
+
+    def tell(archive: "Archive", removed: int) -> None:
+        if json:
+            print_json_lines([{**_json_of(archive), "rows_removed": str(removed)}])
+        else:
+            print_line(f"{archive.file_name}: {archive.rows_count} rows, {archive.file_bytes} bytes; {removed} rows removed")
+
+    async def work(engine: "AsyncEngine") -> "Outcome":
+        archives = PostgresArchives(engine, settlement_zone(settings.settlement_timezone))
+        async with archives.alone():
+            return await archive_rows(
+                archives,
+                files,
+                _kinds(wanted),
+                await _beginning(archives, settings, before),
+                snapshots=SupersededSnapshots(engine) if _SNAPSHOTS in wanted else None,
+                on_archived=tell,
+            )
+
+    try:
+        with database_failures(settings.url_for_migrations):
+            return on_books(settings, work, as_owner=True)
+    except ArchiveFailed as error:
+        raise CommandFailure(str(error), "nothing was removed that is in no archive; run the command again") from error
+
+
+def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
+    from ledger.bootstrap import on_books
+    from ledger.cli.database_failures import database_failures
+    from ledger.infrastructure.postgres.archives import PostgresArchives
+    from ledger.infrastructure.postgres.superseded import SupersededSnapshots
+    from ledger.zones import settlement_zone
+
+    async def work(engine: "AsyncEngine") -> "Plan":
+        archives = PostgresArchives(engine, settlement_zone(settings.settlement_timezone))
+        beginning = await _beginning(archives, settings, before)
+        parts = await archives.parts(_kinds(wanted), beginning)
+        return parts, dict(await SupersededSnapshots(engine).count(beginning)) if _SNAPSHOTS in wanted else {}
+
+    with database_failures(settings.url_for_migrations):
+        return on_books(settings, work, as_owner=True)
+
+
+def _tell_plan(plan: "Plan", *, json: bool) -> None:
+    parts, superseded = plan
+    rows: list[tuple[str, datetime | None, datetime | None, int, int]] = [
+        *((part.kind.value, part.from_at, part.before_at, part.rows_count, part.rows_bytes) for part in parts),
+        *((table, None, None, *sizes) for table, sizes in superseded.items()),
+    ]
+    if json:
+        print_json_lines(
+            {
+                "kind": kind,
+                "from_at": _text(from_at) or None,
+                "before_at": _text(before_at) or None,
+                "rows_count": str(count),
+                "rows_bytes": str(size),
+            }
+            for kind, from_at, before_at, count, size in rows
+        )
+        return
+    table = Table(("kind", "from", "before", "rows", "bytes"), right=frozenset(("rows", "bytes")))
+    for kind, from_at, before_at, count, size in rows:
+        table.add(kind, _text(from_at), _text(before_at), str(count), str(size))
+    if rows:
+        print_table(table)
+    print_line("nothing was written or removed; the sizes are without indexes")
+
+
+async def _beginning(archives: "PostgresArchives", settings: "Settings", before: date) -> datetime:
+    """The first instant that stays. Raises CommandFailure if it is yet to come."""
+    from ledger.domain.payouts import day_bounds
+    from ledger.zones import settlement_zone
+
+    beginning, _ = day_bounds(before, settlement_zone(settings.settlement_timezone))
+    if beginning > await archives.now():
+        raise CommandFailure(f"--before must not be in the future (it is {before})", exit_status=ExitStatus.USAGE)
+    return beginning
+
+
+def _kinds(wanted: frozenset[str]) -> "frozenset[ArchiveKind]":
+    from ledger.domain.archives import ArchiveKind
+
+    return frozenset(kind for kind in ArchiveKind if kind.value in wanted)
+
+
+def _settings() -> "Settings":
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    return settings
+
+
+def _json_of(archive: "Archive") -> dict[str, JsonValue]:
+    return {
+        "archive_id": str(archive.archive_id),
+        "kind": archive.kind.value,
+        "from_at": _text(archive.from_at),
+        "before_at": _text(archive.before_at),
+        "rows_count": str(archive.rows_count),
+        "file_name": archive.file_name,
+        "file_bytes": str(archive.file_bytes),
+        "file_sha256": archive.file_sha256.hex(),
+        "archived_at": _text(archive.archived_at) or None,
+    }
+
+
+def _text(instant: datetime | None) -> str:
+    return "" if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

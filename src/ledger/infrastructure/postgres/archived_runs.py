@@ -1,0 +1,49 @@
+"""Payout runs whose items are in an archive: what their totals are counted from, and where the items are."""
+
+from uuid import UUID
+
+from ledger.errors import PayoutRunArchived
+from ledger.infrastructure.postgres.engine import Connection
+
+# Whether the items of the run $1 are archived. They are removed after that is stored, in several transactions:
+# what is still in the table meanwhile is never counted or shown.
+IS_ARCHIVED = "EXISTS (SELECT FROM archived_run_outcomes WHERE payout_run_id = $1)"
+
+SELECT_ARCHIVE_OF_RUN = """
+SELECT a.file_name
+FROM archived_run_outcomes AS z
+JOIN archived_ranges AS a ON a.archive_id = z.archive_id
+WHERE z.payout_run_id = $1
+LIMIT 1
+"""
+
+
+def or_archived(progress: str) -> str:
+    """SQL: what `progress` returns of the run $1, from the counts of its archive if there is one.
+
+    One statement, so that the items are counted before their removal or not at all.
+    """
+    return f"""
+WITH archived AS MATERIALIZED (
+  SELECT outcome, NULLIF(skip_reason, '') AS skip_reason, items_count
+  FROM archived_run_outcomes
+  WHERE payout_run_id = $1
+)
+SELECT outcome, skip_reason, items_count AS restaurants,
+       CASE outcome
+         WHEN 'PAYOUT_CREATED' THEN (SELECT sum(p.amount_minor) FROM payouts AS p WHERE p.payout_run_id = $1)
+         ELSE 0
+       END AS amount_minor
+FROM archived
+UNION ALL
+SELECT outcome, skip_reason, restaurants, amount_minor
+FROM ({progress}) AS live
+WHERE NOT EXISTS (SELECT FROM archived)
+"""
+
+
+async def refuse_archived(connection: Connection, payout_run_id: UUID) -> None:
+    """Raises PayoutRunArchived if the items of the run are in an archive."""
+    file_name = await connection.fetchval(SELECT_ARCHIVE_OF_RUN, payout_run_id)
+    if file_name is not None:
+        raise PayoutRunArchived(str(payout_run_id), file_name)

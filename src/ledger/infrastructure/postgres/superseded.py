@@ -1,0 +1,100 @@
+"""Snapshots and marks that others supersede: removing them changes no answer.
+
+Of balance snapshots the newest of each account, stay and month stays, so a balance as of a past instant reads a
+month of entries at the most. Marks are read for the statement of any period, at some quarter of a percent of what
+the entries take: those of the present stay all stay. Of a stay that has ended the newest mark of each account does.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.horizon import HORIZON, STAY, written_here
+
+# What is looked at in one transaction.
+ROWS_AT_ONCE = 5000
+TIMEOUT_SECONDS = 600
+
+_KEY = ("balance_account_id", "stay_id", "last_recorded_at", "horizon")
+
+# SQL of a row "old" that another row of its account and stay supersedes, by the table. That one must be usable:
+# with a horizon yet to come, or copied here as a row, it is not.
+_NEWER = f"""
+SELECT FROM {{table}} AS newer
+WHERE newer.balance_account_id = old.balance_account_id AND newer.stay_id = old.stay_id
+  AND newer.last_recorded_at >= old.last_recorded_at AND newer.last_recorded_at < $1
+  AND newer.horizon > old.horizon AND newer.horizon <= {HORIZON} AND {written_here("newer")}
+"""
+SUPERSEDED = {
+    "balance_snapshots": f"""EXISTS ({_NEWER.format(table="balance_snapshots")}
+  AND date_trunc('month', newer.last_recorded_at, 'UTC') = date_trunc('month', old.last_recorded_at, 'UTC'))""",
+    "statement_marks": f"""old.stay_id <> {STAY} AND EXISTS ({_NEWER.format(table="statement_marks")})""",
+}
+
+# A range of the primary key after the place $2 to $5, whose last row tells where the next one begins.
+PRUNE = """
+WITH page AS MATERIALIZED (
+  SELECT {key} FROM {table}
+  WHERE ({key}) > ($2::bigint, $3::uuid, $4::timestamptz, $5::text::xid8)
+  ORDER BY {key}
+  LIMIT $6
+),
+removed AS (
+  DELETE FROM {table} AS old USING page
+  WHERE (old.balance_account_id, old.stay_id, old.last_recorded_at, old.horizon)
+        = (page.balance_account_id, page.stay_id, page.last_recorded_at, page.horizon)
+    AND old.last_recorded_at < $1 AND {superseded}
+  RETURNING 1
+)
+SELECT balance_account_id, stay_id, last_recorded_at, horizon::text AS horizon, (SELECT count(*) FROM removed) AS removed_count
+FROM page
+ORDER BY page.balance_account_id DESC, page.stay_id DESC, page.last_recorded_at DESC, page.horizon DESC
+LIMIT 1
+"""
+
+COUNT = """
+SELECT count(*) AS rows_count, COALESCE(sum(pg_column_size(old.*)), 0) AS rows_bytes
+FROM {table} AS old
+WHERE old.last_recorded_at < $1 AND {superseded}
+"""
+
+# Before every account.
+_FIRST = (0, UUID(int=0), datetime(2000, 1, 1, tzinfo=UTC), "0")
+
+
+class SupersededSnapshots:
+    """Implements `ledger.application.archive_rows.Snapshots`. The engine's sessions are the owner's."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def count(self, before: datetime) -> Mapping[str, tuple[int, int]]:
+        """How many `prune` would remove, by table, and their size in bytes without indexes."""
+        found = {}
+        async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
+            await allow_seconds(connection, TIMEOUT_SECONDS)
+            await connection.execute("SET LOCAL enable_seqscan = on")
+            for table, superseded in SUPERSEDED.items():
+                statement = COUNT.format(table=table, superseded=superseded)
+                row = await connection.fetchrow(statement, before, timeout=TIMEOUT_SECONDS)
+                found[table] = (row["rows_count"], int(row["rows_bytes"]))
+        return found
+
+    async def prune(self, before: datetime) -> Mapping[str, int]:
+        """Removes them, some thousand in a transaction: how many, by table. Servers may run meanwhile."""
+        return {table: await self._prune(table, before) for table in SUPERSEDED}
+
+    async def _prune(self, table: str, before: datetime) -> int:
+        statement = PRUNE.format(table=table, superseded=SUPERSEDED[table], key=", ".join(_KEY))
+        removed = 0
+        place: tuple[Any, ...] | None = _FIRST
+        while place is not None:
+            async with autocommit(self._engine) as connection:
+                row = await connection.fetchrow(statement, before, *place, ROWS_AT_ONCE)
+            place = None if row is None else tuple(row[column] for column in _KEY)
+            removed += 0 if row is None else row["removed_count"]
+        return removed
