@@ -1,6 +1,7 @@
 """The rows of sealing: how far the sealer falls behind while events are booked, at half of the peak and at the peak."""
 
 import asyncio
+import sys
 import time
 
 from scripts.bench.bench import Bench
@@ -14,6 +15,8 @@ LOAD_RATIO = 15
 LAG_SECONDS_MAX = 60.0
 CATCH_UP_SECONDS_MAX = 600.0
 CATCH_UP_POLL_SECONDS = 0.5
+# Long loads tell how they go: `--only seals --seconds 80` is twenty minutes of each.
+TELL_SECONDS = 10.0
 
 # The age of the oldest row that is not sealed.
 SELECT_LAG = """
@@ -28,13 +31,16 @@ async def seals(bench: Bench) -> Rows:
     """Batches as fast as they are taken, every other second and all the time; the largest lag, and how long catching up takes."""
     await _catch_up(bench)
     for name, pause_seconds, wanted in (("half of the peak", TURN_SECONDS, "<= 1"), ("the peak", 0.0, None)):
-        began = time.monotonic()
+        began = told_at = time.monotonic()
         lags: list[float] = []
         events = 0.0
         while time.monotonic() - began < LOAD_RATIO * bench.sizes.seconds:
             measured = await bench.run(BATCH, bench.service, TURN_SECONDS)
             events += measured.rate * TURN_SECONDS
             lags.append(await bench.connection.fetchval(SELECT_LAG))
+            if time.monotonic() - told_at >= TELL_SECONDS:
+                told_at = time.monotonic()
+                print(f"{name}: {told_at - began:.0f} s, lag {lags[-1]:.1f} s, largest {max(lags):.1f} s", file=sys.stderr)
             await asyncio.sleep(pause_seconds)
         rate = events / (time.monotonic() - began)
         caught_up_after = await _catch_up(bench)

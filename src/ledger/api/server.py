@@ -195,7 +195,8 @@ class Server:
     async def _follow_database_once(self, failed_pings: int) -> int:
         """Pings and sets the health accordingly. Returns how many pings have failed in a row."""
         try:
-            await asyncio.wait_for(self._ping(), PING_TIMEOUT_SECONDS)
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                await self._ping()
         except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would say SERVING for ever
             if failed_pings + 1 == FAILED_PINGS_MAX:
                 # Where the database is, and why it is away, those who watch it tell.

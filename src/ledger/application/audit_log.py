@@ -108,7 +108,8 @@ class AuditLog:
         if self._task is None:
             return
         try:
-            await asyncio.wait_for(self._task, CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._task
         except TimeoutError:
             self._on_failure(f"the audit log loses {len(self._waiting) + self._lost} calls: the server stops", None)
 

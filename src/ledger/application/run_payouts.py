@@ -126,7 +126,8 @@ class PayoutWorker:
                 # Jitter, so that the workers of several servers do not come all at once.
                 pause_seconds *= random.uniform(0.5, 1.0)  # noqa: S311
                 try:
-                    await asyncio.wait_for(self._wake.wait(), pause_seconds)
+                    async with asyncio.timeout(pause_seconds):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
 

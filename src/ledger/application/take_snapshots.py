@@ -126,6 +126,7 @@ class SnapshotWorker:
         while not self._stopping and (left_seconds := ends_at - time.monotonic()) > 0:
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), left_seconds)
+                async with asyncio.timeout(left_seconds):
+                    await self._wake.wait()
             except TimeoutError:
                 return

@@ -182,7 +182,8 @@ class Supervisor:
             # Jitter, so that workers that died together do not come back together.
             delay_seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(deaths, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
             try:
-                await asyncio.wait_for(self._stop.wait(), delay_seconds)
+                async with asyncio.timeout(delay_seconds):
+                    await self._stop.wait()
             except TimeoutError:
                 continue
 
@@ -238,7 +239,8 @@ class Supervisor:
     async def _wait_until_serving(self, number: int, process: asyncio.subprocess.Process, ours: socket.socket) -> float | None:
         """Since when it serves, on the monotonic clock; None if it ends before, or takes too long and is killed."""
         try:
-            said = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, len(SERVING)), START_TIMEOUT_SECONDS)
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                said = await asyncio.get_running_loop().sock_recv(ours, len(SERVING))
         except ConnectionError:
             return None
         except TimeoutError:
