@@ -241,8 +241,13 @@ anomaly (check_name, severity, entity, detail) AS (
   WHERE (e.payout_id IS NOT NULL OR e.entry_type LIKE 'PAYOUT\_%') AND p.payout_id IS NULL
   UNION ALL
   SELECT 'events_have_entries', 'ERROR', 'event ' || event_id, format('a %s event that posted nothing', type)
-  FROM posted
-  WHERE entries_count = 0
+  FROM posted AS n
+  -- But for a payment that came after the failure of its payout, and occurred no later.
+  WHERE entries_count = 0 AND NOT EXISTS (
+    SELECT FROM processor_events AS v
+    JOIN processor_events AS f ON f.payout_id = v.payout_id AND f.type = 'payout_failed' AND f.occurred_at >= v.occurred_at
+    JOIN ledger_entries AS r ON r.event_id = f.event_id AND r.entry_type = 'PAYOUT_REVERSAL'
+    WHERE v.event_id = n.event_id AND v.type = 'payout_paid')
   UNION ALL
   SELECT 'payouts_have_one_reserve', 'ERROR', 'payout ' || p.payout_id,
          format('of %s has %s reserves of %s', p.amount_minor, COALESCE(r.entries_count, 0), COALESCE(r.amount_minor, 0))

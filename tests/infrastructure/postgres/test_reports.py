@@ -304,10 +304,10 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
 
 
 async def test_integrity_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
-    """Q4: no row, with payouts in every state."""
-    await ledger.ingest(*(event_message(restaurant_id=f"res_{n}", amount_minor=5_000, fee_minor=20) for n in range(4)))
+    """Q4: no row, with payouts in every state, and with the bank's answers in either order."""
+    await ledger.ingest(*(event_message(restaurant_id=f"res_{n}", amount_minor=5_000, fee_minor=20) for n in range(5)))
     await finished_run(ledger)
-    for number, kinds in ((1, SETTLED[:1]), (2, SETTLED[1:]), (3, SETTLED)):
+    for number, kinds in ((1, SETTLED[:1]), (2, SETTLED[1:]), (3, SETTLED), (4, SETTLED[::-1])):
         await answer(ledger, f"res_{number}", *kinds)
     assert await report_of(ledger, "q4_integrity") == []
 
