@@ -13,11 +13,9 @@ import pytest
 from faults.clusters import TEMPLATE
 from faults.pairs import Pair, primary_and_standby
 from faults.proxy import fault_proxy
-from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
-from support.commands import TIMEOUT_SECONDS, start_process
 from support.running import RunningLedger, query, running_ledger
 from support.waiting import until, until_told
 
@@ -27,7 +25,6 @@ from ledger.application import run_payouts
 from ledger.bootstrap import Database, Engines
 from ledger.cli.database_failures import database_failures
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.serve import READY_PREFIX
 from ledger.database_url import driver_url
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres import outages
@@ -141,25 +138,6 @@ async def test_name_that_no_host_can_have_is_told() -> None:
     """Looking it up fails in another way than for a name that nobody has."""
     with pytest.raises(HostUnavailable, match=r"^a\.\.b:5432: no host can have that name$"):
         await Hosts(driver_url("postgresql://a..b/books")).connect()
-
-
-async def test_server_starts_on_a_standby(pair: Pair) -> None:
-    """It says NOT_SERVING until the standby is promoted, and needs no restart then."""
-    _, standby = pair.directories
-    env = {"LEDGER_DATABASE_URL": pair.url(standby), "LEDGER_GRPC_ADDRESS": "127.0.0.1:0", "LEDGER_DATA_DIR": ""}
-    process = await start_process("serve", env=env | {"LEDGER_REQUIRE_DURABLE_DATABASE": "false"})
-    try:
-        assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)).decode()
-        assert line.startswith(READY_PREFIX), line
-        async with aio.insecure_channel(line.strip().removeprefix(READY_PREFIX)) as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)  # its types know synchronous channels only
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME), wait_for_ready=True)
-            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
-    finally:
-        process.terminate()
-        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
-    assert process.returncode == 0, said
 
 
 async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None:
