@@ -1278,7 +1278,7 @@ FROM broken;
 
 -- check: rows_are_sealed_in_time
 -- What was recorded ten minutes ago is sealed. Servers seal every few seconds: no server runs, none seals
--- (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays open, or one wrote more than a seal can keep. After a
+-- (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays open, or one wrote more under one id than a seal can keep. After a
 -- restore into another cluster nothing counts as sealed until a server has looked at it.
 WITH head AS (
   SELECT COALESCE((

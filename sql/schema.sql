@@ -479,7 +479,7 @@ ALTER TABLE ONLY ledger_seals ALTER COLUMN row_digests SET STORAGE EXTERNAL;
 COMMENT ON TABLE ledger_seals IS 'A chain of hashes over events and entries, so that a change to either shows: docs/seals.md. Append-only.';
 COMMENT ON COLUMN ledger_seals.sequence IS 'The place in the chain, from 1 without gaps. The key lets only one sealer add it.';
 COMMENT ON COLUMN ledger_seals.epoch IS 'Seals of one epoch cover ranges that follow each other; each stay of the books begins a new one.';
-COMMENT ON COLUMN ledger_seals.is_restored IS 'Whether it covers rows restored from another cluster whose numbers this cluster had yet to reach.';
+COMMENT ON COLUMN ledger_seals.is_restored IS 'Whether it covers rows restored from another cluster with numbers ahead, or a part of a large transaction.';
 COMMENT ON COLUMN ledger_seals.system_identifier IS 'The database cluster that sealed it, to which its numbers belong.';
 COMMENT ON COLUMN ledger_seals.first_txid IS 'The least recorded_txid that it covers.';
 COMMENT ON COLUMN ledger_seals.end_txid IS 'The recorded_txid before which it ends.';

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from ledger.application import seal_ledger
-from ledger.application.ports import SealLag, SealPosition
+from ledger.application.ports import WHOLE, PartedTransaction, SealLag, SealPart, SealPosition
 from ledger.application.seal_ledger import (
     READ_ROWS_MAX,
     READS_AT_ONCE_MAX,
@@ -74,8 +74,34 @@ class FakeSealedBooks:
         found = self._found(first_txid, end_txid, is_restored=is_restored)
         return None if sum(len(each.places) for each in found) > rows_max else found
 
-    async def slices(self, first_txid: int, end_txid: int, *, is_restored: bool) -> AsyncGenerator[Sequence[SealedTransaction]]:
+    async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
+        ids = [
+            each.transaction_id
+            for each in self._found(txid, txid + 1, is_restored=False)
+            if each.transaction_id > after_id
+            for _ in each.places
+        ]
+        return SealPart(after_id, ids[rows - 1] if len(ids) >= rows else None)
+
+    async def parted(self, position: SealPosition) -> PartedTransaction | None:
+        head = self.seals[-1]
+        before = [seal for seal in self.seals if not seal.is_restored][-1:]
+        if not before or before[0].end_txid != head.first_txid or before[0].system_identifier != self.system_identifier:
+            return None
+        *_, last = unpacked(head.row_digests)
+        return PartedTransaction(head.end_txid - 1, last.transaction_id, before[0].epoch)
+
+    async def is_sealed_in_parts(self, txid: int) -> bool:
+        parts = [seal for seal in self.seals if seal.is_restored and seal.end_txid == txid + 1]
+        rows = sum(len(each.places) for each in self._found(txid, txid + 1, is_restored=False))
+        return bool(parts) and rows == sum(seal.events_count + seal.entries_count for seal in parts)
+
+    async def slices(
+        self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
+    ) -> AsyncGenerator[Sequence[SealedTransaction]]:
         for each in self._found(first_txid, end_txid, is_restored=is_restored):
+            if each.transaction_id <= part.after_id or (part.last_id is not None and each.transaction_id > part.last_id):
+                continue
             for start in range(0, len(each.places), SLICE_ROWS):
                 end = start + SLICE_ROWS
                 yield [each._replace(places=each.places[start:end], digests=each.digests[32 * start : 32 * end])]
@@ -171,6 +197,25 @@ async def test_transaction_that_no_seal_can_keep_is_refused(monkeypatch: pytest.
     with pytest.raises(TransactionTooLarge, match="transaction 900"):
         await seal_all(books)
     assert books.sealed() == [5]
+
+
+async def test_large_transaction_is_sealed_in_parts() -> None:
+    """By transaction id, each part in an epoch of its own, once; then everything is looked at once more."""
+    books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
+    for _ in range(7):
+        books.add({900: READ_ROWS_MAX // 2})
+    sealer = LedgerSealer(books, part_rows=READ_ROWS_MAX)
+    while await sealer.seal_next():
+        pass
+    assert books.sealed() == [5, *[900] * 7, 901]
+    parts = [seal for seal in books.seals if seal.is_restored]
+    assert [seal.entries_count + seal.events_count for seal in parts] == [*[READ_ROWS_MAX] * 3, READ_ROWS_MAX // 2]
+    assert all(link_fault(*pair) is None for pair in pairwise(books.seals))
+    books.add({1500: 1})
+    books.horizon_txid = 2000
+    while await sealer.seal_next():
+        pass
+    assert books.sealed()[-1] == 1500
 
 
 async def test_far_numbers_are_reached_in_few_reads() -> None:

@@ -428,6 +428,27 @@ class SealLag:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class SealPart:
+    """The rows of a database transaction with after_id < transaction id <= last_id; no last_id: all the rest."""
+
+    after_id: bytes
+    last_id: bytes | None
+
+
+WHOLE = SealPart(b"", None)
+
+
+@dataclass(frozen=True, slots=True)
+class PartedTransaction:
+    """A database transaction that is sealed in parts: its number, the last id of the latest part, and the epoch
+    of the seals before its first part."""
+
+    txid: int
+    last_id: bytes
+    epoch_before: int
+
+
 class SealedBooks(Protocol):
     """The books as the sealer sees them. Methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout."""
 
@@ -448,8 +469,22 @@ class SealedBooks(Protocol):
         """
         ...
 
-    def slices(self, first_txid: int, end_txid: int, *, is_restored: bool) -> AsyncGenerator[Sequence[SealedTransaction]]:
+    def slices(
+        self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
+    ) -> AsyncGenerator[Sequence[SealedTransaction]]:
         """The same however much it is, some thousand rows at a time; the rows of one transaction id may be in several slices."""
+        ...
+
+    async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
+        """The part of a database transaction that comes after a transaction id and has about so many rows."""
+        ...
+
+    async def parted(self, position: SealPosition) -> PartedTransaction | None:
+        """The transaction of which the head is a part; None if it is none."""
+        ...
+
+    async def is_sealed_in_parts(self, txid: int) -> bool:
+        """Whether all rows of a database transaction are in seals of parts of it, made in the present stay."""
         ...
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:

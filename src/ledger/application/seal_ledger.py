@@ -9,7 +9,14 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 
-from ledger.application.ports import SealedBooks, SealLag, SealPosition
+from ledger.application.ports import (
+    WHOLE,
+    PartedTransaction,
+    SealedBooks,
+    SealLag,
+    SealPart,
+    SealPosition,
+)
 from ledger.domain.seals import FIRST_PREVIOUS_HASH, Seal, SealContents, SealedTransaction, contents_of
 from ledger.errors import LedgerError
 
@@ -17,8 +24,10 @@ from ledger.errors import LedgerError
 SEAL_ROWS = 4096
 # What one statement reads, at the most. One database transaction that has more is read in slices.
 READ_ROWS_MAX = 4 * SEAL_ROWS
-# What a seal keeps of its rows, 7 to 23 bytes of each, is held in memory, some five times while it is sent. A transaction of more
-# than about ten million rows is not sealed, and nothing after it.
+# A database transaction with more is sealed in parts of about as many.
+PART_ROWS = 4_000_000
+# What a seal keeps of its rows, 7 to 23 bytes of each, is held in memory, some five times while it is sent. One
+# transaction id with more rows than that is not sealed, and nothing after it.
 ROW_DIGESTS_BYTES_MAX = 1 << 27
 # How many transaction numbers the first statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
@@ -44,7 +53,7 @@ TXID_END = 2**63 - 1
 
 
 class TransactionTooLarge(Exception):
-    """A database transaction has more rows than a seal can keep."""
+    """A transaction id has more rows than a seal can keep, or a restored transaction has."""
 
 
 class LedgerSealer:
@@ -54,10 +63,15 @@ class LedgerSealer:
     up to the horizon, range by range. What an earlier epoch has sealed is not sealed again. Rows
     that were restored from another cluster may have numbers which this one has yet to reach: they
     are sealed first, in an epoch of their own, or they would have to wait for years.
+
+    A database transaction with more rows than a seal may keep is sealed in parts, by transaction id. Each is
+    an epoch of its own, marked as those of restored rows, since no other kind may begin where it does. After
+    the last one an epoch begins that looks at everything once more.
     """
 
-    def __init__(self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX) -> None:
+    def __init__(self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX, part_rows: int = PART_ROWS) -> None:
         self._books = books
+        self._part_rows = part_rows
         self._read_rows_max = read_rows_max
         # As of the last call of `seal_next`.
         self.lag = SealLag(0, 0.0)
@@ -81,6 +95,8 @@ class LedgerSealer:
         if head is None or not position.is_of_this_stay:
             epoch = head.epoch + 1 if head else 1
             return await self._seal(position, epoch, position.next_txid, is_restored=True) or await self._seal(position, epoch, 0)
+        if head.is_restored and (parted := await self._books.parted(position)) is not None:
+            return await self._seal_part(position, parted) or await self._seal(position, head.epoch + 1, 0)
         if head.is_restored:
             return await self._seal(position, head.epoch, head.end_txid, is_restored=True) or await self._seal(
                 position, head.epoch + 1, 0
@@ -95,6 +111,11 @@ class LedgerSealer:
             end_txid, transactions = await self._read(start_txid, limit_txid, is_restored=is_restored)
             if transactions is None or transactions:
                 # Also when all of them are sealed already: a seal of nothing remembers that they were looked at.
+                if transactions is None and not is_restored:
+                    if await self._books.is_sealed_in_parts(start_txid):
+                        return await self._append(position, epoch, first_txid, [(end_txid, SealContents())])
+                    if (await self._books.next_part(start_txid, b"", self._part_rows)).last_id is not None:
+                        return await self._seal_part(position, PartedTransaction(start_txid, b"", epoch))
                 earlier = await self._books.sealed_before(epoch, start_txid, end_txid)
                 if transactions is None:
                     parts = [(end_txid, await self._contents(start_txid, end_txid, earlier, is_restored=is_restored))]
@@ -105,14 +126,45 @@ class LedgerSealer:
                     parts = await asyncio.to_thread(_parts_of, _fresh(transactions, earlier), end_txid)
                     rows = sum(contents.rows_count for _, contents in parts)
                     self._rows_a_txid = rows / (1 + transactions[-1].recorded_txid - transactions[0].recorded_txid)
-                seals = list(_seals(position, epoch, first_txid, parts, is_restored=is_restored))
                 if not is_restored:
                     self._take_note(position, end_txid, oldest_at)
-                return await self._books.append(seals, position.stay_id)
+                return await self._append(position, epoch, first_txid, parts, is_restored=is_restored)
             start_txid = end_txid
         if not is_restored:
             self._take_note(position, start_txid, None)
         return False
+
+    async def _append(
+        self,
+        position: SealPosition,
+        epoch: int,
+        first_txid: int,
+        parts: Sequence[tuple[int, SealContents]],
+        *,
+        is_restored: bool = False,
+    ) -> bool:
+        seals = list(_seals(position, epoch, first_txid, parts, is_restored=is_restored))
+        return await self._books.append(seals, position.stay_id)
+
+    async def _seal_part(self, position: SealPosition, parted: PartedTransaction) -> bool:
+        """Seals the next part of a large transaction. False if nothing of it is left."""
+        earlier = await self._books.sealed_before(parted.epoch_before, parted.txid, parted.txid + 1)
+        contents, last_id = SealContents(), parted.last_id
+        # A part of which earlier epochs have sealed everything is passed over.
+        while not contents.rows_count:
+            part = await self._books.next_part(parted.txid, last_id, self._part_rows)
+            contents = await self._contents(parted.txid, parted.txid + 1, earlier, part, is_restored=False)
+            if part.last_id is None:
+                break
+            last_id = part.last_id
+        if not contents.rows_count:
+            return False
+        self._take_note(position, parted.txid, None)
+        # From where the seals before it end, by which a part is told from rows that were restored.
+        head = position.head
+        first_txid = 0 if head is None else head.first_txid if head.is_restored else head.end_txid
+        epoch = 1 if head is None else head.epoch + 1
+        return await self._append(position, epoch, first_txid, [(parted.txid + 1, contents)], is_restored=True)
 
     def _take_note(self, position: SealPosition, sealed_until_txid: int, oldest_at: datetime | None) -> None:
         """Says how far behind sealing was: `oldest_at` is when the oldest of the rows that are sealed
@@ -127,10 +179,12 @@ class LedgerSealer:
         waiting_txids = max(0, position.next_txid - sealed_until_txid)
         self.lag = SealLag(math.ceil(waiting_txids * self._rows_a_txid), max(0.0, seconds))
 
-    async def _contents(self, start_txid: int, end_txid: int, earlier: set[bytes], *, is_restored: bool) -> SealContents:
-        """Those of one database transaction, which is not divided but read in slices. Raises TransactionTooLarge."""
+    async def _contents(
+        self, start_txid: int, end_txid: int, earlier: set[bytes], part: SealPart = WHOLE, *, is_restored: bool
+    ) -> SealContents:
+        """Those of one database transaction, or a part of it, read in slices. Raises TransactionTooLarge."""
         contents = SealContents()
-        async with aclosing(self._books.slices(start_txid, end_txid, is_restored=is_restored)) as slices:
+        async with aclosing(self._books.slices(start_txid, end_txid, part, is_restored=is_restored)) as slices:
             async for transactions in slices:
                 contents.add(_fresh(transactions, earlier))
                 if contents.row_digests_bytes > ROW_DIGESTS_BYTES_MAX:

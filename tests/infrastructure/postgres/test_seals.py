@@ -468,6 +468,33 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(copy_o
     assert in_slices.unsealed_count == at_once.unsealed_count
 
 
+async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None:
+    """By several servers, one after the other, that each seal a part; everything is in one seal, and what is
+    changed afterwards is named."""
+    engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
+    async with engine.begin() as connection:
+        for statement in BY_HAND:
+            await connection.exec_driver_sql(statement)
+        txid = int((await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one())
+    await engine.dispose()
+    async with engine_of(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
+        books = PostgresSealedBooks(engine, slice_rows=7)
+        sealed = "SELECT events_count + entries_count FROM ledger_seals WHERE is_restored ORDER BY sequence"
+        while not await query(copy_of_sealed, f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND NOT is_restored"):
+            await LedgerSealer(books, read_rows_max=10, part_rows=400).seal_next()
+        parts = [row[0] for row in await query(copy_of_sealed, sealed)]
+        assert len(parts) > 2
+        assert sum(parts) == 300 + 250 + 600
+        report = await verify_chain(engine, slice_rows=7)
+        assert (report.audit.findings, report.unsealed_count) == ((), 0)
+    await seal_everything(copy_of_sealed)
+    await tamper(copy_of_sealed, "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id LIKE 'evt_a1\\_1%' AND position = 1")
+    async with engine_of(copy_of_sealed) as engine:
+        report = await verify_chain(engine, slice_rows=7)
+    assert len(report.audit.findings) == 101
+    assert report.unsealed_count == 0
+
+
 async def test_sealer_that_dies_between_leaves_nothing_behind(database: Database) -> None:
     """What it had read is sealed by the next one."""
 

@@ -1,5 +1,7 @@
 """Seals on PostgreSQL: what there is to seal, and the chain that they are added to."""
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -9,7 +11,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.ports import SealPosition
+from ledger.application.ports import WHOLE, PartedTransaction, SealPart, SealPosition
 from ledger.domain.seals import (
     ABSENT,
     ENTRY_FIELDS,
@@ -126,11 +128,42 @@ ORDER BY recorded_txid, transaction_id
 """
 
 # Sorted by PostgreSQL, on its disk if need be: no index leads along the rows of a transaction.
+_OF_PART = "AND ($4::uuid IS NULL OR transaction_id > $4) AND ($5::uuid IS NULL OR transaction_id <= $5)"
 SELECT_ROWS = f"""
-WITH row_digest AS ({_row_digests("")})
+WITH row_digest AS ({_row_digests(_OF_PART)})
 SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id, set_byte('\\x00', 0, place) AS place, digest
 FROM row_digest
 ORDER BY row_digest.recorded_txid, row_digest.transaction_id, row_digest.place, row_digest.digest
+"""
+
+# Where a part of about $3 rows ends, if it is not all that is left. No row is hashed for that.
+SELECT_PART_END = f"""
+SELECT uuid_send(transaction_id)
+FROM (SELECT transaction_id FROM processor_events WHERE {TXID} = $1
+      UNION ALL
+      SELECT transaction_id FROM ledger_entries WHERE {TXID} = $1) AS r
+WHERE $2::uuid IS NULL OR transaction_id > $2
+ORDER BY transaction_id
+OFFSET $3 LIMIT 1
+"""
+
+# A part begins where the epoch before it ends, which is of the same stay; what was restored comes first in a
+# stay. So the seals of one kind before the head tell.
+SELECT_EPOCH_BEFORE = f"""
+SELECT before.epoch
+FROM (SELECT epoch, end_txid, stay_id FROM ledger_seals WHERE NOT is_restored ORDER BY sequence DESC LIMIT 1) AS before
+WHERE before.end_txid = $1 AND before.stay_id = $2 AND before.stay_id <> '{UNKNOWN_STAY}'
+"""
+
+SELECT_ROW_DIGESTS = "SELECT row_digests FROM ledger_seals WHERE sequence = $1"
+
+SELECT_IS_SEALED_IN_PARTS = f"""
+SELECT p.rows_count > 0
+   AND p.rows_count = (SELECT count(*) FROM processor_events WHERE {TXID} = $1)
+                    + (SELECT count(*) FROM ledger_entries WHERE {TXID} = $1)
+FROM (SELECT COALESCE(sum(events_count + entries_count), 0) AS rows_count
+      FROM ledger_seals
+      WHERE is_restored AND end_txid = $1 + 1 AND stay_id = (SELECT stay_id FROM current_stay)) AS p
 """
 
 # For a database that was restored into another cluster; there are few epochs otherwise.
@@ -189,10 +222,13 @@ class PostgresSealedBooks:
             return None
         return transactions
 
-    async def slices(self, first_txid: int, end_txid: int, *, is_restored: bool) -> AsyncGenerator[Sequence[SealedTransaction]]:
+    async def slices(
+        self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
+    ) -> AsyncGenerator[Sequence[SealedTransaction]]:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
             await allow_seconds(connection, SLICES_TIMEOUT_SECONDS)
-            cursor = await connection.cursor(SELECT_ROWS, first_txid, end_txid, is_restored)
+            bounds = (_uuid(part.after_id), _uuid(part.last_id))
+            cursor = await connection.cursor(SELECT_ROWS, first_txid, end_txid, is_restored, *bounds)
             while rows := await cursor.fetch(self._slice_rows, timeout=SLICES_TIMEOUT_SECONDS + 5):
                 yield [
                     SealedTransaction(
@@ -200,6 +236,32 @@ class PostgresSealedBooks:
                     )
                     for key, group in ((key, list(found)) for key, found in groupby(rows, key=itemgetter(0, 1)))
                 ]
+
+    async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
+        async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
+            await allow_seconds(connection, SLICES_TIMEOUT_SECONDS)
+            last_id = await connection.fetchval(
+                SELECT_PART_END, txid, _uuid(after_id), rows - 1, timeout=SLICES_TIMEOUT_SECONDS + 5
+            )
+        return SealPart(after_id, last_id)
+
+    async def parted(self, position: SealPosition) -> PartedTransaction | None:
+        head = position.head
+        if head is None or not head.is_restored or not position.is_of_this_stay:
+            return None
+        async with autocommit(self._engine) as connection:
+            epoch = await connection.fetchval(SELECT_EPOCH_BEFORE, head.first_txid, position.stay_id)
+            if epoch is None:
+                return None
+            row_digests = await connection.fetchval(SELECT_ROW_DIGESTS, head.sequence)
+        # In a thread: there are millions.
+        (last,) = await asyncio.to_thread(lambda: deque(unpacked(row_digests), maxlen=1))
+        return PartedTransaction(head.end_txid - 1, last.transaction_id, epoch)
+
+    async def is_sealed_in_parts(self, txid: int) -> bool:
+        async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
+            await allow_seconds(connection, SLICES_TIMEOUT_SECONDS)
+            return bool(await connection.fetchval(SELECT_IS_SEALED_IN_PARTS, txid, timeout=SLICES_TIMEOUT_SECONDS + 5))
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
         # The usual case, and no earlier epoch to ask for.
@@ -234,6 +296,10 @@ class PostgresSealedBooks:
         except asyncpg.UniqueViolationError:
             return False
         return True
+
+
+def _uuid(transaction_id: bytes | None) -> UUID | None:
+    return UUID(bytes=transaction_id) if transaction_id else None
 
 
 def seal_of(row: Mapping[str, object], row_digests: bytes) -> Seal:
