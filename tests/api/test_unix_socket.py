@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 from support.commands import TIMEOUT_SECONDS, run_process
@@ -14,7 +15,7 @@ from support.processes import server_process
 from support.running import role_settings
 from support.waiting import until
 
-from ledger.api.unix_socket import SocketTaken, UnixSocket
+from ledger.api.unix_socket import PATH_BYTES_MAX, SocketTaken, UnixSocket
 from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
 
@@ -38,7 +39,7 @@ def listener(path: Path) -> Iterator[socket.socket]:
 def bind(claimed: UnixSocket) -> socket.socket:
     """What the library does with the address."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    bound.bind(claimed.bind_address.removeprefix("unix:"))
+    bound.bind(unquote(claimed.bind_address.removeprefix("unix:")))
     bound.listen(1)
     return bound
 
@@ -112,3 +113,25 @@ def test_claim_ends_with_its_release(path: Path) -> None:
         UnixSocket(f"unix:{path}")
     path.unlink()
     UnixSocket(f"unix:{path}").release()
+
+
+@pytest.mark.parametrize("name", ["l", "é%20"])
+@pytest.mark.parametrize("spare_bytes", [0, 1, 6, 7])
+def test_path_may_be_as_long_as_a_socket_can_have(path: Path, name: str, spare_bytes: int) -> None:
+    """The name that the library listens at is no longer then."""
+    length = PATH_BYTES_MAX - spare_bytes - len(os.fsencode(path.parent)) - 1 - len(name.encode())
+    place = path.with_name("x" * length + name)
+    claimed = UnixSocket(f"unix:{quote(str(place))}")
+    with bind(claimed):
+        claimed.publish()
+        assert knock(place) == 0
+    claimed.release()
+    assert not place.exists()
+
+
+def test_path_that_is_too_long_is_told_as_such(path: Path) -> None:
+    """Not as a port that another server has."""
+    place = path.with_name("x" * PATH_BYTES_MAX)
+    with pytest.raises(OSError, match="longer than") as caught:
+        UnixSocket(f"unix:{place}")
+    assert caught.value.filename == str(place)
