@@ -1,6 +1,7 @@
 """Moves old rows out of the database into archives, and removes what later snapshots supersede."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ class ArchivedTables(Protocol):
     async def parts(self, kinds: Collection[ArchiveKind], before: datetime) -> list[Part]:
         """What may be archived of before `before`, oldest first: calls, and items of runs that had ended."""
 
-    def lines(self, part: Part) -> AsyncIterator[Sequence[str]]:
+    def lines(self, part: Part) -> AsyncGenerator[Sequence[str]]:
         """The rows of the part as JSON, a line each, all as they are at one moment; some at a time."""
 
     async def record(self, archive: Archive, items: Mapping[ItemKind, int]) -> Archive:
@@ -102,7 +103,8 @@ async def archive_rows(
         if removed := await _remove(tables, folder, archive):
             tell(archive, removed)
     for part in await tables.parts(kinds, before):
-        written, items = await folder.write(uuid_utils.compat.uuid7(), part, tables.lines(part))
+        async with aclosing(tables.lines(part)) as lines:
+            written, items = await folder.write(uuid_utils.compat.uuid7(), part, lines)
         archive = await tables.record(written, items)
         tell(archive, await _remove(tables, folder, archive))
     if snapshots is not None:

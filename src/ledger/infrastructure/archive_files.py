@@ -27,7 +27,8 @@ ROWS_AT_ONCE = 2000
 # No row has a longer line.
 LINE_BYTES_MAX = 1 << 20
 MANIFEST_BYTES_MAX = 1 << 16
-_CHUNK_BYTES = 1 << 20
+# Of 1 to 9. Measured: 9 makes files 1 to 5 % smaller, and takes two to four times as long.
+COMPRESSION = 6
 # Of a file system without links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -185,7 +186,7 @@ async def _write_lines(path: Path, batches: AsyncIterator[Sequence[str]]) -> Con
     with _new_file(path) as file:
         hashed = _Hashed(file)
         # No name and no time in it: the same rows make the same file.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=cast("BinaryIO", hashed), mtime=0) as lines:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=cast("BinaryIO", hashed), mtime=0, compresslevel=COMPRESSION) as lines:
             async for batch in batches:
                 data = "".join(f"{line}\n" for line in batch).encode()
                 contents.update(data)

@@ -236,7 +236,6 @@ TABLES = (
     "ledger_stays",
     "audit_log",
     "archived_ranges",
-    "archived_run_outcomes",
     "alembic_version",
 )
 
@@ -251,6 +250,12 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
         assert await take_snapshots(ledger.engine) == 1
         assert await make_marks(ledger.engine) == 1
         await seal_everything(database.url)
+    # Of calls long before these, so that nothing that is there may be removed.
+    await query(
+        database.migration_url,
+        "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256)"
+        " VALUES (gen_random_uuid(), 'audit_log', '2001-01-01', '2001-02-01', 1, 'f', 1, sha256(''))",
+    )
     yield database
     counted = await query(
         database.migration_url,

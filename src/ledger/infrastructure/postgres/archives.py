@@ -1,6 +1,6 @@
 """Old rows of payout runs and of the call log on PostgreSQL, on their way into archives."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, tzinfo
 from typing import Any
@@ -154,7 +154,7 @@ class PostgresArchives:
                     found.append(Part(kind, from_at, before_at, row["rows_count"], row["rows_bytes"]))
         return found
 
-    async def lines(self, part: Part) -> AsyncIterator[Sequence[str]]:
+    async def lines(self, part: Part) -> AsyncGenerator[Sequence[str]]:
         async with self._reading() as connection:
             cursor = await connection.cursor(SELECT_LINES[part.kind], part.from_at, part.before_at, timeout=TIMEOUT_SECONDS)
             while rows := await cursor.fetch(ROWS_AT_ONCE, timeout=TIMEOUT_SECONDS):
