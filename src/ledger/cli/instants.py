@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -43,6 +44,13 @@ def parse_instant(text: str) -> Timestamp:
 
 def format_instant(timestamp: Timestamp) -> str:
     """The instant in UTC, with as many digits of the fraction as it needs: 0, 3, 6 or 9."""
+    return _formatted(timestamp.seconds, timestamp.nanos)
+
+
+# The entries of an event share their instants, those of a batch the time of recording.
+@lru_cache(maxsize=1024)
+def _formatted(seconds: int, nanos: int) -> str:
+    timestamp = Timestamp(seconds=seconds, nanos=nanos)
     try:
         return timestamp.ToJsonString()
     except ValueError:

@@ -1,11 +1,13 @@
 """What commands print on standard output: tables for people, JSON and CSV for programs."""
 
 import json
+import re
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TextIO
 
 from ledger.cli.failures import printable
@@ -14,6 +16,9 @@ JsonValue = str | int | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
 # A cell that begins with one of these is a formula to a spreadsheet; the last four are the wide forms of the first four.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+# What a cell of CSV has only within quotes.
+_SEPARATOR = re.compile('[,"\r\n]')
 
 _WITH_LINES = ("┏━┳┓", "┃", "┡━╇┩", "│", "└─┴┘", "├─┼┤", "┌─┬┐")
 _IN_ASCII = ("+-++", "|", "+-++", "|", "+-++", "+-++", "+-++")
@@ -33,12 +38,18 @@ def print_json_lines(values: Iterable[JsonValue]) -> None:
 
 def _json_text(value: JsonValue, indent: int | None = None) -> str:
     """JSON, in which every character is escaped that could steer a terminal or that the output's encoding lacks."""
-    text = json.dumps(value, ensure_ascii=not _is_unicode(sys.stdout), indent=indent)
+    text = _json_encoder(not _is_unicode(sys.stdout), indent).encode(value)
     if text.isascii():
         return text
     return "".join(
         character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1] for character in text
     )
+
+
+@cache
+def _json_encoder(ensure_ascii: bool, indent: int | None) -> json.JSONEncoder:
+    """Kept, since to make one takes as long as to write a line with it."""
+    return json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent)
 
 
 def print_line(line: str = "") -> None:
@@ -74,7 +85,7 @@ class CsvWriter:
 
 
 def _csv_cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
+    return '"' + text.replace('"', '""') + '"' if _SEPARATOR.search(text) else text
 
 
 def _is_number(text: str) -> bool:

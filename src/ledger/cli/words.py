@@ -1,11 +1,14 @@
 """The contract's words and amounts as commands show them: a server that is newer than the command may send any."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from ledger.domain.money import format_minor, is_currency
 
 
+# Bounded, as a number that only a newer server knows may be any.
+@lru_cache(maxsize=1024)
 def word_of(enum: Any, number: int) -> str:
     """The name of an enum's value in small letters without its prefix: `payout_in_flight`.
 
