@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -325,6 +326,23 @@ async def test_directory_that_takes_no_file(old_books: tuple[RunningLedger, Path
     _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     assert (process.returncode, b": File too large\n  nothing was removed" in stderr) == (1, True)
     assert (await ledger.query(COUNTS), list(directory.iterdir())) == (counts, [])
+
+
+async def test_reader_of_the_output_goes_away(old_books: tuple[RunningLedger, Path]) -> None:
+    """Status 1 without a word, as of every command; the next one ends the work."""
+    ledger, directory = old_books
+    reads, writes = os.pipe()
+    os.close(reads)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", INTERRUPTIBLE, "archive", "run", str(directory), "--before", TODAY),
+        stdout=writes,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writes)
+    _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert (process.returncode, stderr) == (1, b"")
+    assert (await archive(str(directory))).status == 0
+    assert await ledger.query(COUNTS) == [(0, 0, 2)]
 
 
 async def test_bad_requests_change_nothing(old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch) -> None:

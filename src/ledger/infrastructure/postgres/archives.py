@@ -1,7 +1,7 @@
 """Old rows of payout runs and of the call log on PostgreSQL, on their way into archives."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, tzinfo
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.archive_rows import RowsChanged
 from ledger.domain.archives import Archive, ArchiveKind, ItemKind, Part, month_bounds
 from ledger.errors import DatabaseContention
-from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit, wait_for_locks
+from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit, connect, wait_for_locks
+from ledger.infrastructure.postgres.errors import database_errors
 
 # What reads a month of rows, or finds out how many there are, takes as long as that is large.
 TIMEOUT_SECONDS = 3600
@@ -124,14 +125,19 @@ class PostgresArchives:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Keeps others from archiving meanwhile; takes a connection. Raises DatabaseContention if one does already."""
-        async with autocommit(self._engine) as connection:
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK_KEY):
+        async with aclosing(await connect(self._engine)) as connection:
+            driver_connection: Connection = (await connection.get_raw_connection()).driver_connection
+            with database_errors():
+                is_alone = await driver_connection.fetchval("SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK_KEY)
+            if not is_alone:
                 raise DatabaseContention("another `ledger archive run` is under way")
+            # What goes wrong in the block is its own: a reader of the output that went away, for one.
             try:
                 yield
             finally:
-                if not connection.is_closed():
-                    await connection.fetchval("SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK_KEY)
+                if not driver_connection.is_closed():
+                    with database_errors():
+                        await driver_connection.fetchval("SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK_KEY)
 
     async def now(self) -> datetime:
         """The time of the books."""
