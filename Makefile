@@ -16,7 +16,7 @@ RUN := "$(UV)" run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-service run demo test faults failover lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
+.PHONY: help install install-service run demo test faults failover moves lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
 .PHONY: vulnerabilities sbom clean
 
 help: ## Show what can be made
@@ -55,8 +55,11 @@ test: install ## Run every test on an embedded PostgreSQL
 faults: install ## Break everything around the service on purpose, and judge the books: ARGS="--seed 7 --only F14"
 	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)
 
-failover: install ## Change the primary of a Patroni group in load, where Patroni, etcd and HAProxy are installed
-	@PYTHONPATH=tests $(RUN) python -m faults --only F60,F61,F62,F63,F64 $(ARGS)
+failover: install ## Change the primary in load: of two hosts, and of a Patroni group where that is installed
+	@PYTHONPATH=tests $(RUN) python -m faults --only F30,F31,F60,F61,F62,F63,F64 $(ARGS)
+
+moves: install ## Move the books: dumps, a standby and back, a subscription, pg_upgrade
+	@PYTHONPATH=tests $(RUN) python -m faults --only F28,F65,F66,F67,F68,F69 $(ARGS)
 
 lint: install ## Check format, types, layers, generated code, the schema snapshot and docker-compose.yml
 	@$(RUN) ruff format --check --quiet .

@@ -170,17 +170,18 @@ async def point_in_time(stage: Stage) -> None:
 
 
 @contextmanager
-def running_standby(cluster: Cluster, pgdata: Path, *, max_connections: str) -> Iterator[None]:
+def running_standby(cluster: Cluster, pgdata: Path, *, max_connections: str, socket_dir: Path | None = None) -> Iterator[None]:
     """Runs a copy as a standby of the cluster, until the block ends, whatever it has become by then.
 
-    It does not start with fewer connections than the cluster has.
+    It does not start with fewer connections than the cluster has. Its socket is among its files, unless
+    `socket_dir` is given.
     """
     settings = {
         **cluster.parameters,
         "max_connections": max_connections,
         "listen_addresses": "",
         "port": "5432",
-        "unix_socket_directories": str(pgdata),
+        "unix_socket_directories": str(socket_dir or pgdata),
     }
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     with (pgdata.parent / "postgres.log").open("ab") as log, (pgdata.parent / "standby.lock").open("w") as lock:
@@ -309,19 +310,19 @@ async def there_and_back(stage: Stage) -> None:
     await second.make_template()
     second_database = await second.new_database()
     await burn_numbers(first_database.migration_url, stage.size(200_000, 20_000))
-    await _business(stage)
+    await business(stage)
     await _move(first_database, second_database)
     stage.cluster, stage.database = second, second_database
-    await _business(stage)
+    await business(stage)
     await _move(second_database, first_database)
     stage.cluster, stage.database = first, first_database
-    await _business(stage)
+    await business(stage)
     ((stays,),) = await stage.query("SELECT count(*) FROM ledger_stays")
     assert stays == 3
     stage.note(f"{len(stage.journal.acknowledged_at)} events acknowledged in {stays} stays")
 
 
-async def _business(stage: Stage) -> None:
+async def business(stage: Stage) -> None:
     """A server of the stage's database books under load until there are snapshots of this stay, and ends."""
     server = await stage.server(env={"LEDGER_SNAPSHOT_TAIL_ENTRIES": "10"})
     caller = stage.caller(server)

@@ -42,21 +42,27 @@ UNKNOWN_STAY = UUID(int=0)
 
 SUMMARIZE = "SELECT summarize_recorded_txids()"
 
+NEXT = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
 # A seal of a server that knows no stay has zeros. It is of the present one unless that has begun since, and
-# is not the first: then the books have been elsewhere.
+# is not the first: then the books have been elsewhere. A promoted standby goes on in the stay of its primary:
+# a seal of that one that came as a row was stored by a number below those that it covers, whereas a sealer of
+# here has a number above them. PostgreSQL keeps the lower half of it, in xmin.
 SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_id,
        s.system_identifier = c.system_identifier
          AND CASE s.stay_id WHEN '{UNKNOWN_STAY}' THEN stay.number = 1 OR s.sealed_at >= stay.began_at
-                            ELSE s.stay_id = stay.stay_id END IS NOT FALSE AS is_of_this_stay,
+                            ELSE s.stay_id = stay.stay_id END IS NOT FALSE
+         AND (s.is_restored OR {NEXT} - (({NEXT} - s.lower_half) & 4294967295) >= s.end_txid) AS is_of_this_stay,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon_txid,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_txid,
+       {NEXT} AS next_txid,
        GREATEST(clock_timestamp(), ledger_now()) AS now,
        s.*
 FROM (SELECT system_identifier FROM pg_control_system()) AS c
 LEFT JOIN (SELECT t.stay_id, t.number, t.began_at FROM current_stay JOIN ledger_stays AS t USING (stay_id)) AS stay
        ON true
-LEFT JOIN (SELECT {SEAL_COLUMNS}, stay_id FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true
+LEFT JOIN (SELECT {SEAL_COLUMNS}, stay_id, xmin::text::bigint AS lower_half
+           FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true
 """
 
 
