@@ -70,6 +70,15 @@ def test_ids_and_amounts_are_whole_at_any_width(columns: int, monkeypatch: pytes
     assert ("2026-02-01T08:00:00.123456Z" in shown) == (columns not in (120, 100))
 
 
+@pytest.mark.parametrize(("columns", "lines"), [(80, 4), (20, 0)])
+def test_table_without_rows_is_no_wider_than_the_terminal(columns: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its titles alone, or nothing: the command says how many rows there are."""
+    table = Table(("restaurant_id", "available_minor"))
+    shown = on_terminal(columns, lambda: print_table(table), monkeypatch).splitlines()
+    assert len(shown) == lines
+    assert all(len(line) <= columns for line in shown)
+
+
 def test_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever a cell holds."""
     table = Table(("id", "text"))

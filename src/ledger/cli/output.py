@@ -127,8 +127,8 @@ def facts() -> Table:
 def print_table(table: Table) -> None:
     """Prints `table` without cutting any cell.
 
-    A terminal that is too narrow gets fewer columns, or a block of lines a row; where there is none, the lines are as long as
-    they need be.
+    A terminal that is too narrow gets fewer columns, or a block of lines a row, and so nothing of a
+    table without rows; where there is none, the lines are as long as they need be.
     """
     table = _writable(table)
     shown = list(range(len(table.titles)))
@@ -139,7 +139,7 @@ def print_table(table: Table) -> None:
             if _line_width(widths, shown) <= limit:
                 break
             shown.remove(list(table.titles).index(title))
-        if _line_width(widths, shown) > limit and table.rows:
+        if _line_width(widths, shown) > limit:
             _print_blocks(table)
             return
     _print_grid(table, shown, widths)
