@@ -59,7 +59,7 @@ failover: install ## Change the primary in load: of two hosts, and of a Patroni 
 	@PYTHONPATH=tests $(RUN) python -m faults --only F30,F31,F60,F61,F62,F63,F64 $(ARGS)
 
 moves: install ## Move the books: dumps, a standby and back, a subscription, pg_upgrade
-	@PYTHONPATH=tests $(RUN) python -m faults --only F28,F65,F66,F67,F68,F69 $(ARGS)
+	@PYTHONPATH=tests $(RUN) python -m faults --only F28,F65,F71,F72,F73,F74 $(ARGS)
 
 lint: install ## Check format, types, layers, generated code, the schema snapshot and docker-compose.yml
 	@$(RUN) ruff format --check --quiet .

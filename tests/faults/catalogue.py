@@ -31,9 +31,11 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(number: str, title: str, *, missing: str = "") -> Callable[[Play], Play]:
-    """Puts a function that plays a fault into the catalogue."""
+    """Puts a function that plays a fault into the catalogue. Raises ValueError for a number that is taken."""
 
     def add(play: Play) -> Play:
+        if number in FAULTS:
+            raise ValueError(f"{number} is taken by {FAULTS[number].title}")
         FAULTS[number] = Fault(number, title, play, missing)
         return play
 

@@ -65,7 +65,7 @@ async def _replayed(stage: Stage, socket_dir: Path) -> None:
     await until_told(has_it, CAUGHT_UP_SECONDS)
 
 
-@fault("F66", "a standby is promoted, and the primary that it left behind comes back by pg_rewind")
+@fault("F71", "a standby is promoted, and the primary that it left behind comes back by pg_rewind")
 async def promoted_and_back(stage: Stage) -> None:
     """Both take themselves for the primary, and book; the old one is rewound, follows, and takes over again. What it
     booked alone is gone with its snapshots, and all go on in one stay."""
@@ -96,7 +96,7 @@ async def promoted_and_back(stage: Stage) -> None:
     stage.note("back on the first cluster, on its third timeline, in one stay")
 
 
-@fault("F67", "a promoted standby that follows its primary row by row")
+@fault("F72", "a promoted standby that follows its primary row by row")
 async def copied_as_rows(stage: Stage) -> None:
     """The two have one system identifier, and the table the same OID and file. Snapshots that the primary makes
     afterwards come to the other as rows, with horizons that its own numbers have yet to pass."""
@@ -135,7 +135,7 @@ async def copied_as_rows(stage: Stage) -> None:
     stage.note(f"{copies} snapshots came as rows and were not believed; mended: {'; '.join(mended) or 'nothing'}")
 
 
-@fault("F68", "a logical subscription to a new cluster, under load")
+@fault("F73", "a logical subscription to a new cluster, under load")
 async def by_subscription(stage: Stage) -> None:
     """As docs/operations.md tells, by its own statements; from an older version of PostgreSQL where there is one."""
     older = _older_bin_dir()
@@ -195,7 +195,7 @@ async def _paid_anew(stage: Stage, restaurants: int) -> None:
     await paid_once(stage, restaurants + restaurants // 10)
 
 
-@fault("F69", "pg_upgrade to a newer version of PostgreSQL")
+@fault("F74", "pg_upgrade to a newer version of PostgreSQL")
 async def upgraded(stage: Stage) -> None:
     """The files of the tables and the numbers stay, the system identifier is new: a new stay, nothing believed of before."""
     older = _older_bin_dir()
