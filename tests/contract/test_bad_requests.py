@@ -7,7 +7,7 @@ so that what no protobuf library would send can be sent too.
 import asyncio
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,12 +22,14 @@ from google.type import date_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from support.books import superuser
 from support.events import event_message, timestamp, unique
 from support.page_tokens import checksummed_token
 from support.running import RunningLedger, running_ledger
 from support.waiting import until_told
 
 from ledger.bootstrap import Database
+from ledger.infrastructure.postgres.engine import Connection
 from ledger.v1 import ledger_pb2
 
 SERVICE = "ledger.v1.LedgerService"
@@ -821,11 +823,20 @@ def case_names() -> set[str]:
     return {name for cases in (refused_requests(), accepted_requests()) for name, _ in cases} | set(BY_HAND)
 
 
-@pytest.mark.parametrize("case", params(refused_requests()))
-async def test_bad_request_is_refused_and_leaves_nothing_behind(shared_ledger: RunningLedger, case: Case) -> None:
-    """The promised status, reason and fields; nothing stored; nothing of the inside told; the server as healthy as before."""
+@pytest.fixture(scope="module")
+async def counted(shared_ledger: RunningLedger) -> AsyncIterator[Connection]:
+    """A connection to books that have the restaurant `known`: one for all cases, as they are many."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
-    before = await counts(shared_ledger)
+    async with superuser(shared_ledger.database) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("case", params(refused_requests()))
+async def test_bad_request_is_refused_and_leaves_nothing_behind(
+    shared_ledger: RunningLedger, counted: Connection, case: Case
+) -> None:
+    """The promised status, reason and fields; nothing stored; nothing of the inside told; the server as healthy as before."""
+    before = await counted.fetchrow(COUNT_EVERYTHING)
     with pytest.raises(aio.AioRpcError) as caught:
         await send(shared_ledger, case.method, case.sent())
     told = refusal(caught.value)
@@ -835,7 +846,7 @@ async def test_bad_request_is_refused_and_leaves_nothing_behind(shared_ledger: R
     if case.reason == "INVALID_REQUEST":
         assert told.metadata == {"field": told.fields[0]}
     assert_nothing_internal(told.everything)
-    assert await counts(shared_ledger) == before
+    assert await counted.fetchrow(COUNT_EVERYTHING) == before
     await assert_serving(shared_ledger)
 
 
