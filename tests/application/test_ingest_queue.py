@@ -18,18 +18,43 @@ async def settled() -> None:
 
 
 def test_events_and_bytes_are_bounded_together() -> None:
-    """Up to the bound, and not one more, of either; what has left makes room again."""
-    for events, size_bytes in ((60, 1), (1, 600)):
+    """Batches up to nine tenths, and not one more, of either; what has left makes room again."""
+    for events, size_bytes in ((60, 1), (2, 600)):
         queue = IngestQueue(LIMITS)
         with queue.admitted(events, size_bytes, None):
-            rest = (100 - events, 1000 - size_bytes)
-            for beyond in ((rest[0] + 1, 1), (1, rest[1] + 1)):
+            rest = (90 - events, 900 - size_bytes)
+            for beyond in ((rest[0] + 1, 1), (2, rest[1] + 1)):
                 with pytest.raises(QueueFull), queue.admitted(*beyond, None):
                     pass
             with queue.admitted(*rest, None), pytest.raises(QueueFull):
-                queue.check(1, 0, None)
+                queue.check(2, 0, None)
             queue.check(*rest, None)
         assert (queue.events, queue.size_bytes) == (0, 0)
+
+
+def test_batches_leave_room_for_single_calls() -> None:
+    """A tenth of the queue, in events and in bytes; that is bounded, too."""
+    for batch, singles, size_bytes in ((90, 10, 1), (2, 1, 100)):
+        queue = IngestQueue(LIMITS)
+        with ExitStack() as stack:
+            stack.enter_context(queue.admitted(batch, 900, None))
+            for _ in range(singles):
+                stack.enter_context(queue.admitted(1, size_bytes, None))
+            with pytest.raises(QueueFull):
+                queue.check(1, 100, None)
+
+
+def test_single_call_does_not_wait_for_batches() -> None:
+    """Batches are booked beside groups of single calls, so their time refuses other batches only."""
+    queue = IngestQueue(LIMITS)
+    for _ in range(100):
+        queue.booked(30.0, is_batch=True)
+        queue.booked(0.1)
+    with queue.admitted(80, 80, None):
+        queue.check(1, 1, 0.2)
+        with pytest.raises(DeadlineTooShort):
+            queue.check(2, 2, 200.0)
+        queue.check(2, 2, 300.0)
 
 
 def test_calls_are_bounded() -> None:
@@ -79,11 +104,19 @@ def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(2.0)
+        queue.booked(2.0, is_batch=True)
     queue.booked(None)
     queue.check(1, 1, 0.001)
-    for events, needed_seconds in ((1, 2.0), (9, 2.0), (10, 4.0), (35, 8.0)):
+    for events, needed_seconds in ((2, 2.0), (9, 2.0), (10, 4.0), (35, 8.0)):
         with queue.admitted(events, events, None):
-            queue.check(1, 1, None)
+            queue.check(2, 2, None)
+            queue.check(2, 2, needed_seconds + 0.1)
+            with pytest.raises(DeadlineTooShort):
+                queue.check(2, 2, needed_seconds - 0.1)
+    for calls, needed_seconds in ((1, 2.0), (9, 2.0), (10, 4.0)):
+        with ExitStack() as stack:
+            for _ in range(calls):
+                stack.enter_context(queue.admitted(1, 1, None))
             queue.check(1, 1, needed_seconds + 0.1)
             with pytest.raises(DeadlineTooShort):
                 queue.check(1, 1, needed_seconds - 0.1)
@@ -92,7 +125,7 @@ def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
 def test_estimate_follows_what_groups_take() -> None:
     """A queue that was never used refuses nobody, and one that was slow for a while recovers."""
     queue = IngestQueue(LIMITS)
-    with queue.admitted(90, 90, None):
+    with queue.admitted(1, 1, None):
         queue.check(1, 1, 0.001)
         queue.booked(10.0)
         with pytest.raises(DeadlineTooShort):
@@ -106,7 +139,7 @@ async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
     """Not before, and several of them; a single caller larger than the queue has its turn when it is empty."""
     queue = IngestQueue(LIMITS)
     await queue.wait_for_room(1000, 1)
-    large, small = queue.admitted(80, 1, None), queue.admitted(20, 1, None)
+    large, small = queue.admitted(70, 1, None), queue.admitted(20, 1, None)
     large.__enter__()
     small.__enter__()
     waiting = [asyncio.create_task(queue.wait_for_room(events, 1)) for events in (10, 30, 1000)]

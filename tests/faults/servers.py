@@ -14,6 +14,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.ports import held_port, port_of
 
+from faults.memory_limits import MemoryLimit
 from ledger.api.authorization import SERVICE_NAME
 from ledger.bootstrap import Database
 from ledger.cli.serve import READY_PREFIX
@@ -24,11 +25,20 @@ READY_SECONDS = 60.0
 class ServerProcess:
     """One server at one address; its log goes to a file."""
 
-    def __init__(self, database_url: str, log: Path, *, durable: bool, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        log: Path,
+        *,
+        durable: bool,
+        env: Mapping[str, str],
+        within: MemoryLimit | None = None,
+    ) -> None:
         # Also while it does not run: nobody else must get it before the next start.
         self._port = held_port()
         self.address = f"127.0.0.1:{port_of(self._port)}"
         self.log = log
+        self._within = within
         self._process: asyncio.subprocess.Process | None = None
         self._env = {
             "LEDGER_DATABASE_URL": database_url,
@@ -61,6 +71,13 @@ class ServerProcess:
         return self._pages(1)
 
     @property
+    def rss_bytes_max(self) -> int:
+        """The most memory that it ever had."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+
+    @property
     def address_space_bytes(self) -> int:
         """The memory it has asked for."""
         return self._pages(0)
@@ -76,9 +93,12 @@ class ServerProcess:
     async def start(self, env: Mapping[str, str] = {}) -> float:
         """Starts it, and waits until it is ready. Returns the seconds that took. Raises RuntimeError if it ends instead."""
         began = time.monotonic()
+        command: tuple[str, ...] = (sys.executable, "-m", "ledger", "serve")
+        if self._within is not None:
+            command = self._within.command(*command)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "ledger", "serve"),
+                *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -121,11 +141,17 @@ class ServerProcess:
 
 @asynccontextmanager
 async def new_server(
-    database: Database, folder: Path, *, durable: bool, url: str | None = None, env: Mapping[str, str] = {}
+    database: Database,
+    folder: Path,
+    *,
+    durable: bool,
+    url: str | None = None,
+    env: Mapping[str, str] = {},
+    within: MemoryLimit | None = None,
 ) -> AsyncIterator[ServerProcess]:
     """A server on a database, which it reaches at `url` if that is given; killed at the end if it still runs."""
     port_log = folder / f"server-{time.monotonic_ns()}.log"
-    server = ServerProcess(url or database.url, port_log, durable=durable, env=env)
+    server = ServerProcess(url or database.url, port_log, durable=durable, env=env, within=within)
     try:
         await server.start()
         yield server

@@ -16,6 +16,7 @@ from faults.callers import Caller
 from faults.clusters import Cluster
 from faults.journal import DigitAccounts, Journal, Told
 from faults.load import Load, Mix
+from faults.memory_limits import MemoryLimit
 from faults.proxy import FaultProxy, fault_proxy
 from faults.servers import ServerProcess, new_server
 from ledger.bootstrap import Database
@@ -69,12 +70,18 @@ class Stage:
         gap_seconds = self.journal.longest_gap_seconds
         assert gap_seconds <= GAP_FACTOR * seconds, f"no acknowledgement for {gap_seconds:.1f} s, expected {seconds} s"
 
-    async def server(self, *, through: FaultProxy | None = None, env: Mapping[str, str] = {}) -> ServerProcess:
+    async def server(
+        self,
+        *,
+        through: FaultProxy | None = None,
+        env: Mapping[str, str] = {},
+        within: MemoryLimit | None = None,
+    ) -> ServerProcess:
         """A server of the stage's database that runs, with settings added to its environment."""
         url = None
         if through is not None:
             url = _through(self.database.url, through)
-        server = new_server(self.database, self.folder, durable=self.cluster.durable, url=url, env=env)
+        server = new_server(self.database, self.folder, durable=self.cluster.durable, url=url, env=env, within=within)
         self._started.append(await self.exits.enter_async_context(server))
         return self._started[-1]
 

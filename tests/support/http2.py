@@ -113,7 +113,7 @@ class Http2:
     async def send(self, stream: int, body: bytes, *, end: bool = True) -> None:
         """Sends a body as the server lets it; gives up when the server has ended the stream."""
         place = 0
-        while place < len(body) and not self._is_over(stream):
+        while place < len(body) and not self.is_over(stream):
             size = min(CHUNK_BYTES, self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(body) - place)
             if size <= 0:
                 await self.take_in(0.2)
@@ -121,15 +121,28 @@ class Http2:
             self.h2.send_data(stream, body[place : place + size])
             place += size
             self.flush()
-        if end and not self._is_over(stream):
+        if end and not self.is_over(stream):
             self.h2.end_stream(stream)
             self.flush()
+
+    def send_some(self, stream: int, body: bytes, place: int) -> int:
+        """Sends of a body from `place` on what the server lets it at once. Returns how many bytes."""
+        size = 0
+        while place + size < len(body) and not self.is_over(stream):
+            room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
+            if room <= 0:
+                break
+            piece = body[place + size : place + size + room]
+            self.h2.send_data(stream, piece)
+            size += len(piece)
+        self.flush()
+        return size
 
     async def call(self, path: str, body: bytes, headers: Headers = (), *, without: Iterable[str] = ()) -> Stream:
         """A whole call: what became of it."""
         stream = self.open(path, headers, without=without)
         await self.send(stream, body)
-        await self.until(lambda: self._is_over(stream))
+        await self.until(lambda: self.is_over(stream))
         return self.streams[stream]
 
     async def until(self, condition: Callable[[], bool], timeout_seconds: float = TIMEOUT_SECONDS) -> None:
@@ -140,7 +153,8 @@ class Http2:
                 raise TimeoutError(f"{self.streams}, {self.goaway}, closed: {self.closed}")
             await self.take_in(0.2)
 
-    def _is_over(self, stream: int) -> bool:
+    def is_over(self, stream: int) -> bool:
+        """Whether nothing more can be sent on it."""
         told = self.streams[stream]
         return told.ended or told.reset is not None or self.closed or self.goaway is not None
 

@@ -15,10 +15,10 @@ def _event(request: ledger_pb2.IngestEventRequest, _: object) -> What:
     return {"event_id": _shown(request.event.event_id)}
 
 
-def _batch(request: ledger_pb2.BatchIngestEventsRequest, response: ledger_pb2.BatchIngestEventsResponse | None) -> What:
+def _batch(events: int, response: ledger_pb2.BatchIngestEventsResponse | None) -> What:
     if response is None:
-        return {"events": len(request.events)}
-    return {"events": len(request.events), "refused": sum(result.HasField("error") for result in response.results)}
+        return {"events": events}
+    return {"events": events, "refused": sum(result.HasField("error") for result in response.results)}
 
 
 def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> What:
@@ -50,7 +50,8 @@ def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> What
     return {"payout_run_id": _shown(request.payout_run_id)}
 
 
-# The methods that write, each with what is said of it. A stream's events are counted as they pass.
+# The methods that write, each with what is said of it, from what is kept of its request. A stream's
+# events are counted as they pass.
 WHAT_BY_METHOD: Mapping[str, Callable[[Any, Any], What]] = {
     "IngestEvent": _event,
     "BatchIngestEvents": _batch,
@@ -60,6 +61,8 @@ WHAT_BY_METHOD: Mapping[str, Callable[[Any, Any], What]] = {
     "PutRestaurant": _restaurant,
     "UpdateRestaurant": _restaurant_change,
 }
+# What is kept of a request until then, where all of it would be too much.
+KEPT_BY_METHOD: Mapping[str, Callable[[Any], Any]] = {"BatchIngestEvents": lambda request: len(request.events)}
 # Those whose answer waits for the log: they are few, and what they do is nowhere else told with who did it.
 WRITTEN_BEFORE_THE_ANSWER = frozenset({"RunPayouts", "CancelPayoutRun", "PutRestaurant", "UpdateRestaurant"})
 

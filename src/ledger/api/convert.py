@@ -146,6 +146,11 @@ def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -
     return decode_event(request.event, now)
 
 
+def wrong_number_of_events() -> InvalidRequest:
+    """What a request with too few or too many events is answered."""
+    return InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
+
+
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
     """The events to book, and in their places what is wrong with the others. Raises InvalidRequest for too few or too many."""
     return _decode_events(request.events, now)
@@ -165,7 +170,7 @@ def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime
 
 def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[DecodedEvent]:
     if not 1 <= len(messages) <= BATCH_EVENTS_MAX:
-        raise InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
+        raise wrong_number_of_events()
     decoded: list[DecodedEvent] = []
     for place, message in enumerate(messages):
         try:

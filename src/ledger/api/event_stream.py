@@ -17,7 +17,7 @@ from ledger.v1 import ledger_pb2
 # Read ahead of what is being booked; a single request may be larger.
 READ_AHEAD_BYTES = 1024 * 1024
 # What all streams of a server have read and not booked yet. Decoded it takes three times as much.
-HELD_BYTES_MAX = 16 * 1024 * 1024
+HELD_BYTES_MAX = 8 * 1024 * 1024
 # How long a client may leave an answer unread while other streams wait for room.
 UNREAD_SECONDS = 5.0
 
@@ -141,6 +141,10 @@ class EventStream:
                 raise self._end
         finally:
             self._reading.cancel()
+            # A task that was cancelled knows where, and with it us and what it had read: without this
+            # all of it would stay until the collector comes, which may be long.
+            self._reading = None
+            self._received.clear()
             self._give_back(self._held_bytes)
             self._held.leave(self)
 

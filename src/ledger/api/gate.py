@@ -12,7 +12,7 @@ from typing import Self
 import uuid_utils
 from google.protobuf.message import Message
 
-from ledger.api.audited_calls import WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
+from ledger.api.audited_calls import KEPT_BY_METHOD, WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
 from ledger.api.authentication import Authenticator, Caller, Context, Credential
 from ledger.api.authorization import (
     REFUSED_EVENT_TYPES,
@@ -55,6 +55,7 @@ class Gate:
         self.audit_log = audit_log
         self.method = f"/{SERVICE_NAME}/{name}"
         self.what = WHAT_BY_METHOD.get(name)
+        self.kept_of = KEPT_BY_METHOD.get(name)
         self.is_written_before_the_answer = name in WRITTEN_BEFORE_THE_ANSWER
 
     def call(self, context: Context, request_id: str) -> "GatedCall":
@@ -107,7 +108,7 @@ class GatedCall:
     """A call that was let in, for a `with` around its work: what becomes of it is recorded."""
 
     __slots__ = (
-        *("_caller", "_context", "_gate", "_request", "_request_id", "_response", "_written"),
+        *("_caller", "_context", "_gate", "_kept", "_request_id", "_response", "_written"),
         *("_answered", "_answered_recorded", "_events", "_stream_id", "_timer"),
     )
 
@@ -116,7 +117,7 @@ class GatedCall:
         self._caller = caller
         self._context = context
         self._request_id = request_id
-        self._request: Message | None = None
+        self._kept: object = None
         self._response: Message | None = None
         self._events = 0
         self._stream_id = ""
@@ -127,7 +128,8 @@ class GatedCall:
 
     def read(self, request: Message) -> Message:
         """Takes note of the request, and returns it."""
-        self._request = request
+        kept_of = self._gate.kept_of
+        self._kept = request if kept_of is None else kept_of(request)
         return request
 
     async def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
@@ -196,8 +198,8 @@ class GatedCall:
         what: What = {}
         if self._stream_id:
             what = {"stream": self._stream_id, "events": self._events, "answered": self._answered}
-        elif self._request is not None and self._gate.what is not None:
-            what = self._gate.what(self._request, self._response)
+        elif self._kept is not None and self._gate.what is not None:
+            what = self._gate.what(self._kept, self._response)
         caller = self._caller
         return AuditedCall(
             caller.identity, caller.credential, self._gate.method, self._request_id, self._context.peer(), what, outcome

@@ -19,10 +19,12 @@ from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.security import Security
 from ledger.api.unix_socket import PREFIX, SocketTaken, UnixSocket
 from ledger.application.audit_log import AuditLog
+from ledger.freed_memory import freed_memory
 from ledger.v1 import ledger_pb2_grpc
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 METADATA_BYTES_MAX = 16 * 1024
+WINDOW_BYTES = 16 * 1024
 STREAMS_MAX = 128
 CONNECTION_IDLE_SECONDS = 300
 HANDSHAKE_SECONDS = 10
@@ -51,9 +53,11 @@ _OPTIONS = (
     # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why. Not more:
     # calls that were given up while they waited stand in the queue above until their turn.
     ("grpc.http2.max_deallocating_streams", 2 * STREAMS_MAX),
-    # A stream may send its first window, 64 KiB, before we read its message, and no more: with this
-    # probe windows grow to 4 MiB, which a stranger then may fill on every stream.
+    # A stream may send its first window before we read its message, and no more: with this probe
+    # windows grow to 4 MiB, which a stranger then may fill on every stream.
     ("grpc.http2.bdp_probe", 0),
+    # That window; by default 64 KiB. The largest event that is valid fits into it.
+    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     # Beyond the longest token and a trace: a token that is too long is to be refused by us. Between a lower and a higher limit
     # the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
@@ -135,6 +139,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._watching: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         # It has what those who add services ask of a server.
         framed = cast(aio.Server, self._frame)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, framed)
@@ -171,11 +176,14 @@ class Server:
         await self._server.start()
         await self._follow_database_once(failed_pings=FAILED_PINGS_MAX - 1)
         self._watching = asyncio.create_task(self._follow_database())
+        if (freed := freed_memory()) is not None:
+            self._looking = asyncio.create_task(freed.keep_looking())
 
     async def stop(self, grace_seconds: float) -> None:
         """Tells health checks first, takes no new calls, lets those under way end within the grace, cancels the rest."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._looking):
+            if task is not None:
+                task.cancel()
         await self._health.enter_graceful_shutdown()
         self._frame.stop()
         # What has arrived and was not handed to us yet, the library would answer with CANCELLED, which nobody repeats. We answer

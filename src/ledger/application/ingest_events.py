@@ -128,7 +128,7 @@ class IngestEvents:
         finally:
             seconds = loop.time() - began
             # What somebody has locked says nothing about the time that others will take.
-            self.queue.booked(None if waited_for_locks else seconds)
+            self.queue.booked(None if waited_for_locks else seconds, is_batch=answer is None)
             self._on_group(len(events), seconds)
         return outcomes
 

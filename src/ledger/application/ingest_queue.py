@@ -9,6 +9,9 @@ from ledger.errors import DeadlineTooShort, QueueFull
 
 # How fast the usual time of a group follows the last ones.
 _FOLLOW = 0.2
+# The share of the queue that batches leave to single calls: a caller of large batches must not shut
+# out all others.
+_SPARED_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,10 @@ class IngestQueue:
         """`on_change` is told how many events and bytes are here, after each group and when the last ones have gone."""
         self._on_change = on_change
         self._limits = limits
+        # Of groups of single calls, and of batches: neither waits for the other.
         self._group_seconds = 0.0
+        self._batch_seconds = 0.0
+        self._batch_events = 0
         self._room: asyncio.Event | None = None
         self.calls = 0
         self.events = 0
@@ -47,29 +53,38 @@ class IngestQueue:
 
     def check(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
         """Raises QueueFull if so much cannot be let in now; DeadlineTooShort if it and what waits before it will take longer than
-        `seconds_left`. Nobody is refused for his own size: something else must be there.
+        `seconds_left`: single calls wait for each other, batches for batches. Nobody is refused for his own size: something else
+        must be there.
         """
         if not self.events:
             return
         if not self._has_room(events, size_bytes):
             raise QueueFull
+        if seconds_left is None:
+            return
+        ahead, usual_seconds = self._batch_events, self._batch_seconds
+        if events == 1:
+            ahead, usual_seconds = self.events - ahead, self._group_seconds
         # Those ahead of it that are full, and its own.
-        groups = self.events // self._limits.group_events_max + 1
-        if seconds_left is not None and groups * self._group_seconds > seconds_left:
+        groups = ahead // self._limits.group_events_max + 1
+        if groups * usual_seconds > seconds_left:
             raise DeadlineTooShort
 
     @contextmanager
     def admitted(self, events: int, size_bytes: int, seconds_left: float | None) -> Iterator[None]:
         """Lets a call in while the block runs. Raises as `check`."""
         self.check(events, size_bytes, seconds_left)
+        batch_events = events if events > 1 else 0
         self.calls += 1
         self.events += events
+        self._batch_events += batch_events
         self.size_bytes += size_bytes
         try:
             yield
         finally:
             self.calls -= 1
             self.events -= events
+            self._batch_events -= batch_events
             self.size_bytes -= size_bytes
             if not self.events:
                 self._on_change(0, 0)
@@ -83,16 +98,21 @@ class IngestQueue:
                 self._room = asyncio.Event()
             await self._room.wait()
 
-    def booked(self, seconds: float | None) -> None:
+    def booked(self, seconds: float | None, *, is_batch: bool = False) -> None:
         """Takes note of how long a group or a batch took; None if that was unusual."""
-        if seconds is not None:
+        if seconds is None:
+            pass
+        elif is_batch:
+            self._batch_seconds += (seconds - self._batch_seconds) * _FOLLOW
+        else:
             self._group_seconds += (seconds - self._group_seconds) * _FOLLOW
         self._on_change(self.events, self.size_bytes)
 
     def _has_room(self, events: int, size_bytes: int) -> bool:
         limits = self._limits
+        share = 1.0 if events == 1 else 1.0 - _SPARED_SHARE
         return (
-            self.calls < limits.queue_calls_max
-            and self.events + events <= limits.queue_events_max
-            and self.size_bytes + size_bytes <= limits.queue_bytes_max
+            self.calls < limits.queue_calls_max * share
+            and self.events + events <= limits.queue_events_max * share
+            and self.size_bytes + size_bytes <= limits.queue_bytes_max * share
         )

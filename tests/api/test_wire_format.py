@@ -1,0 +1,56 @@
+"""What is told of a message before it is parsed."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from ledger.api.wire_format import has_more_fields, parse_request
+from ledger.errors import InvalidRequest, MalformedMessage
+from ledger.v1 import ledger_pb2
+
+EVENT = ledger_pb2.ProcessorEvent(event_id="evt", metadata={"a": "b" * 300})
+
+
+@pytest.mark.parametrize("events", [0, 1, 3, 4])
+def test_fields_are_counted_up_to_the_bound(events: int) -> None:
+    """Those of the messages in them are not."""
+    raw = ledger_pb2.BatchIngestEventsRequest(events=[EVENT] * events).SerializeToString()
+    assert has_more_fields(raw, 3) is (events > 3)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("kind", [b"\x08\x01", b"\x0d1234", b"\x0912345678", b"\x0a\x0212", b"\x0b\x0c"])
+def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
+    """Numbers, fixed ones, texts; a group is two."""
+    fields = number * (2 if kind == b"\x0b\x0c" else 1)
+    assert has_more_fields(kind * number, fields - 1)
+    assert not has_more_fields(kind * number, fields)
+
+
+@pytest.mark.parametrize("raw", [b"\x80", b"\x0a\x80", b"\x80" * 4096, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"])
+def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
+    """It says what is wrong."""
+    assert not has_more_fields(raw, 3)
+
+
+@pytest.mark.parametrize("message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest])
+def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
+    """Two million empty events would take 270 MiB; a thousand large ones are parsed as any."""
+
+    def parse(_: bytes) -> Message:
+        raise ZeroDivisionError
+
+    (field,) = [field for field in message.DESCRIPTOR.fields if field.name == "events"]
+    empty = bytes([field.number << 3 | 2, 0])
+    with pytest.raises(InvalidRequest):
+        parse_request(parse, empty * 2_000_000)
+    large = message(events=[EVENT] * 1000)
+    assert parse_request(message.FromString, large.SerializeToString()) == large
+
+
+def test_message_that_cannot_be_parsed_is_malformed() -> None:
+    """Small or large."""
+    for size_bytes in (1, 1_000_000):
+        with pytest.raises(MalformedMessage):
+            parse_request(ledger_pb2.BatchIngestEventsRequest.FromString, b"\x80" * size_bytes)

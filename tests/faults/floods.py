@@ -1,0 +1,141 @@
+"""What sends too much on purpose, as a process beside the honest callers: `python -m faults.floods KIND ADDRESS TOKEN`.
+
+It goes on until its standard input ends; calls that are refused are made again.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from grpc import aio
+from support.events import event_message
+from support.http2 import Headers, Http2
+
+from ledger.v1 import ledger_pb2
+
+MIB = 1024 * 1024
+PATHS = "/ledger.v1.LedgerService/"
+UNFINISHED_BYTES = int(3.9 * MIB)
+# What is refused is not made again at once: the machine has others to serve, the honest callers among them.
+PAUSE_SECONDS = 0.05
+
+
+def _message(size_bytes: int) -> bytes:
+    """The start of a message of so many bytes."""
+    return b"\0" + size_bytes.to_bytes(4, "big")
+
+
+async def _unfinished(address: str, headers: Headers, path: str, calls: int) -> None:
+    """One connection with as many calls as it may have, each a message of 3.9 MiB without its last byte."""
+    body = _message(UNFINISHED_BYTES) + bytes(UNFINISHED_BYTES - 1)
+    async with Http2.connect(address) as connection:
+        open_calls: dict[int, int] = {}
+        while not connection.closed and connection.goaway is None:
+            for stream in [stream for stream in open_calls if connection.is_over(stream)]:
+                del open_calls[stream]
+                await asyncio.sleep(PAUSE_SECONDS)
+            while len(open_calls) < calls:
+                open_calls[connection.open(path, headers)] = 0
+            sent = 0
+            for stream, place in open_calls.items():
+                piece = connection.send_some(stream, body, place)
+                open_calls[stream] += piece
+                sent += piece
+            await connection.drain()
+            await connection.take_in(0.0 if sent else 0.2)
+
+
+async def _byte_by_byte(address: str, headers: Headers, path: str, calls: int) -> None:
+    """One connection whose calls send a byte of an event now and then."""
+    event = ledger_pb2.IngestEventRequest(event=event_message(event_id="never")).SerializeToString()
+    body = _message(len(event)) + event
+    async with Http2.connect(address) as connection:
+        places: dict[int, int] = {}
+        while not connection.closed and connection.goaway is None:
+            places = {stream: place for stream, place in places.items() if not connection.is_over(stream)}
+            while len(places) < calls:
+                places[connection.open(path, headers)] = 0
+            for stream, place in places.items():
+                # All but the last: it never is a whole one.
+                if place < len(body) - 1:
+                    places[stream] += connection.send_some(stream, body[: place + 1], place)
+            await connection.drain()
+            await connection.take_in(PAUSE_SECONDS)
+
+
+def large_events() -> list[ledger_pb2.ProcessorEvent]:
+    """A batch of just under 4 MiB; always the same, so that repeats book nothing."""
+    filling = {"filling": "x" * 4000}
+    return [event_message(event_id=f"large_{number}", restaurant_id="large", metadata=filling) for number in range(980)]
+
+
+async def _whole_batches(address: str, headers: Headers, calls: int) -> None:
+    """So many complete batches of 4 MiB at once."""
+    raw = ledger_pb2.BatchIngestEventsRequest(events=large_events()).SerializeToString()
+    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        method: Any = channel.unary_unary(PATHS + "BatchIngestEvents")
+
+        async def send() -> None:
+            while True:
+                with suppress(aio.AioRpcError):
+                    await method(raw, metadata=tuple(headers), timeout=60)
+                await asyncio.sleep(PAUSE_SECONDS)
+
+        await asyncio.gather(*(send() for _ in range(calls)))
+
+
+async def _unread_streams(address: str, headers: Headers, streams: int) -> None:
+    """Streams whose answers nobody reads, each sent batches of 4 MiB for as long as it takes them."""
+    raw = ledger_pb2.StreamEventsRequest(events=large_events()).SerializeToString()
+    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        method: Any = channel.stream_stream(PATHS + "StreamEvents")
+
+        async def send() -> None:
+            while True:
+                call = method(metadata=tuple(headers))
+                with suppress(aio.AioRpcError, asyncio.InvalidStateError):
+                    while not call.done():
+                        await call.write(raw)
+                call.cancel()
+                await asyncio.sleep(PAUSE_SECONDS)
+
+        await asyncio.gather(*(send() for _ in range(streams)))
+
+
+async def _again(flood: Callable[[], Awaitable[None]]) -> None:
+    """Connects again whenever the server has closed the connection, or is not there."""
+    while True:
+        with suppress(OSError, TimeoutError, aio.AioRpcError):
+            await flood()
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+Flood = Callable[[str, Headers], Awaitable[None]]
+BATCH, SINGLE, OPEN = PATHS + "BatchIngestEvents", PATHS + "IngestEvent", "/grpc.health.v1.Health/Check"
+# Each a connection.
+KINDS: dict[str, tuple[Flood, ...]] = {
+    "two-connections": (lambda to, headers: _unfinished(to, headers, BATCH, 100),) * 2,
+    "one-connection": (lambda to, headers: _unfinished(to, headers, BATCH, 120),),
+    "single-calls": (lambda to, headers: _unfinished(to, headers, SINGLE, 100),) * 2,
+    "health-checks": (lambda to, headers: _unfinished(to, headers, OPEN, 100),) * 2,
+    "whole-batches": (lambda to, headers: _whole_batches(to, headers, 100),) * 2,
+    "unread-streams": (lambda to, headers: _unread_streams(to, headers, 16),) * 2,
+    "byte-by-byte": (lambda to, headers: _byte_by_byte(to, headers, SINGLE, 100),) * 2,
+}
+
+
+async def flood(kinds: str, address: str, token: str) -> None:
+    """Some kinds at once, parted by commas, until standard input ends."""
+    headers = [("authorization", f"Bearer {token}")] if token else []
+    floods = [each for kind in kinds.split(",") for each in KINDS[kind]]
+    tasks = [asyncio.create_task(_again(lambda each=each: each(address, headers))) for each in floods]  # type: ignore[misc]
+    await asyncio.to_thread(sys.stdin.read)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(flood(*sys.argv[1:]))
