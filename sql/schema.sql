@@ -169,6 +169,31 @@ $$;
 
 COMMENT ON FUNCTION deny_run_item_removal() IS 'Lets only items of runs be removed that are in an archive.';
 
+CREATE FUNCTION keep_payout_run_going() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $$
+DECLARE
+  left_to_reach bigint;
+BEGIN
+  SELECT last_balance_account_id - reached_balance_account_id INTO left_to_reach
+  FROM payout_run_progress
+  WHERE payout_run_id = NEW.payout_run_id
+  FOR NO KEY UPDATE;
+  IF left_to_reach > 0 THEN
+    PERFORM write_payout_run_items(NEW.payout_run_id, 5000);
+  END IF;
+  IF left_to_reach > 0 OR EXISTS (
+    SELECT FROM payout_run_items WHERE payout_run_id = NEW.payout_run_id AND outcome = 'OPEN'
+  ) THEN
+    RETURN NULL;
+  END IF;
+  RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION keep_payout_run_going() IS 'Keeps a payout run under way until it has come to all its restaurants.';
+
 CREATE SEQUENCE ledger_clock
     START WITH 0
     INCREMENT BY 1
@@ -207,6 +232,60 @@ CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
     RETURN COALESCE(CASE COALESCE(current_setting('ledger.now'::text, true), ''::text) WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE CASE WHEN ((current_setting('ledger.now'::text, true))::bigint <= pg_sequence_last_value('ledger_clock'::regclass)) THEN GREATEST(now(), ('1970-01-01 00:00:00+00'::timestamp with time zone + (((current_setting('ledger.now'::text, true))::bigint)::double precision * '00:00:00.000001'::interval))) ELSE NULL::timestamp with time zone END END, advance_ledger_clock());
 
 COMMENT ON FUNCTION recorded_now() IS 'When a row is recorded: the time of the books, the same for all rows of a transaction.';
+
+CREATE FUNCTION write_payout_run_items(uuid, integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+    AS $_$
+DECLARE
+  run ALIAS FOR $1;
+  items_max ALIAS FOR $2;
+  progress payout_run_progress;
+  run_currency text;
+  written integer;
+  reached bigint;
+BEGIN
+  -- Workers that wait for what somebody has locked ask again and again: most have nothing to lock.
+  PERFORM FROM payout_run_progress
+  WHERE payout_run_id = run AND reached_balance_account_id < last_balance_account_id;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+  SELECT * INTO progress FROM payout_run_progress WHERE payout_run_id = run FOR NO KEY UPDATE;
+  IF NOT FOUND OR progress.reached_balance_account_id = progress.last_balance_account_id THEN
+    RETURN 0;
+  END IF;
+  -- As check_run_is_under_way() looks: after the lock.
+  PERFORM FROM payout_runs WHERE payout_run_id = run FOR KEY SHARE;
+  SELECT currency INTO run_currency FROM payout_runs WHERE payout_run_id = run AND state = 'RUNNING';
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+  WITH page AS MATERIALIZED (
+    SELECT a.balance_account_id, a.restaurant_id
+    FROM balance_accounts AS a
+    WHERE a.balance_account_id > progress.reached_balance_account_id
+      AND a.balance_account_id <= progress.last_balance_account_id
+      AND a.currency = run_currency
+      AND (a.opened_txid IS NULL OR a.balance_account_id <= progress.moved_balance_account_id
+           OR pg_visible_in_snapshot(a.opened_txid, progress.accounts_snapshot))
+    ORDER BY a.balance_account_id
+    LIMIT items_max
+  ),
+  added AS (
+    INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
+    SELECT run, restaurant_id, balance_account_id FROM page
+  )
+  SELECT count(*),
+         CASE WHEN count(*) = items_max THEN max(balance_account_id) ELSE progress.last_balance_account_id END
+  INTO written, reached
+  FROM page;
+  UPDATE payout_run_progress SET reached_balance_account_id = reached WHERE payout_run_id = run;
+  RETURN written;
+END
+$_$;
+
+COMMENT ON FUNCTION write_payout_run_items(uuid, integer) IS 'Gives a payout run that is under way its next open items, and tells how many.';
 
 CREATE TABLE alembic_version (
     version_num character varying(32) NOT NULL
@@ -296,6 +375,7 @@ CREATE TABLE balance_accounts (
     currency text NOT NULL COLLATE pg_catalog."C",
     lock_pad boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    opened_txid xid8 DEFAULT pg_current_xact_id(),
     CONSTRAINT balance_accounts_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text))
 );
 
@@ -305,6 +385,7 @@ COMMENT ON COLUMN balance_accounts.restaurant_id IS 'Whose account it is.';
 COMMENT ON COLUMN balance_accounts.currency IS 'ISO 4217 code; amounts are in its minor units.';
 COMMENT ON COLUMN balance_accounts.lock_pad IS 'Never written. The application may lock rows only where it may update a column, and this is the one.';
 COMMENT ON COLUMN balance_accounts.created_at IS 'When it was opened, by the database''s clock.';
+COMMENT ON COLUMN balance_accounts.opened_txid IS 'The number of the transaction that opened it; NULL if that was before the column was.';
 
 ALTER TABLE balance_accounts ALTER COLUMN balance_account_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME balance_accounts_balance_account_id_seq
@@ -538,6 +619,22 @@ COMMENT ON COLUMN payout_run_items.outcome IS 'OPEN until a worker has looked at
 COMMENT ON COLUMN payout_run_items.skip_reason IS 'Why no payout was created; NULL if one was.';
 COMMENT ON COLUMN payout_run_items.payout_id IS 'The payout that was created; NULL if none was.';
 
+CREATE TABLE payout_run_progress (
+    payout_run_id uuid NOT NULL,
+    accounts_snapshot pg_snapshot NOT NULL,
+    moved_balance_account_id bigint NOT NULL,
+    last_balance_account_id bigint NOT NULL,
+    reached_balance_account_id bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT payout_run_progress_reached_check CHECK (((reached_balance_account_id >= 0) AND (reached_balance_account_id <= last_balance_account_id)))
+);
+
+COMMENT ON TABLE payout_run_progress IS 'Which balance accounts a payout run has items for. No row: for all of them, since it started.';
+COMMENT ON COLUMN payout_run_progress.payout_run_id IS 'The run.';
+COMMENT ON COLUMN payout_run_progress.accounts_snapshot IS 'Which transactions had ended when the run started: its accounts are those that were opened by them.';
+COMMENT ON COLUMN payout_run_progress.moved_balance_account_id IS 'The highest id of an account that was there and whose opened_txid is another cluster''s; 0 if there was none.';
+COMMENT ON COLUMN payout_run_progress.last_balance_account_id IS 'The highest id of a balance account when the run started; 0 if there was none.';
+COMMENT ON COLUMN payout_run_progress.reached_balance_account_id IS 'Accounts with ids up to this one have their items. It only grows.';
+
 CREATE TABLE payout_runs (
     payout_run_id uuid NOT NULL,
     currency text NOT NULL COLLATE pg_catalog."C",
@@ -756,6 +853,9 @@ ALTER TABLE ONLY payout_items
 ALTER TABLE ONLY payout_run_items
     ADD CONSTRAINT payout_run_items_pkey PRIMARY KEY (payout_run_id, restaurant_id);
 
+ALTER TABLE ONLY payout_run_progress
+    ADD CONSTRAINT payout_run_progress_pkey PRIMARY KEY (payout_run_id);
+
 ALTER TABLE ONLY payout_runs
     ADD CONSTRAINT payout_runs_currency_as_of_min_amount_minor_request_id_key UNIQUE (currency, as_of, min_amount_minor, request_id);
 
@@ -873,6 +973,18 @@ CREATE TRIGGER payout_run_items_deny_removal AFTER DELETE ON payout_run_items RE
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_removal;
 
+CREATE TRIGGER payout_run_progress_deny_change BEFORE DELETE OR TRUNCATE ON payout_run_progress FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+
+ALTER TABLE payout_run_progress ENABLE ALWAYS TRIGGER payout_run_progress_deny_change;
+
+CREATE TRIGGER payout_run_progress_deny_move AFTER UPDATE ON payout_run_progress FOR EACH ROW WHEN (((old.reached_balance_account_id > new.reached_balance_account_id)
+        OR (old.payout_run_id <> new.payout_run_id)
+        OR ((old.accounts_snapshot)::text <> (new.accounts_snapshot)::text)
+        OR (old.moved_balance_account_id <> new.moved_balance_account_id)
+        OR (old.last_balance_account_id <> new.last_balance_account_id))) EXECUTE FUNCTION deny_move();
+
+ALTER TABLE payout_run_progress ENABLE ALWAYS TRIGGER payout_run_progress_deny_move;
+
 CREATE TRIGGER payout_runs_deny_change BEFORE DELETE OR TRUNCATE ON payout_runs FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_change;
@@ -887,6 +999,8 @@ CREATE TRIGGER payout_runs_deny_move AFTER UPDATE ON payout_runs FOR EACH ROW WH
         OR (old.created_at <> new.created_at))) EXECUTE FUNCTION deny_move();
 
 ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_move;
+
+CREATE TRIGGER payout_runs_keep_going BEFORE UPDATE ON payout_runs FOR EACH ROW WHEN (((old.state = 'RUNNING'::text) AND (new.state = 'SUCCEEDED'::text))) EXECUTE FUNCTION keep_payout_run_going();
 
 CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
@@ -928,6 +1042,9 @@ ALTER TABLE ONLY payout_run_items
 
 ALTER TABLE ONLY payout_run_items
     ADD CONSTRAINT payout_run_items_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+
+ALTER TABLE ONLY payout_run_progress
+    ADD CONSTRAINT payout_run_progress_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payouts
     ADD CONSTRAINT payouts_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
@@ -1021,6 +1138,13 @@ GRANT INSERT(balance_account_id) ON TABLE payout_run_items TO ledger_app;
 GRANT UPDATE(outcome) ON TABLE payout_run_items TO ledger_app;
 GRANT UPDATE(skip_reason) ON TABLE payout_run_items TO ledger_app;
 GRANT UPDATE(payout_id) ON TABLE payout_run_items TO ledger_app;
+GRANT SELECT ON TABLE payout_run_progress TO ledger_app;
+GRANT SELECT ON TABLE payout_run_progress TO ledger_read;
+GRANT INSERT(payout_run_id) ON TABLE payout_run_progress TO ledger_app;
+GRANT INSERT(accounts_snapshot) ON TABLE payout_run_progress TO ledger_app;
+GRANT INSERT(moved_balance_account_id) ON TABLE payout_run_progress TO ledger_app;
+GRANT INSERT(last_balance_account_id) ON TABLE payout_run_progress TO ledger_app;
+GRANT UPDATE(reached_balance_account_id) ON TABLE payout_run_progress TO ledger_app;
 GRANT SELECT ON TABLE payout_runs TO ledger_app;
 GRANT SELECT ON TABLE payout_runs TO ledger_read;
 GRANT INSERT(payout_run_id) ON TABLE payout_runs TO ledger_app;

@@ -165,8 +165,7 @@ class Settings(BaseSettings):
         default=50,
         ge=1,
         le=1000,
-        description="Payout runs that may be under way at once, each with a row for each restaurant of its currency; one more is "
-        "answered RESOURCE_EXHAUSTED.",
+        description="Payout runs that may be under way at once; one more is answered RESOURCE_EXHAUSTED.",
     )
     payout_answer_days: int = Field(
         default=5,

@@ -70,13 +70,15 @@ async def start_run_at(server: RunningServer) -> str:
 
 
 async def start_run_unserved(database: Database) -> str:
-    """Has a run of today that no server has begun with; its id."""
+    """Has a run of today that no server has begun with, its items all written; its id."""
     engine = create_engine(database.url, pool_size=1)
     try:
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
         run = await runs.start(PayoutRunKey("PEN", today()), uuid_utils.compat.uuid7())
     finally:
         await engine.dispose()
+    written = "SELECT write_payout_run_items(CAST(:run AS uuid), 1000000)"
+    await query(database.migration_url, written, run=run.payout_run_id)
     return str(run.payout_run_id)
 
 
@@ -152,6 +154,28 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
         assert await query(database.migration_url, "SELECT count(*) FROM payouts") == before
         async with running_ledger(database) as ledger:
             await assert_each_paid_once(ledger, payout_run_id)
+
+
+async def test_killed_while_it_writes_items(database: Database) -> None:
+    """The run has no items then, and is told as open whole; another server writes them, and pays each once."""
+    async with running_ledger(database) as ledger:
+        await charge_all(ledger, RESTAURANTS)
+    async with serving_on(database) as server, locked(database, "LOCK TABLE payout_run_items IN SHARE ROW EXCLUSIVE MODE"):
+        payout_run_id = await start_run_at(server)
+        pids = await waiting_sessions(database, "payout_run_items")
+        server.process.kill()
+        await server.process.wait()
+        # Left alone, a session that waits for a lock would write the items before it sees that its client is gone.
+        await query(
+            database.migration_url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
+            pids=pids,
+        )
+        await sessions_gone(database, pids)
+    assert await query(database.migration_url, "SELECT reached_balance_account_id FROM payout_run_progress") == [(0,)]
+    assert await query(database.migration_url, "SELECT count(*) FROM payout_run_items") == [(0,)]
+    async with running_ledger(database) as ledger:
+        await assert_each_paid_once(ledger, payout_run_id)
 
 
 # What a worker claims, and the lock that it claims with.

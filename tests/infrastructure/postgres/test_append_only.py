@@ -194,6 +194,9 @@ NOT_FOR_THE_APPLICATION = (
     "UPDATE payout_runs SET min_amount_minor = 0",
     "DELETE FROM payout_runs",
     "TRUNCATE payout_runs CASCADE",
+    "UPDATE payout_run_progress SET last_balance_account_id = 0",
+    "DELETE FROM payout_run_progress",
+    "TRUNCATE payout_run_progress",
     "UPDATE payout_run_items SET restaurant_id = 'res_x'",
     "UPDATE payout_run_items SET balance_account_id = 1",
     "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256)"
@@ -217,7 +220,7 @@ FOR_THE_APPLICATION = (
     "SELECT FROM balance_accounts ORDER BY balance_account_id FOR NO KEY UPDATE",
     "UPDATE payouts SET state = 'PAID'",
     "SELECT FROM payouts FOR NO KEY UPDATE",
-    f"UPDATE payout_runs SET state = 'SUCCEEDED', finished_at = now() WHERE payout_run_id = '{OPEN_RUN}'",
+    f"UPDATE payout_runs SET state = 'CANCELED', finished_at = now() WHERE payout_run_id = '{OPEN_RUN}'",
     f"UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' WHERE payout_run_id = '{OPEN_RUN}'",
 )
 
@@ -227,6 +230,7 @@ TABLES = (
     "processor_events",
     "ledger_entries",
     "payout_runs",
+    "payout_run_progress",
     "payouts",
     "payout_items",
     "payout_run_items",
@@ -333,6 +337,18 @@ async def test_nobody_reopens_what_is_done(books: Database, table: str, change: 
     async with session(books, session_replication_role=replication_role) as connection:
         with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
             await connection.execute(change)
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+async def test_run_with_open_items_does_not_succeed(books: Database, role: str) -> None:
+    """It goes on, whoever says that it has succeeded; once its items are closed it succeeds."""
+    async with session(books, role=role) as connection:
+        await connection.execute(BEGIN_RUN)
+        run = f"WHERE payout_run_id = '{OPEN_RUN}'"
+        ended = f"UPDATE payout_runs SET state = 'SUCCEEDED', finished_at = now() {run}"
+        assert await connection.execute(ended) == "UPDATE 0"
+        await connection.execute(f"UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' {run}")
+        assert await connection.execute(ended) == "UPDATE 1"
 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS[:3] + CHANGES_TO_RUNS[5:8], ids=names)

@@ -93,6 +93,7 @@ ALTER TABLE payouts DISABLE TRIGGER ALL;
 ALTER TABLE payout_items DISABLE TRIGGER ALL;
 ALTER TABLE payout_runs DISABLE TRIGGER ALL;
 ALTER TABLE payout_run_items DISABLE TRIGGER ALL;
+ALTER TABLE payout_run_progress DISABLE TRIGGER ALL;
 ALTER TABLE balance_snapshots DISABLE TRIGGER ALL;
 ALTER TABLE statement_marks DISABLE TRIGGER ALL;
 ALTER TABLE archived_ranges DISABLE TRIGGER ALL;
@@ -356,6 +357,8 @@ COUNTED = "payouts_count_what_is_booked"
 OF_RUN = "payouts_agree_with_their_run"
 AGREED = "archives_agree_with_their_runs"
 RUN_ITEMS = "run_items_agree_with_their_payout"
+OF_DENY_MOVE = ("table payout_run_items", "table payout_run_progress", "table payout_runs")
+HAS_ITEMS = "runs_have_an_item_for_each_account_they_reached"
 OTHER_ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_q')"
 ITEM_OF_Q = "run {res_q.1.run}, restaurant res_q"
 COPY_OF_PAYOUT = """
@@ -484,6 +487,21 @@ DAMAGE_TO_PAYOUTS = (
         "UPDATE payout_run_items SET outcome = 'OPEN', skip_reason = NULL, payout_id = NULL"
         " WHERE payout_run_id = '{res_q.1.run}' AND restaurant_id = 'res_q'",
         ("run {res_q.1.run}",),
+    ),
+    Damage(
+        "finished_runs_have_no_open_items",
+        "UPDATE payout_run_progress SET last_balance_account_id = 1000 WHERE payout_run_id = '{res_q.1.run}'",
+        ("run {res_q.1.run}",),
+    ),
+    Damage(
+        HAS_ITEMS,
+        "DELETE FROM payout_run_items WHERE payout_run_id = '{res_q.1.run}' AND restaurant_id = 'res_q'",
+        (ITEM_OF_Q,),
+    ),
+    Damage(
+        HAS_ITEMS,
+        "UPDATE payout_run_progress SET accounts_snapshot = '1:1:' WHERE payout_run_id = '{res_q.1.run}'",
+        ("run {res_q.1.run}, restaurant res_p", ITEM_OF_Q),
     ),
     Damage(
         "ended_runs_created_no_payout",
@@ -679,6 +697,7 @@ DAMAGE_TO_GUARDS = (
             "table ledger_stays",
             "table payout_items",
             "table payout_run_items",
+            "table payout_run_progress",
             "table payout_runs",
             "table payouts",
             "table processor_events",
@@ -698,7 +717,7 @@ DAMAGE_TO_GUARDS = (
     Damage(
         TRIGGERS,
         "CREATE OR REPLACE FUNCTION deny_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        ("table payout_run_items", "table payout_runs"),
+        OF_DENY_MOVE,
     ),
     Damage(
         TRIGGERS,
@@ -712,7 +731,7 @@ DAMAGE_TO_GUARDS = (
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_check_move", ("table payouts",)),
     Damage(TRIGGERS, "DROP TRIGGER balance_snapshots_deny_change ON balance_snapshots", ("table balance_snapshots",)),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_items", ("table payouts",)),
-    Damage(TRIGGERS, "ALTER FUNCTION deny_move() RESET search_path", ("table payout_run_items", "table payout_runs")),
+    Damage(TRIGGERS, "ALTER FUNCTION deny_move() RESET search_path", OF_DENY_MOVE),
     Damage(TRIGGERS, "ALTER FUNCTION check_payout_move() SET search_path = public", ("table payouts",)),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_deny_change", ("table payouts",)),
     Damage(TRIGGERS, "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items", ("table payouts",)),

@@ -1,4 +1,5 @@
-"""Payout runs on PostgreSQL: what a page that fails leaves behind, and that a run that has ended pays nobody."""
+"""Payout runs on PostgreSQL: what a page that fails leaves behind, that a run that has ended pays nobody, and that a
+run comes to the restaurants that there were when it started, whichever servers go on with it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,13 +14,20 @@ import uuid_utils.compat
 from support.audit import assert_books_in_order
 from support.events import event_message
 from support.running import query, running_ledger
-from support.sessions import waiting_sessions
+from support.sessions import locked, waiting_sessions
 
 from ledger.application.ports import PageRejected
 from ledger.bootstrap import Database
 from ledger.domain.payouts import PayoutRunItemOutcome, PayoutRunKey, PayoutRunState, SkipReason
+from ledger.infrastructure.postgres import payout_runs
 from ledger.infrastructure.postgres.engine import autocommit, create_engine
-from ledger.infrastructure.postgres.payout_runs import CLAIM_ITEMS, LOCK_BALANCE_ACCOUNTS, PAY, PostgresPayoutRuns
+from ledger.infrastructure.postgres.payout_runs import (
+    CLAIM_ITEMS,
+    FINISH,
+    LOCK_BALANCE_ACCOUNTS,
+    PAY,
+    PostgresPayoutRuns,
+)
 
 
 async def test_schema_that_does_not_fit_skips_nobody(database: Database) -> None:
@@ -43,6 +51,9 @@ async def test_schema_that_does_not_fit_skips_nobody(database: Database) -> None
         await engine.dispose()
 
 
+WRITE_ALL = "SELECT write_payout_run_items(CAST(:run AS uuid), 1000000)"
+
+
 @asynccontextmanager
 async def runs_of(database: Database) -> AsyncIterator[PostgresPayoutRuns]:
     """Runs that no worker goes on with."""
@@ -61,11 +72,12 @@ class PageOfBefore:
         self._payout_run_id = payout_run_id
         self._accounts: list[int] = []
 
-    async def claim(self) -> None:
-        """Claims the run's open items and locks their accounts."""
+    async def claim(self) -> int:
+        """Claims the run's open items and locks their accounts; how many."""
         rows = await self._connection.fetch(CLAIM_ITEMS, self._payout_run_id, 500, 0)
         self._accounts = [row["balance_account_id"] for row in rows]
         await self._connection.fetch(LOCK_BALANCE_ACCOUNTS, self._accounts)
+        return len(self._accounts)
 
     async def pay(self) -> int:
         """Writes the payouts; how many."""
@@ -93,6 +105,7 @@ async def run_to_cancel(database: Database, min_amount_minor: int = 0) -> UUID:
     async with runs_of(database) as runs:
         payout_run_id = uuid_utils.compat.uuid7()
         await runs.start(PayoutRunKey("PEN", date(2026, 1, 1), min_amount_minor), payout_run_id)
+    await query(database.migration_url, WRITE_ALL, run=payout_run_id)
     return payout_run_id
 
 
@@ -132,4 +145,183 @@ async def test_server_of_before_goes_on_with_no_canceled_run(database: Database,
                         assert await runs.cancel(payout_run_id)
                     await page.pay()
             await assert_nothing_was_looked_at(runs, payout_run_id)
+    await assert_books_in_order(database)
+
+
+OF_RUN = "SELECT outcome, skip_reason, count(*) FROM payout_run_items WHERE payout_run_id = :run GROUP BY 1, 2"
+NEW_ACCOUNT = "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ('{name}', 'PEN')"
+NEW_RESTAURANT = "INSERT INTO restaurants (restaurant_id, name, metadata) VALUES ('{name}', '', '{{}}')"
+# As servers of before start a run, with all its items.
+START_OF_BEFORE = """
+WITH started AS (
+  INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
+  VALUES (CAST(:run AS uuid), 'PEN', '2026-01-01', '2026-01-01T23:59:59.999999Z', 0, 'of_before')
+)
+INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
+SELECT CAST(:run AS uuid), restaurant_id, balance_account_id FROM balance_accounts WHERE currency = 'PEN'
+"""
+
+
+async def charge(database: Database, *restaurants: str) -> None:
+    """A charge in PEN for each."""
+    async with running_ledger(database) as ledger:
+        await ledger.ingest(*(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants))
+
+
+async def new_run(runs: PostgresPayoutRuns) -> UUID:
+    payout_run_id = uuid_utils.compat.uuid7()
+    await runs.start(PayoutRunKey("PEN", date(2026, 1, 1), 0, "new"), payout_run_id)
+    return payout_run_id
+
+
+async def told(runs: PostgresPayoutRuns, payout_run_id: UUID) -> tuple[int, int, int]:
+    """Restaurants in all, those considered, and the payouts."""
+    run = await runs.get(payout_run_id)
+    assert run is not None
+    return run.restaurants_total, run.restaurants_considered, run.payouts_created
+
+
+async def test_start_writes_the_run_and_no_items(database: Database) -> None:
+    """All restaurants are told as open all the same, by page and by outcome; the first page gives them their items."""
+    await charge(database, "res_1", "res_2", "res_3")
+    async with runs_of(database) as runs:
+        run = await new_run(runs)
+        assert await query(database.migration_url, OF_RUN, run=run) == []
+        assert await told(runs, run) == (3, 0, 0)
+        items = await runs.items(run, None, "", 10)
+        assert [(item.restaurant_id, item.outcome) for item in items] == [
+            (f"res_{number}", PayoutRunItemOutcome.OPEN) for number in (1, 2, 3)
+        ]
+        assert await runs.items(run, PayoutRunItemOutcome.OPEN, "res_1", 1) == items[1:2]
+        assert await runs.items(run, PayoutRunItemOutcome.SKIPPED, "", 10) == []
+        assert len(await runs.pay(run, 2)) == 2
+        assert await told(runs, run) == (3, 2, 2)
+        assert [item.restaurant_id for item in await runs.items(run, PayoutRunItemOutcome.OPEN, "", 10)] == ["res_3"]
+        assert not await runs.finish(run)
+        assert len(await runs.pay(run, 2)) == 1
+        assert len(await runs.pay(run, 2)) == 0
+        assert await runs.finish(run)
+        assert await told(runs, run) == (3, 3, 3)
+    await assert_books_in_order(database)
+
+
+async def test_restaurants_of_a_run_are_those_when_it_started(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that is committed later is not one of them, even if it has a lower id than others; nor is a later one."""
+    monkeypatch.setattr(payout_runs, "ITEMS_MAX", 1)
+    await charge(database, "res_1")
+    for name in ("res_late", "res_later"):
+        await query(database.migration_url, NEW_RESTAURANT.format(name=name))
+    async with runs_of(database) as runs:
+        async with locked(database, NEW_ACCOUNT.format(name="res_late")) as opening:
+            await charge(database, "res_2", "res_3")
+            run = await new_run(runs)
+            canceled = uuid_utils.compat.uuid7()
+            await runs.start(PayoutRunKey("PEN", date(2026, 1, 1), 0, "canceled"), canceled)
+            await runs.pay(canceled, 1)
+            assert await told(runs, run) == (3, 0, 0)
+            await opening.commit()
+        assert await told(runs, run) == (3, 0, 0)
+        await query(database.migration_url, NEW_ACCOUNT.format(name="res_later"))
+        assert await told(runs, run) == (3, 0, 0)
+        assert await runs.cancel(canceled)
+        while await runs.pay(run, 1):
+            pass
+        assert await runs.finish(run)
+        assert (await told(runs, run))[:2] == (3, 3)
+        assert [item.restaurant_id for item in await runs.items(run, None, "", 10)] == ["res_1", "res_2", "res_3"]
+        # The canceled one looked at one of the three, and gets no further items.
+        assert len(await runs.pay(canceled, 1)) == 0
+        assert await told(runs, canceled) == (3, 1, 1)
+        assert await query(database.migration_url, OF_RUN, run=canceled) == [("PAYOUT_CREATED", None, 1)]
+        skipped = await runs.items(canceled, PayoutRunItemOutcome.SKIPPED, "", 10)
+        assert [(item.restaurant_id, item.skip_reason) for item in skipped] == [
+            ("res_2", SkipReason.CANCELED),
+            ("res_3", SkipReason.CANCELED),
+        ]
+        assert await runs.items(canceled, PayoutRunItemOutcome.OPEN, "", 10) == []
+    await assert_books_in_order(database)
+
+
+async def test_accounts_of_another_cluster_are_of_the_run(database: Database) -> None:
+    """Books that were moved to a cluster whose own numbers are lower: nobody is left out, then or in a later run."""
+    await charge(database, "res_1", "res_2")
+    await query(database.migration_url, "UPDATE balance_accounts SET opened_txid = '1000000000000'")
+    await charge(database, "res_3")
+    async with runs_of(database) as runs:
+        run = await new_run(runs)
+        assert await told(runs, run) == (3, 0, 0)
+        assert len(await runs.items(run, None, "", 10)) == 3
+        while await runs.pay(run, 500):
+            pass
+        assert await runs.finish(run)
+        assert await told(runs, run) == (3, 3, 3)
+    await assert_books_in_order(database)
+
+
+async def test_server_of_before_goes_on_with_a_run_to_its_end(database: Database) -> None:
+    """It finds no open item and ends the run: the run gets its items instead, as often as there are more."""
+    names = [f"res_{number:04d}" for number in range(5_600)]
+    await query(
+        database.migration_url,
+        "WITH r AS (INSERT INTO restaurants (restaurant_id, name, metadata)"
+        " SELECT name, '', '{}' FROM unnest(CAST(:names AS text[])) AS name RETURNING restaurant_id)"
+        " INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, 'PEN' FROM r",
+        names=names,
+    )
+    await charge(database, "res_0000", "res_5599")
+    rounds: list[int] = []
+    async with runs_of(database) as runs:
+        run = await new_run(runs)
+        engine = create_engine(database.url, pool_size=1)
+        try:
+            while (await told(runs, run))[1] < len(names) or len(rounds) < 3:
+                looked_at = 0
+                while True:
+                    async with page_of_before(database, run) as page:
+                        claimed = await page.claim()
+                        await page.pay()
+                    looked_at += claimed
+                    if not claimed:
+                        break
+                rounds.append(looked_at)
+                async with autocommit(engine) as connection:
+                    ended = await connection.fetchval(FINISH, run)
+                if ended:
+                    break
+        finally:
+            await engine.dispose()
+        assert rounds == [0, 5_000, 600]
+        assert await told(runs, run) == (5_600, 5_600, 2)
+    await assert_books_in_order(database)
+
+
+async def test_run_that_a_server_of_before_started_is_ended(database: Database) -> None:
+    """All its items are there from the start."""
+    await charge(database, "res_1", "res_2")
+    async with runs_of(database) as runs:
+        run = uuid_utils.compat.uuid7()
+        await query(database.migration_url, START_OF_BEFORE, run=run)
+        await query(database.migration_url, NEW_RESTAURANT.format(name="res_3"))
+        await query(database.migration_url, NEW_ACCOUNT.format(name="res_3"))
+        assert await told(runs, run) == (2, 0, 0)
+        assert not await runs.finish(run)
+        assert len(await runs.pay(run, 500)) == 2
+        assert len(await runs.pay(run, 500)) == 0
+        assert await runs.finish(run)
+        assert await told(runs, run) == (2, 2, 2)
+    await assert_books_in_order(database)
+
+
+async def test_run_does_not_end_beside_items_that_are_being_written(database: Database) -> None:
+    """Who ends it has looked before the last items were written: it waits for them, and the run goes on."""
+    await charge(database, "res_1", "res_2")
+    async with runs_of(database) as runs:
+        run = await new_run(runs)
+        async with locked(database, f"SELECT write_payout_run_items('{run}', 1000)") as writing:
+            finishing = asyncio.create_task(runs.finish(run))
+            await waiting_sessions(database, "payout_run_progress")
+            await writing.commit()
+            assert not await finishing
+        assert len(await runs.pay(run, 500)) == 2
+        assert await runs.finish(run)
     await assert_books_in_order(database)

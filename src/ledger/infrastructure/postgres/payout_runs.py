@@ -1,5 +1,6 @@
 """Payout runs on PostgreSQL: a run is rows, so any server goes on with it wherever another one died."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
@@ -32,8 +33,10 @@ from ledger.zones import settlement_zone, zone_table_version
 
 # Over all restaurants of a currency: longer than any other statement may take.
 RUN_TIMEOUT_SECONDS = 120
-# Runs under way at once: each has a row for each restaurant.
+# Runs under way at once.
 OPEN_RUNS_MAX = 50
+# Items that a run gets at a time, when a worker finds none open: some pages of them.
+ITEMS_MAX = 2_000
 
 # The cut-off of a date that begins at $1 and ends at $2: its last microsecond, or now if that is earlier; no row if it is ahead.
 SELECT_CUTOFF = """
@@ -52,12 +55,22 @@ ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
 RETURNING payout_run_id
 """
 
-INSERT_RUN_ITEMS = """
-INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
-SELECT $1, restaurant_id, balance_account_id
-FROM balance_accounts
-WHERE currency = $2
+# The restaurants of the run are those that have an account by this statement's snapshot. The numbers of accounts that came from
+# another cluster may say that they do not: up to the highest of these all that are there are of the run.
+INSERT_PROGRESS = """
+WITH moment AS MATERIALIZED (SELECT pg_current_snapshot() AS accounts_snapshot),
+accounts AS (
+  SELECT max(a.balance_account_id) AS last,
+         max(a.balance_account_id) FILTER (WHERE NOT pg_visible_in_snapshot(a.opened_txid, m.accounts_snapshot)) AS moved
+  FROM moment AS m
+  CROSS JOIN balance_accounts AS a
+)
+INSERT INTO payout_run_progress (payout_run_id, accounts_snapshot, moved_balance_account_id, last_balance_account_id)
+SELECT $1, m.accounts_snapshot, COALESCE(a.moved, 0), COALESCE(a.last, 0) FROM moment AS m CROSS JOIN accounts AS a
 """
+
+# A short transaction by itself: its locks must not be held for a page.
+WRITE_ITEMS = "SELECT write_payout_run_items($1, $2)"
 
 SELECT_RUN_ID = """
 SELECT payout_run_id
@@ -71,8 +84,15 @@ FROM payout_runs
 WHERE payout_run_id = $1
 """
 
+# Of a run ("p", with the terms "r"): whether it has items yet to be written, and whether an account ("a") is one of them. A run
+# has none that are not written if a server of an earlier revision started it.
+_HAS_MORE = "p.reached_balance_account_id < p.last_balance_account_id"
+_IS_OF_THE_RUN = """a.currency = r.currency
+  AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
+       OR pg_visible_in_snapshot(a.opened_txid, p.accounts_snapshot))"""
+
 # Two sums and no join: statistics that are older than the run would make a join of a hundred thousand rows a gamble.
-SELECT_PROGRESS = """
+SELECT_LOOKED_AT = """
 SELECT i.outcome, i.skip_reason, count(*) AS restaurants,
        CASE i.outcome
          WHEN 'PAYOUT_CREATED' THEN (SELECT sum(p.amount_minor) FROM payouts AS p WHERE p.payout_run_id = $1)
@@ -81,6 +101,23 @@ SELECT i.outcome, i.skip_reason, count(*) AS restaurants,
 FROM payout_run_items AS i
 WHERE i.payout_run_id = $1
 GROUP BY i.outcome, i.skip_reason
+"""
+
+# The items may be archived; what never had one is counted all the same.
+SELECT_PROGRESS = f"""
+{or_archived(SELECT_LOOKED_AT)}
+UNION ALL
+SELECT 'OPEN', NULL, ahead.restaurants, 0
+FROM payout_run_progress AS p
+JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
+CROSS JOIN LATERAL (
+  SELECT count(*) AS restaurants
+  FROM balance_accounts AS a
+  WHERE a.balance_account_id > p.reached_balance_account_id
+    AND a.balance_account_id <= p.last_balance_account_id
+    AND {_IS_OF_THE_RUN}
+) AS ahead
+WHERE p.payout_run_id = $1 AND {_HAS_MORE}
 """
 
 # Latest first, those before a place; {filters} as in payouts.SELECT_PAGE.
@@ -94,20 +131,44 @@ ORDER BY created_at DESC, payout_run_id DESC
 LIMIT $3
 """
 
-# What a run was canceled before it came to stays open in the table, and is told as skipped.
-_OUTCOME = "CASE WHEN i.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'SKIPPED' ELSE i.outcome END"
-
+# What a run was canceled before it came to stays open in the table, and is told as skipped. What has no item yet is told as
+# open, too. It is read in the order of restaurants, by the index for that alone: by ids each page would read all of it.
 SELECT_RUN_ITEMS = f"""
-SELECT i.restaurant_id, {_OUTCOME} AS outcome,
-       CASE WHEN i.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'CANCELED' ELSE i.skip_reason END AS skip_reason,
-       i.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
-FROM payout_run_items AS i
-JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
-LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
-WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND ($3::text IS NULL OR {_OUTCOME} = $3)
-  AND NOT {IS_ARCHIVED}
-ORDER BY i.restaurant_id
-LIMIT $4
+WITH told AS (
+  (
+    SELECT i.restaurant_id, i.outcome, i.skip_reason, i.payout_id
+    FROM payout_run_items AS i
+    JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
+    WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND NOT {IS_ARCHIVED}
+      AND ($3::text IS NULL OR $3 = CASE WHEN i.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'SKIPPED' ELSE i.outcome END)
+    ORDER BY i.restaurant_id
+    LIMIT $4
+  )
+  UNION ALL
+  SELECT ahead.restaurant_id, 'OPEN', NULL, NULL
+  FROM payout_run_progress AS p
+  JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
+  CROSS JOIN LATERAL (
+    SELECT a.restaurant_id
+    FROM balance_accounts AS a
+    WHERE a.restaurant_id > $2
+      AND a.balance_account_id + 0 > p.reached_balance_account_id
+      AND a.balance_account_id + 0 <= p.last_balance_account_id
+      AND {_IS_OF_THE_RUN}
+    ORDER BY a.restaurant_id
+    LIMIT $4
+  ) AS ahead
+  WHERE p.payout_run_id = $1 AND {_HAS_MORE} AND NOT {IS_ARCHIVED}
+    AND ($3::text IS NULL OR $3 = CASE r.state WHEN 'CANCELED' THEN 'SKIPPED' ELSE 'OPEN' END)
+)
+SELECT t.restaurant_id,
+       CASE WHEN t.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'SKIPPED' ELSE t.outcome END AS outcome,
+       CASE WHEN t.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'CANCELED' ELSE t.skip_reason END AS skip_reason,
+       t.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
+FROM (SELECT restaurant_id, outcome, skip_reason, payout_id FROM told ORDER BY restaurant_id LIMIT $4) AS t
+JOIN payout_runs AS r ON r.payout_run_id = $1
+LEFT JOIN payouts AS p ON p.payout_id = t.payout_id
+ORDER BY t.restaurant_id
 """
 
 # The index of payouts in flight has these alone.
@@ -310,7 +371,8 @@ RETURNING payout_run_id
 # looked at the run before.
 WAIT_FOR_PAGES = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 FOR UPDATE"
 
-# Not when nothing can be claimed: what another worker has claimed may yet be rolled back.
+# Not when nothing can be claimed: what another worker has claimed may yet be rolled back. The trigger
+# payout_runs_keep_going lets it be while restaurants are left that have no item yet.
 FINISH = """
 UPDATE payout_runs
 SET state = 'SUCCEEDED', finished_at = ledger_now()
@@ -364,9 +426,8 @@ class PostgresPayoutRuns:
         return found
 
     async def _insert(self, key: PayoutRunKey, payout_run_id: UUID) -> None:
-        """Stores a new run with its items, unless as many are open as may be, or it is stored meanwhile."""
+        """Stores a new run, unless as many are open as may be, or it is stored meanwhile."""
         async with autocommit(self._engine) as connection, connection.transaction():
-            await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
             created = await connection.fetchval(
                 INSERT_RUN,
@@ -380,7 +441,7 @@ class PostgresPayoutRuns:
                 zone_table_version(),
             )
             if created:
-                await connection.execute(INSERT_RUN_ITEMS, payout_run_id, key.currency, timeout=RUN_TIMEOUT_SECONDS)
+                await connection.execute(INSERT_PROGRESS, payout_run_id)
 
     async def plan(self, key: PayoutRunKey) -> PayoutRun:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
@@ -396,7 +457,7 @@ class PostgresPayoutRuns:
             row = await connection.fetchrow(SELECT_RUN, payout_run_id)
             if row is None:
                 return None
-            progress = await connection.fetch(or_archived(SELECT_PROGRESS), payout_run_id)
+            progress = await connection.fetch(SELECT_PROGRESS, payout_run_id)
         await self._fence.wait([row])
         return _run_of(payout_run_id, row, progress)
 
@@ -447,6 +508,20 @@ class PostgresPayoutRuns:
             return [row["payout_run_id"] for row in await connection.fetch(SELECT_RUNNING)]
 
     async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
+        # Another worker may be faster with the items that this one has written.
+        while True:
+            page = await self._pay_open(payout_run_id, limit, after)
+            if page or not await self._write_items(payout_run_id):
+                return page
+
+    async def _write_items(self, payout_run_id: UUID) -> int:
+        """Gives the run its next open items; how many."""
+        async with autocommit(self._engine) as connection:
+            written: int = await connection.fetchval(WRITE_ITEMS, payout_run_id, ITEMS_MAX)
+        return written
+
+    async def _pay_open(self, payout_run_id: UUID, limit: int, after: int) -> PayoutPage:
+        """As `pay`, of the items that are written already."""
         restaurants: dict[int, str] = {}
         accounts: list[int] = []
         told: Any = None
@@ -525,7 +600,9 @@ def _run(
     finished_at: datetime | None,
     progress: Sequence[Any],
 ) -> PayoutRun:
-    counts = {(row["outcome"], row["skip_reason"]): int(row["restaurants"]) for row in progress}
+    counts: Counter[tuple[str, str | None]] = Counter()
+    for row in progress:
+        counts[row["outcome"], row["skip_reason"]] += int(row["restaurants"])
     total = sum(counts.values())
     left = counts.get((PayoutRunItemOutcome.OPEN.value, None), 0)
     skipped = {SkipReason(reason): count for (_, reason), count in sorted(counts.items(), key=str) if reason}

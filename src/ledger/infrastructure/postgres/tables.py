@@ -41,8 +41,18 @@ class Xid8(UserDefinedType[str]):
         return "xid8"
 
 
-# SQLAlchemy does not know the type by itself, and so could not compare the database with the tables below.
+class PgSnapshot(UserDefinedType[str]):
+    """Which transactions had ended at a moment."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "pg_snapshot"
+
+
+# SQLAlchemy does not know the types by itself, and so could not compare the database with the tables below.
 PGDialect.ischema_names["xid8"] = Xid8
+PGDialect.ischema_names["pg_snapshot"] = PgSnapshot
 
 
 def _bytewise() -> Text:
@@ -74,6 +84,7 @@ balance_accounts = Table(
     Column("currency", _bytewise(), nullable=False),
     Column("lock_pad", Boolean, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("opened_txid", Xid8),
     PrimaryKeyConstraint("balance_account_id", name="balance_accounts_pkey"),
     UniqueConstraint("restaurant_id", "currency", name="balance_accounts_restaurant_id_currency_key"),
     ForeignKeyConstraint(
@@ -220,6 +231,23 @@ payout_runs = Table(
     ),
     Index("payout_runs_created_at_payout_run_id_idx", "created_at", "payout_run_id"),
     Index("payout_runs_running_idx", "created_at", postgresql_where=text("state = 'RUNNING'")),
+)
+
+payout_run_progress = Table(
+    "payout_run_progress",
+    metadata,
+    Column("payout_run_id", Uuid, nullable=False),
+    Column("accounts_snapshot", PgSnapshot, nullable=False),
+    Column("moved_balance_account_id", BigInteger, nullable=False),
+    Column("last_balance_account_id", BigInteger, nullable=False),
+    Column("reached_balance_account_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("payout_run_id", name="payout_run_progress_pkey"),
+    ForeignKeyConstraint(
+        ["payout_run_id"],
+        ["payout_runs.payout_run_id"],
+        name="payout_run_progress_payout_run_id_fkey",
+        ondelete="RESTRICT",
+    ),
 )
 
 payouts = Table(
