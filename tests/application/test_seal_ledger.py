@@ -92,7 +92,11 @@ class FakeSealedBooks:
         return PartedTransaction(head.end_txid - 1, last.transaction_id, before[0].epoch)
 
     async def is_sealed_in_parts(self, txid: int) -> bool:
-        parts = [seal for seal in self.seals if seal.is_restored and seal.end_txid == txid + 1]
+        parts = [
+            seal
+            for seal in self.seals
+            if seal.is_restored and seal.end_txid == txid + 1 and seal.system_identifier == self.system_identifier
+        ]
         rows = sum(len(each.places) for each in self._found(txid, txid + 1, is_restored=False))
         return bool(parts) and rows == sum(seal.events_count + seal.entries_count for seal in parts)
 
@@ -216,6 +220,25 @@ async def test_large_transaction_is_sealed_in_parts() -> None:
     while await sealer.seal_next():
         pass
     assert books.sealed()[-1] == 1500
+
+
+@pytest.mark.parametrize("seals_before", [0, 1, 3, 100])
+async def test_large_transaction_is_passed_once_it_is_sealed_elsewhere(seals_before: int) -> None:
+    """Its parts were sealed, some or all, where the books were before: here the rest is, and what comes after it."""
+    books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
+    for _ in range(7):
+        books.add({900: READ_ROWS_MAX // 2})
+    sealer = LedgerSealer(books, part_rows=READ_ROWS_MAX)
+    for _ in range(seals_before):
+        if not await sealer.seal_next():
+            break
+    books.system_identifier, books.stay_id = 2, UUID(int=2)
+    books.add({950: 1})
+    sealer = LedgerSealer(books, part_rows=READ_ROWS_MAX)
+    while await sealer.seal_next():
+        pass
+    assert sorted(books.sealed()) == [5, *[900] * 7, 901, 950]
+    assert all(link_fault(*pair) is None for pair in pairwise(books.seals))
 
 
 async def test_far_numbers_are_reached_in_few_reads() -> None:

@@ -115,7 +115,11 @@ class LedgerSealer:
                     if await self._books.is_sealed_in_parts(start_txid):
                         return await self._append(position, epoch, first_txid, [(end_txid, SealContents())])
                     if (await self._books.next_part(start_txid, b"", self._part_rows)).last_id is not None:
-                        return await self._seal_part(position, PartedTransaction(start_txid, b"", epoch))
+                        # If nothing is left of it, earlier epochs have sealed it all: perhaps in another stay.
+                        parted = PartedTransaction(start_txid, b"", epoch)
+                        return await self._seal_part(position, parted) or await self._append(
+                            position, epoch, first_txid, [(end_txid, SealContents())]
+                        )
                 earlier = await self._books.sealed_before(epoch, start_txid, end_txid)
                 if transactions is None:
                     parts = [(end_txid, await self._contents(start_txid, end_txid, earlier, is_restored=is_restored))]
