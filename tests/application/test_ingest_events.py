@@ -155,6 +155,17 @@ async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
     assert ledger.events["evt_shared"].event == charge
 
 
+async def test_single_payout_events_tell_how_long_single_calls_take() -> None:
+    """They wait as single calls, and so end a slow time of these."""
+    ingest = use_case(FakeEventLedger())
+    for _ in range(100):
+        ingest.queue.booked(30.0)
+    for _ in range(50):
+        await ingest([processor_event(EventType.PAYOUT_PAID)], seconds_left=5.0)
+    with ingest.queue.admitted(1, 1, None):
+        ingest.queue.check(1, 1, 5.0)
+
+
 async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> None:
     """The event id decides before the payout does."""
     ingest = use_case(FakeEventLedger())

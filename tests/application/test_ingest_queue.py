@@ -57,6 +57,21 @@ def test_single_call_does_not_wait_for_batches() -> None:
         queue.check(2, 2, 300.0)
 
 
+@pytest.mark.parametrize(("events", "others"), [(1, 50), (50, 1)], ids=["single calls", "batches"])
+def test_slow_time_shuts_nobody_out_while_others_go_on(events: int, others: int) -> None:
+    """Only what is booked of a kind tells that its slow time is over: so the first of it may try, and no second."""
+    queue = IngestQueue(LIMITS)
+    for _ in range(100):
+        queue.booked(30.0, is_batch=events > 1)
+    with queue.admitted(others, 1, None):
+        with queue.admitted(events, 1, 5.0), pytest.raises(DeadlineTooShort):
+            queue.check(2 if events > 1 else 1, 1, 5.0)
+        for _ in range(50):
+            queue.booked(0.1, is_batch=events > 1)
+        with queue.admitted(events, 1, 5.0):
+            queue.check(2 if events > 1 else 1, 1, 5.0)
+
+
 def test_calls_are_bounded() -> None:
     """Whatever they carry; one that leaves makes room for one."""
     queue = IngestQueue(LIMITS)

@@ -128,7 +128,9 @@ class IngestEvents:
         finally:
             seconds = loop.time() - began
             # What somebody has locked says nothing about the time that others will take.
-            self.queue.booked(None if waited_for_locks else seconds, is_batch=answer is None)
+            # A single payout event is booked by itself, and waits as a single call.
+            is_batch = answer is None and len(events) > 1
+            self.queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
             self._on_group(len(events), seconds)
         return outcomes
 

@@ -65,9 +65,10 @@ class IngestQueue:
         ahead, usual_seconds = self._batch_events, self._batch_seconds
         if events == 1:
             ahead, usual_seconds = self.events - ahead, self._group_seconds
-        # Those ahead of it that are full, and its own.
+        # Those ahead of it that are full, and its own. The first of its kind may try: nothing else would ever
+        # tell that a slow time is over.
         groups = ahead // self._limits.group_events_max + 1
-        if groups * usual_seconds > seconds_left:
+        if ahead and groups * usual_seconds > seconds_left:
             raise DeadlineTooShort
 
     @contextmanager
