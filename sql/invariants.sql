@@ -995,7 +995,8 @@ WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval 
 -- check: append_only_triggers_are_on
 -- The triggers that deny changes, and those that check a payout's moves, items and run, are there as the migrations made them: of the
 -- same type, in every session where that was said (ENABLE ALWAYS), with the same condition or none; and their functions still
--- raise or let no change through, or let no change through, and look for tables in the schema of the books alone. What dump, restore and replication do to them `ledger migrate` mends.
+-- raise, or let no change through, and look for tables in the schema of the books alone. What dump, restore and replication do to
+-- them `ledger migrate` mends.
 -- A migration that adds a trigger adds it here; a test keeps the list and the schema together.
 -- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
