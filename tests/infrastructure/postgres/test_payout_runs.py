@@ -19,6 +19,7 @@ from support.sessions import locked, waiting_sessions
 from ledger.application.ports import PageRejected
 from ledger.bootstrap import Database
 from ledger.domain.payouts import PayoutRunItemOutcome, PayoutRunKey, PayoutRunState, SkipReason
+from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres import payout_runs
 from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.payout_runs import (
@@ -309,6 +310,20 @@ async def test_run_that_a_server_of_before_started_is_ended(database: Database) 
         assert len(await runs.pay(run, 500)) == 0
         assert await runs.finish(run)
         assert await told(runs, run) == (2, 2, 2)
+    await assert_books_in_order(database)
+
+
+async def test_page_does_not_fail_for_items_that_others_are_writing(database: Database) -> None:
+    """There is nothing to be paid just now, and the run has not ended: no worker makes its pages smaller for that."""
+    await charge(database, "res_1", "res_2")
+    async with runs_of(database) as runs:
+        run = await new_run(runs)
+        async with locked(database, f"SELECT write_payout_run_items('{run}', 1)"):
+            assert len(await runs.pay(run, 500)) == 0
+            with pytest.raises(DatabaseContention):
+                await runs.finish(run)
+        assert len(await runs.pay(run, 500)) == 2
+        assert await runs.finish(run)
     await assert_books_in_order(database)
 
 

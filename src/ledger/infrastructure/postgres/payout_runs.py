@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from ledger.domain.payouts import (
     day_bounds,
 )
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
-from ledger.errors import DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
+from ledger.errors import DatabaseContention, DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
@@ -515,10 +516,13 @@ class PostgresPayoutRuns:
                 return page
 
     async def _write_items(self, payout_run_id: UUID) -> int:
-        """Gives the run its next open items; how many."""
-        async with autocommit(self._engine) as connection:
-            written: int = await connection.fetchval(WRITE_ITEMS, payout_run_id, ITEMS_MAX)
-        return written
+        """Gives the run its next open items; how many. None while others write some for long."""
+        # It says nothing of the pages, which a worker makes smaller after contention.
+        with suppress(DatabaseContention):
+            async with autocommit(self._engine) as connection:
+                written: int = await connection.fetchval(WRITE_ITEMS, payout_run_id, ITEMS_MAX)
+                return written
+        return 0
 
     async def _pay_open(self, payout_run_id: UUID, limit: int, after: int) -> PayoutPage:
         """As `pay`, of the items that are written already."""
