@@ -1,6 +1,7 @@
 """Requests that are received: only so many at a time, connections in turn, and none for ever."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -134,6 +135,21 @@ async def test_slow_call_makes_room_for_one_that_waits() -> None:
         await reading[0]
     for task in reading[1:]:
         task.cancel()
+
+
+async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
+    """A request that has arrived while the event loop was busy is read, although others wait for its place."""
+    receives = Receiving(places=1, waiting_max=1)
+    first, second = Call(), Call()
+    reading = start(receives, first, second)
+    await settled()
+    asyncio.get_running_loop().call_soon(lambda: time.sleep(2 * receiving.PATIENCE_SECONDS))
+    asyncio.get_running_loop().call_later(2 * receiving.PATIENCE_SECONDS, first.send, b"one")
+    await until(lambda: reading[0].done(), TIMEOUT_SECONDS)
+    assert await reading[0] == b"one"
+    assert first.refused_with is None
+    second.send(b"two")
+    assert await reading[1] == b"two"
 
 
 def test_times_are_long_enough_for_the_largest_request() -> None:

@@ -143,8 +143,14 @@ class Receiving:
         self._watch = loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Gives up what has taken too long."""
+        """Gives up what has taken too long.
+
+        While the event loop stood still nothing could arrive: that time counts for nobody.
+        """
+        late_seconds = 0.0 if self._watch is None else asyncio.get_running_loop().time() - self._watch.when()
         self._watch = None
+        if late_seconds > BUSY_WATCH_SECONDS:
+            self._reading = {call: since + late_seconds for call, since in self._reading.items()}
         now = time.monotonic()
         ages = {call: now - since for call, since in self._reading.items()}
         for call in [call for call, age in ages.items() if age > RECEIVE_SECONDS]:

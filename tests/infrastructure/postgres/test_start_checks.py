@@ -83,11 +83,11 @@ LOGINS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "a reader besides": ("", ("GRANT ledger_read TO {role}",), ""),
     "a superuser": ("SUPERUSER", (), "is a superuser"),
     "a maker of roles": ("CREATEROLE", (), "may make roles"),
-    "a member of the owner": ("", ("GRANT ledger_owner TO {role}",), "owns audit_log, or belongs to its owner, and"),
+    "a member of the owner": ("", ("GRANT ledger_owner TO {role}",), "owns archived_ranges, or belongs to its owner, and"),
     "one that could become the owner": (
         "NOINHERIT",
         ("GRANT ledger_owner TO {role}",),
-        "owns audit_log, or belongs to its owner",
+        "owns archived_ranges, or belongs to its owner",
     ),
     "one that runs programs": ("", ("GRANT pg_execute_server_program TO {role}",), "belongs to pg_execute_server_program"),
     "the owner of a table": ("", ("GRANT CREATE ON SCHEMA public TO {role}", "ALTER TABLE ledger_seals OWNER TO {role}"), "owns"),
@@ -96,7 +96,7 @@ LOGINS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "an updater": ("", ("GRANT UPDATE ON processor_events TO {role}",), "may UPDATE processor_events"),
     "a deleter": ("", ("GRANT DELETE ON ledger_seals TO {role}",), "may DELETE ledger_seals"),
     "a truncater": ("", ("GRANT TRUNCATE ON audit_log TO {role}",), "may TRUNCATE audit_log"),
-    "a deleter by membership": ("NOINHERIT", ("GRANT pg_write_all_data TO {role}",), "may DELETE audit_log, and"),
+    "a deleter by membership": ("NOINHERIT", ("GRANT pg_write_all_data TO {role}",), "may DELETE archived_ranges, and"),
     "a maker of triggers": ("", ("GRANT TRIGGER ON payout_items TO {role}",), "may TRIGGER payout_items"),
     "a replica": ("", ("GRANT SET ON PARAMETER session_replication_role TO {role}",), "may set session_replication_role"),
 }
