@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.api.connections import room_for_connections
+from ledger.api.connections import HEALTH_CONNECTIONS_MAX, room_for_connections
 from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
 from ledger.api.security import Security, describes_itself, keeps_audit_log
@@ -340,13 +340,13 @@ async def run_server(
     settings: Settings,
     database: Database,
     *,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[str, str], None],
     metrics: Metrics,
     share_port: bool = False,
 ) -> None:
     """Serves until SIGTERM or SIGINT, or until its terminal is closed, then drains.
 
-    Calls `on_ready` with the address once calls are answered.
+    Calls `on_ready` with the address, and the one for health checks alone, once calls are answered.
     `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
     UnfitDatabase, SecurityMisconfigured, DatabaseUnavailable.
     """
@@ -366,11 +366,12 @@ async def run_server(
         server = Server(
             application.service,
             address=settings.grpc_address,
+            health_address=settings.health_address,
             reflect=describes_itself(settings),
             ping=partial(_look, application.clock, engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
-            connections_max=room_for_connections(connections_of_a_server(settings)),
+            connections_max=room_for_connections(_descriptors_for_others(settings)),
             limits=CallLimits(calls=settings.open_calls, streams=settings.open_streams),
             metrics=metrics.calls,
             security=security,
@@ -382,7 +383,10 @@ async def run_server(
         # Beside the calls, as it takes longer the more accounts there are.
         numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
         _spare_the_collector()
-        on_ready(listening_address(settings.grpc_address, server.port))
+        on_ready(
+            listening_address(settings.grpc_address, server.port),
+            listening_address(settings.health_address, server.health_port),
+        )
         await stop.wait()
         _log.info("stopping")
         application.wind_up()
@@ -393,6 +397,11 @@ async def run_server(
         security.stop()
         await engines.dispose()
     _log.info("stopped")
+
+
+def _descriptors_for_others(settings: Settings) -> int:
+    """What a server keeps for others than its clients: the database, and health checks at their own address."""
+    return connections_of_a_server(settings) + (HEALTH_CONNECTIONS_MAX if settings.health_address else 0)
 
 
 def _reload(security: Security) -> None:
@@ -494,7 +503,7 @@ async def ping(engine: AsyncEngine) -> None:
 
 
 def listening_address(address: str, port: int) -> str:
-    """`address` with the port that was bound, which differs when port 0 was asked for."""
-    if address.startswith("unix:"):
+    """`address` with the port that was bound, which differs when port 0 was asked for; empty if it is."""
+    if not address or address.startswith("unix:"):
         return address
     return f"{address.rpartition(':')[0]}:{port}"

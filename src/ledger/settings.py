@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         pattern=ADDRESS_PATTERN,
         description="Where the server listens and where the `ledger` command calls: host:port, or unix:path.",
     )
+    health_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
+        default="",
+        pattern=rf"^$|{ADDRESS_PATTERN}",
+        description="Where only health checks are answered, in plaintext and with room apart: host:port, or unix:path. "
+        "For an orchestrator's probes; keep strangers away from it. Empty: nowhere.",
+    )
     database_url: DatabaseUrl = Field(
         default="",
         description="The PostgreSQL to keep the books in: postgresql://user:password@host:5432/database. "

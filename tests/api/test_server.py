@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,12 +25,14 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from support.certificates import HERE, Authority
 from support.events import event_message, unique
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.api.ledger_service import LedgerService
+from ledger.api.listening import AddressUnavailable
 from ledger.api.metrics import UncountedCalls
-from ledger.api.server import LAST_CALLS_SECONDS, AddressUnavailable, Server
+from ledger.api.server import LAST_CALLS_SECONDS, Server
 from ledger.bootstrap import Database
 from ledger.errors import DataRejected, LedgerError
 from ledger.infrastructure.postgres import engine
@@ -304,6 +307,47 @@ async def test_reflection_can_be_turned_off(shared_database: Database) -> None:
             await listed_services(ledger.address)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
         await until_serving(ledger)
+
+
+# Health at an address of its own
+
+
+async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -> None:
+    """Beside a server with TLS: in plaintext, with the health of the service, until it stops; and nothing else."""
+    authority = Authority()
+    authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
+    settings: dict[str, Any] = {"tls_certificate_file": tmp_path / "server.pem", "tls_key_file": tmp_path / "server.key"}
+    async with running_ledger(database, health_address="127.0.0.1:0", **settings) as ledger:
+        address = f"127.0.0.1:{ledger.server.health_port}"
+        async with aio.insecure_channel(address) as channel:
+            request = health_pb2.HealthCheckRequest(service=SERVICE)
+            watch = health_stub(channel).Watch(request)
+            assert (await watch.read()).status == SERVING
+            assert (await health_stub(channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
+            with pytest.raises(aio.AioRpcError) as caught:
+                await ledger_pb2_grpc.LedgerServiceStub(channel).IngestEvent(request_of())
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            with pytest.raises(aio.AioRpcError) as caught:
+                await listed_services(address)
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            stopping = asyncio.create_task(ledger.server.stop(10))
+            assert (await watch.read()).status == NOT_SERVING
+            await asyncio.wait_for(stopping, DEADLINE_SECONDS)
+
+
+async def test_health_address_that_is_taken_is_refused(shared_ledger: RunningLedger, tmp_path: Path) -> None:
+    """Also by the server itself: its calls and its health checks cannot share one. The other address is free again."""
+    service = raising_service(ValueError())
+    with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
+        Server(service, address="127.0.0.1:0", health_address=shared_ledger.address, reflect=False, ping=_ping_well)
+    path = f"unix:{tmp_path}/l.sock"
+    with pytest.raises(AddressUnavailable, match=re.escape(path)):
+        Server(service, address=path, health_address=path, reflect=False, ping=_ping_well)
+    with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
+        Server(service, address=shared_ledger.address, health_address=path, reflect=False, ping=_ping_well)
+    server = Server(service, address=path, reflect=False, ping=_ping_well)
+    await server.start()
+    await server.stop(0)
 
 
 # Request ids

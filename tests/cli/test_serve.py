@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import sys
@@ -44,14 +45,16 @@ async def until_serving(address: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_server_serves_stops_and_keeps_its_books(data_dir: Path) -> None:
+async def test_server_serves_stops_and_keeps_its_books(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready and healthy, 0 after SIGTERM and after Ctrl-C, and what was booked before a restart is there after it."""
+    monkeypatch.setenv("LEDGER_HEALTH_ADDRESS", "127.0.0.1:0")
     async with serving(data_dir) as server:
         await until_serving(server.address)
         assert (await run_command("ingest", str(DEMO_FILE), "--address", server.address)).status == 0
         balance = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
+    assert re.search(r"(?m)^and health checks alone, in plaintext, on 127\.0\.0\.1:[1-9][0-9]*$", ended.stdout)
     assert f"the books are in embedded PostgreSQL in {data_dir}" in ended.stdout
     assert f"ledger ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}" in ended.stdout
     assert "grpcurl -plaintext" in ended.stdout

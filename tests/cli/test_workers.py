@@ -21,6 +21,7 @@ import grpc
 import pytest
 import structlog
 from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -30,7 +31,8 @@ from support.commands import TIMEOUT_SECONDS, start_process
 from support.events import event_message, unique
 from support.running import query, role_settings
 
-from ledger.api.server import AddressUnavailable, Server
+from ledger.api.listening import AddressUnavailable
+from ledger.api.server import Server
 from ledger.bootstrap import Database
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.supervisor import FAILED_STARTS_MAX, Supervisor, reserved_address, worker_environment
@@ -46,6 +48,7 @@ class RunningWorkers:
 
     process: asyncio.subprocess.Process
     address: str
+    health_address: str
     lines: list[dict[str, Any]]
     reading: "asyncio.Task[None]"
     plain_lines: list[str] = field(default_factory=list)
@@ -94,6 +97,7 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
     env = {
         "LEDGER_DATABASE_URL": database.url,
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_HEALTH_ADDRESS": "127.0.0.1:0",
         "LEDGER_LOG_FORMAT": "json",
         "LEDGER_METRICS_ADDRESS": "127.0.0.1:0",
         # Whoever seals would wait for the locks of these tests as well, and be taken for a call.
@@ -119,7 +123,8 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
         assert process.stdout is not None
         first = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)).decode()
         assert first, (plain_lines, lines)
-        yield RunningWorkers(process, json.loads(first)["address"], lines, reading, plain_lines)
+        ready = json.loads(first)
+        yield RunningWorkers(process, ready["address"], ready["health_address"], lines, reading, plain_lines)
     finally:
         if process.returncode is None:
             process.kill()
@@ -196,6 +201,18 @@ async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:
         service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
         Server(service, address=workers.address, reflect=False, ping=_ping_well)
     with pytest.raises(AddressUnavailable, match=re.escape(workers.address)), reserved_address(workers.address):
+        pass
+
+
+async def test_health_address_is_shared_by_the_workers(workers: RunningWorkers) -> None:
+    """Each new connection there meets one of them, and is told that it serves; nobody else can have the address."""
+    request = health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService")
+    for _ in range(4):
+        async with aio.insecure_channel(workers.health_address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(request, timeout=TIMEOUT_SECONDS)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(AddressUnavailable, match=re.escape(workers.health_address)), reserved_address(workers.health_address):
         pass
 
 
@@ -445,11 +462,12 @@ def test_worker_has_the_settings_of_its_supervisor(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LEDGER_WORKRES", "3")
     monkeypatch.setenv("OTHER", "kept")
     settings = Settings(_env_file=None, database_url="postgresql://me:p%40ss@h:1/d?sslmode=require", workers=3, reflection=False)
-    environment = worker_environment(settings, "127.0.0.1:7", Database(settings.database_url, settings.url_for_migrations))
+    database = Database(settings.database_url, settings.url_for_migrations)
+    environment = worker_environment(settings, "127.0.0.1:7", "127.0.0.1:8", database)
     assert environment["OTHER"] == "kept"
     assert "LEDGER_WORKRES" not in environment
     monkeypatch.delenv("LEDGER_MIGRATION_DATABASE_URL")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    changes = {"grpc_address": "127.0.0.1:7", "migration_database_url": ""}
+    changes = {"grpc_address": "127.0.0.1:7", "health_address": "127.0.0.1:8", "migration_database_url": ""}
     assert Settings(_env_file=None) == settings.model_copy(update=changes)

@@ -8,7 +8,7 @@ import gzip
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ MEBIBYTE = 1024 * 1024
 MESSAGE_BYTES = 39 * MEBIBYTE // 10
 # How often a server that says nothing is asked whether more may be sent.
 IDLE_TAKES = 5
+# How both TLS and HTTP/2 may begin, as far as the server can tell.
+ONE_BYTE = b"P"
 # What a test may cost the server. A message of the largest size is held a few times over while it is read.
 RSS_MIB_MAX = 48
 LOG_BYTES_MAX = 4096
@@ -402,12 +404,13 @@ async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, pat
 
 
 async def test_six_hundred_idle_connections_hold_up_nobody(hostile: ServerProcess) -> None:
-    """Row 85: half of them have exchanged settings, the others have said nothing at all."""
+    """Row 85: half of them have exchanged settings, the others have said one byte."""
     host, port = hostile.address.rsplit(":", 1)
     async with unharmed(hostile, booked=3, rss_mib=128), AsyncExitStack() as stack:
         for _ in range(300):
             await stack.enter_async_context(Http2.connect(hostile.address))
             _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(ONE_BYTE)
             stack.callback(writer.close)
         for _ in range(3):
             await hostile.assert_well()
@@ -631,13 +634,14 @@ async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pyt
 
 
 async def test_silent_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 85: one that does not even exchange settings has a few seconds and not two minutes."""
+    """Row 85: one that says one byte and exchanges no settings has a few seconds and not two minutes."""
     limits = dict(api_server._OPTIONS)
     assert limits["grpc.server_handshake_timeout_ms"] == api_server.HANDSHAKE_SECONDS * 1000
     monkeypatch.setattr(api_server, "_OPTIONS", tuple((limits | {"grpc.server_handshake_timeout_ms": 200}).items()))
     async with running_ledger(database) as ledger:
         host, port = ledger.address.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(ONE_BYTE)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while await reader.read(65_536):
                 pass
@@ -646,36 +650,74 @@ async def test_silent_connection_is_shown_out(database: Database, monkeypatch: p
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
 
 
+def few_descriptors(number: int) -> str:
+    """The command in a process that may have so many descriptors."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({number}, {number}))\n{INTERRUPTIBLE}"
+
+
+@asynccontextmanager
+async def strangers(address: str, number: int, first: bytes = b"") -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Connections that send `first` and no more. Yields a task for each, which ends when the server closes it."""
+    host, port = address.rsplit(":", 1)
+    connections = [await asyncio.open_connection(host, int(port)) for _ in range(number)]
+
+    async def until_closed(reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while await reader.read(65_536):
+                pass
+
+    for _, writer in connections:
+        writer.write(first)
+    closing = [asyncio.create_task(until_closed(reader)) for reader, _ in connections]
+    try:
+        yield closing
+    finally:
+        for _, writer in connections:
+            writer.close()
+        await asyncio.gather(*closing)
+
+
 async def test_connections_beyond_the_descriptors_are_closed(database: Database, tmp_path: Path) -> None:
-    """Row 85: with 256 descriptors newcomers hear at once that there is no room, clients that are there are served, and there is
-    room again when the others have gone."""
-    program = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n{INTERRUPTIBLE}"
+    """Row 85: with 256 descriptors newcomers hear at once that there is no room, clients that are
+    there are served, and there is room again when the others have gone. Health checks have an
+    address and room apart from all of them.
+    """
+    settings = {"health_address": f"unix:{tmp_path}/health.sock"}
     async with (
-        server_process(database, tmp_path / "server.log", program=program) as server,
+        server_process(database, tmp_path / "server.log", program=few_descriptors(256), **settings) as server,
         aio.insecure_channel(server.address) as channel,
     ):
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
-        host, port = server.address.rsplit(":", 1)
-        silent = [await asyncio.open_connection(host, int(port)) for _ in range(300)]
-
-        async def is_closed(reader: asyncio.StreamReader) -> bool:
-            try:
-                while await reader.read(65_536):
-                    pass
-            except ConnectionError:
-                pass
-            return True
-
-        # Long before the silent ones that got in are shown out.
-        closing = [asyncio.create_task(is_closed(reader)) for reader, _ in silent]
-        _, pending = await asyncio.wait(closing, timeout=api_server.HANDSHAKE_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED)
-        assert len(pending) < len(silent), "a connection beyond the bound is closed"
-        await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
-        for _, writer in silent:
-            writer.close()
-        await asyncio.gather(*closing)
+        # The kernel keeps those out that have not even said one byte.
+        async with strangers(server.address, 300, ONE_BYTE) as closing:
+            # Long before those that got in are shown out.
+            _, pending = await asyncio.wait(
+                closing, timeout=api_server.HANDSHAKE_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED
+            )
+            assert len(pending) < len(closing), "a connection beyond the bound is closed"
+            await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
+            for _ in range(10):
+                assert await health_at(settings["health_address"]) == health_pb2.HealthCheckResponse.SERVING
         await until_told(partial(is_well, server), TIMEOUT_SECONDS)
+
+
+async def test_silent_connections_take_no_place(database: Database, tmp_path: Path) -> None:
+    """Row 85: more of them than the server has descriptors keep no newcomer out, and take no descriptor."""
+    async with server_process(database, tmp_path / "server.log", program=few_descriptors(256)) as server:
+        await server.assert_well()
+        async with strangers(server.address, 300) as closing:
+            for _ in range(5):
+                await server.assert_well()
+            assert server.descriptors() < 128
+            assert not any(task.done() for task in closing), "none was closed to make room"
+
+
+async def health_at(address: str) -> Any:
+    """What a health check on a connection of its own is told."""
+    async with aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        return (await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS)).status
 
 
 async def is_well(server: ServerProcess) -> bool:

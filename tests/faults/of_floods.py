@@ -2,16 +2,20 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from support.waiting import until_told
 
 from faults.catalogue import fault
 from faults.floods import KINDS, large_events
 from faults.load import Mix, load_on
 from faults.memory_limits import NoMemoryLimit, memory_limit
-from faults.servers import ServerProcess
+from faults.servers import DescriptorLimit, ServerProcess, health_of_newcomer
 from faults.stage import Skipped, Stage
+from faults.strangers import THERE
 
 LIMIT_BYTES = 512_000_000
 ACKNOWLEDGED_SECONDS = 120.0
@@ -31,6 +35,26 @@ async def flooded(server: ServerProcess, *kinds: str) -> AsyncIterator[None]:
     try:
         yield
         assert process.returncode is None, "the flood has ended by itself"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def strangers(server: ServerProcess, number: int, first: bytes = b"") -> AsyncIterator[None]:
+    """Connections that send `first` and no more, each opened anew when it is closed, while the block runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "faults.strangers", server.address, str(number), first.hex()),
+        cwd=_TESTS,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), ACKNOWLEDGED_SECONDS) == THERE
+        yield
+        assert process.returncode is None, "the strangers have left by themselves"
     finally:
         if process.returncode is None:
             process.kill()
@@ -78,3 +102,34 @@ async def slow_senders(stage: Stage) -> None:
         await load.acknowledged(stage.size(200, 20), timeout_seconds=ACKNOWLEDGED_SECONDS)
         assert await server.health() == "SERVING"
     stage.note(f"told: {dict(stage.journal.codes)}")
+
+
+@fault("F80", "more connections than a server takes, of clients that say nothing, then one byte")
+async def silent_connections(stage: Stage) -> None:
+    """Silent ones keep no caller out. Those that send a byte keep new callers out while they come
+    back; connected callers are acknowledged all along, and health checks are answered at their address.
+    """
+    number = stage.size(5_000, 400)
+    health_address = f"unix:{stage.folder}/health.sock"
+    server = await stage.server(
+        within=None if stage.full else DescriptorLimit(256), env={"LEDGER_HEALTH_ADDRESS": health_address}
+    )
+    async with load_on(stage.load(server, mix=HONEST)) as load:
+        await load.acknowledged(stage.size(200, 20))
+        for name, first in (("silent", b""), ("one byte", b"P")):
+            tries, seconds = stage.size(100, 10), list[float]()
+            async with strangers(server, number, first):
+                for _ in range(tries):
+                    began = time.monotonic()
+                    if await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING":
+                        seconds.append(time.monotonic() - began)
+                    assert await health_of_newcomer(health_address, ACKNOWLEDGED_SECONDS) == "SERVING"
+                await load.acknowledged(stage.size(500, 50), timeout_seconds=ACKNOWLEDGED_SECONDS)
+            assert first or len(seconds) == tries, f"{len(seconds)} of {tries} new callers were answered"
+            longest = f", within {max(seconds):.2f} s" if seconds else ""
+            stage.note(f"{number} {name}: {len(seconds)} of {tries} new callers answered{longest}")
+
+        async def is_open() -> bool:
+            return await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING"
+
+        await until_told(is_open, ACKNOWLEDGED_SECONDS)

@@ -7,19 +7,37 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.ports import held_port, port_of
 
-from faults.memory_limits import MemoryLimit
 from ledger.api.authorization import SERVICE_NAME
 from ledger.bootstrap import Database
 from ledger.cli.serve import READY_PREFIX
 
 READY_SECONDS = 60.0
+
+
+class Limit(Protocol):
+    """What a server may have."""
+
+    def command(self, *command: str) -> tuple[str, ...]:
+        """The command, started within the limit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorLimit:
+    """So many files and connections."""
+
+    descriptors: int
+
+    def command(self, *command: str) -> tuple[str, ...]:
+        return ("/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self.descriptors), *command)
 
 
 class ServerProcess:
@@ -32,7 +50,7 @@ class ServerProcess:
         *,
         durable: bool,
         env: Mapping[str, str],
-        within: MemoryLimit | None = None,
+        within: Limit | None = None,
     ) -> None:
         # Also while it does not run: nobody else must get it before the next start.
         self._port = held_port()
@@ -130,13 +148,23 @@ class ServerProcess:
     async def health(self) -> str:
         """What it says about itself: SERVING, NOT_SERVING; empty when it does not answer."""
         async with aio.insecure_channel(self.address) as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)  # its types know synchronous channels only
-            request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
-            try:
-                answer = await health.Check(request, timeout=2)
-            except aio.AioRpcError:
-                return ""
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+            return await _health(channel, 2)
+
+
+async def health_of_newcomer(address: str, timeout_seconds: float) -> str:
+    """What a server says about itself on a connection that nobody has used before; empty when it does not answer."""
+    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        return await _health(channel, timeout_seconds)
+
+
+async def _health(channel: aio.Channel, timeout_seconds: float) -> str:
+    health: Any = health_pb2_grpc.HealthStub(channel)  # its types know synchronous channels only
+    request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+    try:
+        answer = await health.Check(request, timeout=timeout_seconds)
+    except aio.AioRpcError:
+        return ""
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 @asynccontextmanager
@@ -147,7 +175,7 @@ async def new_server(
     durable: bool,
     url: str | None = None,
     env: Mapping[str, str] = {},
-    within: MemoryLimit | None = None,
+    within: Limit | None = None,
 ) -> AsyncIterator[ServerProcess]:
     """A server on a database, which it reaches at `url` if that is given; killed at the end if it still runs."""
     port_log = folder / f"server-{time.monotonic_ns()}.log"

@@ -16,9 +16,8 @@ from faults.callers import Caller
 from faults.clusters import Cluster
 from faults.journal import DigitAccounts, Journal, Told
 from faults.load import Load, Mix
-from faults.memory_limits import MemoryLimit
 from faults.proxy import FaultProxy, fault_proxy
-from faults.servers import ServerProcess, new_server
+from faults.servers import Limit, ServerProcess, new_server
 from ledger.bootstrap import Database
 from ledger.infrastructure.postgres.migrations import database_url
 
@@ -75,7 +74,7 @@ class Stage:
         *,
         through: FaultProxy | None = None,
         env: Mapping[str, str] = {},
-        within: MemoryLimit | None = None,
+        within: Limit | None = None,
     ) -> ServerProcess:
         """A server of the stage's database that runs, with settings added to its environment."""
         url = None

@@ -17,6 +17,7 @@ PLAYED = [
     together(FAULTS["F14"], FAULTS["F15"], FAULTS["F16"], FAULTS["F19"]),
     FAULTS["F22"],
     FAULTS["F34"],
+    FAULTS["F80"],
 ]
 
 

@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+from ledger.api.security import is_within_this_machine
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +46,7 @@ def test_server_runs_as_nobody_in_particular() -> None:
 
 
 def test_health_is_asked_by_a_program_that_compiles() -> None:
-    """It asks the gRPC health service at the port that the image exposes."""
+    """It asks the gRPC health service at the address that the image sets for it, which is within the container."""
     last = stages()[-1]
     (check,) = arguments_of(last, "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])
@@ -52,9 +54,11 @@ def test_health_is_asked_by_a_program_that_compiles() -> None:
     names = {node.attr for node in ast.walk(ast.parse(command[2])) if isinstance(node, ast.Attribute)}
     assert {"HealthStub", "HealthCheckRequest", "SERVING"} <= names
     (port,) = arguments_of(last, "EXPOSE")
-    assert f"127.0.0.1:{port}" in command[2]
     (environment,) = arguments_of(last, "ENV")
     assert f"LEDGER_GRPC_ADDRESS=0.0.0.0:{port}" in environment.split()
+    (health_address,) = re.findall(r"LEDGER_HEALTH_ADDRESS=(\S+)", environment)
+    assert is_within_this_machine(health_address)
+    assert "os.environ['LEDGER_HEALTH_ADDRESS']" in command[2]
 
 
 def test_what_is_copied_is_there_and_not_ignored() -> None:

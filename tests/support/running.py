@@ -70,6 +70,7 @@ async def running_ledger(
     server = Server(
         application.service,
         address=configured.grpc_address,
+        health_address=configured.health_address,
         reflect=describes_itself(configured),
         ping=lambda: ping(engines.ping),
         connection_age_seconds=configured.max_connection_age_seconds,

@@ -3,6 +3,8 @@
 import resource
 
 CONNECTIONS_MAX = 4096
+# To the address for health checks alone: a few for each worker's orchestrator.
+HEALTH_CONNECTIONS_MAX = 32
 # For files, threads and their pipes, and connections that are closed as soon as they are taken.
 DESCRIPTORS_SPARE = 64
 CONNECTIONS_MIN = 16

@@ -1,11 +1,10 @@
-"""The gRPC server: the ledger service, health and reflection on one port."""
+"""The gRPC server: the ledger service, health and reflection on one port, and health alone on another."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
-import grpc
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,11 +12,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ledger.api.authorization import SERVICE_NAME
 from ledger.api.call_frame import CallFrame
-from ledger.api.connections import CONNECTIONS_MAX
+from ledger.api.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
 from ledger.api.crowding import CallLimits
+from ledger.api.listening import AddressUnavailable, Listener
 from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.security import Security
-from ledger.api.unix_socket import PREFIX, SocketTaken, UnixSocket
 from ledger.application.audit_log import AuditLog
 from ledger.freed_memory import freed_memory
 from ledger.v1 import ledger_pb2_grpc
@@ -62,8 +61,8 @@ _OPTIONS = (
     # the library would refuse at random.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
-    # For TLS and the settings of HTTP/2 together; by default two minutes, in which silent connections
-    # would keep the places of others.
+    # For TLS and the settings of HTTP/2 together, from the first byte on; by default two minutes, in
+    # which connections that say no more would keep the places of others.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     # Whoever connects and says nothing is shown out; a connection with an open call, a watch or a stream, is not idle.
     ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS * 1000),
@@ -73,6 +72,18 @@ _OPTIONS = (
     # Clients behind a NAT may ping as often, with and without calls; whoever does it more than twice too early is cut off.
     ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
+)
+
+# Of the listener for health checks alone.
+_HEALTH_OPTIONS = tuple(
+    (
+        dict(_OPTIONS)
+        | {
+            "grpc.max_receive_message_length": 4096,
+            "grpc.max_concurrent_streams": 16,
+            "grpc.max_allowed_incoming_connections": HEALTH_CONNECTIONS_MAX,
+        }
+    ).items()
 )
 
 _log = structlog.get_logger("ledger.server")
@@ -87,22 +98,6 @@ def _age_options(seconds: int) -> tuple[tuple[str, int], ...]:
     )
 
 
-class AddressUnavailable(Exception):
-    """The server cannot listen where it was told to."""
-
-
-def _claimed_socket(address: str) -> UnixSocket | None:
-    """The unix socket of `address`, if it is one. Raises AddressUnavailable."""
-    if not address.startswith(PREFIX):
-        return None
-    try:
-        return UnixSocket(address)
-    except SocketTaken as error:
-        raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
-    except OSError as error:
-        raise AddressUnavailable(f"cannot listen on {address}: {error.strerror}: {error.filename}") from error
-
-
 class Server:
     """A server around `service`. Health `""` means that the process is alive; the service's own follows the database."""
 
@@ -114,6 +109,7 @@ class Server:
         reflect: bool,
         ping: Callable[[], Awaitable[None]],
         share_port: bool = False,
+        health_address: str = "",
         connection_age_seconds: int = 0,
         connections_max: int = CONNECTIONS_MAX,
         limits: CallLimits = CallLimits(),  # noqa: B008  # frozen
@@ -123,6 +119,9 @@ class Server:
     ) -> None:
         """`ping` asks the database for a sign of life and raises when there is none. Without `security` anybody may call.
 
+        At `health_address` the server answers health checks and nothing else, in plaintext, with
+        bounds apart: what happens at `address` keeps no probe out. Raises AddressUnavailable.
+
         `share_port` is for workers under a supervisor. Otherwise a second server on the same port would start, and silently take
         half of the calls. Connections older than `connection_age_seconds`, give or take a tenth, are asked to go; 0 means never.
         """
@@ -131,49 +130,56 @@ class Server:
             *_age_options(connection_age_seconds),
             # A connection costs about 60 KiB; those beyond are closed at once.
             ("grpc.max_allowed_incoming_connections", connections_max),
-            ("grpc.so_reuseport", int(share_port)),
         )
-        self._server = aio.server(options=options)
-        gates = None if security is None else partial(security.gate, audit_log=audit_log)
-        self._frame = CallFrame(self._server, limits, metrics or UncountedCalls(), gates)
+        metrics = metrics or UncountedCalls()
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._watching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._health_listener: Listener | None = None
+        self._health_frame: CallFrame | None = None
+        if health_address:
+            self._health_listener = Listener(health_address, _HEALTH_OPTIONS, share_port=share_port)
+            self._health_frame = CallFrame(self._health_listener.server, limits, metrics)
+            self._add_health(self._health_frame)
+        try:
+            credentials = None if security is None else security.credentials()
+            self._listener = Listener(address, options, credentials=credentials, share_port=share_port)
+        except AddressUnavailable:
+            if self._health_listener is not None:
+                self._health_listener.release()
+            raise
+        gates = None if security is None else partial(security.gate, audit_log=audit_log)
+        self._frame = CallFrame(self._listener.server, limits, metrics, gates)
         # It has what those who add services ask of a server.
         framed = cast(aio.Server, self._frame)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, framed)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, framed)
+        self._add_health(self._frame)
         if reflect:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             # The library's own way would look at the class of the server and take the servicer for threads.
             add_reflection: Callable[[object, aio.Server], None] = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
             add_reflection(reflection.aio.ReflectionServicer(names), framed)
-        self._socket = _claimed_socket(address)
-        self.port = self._listen(address, None if security is None else security.credentials())
 
-    def _listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
-        """Returns the port. Raises AddressUnavailable."""
-        bind_address = address if self._socket is None else self._socket.bind_address
-        try:
-            if credentials is None:
-                port = self._server.add_insecure_port(bind_address)
-            else:
-                port = self._server.add_secure_port(bind_address, credentials)
-            if self._socket is not None:
-                self._socket.publish()
-        except (RuntimeError, OSError) as error:
-            if self._socket is not None:
-                self._socket.release()
-            raise AddressUnavailable(
-                f"cannot listen on {address}: it is not an address of this machine, or another server has it"
-            ) from error
-        return port
+    @property
+    def port(self) -> int:
+        """Where calls are answered; of a unix socket it means nothing."""
+        return self._listener.port
+
+    @property
+    def health_port(self) -> int:
+        """Where only health checks are answered; 0 if that is nowhere."""
+        return 0 if self._health_listener is None else self._health_listener.port
+
+    def _add_health(self, frame: CallFrame) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(aio.Server, frame))
 
     async def start(self) -> None:
         """Begins to answer; the service is told as serving once the database answers."""
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self._server.start()
+        if self._health_listener is not None:
+            await self._health_listener.start()
+        await self._listener.start()
         await self._follow_database_once(failed_pings=FAILED_PINGS_MAX - 1)
         self._watching = asyncio.create_task(self._follow_database())
         if (freed := freed_memory()) is not None:
@@ -186,13 +192,16 @@ class Server:
                 task.cancel()
         await self._health.enter_graceful_shutdown()
         self._frame.stop()
+        if self._health_frame is not None:
+            self._health_frame.stop()
         # What has arrived and was not handed to us yet, the library would answer with CANCELLED, which nobody repeats. We answer
         # it, until callers have heard that there is nothing more to be had here.
         for _ in range(LAST_CALLS_STEPS):
             await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds) / LAST_CALLS_STEPS)
-        await self._server.stop(grace_seconds)
-        if self._socket is not None:
-            self._socket.release()
+        await self._listener.stop(grace_seconds)
+        if self._health_listener is not None:
+            # Last: until then it tells that the server stops.
+            await self._health_listener.stop(0)
 
     async def _follow_database(self) -> None:
         failed_pings = 0

@@ -15,7 +15,11 @@ from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.options_given import given_options
 from ledger.settings import ENV_FILE, Settings
 
-_ADDRESS_RULES = {"grpc_address": "must be host:port or unix:path", "metrics_address": "must be host:port"}
+_ADDRESS_RULES = {
+    "grpc_address": "must be host:port or unix:path",
+    "health_address": "must be host:port or unix:path",
+    "metrics_address": "must be host:port",
+}
 SETTING_NAMES = frozenset(f"LEDGER_{field.upper()}" for field in Settings.model_fields)
 KNOWN_NAMES = SETTING_NAMES | {
     "LEDGER_PG_BIN",  # the embedded PostgreSQL

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
+from ledger.api.listening import AddressUnavailable
 from ledger.api.security import SecurityMisconfigured
-from ledger.api.server import AddressUnavailable
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError

@@ -43,7 +43,7 @@ def serve_worker(number: int, supervisor: int) -> None:
 
     configure_logging(settings.log_format, settings.log_level, worker=number)
 
-    def on_ready(_: str) -> None:
+    def on_ready(*_: str) -> None:
         # Without a supervisor there is nobody to tell, and the stop is under way.
         with suppress(OSError):
             connection.sendall(SERVING)

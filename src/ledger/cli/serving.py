@@ -2,13 +2,13 @@
 
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from ledger.cli.configuration import load_settings, warn_of_unknown_settings
 from ledger.cli.failures import log_reports, report
 from ledger.cli.first_calls import first_calls
-from ledger.cli.output import print_json_lines, print_line
+from ledger.cli.output import JsonValue, print_json_lines, print_line
 from ledger.cli.serve import READY_PREFIX
 from ledger.observability import configure_logging
 from ledger.settings import LogFormat, Settings
@@ -42,8 +42,8 @@ def _serve_alone(settings: Settings) -> None:
 
     with open_database(settings) as database:
 
-        def on_ready(listening_address: str) -> None:
-            _announce(settings, listening_address, database)
+        def on_ready(address: str, health_address: str) -> None:
+            _announce(settings, address, health_address, database)
 
         with told_metrics(settings) as metrics, asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))
@@ -57,33 +57,40 @@ def _serve_with_workers(settings: Settings) -> None:
     from ledger.cli.supervisor import Supervisor, reserved_address, worker_environment
     from ledger.metrics import summed_metrics
 
-    with reserved_address(settings.grpc_address) as address, open_database(settings) as database:
+    with (
+        reserved_address(settings.grpc_address) as address,
+        reserved_address(settings.health_address) if settings.health_address else nullcontext("") as health_address,
+        open_database(settings) as database,
+    ):
         # Here, where it is told once and ends the command, and not only in each worker.
         asyncio.run(check_database(settings, database))
         with summed_metrics(settings) as metrics:
-            environment = worker_environment(settings, address, database)
+            environment = worker_environment(settings, address, health_address, database)
 
             def on_ready() -> None:
-                _announce(settings, address, database)
+                _announce(settings, address, health_address, database)
 
             asyncio.run(Supervisor(settings, environment, on_ready=on_ready, metrics=metrics).run())
 
 
-def _announce(settings: Settings, listening_address: str, database: "Database") -> None:
+def _announce(settings: Settings, address: str, health_address: str, database: "Database") -> None:
     """Prints where the server is, and what to try next. A reader who has gone, as `head` does, stops no server."""
     with suppress(OSError):
-        _print_ready(settings, listening_address, database)
+        _print_ready(settings, address, health_address, database)
     _warn_if_attached(database)
 
 
-def _print_ready(settings: Settings, listening_address: str, database: "Database") -> None:
+def _print_ready(settings: Settings, address: str, health_address: str, database: "Database") -> None:
     if settings.log_format is LogFormat.JSON:
-        print_json_lines([{"event": "ready", "address": listening_address, "books": database.description}])
+        ready: dict[str, JsonValue] = {"event": "ready", "address": address, "books": database.description}
+        print_json_lines([ready | {"health_address": health_address} if health_address else ready])
         return
-    print_line(f"{READY_PREFIX}{listening_address}")
+    print_line(f"{READY_PREFIX}{address}")
+    if health_address:
+        print_line(f"and health checks alone, in plaintext, on {health_address}")
     print_line(f"the books are in {database.description}")
     print_line()
-    for line in first_calls(settings, listening_address):
+    for line in first_calls(settings, address):
         print_line(line)
 
 

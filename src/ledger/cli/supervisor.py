@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from ledger.api.server import LAST_CALLS_SECONDS, AddressUnavailable
+from ledger.api.listening import AddressUnavailable
+from ledger.api.server import LAST_CALLS_SECONDS
 from ledger.bootstrap import Database, listening_address
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.serve_worker import SERVING, STOP_MARGIN_SECONDS
@@ -79,14 +80,19 @@ def _reserve(address: str, reservations: ExitStack) -> int:
     return port
 
 
-def worker_environment(settings: Settings, address: str, database: Database) -> Mapping[str, str]:
+def worker_environment(settings: Settings, address: str, health_address: str, database: Database) -> Mapping[str, str]:
     """The environment of a worker: every setting as the supervisor has it, whatever becomes of `.env` meanwhile.
 
     It is the way by which the database's password gets there: other accounts can read command lines.
     """
     of_the_system = {name: value for name, value in os.environ.items() if not name.upper().startswith("LEDGER_")}
     # What only migrations may do, a worker need not be able to.
-    changed = {"grpc_address": address, "database_url": database.url, "migration_database_url": None}
+    changed = {
+        "grpc_address": address,
+        "health_address": health_address,
+        "database_url": database.url,
+        "migration_database_url": None,
+    }
     values = settings.model_dump(mode="json") | changed
     return of_the_system | {f"LEDGER_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 

@@ -1,0 +1,69 @@
+"""Connections that say little or nothing, as a process beside the honest callers:
+`python -m faults.strangers ADDRESS NUMBER FIRST`, with the bytes that each sends in hexadecimal digits.
+
+One that the server closes is opened anew. It writes `there` once each has been open, and goes on until its standard input ends.
+"""
+
+import asyncio
+import resource
+import sys
+from contextlib import suppress
+from itertools import cycle, islice
+
+# A bound for each address does not meet them all.
+ADDRESSES = [f"127.0.0.{number}" for number in range(2, 18)]
+THERE = b"there\n"
+CONNECTING_MAX = 100
+PAUSE_SECONDS = 0.05
+
+
+class Strangers:
+    """So many connections to one address, from several."""
+
+    def __init__(self, address: str, number: int, first: bytes) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._number = number
+        self._first = first
+        self._connecting = asyncio.Semaphore(CONNECTING_MAX)
+        self._missing = number
+
+    async def run(self) -> None:
+        """Until standard input ends."""
+        tasks = [asyncio.create_task(self._stay(here)) for here in islice(cycle(ADDRESSES), self._number)]
+        await asyncio.to_thread(sys.stdin.read)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stay(self, here: str) -> None:
+        is_new = True
+        while True:
+            with suppress(OSError):
+                async with self._connecting:
+                    reader, writer = await asyncio.open_connection(self._host, int(self._port), local_addr=(here, 0))
+                if is_new:
+                    is_new = False
+                    self._one_is_there()
+                try:
+                    writer.write(self._first)
+                    while await reader.read(65_536):
+                        pass
+                finally:
+                    writer.close()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _one_is_there(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            sys.stdout.buffer.write(THERE)
+            sys.stdout.buffer.flush()
+
+
+async def main(address: str, number: str, first: str) -> None:
+    await Strangers(address, int(number), bytes.fromhex(first)).run()
+
+
+if __name__ == "__main__":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(main(*sys.argv[1:]))
