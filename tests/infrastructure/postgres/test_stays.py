@@ -276,6 +276,28 @@ async def test_snapshot_counts_where_it_was_written(database: Database, change: 
             await assert_books_in_order(database)
 
 
+USABLE_MARKS = "SELECT count(*) FROM statement_marks WHERE xmin = written_txid::xid"
+
+
+async def test_marks_of_before_are_made_again(database: Database) -> None:
+    """Those of before revision 0020 do not count, and have the keys of those that would: a migration removes them."""
+    async with engine_on(database.url) as engine:
+        await find_stay(engine)
+        for _ in range(9):
+            await book(engine, *(charge(RESTAURANT, 1, datetime.now(UTC) - PAST) for _ in range(2)))
+        await make_marks(engine, mark_entries=4)
+        ((made,),) = await query(database.migration_url, USABLE_MARKS)
+        assert made > 3
+    await migrate_async(database.migration_url, "0019")
+    await migrate_async(database.migration_url)
+    async with engine_on(database.url) as engine:
+        assert await query(database.migration_url, USABLE_MARKS) == [(0,)]
+        await make_marks(engine, mark_entries=4)
+        assert await query(database.migration_url, USABLE_MARKS) == [(made,)]
+        assert len(await sums(engine)) == 1
+    await assert_books_in_order(database)
+
+
 @pytest.mark.parametrize("stay_id", ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"])
 async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str) -> None:
     """A server ran here before the rows of the books had all come: which of the two stays is later cannot be

@@ -1,9 +1,10 @@
-"""Mends what moving the books leaves behind: owners, privileges, the states of triggers, and sequences."""
+"""Mends after moves of the books and earlier revisions: owners, privileges, triggers and marks."""
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, OWNER_ROLE, READER_ROLE
+from ledger.infrastructure.postgres.horizon import STAY, written_here
 from ledger.infrastructure.postgres.newest_schema import functions, sequences, tables, views
 from ledger.infrastructure.postgres.privileges import lacking_privileges
 from ledger.infrastructure.postgres.sequences import advance, lagging_sequences
@@ -32,6 +33,18 @@ WHERE p.prosecdef AND EXISTS (
 ORDER BY 1
 """
 
+# Marks of the present stay that do not count, as those of before revision 0020 and those that came as
+# rows, have the keys with which they would be made again. And marks are only made after the newest one,
+# so the later ones of their account go, too.
+DELETE_MARKS_IN_THE_WAY = f"""
+DELETE FROM statement_marks AS m
+USING (
+  SELECT DISTINCT old.balance_account_id, old.stay_id FROM statement_marks AS old
+  WHERE old.stay_id = {STAY} AND ({written_here("old")}) IS NOT TRUE
+) AS in_the_way
+WHERE m.balance_account_id = in_the_way.balance_account_id AND m.stay_id = in_the_way.stay_id
+"""
+
 
 async def take_over(connection: AsyncConnection) -> list[str]:
     """Gives tables and functions to their owner that a restore without owners left to another one.
@@ -46,15 +59,18 @@ async def take_over(connection: AsyncConnection) -> list[str]:
 
 
 async def mend(connection: AsyncConnection) -> list[str]:
-    """Makes privileges, triggers and sequences what the newest schema says. As the owner.
+    """Makes privileges, triggers and sequences what the newest schema says, as the owner.
 
-    Takes a lock on a table only if one of its triggers is not as it should be. Returns what it did,
-    in sentences; on repeat nothing.
+    Removes marks of statements that do not count. Takes a lock on a table only if one of its triggers is
+    not as it should be. Returns what it did, in sentences; on repeat nothing.
     """
     done = [*await _grant(connection), *await _turn_on(connection)]
     for lagging in await lagging_sequences(connection):
         await advance(connection, lagging)
         done.append(f"moved the sequence of {lagging.table}.{lagging.column} from {lagging.next_value} past {lagging.highest}")
+    removed = (await connection.execute(text(DELETE_MARKS_IN_THE_WAY))).rowcount
+    if removed:
+        done.append(f"removed {_counted(removed, 'mark', 'marks')} of statements, to be made again")
     return done
 
 
