@@ -173,7 +173,8 @@ GRANT SELECT, INSERT (payout_run_id, accounts_snapshot, moved_balance_account_id
 )
 
 DOWNGRADE = (
-    # Earlier revisions know a run's restaurants by its items alone.
+    # Earlier revisions know a run's restaurants by its items alone. A canceled run whose items are archived gets no
+    # more: no archive would ever have them.
     """
 INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
 SELECT p.payout_run_id, a.restaurant_id, a.balance_account_id
@@ -183,6 +184,7 @@ JOIN balance_accounts AS a ON a.currency = r.currency
 WHERE a.balance_account_id > p.reached_balance_account_id AND a.balance_account_id <= p.last_balance_account_id
   AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
        OR pg_visible_in_snapshot(a.opened_txid, p.accounts_snapshot))
+  AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = p.payout_run_id)
 """,
     "DROP TRIGGER payout_runs_keep_going ON payout_runs",
     "DROP FUNCTION keep_payout_run_going()",

@@ -28,6 +28,7 @@ from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.archive_files import verify
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
+from ledger.infrastructure.postgres.migrations import migrate_async
 from ledger.v1 import ledger_pb2
 
 TIMEOUT_SECONDS = 120
@@ -483,3 +484,41 @@ async def test_superseded_snapshots_go_and_no_answer_changes(old_books: tuple[Ru
             told_before.pending_minor,
             told_before.reserved_minor,
         )
+
+
+async def test_archived_run_gets_no_items_by_a_downgrade(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Canceled before it came to all its restaurants, it gets no items of them: they could never be archived."""
+    monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
+    monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", database.migration_url)
+    monkeypatch.setenv("TZ", "UTC")
+    async with running_ledger(database, payout_concurrency=1) as ledger:
+        await ledger.ingest(*(event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}") for n in range(RESTAURANTS)))
+        await finished_run(ledger)
+    canceled = """
+    WITH run AS (
+      INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,
+                               finished_at)
+      SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'canceled', 'CANCELED', created_at, finished_at
+      FROM payout_runs
+      RETURNING payout_run_id
+    ),
+    progress AS (
+      INSERT INTO payout_run_progress (payout_run_id, accounts_snapshot, moved_balance_account_id, last_balance_account_id,
+                                       reached_balance_account_id)
+      SELECT r.payout_run_id, p.accounts_snapshot, 0, p.last_balance_account_id,
+             {written}
+      FROM run AS r CROSS JOIN payout_run_progress AS p
+    )
+    INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
+    SELECT r.payout_run_id, a.restaurant_id, a.balance_account_id
+    FROM run AS r CROSS JOIN balance_accounts AS a WHERE a.balance_account_id <= {written}
+    """
+    await query(database.migration_url, canceled.format(written="(SELECT min(balance_account_id) FROM balance_accounts)"))
+    await make_older(database, 40)
+    outcome = await archive(str(tmp_path))
+    assert (outcome.status, outcome.stderr) == (0, "")
+    await assert_books_in_order(database)
+    await migrate_async(database.migration_url, "0022")
+    assert await query(database.migration_url, "SELECT count(*) FROM payout_run_items") == [(0,)]
+    await migrate_async(database.migration_url)
+    await assert_books_in_order(database)
