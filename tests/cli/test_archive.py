@@ -486,7 +486,9 @@ async def test_superseded_snapshots_go_and_no_answer_changes(old_books: tuple[Ru
         )
 
 
-async def test_archived_run_gets_no_items_by_a_downgrade(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_archived_run_gets_no_items_by_a_downgrade(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Canceled before it came to all its restaurants, it gets no items of them: they could never be archived."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", database.migration_url)

@@ -18,19 +18,23 @@ from support.audit import assert_books_in_order
 from support.books import MATURITY, balance_of, book, burn_numbers, charge, engine_on, restore, superuser
 from support.events import processor_event, unique
 from support.running import query
+from support.sessions import locked
 from support.snapshots import take_snapshots, until_final
 
-from ledger.application.ports import BalanceQuery
+from ledger.application.ports import BalanceQuery, StatementQuery
 from ledger.bootstrap import Database
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import PayoutRunKey
+from ledger.errors import DatabaseTimeout
+from ledger.infrastructure.postgres import engine as engines
 from ledger.infrastructure.postgres.audit import load_checks
 from ledger.infrastructure.postgres.balance_reader import SELECT_BALANCES, PostgresBalanceReader
 from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, KeptConnections, autocommit
 from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
-from ledger.infrastructure.postgres.snapshots import INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
+from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
 from ledger.infrastructure.postgres.start_checks import warn_of_numbers_ahead
+from ledger.infrastructure.postgres.statements import PostgresStatements
 
 MICROSECOND = timedelta(microseconds=1)
 # Of the walk below: under load, then at rest.
@@ -421,6 +425,27 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
         await book(engine, *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(2)))
         assert await read() == [2, 2, None]
         await kept.close()
+
+
+async def test_account_that_is_not_read_in_time_is_told_as_endless(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By balances, statements and payouts: else it would never get the snapshot with which it is read in time."""
+    async with engine_on(database.url) as engine:
+        await book(engine, charge("res_1", 1, datetime.now(UTC) - timedelta(days=1)))
+        runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
+        run_id = uuid_utils.compat.uuid7()
+        await runs.start(PayoutRunKey("PEN", datetime.now(UTC).date()), run_id)
+    ((account,),) = await query(database.migration_url, "SELECT balance_account_id FROM balance_accounts")
+    monkeypatch.setitem(engines.SESSION_SETTINGS, "statement_timeout", "300ms")
+    async with engine_on(database.url) as engine, locked(database, "LOCK TABLE ledger_entries"):
+        connections, told = partial(autocommit, engine), [Told(), Told(), Told()]
+        with pytest.raises(DatabaseTimeout):
+            await PostgresBalanceReader(connections, told[0]).read([BalanceQuery("res_1", "PEN", None)])
+        with pytest.raises(DatabaseTimeout):
+            whole = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+            await PostgresStatements(connections, told[1]).first_page(whole, 1)
+        with pytest.raises(DatabaseTimeout):
+            await PostgresPayoutRuns(engine, told[2], settlement_timezone="UTC").pay(run_id, 1)
+    assert [each.tails for each in told] == [{account: ENTRIES_MAX}] * 3
 
 
 @pytest.mark.skipif("LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version")

@@ -5,9 +5,10 @@ from typing import Any
 
 from ledger.application.ports import BalanceQuery, LongTails
 from ledger.domain.balances import Balance
+from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.engine import Autocommit
 from ledger.infrastructure.postgres.errors import refusals
-from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
+from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, report_endless, tail
 
 _PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END"
 
@@ -78,14 +79,20 @@ class PostgresBalanceReader:
         self._long_tails = long_tails
 
     async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
-        with refusals():
-            async with self._autocommit() as connection:
-                rows = await connection.fetch(
-                    SELECT_BALANCES,
-                    [query.restaurant_id for query in queries],
-                    [query.currency for query in queries],
-                    [query.as_of for query in queries],
-                )
+        try:
+            with refusals():
+                async with self._autocommit() as connection:
+                    rows = await connection.fetch(
+                        SELECT_BALANCES,
+                        [query.restaurant_id for query in queries],
+                        [query.currency for query in queries],
+                        [query.as_of for query in queries],
+                    )
+        except DatabaseTimeout:
+            # No snapshot of now helps to read the past.
+            if len(queries) == 1 and queries[0].as_of is None:
+                await report_endless(self._autocommit, self._long_tails, queries[0].restaurant_id, queries[0].currency)
+            raise
         self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
         balances: list[Balance | None] = [None] * len(queries)
         for row in rows:

@@ -25,11 +25,11 @@ from ledger.domain.payouts import (
     day_bounds,
 )
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
-from ledger.errors import DatabaseContention, DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
+from ledger.errors import DatabaseContention, DatabaseTimeout, DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
 from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
-from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, tail
+from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, TAILS_UNTOLD, latest_snapshot, matured_between, tail
 from ledger.zones import settlement_zone, zone_table_version
 
 # Over all restaurants of a currency: longer than any other statement may take.
@@ -550,6 +550,11 @@ class PostgresPayoutRuns:
                         reserve.credit.value,
                         self._long_tails.entries_max,
                     )
+        except DatabaseTimeout:
+            # A snapshot may take longer. The run would come to this account again and again.
+            if len(accounts) == 1:
+                self._long_tails.report([(accounts[0], ENTRIES_MAX)])
+            raise
         except (DataRejected, asyncpg.UniqueViolationError) as error:
             # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is.
             raise PageRejected(accounts, is_data=True) from error

@@ -12,12 +12,15 @@ horizon is below every number, and the third term is all there is.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.application.ports import LongTails
+from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.clock import CATCH_UP_CLOCK
-from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.engine import Autocommit, allow_seconds, autocommit
 from ledger.infrastructure.postgres.horizon import (
     BEGIN_STAY,
     BOOKS_ARE_COMING,
@@ -192,6 +195,20 @@ async def find_stay(engine: AsyncEngine) -> None:
             "the books came from elsewhere: earlier snapshots are made again as reads need them",
             stay=number,
         )
+
+
+SELECT_ACCOUNT = "SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2"
+
+
+async def report_endless(connections: Autocommit, long_tails: LongTails, restaurant_id: str, currency: str) -> None:
+    """Wants a snapshot of an account that took longer to add up than a statement may take: that of a snapshot may.
+
+    Without it no read would ever get to the end that tells how long it was.
+    """
+    with suppress(LedgerError):
+        async with connections() as connection:
+            account = await connection.fetchval(SELECT_ACCOUNT, restaurant_id, currency)
+        long_tails.report([(account, ENTRIES_MAX)])
 
 
 class TailsUntold:

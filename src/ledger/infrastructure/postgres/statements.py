@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from ledger.application.ports import LongTails, StatementMoment, StatementPage, StatementPlace, StatementQuery, StoredEntry
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.posting_rules import EntryType
+from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.engine import Autocommit, Connection
 from ledger.infrastructure.postgres.horizon import FIRST_HORIZON
-from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD
+from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, report_endless
 from ledger.infrastructure.postgres.statement_marks import (
     MARK_ENTRIES,
     PAYABLE_MINOR,
@@ -162,6 +163,13 @@ class PostgresStatements:
         self._long_tails = long_tails
 
     async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+        try:
+            return await self._first_page(query, limit)
+        except DatabaseTimeout:
+            await report_endless(self._connections, self._long_tails, query.restaurant_id, query.currency)
+            raise
+
+    async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
         # One snapshot, so that the balances and the entries agree.
         async with self._connections() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             row = await connection.fetchrow(SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at)
