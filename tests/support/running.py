@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from grpc import aio
@@ -100,20 +101,18 @@ def role_settings(database: Database) -> dict[str, str]:
 
 async def query(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
     """The rows of one statement in a transaction of its own, which is committed; none if it returns no rows."""
-    engine = create_async_engine(url, poolclass=NullPool)
-    try:
-        async with engine.begin() as connection:
-            result = await connection.execute(text(statement), parameters)
-            return [tuple(row) for row in result] if result.returns_rows else []
-    finally:
-        await engine.dispose()
+    async with _engine(url).begin() as connection:
+        result = await connection.execute(text(statement), parameters)
+        return [tuple(row) for row in result] if result.returns_rows else []
 
 
 async def execute_alone(url: str, statement: str) -> None:
     """Runs a statement that PostgreSQL refuses inside a transaction block."""
-    engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    try:
-        async with engine.connect() as connection:
-            await connection.execute(text(statement))
-    finally:
-        await engine.dispose()
+    async with _engine(url).execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.execute(text(statement))
+
+
+@cache
+def _engine(url: str) -> AsyncEngine:
+    """Keeps no connection; kept itself, as its first one asks the database a handful of questions."""
+    return create_async_engine(url, poolclass=NullPool)
