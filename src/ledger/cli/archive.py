@@ -1,13 +1,13 @@
 """`ledger archive run`, `list` and `verify`."""
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ledger.cli.failures import CommandFailure, ExitStatus, report
-from ledger.cli.output import JsonValue, Table, print_json_lines, print_line, print_table
+from ledger.cli.output import JsonValue, Table, instant_text, print_json_lines, print_line, print_table
 from ledger.cli.parameters import FileName, SettlementDate, Word, json_lines_option
 
 # The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
@@ -285,4 +285,4 @@ def _json_of(archive: "Archive") -> dict[str, JsonValue]:
 
 
 def _text(instant: datetime | None) -> str:
-    return "" if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return "" if instant is None else instant_text(instant)

@@ -7,6 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from typing import TextIO
 
@@ -50,6 +51,16 @@ def _json_text(value: JsonValue, indent: int | None = None) -> str:
 def _json_encoder(ensure_ascii: bool, indent: int | None) -> json.JSONEncoder:
     """Kept, since to make one takes as long as to write a line with it."""
     return json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent)
+
+
+def instant_text(instant: datetime) -> str:
+    """The instant in UTC as ISO 8601."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """So many of something: "no runs", "1 run", "2 runs"."""
+    return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def print_line(line: str = "") -> None:

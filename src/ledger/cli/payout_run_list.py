@@ -4,7 +4,7 @@ import click
 
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
-from ledger.cli.output import print_json, print_json_lines, print_line, print_table
+from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
 from ledger.cli.payout_pages import run_pages
 from ledger.cli.payout_views import json_of_listed_run, json_of_run, run_table, runs_table
@@ -52,7 +52,7 @@ def list_runs(currency: str, state: str | None, json: bool, address: str | None)
             elif page:
                 print_table(runs_table(page))
     if not json:
-        print_line(f"{count} runs")
+        print_line(counted(count, "run"))
 
 
 @click.command(help=CANCEL_HELP)

@@ -10,7 +10,7 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.cli.failures import CommandFailure, ExitStatus, report
-from ledger.cli.output import CsvWriter, JsonValue, Table, print_json_lines, print_line, print_table
+from ledger.cli.output import CsvWriter, JsonValue, Table, instant_text, print_json_lines, print_line, print_table
 from ledger.cli.parameters import (
     Instant,
     SettlementDate,
@@ -193,7 +193,7 @@ def _text(column: str, value: "Value") -> str | None:
     if value is None:
         return None
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return instant_text(value)
     if isinstance(value, Decimal):
         # str() writes a sum such as 2000000 as 2.00E+6 where the database sent it with digits to spare.
         return f"{value:f}"

@@ -1,13 +1,12 @@
 """`ledger verify`: audits the books, or the chain of seals over them."""
 
 import re
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.output import JsonValue, Table, print_json, print_line, print_table
+from ledger.cli.output import JsonValue, Table, counted, instant_text, print_json, print_line, print_table
 from ledger.cli.parameters import json_option
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport, Seal
@@ -101,11 +100,7 @@ def findings_table(report: AuditReport) -> Table:
 
 def summary_of(report: AuditReport) -> str:
     """One line: how many checks there were and what they found."""
-    return f"{len(report.checks)} checks, {_counted(len(report.errors), 'error')}, {_counted(len(report.warnings), 'warning')}"
-
-
-def _counted(count: int, noun: str, plural: str = "") -> str:
-    return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
+    return f"{len(report.checks)} checks, {counted(len(report.errors), 'error')}, {counted(len(report.warnings), 'warning')}"
 
 
 def _chain_lines(report: ChainReport) -> list[str]:
@@ -113,17 +108,13 @@ def _chain_lines(report: ChainReport) -> list[str]:
     if report.head is None:
         lines.append("nothing is sealed yet")
     else:
-        sealed = f"{_counted(report.events_count, 'event')} and {_counted(report.entries_count, 'entry', 'entries')}"
+        sealed = f"{counted(report.events_count, 'event')} and {counted(report.entries_count, 'entry', 'entries')}"
         lines.append(f"head: {report.head.hash.hex()}")
-        lines.append(f"seal {report.head.sequence}, made at {_shown(report.head.sealed_at)}; the chain covers {sealed}")
-    lines.append(f"not sealed yet: {_counted(report.unsealed_count, 'row')}")
+        lines.append(f"seal {report.head.sequence}, made at {instant_text(report.head.sealed_at)}; the chain covers {sealed}")
+    lines.append(f"not sealed yet: {counted(report.unsealed_count, 'row')}")
     if report.expected_sequence is not None:
         lines.append(f"the expected head is seal {report.expected_sequence}")
     return lines
-
-
-def _shown(instant: datetime) -> str:
-    return instant.isoformat().replace("+00:00", "Z")
 
 
 def _json_of_chain(report: ChainReport) -> dict[str, JsonValue]:
@@ -137,7 +128,7 @@ def _json_of_chain(report: ChainReport) -> dict[str, JsonValue]:
 
 
 def _json_of_seal(seal: Seal) -> dict[str, JsonValue]:
-    return {"sequence": seal.sequence, "hash": seal.hash.hex(), "sealed_at": _shown(seal.sealed_at)}
+    return {"sequence": seal.sequence, "hash": seal.hash.hex(), "sealed_at": instant_text(seal.sealed_at)}
 
 
 def _json_of(report: AuditReport) -> dict[str, JsonValue]:
