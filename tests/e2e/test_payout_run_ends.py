@@ -149,7 +149,7 @@ async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
     outcome = await run_command("payouts", "runs", "--json", "--address", ledger.address)
     assert [json.loads(line)["payout_run_id"] for line in outcome.stdout.splitlines()] == ids
     outcome = await run_command("payouts", "runs", "--state", "canceled", "--address", ledger.address)
-    assert (outcome.status, outcome.stdout.strip()) == (0, "0 runs")
+    assert (outcome.status, outcome.stdout.strip()) == (0, "no runs")
     outcome = await run_command("payouts", "cancel", ids[0], "--address", ledger.address)
     assert (outcome.status, "PAYOUT_RUN_ENDED" in outcome.stderr) == (1, True)
 
