@@ -56,6 +56,22 @@ async def test_stricter_commits_are_left_alone(database: Database) -> None:
     assert (await settings_of(database.url))["synchronous_commit"] == "remote_apply"
 
 
+@pytest.mark.parametrize("commits", ["", "remote_apply"], ids=["as configured", "stricter"])
+async def test_reload_of_the_configuration_changes_no_open_session(database: Database, commits: str) -> None:
+    """PostgreSQL leaves alone what a session has set itself, even to the value that was in force."""
+    if commits:
+        name = make_url(database.url).database
+        await query(database.migration_url, f"ALTER DATABASE {name} SET synchronous_commit = {commits}")
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        async with autocommit(engine) as connection:
+            rows = await connection.fetch("SELECT lower(name), source FROM pg_settings WHERE lower(name) = ANY ($1)", list(LOOSE))
+    finally:
+        await engine.dispose()
+    # PostgreSQL shows settings of ours, such as ledger.now, in no view.
+    assert {name: source for name, source in rows} == dict.fromkeys(LOOSE.keys() - {"ledger.now"}, "session")
+
+
 @pytest.mark.parametrize("schema", ["books", "Books of 2026"])
 async def test_books_may_have_a_schema_of_another_name(database: Database, schema: str) -> None:
     """The first schema on the database's path when it was migrated; the sessions find it, and so do the functions."""

@@ -93,13 +93,17 @@ SELECT set_config('search_path', quote_ident(COALESCE((
 
 
 def _preparation(role: str, lock_timeout_seconds: int) -> str:
-    """The statements that make a new session one of ours. PostgreSQL has transaction_timeout from 17 on."""
+    """The statements that make a new session one of ours. PostgreSQL has transaction_timeout from 17 on.
+
+    A value that is right already is set all the same: else a reload of the configuration would change it in open sessions.
+    """
     settings = {"role": role, **SESSION_SETTINGS, "lock_timeout": f"{lock_timeout_seconds}s"}
     return f"""
 SET search_path = pg_catalog, pg_temp;
 SELECT {", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())};
-SELECT set_config('synchronous_commit', '{SAFE_COMMITS[0]}', false)
-WHERE current_setting('synchronous_commit') <> ALL (ARRAY{list(SAFE_COMMITS)});
+SELECT set_config('synchronous_commit', CASE
+  WHEN current_setting('synchronous_commit') = ANY (ARRAY{list(SAFE_COMMITS)})
+  THEN current_setting('synchronous_commit') ELSE '{SAFE_COMMITS[0]}' END, false);
 SELECT set_config('transaction_timeout', '{TRANSACTION_TIMEOUT_SECONDS}s', false)
 WHERE current_setting('server_version_num')::integer >= 170000;
 {SET_SYSTEM_IDENTIFIER};
