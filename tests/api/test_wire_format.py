@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from ledger.api.wire_format import has_more_fields, parse_request
+from ledger.api import wire_format
+from ledger.api.wire_format import COUNTED_BYTES_MIN, has_more_fields, has_more_metadata, parse_request
 from ledger.errors import InvalidRequest, MalformedMessage
 from ledger.v1 import ledger_pb2
 
@@ -47,6 +48,47 @@ def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
         parse_request(parse, empty * 2_000_000)
     large = message(events=[EVENT] * 1000)
     assert parse_request(message.FromString, large.SerializeToString()) == large
+
+
+def with_metadata(message: Any, sizes: list[int]) -> bytes:
+    """A request whose events have so many entries of metadata, and a text that looks like many more."""
+    events = [
+        ledger_pb2.ProcessorEvent(reference="R" * COUNTED_BYTES_MIN, metadata={f"{entry}": "" for entry in range(size)})
+        for size in sizes
+    ]
+    raw: bytes = message(events=events).SerializeToString()
+    return raw
+
+
+@pytest.mark.parametrize("message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest])
+def test_request_with_far_too_much_metadata_is_not_parsed(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """600,000 entries in 4 MiB would stop the server for a second. Counted are those of all events together."""
+    monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
+
+    def parse(_: bytes) -> Message:
+        raise ZeroDivisionError
+
+    for sizes in ([301], [200, 101]):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_request(parse, with_metadata(message, sizes))
+        assert [violation.field for violation in refused.value.violations] == ["events"]
+    raw = with_metadata(message, [200, 100])
+    assert parse_request(message.FromString, raw) == message.FromString(raw)
+
+
+def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:
+    """As that of one in a list."""
+    event = ledger_pb2.ProcessorEvent(metadata={"a": "", "b": "", "c": ""})
+    raw = ledger_pb2.StreamEventsRequest(event=event).SerializeToString()
+    assert (has_more_metadata(raw, 2), has_more_metadata(raw, 3)) == (True, False)
+
+
+def test_metadata_with_a_tag_longer_than_it_must_be_is_counted() -> None:
+    """The parser takes it, too."""
+    entry = b"\xd2\x80\x00\x03\x0a\x01a"
+    raw = b"\x0a" + bytes([3 * len(entry)]) + 3 * entry
+    assert ledger_pb2.BatchIngestEventsRequest.FromString(raw).events[0].metadata == {"a": ""}
+    assert (has_more_metadata(raw, 2), has_more_metadata(raw, 3)) == (True, False)
 
 
 def test_message_that_cannot_be_parsed_is_malformed() -> None:

@@ -27,6 +27,9 @@ PAGE_SIZE_MAX = 1000
 # A page ends early rather than be larger than the 4 MiB that clients take by default.
 PAGE_BYTES_MAX = 3 * 1024 * 1024
 
+# Of all events of a request: 64 each if there are 1,000.
+METADATA_ENTRIES_MAX = 64_000
+
 UPDATE_PATHS_MAX = 1000
 UPDATE_MASK_RULE = (
     f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, and metadata.KEY instead of metadata"
@@ -149,6 +152,11 @@ def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -
 def wrong_number_of_events() -> InvalidRequest:
     """What a request with too few or too many events is answered."""
     return InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
+
+
+def too_much_metadata() -> InvalidRequest:
+    """What a request whose events have too many entries of metadata is answered."""
+    return InvalidRequest([FieldViolation("events", f"must have at most {METADATA_ENTRIES_MAX} entries of metadata together")])
 
 
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:

@@ -1,14 +1,16 @@
-"""Parses requests, after a look at those that may take far more memory as a message than as bytes."""
+"""Parses requests, after a look at those that may take far more memory and time as a message than as bytes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
-from ledger.api.convert import wrong_number_of_events
+from ledger.api.convert import METADATA_ENTRIES_MAX, too_much_metadata, wrong_number_of_events
 from ledger.application.ingest_events import BATCH_EVENTS_MAX
 from ledger.errors import MalformedMessage
+from ledger.v1 import ledger_pb2
 
-# A smaller request is parsed as it is: it takes 15 MiB at the most.
+# A smaller request is parsed as it is: it takes 15 MiB at the most, and has at most 45,000 entries
+# of metadata that differ.
 COUNTED_BYTES_MIN = 256 * 1024
 # Fields beside its events that a request may have, by a contract newer than ours.
 FIELDS_SPARE = 16
@@ -17,10 +19,19 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
 
 
+_METADATA = ledger_pb2.ProcessorEvent.DESCRIPTOR.fields_by_name["metadata"].number
+# How an entry of metadata begins. A parser takes a longer form of the same number, too.
+_METADATA_TAG = _METADATA << 3 | _LENGTH
+_METADATA_TAGS = (bytes([_METADATA_TAG]), bytes([_METADATA_TAG | 0x80]))
+
+
 def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
-    """The message in `raw`. Raises MalformedMessage, and InvalidRequest if it has too many events."""
-    if len(raw) > COUNTED_BYTES_MIN and has_more_fields(raw, BATCH_EVENTS_MAX + FIELDS_SPARE):
-        raise wrong_number_of_events()
+    """The message in `raw`. Raises MalformedMessage; InvalidRequest if it has too many events or too much metadata."""
+    if len(raw) > COUNTED_BYTES_MIN:
+        if has_more_fields(raw, BATCH_EVENTS_MAX + FIELDS_SPARE):
+            raise wrong_number_of_events()
+        if has_more_metadata(raw, METADATA_ENTRIES_MAX):
+            raise too_much_metadata()
     try:
         return parse(raw)
     except DecodeError as error:
@@ -33,26 +44,47 @@ def has_more_fields(raw: bytes, fields_max: int) -> bool:
     A message of 4 MiB may have two million empty events, which take 270 MiB and most of a second to
     parse. False for what is malformed: the parser says so.
     """
-    place = fields = 0
-    end = len(raw)
+    return any(number > fields_max for number, _ in enumerate(_fields(raw, 0, len(raw)), start=1))
+
+
+def has_more_metadata(raw: bytes, entries_max: int) -> bool:
+    """Whether the events of a request have more than `entries_max` entries of metadata together.
+
+    A message of 4 MiB may have 600,000 that differ, which stop all other calls for a second while
+    they are parsed. False for what is malformed.
+    """
+    # As many as there could be. To look at each field takes as long as to parse it.
+    if sum(raw.count(tag) for tag in _METADATA_TAGS) <= entries_max:
+        return False
+    entries = 0
+    # The fields of a request, whatever it calls them, are events.
+    for _, place in _fields(raw, 0, len(raw)):
+        for tag, _ in _fields(raw, *place):
+            entries += tag == _METADATA_TAG
+            if entries > entries_max:
+                return True
+    return False
+
+
+def _fields(raw: bytes, place: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The tag of each field of a message, and where its contents are, if they have a length; up to what is malformed."""
     try:
         while place < end:
-            fields += 1
-            if fields > fields_max:
-                return True
             tag, place = _varint(raw, place)
             kind = tag & 7
+            contents = (place, place)
             if kind == _LENGTH:
                 length, place = _varint(raw, place)
+                contents = (place, min(place + length, end))
                 place += length
             elif kind == _VARINT:
                 _, place = _varint(raw, place)
             elif kind in _FIXED_BYTES:
                 place += _FIXED_BYTES[kind]
             # Else the start or end of a group, whose fields are counted as if they were our own.
+            yield tag, contents
     except IndexError:
-        return False
-    return False
+        return
 
 
 def _varint(raw: bytes, place: int) -> tuple[int, int]:

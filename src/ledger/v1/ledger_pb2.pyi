@@ -688,7 +688,7 @@ class BatchIngestEventsRequest(message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[ProcessorEvent]:
-        """1 to 1,000 events. Required."""
+        """1 to 1,000 events. Required. Their `metadata` may have 64,000 entries together, else INVALID_ARGUMENT."""
 
     def __init__(
         self,
@@ -767,7 +767,9 @@ class StreamEventsRequest(message.Message):
 
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[ProcessorEvent]:
-        """1 to 1,000 events to book: a backfill is several times faster with a hundred in a request than with one."""
+        """1 to 1,000 events to book: a backfill is several times faster with a hundred in a request than with one.
+        As in BatchIngestEventsRequest, their `metadata` may have 64,000 entries together.
+        """
 
     def __init__(
         self,
