@@ -2,11 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from grpc import aio
+from sqlalchemy.engine import make_url
 from support.events import event_message
-from support.processes import server_process
+from support.processes import SERVICE, server_process
+from support.running import execute_alone
 from support.tokens import token_line
 
 from ledger.bootstrap import Database
@@ -47,3 +51,53 @@ async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) 
     assert all("identity=reader" in line for line in counts if "error=ScopeMissing" in line)
     # 6,000 calls: two lines each were 2.5 MB.
     assert len(text) < 100_000
+
+
+async def refused_calls(address: str, method: str, raw: bytes, calls: int) -> set[grpc.StatusCode]:
+    """What so many calls with these bytes are told."""
+    async with aio.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
+
+        async def refused() -> grpc.StatusCode:
+            with pytest.raises(aio.AioRpcError) as caught:
+                await call(raw, timeout=60)
+            return caught.value.code()
+
+        return set(await asyncio.gather(*(refused() for _ in range(calls))))
+
+
+async def test_malformed_requests_are_summed_up(database: Database, tmp_path: Path) -> None:
+    """As those are that are refused for what they say."""
+    async with server_process(database, tmp_path / "server.log") as server:
+        before = server.log_bytes()
+        for method in ("IngestEvent", "GetBalance"):
+            assert await refused_calls(server.address, method, b"\xff", 100) == {grpc.StatusCode.INVALID_ARGUMENT}
+    lines = server.log.read_bytes()[before:].decode().splitlines()
+    assert calls_told(lines, "refused", "MalformedMessage") == 200
+    assert len(lines) < 20
+
+
+async def test_outage_is_not_logged_call_by_call(database: Database, server_url: str, tmp_path: Path) -> None:
+    """Every call fails then: the first says why, the others are counted."""
+    name = make_url(database.migration_url).database
+    async with server_process(database, tmp_path / "server.log") as server:
+        before = server.log_bytes()
+        await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        try:
+            await execute_alone(server_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            for _ in range(3):
+                assert await refused_calls(server.address, "GetRestaurant", b"\n\x03res", 100) == {grpc.StatusCode.UNAVAILABLE}
+        finally:
+            await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+    lines = server.log.read_bytes()[before:].decode().splitlines()
+    failures = [line for line in lines if " call failed " in line]
+    assert calls_told(lines, "failed", "DatabaseUnavailable") + calls_told(lines, "failed", "DatabaseTimeout") == 300
+    assert all("cause=" in line and "request_id=" in line for line in failures)
+    assert len(failures) < 20
+
+
+def calls_told(lines: list[str], verb: str, error: str) -> int:
+    """How many calls the log tells of that ended with the error."""
+    firsts = [line for line in lines if f" call {verb} " in line and f"error={error}" in line]
+    counts = [line for line in lines if f" more calls {verb} in the same way " in line and f"error={error}" in line]
+    return len(firsts) + sum(int(line.split(" calls=")[1].split()[0]) for line in counts)

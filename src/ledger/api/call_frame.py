@@ -252,7 +252,7 @@ class _Call:
             if cause is None:
                 self._refusals.refused(error, code.name)
             else:
-                self._log.warning("call failed", code=code.name, error=type(error).__name__, cause=repr(cause))
+                self._refusals.failed(error, code.name, cause)
             return True
         if isinstance(error, NotImplementedError) and self.context.code() == grpc.StatusCode.UNIMPLEMENTED:
             # What the generated service does for methods that are not overridden.

@@ -71,6 +71,7 @@ class CallBounds:
 class _Refused(NamedTuple):
     """What refusals have in common that are summed up: the error, its status, who called, and what the log says about it."""
 
+    verb: str
     error: str
     code: str
     identity: str
@@ -79,10 +80,10 @@ class _Refused(NamedTuple):
 
 
 class RefusalLog:
-    """Logs refused calls: the first of a kind and caller at once, the others by their number.
+    """Logs calls that were refused or failed: the first of a kind and caller at once, the others by their number.
 
-    A line for each would cost more than the refusal, and let a stranger fill the disk. At the level
-    debug each of them has its line.
+    A line for each would cost more than the refusal, and let a stranger fill the disk; during an outage
+    every call fails. At the level debug each of them has its line.
     """
 
     def __init__(self, log: Any) -> None:
@@ -93,16 +94,26 @@ class RefusalLog:
         """Takes note of a refused call."""
         particulars = error.particulars if isinstance(error, NotAuthenticated) else {}
         kind = _Refused(
+            "refused",
             type(error).__name__,
             code,
             CALLER.get() or particulars.get("identity", ""),
             error.why if isinstance(error, NotAuthenticated) else "",
             isinstance(error, _WARNED_OF),
         )
+        self._tell_first(kind, **particulars)
+
+    def failed(self, error: LedgerError, code: str, cause: BaseException) -> None:
+        """Takes note of a call that failed for a cause. Our words tell its kind: the cause's may differ each time."""
+        kind = _Refused("failed", type(error).__name__, code, CALLER.get() or "", str(error), is_warning=True)
+        self._tell_first(kind, cause=repr(cause))
+
+    def _tell_first(self, kind: _Refused, **particulars: str) -> None:
         log = self._log.debug
         if self._repeats.is_first(kind):
             log = self._log.warning if kind.is_warning else self._log.info
-        log("call refused", code=code, error=kind.error, **({"why": kind.why} if kind.why else {}), **particulars)
+        why = {"why": kind.why} if kind.why else {}
+        log(f"call {kind.verb}", code=kind.code, error=kind.error, **why, **particulars)
 
     def report(self) -> None:
         """Says what has not been said yet."""
@@ -111,4 +122,4 @@ class RefusalLog:
     def _tell(self, kind: _Refused, calls: int) -> None:
         known = {name: value for name, value in (("identity", kind.identity), ("why", kind.why)) if value}
         log = self._log.warning if kind.is_warning else self._log.info
-        log("more calls refused in the same way", code=kind.code, error=kind.error, calls=calls, **known)
+        log(f"more calls {kind.verb} in the same way", code=kind.code, error=kind.error, calls=calls, **known)

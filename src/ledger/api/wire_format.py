@@ -34,8 +34,9 @@ def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
             raise too_much_metadata()
     try:
         return parse(raw)
-    except DecodeError as error:
-        raise MalformedMessage from error
+    except DecodeError:
+        # The parser says no more than that it could not.
+        raise MalformedMessage from None
 
 
 def has_more_fields(raw: bytes, fields_max: int) -> bool:
