@@ -26,9 +26,13 @@ CHANNEL_OPTIONS = (
 class Caller:
     """Calls one server, and keeps the journal."""
 
-    def __init__(self, address: str, journal: Journal) -> None:
+    def __init__(self, address: str, journal: Journal, credentials: grpc.ChannelCredentials | None = None) -> None:
+        """`credentials` for a server that speaks TLS."""
         self.address = address
-        self.channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        if credentials is None:
+            self.channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self.channel = aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self.stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(self.channel)
         self._journal = journal
 

@@ -7,15 +7,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from grpc import ssl_channel_credentials
+from support.certificates import HERE, Authority
+from support.events import event_message
+from support.haproxy import NotInstalled, documented_haproxy
 from support.waiting import until_told
 
+from faults.callers import Caller
 from faults.catalogue import fault
 from faults.floods import KINDS, large_events
+from faults.journal import Told
 from faults.load import Mix, load_on
 from faults.memory_limits import NoMemoryLimit, memory_limit
 from faults.servers import DescriptorLimit, ServerProcess, health_of_newcomer
 from faults.stage import Skipped, Stage
-from faults.strangers import THERE
+from faults.strangers import ADDRESSES, THERE
 
 LIMIT_BYTES = 512_000_000
 ACKNOWLEDGED_SECONDS = 120.0
@@ -42,10 +48,10 @@ async def flooded(server: ServerProcess, *kinds: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def strangers(server: ServerProcess, number: int, first: bytes = b"") -> AsyncIterator[None]:
+async def strangers(address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES) -> AsyncIterator[None]:
     """Connections that send `first` and no more, each opened anew when it is closed, while the block runs."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.strangers", server.address, str(number), first.hex()),
+        *(sys.executable, "-m", "faults.strangers", address, str(number), first.hex(), str(addresses)),
         cwd=_TESTS,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -118,7 +124,7 @@ async def silent_connections(stage: Stage) -> None:
         await load.acknowledged(stage.size(200, 20))
         for name, first in (("silent", b""), ("one byte", b"P")):
             tries, seconds = stage.size(100, 10), list[float]()
-            async with strangers(server, number, first):
+            async with strangers(server.address, number, first):
                 for _ in range(tries):
                     began = time.monotonic()
                     if await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING":
@@ -133,3 +139,31 @@ async def silent_connections(stage: Stage) -> None:
             return await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING"
 
         await until_told(is_open, ACKNOWLEDGED_SECONDS)
+
+
+@fault("F82", "connections that say nothing, or one byte, to the documented HAProxy")
+async def strangers_before_haproxy(stage: Stage) -> None:
+    """Every newcomer's event is booked at its first call, however many addresses the strangers have."""
+    number = stage.size(5_000, 400)
+    authority = Authority()
+    certificate, key = stage.folder / "server.pem", stage.folder / "server.key"
+    authority.issue(*HERE).write(certificate, key)
+    server = await stage.server(env={"LEDGER_TLS_CERTIFICATE_FILE": str(certificate), "LEDGER_TLS_KEY_FILE": str(key)})
+    try:
+        port = await stage.exits.enter_async_context(documented_haproxy(stage.folder, server.address))
+    except NotInstalled as error:
+        raise Skipped(str(error)) from error
+    credentials = ssl_channel_credentials(authority.certificate_pem)
+    address = f"127.0.0.1:{port}"
+    for addresses in (ADDRESSES, number):
+        for name, first in (("silent", b""), ("one byte", b"\x16")):
+            seconds = list[float]()
+            async with strangers(address, number, first, addresses=addresses):
+                for place in range(stage.size(100, 10)):
+                    event = event_message(event_id=f"newcomer_{addresses}_{first.hex()}_{place}")
+                    newcomer = Caller(address, stage.journal, credentials)
+                    answer = await newcomer.send(event, timeout_seconds=ACKNOWLEDGED_SECONDS)
+                    await newcomer.close()
+                    assert answer.told is Told.CREATED, f"{name} from {addresses} addresses: {answer.code}"
+                    seconds.append(answer.ended_at - answer.sent_at)
+            stage.note(f"{number} {name} from {addresses} addresses: all {len(seconds)} within {max(seconds):.2f} s")

@@ -1,5 +1,6 @@
 """Connections that say little or nothing, as a process beside the honest callers:
-`python -m faults.strangers ADDRESS NUMBER FIRST`, with the bytes that each sends in hexadecimal digits.
+`python -m faults.strangers ADDRESS NUMBER FIRST FROM`, with the bytes that each sends in hexadecimal digits, and the number of
+addresses that they come from.
 
 One that the server closes is opened anew. It writes `there` once each has been open, and goes on until its standard input ends.
 """
@@ -8,10 +9,12 @@ import asyncio
 import resource
 import sys
 from contextlib import suppress
+from ipaddress import IPv4Address
 from itertools import cycle, islice
 
 # A bound for each address does not meet them all.
-ADDRESSES = [f"127.0.0.{number}" for number in range(2, 18)]
+ADDRESSES = 16
+_FIRST_ADDRESS = IPv4Address("127.0.0.2")
 THERE = b"there\n"
 CONNECTING_MAX = 100
 PAUSE_SECONDS = 0.05
@@ -20,16 +23,17 @@ PAUSE_SECONDS = 0.05
 class Strangers:
     """So many connections to one address, from several."""
 
-    def __init__(self, address: str, number: int, first: bytes) -> None:
+    def __init__(self, address: str, number: int, first: bytes, addresses: int) -> None:
         self._host, _, self._port = address.rpartition(":")
         self._number = number
         self._first = first
+        self._addresses = [str(_FIRST_ADDRESS + place) for place in range(addresses)]
         self._connecting = asyncio.Semaphore(CONNECTING_MAX)
         self._missing = number
 
     async def run(self) -> None:
         """Until standard input ends."""
-        tasks = [asyncio.create_task(self._stay(here)) for here in islice(cycle(ADDRESSES), self._number)]
+        tasks = [asyncio.create_task(self._stay(here)) for here in islice(cycle(self._addresses), self._number)]
         await asyncio.to_thread(sys.stdin.read)
         for task in tasks:
             task.cancel()
@@ -59,8 +63,8 @@ class Strangers:
             sys.stdout.buffer.flush()
 
 
-async def main(address: str, number: str, first: str) -> None:
-    await Strangers(address, int(number), bytes.fromhex(first)).run()
+async def main(address: str, number: str, first: str, addresses: str) -> None:
+    await Strangers(address, int(number), bytes.fromhex(first), int(addresses)).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""HAProxy before a server, as docs/operations.md puts it before strangers."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from support.ports import held_port, port_of
+from support.waiting import until_told
+
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+# Connections of one address that the documented configuration lets in.
+BOUND = 100
+START_SECONDS = 60.0
+
+
+class NotInstalled(Exception):
+    """HAProxy is not on this machine."""
+
+
+def documented(port: int, server: str, *, inspect_seconds: int) -> str:
+    """The configuration as it is printed, but for the ports, and the time that a client has to begin TLS."""
+    text: str
+    (text,) = re.findall(r"```haproxy\n(.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    for printed, here in (
+        ("bind :50051", f"bind 127.0.0.1:{port}"),
+        ("server one 127.0.0.1:50052", f"server one {server}"),
+        ("inspect-delay 5s", f"inspect-delay {inspect_seconds}s"),
+        (f"gt {BOUND} ", f"gt {BOUND} "),
+    ):
+        assert text.count(printed) == 1, printed
+        text = text.replace(printed, here)
+    return text
+
+
+async def answers(port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def documented_haproxy(folder: Path, server: str, *, inspect_seconds: int = 5) -> AsyncIterator[int]:
+    """HAProxy before the server at that address; the port. Raises NotInstalled."""
+    program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise NotInstalled("haproxy is not on this machine (package haproxy)")
+    file = folder / "haproxy.cfg"
+    with held_port() as holder:
+        port = port_of(holder)
+    file.write_text(documented(port, server, inspect_seconds=inspect_seconds))
+    process = await asyncio.create_subprocess_exec(program, "-db", "-f", str(file))
+    try:
+        await until_told(lambda: answers(port), START_SECONDS)
+        yield port
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), START_SECONDS)
