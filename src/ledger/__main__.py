@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
@@ -17,14 +16,9 @@ def main() -> None:
         signal.signal(signal.SIGINT, _end_at_once)
     # What gRPC's core writes to standard error by itself repeats our own lines in its programmers' words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Where the caller has closed a stream, the next file that is opened would get its number, and what is written to it.
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115  # for as long as the process
-    # A character that the output's encoding lacks is shown as its number.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    from ledger.cli.streams import prepare_streams, settle_streams
+
+    prepare_streams()
     try:
         from ledger.cli.app import run
     except ModuleNotFoundError as error:
@@ -37,6 +31,7 @@ def main() -> None:
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()
+    settle_streams()
     # Nor is there anything left to clean up when the interpreter takes itself apart.
     if is_interruptible and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)

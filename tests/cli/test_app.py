@@ -265,3 +265,38 @@ async def test_stream_that_is_closed_is_as_good_as_one_that_nobody_reads(stream:
     stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     assert (process.returncode, stderr) == (ExitStatus.DONE, b"")
     assert (stdout == b"") == (stream == 1)
+
+
+@pytest.mark.parametrize("at_once", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("arguments", ["settings", "settings --json", "--help", "payouts", "completion bash"])
+async def test_output_that_cannot_be_written_is_told_in_one_line(arguments: str, at_once: str) -> None:
+    """As on a full disk; never as a defect, and with the status of a refusal."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" -m ledger {arguments} >/dev/full', sys.executable),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": at_once},
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert stderr == b"error: the output could not be written: No space left on device\n"
+    assert process.returncode == ExitStatus.REFUSED
+
+
+@pytest.mark.parametrize("at_once", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("settings", ExitStatus.DONE),
+        ("settings --unheard-of", ExitStatus.USAGE),
+        ("balance res_1 PEN --address 127.0.0.1:1", ExitStatus.UNREACHABLE),
+    ],
+)
+async def test_errors_that_cannot_be_written_leave_the_exit_status(arguments: str, status: int, at_once: str) -> None:
+    """Scripts go by it: who is told 1 for 3 does not try again."""
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'exec "$0" -m ledger {arguments} 2>/dev/full', sys.executable),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": at_once},
+    )
+    await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert process.returncode == status

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ async def test_refused_lines_are_bounded(
         lines.append(last)
     assert [line.split(": ")[0] for line in lines] == [f"{file}:{number}" for number in range(1, shown + 1)]
     assert counts(outcome.stdout)["refused"] == 25
+
+
+async def test_errors_that_cannot_be_written_stop_no_booking(shared_ledger: RunningLedger, tmp_path: Path) -> None:
+    """As on a full disk: the file is read to its end, and the exit status tells of the refused lines."""
+    name = write_lines(tmp_path / "events.jsonl", "nonsense", fields_of(), fields_of())
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'exec "$0" -m ledger ingest "$1" --address "$2" --batch-size 1 2>/dev/full'),
+        *(sys.executable, name, shared_ledger.address),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    stdout, _ = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+    assert (process.returncode, counts(stdout.decode())["created"]) == (ExitStatus.REFUSED, 2)
 
 
 async def test_empty_file_is_done_at_once(shared_ledger: RunningLedger, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The `ledger` command: all of its commands, and where whatever goes wrong in one of them becomes a line."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from ledger.cli.completion import answer_shell
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.options_given import take_options
 from ledger.cli.parameters import FileName, address_option
+from ledger.cli.streams import OutputLost
 
 HELP = """
 A double-entry ledger for marketplaces that collect card payments for restaurants.
@@ -122,6 +122,17 @@ def root(address: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_ke
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that `arguments` name, by default those of the process, and returns its exit status."""
     try:
+        return _status_of(arguments)
+    except BrokenPipeError:
+        # The reader of the output has read enough, as `head` does.
+        return ExitStatus.REFUSED
+    except OutputLost as error:
+        report("error", [f"the output could not be written: {error.strerror}"])
+        return ExitStatus.REFUSED
+
+
+def _status_of(arguments: Sequence[str] | None) -> int:
+    try:
         if (status := answer_shell(root)) is not None:
             return status
         with root.make_context("ledger", list(sys.argv[1:] if arguments is None else arguments)) as context:
@@ -138,8 +149,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CommandFailure as failure:
         report("error", failure.lines)
         return failure.exit_status
-    except BrokenPipeError:
-        return _end_of_reader()
+    except (BrokenPipeError, OutputLost):
+        raise
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the outermost edge
@@ -161,12 +172,6 @@ def _usage_lines(error: click.UsageError) -> list[str]:
         f"{message[:1].lower()}{message[1:]}" if message[:1].isupper() and message[1:2].islower() else message,
         f"`{path} --help` shows how",
     ]
-
-
-def _end_of_reader() -> int:
-    """Whoever read the output has read enough, as `head` does; nothing more can be written, not at the end either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitStatus.REFUSED
 
 
 def _report_defect(error: Exception) -> int:
