@@ -132,23 +132,35 @@ ORDER BY created_at DESC, payout_run_id DESC
 LIMIT $3
 """
 
-# What a run was canceled before it came to stays open in the table, and is told as skipped. What has no item yet is told as
-# open, too. It is read in the order of restaurants, by the index for that alone: by ids each page would read all of it.
+
+def _shown(outcome: str, skip_reason: str) -> str:
+    """What a run ("r") was canceled before it came to stays open in the table, and is shown as skipped."""
+    is_left = f"{outcome} = 'OPEN' AND r.state = 'CANCELED'"
+    return f"""(
+    SELECT CASE WHEN {is_left} THEN 'SKIPPED' ELSE {outcome} END AS outcome,
+           CASE WHEN {is_left} THEN 'CANCELED' ELSE {skip_reason} END AS skip_reason
+  )"""
+
+
+# What has no item yet is shown as open. It is read in the order of restaurants, by the index for that alone: by ids each page
+# would read all of it.
 SELECT_RUN_ITEMS = f"""
-WITH told AS (
+WITH found AS (
   (
-    SELECT i.restaurant_id, i.outcome, i.skip_reason, i.payout_id
+    SELECT i.restaurant_id, shown.outcome, shown.skip_reason, i.payout_id
     FROM payout_run_items AS i
     JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
+    CROSS JOIN LATERAL {_shown("i.outcome", "i.skip_reason")} AS shown
     WHERE i.payout_run_id = $1 AND i.restaurant_id > $2 AND NOT {IS_ARCHIVED}
-      AND ($3::text IS NULL OR $3 = CASE WHEN i.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'SKIPPED' ELSE i.outcome END)
+      AND ($3::text IS NULL OR $3 = shown.outcome)
     ORDER BY i.restaurant_id
     LIMIT $4
   )
   UNION ALL
-  SELECT ahead.restaurant_id, 'OPEN', NULL, NULL
+  SELECT ahead.restaurant_id, shown.outcome, shown.skip_reason, NULL
   FROM payout_run_progress AS p
   JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
+  CROSS JOIN LATERAL {_shown("'OPEN'::text", "NULL")} AS shown
   CROSS JOIN LATERAL (
     SELECT a.restaurant_id
     FROM balance_accounts AS a
@@ -160,16 +172,12 @@ WITH told AS (
     LIMIT $4
   ) AS ahead
   WHERE p.payout_run_id = $1 AND {_HAS_MORE} AND NOT {IS_ARCHIVED}
-    AND ($3::text IS NULL OR $3 = CASE r.state WHEN 'CANCELED' THEN 'SKIPPED' ELSE 'OPEN' END)
+    AND ($3::text IS NULL OR $3 = shown.outcome)
 )
-SELECT t.restaurant_id,
-       CASE WHEN t.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'SKIPPED' ELSE t.outcome END AS outcome,
-       CASE WHEN t.outcome = 'OPEN' AND r.state = 'CANCELED' THEN 'CANCELED' ELSE t.skip_reason END AS skip_reason,
-       t.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
-FROM (SELECT restaurant_id, outcome, skip_reason, payout_id FROM told ORDER BY restaurant_id LIMIT $4) AS t
-JOIN payout_runs AS r ON r.payout_run_id = $1
-LEFT JOIN payouts AS p ON p.payout_id = t.payout_id
-ORDER BY t.restaurant_id
+SELECT f.restaurant_id, f.outcome, f.skip_reason, f.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
+FROM (SELECT restaurant_id, outcome, skip_reason, payout_id FROM found ORDER BY restaurant_id LIMIT $4) AS f
+LEFT JOIN payouts AS p ON p.payout_id = f.payout_id
+ORDER BY f.restaurant_id
 """
 
 # The index of payouts in flight has these alone.
