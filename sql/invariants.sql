@@ -1374,13 +1374,20 @@ WHERE now() > upper(h.during) + interval '1 second' OR now() < lower(h.during) -
 
 -- check: roles_hold_what_they_need
 -- The application may insert into every table of the books, in each column that nothing else fills, and
--- read all of them; so may the reader, but for secrets. A restore without privileges leaves nothing of
+-- read all of them; so may the reader, but for secrets. Both may use the schema, and call the functions
+-- that they need. A restore without privileges leaves nothing of
 -- that, and `ledger migrate` grants what is missing. `ledger doctor` looks at every privilege.
-WITH ours AS (
+WITH books AS (
+  SELECT n.oid, n.nspname
+  FROM pg_catalog.pg_class AS c
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE c.oid = to_regclass('ledger_entries')
+),
+ours AS (
   SELECT oid, relname::text AS table_name
   FROM pg_catalog.pg_class
   WHERE relkind IN ('r', 'p') AND relname NOT IN ('alembic_version', 'page_token_keys')
-    AND relnamespace = (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = to_regclass('ledger_entries'))
+    AND relnamespace = (SELECT oid FROM books)
 ),
 broken AS (
   SELECT r.rolname::text AS role_name, format('may not SELECT %s', o.table_name) AS detail
@@ -1396,6 +1403,20 @@ broken AS (
     -- The owner's to write.
     AND o.table_name NOT IN ('archived_ranges', 'archived_run_outcomes')
     AND NOT has_column_privilege(r.oid, o.oid, a.attnum, 'INSERT')
+  UNION ALL
+  SELECT r.rolname::text, format('may not EXECUTE %s', p.proname)
+  FROM pg_catalog.pg_roles AS r
+  CROSS JOIN books AS b
+  JOIN pg_catalog.pg_proc AS p ON p.pronamespace = b.oid
+  WHERE (r.rolname = 'ledger_app' AND p.proname IN ('advance_ledger_clock', 'catch_up_ledger_clock',
+                                                    'summarize_recorded_txids', 'recorded_now', 'write_payout_run_items')
+         OR r.rolname IN ('ledger_app', 'ledger_read') AND p.proname IN ('ledger_now', 'ledger_now_behind', 'ledger_clock_at'))
+    AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
+  UNION ALL
+  SELECT r.rolname::text, format('may not USE the schema %s', b.nspname)
+  FROM pg_catalog.pg_roles AS r
+  CROSS JOIN books AS b
+  WHERE r.rolname IN ('ledger_app', 'ledger_read') AND NOT has_schema_privilege(r.oid, b.oid, 'USAGE')
 )
 SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail
 FROM broken;

@@ -45,6 +45,31 @@ async def test_what_is_broken_comes_with_its_remedy(configured: Database) -> Non
     assert "ledger migrate" in broken["remedy"]
 
 
+async def test_check_that_the_database_refuses_hides_no_other(configured: Database) -> None:
+    """A function that the role may not call is named by the check of privileges, though the check of clocks calls it."""
+    await query(configured.migration_url, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_app")
+    outcome = await run_command("doctor", "--json")
+    assert outcome.status == ExitStatus.REFUSED, outcome.stderr
+    broken = {check["check"]: check for check in json.loads(outcome.stdout)["checks"] if check["status"] == "broken"}
+    assert "EXECUTE on ledger_now" in broken["the role may do what it has to"]["detail"]
+    assert "permission denied for function ledger_now" in broken["clocks agree"]["detail"]
+
+
+async def test_schema_that_the_role_may_not_use_is_named(configured: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as a database without a schema, which `ledger migrate` would call up to date."""
+    await query(configured.migration_url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read")
+    outcome = await run_command("doctor", "--json")
+    assert outcome.status == ExitStatus.REFUSED, outcome.stderr
+    (broken,) = [check for check in json.loads(outcome.stdout)["checks"] if check["status"] == "broken"]
+    assert "USAGE on schema public" in broken["detail"]
+    refused = await run_command("migrate")
+    assert refused.status == ExitStatus.REFUSED
+    assert "LEDGER_MIGRATION_DATABASE_URL must name a superuser" in refused.stderr
+    monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", configured.migration_url)
+    assert (await run_command("migrate")).status == ExitStatus.DONE
+    assert (await run_command("doctor")).status == ExitStatus.DONE
+
+
 async def test_check_that_gets_no_answer_in_time_is_a_warning(database: Database) -> None:
     """What the other checks found is told all the same."""
     engine = create_engine(database.url, pool_size=2, lock_timeout_seconds=1)

@@ -12,6 +12,7 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
+from ledger.infrastructure.postgres.errors import sentence_of
 from ledger.infrastructure.postgres.hosts import EnvironmentMisconfigured
 from ledger.infrastructure.postgres.migrations import CannotMigrate
 from ledger.infrastructure.postgres.start_checks import UnfitDatabase
@@ -21,7 +22,11 @@ _HINT_BY_SQLSTATE = {
     "22023": _NEW_DATABASE,  # a role that does not exist
     "28000": _NEW_DATABASE,  # the same, by name
     "28P01": _NEW_DATABASE,  # wrong password
-    "42501": "LEDGER_MIGRATION_DATABASE_URL must name a superuser, or a member of ledger_owner",  # may not
+    # May not.
+    "42501": (
+        "`ledger migrate` grants what is missing; its LEDGER_MIGRATION_DATABASE_URL must name a superuser, or a member of"
+        " ledger_owner"
+    ),
 }
 
 
@@ -40,12 +45,12 @@ def database_failures(url: str) -> Iterator[None]:
         raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
     except DatabaseUnavailable as error:
         cause = error.__cause__ or error
-        lines = [f"{where} cannot be reached: {_sentence_of(cause)}", *_hints(cause)]
+        lines = [f"{where} cannot be reached: {sentence_of(cause)}", *_hints(cause)]
         raise CommandFailure(*lines, exit_status=ExitStatus.UNREACHABLE) from error
     except LedgerError as error:
-        raise CommandFailure(f"{where} could not do the work: {_sentence_of(error.__cause__ or error)}") from error
+        raise CommandFailure(f"{where} could not do the work: {sentence_of(error.__cause__ or error)}") from error
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandFailure(f"{where} refuses: {_sentence_of(error)}", *_hints(error)) from error
+        raise CommandFailure(f"{where} refuses: {sentence_of(error)}", *_hints(error)) from error
 
 
 def _hints(error: BaseException) -> list[str]:
@@ -54,10 +59,3 @@ def _hints(error: BaseException) -> list[str]:
         error = error.orig.__cause__ or error.orig
     hint = _HINT_BY_SQLSTATE.get(getattr(error, "sqlstate", None) or "")
     return [hint] if hint else []
-
-
-def _sentence_of(error: BaseException) -> str:
-    """What the database said, without what the libraries around the driver add to it."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
-    return str(error) or type(error).__name__

@@ -786,6 +786,13 @@ DAMAGE_TO_GUARDS = (
     Damage(NEEDS, "REVOKE INSERT (amount_minor) ON ledger_entries FROM ledger_app", ("role ledger_app",)),
     Damage(NEEDS, "REVOKE INSERT ON payout_items FROM ledger_app", ("role ledger_app",)),
     Damage(NEEDS, "REVOKE SELECT ON restaurants FROM ledger_app, ledger_read", ("role ledger_app", "role ledger_read")),
+    Damage(
+        NEEDS,
+        "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
+        ("role ledger_app", "role ledger_read"),
+    ),
+    Damage(NEEDS, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app", ("role ledger_app",)),
+    Damage(NEEDS, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_read", ("role ledger_read",)),
     Damage(SEQUENCES, "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART", ("table balance_accounts",)),
     Damage(
         SEQUENCES,

@@ -14,11 +14,13 @@ from support.payout_runs import finished_run
 from support.running import execute_alone, query, running_ledger
 
 from ledger.bootstrap import Database
+from ledger.infrastructure.postgres import newest_schema
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.engine import create_engine
 from ledger.infrastructure.postgres.migrations import database_url, head_revision, migrate_async
 from ledger.infrastructure.postgres.newest_schema import trigger_states
 from ledger.infrastructure.postgres.start_checks import UnfitDatabase, check_before_serving
+from ledger.resources import resource
 
 COUNTS = """
 SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
@@ -97,12 +99,22 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
             "granted 1 privilege that was missing",
         ),
         (
+            "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
+            r"lacks privileges: USAGE on schema public: run `ledger migrate`",
+            "granted ledger_app and ledger_read the use of the schema",
+        ),
+        (
+            "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
+            r"lacks privileges: EXECUTE on advance_ledger_clock, .*: run `ledger migrate`",
+            "granted 11 privileges that were missing",
+        ),
+        (
             "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART",
             r"gives 1 next, and the table has 3: run `ledger migrate`",
             "moved the sequence of balance_accounts.balance_account_id from 1 past 3",
         ),
     ],
-    ids=["a column", "the revision", "the sequence"],
+    ids=["a column", "the revision", "the schema", "functions", "the sequence"],
 )
 async def test_what_a_server_lacks_is_named_and_mended(books: Database, damage: str, said: str, did: str) -> None:
     """It does not start, the message names what is missing and the command that mends it, the audit has an error."""
@@ -116,6 +128,45 @@ async def test_what_a_server_lacks_is_named_and_mended(books: Database, damage: 
     await check(books.url)
     assert await mended(books) == []
     await assert_books_in_order(books)
+
+
+async def test_functions_that_the_public_may_not_call_are_granted_by_name(books: Database) -> None:
+    """Administrators revoke it from whole schemas: servers go on, and nothing is to be mended."""
+    await query(books.migration_url, "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+    await check(books.url)
+    async with running_ledger(books) as ledger:
+        await ledger.ingest(event_message(restaurant_id="res_new"))
+        await finished_run(ledger)
+    assert await mended(books) == []
+    await assert_books_in_order(books)
+
+
+async def test_functions_whose_arguments_have_names_are_known(books: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dump shows them with the names, by which PostgreSQL looks up none."""
+    named = (
+        "CREATE FUNCTION named_arguments(run uuid, items_max integer DEFAULT 5) RETURNS integer\n"
+        "GRANT ALL ON FUNCTION named_arguments(run uuid, items_max integer) TO ledger_app;\n"
+    )
+    await query(
+        books.migration_url,
+        "CREATE FUNCTION named_arguments(run uuid, items_max integer DEFAULT 5) RETURNS integer"
+        " LANGUAGE sql SECURITY DEFINER RETURN items_max",
+    )
+    script = resource("sql", "schema.sql").read_text() + named
+    monkeypatch.setattr(newest_schema, "_script", lambda: script)
+    for known in (newest_schema.functions, newest_schema.privileges):
+        known.cache_clear()
+    try:
+        assert await mended(books) == [
+            "gave 1 object to ledger_owner",
+            "revoked named_arguments(uuid,integer) from PUBLIC",
+            "granted 1 privilege that was missing",
+        ]
+        await check(books.url)
+    finally:
+        monkeypatch.undo()
+        for known in (newest_schema.functions, newest_schema.privileges):
+            known.cache_clear()
 
 
 async def test_triggers_are_turned_on_as_they_were_made(books: Database) -> None:

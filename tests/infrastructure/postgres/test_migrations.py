@@ -55,7 +55,7 @@ UNION ALL
 SELECT 'trigger', o.relname || '.' || t.tgname, concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid))
 FROM pg_trigger AS t JOIN ours AS o ON o.oid = t.tgrelid WHERE NOT t.tgisinternal
 UNION ALL
-SELECT 'function', oid::regprocedure::text, concat_ws(' ', pg_get_functiondef(oid), proacl)
+SELECT 'function', oid::regprocedure::text, concat_ws(' ', pg_get_functiondef(oid), COALESCE(proacl, acldefault('f', proowner)))
 FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 UNION ALL
 SELECT 'comment', o.relname || '.' || d.objsubid, d.description

@@ -4,9 +4,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.errors import DatabaseContention, DatabaseTimeout
+from ledger.infrastructure.postgres.errors import sentence_of
 from ledger.infrastructure.postgres.start_checks import (
     DoubtfulDatabase,
     UnfitDatabase,
@@ -98,4 +100,12 @@ async def _examine(name: str, check: Callable[[AsyncEngine], Awaitable[None]], e
     except (DatabaseContention, DatabaseTimeout) as error:
         # As for very many accounts, or while a table is locked. What the other checks found is worth knowing.
         return Condition(name, Fitness.WARNING, f"no answer in time: {error}", "ask again when the database is less busy")
+    except DBAPIError as error:
+        # As for a privilege that another check names. One answer that is missing must not hide the others.
+        return Condition(
+            name,
+            Fitness.BROKEN,
+            f"the database refuses: {sentence_of(error)}",
+            "mend what the other checks name, then ask again",
+        )
     return Condition(name, Fitness.OK)

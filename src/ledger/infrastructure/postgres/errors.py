@@ -89,6 +89,13 @@ def database_errors() -> Iterator[None]:
         raise meaning from error
 
 
+def sentence_of(error: BaseException) -> str:
+    """What the database said, without what the libraries around the driver add to it."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    return str(error) or type(error).__name__
+
+
 def refusal_of(error: BaseException) -> LedgerError | None:
     """As `error_of`; StatementRefused for an error of the database that has no meaning in the table."""
     meaning = error_of(error)

@@ -57,13 +57,43 @@ async def current_revision(engine: AsyncEngine) -> str | None:
                 revision: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
             except sqlalchemy.exc.ProgrammingError as error:
                 if getattr(error.orig, "sqlstate", None) == "42501":
-                    raise MayNotRead("alembic_version") from error
+                    raise MayNotRead("SELECT on alembic_version") from error
+                await connection.rollback()
+                # A schema that the role may not use is left out of its path.
+                if schema := await connection.scalar(text(SELECT_CLOSED_SCHEMA)):
+                    raise MayNotRead(f"USAGE on schema {schema}") from error
                 return None
             return revision
 
 
+# The schema of the books, if the role may not use it. Only the catalog shows it.
+SELECT_CLOSED_SCHEMA = """
+SELECT n.nspname::text
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_class AS e ON e.relnamespace = c.relnamespace AND e.relname = 'ledger_entries'
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname = 'alembic_version' AND NOT has_schema_privilege(n.oid, 'USAGE')
+ORDER BY n.nspname
+LIMIT 1
+"""
+
+# Who of the roles may not use the schema that the database, or the role that migrates, has first on its path.
+SELECT_SHUT_OUT = """
+SELECT array_agg(r.rolname::text ORDER BY r.rolname)
+FROM pg_catalog.pg_roles AS r
+WHERE r.rolname IN ('ledger_app', 'ledger_read') AND NOT has_schema_privilege(r.oid, current_schema(), 'USAGE')
+"""
+
+
+GRANT_USAGE = """
+DO $$ BEGIN
+  EXECUTE format('GRANT USAGE ON SCHEMA %I TO ledger_app, ledger_read', current_schema());
+END $$
+"""
+
+
 class MayNotRead(Exception):
-    """The role may not read a table, whose name is given."""
+    """The role may not read a table: the privilege that it lacks."""
 
 
 class CannotMigrate(Exception):
@@ -209,13 +239,26 @@ async def _prepare(connection: AsyncConnection) -> list[str]:
     if existing != 3:
         await connection.exec_driver_sql(resource("sql", "roles.sql").read_text())
     # The schema that the database, or the role that migrates, has first on its path.
+    granted: list[str] = []
+    if await connection.scalar(text("SELECT current_schema() IS NULL")):
+        raise CannotMigrate(
+            "the role that migrates may use no schema of its path: LEDGER_MIGRATION_DATABASE_URL must name a superuser,"
+            " or a member of ledger_owner"
+        )
     if not await connection.scalar(text(f"SELECT has_schema_privilege('{OWNER_ROLE}', current_schema(), 'CREATE')")):
         await connection.execute(
-            text(
-                f"DO $$ BEGIN EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO {OWNER_ROLE}', current_schema());"
-                " EXECUTE format('GRANT USAGE ON SCHEMA %I TO ledger_app, ledger_read', current_schema()); END $$"
-            )
+            text(f"DO $$ BEGIN EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO {OWNER_ROLE}', current_schema()); END $$")
         )
+        await connection.execute(text(GRANT_USAGE))
+    elif shut_out := await connection.scalar(text(SELECT_SHUT_OUT)):
+        await connection.execute(text(GRANT_USAGE))
+        # Who may not grant it is only warned.
+        if await connection.scalar(text(SELECT_SHUT_OUT)):
+            raise CannotMigrate(
+                f"{' and '.join(shut_out)} may not use the schema of the books, and the role that migrates cannot grant it: "
+                "as a superuser, GRANT USAGE ON SCHEMA … TO ledger_app, ledger_read"
+            )
+        granted.append(f"granted {' and '.join(shut_out)} the use of the schema")
     if await connection.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
-        return await take_over(connection)
-    return []
+        return [*granted, *await take_over(connection)]
+    return granted

@@ -9,8 +9,11 @@ from functools import cache
 
 from ledger.resources import resource
 
+# Of a function its name alone: its arguments may have names, which PostgreSQL takes in no look-up.
 _GRANT = re.compile(
-    r"^GRANT (?P<privileges>.+) ON (?P<kind>TABLE|SEQUENCE|FUNCTION|SCHEMA) (?P<name>[^ ]+) TO (?P<role>\w+);$", re.MULTILINE
+    r"^GRANT (?P<privileges>.+) ON (?P<kind>TABLE|SEQUENCE|FUNCTION|SCHEMA) "
+    r"(?P<name>[^ (]+)(?:\(.*\))? TO (?P<role>\w+);$",
+    re.MULTILINE,
 )
 _PRIVILEGE = re.compile(r"(?P<privilege>[A-Z]+)(?:\((?P<columns>[^)]*)\))?")
 _TRIGGER = re.compile(r"^CREATE TRIGGER (?P<name>\w+) .*? ON (?P<table>\w+) ", re.MULTILINE)
@@ -18,7 +21,7 @@ _ALWAYS = re.compile(r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<nam
 _TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 _VIEW = re.compile(r"^CREATE VIEW (\w+) AS$", re.MULTILINE)
 _SEQUENCE = re.compile(r"^CREATE SEQUENCE (\w+)", re.MULTILINE)
-_FUNCTION = re.compile(r"^CREATE FUNCTION ([^ ]+\(.*?\)) RETURNS", re.MULTILINE)
+_FUNCTION = re.compile(r"^CREATE FUNCTION (\w+)\(", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,7 +89,7 @@ def views() -> tuple[str, ...]:
 
 @cache
 def functions() -> tuple[str, ...]:
-    """All functions, with the types of their arguments."""
+    """The names of all functions."""
     return tuple(_FUNCTION.findall(_script()))
 
 

@@ -106,7 +106,7 @@ LEFT JOIN pg_catalog.pg_attribute AS a
   ON w.column_name <> '' AND a.attrelid = to_regclass(w.name) AND a.attname = w.column_name
 WHERE CASE
         WHEN w.kind = 'SEQUENCE' THEN has_sequence_privilege(r.oid, to_regclass(w.name), w.privilege)
-        WHEN w.kind = 'FUNCTION' THEN has_function_privilege(r.oid, to_regprocedure(w.name), w.privilege)
+        WHEN w.kind = 'FUNCTION' THEN has_function_privilege(r.oid, to_regproc(w.name), w.privilege)
         WHEN w.column_name <> '' THEN has_column_privilege(r.oid, a.attrelid, a.attnum, w.privilege)
         ELSE has_table_privilege(r.oid, to_regclass(w.name), w.privilege)
       END IS NOT TRUE

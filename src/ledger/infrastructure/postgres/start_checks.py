@@ -145,7 +145,7 @@ async def check_schema(engine: AsyncEngine) -> None:
     try:
         revision, head = await current_revision(engine), head_revision()
     except MayNotRead as error:
-        raise _lacking([f"SELECT on {error}"]) from error
+        raise _lacking([str(error)]) from error
     if revision != head:
         raise SchemaMismatch(
             f"the database has schema revision {revision or 'none'}, this server needs {head}",
