@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     ingest_queue_events: int = Field(
         default=20_000, ge=1, le=1_000_000, description="The same in events, for batches and streams."
     )
-    ingest_queue_megabytes: int = Field(default=32, ge=1, le=4096, description="The same in MiB of the events as messages.")
+    ingest_queue_megabytes: int = Field(default=32, ge=1, le=4096, description="The same in MiB of memory.")
     ingest_group_events: int = Field(
         default=500, ge=1, le=1000, description="Events of single calls that share a statement and a commit, at the most."
     )

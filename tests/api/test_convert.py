@@ -1,19 +1,25 @@
 """Messages are what the contract says, however they are made."""
 
 import random
+import tracemalloc
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from support.events import event_message, unique
 
-from ledger.api.convert import encode_instant
+from ledger.api.convert import decode_batch, encode_instant, memory_bytes
 from ledger.api.convert_statement import encode_statement_page
 from ledger.api.page_tokens import PageTokens
 from ledger.application.ports import StatementMoment, StatementPage, StatementQuery, StoredEntry
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.posting_rules import EntryType
+from ledger.errors import InvalidRequest
 from ledger.v1 import ledger_pb2
 
+NOW = datetime.now(UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 INSTANTS = (
@@ -95,3 +101,41 @@ def test_statement_page_is_the_messages_of_its_entries() -> None:
 def test_instants_are_what_protobuf_makes_of_them() -> None:
     for instant in INSTANTS:
         assert encode_instant(instant) == plain_timestamp(instant), instant
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {},
+        {"reference": "r" * 255, "restaurant_id": "r" * 128},
+        {"metadata": {"text": "x" * 8000}},
+        {"metadata": {"text": "x" * 8000 + "\U0001f600"}},
+        {"metadata": {str(entry): "" for entry in range(1000)}},
+        {"metadata": {str(entry): "\U0001f600" for entry in range(1000)}},
+        {"metadata": {str(entry): "" for entry in range(30)}},
+        {"event_id": "!" * 8000},
+        {"event_id": "!", "restaurant_id": "!", "currency": "!", "amount_minor": -1, "fee_minor": -1, "reference": "\n"},
+    ],
+)
+def test_memory_that_decoded_events_take_is_counted(contents: Any) -> None:
+    """Whatever is in them, valid or not, in large requests and in small ones; never too little."""
+    event = event_message(**{"event_id": unique("evt"), **contents})
+    for events in (10, 100):
+        raw = ledger_pb2.BatchIngestEventsRequest(events=[event] * events).SerializeToString()
+        request = ledger_pb2.BatchIngestEventsRequest.FromString(raw)
+        # What is made once is made.
+        decode_batch(request, NOW)
+        tracemalloc.start()
+        try:
+            decoded = decode_batch(request, NOW)
+            taken_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken_bytes <= memory_bytes(decoded, len(raw))
+
+
+def test_refused_event_keeps_nothing_of_its_request() -> None:
+    """What was at hand when it was refused."""
+    (refused,) = decode_batch(ledger_pb2.BatchIngestEventsRequest(events=[ledger_pb2.ProcessorEvent()]), NOW)
+    assert isinstance(refused, InvalidRequest)
+    assert refused.__traceback__ is None

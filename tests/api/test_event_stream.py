@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -17,8 +18,10 @@ from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.payout_runs import days_ago, finished_run
 from support.running import RunningLedger, running_ledger
 
-from ledger.api import event_stream
+from ledger.api import call_frame, event_stream
 from ledger.api.event_stream import EventStream, HeldRequests
+from ledger.api.receiving import ROOM_TO_PARSE
+from ledger.api.wire_format import parse_request
 from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
 from ledger.application.ingest_queue import IngestLimits
 from ledger.bootstrap import Database
@@ -322,6 +325,13 @@ async def test_malformed_message_ends_the_stream_after_the_answers_before_it(sha
     assert await stored_ids(shared_ledger, restaurant_id) == {request.event.event_id for request in before}
 
 
+async def room_to_parse(request: Request) -> None:
+    """Waits as the frame of a call does before it parses a request."""
+    room = ROOM_TO_PARSE.get()
+    assert room is not None
+    await room(request.ByteSize())
+
+
 async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has sent ahead is dropped once another has no room; it is told so when it reads on, and may send it again."""
     monkeypatch.setattr(event_stream, "UNREAD_SECONDS", 0.01)
@@ -338,9 +348,11 @@ async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: 
         nonlocal asked
         for _ in range(100):
             asked += 1
-            yield several(event_message() for _ in range(100))
+            request = several(event_message() for _ in range(100))
+            await room_to_parse(request)
+            yield request
 
-    held = HeldRequests(bytes_max=50_000)
+    held = HeldRequests(bytes_max=500_000)
     unread = EventStream(ingest, lambda: datetime.now(UTC), held).answers(requests())
     assert len((await anext(unread)).results) == 100
     # It reads ahead until there is room for no more.
@@ -349,10 +361,12 @@ async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: 
         before = asked
         for _ in range(100):
             await asyncio.sleep(0)
-    assert held.size_bytes > 40_000
+    assert 400_000 < held.size_bytes < 600_000
 
     async def one_request() -> AsyncIterator[Request]:
-        yield several(event_message() for _ in range(1000))
+        request = several(event_message() for _ in range(1000))
+        await room_to_parse(request)
+        yield request
 
     async with asyncio.timeout(DEADLINE_SECONDS):
         others = EventStream(ingest, lambda: datetime.now(UTC), held).answers(one_request())
@@ -364,16 +378,47 @@ async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: 
     await ingest.close()
 
 
+async def test_request_that_waits_for_room_is_not_parsed(shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a message it may take fifteen times its bytes, on every stream."""
+    waits, room, parsed = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def wait_for_room(_: HeldRequests, size_bytes: int, __: object) -> None:
+        assert size_bytes == request.ByteSize()
+        waits.set()
+        await room.wait()
+
+    def parse(parse: Any, raw: bytes) -> Message:
+        parsed.append(len(raw))
+        return parse_request(parse, raw)
+
+    monkeypatch.setattr(HeldRequests, "wait_for_room", wait_for_room)
+    monkeypatch.setattr(call_frame, "parse_request", parse)
+    request = several([event_message()])
+    answering = asyncio.create_task(answers_to(shared_ledger, [request]))
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await waits.wait()
+        assert not parsed
+        room.set()
+        (answer,) = await answering
+    assert [told(result) for result in answer.results] == ["CREATED"]
+    assert parsed == [request.ByteSize()]
+
+
 async def test_streams_hold_only_so_much_together() -> None:
     """A request that would be too much waits until others are booked; one that is too large by itself gets in alone."""
     held = HeldRequests(bytes_max=10)
-    await held.take(6)
-    waiting = asyncio.create_task(held.take(20))
+
+    async def take(size_bytes: int) -> None:
+        await held.wait_for_room(size_bytes)
+        held.take(size_bytes)
+
+    await take(6)
+    waiting = asyncio.create_task(take(20))
     await asyncio.sleep(0)
-    given_up = asyncio.create_task(held.take(5))
+    given_up = asyncio.create_task(take(5))
     await asyncio.sleep(0)
     given_up.cancel()
-    await held.take(4)
+    await take(4)
     held.give_back(6)
     await asyncio.sleep(0)
     assert not waiting.done()

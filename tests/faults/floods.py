@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 from grpc import aio
 from support.events import event_message
@@ -20,6 +21,7 @@ PATHS = "/ledger.v1.LedgerService/"
 UNFINISHED_BYTES = int(3.9 * MIB)
 # What is refused is not made again at once: the machine has others to serve, the honest callers among them.
 PAUSE_SECONDS = 0.05
+NEW_ID_PREFIX = "flood_"
 
 
 def _message(size_bytes: int) -> bytes:
@@ -69,6 +71,27 @@ def large_events() -> list[ledger_pb2.ProcessorEvent]:
     """A batch of just under 4 MiB; always the same, so that repeats book nothing."""
     filling = {"filling": "x" * 4000}
     return [event_message(event_id=f"large_{number}", restaurant_id="large", metadata=filling) for number in range(980)]
+
+
+def new_event(event_id: str) -> ledger_pb2.ProcessorEvent:
+    """An event that nobody has sent before, always the same for an id."""
+    return event_message(event_id=event_id, restaurant_id="flooded", metadata={"filling": "x" * 4000})
+
+
+async def _new_batches(address: str, headers: Headers, calls: int) -> None:
+    """Complete batches of 4 MiB, so many at once, of events that are all to be booked."""
+    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        method: Any = channel.unary_unary(PATHS + "BatchIngestEvents")
+
+        async def send() -> None:
+            while True:
+                events = [new_event(NEW_ID_PREFIX + uuid4().hex) for _ in range(980)]
+                raw = ledger_pb2.BatchIngestEventsRequest(events=events).SerializeToString()
+                with suppress(aio.AioRpcError):
+                    await method(raw, metadata=tuple(headers), timeout=60)
+                await asyncio.sleep(PAUSE_SECONDS)
+
+        await asyncio.gather(*(send() for _ in range(calls)))
 
 
 async def _whole_batches(address: str, headers: Headers, calls: int) -> None:
@@ -122,6 +145,7 @@ KINDS: dict[str, tuple[Flood, ...]] = {
     "health-checks": (lambda to, headers: _unfinished(to, headers, OPEN, 100),) * 2,
     "whole-batches": (lambda to, headers: _whole_batches(to, headers, 100),) * 2,
     "unread-streams": (lambda to, headers: _unread_streams(to, headers, 16),) * 2,
+    "new-batches": (lambda to, headers: _new_batches(to, headers, 20),),
     "byte-by-byte": (lambda to, headers: _byte_by_byte(to, headers, SINGLE, 100),) * 2,
 }
 

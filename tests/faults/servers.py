@@ -90,10 +90,14 @@ class ServerProcess:
 
     @property
     def rss_bytes_max(self) -> int:
-        """The most memory that it ever had."""
+        """The most memory that it had since it was started, or since `forget_rss_max`."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024
+
+    def forget_rss_max(self) -> None:
+        """`rss_bytes_max` begins anew."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     @property
     def address_space_bytes(self) -> int:

@@ -22,7 +22,14 @@ from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, 
 from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
 from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
-from ledger.api.receiving import LARGE_BYTES_MAX, LARGE_PATIENCE_SECONDS, SMALL_BYTES_MAX, Receiving, is_large
+from ledger.api.receiving import (
+    LARGE_BYTES_MAX,
+    LARGE_PATIENCE_SECONDS,
+    ROOM_TO_PARSE,
+    SMALL_BYTES_MAX,
+    Receiving,
+    is_large,
+)
 from ledger.api.wire_format import parse_request
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, ShuttingDown
@@ -315,6 +322,8 @@ class _Requests:
 
 async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
     async for raw in raws:
+        if (room := ROOM_TO_PARSE.get()) is not None:
+            await room(len(raw))
         message = [parse_request(parse, raw)]
         # Not held until the next one comes: it may have 4 MiB.
         del raw

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from sys import getsizeof
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -47,6 +48,11 @@ _SECONDS_MAX = 253_402_300_799
 _EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
 # An event to book, or why it is refused.
 DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
+
+# What an event takes besides its texts, an entry of its metadata, and an event that is refused, at the most.
+_EVENT_BYTES, _ENTRY_BYTES, _REFUSED_EVENT_BYTES = 600, 150, 4096
+# Of more bytes than these what texts take is asked for, which costs 2 us an event.
+_EXACT_BYTES_MIN = 256 * 1024
 
 _EVENT_FIELD_ORDER = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
 _EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
@@ -173,7 +179,7 @@ def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime
     try:
         return [decode_event(request.event, now)]
     except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
-        return [error]
+        return [error.with_traceback(None)]
 
 
 def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[DecodedEvent]:
@@ -184,8 +190,29 @@ def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime)
         try:
             decoded.append(decode_event(message, now, f"events[{place}]."))
         except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
-            decoded.append(error)
+            # Without what was at hand when it was raised, which would be kept for as long.
+            decoded.append(error.with_traceback(None))
     return decoded
+
+
+def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
+    """What decoded events take that came in a message of so many bytes: as many or sixteen times as many, far more if refused."""
+    size_bytes = 0
+    if message_bytes <= _EXACT_BYTES_MIN:
+        # Texts take four bytes a character at the most.
+        for event in decoded:
+            size_bytes += (
+                _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata) if isinstance(event, ProcessorEvent) else _REFUSED_EVENT_BYTES
+            )
+        return size_bytes + 4 * message_bytes
+    for event in decoded:
+        if isinstance(event, ProcessorEvent):
+            texts = (event.event_id, event.restaurant_id, event.reference, event.payout_id, *event.metadata.values())
+            size_bytes += _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
+            size_bytes += sum(map(getsizeof, event.metadata)) + sum(map(getsizeof, texts))
+        else:
+            size_bytes += _REFUSED_EVENT_BYTES
+    return size_bytes
 
 
 def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventResponse:

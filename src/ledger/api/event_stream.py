@@ -8,15 +8,16 @@ from datetime import datetime
 from typing import Protocol
 
 from ledger.api import convert
+from ledger.api.receiving import ROOM_TO_PARSE
 from ledger.application.event_batch import IngestOutcome
 from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import LedgerError, QueueFull
 from ledger.v1 import ledger_pb2
 
-# Read ahead of what is being booked; a single request may be larger.
-READ_AHEAD_BYTES = 1024 * 1024
-# What all streams of a server have read and not booked yet. Decoded it takes three times as much.
+# Read ahead of what is being booked, in memory; a single request may be larger.
+READ_AHEAD_BYTES = 2 * 1024 * 1024
+# What all streams of a server have read and not booked yet, in memory, but for the last request.
 HELD_BYTES_MAX = 8 * 1024 * 1024
 # How long a client may leave an answer unread while other streams wait for room.
 UNREAD_SECONDS = 5.0
@@ -25,11 +26,14 @@ UNREAD_SECONDS = 5.0
 async def ingest_decoded(
     ingest_events: IngestEvents,
     decoded: Sequence[convert.DecodedEvent],
-    *,
     size_bytes: int,
+    *,
     seconds_left: float | None,
 ) -> list[IngestOutcome]:
-    """Books what is valid; what became of each, or what is wrong with it, in their order. Raises as IngestEvents."""
+    """Books what is valid; what became of each, or what is wrong with it, in their order. Raises as IngestEvents.
+
+    `size_bytes` is what all of it takes in memory.
+    """
     events = [event for event in decoded if isinstance(event, ProcessorEvent)]
     outcomes = iter(await ingest_events(events, size_bytes=size_bytes, seconds_left=seconds_left) if events else ())
     return [next(outcomes) if isinstance(event, ProcessorEvent) else event for event in decoded]
@@ -69,7 +73,7 @@ class HeldRequests:
         """The stream has given back what it held."""
         self._holders.discard(holder)
 
-    async def take(self, size_bytes: int, holder: Holder | None = None) -> None:
+    async def wait_for_room(self, size_bytes: int, holder: Holder | None = None) -> None:
         """Returns once there is room for so much; for a request that is larger than all of it, once nothing else is there."""
         while self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
             if self._room is None or self._room.is_set():
@@ -79,6 +83,9 @@ class HeldRequests:
                     await self._room.wait()
             except TimeoutError:
                 self._drop_unread(holder)
+
+    def take(self, size_bytes: int) -> None:
+        """Holds so much, whether or not there is room."""
         self.size_bytes += size_bytes
 
     def _drop_unread(self, waiting: Holder | None) -> None:
@@ -97,7 +104,7 @@ class HeldRequests:
 
 @dataclass(frozen=True, slots=True)
 class _Received:
-    """A request that has arrived: its events, or what is wrong with them."""
+    """A request that has arrived: its events, or what is wrong with them, and what they take in memory."""
 
     decoded: Sequence[convert.DecodedEvent]
     is_single: bool
@@ -158,12 +165,12 @@ class EventStream:
         self._give_back(self._held_bytes)
 
     async def _read(self, requests: AsyncIterator[ledger_pb2.StreamEventsRequest]) -> None:
+        ROOM_TO_PARSE.set(lambda size_bytes: self._held.wait_for_room(size_bytes, self))
         try:
             async for request in requests:
-                size_bytes = request.ByteSize()
-                await self._held.take(size_bytes, self)
-                self._held_bytes += size_bytes
-                received = self._decode(request, size_bytes)
+                received = self._decode(request)
+                self._held_bytes += received.size_bytes
+                self._held.take(received.size_bytes)
                 # Not held until the next one comes.
                 del request
                 while self._events and not self._has_room(received):
@@ -183,10 +190,11 @@ class EventStream:
         self._held_bytes -= size_bytes
         self._held.give_back(size_bytes)
 
-    def _decode(self, request: ledger_pb2.StreamEventsRequest, size_bytes: int) -> _Received:
+    def _decode(self, request: ledger_pb2.StreamEventsRequest) -> _Received:
         """Raises InvalidRequest when the request itself is not as it should be."""
         now = self._clock()
         decoded = convert.decode_stream_request(request, now)
+        size_bytes = convert.memory_bytes(decoded, request.ByteSize())
         return _Received(decoded, is_single=request.HasField("event"), size_bytes=size_bytes)
 
     def _has_room(self, received: _Received) -> bool:
@@ -212,7 +220,7 @@ class EventStream:
         decoded = [event for received in taken for event in received.decoded]
         size_bytes = sum(received.size_bytes for received in taken)
         await self._ingest_events.queue.wait_for_room(len(decoded), size_bytes)
-        outcomes = iter(await ingest_decoded(self._ingest_events, decoded, size_bytes=size_bytes, seconds_left=None))
+        outcomes = iter(await ingest_decoded(self._ingest_events, decoded, size_bytes, seconds_left=None))
         self._give_back(size_bytes)
         return [
             ledger_pb2.StreamEventsResponse(result=convert.encode_result(next(outcomes)))

@@ -65,8 +65,10 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def IngestEvent(self, request: ledger_pb2.IngestEventRequest, context: Context) -> ledger_pb2.IngestEventResponse:
         size_bytes, seconds_left = request.ByteSize(), context.time_remaining()
         self._ingest_events.queue.check(1, size_bytes, seconds_left)
-        event = convert.decode_ingest_event(request, self._clock())
-        (outcome,) = await self._ingest_events((event,), size_bytes=size_bytes, seconds_left=seconds_left)
+        events = (convert.decode_ingest_event(request, self._clock()),)
+        (outcome,) = await self._ingest_events(
+            events, size_bytes=convert.memory_bytes(events, size_bytes), seconds_left=seconds_left
+        )
         return convert.encode_ingest_event(outcome)
 
     async def BatchIngestEvents(
@@ -77,7 +79,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         decoded = convert.decode_batch(request, self._clock())
         # Not held while its events wait: it takes as much memory as they do, or far more.
         del request
-        outcomes = await ingest_decoded(self._ingest_events, decoded, size_bytes=size_bytes, seconds_left=seconds_left)
+        outcomes = await ingest_decoded(
+            self._ingest_events, decoded, convert.memory_bytes(decoded, size_bytes), seconds_left=seconds_left
+        )
         return ledger_pb2.BatchIngestEventsResponse(results=[convert.encode_result(outcome) for outcome in outcomes])
 
     async def StreamEvents(

@@ -7,6 +7,8 @@ window of its stream, 64 KiB. So a call is read only after its caller is known, 
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from grpc import aio
@@ -28,6 +30,11 @@ END_SECONDS = 0.1
 LARGE_BYTES_MAX = 4 * 1024 * 1024
 SMALL_BYTES_MAX = 256 * 1024
 _LARGE = {"BatchIngestEvents", "StreamEvents"}
+
+
+# What reads a stream of requests waits for before it has one parsed, by its bytes: as a message it
+# may take far more.
+ROOM_TO_PARSE: ContextVar[Callable[[int], Awaitable[None]] | None] = ContextVar("ROOM_TO_PARSE", default=None)
 
 
 class Incoming(Protocol):

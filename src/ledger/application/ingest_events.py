@@ -80,7 +80,7 @@ class IngestEvents:
     ) -> list[IngestOutcome]:
         """Books valid `events` and tells what became of each, in their order; what is told as booked is durable.
 
-        `size_bytes` is what the events take as a message, `seconds_left` what the caller will wait. A caller that is cancelled
+        `size_bytes` is what the events take in memory, `seconds_left` what the caller will wait. A caller that is cancelled
         meanwhile stops waiting; a booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
         DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known (the same events may be sent
         again), ShuttingDown after `close`.

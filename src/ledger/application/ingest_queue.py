@@ -18,7 +18,7 @@ _SPARED_SHARE = 0.1
 class IngestLimits:
     """How much may wait or be under way at once, and how it is booked.
 
-    `queue_calls_max`, `queue_events_max` and `queue_bytes_max` (of the events as messages) bound all calls together: single calls
+    `queue_calls_max`, `queue_events_max` and `queue_bytes_max` (of memory) bound all calls together: single calls
     run into the first, as a call takes far longer than one more event of a batch; batches into the others. Events of single calls
     are booked in groups of at most `group_events_max`; `batches_at_once_max` batches and as many groups may be under way.
     """
