@@ -242,6 +242,8 @@ TABLES = (
     "archived_ranges",
     "alembic_version",
 )
+# From which no row may go.
+GUARDED = (*sorted({table for table, change in CHANGES if change.startswith("DELETE")}), "payout_runs", "payout_run_progress")
 
 
 @pytest.fixture(scope="module")
@@ -411,12 +413,24 @@ async def test_items_add_up_or_no_payout_is_written(books: Database, items: str,
 
 @asynccontextmanager
 async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
-    """A session of `role` with a temporary table for each of the books: PostgreSQL looks there first."""
+    """A session of `role` with a temporary table for each of the books, and a clock: PostgreSQL looks there first.
+
+    They say that everything is in an archive, that no run has anything left to do, and that it is 2099.
+    """
     async with session(database) as connection:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
         await connection.execute(f"SET ROLE {role}")
-        for table in TABLES:
+        tables = await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        )
+        for (table,) in tables:
             await connection.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM public.{table} LIMIT 0")
+        await connection.execute(
+            "CREATE TEMPORARY SEQUENCE ledger_clock START 4070908800000000;"
+            "INSERT INTO pg_temp.archived_ranges (kind, from_at, before_at)"
+            " VALUES ('audit_log', '2000-01-01', '2100-01-01'), ('payout_run_items', '2000-01-01', '2100-01-01');"
+            "INSERT INTO pg_temp.archived_run_outcomes (payout_run_id) SELECT payout_run_id FROM public.payout_runs"
+        )
         yield connection
 
 
@@ -465,11 +479,29 @@ async def test_temporary_tables_do_not_hide_the_books_from_the_check(books: Data
 )
 async def test_temporary_tables_do_not_turn_the_guards_off(books: Database, change: str, error: type[Exception]) -> None:
     """Every other trigger refuses as it does without them."""
-    guarded = ("processor_events", "ledger_entries", "payouts", "payout_items", "payout_runs", "payout_run_items", "ledger_seals")
-    for table in guarded if "{table}" in change else ("",):
+    for table in GUARDED if "{table}" in change else ("",):
         async with shadowed(books, role="ledger_owner") as connection:
             with pytest.raises(error):
                 await connection.execute(change.format(table=table))
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+async def test_temporary_tables_end_no_run(books: Database, role: str) -> None:
+    """A run with an open item goes on, whatever a session says of its items."""
+    run = f"WHERE payout_run_id = '{OPEN_RUN}'"
+    async with shadowed(books, role=role) as connection:
+        await connection.execute(re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", BEGIN_RUN))
+        ended = await connection.execute(f"UPDATE public.payout_runs SET state = 'SUCCEEDED', finished_at = now() {run}")
+        assert ended == "UPDATE 0"
+
+
+@pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
+async def test_temporary_clock_is_not_the_books(books: Database, role: str) -> None:
+    """What is recorded by a session with a sequence of the clock's name has the time of the books."""
+    async with shadowed(books, role=role) as connection:
+        assert (await connection.fetchval("SELECT public.recorded_now() BETWEEN now() AND now() + interval '1 hour'")) is True
+        assert (await connection.fetchval("SELECT public.ledger_now() BETWEEN now() AND now() + interval '1 hour'")) is True
+        assert await connection.fetchval("SELECT pg_sequence_last_value('pg_temp.ledger_clock')") is None
 
 
 async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
