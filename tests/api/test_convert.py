@@ -15,6 +15,7 @@ from ledger.api.convert_statement import encode_statement_page
 from ledger.api.page_tokens import PageTokens
 from ledger.application.ports import StatementMoment, StatementPage, StatementQuery, StoredEntry
 from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import microseconds
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import InvalidRequest
 from ledger.v1 import ledger_pb2
@@ -38,6 +39,14 @@ def plain_timestamp(instant: datetime) -> Timestamp:
     return message
 
 
+def instant_of(microseconds_since_1970: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds_since_1970)
+
+
+def _optional_timestamp(microseconds_since_1970: int | None) -> Timestamp | None:
+    return None if microseconds_since_1970 is None else plain_timestamp(instant_of(microseconds_since_1970))
+
+
 def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
     """By the names of the contract and by protobuf's own conversion of instants."""
     return ledger_pb2.LedgerEntry(
@@ -49,17 +58,17 @@ def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
         amount_minor=entry.amount_minor,
         restaurant_id=entry.restaurant_id,
         currency=entry.currency,
-        available_at=None if entry.available_at is None else plain_timestamp(entry.available_at),
-        occurred_at=None if entry.occurred_at is None else plain_timestamp(entry.occurred_at),
-        recorded_at=plain_timestamp(entry.recorded_at),
+        available_at=_optional_timestamp(entry.available_at_microseconds),
+        occurred_at=_optional_timestamp(entry.occurred_at_microseconds),
+        recorded_at=plain_timestamp(instant_of(entry.recorded_at_microseconds)),
         event_id=entry.event_id or "",
         payout_id="" if entry.payout_id is None else str(entry.payout_id),
     )
 
 
 def some_entry(chance: random.Random) -> StoredEntry:
-    def instant() -> datetime:
-        return chance.choice((*INSTANTS, EPOCH + timedelta(microseconds=chance.randrange(10**16))))
+    def instant() -> int:
+        return chance.choice((*map(microseconds, INSTANTS), chance.randrange(10**16)))
 
     return StoredEntry(
         transaction_id=UUID(int=chance.getrandbits(128)),
@@ -70,9 +79,9 @@ def some_entry(chance: random.Random) -> StoredEntry:
         amount_minor=chance.choice((1, chance.randrange(1, 10**12), 2**63 - 1)),
         restaurant_id=chance.choice(("r", "res:1.a-b_" + "x" * 118)),
         currency=chance.choice(("PEN", "JPY")),
-        available_at=chance.choice((None, instant())),
-        occurred_at=chance.choice((None, instant())),
-        recorded_at=instant(),
+        available_at_microseconds=chance.choice((None, instant())),
+        occurred_at_microseconds=chance.choice((None, instant())),
+        recorded_at_microseconds=instant(),
         event_id=chance.choice((None, "evt_1", "e" * 128)),
         payout_id=chance.choice((None, UUID(int=chance.getrandbits(128)))),
     )

@@ -6,7 +6,7 @@ from typing import Self
 from uuid import UUID
 
 from ledger.application.ports import Posting, Restaurants, StoredEntry, StoredEvent
-from ledger.domain.events import ProcessorEvent
+from ledger.domain.events import ProcessorEvent, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.payouts import Payout, PayoutAnswer, PayoutState
 from ledger.domain.posting_rules import Entry
@@ -101,9 +101,9 @@ class FakeEventLedger:
                 amount_minor=entry.amount_minor,
                 restaurant_id=said.restaurant_id,
                 currency=said.currency,
-                available_at=said.occurred_at + maturity if entry.matures and maturity else None,
-                occurred_at=said.occurred_at,
-                recorded_at=event.recorded_at,
+                available_at_microseconds=microseconds(said.occurred_at + maturity) if entry.matures and maturity else None,
+                occurred_at_microseconds=microseconds(said.occurred_at),
+                recorded_at_microseconds=microseconds(event.recorded_at),
                 event_id=said.event_id,
                 payout_id=None,
             )

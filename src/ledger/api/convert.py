@@ -73,16 +73,11 @@ def decode_instant(timestamp: Timestamp) -> datetime | None:
 
 def encode_instant(instant: datetime) -> Timestamp:
     """The instant as a message."""
-    message = Timestamp()
-    write_instant(message, instant)
-    return message
-
-
-def write_instant(message: Timestamp, instant: datetime) -> None:
-    """Writes the instant into an empty message."""
     since = instant - EPOCH
+    message = Timestamp()
     message.seconds = since.days * _SECONDS_A_DAY + since.seconds
     message.nanos = since.microseconds * 1000
+    return message
 
 
 def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
@@ -272,15 +267,20 @@ def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
     message.amount_minor = entry.amount_minor
     message.restaurant_id = entry.restaurant_id
     message.currency = entry.currency
-    if entry.available_at is not None:
-        write_instant(message.available_at, entry.available_at)
-    if entry.occurred_at is not None:
-        write_instant(message.occurred_at, entry.occurred_at)
-    write_instant(message.recorded_at, entry.recorded_at)
+    if entry.available_at_microseconds is not None:
+        _write_microseconds(message.available_at, entry.available_at_microseconds)
+    if entry.occurred_at_microseconds is not None:
+        _write_microseconds(message.occurred_at, entry.occurred_at_microseconds)
+    _write_microseconds(message.recorded_at, entry.recorded_at_microseconds)
     if entry.event_id is not None:
         message.event_id = entry.event_id
     if entry.payout_id is not None:
         message.payout_id = str(entry.payout_id)
+
+
+def _write_microseconds(message: Timestamp, microseconds: int) -> None:
+    message.seconds, rest = divmod(microseconds, 1_000_000)
+    message.nanos = rest * 1000
 
 
 def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> tuple[str, str, datetime | None]:

@@ -16,7 +16,7 @@ from support.sessions import DEADLINE_SECONDS, locked
 
 from ledger.application.ports import EventLedger, Posting
 from ledger.bootstrap import Database
-from ledger.domain.events import EventType, ProcessorEvent, fingerprint
+from ledger.domain.events import EventType, ProcessorEvent, fingerprint, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.posting_rules import entries_of
 from ledger.errors import DatabaseContention, DataRejected
@@ -106,21 +106,21 @@ async def test_entries_stand_under_their_event_with_their_maturity(books: EventL
     await books.insert([charge, credit], batch_id())
     stored = await books.stored([charge.event.event_id, credit.event.event_id])
     lines = [
-        f"{entry.position} {entry.entry_type} {entry.debit} {entry.credit} {entry.amount_minor} {entry.available_at}"
+        f"{entry.position} {entry.entry_type} {entry.debit} {entry.credit} {entry.amount_minor} {entry.available_at_microseconds}"
         for event in (charge, credit)
         for entry in await books.entries(stored[event.event.event_id])
     ]
-    matures = OCCURRED_AT + timedelta(days=7)
+    matures = microseconds(OCCURRED_AT + timedelta(days=7))
     assert lines == [
         f"1 CHARGE processor_clearing restaurant_payable 1000 {matures}",
         f"2 FEE restaurant_payable platform_fees 50 {matures}",
         "1 ADJUSTMENT_CREDIT adjustments restaurant_payable 9 None",
     ]
     (_, fee) = await books.entries(stored[charge.event.event_id])
-    assert (fee.transaction_id, fee.event_id, fee.occurred_at) == (
+    assert (fee.transaction_id, fee.event_id, fee.occurred_at_microseconds) == (
         charge.transaction_id,
         charge.event.event_id,
-        OCCURRED_AT,
+        microseconds(OCCURRED_AT),
     )
     assert (fee.restaurant_id, fee.currency, fee.payout_id) == (restaurant, "PEN", None)
 
@@ -194,5 +194,6 @@ async def test_restaurants_own_maturity_overrides_the_setting(
     await books.insert([charge], batch_id())
     stored = await books.stored([charge.event.event_id])
     entries = await books.entries(stored[charge.event.event_id])
-    assert [entry.available_at for entry in entries] == [available, available]
+    matures = None if available is None else microseconds(available)
+    assert [entry.available_at_microseconds for entry in entries] == [matures, matures]
     await engine.dispose()

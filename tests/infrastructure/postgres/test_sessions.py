@@ -23,6 +23,7 @@ LOOSE = {
     "plan_cache_mode": "'force_custom_plan'",
     "enable_seqscan": "'on'",
     "jit": "'on'",
+    "max_parallel_workers_per_gather": "'4'",
     "timezone": "'America/Lima'",
     "ledger.now": "'clock'",
 }

@@ -5,13 +5,14 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 import uuid_utils.compat
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.books import engine_on, superuser
 from support.events import unique
@@ -20,6 +21,7 @@ from support.snapshots import make_marks, until_final
 from ledger.application.list_entries import list_entries
 from ledger.application.ports import StatementPlace, StatementQuery
 from ledger.bootstrap import Database
+from ledger.domain.events import microseconds
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import QueueFull
 from ledger.infrastructure.postgres import statements
@@ -34,6 +36,7 @@ from ledger.infrastructure.postgres.statements import (
     PostgresStatements,
 )
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 (MARKS_CHECK,) = [check.statement for check in load_checks() if check.name == "statement_marks_agree_with_the_entries"]
 
@@ -46,6 +49,9 @@ SELECT $1, e.txid::text::xid8, e.transaction_id, e.position, 'ADJUSTMENT_CREDIT'
 FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::bigint[], $6::timestamptz[])
   AS e (txid, transaction_id, position, amount_minor, recorded_at)
 """
+
+# From what sizes on PostgreSQL has a table or an index read by several processes.
+MIN_SIZES_FOR_MORE_PROCESSES = ("min_parallel_table_scan_size", "min_parallel_index_scan_size")
 
 NOW_AND_HORIZON = "SELECT now() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon"
 
@@ -115,7 +121,15 @@ async def paged(
         page = await list_entries(books, statement_query, place, page_size)
         assert len(page.entries) <= page_size
         assert page.next_place is None or len(page.entries) == page_size
-        found += [(entry.recorded_at, entry.transaction_id, entry.position, entry.amount_minor) for entry in page.entries]
+        found += [
+            (
+                EPOCH + entry.recorded_at_microseconds * MICROSECOND,
+                entry.transaction_id,
+                entry.position,
+                entry.amount_minor,
+            )
+            for entry in page.entries
+        ]
         place = page.next_place
         if place is None:
             return page.moment.opening_minor, page.moment.closing_minor, found
@@ -429,6 +443,46 @@ async def test_plans_made_while_the_tables_are_empty_read_ranges(database: Datab
     assert {name for name, _ in scans} == {"pkey"}
     assert all("recorded_txid >=" in condition for _, condition in scans)
     assert any("recorded_txid <" in condition for _, condition in scans)
+
+
+async def test_page_and_balances_are_read_by_one_process(database: Database) -> None:
+    """Even where PostgreSQL is told that further processes cost nothing: a plan for any values expects
+    a third of the account, and a page would start two each time."""
+    name = make_url(database.url).database
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        for setting in ("parallel_setup_cost", "parallel_tuple_cost", *MIN_SIZES_FOR_MORE_PROCESSES):
+            await connection.execute(f"ALTER DATABASE {name} SET {setting} = 0")
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        await restore(connection, account, [Entry(now, first - 1, uuid_utils.compat.uuid7(), 1, 1) for _ in range(10_000)])
+        await connection.execute("ANALYZE ledger_entries")
+        async with autocommit(engine) as session:
+            for statement, values in (
+                (SELECT_MOMENT, "'res_1', 'PEN', now(), now()"),
+                (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'"),
+            ):
+                await session.execute(f"PREPARE planned AS {statement}")
+                plan = "\n".join(row[0] for row in await session.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+                assert "Gather" not in plan, plan
+                await session.execute("DEALLOCATE planned")
+
+
+async def test_endless_instants_are_the_last_of_the_contract(database: Database) -> None:
+    """Only a hand can have written them; the statement shows them all the same."""
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        entries = [Entry(now - number * MICROSECOND, first - 1, uuid_utils.compat.uuid7(), 1, 1) for number in (2, 1)]
+        await restore(connection, account, entries)
+        await connection.execute("ALTER TABLE ledger_entries DISABLE TRIGGER USER")
+        for entry, at in zip(entries, ("infinity", "-infinity"), strict=True):
+            statement = f"UPDATE ledger_entries SET occurred_at = '{at}' WHERE transaction_id = $1"
+            await connection.execute(statement, entry.transaction_id)
+        statement_query = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+        page = await list_entries(PostgresStatements(partial(autocommit, engine)), statement_query, None, 10)
+    found = [(entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.entries]
+    last, earliest = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    assert found == [(microseconds(last), None), (microseconds(earliest), None)]
 
 
 async def test_long_reads_are_bounded(shared_database: Database) -> None:

@@ -11,7 +11,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.archive_rows import RowsChanged
 from ledger.domain.archives import Archive, ArchiveKind, ItemKind, Part, month_bounds
 from ledger.errors import DatabaseContention
-from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit, connect, wait_for_locks
+from ledger.infrastructure.postgres.engine import (
+    READ_WHOLE_TABLES,
+    Connection,
+    allow_seconds,
+    autocommit,
+    connect,
+    wait_for_locks,
+)
 from ledger.infrastructure.postgres.errors import database_errors
 
 # What reads a month of rows, or finds out how many there are, takes as long as that is large.
@@ -216,7 +223,7 @@ class PostgresArchives:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             await allow_seconds(connection, TIMEOUT_SECONDS)
-            await connection.execute("SET LOCAL enable_seqscan = on; SET LOCAL idle_in_transaction_session_timeout = 0")
+            await connection.execute(f"{READ_WHOLE_TABLES}; SET LOCAL idle_in_transaction_session_timeout = 0")
             yield connection
 
 

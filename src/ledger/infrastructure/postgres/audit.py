@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
 from ledger.infrastructure.postgres.clock import host_now
-from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
+from ledger.infrastructure.postgres.engine import READ_WHOLE_TABLES, Connection, allow_seconds, autocommit
 from ledger.resources import resource
 
 FINDINGS_PER_CHECK_MAX = 100
@@ -67,7 +67,7 @@ async def audit(
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # Checks read whole tables, which the server's own statements must never do.
-        await connection.execute("SET LOCAL enable_seqscan = on")
+        await connection.execute(READ_WHOLE_TABLES)
         await connection.execute(f"SET LOCAL ledger.payout_answer_days = '{payout_answer_days:d}'")
         await connection.execute(f"SET LOCAL ledger.host_during = '{host_during}'")
         for check in checks:

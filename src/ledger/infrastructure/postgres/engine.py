@@ -56,6 +56,9 @@ SESSION_SETTINGS = {
     # as much as storing it. And a plan that was made while a table was small must not read it whole once it is large.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    # A plan for any values takes a range for a third of the table. To start two processes for it costs more than
+    # a page of a statement.
+    "max_parallel_workers_per_gather": "0",
     # Only a transaction sets its instant: a default of the role would stop the clock of the books.
     "ledger.now": "",
 }
@@ -116,6 +119,11 @@ LIFT_TRANSACTION_TIMEOUT = """
 SELECT set_config('transaction_timeout', '0', true)
 WHERE current_setting('server_version_num')::integer >= 170000
 """
+
+# For a transaction that reads whole tables, as audits and reports do.
+READ_WHOLE_TABLES = "SET LOCAL enable_seqscan = on; SET LOCAL max_parallel_workers_per_gather TO DEFAULT"
+# And when it goes on with ranges of them.
+READ_RANGES = "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0"
 
 # The driver's own type carries no types; this name says what is meant.
 Connection = Any

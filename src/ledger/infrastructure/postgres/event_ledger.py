@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
 from ledger.application.ports import Posting, StoredEntry, StoredEvent
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.events import EventType, ProcessorEvent, microseconds
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
 from ledger.infrastructure.postgres.engine import Autocommit, wait_for_locks
 from ledger.infrastructure.postgres.errors import refusals
@@ -239,9 +240,9 @@ class PostgresEventLedger:
                 amount_minor=row["amount_minor"],
                 restaurant_id=row["restaurant_id"],
                 currency=row["currency"],
-                available_at=row["available_at"],
-                occurred_at=row["occurred_at"],
-                recorded_at=row["recorded_at"],
+                available_at_microseconds=_optional_microseconds(row["available_at"]),
+                occurred_at_microseconds=_optional_microseconds(row["occurred_at"]),
+                recorded_at_microseconds=microseconds(row["recorded_at"]),
                 event_id=row["event_id"],
                 payout_id=row["payout_id"],
             )
@@ -264,3 +265,7 @@ class PostgresEventLedger:
                     unknown = {row[0] for row in await connection.fetch(SELECT_UNKNOWN_RESTAURANTS, restaurant_ids)}
                 await connection.execute(INSERT_BALANCE_ACCOUNTS, restaurant_ids, currencies)
         return unknown
+
+
+def _optional_microseconds(instant: datetime | None) -> int | None:
+    return None if instant is None else microseconds(instant)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.domain.events import OCCURRED_AT_MIN
 from ledger.domain.payouts import day_bounds
 from ledger.errors import FieldViolation, InvalidRequest
-from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
 from ledger.resources import resource
 from ledger.zones import settlement_zone
 
@@ -62,7 +62,7 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # The sessions of the service never plan for the values or read a table whole; a report may well have to.
         await connection.execute("SET LOCAL plan_cache_mode = 'force_custom_plan'")
-        await connection.execute("SET LOCAL enable_seqscan = 'on'")
+        await connection.execute(READ_WHOLE_TABLES)
         # The driver has a timeout of its own, meant for the statements of the service.
         timeout_seconds = REPORT_TIMEOUT_SECONDS + 5
         statement = await connection.prepare(query.statement, timeout=timeout_seconds)

@@ -30,7 +30,7 @@ from ledger.domain.seals import (
     unpacked,
 )
 from ledger.infrastructure.postgres.audit import CHECK_TIMEOUT_SECONDS, FINDINGS_PER_CHECK_MAX
-from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
+from ledger.infrastructure.postgres.engine import READ_RANGES, READ_WHOLE_TABLES, Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.seals import (
     ENTRIES_WITH_ACCOUNT,
     ENTRY_VALUES,
@@ -137,9 +137,9 @@ async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None, 
     async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         # To count is to read whole tables; the ranges of the seals are not.
-        await connection.execute("SET LOCAL enable_seqscan = on")
+        await connection.execute(READ_WHOLE_TABLES)
         bounds = await connection.fetchrow(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
-        await connection.execute("SET LOCAL enable_seqscan = off")
+        await connection.execute(READ_RANGES)
         walk = _Walk(connection, bounds["latest_epoch"], expected_hash, slice_rows)
         while (row := await connection.fetchrow(SELECT_SEAL, walk.head.sequence if walk.head else 0)) is not None:
             await walk.go_on_to(seal_of(row, row["row_digests"]))

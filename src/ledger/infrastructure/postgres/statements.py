@@ -104,9 +104,26 @@ LEFT JOIN LATERAL {
 } AS above ON true
 """
 
-# In the order in which a row is unpacked.
 _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor, e.available_at,
          e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
+
+
+def _microseconds(column: str) -> str:
+    """SQL for an instant in microseconds since 1970, which the driver reads in a tenth of the time.
+
+    Infinity, which nothing but a hand can have written, is the first or last instant of the contract.
+    """
+    return f"""(1000000 * extract(epoch FROM CASE {column}
+           WHEN 'infinity' THEN '9999-12-31T23:59:59.999999Z' WHEN '-infinity' THEN '0001-01-01T00:00:00Z'
+           ELSE {column} END))::bigint"""
+
+
+# In the order in which a row is unpacked.
+_ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+       {_microseconds("e.available_at")},
+       {_microseconds("e.occurred_at")},
+       {_microseconds("e.recorded_at")} AS recorded_at_microseconds,
+       e.event_id, e.payout_id, e.recorded_txid"""
 
 # Entries of [$3, $4) on restaurant_payable. The instant, then the number of the transaction, which every entry of a transaction
 # shares, then what is unique inside it: the order is total, and never changes once entries are there. {conditions} stands for
@@ -114,21 +131,25 @@ _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.cre
 #
 # Only the two ranges of the primary key are read in which such entries are.
 SELECT_PAGE = f"""
-SELECT {_COLUMNS}
+SELECT {_ROW}
 FROM (
   SELECT {_COLUMNS}
-  FROM ledger_entries AS e
-  WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
-    AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
-  UNION ALL
-  SELECT {_COLUMNS}
-  FROM ledger_entries AS e
-  WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $8::text::xid8
-    AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+  FROM (
+    SELECT {_COLUMNS}
+    FROM ledger_entries AS e
+    WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
+      AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+    UNION ALL
+    SELECT {_COLUMNS}
+    FROM ledger_entries AS e
+    WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $8::text::xid8
+      AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+  ) AS e
+  WHERE true {{conditions}}
+  ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
+  LIMIT $5
 ) AS e
-WHERE true {{conditions}}
 ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
-LIMIT $5
 """
 
 PAGE_PARAMETERS = 8
@@ -150,6 +171,7 @@ SEEN = """(
 _ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
 _LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The driver writes it as -infinity, which is before any entry.
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
@@ -253,8 +275,8 @@ def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> State
     if len(rows) <= limit:
         return None
     last = rows[limit - 1]
-    txid = last["recorded_txid"]
-    return StatementPlace(moment, last["recorded_at"], txid, last["transaction_id"], last["position"])
+    recorded_at = _EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
+    return StatementPlace(moment, recorded_at, last["recorded_txid"], last["transaction_id"], last["position"])
 
 
 def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:

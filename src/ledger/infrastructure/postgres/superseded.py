@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
 from ledger.infrastructure.postgres.horizon import HORIZON, STAY, written_here
 
 # What is looked at in one transaction.
@@ -77,7 +77,7 @@ class SupersededSnapshots:
         found = {}
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
             await allow_seconds(connection, TIMEOUT_SECONDS)
-            await connection.execute("SET LOCAL enable_seqscan = on")
+            await connection.execute(READ_WHOLE_TABLES)
             for table, superseded in SUPERSEDED.items():
                 statement = COUNT.format(table=table, superseded=superseded)
                 row = await connection.fetchrow(statement, before, timeout=TIMEOUT_SECONDS)
