@@ -6,6 +6,7 @@ import asyncpg
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from google.type.date_pb2 import Date
 from grpc import aio
 from grpc_status import rpc_status
 from support.events import event_message, unique
@@ -42,19 +43,40 @@ async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) 
     """A checksum is no secret: under one, a caller could have a statement state an opening balance that it chose."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
-    stub = shared_ledger.stub
-    place = ["1700000000000000", "800", "", "999999", "5", "0", "0", UUID_TEXT, "1"]
-    entries = ["ListEntries", restaurant_id, "PEN", "", "", "", "", ""]
-    for token in (checksummed_token(entries, place), keyed_token(KEY, entries, place)):
-        request = ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency="PEN", page_token=token)
-        assert await refusal_of(stub.ListEntries(request)) == REFUSED
-    for token in (checksummed_token(["ListRestaurants"], ["a"]), keyed_token(KEY, ["ListRestaurants"], ["a"])):
-        assert await refusal_of(stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_token=token))) == REFUSED
-    token = checksummed_token(["ListPayouts", "", "", ""], ["1700000000000000", UUID_TEXT])
-    assert await refusal_of(stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_token=token))) == REFUSED
-    token = checksummed_token(["ListPayoutRunItems", UUID_TEXT, ""], ["a"])
-    items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_token=token)
-    assert await refusal_of(stub.ListPayoutRunItems(items)) == REFUSED
+    instant = "1700000000000000"
+    lists: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
+        "ListEntries": (
+            {"restaurant_id": restaurant_id, "currency": "PEN"},
+            [restaurant_id, "PEN", "", "", "", "", ""],
+            [instant, "800", "", "999999", "5", "0", "0", UUID_TEXT, "1"],
+        ),
+        "ListPayoutRunItems": ({"payout_run_id": UUID_TEXT}, [UUID_TEXT, ""], ["a"]),
+        "ListPayoutRuns": ({}, ["", ""], [instant, UUID_TEXT]),
+        "ListPayouts": ({}, ["", "", ""], [instant, UUID_TEXT]),
+        "ListRestaurants": ({}, [], ["a"]),
+    }
+    methods = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
+    assert {method.name for method in methods if "page_token" in method.input_type.fields_by_name} == lists.keys()
+    for name, (fields, query_of_it, place) in lists.items():
+        whole_query = [name, *query_of_it]
+        for token in (checksummed_token(whole_query, place), keyed_token(KEY, whole_query, place)):
+            request = getattr(ledger_pb2, f"{name}Request")(**fields, page_token=token)
+            assert await refusal_of(getattr(shared_ledger.stub, name)(request)) == REFUSED, name
+
+
+async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) -> None:
+    """Made by the server itself for a list of runs, it goes on in that list alone, and only as it was made."""
+    for request_id in ("one", "other"):
+        request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=Date(year=2020, month=1, day=1), request_id=request_id)
+        await ledger.stub.RunPayouts(request)
+    token = (await ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest(page_size=1))).next_page_token
+    again = ledger_pb2.ListPayoutRunsRequest(page_size=1, page_token=token)
+    assert (await ledger.stub.ListPayoutRuns(again)).payout_runs
+    changed = token[:-1] + ("A" if token[-1] != "A" else "Q")
+    assert await refusal_of(ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest(page_token=changed))) == REFUSED
+    assert await refusal_of(ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_token=token))) == REFUSED
+    of_a_currency = ledger_pb2.ListPayoutRunsRequest(currency="PEN", page_token=token)
+    assert await refusal_of(ledger.stub.ListPayoutRuns(of_a_currency)) == REFUSED
 
 
 async def first_token(ledger: RunningLedger) -> str:

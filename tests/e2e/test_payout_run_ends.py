@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.test_payout_runs import assert_reconciled, charge_all, end_of_run, reason_of, start_run
+from e2e.test_payout_runs import assert_reconciled, charge_all, end_of_run, reason_of, start_run, today
 from grpc import aio
 from grpc_status import rpc_status
 from support.audit import assert_books_in_order
@@ -154,19 +154,40 @@ async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
     assert (outcome.status, "PAYOUT_RUN_ENDED" in outcome.stderr) == (1, True)
 
 
-async def test_run_that_pays_more_than_int64_can_be_read(ledger: RunningLedger) -> None:
-    """The total is the largest number there is then, and says so."""
+async def test_run_that_pays_more_than_int64_can_be_read(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned, paid, listed, asked for again: the total is the largest number there is, and says so."""
     await charge_all(ledger, 3)
-    run = await end_of_run(ledger, (await start_run(ledger)).payout_run_id)
-    assert not run.is_capped
-    # As payouts of many years would be; no event is so large.
-    await ledger.query("ALTER TABLE payouts DISABLE TRIGGER ALL")
-    await ledger.query("ALTER TABLE payouts DROP CONSTRAINT payouts_available_minor_check")
-    await ledger.query("UPDATE payouts SET amount_minor = 4000000000000000000")
-    told = await get(ledger, run.payout_run_id)
-    assert (told.total_amount_minor, told.is_capped) == (INT64_MAX, True)
-    outcome = await run_command("payouts", "show", run.payout_run_id, "--address", ledger.address)
-    assert "more than" in outcome.stdout
+    # As events of many years would be; none is so large.
+    await ledger.query("ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
+    await ledger.query("UPDATE ledger_entries SET amount_minor = 4000000000000000000 WHERE entry_type = 'CHARGE'")
+    capped = (INT64_MAX, True)
+    told = await start_run(ledger, dry_run=True)
+    assert (told.total_amount_minor, told.is_capped) == capped
+    told = await end_of_run(ledger, (await start_run(ledger)).payout_run_id)
+    assert (told.total_amount_minor, told.is_capped, told.payouts_created) == (*capped, 3)
+    told = await start_run(ledger)
+    assert (told.total_amount_minor, told.is_capped) == capped
+    with pytest.raises(aio.AioRpcError) as caught:
+        await cancel(ledger, told.payout_run_id)
+    assert reason_of_call(caught.value) == "PAYOUT_RUN_ENDED"
+    here = ("--address", ledger.address)
+    run = ("payouts", "run", "PEN", "--as-of", today().isoformat())
+    for shows in (run, ("payouts", "show", told.payout_run_id)):
+        outcome = await run_command(*shows, *here)
+        assert (outcome.status, "more than 92233720368547758.07 PEN" in outcome.stdout) == (0, True), outcome
+        outcome = await run_command(*shows, "--json", *here)
+        shown, _ = json.JSONDecoder().raw_decode(outcome.stdout)
+        assert (shown["total_amount_minor"], shown["is_capped"]) == (str(INT64_MAX), True)
+    # What shows each amount by itself, or only which runs there are.
+    commands = [("payouts", "runs"), ("payouts", "list"), ("payouts", "export", "--run", told.payout_run_id)]
+    for command in [*commands, ("balance", "res_0001", "PEN"), ("statement", "res_0001", "PEN")]:
+        outcome = await run_command(*command, *here)
+        assert (outcome.status, outcome.stderr) == (0, ""), outcome
+    monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.migration_url.replace("+asyncpg", ""))
+    for report in (("q1", "PEN"), ("q2",), ("q3", "PEN"), ("payouts", "res_0001")):
+        for form in ((), ("--json",), ("--csv",)):
+            outcome = await run_command("report", *report, *form)
+            assert (outcome.status, outcome.stderr, "E+" in outcome.stdout) == (0, "", False), outcome
 
 
 async def test_run_of_nobody_says_so(ledger: RunningLedger) -> None:
