@@ -31,12 +31,14 @@ $(TOOLS)/bin/uv:
 .venv/.installed: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment into .venv, once; this takes a moment' >&2
 	@"$(UV)" sync --locked --all-extras --compile-bytecode --quiet
+	@$(RUN) python -m compileall -q src
 	@touch .venv/.installed-service $@
 
 # The part of it that runs the service; leaves the rest as it is.
 .venv/.installed-service: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment of the service into .venv, once; this takes a moment' >&2
 	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --inexact --compile-bytecode --quiet
+	@$(RUN) python -m compileall -q src
 	@touch $@
 
 install: .venv/.installed ## Install the locked environment into .venv
@@ -49,8 +51,10 @@ run: install-service ## Start PostgreSQL if none is configured, migrate, and ser
 demo: install-service ## Send real events through a server of its own, then show balances and the audit
 	@$(RUN) ledger demo $(ARGS)
 
+# Bytecode is kept, also where Python is told to write none: some 250 processes would each compile the service again,
+# and each worker all tests.
 test: install ## Run every test on an embedded PostgreSQL
-	@$(RUN) pytest $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest $(ARGS)
 
 faults: install ## Break everything around the service on purpose, and judge the books: ARGS="--seed 7 --only F14"
 	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -28,6 +28,13 @@ os.umask(os.umask(0o022) | 0o022)
 TEMPLATE = f"ledger_template_{os.getpid()}"
 # As long as a test of today's payouts may take.
 MIDNIGHT_MARGIN_SECONDS = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One process more than there are cores: tests that wait for a deadline leave a fifth of the cores idle."""
+    cores = yield
+    return cores + 1
 
 
 @pytest.fixture(autouse=True)
