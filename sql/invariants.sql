@@ -1447,7 +1447,10 @@ LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase
 CROSS JOIN LATERAL unnest(s.setconfig) AS setting
 WHERE (s.setdatabase = 0 OR d.datname = current_database())
-  AND (s.setrole = 0 OR r.rolname IN ('ledger_app', 'ledger_owner', 'ledger_read'))
+  AND (s.setrole = 0 OR r.rolname IN ('ledger_app', 'ledger_owner', 'ledger_read') OR EXISTS (
+    -- A login of the administrator's, which works as one of these.
+    SELECT FROM pg_catalog.pg_auth_members AS m
+    WHERE m.member = r.oid AND m.roleid::regrole::text IN ('ledger_app', 'ledger_owner', 'ledger_read')))
   AND (setting IN ('synchronous_commit=off', 'synchronous_commit=local', 'synchronous_commit=remote_write')
        OR setting LIKE 'session_replication_role=%' OR (setting LIKE 'search_path=%' AND s.setrole <> 0));
 

@@ -14,6 +14,7 @@ from support.running import query
 
 from ledger.bootstrap import Database
 from ledger.cli.failures import ExitStatus
+from ledger.infrastructure.postgres.audit import load_checks
 from ledger.infrastructure.postgres.engine import create_engine
 from ledger.infrastructure.postgres.migrations import database_url
 from ledger.infrastructure.postgres.start_checks import NotDurable, TooPrivileged, check_durability, check_privileges
@@ -114,6 +115,14 @@ async def test_login_that_may_change_the_books_is_refused(database: Database, ki
             TooPrivileged, match=rf"^the database role {role} {re.escape(reason)}.*ALTER ROLE ledger_app PASSWORD"
         ):
             await privileges_checked(url)
+
+
+async def test_audit_names_what_a_login_of_the_administrators_is_set_to(database: Database) -> None:
+    """Other programs that log in with it may acknowledge what no standby has."""
+    async with login(database, "", "GRANT ledger_app TO {role}", "ALTER ROLE {role} SET synchronous_commit = off") as (role, _):
+        (check,) = [check for check in load_checks() if check.name == "settings_of_roles_are_safe"]
+        found = await query(database.migration_url, check.statement)
+    assert ("role " + role, "has synchronous_commit=off") in [row[2:] for row in found]
 
 
 async def test_the_servers_own_role_is_looked_at_as_well(database: Database) -> None:
