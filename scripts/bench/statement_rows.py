@@ -1,12 +1,14 @@
 """The row of statements: a long account from its first page to its last."""
 
 import time
+from dataclasses import replace
 
 from grpc import aio
 
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from scripts.bench import books
 from scripts.bench.bench import Bench
+from scripts.bench.process_costs import cpu_seconds
 from scripts.bench.report import row
 from scripts.bench.rows import LONG_CURRENCY, Rows
 
@@ -25,6 +27,7 @@ async def statement(bench: Bench) -> Rows:
     request = ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency=LONG_CURRENCY, page_size=PAGE_ENTRIES)
     took: list[float] = []
     found = 0
+    cpu_before = _cpu(bench)
     began = time.monotonic()
     async with aio.insecure_channel(bench.service.address) as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -35,11 +38,15 @@ async def statement(bench: Bench) -> Rows:
             found += len(page.entries)
             request.page_token = page.next_page_token
     seconds = time.monotonic() - began
+    server_s, database_s, load_s = (
+        None if before is None or after is None else round(1000 * (after - before) / entries, 6)
+        for before, after in zip(cpu_before, _cpu(bench), strict=True)
+    )
     if found != entries or page.closing_balance_minor != entries * books.LONG_ACCOUNT_ENTRY_MINOR:
         raise books.WrongBooks(f"{found} of {entries} entries are in the statement, up to {page.closing_balance_minor}")
     half = len(took) // 2
     halves = f"{1000 * sum(took[:half]) / max(1, half):.1f} and {1000 * sum(took[half:]) / (len(took) - half):.1f} ms"
-    yield row(
+    figure = row(
         f"ListEntries, {entries:,} entries in pages of {PAGE_ENTRIES:,}",
         seconds,
         "s",
@@ -48,3 +55,10 @@ async def statement(bench: Bench) -> Rows:
         wanted="<= 1",
         note=f"the first page took {1000 * took[0]:.0f} ms; a page of the first and the second half {halves}",
     )
+    # Of the server and the database with all that they do meanwhile, such as sealing what was loaded.
+    yield replace(figure, cpu_server_s=server_s, cpu_database_s=database_s, cpu_load_s=load_s)
+
+
+def _cpu(bench: Bench) -> tuple[float | None, float | None, float]:
+    """CPU seconds of the server, of the database and of this process, which is the caller."""
+    return cpu_seconds(bench.service.pid), cpu_seconds(bench.cluster.pid), time.process_time()

@@ -87,6 +87,44 @@ async def test_an_attempt_in_vain_is_not_repeated_at_once(monkeypatch: pytest.Mo
         assert [account for account, _ in snapshots.asked] == [1, 2]
 
 
+async def test_reads_wait_for_a_snapshot_which_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one account wait together, until it was tried, with or without success; not while it rests."""
+    monkeypatch.setattr(take_snapshots, "READ_WAITS_SECONDS", 3600.0)
+    monkeypatch.setattr(take_snapshots, "REST_SECONDS", 3600.0)
+    snapshots = FakeSnapshots()
+    snapshots.may_go_on.clear()
+    async with asyncio.timeout(DEADLINE_SECONDS), working(snapshots) as worker:
+        worker.report([(1, 99), (2, 99)])
+        await until(lambda: len(snapshots.asked) == 1)
+        reads = [asyncio.create_task(worker.shortened(3)) for _ in range(2)]
+        await until(lambda: worker.wanted_count == 3)
+        assert not any(read.done() for read in reads)
+        snapshots.outcomes = [True, False]
+        snapshots.may_go_on.set()
+        await asyncio.gather(*reads)
+        assert [account for account, _ in snapshots.asked[:2]] == [1, 3]
+        await worker.shortened(3)
+        assert [account for account, _ in snapshots.asked].count(3) == 1
+
+
+@pytest.mark.parametrize("tail_entries", [0, TAIL_ENTRIES])
+async def test_no_read_waits_in_vain(monkeypatch: pytest.MonkeyPatch, tail_entries: int) -> None:
+    """Neither where no snapshots are taken, nor longer than its time, nor for a worker that stops."""
+    monkeypatch.setattr(take_snapshots, "READ_WAITS_SECONDS", 0.01)
+    monkeypatch.setattr(take_snapshots, "STOP_SECONDS", 0.01)
+    snapshots = FakeSnapshots()
+    snapshots.may_go_on.clear()
+    async with asyncio.timeout(DEADLINE_SECONDS), working(snapshots, tail_entries=tail_entries) as worker:
+        await worker.shortened(1)
+        monkeypatch.setattr(take_snapshots, "READ_WAITS_SECONDS", 3600.0)
+        read = asyncio.create_task(worker.shortened(2))
+        await asyncio.sleep(0)
+        assert read.done() == (tail_entries == 0)
+        await worker.stop()
+        await read
+        await worker.shortened(3)
+
+
 async def test_rest_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account that was left alone is tried again, once it is reported again."""
     monkeypatch.setattr(take_snapshots, "REST_SECONDS", 0.0)

@@ -342,7 +342,7 @@ class BalanceSnapshots(Protocol):
 
 
 class LongTails(Protocol):
-    """Where whoever adds up entries tells how many it had to read beyond the snapshot of their account. Never waits."""
+    """Where whoever adds up entries tells how many it had to read beyond the snapshot of their account."""
 
     @property
     def entries_max(self) -> int:
@@ -350,7 +350,11 @@ class LongTails(Protocol):
         ...
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
-        """Takes (balance account, entries read) as they come; no account is no tail."""
+        """Takes (balance account, entries read) as they come; no account is no tail. Never waits."""
+        ...
+
+    async def shortened(self, balance_account_id: int) -> None:
+        """Returns when a snapshot of the account was taken, or could not be, or after some seconds. Raises nothing."""
         ...
 
 

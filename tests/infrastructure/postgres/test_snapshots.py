@@ -391,6 +391,9 @@ class Told:
     def report(self, tails: Any) -> None:
         self.tails.update(tails)
 
+    async def shortened(self, balance_account_id: int) -> None:
+        raise AssertionError("no balance waits for a snapshot")
+
 
 async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Database) -> None:
     """Balances and payouts tell the entries beyond the snapshot, among them those that matured since."""

@@ -308,6 +308,32 @@ class Told:
     def report(self, tails: Any) -> None:
         self.tails.update(tails)
 
+    async def shortened(self, balance_account_id: int) -> None:
+        raise AssertionError("so few entries are not worth a wait")
+
+
+async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Database) -> None:
+    """The first page then reads none of the entries that they count, not even once."""
+    restaurant_id = unique("res")
+    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+        asked: list[int] = []
+
+        class Marked(Told):
+            async def shortened(self, balance_account_id: int) -> None:
+                asked.append(balance_account_id)
+                await make_marks(engine, restaurant_id)
+
+        tails = Marked()
+        books = PostgresStatements(partial(autocommit, engine), tails, tail_entries_max=3)
+        for number in range(1, 5):
+            await connection.execute(INSERT_NOW, account, 1)
+            page = await list_entries(books, whole, None, 10)
+            assert (len(page.entries), page.moment.closing_minor) == (number, number)
+            assert asked == ([] if number < 4 else [account])
+        assert tails.tails[account] == 0
+
 
 async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: Database) -> None:
     """All without a mark; with one, those that came since."""

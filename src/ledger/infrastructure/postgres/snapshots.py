@@ -219,6 +219,9 @@ class TailsUntold:
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
         """Does nothing, not even look at them."""
 
+    async def shortened(self, balance_account_id: int) -> None:
+        """Returns at once."""
+
 
 TAILS_UNTOLD = TailsUntold()
 

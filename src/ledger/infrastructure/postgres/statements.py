@@ -22,6 +22,9 @@ from ledger.infrastructure.postgres.statement_marks import (
 
 # No transaction that books runs for longer: the timeouts of statements and of idle sessions are seconds.
 BOOKING_TIME_MAX = timedelta(minutes=10)
+# With more entries beyond the newest mark, marks are made before the first page is read: that takes less time than to read them
+# for the balances and for the page.
+TAIL_ENTRIES_MAX = 10_000
 # How much more of an account is read at once when that before had less than a page of what is asked for.
 REACH_GROWTH = 4
 REACH_ENTRIES_MAX = 100_000
@@ -69,6 +72,19 @@ LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.curre
 CROSS JOIN LATERAL {_payable_before("COALESCE($3::timestamptz, '-infinity')")} AS opening
 CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, moment.now_at)")} AS closing
 WHERE r.restaurant_id = $1
+"""
+
+# The account, if it has more than $3 entries beyond its newest mark.
+SELECT_LONG_TAIL = f"""
+SELECT a.balance_account_id
+FROM balance_accounts AS a
+LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
+CROSS JOIN LATERAL (
+  SELECT FROM ledger_entries AS e
+  WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
+  OFFSET $3 LIMIT 1
+) AS more
+WHERE a.restaurant_id = $1 AND a.currency = $2
 """
 
 # What instants of PostgreSQL are counted in.
@@ -179,10 +195,13 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 class PostgresStatements:
     """Implements `ledger.application.ports.Statements`."""
 
-    def __init__(self, connections: Autocommit, long_tails: LongTails = TAILS_UNTOLD) -> None:
+    def __init__(
+        self, connections: Autocommit, long_tails: LongTails = TAILS_UNTOLD, *, tail_entries_max: int = TAIL_ENTRIES_MAX
+    ) -> None:
         """`long_tails` is told of accounts with many entries beyond their newest mark."""
         self._connections = connections
         self._long_tails = long_tails
+        self._tail_entries_max = tail_entries_max
 
     async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
         try:
@@ -192,6 +211,10 @@ class PostgresStatements:
             raise
 
     async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+        async with self._connections() as connection:
+            account = await connection.fetchval(SELECT_LONG_TAIL, query.restaurant_id, query.currency, self._tail_entries_max)
+        if account is not None:
+            await self._long_tails.shortened(account)
         # One snapshot, so that the balances and the entries agree.
         async with self._connections() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             row = await connection.fetchrow(SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at)
