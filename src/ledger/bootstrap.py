@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.api.connections import HEALTH_CONNECTIONS_MAX, room_for_connections
 from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
+from ledger.api.memory_shares import MIB, MemoryShares, memory_limit_bytes
 from ledger.api.security import Security, describes_itself, keeps_audit_log
 from ledger.api.server import Server
 from ledger.application.audit_log import AuditLog
@@ -363,6 +364,7 @@ async def run_server(
         # A standby takes no session of ours yet: its clock is read with the first sign of life.
         with suppress(DatabaseUnavailable):
             await application.clock.measure(engines.ping)
+        shares = _memory_shares(settings)
         server = Server(
             application.service,
             address=settings.grpc_address,
@@ -371,8 +373,8 @@ async def run_server(
             ping=partial(_look, application.clock, engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
-            connections_max=room_for_connections(_descriptors_for_others(settings)),
-            limits=CallLimits(calls=settings.open_calls, streams=settings.open_streams),
+            connections_max=min(shares.connections, room_for_connections(_descriptors_for_others(settings))),
+            limits=CallLimits(settings.open_calls, settings.open_streams, shares.large_places),
             metrics=metrics.calls,
             security=security,
             audit_log=application.audit_log,
@@ -402,6 +404,23 @@ async def run_server(
 def _descriptors_for_others(settings: Settings) -> int:
     """What a server keeps for others than its clients: the database, and health checks at their own address."""
     return connections_of_a_server(settings) + (HEALTH_CONNECTIONS_MAX if settings.health_address else 0)
+
+
+def _memory_shares(settings: Settings) -> MemoryShares:
+    memory_bytes = settings.memory_megabytes * MIB or memory_limit_bytes()
+    shares = MemoryShares.of(
+        None if memory_bytes is None else memory_bytes // settings.workers,
+        queue_bytes=settings.ingest_queue_megabytes * MIB,
+        bookings=2 * settings.ingest_concurrency,
+        streams=settings.open_streams,
+    )
+    if memory_bytes is not None and settings.workers * shares.sum_bytes > memory_bytes:
+        _log.warning(
+            "requests may take more memory than there is",
+            memory_megabytes=memory_bytes // MIB,
+            needed_megabytes=settings.workers * shares.sum_bytes // MIB,
+        )
+    return shares
 
 
 def _reload(security: Security) -> None:

@@ -215,6 +215,13 @@ class Settings(BaseSettings):
         description="After how long a client is asked to connect anew, so that a balancer of connections spreads it over all "
         "servers; streams that are open 3 minutes later are cut off. 0: never.",
     )
+    memory_megabytes: int = Field(
+        default=0,
+        ge=0,
+        le=1_048_576,
+        description="MiB of memory that the workers may take together: so many connections, streams and batches under way "
+        "are let in as fit. 0: the limit of the container, or of the control group; without one, all that are allowed at all.",
+    )
     open_calls: int = Field(
         default=1000,
         ge=1,
@@ -225,8 +232,8 @@ class Settings(BaseSettings):
         default=32,
         ge=1,
         le=10_000,
-        description="The same for streams of events. Each may hold a message of 4 MiB that is not whole yet: more need "
-        "more memory.",
+        description="The same for streams of events. Each may hold a message of 4 MiB that is not whole yet: fewer are "
+        "let in where memory is limited.",
     )
     reflection: bool | None = Field(
         default=None,

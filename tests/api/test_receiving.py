@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from grpc import aio
 from support.waiting import until
 
 from ledger.api import receiving
-from ledger.api.receiving import Receiving
+from ledger.api.receiving import KEPT_FOR_BATCHES, TURN_BYTES_MIN, LargePlaces, LargeTurns, Receiving
 from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
 
 TIMEOUT_SECONDS = 60.0
@@ -38,6 +39,9 @@ class Call:
 
     async def refuse(self, error: LedgerError) -> None:
         self.refused_with = error
+        self.fail()
+
+    def fail(self) -> None:
         self._message.set_exception(aio.AbortError())
 
 
@@ -135,6 +139,88 @@ async def test_slow_call_makes_room_for_one_that_waits() -> None:
         await reading[0]
     for task in reading[1:]:
         task.cancel()
+
+
+async def test_crowd_makes_room_for_another_connection_soon() -> None:
+    """What it has beyond its share is given up before its time, the oldest first, and no more."""
+    receives = Receiving(3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0)
+    crowd = [Call("crowd") for _ in range(4)]
+    reading = start(receives, *crowd)
+    other = Call("other")
+    reading += start(receives, other)
+    await until(lambda: other.is_read, TIMEOUT_SECONDS)
+    assert [isinstance(call.refused_with, QueueFull) for call in crowd] == [True, True, False, False]
+    for task in reading:
+        task.cancel()
+
+
+async def test_streams_and_batches_share_places_for_large_messages() -> None:
+    """Streams have theirs while they are open, and leave some to batches; a batch waits for one, and gets it from a stream."""
+    large = LargePlaces(KEPT_FOR_BATCHES + 2)
+    receives = Receiving(places=10, waiting_max=10, large=large)
+    with ExitStack() as streams:
+        for _ in range(2):
+            streams.enter_context(large.stream())
+        with pytest.raises(QueueFull), large.stream():
+            raise AssertionError("let in")
+        batches = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
+        reading = start(receives, *batches)
+        await settled()
+        assert [batch.is_read for batch in batches] == [True] * KEPT_FOR_BATCHES + [False]
+    await settled()
+    assert batches[-1].is_read
+    for task in reading:
+        task.cancel()
+    await settled()
+    with large.stream(), large.stream():
+        pass
+
+
+async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
+    """Not when it is given up: what has arrived of it is there until its call has ended."""
+    large = LargePlaces(KEPT_FOR_BATCHES + 1)
+    receives = Receiving(places=10, waiting_max=10, patience_seconds=0.0, large=large)
+    slow = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
+    ended = asyncio.Event()
+
+    async def refuse(error: LedgerError) -> None:
+        await ended.wait()
+        slow[0].refused_with = error
+        slow[0].fail()
+
+    slow[0].refuse = refuse  # type: ignore[method-assign]
+    waiting = Call()
+    reading = start(receives, *slow, waiting)
+    await settled()
+    with pytest.raises(QueueFull), large.stream():
+        raise AssertionError("let in")
+    ended.set()
+    await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
+    for task in reading:
+        task.cancel()
+
+
+async def test_large_requests_are_parsed_one_in_a_round() -> None:
+    """Those that have arrived at once; others have a turn of the event loop in between. They keep their places meanwhile."""
+    large = LargePlaces(KEPT_FOR_BATCHES + 3)
+    receives = Receiving(places=3, waiting_max=10, large=large, turns=LargeTurns())
+    calls = [Call() for _ in range(3)]
+    rounds, parsed_in = 0, list[int]()
+
+    async def parsed(call: Call) -> None:
+        await receives.read(call, TURN_BYTES_MIN + 1)
+        parsed_in.append(rounds)
+
+    tasks = [asyncio.create_task(parsed(call)) for call in calls]
+    await settled()
+    for call in calls:
+        call.send(bytes(TURN_BYTES_MIN + 1))
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while len(parsed_in) < len(calls):
+            rounds += 1
+            await asyncio.sleep(0)
+    assert len(set(parsed_in)) == len(calls)
+    await asyncio.gather(*tasks)
 
 
 async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:

@@ -26,9 +26,12 @@ CHANNEL_OPTIONS = (
 class Caller:
     """Calls one server, and keeps the journal."""
 
-    def __init__(self, address: str, journal: Journal, credentials: grpc.ChannelCredentials | None = None) -> None:
-        """`credentials` for a server that speaks TLS."""
+    def __init__(
+        self, address: str, journal: Journal, credentials: grpc.ChannelCredentials | None = None, *, token: str = ""
+    ) -> None:
+        """`credentials` for a server that speaks TLS; `token` for one that asks who calls."""
         self.address = address
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         if credentials is None:
             self.channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
@@ -42,7 +45,9 @@ class Caller:
         sent_at = time.monotonic()
         told, code, transaction_id = Told.UNKNOWN, grpc.StatusCode.CANCELLED, ""
         try:
-            response = await self.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=timeout_seconds)
+            response = await self.stub.IngestEvent(
+                ledger_pb2.IngestEventRequest(event=event), timeout=timeout_seconds, metadata=self.metadata
+            )
             told, code, transaction_id = _told(response.status), grpc.StatusCode.OK, response.transaction_id
         except aio.AioRpcError as error:
             code = error.code()
@@ -69,7 +74,7 @@ class Caller:
         sent_at = time.monotonic()
         request = ledger_pb2.BatchIngestEventsRequest(events=events)
         try:
-            response = await self.stub.BatchIngestEvents(request, timeout=timeout_seconds)
+            response = await self.stub.BatchIngestEvents(request, timeout=timeout_seconds, metadata=self.metadata)
         except aio.AioRpcError as error:
             return [self._record(event, sent_at, _meaning(error.code()), error.code(), "") for event in events]
         answers = []

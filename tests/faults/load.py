@@ -44,13 +44,16 @@ class Mix:
 class Load:
     """Callers that send events of all kinds, each until the outcome is known, and read balances in between."""
 
-    def __init__(self, addresses: Sequence[str], journal: Journal, digits: DigitAccounts, *, seed: str, mix: Mix) -> None:
+    def __init__(
+        self, addresses: Sequence[str], journal: Journal, digits: DigitAccounts, *, seed: str, mix: Mix, token: str = ""
+    ) -> None:
         self.mix = mix
         self.journal = journal
         self.attempts_max = 0  # that any event needed
         self._digits = digits
         self._addresses = addresses
         self._seed = seed
+        self._token = token
         self._numbers = count(1)
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,7 +95,7 @@ class Load:
 
     async def _send_on(self, number: int) -> None:
         chance = random.Random(f"{self._seed} {number}")
-        callers = [Caller(address, self.journal) for address in self._addresses]
+        callers = [Caller(address, self.journal, token=self._token) for address in self._addresses]
         chance.shuffle(callers)
         try:
             while not self._stopping.is_set():
@@ -166,7 +169,7 @@ class Load:
         acknowledged = set(self._digits.event_ids[restaurant_id]) & self.journal.acknowledged_at.keys()
         request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN")
         try:
-            told = await caller.stub.GetBalance(request, timeout=self.mix.timeout_seconds)
+            told = await caller.stub.GetBalance(request, timeout=self.mix.timeout_seconds, metadata=caller.metadata)
             balance_minor = told.available_minor
         except aio.AioRpcError as error:
             if error.code() in self.journal.forbidden_codes:

@@ -11,14 +11,15 @@ from grpc import ssl_channel_credentials
 from support.certificates import HERE, Authority
 from support.events import event_message
 from support.haproxy import NotInstalled, documented_haproxy
+from support.tokens import token_line
 from support.waiting import until_told
 
 from faults.callers import Caller
 from faults.catalogue import fault
-from faults.floods import KINDS, large_events
+from faults.floods import KINDS, large_events, new_event
 from faults.journal import Told
 from faults.load import Mix, load_on
-from faults.memory_limits import NoMemoryLimit, memory_limit
+from faults.memory_limits import MemoryLimit, NoMemoryLimit, memory_limit
 from faults.servers import DescriptorLimit, ServerProcess, health_of_newcomer
 from faults.stage import Skipped, Stage
 from faults.strangers import ADDRESSES, THERE
@@ -27,14 +28,15 @@ LIMIT_BYTES = 512_000_000
 ACKNOWLEDGED_SECONDS = 120.0
 # A repeat by an honest caller of what a flood has sent would look as if it had been told a lie.
 HONEST = Mix(callers=4, repeat_share=0)
+HONEST_TOKEN, FLOOD_TOKEN = "token-of-honest-callers", "token-of-the-flood"
 _TESTS = Path(__file__).resolve().parents[1]
 
 
 @asynccontextmanager
-async def flooded(server: ServerProcess, *kinds: str) -> AsyncIterator[None]:
+async def flooded(server: ServerProcess, *kinds: str, token: str = "") -> AsyncIterator[None]:
     """Floods a server from a process beside us, for as long as the block takes."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.floods", ",".join(kinds), server.address, ""),
+        *(sys.executable, "-m", "faults.floods", ",".join(kinds), server.address, token),
         cwd=_TESTS,
         stdin=asyncio.subprocess.PIPE,
     )
@@ -69,28 +71,49 @@ async def strangers(address: str, number: int, first: bytes = b"", *, addresses:
 
 @fault("F76", "floods of large messages, in 512 MB of memory")
 async def floods_in_little_memory(stage: Stage) -> None:
-    """The server lives, and books what honest callers send meanwhile: each flood by itself, then all at once, twice."""
+    """The server lives, and books what honest callers send meanwhile: each flood by itself, then all at once, twice;
+    then by callers it knows and by strangers, on a server that asks who they are.
+    """
     try:
         limit = stage.exits.enter_context(memory_limit(LIMIT_BYTES))
     except NoMemoryLimit as error:
         raise Skipped(str(error)) from error
-    server = await stage.server(within=limit)
     for event in large_events():
         stage.journal.intend(event)
+    server = await stage.server(within=limit)
     each = [(kind,) for kind in KINDS] if stage.full else []
     for kinds in (*each, tuple(KINDS), tuple(KINDS)):
-        before, rss_bytes = len(stage.journal.answers), server.rss_bytes
-        async with flooded(server, *kinds), load_on(stage.load(server, mix=HONEST)) as load:
-            await asyncio.sleep(stage.size(8, 2))
-            await load.acknowledged(stage.size(50, 10), timeout_seconds=ACKNOWLEDGED_SECONDS)
-        seconds = sorted(answer.ended_at - answer.sent_at for answer in stage.journal.answers[before:])
-        name = kinds[0] if len(kinds) == 1 else "all at once"
-        stage.note(
-            f"{name}: {len(seconds)} calls, p99 {seconds[len(seconds) * 99 // 100]:.2f} s, "
-            f"{rss_bytes >> 20} to {server.rss_bytes >> 20} MiB"
-        )
-        assert limit.killed == 0
-    stage.note(f"never above {server.rss_bytes_max >> 20} MiB")
+        await _serves_beside(stage, server, limit, kinds)
+    await server.kill()
+    tokens = stage.folder / "flood-tokens"
+    tokens.write_text("".join(token_line(name, "ingest,read", name) for name in (HONEST_TOKEN, FLOOD_TOKEN)))
+    tokens.chmod(0o600)
+    server = await stage.server(within=limit, env={"LEDGER_AUTH_TOKENS_FILE": str(tokens)})
+    stage.token = HONEST_TOKEN
+    await _serves_beside(stage, server, limit, tuple(KINDS), token="no such token")
+    await _serves_beside(stage, server, limit, tuple(KINDS), token=FLOOD_TOKEN)
+    await server.kill()
+    for (event_id,) in await stage.query("SELECT event_id FROM processor_events WHERE restaurant_id = 'flooded'"):
+        # Of what a flood sent anew, it alone knew which. What was booked must be whole.
+        stage.journal.intend(new_event(event_id))
+
+
+async def _serves_beside(
+    stage: Stage, server: ServerProcess, limit: MemoryLimit, kinds: tuple[str, ...], *, token: str = ""
+) -> None:
+    """Notes how honest callers are served during these floods, and how much memory the server takes."""
+    before = len(stage.journal.answers)
+    server.forget_rss_max()
+    async with flooded(server, *kinds, token=token), load_on(stage.load(server, mix=HONEST)) as load:
+        await asyncio.sleep(stage.size(8, 2))
+        await load.acknowledged(stage.size(50, 10), timeout_seconds=ACKNOWLEDGED_SECONDS)
+    seconds = sorted(answer.ended_at - answer.sent_at for answer in stage.journal.answers[before:])
+    name = kinds[0] if len(kinds) == 1 else "all at once"
+    stage.note(
+        f"{name}{f' with {token}' if token else ''}: {len(seconds)} calls, p50 {seconds[len(seconds) // 2]:.2f} s, "
+        f"p99 {seconds[len(seconds) * 99 // 100]:.2f} s, at most {server.rss_bytes_max >> 20} MiB"
+    )
+    assert limit.killed == 0
 
 
 @fault("F77", "callers that send a byte now and then, or stop in the middle, while the server is killed")

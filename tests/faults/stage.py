@@ -48,6 +48,8 @@ class Stage:
     journal: Journal = field(default_factory=Journal)
     digits: DigitAccounts = field(default_factory=DigitAccounts)
     notes: list[str] = field(default_factory=list)
+    # That callers send along; none if it is empty.
+    token: str = ""
     plain_servers: list[ServerProcess] = field(default_factory=list)
     chance: random.Random = field(init=False)
     _started: list[ServerProcess] = field(default_factory=list)
@@ -114,11 +116,11 @@ class Stage:
         if mix is None:
             mix = Mix()
         addresses = [server.address for server in servers]
-        return Load(addresses, self.journal, self.digits, seed=f"{self.seed}-{self._loads}", mix=mix)
+        return Load(addresses, self.journal, self.digits, seed=f"{self.seed}-{self._loads}", mix=mix, token=self.token)
 
     def caller(self, server: ServerProcess) -> Caller:
         """Somebody who calls one server."""
-        caller = Caller(server.address, self.journal)
+        caller = Caller(server.address, self.journal, token=self.token)
         self.exits.push_async_callback(caller.close)
         return caller
 

@@ -27,6 +27,8 @@ from ledger.api.receiving import (
     LARGE_PATIENCE_SECONDS,
     ROOM_TO_PARSE,
     SMALL_BYTES_MAX,
+    LargePlaces,
+    LargeTurns,
     Receiving,
     is_large,
 )
@@ -43,11 +45,11 @@ LAST_WORDS_SECONDS = 0.2
 # Requests of the ledger that are received at once, and that wait for it: up to 4 MiB each that is
 # received, whatever its method takes, and 16 KiB each that waits. One that is honest has arrived
 # before it is read: 64 callers are as fast with 8 places as with 128.
-READING_MAX, WAITING_MAX = 16, 1000
-# The same of batches of events, which are that large.
+READING_MAX, WAITING_MAX = 8, 1000
+# The same of batches of events, which are that large, and share their places with open streams.
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
 # The same of health checks and reflection, which ask nobody who they are.
-OPEN_READING_MAX, OPEN_WAITING_MAX = 4, 200
+OPEN_READING_MAX, OPEN_WAITING_MAX = 2, 200
 _HEALTH_SERVICE = "grpc.health."
 _LEDGER_SERVICE = "ledger."
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -71,11 +73,20 @@ class CallFrame:
     ) -> None:
         """`gates` gives the gate before a method of a service, None if there is none."""
         self._server = server
-        self._bounds = CallBounds(limits)
+        large = LargePlaces(limits.streams + BATCHES_READING_MAX if limits.large_places is None else limits.large_places)
+        self._bounds = CallBounds(limits, large)
         self._metrics = metrics
         self._gates = gates
+        self._turns = LargeTurns()
         self._receiving = Receiving(READING_MAX, WAITING_MAX)
-        self._receiving_batches = Receiving(BATCHES_READING_MAX, BATCHES_WAITING_MAX, LARGE_PATIENCE_SECONDS)
+        self._receiving_batches = Receiving(
+            BATCHES_READING_MAX,
+            BATCHES_WAITING_MAX,
+            LARGE_PATIENCE_SECONDS,
+            LARGE_PATIENCE_SECONDS,
+            large=large,
+            turns=self._turns,
+        )
         self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX)
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.
@@ -179,7 +190,7 @@ class CallFrame:
                         # The bound on open streams is the one on what those of the ledger are sent:
                         # one that waits for its next event cannot be told from one that is slow.
                         raws = _Requests(context) if is_ledger else _read_each(receiving, framed)
-                        parsed = _parse_each(parse, gate.admit_each(raws, context))
+                        parsed = _parse_each(parse, gate.admit_each(raws, context), self._turns)
                         answers = gated.answer_each(handler.stream_stream(gated.read_each(parsed), context))
                     else:
                         request = parse_request(parse, await receiving.read(framed, bytes_max))
@@ -320,9 +331,10 @@ class _Requests:
         return cast(bytes, raw)
 
 
-async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes], turns: LargeTurns) -> AsyncIterator[Message]:
     async for raw in raws:
         if (room := ROOM_TO_PARSE.get()) is not None:
+            await turns.turn(len(raw))
             await room(len(raw))
         message = [parse_request(parse, raw)]
         # Not held until the next one comes: it may have 4 MiB.

@@ -4,11 +4,12 @@ Events that wait to be booked are bounded by their queue (`application/ingest_qu
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ledger.api.errors import reason_of
+from ledger.api.receiving import LargePlaces
 from ledger.application.repeats import Repeats
 from ledger.errors import DeadlineTooShort, LedgerError, NotAuthenticated, QueueFull, RateLimited
 from ledger.observability import CALLER
@@ -27,19 +28,23 @@ _BOUNDED_ELSEWHERE = {"IngestEvent", "BatchIngestEvents", "GetBalance"}
 class CallLimits:
     """How many calls may be open at once: single ones that are not bounded elsewhere, and streams of events.
 
-    A stream may hold a message of 4 MiB that is not whole yet; what all of them have read is bounded in
+    A stream may hold a message of 4 MiB that is not whole yet, as a batch may while it is received: there
+    are `large_places` for both, by default one for each. What all of them have read is bounded in
     `event_stream.py`.
     """
 
     calls: int = 1000
     streams: int = 32
+    large_places: int | None = None
 
 
 class OpenCalls:
     """Counts the calls of some methods that are open."""
 
-    def __init__(self, calls_max: int) -> None:
+    def __init__(self, calls_max: int, large: LargePlaces | None = None) -> None:
+        """With `large` each call also has one of those places."""
         self._calls_max = calls_max
+        self._large = large
         self.calls = 0
 
     @contextmanager
@@ -47,19 +52,20 @@ class OpenCalls:
         """Lets a call in while the block runs. Raises QueueFull if there are as many already."""
         if self.calls >= self._calls_max:
             raise QueueFull
-        self.calls += 1
-        try:
-            yield
-        finally:
-            self.calls -= 1
+        with nullcontext() if self._large is None else self._large.stream():
+            self.calls += 1
+            try:
+                yield
+            finally:
+                self.calls -= 1
 
 
 class CallBounds:
     """Which bound a method of the ledger has."""
 
-    def __init__(self, limits: CallLimits) -> None:
+    def __init__(self, limits: CallLimits, large: LargePlaces | None = None) -> None:
         self._calls = OpenCalls(limits.calls)
-        self._streams = OpenCalls(limits.streams)
+        self._streams = OpenCalls(limits.streams, large)
 
     def of(self, name: str, *, is_stream: bool) -> OpenCalls | None:
         """The bound that the method shares with others; None if it is bounded elsewhere."""
