@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import asyncpg
+from support.haproxy import documented_for_patroni
 from support.ports import held_port, port_of
 from support.waiting import POLL_SECONDS, until_told
 
@@ -117,24 +118,10 @@ class Group:
         member.process = self._launcher.start([self._patroni, configuration], self._log)
 
     def start_haproxy(self) -> None:
-        """Leads a port to the primary."""
+        """Leads a port to the primary, as documented."""
         configuration = self._folder / "haproxy.cfg"
-        servers = [f"  server {m.name} 127.0.0.1:{m.port} check port {m.rest_port}" for m in self.members]
-        lines = [
-            "defaults",
-            "  mode tcp",
-            "  timeout connect 1s",
-            "  timeout check 1s",
-            "  timeout client 30m",
-            "  timeout server 30m",
-            "listen ledger",
-            f"  bind 127.0.0.1:{self.proxy_port}",
-            "  option httpchk OPTIONS /primary",
-            "  http-check expect status 200",
-            "  default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions",
-            *servers,
-        ]
-        configuration.write_text("\n".join(lines) + "\n")
+        hosts = {member.name: (member.port, member.rest_port) for member in self.members}
+        configuration.write_text(documented_for_patroni(self.proxy_port, hosts))
         configuration.chmod(0o644)
         self._start_other([program("haproxy", "package haproxy"), "-db", "-f", str(configuration)])
 

@@ -1,9 +1,9 @@
-"""HAProxy before a server, as docs/operations.md puts it before strangers."""
+"""HAProxy as docs/operations.md has it: before a server, for strangers, and before PostgreSQL under Patroni."""
 
 import asyncio
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,6 +33,18 @@ def documented(port: int, server: str, *, inspect_seconds: int) -> str:
         assert text.count(printed) == 1, printed
         text = text.replace(printed, here)
     return text
+
+
+def documented_for_patroni(port: int, hosts: Mapping[str, tuple[int, int]]) -> str:
+    """The configuration as it is printed, but for its port and its hosts: by name, the ports of PostgreSQL and of Patroni."""
+    text: str
+    (text,) = re.findall(r"```\n(listen ledger\n.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    printed = re.findall(r"^  server db\d db\d:5432 check port 8008\n", text, re.MULTILINE)
+    assert len(printed) == 2
+    assert text.endswith("".join(printed))
+    assert text.count("bind *:5000") == 1
+    servers = (f"  server {name} 127.0.0.1:{ours} check port {theirs}\n" for name, (ours, theirs) in hosts.items())
+    return text.removesuffix("".join(printed)).replace("bind *:5000", f"bind 127.0.0.1:{port}") + "".join(servers)
 
 
 async def answers(port: int) -> bool:
