@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.api.connections import HEALTH_CONNECTIONS_MAX, room_for_connections
 from ledger.api.crowding import CallLimits
 from ledger.api.ledger_service import LedgerService
-from ledger.api.memory_shares import MIB, MemoryShares, memory_limit_bytes
+from ledger.api.memory_shares import MIB, MemoryShares, memory_limit_bytes, part_of_a_worker
 from ledger.api.security import Security, describes_itself, keeps_audit_log
 from ledger.api.server import Server
 from ledger.application.audit_log import AuditLog
@@ -408,17 +408,18 @@ def _descriptors_for_others(settings: Settings) -> int:
 
 def _memory_shares(settings: Settings) -> MemoryShares:
     memory_bytes = settings.memory_megabytes * MIB or memory_limit_bytes()
+    own_bytes = None if memory_bytes is None else part_of_a_worker(memory_bytes, settings.workers)
     shares = MemoryShares.of(
-        None if memory_bytes is None else memory_bytes // settings.workers,
+        own_bytes,
         queue_bytes=settings.ingest_queue_megabytes * MIB,
         bookings=2 * settings.ingest_concurrency,
         streams=settings.open_streams,
     )
-    if memory_bytes is not None and settings.workers * shares.sum_bytes > memory_bytes:
+    if own_bytes is not None and shares.sum_bytes > own_bytes:
         _log.warning(
             "requests may take more memory than there is",
-            memory_megabytes=memory_bytes // MIB,
-            needed_megabytes=settings.workers * shares.sum_bytes // MIB,
+            memory_megabytes=own_bytes // MIB,
+            needed_megabytes=shares.sum_bytes // MIB,
         )
     return shares
 

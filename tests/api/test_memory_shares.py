@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ledger.api.connections import CONNECTIONS_MAX
-from ledger.api.memory_shares import CONNECTION_BYTES, MIB, MemoryShares, memory_limit_bytes
+from ledger.api.memory_shares import CONNECTION_BYTES, MIB, MemoryShares, memory_limit_bytes, part_of_a_worker
 from ledger.api.receiving import LARGE_BYTES_MAX
 
 
@@ -41,6 +41,13 @@ def test_server_with_too_little_memory_is_not_shut() -> None:
     assert shares.sum_bytes > 100 * MIB
     assert shares.streams > 0
     assert shares.connections > 0
+
+
+def test_workers_have_equal_parts_of_what_their_supervisor_leaves() -> None:
+    """A worker alone has no supervisor."""
+    assert part_of_a_worker(500 * MIB, 1) == 500 * MIB
+    assert part_of_a_worker(500 * MIB, 4) == 100 * MIB
+    assert part_of_a_worker(50 * MIB, 4) == 0
 
 
 def cgroups(folder: Path, own: str, limits: dict[str, str]) -> int | None:

@@ -22,6 +22,8 @@ from ledger.api.receiving import KEPT_FOR_BATCHES, LARGE_BYTES_MAX
 KIB, MIB = 1024, 1024 * 1024
 # A server that has worked and is at rest: code, the libraries' tables, the database's connections.
 RESTING_BYTES = 110 * MIB
+# What starts several workers, and replaces those that die.
+SUPERVISOR_BYTES = 100 * MIB
 # A call that waits to be read: the first window of its stream, and what the library keeps of it.
 WAITING_CALL_BYTES = 28 * KIB
 # The largest request as a message and decoded: 4 MiB of texts of which each character takes four
@@ -77,6 +79,11 @@ class MemoryShares:
     def streams(self) -> int:
         """How many streams may be open at once."""
         return self.large_places - min(KEPT_FOR_BATCHES, self.large_places - 1)
+
+
+def part_of_a_worker(memory_bytes: int, workers: int) -> int:
+    """Of what one worker takes by itself, or several in equal parts beside their supervisor."""
+    return memory_bytes if workers == 1 else max(0, memory_bytes - SUPERVISOR_BYTES) // workers
 
 
 def memory_limit_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
