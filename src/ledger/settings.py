@@ -1,8 +1,10 @@
 """Every setting of the service: environment variables that begin with LEDGER_, or the same names in a file `.env`."""
 
+import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -69,6 +71,11 @@ def _jwt_algorithms(text: str) -> str:
         raise ValueError(f"must be some of {','.join(sorted(JWT_ALGORITHMS))}, with commas between them")
     return text
 
+
+_NUMBER_RULES: Mapping[Any, tuple[re.Pattern[str], str]] = {
+    int: (re.compile(r"-?[0-9]{1,19}"), "must be a whole number, in the digits 0 to 9"),
+    float: (re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?"), "must be a number such as 30 or 0.5"),
+}
 
 SecurityFile = Annotated[Path | None, AfterValidator(_expanded)]
 SettlementTimezone = Annotated[str, AfterValidator(_timezone)]
@@ -296,6 +303,20 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field(default=LogFormat.CONSOLE, description="console or json.")
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_in_digits(cls, value: Any, info: ValidationInfo) -> Any:
+        """As on the command line. The library would take 1_0 for 10."""
+        if isinstance(value, str) and (rule := _NUMBER_RULES.get(cls._kind_of(info.field_name))) is not None:
+            pattern, sentence = rule
+            if not pattern.fullmatch(value):
+                raise ValueError(sentence)
+        return value
+
+    @classmethod
+    def _kind_of(cls, field: str | None) -> Any:
+        return None if field is None else cls.model_fields[field].annotation
 
     @field_validator("migration_database_url")
     @classmethod

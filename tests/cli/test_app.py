@@ -29,6 +29,14 @@ def command_of(leaf: Leaf) -> click.Command:
     return found
 
 
+async def test_id_that_looks_like_an_option_is_told_where_it_stands() -> None:
+    """Ids may begin with a hyphen."""
+    outcome = await run_command("balance", "-dash", "PEN")
+    assert outcome.status == ExitStatus.USAGE
+    assert outcome.stderr.splitlines()[1] == "  what begins with - and is no option stands after --, behind all options"
+    assert "after --" not in (await run_command("balance", "res_1", "PEN", "--nowhere")).stderr
+
+
 async def test_missing_value_is_told_with_those_to_choose_from_on_one_line() -> None:
     """Not with the library's line ends and tabs, which are shown as their escapes."""
     outcome = await run_command("completion")

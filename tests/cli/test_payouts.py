@@ -338,6 +338,8 @@ async def test_export_holds_what_the_bank_has_not_answered(ledger: RunningLedger
         ("paid",),
         ("paid", str(uuid4()), "--occurred-at", "yesterday"),
         ("export", "--address", "nowhere"),
+        ("export", "--currency", "pen"),
+        ("export", "--currency", "XXX"),
     ],
 )
 async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> None:

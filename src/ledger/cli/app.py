@@ -168,8 +168,10 @@ def _usage_lines(error: click.UsageError) -> list[str]:
         name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
         message = f"{name} {error.message}"
     path = error.ctx.command_path if error.ctx is not None else "ledger"
+    is_like_an_id = isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--")
     return [
         f"{message[:1].lower()}{message[1:]}" if message[:1].isupper() and message[1:2].islower() else message,
+        *(["what begins with - and is no option stands after --, behind all options"] if is_like_an_id else []),
         f"`{path} --help` shows how",
     ]
 

@@ -46,11 +46,8 @@ _OPTION_BY_FIELD = {
 _RULE_BY_ERROR_TYPE = {
     "bool_parsing": "must be true or false",
     "enum": "must be {expected}",
-    "float_parsing": "must be a number",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
     "value_error": "{error}",

@@ -14,6 +14,7 @@ from ledger.cli.output import CsvWriter, write_unicode
 from ledger.cli.parameters import address_option
 from ledger.cli.payout_pages import payout_pages
 from ledger.cli.payout_views import is_under_way, json_of_payout
+from ledger.domain.money import is_currency
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ the runs in it is under way: exit status 0 says that the file is whole.
 @click.option("--run", "payout_run_id", metavar="RUN", default="", help="Only payouts of this run.")
 @address_option
 def export(currency: str, payout_run_id: str, address: str | None) -> None:
+    # A misspelt one would be a file without payouts.
+    if currency and not is_currency(currency):
+        raise CommandFailure(
+            f"--currency must be an ISO 4217 code, in capitals (it is {currency!r})", exit_status=ExitStatus.USAGE
+        )
     settings = load_client_settings(address)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as whole:
         with connect(settings) as stub:

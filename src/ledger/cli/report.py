@@ -118,7 +118,16 @@ def q4(json: bool, as_csv: bool) -> None:
 @restaurant_argument
 @_output_options
 def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
-    _show(_query("payout_history", {"restaurant_id": restaurant}), json=json, as_csv=as_csv, shaped=one_row_a_payout)
+    async def history(engine: "AsyncEngine", _settings: "Settings") -> "Report":
+        from ledger.errors import RestaurantNotFound
+        from ledger.infrastructure.postgres.reports import payout_history
+
+        try:
+            return await payout_history(engine, restaurant)
+        except RestaurantNotFound as error:
+            raise CommandFailure(str(error)) from None
+
+    _show(history, json=json, as_csv=as_csv, shaped=one_row_a_payout)
 
 
 def _load_settings() -> "Settings":

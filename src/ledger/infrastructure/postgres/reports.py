@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.events import OCCURRED_AT_MIN
 from ledger.domain.payouts import day_bounds
-from ledger.errors import FieldViolation, InvalidRequest
+from ledger.errors import FieldViolation, InvalidRequest, RestaurantNotFound
 from ledger.infrastructure.postgres.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
 from ledger.resources import resource
 from ledger.zones import settlement_zone
@@ -27,6 +27,9 @@ _QUERY_HEADER = re.compile(r"^-- query: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _PARAMETER = re.compile(r":'([a-z_]+)'")
+
+
+IS_REGISTERED = "SELECT EXISTS (SELECT FROM restaurants WHERE restaurant_id = $1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,16 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
         rows = await cursor.fetch(ROWS_MAX + 1, timeout=timeout_seconds)
         columns = tuple(attribute.name for attribute in statement.get_attributes())
     return Report(columns, tuple(tuple(row) for row in rows[:ROWS_MAX]), len(rows) <= ROWS_MAX)
+
+
+async def payout_history(engine: AsyncEngine, restaurant_id: str) -> Report:
+    """The payouts of a restaurant. Raises RestaurantNotFound, DatabaseUnavailable, DatabaseTimeout."""
+    found = await run_query(engine, "payout_history", {"restaurant_id": restaurant_id})
+    if not found.rows:
+        async with autocommit(engine) as connection:
+            if not await connection.fetchval(IS_REGISTERED, restaurant_id):
+                raise RestaurantNotFound(restaurant_id)
+    return found
 
 
 async def payout_eligibility(
