@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import attrgetter
 from uuid import UUID
 
 import pytest
@@ -21,7 +22,7 @@ from ledger.application.seal_ledger import (
     reads_at_once,
     rest_ratio,
 )
-from ledger.domain.seals import Seal, SealedTransaction, link_fault, unpacked
+from ledger.domain.seals import PackedTransaction, Seal, SealedTransaction, link_fault, packed, unpacked
 
 SLICE_ROWS = 1000
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -40,6 +41,7 @@ class FakeSealedBooks:
         self.seals: list[Seal] = []
         self.reads = 0
         self.now = NOW
+        self.recorded_at: datetime | None = None
         self.add(rows_by_txid)
 
     def add(self, rows_by_txid: dict[int, int]) -> None:
@@ -69,10 +71,13 @@ class FakeSealedBooks:
 
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
-    ) -> Sequence[SealedTransaction] | None:
+    ) -> Sequence[PackedTransaction] | None:
         self.reads += 1
         found = self._found(first_txid, end_txid, is_restored=is_restored)
-        return None if sum(len(each.places) for each in found) > rows_max else found
+        if sum(len(each.places) for each in found) > rows_max:
+            return None
+        by_txid = groupby(found, key=attrgetter("recorded_txid"))
+        return [packed(txid, list(of))._replace(recorded_at=self.recorded_at) for txid, of in by_txid]
 
     async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
         ids = [
@@ -313,7 +318,7 @@ async def test_several_reads_at_once_seal_the_same_rows() -> None:
 async def test_lag_is_the_age_of_the_oldest_row() -> None:
     """Of rows that wait to be sealed, and of rows that are not final; none when all that was begun is sealed."""
     books = FakeSealedBooks({5: 2, 6: 2}, horizon_txid=6, next_txid=7)
-    books.transactions_stored = [each._replace(recorded_at=NOW - timedelta(minutes=3)) for each in books.transactions_stored]
+    books.recorded_at = NOW - timedelta(minutes=3)
     sealer = LedgerSealer(books)
     assert await sealer.seal_next()
     assert sealer.lag.seconds == 180
@@ -349,7 +354,7 @@ def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
 async def test_worker_tells_how_far_it_is_behind() -> None:
     """All lags as they are; an alarm for one that is long, once for a while."""
     books = FakeSealedBooks(dict.fromkeys(range(100, 9000), 3), horizon_txid=10_000)
-    books.transactions_stored = [each._replace(recorded_at=NOW - timedelta(hours=1)) for each in books.transactions_stored]
+    books.recorded_at = NOW - timedelta(hours=1)
     lags: list[SealLag] = []
     alarms: list[SealLag] = []
     failures: list[object] = []

@@ -1,6 +1,7 @@
 """Canonical bytes, the chain, and how a tampered row is told."""
 
 import hashlib
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,12 +13,14 @@ from ledger.domain.seals import (
     EVENT_FIELDS,
     EVENT_TITLE,
     FIRST_PREVIOUS_HASH,
+    PLACE_MAX,
     Change,
     Seal,
     SealContents,
     SealedTransaction,
     contents_of,
     link_fault,
+    packed,
     row_digest,
     tampered_rows,
     unpacked,
@@ -133,6 +136,25 @@ def test_what_is_packed_is_unpacked() -> None:
     assert rows == [(1, 0, b"a" * 6), (1, 1, b"b" * 6), (1, 2, b"c" * 6), (2, 1, b"d" * 6)]
     with pytest.raises(ValueError, match="within a row"):
         list(unpacked(packed[:-1]))
+
+
+def test_packed_transactions_are_sealed_as_their_rows_are() -> None:
+    """Several transaction ids of one database transaction, then another one; and without what an earlier epoch has sealed."""
+    chance = random.Random(seed := random.randrange(2**32))
+
+    def rows(txid: int, number: int) -> SealedTransaction:
+        places = bytes(sorted(chance.choices(range(PLACE_MAX + 1), k=chance.randrange(1, 5))))
+        return SealedTransaction(txid, number.to_bytes(16, "big"), places, chance.randbytes(32 * len(places)))
+
+    first, second = [rows(7, number) for number in range(20)], [rows(8, number) for number in range(20, 23)]
+    for sealed in (set(), {each.transaction_id for each in (*first[::3], *second)}):
+        contents = SealContents()
+        for txid, transactions in ((7, first), (8, second)):
+            contents.add_packed(packed(txid, transactions).without(sealed))
+        expected = contents_of([each for each in (*first, *second) if each.transaction_id not in sealed])
+        assert (contents.events_count, contents.rows_count) == (expected.events_count, expected.rows_count), seed
+        assert contents.contents_hash == expected.contents_hash, seed
+        assert contents.row_digests() == expected.row_digests(), seed
 
 
 def test_rows_may_be_taken_in_some_at_a_time() -> None:

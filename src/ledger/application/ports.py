@@ -23,7 +23,7 @@ from ledger.domain.payouts import (
 )
 from ledger.domain.posting_rules import Entry, EntryType
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
-from ledger.domain.seals import Seal, SealedTransaction
+from ledger.domain.seals import PackedTransaction, Seal, SealedTransaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +466,7 @@ class SealedBooks(Protocol):
 
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
-    ) -> Sequence[SealedTransaction] | None:
+    ) -> Sequence[PackedTransaction] | None:
         """What database transactions first_txid <= number < end_txid recorded, in order; None if it is more than `rows_max` rows.
 
         With `is_restored` only what has a number that this cluster has yet to give out.
@@ -476,7 +476,7 @@ class SealedBooks(Protocol):
     def slices(
         self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
     ) -> AsyncGenerator[Sequence[SealedTransaction]]:
-        """The same however much it is, some thousand rows at a time; the rows of one transaction id may be in several slices."""
+        """The same by transaction id, however much it is, some thousand rows at a time; those of an id may be in several."""
         ...
 
     async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -17,7 +17,7 @@ from ledger.application.ports import (
     SealPart,
     SealPosition,
 )
-from ledger.domain.seals import FIRST_PREVIOUS_HASH, Seal, SealContents, SealedTransaction, contents_of
+from ledger.domain.seals import FIRST_PREVIOUS_HASH, PackedTransaction, Seal, SealContents
 from ledger.errors import LedgerError
 
 # A seal is full with this many rows; those of one database transaction are never divided.
@@ -127,7 +127,7 @@ class LedgerSealer:
                 else:
                     oldest_at = min((each.recorded_at for each in transactions if each.recorded_at), default=None)
                     # In a thread, so that the server's calls need not wait until all is packed.
-                    parts = await asyncio.to_thread(_parts_of, _fresh(transactions, earlier), end_txid)
+                    parts = await asyncio.to_thread(_parts_of, transactions, earlier, end_txid)
                     rows = sum(contents.rows_count for _, contents in parts)
                     self._rows_a_txid = rows / (1 + transactions[-1].recorded_txid - transactions[0].recorded_txid)
                 if not is_restored:
@@ -190,18 +190,18 @@ class LedgerSealer:
         contents = SealContents()
         async with aclosing(self._books.slices(start_txid, end_txid, part, is_restored=is_restored)) as slices:
             async for transactions in slices:
-                contents.add(_fresh(transactions, earlier))
+                contents.add([each for each in transactions if each.transaction_id not in earlier])
                 if contents.row_digests_bytes > ROW_DIGESTS_BYTES_MAX:
                     raise TransactionTooLarge(f"transaction {start_txid} has more than {contents.rows_count} rows")
         return contents
 
     async def _read(
         self, start_txid: int, limit_txid: int, *, is_restored: bool
-    ) -> tuple[int, Sequence[SealedTransaction] | None]:
+    ) -> tuple[int, Sequence[PackedTransaction] | None]:
         """Where a range ends that holds a few seals' rows, or all there are, and its transactions; None if it is a single one
         with more rows than are read at once."""
         narrowed = False
-        few: tuple[int, Sequence[SealedTransaction]] | None = None
+        few: tuple[int, Sequence[PackedTransaction]] | None = None
         while True:
             end_txid = min(start_txid + self._reach_txids, limit_txid)
             starts = range(start_txid, limit_txid, self._reach_txids)[: 1 if narrowed else self._reads_at_once]
@@ -224,7 +224,7 @@ class LedgerSealer:
                     break
                 end_txid = range_end_txid
                 together += more
-            rows = sum(len(transaction.places) for transaction in together)
+            rows = sum(transaction.rows_count for transaction in together)
             if rows < len(ranges) * self._read_rows_max // 2 and not narrowed and end_txid < limit_txid:
                 self._reach_txids *= 2
                 if rows < SEAL_ROWS:
@@ -234,7 +234,7 @@ class LedgerSealer:
 
     async def _read_all(
         self, ranges: Sequence[tuple[int, int]], *, is_restored: bool
-    ) -> list[Sequence[SealedTransaction] | None]:
+    ) -> list[Sequence[PackedTransaction] | None]:
         """Several ranges at once, each on a connection."""
         reads = [
             asyncio.ensure_future(self._books.transactions(start_txid, end_txid, self._read_rows_max, is_restored=is_restored))
@@ -246,10 +246,6 @@ class LedgerSealer:
             for read in reads:
                 read.cancel()
             await asyncio.gather(*reads, return_exceptions=True)
-
-
-def _fresh(transactions: Sequence[SealedTransaction], earlier: set[bytes]) -> list[SealedTransaction]:
-    return [transaction for transaction in transactions if transaction.transaction_id not in earlier]
 
 
 def _seals(
@@ -278,20 +274,24 @@ def _seals(
         first_txid, previous_hash = seal.end_txid, seal.hash
 
 
-def _parts(transactions: Sequence[SealedTransaction], end_txid: int) -> Iterator[tuple[int, SealContents]]:
+def _parts(transactions: Iterable[PackedTransaction], end_txid: int) -> Iterator[tuple[int, SealContents]]:
     """Cuts a range into parts of a full seal's rows, between two database transactions. At least one; the last ends the range."""
-    part: list[SealedTransaction] = []
-    rows = 0
+    contents = SealContents()
+    part_end_txid = 0
     for transaction in transactions:
-        if rows >= SEAL_ROWS and transaction.recorded_txid != part[-1].recorded_txid:
-            yield part[-1].recorded_txid + 1, contents_of(part)
-            part, rows = [], 0
-        part.append(transaction)
-        rows += len(transaction.places)
-    yield end_txid, contents_of(part)
+        if contents.rows_count >= SEAL_ROWS:
+            yield part_end_txid, contents
+            contents = SealContents()
+        contents.add_packed(transaction)
+        part_end_txid = transaction.recorded_txid + 1
+    yield end_txid, contents
 
 
-def _parts_of(transactions: Sequence[SealedTransaction], end_txid: int) -> list[tuple[int, SealContents]]:
+def _parts_of(transactions: Sequence[PackedTransaction], earlier: set[bytes], end_txid: int) -> list[tuple[int, SealContents]]:
+    """The parts of a range, without what `earlier` epochs have sealed."""
+    if earlier:
+        fresh = (transaction.without(earlier) for transaction in transactions)
+        return list(_parts((transaction for transaction in fresh if transaction.rows_count), end_txid))
     return list(_parts(transactions, end_txid))
 
 

@@ -5,10 +5,12 @@ docs/seals.md says the same byte by byte, for whoever recomputes the chain in an
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from ledger.domain.audit import AuditReport
@@ -64,8 +66,8 @@ TRANSACTION_ID_BYTES = 16
 # A row's place in its transaction: 0 for the event, the position for an entry; seven bits, the eighth marks the last row.
 EVENT_PLACE = 0
 PLACE_MAX = 127
-_LAST = 0x80
-_ROW_BYTES = 1 + SHORT_DIGEST_BYTES
+LAST = 0x80
+ROW_BYTES = 1 + SHORT_DIGEST_BYTES
 
 FIRST_PREVIOUS_HASH = bytes(DIGEST_BYTES)
 
@@ -84,15 +86,47 @@ def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
 class SealedTransaction(NamedTuple):
     """The rows that one transaction id has in one database transaction, in the order of place and digest.
 
-    `places` has a byte for each row, `digests` DIGEST_BYTES for each. `recorded_at` is no part of a
-    seal: it tells how far sealing is behind, and is None where that is not asked.
+    `places` has a byte for each row, `digests` DIGEST_BYTES for each.
     """
 
     recorded_txid: int
     transaction_id: bytes
     places: bytes
     digests: bytes
+
+
+class PackedTransaction(NamedTuple):
+    """All rows of one database transaction, in the order of a seal: `digests` has DIGEST_BYTES for each,
+    `row_digests` is what a seal keeps of them.
+
+    `recorded_at` is no part of a seal: it tells how far sealing is behind, and is None where that is not asked.
+    """
+
+    recorded_txid: int
+    events_count: int
+    rows_count: int
+    digests: bytes
+    row_digests: bytes
     recorded_at: datetime | None = None
+
+    def without(self, transaction_ids: Collection[bytes]) -> "PackedTransaction":
+        """The rows of all other transaction ids."""
+        kept: list[SealedTransaction] = []
+        start = 0
+        for transaction_id, rows in groupby(unpacked(self.row_digests), key=attrgetter("transaction_id")):
+            places = bytes(row.place for row in rows)
+            end = start + len(places) * DIGEST_BYTES
+            if transaction_id not in transaction_ids:
+                kept.append(SealedTransaction(self.recorded_txid, transaction_id, places, self.digests[start:end]))
+            start = end
+        return packed(self.recorded_txid, kept)
+
+
+def packed(recorded_txid: int, transactions: Sequence[SealedTransaction]) -> PackedTransaction:
+    """The rows of one database transaction, given by transaction id. PostgreSQL does the same for the sealer."""
+    contents = contents_of(transactions)
+    digests = b"".join(transaction.digests for transaction in transactions)
+    return PackedTransaction(recorded_txid, contents.events_count, contents.rows_count, digests, contents.row_digests())
 
 
 class SealContents:
@@ -123,6 +157,15 @@ class SealContents:
                 self._packed.append(place)
                 self._packed += transaction.digests[start : start + SHORT_DIGEST_BYTES]
 
+    def add_packed(self, transaction: PackedTransaction) -> None:
+        """Takes in all rows of the next database transaction."""
+        self._mark_last()
+        self._last = None
+        self.events_count += transaction.events_count
+        self.rows_count += transaction.rows_count
+        self._hash.update(transaction.digests)
+        self._packed += transaction.row_digests
+
     @property
     def contents_hash(self) -> bytes:
         """SHA-256 over the digests of all rows, in order."""
@@ -143,7 +186,7 @@ class SealContents:
 
     def _mark_last(self) -> None:
         if self._packed:
-            self._packed[-_ROW_BYTES] |= _LAST
+            self._packed[-ROW_BYTES] |= LAST
 
 
 def contents_of(transactions: Iterable[SealedTransaction]) -> SealContents:
@@ -169,12 +212,12 @@ def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
         at += TRANSACTION_ID_BYTES
         is_last = False
         while not is_last:
-            row = row_digests[at : at + _ROW_BYTES]
-            if len(row) < _ROW_BYTES:
+            row = row_digests[at : at + ROW_BYTES]
+            if len(row) < ROW_BYTES:
                 raise ValueError("the bytes end within a row")
-            is_last = bool(row[0] & _LAST)
-            yield KeptRow(transaction_id, row[0] & ~_LAST, row[1:])
-            at += _ROW_BYTES
+            is_last = bool(row[0] & LAST)
+            yield KeptRow(transaction_id, row[0] & ~LAST, row[1:])
+            at += ROW_BYTES
 
 
 @dataclass(frozen=True, slots=True)

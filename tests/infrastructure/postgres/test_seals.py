@@ -30,7 +30,7 @@ from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.bootstrap import Database
 from ledger.domain.events import fingerprint
 from ledger.domain.posting_rules import entries_of
-from ledger.domain.seals import ChainReport, Seal, contents_of
+from ledger.domain.seals import ChainReport, Seal, SealContents
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, find_bin_dir
 from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
@@ -446,7 +446,9 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(copy_o
             await sealer.seal_next()
         whole = await PostgresSealedBooks(engine).transactions(txid, txid + 1, 10_000, is_restored=False)
         assert whole is not None
-        contents = contents_of(whole)
+        assert [transaction.recorded_txid for transaction in whole] == [txid]
+        contents = SealContents()
+        contents.add_packed(whole[0])
         assert contents.rows_count == 300 + 250 + 600
         expected = (contents.contents_hash, contents.row_digests(), contents.events_count)
         sealed = "SELECT contents_hash, row_digests, events_count FROM ledger_seals WHERE end_txid = "
