@@ -779,3 +779,23 @@ async def test_books_are_in_order_after_all_of_it(hostile: ServerProcess) -> Non
     """After everything above: no error in the audit, and the server that began is the one that is there."""
     await hostile.assert_well()
     await assert_books_in_order(hostile.database)
+
+
+async def test_callers_that_leave_before_they_are_refused_write_no_log(database: Database, tmp_path: Path) -> None:
+    """More calls than may wait, on connections that are reset at once: those that are turned away have nobody to tell it to."""
+
+    async def leave(address: str) -> None:
+        async with Http2.connect(address) as connection:
+            for _ in range(100):
+                connection.open(INGEST)
+            await connection.drain()
+            connection.reset()
+
+    async with server_process(database, tmp_path / "server.log") as server:
+        for _ in range(6):
+            await asyncio.gather(*(leave(server.address) for _ in range(20)))
+        await server.assert_well()
+    log = server.log.read_text()
+    assert "never retrieved" not in log
+    assert "Traceback" not in log
+    assert len(log) < LOG_BYTES_MAX

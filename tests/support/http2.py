@@ -1,6 +1,8 @@
 """A client of HTTP/2 that does what no gRPC library does, and watches what a server says to it."""
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -79,6 +81,13 @@ class Http2:
         """Sends what the library has to send."""
         if not self.closed:
             self._writer.write(self.h2.data_to_send())
+
+    def reset(self) -> None:
+        """Closes the connection by a reset, whatever has not been sent or read."""
+        no_time_to_linger = struct.pack("ii", 1, 0)
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time_to_linger)
+        self._writer.transport.abort()
+        self.closed = True
 
     def write(self, raw: bytes) -> None:
         """Sends bytes that the library knows nothing of."""

@@ -284,9 +284,12 @@ class _Call:
         return True
 
     async def refuse(self, error: LedgerError) -> None:
-        """Ends the call while its own task waits for its request, which is answered by an AbortError."""
+        """Ends the call while its own task waits for its request, which is answered by an AbortError.
+
+        A caller that has left meanwhile cannot be told: the library raises an InternalError then.
+        """
         self._judge(error)
-        with suppress(aio.AbortError):
+        with suppress(aio.AbortError, aio.InternalError):
             await self.abort()
 
     async def abort(self) -> None:
