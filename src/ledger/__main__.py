@@ -32,6 +32,10 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()
     settle_streams()
+    # What opens a database or serves may leave something to clean up. Any other command has nothing, and to take the
+    # interpreter apart is a sixth of the time that it takes.
+    if "ledger.bootstrap" not in sys.modules:
+        os._exit(status)
     # Nor is there anything left to clean up when the interpreter takes itself apart.
     if is_interruptible and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)

@@ -22,8 +22,19 @@ TIMEOUT_SECONDS = 60
 HEAVY = ("sqlalchemy", "asyncpg", "alembic", "cryptography", "rich", "structlog", "pydantic", "pydantic_settings", "uvloop")
 # Runs a command and prints what it loaded, on standard error.
 LOADED = """
-import atexit, json, sys
-atexit.register(lambda: sys.stderr.write(json.dumps(sorted(name for name in sys.modules if "." not in name))))
+import json, os, sys
+leave = os._exit
+def tell(status):
+    os.write(2, json.dumps(sorted(name for name in sys.modules if "." not in name)).encode())
+    leave(status)
+os._exit = tell
+from ledger.__main__ import main
+main()
+"""
+# Runs a command, and tells whether the interpreter is taken apart after it.
+TAKEN_APART = """
+import atexit, sys
+atexit.register(lambda: print("taken apart", file=sys.stderr))
 from ledger.__main__ import main
 main()
 """
@@ -71,6 +82,16 @@ async def python(program: str, *arguments: str, env: Mapping[str, str] | None = 
     )
     stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     return process.returncode or 0, stdout.decode(), stderr.decode()
+
+
+@pytest.mark.parametrize(("arguments", "is_taken_apart"), [(("settings", "--json"), False), (("doctor",), True)], ids=str)
+async def test_a_command_without_books_ends_at_once(tmp_path: Path, arguments: tuple[str, ...], is_taken_apart: bool) -> None:
+    """Its output is whole, though; one that has opened a database may have something to clean up."""
+    env = {"LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    status, stdout, stderr = await python(TAKEN_APART, *arguments, env=env)
+    assert ("taken apart" in stderr) == is_taken_apart
+    assert status == (ExitStatus.UNREACHABLE if is_taken_apart else ExitStatus.DONE)
+    assert is_taken_apart or len(stdout.splitlines()) == len(Settings.model_fields)
 
 
 @pytest.mark.parametrize(

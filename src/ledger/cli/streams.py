@@ -54,7 +54,10 @@ def prepare_streams() -> None:
     for name, kind in (("stdout", _Output), ("stderr", _Errors)):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            setattr(sys, name, _as(kind, stream))
+            stream = _as(kind, stream)
+            setattr(sys, name, stream)
+            # The stream that Python began with can be used no more.
+            setattr(sys, f"__{name}__", stream)
 
 
 def _as(kind: type[io.TextIOWrapper], stream: io.TextIOWrapper) -> io.TextIOWrapper:
