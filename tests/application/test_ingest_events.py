@@ -162,8 +162,8 @@ async def test_single_payout_events_tell_how_long_single_calls_take() -> None:
         ingest.queue.booked(30.0)
     for _ in range(50):
         await ingest([processor_event(EventType.PAYOUT_PAID)], seconds_left=5.0)
-    with ingest.queue.admitted(1, 1, None):
-        ingest.queue.check(1, 1, 5.0)
+    ingest.queue.enter(1, 1, None)
+    ingest.queue.check(1, 1, 5.0)
 
 
 async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> None:

@@ -56,6 +56,9 @@ _STATUS_DETAILS_KEY = "grpc-status-details-bin"
 # How long the retries that gRPC makes by itself wait; they know nothing of RetryInfo.
 _RETRY_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
+# Made once: it keeps nothing.
+_BOUNDED_ELSEWHERE = nullcontext()
+
 Context = aio.ServicerContext[Any, Any]
 # grpc's own type for handlers knows synchronous methods only.
 Handler = Any
@@ -151,7 +154,7 @@ class CallFrame:
                 gated = None if gate is None else gate.call(context, framed.request_id)
                 # Passed on and not held: of a batch it is several MiB, which its method drops early.
                 request.append(parse_request(parse, await receiving.read(framed, bytes_max)))
-                with bound.admitted() if bound is not None else nullcontext():
+                with bound.admitted() if bound is not None else _BOUNDED_ELSEWHERE:
                     if gated is None:
                         response = await answer(request.pop(), context)
                     else:

@@ -87,7 +87,8 @@ class IngestEvents:
         """
         if self._closed:
             raise ShuttingDown
-        with self.queue.admitted(len(events), size_bytes, seconds_left):
+        self.queue.enter(len(events), size_bytes, seconds_left)
+        try:
             if len(events) == 1 and events[0].type not in PAYOUT_EVENT_TYPES:
                 return [await self._groups.add(events[0])]
             await self._batches.acquire()
@@ -96,6 +97,8 @@ class IngestEvents:
             self._running.add(task)
             task.add_done_callback(self._forget)
             return await asyncio.shield(task)
+        finally:
+            self.queue.leave(len(events), size_bytes)
 
     async def close(self) -> None:
         """Takes no further events and returns when those let in are booked."""

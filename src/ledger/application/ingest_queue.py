@@ -1,8 +1,7 @@
 """The bounds of what waits to be booked: in calls, in events, in bytes, and in the time that a call has left."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ledger.errors import DeadlineTooShort, QueueFull
@@ -42,6 +41,10 @@ class IngestQueue:
         """`on_change` is told how many events and bytes are here, after each group and when the last ones have gone."""
         self._on_change = on_change
         self._limits = limits
+        self._single_limits = (limits.queue_calls_max, limits.queue_events_max, limits.queue_bytes_max)
+        calls_max, events_max, bytes_max = self._single_limits
+        share = 1.0 - _SPARED_SHARE
+        self._batch_limits = (calls_max * share, events_max * share, bytes_max * share)
         # Of groups of single calls, and of batches: neither waits for the other.
         self._group_seconds = 0.0
         self._batch_seconds = 0.0
@@ -71,26 +74,26 @@ class IngestQueue:
         if ahead and groups * usual_seconds > seconds_left:
             raise DeadlineTooShort
 
-    @contextmanager
-    def admitted(self, events: int, size_bytes: int, seconds_left: float | None) -> Iterator[None]:
-        """Lets a call in while the block runs. Raises as `check`."""
+    def enter(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
+        """Lets a call in until it leaves. Raises as `check`."""
         self.check(events, size_bytes, seconds_left)
-        batch_events = events if events > 1 else 0
         self.calls += 1
         self.events += events
-        self._batch_events += batch_events
         self.size_bytes += size_bytes
-        try:
-            yield
-        finally:
-            self.calls -= 1
-            self.events -= events
-            self._batch_events -= batch_events
-            self.size_bytes -= size_bytes
-            if not self.events:
-                self._on_change(0, 0)
-            if self._room is not None:
-                self._room.set()
+        if events > 1:
+            self._batch_events += events
+
+    def leave(self, events: int, size_bytes: int) -> None:
+        """For a call that was let in: it is answered, or its caller gave it up."""
+        self.calls -= 1
+        self.events -= events
+        self.size_bytes -= size_bytes
+        if events > 1:
+            self._batch_events -= events
+        if not self.events:
+            self._on_change(0, 0)
+        if self._room is not None:
+            self._room.set()
 
     async def wait_for_room(self, events: int, size_bytes: int) -> None:
         """Returns when so much would be let in: for callers that can be made to wait, such as streams."""
@@ -110,10 +113,5 @@ class IngestQueue:
         self._on_change(self.events, self.size_bytes)
 
     def _has_room(self, events: int, size_bytes: int) -> bool:
-        limits = self._limits
-        share = 1.0 if events == 1 else 1.0 - _SPARED_SHARE
-        return (
-            self.calls < limits.queue_calls_max * share
-            and self.events + events <= limits.queue_events_max * share
-            and self.size_bytes + size_bytes <= limits.queue_bytes_max * share
-        )
+        calls_max, events_max, bytes_max = self._single_limits if events == 1 else self._batch_limits
+        return self.calls < calls_max and self.events + events <= events_max and self.size_bytes + size_bytes <= bytes_max
