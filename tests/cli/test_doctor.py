@@ -70,6 +70,21 @@ async def test_schema_that_the_role_may_not_use_is_named(configured: Database, m
     assert (await run_command("doctor")).status == ExitStatus.DONE
 
 
+async def test_role_that_may_not_connect_is_told_what_it_lacks(configured: Database) -> None:
+    """`ledger migrate` does not grant it: another role may be meant to log in."""
+    if configured.url == configured.migration_url:
+        pytest.skip("the tests log in as a superuser")
+    name = configured.url.partition("?")[0].rpartition("/")[2]
+    await query(configured.migration_url, f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+    outcome = await run_command("doctor")
+    assert outcome.status == ExitStatus.UNREACHABLE
+    assert outcome.stderr.splitlines() == [
+        outcome.stderr.splitlines()[0],
+        "  as a superuser, GRANT CONNECT ON DATABASE … TO the role that logs in",
+    ]
+    assert outcome.stderr.splitlines()[0].endswith("; User does not have CONNECT privilege.")
+
+
 async def test_check_that_gets_no_answer_in_time_is_a_warning(database: Database) -> None:
     """What the other checks found is told all the same."""
     engine = create_engine(database.url, pool_size=2, lock_timeout_seconds=1)

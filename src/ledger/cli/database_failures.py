@@ -1,6 +1,6 @@
 """What can go wrong with the database or the port of a command that works without a server, in a line each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import asyncpg
@@ -29,6 +29,9 @@ _HINT_BY_SQLSTATE = {
     ),
 }
 
+# A login is refused for another reason: the role may not connect.
+_HINT_OF_LOGIN = _HINT_BY_SQLSTATE | {"42501": "as a superuser, GRANT CONNECT ON DATABASE … TO the role that logs in"}
+
 
 @contextmanager
 def database_failures(url: str) -> Iterator[None]:
@@ -45,7 +48,7 @@ def database_failures(url: str) -> Iterator[None]:
         raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
     except DatabaseUnavailable as error:
         cause = error.__cause__ or error
-        lines = [f"{where} cannot be reached: {sentence_of(cause)}", *_hints(cause)]
+        lines = [f"{where} cannot be reached: {sentence_of(cause)}", *_hints(cause, _HINT_OF_LOGIN)]
         raise CommandFailure(*lines, exit_status=ExitStatus.UNREACHABLE) from error
     except LedgerError as error:
         raise CommandFailure(f"{where} could not do the work: {sentence_of(error.__cause__ or error)}") from error
@@ -53,9 +56,9 @@ def database_failures(url: str) -> Iterator[None]:
         raise CommandFailure(f"{where} refuses: {sentence_of(error)}", *_hints(error)) from error
 
 
-def _hints(error: BaseException) -> list[str]:
+def _hints(error: BaseException, hint_by_sqlstate: Mapping[str, str] = _HINT_BY_SQLSTATE) -> list[str]:
     """What to do about some refusals, which PostgreSQL cannot know."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
-    hint = _HINT_BY_SQLSTATE.get(getattr(error, "sqlstate", None) or "")
+    hint = hint_by_sqlstate.get(getattr(error, "sqlstate", None) or "")
     return [hint] if hint else []

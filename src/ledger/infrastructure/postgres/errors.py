@@ -1,5 +1,6 @@
 """PostgreSQL's errors in the ledger's words, told apart by SQLSTATE, never by message."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -89,11 +90,15 @@ def database_errors() -> Iterator[None]:
         raise meaning from error
 
 
+# The driver puts them on lines by themselves.
+_PARTICULARS = re.compile(r"\n(?:DETAIL|HINT): *")
+
+
 def sentence_of(error: BaseException) -> str:
     """What the database said, without what the libraries around the driver add to it."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
-    return str(error) or type(error).__name__
+    return _PARTICULARS.sub("; ", str(error)) or type(error).__name__
 
 
 def refusal_of(error: BaseException) -> LedgerError | None:
