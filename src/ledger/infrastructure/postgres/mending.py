@@ -18,7 +18,7 @@ WHERE pg_get_userbyid(c.relowner) <> '{OWNER_ROLE}'
   AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
 UNION ALL
 SELECT 'FUNCTION ' || p.oid::regprocedure FROM unnest(CAST(:functions AS text[])) AS f (name)
-JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronamespace = CAST(current_schema() AS regnamespace)
+JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronamespace = CAST(quote_ident(current_schema()) AS regnamespace)
 WHERE pg_get_userbyid(p.proowner) <> '{OWNER_ROLE}'
   AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
 ORDER BY 1
@@ -26,7 +26,7 @@ ORDER BY 1
 
 SELECT_PUBLIC_FUNCTIONS = """
 SELECT p.oid::regprocedure::text FROM unnest(CAST(:functions AS text[])) AS f (name)
-JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronamespace = CAST(current_schema() AS regnamespace)
+JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronamespace = CAST(quote_ident(current_schema()) AS regnamespace)
 WHERE p.prosecdef AND EXISTS (
   SELECT FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS acl
   WHERE acl.grantee = 0 AND acl.privilege_type = 'EXECUTE')
