@@ -1,15 +1,15 @@
 """Fixtures for every test: one PostgreSQL server for all of them, and databases cloned from one that is migrated once."""
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from support.folders import folder_for_all
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap import Database
@@ -26,6 +26,9 @@ os.umask(os.umask(0o022) | 0o022)
 
 # Several processes of one test run may share a server.
 TEMPLATE = f"ledger_template_{os.getpid()}"
+# Autovacuum would visit hundreds of databases, and its transactions put off what tests wait for: snapshots and seals wait for
+# every transaction of the cluster.
+SERVER_PARAMETERS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 # As long as a test of today's payouts may take.
 MIDNIGHT_MARGIN_SECONDS = 60
 
@@ -59,14 +62,8 @@ def server_url() -> Iterator[str]:
     if given:
         yield Settings(_env_file=None, database_url=given).database_url
         return
-    # Not pytest's own temporary folder: nobody but its user may enter that, and as root the server runs as another.
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    try:
-        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
-            yield postgres.url(user=postgres.superuser, database="postgres")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder_for_all() as folder, EmbeddedPostgres.start(folder, parameters=SERVER_PARAMETERS) as postgres:
+        yield postgres.url(user=postgres.superuser, database="postgres")
 
 
 @pytest.fixture
@@ -76,13 +73,8 @@ def empty_server_url() -> Iterator[str]:
         find_bin_dir()
     except EmbeddedPostgresError as error:
         pytest.skip(str(error))
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    try:
-        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
-            yield postgres.url(user=postgres.superuser, database="postgres")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with folder_for_all() as folder, EmbeddedPostgres.start(folder, parameters=SERVER_PARAMETERS) as postgres:
+        yield postgres.url(user=postgres.superuser, database="postgres")
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +97,13 @@ async def new_database(server_url: str, template_url: str) -> AsyncIterator[Call
     """
     numbers = count(1)
     names: list[str] = []
+    # One session makes them all; a test may end it.
+    engine = create_async_engine(server_url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT")
 
     async def create() -> Database:
         name = f"ledger_test_{os.getpid()}_{next(numbers)}"
-        await execute_alone(server_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        async with engine.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
         names.append(name)
         owner_url = database_url(server_url, database=name)
         application_url = owner_url
@@ -117,6 +112,7 @@ async def new_database(server_url: str, template_url: str) -> AsyncIterator[Call
         return Database(application_url, owner_url)
 
     yield create
+    await engine.dispose()
     for name in names if _is_given() else ():
         await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

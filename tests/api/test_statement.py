@@ -26,6 +26,7 @@ from support.audit import assert_books_in_order
 from support.events import event_message, timestamp, unique
 from support.page_tokens import keyed_token
 from support.running import RunningLedger, running_ledger
+from support.waiting import POLL_SECONDS
 
 from ledger.api.convert import decode_instant
 from ledger.api.convert_statement import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
@@ -319,6 +320,7 @@ async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLed
     started = (await ledger.stub.RunPayouts(run)).payout_run
     async with asyncio.timeout(60):
         while started.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            await asyncio.sleep(POLL_SECONDS)
             wanted = ledger_pb2.GetPayoutRunRequest(payout_run_id=started.payout_run_id)
             started = (await ledger.stub.GetPayoutRun(wanted)).payout_run
     (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts

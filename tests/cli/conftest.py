@@ -1,11 +1,10 @@
 """Commands read settings from the environment and from `.env`: tests see neither the developer's nor each other's."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.folders import folder_for_all
 
 from ledger.settings import Settings
 
@@ -26,8 +25,6 @@ def _no_terminal_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def enterable_folder() -> Iterator[Path]:
-    """A temporary folder which everybody can enter, unlike pytest's own: for root PostgreSQL runs as another account."""
-    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    """A temporary folder that PostgreSQL can enter."""
+    with folder_for_all() as folder:
+        yield folder

@@ -6,12 +6,14 @@ import re
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2
 from support.commands import TIMEOUT_SECONDS, run_command, run_process, serving, terminal
+from support.folders import folder_for_all
 from support.tokens import token_line
 from support.waiting import until
 
@@ -20,9 +22,16 @@ from ledger.cli.failures import ExitStatus
 
 
 @pytest.fixture
-def data_dir(enterable_folder: Path) -> Path:
-    """Where a server keeps its books."""
+def new_data_dir(enterable_folder: Path) -> Path:
+    """Where a server makes its cluster and keeps its books."""
     return enterable_folder / "data"
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Iterator[Path]:
+    """The same for the tests of a module, one after the other: the first of their servers makes the cluster."""
+    with folder_for_all() as folder:
+        yield folder / "data"
 
 
 def has_postmaster(data_dir: Path) -> bool:
@@ -45,21 +54,21 @@ async def until_serving(address: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_server_serves_stops_and_keeps_its_books(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_serves_stops_and_keeps_its_books(new_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ready and healthy, 0 after SIGTERM and after Ctrl-C, and what was booked before a restart is there after it."""
     monkeypatch.setenv("LEDGER_HEALTH_ADDRESS", "127.0.0.1:0")
-    async with serving(data_dir) as server:
+    async with serving(new_data_dir) as server:
         await until_serving(server.address)
         assert (await run_command("ingest", str(DEMO_FILE), "--address", server.address)).status == 0
         balance = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
     assert re.search(r"(?m)^and health checks alone, in plaintext, on 127\.0\.0\.1:[1-9][0-9]*$", ended.stdout)
-    assert f"the books are in embedded PostgreSQL in {data_dir}" in ended.stdout
+    assert f"the books are in embedded PostgreSQL in {new_data_dir}" in ended.stdout
     assert f"ledger ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}" in ended.stdout
     assert "grpcurl -plaintext" in ended.stdout
     assert "Traceback" not in ended.stderr
-    async with serving(data_dir) as server:
+    async with serving(new_data_dir) as server:
         again = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
         assert again.stdout.splitlines()[1:] == balance.stdout.splitlines()[1:]
         assert (await server.stop(signal.SIGINT)).status == 0

@@ -14,6 +14,7 @@ from support.commands import TIMEOUT_SECONDS
 from support.events import event_message, unique
 from support.processes import ServerProcess, server_process
 from support.running import query
+from support.waiting import POLL_SECONDS
 
 from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -44,6 +45,7 @@ async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.
     run = (await stub.RunPayouts(request)).payout_run
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING:
+            await asyncio.sleep(POLL_SECONDS)
             run = (await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
     return run
 
@@ -68,6 +70,7 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
                     for restaurant in restaurants:
                         await stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency="PEN"))
                         reads += 1
+                    await asyncio.sleep(POLL_SECONDS)
             run = await pay_out(stub)
         assert run.payouts_created == RESTAURANTS
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -80,7 +83,7 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
                 if told == (snapshots, payouts):
                     break
                 # Snapshots are made in the background.
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(POLL_SECONDS)
         assert payouts == RESTAURANTS
         assert page["ledger_group_size_sum ingest"] == len(events)
         assert page["ledger_group_size_sum balance"] == reads

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.running import query
-from support.waiting import until
+from support.waiting import until, until_told
 
 from ledger.bootstrap import Database
 from ledger.errors import (
@@ -68,9 +68,11 @@ async def test_session_that_is_ended_under_a_statement_is_unavailable(engine: As
 
     sleeping = asyncio.create_task(sleep())
     ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND query = 'SELECT pg_sleep(60)'"
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await query(shared_database.migration_url, ended, pid=pids[0] if pids else 0):
-            pass
+
+    async def is_ended() -> bool:
+        return bool(await query(shared_database.migration_url, ended, pid=pids[0] if pids else 0))
+
+    await until_told(is_ended, DEADLINE_SECONDS)
     with pytest.raises(DatabaseUnavailable):
         await sleeping
     async with autocommit(engine) as connection:

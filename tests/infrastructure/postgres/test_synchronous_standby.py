@@ -163,6 +163,7 @@ async def read(ledger: RunningLedger) -> Read:
     async with asyncio.timeout(DEADLINE_SECONDS):
         run = (await ledger.stub.RunPayouts(run_request())).payout_run
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
+            await asyncio.sleep(0.01)
             run = (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
     payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))).payouts
     return Read(ledger, event, run, payouts[0].payout_id)

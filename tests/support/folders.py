@@ -1,0 +1,18 @@
+"""Folders for PostgreSQL, which runs as another account where tests run as root."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def folder_for_all() -> Iterator[Path]:
+    """A temporary folder that everybody can enter, unlike pytest's own; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
