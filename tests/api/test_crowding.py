@@ -1,10 +1,12 @@
 """Bounds of open calls, and how refusals for want of room are told."""
 
+from typing import Any
+
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog
+from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers
 from ledger.api.errors import status_of
 from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
 
@@ -28,6 +30,38 @@ def test_each_method_has_its_bound() -> None:
     assert bounds.of("ListEntries", is_stream=False) is bounds.of("RunPayouts", is_stream=False)
     assert bounds.of("ListEntries", is_stream=False) is not bounds.of("StreamEvents", is_stream=True)
     assert bounds.of("IngestEvent", is_stream=False) is None
+
+
+class Ending:
+    """A call that ends when the test says so."""
+
+    def __init__(self) -> None:
+        self._told: list[Any] = []
+
+    def add_done_callback(self, told: Any) -> None:
+        self._told.append(told)
+
+    def end(self) -> None:
+        for told in self._told:
+            told(self)
+
+
+def test_answers_are_refused_while_too_much_is_unread() -> None:
+    """What cannot be refused is counted all the same, and the next call is told before it is looked at."""
+    unread, calls = UnreadAnswers(100), [Ending() for _ in range(3)]
+    contexts: list[Any] = list(calls)
+    unread.keep(contexts[0], 60, is_refusable=True)
+    with pytest.raises(QueueFull):
+        unread.keep(contexts[1], 50, is_refusable=True)
+    unread.check()
+    unread.keep(contexts[1], 50, is_refusable=False)
+    with pytest.raises(QueueFull):
+        unread.check()
+    calls[0].end()
+    calls[1].end()
+    unread.keep(contexts[2], 200, is_refusable=True)
+    calls[2].end()
+    assert unread.size_bytes == 0
 
 
 async def test_refusals_are_summed_up() -> None:

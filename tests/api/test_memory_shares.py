@@ -21,7 +21,7 @@ def test_all_bounds_add_up_to_what_there_is(memory_bytes: int) -> None:
     shares = shares_of(memory_bytes)
     assert shares.sum_bytes <= memory_bytes
     assert shares.connections >= 500
-    assert shares.streams >= 16
+    assert shares.streams >= 12
 
 
 def test_more_memory_never_means_less_of_anything() -> None:

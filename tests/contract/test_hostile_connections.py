@@ -29,6 +29,7 @@ from support.running import query, running_ledger
 from support.tokens import token_line
 from support.waiting import until_told
 
+from ledger.api import crowding
 from ledger.api import server as api_server
 from ledger.bootstrap import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -614,6 +615,39 @@ async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
                 yield connection
                 return
     raise TimeoutError("every connection was shown out before its call was open")
+
+
+async def test_answers_that_nobody_reads_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes no answers has further reads refused, not only its own, until it is gone."""
+    monkeypatch.setattr(crowding, "UNREAD_BYTES_MAX", 1000)
+    async with running_ledger(database) as ledger:
+        event = event_message(metadata={"filling": "x" * 800})
+        await ledger.ingest(event)
+        request = ledger_pb2.GetEventRequest(event_id=event.event_id)
+        raw = request.SerializeToString()
+        body = b"\0" + len(raw).to_bytes(4, "big") + raw
+        async with Http2.connect(ledger.address) as unread:
+            unread.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+            first = unread.open(f"/{SERVICE}/GetEvent")
+            await unread.send(first, body)
+            await unread.until(lambda: bool(unread.streams[first].headers))
+            second = await unread.call(f"/{SERVICE}/GetEvent", body)
+            assert second.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert not unread.is_over(first)
+            with pytest.raises(aio.AioRpcError) as refused:
+                await ledger.stub.GetEvent(request)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            # Whose answers are small are not among them.
+            await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
+            await ledger.balance(event.restaurant_id)
+
+        async def is_answered() -> bool:
+            try:
+                return (await ledger.stub.GetEvent(request)).event.event_id == event.event_id
+            except aio.AioRpcError:
+                return False
+
+        await until_told(is_answered, TIMEOUT_SECONDS)
 
 
 async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc import aio
 
-from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog
+from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers, is_read
 from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
 from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
@@ -125,7 +125,10 @@ class CallFrame:
             return self._streaming(method, handler, bound, gate or OpenGate(), receiving)
         if handler.request_streaming:
             raise NotImplementedError("the contract has no method that takes a stream and answers once")
-        return self._single(method, handler, bound, gate, receiving, is_health=service_name.startswith(_HEALTH_SERVICE))
+        unread = self._bounds.of_answers(name) if is_ledger else None
+        is_refusable = is_ledger and is_read(name)
+        is_health = service_name.startswith(_HEALTH_SERVICE)
+        return self._single(method, handler, bound, gate, receiving, unread, is_health=is_health, is_refusable=is_refusable)
 
     def _receiving_of(self, name: str) -> Receiving:
         return self._receiving_batches if is_large(name) else self._receiving
@@ -137,15 +140,19 @@ class CallFrame:
         bound: OpenCalls | None,
         gate: Gate | None,
         receiving: Receiving,
+        unread: UnreadAnswers | None,
         *,
         is_health: bool,
+        is_refusable: bool,
     ) -> Handler:
+        """With `unread` answers are counted there; one that `is_refusable` may be refused for want of room."""
         answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
         bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
 
         async def call(_: object, context: Context) -> Message:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
+            raw: list[bytes] = []
             request: list[Message] = []
             try:
                 if self._stopping.is_set() and not is_health:
@@ -153,7 +160,10 @@ class CallFrame:
                 # The caller first: what a stranger sends is not received.
                 gated = None if gate is None else gate.call(context, framed.request_id)
                 # Passed on and not held: of a batch it is several MiB, which its method drops early.
-                request.append(parse_request(parse, await receiving.read(framed, bytes_max)))
+                raw = [await receiving.read(framed, bytes_max)]
+                if unread is not None:
+                    unread.check()
+                request.append(parse_request(parse, raw.pop()))
                 with bound.admitted() if bound is not None else _BOUNDED_ELSEWHERE:
                     if gated is None:
                         response = await answer(request.pop(), context)
@@ -161,6 +171,8 @@ class CallFrame:
                         with gated:
                             response = await answer(gated.read(request.pop()), context)
                             await gated.answered(response)
+                if unread is not None:
+                    unread.keep(context, response.ByteSize(), is_refusable=is_refusable)
             except BaseException as error:
                 if not framed.takes(error):
                     raise
@@ -168,6 +180,7 @@ class CallFrame:
                 framed.answered()
                 return response
             # Nor held while the refusal is sent, if it was not passed on.
+            raw.clear()
             request.clear()
             await framed.abort()
             raise RuntimeError("an aborted call went on")

@@ -6,8 +6,10 @@ Events that wait to be booked are bounded by their queue (`application/ingest_qu
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from ledger.api.authentication import Context
+from ledger.api.authorization import SCOPE_BY_METHOD, Scope
 from ledger.api.errors import reason_of
 from ledger.api.receiving import LargePlaces
 from ledger.application.repeats import Repeats
@@ -22,6 +24,9 @@ _WARNED_OF = (QueueFull, DeadlineTooShort, NotAuthenticated)
 
 # The queue of events bounds them. Balances are asked for in groups, and many of them share a statement.
 _BOUNDED_ELSEWHERE = {"IngestEvent", "BatchIngestEvents", "GetBalance"}
+
+# Answers that clients have not read: pages and the like, and those to batches.
+UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX = 24 * 1024 * 1024, 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +65,62 @@ class OpenCalls:
                 self.calls -= 1
 
 
+class UnreadAnswers:
+    """Bounds what answers take that their clients have not read.
+
+    The library keeps an answer until its client has read it, or is gone, and one connection may ask
+    for 128 of up to 4 MiB.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.size_bytes = 0
+
+    def check(self) -> None:
+        """Raises QueueFull if there is no room for any answer."""
+        if self.size_bytes >= self._bytes_max:
+            raise QueueFull
+
+    def keep(self, context: Context, size_bytes: int, *, is_refusable: bool) -> None:
+        """Counts an answer until its call has ended. Raises QueueFull if it `is_refusable` and there is no room for it.
+
+        Any answer has room if nothing else is there.
+        """
+        if is_refusable and self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
+            raise QueueFull
+        self.size_bytes += size_bytes
+
+        def forget(_: Context) -> None:
+            self.size_bytes -= size_bytes
+
+        context.add_done_callback(cast(Any, forget))
+
+
 class CallBounds:
     """Which bound a method of the ledger has."""
 
     def __init__(self, limits: CallLimits, large: LargePlaces | None = None) -> None:
         self._calls = OpenCalls(limits.calls)
         self._streams = OpenCalls(limits.streams, large)
+        self._read_answers = UnreadAnswers(UNREAD_BYTES_MAX)
+        self._batch_answers = UnreadAnswers(UNREAD_OF_BATCHES_BYTES_MAX)
 
     def of(self, name: str, *, is_stream: bool) -> OpenCalls | None:
         """The bound that the method shares with others; None if it is bounded elsewhere."""
         if is_stream:
             return self._streams
         return None if name in _BOUNDED_ELSEWHERE else self._calls
+
+    def of_answers(self, name: str) -> UnreadAnswers | None:
+        """The bound on unread answers of the method: what is read, and batches, have one each; other answers are small."""
+        if name == "BatchIngestEvents":
+            return self._batch_answers
+        return self._read_answers if is_read(name) and name not in _BOUNDED_ELSEWHERE else None
+
+
+def is_read(name: str) -> bool:
+    """Whether the method changes nothing, so that it can be refused when its answer is known."""
+    return SCOPE_BY_METHOD.get(name) is Scope.READ
 
 
 class _Refused(NamedTuple):

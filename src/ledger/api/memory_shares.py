@@ -16,6 +16,7 @@ from ledger.api.call_frame import (
     WAITING_MAX,
 )
 from ledger.api.connections import CONNECTIONS_MAX
+from ledger.api.crowding import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX
 from ledger.api.event_stream import HELD_BYTES_MAX
 from ledger.api.receiving import KEPT_FOR_BATCHES, LARGE_BYTES_MAX
 
@@ -64,6 +65,8 @@ class MemoryShares:
             + DECODED_BYTES
             + PARSED_BYTES
             + bookings * STATEMENT_BYTES
+            + UNREAD_BYTES_MAX
+            + UNREAD_OF_BATCHES_BYTES_MAX
         )
         connections, large_places = CONNECTIONS_MAX, streams + BATCHES_READING_MAX
         if memory_bytes is not None:
