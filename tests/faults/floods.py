@@ -21,6 +21,7 @@ PATHS = "/ledger.v1.LedgerService/"
 UNFINISHED_BYTES = int(3.9 * MIB)
 # What is refused is not made again at once: the machine has others to serve, the honest callers among them.
 PAUSE_SECONDS = 0.05
+FLOODING = b"flooding\n"
 NEW_ID_PREFIX = "flood_"
 
 
@@ -151,10 +152,13 @@ KINDS: dict[str, tuple[Flood, ...]] = {
 
 
 async def flood(kinds: str, address: str, token: str) -> None:
-    """Some kinds at once, parted by commas, until standard input ends."""
+    """Some kinds at once, parted by commas, until standard input ends. Writes FLOODING when they have begun."""
     headers = [("authorization", f"Bearer {token}")] if token else []
     floods = [each for kind in kinds.split(",") for each in KINDS[kind]]
     tasks = [asyncio.create_task(_again(lambda each=each: each(address, headers))) for each in floods]  # type: ignore[misc]
+    # The first requests are made, which takes some of them a while.
+    await asyncio.sleep(PAUSE_SECONDS)
+    print(FLOODING.decode(), end="", flush=True)  # noqa: T201
     await asyncio.to_thread(sys.stdin.read)
     for task in tasks:
         task.cancel()

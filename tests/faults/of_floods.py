@@ -16,7 +16,7 @@ from support.waiting import until_told
 
 from faults.callers import Caller
 from faults.catalogue import fault
-from faults.floods import KINDS, large_events, new_event
+from faults.floods import FLOODING, KINDS, large_events, new_event
 from faults.journal import Told
 from faults.load import Mix, load_on
 from faults.memory_limits import MemoryLimit, NoMemoryLimit, memory_limit
@@ -34,13 +34,16 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 @asynccontextmanager
 async def flooded(server: ServerProcess, *kinds: str, token: str = "") -> AsyncIterator[None]:
-    """Floods a server from a process beside us, for as long as the block takes."""
+    """Floods a server from a process beside us, for as long as the block takes, from when it has begun."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "faults.floods", ",".join(kinds), server.address, token),
         cwd=_TESTS,
         stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), ACKNOWLEDGED_SECONDS) == FLOODING
         yield
         assert process.returncode is None, "the flood has ended by itself"
     finally:
