@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from ledger.api.crowding import CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers
 from ledger.api.errors import status_of
 from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
+from ledger.observability import CALLER
 
 
 def test_call_beyond_the_bound_is_refused_until_one_has_ended() -> None:
@@ -33,10 +34,14 @@ def test_each_method_has_its_bound() -> None:
 
 
 class Ending:
-    """A call that ends when the test says so."""
+    """A call of a connection that ends when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: str) -> None:
+        self._connection = connection
         self._told: list[Any] = []
+
+    def peer(self) -> str:
+        return self._connection
 
     def add_done_callback(self, told: Any) -> None:
         self._told.append(told)
@@ -48,20 +53,45 @@ class Ending:
 
 def test_answers_are_refused_while_too_much_is_unread() -> None:
     """What cannot be refused is counted all the same, and the next call is told before it is looked at."""
-    unread, calls = UnreadAnswers(100), [Ending() for _ in range(3)]
+    unread, calls = UnreadAnswers(100), [Ending(f"connection {number}") for number in range(3)]
     contexts: list[Any] = list(calls)
     unread.keep(contexts[0], 60, is_refusable=True)
     with pytest.raises(QueueFull):
         unread.keep(contexts[1], 50, is_refusable=True)
-    unread.check()
+    unread.check(contexts[1])
     unread.keep(contexts[1], 50, is_refusable=False)
-    with pytest.raises(QueueFull):
-        unread.check()
+    for context in contexts:
+        with pytest.raises(QueueFull):
+            unread.check(context)
     calls[0].end()
     calls[1].end()
     unread.keep(contexts[2], 200, is_refusable=True)
     calls[2].end()
     assert unread.size_bytes == 0
+
+
+def test_a_caller_that_reads_no_answers_keeps_out_no_other() -> None:
+    """By its name if it has one, whatever connections it has; else by its connection."""
+    unread = UnreadAnswers(100)
+    contexts: list[Any] = [Ending("one"), Ending("another")]
+    unread.keep(contexts[0], 50, is_refusable=True)
+    with pytest.raises(QueueFull):
+        unread.check(contexts[0])
+    unread.check(contexts[1])
+    unread.keep(contexts[1], 30, is_refusable=True)
+    with pytest.raises(QueueFull):
+        unread.keep(contexts[1], 21, is_refusable=True)
+    named: list[Any] = [Ending("third"), Ending("fourth")]
+    caller = CALLER.set("reports")
+    try:
+        unread.keep(named[0], 20, is_refusable=True)
+        contexts[0].end()
+        unread.keep(named[1], 30, is_refusable=True)
+        with pytest.raises(QueueFull):
+            unread.check(named[1])
+    finally:
+        CALLER.reset(caller)
+    unread.check(named[1])
 
 
 async def test_refusals_are_summed_up() -> None:

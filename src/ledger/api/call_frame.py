@@ -162,7 +162,7 @@ class CallFrame:
                 # Passed on and not held: of a batch it is several MiB, which its method drops early.
                 raw = [await receiving.read(framed, bytes_max)]
                 if unread is not None:
-                    unread.check()
+                    unread.check(context)
                 request.append(parse_request(parse, raw.pop()))
                 with bound.admitted() if bound is not None else _BOUNDED_ELSEWHERE:
                     if gated is None:

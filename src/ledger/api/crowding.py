@@ -3,6 +3,7 @@
 Events that wait to be booked are bounded by their queue (`application/ingest_queue.py`); this is for all else.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -66,34 +67,50 @@ class OpenCalls:
 
 
 class UnreadAnswers:
-    """Bounds what answers take that their clients have not read.
+    """Bounds what answers take that their clients have not read: of all callers, and of one half as much.
 
     The library keeps an answer until its client has read it, or is gone, and one connection may ask
-    for 128 of up to 4 MiB.
+    for 128 of up to 4 MiB. A caller without credentials is its connection.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
+        self._bytes_by_caller: Counter[str] = Counter()
         self.size_bytes = 0
 
-    def check(self) -> None:
-        """Raises QueueFull if there is no room for any answer."""
-        if self.size_bytes >= self._bytes_max:
+    def check(self, context: Context) -> None:
+        """Raises QueueFull if there is no room for any answer to the caller."""
+        if self.size_bytes >= self._bytes_max or self._bytes_by_caller[_caller_of(context)] * 2 >= self._bytes_max:
             raise QueueFull
 
     def keep(self, context: Context, size_bytes: int, *, is_refusable: bool) -> None:
         """Counts an answer until its call has ended. Raises QueueFull if it `is_refusable` and there is no room for it.
 
-        Any answer has room if nothing else is there.
+        Any answer has room if nothing else is there, and any of a caller of whom nothing is in what there
+        is room for.
         """
-        if is_refusable and self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
+        caller = _caller_of(context)
+        of_caller = self._bytes_by_caller[caller]
+        is_over = self.size_bytes and self.size_bytes + size_bytes > self._bytes_max
+        is_over_share = of_caller and (of_caller + size_bytes) * 2 > self._bytes_max
+        if is_refusable and (is_over or is_over_share):
             raise QueueFull
-        self.size_bytes += size_bytes
+        self._add(caller, size_bytes)
 
         def forget(_: Context) -> None:
-            self.size_bytes -= size_bytes
+            self._add(caller, -size_bytes)
 
         context.add_done_callback(cast(Any, forget))
+
+    def _add(self, caller: str, size_bytes: int) -> None:
+        self.size_bytes += size_bytes
+        self._bytes_by_caller[caller] += size_bytes
+        if not self._bytes_by_caller[caller]:
+            del self._bytes_by_caller[caller]
+
+
+def _caller_of(context: Context) -> str:
+    return CALLER.get() or context.peer()
 
 
 class CallBounds:
