@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import structlog
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from support.commands import logging_kept
 
 from ledger.observability import configure_logging
@@ -31,3 +32,19 @@ def test_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch, log_format: Lo
             assert line.endswith(b"\n")
         with pytest.raises(BlockingIOError):
             ours.recv(1)
+
+
+def test_clients_that_left_write_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC logs one where the connection is reset in the moment of an answer; what else goes wrong in it is logged."""
+    log = io.StringIO()
+    library = logging.getLogger("grpc._cython.cygrpc")
+    with logging_kept():
+        monkeypatch.setattr(sys, "stderr", log)
+        configure_logging(LogFormat.JSON, LogLevel.INFO)
+        for error in (cygrpc.ExecuteBatchError("the client left"), ValueError("something else")):
+            try:
+                raise error
+            except (cygrpc.ExecuteBatchError, ValueError):
+                library.exception("raised by servicer method")
+    assert "something else" in log.getvalue()
+    assert "the client left" not in log.getvalue()

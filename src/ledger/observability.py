@@ -44,6 +44,14 @@ class _LogFile:
             sys.stderr.flush()
 
 
+def _tells_more_than_that_a_client_left(record: logging.LogRecord) -> bool:
+    """False for the traceback that gRPC logs if a client leaves in the moment of its answer.
+
+    Of other clients that leave it logs nothing, and a stranger may make a thousand leave at once.
+    """
+    return not (record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ == "ExecuteBatchError")
+
+
 def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
     """Sends our lines and those of the libraries through one formatter. For the start of a process; on repeat it replaces.
 
@@ -82,5 +90,6 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
             foreign_pre_chain=shared,
         )
     )
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_more_than_that_a_client_left)
     # Libraries speak up only when something is wrong, unless everything is asked for.
     logging.basicConfig(handlers=[handler], level=max(severity, logging.WARNING), force=True)

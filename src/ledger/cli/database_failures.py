@@ -1,6 +1,6 @@
 """What can go wrong with the database or the port of a command that works without a server, in a line each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
@@ -29,8 +29,7 @@ _HINT_BY_SQLSTATE = {
     ),
 }
 
-# A login is refused for another reason: the role may not connect.
-_HINT_OF_LOGIN = _HINT_BY_SQLSTATE | {"42501": "as a superuser, GRANT CONNECT ON DATABASE … TO the role that logs in"}
+_HINT_OF_CONNECT = "as a superuser, GRANT CONNECT ON DATABASE … TO the role that logs in"
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def database_failures(url: str) -> Iterator[None]:
         raise CommandFailure(str(error), exit_status=ExitStatus.USAGE) from error
     except DatabaseUnavailable as error:
         cause = error.__cause__ or error
-        lines = [f"{where} cannot be reached: {sentence_of(cause)}", *_hints(cause, _HINT_OF_LOGIN)]
+        lines = [f"{where} cannot be reached: {sentence_of(cause)}", *_hints(cause)]
         raise CommandFailure(*lines, exit_status=ExitStatus.UNREACHABLE) from error
     except LedgerError as error:
         raise CommandFailure(f"{where} could not do the work: {sentence_of(error.__cause__ or error)}") from error
@@ -56,9 +55,13 @@ def database_failures(url: str) -> Iterator[None]:
         raise CommandFailure(f"{where} refuses: {sentence_of(error)}", *_hints(error)) from error
 
 
-def _hints(error: BaseException, hint_by_sqlstate: Mapping[str, str] = _HINT_BY_SQLSTATE) -> list[str]:
+def _hints(error: BaseException) -> list[str]:
     """What to do about some refusals, which PostgreSQL cannot know."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
-    hint = hint_by_sqlstate.get(getattr(error, "sqlstate", None) or "")
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    # Nothing else that is not allowed ends a session: CONNECT is asked for when it is opened.
+    if sqlstate == "42501" and getattr(error, "severity_en", None) == "FATAL":
+        return [_HINT_OF_CONNECT]
+    hint = _HINT_BY_SQLSTATE.get(sqlstate)
     return [hint] if hint else []
