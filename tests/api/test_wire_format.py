@@ -83,6 +83,16 @@ def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:
     assert (has_more_metadata(raw, 2), has_more_metadata(raw, 3)) == (True, False)
 
 
+@pytest.mark.parametrize("spare", [0, 1])
+def test_other_fields_of_events_are_looked_at_up_to_a_bound(spare: int) -> None:
+    """Two million of them in 4 MiB would stop the server for three seconds, though parsed they are fast."""
+    # An amount of 0x52, which is the tag of metadata, too: only a look at each field tells.
+    amount = b"\x28\x52"
+    of_64_fields = b"\x0a\x80\x01" + amount * 64
+    raw = of_64_fields * (wire_format.OTHER_FIELDS_MAX // 64) + (b"\x0a\x02" + amount) * spare
+    assert has_more_metadata(raw, 3) == bool(spare)
+
+
 def test_metadata_with_a_tag_longer_than_it_must_be_is_counted() -> None:
     """The parser takes it, too."""
     entry = b"\xd2\x80\x00\x03\x0a\x01a"

@@ -14,6 +14,8 @@ from ledger.v1 import ledger_pb2
 COUNTED_BYTES_MIN = 256 * 1024
 # Fields beside its events that a request may have, by a contract newer than ours.
 FIELDS_SPARE = 16
+# Fields of all its events beside their metadata: 32 each if there are 1,000. Those of our contract have 9.
+OTHER_FIELDS_MAX = 32_000
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
@@ -52,17 +54,21 @@ def has_more_metadata(raw: bytes, entries_max: int) -> bool:
     """Whether the events of a request have more than `entries_max` entries of metadata together.
 
     A message of 4 MiB may have 600,000 that differ, which stop all other calls for a second while
-    they are parsed. False for what is malformed.
+    they are parsed. True also beyond OTHER_FIELDS_MAX, of which it may have two million: to look at
+    them all takes three seconds. False for what is malformed.
     """
     # As many as there could be. To look at each field takes as long as to parse it.
     if sum(raw.count(tag) for tag in _METADATA_TAGS) <= entries_max:
         return False
-    entries = 0
+    entries = others = 0
     # The fields of a request, whatever it calls them, are events.
     for _, place in _fields(raw, 0, len(raw)):
         for tag, _ in _fields(raw, *place):
-            entries += tag == _METADATA_TAG
-            if entries > entries_max:
+            if tag == _METADATA_TAG:
+                entries += 1
+            else:
+                others += 1
+            if entries > entries_max or others > OTHER_FIELDS_MAX:
                 return True
     return False
 
