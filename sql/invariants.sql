@@ -1408,9 +1408,12 @@ broken AS (
   FROM pg_catalog.pg_roles AS r
   CROSS JOIN books AS b
   JOIN pg_catalog.pg_proc AS p ON p.pronamespace = b.oid
-  WHERE (r.rolname = 'ledger_app' AND p.proname IN ('advance_ledger_clock', 'catch_up_ledger_clock',
-                                                    'summarize_recorded_txids', 'recorded_now', 'write_payout_run_items')
-         OR r.rolname IN ('ledger_app', 'ledger_read') AND p.proname IN ('ledger_now', 'ledger_now_behind', 'ledger_clock_at'))
+  -- With its arguments: what others have made by the same name is not ours.
+  CROSS JOIN LATERAL (SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS called) AS f
+  WHERE (r.rolname = 'ledger_app' AND f.called IN ('advance_ledger_clock()', 'catch_up_ledger_clock()',
+                                                   'summarize_recorded_txids()', 'recorded_now()',
+                                                   'write_payout_run_items(uuid, integer)')
+         OR r.rolname IN ('ledger_app', 'ledger_read') AND f.called IN ('ledger_now()', 'ledger_now_behind()', 'ledger_clock_at()'))
     AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
   UNION ALL
   SELECT r.rolname::text, format('may not USE the schema %s', b.nspname)

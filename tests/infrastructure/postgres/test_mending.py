@@ -169,6 +169,24 @@ async def test_functions_whose_arguments_have_names_are_known(books: Database, m
             known.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["deny_change", "recorded_now"])
+async def test_function_of_another_role_stays_its_own(books: Database, name: str) -> None:
+    """Owned by ledger_owner it would do with the books what that role wants. Nor is it in the way of ours by its name."""
+    await query(books.migration_url, "GRANT CREATE ON SCHEMA public TO ledger_read")
+    await query(
+        books.migration_url,
+        f"DO $$ BEGIN SET LOCAL ROLE ledger_read; CREATE FUNCTION public.{name}(integer) RETURNS name"
+        " LANGUAGE sql SECURITY DEFINER RETURN current_user; END $$",
+    )
+    assert await mended(books) == []
+    await check(books.url)
+    assert await query(books.migration_url, f"SELECT public.{name}(1)::text") == [("ledger_read",)]
+    await query(books.migration_url, f"REVOKE EXECUTE ON FUNCTION {name}(integer) FROM PUBLIC")
+    await assert_books_in_order(books)
+    await query(books.migration_url, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app")
+    assert await mended(books) == ["granted 1 privilege that was missing"]
+
+
 async def test_triggers_are_turned_on_as_they_were_made(books: Database) -> None:
     """As a dump with --disable-triggers leaves them, or worse."""
     await query(books.migration_url, "ALTER TABLE ledger_entries DISABLE TRIGGER ALL")

@@ -10,6 +10,12 @@ from ledger.infrastructure.postgres.privileges import lacking_privileges
 from ledger.infrastructure.postgres.sequences import advance, lagging_sequences
 from ledger.infrastructure.postgres.triggers import triggers_off
 
+# By their arguments, too: what another role made by the same name is not the ledger's. Owned by ledger_owner, it would do with the
+# books what that role wants.
+OF_THESE = """JOIN pg_catalog.pg_proc AS p
+  ON p.pronamespace = CAST(quote_ident(current_schema()) AS regnamespace)
+  AND p.proname || '(' || pg_get_function_arguments(p.oid) || ')' = f.name"""
+
 # Tables of these names that are together in a schema are the ledger's, whoever restored them.
 SELECT_STRANGERS = f"""
 SELECT 'TABLE ' || c.oid::regclass FROM unnest(CAST(:tables AS text[])) AS t (name)
@@ -18,15 +24,15 @@ WHERE pg_get_userbyid(c.relowner) <> '{OWNER_ROLE}'
   AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
 UNION ALL
 SELECT 'FUNCTION ' || p.oid::regprocedure FROM unnest(CAST(:functions AS text[])) AS f (name)
-JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronamespace = CAST(quote_ident(current_schema()) AS regnamespace)
+{OF_THESE}
 WHERE pg_get_userbyid(p.proowner) <> '{OWNER_ROLE}'
   AND to_regclass('ledger_entries') IS NOT NULL AND to_regclass('processor_events') IS NOT NULL
 ORDER BY 1
 """
 
-SELECT_PUBLIC_FUNCTIONS = """
+SELECT_PUBLIC_FUNCTIONS = f"""
 SELECT p.oid::regprocedure::text FROM unnest(CAST(:functions AS text[])) AS f (name)
-JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronamespace = CAST(quote_ident(current_schema()) AS regnamespace)
+{OF_THESE}
 WHERE p.prosecdef AND EXISTS (
   SELECT FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS acl
   WHERE acl.grantee = 0 AND acl.privilege_type = 'EXECUTE')

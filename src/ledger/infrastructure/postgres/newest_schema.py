@@ -9,10 +9,9 @@ from functools import cache
 
 from ledger.resources import resource
 
-# Of a function its name alone: its arguments may have names, which PostgreSQL takes in no look-up.
 _GRANT = re.compile(
     r"^GRANT (?P<privileges>.+) ON (?P<kind>TABLE|SEQUENCE|FUNCTION|SCHEMA) "
-    r"(?P<name>[^ (]+)(?:\(.*\))? TO (?P<role>\w+);$",
+    r"(?P<name>[^ (]+)(?:\((?P<arguments>.*)\))? TO (?P<role>\w+);$",
     re.MULTILINE,
 )
 _PRIVILEGE = re.compile(r"(?P<privilege>[A-Z]+)(?:\((?P<columns>[^)]*)\))?")
@@ -21,24 +20,30 @@ _ALWAYS = re.compile(r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<nam
 _TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 _VIEW = re.compile(r"^CREATE VIEW (\w+) AS$", re.MULTILINE)
 _SEQUENCE = re.compile(r"^CREATE SEQUENCE (\w+)", re.MULTILINE)
-_FUNCTION = re.compile(r"^CREATE FUNCTION (\w+)\(", re.MULTILINE)
+_FUNCTION = re.compile(r"^CREATE FUNCTION (\w+\(.*?\)) RETURNS ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Privilege:
-    """One that `role` needs. `kind` is TABLE, SEQUENCE, FUNCTION or SCHEMA; `column` is empty for all of them."""
+    """One that `role` needs. `kind` is TABLE, SEQUENCE, FUNCTION or SCHEMA; `column` is empty for all of them.
+
+    `arguments` are those of a function as pg_get_function_identity_arguments() gives them, with their names: PostgreSQL
+    looks up types only.
+    """
 
     role: str
     kind: str
     name: str
     privilege: str
     column: str = ""
+    arguments: str = ""
 
     @property
     def grant(self) -> str:
         """The statement that grants it, in a session whose path leads to the books."""
         columns = f' ("{self.column}")' if self.column else ""
-        return f"GRANT {self.privilege}{columns} ON {self.kind} {self.name} TO {self.role}"
+        arguments = f"({self.arguments})" if self.kind == "FUNCTION" else ""
+        return f"GRANT {self.privilege}{columns} ON {self.kind} {self.name}{arguments} TO {self.role}"
 
     @property
     def sentence(self) -> str:
@@ -58,7 +63,10 @@ def privileges() -> tuple[Privilege, ...]:
         for part in _PRIVILEGE.finditer(line["privileges"]):
             privilege = "EXECUTE" if line["kind"] == "FUNCTION" else part["privilege"]
             columns = (part["columns"] or "").split(", ")
-            found += [Privilege(line["role"], line["kind"], line["name"], privilege, column.strip('"')) for column in columns]
+            found += [
+                Privilege(line["role"], line["kind"], line["name"], privilege, column.strip('"'), line["arguments"] or "")
+                for column in columns
+            ]
     return tuple(sorted(found))
 
 
@@ -89,7 +97,7 @@ def views() -> tuple[str, ...]:
 
 @cache
 def functions() -> tuple[str, ...]:
-    """The names of all functions."""
+    """All functions with their arguments, as pg_get_function_arguments() gives them."""
     return tuple(_FUNCTION.findall(_script()))
 
 

@@ -100,13 +100,17 @@ async def excessive_privileges(engine: AsyncEngine) -> list[tuple[str, list[str]
 SELECT_LACKING = """
 SELECT w.place
 FROM unnest(CAST(:roles AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:privileges AS text[]),
-            CAST(:columns AS text[])) WITH ORDINALITY AS w (role, kind, name, privilege, column_name, place)
+            CAST(:columns AS text[]), CAST(:arguments AS text[]))
+     WITH ORDINALITY AS w (role, kind, name, privilege, column_name, arguments, place)
 JOIN pg_catalog.pg_roles AS r ON r.rolname = w.role
 LEFT JOIN pg_catalog.pg_attribute AS a
   ON w.column_name <> '' AND a.attrelid = to_regclass(w.name) AND a.attname = w.column_name
+LEFT JOIN pg_catalog.pg_proc AS p
+  ON w.kind = 'FUNCTION' AND p.proname = w.name AND pg_function_is_visible(p.oid)
+  AND pg_get_function_identity_arguments(p.oid) = w.arguments
 WHERE CASE
         WHEN w.kind = 'SEQUENCE' THEN has_sequence_privilege(r.oid, to_regclass(w.name), w.privilege)
-        WHEN w.kind = 'FUNCTION' THEN has_function_privilege(r.oid, to_regproc(w.name), w.privilege)
+        WHEN w.kind = 'FUNCTION' THEN has_function_privilege(r.oid, p.oid, w.privilege)
         WHEN w.column_name <> '' THEN has_column_privilege(r.oid, a.attrelid, a.attnum, w.privilege)
         ELSE has_table_privilege(r.oid, to_regclass(w.name), w.privilege)
       END IS NOT TRUE
@@ -125,6 +129,7 @@ async def lacking_privileges(connection: AsyncConnection, roles: Sequence[str]) 
             "names": [privilege.name for privilege in wanted],
             "privileges": [privilege.privilege for privilege in wanted],
             "columns": [privilege.column for privilege in wanted],
+            "arguments": [privilege.arguments for privilege in wanted],
         },
     )
     return [wanted[place - 1] for (place,) in rows]
