@@ -10,8 +10,8 @@ from ledger.infrastructure.postgres.privileges import lacking_privileges
 from ledger.infrastructure.postgres.sequences import advance, lagging_sequences
 from ledger.infrastructure.postgres.triggers import triggers_off
 
-# By their arguments, too: what another role made by the same name is not the ledger's. Owned by ledger_owner, it would do with the
-# books what that role wants.
+# By their arguments, too: what another role made by the same name is not the ledger's. Owned by
+# ledger_owner, it would do with the books what that role wants.
 OF_THESE = """JOIN pg_catalog.pg_proc AS p
   ON p.pronamespace = CAST(quote_ident(current_schema()) AS regnamespace)
   AND p.proname || '(' || pg_get_function_arguments(p.oid) || ')' = f.name"""
