@@ -1457,6 +1457,19 @@ WHERE (s.setdatabase = 0 OR d.datname = current_database())
   AND (setting IN ('synchronous_commit=off', 'synchronous_commit=local', 'synchronous_commit=remote_write')
        OR setting LIKE 'session_replication_role=%' OR (setting LIKE 'search_path=%' AND s.setrole <> 0));
 
+-- check: only_owners_create_beside_the_books
+-- Nobody but the owners of the books and of their schema may create in it, as every role may in a schema public of PostgreSQL 14. A
+-- function there is called in the place of one of PostgreSQL's with the same name where its types fit as well: its maker's code
+-- runs as ledger_app, or as the owner. REVOKE CREATE ON SCHEMA … FROM the role.
+SELECT 'only_owners_create_beside_the_books' AS check_name, 'WARNING' AS severity,
+       COALESCE('role ' || r.rolname, 'every role') AS entity, format('may create in the schema %s', n.nspname) AS detail
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL aclexplode(n.nspacl) AS acl
+LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = acl.grantee
+WHERE c.oid = to_regclass('ledger_entries') AND acl.privilege_type = 'CREATE' AND acl.grantee <> n.nspowner
+  AND (r.oid IS NULL OR r.rolname <> 'ledger_owner' AND NOT r.rolsuper);
+
 -- check: recorded_txids_are_past
 -- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster
 -- they may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.

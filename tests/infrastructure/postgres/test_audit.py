@@ -661,7 +661,7 @@ TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
 NEEDS, SEQUENCES = "roles_hold_what_they_need", "sequences_are_ahead_of_their_tables"
-SETTINGS = "settings_of_roles_are_safe"
+SETTINGS, CREATES = "settings_of_roles_are_safe", "only_owners_create_beside_the_books"
 EVENTS_TRIGGER = "TRIGGER processor_events_deny_change"
 
 DAMAGE_TO_GUARDS = (
@@ -793,6 +793,8 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(NEEDS, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app", ("role ledger_app",)),
     Damage(NEEDS, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_read", ("role ledger_read",)),
+    Damage(CREATES, "GRANT CREATE ON SCHEMA public TO PUBLIC", ("every role",), WARNING),
+    Damage(CREATES, "GRANT CREATE ON SCHEMA public TO ledger_read", ("role ledger_read",), WARNING),
     Damage(SEQUENCES, "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART", ("table balance_accounts",)),
     Damage(
         SEQUENCES,

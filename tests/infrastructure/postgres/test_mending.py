@@ -182,6 +182,7 @@ async def test_function_of_another_role_stays_its_own(books: Database, name: str
     await check(books.url)
     assert await query(books.migration_url, f"SELECT public.{name}(1)::text") == [("ledger_read",)]
     await query(books.migration_url, f"REVOKE EXECUTE ON FUNCTION {name}(integer) FROM PUBLIC")
+    await query(books.migration_url, "REVOKE CREATE ON SCHEMA public FROM ledger_read")
     await assert_books_in_order(books)
     await query(books.migration_url, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app")
     assert await mended(books) == ["granted 1 privilege that was missing"]
