@@ -141,6 +141,20 @@ async def test_slow_call_makes_room_for_one_that_waits() -> None:
         task.cancel()
 
 
+async def test_silent_calls_make_room_one_after_the_other() -> None:
+    """Each has a place only once the one before it has ended, which is after it was given up."""
+    receives = Receiving(places=1, waiting_max=10, patience_seconds=0.0)
+    calls = [Call(str(number)) for number in range(5)]
+    reading = start(receives, *calls)
+    last = calls[-1]
+    await until(lambda: last.is_read, TIMEOUT_SECONDS)
+    last.send(b"last")
+    assert await reading[-1] == b"last"
+    for task in reading[:-1]:
+        with pytest.raises(aio.AbortError):
+            await task
+
+
 async def test_crowd_makes_room_for_another_connection_soon() -> None:
     """What it has beyond its share is given up before its time, the oldest first, and no more."""
     receives = Receiving(3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0)

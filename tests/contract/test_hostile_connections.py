@@ -334,21 +334,21 @@ async def send_without_an_end(connection: Http2, streams: list[int], body: bytes
 
 
 @pytest.mark.parametrize(
-    ("path", "rss_mib"),
+    ("path", "calls", "rss_mib"),
     [
-        pytest.param(INGEST, 224, id="single"),
-        pytest.param(BATCH, 96, id="batch"),
-        pytest.param("/grpc.health.v1.Health/Check", 96, id="health"),
-        pytest.param("/grpc.health.v1.Health/Watch", 96, id="watch"),
+        pytest.param(INGEST, 100, 224, id="single"),
+        pytest.param(BATCH, 100, 96, id="batch"),
+        pytest.param("/grpc.health.v1.Health/Check", 40, 96, id="health"),
+        pytest.param("/grpc.health.v1.Health/Watch", 40, 96, id="watch"),
     ],
 )
-async def test_messages_that_never_end_are_bounded(hostile: ServerProcess, path: str, rss_mib: float) -> None:
-    """Two connections with a hundred calls each, every one with 3.9 MiB but for the last byte: only some are received at a time,
+async def test_messages_that_never_end_are_bounded(hostile: ServerProcess, path: str, calls: int, rss_mib: float) -> None:
+    """Two connections with many calls each, every one with 3.9 MiB but for the last byte: only some are received at a time,
     and others are served meanwhile."""
     body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
     async with unharmed(hostile, rss_mib=rss_mib, booked=2), AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(2)]
-        streams = [[one.open(path) for _ in range(100)] for one in connections]
+        streams = [[one.open(path) for _ in range(calls)] for one in connections]
         sending = [
             asyncio.create_task(send_without_an_end(one, opened, body)) for one, opened in zip(connections, streams, strict=True)
         ]

@@ -50,6 +50,8 @@ READING_MAX, WAITING_MAX = 8, 1000
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
 # The same of health checks and reflection, which ask nobody who they are.
 OPEN_READING_MAX, OPEN_WAITING_MAX = 2, 200
+# They have a few bytes, which come with their headers.
+OPEN_PATIENCE_SECONDS = 0.1
 _HEALTH_SERVICE = "grpc.health."
 _LEDGER_SERVICE = "ledger."
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
@@ -90,7 +92,7 @@ class CallFrame:
             large=large,
             turns=self._turns,
         )
-        self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX)
+        self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX, OPEN_PATIENCE_SECONDS)
         self._stopping = asyncio.Event()
         # Bound once: finding out what is logged costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()

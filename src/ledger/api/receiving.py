@@ -172,8 +172,6 @@ class Receiving:
                 await self._turn(call)
             else:
                 self._place(call)
-                if self._watch is None:
-                    self._look_again(WATCH_SECONDS)
             raw: Any = await call.context.read()
             # It has arrived, so it is not slow any more.
             self._reading.pop(call, None)
@@ -197,6 +195,9 @@ class Receiving:
         self._placed.add(call)
         if self._large is not None:
             self._large.begin_batch()
+        # A place may be free long after what had it was given up, when nothing else is looked at.
+        if self._watch is None or self._waiting:
+            self._look_again(BUSY_WATCH_SECONDS if self._waiting else WATCH_SECONDS)
 
     async def _turn(self, call: Incoming) -> None:
         """Returns once the call has a place."""
