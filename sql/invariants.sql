@@ -1460,7 +1460,7 @@ WHERE (s.setdatabase = 0 OR d.datname = current_database())
 -- check: only_owners_create_beside_the_books
 -- Nobody but the owners of the books and of their schema may create in it, as every role may in a schema public of PostgreSQL 14. A
 -- function there is called in the place of one of PostgreSQL's with the same name where its types fit as well: its maker's code
--- runs as ledger_app, or as the owner. REVOKE CREATE ON SCHEMA … FROM the role.
+-- runs as ledger_app, or as the owner. Take it back by REVOKE CREATE ON SCHEMA.
 SELECT 'only_owners_create_beside_the_books' AS check_name, 'WARNING' AS severity,
        COALESCE('role ' || r.rolname, 'every role') AS entity, format('may create in the schema %s', n.nspname) AS detail
 FROM pg_catalog.pg_class AS c
