@@ -307,9 +307,10 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_in_digits(cls, value: Any, info: ValidationInfo) -> Any:
-        """As on the command line. The library would take 1_0 for 10."""
+        """As on the command line, but for blanks around it, which files have. The library would take 1_0 for 10."""
         if isinstance(value, str) and (rule := _NUMBER_RULES.get(cls._kind_of(info.field_name))) is not None:
             pattern, sentence = rule
+            value = value.strip()
             if not pattern.fullmatch(value):
                 raise ValueError(sentence)
         return value

@@ -49,6 +49,14 @@ def test_bad_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, val
     assert caught.value.exit_status is ExitStatus.USAGE
 
 
+def test_number_may_have_blanks_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that programs write often end a line with one."""
+    monkeypatch.setenv("LEDGER_MATURITY_DAYS", " 10\r\n")
+    monkeypatch.setenv("LEDGER_SHUTDOWN_GRACE_SECONDS", "0.5 ")
+    settings = load_settings()
+    assert (settings.maturity_days, settings.shutdown_grace_seconds) == (10, 0.5)
+
+
 def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """All at once, so that nobody has to try again and again."""
     monkeypatch.setenv("LEDGER_MATURITY_DAYS", "x")
