@@ -96,9 +96,9 @@ LEFT JOIN LATERAL (
 # The expression that BRIN has indexed; the index is the only one that a range of it can use.
 TXID = "recorded_txid::text::bigint"
 OF_RANGE = f"{TXID} >= $1 AND {TXID} < $2"
-# Seven bits hold it; the rules post at most three entries to a transaction.
 # Where the place of the last of a transaction id's rows is in what is kept of them.
 _LAST_PLACE = f"length(kept) - {ROW_BYTES}"
+# Seven bits hold it; the rules post at most three entries to a transaction.
 PLACE = f"LEAST(GREATEST(position, {EVENT_PLACE + 1}), {PLACE_MAX})"
 
 
