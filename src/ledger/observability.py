@@ -44,7 +44,7 @@ class _LogFile:
             sys.stderr.flush()
 
 
-def _tells_more_than_that_a_client_left(record: logging.LogRecord) -> bool:
+def _is_no_lost_client(record: logging.LogRecord) -> bool:
     """False for the traceback that gRPC logs if a client leaves in the moment of its answer.
 
     Of other clients that leave it logs nothing, and a stranger may make a thousand leave at once.
@@ -90,6 +90,6 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
             foreign_pre_chain=shared,
         )
     )
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_more_than_that_a_client_left)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_lost_client)
     # Libraries speak up only when something is wrong, unless everything is asked for.
     logging.basicConfig(handlers=[handler], level=max(severity, logging.WARNING), force=True)

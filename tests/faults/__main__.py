@@ -17,10 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from support.folders import folder_for_all
 
 from faults.all_faults import FAULTS
 from faults.catalogue import Fault, Outcome, Status, play
-from faults.clusters import FORGETFUL, new_cluster, new_folder
+from faults.clusters import FORGETFUL, new_cluster
 from ledger.observability import configure_logging
 from ledger.settings import LogFormat, LogLevel
 
@@ -66,7 +67,7 @@ def _chosen(only: str) -> list[Fault]:
 
 async def _play_all(faults: list[Fault], *, seed: int, full: bool) -> list[Outcome]:
     outcomes = []
-    with new_folder() as folder, new_cluster(folder / "database", {} if full else FORGETFUL) as cluster:
+    with folder_for_all() as folder, new_cluster(folder / "database", {} if full else FORGETFUL) as cluster:
         await cluster.make_template()
         logs = folder / "logs"
         logs.mkdir()

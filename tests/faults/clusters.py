@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -134,17 +132,6 @@ def run_as_owner(data_dir: Path, account: Account | None, command: Sequence[str 
     if status != 0:
         raise RuntimeError(f"{command[0]} ended with {status}: {said}")
     return said
-
-
-@contextmanager
-def new_folder() -> Iterator[Path]:
-    """An empty folder that any account may enter: as root the server runs as another."""
-    folder = Path(tempfile.mkdtemp(prefix="ledger-faults-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

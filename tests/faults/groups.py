@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import asyncpg
+from support.folders import folder_for_all
 from support.haproxy import documented_for_patroni
 from support.ports import held_port, port_of
 from support.waiting import POLL_SECONDS, until_told
 
-from faults.clusters import new_folder
 from faults.stage import Skipped
 from ledger.bootstrap import Database
 from ledger.infrastructure.postgres.embedded import find_bin_dir
@@ -260,7 +260,7 @@ async def _writes(member: Member) -> float:
 @asynccontextmanager
 async def patroni_group() -> AsyncIterator[Group]:
     """A group with the books' database on it, migrated. Raises Skipped where a program is absent."""
-    with new_folder() as folder, (folder / "group.log").open("ab") as log, (folder / "group.lock").open("w") as lock:
+    with folder_for_all() as folder, (folder / "group.log").open("ab") as log, (folder / "group.lock").open("w") as lock:
         group = Group(folder, log, lock.fileno())
         try:
             for member in group.members:

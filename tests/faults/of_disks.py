@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
+from support.folders import folder_for_all
 from support.waiting import until, until_told
 
 from faults.catalogue import fault
-from faults.clusters import Cluster, new_cluster, new_folder
+from faults.clusters import Cluster, new_cluster
 from faults.judge import judge
 from faults.load import load_on
 from faults.servers import ServerProcess
@@ -81,7 +82,7 @@ async def cluster_of_its_own(stage: Stage, folder: Path, parameters: dict[str, s
 @fault("F8", "no room left for data")
 async def data_disk_full(stage: Stage) -> None:
     """The tables' disk is full: plain refusals that may be repeated, and all goes on once there is room."""
-    folder = stage.exits.enter_context(new_folder())
+    folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 250))
     server = await cluster_of_its_own(stage, folder / "cluster", {"max_wal_size": "256MB"}, ("base", disk / "base"))
     async with load_on(stage.load(server)) as load:
@@ -100,7 +101,7 @@ async def data_disk_full(stage: Stage) -> None:
 @fault("F9", "no room left for the log")
 async def log_disk_full(stage: Stage) -> None:
     """The write-ahead log's disk is full: PostgreSQL panics and stays down until there is room; health says so."""
-    folder = stage.exits.enter_context(new_folder())
+    folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 100))
     server = await cluster_of_its_own(
         stage, folder / "cluster", {"max_wal_size": "32MB", "min_wal_size": "32MB"}, ("pg_wal", disk / "pg_wal")
@@ -130,7 +131,7 @@ async def dump_and_restore(stage: Stage) -> None:
     """The books are dumped while events come in and restored elsewhere: what had been acknowledged by then is there and counts,
     and everything sent again is booked once."""
     server = await stage.server()
-    folder = stage.exits.enter_context(new_folder())
+    folder = stage.exits.enter_context(folder_for_all())
     dump = folder / "books.dump"
     async with load_on(stage.load(server)) as load:
         await load.acknowledged(stage.size(3_000, 300))

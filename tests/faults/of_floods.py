@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from grpc import ssl_channel_credentials
@@ -33,43 +33,33 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 
 @asynccontextmanager
-async def flooded(server: ServerProcess, *kinds: str, token: str = "") -> AsyncIterator[None]:
-    """Floods a server from a process beside us, for as long as the block takes, from when it has begun."""
+async def beside_us(module: str, *arguments: str, begun: bytes) -> AsyncIterator[None]:
+    """Runs a module of ours in a process beside us while the block runs, from when it has said `begun`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.floods", ",".join(kinds), server.address, token),
+        *(sys.executable, "-m", module, *arguments),
         cwd=_TESTS,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), ACKNOWLEDGED_SECONDS) == FLOODING
+        assert await asyncio.wait_for(process.stdout.readline(), ACKNOWLEDGED_SECONDS) == begun
         yield
-        assert process.returncode is None, "the flood has ended by itself"
+        assert process.returncode is None, f"{module} has ended by itself"
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
 
 
-@asynccontextmanager
-async def strangers(address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES) -> AsyncIterator[None]:
+def flooded(server: ServerProcess, *kinds: str, token: str = "") -> AbstractAsyncContextManager[None]:
+    """Floods a server while the block runs."""
+    return beside_us("faults.floods", ",".join(kinds), server.address, token, begun=FLOODING)
+
+
+def strangers(address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES) -> AbstractAsyncContextManager[None]:
     """Connections that send `first` and no more, each opened anew when it is closed, while the block runs."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.strangers", address, str(number), first.hex(), str(addresses)),
-        cwd=_TESTS,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), ACKNOWLEDGED_SECONDS) == THERE
-        yield
-        assert process.returncode is None, "the strangers have left by themselves"
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    return beside_us("faults.strangers", address, str(number), first.hex(), str(addresses), begun=THERE)
 
 
 @fault("F76", "floods of large messages, in 512 MB of memory")

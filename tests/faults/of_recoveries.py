@@ -15,12 +15,13 @@ import pytest
 from grpc import aio
 from support.books import burn_numbers, restore
 from support.events import event_message
+from support.folders import folder_for_all
 from support.running import query
 from support.waiting import until_told
 
 from faults.callers import Caller
 from faults.catalogue import fault
-from faults.clusters import Cluster, new_cluster, new_folder, run_as_owner
+from faults.clusters import Cluster, new_cluster, run_as_owner
 from faults.judge import judge
 from faults.load import load_on
 from faults.of_standbys import commits_wait
@@ -52,7 +53,7 @@ WHERE stay_id = (SELECT stay_id FROM ledger_stays ORDER BY number DESC LIMIT 1)
 
 async def own_cluster(stage: Stage, **parameters: str) -> Path:
     """Moves the stage onto a cluster that no other fault uses. Returns a folder with room for more of them."""
-    folder = stage.exits.enter_context(new_folder())
+    folder = stage.exits.enter_context(folder_for_all())
     cluster = stage.exits.enter_context(new_cluster(folder / "first", stage.cluster.parameters | parameters))
     await cluster.make_template()
     stage.cluster, stage.database = cluster, await cluster.new_database()

@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.folders import folder_for_all
 
 from faults.all_faults import FAULTS
 from faults.catalogue import Fault, play, together
-from faults.clusters import FORGETFUL, Cluster, new_cluster, new_folder
+from faults.clusters import FORGETFUL, Cluster, new_cluster
 
 PLAYED = [
     FAULTS["F1"],
@@ -24,7 +25,7 @@ PLAYED = [
 @pytest.fixture(scope="module")
 async def cluster_and_folder() -> AsyncIterator[tuple[Cluster, Path]]:
     """A cluster that other tests do not use: it is going to be hurt."""
-    with new_folder() as folder, new_cluster(folder / "database", FORGETFUL) as cluster:
+    with folder_for_all() as folder, new_cluster(folder / "database", FORGETFUL) as cluster:
         await cluster.make_template()
         logs = folder / "logs"
         logs.mkdir()
