@@ -148,6 +148,14 @@ def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
                 queue.check(1, 1, needed_seconds - 0.1)
 
 
+def test_call_whose_time_is_over_is_refused() -> None:
+    """Its caller no longer waits: booking it would only surprise. Also where the queue is empty."""
+    queue = IngestQueue(LIMITS)
+    with pytest.raises(DeadlineTooShort):
+        queue.check(1, 1, 0.0)
+    queue.check(1, 1, 0.001)
+
+
 def test_estimate_follows_what_groups_take() -> None:
     """A queue that was never used refuses nobody, and one that was slow for a while recovers."""
     queue = IngestQueue(LIMITS)

@@ -55,10 +55,13 @@ class IngestQueue:
         self.size_bytes = 0
 
     def check(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
-        """Raises QueueFull if so much cannot be let in now; DeadlineTooShort if it and what waits before it will take longer than
-        `seconds_left`: single calls wait for each other, batches for batches. Nobody is refused for his own size: something else
-        must be there.
+        """Raises QueueFull when there is no room, DeadlineTooShort when the call would be booked too late.
+
+        Too late means that it and what waits before it take longer than `seconds_left`: single calls wait
+        for single calls, batches for batches. An empty queue refuses only a call whose time is over.
         """
+        if seconds_left is not None and seconds_left <= 0:
+            raise DeadlineTooShort
         if not self.events:
             return
         if not self._has_room(events, size_bytes):

@@ -115,7 +115,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "INTERNAL", "domain": "ledger.v1", "metadata": { "error_id": "…" } }
     """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 17
-    """The work that waits before the call takes longer than the call has left. Status DEADLINE_EXCEEDED, at once. Nothing was stored;
+    """The work that waits before the call takes longer than the call has left, or its deadline has passed. Status DEADLINE_EXCEEDED, at once. Nothing was stored;
     repeat the call with a longer deadline, or later.
 
         { "reason": "DEADLINE_TOO_SHORT", "domain": "ledger.v1", "metadata": {} }
@@ -293,7 +293,7 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
     { "reason": "INTERNAL", "domain": "ledger.v1", "metadata": { "error_id": "…" } }
 """
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 17
-"""The work that waits before the call takes longer than the call has left. Status DEADLINE_EXCEEDED, at once. Nothing was stored;
+"""The work that waits before the call takes longer than the call has left, or its deadline has passed. Status DEADLINE_EXCEEDED, at once. Nothing was stored;
 repeat the call with a longer deadline, or later.
 
     { "reason": "DEADLINE_TOO_SHORT", "domain": "ledger.v1", "metadata": {} }
