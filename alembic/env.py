@@ -1,6 +1,6 @@
-"""Runs the migrations on the connection that `ledger.infrastructure.postgres.migrations` opened."""
+"""Runs the migrations on the connection that `ledger.infrastructure.postgres.schema.migrations` opened."""
 
 from alembic import context
-from ledger.infrastructure.postgres.schema_moves import run_environment
+from ledger.infrastructure.postgres.schema.schema_moves import run_environment
 
 run_environment(context)

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, find_bin_dir
-from ledger.infrastructure.postgres.migrations import migrate
+from ledger.infrastructure.postgres.schema.migrations import migrate
 
 SCHEMA = Path(__file__).resolve().parent.parent / "sql" / "schema.sql"
 HEADER = """\

@@ -1,6 +1,6 @@
 """Writes a new migration: `new_revision.py "what it does"`; prints its path.
 
-Alembic compares a PostgreSQL of its own, migrated to the newest revision, with `ledger.infrastructure.postgres.tables` and
+Alembic compares a PostgreSQL of its own, migrated to the newest revision, with `ledger.infrastructure.postgres.schema.tables` and
 writes down the difference. That is where to begin: what only the database needs to know (CHECK constraints, comments, triggers,
 grants) is to be added by hand.
 """
@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from alembic import command
-from ledger.infrastructure.postgres.migrations import head_revision
-from ledger.infrastructure.postgres.schema_moves import alembic_config
+from ledger.infrastructure.postgres.schema.migrations import head_revision
+from ledger.infrastructure.postgres.schema.schema_moves import alembic_config
 
 
 async def write_revision(url: str, message: str) -> str:

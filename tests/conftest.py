@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support.folders import folder_for_all
 from support.running import RunningLedger, execute_alone, running_ledger
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
-from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from ledger.settings import Settings
 
 # The servers of tests are on this machine: a proxy that leads out of it must not be asked for them.

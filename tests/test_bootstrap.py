@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ledger.bootstrap import embedded_connections
+from ledger.bootstrap.database import embedded_connections
 from ledger.settings import Settings
 
 

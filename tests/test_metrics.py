@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from ledger.api.listening import AddressUnavailable
+from ledger.api.transport.listening import AddressUnavailable
 from ledger.metrics import told_metrics
 from ledger.settings import Settings
 

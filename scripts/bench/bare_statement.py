@@ -11,11 +11,11 @@ from typing import Any
 
 import uuid_utils.compat
 
-from ledger.application.ports import Posting
+from ledger.application.ports.events import Posting
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint
 from ledger.domain.posting_rules import entries_of
-from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, insert_arguments
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR, restaurants
 

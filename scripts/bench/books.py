@@ -15,8 +15,8 @@ from typing import Any
 import asyncpg
 
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
-from ledger.infrastructure.postgres.migrations import create_database, migrate
+from ledger.infrastructure.postgres.schema.migrations import create_database, migrate
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from scripts.bench.process_costs import filesystem_of
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR
 

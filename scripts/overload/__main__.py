@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
-from ledger.infrastructure.postgres.migrations import create_database, migrate
+from ledger.infrastructure.postgres.schema.migrations import create_database, migrate
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from scripts.bench.process_costs import resident_bytes
 from scripts.bench.servers import READY_PREFIX, running
 from scripts.overload.callers import (

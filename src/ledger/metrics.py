@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from ledger.api.listening import AddressUnavailable
 from ledger.api.metrics import CallMetrics, UncountedCalls
+from ledger.api.transport.listening import AddressUnavailable
 from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.settings import Settings
 

@@ -16,14 +16,14 @@ from support.processes import server_process
 from support.running import RunningLedger, query, running_ledger
 from support.tokens import token_line
 
-from ledger.api.audited_calls import WHAT_BY_METHOD
-from ledger.api.authorization import SCOPE_BY_METHOD, Scope
-from ledger.api.gate import STREAM_ROW_EVENTS
-from ledger.application import audit_log as module
-from ledger.application.audit_log import AuditedCall, AuditLog
-from ledger.bootstrap import Database
+from ledger.api.access.authorization import SCOPE_BY_METHOD, Scope
+from ledger.api.access.call_records import WHAT_BY_METHOD
+from ledger.api.access.gate import STREAM_ROW_EVENTS
+from ledger.application import call_log as module
+from ledger.application.call_log import AuditedCall, AuditLog
+from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
-from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
+from ledger.infrastructure.postgres.call_log import PostgresAuditLog
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 SELECT_CALLS = "SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
@@ -185,7 +185,7 @@ async def test_stream_that_rests_is_counted_all_the_same(
     database: Database, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some time after an acknowledgement there is a row of it, though nothing else comes; once, and then there is rest."""
-    monkeypatch.setattr("ledger.api.gate.STREAM_ROW_SECONDS", 0.01)
+    monkeypatch.setattr("ledger.api.access.gate.STREAM_ROW_SECONDS", 0.01)
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         stream = ledger.stub.StreamEvents(metadata=by("one"))
         for count in (1, 2):

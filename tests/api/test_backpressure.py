@@ -19,8 +19,8 @@ from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 
 from ledger.api.metrics import UncountedCalls
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres import engine
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions import engine
 from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -34,8 +34,8 @@ CREATED = ledger_pb2.INGEST_STATUS_CREATED
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bookings wait for a lock for as long as a test has it, on any machine."""
-    monkeypatch.setattr("ledger.application.contended_groups.CONTENTION_SECONDS", 3600.0)
-    monkeypatch.setattr("ledger.application.ingest_events.ATTEMPTS_MAX", 1000)
+    monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
+    monkeypatch.setattr("ledger.application.ingest.ingest_events.ATTEMPTS_MAX", 1000)
 
 
 @asynccontextmanager
@@ -229,7 +229,7 @@ async def _all(call: Any) -> list[ledger_pb2.StreamEventsResponse]:
 async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """DEADLINE_TOO_SHORT behind groups that are known to take long, with nothing stored; who has time is let in."""
     # A group that gave up waiting for a lock would be taken for an exception, and nothing learnt from it.
-    monkeypatch.setattr("ledger.bootstrap.GROUP_LOCK_TIMEOUT_SECONDS", 120)
+    monkeypatch.setattr("ledger.bootstrap.database.GROUP_LOCK_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "STATEMENT_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "COMMAND_TIMEOUT_SECONDS", 120)
     restaurant_id = unique("res")

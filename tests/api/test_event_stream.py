@@ -19,12 +19,12 @@ from support.payout_runs import days_ago, finished_run
 from support.running import RunningLedger, running_ledger
 
 from ledger.api import call_frame, event_stream
+from ledger.api.convert.wire_format import parse_request
 from ledger.api.event_stream import EventStream, HeldRequests
-from ledger.api.receiving import ROOM_TO_PARSE
-from ledger.api.wire_format import parse_request
-from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
-from ledger.application.ingest_queue import IngestLimits
-from ledger.bootstrap import Database
+from ledger.api.transport.receiving import ROOM_TO_PARSE
+from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
+from ledger.application.ingest.queue import IngestLimits
+from ledger.bootstrap.database import Database
 from ledger.errors import QueueFull
 from ledger.v1 import ledger_pb2
 

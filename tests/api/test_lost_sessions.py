@@ -15,8 +15,8 @@ from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 from support.waiting import until
 
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.hosts import Hosts, lose
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.hosts import Hosts, lose
 from ledger.v1 import ledger_pb2
 
 DEADLINE_SECONDS = 60.0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger.api.connections import CONNECTIONS_MAX
 from ledger.api.memory_shares import CONNECTION_BYTES, MIB, MemoryShares, memory_limit_bytes, part_of_a_worker
-from ledger.api.receiving import LARGE_BYTES_MAX
+from ledger.api.transport.connections import CONNECTIONS_MAX
+from ledger.api.transport.receiving import LARGE_BYTES_MAX
 
 
 def shares_of(memory_bytes: int | None) -> MemoryShares:

@@ -15,7 +15,7 @@ from support.running import RunningLedger, running_ledger
 from support.tokens import token_line
 from support.waiting import until
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2
 

@@ -13,7 +13,7 @@ from support.processes import SERVICE, server_process
 from support.running import execute_alone
 from support.tokens import token_line
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 CALLS = 2_000

@@ -30,12 +30,12 @@ from support.events import event_message, unique
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.api.ledger_service import LedgerService
-from ledger.api.listening import AddressUnavailable
 from ledger.api.metrics import UncountedCalls
 from ledger.api.server import LAST_CALLS_SECONDS, Server
-from ledger.bootstrap import Database
+from ledger.api.transport.listening import AddressUnavailable
+from ledger.bootstrap.database import Database
 from ledger.errors import DataRejected, LedgerError
-from ledger.infrastructure.postgres import engine
+from ledger.infrastructure.postgres.sessions import engine
 from ledger.metrics import Metrics
 from ledger.observability import add_call_ids
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -118,8 +118,8 @@ async def ledger(database: Database, _patience: None) -> AsyncIterator[RunningLe
 @pytest.fixture
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock or for a connection waits as long as the test takes, on any machine; groups in parts."""
-    monkeypatch.setattr("ledger.application.contended_groups.CONTENTION_SECONDS", 3600.0)
-    monkeypatch.setattr("ledger.bootstrap.create_engine", partial(engine.create_engine, lock_timeout_seconds=120))
+    monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
+    monkeypatch.setattr("ledger.bootstrap.database.create_engine", partial(engine.create_engine, lock_timeout_seconds=120))
     for name in ("POOL_WAIT_SECONDS", "STATEMENT_TIMEOUT_SECONDS", "COMMAND_TIMEOUT_SECONDS"):
         monkeypatch.setattr(engine, name, 120)
 

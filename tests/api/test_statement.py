@@ -28,11 +28,11 @@ from support.page_tokens import keyed_token
 from support.running import RunningLedger, running_ledger
 from support.waiting import POLL_SECONDS
 
-from ledger.api.convert import decode_instant
-from ledger.api.convert_statement import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
-from ledger.api.page_tokens import PageTokens
-from ledger.application.ports import StatementMoment, StatementPage, StatementPlace
-from ledger.bootstrap import Database
+from ledger.api.convert.events import decode_instant
+from ledger.api.convert.page_tokens import PageTokens
+from ledger.api.convert.statements import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
+from ledger.application.ports.statements import StatementMoment, StatementPage, StatementPlace
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
 PAYABLE = ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE

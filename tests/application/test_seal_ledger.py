@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from ledger.application import seal_ledger
-from ledger.application.ports import WHOLE, PartedTransaction, SealLag, SealPart, SealPosition
+from ledger.application.ports.seals import WHOLE, PartedTransaction, SealLag, SealPart, SealPosition
 from ledger.application.seal_ledger import (
     READ_ROWS_MAX,
     READS_AT_ONCE_MAX,

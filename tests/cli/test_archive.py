@@ -24,11 +24,11 @@ from support.running import RunningLedger, query, running_ledger
 from support.snapshots import make_marks, take_snapshots
 from support.waiting import until_told
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.archive_files import verify
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
-from ledger.infrastructure.postgres.migrations import migrate_async
+from ledger.infrastructure.postgres.schema.migrations import migrate_async
 from ledger.v1 import ledger_pb2
 
 TIMEOUT_SECONDS = 120

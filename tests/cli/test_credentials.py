@@ -9,8 +9,8 @@ from support.certificates import HERE, Authority, uri
 from support.commands import Outcome, run_command, run_process
 from support.running import RunningLedger, running_ledger
 
-from ledger.api.credential_files import read_tokens
-from ledger.bootstrap import Database
+from ledger.api.access.credential_files import read_tokens
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
-from ledger.cli.event_lines import parse_event_line
+from ledger.cli.ingest.lines import parse_event_line
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_demo_events.py"
 

@@ -9,10 +9,10 @@ from sqlalchemy.pool import NullPool
 from support.commands import run_command
 from support.running import query, role_settings
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.doctor import CHECKS, DURABLE, RESTRICTED, Fitness, examine
-from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.sessions.engine import create_engine
+from ledger.infrastructure.postgres.verification.doctor import CHECKS, DURABLE, RESTRICTED, Fitness, examine
 
 
 @pytest.fixture

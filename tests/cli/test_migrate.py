@@ -7,9 +7,9 @@ import pytest
 from support.commands import run_command
 from support.running import execute_alone, query
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.migrations import create_database, database_url, head_revision
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, head_revision
 
 
 @pytest.fixture

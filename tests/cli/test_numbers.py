@@ -12,7 +12,7 @@ from ledger.cli.app import COMMANDS, root
 from ledger.cli.command_tree import every_command
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.parameters import Seconds, WholeNumber
-from ledger.cli.payout_runs import minimum_of
+from ledger.cli.payouts.run import minimum_of
 from ledger.domain.money import INT64_MAX
 
 AS_OF = ("--as-of", "2026-01-31")

@@ -8,9 +8,9 @@ from support.events import event_message
 from support.running import RunningLedger, query
 from support.seals import seal_everything
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.migrations import database_url
+from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.v1 import ledger_pb2
 
 

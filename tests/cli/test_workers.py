@@ -31,11 +31,11 @@ from support.commands import TIMEOUT_SECONDS, start_process
 from support.events import event_message, unique
 from support.running import query, role_settings
 
-from ledger.api.listening import AddressUnavailable
 from ledger.api.server import Server
-from ledger.bootstrap import Database
+from ledger.api.transport.listening import AddressUnavailable
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.supervisor import FAILED_STARTS_MAX, Supervisor, reserved_address, worker_environment
+from ledger.cli.serve.supervisor import FAILED_STARTS_MAX, Supervisor, reserved_address, worker_environment
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 

@@ -28,8 +28,8 @@ from support.page_tokens import checksummed_token
 from support.running import RunningLedger, running_ledger
 from support.waiting import until_told
 
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.engine import Connection
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.engine import Connection
 from ledger.v1 import ledger_pb2
 
 SERVICE = "ledger.v1.LedgerService"

@@ -27,7 +27,7 @@ from support.events import event_message
 from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
 from support.processes import SERVICE, server_process
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
 
 CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "5000"))

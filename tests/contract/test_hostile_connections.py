@@ -29,9 +29,9 @@ from support.running import query, running_ledger
 from support.tokens import token_line
 from support.waiting import until_told
 
-from ledger.api import crowding
+from ledger.api import call_limits as crowding
 from ledger.api import server as api_server
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 INGEST, STREAM = f"/{SERVICE}/IngestEvent", f"/{SERVICE}/StreamEvents"

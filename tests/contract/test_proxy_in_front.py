@@ -11,7 +11,7 @@ from support.events import event_message
 from support.haproxy import BOUND, NotInstalled, documented_haproxy
 from support.running import running_ledger
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 STRANGER = "127.0.0.2"

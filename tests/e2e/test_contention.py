@@ -18,18 +18,18 @@ from support.running import RunningLedger, query, running_ledger
 from support.sessions import locked
 from support.waiting import WhenSaid, until
 
-from ledger.application import contended_groups
-from ledger.application.contended_groups import ContendedGroups
-from ledger.application.event_batch import Booked, IngestOutcome, IngestStatus
-from ledger.application.ingest_events import IngestEvents, UnknownRestaurants
-from ledger.application.ingest_queue import IngestLimits
-from ledger.application.ports import Posting
-from ledger.bootstrap import Database
+from ledger.application.ingest import contended_groups
+from ledger.application.ingest.contended_groups import ContendedGroups
+from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
+from ledger.application.ingest.ingest_events import IngestEvents, UnknownRestaurants
+from ledger.application.ingest.queue import IngestLimits
+from ledger.application.ports.events import Posting
+from ledger.bootstrap.database import Database
 from ledger.domain.events import ProcessorEvent, fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.errors import DatabaseContention, EventIdReused
-from ledger.infrastructure.postgres.engine import GROUP_LOCK_TIMEOUT_SECONDS, autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, PostgresEventLedger, insert_arguments
+from ledger.infrastructure.postgres.sessions.engine import GROUP_LOCK_TIMEOUT_SECONDS, autocommit, create_engine
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.v1 import ledger_pb2
 

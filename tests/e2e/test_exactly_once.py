@@ -16,8 +16,8 @@ from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, running_ledger
 from support.sessions import deadlocks_of
 
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE

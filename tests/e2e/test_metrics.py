@@ -16,7 +16,7 @@ from support.processes import ServerProcess, server_process
 from support.running import query
 from support.waiting import POLL_SECONDS
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RESTAURANTS, CHARGES_EACH = 3, 5

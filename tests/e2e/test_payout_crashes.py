@@ -25,11 +25,11 @@ from support.commands import PATIENT, RunningServer, start_process
 from support.running import RunningLedger, query, role_settings, running_ledger
 from support.sessions import locked, sessions_gone, waiting_sessions
 
-from ledger.bootstrap import Database
-from ledger.cli.serve import READY_PREFIX
+from ledger.bootstrap.database import Database
+from ledger.cli.serve.command import READY_PREFIX
 from ledger.domain.payouts import PayoutRunKey
-from ledger.infrastructure.postgres.engine import create_engine
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RESTAURANTS = 1_200

@@ -29,7 +29,7 @@ from support.audit import assert_books_in_order
 from support.events import event_message
 from support.running import RunningLedger, running_ledger
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
 CURRENCIES = ("PEN", "USD", "EUR", "JPY", "CLP", "MXN", "BRL", "COP", "GBP", "CHF")

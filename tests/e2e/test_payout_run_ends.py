@@ -16,7 +16,7 @@ from support.running import RunningLedger, running_ledger
 from support.sessions import locked, waiting_sessions
 from support.waiting import until_told
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.domain.money import INT64_MAX
 from ledger.v1 import ledger_pb2
 

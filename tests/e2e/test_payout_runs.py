@@ -20,7 +20,7 @@ from support.sessions import deadlocks_of, locked
 from support.waiting import until_told
 
 from ledger.application import run_payouts
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE

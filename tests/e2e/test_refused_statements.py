@@ -15,9 +15,9 @@ from support.events import event_message, unique
 from support.payout_runs import finished_run
 from support.running import RunningLedger
 
-from ledger.application.audit_log import AuditedCall, AuditLog
+from ledger.application.call_log import AuditedCall, AuditLog
 from ledger.errors import StatementRefused
-from ledger.infrastructure.postgres.audit_log import PostgresAuditLog
+from ledger.infrastructure.postgres.call_log import PostgresAuditLog
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE

@@ -11,7 +11,7 @@ from support.events import event_message
 from support.payout_runs import days_ago, finished_run
 from support.running import RunningLedger, running_ledger
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
 # A worker that tried in vain, as somebody's transaction went on, lets an account rest for up to ten seconds.

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from support.running import execute_alone, query
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.embedded.launcher import Account, Launcher, account_for
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
-from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 TEMPLATE = "ledger_template"
 RESTART_SECONDS = 90.0

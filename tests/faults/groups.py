@@ -20,11 +20,11 @@ from support.ports import held_port, port_of
 from support.waiting import POLL_SECONDS, until_told
 
 from faults.stage import Skipped
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
-from ledger.infrastructure.postgres.migrations import create_database, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import create_database, migrate_async
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 MEMBERS = 3
 DATABASE = "ledger"

@@ -13,9 +13,9 @@ from support.running import RunningLedger, query, running_ledger
 from support.seals import seal_everything
 
 from faults.journal import Answer, Contents, Journal, Told
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.engine import create_engine
-from ledger.infrastructure.postgres.seal_audit import verify_chain
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.sessions.engine import create_engine
+from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 from ledger.v1 import ledger_pb2
 
 SEAL_SECONDS = 120.0

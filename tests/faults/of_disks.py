@@ -19,9 +19,9 @@ from faults.load import load_on
 from faults.servers import ServerProcess
 from faults.stage import Skipped, Stage
 from ledger.infrastructure.postgres.embedded import find_bin_dir
-from ledger.infrastructure.postgres.engine import create_engine
-from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
-from ledger.infrastructure.postgres.seal_audit import verify_chain
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.sessions.engine import create_engine
+from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 
 CHUNK_BYTES = 1 << 16
 

@@ -19,7 +19,7 @@ from faults.of_recoveries import database_name, synchronous_standby, take_over
 from faults.proxy import BLACKHOLE, CLEAR, fault_proxy
 from faults.servers import ServerProcess
 from faults.stage import Stage
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from ledger.v1 import ledger_pb2
 
 ASK_SECONDS = 0.02

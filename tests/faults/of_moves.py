@@ -21,11 +21,11 @@ from faults.load import load_on
 from faults.of_recoveries import business, copy_while_running, database_name, own_cluster, owned, running_standby, take_over
 from faults.paying import CURRENCY, charge_restaurants, finished, paid_once, start_run
 from faults.stage import Skipped, Stage
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.embedded.binaries import version_of
 from ledger.infrastructure.postgres.embedded.launcher import account_for
-from ledger.infrastructure.postgres.migrations import migrate_async
+from ledger.infrastructure.postgres.schema.migrations import migrate_async
 
 CAUGHT_UP_SECONDS = 60.0
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

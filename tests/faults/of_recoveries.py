@@ -27,12 +27,12 @@ from faults.load import load_on
 from faults.of_standbys import commits_wait
 from faults.servers import ServerProcess
 from faults.stage import Stage
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.domain.seals import ChainReport
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
-from ledger.infrastructure.postgres.engine import create_engine
-from ledger.infrastructure.postgres.seal_audit import EXPECTED, verify_chain
+from ledger.infrastructure.postgres.sessions.engine import create_engine
+from ledger.infrastructure.postgres.verification.seal_audit import EXPECTED, verify_chain
 from ledger.v1 import ledger_pb2
 
 STANDBY = "standby"

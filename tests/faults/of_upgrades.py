@@ -16,7 +16,7 @@ from faults.catalogue import fault
 from faults.load import load_on
 from faults.of_recoveries import own_cluster
 from faults.stage import Stage
-from ledger.infrastructure.postgres.migrations import head_revision
+from ledger.infrastructure.postgres.schema.migrations import head_revision
 
 EARLY_REVISION = "0007"
 

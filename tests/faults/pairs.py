@@ -10,7 +10,7 @@ from pathlib import Path
 
 from faults.clusters import FORGETFUL, Cluster, new_cluster
 from faults.of_recoveries import copy_while_running, promote, running_standby
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 
 @dataclass

@@ -18,8 +18,8 @@ from faults.journal import DigitAccounts, Journal, Told
 from faults.load import Load, Mix
 from faults.proxy import FaultProxy, fault_proxy
 from faults.servers import Limit, ServerProcess, new_server
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.migrations import database_url
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.schema.migrations import database_url
 
 # Generous, for machines that many others use too; the report has the figure.
 GAP_FACTOR = 30

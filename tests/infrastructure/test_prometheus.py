@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from ledger.api.crowding import TURNED_AWAY
+from ledger.api.call_limits import TURNED_AWAY
 from ledger.infrastructure.prometheus import (
     MetricsPage,
     PrometheusCallMetrics,

@@ -17,7 +17,7 @@ from support.waiting import until_told
 
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.embedded import find_bin_dir
-from ledger.infrastructure.postgres.migrations import create_database, database_url
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url
 
 COMPOSE_FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
 # What means something in a URL, to a shell, to SQL or to Compose.

@@ -1,6 +1,6 @@
 """Old rows for tests: what was recorded a moment ago is made to look older."""
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from support.running import query
 
 

@@ -3,9 +3,9 @@
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.domain.audit import AuditReport
-from ledger.infrastructure.postgres.audit import audit
+from ledger.infrastructure.postgres.verification.audit import audit
 
 
 async def assert_books_in_order(database: Database) -> None:

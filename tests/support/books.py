@@ -10,15 +10,16 @@ import uuid_utils.compat
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.ports import BalanceQuery, Posting
-from ledger.bootstrap import Database
+from ledger.application.ports.balances import BalanceQuery
+from ledger.application.ports.events import Posting
+from ledger.bootstrap.database import Database
 from ledger.domain.balances import Balance
 from ledger.domain.events import ProcessorEvent, fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import find_bin_dir
-from ledger.infrastructure.postgres.engine import Connection, autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.sessions.engine import Connection, autocommit, create_engine
 from support.events import processor_event
 from support.running import execute_alone
 

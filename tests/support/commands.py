@@ -15,7 +15,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from ledger.cli.app import run
-from ledger.cli.serve import READY_PREFIX
+from ledger.cli.serve.command import READY_PREFIX
 
 TIMEOUT_SECONDS = 180.0
 # As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored, `nohup` has SIGHUP ignored,

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 from uuid import UUID
 
-from ledger.application.ports import Posting, Restaurants, StoredEntry, StoredEvent
+from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
+from ledger.application.ports.unit_of_work import Restaurants
 from ledger.domain.events import ProcessorEvent, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.payouts import Payout, PayoutAnswer, PayoutState

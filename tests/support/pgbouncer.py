@@ -14,9 +14,9 @@ from subprocess import Popen
 import pytest
 from sqlalchemy import make_url
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from support.waiting import until_told
 
 PORT = 6432

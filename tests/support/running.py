@@ -13,11 +13,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledger.api.crowding import CallLimits
-from ledger.api.security import Security, describes_itself
+from ledger.api.access.security import Security, describes_itself
+from ledger.api.call_limits import CallLimits
 from ledger.api.server import Server
-from ledger.bootstrap import Application, Database, Engines, ping
-from ledger.infrastructure.postgres.clock import host_now
+from ledger.bootstrap.application import Application
+from ledger.bootstrap.database import Database, Engines, ping
+from ledger.infrastructure.postgres.sessions.clock import host_now
 from ledger.metrics import Metrics
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc

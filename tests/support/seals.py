@@ -3,8 +3,8 @@
 import asyncio
 
 from ledger.application.seal_ledger import LedgerSealer
-from ledger.infrastructure.postgres.engine import create_engine
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
+from ledger.infrastructure.postgres.sessions.engine import create_engine
 from support.running import query
 
 TIMEOUT_SECONDS = 60

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from support.running import query
 from support.waiting import POLL_SECONDS, until_told
 

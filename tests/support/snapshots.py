@@ -4,8 +4,8 @@ import asyncio
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import autocommit
-from ledger.infrastructure.postgres.horizon import HORIZON
+from ledger.infrastructure.postgres.sessions.engine import autocommit
+from ledger.infrastructure.postgres.sessions.horizon import HORIZON
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
 from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, READ_ENTRIES_MAX, PostgresStatementMarks
 from support.waiting import POLL_SECONDS

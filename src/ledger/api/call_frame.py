@@ -18,11 +18,12 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc import aio
 
-from ledger.api.crowding import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers, is_read
+from ledger.api.access.gate import Gate, OpenGate
+from ledger.api.call_limits import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers, is_read
+from ledger.api.convert.wire_format import parse_request
 from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
-from ledger.api.gate import Gate, OpenGate
 from ledger.api.metrics import CallMetrics
-from ledger.api.receiving import (
+from ledger.api.transport.receiving import (
     LARGE_BYTES_MAX,
     LARGE_PATIENCE_SECONDS,
     ROOM_TO_PARSE,
@@ -32,7 +33,6 @@ from ledger.api.receiving import (
     Receiving,
     is_large,
 )
-from ledger.api.wire_format import parse_request
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, ShuttingDown
 from ledger.observability import CALL_IDS

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from ledger.api import convert
-from ledger.api.receiving import ROOM_TO_PARSE
-from ledger.application.event_batch import IngestOutcome
-from ledger.application.ingest_events import BATCH_EVENTS_MAX, IngestEvents
+from ledger.api.convert import events as convert
+from ledger.api.transport.receiving import ROOM_TO_PARSE
+from ledger.application.ingest.event_batch import IngestOutcome
+from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX, IngestEvents
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import LedgerError, QueueFull
 from ledger.v1 import ledger_pb2

@@ -7,12 +7,14 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.api import convert, convert_payouts, convert_statement
+from ledger.api.convert import events as convert
+from ledger.api.convert import payouts as convert_payouts
+from ledger.api.convert import statements as convert_statement
+from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
-from ledger.api.page_tokens import PageTokens
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
-from ledger.application.ingest_events import IngestEvents
+from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.list_entries import list_entries
 from ledger.application.payouts import (
     cancel_payout_run,
@@ -22,7 +24,11 @@ from ledger.application.payouts import (
     list_payout_runs,
     list_payouts,
 )
-from ledger.application.ports import EventLedger, PageTokenKeys, PayoutRuns, Payouts, Statements, UnitOfWorkFactory
+from ledger.application.ports.events import EventLedger
+from ledger.application.ports.page_tokens import PageTokenKeys
+from ledger.application.ports.payouts import PayoutRuns, Payouts
+from ledger.application.ports.statements import Statements
+from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant, update_restaurant
 from ledger.application.run_payouts import run_payouts
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc

@@ -15,10 +15,10 @@ from ledger.api.call_frame import (
     READING_MAX,
     WAITING_MAX,
 )
-from ledger.api.connections import CONNECTIONS_MAX
-from ledger.api.crowding import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX
+from ledger.api.call_limits import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX
 from ledger.api.event_stream import HELD_BYTES_MAX
-from ledger.api.receiving import KEPT_FOR_BATCHES, LARGE_BYTES_MAX
+from ledger.api.transport.connections import CONNECTIONS_MAX
+from ledger.api.transport.receiving import KEPT_FOR_BATCHES, LARGE_BYTES_MAX
 
 KIB, MIB = 1024, 1024 * 1024
 # A server that has worked and is at rest: code, the libraries' tables, the database's connections.

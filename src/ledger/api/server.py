@@ -10,14 +10,14 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ledger.api.authorization import SERVICE_NAME
+from ledger.api.access.authorization import SERVICE_NAME
+from ledger.api.access.security import Security
 from ledger.api.call_frame import CallFrame
-from ledger.api.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
-from ledger.api.crowding import CallLimits
-from ledger.api.listening import AddressUnavailable, Listener
+from ledger.api.call_limits import CallLimits
 from ledger.api.metrics import CallMetrics, UncountedCalls
-from ledger.api.security import Security
-from ledger.application.audit_log import AuditLog
+from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
+from ledger.api.transport.listening import AddressUnavailable, Listener
+from ledger.application.call_log import AuditLog
 from ledger.freed_memory import freed_memory
 from ledger.v1 import ledger_pb2_grpc
 

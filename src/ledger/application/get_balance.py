@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from ledger.application.grouping import Answer, Grouping
-from ledger.application.ports import BalanceQuery, BalanceReader
+from ledger.application.ports.balances import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.errors import (

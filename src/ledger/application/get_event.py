@@ -1,6 +1,6 @@
 """Shows a stored event with what it posted."""
 
-from ledger.application.ports import EventLedger, StoredEntry, StoredEvent
+from ledger.application.ports.events import EventLedger, StoredEntry, StoredEvent
 from ledger.errors import EventNotFound
 
 

@@ -1,6 +1,6 @@
 """Tells a restaurant's statement: the entries of a period, oldest first, between an opening and a closing balance."""
 
-from ledger.application.ports import StatementPage, StatementPlace, StatementQuery, Statements
+from ledger.application.ports.statements import StatementPage, StatementPlace, StatementQuery, Statements
 from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, RestaurantNotFound
 

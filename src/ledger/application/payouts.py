@@ -5,7 +5,8 @@ from uuid import UUID
 
 import structlog
 
-from ledger.application.ports import PayoutQuery, PayoutRunQuery, PayoutRuns, Payouts, UnitOfWorkFactory
+from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery, PayoutRuns, Payouts
+from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant
 from ledger.domain.payouts import Payout, PayoutDetails, PayoutRun, PayoutRunItem, PayoutRunItemOutcome, PayoutRunState
 from ledger.errors import PayoutNotFound, PayoutRunEnded, PayoutRunNotFound

@@ -1,6 +1,6 @@
 """Registers restaurants and shows them."""
 
-from ledger.application.ports import UnitOfWorkFactory
+from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.restaurants import Restaurant, RestaurantChange, RestaurantProfile, profile_violations
 from ledger.errors import FieldViolation, InvalidRequest, RestaurantChanged, RestaurantNotFound
 

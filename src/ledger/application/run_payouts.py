@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 import uuid_utils.compat
 
-from ledger.application.ports import PageRejected, PayoutPage, PayoutRuns
+from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRuns
 from ledger.domain.payouts import PayoutRun, PayoutRunKey
 from ledger.errors import DatabaseContention, DatabaseTimeout, LedgerError
 from ledger.zones import zone_table_version

@@ -9,14 +9,7 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 
-from ledger.application.ports import (
-    WHOLE,
-    PartedTransaction,
-    SealedBooks,
-    SealLag,
-    SealPart,
-    SealPosition,
-)
+from ledger.application.ports.seals import WHOLE, PartedTransaction, SealedBooks, SealLag, SealPart, SealPosition
 from ledger.domain.seals import FIRST_PREVIOUS_HASH, PackedTransaction, Seal, SealContents
 from ledger.errors import LedgerError
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from ledger.application.ports import BalanceSnapshots
+from ledger.application.ports.balances import BalanceSnapshots
 from ledger.errors import LedgerError
 
 # Accounts remembered at once, of the wanted and of the resting ones. One that is forgotten is told again by its next read.
@@ -23,7 +23,8 @@ STOP_SECONDS = 1.0
 
 
 class SnapshotWorker:
-    """Implements `ledger.application.ports.LongTails`: takes a snapshot of every account reported with a long tail, one by one.
+    """Implements `ledger.application.ports.balances.LongTails`: takes a snapshot of every account
+    reported with a long tail, one by one.
 
     Beside as many other workers as there are: two snapshots of one account are both right. What is wanted is kept in memory only,
     since the next read of the account asks again.

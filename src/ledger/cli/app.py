@@ -28,14 +28,14 @@ setting or file; 3 no answer; 130 interrupted.
 
 PAYOUTS = Branch(
     {
-        "run": Leaf("payout_runs:run_payouts", "Pay out every restaurant of a currency, and wait until that is done."),
-        "show": Leaf("payouts:show", "Show a payout with its items and history, or a run with its restaurants."),
-        "list": Leaf("payouts:list_payouts", "List payouts, the latest first."),
-        "runs": Leaf("payout_run_list:list_runs", "List payout runs, the latest first."),
-        "cancel": Leaf("payout_run_list:cancel", "End a payout run; what it has paid stays paid."),
-        "paid": Leaf("payout_answers:paid", "Book that the bank carried a payout out."),
-        "failed": Leaf("payout_answers:failed", "Book that the bank refused a payout, or returned it."),
-        "export": Leaf("payout_export:export", "Write the payouts that the bank has not answered, as CSV."),
+        "run": Leaf("payouts.run:run_payouts", "Pay out every restaurant of a currency, and wait until that is done."),
+        "show": Leaf("payouts.commands:show", "Show a payout with its items and history, or a run with its restaurants."),
+        "list": Leaf("payouts.commands:list_payouts", "List payouts, the latest first."),
+        "runs": Leaf("payouts.run_list:list_runs", "List payout runs, the latest first."),
+        "cancel": Leaf("payouts.run_list:cancel", "End a payout run; what it has paid stays paid."),
+        "paid": Leaf("payouts.answers:paid", "Book that the bank carried a payout out."),
+        "failed": Leaf("payouts.answers:failed", "Book that the bank refused a payout, or returned it."),
+        "export": Leaf("payouts.export:export", "Write the payouts that the bank has not answered, as CSV."),
     },
     "Pay restaurants out, show payouts, book what the bank answers.",
 )
@@ -68,10 +68,10 @@ ARCHIVE = Branch(
     "Move old rows out of the database into files, and verify the files.",
 )
 COMMANDS: dict[str, Leaf | Branch] = {
-    "serve": Leaf("serve:serve", "Run the server."),
-    "serve-worker": Leaf("serve_worker:serve_worker", "Not for people.", hidden=True),
+    "serve": Leaf("serve.command:serve", "Run the server."),
+    "serve-worker": Leaf("serve.worker:serve_worker", "Not for people.", hidden=True),
     "migrate": Leaf("migrate:migrate", "Bring the database to the newest schema."),
-    "ingest": Leaf("ingest:ingest", "Book the events of a file."),
+    "ingest": Leaf("ingest.command:ingest", "Book the events of a file."),
     "balance": Leaf("balance:balance", "Show what a restaurant has in a currency."),
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,
@@ -82,7 +82,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "archive": ARCHIVE,
     "settings": Leaf("settings_shown:settings", "Show the settings in force, and where they come from."),
     "token": Leaf("token:token", "Make a token for a caller."),
-    "demo": Leaf("demo:demo", "Show the service at work, on a server of its own."),
+    "demo": Leaf("demo.command:demo", "Show the service at work, on a server of its own."),
     "completion": Leaf("completion:completion", "Print what makes a shell complete this command."),
 }
 

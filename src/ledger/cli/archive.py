@@ -107,7 +107,7 @@ def run_archive(directory: Path, before: date, kinds: tuple[str, ...], dry_run: 
 @json_lines_option
 def list_archived(json: bool) -> None:
     settings = _settings()
-    from ledger.bootstrap import on_books
+    from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
     from ledger.infrastructure.postgres.archives import list_archives
 
@@ -170,7 +170,7 @@ def verify_archives(path: Path, json: bool) -> None:
 
 def _archive(settings: "Settings", files: "ArchiveFiles", before: date, wanted: frozenset[str], *, json: bool) -> "Outcome":
     from ledger.application.archive_rows import ArchiveFailed, archive_rows
-    from ledger.bootstrap import on_books
+    from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
     from ledger.infrastructure.postgres.archives import PostgresArchives
     from ledger.infrastructure.postgres.superseded import SupersededSnapshots
@@ -202,7 +202,7 @@ def _archive(settings: "Settings", files: "ArchiveFiles", before: date, wanted: 
 
 
 def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
-    from ledger.bootstrap import on_books
+    from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
     from ledger.infrastructure.postgres.archives import PostgresArchives
     from ledger.infrastructure.postgres.superseded import SupersededSnapshots

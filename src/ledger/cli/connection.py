@@ -79,7 +79,7 @@ def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None"
         )
     elif token is not None:
         # Imported when needed: it brings the libraries of the server along.
-        from ledger.api.security import is_within_this_machine
+        from ledger.api.access.security import is_within_this_machine
 
         if not is_within_this_machine(settings.grpc_address):
             raise CommandFailure(

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
-from ledger.api.listening import AddressUnavailable
-from ledger.api.security import SecurityMisconfigured
+from ledger.api.access.security import SecurityMisconfigured
+from ledger.api.transport.listening import AddressUnavailable
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
-from ledger.infrastructure.postgres.errors import sentence_of
-from ledger.infrastructure.postgres.hosts import EnvironmentMisconfigured
-from ledger.infrastructure.postgres.migrations import CannotMigrate
-from ledger.infrastructure.postgres.start_checks import UnfitDatabase
+from ledger.infrastructure.postgres.schema.migrations import CannotMigrate
+from ledger.infrastructure.postgres.sessions.errors import sentence_of
+from ledger.infrastructure.postgres.sessions.hosts import EnvironmentMisconfigured
+from ledger.infrastructure.postgres.verification.start_checks import UnfitDatabase
 
 _NEW_DATABASE = "on a new database run `ledger migrate` first, and give the role ledger_app its password"
 _HINT_BY_SQLSTATE = {

@@ -32,9 +32,9 @@ def doctor(json: bool) -> None:
 
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    from ledger.bootstrap import examine_database
+    from ledger.bootstrap.books import examine_database
     from ledger.cli.database_failures import database_failures
-    from ledger.infrastructure.postgres.doctor import Fitness
+    from ledger.infrastructure.postgres.verification.doctor import Fitness
 
     with database_failures(settings.database_url):
         conditions = examine_database(settings)

@@ -38,9 +38,9 @@ def migrate(revision: str, json: bool) -> None:
 
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    from ledger.bootstrap import open_database
+    from ledger.bootstrap.database import open_database
     from ledger.cli.database_failures import database_failures
-    from ledger.infrastructure.postgres.migrations import migrate as move_schema
+    from ledger.infrastructure.postgres.schema.migrations import migrate as move_schema
 
     mended: list[str] = []
     with (

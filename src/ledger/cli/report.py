@@ -20,15 +20,15 @@ from ledger.cli.parameters import (
     json_lines_option,
     restaurant_argument,
 )
-from ledger.cli.payout_history import one_row_a_payout
-from ledger.cli.payout_runs import minimum_of
+from ledger.cli.payouts.history import one_row_a_payout
+from ledger.cli.payouts.run import minimum_of
 from ledger.domain.money import is_currency
 
 # The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from ledger.infrastructure.postgres.reports import Report, Value
+    from ledger.infrastructure.postgres.verification.reports import Report, Value
     from ledger.settings import Settings
 
     Question = Callable[[AsyncEngine, Settings], Awaitable[Report]]
@@ -91,7 +91,7 @@ def q3(currency: str, as_of: date | None, min_amount: str | None, min_amount_min
 
     async def eligibility(engine: "AsyncEngine", settings: "Settings") -> "Report":
         from ledger.errors import InvalidRequest
-        from ledger.infrastructure.postgres.reports import payout_eligibility
+        from ledger.infrastructure.postgres.verification.reports import payout_eligibility
 
         try:
             return await payout_eligibility(
@@ -120,7 +120,7 @@ def q4(json: bool, as_csv: bool) -> None:
 def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
     async def history(engine: "AsyncEngine", _settings: "Settings") -> "Report":
         from ledger.errors import RestaurantNotFound
-        from ledger.infrastructure.postgres.reports import payout_history
+        from ledger.infrastructure.postgres.verification.reports import payout_history
 
         try:
             return await payout_history(engine, restaurant)
@@ -144,7 +144,7 @@ def _checked(currency: str) -> str:
 
 def _query(name: str, parameters: "dict[str, Value]") -> "Question":
     async def ask(engine: "AsyncEngine", _settings: "Settings") -> "Report":
-        from ledger.infrastructure.postgres.reports import run_query
+        from ledger.infrastructure.postgres.verification.reports import run_query
 
         return await run_query(engine, name, parameters)
 
@@ -177,7 +177,7 @@ def _show(question: "Question", *, json: bool, as_csv: bool, shaped: "Callable[[
 
 def _ask_configured_books(settings: "Settings", question: "Question") -> "Report":
     """The answer of the settings' database. From the main thread. Raises CommandFailure."""
-    from ledger.bootstrap import on_books
+    from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
 
     with database_failures(settings.database_url):

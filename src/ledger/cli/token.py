@@ -34,8 +34,8 @@ restaurants. None includes another.
 @json_option
 def token(identity: str, scopes: str, json: bool) -> None:
     # Imported when needed: it brings the libraries of the server along.
-    from ledger.api.authorization import parse_scopes
-    from ledger.api.credential_files import IDENTITY_LENGTH_MAX, is_identity
+    from ledger.api.access.authorization import parse_scopes
+    from ledger.api.access.credential_files import IDENTITY_LENGTH_MAX, is_identity
 
     if not is_identity(identity) or "#" in identity:
         raise CommandFailure(

@@ -63,7 +63,7 @@ def verify(json: bool, chain: bool, expect: str) -> None:
 
 
 def _verify_chain(settings: "Settings", expected_hash: bytes | None, *, json: bool) -> None:
-    from ledger.bootstrap import verify_seals
+    from ledger.bootstrap.books import verify_seals
     from ledger.cli.database_failures import database_failures
 
     with database_failures(settings.database_url):
@@ -83,7 +83,7 @@ def _verify_chain(settings: "Settings", expected_hash: bytes | None, *, json: bo
 def audit_configured_books(settings: "Settings") -> AuditReport:
     """The audit of the settings' database. From the main thread. Raises CommandFailure."""
     # Imported when needed: the database's libraries take longer to load than most other commands take in all.
-    from ledger.bootstrap import audit_books
+    from ledger.bootstrap.books import audit_books
     from ledger.cli.database_failures import database_failures
 
     with database_failures(settings.database_url):

@@ -17,9 +17,9 @@ from support.running import query, running_ledger
 from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.domain.payouts import MOVES, PayoutState
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 
 # Each names the table that it would change.
 CHANGES = (

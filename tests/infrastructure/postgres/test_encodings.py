@@ -11,9 +11,9 @@ from support.commands import run_process
 from support.events import event_message, unique
 from support.running import execute_alone, running_ledger
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.migrations import database_url
+from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.v1 import ledger_pb2
 
 ENCODINGS = ("LATIN1", "SQL_ASCII")

@@ -14,14 +14,14 @@ from support.fakes import FakeEventLedger
 from support.running import query
 from support.sessions import DEADLINE_SECONDS, locked
 
-from ledger.application.ports import EventLedger, Posting
-from ledger.bootstrap import Database
+from ledger.application.ports.events import EventLedger, Posting
+from ledger.bootstrap.database import Database
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.posting_rules import entries_of
 from ledger.errors import DatabaseContention, DataRejected
-from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 
 
 @pytest.fixture(params=["fake", "postgres"])

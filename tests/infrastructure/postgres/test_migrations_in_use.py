@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from infrastructure.postgres.test_migrations import CATALOG, empty_url
+from infrastructure.postgres.schema.test_migrations import CATALOG, empty_url
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -13,8 +13,8 @@ from support.running import query
 from support.waiting import until_told
 
 from ledger.errors import DatabaseUnavailable
-from ledger.infrastructure.postgres import migrations
-from ledger.infrastructure.postgres.migrations import CannotMigrate, head_revision, migrate_async
+from ledger.infrastructure.postgres.schema import migrations
+from ledger.infrastructure.postgres.schema.migrations import CannotMigrate, head_revision, migrate_async
 
 __all__ = ["empty_url"]
 

@@ -7,10 +7,10 @@ import pytest
 from support.books import engine_on
 from support.running import execute_alone, query
 
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.newest_schema import tables
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.schema.newest_schema import tables
 from ledger.infrastructure.postgres.snapshots import find_stay
-from ledger.infrastructure.postgres.start_checks import UnfitDatabase, check_subscriptions
+from ledger.infrastructure.postgres.verification.start_checks import UnfitDatabase, check_subscriptions
 
 OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
 # Made by the migration, or of no use in another cluster.

@@ -16,12 +16,11 @@ from support.events import event_message
 from support.running import query, running_ledger
 from support.sessions import locked, waiting_sessions
 
-from ledger.application.ports import PageRejected
-from ledger.bootstrap import Database
+from ledger.application.ports.payouts import PageRejected
+from ledger.bootstrap.database import Database
 from ledger.domain.payouts import PayoutRunItemOutcome, PayoutRunKey, PayoutRunState, SkipReason
 from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres import payout_runs
-from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.payout_runs import (
     CLAIM_ITEMS,
     FINISH,
@@ -29,6 +28,7 @@ from ledger.infrastructure.postgres.payout_runs import (
     PAY,
     PostgresPayoutRuns,
 )
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 
 
 async def test_schema_that_does_not_fit_skips_nobody(database: Database) -> None:

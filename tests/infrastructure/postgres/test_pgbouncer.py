@@ -14,9 +14,9 @@ from support.processes import SERVICE, server_process
 from support.running import query
 from support.waiting import until_told
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.engine import SESSION_SETTINGS, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.engine import SESSION_SETTINGS, autocommit, create_engine
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 TIMEOUT_SECONDS = 60.0

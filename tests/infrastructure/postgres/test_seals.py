@@ -25,18 +25,18 @@ from support.running import RunningLedger, execute_alone, query, running_ledger
 from support.seals import COUNTS, seal, seal_everything
 from support.waiting import until_told
 
-from ledger.application.ports import Posting
+from ledger.application.ports.events import Posting
 from ledger.application.seal_ledger import LedgerSealer, SealWorker
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.domain.events import fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.domain.seals import ChainReport, Seal, SealContents
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, find_bin_dir
-from ledger.infrastructure.postgres.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
-from ledger.infrastructure.postgres.migrations import database_url
-from ledger.infrastructure.postgres.seal_audit import EXPECTED, LINKS, ROWS, verify_chain
+from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
+from ledger.infrastructure.postgres.verification.seal_audit import EXPECTED, LINKS, ROWS, verify_chain
 from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 

@@ -5,9 +5,9 @@ from sqlalchemy.engine import make_url
 from support.events import event_message
 from support.running import query, running_ledger
 
-from ledger.bootstrap import Database
-from ledger.infrastructure.postgres.engine import autocommit, create_engine
-from ledger.infrastructure.postgres.migrations import migrate_async
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.schema.migrations import migrate_async
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 
 # What a role may set for itself and its next sessions, and what safety or time rests on.
 LOOSE = {

@@ -21,20 +21,21 @@ from support.running import query
 from support.sessions import locked
 from support.snapshots import take_snapshots, until_final
 
-from ledger.application.ports import BalanceQuery, StatementQuery
-from ledger.bootstrap import Database
+from ledger.application.ports.balances import BalanceQuery
+from ledger.application.ports.statements import StatementQuery
+from ledger.bootstrap.database import Database
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import PayoutRunKey
 from ledger.errors import DatabaseTimeout
-from ledger.infrastructure.postgres import engine as engines
-from ledger.infrastructure.postgres.audit import load_checks
+from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.balance_reader import SELECT_BALANCES, PostgresBalanceReader
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, KeptConnections, autocommit
-from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.sessions import engine as engines
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, Connection, KeptConnections, autocommit
 from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
-from ledger.infrastructure.postgres.start_checks import warn_of_numbers_ahead
-from ledger.infrastructure.postgres.statements import PostgresStatements
+from ledger.infrastructure.postgres.verification.audit import load_checks
+from ledger.infrastructure.postgres.verification.start_checks import warn_of_numbers_ahead
 
 MICROSECOND = timedelta(microseconds=1)
 # Of the walk below: under load, then at rest.

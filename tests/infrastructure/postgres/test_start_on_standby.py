@@ -18,10 +18,10 @@ from support.processes import SERVICE, server_process
 from support.running import query, running_ledger
 from support.waiting import until_told
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.doctor import CHECKS
 from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.verification.doctor import CHECKS
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 TIMEOUT_SECONDS = 60.0

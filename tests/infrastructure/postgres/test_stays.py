@@ -19,16 +19,16 @@ from support.running import execute_alone, query
 from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
 
-from ledger.application.ports import StatementQuery
-from ledger.bootstrap import Database
+from ledger.application.ports.statements import StatementQuery
+from ledger.bootstrap.database import Database
 from ledger.domain.payouts import PayoutRunKey
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, Connection, autocommit
-from ledger.infrastructure.postgres.horizon import BEGIN_STAY, STAY
-from ledger.infrastructure.postgres.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
-from ledger.infrastructure.postgres.seal_audit import verify_chain
+from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, Connection, autocommit
+from ledger.infrastructure.postgres.sessions.horizon import BEGIN_STAY, STAY
 from ledger.infrastructure.postgres.snapshots import find_stay
-from ledger.infrastructure.postgres.statements import PostgresStatements
+from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 
 RESTAURANT = "res_1"
 # What is booked in A, in B, and in A again.

@@ -17,13 +17,13 @@ from support.events import event_message, unique
 from support.payout_runs import days_ago
 from support.running import RunningLedger, execute_alone, running_ledger
 
-from ledger.bootstrap import DATABASE_NAME, Database
+from ledger.bootstrap.database import DATABASE_NAME, Database
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
-from ledger.infrastructure.postgres.engine import APPLICATION_ROLE, autocommit, create_engine
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
-from ledger.infrastructure.postgres.fence import EMIT_MESSAGE
-from ledger.infrastructure.postgres.migrations import create_database, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import create_database, migrate_async
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.fence import EMIT_MESSAGE
 from ledger.v1 import ledger_pb2
 
 DEADLINE_SECONDS = 60.0

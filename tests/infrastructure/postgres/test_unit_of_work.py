@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.events import unique
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
 from ledger.errors import DatabaseUnavailable, DataRejected
-from ledger.infrastructure.postgres.engine import create_engine
+from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 
 

@@ -16,7 +16,7 @@ from support.events import event_message
 from support.payout_runs import finished_run
 from support.running import running_ledger
 
-from ledger.bootstrap import Database
+from ledger.bootstrap.database import Database
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2
 from ledger.zones import settlement_zone, zone_table_version

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.archive_rows import RowsChanged
 from ledger.domain.archives import Archive, ArchiveKind, ItemKind, Part, month_bounds
 from ledger.errors import DatabaseContention
-from ledger.infrastructure.postgres.engine import (
+from ledger.infrastructure.postgres.sessions.engine import (
     READ_WHOLE_TABLES,
     Connection,
     allow_seconds,
@@ -19,7 +19,7 @@ from ledger.infrastructure.postgres.engine import (
     connect,
     wait_for_locks,
 )
-from ledger.infrastructure.postgres.errors import database_errors
+from ledger.infrastructure.postgres.sessions.errors import database_errors
 
 # What reads a month of rows, or finds out how many there are, takes as long as that is large.
 TIMEOUT_SECONDS = 3600

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ledger.application.ports import BalanceQuery, LongTails
+from ledger.application.ports.balances import BalanceQuery, LongTails
 from ledger.domain.balances import Balance
 from ledger.errors import DatabaseTimeout
-from ledger.infrastructure.postgres.engine import Autocommit
-from ledger.infrastructure.postgres.errors import refusals
+from ledger.infrastructure.postgres.sessions.engine import Autocommit
+from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, report_endless, tail
 
 _PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END"
@@ -72,7 +72,7 @@ CROSS JOIN LATERAL (
 
 
 class PostgresBalanceReader:
-    """Implements `ledger.application.ports.BalanceReader`."""
+    """Implements `ledger.application.ports.balances.BalanceReader`."""
 
     def __init__(self, autocommit: Autocommit, long_tails: LongTails = TAILS_UNTOLD) -> None:
         self._autocommit = autocommit

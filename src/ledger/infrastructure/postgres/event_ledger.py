@@ -7,13 +7,13 @@ from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
-from ledger.application.ports import Posting, StoredEntry, StoredEvent
+from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent, microseconds
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
-from ledger.infrastructure.postgres.engine import Autocommit, wait_for_locks
-from ledger.infrastructure.postgres.errors import refusals
-from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
+from ledger.infrastructure.postgres.sessions.engine import Autocommit, wait_for_locks
+from ledger.infrastructure.postgres.sessions.errors import refusals
+from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
 # of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
@@ -170,7 +170,7 @@ def insert_arguments(postings: Sequence[Posting], batch_id: UUID, *, maturity_da
 
 
 class PostgresEventLedger:
-    """Implements `ledger.application.ports.EventLedger`."""
+    """Implements `ledger.application.ports.events.EventLedger`."""
 
     def __init__(self, autocommit: Autocommit, *, maturity_days: int, fence: Fence | None = None) -> None:
         """`maturity_days` holds for restaurants without a setting of their own.

@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import autocommit
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 
 # More keys than a rotation needs; each costs every token that is refused one hash.
 KEYS_MAX = 8
@@ -13,7 +13,7 @@ SELECT secret FROM page_token_keys ORDER BY created_at DESC, page_token_key_id D
 
 
 class PostgresPageTokenKeys:
-    """Implements `ledger.application.ports.PageTokenKeys`."""
+    """Implements `ledger.application.ports.page_tokens.PageTokenKeys`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.metrics import LedgerMetrics, UncountedWork
-from ledger.application.ports import LongTails, PageRejected, PayoutPage, PayoutRunQuery
+from ledger.application.ports.balances import LongTails
+from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
 from ledger.domain.payouts import (
     PayoutRun,
     PayoutRunItem,
@@ -27,8 +28,8 @@ from ledger.domain.payouts import (
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
 from ledger.errors import DatabaseContention, DatabaseTimeout, DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
-from ledger.infrastructure.postgres.engine import Connection, allow_seconds, autocommit
-from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
+from ledger.infrastructure.postgres.sessions.engine import Connection, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, TAILS_UNTOLD, latest_snapshot, matured_between, tail
 from ledger.zones import settlement_zone, zone_table_version
 
@@ -392,7 +393,7 @@ RETURNING payout_run_id
 
 
 class PostgresPayoutRuns:
-    """Implements `ledger.application.ports.PayoutRuns`."""
+    """Implements `ledger.application.ports.payouts.PayoutRuns`."""
 
     def __init__(
         self,

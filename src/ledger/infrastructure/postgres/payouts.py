@@ -7,12 +7,12 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledger.application.ports import PayoutQuery
+from ledger.application.ports.payouts import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import Payout, PayoutAnswer, PayoutDetails, PayoutItem, PayoutState, moves_of
 from ledger.domain.posting_rules import Entry, EntryType
-from ledger.infrastructure.postgres.engine import autocommit
-from ledger.infrastructure.postgres.fence import IS_REPLICATED, Fence
+from ledger.infrastructure.postgres.sessions.engine import autocommit
+from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
 _COLUMNS = f"""
 p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at, p.state, p.transaction_id,
@@ -86,7 +86,7 @@ WHERE payout_id = $1
 
 
 class PostgresPayouts:
-    """Implements `ledger.application.ports.Payouts`."""
+    """Implements `ledger.application.ports.payouts.Payouts`."""
 
     def __init__(self, engine: AsyncEngine, fence: Fence) -> None:
         self._engine = engine
@@ -125,7 +125,7 @@ class PostgresPayouts:
 
 
 class PostgresPayoutSettlement:
-    """Implements `ledger.application.ports.PayoutSettlement` on the connection of a unit of work."""
+    """Implements `ledger.application.ports.payouts.PayoutSettlement` on the connection of a unit of work."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.ports import WHOLE, PartedTransaction, SealPart, SealPosition
+from ledger.application.ports.seals import WHOLE, PartedTransaction, SealPart, SealPosition
 from ledger.domain.seals import (
     ABSENT,
     ENTRY_FIELDS,
@@ -29,7 +29,7 @@ from ledger.domain.seals import (
     unpacked,
 )
 from ledger.errors import DatabaseContention
-from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.snapshots import find_stay
 
 # A slice is put together while the server's other calls wait: some milliseconds.
@@ -206,7 +206,7 @@ FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint
 
 
 class PostgresSealedBooks:
-    """Implements `ledger.application.ports.SealedBooks`."""
+    """Implements `ledger.application.ports.seals.SealedBooks`."""
 
     def __init__(self, engine: AsyncEngine, *, slice_rows: int = SLICE_ROWS) -> None:
         self._engine = engine

@@ -17,11 +17,11 @@ from contextlib import suppress
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.ports import LongTails
+from ledger.application.ports.balances import LongTails
 from ledger.errors import LedgerError
-from ledger.infrastructure.postgres.clock import CATCH_UP_CLOCK
-from ledger.infrastructure.postgres.engine import Autocommit, allow_seconds, autocommit
-from ledger.infrastructure.postgres.horizon import (
+from ledger.infrastructure.postgres.sessions.clock import CATCH_UP_CLOCK
+from ledger.infrastructure.postgres.sessions.engine import Autocommit, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.horizon import (
     BEGIN_STAY,
     BOOKS_ARE_COMING,
     FIRST_HORIZON,
@@ -212,7 +212,7 @@ async def report_endless(connections: Autocommit, long_tails: LongTails, restaur
 
 
 class TailsUntold:
-    """Implements `ledger.application.ports.LongTails` where nobody takes snapshots."""
+    """Implements `ledger.application.ports.balances.LongTails` where nobody takes snapshots."""
 
     entries_max = ENTRIES_MAX
 
@@ -227,7 +227,7 @@ TAILS_UNTOLD = TailsUntold()
 
 
 class PostgresBalanceSnapshots:
-    """Implements `ledger.application.ports.BalanceSnapshots`."""
+    """Implements `ledger.application.ports.balances.BalanceSnapshots`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

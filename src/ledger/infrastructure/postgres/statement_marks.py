@@ -17,8 +17,8 @@ or the books came from another cluster, late_by_max is large: statements then re
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import allow_seconds, autocommit
-from ledger.infrastructure.postgres.horizon import BOOKS_ARE_COMING, FIRST_HORIZON, HORIZON, STAY, written_here
+from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.horizon import BOOKS_ARE_COMING, FIRST_HORIZON, HORIZON, STAY, written_here
 from ledger.infrastructure.postgres.snapshots import find_stay
 
 # From one mark to the next. A mark takes some 200 bytes with its index, 200 entries some 100 kB with theirs.
@@ -143,7 +143,7 @@ ON CONFLICT DO NOTHING
 
 
 class PostgresStatementMarks:
-    """Implements `ledger.application.ports.BalanceSnapshots` for statements: a snapshot is some marks."""
+    """Implements `ledger.application.ports.balances.BalanceSnapshots` for statements: a snapshot is some marks."""
 
     def __init__(
         self, engine: AsyncEngine, *, mark_entries: int = MARK_ENTRIES, read_entries_max: int = READ_ENTRIES_MAX

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
-from ledger.infrastructure.postgres.horizon import HORIZON, STAY, written_here
+from ledger.infrastructure.postgres.sessions.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.horizon import HORIZON, STAY, written_here
 
 # What is looked at in one transaction.
 ROWS_AT_ONCE = 5000

@@ -8,14 +8,14 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ledger.infrastructure.postgres.engine import check_safe, connect
-from ledger.infrastructure.postgres.errors import database_errors, refusal_of
 from ledger.infrastructure.postgres.payouts import PostgresPayoutSettlement
-from ledger.infrastructure.postgres.restaurant_repository import PostgresRestaurants
+from ledger.infrastructure.postgres.restaurants import PostgresRestaurants
+from ledger.infrastructure.postgres.sessions.engine import check_safe, connect
+from ledger.infrastructure.postgres.sessions.errors import database_errors, refusal_of
 
 
 class PostgresUnitOfWork:
-    """Implements `ledger.application.ports.UnitOfWork`. Its block raises database errors in the ledger's words."""
+    """Implements `ledger.application.ports.unit_of_work.UnitOfWork`. Its block raises database errors in the ledger's words."""
 
     restaurants: PostgresRestaurants
     settlement: PostgresPayoutSettlement

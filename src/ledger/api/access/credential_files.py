@@ -1,0 +1,104 @@
+"""The files that say who may do what: lines for tokens and for client certificates. `#` begins a comment.
+
+A name in a certificate is called by its kind, `uri:spiffe://house/admin` or `dns:admin.internal`:
+a certificate may have any text in either.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledger.api.access.authorization import Scope, parse_scopes
+from ledger.api.access.reloading import FileUnusable, NamesNobody, read_file
+
+# A name for a row of the audit log, and for people: printable ASCII without blanks.
+_IDENTITY = re.compile(r"[!-~]+")
+IDENTITY_LENGTH_MAX = 256
+LINES_MAX = 1000
+URI_KIND = "uri:"
+DNS_KIND = "dns:"
+# Names without their kind, as files had them: what cannot be a DNS name, and what cannot be a URI.
+_PLAIN_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://|urn:).+")
+_PLAIN_DNS_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """A line of the file of tokens. `digest` is the SHA-256 of the token, which itself is nowhere."""
+
+    identity: str
+    scopes: frozenset[Scope]
+    digest: bytes
+
+
+def is_identity(text: str) -> bool:
+    """Whether somebody may be called so."""
+    return len(text) <= IDENTITY_LENGTH_MAX and _IDENTITY.fullmatch(text) is not None
+
+
+def read_tokens(path: Path) -> tuple[StaticToken, ...]:
+    """The lines `identity scopes sha256`. Raises FileUnusable."""
+    tokens: dict[bytes, StaticToken] = {}
+    for number, words in _lines(path):
+        if len(words) != 3 or not _DIGEST.fullmatch(words[2]):
+            # The line is not shown: somebody may have put the token itself there.
+            raise FileUnusable(f"{path}:{number}: a line is: identity scopes sha256-of-the-token-in-lower-case-hex")
+        identity, scopes = _entry(path, number, words)
+        digest = bytes.fromhex(words[2])
+        if digest in tokens:
+            raise FileUnusable(f"{path}:{number}: the same token stands in an earlier line")
+        tokens[digest] = StaticToken(identity, scopes, digest)
+    return tuple(tokens.values())
+
+
+def read_identities(path: Path) -> Mapping[str, frozenset[Scope]]:
+    """The lines `kind:name scopes`, by kind and name. Raises FileUnusable."""
+    identities: dict[str, frozenset[Scope]] = {}
+    for number, words in _lines(path):
+        if len(words) != 2:
+            raise FileUnusable(f"{path}:{number}: a line is: identity scopes")
+        words[0] = _with_kind(path, number, words[0])
+        identity, scopes = _entry(path, number, words)
+        if identity in identities:
+            raise FileUnusable(f"{path}:{number}: the same identity stands in an earlier line")
+        identities[identity] = scopes
+    return identities
+
+
+def _with_kind(path: Path, number: int, name: str) -> str:
+    """`name` with its kind, which a name that can only be of one kind need not have."""
+    if name.startswith((URI_KIND, DNS_KIND)):
+        if name in (URI_KIND, DNS_KIND):
+            raise FileUnusable(f"{path}:{number}: there is no name after {name}")
+        return name
+    if _PLAIN_URI.fullmatch(name):
+        return URI_KIND + name
+    if _PLAIN_DNS_NAME.fullmatch(name):
+        return DNS_KIND + name
+    raise FileUnusable(f"{path}:{number}: say which kind of name it is: {URI_KIND}NAME or {DNS_KIND}NAME")
+
+
+def _entry(path: Path, number: int, words: list[str]) -> tuple[str, frozenset[Scope]]:
+    if not is_identity(words[0]):
+        raise FileUnusable(f"{path}:{number}: an identity is at most {IDENTITY_LENGTH_MAX} printable ASCII characters")
+    try:
+        return words[0], parse_scopes(words[1])
+    except ValueError as error:
+        raise FileUnusable(f"{path}:{number}: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The words of the lines that have any, with the numbers of the lines."""
+    try:
+        lines = read_file(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise FileUnusable(f"{path} is not UTF-8") from error
+    found = [(number, words) for number, line in enumerate(lines, 1) if (words := line.partition("#")[0].split())]
+    # Each verification of a token looks at every line.
+    if len(found) > LINES_MAX:
+        raise FileUnusable(f"{path} has more than {LINES_MAX} lines")
+    if not found:
+        raise NamesNobody(f"{path} names nobody")
+    yield from found

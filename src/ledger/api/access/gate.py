@@ -1,0 +1,234 @@
+"""What stands around each method of the service: who may call it, how often, and the record of who did.
+
+A gate is put around a method when it is registered, and only if there is something to ask or to record: else a call passes none.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+import uuid_utils
+from google.protobuf.message import Message
+
+from ledger.api.access.authentication import Authenticator, Caller, Context, Credential
+from ledger.api.access.authorization import (
+    REFUSED_EVENT_TYPES,
+    SCOPE_BY_METHOD,
+    SERVICE_NAME,
+    Scope,
+    refused_event_types,
+    scopes_for,
+)
+from ledger.api.access.call_records import KEPT_BY_METHOD, WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
+from ledger.api.access.rate_limit import RateLimit
+from ledger.api.errors import code_of
+from ledger.application.call_log import AuditedCall, AuditLog
+from ledger.errors import DeadlineTooShort, QueueFull, RateLimited, ScopeMissing
+from ledger.observability import CALLER
+
+# A stream has a row when it opens, before more events than these are acknowledged that no row counts,
+# after so many seconds in which some were, and at its end.
+STREAM_ROW_EVENTS = 1_000
+STREAM_ROW_SECONDS = 1.0
+# The outcome of a stream that goes on.
+STREAM_OPEN = "OPEN"
+
+# Refusals that say nothing about what was asked.
+SUMMED_UP = (ScopeMissing, QueueFull, DeadlineTooShort)
+
+ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
+
+
+class Gate:
+    """Around one method. Without `authenticator` anybody may call it; `audit_log` is None if nothing is to be recorded."""
+
+    def __init__(
+        self, name: str, *, authenticator: Authenticator | None, rate_limit: RateLimit | None, audit_log: AuditLog | None
+    ) -> None:
+        self._scope = SCOPE_BY_METHOD[name]
+        self._scopes = scopes_for(name)
+        self._books_events = self._scope is Scope.INGEST
+        self._authenticator = authenticator
+        self._rate_limit = rate_limit
+        self.audit_log = audit_log
+        self.method = f"/{SERVICE_NAME}/{name}"
+        self.what = WHAT_BY_METHOD.get(name)
+        self.kept_of = KEPT_BY_METHOD.get(name)
+        self.is_written_before_the_answer = name in WRITTEN_BEFORE_THE_ANSWER
+
+    def call(self, context: Context, request_id: str) -> "GatedCall":
+        """Lets a call in. Raises NotAuthenticated, RateLimited, and ScopeMissing, which is recorded.
+
+        The other two are not: they have no caller, or so many that the log would be full of them.
+        """
+        caller = self._caller_of(context)
+        call = GatedCall(self, caller, context, request_id)
+        if self._scopes.isdisjoint(caller.scopes):
+            with call:
+                raise ScopeMissing(self._scope)
+        if self._books_events:
+            REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
+        return call
+
+    async def admit_each(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Admits every request of a stream anew: its caller may have expired, or been removed, since it was opened.
+
+        A stream that is faster than it may be is held back; that costs its caller nothing but time. Raises NotAuthenticated,
+        ScopeMissing.
+        """
+        async for request in requests:
+            while True:
+                try:
+                    caller = self._caller_of(context)
+                    break
+                except RateLimited as limited:
+                    await asyncio.sleep(limited.retry_after_seconds)
+            if self._scopes.isdisjoint(caller.scopes):
+                raise ScopeMissing(self._scope)
+            REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
+            # Passed on without being held until the next one comes: it may have 4 MiB.
+            passed = [request]
+            del request
+            yield passed.pop()
+
+    def _caller_of(self, context: Context) -> Caller:
+        if self._authenticator is None:
+            return ANYBODY
+        caller = self._authenticator.caller_of(context)
+        CALLER.set(caller.identity)
+        # Before the scope: whoever keeps asking for what he may not have is slowed down, too.
+        if self._rate_limit is not None and (seconds := self._rate_limit.take((caller.credential, caller.identity))):
+            raise RateLimited(seconds)
+        return caller
+
+
+class GatedCall:
+    """A call that was let in, for a `with` around its work: what becomes of it is recorded."""
+
+    __slots__ = (
+        *("_caller", "_context", "_gate", "_kept", "_request_id", "_response", "_written"),
+        *("_answered", "_answered_recorded", "_events", "_stream_id", "_timer"),
+    )
+
+    def __init__(self, gate: Gate, caller: Caller, context: Context, request_id: str) -> None:
+        self._gate = gate
+        self._caller = caller
+        self._context = context
+        self._request_id = request_id
+        self._kept: object = None
+        self._response: Message | None = None
+        self._events = 0
+        self._stream_id = ""
+        self._answered = 0
+        self._answered_recorded = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._written: AuditedCall | None = None
+
+    def read(self, request: Message) -> Message:
+        """Takes note of the request, and returns it."""
+        kept_of = self._gate.kept_of
+        self._kept = request if kept_of is None else kept_of(request)
+        return request
+
+    async def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        """Counts the events of a stream's requests as they pass."""
+        async for request in requests:
+            self._events += len(getattr(request, "events", ())) or 1
+            passed = [request]
+            del request
+            yield passed.pop()
+
+    def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+        """The answers of a stream, with rows of the audit log as it goes on: a crash hides no caller."""
+        audit_log = self._gate.audit_log
+        return answers if audit_log is None else self._answer_recorded(answers, audit_log)
+
+    async def _answer_recorded(self, answers: AsyncGenerator[Message], audit_log: AuditLog) -> AsyncGenerator[Message]:
+        """Raises DatabaseUnavailable and its like when a row cannot be written: what was not acknowledged may be sent again."""
+        self._stream_id = uuid_utils.uuid7().hex
+        await audit_log.write(self._record(STREAM_OPEN))
+        try:
+            async with aclosing(answers):
+                async for answer in answers:
+                    self._answered += len(getattr(answer, "results", ())) or 1
+                    if self._answered - self._answered_recorded > STREAM_ROW_EVENTS:
+                        self._answered_recorded = self._answered
+                        await audit_log.write(self._record(STREAM_OPEN))
+                    elif self._timer is None:
+                        self._timer = asyncio.get_running_loop().call_later(STREAM_ROW_SECONDS, self._record_progress, audit_log)
+                    yield answer
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _record_progress(self, audit_log: AuditLog) -> None:
+        self._timer = None
+        if self._answered > self._answered_recorded:
+            self._answered_recorded = self._answered
+            audit_log.record(self._record(STREAM_OPEN))
+
+    async def answered(self, response: Message) -> None:
+        """Takes note of the answer; where it must not go out without its record, writes that first.
+
+        Raises DatabaseUnavailable and its like then: the call took effect, and may be repeated.
+        """
+        self._response = response
+        if self._gate.audit_log is not None and self._gate.is_written_before_the_answer:
+            self._written = self._record("OK")
+            await self._gate.audit_log.write(self._written)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._gate.audit_log is None:
+            return
+        if self._written is None:
+            record = self._gate.audit_log.record
+            if isinstance(error, SUMMED_UP) and not self._stream_id:
+                record = self._gate.audit_log.record_refusal
+            record(self._record(code_of(error)))
+        elif error is not None:
+            # The writing failed, or was given up: the same row, as soon as it can be.
+            self._gate.audit_log.record(self._written)
+
+    def _record(self, outcome: str) -> AuditedCall:
+        what: What = {}
+        if self._stream_id:
+            what = {"stream": self._stream_id, "events": self._events, "answered": self._answered}
+        elif self._kept is not None and self._gate.what is not None:
+            what = self._gate.what(self._kept, self._response)
+        caller = self._caller
+        return AuditedCall(
+            caller.identity, caller.credential, self._gate.method, self._request_id, self._context.peer(), what, outcome
+        )
+
+
+class OpenGate:
+    """Takes the place of a gate, and of a call that it let in, where there is nothing to ask and nothing to record.
+
+    For streams. Single calls have a way of their own without it: they are too many to pay for what does nothing.
+    """
+
+    def call(self, _context: Context, _request_id: str) -> Self:
+        return self
+
+    def admit_each(self, requests: AsyncIterator[bytes], _context: Context) -> AsyncIterator[bytes]:
+        return requests
+
+    def read(self, request: Message) -> Message:
+        return request
+
+    def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        return requests
+
+    def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
+        return answers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

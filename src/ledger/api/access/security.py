@@ -1,0 +1,200 @@
+"""How the port is guarded, put together from the settings; refuses what makes no sense before anybody can call."""
+
+import ipaddress
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from ledger.api.access.authentication import Authenticator
+from ledger.api.access.authorization import SERVICE_NAME
+from ledger.api.access.call_records import WHAT_BY_METHOD
+from ledger.api.access.credential_files import read_identities, read_tokens
+from ledger.api.access.gate import Gate
+from ledger.api.access.rate_limit import RateLimit
+from ledger.api.access.reloading import FileUnusable, ReloadedFiles, Reloader
+from ledger.api.access.tls import ServerTls, TlsFiles
+from ledger.application.call_log import AuditLog
+from ledger.settings import Settings
+
+if TYPE_CHECKING:
+    from ledger.api.access.jwt_tokens import JwtVerifier
+
+T = TypeVar("T")
+
+
+class SecurityMisconfigured(Exception):
+    """The settings of TLS and of who may call do not fit together, or a file they name is not as it must be."""
+
+
+class Security:
+    """What stands between the network and the service."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads the files. Raises SecurityMisconfigured."""
+        _check(settings)
+        try:
+            self._tls = _tls_of(settings)
+            self._tokens = _reloaded(settings.auth_tokens_file, read_tokens, lambda: ())
+            self._identities = _reloaded(settings.auth_identities_file, read_identities, lambda: {})
+            self._jwt = _jwt_of(settings)
+        except FileUnusable as error:
+            raise SecurityMisconfigured(str(error)) from error
+        self._authenticator = None
+        if asks_who_calls(settings):
+            self._authenticator = Authenticator(tokens=self._tokens, jwt=self._jwt, identities=self._identities)
+        self._rate_limit = _rate_limit_of(settings)
+        files = (
+            self._tls.files if self._tls is not None else None,
+            self._tokens,
+            self._identities,
+            self._jwt.keys if self._jwt is not None else None,
+        )
+        self._files = [file for file in files if file is not None]
+        self._reloader = Reloader(self._files, on_change=self._forget)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there is something to read again."""
+        return bool(self._files)
+
+    def credentials(self) -> grpc.ServerCredentials | None:
+        """For the server's port; None: plaintext."""
+        return None if self._tls is None else self._tls.credentials()
+
+    def gate(self, service_name: str, method: str, audit_log: AuditLog | None = None) -> Gate | None:
+        """What stands around a method; None: anybody may call it and nothing is recorded, as with health checks."""
+        if method not in WHAT_BY_METHOD:
+            audit_log = None
+        if service_name != SERVICE_NAME or (self._authenticator is None and audit_log is None):
+            return None
+        return Gate(method, authenticator=self._authenticator, rate_limit=self._rate_limit, audit_log=audit_log)
+
+    def start(self) -> None:
+        """Begins to look for changed files."""
+        self._reloader.start()
+
+    def stop(self) -> None:
+        """Looks no more."""
+        self._reloader.stop()
+
+    def reload(self) -> None:
+        """Reads all files again. What is broken stays as it was, and is logged; what is gone lets nobody in."""
+        self._reloader.reload(forced=True)
+
+    def reload_changed(self) -> None:
+        """The same for the files that have changed, as happens every few seconds by itself."""
+        self._reloader.reload()
+
+    def _forget(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.forget()
+
+
+def asks_who_calls(settings: Settings) -> bool:
+    """Whether a caller of the service must be known."""
+    return bool(settings.auth_tokens_file or settings.auth_identities_file or settings.jwt_jwks_file)
+
+
+def keeps_audit_log(settings: Settings) -> bool:
+    """Whether calls that write are recorded with who made them."""
+    return asks_who_calls(settings) if settings.audit_log is None else settings.audit_log
+
+
+def is_within_this_machine(address: str) -> bool:
+    """Whether only this machine can call there: loopback addresses and unix sockets."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Another name; it may mean anything, another thing tomorrow.
+        return False
+
+
+def describes_itself(settings: Settings) -> bool:
+    """Whether the server offers reflection."""
+    return is_within_this_machine(settings.grpc_address) if settings.reflection is None else settings.reflection
+
+
+def _check(settings: Settings) -> None:
+    """Raises SecurityMisconfigured for settings that do nothing, or not what whoever set them must think they do."""
+    needs = (
+        ("tls_certificate_file", "tls_key_file"),
+        ("tls_key_file", "tls_certificate_file"),
+        ("tls_client_ca_file", "tls_certificate_file"),
+        ("auth_identities_file", "tls_client_ca_file"),
+        ("jwt_jwks_file", "jwt_issuer"),
+        ("jwt_jwks_file", "jwt_audience"),
+        ("jwt_issuer", "jwt_jwks_file"),
+        ("jwt_audience", "jwt_jwks_file"),
+        ("rate_limit_burst_calls", "rate_limit_calls_per_second"),
+    )
+    for given, needed in needs:
+        if getattr(settings, given) and not getattr(settings, needed):
+            raise SecurityMisconfigured(
+                f"LEDGER_{given.upper()} does nothing without LEDGER_{needed.upper()}: set both, or neither"
+            )
+    if settings.tls_client_ca_file and not asks_who_calls(settings):
+        raise SecurityMisconfigured(
+            "LEDGER_TLS_CLIENT_CA_FILE lets in whoever has a certificate, to do anything: set LEDGER_AUTH_IDENTITIES_FILE, which "
+            "says who may do what, or LEDGER_AUTH_TOKENS_FILE or LEDGER_JWT_JWKS_FILE"
+        )
+    if settings.rate_limit_calls_per_second and not asks_who_calls(settings):
+        raise SecurityMisconfigured(
+            "LEDGER_RATE_LIMIT_CALLS_PER_SECOND is a limit for each caller: set LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or "
+            "LEDGER_AUTH_IDENTITIES_FILE, by which callers are known"
+        )
+    _check_exposure(settings)
+
+
+def _check_exposure(settings: Settings) -> None:
+    if settings.allow_insecure or is_within_this_machine(settings.grpc_address):
+        return
+    missing = []
+    if settings.tls_certificate_file is None:
+        missing.append("TLS (LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE)")
+    if not asks_who_calls(settings):
+        missing.append("authentication (LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or LEDGER_AUTH_IDENTITIES_FILE)")
+    if missing:
+        raise SecurityMisconfigured(
+            f"{settings.grpc_address} can be called from other machines, and there is no {' and no '.join(missing)}: set that, "
+            "or LEDGER_ALLOW_INSECURE=true if something else keeps strangers away"
+        )
+
+
+def _tls_of(settings: Settings) -> ServerTls | None:
+    certificate, key = settings.tls_certificate_file, settings.tls_key_file
+    if certificate is None or key is None:
+        return None
+    return ServerTls(TlsFiles(certificate, key, settings.tls_client_ca_file))
+
+
+def _jwt_of(settings: Settings) -> "JwtVerifier | None":
+    if settings.jwt_jwks_file is None:
+        return None
+    # Imported when needed: its libraries take a tenth of a second to load.
+    from ledger.api.access.jwt_tokens import JwtVerifier
+
+    return JwtVerifier(
+        settings.jwt_jwks_file,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        algorithms=frozenset(settings.jwt_algorithms.split(",")),
+    )
+
+
+def _reloaded(path: Path | None, read: Callable[[Path], T], nobody: Callable[[], T]) -> ReloadedFiles[T] | None:
+    return None if path is None else ReloadedFiles([path], lambda: read(path), nobody=nobody)
+
+
+def _rate_limit_of(settings: Settings) -> RateLimit | None:
+    calls_per_second = settings.rate_limit_calls_per_second
+    if not calls_per_second:
+        return None
+    return RateLimit(calls_per_second, settings.rate_limit_burst_calls or math.ceil(calls_per_second))

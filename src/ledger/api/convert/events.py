@@ -1,0 +1,428 @@
+"""Between the contract's messages and the domain, both ways. Every rule about the shape of a request is here or in the domain."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from sys import getsizeof
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ledger.api.access.authorization import REFUSED_EVENT_TYPES
+from ledger.api.convert.page_tokens import PageTokens
+from ledger.api.errors import status_of
+from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
+from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX
+from ledger.application.ports.events import StoredEntry, StoredEvent
+from ledger.domain.balances import Balance
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import EventType, ProcessorEvent, event_violations
+from ledger.domain.fields import ID_RULE, is_id
+from ledger.domain.money import CURRENCY_RULE, is_currency
+from ledger.domain.posting_rules import EntryType
+from ledger.domain.restaurants import CHANGEABLE_FIELDS, Restaurant, RestaurantChange, RestaurantProfile, profile_violations
+from ledger.errors import EventTypeUnknown, FieldViolation, InvalidRequest, LedgerError, ScopeMissing
+from ledger.v1 import ledger_pb2
+
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+# A page ends early rather than be larger than the 4 MiB that clients take by default.
+PAGE_BYTES_MAX = 3 * 1024 * 1024
+
+# Of all events of a request: 64 each if there are 1,000.
+METADATA_ENTRIES_MAX = 64_000
+
+UPDATE_PATHS_MAX = 1000
+UPDATE_MASK_RULE = (
+    f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, and metadata.KEY instead of metadata"
+)
+_METADATA_KEY = "metadata."
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_A_DAY = 86_400
+_NANOS_A_SECOND = 1_000_000_000
+# 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.
+_SECONDS_MIN = -62_135_596_800
+_SECONDS_MAX = 253_402_300_799
+
+# The contract's numbers and the domain's words have the same names; a name without its pair fails here, at import.
+_EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
+# An event to book, or why it is refused.
+DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
+
+# What an event takes besides its texts, an entry of its metadata, and an event that is refused, at the most.
+_EVENT_BYTES, _ENTRY_BYTES, _REFUSED_EVENT_BYTES = 600, 150, 4096
+# Of more bytes than these what texts take is asked for, which costs 2 us an event.
+_EXACT_BYTES_MIN = 256 * 1024
+
+_EVENT_FIELD_ORDER = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
+_EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
+ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
+_LEDGER_ACCOUNT_NUMBERS = {account: ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{account.name}") for account in LedgerAccount}
+_STATUS_NUMBERS = {
+    IngestStatus.CREATED: ledger_pb2.INGEST_STATUS_CREATED,
+    IngestStatus.DUPLICATE: ledger_pb2.INGEST_STATUS_DUPLICATE,
+}
+
+
+def decode_instant(timestamp: Timestamp) -> datetime | None:
+    """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp does not allow."""
+    if not (_SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND):
+        return None
+    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def encode_instant(instant: datetime) -> Timestamp:
+    """The instant as a message."""
+    since = instant - EPOCH
+    message = Timestamp()
+    message.seconds = since.days * _SECONDS_A_DAY + since.seconds
+    message.nanos = since.microseconds * 1000
+    return message
+
+
+def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
+    """The instant as a message, None for none."""
+    return None if instant is None else encode_instant(instant)
+
+
+def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event.") -> ProcessorEvent:
+    """The event in `message`.
+
+    Raises ScopeMissing when the caller may not send events of its type; EventTypeUnknown, since the
+    rules of such an event are not known either; InvalidRequest with every offending field, each
+    prefixed by `path`.
+    """
+    type_number = message.type
+    if (scope := REFUSED_EVENT_TYPES.get().get(type_number)) is not None:
+        raise ScopeMissing(scope)
+    violations: list[FieldViolation] = []
+    # Each field is read once: it is made anew from the message every time.
+    event_id, restaurant_id, currency = message.event_id, message.restaurant_id, message.currency
+    amount_minor, fee_minor = message.amount_minor, message.fee_minor
+    payout_id, reference = message.payout_id, message.reference
+    event_type = _EVENT_TYPES.get(type_number)
+    if event_type is None:
+        if type_number != ledger_pb2.EVENT_TYPE_UNSPECIFIED:
+            raise EventTypeUnknown(path + "type", type_number)
+        violations.append(FieldViolation("type", "must be one of the event types"))
+    occurred_at = None
+    if not message.HasField("occurred_at"):
+        violations.append(FieldViolation("occurred_at", "must be set"))
+    else:
+        occurred_at = decode_instant(message.occurred_at)
+        if occurred_at is None:
+            violations.append(FieldViolation("occurred_at", "must be a valid timestamp"))
+    metadata = dict(message.metadata)
+    violations += event_violations(
+        event_id=event_id,
+        type=event_type,
+        restaurant_id=restaurant_id,
+        currency=currency,
+        amount_minor=amount_minor,
+        fee_minor=fee_minor,
+        occurred_at=occurred_at,
+        payout_id=payout_id,
+        reference=reference,
+        metadata=metadata,
+        now=now,
+    )
+    if violations or event_type is None or occurred_at is None:
+        violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
+        raise InvalidRequest([FieldViolation(path + found.field, found.description) for found in violations])
+    return ProcessorEvent(
+        event_id=event_id,
+        type=event_type,
+        restaurant_id=restaurant_id,
+        currency=currency,
+        amount_minor=amount_minor,
+        fee_minor=fee_minor,
+        occurred_at=occurred_at,
+        payout_id=payout_id,
+        reference=reference,
+        metadata=metadata,
+    )
+
+
+def decode_ingest_event(request: ledger_pb2.IngestEventRequest, now: datetime) -> ProcessorEvent:
+    """The event to book. Raises as decode_event."""
+    if not request.HasField("event"):
+        raise InvalidRequest([FieldViolation("event", "must be set")])
+    return decode_event(request.event, now)
+
+
+def wrong_number_of_events() -> InvalidRequest:
+    """What a request with too few or too many events is answered."""
+    return InvalidRequest([FieldViolation("events", f"must be 1 to {BATCH_EVENTS_MAX} events")])
+
+
+def too_much_metadata() -> InvalidRequest:
+    """What a request whose events have too many entries of metadata is answered."""
+    return InvalidRequest([FieldViolation("events", f"must have at most {METADATA_ENTRIES_MAX} entries of metadata together")])
+
+
+def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
+    """The events to book, and in their places what is wrong with the others. Raises InvalidRequest for too few or too many."""
+    return _decode_events(request.events, now)
+
+
+def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime) -> list[DecodedEvent]:
+    """The same of one request of a stream, which has either `event` or `events`. Raises InvalidRequest."""
+    if not request.HasField("event"):
+        return _decode_events(request.events, now)
+    if request.events:
+        raise InvalidRequest([FieldViolation("events", "must be empty if event is set")])
+    try:
+        return [decode_event(request.event, now)]
+    except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
+        return [error.with_traceback(None)]
+
+
+def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[DecodedEvent]:
+    if not 1 <= len(messages) <= BATCH_EVENTS_MAX:
+        raise wrong_number_of_events()
+    decoded: list[DecodedEvent] = []
+    for place, message in enumerate(messages):
+        try:
+            decoded.append(decode_event(message, now, f"events[{place}]."))
+        except (InvalidRequest, EventTypeUnknown, ScopeMissing) as error:
+            # Without what was at hand when it was raised, which would be kept for as long.
+            decoded.append(error.with_traceback(None))
+    return decoded
+
+
+def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
+    """What decoded events take that came in a message of so many bytes: as many or sixteen times as many, far more if refused."""
+    size_bytes = 0
+    if message_bytes <= _EXACT_BYTES_MIN:
+        # Texts take four bytes a character at the most.
+        for event in decoded:
+            size_bytes += (
+                _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata) if isinstance(event, ProcessorEvent) else _REFUSED_EVENT_BYTES
+            )
+        return size_bytes + 4 * message_bytes
+    for event in decoded:
+        if isinstance(event, ProcessorEvent):
+            texts = (event.event_id, event.restaurant_id, event.reference, event.payout_id, *event.metadata.values())
+            size_bytes += _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
+            size_bytes += sum(map(getsizeof, event.metadata)) + sum(map(getsizeof, texts))
+        else:
+            size_bytes += _REFUSED_EVENT_BYTES
+    return size_bytes
+
+
+def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventResponse:
+    """The response for one event. Raises the error of a refused one."""
+    if isinstance(outcome, LedgerError):
+        raise outcome
+    return ledger_pb2.IngestEventResponse(status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id))
+
+
+def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
+    """What became of one event of several."""
+    if isinstance(outcome, Booked):
+        return ledger_pb2.IngestResult(status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id))
+    return ledger_pb2.IngestResult(error=status_of(outcome))
+
+
+def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
+    """The id asked for. Raises InvalidRequest."""
+    _require_ids({"event_id": request.event_id})
+    return request.event_id
+
+
+def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.GetEventResponse:
+    """A stored event with its entries."""
+    event = stored.event
+    response = ledger_pb2.GetEventResponse(
+        event=ledger_pb2.ProcessorEvent(
+            event_id=event.event_id,
+            type=_EVENT_TYPE_NUMBERS[event.type],
+            restaurant_id=event.restaurant_id,
+            currency=event.currency,
+            amount_minor=event.amount_minor,
+            fee_minor=event.fee_minor,
+            occurred_at=encode_instant(event.occurred_at),
+            payout_id=event.payout_id,
+            reference=event.reference,
+            metadata=event.metadata,
+        ),
+        transaction_id=str(stored.transaction_id),
+        recorded_at=encode_instant(stored.recorded_at),
+    )
+    for entry in entries:
+        write_entry(response.entries.add(), entry)
+    return response
+
+
+def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
+    """Writes a ledger entry into an empty message.
+
+    Where the message is to be: made apart and then copied, an entry takes twice as long.
+    """
+    message.transaction_id = str(entry.transaction_id)
+    message.position = entry.position
+    message.type = ENTRY_TYPE_NUMBERS[entry.entry_type]
+    message.debit_account = _LEDGER_ACCOUNT_NUMBERS[entry.debit]
+    message.credit_account = _LEDGER_ACCOUNT_NUMBERS[entry.credit]
+    message.amount_minor = entry.amount_minor
+    message.restaurant_id = entry.restaurant_id
+    message.currency = entry.currency
+    if entry.available_at_microseconds is not None:
+        _write_microseconds(message.available_at, entry.available_at_microseconds)
+    if entry.occurred_at_microseconds is not None:
+        _write_microseconds(message.occurred_at, entry.occurred_at_microseconds)
+    _write_microseconds(message.recorded_at, entry.recorded_at_microseconds)
+    if entry.event_id is not None:
+        message.event_id = entry.event_id
+    if entry.payout_id is not None:
+        message.payout_id = str(entry.payout_id)
+
+
+def _write_microseconds(message: Timestamp, microseconds: int) -> None:
+    message.seconds, rest = divmod(microseconds, 1_000_000)
+    message.nanos = rest * 1000
+
+
+def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> tuple[str, str, datetime | None]:
+    """Restaurant id, currency and instant asked for. Raises InvalidRequest."""
+    violations = _id_violations({"restaurant_id": request.restaurant_id})
+    if not is_currency(request.currency):
+        violations.append(FieldViolation("currency", CURRENCY_RULE))
+    as_of = None
+    if request.HasField("as_of"):
+        as_of = decode_instant(request.as_of)
+        if as_of is None:
+            violations.append(FieldViolation("as_of", "must be a valid timestamp"))
+    if violations:
+        raise InvalidRequest(violations)
+    return request.restaurant_id, request.currency, as_of
+
+
+def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
+    """A balance."""
+    return ledger_pb2.GetBalanceResponse(
+        restaurant_id=balance.restaurant_id,
+        currency=balance.currency,
+        available_minor=balance.available_minor,
+        pending_minor=balance.pending_minor,
+        reserved_minor=balance.reserved_minor,
+        disputed_minor=balance.disputed_minor,
+        last_event_at=encode_optional_instant(balance.last_event_at),
+        as_of=encode_instant(balance.as_of),
+    )
+
+
+def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfile:
+    """The profile to put. Raises InvalidRequest."""
+    profile = RestaurantProfile(
+        restaurant_id=request.restaurant_id,
+        name=request.name,
+        active=request.active if request.HasField("active") else True,
+        maturity_days=request.maturity_days if request.HasField("maturity_days") else None,
+        metadata=dict(request.metadata),
+    )
+    violations = profile_violations(profile)
+    if violations:
+        raise InvalidRequest(violations)
+    return profile
+
+
+def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
+    """The change to make. Raises InvalidRequest. What the mask does not name is not looked at."""
+    message, paths = request.restaurant, request.update_mask.paths
+    keys = frozenset(path.removeprefix(_METADATA_KEY) for path in paths if path.startswith(_METADATA_KEY))
+    fields = frozenset(path for path in paths if not path.startswith(_METADATA_KEY))
+    metadata = dict(message.metadata)
+    profile = RestaurantProfile(
+        restaurant_id=message.restaurant_id,
+        name=message.name if "name" in fields else "",
+        active=message.active,
+        maturity_days=message.maturity_days if "maturity_days" in fields and message.HasField("maturity_days") else None,
+        metadata=metadata if "metadata" in fields else {key: metadata[key] for key in keys & metadata.keys()},
+    )
+    violations = [FieldViolation(f"restaurant.{found.field}", found.description) for found in profile_violations(profile)]
+    if not fields <= CHANGEABLE_FIELDS or ("metadata" in fields and keys) or len(paths) > UPDATE_PATHS_MAX:
+        violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
+    elif not paths and not request.allow_missing:
+        violations.append(FieldViolation("update_mask", "must name what to change"))
+    if request.allow_missing and message.etag:
+        violations.append(FieldViolation("allow_missing", "must not be set together with restaurant.etag"))
+    if violations:
+        raise InvalidRequest(violations)
+    return RestaurantChange(profile, fields, keys, message.etag, request.allow_missing)
+
+
+def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
+    """The id asked for. Raises InvalidRequest."""
+    _require_ids({"restaurant_id": request.restaurant_id})
+    return request.restaurant_id
+
+
+def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
+    """A restaurant."""
+    profile = restaurant.profile
+    return ledger_pb2.Restaurant(
+        restaurant_id=profile.restaurant_id,
+        name=profile.name,
+        active=profile.active,
+        maturity_days=profile.maturity_days,
+        metadata=profile.metadata,
+        created_at=encode_instant(restaurant.created_at),
+        updated_at=encode_instant(restaurant.updated_at),
+        etag=restaurant.etag,
+    )
+
+
+def encode_restaurant_page(
+    tokens: PageTokens, query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
+) -> ledger_pb2.ListRestaurantsResponse:
+    """As many of `restaurants` as a page may hold; with a token for `query` if some are left or `more` are known to follow."""
+    response = ledger_pb2.ListRestaurantsResponse()
+    size_bytes = 0
+    for restaurant in restaurants:
+        message = encode_restaurant(restaurant)
+        size_bytes += message.ByteSize()
+        if size_bytes > PAGE_BYTES_MAX and response.restaurants:
+            more = True
+            break
+        response.restaurants.append(message)
+    if more:
+        response.next_page_token = tokens.encode(query, [response.restaurants[-1].restaurant_id])
+    return response
+
+
+def decode_uuid(field: str, text: str) -> UUID:
+    """The id in its one spelling: lower case, with hyphens. Raises InvalidRequest."""
+    try:
+        found = UUID(text)
+    except ValueError:
+        found = None
+    if found is None or str(found) != text:
+        raise InvalidRequest([FieldViolation(field, "must be an id that this service made")])
+    return found
+
+
+def decode_page_size(page_size: int) -> int:
+    """How many rows a page has at the most. Raises InvalidRequest for a negative size."""
+    if page_size < 0:
+        raise InvalidRequest([FieldViolation("page_size", "must not be negative")])
+    return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def decode_page_position(tokens: PageTokens, query: Sequence[str], page_token: str) -> str:
+    """The id after which the list that `query` describes goes on; empty for its first page. Raises InvalidRequest."""
+    if not page_token:
+        return ""
+    (after,) = tokens.decode(query, page_token, fields=1)
+    _require_ids({"page_token": after})
+    return after
+
+
+def _id_violations(ids: Mapping[str, str]) -> list[FieldViolation]:
+    return [FieldViolation(field, ID_RULE) for field, value in ids.items() if not is_id(value)]
+
+
+def _require_ids(ids: Mapping[str, str]) -> None:
+    violations = _id_violations(ids)
+    if violations:
+        raise InvalidRequest(violations)

@@ -1,0 +1,238 @@
+"""Between the contract's messages and the domain, for payouts and the runs that create them."""
+
+import re
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from uuid import UUID
+
+from google.type import date_pb2
+
+from ledger.api.convert.events import ENTRY_TYPE_NUMBERS, EPOCH, decode_uuid, encode_instant, encode_optional_instant
+from ledger.api.convert.page_tokens import PageTokens, refused_page_token
+from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
+from ledger.domain.events import microseconds
+from ledger.domain.fields import ID_RULE, is_id
+from ledger.domain.money import CURRENCY_RULE, INT64_MAX, is_currency
+from ledger.domain.payouts import (
+    Payout,
+    PayoutDetails,
+    PayoutRun,
+    PayoutRunItem,
+    PayoutRunItemOutcome,
+    PayoutRunKey,
+    PayoutRunState,
+    PayoutState,
+    SkipReason,
+)
+from ledger.errors import FieldViolation, InvalidRequest
+from ledger.v1 import ledger_pb2
+
+# No book is older than an event may be; and a date's end must be an instant.
+_DATE_MIN = date(2000, 1, 1)
+_DATE_MAX = date(9998, 12, 31)
+_PAYOUT_STATES = {
+    number: PayoutState[name.removeprefix("PAYOUT_STATE_")] for name, number in ledger_pb2.PayoutState.items() if number
+}
+_PAYOUT_STATE_NUMBERS = {state: ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}") for state in PayoutState}
+_PAYOUT_RUN_STATE_NUMBERS = {state: ledger_pb2.PayoutRunState.Value(f"PAYOUT_RUN_STATE_{state.name}") for state in PayoutRunState}
+_PAYOUT_RUN_STATES = {number: state for state, number in _PAYOUT_RUN_STATE_NUMBERS.items() if state is not PayoutRunState.PLANNED}
+_OUTCOMES = {
+    number: PayoutRunItemOutcome[name.removeprefix("PAYOUT_RUN_ITEM_OUTCOME_")]
+    for name, number in ledger_pb2.PayoutRunItemOutcome.items()
+    if number
+}
+_OUTCOME_NUMBERS = {
+    outcome: ledger_pb2.PayoutRunItemOutcome.Value(f"PAYOUT_RUN_ITEM_OUTCOME_{outcome.name}") for outcome in PayoutRunItemOutcome
+}
+_SKIP_REASON_NUMBERS = {reason: ledger_pb2.SkipReason.Value(f"SKIP_REASON_{reason.name}") for reason in SkipReason}
+
+
+def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey:
+    """What identifies the run asked for. Raises InvalidRequest."""
+    violations: list[FieldViolation] = []
+    if not is_currency(request.currency):
+        violations.append(FieldViolation("currency", CURRENCY_RULE))
+    as_of = None
+    if not request.HasField("as_of"):
+        violations.append(FieldViolation("as_of", "must be set"))
+    else:
+        as_of = _decode_date(request.as_of)
+        if as_of is None:
+            violations.append(FieldViolation("as_of", f"must be a date from {_DATE_MIN} to {_DATE_MAX}"))
+    if request.min_amount_minor < 0:
+        violations.append(FieldViolation("min_amount_minor", "must be 0 or more"))
+    if request.request_id and not is_id(request.request_id):
+        violations.append(FieldViolation("request_id", f"{ID_RULE}, or be empty"))
+    if violations or as_of is None:
+        raise InvalidRequest(violations)
+    return PayoutRunKey(request.currency, as_of, request.min_amount_minor, request.request_id)
+
+
+def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
+    """A payout run."""
+    return ledger_pb2.PayoutRun(
+        payout_run_id="" if run.payout_run_id is None else str(run.payout_run_id),
+        currency=run.key.currency,
+        as_of=_encode_date(run.key.as_of),
+        cutoff_at=encode_instant(run.cutoff_at),
+        min_amount_minor=run.key.min_amount_minor,
+        request_id=run.key.request_id,
+        state=_PAYOUT_RUN_STATE_NUMBERS[run.state],
+        payouts_created=run.payouts_created,
+        total_amount_minor=min(run.total_amount_minor, INT64_MAX),
+        is_capped=run.total_amount_minor > INT64_MAX,
+        restaurants_considered=run.restaurants_considered,
+        restaurants_total=run.restaurants_total,
+        skipped=[
+            ledger_pb2.SkippedCount(reason=_SKIP_REASON_NUMBERS[reason], count=count) for reason, count in run.skipped.items()
+        ],
+        created_at=encode_optional_instant(run.created_at),
+        finished_at=encode_optional_instant(run.finished_at),
+    )
+
+
+def decode_payout_id(request: ledger_pb2.GetPayoutRequest) -> UUID:
+    """The payout asked for. Raises InvalidRequest."""
+    return decode_uuid("payout_id", request.payout_id)
+
+
+def decode_payout_run_id(
+    request: ledger_pb2.GetPayoutRunRequest | ledger_pb2.ListPayoutRunItemsRequest | ledger_pb2.CancelPayoutRunRequest,
+) -> UUID:
+    """The run asked for. Raises InvalidRequest."""
+    return decode_uuid("payout_run_id", request.payout_run_id)
+
+
+def decode_payout_run_query(request: ledger_pb2.ListPayoutRunsRequest) -> PayoutRunQuery:
+    """Which runs to list. Raises InvalidRequest."""
+    violations: list[FieldViolation] = []
+    if request.currency and not is_currency(request.currency):
+        violations.append(FieldViolation("currency", f"{CURRENCY_RULE}, or be empty"))
+    if request.state and request.state not in _PAYOUT_RUN_STATES:
+        violations.append(FieldViolation("state", "must be one of the states that are stored"))
+    if violations:
+        raise InvalidRequest(violations)
+    return PayoutRunQuery(request.currency or None, _PAYOUT_RUN_STATES.get(request.state))
+
+
+def payout_run_list(query: PayoutRunQuery) -> tuple[str, ...]:
+    """What page tokens of a list of runs are bound to."""
+    return ("ListPayoutRuns", query.currency or "", query.state or "")
+
+
+def encode_payout_run_page(
+    tokens: PageTokens, query: PayoutRunQuery, runs: Sequence[PayoutRun], *, more: bool
+) -> ledger_pb2.ListPayoutRunsResponse:
+    """A page of runs, with a token for the next one if `more` follow."""
+    token = ""
+    if more and runs[-1].created_at is not None:
+        token = tokens.encode(payout_run_list(query), [str(microseconds(runs[-1].created_at)), str(runs[-1].payout_run_id)])
+    return ledger_pb2.ListPayoutRunsResponse(payout_runs=[encode_payout_run(run) for run in runs], next_page_token=token)
+
+
+def decode_outcome(number: ledger_pb2.PayoutRunItemOutcome.ValueType) -> PayoutRunItemOutcome | None:
+    """The outcome to list, None for all. Raises InvalidRequest."""
+    if number and number not in _OUTCOMES:
+        raise InvalidRequest([FieldViolation("outcome", "must be one of the outcomes")])
+    return _OUTCOMES.get(number)
+
+
+def encode_payout_run_item(item: PayoutRunItem) -> ledger_pb2.PayoutRunItem:
+    """One restaurant of a run."""
+    return ledger_pb2.PayoutRunItem(
+        restaurant_id=item.restaurant_id,
+        outcome=_OUTCOME_NUMBERS[item.outcome],
+        skip_reason=_SKIP_REASON_NUMBERS[item.skip_reason] if item.skip_reason else ledger_pb2.SKIP_REASON_UNSPECIFIED,
+        payout_id="" if item.payout_id is None else str(item.payout_id),
+        amount_minor=item.amount_minor,
+    )
+
+
+def encode_payout(payout: Payout) -> ledger_pb2.Payout:
+    """A payout without its items and its history."""
+    return ledger_pb2.Payout(
+        payout_id=str(payout.payout_id),
+        payout_run_id=str(payout.payout_run_id),
+        restaurant_id=payout.restaurant_id,
+        currency=payout.currency,
+        amount_minor=payout.amount_minor,
+        as_of=_encode_date(payout.as_of),
+        cutoff_at=encode_instant(payout.cutoff_at),
+        state=_PAYOUT_STATE_NUMBERS[payout.state],
+        created_at=encode_instant(payout.created_at),
+        transaction_id=str(payout.transaction_id),
+    )
+
+
+def encode_payout_details(details: PayoutDetails) -> ledger_pb2.Payout:
+    """A payout with its items and its history."""
+    message = encode_payout(details.payout)
+    for item in details.items:
+        message.items.add(type=ENTRY_TYPE_NUMBERS[item.entry_type], amount_minor=item.amount_minor)
+    for move in details.history:
+        message.history.add(
+            state=_PAYOUT_STATE_NUMBERS[move.state],
+            recorded_at=encode_instant(move.recorded_at),
+            event_id=move.event_id or "",
+            transaction_id=str(move.transaction_id),
+        )
+    return message
+
+
+def decode_payout_query(request: ledger_pb2.ListPayoutsRequest) -> PayoutQuery:
+    """Which payouts to list. Raises InvalidRequest."""
+    violations: list[FieldViolation] = []
+    if request.restaurant_id and not is_id(request.restaurant_id):
+        violations.append(FieldViolation("restaurant_id", f"{ID_RULE}, or be empty"))
+    if request.state and request.state not in _PAYOUT_STATES:
+        violations.append(FieldViolation("state", "must be one of the states"))
+    if violations:
+        raise InvalidRequest(violations)
+    return PayoutQuery(
+        restaurant_id=request.restaurant_id or None,
+        state=_PAYOUT_STATES.get(request.state),
+        payout_run_id=decode_uuid("payout_run_id", request.payout_run_id) if request.payout_run_id else None,
+    )
+
+
+def payout_list(query: PayoutQuery) -> tuple[str, ...]:
+    """What page tokens of a list of payouts are bound to."""
+    return ("ListPayouts", query.restaurant_id or "", query.state or "", str(query.payout_run_id or ""))
+
+
+def decode_payout_position(tokens: PageTokens, query: PayoutQuery, page_token: str) -> tuple[datetime, UUID] | None:
+    """The payout after which the list goes on, None for its first page. Raises InvalidRequest."""
+    return decode_position(tokens, payout_list(query), page_token)
+
+
+def decode_position(tokens: PageTokens, listed: tuple[str, ...], page_token: str) -> tuple[datetime, UUID] | None:
+    """When what the page before ended with was created, and its id; None for the first page. Raises InvalidRequest."""
+    if not page_token:
+        return None
+    created_at, identifier = tokens.decode(listed, page_token, fields=2)
+    if not re.fullmatch("[0-9]{1,17}", created_at):
+        raise refused_page_token()
+    return EPOCH + timedelta(microseconds=int(created_at)), decode_uuid("page_token", identifier)
+
+
+def encode_payout_page(
+    tokens: PageTokens, query: PayoutQuery, payouts: Sequence[Payout], *, more: bool
+) -> ledger_pb2.ListPayoutsResponse:
+    """A page of payouts, with a token for the next one if `more` follow."""
+    token = ""
+    if more:
+        last = payouts[-1]
+        token = tokens.encode(payout_list(query), [str(microseconds(last.created_at)), str(last.payout_id)])
+    return ledger_pb2.ListPayoutsResponse(payouts=[encode_payout(payout) for payout in payouts], next_page_token=token)
+
+
+def _decode_date(message: date_pb2.Date) -> date | None:
+    try:
+        found = date(message.year, message.month, message.day)
+    except (ValueError, OverflowError):
+        return None
+    return found if _DATE_MIN <= found <= _DATE_MAX else None
+
+
+def _encode_date(day: date) -> date_pb2.Date:
+    return date_pb2.Date(year=day.year, month=day.month, day=day.day)

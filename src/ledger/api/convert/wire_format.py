@@ -1,0 +1,106 @@
+"""Parses requests, after a look at those that may take far more memory and time as a message than as bytes."""
+
+from collections.abc import Callable, Iterator
+
+from google.protobuf.message import DecodeError, Message
+
+from ledger.api.convert.events import METADATA_ENTRIES_MAX, too_much_metadata, wrong_number_of_events
+from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX
+from ledger.errors import MalformedMessage
+from ledger.v1 import ledger_pb2
+
+# A smaller request is parsed as it is: it takes 15 MiB at the most, and has at most 45,000 entries
+# of metadata that differ.
+COUNTED_BYTES_MIN = 256 * 1024
+# Fields beside its events that a request may have, by a contract newer than ours.
+FIELDS_SPARE = 16
+# Fields of all its events beside their metadata: 32 each if there are 1,000. Those of our contract have 9.
+OTHER_FIELDS_MAX = 32_000
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
+
+
+_METADATA = ledger_pb2.ProcessorEvent.DESCRIPTOR.fields_by_name["metadata"].number
+# How an entry of metadata begins. A parser takes a longer form of the same number, too.
+_METADATA_TAG = _METADATA << 3 | _LENGTH
+_METADATA_TAGS = (bytes([_METADATA_TAG]), bytes([_METADATA_TAG | 0x80]))
+
+
+def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
+    """The message in `raw`. Raises MalformedMessage; InvalidRequest if it has too many events or too much metadata."""
+    if len(raw) > COUNTED_BYTES_MIN:
+        if has_more_fields(raw, BATCH_EVENTS_MAX + FIELDS_SPARE):
+            raise wrong_number_of_events()
+        if has_more_metadata(raw, METADATA_ENTRIES_MAX):
+            raise too_much_metadata()
+    try:
+        return parse(raw)
+    except DecodeError:
+        # The parser says no more than that it could not.
+        raise MalformedMessage from None
+
+
+def has_more_fields(raw: bytes, fields_max: int) -> bool:
+    """Whether a message has more than `fields_max` fields, not counting those of the messages in it.
+
+    A message of 4 MiB may have two million empty events, which take 270 MiB and most of a second to
+    parse. False for what is malformed: the parser says so.
+    """
+    return any(number > fields_max for number, _ in enumerate(_fields(raw, 0, len(raw)), start=1))
+
+
+def has_more_metadata(raw: bytes, entries_max: int) -> bool:
+    """Whether the events of a request have more than `entries_max` entries of metadata together.
+
+    A message of 4 MiB may have 600,000 that differ, which stop all other calls for a second while
+    they are parsed. True also beyond OTHER_FIELDS_MAX, of which it may have two million: to look at
+    them all takes three seconds. False for what is malformed.
+    """
+    # As many as there could be. To look at each field takes as long as to parse it.
+    if sum(raw.count(tag) for tag in _METADATA_TAGS) <= entries_max:
+        return False
+    entries = others = 0
+    # The fields of a request, whatever it calls them, are events.
+    for _, place in _fields(raw, 0, len(raw)):
+        for tag, _ in _fields(raw, *place):
+            if tag == _METADATA_TAG:
+                entries += 1
+            else:
+                others += 1
+            if entries > entries_max or others > OTHER_FIELDS_MAX:
+                return True
+    return False
+
+
+def _fields(raw: bytes, place: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The tag of each field of a message, and where its contents are, if they have a length; up to what is malformed."""
+    try:
+        while place < end:
+            tag, place = _varint(raw, place)
+            kind = tag & 7
+            contents = (place, place)
+            if kind == _LENGTH:
+                length, place = _varint(raw, place)
+                contents = (place, min(place + length, end))
+                place += length
+            elif kind == _VARINT:
+                _, place = _varint(raw, place)
+            elif kind in _FIXED_BYTES:
+                place += _FIXED_BYTES[kind]
+            # Else the start or end of a group, whose fields are counted as if they were our own.
+            yield tag, contents
+    except IndexError:
+        return
+
+
+def _varint(raw: bytes, place: int) -> tuple[int, int]:
+    """The number that begins at `place`, and where it ends. Raises IndexError if it does not end as it must."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = raw[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise IndexError

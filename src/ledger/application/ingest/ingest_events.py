@@ -1,0 +1,185 @@
+"""Books processor events, each exactly once, whoever sends them, however often, in whatever company.
+
+The database decides: an event is new if and only if its insert made the row with its id. Everything here follows from that.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import structlog
+
+from ledger.application.grouping import Answer, Grouping
+from ledger.application.ingest.contended_groups import ContendedGroups
+from ledger.application.ingest.event_batch import EventBatch, IngestOutcome
+from ledger.application.ingest.post_events import PostEvents
+from ledger.application.ingest.queue import IngestLimits, IngestQueue
+from ledger.application.ingest.repeated_facts import RepeatedFacts
+from ledger.application.ports.events import EventLedger
+from ledger.application.ports.unit_of_work import UnitOfWorkFactory
+from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent
+from ledger.errors import DatabaseContention, DatabaseUnavailable, ShuttingDown
+
+_log = structlog.get_logger("ledger.ingest")
+
+BATCH_EVENTS_MAX = 1000
+ATTEMPTS_MAX = 3
+BACKOFF_SECONDS = 0.05
+
+
+class UnknownRestaurants(Enum):
+    """What to do with an event of a restaurant that is not registered."""
+
+    REGISTER = "register"
+    REJECT = "reject"
+
+
+class IngestEvents:
+    """The use case of IngestEvent and its companions, which differ in nothing but how many events come at once.
+
+    Events that come alone are booked in groups, so that concurrent calls share a statement and a commit. Batches are their own
+    groups. Payout events are transactions of their own and hold up no group: they go the way of batches.
+    """
+
+    def __init__(
+        self,
+        ledger: EventLedger,
+        begin: UnitOfWorkFactory,
+        *,
+        group_ledger: EventLedger | None = None,
+        unknown_restaurants: UnknownRestaurants,
+        limits: IngestLimits,
+        on_group: Callable[[int, float], None] = lambda _events, _seconds: None,
+        on_queue: Callable[[int, int], None] = lambda _events, _size_bytes: None,
+        on_repeated: Callable[[int], None] = lambda _events: None,
+    ) -> None:
+        """`group_ledger` books the groups, if they have one of their own: it should not wait long for locks.
+
+        `on_group` is told of each group and batch how many events it had and how many seconds it took, `on_queue` how many
+        events and bytes are waiting or being booked, `on_repeated` how many events say what others have said lately.
+        """
+        register = unknown_restaurants is UnknownRestaurants.REGISTER
+        facts = RepeatedFacts(on_repeated)
+        self._post_batches = PostEvents(ledger, begin, facts, register=register)
+        self._post_groups = PostEvents(group_ledger or ledger, begin, facts, register=register)
+        self._contended = ContendedGroups(self._post_groups, groups_at_once_max=limits.batches_at_once_max)
+        self._on_group = on_group
+        self.queue = IngestQueue(limits, on_change=on_queue)
+        self._groups: Grouping[ProcessorEvent, IngestOutcome] = Grouping(
+            self._book_timed,
+            group_items_max=limits.group_events_max,
+            groups_at_once_max=limits.batches_at_once_max,
+            on_failure=_log_broken_grouping,
+        )
+        self._batches = asyncio.Semaphore(limits.batches_at_once_max)
+        self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
+        self._closed = False
+
+    async def __call__(
+        self, events: Sequence[ProcessorEvent], *, size_bytes: int = 0, seconds_left: float | None = None
+    ) -> list[IngestOutcome]:
+        """Books valid `events` and tells what became of each, in their order; what is told as booked is durable.
+
+        `size_bytes` is what the events take in memory, `seconds_left` what the caller will wait. A caller that is cancelled
+        meanwhile stops waiting; a booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
+        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known (the same events may be sent
+        again), ShuttingDown after `close`.
+        """
+        if self._closed:
+            raise ShuttingDown
+        self.queue.enter(len(events), size_bytes, seconds_left)
+        try:
+            if len(events) == 1 and events[0].type not in PAYOUT_EVENT_TYPES:
+                return [await self._groups.add(events[0])]
+            await self._batches.acquire()
+            # Whether a cancelled COMMIT took effect cannot be told, so no call owns one: this task does, and keeps its turn.
+            task = asyncio.create_task(self._book_timed(events))
+            self._running.add(task)
+            task.add_done_callback(self._forget)
+            return await asyncio.shield(task)
+        finally:
+            self.queue.leave(len(events), size_bytes)
+
+    async def close(self) -> None:
+        """Takes no further events and returns when those let in are booked."""
+        self._closed = True
+        await self._groups.close()
+        while self._running:
+            # Those that wait for their turn begin when these end.
+            await asyncio.wait(self._running)
+            await asyncio.sleep(0)
+
+    def _forget(self, task: asyncio.Task[list[IngestOutcome]]) -> None:
+        self._batches.release()
+        self._running.discard(task)
+        if not task.cancelled():
+            # Its caller may be gone; asking for the exception keeps asyncio from reporting it a second time.
+            task.exception()
+
+    async def _book_timed(
+        self, events: Sequence[ProcessorEvent], answer: Answer[IngestOutcome] | None = None
+    ) -> list[IngestOutcome]:
+        """Books a batch, or a group, whose callers can be answered one by one."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        waited_for_locks = False
+        try:
+            outcomes, waited_for_locks = await self._book(events, answer)
+        except DatabaseContention:
+            waited_for_locks = True
+            raise
+        finally:
+            seconds = loop.time() - began
+            # What somebody has locked says nothing about the time that others will take.
+            # A single payout event is booked by itself, and waits as a single call.
+            is_batch = answer is None and len(events) > 1
+            self.queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
+            self._on_group(len(events), seconds)
+        return outcomes
+
+    async def _book(
+        self, events: Sequence[ProcessorEvent], answer: Answer[IngestOutcome] | None
+    ) -> tuple[list[IngestOutcome], bool]:
+        """What became of each event, and whether some of them had to be booked apart."""
+        outcomes: dict[int, IngestOutcome] = {}
+        pending = list(range(len(events)))
+        was_apart = False
+        while pending:
+            batch = EventBatch(events, pending)
+            was_apart |= await self._book_candidates(batch, answer)
+            outcomes.update(batch.outcomes())
+            # Left are events whose id was first used by another one that was refused, so that the id is free again.
+            pending = [place for place in pending if place not in outcomes]
+        return [outcomes[place] for place in range(len(events))], was_apart
+
+    async def _book_candidates(self, batch: EventBatch, answer: Answer[IngestOutcome] | None) -> bool:
+        """Posts and settles what is to be; returns whether it was done in parts."""
+        post_events = self._post_batches if answer is None else self._post_groups
+        apart_until: float | None = None
+        attempt = 1
+        while True:
+            try:
+                if answer is None or apart_until is None:
+                    await post_events.post(batch, batch.postings)
+                else:
+                    await self._contended.post(batch, answer, apart_until)
+                await post_events.settle(batch)
+                return apart_until is not None
+            except (DatabaseContention, DatabaseUnavailable) as error:
+                _log.warning("an attempt to book broke off", attempt=attempt, cause=repr(error.__cause__ or error))
+                if answer is not None and isinstance(error, DatabaseContention):
+                    if apart_until is not None:
+                        raise
+                    # A batch has one caller, who waits for all of it. A group has many, most of whom have nothing to wait for.
+                    apart_until = self._contended.until()
+                    continue
+                # The batch id lets the next attempt know what this one may have stored before it broke off.
+                if attempt == ATTEMPTS_MAX:
+                    raise
+                await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+                attempt += 1
+
+
+def _log_broken_grouping(error: BaseException) -> None:
+    _log.error("gathering events into groups broke", exc_info=error)

@@ -1,0 +1,48 @@
+"""Books what the bank did with a payout: paid, refused, or returned after it was paid."""
+
+from uuid import UUID
+
+import structlog
+
+from ledger.application.ports.unit_of_work import UnitOfWorkFactory
+from ledger.domain.events import ProcessorEvent
+from ledger.domain.payouts import PayoutState, settle
+from ledger.domain.posting_rules import Available, Entry
+from ledger.errors import PayoutNotFound
+
+_log = structlog.get_logger("ledger.payouts")
+
+
+async def settle_payout(
+    begin: UnitOfWorkFactory, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
+) -> bool:
+    """Stores a payout event, moves its payout and posts the move, all or nothing; False if the event's id is stored already.
+
+    Raises PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed, PayoutAnswersContradict, DataRejected or StatementRefused, with
+    nothing stored; DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+    """
+    async with begin() as uow:
+        # The event first: what is stored already is a duplicate or a conflict, whatever has become of the payout since.
+        if not await uow.settlement.record(event, fingerprint, transaction_id, batch_id):
+            return False
+        payout = await uow.settlement.lock(event.payout_id)
+        if payout is None:
+            raise PayoutNotFound(event.payout_id)
+        answers = [] if payout.state is PayoutState.CREATED else await uow.settlement.answers(event)
+        state, rule = settle(payout, event, answers)
+        entry = None
+        if rule is not None:
+            matures = rule.available is Available.AT_MATURITY
+            entry = Entry(1, rule.entry_type, rule.debit, rule.credit, payout.amount_minor, matures)
+        await uow.settlement.move(payout, state, entry, event, transaction_id)
+        await uow.commit()
+    _log.info(
+        "payout moved",
+        payout_id=event.payout_id,
+        restaurant_id=payout.restaurant_id,
+        amount_minor=payout.amount_minor,
+        currency=payout.currency,
+        state=state.value,
+        event_id=event.event_id,
+    )
+    return True

@@ -1,0 +1,97 @@
+"""The append-only books, as the use cases see them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import ProcessorEvent
+from ledger.domain.posting_rules import Entry, EntryType
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """An event ready to be booked, with its fingerprint and the entries it posts under `transaction_id`."""
+
+    event: ProcessorEvent
+    fingerprint: bytes
+    transaction_id: UUID
+    entries: Sequence[Entry]
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """The restaurant and the currency of its balance account."""
+        return self.event.restaurant_id, self.event.currency
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A booked event. `batch_id` names the attempt that booked it: an attempt that is repeated knows its own events by it."""
+
+    event: ProcessorEvent
+    fingerprint: bytes
+    transaction_id: UUID
+    batch_id: UUID
+    recorded_at: datetime
+
+
+class StoredEntry(NamedTuple):
+    """A ledger entry as it stands in the books. Amount in minor units, instants in microseconds since 1970; the absent is None.
+
+    A tuple of numbers, since a statement has millions of them: a frozen dataclass takes four times as
+    long to make, and a datetime as long to read from the database as all the rest.
+    """
+
+    transaction_id: UUID
+    position: int
+    entry_type: EntryType
+    debit: LedgerAccount
+    credit: LedgerAccount
+    amount_minor: int
+    restaurant_id: str
+    currency: str
+    available_at_microseconds: int | None
+    occurred_at_microseconds: int | None
+    recorded_at_microseconds: int
+    event_id: str | None
+    payout_id: UUID | None
+
+
+class EventLedger(Protocol):
+    """The append-only books. Every method is a transaction of its own; there is no way to change or remove anything.
+
+    All methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout and StatementRefused.
+    """
+
+    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
+        """Stores those of `postings` whose event id is new and whose balance account exists, with their entries, durably.
+
+        `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids stored by this very call.
+        All of them or none: raises DataRejected, with nothing stored, when the database refuses one as data; StatementRefused
+        when it refuses for another reason; DatabaseContention after waiting for a lock, if `lock_wait_seconds` is given for so
+        long, which takes more round trips.
+        """
+        ...
+
+    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
+        """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before this call.
+
+        `once_safe` is for whoever acknowledges them: returns once they are as durable as the database makes any commit.
+        """
+        ...
+
+    async def entries(self, event: StoredEvent) -> list[StoredEntry]:
+        """The entries that `event` posted, by position."""
+        ...
+
+    async def open_accounts(
+        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+    ) -> set[str]:
+        """Opens the (restaurant id, currency) balance accounts that do not exist yet.
+
+        Unknown restaurants are registered first if `register`; else they are left alone and returned.
+        Waits for locks as `insert` does.
+        """
+        ...

@@ -1,0 +1,170 @@
+"""Payout runs, payouts, and what the bank did with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from ledger.domain.events import ProcessorEvent
+from ledger.domain.payouts import (
+    Payout,
+    PayoutAnswer,
+    PayoutDetails,
+    PayoutRun,
+    PayoutRunItem,
+    PayoutRunItemOutcome,
+    PayoutRunKey,
+    PayoutRunState,
+    PayoutState,
+)
+from ledger.domain.posting_rules import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutQuery:
+    """Which payouts to list; None is any."""
+
+    restaurant_id: str | None
+    state: PayoutState | None
+    payout_run_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutRunQuery:
+    """Which payout runs to list; None is any."""
+
+    currency: str | None
+    state: PayoutRunState | None
+
+
+class PageRejected(Exception):
+    """The database refused a page of payouts; nothing of it was written. The accounts are in the order of their ids.
+
+    With `is_data` a rule of the books refuses one of them; else nobody foresaw the reason.
+    """
+
+    def __init__(self, balance_account_ids: Sequence[int], *, is_data: bool) -> None:
+        super().__init__(f"{len(balance_account_ids)} balance accounts")
+        self.balance_account_ids = tuple(balance_account_ids)
+        self.is_data = is_data
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutPage:
+    """A page of a run: the balance accounts claimed, those of them that somebody else has locked, with
+    their restaurants, and the payouts created with the sum of their amounts.
+    """
+
+    balance_account_ids: Sequence[int]
+    locked: Mapping[int, str]
+    payouts_created: int
+    amount_minor: int
+
+    def __len__(self) -> int:
+        """How many accounts were claimed."""
+        return len(self.balance_account_ids)
+
+
+class PayoutRuns(Protocol):
+    """Payout runs. Every method is a transaction of its own.
+
+    `start`, `get` and `items` return once what they tell is as durable as the database makes any commit: somebody pays by it.
+    All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
+    """
+
+    async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
+        """The run of `key`: created under the id that is given, with an open item for each balance account of the currency, or
+        the one that is there. Its cut-off is the end of `as_of` in the settlement time zone, or now if that is today.
+
+        Raises InvalidRequest, with nothing written, when `as_of` is in the future; TooManyPayoutRuns when
+        as many runs are under way as may be, and this one is not among them.
+        """
+        ...
+
+    async def plan(self, key: PayoutRunKey) -> PayoutRun:
+        """What a run of `key` started now would do; writes nothing. Raises InvalidRequest as `start` does."""
+        ...
+
+    async def get(self, payout_run_id: UUID) -> PayoutRun | None:
+        """A run with its progress, or None."""
+        ...
+
+    async def items(
+        self, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, limit: int
+    ) -> list[PayoutRunItem]:
+        """At most `limit` items whose restaurant id is greater than `after`, in that order; of one outcome if one is given."""
+        ...
+
+    async def page(self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[PayoutRun]:
+        """At most `limit` runs without progress, latest first, created before the one at `before` if it is given."""
+        ...
+
+    async def cancel(self, payout_run_id: UUID) -> bool:
+        """Ends a run that is under way; whether it was this call that did. Returns once the run creates no
+        further payout.
+        """
+        ...
+
+    async def unanswered(self) -> dict[str, tuple[int, float]]:
+        """How many payouts the bank has not answered, and the age in seconds of the oldest, by currency."""
+        ...
+
+    async def running(self) -> list[UUID]:
+        """The runs that are not finished, oldest first."""
+        ...
+
+    async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
+        """Claims at most `limit` open items that nobody else has claimed, of balance accounts with ids
+        above `after`, and creates their payouts, or notes why not.
+
+        What somebody else has locked is not waited for, and stays open. All of the rest or nothing:
+        raises PageRejected, with the accounts claimed, when the database refuses what is to be written.
+        A run that has ended, even while the page was under way, has an empty page.
+        """
+        ...
+
+    async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:
+        """Marks an open item as skipped because its payout cannot be created."""
+        ...
+
+    async def finish(self, payout_run_id: UUID) -> bool:
+        """Marks the run as finished if no item is open; whether it was this call that did."""
+        ...
+
+
+class Payouts(Protocol):
+    """Payouts, for reading: what is returned is as durable as the database makes any commit, since somebody pays by it.
+
+    All methods raise DatabaseUnavailable and DatabaseTimeout.
+    """
+
+    async def get(self, payout_id: UUID) -> PayoutDetails | None:
+        """A payout with its items and its history, or None."""
+        ...
+
+    async def page(self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[Payout]:
+        """At most `limit` payouts, latest first, created before the one at `before` if it is given."""
+        ...
+
+
+class PayoutSettlement(Protocol):
+    """What the bank did with payouts, inside a unit of work."""
+
+    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+        """Stores a payout event unless its id is stored; whether it was. Waits for another one of the same id."""
+        ...
+
+    async def lock(self, payout_id: str) -> Payout | None:
+        """The payout, which nobody else can move until the unit of work ends; None if there is none."""
+        ...
+
+    async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
+        """The bank's other answers for the payout of `event`, which is locked."""
+        ...
+
+    async def move(
+        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+    ) -> None:
+        """Moves the payout to `state` and posts `entry`, if there is one, in its balance account."""
+        ...

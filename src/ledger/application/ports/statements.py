@@ -1,0 +1,74 @@
+"""Account statements, page by page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from ledger.application.ports.events import StoredEntry
+from ledger.domain.posting_rules import EntryType
+
+
+@dataclass(frozen=True, slots=True)
+class StatementQuery:
+    """Which statement: the entries recorded in [start_at, end_at), None being the first entry and now; only some of them, by the
+    filters that are given (no types: all, None: any).
+    """
+
+    restaurant_id: str
+    currency: str
+    start_at: datetime | None
+    end_at: datetime | None
+    entry_types: frozenset[EntryType]
+    event_id: str | None
+    payout_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementMoment:
+    """The moment that all pages of a statement show, with the balances, in minor units, before its period and at its end.
+
+    It saw the transactions with numbers below `transactions_end`, but for those in `transactions_open`, which were under way.
+    """
+
+    read_at: datetime
+    transactions_end: int
+    transactions_open: tuple[int, ...]
+    opening_minor: int
+    closing_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatementPlace:
+    """An entry of a statement, after which its next page begins."""
+
+    moment: StatementMoment
+    recorded_at: datetime
+    recorded_txid: int
+    transaction_id: UUID
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatementPage:
+    """Some entries of a statement, oldest first; `next_place` is None on the last page."""
+
+    moment: StatementMoment
+    entries: Sequence[StoredEntry]
+    next_place: StatementPlace | None
+
+
+class Statements(Protocol):
+    """Statements, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
+
+    async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+        """The first entries of a statement, at most `limit`; None for an unknown restaurant, nothing for an unknown account.
+
+        A period that is not past, by the database's clock, is taken as it is; the page's moment tells.
+        """
+        ...
+
+    async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
+        """The entries that follow, at most `limit`, as they were at the moment of the first page."""
+        ...

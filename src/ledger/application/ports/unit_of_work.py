@@ -1,0 +1,57 @@
+"""One database transaction, and the restaurants in it."""
+
+from types import TracebackType
+from typing import Protocol, Self
+
+from ledger.application.ports.payouts import PayoutSettlement
+from ledger.domain.restaurants import Restaurant, RestaurantProfile
+
+
+class Restaurants(Protocol):
+    """The restaurants, inside a unit of work."""
+
+    async def put(self, profile: RestaurantProfile) -> Restaurant:
+        """Registers a restaurant or replaces its profile."""
+        ...
+
+    async def register(self, restaurant_id: str) -> None:
+        """Registers a restaurant with a profile of defaults, unless it is registered."""
+        ...
+
+    async def get(self, restaurant_id: str) -> Restaurant | None:
+        """The restaurant, or None."""
+        ...
+
+    async def lock(self, restaurant_id: str) -> Restaurant | None:
+        """The same; nobody else can change its profile until the unit of work ends."""
+        ...
+
+    async def page(self, after: str, limit: int) -> list[Restaurant]:
+        """At most `limit` restaurants whose id is greater than `after`, byte by byte, in that order."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """One database transaction: what was not committed when the block is left is rolled back."""
+
+    @property
+    def restaurants(self) -> Restaurants: ...
+
+    @property
+    def settlement(self) -> PayoutSettlement: ...
+
+    async def commit(self) -> None:
+        """Makes all that was done since the block was entered durable, at once."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class UnitOfWorkFactory(Protocol):
+    """Begins a unit of work: `async with begin() as uow:`."""
+
+    def __call__(self) -> UnitOfWork: ...

@@ -1,0 +1,180 @@
+"""The service on a database, with its background work."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from ledger.api.access.security import keeps_audit_log
+from ledger.api.ledger_service import LedgerService
+from ledger.application.call_log import AuditLog
+from ledger.application.get_balance import GetBalance
+from ledger.application.ingest.ingest_events import IngestEvents, UnknownRestaurants
+from ledger.application.ingest.queue import IngestLimits
+from ledger.application.metrics import LedgerMetrics, UncountedWork
+from ledger.application.ports.seals import SealLag
+from ledger.application.run_payouts import PayoutWorker
+from ledger.application.seal_ledger import READS_AT_ONCE_MAX, LedgerSealer, SealWorker
+from ledger.application.take_snapshots import SnapshotWorker
+from ledger.bootstrap.database import Engines
+from ledger.errors import DatabaseUnavailable
+from ledger.infrastructure.postgres.account_statements import PostgresStatements
+from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
+from ledger.infrastructure.postgres.call_log import PostgresAuditLog
+from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
+from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
+from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.payouts import PostgresPayouts
+from ledger.infrastructure.postgres.seals import PostgresSealedBooks
+from ledger.infrastructure.postgres.sessions.clock import LedgerClock, host_now
+from ledger.infrastructure.postgres.sessions.engine import (
+    BoundedConnections,
+    KeptConnections,
+    autocommit,
+)
+from ledger.infrastructure.postgres.sessions.fence import Fence
+from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
+from ledger.infrastructure.postgres.statement_marks import PostgresStatementMarks
+from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from ledger.settings import Settings
+
+_log = structlog.get_logger("ledger")
+
+
+class Application:
+    """The service on a database, and what works in the background for it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Engines,
+        metrics: LedgerMetrics | None = None,
+        *,
+        host_clock: Callable[[], datetime] = host_now,
+    ) -> None:
+        metrics = metrics or UncountedWork()
+        self.clock = LedgerClock(host_clock=host_clock, on_measured=metrics.clocks, on_jump=metrics.database_clock_jumped)
+        engine = engines.other
+        self._hosts = engines.hosts
+        worker_failed = engines.hosts.outages.worker_failed
+        self._group_connections = KeptConnections(engines.groups)
+        self._ingest_connections = KeptConnections(engines.ingest)
+        self._balance_connections = KeptConnections(engines.balances)
+        self._snapshot_worker = SnapshotWorker(
+            PostgresBalanceSnapshots(engine),
+            tail_entries=settings.snapshot_tail_entries,
+            on_failure=worker_failed,
+            on_taken=metrics.snapshots_made,
+        )
+        self._mark_worker = SnapshotWorker(
+            PostgresStatementMarks(engine), tail_entries=settings.snapshot_tail_entries, on_failure=worker_failed
+        )
+        long_reads = BoundedConnections(engines.long_reads, uses_max=settings.long_reads)
+        self._fence = Fence(engine, on_failure=partial(worker_failed, "gathering those who wait for a standby broke"))
+        runs = PostgresPayoutRuns(
+            engine,
+            self._snapshot_worker,
+            settlement_timezone=settings.settlement_timezone,
+            open_runs_max=settings.payout_runs_open,
+            fence=self._fence,
+            metrics=metrics,
+        )
+        self._ingest_events = IngestEvents(
+            PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days),
+            lambda: PostgresUnitOfWork(engines.ingest),
+            group_ledger=PostgresEventLedger(self._group_connections.autocommit, maturity_days=settings.maturity_days),
+            unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
+            limits=IngestLimits(
+                queue_calls_max=settings.ingest_queue_calls,
+                queue_events_max=settings.ingest_queue_events,
+                queue_bytes_max=settings.ingest_queue_megabytes * 1024 * 1024,
+                group_events_max=settings.ingest_group_events,
+                batches_at_once_max=settings.ingest_concurrency,
+            ),
+            on_group=partial(metrics.group, "ingest"),
+            on_repeated=metrics.facts_repeated,
+            on_queue=metrics.queue,
+        )
+        self._get_balance = GetBalance(
+            PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
+            PostgresBalanceReader(long_reads.autocommit, self._snapshot_worker),
+            on_failure=partial(worker_failed, "gathering balance reads into groups broke"),
+            on_group=partial(metrics.group, "balance"),
+        )
+        self._payout_worker = PayoutWorker(
+            runs,
+            concurrency=settings.payout_concurrency,
+            on_failure=worker_failed,
+            on_waiting=metrics.payout_accounts_waiting,
+            on_unanswered=metrics.payouts_unanswered,
+        )
+        self._seal_worker = SealWorker(
+            LedgerSealer(PostgresSealedBooks(engine)),
+            interval_seconds=settings.seal_interval_seconds,
+            is_busy=lambda: self._ingest_events.queue.events > 0 or self._payout_worker.is_paying,
+            on_failure=worker_failed,
+            on_lag=lambda lag: metrics.seal_lag(lag.rows, lag.seconds),
+            on_alarm=_log_seal_lag,
+            # The rest of the pool is for what callers wait for.
+            reads_at_once_max=min(READS_AT_ONCE_MAX, max(1, settings.database_pool_size // 2)),
+        )
+        self.audit_log = None
+        if keeps_audit_log(settings):
+            self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=partial(_log_audit_failure, worker_failed))
+        self.service = LedgerService(
+            ingest_events=self._ingest_events,
+            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence),
+            get_balance=self._get_balance,
+            statements=PostgresStatements(long_reads.autocommit, self._mark_worker),
+            payout_runs=runs,
+            payouts=PostgresPayouts(engine, self._fence),
+            wake_payout_worker=self._payout_worker.wake,
+            page_token_keys=PostgresPageTokenKeys(engine),
+            begin=lambda: PostgresUnitOfWork(engine),
+            clock=self.clock.latest,
+        )
+
+    def start(self) -> None:
+        """Begins to work in the background."""
+        self._hosts.start()
+        self._payout_worker.start()
+        self._snapshot_worker.start()
+        self._mark_worker.start()
+        self._seal_worker.start()
+        if self.audit_log is not None:
+            self.audit_log.start()
+
+    def wind_up(self) -> None:
+        """Begins nothing that others can do as well, while calls are still answered."""
+        self._payout_worker.wind_up()
+
+    async def close(self) -> None:
+        """Ends what is under way; afterwards the engines may be disposed of."""
+        await asyncio.gather(
+            self._payout_worker.stop(),
+            self._snapshot_worker.stop(),
+            self._mark_worker.stop(),
+            self._seal_worker.stop(),
+            self._ingest_events.close(),
+        )
+        if self.audit_log is not None:
+            await self.audit_log.close()
+        await self._group_connections.close()
+        await self._ingest_connections.close()
+        await self._get_balance.close()
+        await self._balance_connections.close()
+        await self._fence.close()
+        await self._hosts.stop()
+
+
+def _log_audit_failure(wait: Callable[[str, BaseException], None], what: str, error: BaseException | None) -> None:
+    if isinstance(error, DatabaseUnavailable):
+        wait(what, error)
+    else:
+        _log.error(what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error)))
+
+
+def _log_seal_lag(lag: SealLag) -> None:
+    _log.warning("sealing is far behind", rows=lag.rows, seconds=round(lag.seconds))

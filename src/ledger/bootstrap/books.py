@@ -1,0 +1,93 @@
+"""Commands that work on the books without a server."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.bootstrap.database import Database, open_database
+from ledger.domain.audit import AuditReport
+from ledger.domain.seals import ChainReport
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, default_data_dir, has_cluster
+from ledger.infrastructure.postgres.sessions.engine import (
+    OWNER_ROLE,
+    create_engine,
+)
+from ledger.infrastructure.postgres.sessions.hosts import Hosts
+from ledger.infrastructure.postgres.verification.audit import audit
+from ledger.infrastructure.postgres.verification.doctor import DURABLE, RESTRICTED, Condition, examine
+from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
+from ledger.infrastructure.postgres.verification.start_checks import check_schema
+from ledger.settings import Settings
+
+T = TypeVar("T")
+
+
+def examine_database(settings: Settings) -> tuple[Condition, ...]:
+    """Asks the configured database, or the embedded one, whether it is fit for a server, and writes nothing.
+
+    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable.
+    """
+    not_required = set()
+    if not settings.require_durable_database:
+        not_required.add(DURABLE)
+    if not settings.require_restricted_role:
+        not_required.add(RESTRICTED)
+
+    async def work_on(database: Database) -> tuple[Condition, ...]:
+        engine = create_engine(database.url, pool_size=2)
+        try:
+            return await examine(engine, not_required=frozenset(not_required))
+        finally:
+            await engine.dispose()
+
+    _refuse_to_make_books(settings)
+    with open_database(settings, newest_schema=False) as database:
+        return asyncio.run(work_on(database))
+
+
+def audit_books(settings: Settings) -> AuditReport:
+    """Audits the books of the configured database, or of the embedded one, and writes nothing into them.
+
+    From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
+    DatabaseTimeout.
+    """
+    return on_books(settings, partial(audit, payout_answer_days=settings.payout_answer_days))
+
+
+def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:
+    """Recomputes the chain of seals of the books, likewise."""
+    return on_books(settings, lambda engine: verify_chain(engine, expected_hash))
+
+
+def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]], *, as_owner: bool = False) -> T:
+    """What `work` returns on the books of the configured database, or of the embedded one, which must exist already.
+
+    The one way for a command to read books, and with `as_owner` to remove from them: `work` then has two
+    connections, of the role that owns the tables, on the host that takes writes. From the main thread and
+    outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable, and what `work`
+    raises.
+    """
+
+    async def work_on(database: Database) -> T:
+        engine = create_engine(database.url, pool_size=1)
+        if as_owner:
+            engine = create_engine(Hosts(database.migration_url, target="read-write"), pool_size=2, role=OWNER_ROLE)
+        try:
+            await check_schema(engine)
+            return await work(engine)
+        finally:
+            await engine.dispose()
+
+    _refuse_to_make_books(settings)
+    with open_database(settings) as database:
+        return asyncio.run(work_on(database))
+
+
+def _refuse_to_make_books(settings: Settings) -> None:
+    """Raises EmbeddedPostgresError if opening the embedded database would make a new one."""
+    data_dir = settings.data_dir or default_data_dir()
+    if not settings.database_url and not has_cluster(data_dir):
+        raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")

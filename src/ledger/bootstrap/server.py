@@ -1,0 +1,178 @@
+"""A server process, from its checks at the start to the end of its last call."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.api.access.security import Security, describes_itself
+from ledger.api.call_limits import CallLimits
+from ledger.api.memory_shares import MIB, MemoryShares, memory_limit_bytes, part_of_a_worker
+from ledger.api.server import Server
+from ledger.api.transport.connections import HEALTH_CONNECTIONS_MAX, room_for_connections
+from ledger.bootstrap.application import Application
+from ledger.bootstrap.database import Database, Engines, connections_of_a_server, ping
+from ledger.errors import DatabaseUnavailable
+from ledger.hangup import ends_at_hangup
+from ledger.infrastructure.postgres.sessions.clock import LedgerClock
+from ledger.infrastructure.postgres.sessions.engine import (
+    create_engine,
+)
+from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.verification.start_checks import check_before_serving, warn_of_numbers_ahead
+from ledger.metrics import Metrics
+from ledger.settings import Settings
+
+# How many more objects than before make Python look for garbage; by default 700.
+GARBAGE_THRESHOLD = 20_000
+
+
+_log = structlog.get_logger("ledger")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """For a server: uvloop's where it is installed, which takes less time a call."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def check_security(settings: Settings) -> None:
+    """Raises SecurityMisconfigured when a server could not be guarded as the settings say; before it starts a database."""
+    Security(settings)
+
+
+async def check_database(settings: Settings, database: Database) -> None:
+    """Raises UnfitDatabase or DatabaseUnavailable when no server may or can run on `database`."""
+    engine = create_engine(database.url, pool_size=2)
+    try:
+        await check_before_serving(
+            engine,
+            require_durable=settings.require_durable_database,
+            require_restricted_role=settings.require_restricted_role,
+        )
+        await find_stay(engine)
+    finally:
+        await engine.dispose()
+
+
+async def run_server(
+    settings: Settings,
+    database: Database,
+    *,
+    on_ready: Callable[[str, str], None],
+    metrics: Metrics,
+    share_port: bool = False,
+) -> None:
+    """Serves until SIGTERM or SIGINT, or until its terminal is closed, then drains.
+
+    Calls `on_ready` with the address, and the one for health checks alone, once calls are answered.
+    `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
+    UnfitDatabase, SecurityMisconfigured, DatabaseUnavailable.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    security = Security(settings)
+    loop.add_signal_handler(signal.SIGHUP, stop.set if ends_at_hangup() else partial(_reload, security))
+    engines = Engines.of(database.url, settings)
+    try:
+        await check_database(settings, database)
+        application = Application(settings, engines, metrics.work)
+        # A standby takes no session of ours yet: its clock is read with the first sign of life.
+        with suppress(DatabaseUnavailable):
+            await application.clock.measure(engines.ping)
+        shares = _memory_shares(settings)
+        server = Server(
+            application.service,
+            address=settings.grpc_address,
+            health_address=settings.health_address,
+            reflect=describes_itself(settings),
+            ping=partial(_look, application.clock, engines.ping),
+            share_port=share_port,
+            connection_age_seconds=settings.max_connection_age_seconds,
+            connections_max=min(shares.connections, room_for_connections(_descriptors_for_others(settings))),
+            limits=CallLimits(settings.open_calls, settings.open_streams, shares.large_places),
+            metrics=metrics.calls,
+            security=security,
+            audit_log=application.audit_log,
+        )
+        security.start()
+        await server.start()
+        application.start()
+        # Beside the calls, as it takes longer the more accounts there are.
+        numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
+        _spare_the_collector()
+        on_ready(
+            listening_address(settings.grpc_address, server.port),
+            listening_address(settings.health_address, server.health_port),
+        )
+        await stop.wait()
+        _log.info("stopping")
+        application.wind_up()
+        await server.stop(settings.shutdown_grace_seconds)
+        numbers_compared.cancel()
+        await application.close()
+    finally:
+        security.stop()
+        await engines.dispose()
+    _log.info("stopped")
+
+
+def _descriptors_for_others(settings: Settings) -> int:
+    """What a server keeps for others than its clients: the database, and health checks at their own address."""
+    return connections_of_a_server(settings) + (HEALTH_CONNECTIONS_MAX if settings.health_address else 0)
+
+
+def _memory_shares(settings: Settings) -> MemoryShares:
+    memory_bytes = settings.memory_megabytes * MIB or memory_limit_bytes()
+    own_bytes = None if memory_bytes is None else part_of_a_worker(memory_bytes, settings.workers)
+    shares = MemoryShares.of(
+        own_bytes,
+        queue_bytes=settings.ingest_queue_megabytes * MIB,
+        bookings=2 * settings.ingest_concurrency,
+        streams=settings.open_streams,
+    )
+    if own_bytes is not None and shares.sum_bytes > own_bytes:
+        _log.warning(
+            "requests may take more memory than there is",
+            memory_megabytes=own_bytes // MIB,
+            needed_megabytes=shares.sum_bytes // MIB,
+        )
+    return shares
+
+
+def _reload(security: Security) -> None:
+    if security.has_files:
+        security.reload()
+    else:
+        _log.info("SIGHUP: there are no certificates or tokens to read again")
+
+
+def _spare_the_collector() -> None:
+    """Keeps Python from looking through all that is loaded for garbage, again and again: it stays. Nor need calls be looked
+    through as often as by default, since hardly any of them leaves a cycle behind."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+
+
+async def _look(clock: LedgerClock, engine: AsyncEngine) -> None:
+    await ping(engine)
+    await clock.measure(engine)
+
+
+def listening_address(address: str, port: int) -> str:
+    """`address` with the port that was bound, which differs when port 0 was asked for; empty if it is."""
+    if not address or address.startswith("unix:"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"

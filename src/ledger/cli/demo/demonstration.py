@@ -1,0 +1,340 @@
+"""The demonstration: shows the service at work, and checks that everything it shows is right."""
+
+import signal
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.type import date_pb2
+
+from ledger.cli.connection import connect_plainly
+from ledger.cli.demo.server import demo_data_dir, demo_server, demo_settings
+from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
+from ledger.cli.failures import CommandFailure, report
+from ledger.cli.ingest.batches import BATCH_EVENTS_MAX, read_batches
+from ledger.cli.ingest.command import IngestSummary, ResultReporter, write_error_line
+from ledger.cli.ingest.lines import parse_event_line
+from ledger.cli.ingest.sender import EventSender
+from ledger.cli.output import Table, print_line, print_table
+from ledger.cli.payouts.answers import settle
+from ledger.cli.payouts.run import wait_for_run
+from ledger.cli.payouts.views import history_table, items_table, payouts_table
+from ledger.cli.refusals import refusal_of_call
+from ledger.cli.verify import audit_configured_books, findings_table, summary_of
+from ledger.cli.words import word_of
+from ledger.domain.money import format_minor
+from ledger.v1 import ledger_pb2, ledger_pb2_grpc
+
+RUN_TIMEOUT_SECONDS = 60.0
+
+# A line of the file, as JSON has it.
+_Line = dict[str, Any]
+# A restaurant and a currency.
+_Account = tuple[str, str]
+
+
+class _Demonstration:
+    """Says what happens in plain sentences, and remembers what was not as it must be."""
+
+    def __init__(self) -> None:
+        self.complaints: list[str] = []
+        self._is_interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """Ends it before the next sentence: raised wherever the program happens to be, an interruption can leave gRPC holding a
+        lock that cleaning up then waits for. Asked a second time it does not wait."""
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        self._is_interrupted = True
+
+    def say(self, sentence: str) -> None:
+        """Says something, unless the user has asked for the end meanwhile. Raises KeyboardInterrupt then."""
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        print_line()
+        for line in sentence.split("\n"):
+            print_line(line)
+
+    def expect(self, what: str, seen: object, expected: object) -> None:
+        """Remembers and tells a difference."""
+        if seen != expected:
+            self.complaints.append(f"{what}: {seen}, which should be {expected}")
+            report("wrong", [self.complaints[-1]])
+
+
+def demonstrate() -> None:
+    """Raises CommandFailure if anything was not as it must be."""
+    demonstration = _Demonstration()
+    # So that the server and the data are cleaned up in these cases too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, demonstration.interrupt)
+    lines = read_demo_lines()
+    with demo_data_dir() as data_dir:
+        demonstration.say(f"Starting a server of its own, with an embedded PostgreSQL in {data_dir}.")
+        with demo_server(data_dir) as address, connect_plainly(address) as stub:
+            demonstration.say(f"It listens on {address}.")
+            _ingest_twice(demonstration, stub, lines)
+            _show_balances(demonstration, stub, lines)
+            _show_event(demonstration, stub, lines[0])
+            _contradict(demonstration, stub)
+            _pay_out(demonstration, stub, lines)
+            _audit(demonstration, data_dir)
+    if demonstration.complaints:
+        raise CommandFailure("not everything was as it must be", *demonstration.complaints)
+    demonstration.say("Everything was as it must be; the server and its data are gone again.")
+
+
+def _ingest_twice(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+    summary = _ingest_demo_file(stub)
+    demonstration.say(f"Sent the {len(lines)} events of {DEMO_FILE.name}: {summary.created} were created.")
+    demonstration.expect("created", summary.created, len(lines))
+    again = _ingest_demo_file(stub)
+    demonstration.say(f"Sent them again, as processors do: {again.duplicates} were duplicates, {again.created} were created.")
+    demonstration.expect("duplicates", again.duplicates, len(lines))
+
+
+def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummary:
+    reporter = ResultReporter(DEMO_FILE.name, None, write_error_line)
+    with DEMO_FILE.open("rb") as source:
+        batches = read_batches(source, batch_size=BATCH_EVENTS_MAX, ignore_unknown_fields=False)
+        EventSender(stub, reporter.add).send_all(batches)
+    return reporter.summary
+
+
+def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
+    """What the lines add up to for each restaurant and currency, in minor units: charges less fees and refunds.
+
+    Added up here and not by any code of the service, which it is to be compared with.
+    """
+    owed: defaultdict[_Account, int] = defaultdict(int)
+    for line in lines:
+        sign = {"charge_succeeded": 1, "refund_succeeded": -1}[line["event_type"]]
+        owed[line["restaurant_id"], line["currency"]] += sign * line["amount"] - line["fee"]
+    return dict(owed)
+
+
+def _show_balances(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+    amounts_of = ("available", "pending", "the lines add up to")
+    table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
+    for (restaurant_id, currency), owed_minor in sorted(owed_by_account(lines).items()):
+        answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+        amounts = (answer.available_minor, answer.pending_minor, owed_minor)
+        table.add(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        name = f"balance of {restaurant_id} in {currency}, minor units"
+        # Every event is long past, so all of it has matured.
+        demonstration.expect(f"available {name}", answer.available_minor, owed_minor)
+        demonstration.expect(f"pending {name}", answer.pending_minor, 0)
+        demonstration.expect(f"reserved {name}", answer.reserved_minor, 0)
+        demonstration.expect(f"disputed {name}", answer.disputed_minor, 0)
+    demonstration.say("This is what each restaurant may be paid now: its charges, less 5 % commission, less its refunds.")
+    print_table(table)
+
+
+def _show_event(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line) -> None:
+    """The entries of a charge with a fee."""
+    answer = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
+    table = Table(("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],)))
+    for entry in answer.entries:
+        table.add(
+            word_of(ledger_pb2.EntryType, entry.type),
+            word_of(ledger_pb2.LedgerAccount, entry.debit_account),
+            word_of(ledger_pb2.LedgerAccount, entry.credit_account),
+            format_minor(entry.amount_minor, entry.currency),
+        )
+    demonstration.say(f"The event {line['event_id']} posted these entries, each with one debit and one credit:")
+    print_table(table)
+    entries = [(entry.type, entry.amount_minor) for entry in answer.entries]
+    expected = [(ledger_pb2.ENTRY_TYPE_CHARGE, line["amount"]), (ledger_pb2.ENTRY_TYPE_FEE, line["fee"])]
+    demonstration.expect(f"entries of {line['event_id']}", entries, expected)
+
+
+def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
+    """Sends an event that is stored once more, with another amount."""
+    first_line = DEMO_FILE.read_text(encoding="utf-8").partition("\n")[0]
+    event = parse_event_line(first_line)
+    event.amount_minor += 100
+    try:
+        answer = stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
+        seen = ledger_pb2.IngestStatus.Name(answer.status)
+    except grpc.RpcError as error:
+        refusal = refusal_of_call(error)
+        seen = f"{refusal.code} {refusal.reason}"
+        demonstration.say(f"Sent {event.event_id} with another amount, which is refused:\n  {refusal}")
+    demonstration.expect("the answer to a contradiction", seen, "ALREADY_EXISTS EVENT_ID_REUSED")
+
+
+def _pay_out(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+    """Pays everybody; the bank then carries one payout out and refuses another one, which a second run pays."""
+    owed = owed_by_account(lines)
+    # The demonstration's server has the settlement zone UTC.
+    today = datetime.now(UTC).date()
+    as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    paid_account: _Account = (lines[0]["restaurant_id"], lines[0]["currency"])
+    currency = paid_account[1]
+    failed_account = min(account for account in owed if account[1] == currency and account != paid_account)
+
+    plan = stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, dry_run=True)).payout_run
+    demonstration.say(f"Planned a payout run in {currency}, which writes nothing: {_summary_of(plan)}.")
+    _expect_run(demonstration, plan, {account: owed[account] for account in owed if account[1] == currency})
+    _run_each_currency(demonstration, stub, as_of, owed)
+    payouts = _list_payouts(demonstration, stub, owed)
+    _show_payout(demonstration, stub, payouts[paid_account], _items_of(lines, paid_account))
+    _be_paid(demonstration, stub, payouts[paid_account])
+    _fail(demonstration, stub, payouts[failed_account])
+    _pay_again(demonstration, stub, as_of, payouts[failed_account], owed)
+    # All of it is inside payouts now, but for what the bank has paid.
+    _show_reserved(demonstration, stub, owed | {paid_account: 0})
+
+
+def _summary_of(run: ledger_pb2.PayoutRun) -> str:
+    noun = "payout" if run.payouts_created == 1 else "payouts"
+    return f"{run.payouts_created} {noun}, {format_minor(run.total_amount_minor, run.currency)} {run.currency} in all"
+
+
+def _expect_run(demonstration: _Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]) -> None:
+    """Expects `run` to have paid these amounts."""
+    name = f"run in {run.currency}"
+    demonstration.expect(f"payouts of the {name}", run.payouts_created, len(paid))
+    demonstration.expect(f"total of the {name}, minor units", run.total_amount_minor, sum(paid.values()))
+
+
+def _finished_run(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", currency: str, as_of: date_pb2.Date, request_id: str = ""
+) -> ledger_pb2.PayoutRun:
+    request = ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, request_id=request_id)
+    run = stub.RunPayouts(request).payout_run
+    return wait_for_run(stub, run, timeout_seconds=RUN_TIMEOUT_SECONDS, on_progress=lambda _: None)
+
+
+def _run_each_currency(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    as_of: date_pb2.Date,
+    owed: dict[_Account, int],
+) -> None:
+    demonstration.say("Paid out every restaurant, with a run for each currency:")
+    for currency in sorted({currency for _, currency in owed}):
+        run = _finished_run(stub, currency, as_of)
+        print_line(f"  run {run.payout_run_id}: {_summary_of(run)}")
+        _expect_run(demonstration, run, {account: owed[account] for account in owed if account[1] == currency})
+
+
+def _list_payouts(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", owed: dict[_Account, int]
+) -> dict[_Account, ledger_pb2.Payout]:
+    """The payouts, each by its restaurant and currency."""
+    listed = stub.ListPayouts(ledger_pb2.ListPayoutsRequest()).payouts
+    demonstration.say("These payouts go to the bank; what they pay is reserved until it answers.")
+    print_table(payouts_table(listed))
+    payouts = {(payout.restaurant_id, payout.currency): payout for payout in listed}
+    amounts = {account: payout.amount_minor for account, payout in payouts.items()}
+    demonstration.expect("amounts of the payouts, minor units", amounts, owed)
+    if amounts.keys() != owed.keys():
+        raise CommandFailure("not everything was as it must be", *demonstration.complaints)
+    return payouts
+
+
+def _items_of(lines: list[_Line], account: _Account) -> list[tuple[str, int]]:
+    """What the lines of an account add up to by entry type, in minor units, in the order of the types' names."""
+    amounts: defaultdict[str, int] = defaultdict(int)
+    for line in lines:
+        if (line["restaurant_id"], line["currency"]) == account:
+            name, sign = {"charge_succeeded": ("CHARGE", 1), "refund_succeeded": ("REFUND", -1)}[line["event_type"]]
+            amounts[name] += sign * line["amount"]
+            amounts["FEE"] -= line["fee"]
+    return sorted((name, amount_minor) for name, amount_minor in amounts.items() if amount_minor)
+
+
+def _show_payout(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    payout: ledger_pb2.Payout,
+    items: list[tuple[str, int]],
+) -> None:
+    detailed = _payout(stub, payout)
+    demonstration.say(f"The payout to {payout.restaurant_id} consists of:")
+    print_table(items_table(detailed))
+    seen = sorted((_name(item), item.amount_minor) for item in detailed.items)
+    demonstration.expect(f"items of the payout to {payout.restaurant_id}", seen, items)
+
+
+def _be_paid(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> None:
+    settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    _, again = settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    demonstration.say("The bank says twice that it was paid; that is booked once:")
+    demonstration.expect("the second answer", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE")
+    _show_history(demonstration, _payout(stub, payout), [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_PAID])
+
+
+def _fail(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> None:
+    settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    request = ledger_pb2.GetBalanceRequest(restaurant_id=payout.restaurant_id, currency=payout.currency)
+    available_minor = stub.GetBalance(request).available_minor
+    demonstration.say(
+        f"The payout to {payout.restaurant_id} failed; "
+        f"{format_minor(available_minor, payout.currency)} {payout.currency} of it are available again at once:"
+    )
+    demonstration.expect("available after a failed payout, minor units", available_minor, payout.amount_minor)
+    _show_history(demonstration, _payout(stub, payout), [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_FAILED])
+
+
+def _pay_again(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    as_of: date_pb2.Date,
+    failed: ledger_pb2.Payout,
+    owed: dict[_Account, int],
+) -> None:
+    """A second run of the day, which pays what failed and nobody twice."""
+    run = _finished_run(stub, failed.currency, as_of, request_id="again")
+    skipped = sum(reason.count for reason in run.skipped)
+    demonstration.say(f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout already.")
+    account = (failed.restaurant_id, failed.currency)
+    _expect_run(demonstration, run, {account: owed[account]})
+    demonstration.expect("restaurants it skipped", skipped, sum(currency == failed.currency for _, currency in owed) - 1)
+    (payout,) = stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id)).payouts
+    _show_payout(demonstration, stub, payout, [("PAYOUT_REVERSAL", owed[account])])
+
+
+def _show_history(
+    demonstration: _Demonstration, payout: ledger_pb2.Payout, states: "list[ledger_pb2.PayoutState.ValueType]"
+) -> None:
+    print_table(history_table(payout))
+    seen = [move.state for move in payout.history]
+    demonstration.expect(f"history of the payout to {payout.restaurant_id}", seen, states)
+
+
+def _show_reserved(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", reserved: dict[_Account, int]
+) -> None:
+    amounts_of = ("available", "reserved", "not paid yet")
+    table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
+    for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
+        answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+        amounts = (answer.available_minor, answer.reserved_minor, reserved_minor)
+        table.add(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        name = f"balance of {restaurant_id} in {currency} after the payouts, minor units"
+        demonstration.expect(f"available {name}", answer.available_minor, 0)
+        demonstration.expect(f"reserved {name}", answer.reserved_minor, reserved_minor)
+    demonstration.say("Nothing is available now; what the bank has not paid yet is reserved.")
+    print_table(table)
+
+
+def _payout(stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> ledger_pb2.Payout:
+    """The payout as it is now, with its items and its history."""
+    return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)).payout
+
+
+def _name(item: ledger_pb2.PayoutItem) -> str:
+    return ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_")
+
+
+def _audit(demonstration: _Demonstration, data_dir: Path) -> None:
+    """The audit, on the database that the server is running on."""
+    report = audit_configured_books(demo_settings(data_dir))
+    demonstration.say(f"Audited the books: {summary_of(report)}.")
+    if report.findings:
+        print_table(findings_table(report))
+    demonstration.expect("findings of the audit", len(report.findings), 0)

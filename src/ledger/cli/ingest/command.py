@@ -1,0 +1,292 @@
+"""`ledger ingest`: books the events of a file."""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import click
+
+from ledger.cli.client_settings import load_client_settings
+from ledger.cli.connection import connect
+from ledger.cli.failures import CommandFailure, ExitStatus, printable
+from ledger.cli.ingest.batches import BATCH_EVENTS_MAX, Batch, read_batches
+from ledger.cli.ingest.lines import InvalidLine
+from ledger.cli.ingest.sender import EventSender, Pace, Results
+from ledger.cli.output import JsonValue, print_json, print_line
+from ledger.cli.parameters import WholeNumber, address_option, json_option
+from ledger.cli.refusals import refusal_of_status
+from ledger.v1 import ledger_pb2
+
+ERRORS_SHOWN = 20
+# From a hundred to a thousand it costs the same; the fewer there are, the sooner the first answer comes.
+BATCH_EVENTS = 250
+_EVENT_ID_LENGTH_SHOWN = 128
+
+HELP = """
+Book the events of FILE, one JSON object a line; - reads standard input.
+
+It may be run again at any time: what is booked already counts as a duplicate
+and changes nothing.
+
+Fields of a line:
+
+\b
+event_id, restaurant_id, currency   strings
+event_type or type                  charge_succeeded, CHARGE_SUCCEEDED or
+                                    EVENT_TYPE_CHARGE_SUCCEEDED, and so on
+amount, amount_cents, amount_minor  whole minor units of the currency: 1250
+                                    for 12.50 PEN; never 12.50 or 1e3
+fee, fee_cents, fee_minor           the same; absent is 0
+occurred_at                         ISO 8601 with Z or an offset
+payout_id                           on payout events only; absent is
+                                    metadata.payout_id
+reference                           absent is metadata.payment_id, if any
+metadata                            an object of strings; numbers, true and
+                                    false become text, null is left out
+
+Null is as good as absent. Two names of one field that say different things are
+an error. So is a field that is not listed here, since a fee under a misspelt
+name would be lost; --ignore-unknown lets them pass. Blank lines are skipped.
+
+Refused lines go to standard error as FILE:LINE: event_id: STATUS REASON
+message; the other lines are booked all the same. INVALID_LINE is what was not
+sent at all.
+
+Exit status: 0 if every line was created or a duplicate, 1 if any was refused, 2
+if the file cannot be read, 3 if the server cannot be reached.
+"""
+
+
+@dataclass(slots=True)
+class IngestSummary:
+    """What became of the lines so far: each is counted in one of these."""
+
+    created: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    invalid: int = 0
+    refused_otherwise: int = 0
+    # Answered with a status that only a newer command knows: booked or not, that is not for this one to say.
+    unknown: int = 0
+
+    @property
+    def booked(self) -> int:
+        """Lines whose events are in the books."""
+        return self.created + self.duplicates
+
+    @property
+    def refused(self) -> int:
+        """Lines whose events are not."""
+        return self.conflicts + self.invalid + self.refused_otherwise
+
+    @property
+    def told(self) -> int:
+        """Lines that a person has to look at."""
+        return self.refused + self.unknown
+
+
+class ResultReporter:
+    """Counts results, and writes refused lines to standard error, the first `shown_max` of them."""
+
+    def __init__(self, source_name: str, shown_max: int | None, write: Callable[[str], None]) -> None:
+        self.summary = IngestSummary()
+        self._source_name = source_name
+        self._shown_max = shown_max
+        self._write = write
+
+    def add(self, batch: Batch, results: Results) -> None:
+        """Takes in what became of a batch."""
+        answers = iter(results)
+        for line in batch.lines:
+            if isinstance(line.content, InvalidLine):
+                self.summary.invalid += 1
+                self._tell(line.number, line.content.event_id, f"INVALID_ARGUMENT INVALID_LINE {line.content}")
+            else:
+                self._add_result(line.number, line.content, next(answers))
+
+    def _add_result(self, number: int, event: ledger_pb2.ProcessorEvent, result: ledger_pb2.IngestResult) -> None:
+        if not result.HasField("error"):
+            if result.status == ledger_pb2.INGEST_STATUS_CREATED:
+                self.summary.created += 1
+            elif result.status == ledger_pb2.INGEST_STATUS_DUPLICATE:
+                self.summary.duplicates += 1
+            else:
+                self.summary.unknown += 1
+                self._tell(number, event.event_id, f"status {result.status} is unknown to this version of the command: update it")
+            return
+        refusal = refusal_of_status(result.error)
+        if refusal.code == "ALREADY_EXISTS":
+            self.summary.conflicts += 1
+        elif refusal.code == "INVALID_ARGUMENT":
+            self.summary.invalid += 1
+        else:
+            self.summary.refused_otherwise += 1
+        # Places in the request are nothing to whoever reads lines of a file.
+        message = re.sub(r"\bevents\[[0-9]+\]\.", "", refusal.message)
+        self._tell(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
+
+    def _tell(self, number: int, event_id: str, text: str) -> None:
+        if self._shown_max is None or self.summary.told <= self._shown_max:
+            shown_id = printable(event_id[:_EVENT_ID_LENGTH_SHOWN]) or "-"
+            self._write(f"{self._source_name}:{number}: {shown_id}: {printable(text)}")
+
+    def close(self) -> None:
+        """Tells how many refused lines were not written."""
+        if self._shown_max is not None and self.summary.told > self._shown_max:
+            self._write(f"{self.summary.told - self._shown_max} more refused lines; --errors all shows them")
+
+
+class ErrorCount(click.ParamType[int | None]):
+    """How many refused lines to show; None means all."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        return None if value in (None, "all") else WholeNumber().convert(value, param, ctx)
+
+
+@click.command(help=HELP)
+@click.argument("file", metavar="FILE", help="The file, or - for standard input.")
+@click.option(
+    "--batch-size",
+    metavar="NUMBER",
+    type=WholeNumber(1, BATCH_EVENTS_MAX),
+    default=BATCH_EVENTS,
+    help=f"How many events to send in one request, 1 to {BATCH_EVENTS_MAX}.  [default: {BATCH_EVENTS}]",
+)
+@click.option(
+    "--errors",
+    metavar="NUMBER|all",
+    type=ErrorCount(),
+    default=ERRORS_SHOWN,
+    help=f"How many refused lines to show in full.  [default: {ERRORS_SHOWN}]",
+)
+@click.option("--ignore-unknown", "ignore_unknown_fields", is_flag=True, help="Let fields pass that are not an event's.")
+@json_option
+@address_option
+def ingest(file: str, batch_size: int, errors: int | None, ignore_unknown_fields: bool, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
+    with _open_source(file) as (source, name), _progress_bar(source) as progress:
+        reporter = ResultReporter(name, errors, progress.write)
+        pace = Pace()
+
+        def on_answer(batch: Batch, results: Results) -> None:
+            reporter.add(batch, results)
+            progress.show(batch.end_bytes, reporter.summary.booked, _pace_text(pace))
+
+        try:
+            with connect(settings) as stub:
+                batches = read_batches(source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields)
+                EventSender(stub, on_answer, pace).send_all(batches)
+        except CommandFailure as failure:
+            raise CommandFailure(*failure.lines, _so_far(reporter.summary), exit_status=failure.exit_status) from failure
+        except OSError as error:
+            raise CommandFailure(
+                f"cannot read {name}: {error.strerror}", _so_far(reporter.summary), exit_status=ExitStatus.USAGE
+            ) from error
+        except KeyboardInterrupt:
+            raise CommandFailure("interrupted", _so_far(reporter.summary), exit_status=ExitStatus.INTERRUPTED) from None
+        finally:
+            reporter.close()
+    if json:
+        print_json(_json_of(name, reporter.summary))
+    else:
+        _print_summary(name, reporter.summary, pace)
+    if reporter.summary.told:
+        raise click.exceptions.Exit(ExitStatus.REFUSED)
+
+
+@contextmanager
+def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
+    """The file's bytes and its name for people. Raises CommandFailure when it cannot be opened."""
+    if file == "-":
+        if sys.stdin is None:
+            raise CommandFailure("there is no standard input to read", exit_status=ExitStatus.USAGE)
+        yield sys.stdin.buffer, "<stdin>"
+        return
+    try:
+        source = Path(file).open("rb")  # noqa: SIM115  # errors of the block are not errors of opening
+    except OSError as error:
+        raise CommandFailure(f"cannot read {file}: {error.strerror}", exit_status=ExitStatus.USAGE) from error
+    with source:
+        yield source, file
+
+
+class _Progress(Protocol):
+    """What is seen while a file is read."""
+
+    def show(self, bytes_read: int, booked: int, pace: str) -> None: ...
+
+    def write(self, line: str) -> None: ...
+
+
+class _NoBar:
+    """Of a standard error that is no terminal."""
+
+    def show(self, bytes_read: int, booked: int, pace: str) -> None:
+        pass
+
+    def write(self, line: str) -> None:
+        write_error_line(line)
+
+
+def write_error_line(line: str) -> None:
+    """Writes a line to standard error."""
+    sys.stderr.write(f"{line}\n")
+
+
+@contextmanager
+def _progress_bar(source: BinaryIO) -> Iterator[_Progress]:
+    """A bar on standard error while the block runs, if that is a terminal; lines are written above the bar."""
+    if not sys.stderr.isatty():
+        yield _NoBar()
+        return
+    # Imported when it is seen: it takes longer to load than the rest of a command.
+    from ledger.cli.ingest.bar import ingest_bar
+
+    status = os.fstat(source.fileno())
+    with ingest_bar(status.st_size if stat.S_ISREG(status.st_mode) else None) as bar:
+        yield bar
+
+
+def _so_far(summary: IngestSummary) -> str:
+    return (
+        f"{summary.booked or 'no'} lines are known to be booked ({summary.created} created, {summary.duplicates} duplicates); "
+        "running the same command again is harmless, since what is booked counts as a duplicate"
+    )
+
+
+def _pace_text(pace: Pace) -> str:
+    return "" if pace.events_per_second is None else f"{pace.events_per_second:,} events/s"
+
+
+def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
+    print_line(f"{name}: {summary.booked + summary.told} lines")
+    print_line(f"  created     {summary.created}")
+    print_line(f"  duplicates  {summary.duplicates}")
+    kinds = [(summary.conflicts, "conflicts"), (summary.invalid, "invalid"), (summary.refused_otherwise, "for other reasons")]
+    particulars = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
+    print_line(f"  refused     {summary.refused}" + (f" ({particulars})" if particulars else ""))
+    if summary.unknown:
+        print_line(f"  unknown     {summary.unknown}")
+    if pace.events:
+        print_line(f"  pace        {_pace_text(pace)}")
+
+
+def _json_of(name: str, summary: IngestSummary) -> JsonValue:
+    return {
+        "file": name,
+        "lines": str(summary.booked + summary.told),
+        "created": str(summary.created),
+        "duplicates": str(summary.duplicates),
+        "conflicts": str(summary.conflicts),
+        "invalid": str(summary.invalid),
+        "refused_otherwise": str(summary.refused_otherwise),
+        "unknown": str(summary.unknown),
+    }

@@ -1,0 +1,203 @@
+"""`ledger payouts run`: starts a payout run, or finds the one that the same words started, and waits for its end."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from typing import TYPE_CHECKING
+
+import click
+
+from ledger.cli.client_settings import load_client_settings
+from ledger.cli.connection import connect
+from ledger.cli.failures import CommandFailure, ExitStatus, report
+from ledger.cli.output import print_json, print_table
+from ledger.cli.parameters import (
+    Seconds,
+    SettlementDate,
+    WholeNumber,
+    address_option,
+    currency_argument,
+    date_message,
+    json_option,
+)
+from ledger.cli.payouts.views import is_under_way, json_of_run, run_table
+from ledger.cli.refusals import refusal_of_call
+from ledger.cli.words import amount_of
+from ledger.domain.money import parse_major
+from ledger.v1 import ledger_pb2
+
+if TYPE_CHECKING:
+    from ledger.v1 import ledger_pb2_grpc
+
+WAIT_TIMEOUT_SECONDS = 600.0
+_POLL_SECONDS_MIN = 0.05
+_POLL_SECONDS_MAX = 1.0
+_POLL_FACTOR = 1.5
+
+HELP = """
+Pay out every restaurant of CURRENCY what it may be paid by the end of a date,
+and wait until that is done.
+
+The date is one of the server's settlement time zone and is not guessed: --as-of
+is required. What has matured by its end counts, or by now if it is today there;
+refunds, disputes and fees count at once.
+
+The same date, minimum and request id name the same run: the same command again
+starts nothing and shows that run. With --request-id it starts another, to pay
+again what failed, for example. What is paid or under way for a date is never
+paid again for it.
+
+Exit status: 0 once every restaurant was looked at, 1 if the run was refused or
+somebody has canceled it, 3 without an answer or when the time is over: the run
+goes on at the servers then, and the same command waits for it again.
+"""
+
+
+@click.command(help=HELP)
+@currency_argument
+@click.option("--as-of", metavar="DATE", required=True, type=SettlementDate(), help="The date to pay out by, such as 2025-12-01.")
+@click.option("--min-amount", metavar="AMOUNT", help="Pay no less than this, such as 12.50.  [default: any amount]")
+@click.option("--min-amount-minor", metavar="NUMBER", type=WholeNumber(), help="The same in minor units, such as 1250.")
+@click.option("--min", "old_minimum", metavar="NUMBER", hidden=True)
+@click.option("--request-id", metavar="ID", default="", help="Tells runs of one date apart.")
+@click.option("--dry-run", is_flag=True, help="Show what a run would do, and write nothing.")
+@click.option("--wait/--no-wait", default=True, help="Whether to wait until the run has ended.  [default: wait]")
+@click.option(
+    "--timeout-seconds",
+    metavar="SECONDS",
+    type=Seconds(),
+    default=WAIT_TIMEOUT_SECONDS,
+    help=f"How long to wait at the most.  [default: {WAIT_TIMEOUT_SECONDS:g}]",
+)
+@json_option
+@address_option
+def run_payouts(
+    currency: str,
+    as_of: date,
+    min_amount: str | None,
+    min_amount_minor: int | None,
+    old_minimum: str | None,
+    request_id: str,
+    dry_run: bool,
+    wait: bool,
+    timeout_seconds: float,
+    json: bool,
+    address: str | None,
+) -> None:
+    settings = load_client_settings(address)
+    request = ledger_pb2.RunPayoutsRequest(
+        currency=currency,
+        as_of=date_message(as_of),
+        min_amount_minor=minimum_of(currency, min_amount, min_amount_minor, old_minimum),
+        request_id=request_id,
+        dry_run=dry_run,
+    )
+    with connect(settings) as stub:
+        run = stub.RunPayouts(request).payout_run
+        if wait and not dry_run:
+            with _progress_bar(run) as on_progress:
+                run = wait_for_run(stub, run, timeout_seconds=timeout_seconds, on_progress=on_progress)
+    if json:
+        print_json(json_of_run(run))
+    else:
+        print_table(run_table(run))
+    if run.state == ledger_pb2.PAYOUT_RUN_STATE_CANCELED:
+        left = run.restaurants_total - run.restaurants_considered
+        raise CommandFailure(
+            f"the run was canceled: {left} of {run.restaurants_total} restaurants were not looked at",
+            "what it has paid stays paid; --request-id starts another run",
+        )
+
+
+def minimum_of(currency: str, amount: str | None, amount_minor: int | None, old: str | None = None) -> int:
+    """The least to pay in minor units, from whichever option gives it, 0 from none. Raises CommandFailure.
+
+    `old` is what --min was given, which takes minor units without saying so: it is read back in words, so that 10 is not
+    taken for ten whole units of the currency unnoticed, and refused where it looks like one of those.
+    """
+    given = [option for option in (amount, amount_minor, old) if option is not None]
+    if len(given) > 1:
+        raise CommandFailure("give one minimum: --min-amount or --min-amount-minor", exit_status=ExitStatus.USAGE)
+    if amount is not None:
+        try:
+            return parse_major(amount, currency)
+        except ValueError as error:
+            raise CommandFailure(f"--min-amount {error} (it is {amount!r})", exit_status=ExitStatus.USAGE) from None
+    if old is None:
+        return amount_minor or 0
+    if not re.fullmatch("[0-9]{1,18}", old):
+        raise CommandFailure(
+            f"--min takes minor units, and {old!r} looks like something else: give --min-amount 12.50 or --min-amount-minor 1250",
+            exit_status=ExitStatus.USAGE,
+        )
+    minimum = int(old)
+    report(
+        "warning",
+        [f"--min {old} is {amount_of(minimum, currency)} {currency}; better say --min-amount or --min-amount-minor"],
+    )
+    return minimum
+
+
+def wait_for_run(
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    run: ledger_pb2.PayoutRun,
+    *,
+    timeout_seconds: float,
+    on_progress: Callable[[ledger_pb2.PayoutRun], None],
+) -> ledger_pb2.PayoutRun:
+    """The run once it has ended; `on_progress` is told how it stands meanwhile.
+
+    Servers that do not answer are asked again: the run is in the database, and any of them goes on with it. Raises
+    CommandFailure when the time is over, or on Ctrl-C; grpc.RpcError for a refusal that would not pass.
+    """
+    import grpc
+
+    deadline = time.monotonic() + timeout_seconds
+    request = ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+    pause_seconds = _POLL_SECONDS_MIN
+    try:
+        while is_under_way(run):
+            on_progress(run)
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                raise CommandFailure(
+                    f"the run has not ended within {timeout_seconds:g} s",
+                    *_goes_on(run),
+                    exit_status=ExitStatus.UNREACHABLE,
+                )
+            time.sleep(min(pause_seconds, left_seconds))
+            pause_seconds = min(pause_seconds * _POLL_FACTOR, _POLL_SECONDS_MAX)
+            try:
+                run = stub.GetPayoutRun(request).payout_run
+            except grpc.RpcError as error:
+                if not refusal_of_call(error).is_retryable:
+                    raise
+    except KeyboardInterrupt:
+        raise CommandFailure("interrupted", *_goes_on(run), exit_status=ExitStatus.INTERRUPTED) from None
+    return run
+
+
+@contextmanager
+def _progress_bar(run: ledger_pb2.PayoutRun) -> Iterator[Callable[[ledger_pb2.PayoutRun], None]]:
+    """A bar on standard error while the block runs, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    # Imported when it is seen: it takes longer to load than the rest of a command.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} restaurants"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("payouts", total=run.restaurants_total)
+        yield lambda seen: progress.update(task, completed=seen.restaurants_considered)
+
+
+def _goes_on(run: ledger_pb2.PayoutRun) -> tuple[str, str]:
+    return (
+        f"run {run.payout_run_id} had considered {run.restaurants_considered} of {run.restaurants_total} restaurants",
+        "it goes on at the servers; the same command again waits for it, and `ledger payouts show` tells how it stands",
+    )

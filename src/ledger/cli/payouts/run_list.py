@@ -1,0 +1,69 @@
+"""`ledger payouts runs` and `cancel`."""
+
+import click
+
+from ledger.cli.client_settings import load_client_settings
+from ledger.cli.connection import connect
+from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
+from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
+from ledger.cli.payouts.pages import run_pages
+from ledger.cli.payouts.views import json_of_listed_run, json_of_run, run_table, runs_table
+from ledger.cli.words import word_of
+from ledger.v1 import ledger_pb2
+
+RUN_STATE = Word(
+    "PAYOUT_RUN_STATE_",
+    [
+        word_of(ledger_pb2.PayoutRunState, number)
+        for number in ledger_pb2.PayoutRunState.values()
+        if number not in (ledger_pb2.PAYOUT_RUN_STATE_UNSPECIFIED, ledger_pb2.PAYOUT_RUN_STATE_PLANNED)
+    ],
+)
+
+RUNS_HELP = """
+List payout runs, the latest first. `ledger payouts show RUN` tells how far one
+is and what it paid.
+"""
+
+CANCEL_HELP = """
+End a payout run that is under way. What it has paid stays paid; the restaurants
+that it has not looked at are skipped as canceled. May be repeated.
+
+Exit status: 1 if the run has succeeded already.
+"""
+
+
+@click.command(help=RUNS_HELP)
+@click.option("--currency", metavar="CURRENCY", default="", help="Only those of this currency.")
+@click.option("--state", metavar="STATE", type=RUN_STATE, help=f"Only those in this state: {', '.join(RUN_STATE.words)}.")
+@json_lines_option
+@address_option
+def list_runs(currency: str, state: str | None, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
+    request = ledger_pb2.ListPayoutRunsRequest(currency=currency)
+    if state is not None:
+        request.state = ledger_pb2.PayoutRunState.Value(f"PAYOUT_RUN_STATE_{state.upper()}")
+    count = 0
+    with connect(settings) as stub:
+        for page in run_pages(stub, request):
+            count += len(page)
+            if json:
+                print_json_lines(json_of_listed_run(run) for run in page)
+            elif page:
+                print_table(runs_table(page))
+    if not json:
+        print_line(counted(count, "run"))
+
+
+@click.command(help=CANCEL_HELP)
+@click.argument("payout_run_id", metavar="RUN", help="The id of a payout run.")
+@json_option
+@address_option
+def cancel(payout_run_id: str, json: bool, address: str | None) -> None:
+    settings = load_client_settings(address)
+    with connect(settings) as stub:
+        run = stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)).payout_run
+    if json:
+        print_json(json_of_run(run))
+    else:
+        print_table(run_table(run))

@@ -1,0 +1,41 @@
+"""`ledger serve`: runs the server."""
+
+import click
+
+from ledger.cli.parameters import WholeNumber, address_option
+from ledger.workers import WORKERS_MAX
+
+HELP = """
+Run the server until Ctrl-C, SIGTERM or the end of its terminal, which let the
+calls under way end. Without a terminal, SIGHUP makes it read certificates and
+tokens again.
+
+With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the
+schema is not the newest (see `ledger migrate`). Without, it starts an embedded
+PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
+
+One process uses one processor core. With --workers several of them serve at the
+same address, and those that die are replaced.
+
+Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting
+or file, 3 if the database is not reached at the start.
+"""
+
+# The address follows, and nothing else: the first line on standard output, for programs that wait for it. With
+# LEDGER_LOG_FORMAT=json that line is an object with the field `address`.
+READY_PREFIX = "ledger serves gRPC on "
+
+
+@click.command(help=HELP)
+@address_option
+@click.option(
+    "--workers",
+    metavar="NUMBER",
+    type=WholeNumber(1, WORKERS_MAX),
+    help="Server processes that share the address.  [default: LEDGER_WORKERS]",
+)
+def serve(address: str | None, workers: int | None) -> None:
+    # Imported when needed: help needs none of it.
+    from ledger.cli.serve.serving import serve_until_stopped
+
+    serve_until_stopped(address, workers)

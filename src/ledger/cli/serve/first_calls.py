@@ -1,0 +1,76 @@
+"""What to try with a server that has just started: commands that can be copied, with the credentials that it asks for."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
+from ledger.cli.serve.invocation import command_line, from_here
+from ledger.settings import Settings
+
+
+def first_calls(settings: Settings, listening_address: str) -> list[str]:
+    """Lines for people: how to call the server at `listening_address`, and from where the files come that it takes."""
+    # Imported when needed: it brings the libraries of the server along.
+    from ledger.api.access.security import describes_itself
+
+    default_address = Settings.model_fields["grpc_address"].default
+    # 0.0.0.0 and its like are all addresses of this machine, and none that can be called everywhere.
+    address = re.sub(r"^(0\.0\.0\.0|\[::\]|\*):", "127.0.0.1:", listening_address)
+    option = [] if address == default_address else ["--address", address]
+    credentials = _credentials(settings)
+    # They stand before the name of a command.
+    shown = [word for credential in credentials for word in (credential.option, credential.shown)]
+    example = read_demo_lines()[0]
+    restaurant_id, currency = str(example["restaurant_id"]), str(example["currency"])
+    lines = [
+        "To try it, in another terminal:",
+        f"  {command_line(*shown, 'ingest', from_here(DEMO_FILE), *option)}",
+        f"  {command_line(*shown, 'balance', restaurant_id, currency, *option)}",
+    ]
+    if describes_itself(settings) and not credentials:
+        request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
+        lines.append(f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance")
+    missing = [credential for credential in credentials if credential.file is None]
+    if missing:
+        lines.append("It asks for credentials: put the names of your files in the place of the words in capitals.")
+        lines.extend(f"  {credential.placeholder}: {credential.meaning}" for credential in missing)
+    return lines
+
+
+class _Credential(NamedTuple):
+    """A file that a command needs to call the server; None where the settings of our own commands name none."""
+
+    option: str
+    file: Path | None
+    placeholder: str
+    meaning: str
+
+    @property
+    def shown(self) -> str:
+        return self.placeholder if self.file is None else from_here(self.file)
+
+
+def _credentials(settings: Settings) -> list[_Credential]:
+    found = []
+    if settings.tls_certificate_file:
+        found.append(
+            _Credential("--tls-ca", settings.client_tls_ca_file, "CA_FILE", "who issued the server's certificate, in PEM")
+        )
+    if settings.tls_client_ca_file:
+        meaning = f"a certificate in PEM that an authority in {from_here(settings.tls_client_ca_file)} issued"
+        found.append(_Credential("--tls-cert", settings.client_tls_certificate_file, "CERTIFICATE_FILE", meaning))
+        found.append(_Credential("--tls-key", settings.client_tls_key_file, "KEY_FILE", "its key in PEM"))
+    if settings.auth_identities_file:
+        # Who is known by a certificate needs no token.
+        return found
+    if settings.auth_tokens_file:
+        made = command_line("token", "me", "ingest,read")
+        meaning = f"a token and nothing else; `{made}` makes one, and its line for {from_here(settings.auth_tokens_file)}"
+        found.append(_Credential("--token-file", settings.client_token_file, "TOKEN_FILE", meaning))
+    elif settings.jwt_jwks_file:
+        meaning = f"a JWT and nothing else, that {settings.jwt_issuer} issued"
+        found.append(_Credential("--token-file", settings.client_token_file, "TOKEN_FILE", meaning))
+    return found

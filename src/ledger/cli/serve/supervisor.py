@@ -1,0 +1,281 @@
+"""The supervisor of several server processes at one address: it starts them, replaces those that die, and stops them.
+
+It serves no calls itself. Each worker is a program of its own (`ledger serve-worker`), for gRPC does not survive a fork. All of
+them listen on the same port, and the kernel gives each new connection to one of them.
+
+A worker holds one end of a socket pair, the supervisor the other. The worker writes to it once it serves; and it reads from it
+that the supervisor is gone, however it went.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ledger.api.server import LAST_CALLS_SECONDS
+from ledger.api.transport.listening import AddressUnavailable
+from ledger.bootstrap.database import Database
+from ledger.bootstrap.server import listening_address
+from ledger.cli.failures import CommandFailure, ExitStatus
+from ledger.cli.serve.worker import SERVING, STOP_MARGIN_SECONDS
+from ledger.hangup import ends_at_hangup
+from ledger.settings import Settings
+
+if TYPE_CHECKING:
+    from ledger.infrastructure.prometheus import SummedMetrics
+
+START_TIMEOUT_SECONDS = 120.0
+FAILED_STARTS_MAX = 5
+BACKOFF_SECONDS_MIN = 0.1
+BACKOFF_SECONDS_MAX = 5.0
+# A worker that has served for so long does not die of what its predecessors died of.
+SETTLED_SECONDS = 10.0
+
+_log = structlog.get_logger("ledger.supervisor")
+
+
+@contextmanager
+def reserved_address(address: str) -> Iterator[str]:
+    """Keeps `address` for our workers until the end of the block; yields it with the port, which is chosen here if it is 0.
+
+    Nobody but other processes of our account that share the port on purpose can listen there meanwhile. Raises
+    AddressUnavailable, CommandFailure for an address that cannot be shared.
+    """
+    if address.startswith("unix:"):
+        raise CommandFailure(
+            f"several workers cannot share {address}: give the server host:port, or one worker (LEDGER_WORKERS=1)",
+            exit_status=ExitStatus.USAGE,
+        )
+    with ExitStack() as reservations:
+        try:
+            port = _reserve(address, reservations)
+        except (OSError, UnicodeError) as error:
+            raise AddressUnavailable(
+                f"cannot listen on {address}: it is not an address of this machine, or another server has it"
+            ) from error
+        yield listening_address(address, port)
+
+
+def _reserve(address: str, reservations: ExitStack) -> int:
+    """Binds what `address` stands for, which may be more than one address, all with the same port. Returns the port."""
+    host, _, port_text = address.rpartition(":")
+    port = int(port_text)
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, where in found:
+        reservation = reservations.enter_context(socket.socket(family, kind, protocol))
+        # Bound as if alone, so that it fails if anybody listens there; only connections that have ended do not count. Then it is
+        # shared. Two servers that start at the very same instant could both come through; one that serves is always found.
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind((where[0], port, *where[2:]))
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        port = reservation.getsockname()[1]
+    return port
+
+
+def worker_environment(settings: Settings, address: str, health_address: str, database: Database) -> Mapping[str, str]:
+    """The environment of a worker: every setting as the supervisor has it, whatever becomes of `.env` meanwhile.
+
+    It is the way by which the database's password gets there: other accounts can read command lines.
+    """
+    of_the_system = {name: value for name, value in os.environ.items() if not name.upper().startswith("LEDGER_")}
+    # What only migrations may do, a worker need not be able to.
+    changed = {
+        "grpc_address": address,
+        "health_address": health_address,
+        "database_url": database.url,
+        "migration_database_url": None,
+    }
+    values = settings.model_dump(mode="json") | changed
+    return of_the_system | {f"LEDGER_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
+
+class Supervisor:
+    """Keeps `settings.workers` workers running until SIGTERM, SIGINT or the end of its terminal.
+
+    To be used once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        *,
+        on_ready: Callable[[], None],
+        metrics: "SummedMetrics | None",
+    ) -> None:
+        """`on_ready` is called once, when all workers serve for the first time."""
+        self._settings = settings
+        self._environment = {**environment, **(metrics.environment if metrics is not None else {})}
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._metrics = metrics
+        self._stop = asyncio.Event()
+        self._alive: dict[int, asyncio.subprocess.Process] = {}
+        self._serving: set[int] = set()
+        self._failed_starts = 0
+        # Of the worker that ended last.
+        self._last_status: int | None = None
+
+    async def run(self) -> None:
+        """Returns when everybody has ended. Raises CommandFailure when workers do not start and none serves."""
+        self._listen_to_signals()
+        stop = asyncio.create_task(self._stop.wait())
+        keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._settings.workers + 1)]
+        await asyncio.wait({stop, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+        # If it is not that we were told to stop, a keeper has given up.
+        self._stop.set()
+        _log.info("stopping", workers=len(self._alive))
+        for process in self._alive.values():
+            _signal(process, signal.SIGTERM)
+        patience_seconds = self._settings.shutdown_grace_seconds + LAST_CALLS_SECONDS + STOP_MARGIN_SECONDS
+        _, late = await asyncio.wait(keepers, timeout=patience_seconds)
+        if late:
+            _log.error("killing workers that do not stop", workers=sorted(self._alive))
+            for process in self._alive.values():
+                _signal(process, signal.SIGKILL)
+        failures = [error for error in await asyncio.gather(*keepers, return_exceptions=True) if error is not None]
+        _log.info("stopped")
+        if failures:
+            raise failures[0]
+
+    def _listen_to_signals(self) -> None:
+        """For good: the loop's own way would leave a signal deadly again while the database is being stopped."""
+        loop = asyncio.get_running_loop()
+
+        def stop(*_: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._stop.set)
+
+        def pass_on(number: int, _: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._pass_on, number)
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGHUP, stop if ends_at_hangup() else pass_on)
+
+    def _pass_on(self, number: int) -> None:
+        # One that does not serve yet would die of it, and reads everything anew anyhow.
+        for worker in self._serving:
+            _signal(self._alive[worker], number)
+
+    async def _keep(self, number: int) -> None:
+        """Runs worker after worker under this number."""
+        deaths = 0
+        while not self._stop.is_set():
+            served_seconds = await self._run_worker(number)
+            if self._stop.is_set():
+                return
+            if served_seconds is None:
+                self._failed_starts += 1
+                if self._failed_starts >= FAILED_STARTS_MAX and not self._serving:
+                    # Now, so that the others neither try again nor give up as well.
+                    self._stop.set()
+                    raise CommandFailure(
+                        f"the workers do not start: {self._failed_starts} in a row ended before they served, and none is left; "
+                        "what they said stands above",
+                        # If the database is away, the same command may do better later.
+                        exit_status=ExitStatus.UNREACHABLE if self._last_status == ExitStatus.UNREACHABLE else ExitStatus.REFUSED,
+                    )
+            deaths = 1 if served_seconds is not None and served_seconds >= SETTLED_SECONDS else deaths + 1
+            # Jitter, so that workers that died together do not come back together.
+            delay_seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(deaths, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+            try:
+                async with asyncio.timeout(delay_seconds):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue
+
+    async def _run_worker(self, number: int) -> float | None:
+        """Starts a worker and waits for its end. Returns for how long it has served; None if it never did."""
+        with ExitStack() as connections:
+            try:
+                ours, its = map(connections.enter_context, socket.socketpair())
+                ours.setblocking(False)
+                process = await self._start(number, its)
+            # Out of descriptors, memory, processes or, which is a RuntimeError, threads: the other workers may still serve, and
+            # are not to suffer for it.
+            except (OSError, RuntimeError) as error:
+                _log.error("a worker cannot be started", worker=number, cause=repr(error))
+                self._last_status = None
+                return None
+            # The worker has it now, and its end is noticed only if nobody else has.
+            its.close()
+            _log.info("worker started", worker=number, pid=process.pid)
+            self._alive[number] = process
+            if self._metrics is not None:
+                self._metrics.started(str(number), process.pid)
+            if self._stop.is_set():
+                _signal(process, signal.SIGTERM)
+            try:
+                served_from = await self._wait_until_serving(number, process, ours)
+                status = self._last_status = await process.wait()
+            finally:
+                del self._alive[number]
+                self._serving.discard(number)
+                if self._metrics is not None:
+                    self._metrics.ended(str(number))
+        ended = {"worker": number, "pid": process.pid, "ended_by": _ending(status)}
+        if self._stop.is_set():
+            _log.info("worker ended", **ended)
+        else:
+            _log.warning("worker ended; another will take its place", **ended)
+        return None if served_from is None else time.monotonic() - served_from
+
+    async def _start(self, number: int, its: socket.socket) -> asyncio.subprocess.Process:
+        command = ["serve-worker", "--number", str(number), "--supervisor", str(its.fileno())]
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ledger", *command),
+            env=self._environment,
+            pass_fds=(its.fileno(),),
+            stdin=asyncio.subprocess.DEVNULL,
+            # Standard output is for the supervisor's own lines, on which programs wait.
+            stdout=sys.stderr.fileno(),
+            # Ctrl-C in the terminal is for the supervisor.
+            start_new_session=True,
+        )
+
+    async def _wait_until_serving(self, number: int, process: asyncio.subprocess.Process, ours: socket.socket) -> float | None:
+        """Since when it serves, on the monotonic clock; None if it ends before, or takes too long and is killed."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                said = await asyncio.get_running_loop().sock_recv(ours, len(SERVING))
+        except ConnectionError:
+            return None
+        except TimeoutError:
+            _log.error("killing a worker that does not start", worker=number, pid=process.pid)
+            _signal(process, signal.SIGKILL)
+            return None
+        if said != SERVING:
+            return None
+        self._serving.add(number)
+        self._failed_starts = 0
+        if len(self._serving) == self._settings.workers and self._on_ready is not None:
+            on_ready, self._on_ready = self._on_ready, None
+            on_ready()
+        return time.monotonic()
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except ProcessLookupError:
+        return
+
+
+def _ending(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

@@ -1,0 +1,71 @@
+"""`ledger serve-worker`: one of the server processes that a supervisor starts. Not for people."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+
+import click
+
+from ledger.cli.failures import ExitStatus
+from ledger.cli.parameters import WholeNumber
+
+HELP = "Serve as one of the workers of `ledger serve --workers`, which starts this command itself."
+
+# What a worker tells its supervisor once it answers calls.
+SERVING = b"s"
+# How long a stop may take beyond the grace: statements under way, and connections that are closed.
+STOP_MARGIN_SECONDS = 20.0
+
+
+@click.command(help=HELP)
+@click.option("--number", type=WholeNumber(), required=True, help="Which of the workers this is.")
+@click.option("--supervisor", type=WholeNumber(), required=True, help="The file descriptor of the connection to the supervisor.")
+def serve_worker(number: int, supervisor: int) -> None:
+    # Imported when needed: help needs none of it.
+    from ledger.cli.configuration import load_settings
+    from ledger.observability import configure_logging
+
+    # Means that certificates have changed. There are none.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # The supervisor has put every setting into the environment; a later `.env` is for a later supervisor.
+    settings = load_settings(env_file=None)
+    connection = socket.socket(fileno=supervisor)
+    patience_seconds = settings.shutdown_grace_seconds + STOP_MARGIN_SECONDS
+    orphaned = threading.Event()
+    threading.Thread(target=_stop_without_supervisor, args=(connection, orphaned, patience_seconds), daemon=True).start()
+    from ledger.bootstrap.database import Database
+    from ledger.bootstrap.server import new_event_loop, run_server
+    from ledger.cli.database_failures import database_failures
+    from ledger.metrics import worker_metrics
+
+    configure_logging(settings.log_format, settings.log_level, worker=number)
+
+    def on_ready(*_: str) -> None:
+        # Without a supervisor there is nobody to tell, and the stop is under way.
+        with suppress(OSError):
+            connection.sendall(SERVING)
+
+    with database_failures(settings.database_url):
+        database = Database(settings.database_url, settings.url_for_migrations)
+        metrics = worker_metrics(settings)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics, share_port=True))
+    if orphaned.is_set() and settings.metrics_address:
+        from ledger.infrastructure.prometheus import remove_metrics_directory
+
+        remove_metrics_directory()
+
+
+def _stop_without_supervisor(connection: socket.socket, orphaned: threading.Event, patience_seconds: float) -> None:
+    """Waits in a thread of its own for the end of the supervisor, and then stops this process: at first as SIGTERM does."""
+    with suppress(OSError):
+        while connection.recv(1):
+            pass
+    orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(patience_seconds)
+    os._exit(ExitStatus.REFUSED)

@@ -1,0 +1,339 @@
+"""Statements on PostgreSQL: the entries of a period on restaurant_payable, page by page, as of the moment of the first page."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from ledger.application.ports.balances import LongTails
+from ledger.application.ports.events import StoredEntry
+from ledger.application.ports.statements import StatementMoment, StatementPage, StatementPlace, StatementQuery
+from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.posting_rules import EntryType
+from ledger.errors import DatabaseTimeout
+from ledger.infrastructure.postgres.sessions.engine import Autocommit, Connection
+from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON
+from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, report_endless
+from ledger.infrastructure.postgres.statement_marks import (
+    MARK_ENTRIES,
+    PAYABLE_MINOR,
+    first_mark_from,
+    last_mark_before,
+    newest_mark,
+    valid_marks,
+)
+
+# No transaction that books runs for longer: the timeouts of statements and of idle sessions are seconds.
+BOOKING_TIME_MAX = timedelta(minutes=10)
+# With more entries beyond the newest mark, marks are made before the first page is read: that takes less time than to read them
+# for the balances and for the page.
+TAIL_ENTRIES_MAX = 10_000
+# How much more of an account is read at once when that before had less than a page of what is asked for.
+REACH_GROWTH = 4
+REACH_ENTRIES_MAX = 100_000
+
+
+def _payable_before(instant: str) -> str:
+    """SQL, for FROM, of available and pending together as of an instant, and how many entries are not below any mark."""
+    return f"""(
+    SELECT COALESCE(below.payable_minor, 0) + between_marks.payable_minor + tail.payable_minor AS payable_minor,
+           tail.entries_count AS tail_entries
+    FROM (SELECT) AS one
+    LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
+    LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", instant)} AS below ON true
+    LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", f"{instant} + newest.late_by_max")} AS above ON true
+    CROSS JOIN LATERAL (
+      SELECT COALESCE(sum({PAYABLE_MINOR}), 0) AS payable_minor
+      FROM ledger_entries AS e
+      WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(below.horizon, {FIRST_HORIZON})
+        AND e.recorded_txid < COALESCE(above.horizon, newest.horizon) AND e.recorded_at < {instant}
+    ) AS between_marks
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS entries_count,
+             COALESCE(sum({PAYABLE_MINOR}) FILTER (WHERE e.recorded_at < {instant}), 0) AS payable_minor
+      FROM ledger_entries AS e
+      WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
+    ) AS tail
+  )"""
+
+
+# The moment that a statement shows, and its balances: one row for a registered restaurant, none for an unknown one. Which
+# transactions this statement sees is written down, so that later pages, which see more, can leave out what came after.
+#
+# The balances are those of SELECT_BALANCES as of the same instants, available and pending together. Sums of bigint are numeric
+# and cannot overflow. No start is before the first entry: nothing is recorded before minus infinity.
+SELECT_MOMENT = f"""
+WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
+SELECT moment.now_at AS read_at, pg_snapshot_xmax(seen.transactions)::text AS transactions_end,
+       ARRAY(SELECT open.txid::text FROM pg_snapshot_xip(seen.transactions) AS open (txid)) AS transactions_open,
+       opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor, a.balance_account_id,
+       closing.tail_entries
+FROM restaurants AS r
+CROSS JOIN moment
+CROSS JOIN (SELECT pg_current_snapshot() AS transactions) AS seen
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2
+CROSS JOIN LATERAL {_payable_before("COALESCE($3::timestamptz, '-infinity')")} AS opening
+CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, moment.now_at)")} AS closing
+WHERE r.restaurant_id = $1
+"""
+
+# The account, if it has more than $3 entries beyond its newest mark.
+SELECT_LONG_TAIL = f"""
+SELECT a.balance_account_id
+FROM balance_accounts AS a
+LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
+CROSS JOIN LATERAL (
+  SELECT FROM ledger_entries AS e
+  WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
+  OFFSET $3 LIMIT 1
+) AS more
+WHERE a.restaurant_id = $1 AND a.currency = $2
+"""
+
+# What instants of PostgreSQL are counted in.
+_NEXT_INSTANT = "interval '1 microsecond'"
+_ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
+
+# Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid, end_txid), and those from tail_txid
+# on. They are the first of [$3, $4), $5 or more if there are as many; complete_before is NULL when they are all of it.
+#
+# A batch may be a thousand entries of one instant. So entries of the instant $3, which may be on the
+# page before, are not among the $5; and the reach ends after the last instant that is needed.
+SELECT_REACH = f"""
+SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
+       COALESCE(above.horizon, newest.horizon, {FIRST_HORIZON})::text AS end_txid,
+       COALESCE(newest.horizon, {FIRST_HORIZON})::text AS tail_txid,
+       above.last_recorded_at - newest.late_by_max AS complete_before
+FROM (SELECT {_ACCOUNT} AS balance_account_id OFFSET 0) AS a
+LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
+LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", "$3")} AS below ON true
+LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", f"$3::timestamptz + {_NEXT_INSTANT}")} AS begun ON true
+LEFT JOIN LATERAL (
+    SELECT m.last_recorded_at
+    FROM {valid_marks("a.balance_account_id")} AND m.last_recorded_at > $3
+      AND m.entries_count >= COALESCE(begun.entries_count, 0) + $5
+    ORDER BY m.last_recorded_at, m.horizon
+    LIMIT 1
+  ) AS enough ON true
+LEFT JOIN LATERAL {
+    first_mark_from(
+        "a.balance_account_id",
+        f"LEAST(enough.last_recorded_at + {_NEXT_INSTANT}, $4) + newest.late_by_max",
+    )
+} AS above ON true
+"""
+
+_COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor, e.available_at,
+         e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
+
+
+def _microseconds(column: str) -> str:
+    """SQL for an instant in microseconds since 1970, which the driver reads in a tenth of the time.
+
+    Infinity, which nothing but a hand can have written, is the first or last instant of the contract.
+    """
+    return f"""(1000000 * extract(epoch FROM CASE {column}
+           WHEN 'infinity' THEN '9999-12-31T23:59:59.999999Z' WHEN '-infinity' THEN '0001-01-01T00:00:00Z'
+           ELSE {column} END))::bigint"""
+
+
+# In the order in which a row is unpacked.
+_ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+       {_microseconds("e.available_at")},
+       {_microseconds("e.occurred_at")},
+       {_microseconds("e.recorded_at")} AS recorded_at_microseconds,
+       e.event_id, e.payout_id, e.recorded_txid"""
+
+# Entries of [$3, $4) on restaurant_payable. The instant, then the number of the transaction, which every entry of a transaction
+# shares, then what is unique inside it: the order is total, and never changes once entries are there. {conditions} stands for
+# what else is asked for, so that each combination is planned for itself.
+#
+# Only the two ranges of the primary key are read in which such entries are.
+SELECT_PAGE = f"""
+SELECT {_ROW}
+FROM (
+  SELECT {_COLUMNS}
+  FROM (
+    SELECT {_COLUMNS}
+    FROM ledger_entries AS e
+    WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
+      AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+    UNION ALL
+    SELECT {_COLUMNS}
+    FROM ledger_entries AS e
+    WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $8::text::xid8
+      AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+  ) AS e
+  WHERE true {{conditions}}
+  ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
+  LIMIT $5
+) AS e
+ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
+"""
+
+PAGE_PARAMETERS = 8
+
+# On later pages: only what comes after the last entry of the page before.
+AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
+  > (${}::timestamptz, ${}::text::xid8, ${}::uuid, ${}::smallint)"""
+
+# On later pages: left out is what was booked after the first one, by transactions that were under way at its moment or began
+# later, although its recorded_at lies before the end: the statement's balances do not count it. Only what was recorded since
+# shortly before that moment can be such an entry, and only by a transaction that this cluster has begun: entries restored from
+# another one may have numbers that are yet to come.
+SEEN = """(
+  e.recorded_at <= ${}::timestamptz
+  OR e.recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot()))
+  OR (e.recorded_txid < ${}::text::xid8 AND e.recorded_txid <> ALL (${}::text[]::xid8[])))"""
+
+# Looked up, as making them of their values takes as long as the rest of an entry.
+_ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
+_LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The driver writes it as -infinity, which is before any entry.
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+class PostgresStatements:
+    """Implements `ledger.application.ports.statements.Statements`."""
+
+    def __init__(
+        self, connections: Autocommit, long_tails: LongTails = TAILS_UNTOLD, *, tail_entries_max: int = TAIL_ENTRIES_MAX
+    ) -> None:
+        """`long_tails` is told of accounts with many entries beyond their newest mark."""
+        self._connections = connections
+        self._long_tails = long_tails
+        self._tail_entries_max = tail_entries_max
+
+    async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+        try:
+            return await self._first_page(query, limit)
+        except DatabaseTimeout:
+            await report_endless(self._connections, self._long_tails, query.restaurant_id, query.currency)
+            raise
+
+    async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
+        async with self._connections() as connection:
+            account = await connection.fetchval(SELECT_LONG_TAIL, query.restaurant_id, query.currency, self._tail_entries_max)
+        if account is not None:
+            await self._long_tails.shortened(account)
+        # One snapshot, so that the balances and the entries agree.
+        async with self._connections() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            row = await connection.fetchrow(SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at)
+            if row is None:
+                return None
+            self._long_tails.report([(row["balance_account_id"], row["tail_entries"])])
+            moment = StatementMoment(
+                read_at=row["read_at"],
+                transactions_end=int(row["transactions_end"]),
+                transactions_open=tuple(int(txid) for txid in row["transactions_open"]),
+                opening_minor=int(row["opening_minor"]),
+                closing_minor=int(row["closing_minor"]),
+            )
+            return await _page(connection, query, moment, None, limit)
+
+    async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
+        async with self._connections() as connection:
+            return await _page(connection, query, after.moment, after, limit)
+
+
+class _Reach(NamedTuple):
+    """A row of SELECT_REACH."""
+
+    first_txid: str
+    end_txid: str
+    tail_txid: str
+    complete_before: datetime | None
+
+
+async def _page(
+    connection: Connection, query: StatementQuery, moment: StatementMoment, after: StatementPlace | None, limit: int
+) -> StatementPage:
+    start_at = (query.start_at or _BEGINNING) if after is None else after.recorded_at
+    end_at = query.end_at or moment.read_at
+    conditions = _Conditions(query, after)
+    rows: list[Any] = []
+    # As far into the account as a page goes, and from the last mark before it.
+    reach_entries = limit + 1 + MARK_ENTRIES
+    while True:
+        reach = _Reach(
+            *await connection.fetchrow(SELECT_REACH, query.restaurant_id, query.currency, start_at, end_at, reach_entries)
+        )
+        until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
+        parameters = [start_at, until, limit + 1 - len(rows), reach.first_txid, reach.end_txid, reach.tail_txid]
+        rows += await connection.fetch(
+            SELECT_PAGE.format(conditions=conditions.sql), query.restaurant_id, query.currency, *parameters, *conditions.values
+        )
+        # One more than asked for tells whether more follow.
+        if len(rows) > limit or until == end_at:
+            place = _place_of(moment, rows, limit)
+            return StatementPage(moment, _entries(query, rows[:limit]), place)
+        start_at = until
+        reach_entries = min(REACH_GROWTH * reach_entries, REACH_ENTRIES_MAX)
+
+
+class _Conditions:
+    """What else is asked of the entries of a page, as SQL and its parameters."""
+
+    def __init__(self, query: StatementQuery, after: StatementPlace | None) -> None:
+        self.sql = ""
+        self.values: list[object] = []
+        if after is not None:
+            self._ask(AFTER, after.recorded_at, str(after.recorded_txid), after.transaction_id, after.position)
+            moment = after.moment
+            seen_anyway_at = moment.read_at - BOOKING_TIME_MAX
+            self._ask(SEEN, seen_anyway_at, str(moment.transactions_end), [str(txid) for txid in moment.transactions_open])
+        if query.entry_types:
+            self._ask("e.entry_type = ANY (${}::text[])", [entry_type.value for entry_type in query.entry_types])
+        if query.event_id is not None:
+            self._ask("e.event_id = ${}", query.event_id)
+        if query.payout_id is not None:
+            self._ask("e.payout_id = ${}", query.payout_id)
+
+    def _ask(self, condition: str, *values: object) -> None:
+        first = PAGE_PARAMETERS + len(self.values) + 1
+        self.sql += f" AND {condition.format(*range(first, first + len(values)))}"
+        self.values += values
+
+
+def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> StatementPlace | None:
+    if len(rows) <= limit:
+        return None
+    last = rows[limit - 1]
+    recorded_at = _EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
+    return StatementPlace(moment, recorded_at, last["recorded_txid"], last["transaction_id"], last["position"])
+
+
+def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:
+    # By place: to look the columns up by name takes as long as to read them.
+    return [
+        StoredEntry(
+            transaction_id,
+            position,
+            _ENTRY_TYPES[entry_type],
+            _LEDGER_ACCOUNTS[debit],
+            _LEDGER_ACCOUNTS[credit],
+            amount_minor,
+            query.restaurant_id,
+            query.currency,
+            available_at,
+            occurred_at,
+            recorded_at,
+            event_id,
+            payout_id,
+        )
+        for (
+            transaction_id,
+            position,
+            entry_type,
+            debit,
+            credit,
+            amount_minor,
+            available_at,
+            occurred_at,
+            recorded_at,
+            event_id,
+            payout_id,
+            _,
+        ) in rows
+    ]

@@ -1,0 +1,136 @@
+"""The clock of the books: the database's, but never behind what was recorded before."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ledger.infrastructure.postgres.sessions.engine import connect
+from ledger.infrastructure.postgres.sessions.errors import database_errors
+
+# For books whose sequences did not come with them, as with logical replication, and for those of before.
+CATCH_UP_CLOCK = "SELECT catch_up_ledger_clock()"
+
+SELECT_CLOCKS = "SELECT clock_timestamp() AS database_at, ledger_now() AS ledger_at"
+
+# Between the clocks of host and database, and between the database's clock and the latest record.
+SKEW_SECONDS_MAX = 1.0
+
+_log = structlog.get_logger("ledger")
+
+
+def host_now() -> datetime:
+    """The time by the host's clock."""
+    return datetime.now(UTC)
+
+
+def steady_seconds() -> float:
+    """Seconds by a clock that is never set, and that goes on while the host is suspended, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
+class LedgerClock:
+    """Compares the clocks of books, database and host, and tells the latest of them without asking the database.
+
+    Goes on from the last `measure` by the host's monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        host_clock: Callable[[], datetime] = host_now,
+        steady_clock: Callable[[], float] = steady_seconds,
+        on_measured: Callable[[float, float], None] = lambda _skew_seconds, _behind_seconds: None,
+        on_jump: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """`on_measured` gets how far the host's clock is ahead of the database's, and the database's behind
+        the latest record; `on_jump` how far the database's clock has jumped, negative when it jumped back."""
+        self._host_clock = host_clock
+        self._steady_clock = steady_clock
+        self._on_measured = on_measured
+        self._on_jump = on_jump
+        self._ledger_at: datetime | None = None
+        self._measured_at = 0.0
+        # The reading before: of the database's clock, of the steady one, and by how much both may be off.
+        self._before: tuple[datetime, float, float] | None = None
+        self._skewed = False
+        self._behind = False
+
+    def latest(self) -> datetime:
+        """The latest time that the clock of the books or of the host tells: `occurred_at` is judged by it.
+
+        A clock that is behind never refuses an event of the true now as long as the other is right:
+
+            database 2 hours back, host right    the host's time
+            host 10 minutes back, books right    the time of the books
+        """
+        host_at = self._host_clock()
+        if self._ledger_at is None:
+            return host_at
+        return max(host_at, self._ledger_at + timedelta(seconds=time.monotonic() - self._measured_at))
+
+    async def measure(self, engine: AsyncEngine) -> None:
+        """Asks the database, and logs when a clock goes wrong and when it is right again.
+
+        Raises DatabaseUnavailable.
+        """
+        with database_errors():
+            async with aclosing(await connect(engine)) as connection:
+                began, steady_at = time.monotonic(), self._steady_clock()
+                row = (await connection.execute(text(SELECT_CLOCKS))).one()
+                ended = time.monotonic()
+        self._ledger_at, self._measured_at = row.ledger_at, (began + ended) / 2
+        host_at = self._host_clock() - timedelta(seconds=time.monotonic() - self._measured_at)
+        uncertain_seconds = (ended - began) / 2
+        skew_seconds = (host_at - row.database_at).total_seconds()
+        skewed = abs(skew_seconds) > SKEW_SECONDS_MAX + uncertain_seconds
+        jumped_seconds = self._jumped(row.database_at, steady_at + uncertain_seconds, uncertain_seconds)
+        if jumped_seconds:
+            self._tell_jump(jumped_seconds, skew_seconds, is_set_right=self._skewed and not skewed)
+        self._compare(row.database_at, skew_seconds, skewed=skewed)
+
+    def _jumped(self, database_at: datetime, steady_at: float, uncertain_seconds: float) -> float:
+        """By how many seconds the database's clock moved more than time did; 0 if that may be chance."""
+        before, self._before = self._before, (database_at, steady_at, uncertain_seconds)
+        if before is None:
+            return 0.0
+        seconds = (database_at - before[0]).total_seconds() - (steady_at - before[1])
+        return seconds if abs(seconds) > SKEW_SECONDS_MAX + uncertain_seconds + before[2] else 0.0
+
+    def _tell_jump(self, seconds: float, skew_seconds: float, *, is_set_right: bool) -> None:
+        if is_set_right:
+            _log.info("the database's clock jumped to the host's time", seconds=round(seconds, 3))
+            return
+        self._on_jump(seconds)
+        fields = {"seconds": round(seconds, 3), "host_ahead_seconds": round(skew_seconds, 3)}
+        if seconds > 0:
+            _log.error("the database's clock jumped ahead: what is recorded now is dated too late for good", **fields)
+        else:
+            _log.error("the database's clock jumped back", **fields)
+
+    def _compare(self, database_at: datetime, skew_seconds: float, *, skewed: bool) -> None:
+        if skewed and not self._skewed:
+            _log.warning(
+                "the host's clock differs from the database's, by which everything is judged",
+                ahead_seconds=round(skew_seconds, 3),
+            )
+        elif self._skewed and not skewed:
+            _log.info("the host's clock agrees with the database's again")
+        self._skewed = skewed
+        ledger_at = self._ledger_at or database_at
+        behind_seconds = max(0.0, (ledger_at - database_at).total_seconds())
+        self._on_measured(skew_seconds, behind_seconds)
+        behind = behind_seconds > SKEW_SECONDS_MAX
+        if behind and not self._behind:
+            _log.warning(
+                "the database's clock is behind what was recorded: the time of the books stands still until it is past",
+                behind_seconds=round(behind_seconds, 3),
+            )
+        elif self._behind and not behind:
+            _log.info("the database's clock is past what was recorded again")
+        self._behind = behind

@@ -1,0 +1,260 @@
+"""TLS on the server's port: who gets in, and certificates that are replaced while it runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2
+from structlog.testing import capture_logs
+from support.certificates import HERE, Authority, Issued, uri
+
+from ledger.api.access.security import Security, SecurityMisconfigured
+from ledger.api.server import Server
+from ledger.settings import Settings
+from ledger.v1 import ledger_pb2_grpc
+
+CLIENT = uri("spiffe://test/gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsServer:
+    """A server without books that answers health checks with TLS."""
+
+    address: str
+    security: Security
+    folder: Path
+
+
+async def _ping() -> None:
+    pass
+
+
+def tls_settings(folder: Path, **further: Any) -> Settings:
+    """Of a server whose files are in `folder`."""
+    further = {"tls_certificate_file": folder / "server.pem", "tls_key_file": folder / "server.key", **further}
+    return Settings(_env_file=None, grpc_address="127.0.0.1:0", **further)
+
+
+def clients(folder: Path) -> dict[str, Path]:
+    """What makes the server ask for certificates of clients."""
+    return {"tls_client_ca_file": folder / "clients.pem", "auth_identities_file": folder / "identities"}
+
+
+@asynccontextmanager
+async def tls_server(folder: Path, **settings: Any) -> AsyncIterator[TlsServer]:
+    security = Security(tls_settings(folder, **settings))
+    servicer = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
+    server = Server(servicer, address="127.0.0.1:0", reflect=False, ping=_ping, security=security)
+    await server.start()
+    try:
+        yield TlsServer(f"127.0.0.1:{server.port}", security, folder)
+    finally:
+        await server.stop(0)
+
+
+async def health(address: str, authority: Authority | None, client: Issued | None = None) -> int | grpc.StatusCode:
+    """What a health check on a new connection answers, or the code of its failure."""
+    channel = aio.insecure_channel(address)
+    if authority is not None:
+        pair = (None, None) if client is None else (client.key_pem, client.certificate_pem)
+        channel = aio.secure_channel(address, grpc.ssl_channel_credentials(authority.certificate_pem, *pair))
+    async with channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(), timeout=60)
+        except aio.AioRpcError as error:
+            return error.code()
+        return answer.status
+
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, authority: Authority) -> Path:
+    """With the files of a server, and the authority for its clients."""
+    authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
+    (tmp_path / "clients.pem").write_bytes(authority.certificate_pem)
+    (tmp_path / "identities").write_text("spiffe://test/gateway read\n")
+    return tmp_path
+
+
+async def test_only_tls_is_spoken(folder: Path, authority: Authority) -> None:
+    """Who knows the authority gets in; who takes another one for it, or speaks plaintext, does not."""
+    async with tls_server(folder) as server:
+        assert await health(server.address, authority) == SERVING
+        assert await health(server.address, Authority("another")) == UNAVAILABLE
+        assert await health(server.address, None) == UNAVAILABLE
+
+
+async def test_client_certificate_is_demanded_and_verified(folder: Path, authority: Authority) -> None:
+    """No certificate, another authority's, an expired one: the handshake fails, for a health check too."""
+    async with tls_server(folder, **clients(folder)) as server:
+        assert await health(server.address, authority, authority.issue(CLIENT)) == SERVING
+        assert await health(server.address, authority) == UNAVAILABLE
+        assert await health(server.address, authority, Authority("another").issue(CLIENT)) == UNAVAILABLE
+        expired = authority.issue(CLIENT, lasts=timedelta(minutes=-1))
+        assert await health(server.address, authority, expired) == UNAVAILABLE
+
+
+@pytest.mark.parametrize("forced", [False, True], ids=["found changed", "SIGHUP"])
+async def test_new_certificate_is_taken_without_a_restart(folder: Path, authority: Authority, forced: bool) -> None:
+    """New connections get it; an authority that is replaced lets nobody in any more."""
+    another = Authority("another")
+    async with tls_server(folder, **clients(folder)) as server:
+        another.issue(*HERE).write(folder / "server.pem", folder / "server.key")
+        (folder / "clients.pem").write_bytes(another.certificate_pem)
+        assert await health(server.address, authority, authority.issue(CLIENT)) == SERVING
+        _reload(server.security, forced=forced)
+        assert await health(server.address, another, another.issue(CLIENT)) == SERVING
+        assert await health(server.address, authority, authority.issue(CLIENT)) == UNAVAILABLE
+        assert await health(server.address, another, authority.issue(CLIENT)) == UNAVAILABLE
+
+
+def _reload(security: Security, *, forced: bool) -> None:
+    if forced:
+        security.reload()
+    else:
+        security.reload_changed()
+
+
+async def test_broken_certificate_changes_nothing(folder: Path, authority: Authority) -> None:
+    """Half of a pair, or rubbish: logged once as an error, and the server goes on with what it had."""
+    async with tls_server(folder) as server:
+        Authority("another").issue(*HERE).write(folder / "server.pem", folder / "unused.key")
+        with capture_logs() as lines:
+            server.security.reload_changed()
+            server.security.reload_changed()
+        assert [line["log_level"] for line in lines] == ["error"]
+        assert "is not the key of the certificate" in lines[0]["why"]
+        assert await health(server.address, authority) == SERVING
+        (folder / "server.pem").unlink()
+        with capture_logs() as lines:
+            server.security.reload()
+        assert [line["log_level"] for line in lines] == ["error"]
+        assert await health(server.address, authority) == SERVING
+        authority.issue(*HERE).write(folder / "server.pem", folder / "server.key")
+        server.security.reload_changed()
+        assert await health(server.address, authority) == SERVING
+
+
+def test_expired_certificate_of_the_server_is_told(folder: Path, authority: Authority) -> None:
+    """In the log; clients refuse it by themselves."""
+    authority.issue(*HERE, lasts=timedelta(minutes=-1)).write(folder / "server.pem", folder / "server.key")
+    with capture_logs() as lines:
+        Security(tls_settings(folder))
+    assert [line["event"] for line in lines] == ["the server's certificate has expired"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tls_key_file": None}, "LEDGER_TLS_CERTIFICATE_FILE does nothing without LEDGER_TLS_KEY_FILE"),
+        ({"tls_certificate_file": None}, "LEDGER_TLS_KEY_FILE does nothing without LEDGER_TLS_CERTIFICATE_FILE"),
+        (
+            {"tls_certificate_file": None, "tls_key_file": None, "tls_client_ca_file": "clients.pem"},
+            "LEDGER_TLS_CLIENT_CA_FILE does nothing without LEDGER_TLS_CERTIFICATE_FILE",
+        ),
+        ({"tls_certificate_file": "missing.pem"}, "cannot read missing.pem: No such file or directory"),
+        ({"tls_certificate_file": "server.key"}, "server.key holds no certificate in PEM"),
+        ({"tls_key_file": "server.pem"}, "server.pem holds no private key in PEM without a passphrase"),
+        ({"tls_key_file": "other.key"}, "other.key is not the key of the certificate in "),
+        ({**clients(Path()), "tls_client_ca_file": "other.key"}, "other.key holds no certificate in PEM"),
+        ({**clients(Path()), "tls_client_ca_file": "large.pem"}, "large.pem is larger than 4194304 bytes"),
+    ],
+)
+def test_files_that_make_no_sense_are_refused(
+    folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], says: str
+) -> None:
+    """Before anybody can call, in a sentence that names the setting or the file, and never shows a key."""
+    monkeypatch.chdir(folder)
+    authority.issue(*HERE).write(folder / "other.pem", folder / "other.key")
+    with (folder / "large.pem").open("wb") as large:
+        large.truncate(5 * 1024 * 1024)
+    with pytest.raises(SecurityMisconfigured) as caught:
+        Security(tls_settings(folder, **settings))
+    assert str(caught.value).startswith(says)
+    assert "PRIVATE" not in str(caught.value)
+
+
+async def test_files_are_looked_at_again_by_themselves(
+    folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any signal; and what nobody thought of does not end that."""
+    monkeypatch.setattr("ledger.api.access.reloading.POLL_SECONDS", 0.01)
+    another = Authority("another")
+    async with tls_server(folder) as server:
+        reloader = server.security._reloader
+        reload, failures = reloader.reload, iter([RuntimeError("defect")])
+
+        def fail_once() -> None:
+            for failure in failures:
+                raise failure
+            reload()
+
+        monkeypatch.setattr(reloader, "reload", fail_once)
+        server.security.start()
+        try:
+            another.issue(*HERE).write(folder / "server.pem", folder / "server.key")
+            async with asyncio.timeout(60):
+                while True:
+                    if await health(server.address, another) == SERVING:
+                        break
+                    await asyncio.sleep(0.02)
+        finally:
+            server.security.stop()
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_authorities_that_are_gone_let_nobody_in(folder: Path, authority: Authority, is_removed: bool) -> None:
+    """No client's certificate is taken by new connections, until there is a file again; nor does a server start without."""
+    client = authority.issue(CLIENT)
+    async with tls_server(folder, **clients(folder)) as server:
+        assert await health(server.address, authority, client) == SERVING
+        if is_removed:
+            (folder / "clients.pem").unlink()
+        else:
+            (folder / "clients.pem").write_bytes(b"")
+        server.security.reload_changed()
+        assert await health(server.address, authority, client) == UNAVAILABLE
+        with pytest.raises(SecurityMisconfigured):
+            Security(tls_settings(folder, **clients(folder)))
+        (folder / "clients.pem").write_bytes(authority.certificate_pem)
+        server.security.reload_changed()
+        assert await health(server.address, authority, client) == SERVING
+
+
+@pytest.mark.parametrize("name", ["server.pem", "server.key", "clients.pem", "identities"])
+async def test_file_that_others_may_write_is_refused(folder: Path, name: str) -> None:
+    """The key as well as the authorities: whoever writes into it could pretend to be the server, or let themselves in."""
+    (folder / name).chmod(0o666)
+    with pytest.raises(SecurityMisconfigured, match=f"{name} may be written by others than its owner"):
+        Security(tls_settings(folder, **clients(folder)))
+
+
+async def test_key_that_is_gone_leaves_the_old_one_in_force(folder: Path, authority: Authority) -> None:
+    """It lets nobody in by itself, and without it the server could answer nobody."""
+    client = authority.issue(CLIENT)
+    async with tls_server(folder, **clients(folder)) as server:
+        (folder / "server.key").unlink()
+        with capture_logs() as lines:
+            server.security.reload_changed()
+        assert [line["event"] for line in lines] == ["a new file cannot be used, the old contents stay in force"]
+        assert await health(server.address, authority, client) == SERVING

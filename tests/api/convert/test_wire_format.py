@@ -1,0 +1,108 @@
+"""What is told of a message before it is parsed."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+
+from ledger.api.convert import wire_format
+from ledger.api.convert.wire_format import COUNTED_BYTES_MIN, has_more_fields, has_more_metadata, parse_request
+from ledger.errors import InvalidRequest, MalformedMessage
+from ledger.v1 import ledger_pb2
+
+EVENT = ledger_pb2.ProcessorEvent(event_id="evt", metadata={"a": "b" * 300})
+
+
+@pytest.mark.parametrize("events", [0, 1, 3, 4])
+def test_fields_are_counted_up_to_the_bound(events: int) -> None:
+    """Those of the messages in them are not."""
+    raw = ledger_pb2.BatchIngestEventsRequest(events=[EVENT] * events).SerializeToString()
+    assert has_more_fields(raw, 3) is (events > 3)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("kind", [b"\x08\x01", b"\x0d1234", b"\x0912345678", b"\x0a\x0212", b"\x0b\x0c"])
+def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
+    """Numbers, fixed ones, texts; a group is two."""
+    fields = number * (2 if kind == b"\x0b\x0c" else 1)
+    assert has_more_fields(kind * number, fields - 1)
+    assert not has_more_fields(kind * number, fields)
+
+
+@pytest.mark.parametrize("raw", [b"\x80", b"\x0a\x80", b"\x80" * 4096, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"])
+def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
+    """It says what is wrong."""
+    assert not has_more_fields(raw, 3)
+
+
+@pytest.mark.parametrize("message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest])
+def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
+    """Two million empty events would take 270 MiB; a thousand large ones are parsed as any."""
+
+    def parse(_: bytes) -> Message:
+        raise ZeroDivisionError
+
+    (field,) = [field for field in message.DESCRIPTOR.fields if field.name == "events"]
+    empty = bytes([field.number << 3 | 2, 0])
+    with pytest.raises(InvalidRequest):
+        parse_request(parse, empty * 2_000_000)
+    large = message(events=[EVENT] * 1000)
+    assert parse_request(message.FromString, large.SerializeToString()) == large
+
+
+def with_metadata(message: Any, sizes: list[int]) -> bytes:
+    """A request whose events have so many entries of metadata, and a text that looks like many more."""
+    events = [
+        ledger_pb2.ProcessorEvent(reference="R" * COUNTED_BYTES_MIN, metadata={f"{entry}": "" for entry in range(size)})
+        for size in sizes
+    ]
+    raw: bytes = message(events=events).SerializeToString()
+    return raw
+
+
+@pytest.mark.parametrize("message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest])
+def test_request_with_far_too_much_metadata_is_not_parsed(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """600,000 entries in 4 MiB would stop the server for a second. Counted are those of all events together."""
+    monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
+
+    def parse(_: bytes) -> Message:
+        raise ZeroDivisionError
+
+    for sizes in ([301], [200, 101]):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_request(parse, with_metadata(message, sizes))
+        assert [violation.field for violation in refused.value.violations] == ["events"]
+    raw = with_metadata(message, [200, 100])
+    assert parse_request(message.FromString, raw) == message.FromString(raw)
+
+
+def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:
+    """As that of one in a list."""
+    event = ledger_pb2.ProcessorEvent(metadata={"a": "", "b": "", "c": ""})
+    raw = ledger_pb2.StreamEventsRequest(event=event).SerializeToString()
+    assert (has_more_metadata(raw, 2), has_more_metadata(raw, 3)) == (True, False)
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_other_fields_of_events_are_looked_at_up_to_a_bound(spare: int) -> None:
+    """Two million of them in 4 MiB would stop the server for three seconds, though parsed they are fast."""
+    # An amount of 0x52, which is the tag of metadata, too: only a look at each field tells.
+    amount = b"\x28\x52"
+    of_64_fields = b"\x0a\x80\x01" + amount * 64
+    raw = of_64_fields * (wire_format.OTHER_FIELDS_MAX // 64) + (b"\x0a\x02" + amount) * spare
+    assert has_more_metadata(raw, 3) == bool(spare)
+
+
+def test_metadata_with_a_tag_longer_than_it_must_be_is_counted() -> None:
+    """The parser takes it, too."""
+    entry = b"\xd2\x80\x00\x03\x0a\x01a"
+    raw = b"\x0a" + bytes([3 * len(entry)]) + 3 * entry
+    assert ledger_pb2.BatchIngestEventsRequest.FromString(raw).events[0].metadata == {"a": ""}
+    assert (has_more_metadata(raw, 2), has_more_metadata(raw, 3)) == (True, False)
+
+
+def test_message_that_cannot_be_parsed_is_malformed() -> None:
+    """Small or large."""
+    for size_bytes in (1, 1_000_000):
+        with pytest.raises(MalformedMessage):
+            parse_request(ledger_pb2.BatchIngestEventsRequest.FromString, b"\x80" * size_bytes)

@@ -1,0 +1,125 @@
+"""Bounds of open calls, and how refusals for want of room are told."""
+
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from ledger.api.call_limits import CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers
+from ledger.api.errors import status_of
+from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
+from ledger.observability import CALLER
+
+
+def test_call_beyond_the_bound_is_refused_until_one_has_ended() -> None:
+    """Also when the one that ended failed."""
+    bound = OpenCalls(1)
+    with pytest.raises(KeyError), bound.admitted():
+        with pytest.raises(QueueFull), bound.admitted():
+            raise AssertionError("let in")
+        raise KeyError
+    with bound.admitted():
+        assert bound.calls == 1
+    assert bound.calls == 0
+
+
+def test_each_method_has_its_bound() -> None:
+    """Streams share one, other calls another; what waits in a queue of its own has none here."""
+    bounds = CallBounds(CallLimits(calls=1, streams=1))
+    assert bounds.of("StreamEvents", is_stream=True) is bounds.of("WatchEvents", is_stream=True)
+    assert bounds.of("ListEntries", is_stream=False) is bounds.of("RunPayouts", is_stream=False)
+    assert bounds.of("ListEntries", is_stream=False) is not bounds.of("StreamEvents", is_stream=True)
+    assert bounds.of("IngestEvent", is_stream=False) is None
+
+
+class Ending:
+    """A call of a connection that ends when the test says so."""
+
+    def __init__(self, connection: str) -> None:
+        self._connection = connection
+        self._told: list[Any] = []
+
+    def peer(self) -> str:
+        return self._connection
+
+    def add_done_callback(self, told: Any) -> None:
+        self._told.append(told)
+
+    def end(self) -> None:
+        for told in self._told:
+            told(self)
+
+
+def test_answers_are_refused_while_too_much_is_unread() -> None:
+    """What cannot be refused is counted all the same, and the next call is told before it is looked at."""
+    unread, calls = UnreadAnswers(100), [Ending(f"connection {number}") for number in range(3)]
+    contexts: list[Any] = list(calls)
+    unread.keep(contexts[0], 60, is_refusable=True)
+    with pytest.raises(QueueFull):
+        unread.keep(contexts[1], 50, is_refusable=True)
+    unread.check(contexts[1])
+    unread.keep(contexts[1], 50, is_refusable=False)
+    for context in contexts:
+        with pytest.raises(QueueFull):
+            unread.check(context)
+    calls[0].end()
+    calls[1].end()
+    unread.keep(contexts[2], 200, is_refusable=True)
+    calls[2].end()
+    assert unread.size_bytes == 0
+
+
+def test_a_caller_that_reads_no_answers_keeps_out_no_other() -> None:
+    """By its name if it has one, whatever connections it has; else by its connection."""
+    unread = UnreadAnswers(100)
+    contexts: list[Any] = [Ending("one"), Ending("another")]
+    unread.keep(contexts[0], 50, is_refusable=True)
+    with pytest.raises(QueueFull):
+        unread.check(contexts[0])
+    unread.check(contexts[1])
+    unread.keep(contexts[1], 30, is_refusable=True)
+    with pytest.raises(QueueFull):
+        unread.keep(contexts[1], 21, is_refusable=True)
+    named: list[Any] = [Ending("third"), Ending("fourth")]
+    caller = CALLER.set("reports")
+    try:
+        unread.keep(named[0], 20, is_refusable=True)
+        contexts[0].end()
+        unread.keep(named[1], 30, is_refusable=True)
+        with pytest.raises(QueueFull):
+            unread.check(named[1])
+    finally:
+        CALLER.reset(caller)
+    unread.check(named[1])
+
+
+async def test_refusals_are_summed_up() -> None:
+    """A thousand of them: a line for the first of each kind and caller, and one with the number of the others."""
+    with capture_logs() as lines:
+        refusals = RefusalLog(structlog.get_logger("test").bind())
+        for _ in range(1000):
+            refusals.refused(QueueFull(), "RESOURCE_EXHAUSTED")
+            refusals.refused(NotAuthenticated("no token"), "UNAUTHENTICATED")
+            refusals.refused(NotAuthenticated("expired", identity="gateway"), "UNAUTHENTICATED")
+        refusals.refused(ScopeMissing("payout"), "PERMISSION_DENIED")
+        refusals.report()
+        refusals.report()
+    told = [line for line in lines if line["log_level"] != "debug"]
+    assert [(line["log_level"], line["error"], line.get("identity"), line.get("calls")) for line in told] == [
+        ("warning", "QueueFull", None, None),
+        ("warning", "NotAuthenticated", None, None),
+        ("warning", "NotAuthenticated", "gateway", None),
+        ("info", "ScopeMissing", None, None),
+        ("warning", "QueueFull", None, 999),
+        ("warning", "NotAuthenticated", None, 999),
+        ("warning", "NotAuthenticated", "gateway", 999),
+    ]
+    assert len(lines) - len(told) == 3 * 999
+
+
+def test_refusals_for_want_of_room_are_made_once() -> None:
+    """A few statuses for all of them, with different delays: there is no time to make one when it is needed."""
+    statuses = {id(status): status for status in (status_of(QueueFull(str(number))) for number in range(1000))}
+    assert 1 < len(statuses) < 20
+    assert len({status.SerializeToString() for status in statuses.values()}) == len(statuses)

@@ -1,0 +1,284 @@
+"""Requests that are received: only so many at a time, connections in turn, and none for ever."""
+
+import asyncio
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from grpc import aio
+from support.waiting import until
+
+from ledger.api.transport import receiving
+from ledger.api.transport.receiving import KEPT_FOR_BATCHES, TURN_BYTES_MIN, LargePlaces, LargeTurns, Receiving
+from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
+
+TIMEOUT_SECONDS = 60.0
+BYTES_MAX = 100
+
+
+class Call:
+    """One that is received when the test says so."""
+
+    def __init__(self, connection: str = "one") -> None:
+        self.context: Any = self
+        self.connection = connection
+        self.is_read = False
+        self.refused_with: LedgerError | None = None
+        self._message: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def peer(self) -> str:
+        return self.connection
+
+    async def read(self) -> object:
+        self.is_read = True
+        return await self._message
+
+    def send(self, message: object) -> None:
+        self._message.set_result(message)
+
+    async def refuse(self, error: LedgerError) -> None:
+        self.refused_with = error
+        self.fail()
+
+    def fail(self) -> None:
+        self._message.set_exception(aio.AbortError())
+
+
+def start(receives: Receiving, *calls: Call) -> list[asyncio.Task[bytes]]:
+    """Their requests are being read, or wait for it."""
+    return [asyncio.create_task(receives.read(call, BYTES_MAX)) for call in calls]
+
+
+async def settled() -> None:
+    """All tasks have gone as far as they can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_calls_beyond_the_places_are_not_read_before_there_is_room() -> None:
+    """The place of one that has arrived goes to the next."""
+    receives = Receiving(places=1, waiting_max=1)
+    first, second = Call(), Call()
+    reading = start(receives, first, second)
+    await settled()
+    assert (first.is_read, second.is_read) == (True, False)
+    first.send(b"one")
+    assert await reading[0] == b"one"
+    await settled()
+    assert second.is_read
+    second.send(b"two")
+    assert await reading[1] == b"two"
+
+
+async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
+    """QueueFull; one that waits and is given up makes room again."""
+    receives = Receiving(places=1, waiting_max=1)
+    reading = start(receives, Call(), Call())
+    await settled()
+    with pytest.raises(QueueFull):
+        await receives.read(Call(), BYTES_MAX)
+    reading[1].cancel()
+    await settled()
+    third = Call()
+    reading += start(receives, third)
+    await settled()
+    reading[0].cancel()
+    await settled()
+    assert third.is_read
+    reading[2].cancel()
+
+
+async def test_full_line_has_room_for_a_connection_with_less_in_it() -> None:
+    """The last of the connection with the most is refused for it; nobody is for one with as much."""
+    receives = Receiving(places=1, waiting_max=4, patience_seconds=TIMEOUT_SECONDS)
+    crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
+    reading = start(receives, *crowd, fair)
+    await settled()
+    newcomer = asyncio.create_task(receives.read(other, BYTES_MAX))
+    await settled()
+    with pytest.raises(QueueFull):
+        await reading[3]
+    assert not newcomer.done()
+    with pytest.raises(QueueFull):
+        await receives.read(Call("other"), BYTES_MAX)
+    for call in (crowd[0], crowd[1], fair, other):
+        await until(lambda call=call: call.is_read, TIMEOUT_SECONDS)  # type: ignore[misc]
+        call.send(b"")
+    assert await newcomer == b""
+    for task in reading:
+        task.cancel()
+
+
+async def test_connections_take_turns() -> None:
+    """The only call of another connection comes before the second one of the first."""
+    receives = Receiving(places=1, waiting_max=10)
+    holder, crowd, other = Call(), [Call("crowd") for _ in range(3)], Call("other")
+    reading = start(receives, holder, *crowd, other)
+    await settled()
+    reading[0].cancel()
+    await settled()
+    crowd[0].send(b"")
+    await settled()
+    assert (other.is_read, crowd[1].is_read) == (True, False)
+    for task in reading:
+        task.cancel()
+
+
+async def test_slow_call_makes_room_for_one_that_waits() -> None:
+    """First of the connection that has the most; its own task ends, too."""
+    receives = Receiving(places=3, waiting_max=10, patience_seconds=0.0)
+    slow = [Call("slow"), Call("fair"), Call("slow")]
+    reading = start(receives, *slow)
+    await settled()
+    waiting = Call("new")
+    reading += start(receives, waiting)
+    await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
+    assert [isinstance(call.refused_with, QueueFull) for call in slow] == [True, False, False]
+    with pytest.raises(aio.AbortError):
+        await reading[0]
+    for task in reading[1:]:
+        task.cancel()
+
+
+async def test_silent_calls_make_room_one_after_the_other() -> None:
+    """Each has a place only once the one before it has ended, which is after it was given up."""
+    receives = Receiving(places=1, waiting_max=10, patience_seconds=0.0)
+    calls = [Call(str(number)) for number in range(5)]
+    reading = start(receives, *calls)
+    last = calls[-1]
+    await until(lambda: last.is_read, TIMEOUT_SECONDS)
+    last.send(b"last")
+    assert await reading[-1] == b"last"
+    for task in reading[:-1]:
+        with pytest.raises(aio.AbortError):
+            await task
+
+
+async def test_crowd_makes_room_for_another_connection_soon() -> None:
+    """What it has beyond its share is given up before its time, the oldest first, and no more."""
+    receives = Receiving(3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0)
+    crowd = [Call("crowd") for _ in range(4)]
+    reading = start(receives, *crowd)
+    other = Call("other")
+    reading += start(receives, other)
+    await until(lambda: other.is_read, TIMEOUT_SECONDS)
+    assert [isinstance(call.refused_with, QueueFull) for call in crowd] == [True, True, False, False]
+    for task in reading:
+        task.cancel()
+
+
+async def test_streams_and_batches_share_places_for_large_messages() -> None:
+    """Streams have theirs while they are open, and leave some to batches; a batch waits for one, and gets it from a stream."""
+    large = LargePlaces(KEPT_FOR_BATCHES + 2)
+    receives = Receiving(places=10, waiting_max=10, large=large)
+    with ExitStack() as streams:
+        for _ in range(2):
+            streams.enter_context(large.stream())
+        with pytest.raises(QueueFull), large.stream():
+            raise AssertionError("let in")
+        batches = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
+        reading = start(receives, *batches)
+        await settled()
+        assert [batch.is_read for batch in batches] == [True] * KEPT_FOR_BATCHES + [False]
+    await settled()
+    assert batches[-1].is_read
+    for task in reading:
+        task.cancel()
+    await settled()
+    with large.stream(), large.stream():
+        pass
+
+
+async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
+    """Not when it is given up: what has arrived of it is there until its call has ended."""
+    large = LargePlaces(KEPT_FOR_BATCHES + 1)
+    receives = Receiving(places=10, waiting_max=10, patience_seconds=0.0, large=large)
+    slow = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
+    ended = asyncio.Event()
+
+    async def refuse(error: LedgerError) -> None:
+        await ended.wait()
+        slow[0].refused_with = error
+        slow[0].fail()
+
+    slow[0].refuse = refuse  # type: ignore[method-assign]
+    waiting = Call()
+    reading = start(receives, *slow, waiting)
+    await settled()
+    with pytest.raises(QueueFull), large.stream():
+        raise AssertionError("let in")
+    ended.set()
+    await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
+    for task in reading:
+        task.cancel()
+
+
+async def test_large_requests_are_parsed_one_in_a_round() -> None:
+    """Those that have arrived at once; others have a turn of the event loop in between. They keep their places meanwhile."""
+    large = LargePlaces(KEPT_FOR_BATCHES + 3)
+    receives = Receiving(places=3, waiting_max=10, large=large, turns=LargeTurns())
+    calls = [Call() for _ in range(3)]
+    rounds, parsed_in = 0, list[int]()
+
+    async def parsed(call: Call) -> None:
+        await receives.read(call, TURN_BYTES_MIN + 1)
+        parsed_in.append(rounds)
+
+    tasks = [asyncio.create_task(parsed(call)) for call in calls]
+    await settled()
+    for call in calls:
+        call.send(bytes(TURN_BYTES_MIN + 1))
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while len(parsed_in) < len(calls):
+            rounds += 1
+            await asyncio.sleep(0)
+    assert len(set(parsed_in)) == len(calls)
+    await asyncio.gather(*tasks)
+
+
+async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
+    """A request that has arrived while the event loop was busy is read, although others wait for its place."""
+    receives = Receiving(places=1, waiting_max=1)
+    first, second = Call(), Call()
+    reading = start(receives, first, second)
+    await settled()
+    asyncio.get_running_loop().call_soon(lambda: time.sleep(2 * receiving.PATIENCE_SECONDS))
+    asyncio.get_running_loop().call_later(2 * receiving.PATIENCE_SECONDS, first.send, b"one")
+    await until(lambda: reading[0].done(), TIMEOUT_SECONDS)
+    assert await reading[0] == b"one"
+    assert first.refused_with is None
+    second.send(b"two")
+    assert await reading[1] == b"two"
+
+
+def test_times_are_long_enough_for_the_largest_request() -> None:
+    """Over 1 Mbit/s if the server is idle. While others wait a batch needs 8 Mbit/s: were it given
+    up before, more callers than there are places would give up each other's batches for ever."""
+    megabits = receiving.LARGE_BYTES_MAX * 8 / 1_000_000
+    assert megabits / 1 < receiving.RECEIVE_SECONDS
+    assert megabits / 8 < receiving.LARGE_PATIENCE_SECONDS
+
+
+async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if nobody waits."""
+    monkeypatch.setattr(receiving, "RECEIVE_SECONDS", 0.0)
+    monkeypatch.setattr(receiving, "WATCH_SECONDS", 0.0)
+    slow = Call()
+    (reading,) = start(Receiving(places=3, waiting_max=10), slow)
+    with pytest.raises(aio.AbortError):
+        await asyncio.wait_for(reading, TIMEOUT_SECONDS)
+    assert isinstance(slow.refused_with, RequestTooSlow)
+
+
+async def test_request_is_of_the_size_that_its_method_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And there is one."""
+    monkeypatch.setattr(receiving, "END_SECONDS", 0.0)
+    receives = Receiving(places=3, waiting_max=10)
+    large, none = Call(), Call()
+    large.send(bytes(BYTES_MAX + 1))
+    none.send(aio.EOF)
+    with pytest.raises(RequestTooLarge):
+        await receives.read(large, BYTES_MAX)
+    with pytest.raises(MalformedMessage):
+        await receives.read(none, BYTES_MAX)

@@ -1,0 +1,460 @@
+"""Booking events: what each caller is told, on books in memory that can be made to fail."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+
+import pytest
+from support.events import processor_event
+from support.fakes import FakeEventLedger, FakeUnitOfWork
+from support.waiting import WhenSaid
+
+from ledger.application.ingest import contended_groups
+from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
+from ledger.application.ingest.ingest_events import ATTEMPTS_MAX, IngestEvents, UnknownRestaurants
+from ledger.application.ingest.queue import IngestLimits
+from ledger.application.ports.events import Posting
+from ledger.domain.events import EventType
+from ledger.domain.money import AMOUNT_MINOR_MAX
+from ledger.errors import (
+    DatabaseContention,
+    DatabaseUnavailable,
+    EventIdReused,
+    EventRejected,
+    PayoutNotFound,
+    QueueFull,
+    RestaurantNotFound,
+    ShuttingDown,
+)
+
+LIMITS = IngestLimits(
+    queue_calls_max=150, queue_events_max=100, queue_bytes_max=10_000, group_events_max=10, batches_at_once_max=2
+)
+DEADLINE_SECONDS = 30.0
+CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
+
+
+_MADE: list[IngestEvents] = []
+
+
+@pytest.fixture(autouse=True)
+async def _all_are_closed() -> AsyncIterator[None]:
+    """One that gathers groups and is forgotten would be told of on standard error, in the middle of some other test."""
+    yield
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while _MADE:
+            await _MADE.pop().close()
+
+
+def use_case(ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER) -> IngestEvents:
+    _MADE.append(IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS))
+    return _MADE[-1]
+
+
+def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
+    """The outcomes in short: a status, or the kind of the error."""
+    return [outcome.status if isinstance(outcome, Booked) else type(outcome) for outcome in outcomes]
+
+
+async def test_same_event_twice_is_created_and_duplicate_with_one_transaction_id() -> None:
+    """A repeat answers the transaction id of the first time and posts nothing."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    event = processor_event()
+    (first,), (second,) = await ingest([event]), await ingest([event])
+    assert isinstance(first, Booked)
+    assert isinstance(second, Booked)
+    assert (first.status, second.status) == (CREATED, DUPLICATE)
+    assert first.transaction_id == second.transaction_id
+    assert len(ledger.events) == 1
+
+
+async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
+    """The first occurrence of an id is booked; the same again is a duplicate, something else under its id a conflict."""
+    event = processor_event()
+    altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
+    outcomes = await use_case(FakeEventLedger())([event, altered, event])
+    assert told(outcomes) == [CREATED, EventIdReused, DUPLICATE]
+    conflict = outcomes[1]
+    assert isinstance(conflict, EventIdReused)
+    assert conflict.differing_fields == ("amount_minor",)
+
+
+async def test_results_stand_in_the_order_of_the_request() -> None:
+    """Events are booked sorted by id, and answered in the order they came."""
+    ids = ["evt_z", "evt_a", "evt_m"]
+    outcomes = await use_case(ledger := FakeEventLedger())([processor_event(event_id=event_id) for event_id in ids])
+    booked = [outcome.transaction_id for outcome in outcomes if isinstance(outcome, Booked)]
+    assert booked == [ledger.events[event_id].transaction_id for event_id in ids]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable, DatabaseContention])
+async def test_attempt_that_broke_off_after_it_took_effect_is_created_when_repeated(
+    error: type[DatabaseUnavailable | DatabaseContention],
+) -> None:
+    """The repeated attempt finds its own rows by the batch id: the caller, who was never answered, is told CREATED."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event(restaurant_id="res_001")])
+    ledger.failures, ledger.fail_after_storing = [error("broke off")], True
+    assert told(await ingest([processor_event()])) == [CREATED]
+    assert len(ledger.events) == 2
+
+
+async def test_attempts_are_bounded_and_the_outcome_is_then_unknown() -> None:
+    """A database that stays away is told as such, after ATTEMPTS_MAX attempts."""
+    ledger = FakeEventLedger()
+    ledger.failures = [DatabaseUnavailable("away")] * (ATTEMPTS_MAX + 1)
+    with pytest.raises(DatabaseUnavailable):
+        await use_case(ledger)([processor_event()])
+    assert len(ledger.insert_sizes) == ATTEMPTS_MAX
+
+
+async def test_one_event_that_the_database_refuses_stands_alone() -> None:
+    """Of 256 events the database refuses one: it alone is told so, the others are booked, in few statements."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.insert_sizes.clear()
+    events = [processor_event() for _ in range(256)]
+    events[77] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
+    outcomes = await ingest(events)
+    assert told(outcomes) == [EventRejected if place == 77 else CREATED for place in range(256)]
+    assert events[77].event_id not in ledger.events
+    assert len(ledger.insert_sizes) <= 2 * 8 + 1
+
+
+async def test_unknown_restaurant_is_refused_when_set_so_and_registers_nobody() -> None:
+    """With `reject`, an event of an unknown restaurant is NOT_FOUND and leaves nothing; those of known ones are booked."""
+    ledger = FakeEventLedger()
+    ledger.restaurants.add("res_known")
+    ingest = use_case(ledger, UnknownRestaurants.REJECT)
+    outcomes = await ingest([processor_event(restaurant_id="res_unknown"), processor_event(restaurant_id="res_known")])
+    assert told(outcomes) == [RestaurantNotFound, CREATED]
+    assert ledger.restaurants == {"res_known"}
+    assert ledger.accounts == {("res_known", "PEN")}
+
+
+async def test_duplicate_and_conflict_register_nobody() -> None:
+    """A conflict that names an unknown restaurant does not register it: ids are looked up first."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    event = processor_event(restaurant_id="res_known")
+    await ingest([event])
+    outcomes = await ingest([processor_event(event_id=event.event_id, restaurant_id="res_new"), event])
+    assert told(outcomes) == [EventIdReused, DUPLICATE]
+    assert ledger.restaurants == {"res_known"}
+
+
+async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
+    """A payout event without its payout stores nothing, so that a later event may use its id, as if sent one by one."""
+    ledger = FakeEventLedger()
+    payout = processor_event(EventType.PAYOUT_PAID, event_id="evt_shared", payout_id="payout_1")
+    charge = processor_event(event_id="evt_shared")
+    outcomes = await use_case(ledger)([payout, payout, charge, payout, charge])
+    assert told(outcomes) == [PayoutNotFound, PayoutNotFound, CREATED, EventIdReused, DUPLICATE]
+    assert ledger.events["evt_shared"].event == charge
+
+
+async def test_single_payout_events_tell_how_long_single_calls_take() -> None:
+    """They wait as single calls, and so end a slow time of these."""
+    ingest = use_case(FakeEventLedger())
+    for _ in range(100):
+        ingest.queue.booked(30.0)
+    for _ in range(50):
+        await ingest([processor_event(EventType.PAYOUT_PAID)], seconds_left=5.0)
+    ingest.queue.enter(1, 1, None)
+    ingest.queue.check(1, 1, 5.0)
+
+
+async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> None:
+    """The event id decides before the payout does."""
+    ingest = use_case(FakeEventLedger())
+    charge = processor_event()
+    await ingest([charge])
+    outcomes = await ingest([processor_event(EventType.PAYOUT_PAID, event_id=charge.event_id, payout_id="payout_1")])
+    assert told(outcomes) == [EventIdReused]
+
+
+class SlowLedger(FakeEventLedger):
+    """Books only once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.let = asyncio.Event()
+        self.under_way = 0
+        self.under_way_max = 0
+
+    async def insert(self, *arguments: object, **options: object) -> set[str]:
+        self.begun.set()
+        self.under_way += 1
+        self.under_way_max = max(self.under_way_max, self.under_way)
+        try:
+            await self.let.wait()
+            return await super().insert(*arguments, **options)  # type: ignore[arg-type]
+        finally:
+            self.under_way -= 1
+
+
+async def settled() -> None:
+    """Lets everything run that can."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def all_told(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
+    """What single calls that come together are told, in short; the kind of what they raise."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    return [type(answer) if isinstance(answer, BaseException) else told(answer)[0] for answer in answers]
+
+
+async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> None:
+    """As in a batch: the first is created, the same again is a duplicate with its transaction id, something else a conflict."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    event, other = processor_event(), processor_event()
+    await ingest([other])
+    ledger.insert_sizes.clear()
+    altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
+    answers = await asyncio.gather(*(ingest([sent]) for sent in (event, altered, event, other)))
+    assert told([outcome for (outcome,) in answers]) == [CREATED, EventIdReused, DUPLICATE, DUPLICATE]
+    assert ledger.insert_sizes == [2], "one statement for all of them"
+    first, repeated = answers[0][0], answers[2][0]
+    assert isinstance(first, Booked)
+    assert isinstance(repeated, Booked)
+    assert first.transaction_id == repeated.transaction_id
+    await ingest.close()
+
+
+async def test_one_poisonous_call_of_a_group_stands_alone() -> None:
+    """The database refuses one event: its caller alone is told so, those who shared its group are booked."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.insert_sizes.clear()
+    events = [processor_event() for _ in range(10)]
+    events[3] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
+    assert await all_told(*(ingest([event]) for event in events)) == [EventRejected if n == 3 else CREATED for n in range(10)]
+    assert ledger.insert_sizes[0] == 10
+    await ingest.close()
+
+
+async def test_failure_of_a_group_is_told_to_each_of_its_callers() -> None:
+    """Nobody knows what became of any of them; each may send his event again, and is told the truth then."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.failures, ledger.fail_after_storing = [DatabaseUnavailable("away")] * ATTEMPTS_MAX, True
+    events = [processor_event() for _ in range(3)]
+    assert await all_told(*(ingest([event]) for event in events)) == [DatabaseUnavailable] * 3
+    assert await all_told(*(ingest([event]) for event in events)) == [DUPLICATE] * 3
+    await ingest.close()
+
+
+class LockedLedger(FakeEventLedger):
+    """Breaks off, without waiting, whatever touches an event or an account that is `held`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: set[str] = set()
+        self.under_way = 0
+        self.under_way_max = 0
+
+    async def insert(self, *arguments: object, **options: object) -> set[str]:
+        postings: Sequence[Posting] = arguments[0]  # type: ignore[assignment]
+        self.under_way += 1
+        self.under_way_max = max(self.under_way_max, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        if any({posting.event.event_id, posting.event.restaurant_id} & self.held for posting in postings):
+            self.insert_sizes.append(len(postings))
+            raise DatabaseContention("lock timeout")
+        ids = [posting.event.event_id for posting in postings]
+        assert ids == sorted(ids), "two groups could wait for each other in opposite order"
+        return await super().insert(*arguments, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def giving_up(monkeypatch: pytest.MonkeyPatch) -> WhenSaid:
+    giving_up = WhenSaid()
+    monkeypatch.setattr(contended_groups.ContendedGroups, "until", staticmethod(lambda: giving_up))
+    monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 3600.0)
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
+    return giving_up
+
+
+async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> None:
+    """It alone is told that the outcome is not known, the others are booked, in few statements, one after the other."""
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event(restaurant_id=f"res_{number}") for number in range(4)])
+    ledger.insert_sizes.clear()
+    events = [processor_event(restaurant_id=f"res_{number % 4}") for number in range(10)]
+    ledger.held = {events[3].event_id}
+    calls = [asyncio.create_task(ingest([event])) for event in events]
+    while sum(call.done() for call in calls) < 9:  # noqa: ASYNC110  # what is waited for has no event
+        await asyncio.sleep(0)
+    assert ledger.insert_sizes[0] == 10
+    # Two of each size, and the whole.
+    assert len(ledger.insert_sizes) <= 2 * 4 + 1
+    giving_up.has_come = True
+    assert await all_told(*calls) == [DatabaseContention if n == 3 else CREATED for n in range(10)]
+    assert ledger.under_way_max == 1
+    ledger.held.clear()
+    assert await all_told(*(ingest([event]) for event in events)) == [CREATED if n == 3 else DUPLICATE for n in range(10)]
+    await ingest.close()
+
+
+async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(giving_up: WhenSaid) -> None:
+    """However many of its events there are: the others of the group are booked after few statements."""
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    restaurants = [f"res_{number % 2}" for number in range(10)]
+    await ingest([processor_event(restaurant_id=restaurant) for restaurant in restaurants])
+    ledger.insert_sizes.clear()
+    ledger.held = {"res_1"}
+    calls = [asyncio.create_task(ingest([processor_event(restaurant_id=restaurant)])) for restaurant in restaurants]
+    while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # what is waited for has no event
+        await asyncio.sleep(0)
+    giving_up.has_come = True
+    assert await all_told(*calls) == [DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants]
+    assert ledger.insert_sizes[:2] == [10, 5], "the whole, and the half that is of one account"
+    await ingest.close()
+
+
+async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock, without a test that says so: its time is not begun anew by anything that happens meanwhile."""
+    monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.05)
+    monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.held = {"res_1"}
+    async with asyncio.timeout(60):
+        told_of = await all_told(*(ingest([processor_event(restaurant_id="res_1")]) for _ in range(4)))
+    assert told_of == [DatabaseContention] * 4
+    await ingest.close()
+
+
+async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
+    """It has one caller, who is told that the outcome is not known."""
+    ledger = LockedLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.insert_sizes.clear()
+    events = [processor_event() for _ in range(4)]
+    ledger.held = {events[2].event_id}
+    with pytest.raises(DatabaseContention):
+        await ingest(events)
+    assert ledger.insert_sizes == [4] * ATTEMPTS_MAX
+    ledger.held.clear()
+    assert told(await ingest(events)) == [CREATED] * 4
+
+
+@pytest.mark.usefixtures("giving_up")
+@pytest.mark.parametrize("later", [DatabaseContention, DatabaseUnavailable])
+async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_in_parts(
+    later: type[DatabaseContention | DatabaseUnavailable],
+) -> None:
+    """The parts keep the batch id of the whole. A connection that is lost meanwhile is an attempt, as ever."""
+    ledger = FakeEventLedger()
+    ingest = use_case(ledger)
+    await ingest([processor_event()])
+    ledger.failures = [DatabaseUnavailable("away"), DatabaseContention("our own session, perhaps"), later("once more")]
+    ledger.fail_after_storing = True
+    assert await all_told(*(ingest([processor_event()]) for _ in range(6))) == [CREATED] * 6
+    assert len(ledger.events) == 7
+    await ingest.close()
+
+
+async def test_stalled_database_fills_the_queue_and_no_more() -> None:
+    """What is beyond the queue is refused at once, with nothing stored; what was let in is booked in the end."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    events = [processor_event() for _ in range(LIMITS.queue_events_max + 20)]
+    calls = [asyncio.create_task(ingest([event], size_bytes=1)) for event in events]
+    await ledger.begun.wait()
+    await settled()
+    refused = [call for call in calls if call.done()]
+    assert refused == calls[LIMITS.queue_events_max :]
+    assert [type(call.exception()) for call in refused] == [QueueFull] * 20
+    batch = [processor_event()] * 2
+    with pytest.raises(QueueFull):
+        await ingest(batch, size_bytes=1)
+    ledger.let.set()
+    assert await all_told(*calls[: LIMITS.queue_events_max]) == [CREATED] * LIMITS.queue_events_max
+    assert set(ledger.events) == {event.event_id for event in events[: LIMITS.queue_events_max]}
+    assert (ingest.queue.events, ingest.queue.size_bytes) == (0, 0)
+    assert told(await ingest(batch, size_bytes=1)) == [CREATED, DUPLICATE]
+    await ingest.close()
+
+
+async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
+    """Each takes its turn with it to the end: however fast callers come and go, so many bookings are under way at the most."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    batches = [[processor_event(), processor_event()] for _ in range(50)]
+    for batch in batches:
+        call = asyncio.create_task(ingest(batch))
+        await settled()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert ledger.under_way == LIMITS.batches_at_once_max
+    assert ingest.queue.events == 0
+    ledger.let.set()
+    await ingest.close()
+    assert ledger.under_way_max == LIMITS.batches_at_once_max
+    # Those who left before their turn came are not booked.
+    assert set(ledger.events) == {event.event_id for batch in batches[: LIMITS.batches_at_once_max] for event in batch}
+
+
+async def test_close_books_what_waits_for_its_turn() -> None:
+    """Batches that were let in before `close` are booked and answered, and those whose callers have left are not waited for."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    batches = [[processor_event(), processor_event()] for _ in range(20)]
+    calls = [asyncio.create_task(ingest(batch)) for batch in batches]
+    await ledger.begun.wait()
+    await settled()
+    calls[5].cancel()
+    closing = asyncio.create_task(ingest.close())
+    await settled()
+    assert not closing.done()
+    with pytest.raises(ShuttingDown):
+        await ingest([processor_event()])
+    ledger.let.set()
+    await closing
+    del calls[5], batches[5]
+    assert set(ledger.events) == {event.event_id for batch in batches for event in batch}
+    assert await all_told(*calls) == [CREATED] * 19
+
+
+async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
+    """Who stops waiting stops waiting; the event is booked all the same."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    event = processor_event()
+    call = asyncio.create_task(ingest([event]))
+    await ledger.begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    ledger.let.set()
+    await ingest.close()
+    assert event.event_id in ledger.events
+
+
+async def test_close_waits_for_what_is_under_way_and_takes_no_more() -> None:
+    """After `close` everything begun is booked, and a new event is refused with nothing stored."""
+    ledger = SlowLedger()
+    ingest = use_case(ledger)
+    call = asyncio.create_task(ingest([processor_event()]))
+    await ledger.begun.wait()
+    closing = asyncio.create_task(ingest.close())
+    ledger.let.set()
+    await closing
+    assert told(await call) == [CREATED]
+    with pytest.raises(ShuttingDown):
+        await ingest([processor_event()])
+    assert len(ledger.events) == 1

@@ -1,0 +1,198 @@
+"""What may wait to be booked: the bounds, and who is turned away."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from ledger.application.ingest.queue import IngestLimits, IngestQueue
+from ledger.errors import DeadlineTooShort, QueueFull
+
+LIMITS = IngestLimits(queue_calls_max=20, queue_events_max=100, queue_bytes_max=1000, group_events_max=10, batches_at_once_max=2)
+
+
+@contextmanager
+def admitted(queue: IngestQueue, events: int, size_bytes: int, seconds_left: float | None) -> Iterator[None]:
+    """A call that is let in while the block runs, as the use case lets it in."""
+    queue.enter(events, size_bytes, seconds_left)
+    try:
+        yield
+    finally:
+        queue.leave(events, size_bytes)
+
+
+async def settled() -> None:
+    """Lets everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_events_and_bytes_are_bounded_together() -> None:
+    """Batches up to nine tenths, and not one more, of either; what has left makes room again."""
+    for events, size_bytes in ((60, 1), (2, 600)):
+        queue = IngestQueue(LIMITS)
+        with admitted(queue, events, size_bytes, None):
+            rest = (90 - events, 900 - size_bytes)
+            for beyond in ((rest[0] + 1, 1), (2, rest[1] + 1)):
+                with pytest.raises(QueueFull), admitted(queue, *beyond, None):
+                    pass
+            with admitted(queue, *rest, None), pytest.raises(QueueFull):
+                queue.check(2, 0, None)
+            queue.check(*rest, None)
+        assert (queue.events, queue.size_bytes) == (0, 0)
+
+
+def test_batches_leave_room_for_single_calls() -> None:
+    """A tenth of the queue, in events and in bytes; that is bounded, too."""
+    for batch, singles, size_bytes in ((90, 10, 1), (2, 1, 100)):
+        queue = IngestQueue(LIMITS)
+        with ExitStack() as stack:
+            stack.enter_context(admitted(queue, batch, 900, None))
+            for _ in range(singles):
+                stack.enter_context(admitted(queue, 1, size_bytes, None))
+            with pytest.raises(QueueFull):
+                queue.check(1, 100, None)
+
+
+def test_single_call_does_not_wait_for_batches() -> None:
+    """Batches are booked beside groups of single calls, so their time refuses other batches only."""
+    queue = IngestQueue(LIMITS)
+    for _ in range(100):
+        queue.booked(30.0, is_batch=True)
+        queue.booked(0.1)
+    with admitted(queue, 80, 80, None):
+        queue.check(1, 1, 0.2)
+        with pytest.raises(DeadlineTooShort):
+            queue.check(2, 2, 200.0)
+        queue.check(2, 2, 300.0)
+
+
+@pytest.mark.parametrize(("events", "others"), [(1, 50), (50, 1)], ids=["single calls", "batches"])
+def test_slow_time_shuts_nobody_out_while_others_go_on(events: int, others: int) -> None:
+    """Only what is booked of a kind tells that its slow time is over: so the first of it may try, and no second."""
+    queue = IngestQueue(LIMITS)
+    for _ in range(100):
+        queue.booked(30.0, is_batch=events > 1)
+    with admitted(queue, others, 1, None):
+        with admitted(queue, events, 1, 5.0), pytest.raises(DeadlineTooShort):
+            queue.check(2 if events > 1 else 1, 1, 5.0)
+        for _ in range(50):
+            queue.booked(0.1, is_batch=events > 1)
+        with admitted(queue, events, 1, 5.0):
+            queue.check(2 if events > 1 else 1, 1, 5.0)
+
+
+def test_calls_are_bounded() -> None:
+    """Whatever they carry; one that leaves makes room for one."""
+    queue = IngestQueue(LIMITS)
+    with ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(admitted(queue, 1, 1, None))
+        with admitted(queue, 1, 1, None), pytest.raises(QueueFull):
+            queue.check(1, 1, None)
+        queue.check(1, 1, None)
+    assert queue.calls == 0
+
+
+def test_nobody_is_refused_for_his_own_size() -> None:
+    """A call that is larger than the queue is let in when nothing else is there, and keeps the others out."""
+    queue = IngestQueue(LIMITS)
+    with admitted(queue, 1000, 100_000, None), pytest.raises(QueueFull):
+        queue.check(1, 1, None)
+    with admitted(queue, 1, 1, None), pytest.raises(QueueFull):
+        queue.check(1000, 1, None)
+
+
+async def test_caller_that_leaves_makes_room() -> None:
+    """Cancelled or failed, whatever was let in is let out."""
+    queue = IngestQueue(LIMITS)
+
+    async def call() -> None:
+        with admitted(queue, 100, 1000, None):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    await settled()
+    with pytest.raises(QueueFull):
+        queue.check(1, 1, None)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    queue.check(100, 1000, None)
+    with pytest.raises(ZeroDivisionError), admitted(queue, 1, 1, None):
+        raise ZeroDivisionError
+    assert (queue.events, queue.size_bytes) == (0, 0)
+
+
+def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
+    """Each takes as long as the last ones did, but for the unusual. Whoever comes alone may try."""
+    queue = IngestQueue(LIMITS)
+    for _ in range(100):
+        queue.booked(2.0)
+        queue.booked(2.0, is_batch=True)
+    queue.booked(None)
+    queue.check(1, 1, 0.001)
+    for events, needed_seconds in ((2, 2.0), (9, 2.0), (10, 4.0), (35, 8.0)):
+        with admitted(queue, events, events, None):
+            queue.check(2, 2, None)
+            queue.check(2, 2, needed_seconds + 0.1)
+            with pytest.raises(DeadlineTooShort):
+                queue.check(2, 2, needed_seconds - 0.1)
+    for calls, needed_seconds in ((1, 2.0), (9, 2.0), (10, 4.0)):
+        with ExitStack() as stack:
+            for _ in range(calls):
+                stack.enter_context(admitted(queue, 1, 1, None))
+            queue.check(1, 1, needed_seconds + 0.1)
+            with pytest.raises(DeadlineTooShort):
+                queue.check(1, 1, needed_seconds - 0.1)
+
+
+def test_call_whose_time_is_over_is_refused() -> None:
+    """Its caller no longer waits: booking it would only surprise. Also where the queue is empty."""
+    queue = IngestQueue(LIMITS)
+    with pytest.raises(DeadlineTooShort):
+        queue.check(1, 1, 0.0)
+    queue.check(1, 1, 0.001)
+
+
+def test_estimate_follows_what_groups_take() -> None:
+    """A queue that was never used refuses nobody, and one that was slow for a while recovers."""
+    queue = IngestQueue(LIMITS)
+    with admitted(queue, 1, 1, None):
+        queue.check(1, 1, 0.001)
+        queue.booked(10.0)
+        with pytest.raises(DeadlineTooShort):
+            queue.check(1, 1, 1.0)
+        for _ in range(50):
+            queue.booked(0.001)
+        queue.check(1, 1, 1.0)
+
+
+async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
+    """Not before, and several of them; a single caller larger than the queue has its turn when it is empty."""
+    queue = IngestQueue(LIMITS)
+    await queue.wait_for_room(1000, 1)
+    large, small = admitted(queue, 70, 1, None), admitted(queue, 20, 1, None)
+    large.__enter__()
+    small.__enter__()
+    waiting = [asyncio.create_task(queue.wait_for_room(events, 1)) for events in (10, 30, 1000)]
+    await settled()
+    assert [task.done() for task in waiting] == [False, False, False]
+    small.__exit__(None, None, None)
+    await settled()
+    assert [task.done() for task in waiting] == [True, False, False]
+    large.__exit__(None, None, None)
+    await settled()
+    assert [task.done() for task in waiting] == [True, True, True]
+
+
+def test_whoever_watches_the_queue_sees_it_empty_in_the_end() -> None:
+    """Told after each group, while its callers are still here, and again when the last of them has gone."""
+    told: list[tuple[int, int]] = []
+    queue = IngestQueue(LIMITS, on_change=lambda events, size_bytes: told.append((events, size_bytes)))
+    with admitted(queue, 2, 20, None):
+        with admitted(queue, 3, 30, None):
+            queue.booked(0.001)
+        assert told == [(5, 50)]
+    assert told == [(5, 50), (0, 0)]

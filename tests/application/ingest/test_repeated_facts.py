@@ -1,0 +1,31 @@
+"""Facts that come under two event ids are counted; nothing else is."""
+
+from support.events import processor_event
+
+from ledger.application.ingest import repeated_facts
+from ledger.application.ingest.repeated_facts import RepeatedFacts
+from ledger.domain.events import EventType
+
+
+def test_fact_under_two_ids_is_counted() -> None:
+    """Type, reference, amount, restaurant and currency are equal and the ids are not."""
+    told: list[int] = []
+    facts = RepeatedFacts(told.append)
+    first = processor_event(reference="pay_1")
+    facts.booked([first, first])
+    facts.booked([processor_event(), processor_event(), processor_event(reference="pay_2")])
+    facts.booked([processor_event(reference="pay_1", amount_minor=9), processor_event(reference="pay_1", currency="USD")])
+    facts.booked([processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1")])
+    assert told == []
+    facts.booked([processor_event(reference="pay_1"), processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1")])
+    assert told == [2]
+
+
+def test_only_the_latest_facts_are_remembered() -> None:
+    """However many events there are."""
+    told: list[int] = []
+    facts = RepeatedFacts(told.append)
+    facts.booked([processor_event(reference="first")])
+    facts.booked(processor_event(reference=f"pay_{number}") for number in range(repeated_facts.FACTS_MAX))
+    facts.booked([processor_event(reference="first")])
+    assert told == []

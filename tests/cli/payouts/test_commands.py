@@ -1,0 +1,378 @@
+"""`ledger payouts` against a server."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from support.audit import assert_books_in_order
+from support.commands import Outcome, run_command
+from support.events import event_message
+from support.running import RunningLedger
+
+from ledger.application import run_payouts
+from ledger.cli.failures import ExitStatus
+from ledger.cli.payouts import pages as payout_pages
+from ledger.v1 import ledger_pb2
+
+# A date that has ended in every time zone, and by which the tests' events have matured.
+AS_OF = ("--as-of", "2026-01-31")
+TIMEOUT_SECONDS = 60
+
+
+async def command(ledger: RunningLedger, *arguments: str) -> Outcome:
+    """`ledger payouts` with these arguments, at this server."""
+    return await run_command("payouts", *arguments, "--address", ledger.address)
+
+
+async def parsed(ledger: RunningLedger, *arguments: str) -> Any:
+    """What the command answers as JSON, which it does without complaint."""
+    outcome = await command(ledger, *arguments, "--json")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    return json.loads(outcome.stdout)
+
+
+async def parsed_lines(ledger: RunningLedger, *arguments: str) -> list[Any]:
+    """What the command answers as JSON lines, which it does without complaint."""
+    outcome = await command(ledger, *arguments, "--json")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+async def exported(ledger: RunningLedger, *arguments: str) -> list[dict[str, str]]:
+    """The rows of an export that is whole."""
+    outcome = await command(ledger, "export", *arguments)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    return list(csv.DictReader(io.StringIO(outcome.stdout)))
+
+
+async def charge(ledger: RunningLedger, **amounts_minor: int) -> None:
+    """A charge in PEN for each restaurant."""
+    await ledger.ingest(
+        *(event_message(restaurant_id=restaurant_id, amount_minor=amount) for restaurant_id, amount in amounts_minor.items())
+    )
+
+
+async def only_payout(ledger: RunningLedger) -> str:
+    """The id of the payout of a run that creates one."""
+    await charge(ledger, res_1=10_000)
+    await parsed(ledger, "run", "PEN", *AS_OF)
+    (payout,) = await parsed_lines(ledger, "list")
+    return str(payout["payout_id"])
+
+
+def cells(stdout: str) -> list[list[str]]:
+    """The rows of the tables in an output, their headings excepted."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in stdout.splitlines() if "│" in line]
+
+
+@asynccontextmanager
+async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIterator[None]:
+    """A restaurant that no run can get past while the block runs."""
+    engine = create_async_engine(ledger.database.migration_url)
+    try:
+        async with engine.begin() as connection:
+            statement = "SELECT FROM balance_accounts WHERE restaurant_id = :restaurant_id FOR UPDATE"
+            await connection.execute(text(statement), {"restaurant_id": restaurant_id})
+            yield
+    finally:
+        await engine.dispose()
+
+
+async def test_run_waits_and_tells_what_it_did(ledger: RunningLedger) -> None:
+    """What was created, what it adds up to, and how many were skipped for which reason."""
+    await charge(ledger, res_1=10_000, res_2=2_550, res_small=99)
+    await ledger.ingest(event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, restaurant_id="res_red", amount_minor=1))
+    outcome = await command(ledger, "run", "PEN", *AS_OF, "--min-amount", "1.00")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    rows = cells(outcome.stdout)
+    for row in (
+        ["state", "succeeded"],
+        ["pays out by", "2026-01-31, cut-off 2026-01-31T23:59:59.999999Z"],
+        ["minimum", "1.00 PEN"],
+        ["restaurants", "4 of 4 considered"],
+        ["payouts", "2"],
+        ["total", "125.50 PEN"],
+        ["skipped", "1 nothing_available"],
+        ["skipped", "1 below_minimum"],
+    ):
+        assert row in rows
+    await assert_books_in_order(ledger.database)
+
+
+async def test_same_run_is_started_once(ledger: RunningLedger) -> None:
+    """The same command shows the same run; a request id makes it another, which pays nobody twice."""
+    await charge(ledger, res_1=10_000)
+    first = await parsed(ledger, "run", "PEN", *AS_OF)
+    assert (first["payouts_created"], first["total_amount_minor"], first["total_amount"]) == ("1", "10000", "100.00")
+    assert await parsed(ledger, "run", "PEN", *AS_OF) == first
+    second = await parsed(ledger, "run", "PEN", *AS_OF, "--request-id", "again")
+    assert second["payout_run_id"] != first["payout_run_id"]
+    assert (second["payouts_created"], second["skipped"]) == ("0", {"payout_in_flight": "1"})
+
+
+async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
+    """It tells what a run would do."""
+    await charge(ledger, res_1=10_000)
+    plan = await parsed(ledger, "run", "PEN", *AS_OF, "--dry-run")
+    assert (plan["state"], plan["payouts_created"], plan["total_amount_minor"]) == ("planned", "1", "10000")
+    assert (plan["payout_run_id"], plan["created_at"]) == (None, None)
+    assert await ledger.query("SELECT payout_run_id FROM payout_runs") == []
+    assert "planned" in (await command(ledger, "run", "PEN", *AS_OF, "--dry-run")).stdout
+
+
+async def test_waiting_ends_with_the_time_it_was_given(ledger: RunningLedger) -> None:
+    """Status 3, since the run goes on; the same command waits for it again. Until it has ended it is not exported."""
+    await charge(ledger, res_1=10_000)
+    async with account_locked(ledger, "res_1"):
+        started = await parsed(ledger, "run", "PEN", *AS_OF, "--no-wait")
+        assert started["state"] == "running"
+        outcome = await command(ledger, "run", "PEN", *AS_OF, "--timeout-seconds", "0.1")
+        assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
+        first, particulars, *_ = outcome.stderr.splitlines()
+        assert first == "error: the run has not ended within 0.1 s"
+        assert particulars == f"  run {started['payout_run_id']} had considered 0 of 1 restaurants"
+        outcome = await command(ledger, "export", "--run", started["payout_run_id"])
+        assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
+    ended = await parsed(ledger, "run", "PEN", *AS_OF)
+    assert (ended["payout_run_id"], ended["state"]) == (started["payout_run_id"], "succeeded")
+
+
+async def test_waiting_for_a_run_that_is_canceled_ends_with_1(ledger: RunningLedger) -> None:
+    """The command says so after the run itself; the same command again says the same."""
+    await charge(ledger, res_1=10_000, res_2=20_000)
+    async with account_locked(ledger, "res_2"):
+        waiting = asyncio.create_task(command(ledger, "run", "PEN", *AS_OF, "--json"))
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not (payouts := (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts):
+                pass
+        await ledger.stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payouts[0].payout_run_id))
+    for outcome in (await waiting, await command(ledger, "run", "PEN", *AS_OF, "--json")):
+        assert outcome.status == ExitStatus.REFUSED
+        run = json.loads(outcome.stdout)
+        assert (run["state"], run["payouts_created"], run["skipped"]) == ("canceled", "1", {"canceled": "1"})
+        assert outcome.stderr.splitlines()[0] == "error: the run was canceled: 1 of 2 restaurants were not looked at"
+
+
+async def test_half_a_run_is_not_exported(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not without --run either: the bank would get a file that looks whole."""
+    monkeypatch.setattr(run_payouts, "PAGE_ACCOUNTS", 1)
+    await charge(ledger, res_1=10_000, res_2=20_000)
+    async with account_locked(ledger, "res_2"):
+        run = await parsed(ledger, "run", "PEN", *AS_OF, "--no-wait")
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not await parsed_lines(ledger, "list"):
+                pass
+        outcome = await command(ledger, "export")
+        assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
+        assert f"run {run['payout_run_id']} has considered 1 of 2 restaurants" in outcome.stderr
+    await parsed(ledger, "run", "PEN", *AS_OF)
+    # Two pages are paid at a time: which of them is the newer one is not said.
+    assert sorted(row["restaurant_id"] for row in await exported(ledger)) == ["res_1", "res_2"]
+
+
+async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> None:
+    """To people and to programs."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=500),
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_1", amount_minor=2_000),
+    )
+    payout_id = await only_payout(ledger)
+    payout = await parsed(ledger, "show", payout_id)
+    assert (payout["state"], payout["amount_minor"], payout["as_of"]) == ("created", "17500", "2026-01-31")
+    assert {item["type"]: item["amount_minor"] for item in payout["items"]} == {
+        "charge": "20000",
+        "fee": "-500",
+        "refund": "-2000",
+    }
+    assert [(move["state"], move["event_id"]) for move in payout["history"]] == [("created", None)]
+    outcome = await command(ledger, "show", payout_id)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    rows = cells(outcome.stdout)
+    for row in (["payout", payout_id], ["amount", "175.00 PEN"], ["fee", "-5.00"], ["refund", "-20.00"], ["total", "175.00"]):
+        assert row in rows
+
+
+async def test_run_is_shown_with_all_its_restaurants(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pages they are; and what became of each."""
+    monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
+    await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
+    run = await parsed(ledger, "run", "PEN", *AS_OF, "--min-amount-minor", "200")
+    shown, *items = await parsed_lines(ledger, "show", run["payout_run_id"])
+    assert shown == run
+    assert [(item["restaurant_id"], item["outcome"], item["skip_reason"], item["amount_minor"]) for item in items] == [
+        ("res_1", "skipped", "below_minimum", "0"),
+        *((f"res_{number}", "payout_created", None, str(100 * number)) for number in range(2, 6)),
+    ]
+    outcome = await command(ledger, "show", run["payout_run_id"])
+    rows = cells(outcome.stdout)
+    assert ["res_1", "skipped", "below_minimum", "", ""] in rows
+    assert ["res_5", "payout_created", "", items[-1]["payout_id"], "5.00"] in rows
+
+
+async def test_show_of_what_is_not_there(ledger: RunningLedger) -> None:
+    """An unknown id, and what is no id at all."""
+    unknown = str(uuid4())
+    outcome = await command(ledger, "show", unknown)
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stderr == f"error: NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {unknown}\n"
+    outcome = await command(ledger, "show", "po_1")
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stderr.startswith("error: INVALID_ARGUMENT INVALID_REQUEST: ")
+
+
+async def test_list_goes_through_all_pages(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without filters."""
+    monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
+    assert await parsed_lines(ledger, "list") == []
+    restaurants = [f"res_{number}" for number in range(5)]
+    await charge(ledger, **dict.fromkeys(restaurants, 10_000))
+    run = await parsed(ledger, "run", "PEN", *AS_OF)
+    listed = await parsed_lines(ledger, "list", "--run", run["payout_run_id"])
+    assert sorted(payout["restaurant_id"] for payout in listed) == restaurants
+    outcome = await command(ledger, "list")
+    assert outcome.stdout.splitlines()[-1] == "5 payouts"
+    assert [row[0] for row in cells(outcome.stdout)] == [payout["payout_id"] for payout in listed]
+    assert await parsed_lines(ledger, "list", "--restaurant", "res_3", "--state", "created") == [
+        payout for payout in listed if payout["restaurant_id"] == "res_3"
+    ]
+    assert await parsed_lines(ledger, "list", "--state", "paid") == []
+
+
+async def test_paid_is_booked_once(ledger: RunningLedger) -> None:
+    """A repeat is a duplicate of the same transaction id, and no failure."""
+    payout_id = await only_payout(ledger)
+    first = await parsed(ledger, "paid", payout_id)
+    assert (first["status"], first["payout"]["state"]) == ("created", "paid")
+    assert first["event_id"] == f"cli.payout_paid.{payout_id}"
+    again = await parsed(ledger, "paid", payout_id)
+    assert again == first | {"status": "duplicate"}
+    outcome = await command(ledger, "paid", payout_id)
+    assert outcome.status == 0
+    assert outcome.stdout.splitlines() == [
+        f"duplicate: event cli.payout_paid.{payout_id}, transaction id {first['transaction_id']}",
+        f"payout {payout_id} of 100.00 PEN to res_1 is paid",
+    ]
+    assert (await ledger.balance("res_1")).reserved_minor == 0
+    await assert_books_in_order(ledger.database)
+
+
+async def test_bank_tells_when(ledger: RunningLedger) -> None:
+    """The instant is kept, and another one for the same payout is a contradiction."""
+    payout_id = await only_payout(ledger)
+    when = ("--occurred-at", "2026-02-02T08:00:00Z")
+    assert (await parsed(ledger, "paid", payout_id, *when))["status"] == "created"
+    assert (await parsed(ledger, "paid", payout_id, *when))["status"] == "duplicate"
+    assert (await parsed(ledger, "paid", payout_id))["status"] == "duplicate"
+    request = ledger_pb2.GetEventRequest(event_id=f"cli.payout_paid.{payout_id}")
+    stored = (await ledger.stub.GetEvent(request)).event
+    assert stored.occurred_at.ToDatetime(UTC) == datetime(2026, 2, 2, 8, tzinfo=UTC)
+    outcome = await command(ledger, "paid", payout_id, "--occurred-at", "2026-02-02T09:00:00Z")
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stderr.startswith("error: ALREADY_EXISTS EVENT_ID_REUSED: ")
+
+
+async def test_failed_payout_cannot_be_paid_later(ledger: RunningLedger) -> None:
+    """Its money is available again, and a bank that says paid afterwards is refused: the next run may have paid it already.
+    Paid before it failed it has returned."""
+    payout_id = await only_payout(ledger)
+    assert (await parsed(ledger, "failed", payout_id))["payout"]["state"] == "failed"
+    assert (await ledger.balance("res_1")).available_minor == 10_000
+    outcome = await command(ledger, "paid", payout_id)
+    assert outcome.status == ExitStatus.REFUSED
+    assert outcome.stderr.startswith("error: FAILED_PRECONDITION PAYOUT_ANSWERS_CONTRADICT: ")
+    told = await parsed(ledger, "paid", payout_id, "--occurred-at", "2026-02-01T10:00:00Z")
+    assert told["payout"]["state"] == "returned"
+    assert (await ledger.balance("res_1")).available_minor == 10_000
+    await assert_books_in_order(ledger.database)
+
+
+async def test_paid_payout_that_fails_has_returned(ledger: RunningLedger) -> None:
+    """Both events have been booked; told once more, each is a duplicate."""
+    payout_id = await only_payout(ledger)
+    await parsed(ledger, "paid", payout_id)
+    assert (await parsed(ledger, "failed", payout_id))["payout"]["state"] == "returned"
+    assert (await parsed(ledger, "failed", payout_id))["status"] == "duplicate"
+    assert (await parsed(ledger, "paid", payout_id))["status"] == "duplicate"
+    assert (await ledger.balance("res_1")).available_minor == 10_000
+    await assert_books_in_order(ledger.database)
+
+
+async def test_export_holds_what_the_bank_has_not_answered(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, in the order of the list, of one currency or one run if asked for."""
+    monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
+    await charge(ledger, **{f"res_{number}": 10_005 for number in range(5)})
+    await ledger.ingest(event_message(restaurant_id="res_jp", currency="JPY", amount_minor=700))
+    run = await parsed(ledger, "run", "PEN", *AS_OF)
+    await parsed(ledger, "run", "JPY", *AS_OF)
+    listed = await parsed_lines(ledger, "list")
+    await parsed(ledger, "paid", listed[-1]["payout_id"])
+    columns = ("payout_id", "restaurant_id", "currency", "amount_minor", "amount", "as_of", "created_at")
+    expected = [{name: str(payout[name]) for name in columns} for payout in listed[:-1]]
+    assert (expected[0]["amount"], expected[1]["amount"]) == ("700", "100.05")
+    assert await exported(ledger) == expected
+    assert await exported(ledger, "--currency", "JPY") == expected[:1]
+    assert await exported(ledger, "--run", run["payout_run_id"]) == expected[1:]
+    outcome = await command(ledger, "export", "--currency", "USD")
+    assert (outcome.status, outcome.stdout) == (0, "payout_id,restaurant_id,currency,amount_minor,amount,as_of,created_at\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "PEN"),
+        ("run", "PEN", "--as-of", "today"),
+        ("run", "PEN", "--as-of", "20260131"),
+        ("run", "PEN", "--as-of", "2026-02-30"),
+        ("run", "PEN", *AS_OF, "--min", "-1"),
+        ("run", "PEN", *AS_OF, "--min", "1.50"),
+        ("list", "--state", "lost"),
+        ("paid",),
+        ("paid", str(uuid4()), "--occurred-at", "yesterday"),
+        ("export", "--address", "nowhere"),
+        ("export", "--currency", "pen"),
+        ("export", "--currency", "XXX"),
+    ],
+)
+async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> None:
+    """Status 2."""
+    assert (await run_command("payouts", *arguments)).status == ExitStatus.USAGE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("run", "pen", *AS_OF), "INVALID_REQUEST"),
+        (("run", "PEN", "--as-of", "9000-01-01"), "INVALID_REQUEST"),
+        (("paid", str(uuid4())), "PAYOUT_NOT_FOUND"),
+        (("export", "--run", str(uuid4())), "PAYOUT_RUN_NOT_FOUND"),
+    ],
+)
+async def test_refusals_of_the_server_are_told(shared_ledger: RunningLedger, arguments: tuple[str, ...], reason: str) -> None:
+    """By the contract's reasons; status 1, and nothing on standard output."""
+    outcome = await command(shared_ledger, *arguments)
+    assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
+    assert f" {reason}: " in outcome.stderr
+
+
+@pytest.mark.parametrize("arguments", [("run", "PEN", *AS_OF), ("list",), ("export",), ("paid", str(uuid4()))])
+async def test_no_server_is_told_with_what_to_do(arguments: tuple[str, ...]) -> None:
+    """Status 3, for scripts that try again."""
+    outcome = await run_command("payouts", *arguments, "--address", "127.0.0.1:1")
+    assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
+
+
+@pytest.mark.parametrize("name", ["run", "show", "list", "paid", "failed", "export"])
+async def test_each_command_has_help(name: str) -> None:
+    """Of more than its name."""
+    outcome = await run_command("payouts", name, "--help")
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert len(outcome.stdout.splitlines()) > 8

@@ -1,0 +1,303 @@
+"""The migrations: the way up and down, two of them at once, and what they leave in the database."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message, unique
+from support.running import execute_alone, query, running_ledger
+
+from ledger.bootstrap.database import Database
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    current_revision,
+    database_url,
+    head_revision,
+    migrate_async,
+)
+from ledger.infrastructure.postgres.schema.tables import metadata
+from ledger.infrastructure.postgres.verification.start_checks import SchemaMismatch, check_schema
+from ledger.resources import resource
+
+# Everything that makes up a schema, as (kind, name, definition).
+CATALOG = """
+WITH ours AS (
+  -- Privileges that were granted and revoked again are the ones that there are by default.
+  SELECT oid, relname, relkind, relowner,
+         COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)) AS relacl
+  FROM pg_class WHERE relnamespace = 'public'::regnamespace
+)
+SELECT 'relation' AS kind, relname::text AS name, concat_ws(' ', relkind, pg_get_userbyid(relowner), relacl) AS definition
+FROM ours
+UNION ALL
+SELECT 'column', o.relname || '.' || a.attname,
+       concat_ws(' ', a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
+                 a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid), a.attacl)
+FROM ours AS o
+JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE o.relkind IN ('r', 'p', 'v', 'm')
+UNION ALL
+SELECT 'constraint', conrelid::regclass || '.' || conname, concat_ws(' ', contype, convalidated, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'index', o.relname, pg_get_indexdef(o.oid) FROM ours AS o WHERE o.relkind = 'i'
+UNION ALL
+SELECT 'trigger', o.relname || '.' || t.tgname, concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid))
+FROM pg_trigger AS t JOIN ours AS o ON o.oid = t.tgrelid WHERE NOT t.tgisinternal
+UNION ALL
+SELECT 'function', oid::regprocedure::text, concat_ws(' ', pg_get_functiondef(oid), COALESCE(proacl, acldefault('f', proowner)))
+FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'comment', o.relname || '.' || d.objsubid, d.description
+FROM pg_description AS d JOIN ours AS o ON o.oid = d.objoid AND d.classoid = 'pg_class'::regclass
+ORDER BY 1, 2, 3
+"""
+
+# Runs a migration in a process of its own and prints which revision was there before.
+MIGRATE = "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; print(migrate(sys.argv[1])[0])"
+
+CONSTRAINT_NAMES = {"p": "{table}_pkey", "f": "{table}_{columns}_fkey", "u": "{table}_{columns}_key"}
+
+
+@pytest.fixture
+async def empty_url(server_url: str) -> AsyncIterator[str]:
+    """A superuser's URL of a database with nothing in it."""
+    name = f"ledger_empty_{os.getpid()}_{unique('db')}"
+    await create_database(server_url, name)
+    yield database_url(server_url, database=name)
+    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@asynccontextmanager
+async def engine_of(url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def migrate_in_process(url: str) -> str:
+    """The revision before, as another process says that migrates at the same time as we go on."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MIGRATE, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    said, complaint = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, complaint) == (0, b"")
+    return said.decode().strip()
+
+
+async def roles_of(url: str) -> dict[str, bool]:
+    """The ledger's roles, each with whether it can log in."""
+    rows = await query(url, "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE 'ledger%'")
+    return {row[0]: row[1] for row in rows}
+
+
+async def test_down_and_up_again_makes_the_same_schema(empty_url: str) -> None:
+    """Up, down to nothing and up again: the same schema, and in between nothing is left of it."""
+    assert await migrate_async(empty_url) == (None, head_revision())
+    first = await query(empty_url, CATALOG)
+    assert len(first) > 50
+    assert await migrate_async(empty_url, "base") == (head_revision(), None)
+    left = {row[1].split(".")[0] for row in await query(empty_url, CATALOG)}
+    assert left == {"alembic_version", "alembic_version_pkc"}
+    assert await migrate_async(empty_url) == (None, head_revision())
+    assert await query(empty_url, CATALOG) == first
+
+
+async def test_each_step_down_takes_back_its_step_up(empty_url: str) -> None:
+    """Every migration's downgrade leaves the schema as it was before its upgrade."""
+    revisions = sorted(path.name.partition("_")[0] for path in resource("alembic", "versions").glob("*.py"))
+    schemas = {}
+    for revision in revisions:
+        await migrate_async(empty_url, revision)
+        schemas[revision] = await query(empty_url, CATALOG)
+    for revision in reversed(revisions):
+        await migrate_async(empty_url, revision)
+        assert await query(empty_url, CATALOG) == schemas[revision]
+
+
+async def test_repeat_changes_nothing(database: Database) -> None:
+    """Migrating what is migrated says which revision it has, and leaves everything as it is."""
+    before = await query(database.migration_url, CATALOG)
+    assert await migrate_async(database.migration_url) == (head_revision(), head_revision())
+    assert await query(database.migration_url, CATALOG) == before
+
+
+async def test_migrations_at_once_on_a_new_server_all_succeed(empty_server_url: str) -> None:
+    """Three processes, two of them on one database, on a server without the roles: one migrates each database, none fails."""
+    urls = [database_url(empty_server_url, database=name) for name in ("first", "first", "second")]
+    for name in ("first", "second"):
+        await create_database(empty_server_url, name)
+    assert await roles_of(empty_server_url) == {}
+    before = await asyncio.gather(*(migrate_in_process(url) for url in urls))
+    assert sorted(before[:2]) == [head_revision(), "None"]
+    assert before[2] == "None"
+    assert await query(urls[0], CATALOG) == await query(urls[2], CATALOG)
+    roles = {"ledger_owner": False, "ledger_app": True, "ledger_read": True}
+    assert await roles_of(empty_server_url) == roles
+    await migrate_async(urls[0], "base")
+    assert await roles_of(empty_server_url) == roles
+
+
+async def test_member_of_the_owner_migrates(empty_server_url: str) -> None:
+    """Once the roles exist and its owner may create in the schema, migrations need no superuser."""
+    await create_database(empty_server_url, "first")
+    await create_database(empty_server_url, "second")
+    url = database_url(empty_server_url, database="second")
+    await migrate_async(database_url(empty_server_url, database="first"))
+    await query(url, "GRANT CREATE ON SCHEMA public TO ledger_owner")
+    await query(url, "CREATE ROLE deployer LOGIN")
+    await query(url, "GRANT ledger_owner TO deployer")
+    assert await migrate_async(database_url(url, user="deployer")) == (None, head_revision())
+    owners = await query(url, "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname = 'public'")
+    assert owners == [("ledger_owner",)]
+
+
+@pytest.mark.parametrize("revision", [None, "9999"])
+async def test_other_schema_is_refused_in_words(empty_url: str, revision: str | None) -> None:
+    """A database without schema, and one of a later version, are refused, naming both revisions and what to do."""
+    if revision is not None:
+        await migrate_async(empty_url)
+        await query(empty_url, "UPDATE alembic_version SET version_num = :revision", revision=revision)
+    async with engine_of(empty_url) as engine:
+        assert await current_revision(engine) == revision
+        with pytest.raises(SchemaMismatch, match=rf"revision {revision or 'none'}, .* needs {head_revision()}: .*migrate"):
+            await check_schema(engine)
+
+
+async def test_newest_schema_is_accepted(database: Database) -> None:
+    """The schema that the migrations make is the one that the server asks for, and its own role can see that."""
+    async with engine_of(database.url) as engine:
+        await check_schema(engine)
+
+
+async def test_tables_of_the_code_are_those_of_the_database(database: Database) -> None:
+    """Alembic finds no difference in tables, columns, types, nullability, keys and indexes."""
+    async with engine_of(database.migration_url) as engine, engine.connect() as connection:
+        # The comments stand in the migrations alone.
+        engine.dialect.supports_comments = False
+        differences = await connection.run_sync(
+            lambda plain: compare_metadata(MigrationContext.configure(plain, opts={"compare_type": True}), metadata)
+        )
+    assert differences == []
+
+
+async def test_everything_has_a_comment(database: Database) -> None:
+    """Every table, column, view and function of ours says what it is, a column with a unit or a clock says which."""
+    missing = await query(
+        database.migration_url,
+        """
+        SELECT c.relname::text, a.attname::text
+        FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum >= 0 AND NOT a.attisdropped
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
+          AND c.relname <> 'alembic_version' AND COALESCE(col_description(c.oid, a.attnum), '') = ''
+        UNION ALL
+        SELECT relname::text, '' FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
+          AND relname <> 'alembic_version' AND COALESCE(obj_description(oid, 'pg_class'), '') = ''
+        UNION ALL
+        SELECT proname::text, '()' FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND COALESCE(obj_description(oid, 'pg_proc'), '') = ''
+        """,
+    )
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words"),
+    [("_minor", "minor units"), ("_at", "clock|matures|matured"), ("_days", "24 hours"), ("currency", "ISO 4217")],
+)
+async def test_units_and_clocks_are_said(database: Database, suffix: str, words: str) -> None:
+    """The comment of an amount names its unit, that of an instant the clock it is of, that of days how long one is."""
+    rows = await query(
+        database.migration_url,
+        "SELECT a.attrelid::regclass::text, a.attname::text, col_description(a.attrelid, a.attnum) FROM pg_attribute AS a "
+        "JOIN pg_class AS c ON c.oid = a.attrelid WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' "
+        "AND a.attnum > 0 AND NOT a.attisdropped",
+    )
+    said = {f"{table}.{column}": comment for table, column, comment in rows if column.endswith(suffix)}
+    assert said
+    assert {name: comment for name, comment in said.items() if not re.search(words, comment)} == {}
+
+
+async def test_constraints_and_indexes_are_named_by_the_convention(database: Database) -> None:
+    """table_pkey, table_columns_key, table_columns_fkey, table_what_check, table_columns_idx, and none left to PostgreSQL."""
+    migrations = "".join(path.read_text() for path in resource("alembic", "versions").glob("*.py"))
+    constraints = await query(
+        database.migration_url,
+        """
+        SELECT c.conrelid::regclass::text, c.conname::text, c.contype::text,
+               (SELECT string_agg(a.attname, '_' ORDER BY k.place)
+                FROM unnest(c.conkey) WITH ORDINALITY AS k (attnum, place)
+                JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum)
+        FROM pg_constraint AS c
+        WHERE c.connamespace = 'public'::regnamespace AND c.contype IN ('c', 'f', 'p', 'u', 'x')
+          AND c.conrelid <> 'alembic_version'::regclass
+        """,
+    )
+    assert constraints
+    for table, name, kind, columns in constraints:
+        if kind == "c":
+            assert re.fullmatch(rf"{table}_[a-z_]+_check", name)
+        else:
+            assert name == CONSTRAINT_NAMES[kind].format(table=table, columns=columns)
+        assert f"CONSTRAINT {name}" in migrations
+    indexes = await query(
+        database.migration_url,
+        "SELECT i.indrelid::regclass::text, c.relname::text, i.indisunique FROM pg_index AS i "
+        "JOIN pg_class AS c ON c.oid = i.indexrelid WHERE c.relnamespace = 'public'::regnamespace "
+        "AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)",
+    )
+    kinds = {False: "idx", True: "key"}
+    assert [name for table, name, unique in indexes if not re.fullmatch(rf"{table}_[a-z_]+_{kinds[unique]}", name)] == []
+    triggers = await query(
+        database.migration_url,
+        "SELECT t.tgrelid::regclass::text, t.tgname::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid "
+        "WHERE c.relnamespace = 'public'::regnamespace AND NOT t.tgisinternal",
+    )
+    assert triggers
+    assert [name for table, name in triggers if not name.startswith(f"{table}_")] == []
+
+
+async def test_databases_are_created_once(server_url: str) -> None:
+    """Creating a database that exists does nothing, however many ask at the same time."""
+    name = f"ledger_empty_{os.getpid()}_{unique('db')}"
+    creations: list[Awaitable[None]] = [create_database(server_url, name) for _ in range(4)]
+    await asyncio.gather(*creations)
+    await create_database(server_url, name)
+    assert await query(server_url, "SELECT count(*) FROM pg_database WHERE datname = :name", name=name) == [(1,)]
+    await execute_alone(server_url, f"DROP DATABASE {name}")
+
+
+def test_revisions_are_numbered_in_their_order() -> None:
+    """Revision ids are 4-digit numbers without gaps, each file is named by its own, and each revises the one before it."""
+    paths = sorted(resource("alembic", "versions").glob("*.py"))
+    for number, path in enumerate(paths, 1):
+        source = path.read_text()
+        assert path.name.startswith(f"{number:04}_")
+        assert f'revision: str = "{number:04}"' in source
+        before = "None" if number == 1 else f'"{number - 1:04}"'
+        assert f"down_revision: str | None = {before}" in source
+
+
+@pytest.mark.parametrize("revision", ["base", "0001"])
+async def test_books_are_not_removed_by_a_downgrade(database: Database, revision: str) -> None:
+    """A schema with anything in its books cannot be moved below them, and stays as it is."""
+    async with running_ledger(database) as ledger:
+        await ledger.ingest(event_message())
+    # With no server beside it, which could make it wait, or be the one of two that have to give way.
+    with pytest.raises(DBAPIError, match="they are not removed"):
+        await migrate_async(database.migration_url, revision)
+    assert await query(database.migration_url, "SELECT count(*) FROM ledger_entries") == [(1,)]
+    assert await migrate_async(database.migration_url) == (head_revision(), head_revision())

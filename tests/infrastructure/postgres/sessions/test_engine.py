@@ -1,0 +1,139 @@
+"""Kept connections: which are used again, which are not, and that none is lost to the pool."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.running import query
+
+from ledger.bootstrap.database import Database
+from ledger.errors import DatabaseUnavailable, DataRejected
+from ledger.infrastructure.postgres.sessions.engine import Connection, KeptConnections, autocommit, create_engine
+
+DEADLINE_SECONDS = 40.0
+POOL_SIZE = 2
+
+
+@pytest.fixture
+async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
+    """One whose pool is so small that a lost connection would soon be missed."""
+    engine = create_engine(shared_database.url, pool_size=POOL_SIZE)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def connections(engine: AsyncEngine) -> AsyncIterator[KeptConnections]:
+    connections = KeptConnections(engine)
+    yield connections
+    await connections.close()
+
+
+async def session(connections: KeptConnections) -> tuple[int, Connection]:
+    """The number of the session that the next use has, and its connection."""
+    async with asyncio.timeout(DEADLINE_SECONDS), connections.autocommit() as connection:
+        return await connection.fetchval("SELECT pg_backend_pid()"), connection
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once it holds; fails after the deadline."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():  # noqa: ASYNC110  # what is waited for happens in another process
+            await asyncio.sleep(0.005)
+
+
+async def test_connection_stays_for_the_next_use(connections: KeptConnections) -> None:
+    """The same session, use after use; as many as there are uses at once and no more."""
+    first, _ = await session(connections)
+    assert {(await session(connections))[0] for _ in range(5)} == {first}
+    async with connections.autocommit() as connection:
+        both = {await connection.fetchval("SELECT pg_backend_pid()"), (await session(connections))[0]}
+    assert len(both) == 2
+    assert {(await session(connections))[0] for _ in range(5)} <= both
+
+
+async def test_session_that_was_ended_while_idle_is_replaced(connections: KeptConnections, shared_database: Database) -> None:
+    """Nobody notices: the next use has another session."""
+    for _ in range(2 * POOL_SIZE):
+        ended, connection = await session(connections)
+        await query(shared_database.migration_url, "SELECT pg_terminate_backend(:pid)", pid=ended)
+        await until(connection.is_closed)
+        assert (await session(connections))[0] != ended
+
+
+async def test_session_that_was_ended_under_its_use_is_replaced(connections: KeptConnections, shared_database: Database) -> None:
+    """That use is told DatabaseUnavailable, the next one has another session."""
+    for _ in range(2 * POOL_SIZE):
+        with pytest.raises(DatabaseUnavailable):
+            async with connections.autocommit() as connection:
+                ended = await connection.fetchval("SELECT pg_backend_pid()")
+                await query(shared_database.migration_url, "SELECT pg_terminate_backend(:pid)", pid=ended)
+                await connection.fetchval("SELECT pg_sleep(60)")
+        assert (await session(connections))[0] != ended
+
+
+async def test_cancelled_use_is_not_kept(connections: KeptConnections) -> None:
+    """Its statement may still be running in that session; the pool has room for another one."""
+    for _ in range(2 * POOL_SIZE):
+        before, _ = await session(connections)
+        begun = asyncio.Event()
+
+        async def use(begun: asyncio.Event = begun) -> None:
+            async with connections.autocommit() as connection:
+                begun.set()
+                await connection.fetchval("SELECT pg_sleep(60)")
+
+        task = asyncio.create_task(use())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await session(connections))[0] != before
+
+
+async def test_refused_statement_does_not_cost_the_connection(connections: KeptConnections) -> None:
+    """The session is as good as before."""
+    before, _ = await session(connections)
+    for error, statement in ((DataRejected, "SELECT 'x'::integer"), (asyncpg.UndefinedTableError, "SELECT FROM nothing")):
+        with pytest.raises(error):
+            async with connections.autocommit() as connection:
+                await connection.execute(statement)
+    with pytest.raises(ZeroDivisionError):
+        async with connections.autocommit():
+            raise ZeroDivisionError
+    assert (await session(connections))[0] == before
+
+
+async def test_close_gives_all_back(engine: AsyncEngine) -> None:
+    """The pool has everything it gave, and gives it again."""
+    connections = KeptConnections(engine)
+    async with connections.autocommit(), connections.autocommit():
+        assert engine.pool.status().endswith(f"Current Checked out connections: {POOL_SIZE}")
+    await connections.close()
+    assert engine.pool.status().endswith("Current Checked out connections: 0")
+    await session(connections)
+    await connections.close()
+
+
+async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(engine: AsyncEngine) -> None:
+    """The database may have begun it although nobody was told: the next use must not find itself inside of it, where what it
+    writes is lost and what it reads is old."""
+    for _ in range(5 * POOL_SIZE):
+        begun = asyncio.Event()
+
+        async def use(begun: asyncio.Event = begun) -> None:
+            async with autocommit(engine) as connection:
+                begun.set()
+                async with connection.transaction(isolation="repeatable_read"):
+                    await connection.fetchval("SELECT 1")
+
+        task = asyncio.create_task(use())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(DEADLINE_SECONDS), autocommit(engine) as connection:
+            assert not connection.is_in_transaction()
+            assert await connection.fetchval("SELECT current_setting('transaction_isolation')") == "read committed"

@@ -1,0 +1,534 @@
+"""Statements on PostgreSQL: pages are what a reading of everything says, and cost what they hold."""
+
+import asyncio
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+import uuid_utils.compat
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+from support.books import engine_on, superuser
+from support.events import unique
+from support.snapshots import make_marks, until_final
+
+from ledger.application.list_entries import list_entries
+from ledger.application.ports.statements import StatementPlace, StatementQuery
+from ledger.bootstrap.database import Database
+from ledger.domain.events import microseconds
+from ledger.domain.posting_rules import EntryType
+from ledger.errors import QueueFull
+from ledger.infrastructure.postgres import account_statements as statements
+from ledger.infrastructure.postgres.account_statements import (
+    AFTER,
+    SELECT_MOMENT,
+    SELECT_PAGE,
+    SELECT_REACH,
+    PostgresStatements,
+)
+from ledger.infrastructure.postgres.sessions.engine import BoundedConnections, Connection, autocommit
+from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, PostgresStatementMarks
+from ledger.infrastructure.postgres.verification.audit import load_checks
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+(MARKS_CHECK,) = [check.statement for check in load_checks() if check.name == "statement_marks_agree_with_the_entries"]
+
+# Entries as somebody restores them: with the instants and numbers that they had. An adjustment each, of 1, 2, 4, ...
+INSERT_ENTRIES = """
+INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position, entry_type, debit_account,
+                            credit_account, amount_minor, occurred_at, recorded_at, event_id)
+SELECT $1, e.txid::text::xid8, e.transaction_id, e.position, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable',
+       e.amount_minor, e.recorded_at, e.recorded_at, 'evt_' || e.transaction_id
+FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::bigint[], $6::timestamptz[])
+  AS e (txid, transaction_id, position, amount_minor, recorded_at)
+"""
+
+# From what sizes on PostgreSQL has a table or an index read by several processes.
+MIN_SIZES_FOR_MORE_PROCESSES = ("min_parallel_table_scan_size", "min_parallel_index_scan_size")
+
+NOW_AND_HORIZON = "SELECT now() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon"
+
+
+async def open_account(connection: Connection, restaurant_id: str) -> int:
+    await connection.execute("INSERT INTO restaurants (restaurant_id) VALUES ($1)", restaurant_id)
+    account: int = await connection.fetchval(
+        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN') RETURNING balance_account_id", restaurant_id
+    )
+    return account
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What decides an entry's place, and its amount."""
+
+    recorded_at: datetime
+    txid: int
+    transaction_id: UUID
+    position: int
+    amount_minor: int
+
+
+async def restore(connection: Connection, account: int, entries: Sequence[Entry]) -> None:
+    await connection.execute(
+        INSERT_ENTRIES,
+        account,
+        [entry.txid for entry in entries],
+        [entry.transaction_id for entry in entries],
+        [entry.position for entry in entries],
+        [entry.amount_minor for entry in entries],
+        [entry.recorded_at for entry in entries],
+    )
+
+
+def some_entries(chance: random.Random, number: int, txid_end: int, now: datetime) -> list[Entry]:
+    """Entries in the order of their numbers: a clock that mostly goes on, stands still, is slow to be read or set back; and some
+    of another cluster, whose numbers have nothing to do with their instants, of which some are yet to come."""
+    disorder = chance.choice(("none", "late", "late", "steps", "any"))
+    entries: list[Entry] = []
+    clock, txid = now - timedelta(days=30), max(3, txid_end - 400)
+    while len(entries) < number:
+        clock += timedelta(microseconds=chance.choice((0, 0, 1, 1000, 10**6, 10**9)))
+        if disorder == "steps" and chance.random() < 0.05:
+            clock -= timedelta(hours=chance.choice((1, 2, 48)))
+        recorded_at = clock
+        if disorder == "late" and chance.random() < 0.2:
+            recorded_at -= timedelta(microseconds=chance.randrange(3 * 10**6))
+        if disorder == "any":
+            recorded_at = now - timedelta(microseconds=chance.randrange(10**12))
+            txid = chance.choice((chance.randrange(3, txid_end), chance.randrange(2**40, 2**40 + 50)))
+        else:
+            txid = min(txid + chance.choice((0, 1, 1, 2)), txid_end - 1)
+        for position in range(1, chance.choice((1, 1, 2, 3)) + 1):
+            entries.append(Entry(recorded_at, txid, uuid_utils.compat.uuid7(), position, chance.randrange(1, 10**9)))
+    return entries
+
+
+async def paged(
+    engine: AsyncEngine, statement_query: StatementQuery, page_size: int
+) -> tuple[int, int, list[tuple[datetime, UUID, int, int]]]:
+    """The whole statement: opening, closing, entries."""
+    books = PostgresStatements(partial(autocommit, engine))
+    place: StatementPlace | None = None
+    found: list[tuple[datetime, UUID, int, int]] = []
+    while True:
+        page = await list_entries(books, statement_query, place, page_size)
+        assert len(page.entries) <= page_size
+        assert page.next_place is None or len(page.entries) == page_size
+        found += [
+            (
+                EPOCH + entry.recorded_at_microseconds * MICROSECOND,
+                entry.transaction_id,
+                entry.position,
+                entry.amount_minor,
+            )
+            for entry in page.entries
+        ]
+        place = page.next_place
+        if place is None:
+            return page.moment.opening_minor, page.moment.closing_minor, found
+
+
+def expected(
+    entries: Sequence[Entry], start_at: datetime | None, end_at: datetime | None
+) -> tuple[int, int, list[tuple[datetime, UUID, int, int]]]:
+    """The same, of entries that are all there."""
+    ordered = sorted(entries, key=lambda entry: (entry.recorded_at, entry.txid, entry.transaction_id, entry.position))
+    before_end = [entry for entry in ordered if end_at is None or entry.recorded_at < end_at]
+    shown = [entry for entry in before_end if start_at is None or entry.recorded_at >= start_at]
+    closing = sum(entry.amount_minor for entry in before_end)
+    opening = closing - sum(entry.amount_minor for entry in shown)
+    return opening, closing, [(e.recorded_at, e.transaction_id, e.position, e.amount_minor) for e in shown]
+
+
+@pytest.fixture
+def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page goes on from reach to reach, as it does in an account of many more entries."""
+    monkeypatch.setattr(statements, "MARK_ENTRIES", 2)
+
+
+@pytest.mark.usefixtures("short_reach")
+@pytest.mark.parametrize("book", range(6))
+async def test_statement_is_what_reading_everything_says(shared_database: Database, book: int) -> None:
+    """Any order of instants and numbers, marks of any density, some of which are missing: any page size and period show the
+    entries of the period, each once, between balances that tie out. The audit has nothing to say about the marks."""
+    chance = random.Random(seed := random.randrange(2**32))
+    restaurant_id = unique(f"res_{book}")
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+        now, txid_end = await connection.fetchrow(NOW_AND_HORIZON)
+        entries = some_entries(chance, chance.choice((1, 30, 120)), txid_end, now)
+        await restore(connection, account, entries)
+        if chance.random() < 0.9:
+            await make_marks(
+                engine, restaurant_id, mark_entries=chance.choice((1, 3, 10)), read_entries_max=chance.choice((1, 7, 1000))
+            )
+        assert await connection.fetch(MARKS_CHECK) == []
+        marks = await connection.fetch("SELECT horizon::text FROM statement_marks WHERE balance_account_id = $1", account)
+        missing = [row["horizon"] for row in marks if chance.random() < 0.2]
+        await connection.execute(
+            "DELETE FROM statement_marks WHERE balance_account_id = $1 AND horizon::text = ANY ($2)", account, missing
+        )
+        edges = sorted({entry.recorded_at for entry in entries})
+        for _ in range(6):
+            period = [
+                None if chance.random() < 0.3 else chance.choice(edges) + chance.choice((-1, 0, 1)) * MICROSECOND
+                for _ in range(2)
+            ]
+            start_at, end_at = period if None in period else sorted(period, key=lambda at: at or now)
+            statement_query = StatementQuery(restaurant_id, "PEN", start_at, end_at, frozenset(), None, None)
+            found = await paged(engine, statement_query, chance.choice((1, 4, 25, 1000)))
+            assert found == expected(entries, start_at, end_at), f"seed {seed}, {start_at} to {end_at}"
+        await connection.execute("DELETE FROM statement_marks WHERE balance_account_id = $1", account)
+
+
+@pytest.mark.usefixtures("short_reach")
+async def test_statements_tie_out_while_marks_are_made(shared_database: Database) -> None:
+    """Writers whose transactions end late, in any order, and marks made between pages: every statement adds up to its closing
+    balance, and a later one has what an earlier one had, in the same order."""
+    restaurant_id = unique("res")
+    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    chance = random.Random(seed := random.randrange(2**32))
+    stop = asyncio.Event()
+    async with engine_on(shared_database.url, pool_size=8) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+
+        async def write() -> None:
+            async with superuser(shared_database) as writer:
+                while not stop.is_set():
+                    transaction = writer.transaction()
+                    await transaction.start()
+                    # Its instant is that of its beginning, its number that of its first row.
+                    await writer.execute("SELECT pg_sleep($1)", chance.choice((0, 0, 0.001, 0.02)))
+                    for _ in range(chance.choice((1, 3))):
+                        await writer.execute(INSERT_NOW, account, chance.randrange(1, 10**6))
+                    await writer.execute("SELECT pg_sleep($1)", chance.choice((0, 0, 0.001, 0.02)))
+                    await transaction.commit()
+
+        async def mark() -> None:
+            marks = PostgresStatementMarks(engine, mark_entries=2, read_entries_max=5)
+            while not stop.is_set():
+                await marks.take(account, 1)
+                await asyncio.sleep(0)
+
+        workers = [asyncio.create_task(work()) for work in (write, write, write, write, mark)]
+        try:
+            for _ in range(10):
+                opening, closing, entries = await paged(engine, whole, chance.choice((3, 10, 40)))
+                assert opening + sum(entry[-1] for entry in entries) == closing, f"seed {seed}"
+                assert [entry[0] for entry in entries] == sorted(entry[0] for entry in entries)
+                assert len({entry[1] for entry in entries}) == len(entries)
+        finally:
+            stop.set()
+            await asyncio.gather(*workers)
+        await make_marks(engine, restaurant_id, mark_entries=2)
+        assert await connection.fetch(MARKS_CHECK) == []
+        opening, closing, entries = await paged(engine, whole, 100)
+        stored = await connection.fetch(
+            "SELECT transaction_id FROM ledger_entries WHERE balance_account_id = $1"
+            " ORDER BY recorded_at, recorded_txid, transaction_id, position",
+            account,
+        )
+        assert [entry[1] for entry in entries] == [row["transaction_id"] for row in stored]
+        assert (opening, closing) == (0, sum(entry[-1] for entry in entries))
+
+
+INSERT_NOW = """
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                            amount_minor, occurred_at, event_id)
+VALUES ($1, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', $2, now(), 'evt_now')
+"""
+
+
+@pytest.mark.usefixtures("short_reach")
+async def test_filters_choose_among_all_entries(shared_database: Database) -> None:
+    """What is asked for may be anywhere in the account, many marks apart."""
+    restaurant_id = unique("res")
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+        now, txid_end = await connection.fetchrow(NOW_AND_HORIZON)
+        entries = [
+            Entry(now - timedelta(seconds=90 - number), txid_end - 90 + number, uuid_utils.compat.uuid7(), 1, 1 + number)
+            for number in range(90)
+        ]
+        await restore(connection, account, entries)
+        await make_marks(engine, restaurant_id, mark_entries=3)
+        for entry in (entries[0], entries[44], entries[89]):
+            of_event = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), f"evt_{entry.transaction_id}", None)
+            _, closing, found = await paged(engine, of_event, 1)
+            assert found == [(entry.recorded_at, entry.transaction_id, 1, entry.amount_minor)]
+            assert closing == sum(range(1, 91))
+        of_type = StatementQuery(restaurant_id, "PEN", None, None, frozenset({EntryType.CHARGE}), None, None)
+        assert (await paged(engine, of_type, 5))[2] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "is_used"),
+    [
+        ("", True),
+        ("stay_id = gen_random_uuid()", False),
+        ("horizon = '9000000000000000000'", False),
+        ("written_txid = '3'", False),
+        ("written_txid = NULL", False),
+    ],
+    ids=["of this stay", "of another stay", "ahead of this cluster", "written elsewhere", "written nobody knows where"],
+)
+async def test_only_marks_of_this_stay_are_used(shared_database: Database, change: str, is_used: bool) -> None:
+    """One with a wrong sum shows whether it is believed: only if it is of this stay,
+    written in it, and not ahead of the cluster."""
+    restaurant_id = unique("res")
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+        await connection.execute(INSERT_NOW, account, 5)
+        assert await make_marks(engine, restaurant_id) == 1
+        await connection.execute("ALTER TABLE statement_marks DISABLE TRIGGER statement_marks_deny_change")
+        believed = "" if "written_txid" in change else "written_txid = pg_current_xact_id()"
+        changes = ", ".join(filter(None, ("payable_minor = 77", believed, change)))
+        await connection.execute(f"UPDATE statement_marks SET {changes} WHERE balance_account_id = $1", account)
+        await connection.execute("ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change")
+        whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+        assert (await paged(engine, whole, 10))[1] == (77 if is_used else 5)
+        await connection.execute("DELETE FROM statement_marks WHERE balance_account_id = $1", account)
+
+
+class Told:
+    """Long tails, as they were told."""
+
+    entries_max = 3
+
+    def __init__(self) -> None:
+        self.tails: dict[int | None, int] = {}
+
+    def report(self, tails: Any) -> None:
+        self.tails.update(tails)
+
+    async def shortened(self, balance_account_id: int) -> None:
+        raise AssertionError("so few entries are not worth a wait")
+
+
+async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Database) -> None:
+    """The first page then reads none of the entries that they count, not even once."""
+    restaurant_id = unique("res")
+    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+        asked: list[int] = []
+
+        class Marked(Told):
+            async def shortened(self, balance_account_id: int) -> None:
+                asked.append(balance_account_id)
+                await make_marks(engine, restaurant_id)
+
+        tails = Marked()
+        books = PostgresStatements(partial(autocommit, engine), tails, tail_entries_max=3)
+        for number in range(1, 5):
+            await connection.execute(INSERT_NOW, account, 1)
+            page = await list_entries(books, whole, None, 10)
+            assert (len(page.entries), page.moment.closing_minor) == (number, number)
+            assert asked == ([] if number < 4 else [account])
+        assert tails.tails[account] == 0
+
+
+async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: Database) -> None:
+    """All without a mark; with one, those that came since."""
+    restaurant_id = unique("res")
+    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
+        account = await open_account(connection, restaurant_id)
+
+        async def told() -> int:
+            tails = Told()
+            await PostgresStatements(partial(autocommit, engine), tails).first_page(whole, 1)
+            return tails.tails[account]
+
+        for _ in range(4):
+            await connection.execute(INSERT_NOW, account, 1)
+        assert await told() == 4
+        await until_final(engine)
+        assert not await PostgresStatementMarks(engine).take(account, 5)
+        assert await PostgresStatementMarks(engine).take(account, 4)
+        assert await told() == 0
+        await connection.execute(INSERT_NOW, account, 1)
+        assert await told() == 1
+
+
+# What a page costs
+
+ACCOUNT_ENTRIES = 20_000
+PAGE_ENTRIES = 100
+
+
+def rows_read(plan: Any) -> int:
+    """How many rows of ledger_entries the plan has read, those that it threw away included."""
+    own = 0
+    if plan.get("Relation Name") == "ledger_entries":
+        rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+        own = round(rows * plan["Actual Loops"])
+    return own + sum(rows_read(part) for part in plan.get("Plans", ()))
+
+
+def buffers_of(plan: Any) -> int:
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+async def explained(connection: Connection, statement: str, *values: object) -> Any:
+    """The plan of a statement as the service runs it, with what it read."""
+    found = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values)
+    return found[0]["Plan"]
+
+
+async def test_page_costs_what_it_holds(database: Database) -> None:
+    """Anywhere in an account of 20,000 entries, which one transaction wrote for each entry and some wrote late: a page and the
+    balances read some hundred rows, not the account; as many at its beginning, in its middle and at its end."""
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        await connection.execute("DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+        entries = [
+            Entry(
+                now - timedelta(seconds=ACCOUNT_ENTRIES - number - (number % 7)), first + number, uuid_utils.compat.uuid7(), 1, 1
+            )
+            for number in range(ACCOUNT_ENTRIES)
+        ]
+        await restore(connection, account, entries)
+        await make_marks(engine, "res_1")
+        await connection.execute("ANALYZE ledger_entries")
+    async with engine_on(database.url) as engine, autocommit(engine) as connection:
+        for place in (0, ACCOUNT_ENTRIES // 2, ACCOUNT_ENTRIES - 150):
+            start_at = entries[place].recorded_at
+            reach = await connection.fetchrow(SELECT_REACH, "res_1", "PEN", start_at, now, PAGE_ENTRIES + 1 + MARK_ENTRIES)
+            until = now if reach["complete_before"] is None else reach["complete_before"]
+            ends = (reach["first_txid"], reach["end_txid"], reach["tail_txid"])
+            found = await connection.fetch(SELECT_PAGE.format(conditions=""), "res_1", "PEN", start_at, until, 100, *ends)
+            assert len(found) == PAGE_ENTRIES
+            page = await explained(connection, SELECT_PAGE.format(conditions=""), "res_1", "PEN", start_at, until, 100, *ends)
+            assert rows_read(page) <= PAGE_ENTRIES + 4 * MARK_ENTRIES, place
+            assert buffers_of(page) <= 100, place
+            moment = await explained(connection, SELECT_MOMENT, "res_1", "PEN", start_at, now - timedelta(minutes=1))
+            assert rows_read(moment) <= 8 * MARK_ENTRIES, place
+            assert buffers_of(await explained(connection, SELECT_REACH, "res_1", "PEN", start_at, now, 301)) <= 60, place
+
+
+async def test_page_of_batches_is_read_at_once(database: Database) -> None:
+    """Each transaction wrote a whole page of one instant, and the page before ended anywhere in one:
+    the first reach has the page and one entry more. It reads three batches beyond the one it starts in."""
+    batch_entries, batches = 500, 20
+    begin = f"DO $$ BEGIN FOR n IN 1..{batches} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        await connection.execute(begin)
+        entries = [
+            Entry(now - timedelta(seconds=batches - batch), first + batch, uuid_utils.compat.uuid7(), 1, 1)
+            for batch in range(batches)
+            for _ in range(batch_entries)
+        ]
+        await restore(connection, account, entries)
+        await make_marks(engine, "res_1")
+        await connection.execute("ANALYZE ledger_entries")
+    limit = batch_entries + 1
+    async with engine_on(database.url) as engine, autocommit(engine) as connection:
+        for place in (batch_entries - 1, 10 * batch_entries - 1, 10 * batch_entries + 200):
+            last = entries[place]
+            after = AFTER.format(9, 10, 11, 12)
+            reach = await connection.fetchrow(SELECT_REACH, "res_1", "PEN", last.recorded_at, now, limit + MARK_ENTRIES)
+            values = (
+                *("res_1", "PEN", last.recorded_at, reach["complete_before"], limit),
+                *(reach["first_txid"], reach["end_txid"], reach["tail_txid"]),
+                *(last.recorded_at, str(last.txid), last.transaction_id, last.position),
+            )
+            statement = SELECT_PAGE.format(conditions=f"AND {after}")
+            found = await connection.fetch(statement, *values)
+            expected_page = entries[place + 1 : place + 1 + limit]
+            assert [row["transaction_id"] for row in found] == [e.transaction_id for e in expected_page]
+            plan = await explained(connection, statement, *values)
+            assert rows_read(plan) <= 4 * batch_entries, place
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (SELECT_MOMENT, "'res_1', 'PEN', now(), now()"),
+        (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'"),
+    ],
+    ids=["moment", "page"],
+)
+async def test_plans_made_while_the_tables_are_empty_read_ranges(database: Database, statement: str, values: str) -> None:
+    """They are kept when the tables have grown: from the first plan on entries are read by ranges of the primary key."""
+    async with superuser(database) as connection:
+        await connection.execute(f"PREPARE planned AS {statement}")
+        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+    assert "Seq Scan on ledger_entries" not in plan
+    scans = re.findall(r"ledger_entries_(\w+).*\n *Index Cond: (.*)", plan)
+    assert {name for name, _ in scans} == {"pkey"}
+    assert all("recorded_txid >=" in condition for _, condition in scans)
+    assert any("recorded_txid <" in condition for _, condition in scans)
+
+
+async def test_page_and_balances_are_read_by_one_process(database: Database) -> None:
+    """Even where PostgreSQL is told that further processes cost nothing: a plan for any values expects
+    a third of the account, and a page would start two each time."""
+    name = make_url(database.url).database
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        for setting in ("parallel_setup_cost", "parallel_tuple_cost", *MIN_SIZES_FOR_MORE_PROCESSES):
+            await connection.execute(f"ALTER DATABASE {name} SET {setting} = 0")
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        await restore(connection, account, [Entry(now, first - 1, uuid_utils.compat.uuid7(), 1, 1) for _ in range(10_000)])
+        await connection.execute("ANALYZE ledger_entries")
+        async with autocommit(engine) as session:
+            for statement, values in (
+                (SELECT_MOMENT, "'res_1', 'PEN', now(), now()"),
+                (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'"),
+            ):
+                await session.execute(f"PREPARE planned AS {statement}")
+                plan = "\n".join(row[0] for row in await session.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+                assert "Gather" not in plan, plan
+                await session.execute("DEALLOCATE planned")
+
+
+async def test_endless_instants_are_the_last_of_the_contract(database: Database) -> None:
+    """Only a hand can have written them; the statement shows them all the same."""
+    async with engine_on(database.url) as engine, superuser(database) as connection:
+        account = await open_account(connection, "res_1")
+        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        entries = [Entry(now - number * MICROSECOND, first - 1, uuid_utils.compat.uuid7(), 1, 1) for number in (2, 1)]
+        await restore(connection, account, entries)
+        await connection.execute("ALTER TABLE ledger_entries DISABLE TRIGGER USER")
+        for entry, at in zip(entries, ("infinity", "-infinity"), strict=True):
+            statement = f"UPDATE ledger_entries SET occurred_at = '{at}' WHERE transaction_id = $1"
+            await connection.execute(statement, entry.transaction_id)
+        statement_query = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+        page = await list_entries(PostgresStatements(partial(autocommit, engine)), statement_query, None, 10)
+    found = [(entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.entries]
+    last, earliest = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    assert found == [(microseconds(last), None), (microseconds(earliest), None)]
+
+
+async def test_long_reads_are_bounded(shared_database: Database) -> None:
+    """Of three reads two may be open: the third is refused at once, and comes in when one has ended."""
+    async with engine_on(shared_database.url, pool_size=1) as engine:
+        connections = BoundedConnections(engine, uses_max=2)
+        async with connections.autocommit() as connection:
+
+            async def read_one() -> int:
+                async with connections.autocommit() as other:
+                    one: int = await other.fetchval("SELECT 1")
+                    return one
+
+            waiting = asyncio.create_task(read_one())
+            while connections.uses < 2:  # noqa: ASYNC110  # it has begun when the other task has run
+                await asyncio.sleep(0)
+            with pytest.raises(QueueFull):
+                async with connections.autocommit():
+                    pass
+            assert await connection.fetchval("SELECT 1") == 1
+        assert await waiting == 1
+        async with connections.autocommit() as connection:
+            assert await connection.fetchval("SELECT 1") == 1

@@ -1,0 +1,528 @@
+"""The reports: each tells what an independent calculation says, and reads what it needs and no more."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uuid_utils.compat
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from support.events import event_message
+from support.payout_runs import answer, days_ago, finished_run
+from support.running import RunningLedger, query
+
+from ledger.application.run_payouts import run_payouts
+from ledger.bootstrap.database import Database
+from ledger.domain.payouts import PayoutRunKey
+from ledger.errors import DatabaseUnavailable, InvalidRequest
+from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
+from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
+from ledger.infrastructure.postgres.verification import reports
+from ledger.infrastructure.postgres.verification.audit import audit
+from ledger.infrastructure.postgres.verification.reports import Report, Value, load_queries, payout_eligibility, run_query
+from ledger.resources import resource
+from ledger.v1 import ledger_pb2
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+WEEK = timedelta(days=7)
+SETTLED = (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+
+CHARGE, FEE = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_FEE_ASSESSED
+REFUND, DISPUTE = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, ledger_pb2.EVENT_TYPE_DISPUTE_OPENED
+
+# What Q2 is asked about: restaurant, currency, type, amount, fee, and how long before the end of the seven days.
+REVENUE = [
+    *[(f"res_{n:02}", "PEN", CHARGE, 1_000 * n, 10 * n, timedelta(hours=n)) for n in range(1, 13)],
+    ("res_12", "PEN", REFUND, 500, 0, timedelta(hours=1)),
+    ("res_11", "PEN", FEE, 77, 0, timedelta(hours=1)),
+    # A dispute and its fee are no revenue, and nobody's share.
+    ("res_11", "PEN", DISPUTE, 400, 40, timedelta(hours=1)),
+    # Equal to res_09.
+    ("res_tie", "PEN", CHARGE, 9_000, 90, timedelta(days=3)),
+    # The first instant that counts, and the last one that does not; the first one after the end.
+    ("res_edge", "PEN", CHARGE, 50_000, 0, WEEK),
+    ("res_edge", "PEN", CHARGE, 60_000, 0, WEEK + timedelta(microseconds=1)),
+    ("res_edge", "PEN", CHARGE, 70_000, 0, timedelta(0)),
+    # A currency in which all together lost money.
+    ("res_usd", "USD", CHARGE, 100, 0, timedelta(hours=1)),
+    ("res_usd", "USD", REFUND, 300, 0, timedelta(hours=1)),
+]
+
+
+# A million entries and a hundred thousand payouts, of ten thousand restaurants. $1: the round, 1 to 10; every round is ten days
+# after the one before, the last one is three days ago. In every round each restaurant has three or four charges with a fee and
+# about one refund, and is then paid.
+CHARGES_A_ROUND, REFUNDS_A_ROUND, RESTAURANTS, ROUNDS = 35_000, 10_000, 10_000, 10
+
+REGISTER_MANY = f"""
+WITH registered AS (
+  INSERT INTO restaurants (restaurant_id, name)
+  SELECT 'res_' || lpad(n::text, 6, '0'), '' FROM generate_series(1, {RESTAURANTS}) AS n
+  RETURNING restaurant_id
+)
+INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, 'PEN' FROM registered
+"""
+
+BOOK_MANY = f"""
+WITH event AS (
+  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+                                fee_minor, occurred_at, reference, recorded_at)
+  SELECT 'evt_' || $1::int || '_' || e.n, sha256(convert_to(concat_ws(E'\\n', '1', e.type, e.restaurant_id, 'PEN', e.amount_minor,
+         e.fee_minor, trim_scale(extract(epoch FROM e.occurred_at) * 1000000), '', e.reference), 'UTF8')),
+         gen_random_uuid(), gen_random_uuid(), e.type, e.restaurant_id, 'PEN', e.amount_minor, e.fee_minor, e.occurred_at,
+         e.reference, e.occurred_at + interval '1 minute'
+  FROM (
+    SELECT n, CASE WHEN n <= {CHARGES_A_ROUND} THEN 'charge_succeeded' ELSE 'refund_succeeded' END AS type,
+           'res_' || lpad((1 + (n - 1) % {CHARGES_A_ROUND} * 7919 % {RESTAURANTS})::text, 6, '0') AS restaurant_id,
+           CASE WHEN n <= {CHARGES_A_ROUND} THEN 5000 + n % 100 ELSE 100 END AS amount_minor,
+           CASE WHEN n <= {CHARGES_A_ROUND} THEN 250 ELSE 0 END AS fee_minor,
+           'pay_' || $1::int || '_' || (n - 1) % {CHARGES_A_ROUND} AS reference,
+           date_trunc('day', now()) - make_interval(days => 3 + 10 * ({ROUNDS} - $1::int)) + make_interval(secs => n)
+             AS occurred_at
+    FROM generate_series(1, {CHARGES_A_ROUND + REFUNDS_A_ROUND}) AS n
+  ) AS e
+  RETURNING event_id, transaction_id, type, restaurant_id, amount_minor, fee_minor, occurred_at, recorded_at
+)
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+                            available_at, occurred_at, recorded_at, event_id)
+SELECT a.balance_account_id, e.transaction_id, r.position, r.entry_type, r.debit_account, r.credit_account,
+       CASE r.entry_type WHEN 'FEE' THEN e.fee_minor ELSE e.amount_minor END,
+       CASE WHEN e.type = 'charge_succeeded' THEN e.occurred_at + interval '24 hours' END, e.occurred_at, e.recorded_at,
+       e.event_id
+FROM event AS e
+JOIN balance_accounts AS a ON a.restaurant_id = e.restaurant_id
+JOIN (VALUES ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable'),
+             ('charge_succeeded', 2, 'FEE', 'restaurant_payable', 'platform_fees'),
+             ('refund_succeeded', 1, 'REFUND', 'restaurant_payable', 'processor_clearing'))
+     AS r (type, position, entry_type, debit_account, credit_account) ON r.type = e.type
+"""
+
+SETTLE_MANY = """
+WITH paid AS (
+  UPDATE payouts SET state = 'PAID' WHERE state = 'CREATED' RETURNING payout_id, balance_account_id, amount_minor
+),
+event AS (
+  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+                                fee_minor, occurred_at, payout_id)
+  SELECT 'paid_' || p.payout_id, sha256(convert_to(concat_ws(E'\\n', '1', 'payout_paid', a.restaurant_id, 'PEN', p.amount_minor,
+         0, trim_scale(extract(epoch FROM now()) * 1000000), p.payout_id, ''), 'UTF8')),
+         gen_random_uuid(), gen_random_uuid(), 'payout_paid', a.restaurant_id, 'PEN', p.amount_minor, 0, now(), p.payout_id
+  FROM paid AS p
+  JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
+  RETURNING event_id, transaction_id, amount_minor, payout_id
+)
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+                            occurred_at, event_id, payout_id)
+SELECT p.balance_account_id, e.transaction_id, 1, 'PAYOUT_RELEASE', 'payout_reserved', 'platform_cash', e.amount_minor, now(),
+       e.event_id, p.payout_id
+FROM event AS e
+JOIN paid AS p ON p.payout_id::text = e.payout_id
+"""
+
+MIDNIGHT = NOW.replace(hour=0, minute=0, second=0)
+# What each report is asked, and the indexes it must use; Q2 has none that fits.
+PLANS: dict[str, tuple[dict[str, Value], set[str]]] = {
+    "q1_balances": ({"currency": "PEN"}, {"ledger_entries_pkey"}),
+    "q2_top_restaurants": ({"until_at": NOW}, set()),
+    "q3_payout_eligibility": (
+        {
+            "currency": "PEN",
+            "as_of": MIDNIGHT.date(),
+            "begins_at": MIDNIGHT,
+            "ends_at": MIDNIGHT + timedelta(days=1),
+            "min_amount_minor": 0,
+        },
+        {"ledger_entries_pkey"},
+    ),
+    "q4_integrity": ({}, set()),
+    "payout_history": (
+        {"restaurant_id": "res_000042"},
+        {
+            "balance_accounts_restaurant_id_currency_key",
+            "payouts_balance_account_id_sequence_key",
+            "payout_items_pkey",
+            "processor_events_payout_id_idx",
+        },
+    ),
+}
+
+
+async def report_of(ledger: RunningLedger, name: str, **parameters: Value) -> list[dict[str, Any]]:
+    """The rows of a report by column."""
+    return rows_of(await run_query(ledger.engine, name, parameters))
+
+
+def rows_of(report: Report) -> list[dict[str, Any]]:
+    assert report.is_complete
+    return [dict(zip(report.columns, row, strict=True)) for row in report.rows]
+
+
+async def eligibility(ledger: RunningLedger, as_of: date, min_amount_minor: int = 0) -> dict[str, tuple[Any, ...]]:
+    """By restaurant: why it would be skipped, if so, and what it would be paid."""
+    report = await payout_eligibility(
+        ledger.engine, currency="PEN", as_of=as_of, settlement_timezone="UTC", min_amount_minor=min_amount_minor
+    )
+    rows = rows_of(report)
+    return {row["restaurant_id"]: (row["skip_reason"], int(row["pays_minor"])) for row in rows}
+
+
+def psql(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the whole file as its head says."""
+    try:
+        program = find_bin_dir() / "psql"
+    except EmbeddedPostgresError as error:
+        pytest.skip(str(error))
+    if not program.is_file():
+        pytest.skip(f"there is no psql in {program.parent}")
+    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    script = resource("sql", "queries.sql")
+    command: list[str | Path] = [program, "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", *arguments, "-d", address, "-f", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> None:
+    """Q1: a row for every restaurant, equal to GetBalance; zeros for one without an account in the currency."""
+    await ledger.ingest(
+        event_message(restaurant_id="res_a", amount_minor=10_000, fee_minor=300),
+        event_message(restaurant_id="res_a", amount_minor=4_000, fee_minor=200, occurred_at=NOW - timedelta(days=1)),
+        event_message(DISPUTE, restaurant_id="res_a", amount_minor=2_000, fee_minor=150),
+        event_message(REFUND, restaurant_id="res_red", amount_minor=5),
+        event_message(restaurant_id="res_usd", currency="USD"),
+    )
+    await finished_run(ledger)
+    await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=7))
+    rows = await report_of(ledger, "q1_balances", currency="PEN")
+    assert [row["restaurant_id"] for row in rows] == ["res_a", "res_red", "res_usd"]
+    for row in rows:
+        told = await ledger.balance(row["restaurant_id"])
+        for kind in ("available_minor", "pending_minor", "reserved_minor", "disputed_minor"):
+            assert row[kind] == getattr(told, kind), (row["restaurant_id"], kind)
+        last_event_at = told.last_event_at.ToDatetime(UTC) if told.HasField("last_event_at") else None
+        assert row["last_event_at"] == last_event_at
+    assert [rows[0][kind] for kind in ("available_minor", "pending_minor", "reserved_minor")] == [7, 3_800, 7_550]
+
+
+async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> None:
+    """Q2: figures, ranks and shares as calculated from the events themselves."""
+    results = await ledger.ingest(
+        *(
+            event_message(
+                kind,
+                restaurant_id=restaurant_id,
+                currency=currency,
+                amount_minor=amount_minor,
+                fee_minor=fee_minor,
+                occurred_at=NOW - before,
+            )
+            for restaurant_id, currency, kind, amount_minor, fee_minor, before in REVENUE
+        )
+    )
+    assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
+    net: dict[tuple[str, str], int] = {}
+    charges: dict[tuple[str, str], int] = {}
+    for restaurant_id, currency, kind, amount_minor, fee_minor, before in REVENUE:
+        if not timedelta(0) < before <= WEEK or kind == DISPUTE:
+            continue
+        key = (currency, restaurant_id)
+        net[key] = net.get(key, 0) + (amount_minor if kind == CHARGE else -amount_minor) - fee_minor
+        charges[key] = charges.get(key, 0) + (kind == CHARGE)
+    expected = []
+    for currency in ("PEN", "USD"):
+        of_currency = {restaurant_id: value for (of, restaurant_id), value in net.items() if of == currency}
+        total = sum(of_currency.values())
+        for restaurant_id, value in sorted(of_currency.items(), key=lambda item: (-item[1], item[0]))[:10]:
+            rank = 1 + sum(other > value for other in of_currency.values())
+            share = Decimal(100 * value) / total if total > 0 else None
+            rounded = None if share is None else share.quantize(Decimal("0.01"), ROUND_HALF_UP)
+            expected.append((currency, rank, restaurant_id, charges[currency, restaurant_id], value, rounded))
+    rows = await report_of(ledger, "q2_top_restaurants", until_at=NOW)
+    told = [
+        (row["currency"], row["rank"], row["restaurant_id"], row["charges_count"], row["net_minor"], row["share_percent"])
+        for row in rows
+    ]
+    assert told == expected
+    assert [row["rank"] for row in rows if row["restaurant_id"] in ("res_09", "res_tie")] == [5, 5]
+    assert all(row["net_minor"] == row["charged_minor"] - row["fees_minor"] - row["refunded_minor"] for row in rows)
+
+
+async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> None:
+    """Q3: every reason there is, as a dry run counts them, and restaurant by restaurant what the run then did."""
+    await ledger.ingest(
+        *(event_message(restaurant_id=f"res_{name}", amount_minor=5_000) for name in ("paid", "flight", "latest", "back", "off")),
+        event_message(REFUND, restaurant_id="res_red", amount_minor=5),
+        event_message(restaurant_id="res_usd", currency="USD"),
+    )
+    await finished_run(ledger, as_of=days_ago(2))
+    for name, kinds in (("paid", SETTLED[:1]), ("back", SETTLED), ("off", SETTLED[1:]), ("latest", SETTLED[:1])):
+        await answer(ledger, f"res_{name}", *kinds)
+    await ledger.ingest(
+        event_message(restaurant_id="res_latest", amount_minor=5_000),
+        event_message(restaurant_id="res_new", amount_minor=2_000, fee_minor=100),
+        event_message(restaurant_id="res_new", amount_minor=900, occurred_at=NOW - timedelta(days=1)),
+        event_message(restaurant_id="res_small", amount_minor=99),
+    )
+    await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_off", active=False))
+    before = await eligibility(ledger, days_ago(2), 100)
+    assert before == {
+        "res_back": (None, 5_000),
+        "res_flight": ("PAYOUT_IN_FLIGHT", 0),
+        "res_latest": ("ALREADY_PAID", 0),
+        "res_new": (None, 1_900),
+        "res_off": ("INACTIVE", 0),
+        "res_paid": ("ALREADY_PAID", 0),
+        "res_red": ("NOTHING_AVAILABLE", 0),
+        "res_small": ("BELOW_MINIMUM", 0),
+    }
+    earlier = await eligibility(ledger, days_ago(3), 100)
+    assert (earlier["res_paid"], earlier["res_flight"]) == (("CUTOFF_BEFORE_LATEST_PAYOUT", 0), ("PAYOUT_IN_FLIGHT", 0))
+    with pytest.raises(InvalidRequest, match="future"):
+        await eligibility(ledger, days_ago(-2))
+    for as_of, rows in ((days_ago(2), before), (days_ago(3), earlier)):
+        runs = PostgresPayoutRuns(ledger.engine, settlement_timezone="UTC")
+        plan = await run_payouts(runs, PayoutRunKey("PEN", as_of, 100), dry_run=True)
+        reasons = [reason for reason, _ in rows.values()]
+        assert {reason.value: times for reason, times in plan.skipped.items()} == {
+            reason: reasons.count(reason) for reason in reasons if reason
+        }
+        assert (plan.payouts_created, plan.total_amount_minor) == (reasons.count(None), sum(pays for _, pays in rows.values()))
+    run = await finished_run(ledger, as_of=days_ago(2), min_amount_minor=100)
+    items = await ledger.query(
+        "SELECT i.restaurant_id, i.skip_reason, COALESCE(p.amount_minor, 0) FROM payout_run_items AS i"
+        " LEFT JOIN payouts AS p ON p.payout_id = i.payout_id WHERE i.payout_run_id = CAST(:run AS uuid)",
+        run=run.payout_run_id,
+    )
+    assert {row[0]: (row[1], int(row[2])) for row in items} == before
+
+
+async def test_integrity_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
+    """Q4: no row, with payouts in every state, and with the bank's answers in either order."""
+    await ledger.ingest(*(event_message(restaurant_id=f"res_{n}", amount_minor=5_000, fee_minor=20) for n in range(5)))
+    await finished_run(ledger)
+    for number, kinds in ((1, SETTLED[:1]), (2, SETTLED[1:]), (3, SETTLED), (4, SETTLED[::-1])):
+        await answer(ledger, f"res_{number}", *kinds)
+    assert await report_of(ledger, "q4_integrity") == []
+
+
+async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
+    """Q4: each kind of damage is a row, errors before warnings."""
+    await ledger.ingest(
+        *(event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}", amount_minor=5_000, reference="p") for n in range(6)),
+        event_message(REFUND, event_id="evt_back", restaurant_id="res_0", amount_minor=5_001, reference="p"),
+        event_message(ledger_pb2.EVENT_TYPE_DISPUTE_WON, restaurant_id="res_won", amount_minor=3),
+    )
+    await finished_run(ledger)
+    account = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{}')"
+    payout = f"(SELECT payout_id FROM payouts WHERE balance_account_id = {account})"
+    damages = (
+        "ALTER TABLE ledger_entries DISABLE TRIGGER ALL",
+        "ALTER TABLE processor_events DISABLE TRIGGER ALL",
+        "ALTER TABLE payout_items DISABLE TRIGGER ALL",
+        "ALTER TABLE ledger_entries ALTER debit_account DROP NOT NULL",
+        "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
+        "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_pkey",
+        f"DELETE FROM ledger_entries WHERE payout_id = {payout.format('res_1')}",
+        f"INSERT INTO ledger_entries SELECT e.* FROM ledger_entries AS e WHERE payout_id = {payout.format('res_2')}",
+        f"UPDATE payout_items SET amount_minor = amount_minor - 1 WHERE payout_id = {payout.format('res_3')}",
+        "DELETE FROM processor_events WHERE event_id = 'evt_4'",
+        "UPDATE ledger_entries SET debit_account = NULL WHERE event_id = 'evt_5'",
+        "DELETE FROM ledger_entries WHERE event_id = 'evt_3'",
+        "UPDATE ledger_entries SET balance_account_id = 999 WHERE event_id = 'evt_1'",
+        "UPDATE ledger_entries SET payout_id = gen_random_uuid()"
+        f" WHERE payout_id IS NOT NULL AND balance_account_id = {account.format('res_4')}",
+    )
+    for statement in damages:
+        await ledger.query(statement)
+    rows = await report_of(ledger, "q4_integrity")
+    names = [row["check_name"] for row in rows if row["severity"] == "ERROR"]
+    assert set(names) == {
+        "debits_equal_credits",
+        "entries_have_a_balance_account",
+        "entries_have_an_event",
+        "events_have_entries",
+        "payout_entries_have_a_payout",
+        "payout_items_add_up",
+        "payouts_have_one_reserve",
+        "reserved_is_in_payouts",
+    }
+    assert names.count("payouts_have_one_reserve") == 3
+    assert [row["severity"] for row in rows] == sorted(row["severity"] for row in rows)
+    warnings = {(row["check_name"], row["entity"]) for row in rows if row["severity"] == "WARNING"}
+    assert ("refunds_stay_within_their_charge", "reference res_0/PEN/p") in warnings
+    assert ("payable_is_not_negative", "account res_0/PEN") in warnings
+    assert ("dispute_hold_is_not_negative", "account res_won/PEN") in warnings
+    assert all(row["detail"] for row in rows)
+
+
+async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -> None:
+    """Latest first, each payout with its items, and when the bank answered."""
+    await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20))
+    await finished_run(ledger)
+    await answer(ledger, "res_a", *SETTLED)
+    await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=700))
+    await finished_run(ledger)
+    rows = await report_of(ledger, "payout_history", restaurant_id="res_a")
+    told = [(row["sequence"], row["state"], row["amount_minor"], row["item_type"], row["item_minor"]) for row in rows]
+    assert told == [
+        (2, "CREATED", 5_680, "CHARGE", 700),
+        (2, "CREATED", 5_680, "PAYOUT_RETURN", 4_980),
+        (1, "RETURNED", 4_980, "CHARGE", 5_000),
+        (1, "RETURNED", 4_980, "FEE", -20),
+    ]
+    assert [(row["paid_at"] is None, row["failed_at"] is None) for row in rows] == [(True, True)] * 2 + [(False, False)] * 2
+    for row in rows:
+        payout = (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=str(row["payout_id"])))).payout
+        items = {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in payout.items}
+        assert items[f"ENTRY_TYPE_{row['item_type']}"] == row["item_minor"]
+    assert await report_of(ledger, "payout_history", restaurant_id="res_b") == []
+
+
+async def test_parameters_are_bound(shared_ledger: RunningLedger) -> None:
+    """A value is a value, whatever it looks like; other parameters than the query's are refused."""
+    assert await report_of(shared_ledger, "payout_history", restaurant_id="' OR true; --") == []
+    with pytest.raises(ValueError, match="takes the parameters currency"):
+        await run_query(shared_ledger.engine, "q1_balances", {})
+    with pytest.raises(ValueError, match=r"takes the parameters \(none\)"):
+        await run_query(shared_ledger.engine, "q4_integrity", {"currency": "PEN"})
+    with pytest.raises(KeyError):
+        await run_query(shared_ledger.engine, "q5_nothing", {})
+
+
+async def test_rows_are_bounded(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of too many rows the first are told, and that there are more."""
+    await ledger.ingest(*(event_message(restaurant_id=f"res_{n}") for n in range(4)))
+    monkeypatch.setattr(reports, "ROWS_MAX", 3)
+    report = await run_query(ledger.engine, "q1_balances", {"currency": "PEN"})
+    assert ([row[0] for row in report.rows], report.is_complete) == (["res_0", "res_1", "res_2"], False)
+
+
+async def test_reports_run_as_the_reader(shared_database: Database) -> None:
+    """Whoever may read the tables can make them."""
+    engine = create_engine(shared_database.migration_url, pool_size=1, role="ledger_read")
+    try:
+        assert (await run_query(engine, "q4_integrity", {})).rows == ()
+    finally:
+        await engine.dispose()
+
+
+async def test_unreachable_database_is_unavailable() -> None:
+    """No server at the address: DatabaseUnavailable."""
+    engine = create_engine("postgresql+asyncpg://ledger_read@127.0.0.1:1/ledger", pool_size=1)
+    with pytest.raises(DatabaseUnavailable):
+        await run_query(engine, "q4_integrity", {})
+    await engine.dispose()
+
+
+def test_parameters_are_explained() -> None:
+    """The head of the file names every parameter with the queries that take it."""
+    head = resource("sql", "queries.sql").read_text().partition("-- query: ")[0]
+    for query_of_file in load_queries().values():
+        assert "BEGIN" not in query_of_file.statement
+        for parameter in query_of_file.parameters:
+            (line,) = (line for line in head.splitlines() if line.startswith(f"--   {parameter} "))
+            assert query_of_file.name in line
+
+
+async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
+    """Run by psql, the file prints the same rows, one query after the other, with defaults and with every variable given."""
+    await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000))
+    await finished_run(ledger)
+    url = ledger.database.migration_url
+    done = psql(url, "-v", "currency=PEN")
+    assert (done.returncode, done.stderr) == (0, "")
+    balances, verdict = done.stdout.splitlines()
+    assert balances.startswith("res_a||0|0|5000|0|")
+    assert verdict.startswith("res_a|SKIPPED|PAYOUT_IN_FLIGHT|0|0|")
+    given = ("as_of=2025-12-31", "settlement_timezone=America/Lima", "min_amount_minor=1", "restaurant_id=res_a")
+    variables = [part for value in ("currency=PEN", "until_at=2025-12-02T00:00:00Z", *given) for part in ("-v", value)]
+    done = psql(url, *variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, top, verdict, history = done.stdout.splitlines()
+    assert top == "PEN|1|res_a|1|5000|0|0|0|0|5000|100.00"
+    assert verdict.split("|")[5] == "2026-01-01 04:59:59.999999+00"
+    assert history.split("|")[-4:-2] == ["CHARGE", "5000"]
+
+
+def tell(text: str) -> None:
+    """Writes for whoever runs the test with -s."""
+    sys.stdout.write(f"{text}\n")
+
+
+async def explain(engine: AsyncEngine, name: str, parameters: dict[str, Value], *before: str) -> tuple[str, float, set[str]]:
+    """The plan of a report as text, how many milliseconds it took, and the indexes in it; `before` is undone afterwards."""
+    found = load_queries()[name]
+    async with autocommit(engine) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            for statement in (
+                "SET LOCAL enable_seqscan = on",
+                "SET LOCAL plan_cache_mode = 'force_custom_plan'",
+                "SET LOCAL work_mem = '64MB'",
+                "SET LOCAL statement_timeout = '120s'",
+                *before,
+            ):
+                await connection.execute(statement)
+            values = [parameters[parameter] for parameter in found.parameters]
+            rows = await connection.fetch(f"EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) {found.statement}", *values, timeout=120)
+        finally:
+            await transaction.rollback()
+    lines = [row[0] for row in rows]
+    text = "\n".join(lines)
+    indexes = set(re.findall(r"(?:Scan(?: Backward)? using|Index Scan on) ([a-z_]+)", text))
+    return text, float(re.findall(r"Execution Time: ([0-9.]+) ms", text)[0]), indexes
+
+
+@pytest.mark.skipif(not os.environ.get("LEDGER_TEST_LARGE"), reason="takes minutes; LEDGER_TEST_LARGE=1 asks for it")
+async def test_large_books_are_read_by_their_indexes(database: Database) -> None:
+    """A million entries and a hundred thousand payouts: the audit is clean, and each report uses the indexes meant for it.
+
+    Prints how long everything takes, with the plans: pytest -s.
+    """
+    engine = create_engine(database.migration_url, pool_size=1)
+    url = database.migration_url
+    await query(url, REGISTER_MANY)
+    runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
+    superuser = create_async_engine(url, poolclass=NullPool, connect_args={"server_settings": {"jit": "off"}})
+    for number in range(1, ROUNDS + 1):
+        async with autocommit(superuser) as connection:
+            await connection.execute(BOOK_MANY, number, timeout=120)
+        key = PayoutRunKey("PEN", days_ago(1 + 10 * (ROUNDS - number)))
+        run = await runs.start(key, uuid_utils.compat.uuid7())
+        if run.payout_run_id is None:
+            raise RuntimeError("the run was not started")
+        while await runs.pay(run.payout_run_id, 500):
+            pass
+        assert await runs.finish(run.payout_run_id)
+        async with autocommit(superuser) as connection:
+            await connection.execute(SETTLE_MANY, timeout=120)
+            await connection.execute("ANALYZE")
+    for statement in ("processor_events", "ledger_entries", "payouts", "payout_items"):
+        (counted,) = await query(url, f"SELECT count(*) FROM {statement}")
+        tell(f"{statement}: {counted[0]} rows")
+    for label, auditor in (("as a session of the service", engine), ("as a superuser's session", superuser)):
+        began = time.monotonic()
+        report = await audit(auditor)
+        tell(f"audit {label}: {time.monotonic() - began:.1f} s")
+        assert report.findings == ()
+    for name, (parameters, expected) in PLANS.items():
+        began = time.monotonic()
+        rows = len((await run_query(engine, name, parameters)).rows)
+        seconds = time.monotonic() - began
+        text, milliseconds, indexes = await explain(superuser, name, parameters)
+        tell(f"\n{name}: {rows} rows in {seconds:.2f} s; explained {milliseconds:.0f} ms\n{text}")
+        assert expected <= indexes, (name, expected - indexes)
+    for index in ("USING brin (recorded_at) WITH (pages_per_range = 32)", "(recorded_at)", "(occurred_at)"):
+        create = f"CREATE INDEX ledger_entries_trial_idx ON ledger_entries {index}"
+        text, milliseconds, _ = await explain(superuser, "q2_top_restaurants", {"until_at": NOW}, create)
+        tell(f"\nq2_top_restaurants with {index}: {milliseconds:.0f} ms\n{text}")
+    await engine.dispose()
+    await superuser.dispose()
