@@ -79,13 +79,22 @@ class Audit:
 
 def acceptances(pyproject: Path) -> list[Acceptance]:
     """What is accepted. Raises Broken for an entry without id, reason or last day."""
-    table: dict[str, Any] = tomllib.loads(pyproject.read_text()).get("tool", {}).get("vulnerabilities", {})
+    table: dict[str, Any] = (
+        tomllib.loads(pyproject.read_text()).get("tool", {}).get("vulnerabilities", {})
+    )
     accepted = []
     for entry in table.get("accepted", []):
         identifier, reason, until = (entry.get(name) for name in ("id", "reason", "until"))
         # A date with a time is a date to Python, too.
-        if not identifier or not reason or not isinstance(until, date) or isinstance(until, datetime):
-            raise Broken(f"{pyproject.name}: an accepted vulnerability needs id, reason and until (a date), not {entry}")
+        if (
+            not identifier
+            or not reason
+            or not isinstance(until, date)
+            or isinstance(until, datetime)
+        ):
+            raise Broken(
+                f"{pyproject.name}: an accepted vulnerability needs id, reason and until (a date), not {entry}"
+            )
         accepted.append(Acceptance(identifier, reason, until))
     return accepted
 
@@ -99,7 +108,17 @@ def audit(requirements: Path) -> Audit:
     command = [program, "--requirement", str(requirements), "--disable-pip", "--require-hashes"]
     try:
         ended = subprocess.run(
-            [*command, "--format", "json", "--desc", "off", "--aliases", "on", "--progress-spinner", "off"],
+            [
+                *command,
+                "--format",
+                "json",
+                "--desc",
+                "off",
+                "--aliases",
+                "on",
+                "--progress-spinner",
+                "off",
+            ],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
@@ -115,7 +134,9 @@ def audit(requirements: Path) -> Audit:
         return _audit_of(json.loads(ended.stdout))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         last = (ended.stderr.strip() or ended.stdout.strip() or "nothing").splitlines()[-1][:300]
-        raise Broken(f"pip-audit ended with status {ended.returncode} and no report: {last}") from error
+        raise Broken(
+            f"pip-audit ended with status {ended.returncode} and no report: {last}"
+        ) from error
 
 
 def _count(requirements: Path) -> int:
@@ -128,7 +149,13 @@ def _audit_of(report: dict[str, Any]) -> Audit:
     if packages and len(unknown) == len(packages):
         raise NobodyToAsk("whoever was asked knows none of the packages")
     found = [
-        Vulnerability(package["name"], package["version"], known["id"], tuple(known["aliases"]), tuple(known["fix_versions"]))
+        Vulnerability(
+            package["name"],
+            package["version"],
+            known["id"],
+            tuple(known["aliases"]),
+            tuple(known["fix_versions"]),
+        )
         for package in packages
         if "skip_reason" not in package
         for known in package["vulns"]
@@ -161,7 +188,10 @@ def check(requirements: Path, pyproject: Path, today: date) -> int:
         # Before anything that needs a network: it would fail nowhere else.
         expired = [acceptance for acceptance in accepted if acceptance.until < today]
         for acceptance in expired:
-            print(f"{acceptance.id} was accepted until {acceptance.until}: judge it again ({acceptance.reason})", file=sys.stderr)
+            print(
+                f"{acceptance.id} was accepted until {acceptance.until}: judge it again ({acceptance.reason})",
+                file=sys.stderr,
+            )
         try:
             audited = audit(requirements)
         except NobodyToAsk as error:

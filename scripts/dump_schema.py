@@ -24,7 +24,9 @@ HEADER = """\
 -- Its roles are in sql/roles.sql; what each table and column means is in the comments below.
 """
 # What a dump says of itself and of the session that reads it, none of which is the schema.
-NOISE = re.compile(r"\\(un)?restrict .*|SET .*;|SELECT pg_catalog\.set_config\(.*\);|ALTER .* OWNER TO .*;|--.*")
+NOISE = re.compile(
+    r"\\(un)?restrict .*|SET .*;|SELECT pg_catalog\.set_config\(.*\);|ALTER .* OWNER TO .*;|--.*"
+)
 
 
 @contextmanager
@@ -34,7 +36,9 @@ def migrated_database() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="ledger-schema-"))
     folder.chmod(0o755)
     try:
-        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
+        with EmbeddedPostgres.start(
+            folder, parameters={"fsync": "off", "full_page_writes": "off"}
+        ) as postgres:
             url = postgres.url(user=postgres.superuser, database="postgres")
             migrate(url)
             yield url
@@ -52,10 +56,15 @@ def dump(url: str) -> str:
 
 def readable(dumped: str) -> str:
     """A dump without its noise, with comments and grants each on consecutive lines and long conditions broken."""
-    text = "\n".join("" if NOISE.fullmatch(line) else line for line in dumped.splitlines()).replace("public.", "")
+    text = "\n".join("" if NOISE.fullmatch(line) else line for line in dumped.splitlines()).replace(
+        "public.", ""
+    )
     text = re.sub(r"\n{3,}", "\n\n", text)
     text = re.sub(r"(?m)^((?:COMMENT|GRANT|REVOKE) .*;)\n\n(?=COMMENT|GRANT|REVOKE)", r"\1\n", text)
-    lines = [re.sub(r" (?=OR \()", "\n        ", line) if len(line) > 130 else line for line in text.splitlines()]
+    lines = [
+        re.sub(r" (?=OR \()", "\n        ", line) if len(line) > 130 else line
+        for line in text.splitlines()
+    ]
     return HEADER + "\n" + "\n".join(lines).strip() + "\n"
 
 
@@ -69,7 +78,10 @@ def main() -> int:
     if committed == fresh:
         return 0
     difference = difflib.unified_diff(
-        committed.splitlines(keepends=True), fresh.splitlines(keepends=True), "sql/schema.sql", "what the migrations make"
+        committed.splitlines(keepends=True),
+        fresh.splitlines(keepends=True),
+        "sql/schema.sql",
+        "what the migrations make",
     )
     sys.stderr.writelines(difference)
     print("sql/schema.sql is not what the migrations make. Run: make schema", file=sys.stderr)

@@ -28,7 +28,19 @@ def run_protoc(*outputs: str) -> None:
     # google.rpc and google.type ship their .proto files next to their modules.
     common_protos = Path(next(iter(google.rpc.__path__))).parent.parent
     sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("ledger/v1/*.proto"))
-    if protoc.main(["protoc", f"-I{PROTO}", f"-I{well_known_types}", f"-I{common_protos}", *outputs, *sources]) != 0:
+    if (
+        protoc.main(
+            [
+                "protoc",
+                f"-I{PROTO}",
+                f"-I{well_known_types}",
+                f"-I{common_protos}",
+                *outputs,
+                *sources,
+            ]
+        )
+        != 0
+    ):
         raise RuntimeError("protoc failed; its messages are above")
 
 
@@ -56,7 +68,9 @@ def generate(target: Path) -> Path:
 
 def main() -> int:
     if sys.argv[1:2] == ["--image"]:
-        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={sys.argv[2]}")
+        run_protoc(
+            "--include_imports", "--include_source_info", f"--descriptor_set_out={sys.argv[2]}"
+        )
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         fresh = generate(Path(scratch))
@@ -69,7 +83,10 @@ def main() -> int:
         _, differing, missing = filecmp.cmpfiles(fresh, STUBS, names, shallow=False)
         stale = sorted({*differing, *missing, *(set(committed) - set(names))})
         if stale:
-            print(f"src/ledger/v1 is not what proto/ generates: {', '.join(stale)}. Run: make proto", file=sys.stderr)
+            print(
+                f"src/ledger/v1 is not what proto/ generates: {', '.join(stale)}. Run: make proto",
+                file=sys.stderr,
+            )
             return 1
         return 0
 

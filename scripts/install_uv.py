@@ -16,7 +16,9 @@ def main() -> int:
     try:
         venv.create(folder, with_pip=True)
         pip = [str(folder / "bin" / "python"), "-m", "pip"]
-        subprocess.run([*pip, "install", "--quiet", "--disable-pip-version-check", requirement], check=True)
+        subprocess.run(
+            [*pip, "install", "--quiet", "--disable-pip-version-check", requirement], check=True
+        )
         return 0
     except (subprocess.CalledProcessError, OSError, SystemExit):
         # Without python3-venv Debian's Python has no ensurepip, and ends the program; pip itself may still be there.

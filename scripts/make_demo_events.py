@@ -47,7 +47,9 @@ def opening_hours(source: random.Random) -> list[datetime]:
     instants = []
     for number in range(CHARGES):
         minutes = 5 * below(source, 11 * 12)
-        instants.append(FIRST_DAY + timedelta(days=number * DAYS // CHARGES, hours=12, minutes=minutes))
+        instants.append(
+            FIRST_DAY + timedelta(days=number * DAYS // CHARGES, hours=12, minutes=minutes)
+        )
     return sorted(instants)
 
 
@@ -57,7 +59,13 @@ def make_charge(source: random.Random, number: int, occurred_at: datetime) -> Ch
     least, most = UNITS_BY_CURRENCY[currency]
     restaurant_id = RESTAURANTS[below(source, len(RESTAURANTS))]
     # Whole units, so that fees and refunds need no rounding.
-    return Charge(number, occurred_at, restaurant_id, currency, 100 * (least + below(source, most - least + 1)))
+    return Charge(
+        number,
+        occurred_at,
+        restaurant_id,
+        currency,
+        100 * (least + below(source, most - least + 1)),
+    )
 
 
 def written(instant: datetime) -> str:
@@ -75,7 +83,10 @@ def charge_fields(charge: Charge) -> dict[str, object]:
         "amount": charge.amount_minor,
         # Exact: amounts are multiples of 100.
         "fee": charge.amount_minor * 5 // 100,
-        "metadata": {"reservation_id": f"rsv_lima_{charge.number:03d}", "payment_id": f"pay_lima_{charge.number:03d}"},
+        "metadata": {
+            "reservation_id": f"rsv_lima_{charge.number:03d}",
+            "payment_id": f"pay_lima_{charge.number:03d}",
+        },
     }
 
 
@@ -101,12 +112,18 @@ def refund_fields(source: random.Random, charge: Charge) -> dict[str, object]:
 def make_lines() -> str:
     """The whole file."""
     source = random.Random(SEED)
-    charges = [make_charge(source, number, instant) for number, instant in enumerate(opening_hours(source), start=1)]
+    charges = [
+        make_charge(source, number, instant)
+        for number, instant in enumerate(opening_hours(source), start=1)
+    ]
     events = [charge_fields(charge) for charge in charges]
     events += [refund_fields(source, charges[number - 1]) for number in REFUNDED_CHARGES]
     # Written alike, instants sort as text does.
     events.sort(key=lambda fields: str(fields["occurred_at"]))
-    lines = [json.dumps({"event_id": f"evt_lima_{number:04d}"} | fields) for number, fields in enumerate(events, start=1)]
+    lines = [
+        json.dumps({"event_id": f"evt_lima_{number:04d}"} | fields)
+        for number, fields in enumerate(events, start=1)
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -116,7 +133,10 @@ def main() -> int:
         TARGET.write_text(lines, encoding="utf-8", newline="\n")
         return 0
     if not TARGET.is_file() or TARGET.read_bytes() != lines.encode():
-        print(f"{TARGET.name} is not what this script makes. Run: python scripts/make_demo_events.py", file=sys.stderr)
+        print(
+            f"{TARGET.name} is not what this script makes. Run: python scripts/make_demo_events.py",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -34,7 +34,13 @@ async def write_revision(url: str, message: str) -> str:
         number = f"{int(head_revision()) + 1:04}"
         # Alembic reports its progress; our output is the path.
         with redirect_stdout(sys.stderr):
-            command.revision(config, message, autogenerate=True, rev_id=number, process_revision_directives=_name_imports)
+            command.revision(
+                config,
+                message,
+                autogenerate=True,
+                rev_id=number,
+                process_revision_directives=_name_imports,
+            )
         return ScriptDirectory.from_config(config).get_revision(number).path
 
     try:

@@ -13,8 +13,16 @@ from support.folders import folder_for_all
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap.database import Database
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
-from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.embedded import (
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    find_bin_dir,
+)
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from ledger.settings import Settings
 
@@ -62,7 +70,10 @@ def server_url() -> Iterator[str]:
     if given:
         yield Settings(_env_file=None, database_url=given).database_url
         return
-    with folder_for_all() as folder, EmbeddedPostgres.start(folder, parameters=SERVER_PARAMETERS) as postgres:
+    with (
+        folder_for_all() as folder,
+        EmbeddedPostgres.start(folder, parameters=SERVER_PARAMETERS) as postgres,
+    ):
         yield postgres.url(user=postgres.superuser, database="postgres")
 
 
@@ -73,7 +84,10 @@ def empty_server_url() -> Iterator[str]:
         find_bin_dir()
     except EmbeddedPostgresError as error:
         pytest.skip(str(error))
-    with folder_for_all() as folder, EmbeddedPostgres.start(folder, parameters=SERVER_PARAMETERS) as postgres:
+    with (
+        folder_for_all() as folder,
+        EmbeddedPostgres.start(folder, parameters=SERVER_PARAMETERS) as postgres,
+    ):
         yield postgres.url(user=postgres.superuser, database="postgres")
 
 
@@ -90,7 +104,9 @@ async def template_url(server_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def new_database(server_url: str, template_url: str) -> AsyncIterator[Callable[[], Awaitable[Database]]]:
+async def new_database(
+    server_url: str, template_url: str
+) -> AsyncIterator[Callable[[], Awaitable[Database]]]:
     """Makes databases, each with the newest schema and nothing in it.
 
     Dropped at the end on a server that was given; an embedded one is deleted as a whole.
@@ -98,7 +114,9 @@ async def new_database(server_url: str, template_url: str) -> AsyncIterator[Call
     numbers = count(1)
     names: list[str] = []
     # One session makes them all; a test may end it.
-    engine = create_async_engine(server_url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT")
+    engine = create_async_engine(
+        server_url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT"
+    )
 
     async def create() -> Database:
         name = f"ledger_test_{os.getpid()}_{next(numbers)}"

@@ -46,7 +46,14 @@ def test_posting_rules_are_documented_as_they_are() -> None:
 def test_payout_posting_rules_are_documented_as_they_are() -> None:
     """The whole table, line by line."""
     assert table("What payouts post") == [
-        [state, rule.entry_type.value, rule.debit.value, rule.credit.value, rule.amount.value, rule.available.value]
+        [
+            state,
+            rule.entry_type.value,
+            rule.debit.value,
+            rule.credit.value,
+            rule.amount.value,
+            rule.available.value,
+        ]
         for state, rule in PAYOUT_POSTING_RULES.items()
     ]
 

@@ -1,6 +1,12 @@
 """Memory that was freed goes back to the system, and what is in use is not looked for in vain all the time."""
 
-from ledger.freed_memory import GROWN_BYTES, LOOK_SECONDS, LOOK_SECONDS_MAX, FreedMemory, freed_memory
+from ledger.freed_memory import (
+    GROWN_BYTES,
+    LOOK_SECONDS,
+    LOOK_SECONDS_MAX,
+    FreedMemory,
+    freed_memory,
+)
 
 MIB = 1024 * 1024
 

@@ -15,5 +15,8 @@ def test_metrics_address_that_is_taken_is_refused() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         settings = Settings(_env_file=None, metrics_address=address)
-        with pytest.raises(AddressUnavailable, match=f"cannot serve the metrics at {address}"), told_metrics(settings):
+        with (
+            pytest.raises(AddressUnavailable, match=f"cannot serve the metrics at {address}"),
+            told_metrics(settings),
+        ):
             pass

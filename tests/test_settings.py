@@ -22,7 +22,11 @@ def example() -> dict[str, str]:
 
 def test_example_names_every_setting_once_and_no_other() -> None:
     """Who reads the example has read all there is to set."""
-    names = [line.partition("=")[0] for line in EXAMPLE.read_text().splitlines() if line.startswith("LEDGER_")]
+    names = [
+        line.partition("=")[0]
+        for line in EXAMPLE.read_text().splitlines()
+        if line.startswith("LEDGER_")
+    ]
     assert sorted(names) == sorted(f"LEDGER_{name.upper()}" for name in Settings.model_fields)
 
 
@@ -44,8 +48,14 @@ def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql://h1:6000,[::1]:6001/d", f"{DRIVER}/d?host=h1%2C%3A%3A1&port=6000%2C6001"),
         ("postgresql://u@[::1]:6001/d", f"{DRIVER}u@[::1]:6001/d"),
         ("postgresql://u@%2Frun%2Fpg/d", f"{DRIVER}u@/d?host=%2Frun%2Fpg"),
-        ("postgresql://u@/d?host=/run/a,/run/b", f"{DRIVER}u@/d?host=%2Frun%2Fa%2C%2Frun%2Fb&port=5432%2C5432"),
-        ("postgresql://u@/d?host=h1,::1&port=6000", f"{DRIVER}u@/d?host=h1%2C%3A%3A1&port=6000%2C6000"),
+        (
+            "postgresql://u@/d?host=/run/a,/run/b",
+            f"{DRIVER}u@/d?host=%2Frun%2Fa%2C%2Frun%2Fb&port=5432%2C5432",
+        ),
+        (
+            "postgresql://u@/d?host=h1,::1&port=6000",
+            f"{DRIVER}u@/d?host=h1%2C%3A%3A1&port=6000%2C6000",
+        ),
         ("postgresql:///d?port=6000", f"{DRIVER}:6000/d"),
         ("postgresql://u@:6000/d", f"{DRIVER}u@:6000/d"),
         ("postgresql://u@h/d?port=6000", f"{DRIVER}u@h:6000/d"),
@@ -110,9 +120,15 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, valu
     ("given", "shown"),
     [
         ("postgresql://u:p@h1,[::1]:6001/d", "postgresql://u:***@h1:5432,[::1]:6001/d"),
-        ("postgresql://u:several@h1,h2/d?sslmode=require", "postgresql://u:***@h1:5432,h2:5432/d?ssl=require"),
+        (
+            "postgresql://u:several@h1,h2/d?sslmode=require",
+            "postgresql://u:***@h1:5432,h2:5432/d?ssl=require",
+        ),
         ("postgresql://u:p@h:6000/d", "postgresql://u:***@h:6000/d"),
-        ("postgresql://u:p@/d?host=/run/a,/run/b", "postgresql://u:***@/d?host=%2Frun%2Fa%2C%2Frun%2Fb&port=5432%2C5432"),
+        (
+            "postgresql://u:p@/d?host=/run/a,/run/b",
+            "postgresql://u:***@/d?host=%2Frun%2Fa%2C%2Frun%2Fb&port=5432%2C5432",
+        ),
     ],
 )
 def test_database_url_is_shown_as_it_was_written(given: str, shown: str) -> None:

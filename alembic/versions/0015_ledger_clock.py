@@ -127,7 +127,10 @@ $$
     # They run as their owner: nobody may call them by default.
     "REVOKE ALL ON FUNCTION advance_ledger_clock(), catch_up_ledger_clock() FROM PUBLIC",
     "GRANT EXECUTE ON FUNCTION advance_ledger_clock(), catch_up_ledger_clock() TO ledger_app",
-    *(f"ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT recorded_now()" for table, column in RECORDED),
+    *(
+        f"ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT recorded_now()"
+        for table, column in RECORDED
+    ),
 )
 
 DOWNGRADE = (

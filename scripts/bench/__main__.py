@@ -18,7 +18,11 @@ from scripts.bench.servers import answering_empty, serving, uses_uvloop
 FULL = Sizes(4.0, 2, 0.3, (10_000, 100_000), 1_000_000)
 SHORT = Sizes(0.25, 1, 0.05, (200, 1_000), 5_000)
 PROCESSES = 2
-ROWS = rows.CALL_ROWS | {"statement": statement_rows.statement, "seals": seal_rows.seals, "payouts": payout_rows.payouts}
+ROWS = rows.CALL_ROWS | {
+    "statement": statement_rows.statement,
+    "seals": seal_rows.seals,
+    "payouts": payout_rows.payouts,
+}
 
 
 async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
@@ -43,13 +47,17 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
     report.show(measured)
     for line in left_out:
         print(line)
-    print(f"all {bench.acknowledged:,} acknowledged events are in the books with their entries; written to {path}")
+    print(
+        f"all {bench.acknowledged:,} acknowledged events are in the books with their entries; written to {path}"
+    )
 
 
 Mode = Callable[[Bench, dict[str, str]], Awaitable[None]]
 
 
-async def run(mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int, load_average: float) -> None:
+async def run(
+    mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int, load_average: float
+) -> None:
     """Starts what every mode needs, and runs it."""
     async with AsyncExitStack() as stack:
         service = stack.enter_context(serving(cluster))
@@ -57,7 +65,11 @@ async def run(mode: Mode, cluster: books.Cluster, sizes: Sizes, processes: int, 
         empty = stack.enter_context(answering_empty(uvloop=uvloop))
         bench = await Bench.open(stack, cluster, service, empty, sizes, processes)
         facts = await books.facts(
-            bench.connection, cluster.data_dir, uvloop=uvloop, processes=processes, load_average=load_average
+            bench.connection,
+            cluster.data_dir,
+            uvloop=uvloop,
+            processes=processes,
+            load_average=load_average,
         )
         await mode(bench, facts)
 
@@ -66,18 +78,36 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=scripts.bench.__doc__)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--short", action="store_true", help="small sizes, to see that it runs")
-    mode.add_argument("--growth", action="store_true", help="how cost grows with restaurants, entries, callers, workers")
-    mode.add_argument("--soak", action="store_true", help="mixed load, and what becomes of the server's memory")
+    mode.add_argument(
+        "--growth",
+        action="store_true",
+        help="how cost grows with restaurants, entries, callers, workers",
+    )
+    mode.add_argument(
+        "--soak", action="store_true", help="mixed load, and what becomes of the server's memory"
+    )
     names = ", ".join([*ROWS, *growth.SERIES])
-    parser.add_argument("--only", metavar="GLOB", default="*", help=f"some rows, or series of --growth: {names}")
-    parser.add_argument("--seconds", type=float, help=f"of each side of a comparison; default {FULL.seconds}")
-    parser.add_argument("--minutes", type=float, default=soak.MINUTES, help=f"of --soak; default {soak.MINUTES}")
-    parser.add_argument("--processes", type=int, default=PROCESSES, help=f"that make load; default {PROCESSES}")
+    parser.add_argument(
+        "--only", metavar="GLOB", default="*", help=f"some rows, or series of --growth: {names}"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help=f"of each side of a comparison; default {FULL.seconds}"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=soak.MINUTES, help=f"of --soak; default {soak.MINUTES}"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=PROCESSES, help=f"that make load; default {PROCESSES}"
+    )
     arguments = parser.parse_args()
     known = growth.SERIES if arguments.growth else ROWS
     if not any(fnmatch(name, arguments.only) for name in known):
         parser.error(f"--only matches none of {', '.join(known)}")
-    if arguments.processes < 1 or (arguments.seconds is not None and arguments.seconds <= 0) or arguments.minutes <= 0:
+    if (
+        arguments.processes < 1
+        or (arguments.seconds is not None and arguments.seconds <= 0)
+        or arguments.minutes <= 0
+    ):
         parser.error("--processes, --seconds and --minutes must be more than 0")
     return arguments
 

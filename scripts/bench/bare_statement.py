@@ -73,12 +73,19 @@ def template(restaurant_id: str, currency: str) -> Posting:
 async def prepare(job: dict[str, Any]) -> Run:
     """Makes the parameters of every statement, and opens the connections."""
     events = job["events"]
-    batches_max = min(BATCHES_PER_SECOND_MAX, math.ceil(EVENTS_PER_SECOND_MAX / events)) * job["seconds"]
-    templates = [template(restaurant_id, job["currency"]) for restaurant_id in restaurants(job["currency"], job["restaurants"])]
+    batches_max = (
+        min(BATCHES_PER_SECOND_MAX, math.ceil(EVENTS_PER_SECOND_MAX / events)) * job["seconds"]
+    )
+    templates = [
+        template(restaurant_id, job["currency"])
+        for restaurant_id in restaurants(job["currency"], job["restaurants"])
+    ]
     prepared = iter(
         [
             insert_arguments(
-                postings(f"{job['prefix']}.{batch}", events, templates), uuid_utils.compat.uuid7(), maturity_days=MATURITY_DAYS
+                postings(f"{job['prefix']}.{batch}", events, templates),
+                uuid_utils.compat.uuid7(),
+                maturity_days=MATURITY_DAYS,
             )
             for batch in range(math.ceil(batches_max))
         ]
@@ -88,7 +95,9 @@ async def prepare(job: dict[str, Any]) -> Run:
     engine = create_engine(job["url"], pool_size=job["connections"])
     stack = AsyncExitStack()
     stack.push_async_callback(engine.dispose)
-    connections = [await stack.enter_async_context(autocommit(engine)) for _ in range(job["connections"])]
+    connections = [
+        await stack.enter_async_context(autocommit(engine)) for _ in range(job["connections"])
+    ]
     statements = [await connection.prepare(INSERT_EVENTS) for connection in connections]
 
     async def run(interval: Interval) -> Outcome:

@@ -76,7 +76,12 @@ class Worker:
         """Starts one of this package's programs."""
         return cls(
             await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                sys.executable,
+                "-m",
+                module,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
             )
         )
 
@@ -137,7 +142,13 @@ class Bench:
 
     @classmethod
     async def open(
-        cls, stack: AsyncExitStack, cluster: books.Cluster, service: Server, empty: Server, sizes: Sizes, processes: int
+        cls,
+        stack: AsyncExitStack,
+        cluster: books.Cluster,
+        service: Server,
+        empty: Server,
+        sizes: Sizes,
+        processes: int,
     ) -> Self:
         """Connects and starts the processes that make load; the stack ends them."""
         connection = await cluster.connect()
@@ -157,18 +168,32 @@ class Bench:
         return await self.end(running)
 
     async def begin(
-        self, load: Load, server: Server, seconds: float | None = None, workers: Sequence[Worker] | None = None
+        self,
+        load: Load,
+        server: Server,
+        seconds: float | None = None,
+        workers: Sequence[Worker] | None = None,
     ) -> "Running":
         """Makes load and returns at once; by `workers` instead of the processes that are there for it."""
         # No more processes than callers, and each caller in one of them.
         workers = (self.generators if workers is None else workers)[: load.callers]
-        callers = [load.callers // len(workers) + (place < load.callers % len(workers)) for place in range(len(workers))]
+        callers = [
+            load.callers // len(workers) + (place < load.callers % len(workers))
+            for place in range(len(workers))
+        ]
         prefix = self._new_prefix()
         jobs = [
-            {**asdict(load), "callers": share, "address": server.address, "prefix": f"{prefix}.{place}"}
+            {
+                **asdict(load),
+                "callers": share,
+                "address": server.address,
+                "prefix": f"{prefix}.{place}",
+            }
             for place, share in enumerate(callers)
         ]
-        return await self._begin(workers, jobs, prefix, load.events, server, load.method in BOOKED, seconds)
+        return await self._begin(
+            workers, jobs, prefix, load.events, server, load.method in BOOKED, seconds
+        )
 
     async def run_statement(self, events: int, connections: int) -> Measured:
         """The same for the bare statement."""
@@ -182,7 +207,9 @@ class Bench:
             "restaurants": RESTAURANTS,
             "seconds": self.sizes.slice_seconds + self.sizes.warm_up_seconds,
         }
-        return await self.end(await self._begin([self.statement], [job], prefix, events, None, True, None))
+        return await self.end(
+            await self._begin([self.statement], [job], prefix, events, None, True, None)
+        )
 
     async def end(self, running: "Running") -> Measured:
         """What the load reached, once its interval has ended."""
@@ -194,11 +221,21 @@ class Bench:
             await books.check_events(self.connection, running.prefix, stored)
             self.acknowledged += stored
         counts_from = running.interval.counts_from
-        counts_to = min([running.interval.ends_at, *(outcome.ran_dry_at for outcome in outcomes if outcome.ran_dry_at)])
-        answers = [pair for outcome in outcomes for pair in zip(outcome.ends, outcome.took, strict=True)]
+        counts_to = min(
+            [
+                running.interval.ends_at,
+                *(outcome.ran_dry_at for outcome in outcomes if outcome.ran_dry_at),
+            ]
+        )
+        answers = [
+            pair for outcome in outcomes for pair in zip(outcome.ends, outcome.took, strict=True)
+        ]
         if not any(counts_from <= ended < counts_to for ended, _ in answers):
             # On a machine that is too busy for the interval, the calls that overran it still tell something; not what they cost.
-            counts_from, counts_to = running.interval.begins_at, math.nextafter(max(ended for ended, _ in answers), math.inf)
+            counts_from, counts_to = (
+                running.interval.begins_at,
+                math.nextafter(max(ended for ended, _ in answers), math.inf),
+            )
             cpu_s = dict.fromkeys(cpu_s)
         counted = [(ended, took) for ended, took in answers if counts_from <= ended < counts_to]
         return Measured(
@@ -230,7 +267,11 @@ class Bench:
                 preparing.create_task(worker.prepare(job))
         begins_at = time.monotonic() + LEAD_SECONDS
         counts_from = begins_at + self.sizes.warm_up_seconds
-        interval = Interval(begins_at, counts_from, counts_from + (self.sizes.slice_seconds if seconds is None else seconds))
+        interval = Interval(
+            begins_at,
+            counts_from,
+            counts_from + (self.sizes.slice_seconds if seconds is None else seconds),
+        )
         for worker in workers:
             worker.begin(interval)
         costs = asyncio.create_task(self._costs(interval, workers, server))
@@ -277,7 +318,9 @@ class Running:
 Measure = Callable[[], Awaitable[Measured]]
 
 
-async def interleaved(rounds: int, limits: Sequence[Measure], measure: Measure) -> tuple[list[Measured], Measured]:
+async def interleaved(
+    rounds: int, limits: Sequence[Measure], measure: Measure
+) -> tuple[list[Measured], Measured]:
     """Limits and measure in turn, limits first and last, so that the drift of a shared machine cancels."""
     of_limits: list[list[Measured]] = [[] for _ in limits]
     measured: list[Measured] = []

@@ -110,7 +110,9 @@ class Cluster:
     async def connect(self) -> Any:
         """A bare connection as superuser."""
         url = self.postgres.url(user=self.postgres.superuser, database=DATABASE)
-        return await asyncpg.connect(url.replace("postgresql+asyncpg", "postgresql"), command_timeout=COMMAND_TIMEOUT_SECONDS)
+        return await asyncpg.connect(
+            url.replace("postgresql+asyncpg", "postgresql"), command_timeout=COMMAND_TIMEOUT_SECONDS
+        )
 
 
 @contextmanager
@@ -121,7 +123,11 @@ def cluster() -> Iterator[Cluster]:
     data_dir.chmod(0o755)
     try:
         with EmbeddedPostgres.start(data_dir, parameters=SETTINGS) as postgres:
-            asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE))
+            asyncio.run(
+                create_database(
+                    postgres.url(user=postgres.superuser, database="postgres"), DATABASE
+                )
+            )
             migrate(postgres.url(user=postgres.superuser, database=DATABASE))
             pid_file = next(data_dir.glob("pg*/postmaster.pid"))
             yield Cluster(postgres, data_dir, int(pid_file.read_text().splitlines()[0]))
@@ -129,10 +135,17 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-async def facts(connection: Any, data_dir: Path, *, uvloop: bool, processes: int, load_average: float) -> dict[str, str]:
+async def facts(
+    connection: Any, data_dir: Path, *, uvloop: bool, processes: int, load_average: float
+) -> dict[str, str]:
     """What a reader must know of the machine and the database."""
-    settings = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in SHOWN_SETTINGS}
-    shown = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "server_version")
+    settings = {
+        name: await connection.fetchval("SELECT current_setting($1)", name)
+        for name in SHOWN_SETTINGS
+    }
+    shown = ", ".join(
+        f"{name} {value}" for name, value in settings.items() if name != "server_version"
+    )
     return {
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "python": f"{platform.python_version()}, grpcio {version('grpcio')}, protobuf {version('protobuf')}",
@@ -144,14 +157,17 @@ async def facts(connection: Any, data_dir: Path, *, uvloop: bool, processes: int
     }
 
 
-async def load_restaurants(connection: Any, currency: str, restaurants: int, *, entries: bool) -> None:
+async def load_restaurants(
+    connection: Any, currency: str, restaurants: int, *, entries: bool
+) -> None:
     """Registers restaurants named after a currency, with 20 entries each if they are wanted."""
     await connection.execute(INSERT_RESTAURANTS, currency, restaurants)
     await connection.execute(INSERT_ACCOUNTS, currency, restaurants)
     if not entries:
         return
     first, last = await connection.fetchrow(
-        "SELECT min(balance_account_id), max(balance_account_id) FROM balance_accounts WHERE currency = $1", currency
+        "SELECT min(balance_account_id), max(balance_account_id) FROM balance_accounts WHERE currency = $1",
+        currency,
     )
     step = ENTRIES_A_TRANSACTION // ENTRIES_A_RESTAURANT
     for start in range(first, last + 1, step):
@@ -159,19 +175,30 @@ async def load_restaurants(connection: Any, currency: str, restaurants: int, *, 
 
 
 async def load_long_account(
-    connection: Any, restaurant_id: str, currency: str, entries: int, entries_a_transaction: int = ENTRIES_A_TRANSACTION
+    connection: Any,
+    restaurant_id: str,
+    currency: str,
+    entries: int,
+    entries_a_transaction: int = ENTRIES_A_TRANSACTION,
 ) -> None:
     """One restaurant with many entries."""
     account = await connection.fetchval(INSERT_LONG_ACCOUNT, restaurant_id, currency)
     for start in range(1, entries + 1, entries_a_transaction):
-        await connection.execute(INSERT_LONG_ACCOUNT_ENTRIES, account, start, min(start + entries_a_transaction - 1, entries))
+        await connection.execute(
+            INSERT_LONG_ACCOUNT_ENTRIES,
+            account,
+            start,
+            min(start + entries_a_transaction - 1, entries),
+        )
 
 
 async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:
     """Raises WrongBooks unless there are as many events with ids that begin with `prefix` as were acknowledged."""
     stored = await connection.fetchval(COUNT_EVENTS, prefix)
     if stored != acknowledged:
-        raise WrongBooks(f"{acknowledged} events of {prefix} were acknowledged and {stored} are in the books")
+        raise WrongBooks(
+            f"{acknowledged} events of {prefix} were acknowledged and {stored} are in the books"
+        )
 
 
 async def check_entries(connection: Any, acknowledged: int) -> None:
@@ -179,4 +206,6 @@ async def check_entries(connection: Any, acknowledged: int) -> None:
     booked = await connection.fetchrow(COUNT_ENTRIES, EVENT_PREFIX)
     expected = 2 * acknowledged, acknowledged * (AMOUNT_MINOR + FEE_MINOR)
     if (booked["entries"], booked["amount_minor"]) != expected:
-        raise WrongBooks(f"{booked['entries']} entries of {booked['amount_minor']} in all are in the books, not {expected}")
+        raise WrongBooks(
+            f"{booked['entries']} entries of {booked['amount_minor']} in all are in the books, not {expected}"
+        )

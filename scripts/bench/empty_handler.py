@@ -19,9 +19,12 @@ class EmptyHandler(ledger_pb2_grpc.LedgerServiceServicer):
 
     def __init__(self, available_minor: int) -> None:
         self._booked = ledger_pb2.IngestEventResponse(
-            status=ledger_pb2.INGEST_STATUS_CREATED, transaction_id="01890a5d-ac96-774b-bcce-b302099a8057"
+            status=ledger_pb2.INGEST_STATUS_CREATED,
+            transaction_id="01890a5d-ac96-774b-bcce-b302099a8057",
         )
-        self._balance = ledger_pb2.GetBalanceResponse(restaurant_id="CLP_1", currency="CLP", available_minor=available_minor)
+        self._balance = ledger_pb2.GetBalanceResponse(
+            restaurant_id="CLP_1", currency="CLP", available_minor=available_minor
+        )
         self._balance.last_event_at.GetCurrentTime()
         self._balance.as_of.GetCurrentTime()
 

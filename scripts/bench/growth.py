@@ -8,7 +8,14 @@ from scripts.bench import books, report
 from scripts.bench.bench import Bench, Load
 from scripts.bench.payout_rows import run_payouts
 from scripts.bench.plot import Series, svg
-from scripts.bench.rows import BALANCE, SLOW_SECONDS, WORKER_CHANNELS, load_balances, long_account, read_until_fast
+from scripts.bench.rows import (
+    BALANCE,
+    SLOW_SECONDS,
+    WORKER_CHANNELS,
+    load_balances,
+    long_account,
+    read_until_fast,
+)
 from scripts.bench.servers import serving, workers_can_be_set
 
 RESTAURANTS = {1_000: "PEN", 10_000: "USD", 100_000: "EUR"}
@@ -32,7 +39,9 @@ async def restaurants(bench: Bench) -> list[Series]:
         calls.append((number, (await bench.run(load, bench.service, bench.sizes.seconds)).rate))
     return [
         Series("Payout run", "restaurants", "payouts/s", payouts),
-        Series("IngestEvent, 64 callers", "restaurants the events are about", CALLS_PER_SECOND, calls),
+        Series(
+            "IngestEvent, 64 callers", "restaurants the events are about", CALLS_PER_SECOND, calls
+        ),
     ]
 
 
@@ -43,7 +52,9 @@ async def entries(bench: Bench) -> list[Series]:
         load = await long_account(bench, number)
         took = await read_until_fast(bench, load, FAST_SECONDS)
         slow = took > SLOW_SECONDS
-        points.append((number, took * 1000 if slow else (await bench.run(load, bench.service)).p50_ms))
+        points.append(
+            (number, took * 1000 if slow else (await bench.run(load, bench.service)).p50_ms)
+        )
     return [Series("GetBalance p50, one caller", "entries of the account", "ms", points)]
 
 
@@ -52,10 +63,23 @@ async def callers(bench: Bench) -> list[Series]:
     await load_balances(bench)
     found: list[Series] = []
     for method, load in {"IngestEvent": Load("IngestEvent", 1), "GetBalance": BALANCE}.items():
-        measured = {number: await bench.run(load.by(number), bench.service, bench.sizes.seconds) for number in CALLERS}
+        measured = {
+            number: await bench.run(load.by(number), bench.service, bench.sizes.seconds)
+            for number in CALLERS
+        }
         found += [
-            Series(method, "callers", CALLS_PER_SECOND, [(number, part.rate) for number, part in measured.items()]),
-            Series(f"{method} p50", "callers", "ms", [(number, part.p50_ms) for number, part in measured.items()]),
+            Series(
+                method,
+                "callers",
+                CALLS_PER_SECOND,
+                [(number, part.rate) for number, part in measured.items()],
+            ),
+            Series(
+                f"{method} p50",
+                "callers",
+                "ms",
+                [(number, part.p50_ms) for number, part in measured.items()],
+            ),
         ]
     return found
 
@@ -92,7 +116,9 @@ async def measure(bench: Bench, facts: dict[str, str], only: str) -> None:
                 points = ", ".join(f"{x:,}: {y:,.3f}" for x, y in curve.points)
                 print(f"{curve.name} ({curve.unit}) by {curve.x_label}: {points}", flush=True)
     await books.check_entries(bench.connection, bench.acknowledged)
-    path = report.write("growth.json", {"facts": facts, "series": [asdict(curve) for curve in found]})
+    path = report.write(
+        "growth.json", {"facts": facts, "series": [asdict(curve) for curve in found]}
+    )
     if found:
         path.with_suffix(".svg").write_text(svg(found), encoding="utf-8")
     print(f"written to {path} and {path.with_suffix('.svg').name}")

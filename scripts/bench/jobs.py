@@ -64,7 +64,11 @@ async def work(prepare: Prepare) -> None:
         await asyncio.sleep(interval.begins_at - time.monotonic())
         outcome = await run(interval)
         times = outcome.ends.tobytes() + outcome.took.tobytes()
-        header = {"bytes": len(times), "acknowledged": outcome.acknowledged, "ran_dry_at": outcome.ran_dry_at}
+        header = {
+            "bytes": len(times),
+            "acknowledged": outcome.acknowledged,
+            "ran_dry_at": outcome.ran_dry_at,
+        }
         _say(json.dumps(header).encode() + b"\n" + times)
         gc.unfreeze()
 

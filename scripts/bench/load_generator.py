@@ -10,7 +10,14 @@ from typing import Any
 from grpc import StatusCode, aio
 
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
-from scripts.bench.wire import SERVICE, BalanceRequests, EventRequests, Requests, StatementRequests, restaurants
+from scripts.bench.wire import (
+    SERVICE,
+    BalanceRequests,
+    EventRequests,
+    Requests,
+    StatementRequests,
+    restaurants,
+)
 
 _OPTIONS = (
     # Channels to one address would share a connection otherwise, and with it one of several server processes.
@@ -31,7 +38,10 @@ class Channels:
         channels = self._open.setdefault(address, [])
         while len(channels) < number:
             channels.append(aio.insecure_channel(address, options=_OPTIONS))
-        await asyncio.wait_for(asyncio.gather(*(channel.channel_ready() for channel in channels)), CONNECT_TIMEOUT_SECONDS)
+        await asyncio.wait_for(
+            asyncio.gather(*(channel.channel_ready() for channel in channels)),
+            CONNECT_TIMEOUT_SECONDS,
+        )
         return channels[:number]
 
 
@@ -40,14 +50,20 @@ def requests_of(job: dict[str, Any]) -> Requests:
     restaurant_ids = restaurants(job["currency"], job["restaurants"])
     if job["method"] == "GetBalance":
         return BalanceRequests(
-            [job["restaurant"]] if job["restaurant"] else restaurant_ids, job["currency"], job["available_minor"]
+            [job["restaurant"]] if job["restaurant"] else restaurant_ids,
+            job["currency"],
+            job["available_minor"],
         )
     if job["method"] == "ListEntries":
         return StatementRequests(restaurant_ids, job["currency"])
-    return EventRequests(job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"])
+    return EventRequests(
+        job["method"], job["field"], job["prefix"], restaurant_ids, job["currency"]
+    )
 
 
-async def call_until(ends_at: float, call: Any, requests: Requests, events: int, outcome: Outcome) -> None:
+async def call_until(
+    ends_at: float, call: Any, requests: Requests, events: int, outcome: Outcome
+) -> None:
     """One caller of a unary method. It makes one call at the least, however late it is."""
     began = time.monotonic()
     while True:
@@ -58,7 +74,9 @@ async def call_until(ends_at: float, call: Any, requests: Requests, events: int,
             return
 
 
-async def stream_until(ends_at: float, call: Any, requests: Requests, events: int, in_flight: int, outcome: Outcome) -> None:
+async def stream_until(
+    ends_at: float, call: Any, requests: Requests, events: int, in_flight: int, outcome: Outcome
+) -> None:
     """One stream, with at most `in_flight` requests unanswered."""
     free = asyncio.Semaphore(in_flight)
     sent: deque[float] = deque()
@@ -77,7 +95,9 @@ async def stream_until(ends_at: float, call: Any, requests: Requests, events: in
             outcome.add(sent.popleft(), events)
             free.release()
     if sent or await call.code() is not StatusCode.OK:
-        raise RuntimeError(f"a stream ended with {await call.code()} and {len(sent)} requests unanswered")
+        raise RuntimeError(
+            f"a stream ended with {await call.code()} and {len(sent)} requests unanswered"
+        )
 
 
 async def prepare(job: dict[str, Any], channels: Channels) -> Run:
@@ -87,7 +107,10 @@ async def prepare(job: dict[str, Any], channels: Channels) -> Run:
     open_channels = await channels.get(job["address"], job["channels"])
     streams = job["method"] == "StreamEvents"
     # Bytes go out and come in as they are.
-    methods: list[Any] = [channel.stream_stream(path) if streams else channel.unary_unary(path) for channel in open_channels]
+    methods: list[Any] = [
+        channel.stream_stream(path) if streams else channel.unary_unary(path)
+        for channel in open_channels
+    ]
 
     async def run(interval: Interval) -> Outcome:
         outcome = Outcome()
@@ -95,7 +118,9 @@ async def prepare(job: dict[str, Any], channels: Channels) -> Run:
             for number in range(job["callers"]):
                 method, events = methods[number % len(methods)], job["events"]
                 callers.create_task(
-                    stream_until(interval.ends_at, method(), requests, events, job["in_flight"], outcome)
+                    stream_until(
+                        interval.ends_at, method(), requests, events, job["in_flight"], outcome
+                    )
                     if streams
                     else call_until(interval.ends_at, method, requests, events, outcome)
                 )

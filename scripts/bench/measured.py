@@ -45,11 +45,17 @@ class Measured:
 
     @property
     def resident_before_mib(self) -> float | None:
-        return None if self.resident_before_bytes is None else round(self.resident_before_bytes / MIB, 1)
+        return (
+            None
+            if self.resident_before_bytes is None
+            else round(self.resident_before_bytes / MIB, 1)
+        )
 
     @property
     def resident_after_mib(self) -> float | None:
-        return None if self.resident_after_bytes is None else round(self.resident_after_bytes / MIB, 1)
+        return (
+            None if self.resident_after_bytes is None else round(self.resident_after_bytes / MIB, 1)
+        )
 
     @classmethod
     def together(cls, slices: Sequence[Self]) -> Self:

@@ -49,13 +49,19 @@ class Paid:
         return self.ended_at - self.called_at
 
 
-async def run_payouts(connection: Any, address: str, currency: str, restaurants: int, request_id: str = "") -> Paid:
+async def run_payouts(
+    connection: Any, address: str, currency: str, restaurants: int, request_id: str = ""
+) -> Paid:
     """Pays all restaurants of a currency. Raises WrongBooks unless each was paid all it has."""
     day = datetime.now(UTC).date()
     request = ledger_pb2.RunPayoutsRequest(
-        currency=currency, as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), request_id=request_id
+        currency=currency,
+        as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+        request_id=request_id,
     )
-    state = await connection.prepare("SELECT state FROM payout_runs WHERE payout_run_id = $1::text::uuid")
+    state = await connection.prepare(
+        "SELECT state FROM payout_runs WHERE payout_run_id = $1::text::uuid"
+    )
     async with aio.insecure_channel(address) as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         called_at = time.monotonic()
@@ -68,9 +74,16 @@ async def run_payouts(connection: Any, address: str, currency: str, restaurants:
                     break
                 await asyncio.sleep(POLL_SECONDS)
         ended_at = time.monotonic()
-        told = (await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
-    if (told.payouts_created, told.total_amount_minor) != (restaurants, restaurants * books.AVAILABLE_MINOR):
-        raise books.WrongBooks(f"{told.payouts_created} of {restaurants} restaurants were paid, {told.total_amount_minor} in all")
+        told = (
+            await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))
+        ).payout_run
+    if (told.payouts_created, told.total_amount_minor) != (
+        restaurants,
+        restaurants * books.AVAILABLE_MINOR,
+    ):
+        raise books.WrongBooks(
+            f"{told.payouts_created} of {restaurants} restaurants were paid, {told.total_amount_minor} in all"
+        )
     return Paid(run.payout_run_id, called_at, answered_at, ended_at)
 
 
@@ -89,22 +102,41 @@ async def payouts(bench: Bench) -> Rows:
         paid = await run_payouts(bench.connection, bench.service.address, currency, restaurants)
         rates[restaurants] = restaurants / paid.seconds
         wanted = ">= 10,000/s" if restaurants == few else None
-        yield row(f"payout run of {restaurants:,}, call to end", rates[restaurants], "payouts/s", commits, wanted=wanted)
         yield row(
-            f"payout run of {restaurants:,}, worker alone", restaurants / (paid.ended_at - paid.answered_at), "payouts/s", commits
+            f"payout run of {restaurants:,}, call to end",
+            rates[restaurants],
+            "payouts/s",
+            commits,
+            wanted=wanted,
         )
-    yield row(f"payout run of {many:,} against {few:,}", rates[many], "payouts/s", rates[few], wanted=">= 1.0")
+        yield row(
+            f"payout run of {restaurants:,}, worker alone",
+            restaurants / (paid.ended_at - paid.answered_at),
+            "payouts/s",
+            commits,
+        )
+    yield row(
+        f"payout run of {many:,} against {few:,}",
+        rates[many],
+        "payouts/s",
+        rates[few],
+        wanted=">= 1.0",
+    )
 
     load = Load("IngestEvent", CALLERS)
     ingesting_alone = await bench.run(load, bench.service, bench.sizes.seconds)
-    running = await bench.begin(load, bench.service, bench.sizes.seconds + SLOWER_MAX * few / rates[few])
+    running = await bench.begin(
+        load, bench.service, bench.sizes.seconds + SLOWER_MAX * few / rates[few]
+    )
     await asyncio.sleep(running.interval.counts_from - time.monotonic())
     paid = await run_payouts(bench.connection, bench.service.address, "EUR", few)
     measured = await bench.end(running)
     if paid.ended_at > running.interval.ends_at:
         yield f"the payout run of {few:,} beside IngestEvent took longer than the calls beside it: the next rows flatter"
     during = [
-        took for ended, took in zip(measured.ends, measured.latencies, strict=True) if paid.called_at <= ended < paid.ended_at
+        took
+        for ended, took in zip(measured.ends, measured.latencies, strict=True)
+        if paid.called_at <= ended < paid.ended_at
     ]
     paying = row(
         f"IngestEvent, {CALLERS} callers, while {few:,} are paid",
@@ -114,4 +146,6 @@ async def payouts(bench: Bench) -> Rows:
         during,
     )
     yield with_costs(paying, measured, ingesting_alone)
-    yield row(f"payout run of {few:,} beside IngestEvent", few / paid.seconds, "payouts/s", rates[few])
+    yield row(
+        f"payout run of {few:,} beside IngestEvent", few / paid.seconds, "payouts/s", rates[few]
+    )

@@ -54,18 +54,28 @@ def _panel(curve: Series) -> list[str]:
     def down(y: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * math.log(y / low) / math.log(high / low)
 
-    parts = [f'<text x="{LEFT}" y="20" font-size="13">{escape(curve.name)}, {escape(curve.unit)}</text>']
+    parts = [
+        f'<text x="{LEFT}" y="20" font-size="13">{escape(curve.name)}, {escape(curve.unit)}</text>'
+    ]
     for decade in range(round(math.log10(low)), round(math.log10(high)) + 1):
         y = down(10.0**decade)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(10.0**decade)}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(10.0**decade)}</text>'
+        )
     for x in xs:
-        parts.append(f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(x)}</text>')
+        parts.append(
+            f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(x)}</text>'
+        )
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(curve.x_label)}</text>')
+    parts.append(
+        f'<text x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(curve.x_label)}</text>'
+    )
     places = [(across(x), down(y), y) for x, y in curve.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
     parts.append(f'<polyline points="{path}" fill="none" stroke="#06c" stroke-width="2"/>')
     for x, y, value in places:
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#06c"><title>{value:,.3f}</title></circle>')
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#06c"><title>{value:,.3f}</title></circle>'
+        )
     return parts

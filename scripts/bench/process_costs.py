@@ -17,7 +17,11 @@ def _stat(pid: int) -> list[str] | None:
 
 def _tree(root: int) -> dict[int, list[str]]:
     """A process and all below it, with their fields."""
-    stats = {int(path.name): fields for path in _PROC.glob("[0-9]*") if (fields := _stat(int(path.name))) is not None}
+    stats = {
+        int(path.name): fields
+        for path in _PROC.glob("[0-9]*")
+        if (fields := _stat(int(path.name))) is not None
+    }
     found, wave = dict[int, list[str]](), {root}
     while wave:
         found.update({pid: stats[pid] for pid in wave if pid in stats})

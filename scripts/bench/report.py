@@ -44,7 +44,11 @@ class Row:
 
 def percentile_ms(latencies: Sequence[float], percent: int) -> float | None:
     """A percentile of latencies in seconds; None when there are too few to tell."""
-    return round(statistics.quantiles(latencies, n=100)[percent - 1] * 1000, 3) if len(latencies) > 1 else None
+    return (
+        round(statistics.quantiles(latencies, n=100)[percent - 1] * 1000, 3)
+        if len(latencies) > 1
+        else None
+    )
 
 
 def row(
@@ -87,15 +91,35 @@ def with_costs(figure: Row, measured: Measured, limit: Measured | None = None) -
 
 
 def load_row(
-    name: str, measured: Measured, unit: str, limit: Measured, *, wanted: str | None = None, note: str | None = None
+    name: str,
+    measured: Measured,
+    unit: str,
+    limit: Measured,
+    *,
+    wanted: str | None = None,
+    note: str | None = None,
 ) -> Row:
     """How many a second a load reached, and what it cost."""
-    return with_costs(row(name, measured.rate, unit, limit.rate, measured.latencies, wanted=wanted, note=note), measured, limit)
+    return with_costs(
+        row(name, measured.rate, unit, limit.rate, measured.latencies, wanted=wanted, note=note),
+        measured,
+        limit,
+    )
 
 
-def p50_row(name: str, measured: Measured, limit_ms: float, *, wanted: str | None = None, note: str | None = None) -> Row:
+def p50_row(
+    name: str,
+    measured: Measured,
+    limit_ms: float,
+    *,
+    wanted: str | None = None,
+    note: str | None = None,
+) -> Row:
     """How long one caller waited as a rule, and what it cost."""
-    return with_costs(row(name, measured.p50_ms, "ms", limit_ms, measured.latencies, wanted=wanted, note=note), measured)
+    return with_costs(
+        row(name, measured.p50_ms, "ms", limit_ms, measured.latencies, wanted=wanted, note=note),
+        measured,
+    )
 
 
 def write(name: str, content: object) -> Path:
@@ -124,13 +148,33 @@ def show(rows: Sequence[Row]) -> None:
             console.print(f"{name}: {fact}", markup=False)
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("measure", no_wrap=True)
-    for heading in ("value", "unit", "limit", "ratio", "wanted", "p50 ms", "p99 ms", "server", "of limit", "db", "load", "MiB"):
-        table.add_column(heading, justify="left" if heading in ("unit", "wanted") else "right", no_wrap=True)
+    for heading in (
+        "value",
+        "unit",
+        "limit",
+        "ratio",
+        "wanted",
+        "p50 ms",
+        "p99 ms",
+        "server",
+        "of limit",
+        "db",
+        "load",
+        "MiB",
+    ):
+        table.add_column(
+            heading, justify="left" if heading in ("unit", "wanted") else "right", no_wrap=True
+        )
     for figure in rows:
         if figure.facts is not None:
             continue
         latencies = figure.p50_ms, figure.p99_ms
-        cpu = figure.cpu_server_s, figure.limit_cpu_server_s, figure.cpu_database_s, figure.cpu_load_s
+        cpu = (
+            figure.cpu_server_s,
+            figure.limit_cpu_server_s,
+            figure.cpu_database_s,
+            figure.cpu_load_s,
+        )
         memory = figure.resident_before_mib, figure.resident_after_mib
         resident = "" if None in memory else f"{memory[0]:.0f} > {memory[1]:.0f}"
         table.add_row(

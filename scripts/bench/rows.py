@@ -10,7 +10,14 @@ from grpc import StatusCode, aio
 
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from scripts.bench import books
-from scripts.bench.bench import BALANCE_CURRENCY, INGEST_CURRENCY, RESTAURANTS, Bench, Load, interleaved
+from scripts.bench.bench import (
+    BALANCE_CURRENCY,
+    INGEST_CURRENCY,
+    RESTAURANTS,
+    Bench,
+    Load,
+    interleaved,
+)
 from scripts.bench.measured import Measured
 from scripts.bench.report import Row, load_row, p50_row, row
 from scripts.bench.servers import serving, workers_can_be_set
@@ -41,7 +48,9 @@ Rows = AsyncIterator[Row | str]
 async def against_empty(bench: Bench, load: Load) -> tuple[Measured, Measured]:
     """A load on the empty handler and on the service, in turn."""
     (limit,), measured = await interleaved(
-        bench.sizes.rounds, [partial(bench.run, load, bench.empty)], partial(bench.run, load, bench.service)
+        bench.sizes.rounds,
+        [partial(bench.run, load, bench.empty)],
+        partial(bench.run, load, bench.service),
     )
     return limit, measured
 
@@ -76,22 +85,38 @@ async def ingest_workers(bench: Bench) -> Rows:
     load = Load("IngestEvent", 64, channels=WORKER_CHANNELS)
     with serving(bench.cluster, {"LEDGER_WORKERS": str(WORKERS)}) as several:
         (limit,), measured = await interleaved(
-            bench.sizes.rounds, [partial(bench.run, load, bench.service)], partial(bench.run, load, several)
+            bench.sizes.rounds,
+            [partial(bench.run, load, bench.service)],
+            partial(bench.run, load, several),
         )
-    yield load_row(f"IngestEvent, 64 callers, {WORKERS} workers against 1", measured, "calls/s", limit)
+    yield load_row(
+        f"IngestEvent, 64 callers, {WORKERS} workers against 1", measured, "calls/s", limit
+    )
 
 
 async def batch(bench: Bench) -> Rows:
     """Against the statement alone, with the number of connections that it is fastest with."""
-    tried = {connections: await bench.run_statement(BATCH_EVENTS, connections) for connections in CONNECTIONS}
+    tried = {
+        connections: await bench.run_statement(BATCH_EVENTS, connections)
+        for connections in CONNECTIONS
+    }
     best = max(tried, key=lambda connections: tried[connections].rate)
     (limit,), measured = await interleaved(
-        bench.sizes.rounds, [partial(bench.run_statement, BATCH_EVENTS, best)], partial(bench.run, BATCH, bench.service)
+        bench.sizes.rounds,
+        [partial(bench.run_statement, BATCH_EVENTS, best)],
+        partial(bench.run, BATCH, bench.service),
     )
-    rates = ", ".join(f"{connections}: {tried[connections].rate:,.0f}" for connections in CONNECTIONS)
+    rates = ", ".join(
+        f"{connections}: {tried[connections].rate:,.0f}" for connections in CONNECTIONS
+    )
     note = f"the statement alone by connections: {rates} events/s; {best} are the limit"
     yield load_row(
-        f"BatchIngestEvents of {BATCH_EVENTS:,}, {BATCH_CALLERS} callers", measured, "events/s", limit, wanted=">= 0.8", note=note
+        f"BatchIngestEvents of {BATCH_EVENTS:,}, {BATCH_CALLERS} callers",
+        measured,
+        "events/s",
+        limit,
+        wanted=">= 0.8",
+        note=note,
     )
 
 
@@ -110,9 +135,13 @@ async def stream(bench: Bench) -> Rows:
         yield "StreamEvents, 100 events a message: left out, the contract has no StreamEventsRequest.events"
     for name, load in loads.items():
         (limit,), measured = await interleaved(
-            bench.sizes.rounds, [partial(bench.run, BATCH, bench.service)], partial(bench.run, load, bench.service)
+            bench.sizes.rounds,
+            [partial(bench.run, BATCH, bench.service)],
+            partial(bench.run, load, bench.service),
         )
-        yield load_row(f"StreamEvents, {STREAMS} streams, {name}", measured, "events/s", limit, wanted=">= 0.5")
+        yield load_row(
+            f"StreamEvents, {STREAMS} streams, {name}", measured, "events/s", limit, wanted=">= 0.5"
+        )
 
 
 async def streams_missing(bench: Bench) -> str | None:
@@ -126,7 +155,9 @@ async def streams_missing(bench: Bench) -> str | None:
     )
     event.occurred_at.FromDatetime(datetime.now(UTC))
     async with aio.insecure_channel(bench.service.address) as channel:
-        call = ledger_pb2_grpc.LedgerServiceStub(channel).StreamEvents(iter([ledger_pb2.StreamEventsRequest(event=event)]))
+        call = ledger_pb2_grpc.LedgerServiceStub(channel).StreamEvents(
+            iter([ledger_pb2.StreamEventsRequest(event=event)])
+        )
         try:
             async for _ in call:
                 pass
@@ -140,7 +171,9 @@ async def streams_missing(bench: Bench) -> str | None:
 async def balance_64(bench: Bench) -> Rows:
     await load_balances(bench)
     limit, measured = await against_empty(bench, BALANCE)
-    yield load_row("GetBalance, 64 callers, 20 entries each", measured, "calls/s", limit, wanted=">= 0.8")
+    yield load_row(
+        "GetBalance, 64 callers, 20 entries each", measured, "calls/s", limit, wanted=">= 0.8"
+    )
 
 
 async def load_balances(bench: Bench) -> None:
@@ -199,12 +232,25 @@ async def balance_of_long_account(bench: Bench) -> Rows:
     fast_seconds = 5 * first.p50_ms / 1000
     took = await read_until_fast(bench, many, fast_seconds)
     name = f"GetBalance p50, {bench.sizes.long_account_entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
-    note = None if took <= fast_seconds else "reading did not get fast within the deadline: no snapshot was made"
+    note = (
+        None
+        if took <= fast_seconds
+        else "reading did not get fast within the deadline: no snapshot was made"
+    )
     if took > SLOW_SECONDS:
-        yield row(name, took * 1000, "ms", first.p50_ms, wanted="<= 1.2", note=f"{note}; one read is all that was measured")
+        yield row(
+            name,
+            took * 1000,
+            "ms",
+            first.p50_ms,
+            wanted="<= 1.2",
+            note=f"{note}; one read is all that was measured",
+        )
         return
     (limit,), measured = await interleaved(
-        bench.sizes.rounds, [partial(bench.run, few, bench.service)], partial(bench.run, many, bench.service)
+        bench.sizes.rounds,
+        [partial(bench.run, few, bench.service)],
+        partial(bench.run, many, bench.service),
     )
     yield p50_row(name, measured, limit.p50_ms, wanted="<= 1.2", note=note)
 

@@ -30,7 +30,10 @@ WHERE e.recorded_txid::text::bigint >= (SELECT end_txid FROM head)
 async def seals(bench: Bench) -> Rows:
     """Batches as fast as they are taken, every other second and all the time; the largest lag, and how long catching up takes."""
     await _catch_up(bench)
-    for name, pause_seconds, wanted in (("half of the peak", TURN_SECONDS, "<= 1"), ("the peak", 0.0, None)):
+    for name, pause_seconds, wanted in (
+        ("half of the peak", TURN_SECONDS, "<= 1"),
+        ("the peak", 0.0, None),
+    ):
         began = told_at = time.monotonic()
         lags: list[float] = []
         events = 0.0
@@ -40,7 +43,10 @@ async def seals(bench: Bench) -> Rows:
             lags.append(await bench.connection.fetchval(SELECT_LAG))
             if time.monotonic() - told_at >= TELL_SECONDS:
                 told_at = time.monotonic()
-                print(f"{name}: {told_at - began:.0f} s, lag {lags[-1]:.1f} s, largest {max(lags):.1f} s", file=sys.stderr)
+                print(
+                    f"{name}: {told_at - began:.0f} s, lag {lags[-1]:.1f} s, largest {max(lags):.1f} s",
+                    file=sys.stderr,
+                )
             await asyncio.sleep(pause_seconds)
         rate = events / (time.monotonic() - began)
         caught_up_after = await _catch_up(bench)
@@ -50,13 +56,18 @@ async def seals(bench: Bench) -> Rows:
             f"{', '.join(f'{_mean(lags[start : start + third]):.0f}' for start in range(0, 3 * third, max(1, third)))} s; "
             f"caught up {caught_up_after:.0f} s afterwards"
         )
-        yield row(f"seal lag at {name}", max(lags), "s", LAG_SECONDS_MAX, lags, wanted=wanted, note=note)
+        yield row(
+            f"seal lag at {name}", max(lags), "s", LAG_SECONDS_MAX, lags, wanted=wanted, note=note
+        )
 
 
 async def _catch_up(bench: Bench) -> float:
     """Waits until everything is sealed, or a deadline has passed; the seconds that it took."""
     began = time.monotonic()
-    while await bench.connection.fetchval(SELECT_LAG) > 0 and time.monotonic() - began < CATCH_UP_SECONDS_MAX:  # noqa: ASYNC110  # it happens in another process
+    while (  # noqa: ASYNC110  # it happens in another process
+        await bench.connection.fetchval(SELECT_LAG) > 0
+        and time.monotonic() - began < CATCH_UP_SECONDS_MAX
+    ):
         await asyncio.sleep(CATCH_UP_POLL_SECONDS)
     return time.monotonic() - began
 

@@ -39,7 +39,9 @@ def serving(cluster: Cluster, extra: Mapping[str, str] | None = None) -> Iterato
         **(extra or {}),
     }
     # Where no `.env` changes what is measured.
-    with running([sys.executable, "-m", "ledger", "serve"], READY_PREFIX, env, cluster.data_dir) as (address, pid):
+    with running(
+        [sys.executable, "-m", "ledger", "serve"], READY_PREFIX, env, cluster.data_dir
+    ) as (address, pid):
         yield Server(address, pid, books=True)
 
 
@@ -51,7 +53,13 @@ def workers_can_be_set() -> bool:
 @contextmanager
 def answering_empty(*, uvloop: bool) -> Iterator[Server]:
     """The empty handler."""
-    command = [sys.executable, "-m", empty_handler.__name__, "--available-minor", str(AVAILABLE_MINOR)]
+    command = [
+        sys.executable,
+        "-m",
+        empty_handler.__name__,
+        "--available-minor",
+        str(AVAILABLE_MINOR),
+    ]
     if uvloop:
         command.append("--uvloop")
     with running(command, empty_handler.READY_PREFIX, dict(os.environ), ROOT) as (address, pid):
@@ -66,11 +74,22 @@ def uses_uvloop(server: Server) -> bool:
 
 @contextmanager
 def running(
-    command: Sequence[str], ready_prefix: str, env: Mapping[str, str], directory: Path, *, stderr: TextIO | None = None
+    command: Sequence[str],
+    ready_prefix: str,
+    env: Mapping[str, str],
+    directory: Path,
+    *,
+    stderr: TextIO | None = None,
 ) -> Iterator[tuple[str, int]]:
     """A process that says where it listens in its first line; its address and pid. Its log goes to `stderr`, ours if None."""
     process = subprocess.Popen(
-        command, env=env, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        command,
+        env=env,
+        cwd=directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
     )
     try:
         if process.stdout is None or process.stdin is None:

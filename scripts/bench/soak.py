@@ -51,7 +51,9 @@ async def sample_memory(bench: Bench, seconds: float, every_seconds: float) -> l
     while True:
         resident = resident_bytes(bench.service.pid)
         if resident is None:
-            raise RuntimeError("this system does not tell the memory of processes: a soak needs /proc")
+            raise RuntimeError(
+                "this system does not tell the memory of processes: a soak needs /proc"
+            )
         after = time.monotonic() - began
         samples.append(Sample(round(after, 1), round(resident / MIB, 2)))
         print(f"{after:6.0f} s  {resident / MIB:8.1f} MiB", flush=True)
@@ -70,10 +72,14 @@ async def pay_again_and_again(bench: Bench, seconds: float, every_seconds: float
                 bench.connection, bench.service.address, PAYOUT_CURRENCY, PAYOUT_RESTAURANTS, f"soak-{runs}"
             )  # fmt: skip
             runs += 1
-            request = ledger_pb2.ListPayoutsRequest(payout_run_id=paid.payout_run_id, page_size=PAYOUT_RESTAURANTS)
+            request = ledger_pb2.ListPayoutsRequest(
+                payout_run_id=paid.payout_run_id, page_size=PAYOUT_RESTAURANTS
+            )
             payouts = (await stub.ListPayouts(request)).payouts
             events = [failed(payout) for payout in payouts]
-            results = (await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))).results
+            results = (
+                await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
+            ).results
             if any(result.status != ledger_pb2.INGEST_STATUS_CREATED for result in results):
                 raise books.WrongBooks("a payout did not fail when its event said so")
             await asyncio.sleep(min(every_seconds, max(0.0, ends_at - time.monotonic())))
@@ -100,7 +106,9 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
     settled_seconds = min(SETTLED_SECONDS, seconds / 2)
     every_seconds = min(SAMPLE_SECONDS, seconds / 6)
     await load_balances(bench)
-    await books.load_restaurants(bench.connection, PAYOUT_CURRENCY, PAYOUT_RESTAURANTS, entries=True)
+    await books.load_restaurants(
+        bench.connection, PAYOUT_CURRENCY, PAYOUT_RESTAURANTS, entries=True
+    )
     loads = list(MIX)
     if (reason := await streams_missing(bench)) is None:
         loads.append(STREAM)
@@ -113,7 +121,9 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
         ]  # fmt: skip
         async with asyncio.TaskGroup() as beside:
             sampling = beside.create_task(sample_memory(bench, seconds, every_seconds))
-            paying = beside.create_task(pay_again_and_again(bench, seconds, min(PAYOUT_SECONDS, seconds / 3)))
+            paying = beside.create_task(
+                pay_again_and_again(bench, seconds, min(PAYOUT_SECONDS, seconds / 3))
+            )
         measured = [await bench.end(part) for part in running]
     finally:
         for worker in workers:
@@ -134,4 +144,6 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
     shown = ", ".join(f"{method} {rate:,}/s" for method, rate in rates.items())
     print(f"{shown}, {paying.result():,} payouts")
     print(f"all {bench.acknowledged:,} acknowledged events are in the books with their entries")
-    print(f"memory grew by {growth} % after the first {settled_seconds:.0f} s (wanted: < {GROWTH_PERCENT_WANTED} %); {path}")
+    print(
+        f"memory grew by {growth} % after the first {settled_seconds:.0f} s (wanted: < {GROWTH_PERCENT_WANTED} %); {path}"
+    )

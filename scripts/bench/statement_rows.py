@@ -22,9 +22,13 @@ async def statement(bench: Bench) -> Rows:
     """One caller reads every page of an account that nobody has read before, against the time that it may take."""
     entries = bench.sizes.long_account_entries
     restaurant_id = f"statement_{entries}"
-    await books.load_long_account(bench.connection, restaurant_id, LONG_CURRENCY, entries, ENTRIES_A_TRANSACTION)
+    await books.load_long_account(
+        bench.connection, restaurant_id, LONG_CURRENCY, entries, ENTRIES_A_TRANSACTION
+    )
     await bench.connection.execute("VACUUM (ANALYZE) ledger_entries")
-    request = ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency=LONG_CURRENCY, page_size=PAGE_ENTRIES)
+    request = ledger_pb2.ListEntriesRequest(
+        restaurant_id=restaurant_id, currency=LONG_CURRENCY, page_size=PAGE_ENTRIES
+    )
     took: list[float] = []
     found = 0
     cpu_before = _cpu(bench)
@@ -43,7 +47,9 @@ async def statement(bench: Bench) -> Rows:
         for before, after in zip(cpu_before, _cpu(bench), strict=True)
     )
     if found != entries or page.closing_balance_minor != entries * books.LONG_ACCOUNT_ENTRY_MINOR:
-        raise books.WrongBooks(f"{found} of {entries} entries are in the statement, up to {page.closing_balance_minor}")
+        raise books.WrongBooks(
+            f"{found} of {entries} entries are in the statement, up to {page.closing_balance_minor}"
+        )
     half = len(took) // 2
     halves = f"{1000 * sum(took[:half]) / max(1, half):.1f} and {1000 * sum(took[half:]) / (len(took) - half):.1f} ms"
     figure = row(

@@ -35,12 +35,16 @@ def has_field(message: str, field: str) -> bool:
 class EventRequests:
     """Requests with new events. The answers are checked: whatever is not CREATED ends the measure."""
 
-    def __init__(self, method: str, field: str, prefix: str, restaurant_ids: Sequence[str], currency: str) -> None:
+    def __init__(
+        self, method: str, field: str, prefix: str, restaurant_ids: Sequence[str], currency: str
+    ) -> None:
         """`field` is where the request has its events; ids are `prefix` and a number."""
         self._method = method
         self._field = field
         self._sent = 0
-        self._templates = [self._template(prefix, restaurant_id, currency) for restaurant_id in restaurant_ids]
+        self._templates = [
+            self._template(prefix, restaurant_id, currency) for restaurant_id in restaurant_ids
+        ]
 
     def _template(self, prefix: str, restaurant_id: str, currency: str) -> tuple[bytes, bytes]:
         """A request with one event, cut where the number in its id is."""
@@ -54,7 +58,9 @@ class EventRequests:
             fee_minor=FEE_MINOR,
         )
         event.occurred_at.FromDatetime(datetime.now(UTC) - timedelta(days=1))
-        request: Any = getattr(ledger_pb2, f"{self._method}Request")(**{self._field: [event] if self._repeated else event})
+        request: Any = getattr(ledger_pb2, f"{self._method}Request")(
+            **{self._field: [event] if self._repeated else event}
+        )
         head, _, tail = request.SerializeToString().partition(f".{number}".encode())
         return head + b".", tail
 
@@ -82,7 +88,9 @@ class EventRequests:
         response: Any = getattr(ledger_pb2, f"{self._method}Response").FromString(answer)
         results = response.results if self._repeated else [response.result]
         if len(results) != events or any(result.status != _CREATED for result in results):
-            raise UnexpectedAnswer(next((result for result in results if result.status != _CREATED), response))
+            raise UnexpectedAnswer(
+                next((result for result in results if result.status != _CREATED), response)
+            )
 
 
 class BalanceRequests:
@@ -92,7 +100,9 @@ class BalanceRequests:
 
     def __init__(self, restaurant_ids: Sequence[str], currency: str, available_minor: int) -> None:
         self._requests = [
-            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency).SerializeToString()
+            ledger_pb2.GetBalanceRequest(
+                restaurant_id=restaurant_id, currency=currency
+            ).SerializeToString()
             for restaurant_id in restaurant_ids
         ]
         self._available_minor = available_minor
@@ -117,7 +127,9 @@ class StatementRequests:
 
     def __init__(self, restaurant_ids: Sequence[str], currency: str) -> None:
         self._requests = [
-            ledger_pb2.ListEntriesRequest(restaurant_id=restaurant_id, currency=currency, page_size=50).SerializeToString()
+            ledger_pb2.ListEntriesRequest(
+                restaurant_id=restaurant_id, currency=currency, page_size=50
+            ).SerializeToString()
             for restaurant_id in restaurant_ids
         ]
         self._sent = 0

@@ -85,12 +85,17 @@ async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def health(service: str) -> None:
-        async with aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with aio.insecure_channel(
+            address, options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:
                 began = time.monotonic()
                 try:
-                    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=health_timeout_seconds)
+                    answer = await stub.Check(
+                        health_pb2.HealthCheckRequest(service=service),
+                        timeout=health_timeout_seconds,
+                    )
                     if answer.status != health_pb2.HealthCheckResponse.SERVING:
                         watched.health_failures.append(f"{service!r}: {answer.status}")
                 except aio.AioRpcError as error:
@@ -102,7 +107,9 @@ async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds
 
 
 @contextmanager
-def serving(postgres: EmbeddedPostgres, log: Path, settings: dict[str, str]) -> Iterator[tuple[str, int]]:
+def serving(
+    postgres: EmbeddedPostgres, log: Path, settings: dict[str, str]
+) -> Iterator[tuple[str, int]]:
     """A server as a process of its own: its address and its process id."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")} | {
         "LEDGER_DATABASE_URL": postgres.url(user=APPLICATION_ROLE, database=DATABASE),
@@ -111,7 +118,10 @@ def serving(postgres: EmbeddedPostgres, log: Path, settings: dict[str, str]) -> 
     }
     # Where no `.env` changes what is measured.
     command = [sys.executable, "-m", "ledger", "serve"]
-    with log.open("w") as stderr, running(command, READY_PREFIX, env, log.parent, stderr=stderr) as address_and_pid:
+    with (
+        log.open("w") as stderr,
+        running(command, READY_PREFIX, env, log.parent, stderr=stderr) as address_and_pid,
+    ):
         yield address_and_pid
 
 
@@ -121,7 +131,9 @@ def rate_of(told: list[Told]) -> float:
     return (len(booked_at) - 1) / (booked_at[-1] - booked_at[0]) if len(booked_at) > 1 else 0.0
 
 
-async def peak(address: str, numbers: Iterator[int], arguments: argparse.Namespace) -> tuple[float, list[Told], list[int]]:
+async def peak(
+    address: str, numbers: Iterator[int], arguments: argparse.Namespace
+) -> tuple[float, list[Told], list[int]]:
     """What the server can book a second when nobody is refused."""
     chosen = [next(numbers) for _ in range(arguments.processes)]
     told = await call_in_processes(
@@ -153,20 +165,29 @@ async def first_answer(address: str, number: int) -> float | None:
 
 async def lost_events(postgres: EmbeddedPostgres, booked: list[str]) -> tuple[int, int]:
     """How many events are stored, and how many of those that were acknowledged are not."""
-    url = postgres.url(user=postgres.superuser, database=DATABASE).replace("postgresql+asyncpg", "postgresql")
+    url = postgres.url(user=postgres.superuser, database=DATABASE).replace(
+        "postgresql+asyncpg", "postgresql"
+    )
     connection = await asyncpg.connect(url)
     try:
-        stored = {event_id for (event_id,) in await connection.fetch("SELECT event_id FROM processor_events")}
+        stored = {
+            event_id
+            for (event_id,) in await connection.fetch("SELECT event_id FROM processor_events")
+        }
     finally:
         await connection.close()
     return len(stored), len(set(booked) - stored)
 
 
-async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments: argparse.Namespace) -> dict[str, Any]:
+async def measure(
+    postgres: EmbeddedPostgres, address: str, pid: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Peak, overload, recovery, peak again."""
     numbers = iter(range(100))
     # The first calls open connections and register restaurants.
-    warm = await peak(address, numbers, argparse.Namespace(**{**vars(arguments), "peak_seconds": 1.0}))
+    warm = await peak(
+        address, numbers, argparse.Namespace(**{**vars(arguments), "peak_seconds": 1.0})
+    )
     before = await peak(address, numbers, arguments)
     watched = Watched()
     idle_rss_mib = rss_mib(pid)
@@ -199,7 +220,12 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
     latencies = sorted(latency for some in told for latency in some.latencies)
     booked = [
         Events(number).event_id(event)
-        for some, numbered in ((warm[1], warm[2]), (before[1], before[2]), (told, chosen), (after[1], after[2]))
+        for some, numbered in (
+            (warm[1], warm[2]),
+            (before[1], before[2]),
+            (told, chosen),
+            (after[1], after[2]),
+        )
         for one, number in zip(some, numbered, strict=True)
         for event in one.booked
     ]
@@ -239,15 +265,23 @@ async def measure(postgres: EmbeddedPostgres, address: str, pid: int, arguments:
 
 
 EXPECTED_OUTCOMES = {OK, QUEUE_FULL, HELD_BACK, ENOUGH_OPEN}
-EXPECTED_OUTCOMES |= {"DEADLINE_EXCEEDED answered", "DEADLINE_EXCEEDED unanswered", "DEADLINE_EXCEEDED unsent"}
+EXPECTED_OUTCOMES |= {
+    "DEADLINE_EXCEEDED answered",
+    "DEADLINE_EXCEEDED unanswered",
+    "DEADLINE_EXCEEDED unsent",
+}
 
 
 def disappointments(result: dict[str, Any], *, is_short: bool) -> list[str]:
     """What was expected and did not happen; of the short form nothing is expected that takes a fast machine."""
     found = []
     if result["goodput_ratio"] < GOODPUT_RATIO_MIN and not is_short:
-        found.append(f"goodput fell to {result['goodput_ratio']:.0%} of the peak; {GOODPUT_RATIO_MIN:.0%} is wanted")
-    if unexpected := {name: n for name, n in result["outcomes"].items() if n and name not in EXPECTED_OUTCOMES}:
+        found.append(
+            f"goodput fell to {result['goodput_ratio']:.0%} of the peak; {GOODPUT_RATIO_MIN:.0%} is wanted"
+        )
+    if unexpected := {
+        name: n for name, n in result["outcomes"].items() if n and name not in EXPECTED_OUTCOMES
+    }:
         found.append(f"unexpected outcomes: {unexpected}")
     if len(result["health_failures"]) > HEALTH_FAILURES_MAX:
         found.append(f"health checks failed: {Counter(result['health_failures'])}")
@@ -273,19 +307,44 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Runs it all, or one process of callers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a few seconds with a small queue, to see that it works")
-    parser.add_argument("--seconds", type=float, default=None, help="how long the overload lasts (60)")
-    parser.add_argument("--factor", type=float, default=10.0, help="how many times the peak is offered")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="a few seconds with a small queue, to see that it works",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=None, help="how long the overload lasts (60)"
+    )
+    parser.add_argument(
+        "--factor", type=float, default=10.0, help="how many times the peak is offered"
+    )
     parser.add_argument("--deadline", type=float, default=5.0, help="of the calls, in seconds")
-    parser.add_argument("--manners", choices=list(Manners), default=Manners.CONSIDERATE, help="of the callers (considerate)")
+    parser.add_argument(
+        "--manners",
+        choices=list(Manners),
+        default=Manners.CONSIDERATE,
+        help="of the callers (considerate)",
+    )
     parser.add_argument("--processes", type=int, default=2, help="of callers")
     parser.add_argument("--connections", type=int, default=32, help="of each process")
     parser.add_argument(
-        "--open-max", type=int, default=100, help="calls that a connection has open at the most, but for the queueing"
+        "--open-max",
+        type=int,
+        default=100,
+        help="calls that a connection has open at the most, but for the queueing",
     )
-    parser.add_argument("--peak-open", type=int, default=128, help="calls that a process has open while the peak is measured")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go as JSON")
+    parser.add_argument(
+        "--peak-open",
+        type=int,
+        default=128,
+        help="calls that a process has open while the peak is measured",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the server"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="where the figures go as JSON"
+    )
     arguments = parser.parse_args()
     settings = dict(item.split("=", 1) for item in arguments.set)
     if arguments.short:
@@ -304,13 +363,21 @@ def main() -> None:
     log = folder / "server.log"
     try:
         with EmbeddedPostgres.start(folder / "postgres") as postgres:
-            asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE))
+            asyncio.run(
+                create_database(
+                    postgres.url(user=postgres.superuser, database="postgres"), DATABASE
+                )
+            )
             migrate(postgres.url(user=postgres.superuser, database=DATABASE))
             with serving(postgres, log, settings) as (address, pid):
                 result = asyncio.run(measure(postgres, address, pid, arguments))
-            environment = {"LEDGER_DATABASE_URL": postgres.url(user=postgres.superuser, database=DATABASE)}
+            environment = {
+                "LEDGER_DATABASE_URL": postgres.url(user=postgres.superuser, database=DATABASE)
+            }
             audit = subprocess.run(
-                [sys.executable, "-m", "ledger", "verify"], env={**os.environ, **environment}, capture_output=True
+                [sys.executable, "-m", "ledger", "verify"],
+                env={**os.environ, **environment},
+                capture_output=True,
             )
             result |= {"audit": audit.returncode, "log_lines": log.read_text().count("\n")}
     finally:

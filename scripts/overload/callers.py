@@ -107,10 +107,13 @@ def header_blocks() -> tuple[bytes, bytes]:
         "te": "trailers",
     }
     first = b"\x83\x86" + b"".join(
-        b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in headers.items()
+        b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
     )
     # The table begins at 62 with what was put there last.
-    return first, b"\x83\x86" + bytes(0x80 | 62 + len(headers) - 1 - place for place in range(len(headers)))
+    return first, b"\x83\x86" + bytes(
+        0x80 | 62 + len(headers) - 1 - place for place in range(len(headers))
+    )
 
 
 class Events:
@@ -166,7 +169,9 @@ class Caller(asyncio.Protocol):
             raise TypeError(transport)
         self.transport = transport
         transport.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, SETTINGS_PAYLOAD) + self._more(WINDOW_MAX - 65_535)
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + frame(SETTINGS, 0, 0, SETTINGS_PAYLOAD)
+            + self._more(WINDOW_MAX - 65_535)
         )
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -206,7 +211,12 @@ class Caller(asyncio.Protocol):
         while self._due and now - self._due[0][0] > self._deadline_seconds:
             self._due.popleft()
             self._told.outcomes["DEADLINE_EXCEEDED unsent"] += 1
-        while self._due and not self._paused and len(self._open) < self._streams_max and now > self._hold_until:
+        while (
+            self._due
+            and not self._paused
+            and len(self._open) < self._streams_max
+            and now > self._hold_until
+        ):
             due_at, number = self._due[0]
             message = self._events.message(number)
             if self._window < len(message):
@@ -216,7 +226,9 @@ class Caller(asyncio.Protocol):
             block, self._first = self._first or self._block, b""
             left = f"{max(1, round((due_at + self._deadline_seconds - now) * 1000))}m".encode()
             block += b"\0\x0cgrpc-timeout" + bytes([len(left)]) + left
-            sent += frame(HEADERS, END_HEADERS, self._stream, block) + frame(DATA, END_STREAM, self._stream, message)
+            sent += frame(HEADERS, END_HEADERS, self._stream, block) + frame(
+                DATA, END_STREAM, self._stream, message
+            )
             self._open[self._stream] = (due_at, number)
             self._stream += 2
             self._told.sent += 1
@@ -319,7 +331,9 @@ def outcome_of(trailers: bytes) -> str:
 def retry_delay_seconds(trailers: bytes) -> float:
     """What RetryInfo says, in the trailers of a refusal."""
     place = trailers.index(_RETRY_INFO) + len(_RETRY_INFO)
-    delay = error_details_pb2.RetryInfo.FromString(trailers[place + 1 : place + 1 + trailers[place]]).retry_delay
+    delay = error_details_pb2.RetryInfo.FromString(
+        trailers[place + 1 : place + 1 + trailers[place]]
+    ).retry_delay
     return delay.seconds + delay.nanos / 1e9
 
 
@@ -330,7 +344,8 @@ async def call_all(plan: Plan) -> Told:
     host, port = plan.address.rsplit(":", 1)
     loop = asyncio.get_running_loop()
     callers = [
-        (await loop.create_connection(lambda: Caller(plan, events, told), host, int(port)))[1] for _ in range(plan.connections)
+        (await loop.create_connection(lambda: Caller(plan, events, told), host, int(port)))[1]
+        for _ in range(plan.connections)
     ]
     # The server's own settings come first, so that nobody goes beyond them.
     await asyncio.sleep(0.2)
@@ -384,7 +399,10 @@ async def call_in_processes(plans: list[Plan]) -> list[Told]:
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
     if any(process.returncode for process in processes):
         raise RuntimeError("callers failed")
-    return [Told(**{**json.loads(stdout), "outcomes": Counter(json.loads(stdout)["outcomes"])}) for stdout, _ in outputs]
+    return [
+        Told(**{**json.loads(stdout), "outcomes": Counter(json.loads(stdout)["outcomes"])})
+        for stdout, _ in outputs
+    ]
 
 
 def main(plan: str) -> None:

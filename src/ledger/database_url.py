@@ -21,10 +21,15 @@ _PARAMETERS = {"connect_timeout", "host", "passfile", "port", "ssl", "target_ses
 
 # Up to the hosts, the hosts, and what follows. The library takes a comma for a part of the only host, and a port before it for
 # nonsense. A password may contain anything but an @.
-_HOSTS = re.compile(r"^(?P<before>[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*)(?P<after>[/?].*)?$", re.DOTALL)
+_HOSTS = re.compile(
+    r"^(?P<before>[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*)(?P<after>[/?].*)?$",
+    re.DOTALL,
+)
 
 # A name, an IPv4 address or a socket's directory, or an IPv6 address in brackets; and perhaps a port.
-_HOST = re.compile(r"^(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<plain>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?$")
+_HOST = re.compile(
+    r"^(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<plain>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?$"
+)
 
 # Nobody's name, where several hosts are to be shown: the library writes one.
 _PLACE = "hosts.invalid"
@@ -45,7 +50,9 @@ def driver_url(text: str) -> str:
     # A password ends at the first @. The rest of it would be looked up, and shown, as a part of the
     # host or of the database's name.
     if text.count("@") > 1:
-        raise ValueError("must have %40 for an @ in the password, or no password: then PGPASSWORD is used")
+        raise ValueError(
+            "must have %40 for an @ in the password, or no password: then PGPASSWORD is used"
+        )
     hosts, text = _taken_out(text)
     try:
         url = make_url(text)
@@ -57,9 +64,13 @@ def driver_url(text: str) -> str:
         raise ValueError("must begin with postgresql://")
     # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
     if "sslmode" in url.query:
-        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
+        url = url.difference_update_query(["sslmode"]).update_query_dict(
+            {"ssl": url.query["sslmode"]}
+        )
     if unknown := sorted(set(url.query) - _PARAMETERS):
-        raise ValueError(f"must not have the parameter {unknown[0]}: only {', '.join(sorted(_PARAMETERS))} are known")
+        raise ValueError(
+            f"must not have the parameter {unknown[0]}: only {', '.join(sorted(_PARAMETERS))} are known"
+        )
     _check_parameters(url)
     return _with_hosts(url, hosts).render_as_string(hide_password=False)
 
@@ -80,7 +91,9 @@ def shown_url(text: str) -> str:
 def hosts_of(url: "URL") -> list[tuple[str, int | None]]:
     """Hosts and ports of a URL that `driver_url` made; none if it names no host."""
     names = _words(url.query.get("host")) or ([url.host] if url.host else [])
-    ports: Sequence[int | None] = [int(port) for port in _words(url.query.get("port"))] or [url.port]
+    ports: Sequence[int | None] = [int(port) for port in _words(url.query.get("port"))] or [
+        url.port
+    ]
     if len(ports) == 1:
         ports = [*ports] * len(names)
     return list(zip(names, ports, strict=True))
@@ -98,8 +111,12 @@ def _taken_out(text: str) -> tuple[list[tuple[str, int | None]], str]:
 def _host(word: str) -> tuple[str, int | None]:
     found = _HOST.match(word)
     if found is None:
-        raise ValueError(f"must not have the host {word!r}: a host is a name or an address, [::1] if it is IPv6, then :5432")
-    return found["bracketed"] or found["plain"], None if found["port"] is None else _port(found["port"])
+        raise ValueError(
+            f"must not have the host {word!r}: a host is a name or an address, [::1] if it is IPv6, then :5432"
+        )
+    return found["bracketed"] or found["plain"], None if found["port"] is None else _port(
+        found["port"]
+    )
 
 
 def _port(word: str) -> int:
@@ -111,15 +128,21 @@ def _port(word: str) -> int:
 def _check_parameters(url: "URL") -> None:
     target = url.query.get("target_session_attrs")
     if target is not None and target not in TARGETS:
-        raise ValueError(f"must have one of {', '.join(TARGETS)} as target_session_attrs: standbys take no writes")
+        raise ValueError(
+            f"must have one of {', '.join(TARGETS)} as target_session_attrs: standbys take no writes"
+        )
     ssl = url.query.get("ssl")
     if ssl is not None and ssl not in SSL_MODES:
         raise ValueError(f"must have one of {', '.join(SSL_MODES)} as sslmode")
     seconds = url.query.get("connect_timeout")
     if seconds is not None and not (
-        str(seconds).isascii() and str(seconds).isdigit() and 0 < int(str(seconds)) <= CONNECT_SECONDS_MAX
+        str(seconds).isascii()
+        and str(seconds).isdigit()
+        and 0 < int(str(seconds)) <= CONNECT_SECONDS_MAX
     ):
-        raise ValueError(f"must have a connect_timeout from 1 to {CONNECT_SECONDS_MAX} seconds, for each host")
+        raise ValueError(
+            f"must have a connect_timeout from 1 to {CONNECT_SECONDS_MAX} seconds, for each host"
+        )
 
 
 def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
@@ -130,12 +153,21 @@ def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
         _port(str(url.port))
     if names:
         # An address of IPv6 in the parameters has no brackets where its port is in `port`.
-        hosts = [(name, None) if name.count(":") > 1 and not name.startswith("[") else _host(name) for name in names]
+        hosts = [
+            (name, None) if name.count(":") > 1 and not name.startswith("[") else _host(name)
+            for name in names
+        ]
     places = len(hosts) or 1
     if len(ports) not in (0, 1, places):
-        raise ValueError(f"must have as many ports as hosts, or one: there are {places} hosts and {len(ports)} ports")
-    if ports and (any(port is not None for _, port in hosts) or (not names and url.port is not None)):
-        raise ValueError("must have its ports beside the hosts or in the parameter port, not in both")
+        raise ValueError(
+            f"must have as many ports as hosts, or one: there are {places} hosts and {len(ports)} ports"
+        )
+    if ports and (
+        any(port is not None for _, port in hosts) or (not names and url.port is not None)
+    ):
+        raise ValueError(
+            "must have its ports beside the hosts or in the parameter port, not in both"
+        )
     if not hosts:
         # The only host, or the one where the driver looks.
         return url.difference_update_query(["port"]).set(port=ports[0]) if ports else url
@@ -145,7 +177,10 @@ def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
         raise ValueError("must not have a host twice")
     url = url.difference_update_query(["host", "port"]).set(host=None, port=None)
     if len(hosts) > 1:
-        given = {"host": ",".join(host for host, _ in hosts), "port": ",".join(str(port or PORT) for _, port in hosts)}
+        given = {
+            "host": ",".join(host for host, _ in hosts),
+            "port": ",".join(str(port or PORT) for _, port in hosts),
+        }
     else:
         ((host, port),) = hosts
         given = {"host": host, **({} if port is None else {"port": str(port)})}

@@ -24,7 +24,9 @@ class InvalidRequest(LedgerError):
     """One or more fields are missing, malformed or out of range."""
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(f"{violation.field} {violation.description}" for violation in violations))
+        super().__init__(
+            "; ".join(f"{violation.field} {violation.description}" for violation in violations)
+        )
         self.violations = tuple(violations)
 
 
@@ -32,7 +34,9 @@ class EventTypeUnknown(LedgerError):
     """The event is of a type that this server does not know; a server of a later version may."""
 
     def __init__(self, field: str, number: int) -> None:
-        super().__init__(f"this server does not know the event type {number}; send the event again after an upgrade")
+        super().__init__(
+            f"this server does not know the event type {number}; send the event again after an upgrade"
+        )
         self.field = field
         self.number = number
 
@@ -45,7 +49,9 @@ class EventIdReused(LedgerError):
     """An event with this id and other contents is stored. Names the fields that differ, never what is stored in them."""
 
     def __init__(self, event_id: str, differing_fields: Sequence[str]) -> None:
-        super().__init__(f"event {event_id} is stored with other contents; differing: {', '.join(differing_fields)}")
+        super().__init__(
+            f"event {event_id} is stored with other contents; differing: {', '.join(differing_fields)}"
+        )
         self.event_id = event_id
         self.differing_fields = tuple(differing_fields)
 
@@ -119,7 +125,9 @@ class PayoutRunArchived(LedgerError):
     """The items of the payout run are in an archive, and no longer in the database. Names the archive's file."""
 
     def __init__(self, payout_run_id: str, file_name: str) -> None:
-        super().__init__(f"the items of payout run {payout_run_id} are archived, in the file {file_name}")
+        super().__init__(
+            f"the items of payout run {payout_run_id} are archived, in the file {file_name}"
+        )
         self.payout_run_id = payout_run_id
         self.file_name = file_name
 
@@ -131,9 +139,13 @@ class TooManyPayoutRuns(LedgerError):
 class PayoutMoveNotAllowed(LedgerError):
     """The payout is in a state from which the event cannot move it. Names the events that brought it there."""
 
-    def __init__(self, payout_id: str, state: str, event_id: str, booked_event_ids: Sequence[str]) -> None:
+    def __init__(
+        self, payout_id: str, state: str, event_id: str, booked_event_ids: Sequence[str]
+    ) -> None:
         by = f" by {' and '.join(booked_event_ids)}" if booked_event_ids else ""
-        super().__init__(f"payout {payout_id} is {state}{by} and cannot make the move of {event_id}")
+        super().__init__(
+            f"payout {payout_id} is {state}{by} and cannot make the move of {event_id}"
+        )
         self.payout_id = payout_id
         self.state = state
         self.event_id = event_id
@@ -158,7 +170,9 @@ class PayoutMismatch(LedgerError):
     """The event's restaurant, currency or amount is not the payout's. Names the fields, never what is stored in them."""
 
     def __init__(self, payout_id: str, differing_fields: Sequence[str]) -> None:
-        super().__init__(f"the event is not about payout {payout_id}; differing: {', '.join(differing_fields)}")
+        super().__init__(
+            f"the event is not about payout {payout_id}; differing: {', '.join(differing_fields)}"
+        )
         self.payout_id = payout_id
         self.differing_fields = tuple(differing_fields)
 

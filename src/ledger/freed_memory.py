@@ -36,7 +36,11 @@ class FreedMemory:
             return
         self._trim()
         returned = before - self._resident_bytes()
-        self.look_seconds = LOOK_SECONDS if returned >= RETURNED_BYTES else min(2 * self.look_seconds, LOOK_SECONDS_MAX)
+        self.look_seconds = (
+            LOOK_SECONDS
+            if returned >= RETURNED_BYTES
+            else min(2 * self.look_seconds, LOOK_SECONDS_MAX)
+        )
 
     async def keep_looking(self) -> None:
         """Until it is cancelled. In a thread: a look takes some milliseconds when there is much to give back."""

@@ -68,7 +68,9 @@ def worker_metrics(settings: Settings) -> Metrics:
 def _counted(registry: "CollectorRegistry") -> Metrics:
     from ledger.infrastructure import prometheus
 
-    return Metrics(prometheus.PrometheusCallMetrics(registry), prometheus.PrometheusLedgerMetrics(registry))
+    return Metrics(
+        prometheus.PrometheusCallMetrics(registry), prometheus.PrometheusLedgerMetrics(registry)
+    )
 
 
 @contextmanager
@@ -78,7 +80,9 @@ def _metrics_page(settings: Settings, registry: "CollectorRegistry") -> Iterator
     try:
         page = prometheus.MetricsPage(settings.metrics_address, registry)
     except OSError as error:
-        raise AddressUnavailable(f"cannot serve the metrics at {settings.metrics_address}: {error.strerror or error}") from error
+        raise AddressUnavailable(
+            f"cannot serve the metrics at {settings.metrics_address}: {error.strerror or error}"
+        ) from error
     with page:
         _log.info("serving metrics", address=page.address)
         yield

@@ -49,7 +49,11 @@ def _is_no_lost_client(record: logging.LogRecord) -> bool:
 
     Of other clients that leave it logs nothing, and a stranger may make a thousand leave at once.
     """
-    return not (record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ == "ExecuteBatchError")
+    return not (
+        record.exc_info
+        and record.exc_info[0]
+        and record.exc_info[0].__name__ == "ExecuteBatchError"
+    )
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
@@ -75,7 +79,9 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
         renderer = structlog.processors.JSONRenderer()
     else:
         # Plain: the fancy traceback prints local variables, and those hold what callers sent.
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),

@@ -62,13 +62,17 @@ def _timezone(name: str) -> str:
 
 
 # Each with a key of its own for verifying: with a shared secret whoever verifies could sign, and "none" is no signature.
-JWT_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
+JWT_ALGORITHMS = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
 
 
 def _jwt_algorithms(text: str) -> str:
     names = text.split(",")
     if not set(names) <= JWT_ALGORITHMS or len(set(names)) != len(names):
-        raise ValueError(f"must be some of {','.join(sorted(JWT_ALGORITHMS))}, with commas between them")
+        raise ValueError(
+            f"must be some of {','.join(sorted(JWT_ALGORITHMS))}, with commas between them"
+        )
     return text
 
 
@@ -85,7 +89,9 @@ DatabaseUrl = Annotated[str, AfterValidator(driver_url)]
 class Settings(BaseSettings):
     """`.env.example` shows them all with their defaults; a test keeps the two together."""
 
-    model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LEDGER_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     grpc_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default=DEFAULT_ADDRESS,
@@ -144,11 +150,19 @@ class Settings(BaseSettings):
         description="Calls of each worker whose events wait or are booked at once; one beyond is answered RESOURCE_EXHAUSTED.",
     )
     ingest_queue_events: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="The same in events, for batches and streams."
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        description="The same in events, for batches and streams.",
     )
-    ingest_queue_megabytes: int = Field(default=32, ge=1, le=4096, description="The same in MiB of memory.")
+    ingest_queue_megabytes: int = Field(
+        default=32, ge=1, le=4096, description="The same in MiB of memory."
+    )
     ingest_group_events: int = Field(
-        default=500, ge=1, le=1000, description="Events of single calls that share a statement and a commit, at the most."
+        default=500,
+        ge=1,
+        le=1000,
+        description="Events of single calls that share a statement and a commit, at the most.",
     )
     ingest_concurrency: int = Field(
         default=3,
@@ -172,7 +186,10 @@ class Settings(BaseSettings):
         description="The IANA time zone in which a payout run's date begins and ends, such as America/Lima.",
     )
     payout_concurrency: int = Field(
-        default=2, ge=1, le=16, description="Pages of restaurants that a server pays at a time, each on a connection of its own."
+        default=2,
+        ge=1,
+        le=16,
+        description="Pages of restaurants that a server pays at a time, each on a connection of its own.",
     )
     payout_runs_open: int = Field(
         default=50,
@@ -246,24 +263,32 @@ class Settings(BaseSettings):
         default=None,
         description="Whether the server describes itself to grpcurl and the like. Empty: on loopback and unix sockets only.",
     )
-    tls_certificate_file: SecurityFile = Field(default=None, description="The server's certificate chain in PEM. Empty: no TLS.")
-    tls_key_file: SecurityFile = Field(default=None, description="Its private key in PEM, without a passphrase.")
+    tls_certificate_file: SecurityFile = Field(
+        default=None, description="The server's certificate chain in PEM. Empty: no TLS."
+    )
+    tls_key_file: SecurityFile = Field(
+        default=None, description="Its private key in PEM, without a passphrase."
+    )
     tls_client_ca_file: SecurityFile = Field(
         default=None,
         description="The authorities, in PEM, one of which must have issued the certificate that every client then has to show.",
     )
     auth_identities_file: SecurityFile = Field(
-        default=None, description="Who may do what by client certificate: lines of uri:NAME or dns:NAME and scopes."
+        default=None,
+        description="Who may do what by client certificate: lines of uri:NAME or dns:NAME and scopes.",
     )
     auth_tokens_file: SecurityFile = Field(
         default=None,
         description="Who may do what by token: lines of identity, scopes, SHA-256 of the token. `ledger token` makes them.",
     )
-    jwt_jwks_file: SecurityFile = Field(default=None, description="The public keys (JWKS) by which JWTs are verified.")
+    jwt_jwks_file: SecurityFile = Field(
+        default=None, description="The public keys (JWKS) by which JWTs are verified."
+    )
     jwt_issuer: str = Field(default="", description="Who must have issued a JWT: its iss.")
     jwt_audience: str = Field(default="", description="Whom a JWT must be for: its aud.")
     jwt_algorithms: Annotated[str, AfterValidator(_jwt_algorithms)] = Field(
-        default="RS256,ES256,EdDSA", description="By which algorithms a JWT may be signed; none with a shared secret."
+        default="RS256,ES256,EdDSA",
+        description="By which algorithms a JWT may be signed; none with a shared secret.",
     )
     rate_limit_calls_per_second: float = Field(
         default=0,
@@ -272,7 +297,10 @@ class Settings(BaseSettings):
         description="Calls a second of one identity, a stream's requests among them. 0: any number.",
     )
     rate_limit_burst_calls: int = Field(
-        default=0, ge=0, le=1_000_000, description="How many of them may come at once. 0: as many as a second allows."
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="How many of them may come at once. 0: as many as a second allows.",
     )
     allow_insecure: bool = Field(
         default=False,
@@ -287,14 +315,20 @@ class Settings(BaseSettings):
         description="For the `ledger` command: the authorities, in PEM, that issued the server's certificate. Empty: no TLS.",
     )
     client_tls_certificate_file: SecurityFile = Field(
-        default=None, description="For the `ledger` command: the certificate chain it shows, in PEM."
+        default=None,
+        description="For the `ledger` command: the certificate chain it shows, in PEM.",
     )
-    client_tls_key_file: SecurityFile = Field(default=None, description="For the `ledger` command: the key of that certificate.")
+    client_tls_key_file: SecurityFile = Field(
+        default=None, description="For the `ledger` command: the key of that certificate."
+    )
     client_token_file: SecurityFile = Field(
         default=None, description="For the `ledger` command: the token it sends, alone in the file."
     )
     shutdown_grace_seconds: float = Field(
-        default=10, ge=0, le=300, description="How long calls under way may go on once the server is told to stop."
+        default=10,
+        ge=0,
+        le=300,
+        description="How long calls under way may go on once the server is told to stop.",
     )
     allow_unknown_settings: bool = Field(
         default=False,
@@ -308,7 +342,10 @@ class Settings(BaseSettings):
     @classmethod
     def _is_in_digits(cls, value: Any, info: ValidationInfo) -> Any:
         """As on the command line, but for blanks around it, which files have. The library would take 1_0 for 10."""
-        if isinstance(value, str) and (rule := _NUMBER_RULES.get(cls._kind_of(info.field_name))) is not None:
+        if (
+            isinstance(value, str)
+            and (rule := _NUMBER_RULES.get(cls._kind_of(info.field_name))) is not None
+        ):
             pattern, sentence = rule
             value = value.strip()
             if not pattern.fullmatch(value):

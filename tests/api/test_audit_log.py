@@ -65,7 +65,9 @@ async def code_of_call(call: Any) -> grpc.StatusCode:
 
 def test_exactly_the_methods_that_write_are_recorded() -> None:
     """A new one is recorded, or only asks."""
-    assert set(WHAT_BY_METHOD) == {method for method, scope in SCOPE_BY_METHOD.items() if scope is not Scope.READ}
+    assert set(WHAT_BY_METHOD) == {
+        method for method, scope in SCOPE_BY_METHOD.items() if scope is not Scope.READ
+    }
 
 
 async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -> None:
@@ -74,10 +76,17 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
     as_of = date_pb2.Date(year=2026, month=1, day=31)
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         stub = ledger.stub
-        await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=events[0]), metadata=by("one", "first"))
+        await stub.IngestEvent(
+            ledger_pb2.IngestEventRequest(event=events[0]), metadata=by("one", "first")
+        )
         bad = event_message(amount_minor=-1)
-        await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[*events, bad]), metadata=by("one"))
-        requests = [ledger_pb2.StreamEventsRequest(event=events[0]), ledger_pb2.StreamEventsRequest(events=events)]
+        await stub.BatchIngestEvents(
+            ledger_pb2.BatchIngestEventsRequest(events=[*events, bad]), metadata=by("one")
+        )
+        requests = [
+            ledger_pb2.StreamEventsRequest(event=events[0]),
+            ledger_pb2.StreamEventsRequest(events=events),
+        ]
         [_ async for _ in stub.StreamEvents(iter(requests), metadata=by("one"))]
         await calls_of(ledger, 4)
         profile = ledger_pb2.PutRestaurantRequest(restaurant_id="res_chifa")
@@ -89,23 +98,62 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
         await stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(), metadata=by("one"))
         invalid = event_message(event_id="bad\x00id" + "x" * 500)
         assert (
-            await code_of_call(stub.IngestEvent(ledger_pb2.IngestEventRequest(event=invalid), metadata=by("one")))
+            await code_of_call(
+                stub.IngestEvent(ledger_pb2.IngestEventRequest(event=invalid), metadata=by("one"))
+            )
             == grpc.StatusCode.INVALID_ARGUMENT
         )
-        assert await code_of_call(stub.RunPayouts(run, metadata=by("one"))) == grpc.StatusCode.PERMISSION_DENIED
+        assert (
+            await code_of_call(stub.RunPayouts(run, metadata=by("one")))
+            == grpc.StatusCode.PERMISSION_DENIED
+        )
         assert await code_of_call(stub.RunPayouts(run)) == grpc.StatusCode.UNAUTHENTICATED
         calls = await calls_of(ledger, 8)
         peers = await ledger.query("SELECT DISTINCT split_part(peer, ':', 1) FROM audit_log")
     stream = calls[2][4]["stream"]
-    of_run = {"currency": "PEN", "as_of": "2026-01-31", "min_amount_minor": 5, "request_id": "", "dry_run": False}
+    of_run = {
+        "currency": "PEN",
+        "as_of": "2026-01-31",
+        "min_amount_minor": 5,
+        "request_id": "",
+        "dry_run": False,
+    }
     assert calls == [
         ("gateway", "token", "IngestEvent", "first", {"event_id": events[0].event_id}, "OK"),
         ("gateway", "token", "BatchIngestEvents", "call_1", {"events": 4, "refused": 1}, "OK"),
-        ("gateway", "token", "StreamEvents", "call_1", {"stream": stream, "events": 0, "answered": 0}, "OPEN"),
-        ("gateway", "token", "StreamEvents", "call_1", {"stream": stream, "events": 4, "answered": 4}, "OK"),
+        (
+            "gateway",
+            "token",
+            "StreamEvents",
+            "call_1",
+            {"stream": stream, "events": 0, "answered": 0},
+            "OPEN",
+        ),
+        (
+            "gateway",
+            "token",
+            "StreamEvents",
+            "call_1",
+            {"stream": stream, "events": 4, "answered": 4},
+            "OK",
+        ),
         ("operator", "token", "PutRestaurant", "call_1", {"restaurant_id": "res_chifa"}, "OK"),
-        ("operator", "token", "RunPayouts", "call_1", {**of_run, "payout_run_id": started.payout_run.payout_run_id}, "OK"),
-        ("gateway", "token", "IngestEvent", "call_1", {"event_id": "bad\\x00id" + "x" * 122}, "INVALID_ARGUMENT"),
+        (
+            "operator",
+            "token",
+            "RunPayouts",
+            "call_1",
+            {**of_run, "payout_run_id": started.payout_run.payout_run_id},
+            "OK",
+        ),
+        (
+            "gateway",
+            "token",
+            "IngestEvent",
+            "call_1",
+            {"event_id": "bad\\x00id" + "x" * 122},
+            "INVALID_ARGUMENT",
+        ),
         ("gateway", "token", "RunPayouts", "call_1", {}, "PERMISSION_DENIED"),
     ]
     assert len(written) == 6
@@ -133,7 +181,8 @@ async def test_refusals_for_want_of_a_scope_are_summed_up(database: Database, to
                 request = ledger_pb2.IngestEventRequest(event=event_message())
                 await ledger.stub.IngestEvent(request, metadata=by("bank"))
     rows = await query(
-        database.migration_url, "SELECT identity, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
+        database.migration_url,
+        "SELECT identity, method, request_id, what, outcome FROM audit_log ORDER BY audit_id",
     )
     assert {row[4] for row in rows} == {"PERMISSION_DENIED"}
     seen = [(row[0], row[1].rpartition("/")[2], row[2], row[3].get("calls")) for row in rows]
@@ -143,7 +192,11 @@ async def test_refusals_for_want_of_a_scope_are_summed_up(database: Database, to
         ("bank", "IngestEvent", "call_1", None),
     ]
     # In one row each, or in more if it took long.
-    for identity, method in (("gateway", "RunPayouts"), ("bank", "RunPayouts"), ("bank", "IngestEvent")):
+    for identity, method in (
+        ("gateway", "RunPayouts"),
+        ("bank", "RunPayouts"),
+        ("bank", "IngestEvent"),
+    ):
         counted = [count for who, what, _, count in seen[3:] if (who, what) == (identity, method)]
         assert sum(count or 1 for count in counted) == 29
         assert len(counted) < 29
@@ -153,11 +206,15 @@ async def test_stop_writes_what_waits(database: Database, tokens: Path) -> None:
     """Every call that was answered before an orderly stop is in the log."""
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         for _ in range(50):
-            await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()), metadata=by("one"))
+            await ledger.stub.IngestEvent(
+                ledger_pb2.IngestEventRequest(event=event_message()), metadata=by("one")
+            )
     assert await ledger.query("SELECT count(*), count(DISTINCT what) FROM audit_log") == [(50, 50)]
 
 
-async def test_killed_server_leaves_rows_of_its_open_streams(database: Database, tokens: Path, tmp_path: Path) -> None:
+async def test_killed_server_leaves_rows_of_its_open_streams(
+    database: Database, tokens: Path, tmp_path: Path
+) -> None:
     """Whoever had a stream open is in the log, and all but the last thousand events that were acknowledged are counted."""
     async with (
         server_process(database, tmp_path / "server.log", auth_tokens_file=str(tokens)) as server,
@@ -165,7 +222,9 @@ async def test_killed_server_leaves_rows_of_its_open_streams(database: Database,
     ):
         stream = ledger_pb2_grpc.LedgerServiceStub(channel).StreamEvents(metadata=by("one"))
         for _ in range(25):
-            await stream.write(ledger_pb2.StreamEventsRequest(events=[event_message() for _ in range(100)]))
+            await stream.write(
+                ledger_pb2.StreamEventsRequest(events=[event_message() for _ in range(100)])
+            )
             answer: Any = await stream.read()
             assert len(answer.results) == 100
         os.kill(server.pid, signal.SIGKILL)
@@ -192,7 +251,11 @@ async def test_stream_that_rests_is_counted_all_the_same(
             await stream.write(ledger_pb2.StreamEventsRequest(event=event_message()))
             await stream.read()
             rows = await calls_of(ledger, count + 1)
-            assert rows[-1][4] | {"stream": ""} == {"stream": "", "events": count, "answered": count}
+            assert rows[-1][4] | {"stream": ""} == {
+                "stream": "",
+                "events": count,
+                "answered": count,
+            }
             assert rows[-1][5] == "OPEN"
         await stream.done_writing()
         assert await stream.read() == aio.EOF
@@ -204,19 +267,28 @@ async def test_stream_does_not_open_without_its_record(database: Database, token
     event = event_message()
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         await ledger.query("ALTER TABLE audit_log RENAME TO audit_log_away")
-        call = ledger.stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest(event=event)]), metadata=by("one"))
+        call = ledger.stub.StreamEvents(
+            iter([ledger_pb2.StreamEventsRequest(event=event)]), metadata=by("one")
+        )
         with pytest.raises(aio.AioRpcError):
             [_ async for _ in call]
         assert await ledger.query("SELECT FROM processor_events") == []
         await ledger.query("ALTER TABLE audit_log_away RENAME TO audit_log")
 
 
-async def test_payout_run_is_not_answered_without_its_record(database: Database, tokens: Path) -> None:
+async def test_payout_run_is_not_answered_without_its_record(
+    database: Database, tokens: Path
+) -> None:
     """The call fails if the log cannot be written; repeated, it is the same run."""
-    run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=31))
+    run = ledger_pb2.RunPayoutsRequest(
+        currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=31)
+    )
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         await ledger.query("ALTER TABLE audit_log RENAME TO audit_log_away")
-        assert await code_of_call(ledger.stub.RunPayouts(run, metadata=by("two"))) != grpc.StatusCode.OK
+        assert (
+            await code_of_call(ledger.stub.RunPayouts(run, metadata=by("two")))
+            != grpc.StatusCode.OK
+        )
         await ledger.query("ALTER TABLE audit_log_away RENAME TO audit_log")
         await ledger.stub.RunPayouts(run, metadata=by("two"))
         rows = await calls_of(ledger, 2)
@@ -267,7 +339,9 @@ def log(table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch)
     return AuditLog(table, on_failure=lambda what, _: failures.append(what))
 
 
-async def test_database_that_is_away_loses_no_call(log: AuditLog, table: FlakyTable, failures: list[str]) -> None:
+async def test_database_that_is_away_loses_no_call(
+    log: AuditLog, table: FlakyTable, failures: list[str]
+) -> None:
     """They wait, and are written in one group when it is back."""
     table.failures = [DatabaseUnavailable(), RuntimeError("defect")]
     log.start()
@@ -275,10 +349,15 @@ async def test_database_that_is_away_loses_no_call(log: AuditLog, table: FlakyTa
         log.record(audited())
     await log.close()
     assert (len(table.rows), table.groups) == (10, [10])
-    assert failures == ["the audit log failed unexpectedly", "the audit log must wait for the database"]
+    assert failures == [
+        "the audit log failed unexpectedly",
+        "the audit log must wait for the database",
+    ]
 
 
-async def test_call_that_the_database_refuses_holds_up_no_other(log: AuditLog, table: FlakyTable, failures: list[str]) -> None:
+async def test_call_that_the_database_refuses_holds_up_no_other(
+    log: AuditLog, table: FlakyTable, failures: list[str]
+) -> None:
     """It is told, and left out."""
     log.start()
     for identity in ("a", "poison", "b", "c"):
@@ -299,7 +378,11 @@ async def test_lost_calls_leave_a_row(
     await log.close()
     calls = list(table.rows.values())
     assert len(calls) == 6
-    assert (calls[-1].method, calls[-1].what, calls[-1].outcome) == ("audit_log", {"calls": 3}, "DATA_LOSS")
+    assert (calls[-1].method, calls[-1].what, calls[-1].outcome) == (
+        "audit_log",
+        {"calls": 3},
+        "DATA_LOSS",
+    )
     assert failures == ["the audit log loses calls: more of them wait than it can hold"]
 
 

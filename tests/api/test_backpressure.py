@@ -79,7 +79,9 @@ async def stalled_ledger(
             yield ledger, release
 
 
-def send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, timeout: float | None = None) -> Any:
+def send(
+    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, timeout: float | None = None
+) -> Any:
     """A call that books one event."""
     return ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=timeout)
 
@@ -126,7 +128,9 @@ async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
 
 async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
     """The ids of a restaurant's events in the books."""
-    rows = await ledger.query("SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id)
+    rows = await ledger.query(
+        "SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id
+    )
     return {row[0] for row in rows}
 
 
@@ -135,16 +139,22 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
-        calls = {event.event_id: asyncio.ensure_future(outcome(send(ledger, event))) for event in events}
+        calls = {
+            event.event_id: asyncio.ensure_future(outcome(send(ledger, event))) for event in events
+        }
 
         async def refused() -> bool:
             return sum(call.done() for call in calls.values()) == 30
 
         await until(refused)
         waiting = {event_id: call for event_id, call in calls.items() if not call.done()}
-        batch = await outcome(ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events[:2])))
+        batch = await outcome(
+            ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events[:2]))
+        )
         refusals = [batch, *(call.result() for call in calls.values() if call.done())]
-        assert {told(error)[:2] for error in refusals} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")}
+        assert {told(error)[:2] for error in refusals} == {
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        }
         # They are not to come back together.
         delays = {told(error)[2] for error in refusals}
         assert len(delays) > 10
@@ -173,8 +183,14 @@ async def test_callers_with_our_settings_come_back_by_themselves(database: Datab
     """A channel with the service config that we ship waits as long as it was told, and then gets what it asked for."""
     restaurant_id = unique("res")
     turned_away = CountedRefusals()
-    async with stalled_ledger(database, restaurant_id, metrics=Metrics(calls=turned_away)) as (ledger, release):
-        calls = [send(ledger, event_message(restaurant_id=restaurant_id)) for _ in range(QUEUE_EVENTS + 1)]
+    async with stalled_ledger(database, restaurant_id, metrics=Metrics(calls=turned_away)) as (
+        ledger,
+        release,
+    ):
+        calls = [
+            send(ledger, event_message(restaurant_id=restaurant_id))
+            for _ in range(QUEUE_EVENTS + 1)
+        ]
 
         async def refused() -> bool:
             return any(call.done() for call in calls)
@@ -184,10 +200,13 @@ async def test_callers_with_our_settings_come_back_by_themselves(database: Datab
         pushback = dict(await first.trailing_metadata())["grpc-retry-pushback-ms"]
         assert 500 <= int(pushback) <= 1500
         config = files("ledger.v1").joinpath("service_config.json").read_text()
-        async with aio.insecure_channel(ledger.address, options=[("grpc.service_config", config)]) as channel:
+        async with aio.insecure_channel(
+            ledger.address, options=[("grpc.service_config", config)]
+        ) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             patient = stub.IngestEvent(
-                ledger_pb2.IngestEventRequest(event=event_message(restaurant_id=restaurant_id)), timeout=DEADLINE_SECONDS
+                ledger_pb2.IngestEventRequest(event=event_message(restaurant_id=restaurant_id)),
+                timeout=DEADLINE_SECONDS,
             )
 
             async def refused_too() -> bool:
@@ -209,12 +228,17 @@ async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
         batch = asyncio.ensure_future(outcome(ledger.stub.BatchIngestEvents(filling)))
         await until_blocked(ledger)
         streamed = [
-            ledger_pb2.StreamEventsRequest(events=[event_message(restaurant_id=restaurant_id) for _ in range(10)])
+            ledger_pb2.StreamEventsRequest(
+                events=[event_message(restaurant_id=restaurant_id) for _ in range(10)]
+            )
             for _ in range(10)
         ]
         call: Any = ledger.stub.StreamEvents(iter(streamed))
         answers = asyncio.ensure_future(_all(call))
-        assert told(await outcome(send(ledger, event_message())))[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert told(await outcome(send(ledger, event_message())))[:2] == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "QUEUE_FULL",
+        )
         assert not answers.done()
         await release()
         assert {result.status for answer in await answers for result in answer.results} == {CREATED}
@@ -226,7 +250,9 @@ async def _all(call: Any) -> list[ledger_pb2.StreamEventsResponse]:
         return [answer async for answer in call]
 
 
-async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_whose_time_will_not_do_is_told_so_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DEADLINE_TOO_SHORT behind groups that are known to take long, with nothing stored; who has time is let in."""
     # A group that gave up waiting for a lock would be taken for an exception, and nothing learnt from it.
     monkeypatch.setattr("ledger.bootstrap.database.GROUP_LOCK_TIMEOUT_SECONDS", 120)
@@ -234,14 +260,18 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database
     monkeypatch.setattr(engine, "COMMAND_TIMEOUT_SECONDS", 120)
     restaurant_id = unique("res")
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
-        slow = asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id))))
+        slow = asyncio.ensure_future(
+            outcome(send(ledger, event_message(restaurant_id=restaurant_id)))
+        )
         # It takes a while, for the server to learn that groups do.
         await until_blocked(ledger, seconds=0.5)
         await release()
         assert (await slow).status == CREATED
         async with locked_events(database) as release:
             waiting = [
-                asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id))))
+                asyncio.ensure_future(
+                    outcome(send(ledger, event_message(restaurant_id=restaurant_id)))
+                )
                 for _ in range(2 * GROUP_EVENTS)
             ]
             refused: list[str] = []
@@ -259,7 +289,15 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(database: Database
 
             await until(too_short)
             waiting.append(
-                asyncio.ensure_future(outcome(send(ledger, event_message(restaurant_id=restaurant_id), timeout=DEADLINE_SECONDS)))
+                asyncio.ensure_future(
+                    outcome(
+                        send(
+                            ledger,
+                            event_message(restaurant_id=restaurant_id),
+                            timeout=DEADLINE_SECONDS,
+                        )
+                    )
+                )
             )
             await release()
             answers = await asyncio.gather(*waiting)

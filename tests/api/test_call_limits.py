@@ -29,7 +29,9 @@ def test_each_method_has_its_bound() -> None:
     bounds = CallBounds(CallLimits(calls=1, streams=1))
     assert bounds.of("StreamEvents", is_stream=True) is bounds.of("WatchEvents", is_stream=True)
     assert bounds.of("ListEntries", is_stream=False) is bounds.of("RunPayouts", is_stream=False)
-    assert bounds.of("ListEntries", is_stream=False) is not bounds.of("StreamEvents", is_stream=True)
+    assert bounds.of("ListEntries", is_stream=False) is not bounds.of(
+        "StreamEvents", is_stream=True
+    )
     assert bounds.of("IngestEvent", is_stream=False) is None
 
 
@@ -106,7 +108,9 @@ async def test_refusals_are_summed_up() -> None:
         refusals.report()
         refusals.report()
     told = [line for line in lines if line["log_level"] != "debug"]
-    assert [(line["log_level"], line["error"], line.get("identity"), line.get("calls")) for line in told] == [
+    assert [
+        (line["log_level"], line["error"], line.get("identity"), line.get("calls")) for line in told
+    ] == [
         ("warning", "QueueFull", None, None),
         ("warning", "NotAuthenticated", None, None),
         ("warning", "NotAuthenticated", "gateway", None),
@@ -120,6 +124,9 @@ async def test_refusals_are_summed_up() -> None:
 
 def test_refusals_for_want_of_room_are_made_once() -> None:
     """A few statuses for all of them, with different delays: there is no time to make one when it is needed."""
-    statuses = {id(status): status for status in (status_of(QueueFull(str(number))) for number in range(1000))}
+    statuses = {
+        id(status): status
+        for status in (status_of(QueueFull(str(number))) for number in range(1000))
+    }
     assert 1 < len(statuses) < 20
     assert len({status.SerializeToString() for status in statuses.values()}) == len(statuses)

@@ -11,7 +11,13 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from ledger import errors
-from ledger.api.errors import internal, not_implemented, retry_pushback_of, status_code_of, status_of
+from ledger.api.errors import (
+    internal,
+    not_implemented,
+    retry_pushback_of,
+    status_code_of,
+    status_of,
+)
 from ledger.errors import (
     AmountOutOfRange,
     DatabaseContention,
@@ -55,7 +61,12 @@ M = TypeVar("M", bound=Message)
 
 # What the ledger can say, with texts inside that must not get out where the row has a text of its own.
 EXAMPLES: list[LedgerError] = [
-    InvalidRequest([FieldViolation("event.currency", "must be a currency"), FieldViolation("event.type", "must be a type")]),
+    InvalidRequest(
+        [
+            FieldViolation("event.currency", "must be a currency"),
+            FieldViolation("event.type", "must be a type"),
+        ]
+    ),
     EventTypeUnknown("event.type", 77),
     MalformedMessage("secret"),
     EventIdReused("evt_1", ["amount_minor", "occurred_at"]),
@@ -89,8 +100,13 @@ EXAMPLES: list[LedgerError] = [
 # hence INTERNAL.
 WITHOUT_ROW = {DataRejected, StatementRefused}
 
-STATUSES: dict[str, status_pb2.Status] = {type(error).__name__: status_of(error) for error in EXAMPLES}
-STATUSES |= {"not_implemented": not_implemented("/ledger.v1.LedgerService/RunPayouts"), "internal": internal("0190")}
+STATUSES: dict[str, status_pb2.Status] = {
+    type(error).__name__: status_of(error) for error in EXAMPLES
+}
+STATUSES |= {
+    "not_implemented": not_implemented("/ledger.v1.LedgerService/RunPayouts"),
+    "internal": internal("0190"),
+}
 
 
 def detail(status: status_pb2.Status, kind: type[M]) -> list[M]:
@@ -112,7 +128,9 @@ def subclasses(kind: type[LedgerError]) -> set[type[LedgerError]]:
 def promised_reasons() -> dict[str, tuple[str, dict[str, Any]]]:
     """Of each reason in the contract: its comment's text, and the ErrorInfo that the comment shows."""
     promised = {}
-    for comment, name in re.findall(r"((?:^ *//.*\n)+) *ERROR_REASON_(\w+) = \d+;", PROTO.read_text(), re.MULTILINE):
+    for comment, name in re.findall(
+        r"((?:^ *//.*\n)+) *ERROR_REASON_(\w+) = \d+;", PROTO.read_text(), re.MULTILINE
+    ):
         lines = [line.strip().removeprefix("//").strip() for line in comment.splitlines()]
         text = " ".join(lines)
         shown = re.search(r"\{.*\}", text)
@@ -146,7 +164,9 @@ def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> Non
     text, shown = PROMISED[info.reason]
     assert set(info.metadata) == set(shown["metadata"])
     assert all(info.metadata.values()), "no metadata is empty"
-    codes = re.findall(r"\bStatus ([A-Z_]+)", text) or re.findall(rf"\b({'|'.join(grpc.StatusCode.__members__)})\b", text)
+    codes = re.findall(r"\bStatus ([A-Z_]+)", text) or re.findall(
+        rf"\b({'|'.join(grpc.StatusCode.__members__)})\b", text
+    )
     assert codes == [status_code_of(status).name]
     assert ("RetryInfo" in text) <= bool(detail(status, error_details_pb2.RetryInfo))
     assert ("BadRequest" in text) == bool(detail(status, error_details_pb2.BadRequest))
@@ -203,7 +223,10 @@ def test_bad_request_names_every_field() -> None:
 def test_conflict_names_fields_and_no_values() -> None:
     """ALREADY_EXISTS tells the id that the caller sent and the names of the fields that differ."""
     (info,) = detail(STATUSES["EventIdReused"], error_details_pb2.ErrorInfo)
-    assert dict(info.metadata) == {"event_id": "evt_1", "differing_fields": "amount_minor,occurred_at"}
+    assert dict(info.metadata) == {
+        "event_id": "evt_1",
+        "differing_fields": "amount_minor,occurred_at",
+    }
 
 
 def test_internal_tells_an_id_and_nothing_else() -> None:

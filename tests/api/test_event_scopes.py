@@ -31,7 +31,9 @@ def issuer() -> Issuer:
 def tokens(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Path:
     path = tmp_path_factory.mktemp("scopes") / "tokens"
     lines = [token_line(scope, scope, f"token of {scope}") for scope in (Scope.INGEST, *PARTS)]
-    path.write_text("".join(lines) + token_line("two", "ingest:processor,ingest:bank", "token of two"))
+    path.write_text(
+        "".join(lines) + token_line("two", "ingest:processor,ingest:bank", "token of two")
+    )
     issuer.write(path.with_name("jwks.json"))
     return path
 
@@ -64,12 +66,16 @@ def told(status: status_pb2.Status) -> str:
     """The reason, and the scope if one is missing."""
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
-    return f"{info.reason} {info.metadata['scope']}" if info.reason == "SCOPE_MISSING" else info.reason
+    return (
+        f"{info.reason} {info.metadata['scope']}" if info.reason == "SCOPE_MISSING" else info.reason
+    )
 
 
 async def outcome_of(ledger: RunningLedger, token: str, event: ledger_pb2.ProcessorEvent) -> str:
     try:
-        await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), metadata=by(token))
+        await ledger.stub.IngestEvent(
+            ledger_pb2.IngestEventRequest(event=event), metadata=by(token)
+        )
     except aio.AioRpcError as error:
         call: Any = error
         status = rpc_status.from_call(call)
@@ -95,9 +101,14 @@ def test_every_event_type_needs_one_of_the_three() -> None:
 
 @pytest.mark.parametrize(
     ("token", "scopes"),
-    [*((f"token of {scope}", {scope}) for scope in (Scope.INGEST, *PARTS)), ("token of two", set(PARTS[:2]))],
+    [
+        *((f"token of {scope}", {scope}) for scope in (Scope.INGEST, *PARTS)),
+        ("token of two", set(PARTS[:2])),
+    ],
 )
-async def test_each_event_needs_its_scope(guarded: RunningLedger, token: str, scopes: set[Scope]) -> None:
+async def test_each_event_needs_its_scope(
+    guarded: RunningLedger, token: str, scopes: set[Scope]
+) -> None:
     """One by one, in a batch, and in a stream: what is refused is refused alone, and the others are booked."""
     numbers = sorted(SCOPE_BY_EVENT_TYPE)
     wanted = [expected(scopes, number) for number in numbers]
@@ -110,18 +121,34 @@ async def test_each_event_needs_its_scope(guarded: RunningLedger, token: str, sc
     answer = await guarded.stub.BatchIngestEvents(batch, metadata=by(token))
     assert outcomes(answer.results) == wanted
     events = [event_of(number) for number in numbers]
-    requests = [ledger_pb2.StreamEventsRequest(events=events), *(ledger_pb2.StreamEventsRequest(event=event) for event in events)]
-    answers = [answer async for answer in guarded.stub.StreamEvents(iter(requests), metadata=by(token))]
+    requests = [
+        ledger_pb2.StreamEventsRequest(events=events),
+        *(ledger_pb2.StreamEventsRequest(event=event) for event in events),
+    ]
+    answers = [
+        answer async for answer in guarded.stub.StreamEvents(iter(requests), metadata=by(token))
+    ]
     # The second time they are duplicates, or refused as before.
-    assert outcomes(answers[0].results) == outcomes([answer.result for answer in answers[1:]]) == wanted
+    assert (
+        outcomes(answers[0].results)
+        == outcomes([answer.result for answer in answers[1:]])
+        == wanted
+    )
 
 
 async def test_refused_event_leaves_nothing(guarded: RunningLedger) -> None:
     """Neither the event nor its restaurant; it is refused before its fields are judged."""
-    event = event_message(type=ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED, restaurant_id=unique("res"))
+    event = event_message(
+        type=ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED, restaurant_id=unique("res")
+    )
     token = f"token of {Scope.INGEST_BANK}"
     assert await outcome_of(guarded, token, event) == "SCOPE_MISSING ingest:adjustment"
-    assert await guarded.query("SELECT FROM restaurants WHERE restaurant_id = :id", id=event.restaurant_id) == []
+    assert (
+        await guarded.query(
+            "SELECT FROM restaurants WHERE restaurant_id = :id", id=event.restaurant_id
+        )
+        == []
+    )
     event.amount_minor = -1
     assert await outcome_of(guarded, token, event) == "SCOPE_MISSING ingest:adjustment"
 
@@ -131,13 +158,23 @@ async def test_scopes_of_a_jwt_count_as_well(guarded: RunningLedger, issuer: Iss
     adjustment = ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED
     for _ in range(2):
         assert (
-            await outcome_of(guarded, issuer.sign(scope="ingest:bank"), event_of(adjustment)) == "SCOPE_MISSING ingest:adjustment"
+            await outcome_of(guarded, issuer.sign(scope="ingest:bank"), event_of(adjustment))
+            == "SCOPE_MISSING ingest:adjustment"
         )
-        assert await outcome_of(guarded, issuer.sign(scope="openid ingest:adjustment"), event_of(adjustment)) == BOOKED
-        assert await outcome_of(guarded, issuer.sign(scope="ingest"), event_of(adjustment)) == BOOKED
+        assert (
+            await outcome_of(
+                guarded, issuer.sign(scope="openid ingest:adjustment"), event_of(adjustment)
+            )
+            == BOOKED
+        )
+        assert (
+            await outcome_of(guarded, issuer.sign(scope="ingest"), event_of(adjustment)) == BOOKED
+        )
 
 
-async def test_open_stream_follows_the_scopes_of_its_caller(database: Database, tmp_path: Path) -> None:
+async def test_open_stream_follows_the_scopes_of_its_caller(
+    database: Database, tmp_path: Path
+) -> None:
     """A scope that is taken away is refused from the next event on; the stream goes on."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("clerk", "ingest:adjustment,ingest:processor", "one"))
@@ -152,7 +189,10 @@ async def test_open_stream_follows_the_scopes_of_its_caller(database: Database, 
         assert await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED) == BOOKED
         tokens.write_text(token_line("clerk", "ingest:processor", "one"))
         ledger.security.reload_changed()
-        assert await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED) == "SCOPE_MISSING ingest:adjustment"
+        assert (
+            await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED)
+            == "SCOPE_MISSING ingest:adjustment"
+        )
         assert await sent(ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED) == BOOKED
         await stream.done_writing()
 

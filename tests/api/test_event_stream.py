@@ -22,7 +22,11 @@ from ledger.api import call_frame, event_stream
 from ledger.api.convert.wire_format import parse_request
 from ledger.api.event_stream import EventStream, HeldRequests
 from ledger.api.transport.receiving import ROOM_TO_PARSE
-from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX, IngestEvents, UnknownRestaurants
+from ledger.application.ingest.ingest_events import (
+    BATCH_EVENTS_MAX,
+    IngestEvents,
+    UnknownRestaurants,
+)
 from ledger.application.ingest.queue import IngestLimits
 from ledger.bootstrap.database import Database
 from ledger.errors import QueueFull
@@ -76,7 +80,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
     """The ids of a restaurant's events in the books."""
-    rows = await ledger.query("SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id)
+    rows = await ledger.query(
+        "SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id
+    )
     return {row[0] for row in rows}
 
 
@@ -90,38 +96,66 @@ async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger
     answers = await answers_to(
         shared_ledger,
         [
-            *(single(first), several([second, bad, first, altered, second]), single(altered), single(bad), single(lost)),
+            *(
+                single(first),
+                several([second, bad, first, altered, second]),
+                single(altered),
+                single(bad),
+                single(lost),
+            ),
             *(several([lost]), single(first), single(third)),
         ],
     )
-    assert [told(answer.result) if answer.HasField("result") else [told(r) for r in answer.results] for answer in answers] == [
+    assert [
+        told(answer.result) if answer.HasField("result") else [told(r) for r in answer.results]
+        for answer in answers
+    ] == [
         "CREATED",
         ["CREATED", "INVALID_ARGUMENT", "DUPLICATE", "ALREADY_EXISTS", "DUPLICATE"],
         *("ALREADY_EXISTS", "INVALID_ARGUMENT", "NOT_FOUND"),
         ["NOT_FOUND"],
         *("DUPLICATE", "CREATED"),
     ]
-    assert answers[0].result.transaction_id == answers[1].results[2].transaction_id == answers[6].result.transaction_id
-    assert await stored_ids(shared_ledger, restaurant_id) == {first.event_id, second.event_id, third.event_id}
+    assert (
+        answers[0].result.transaction_id
+        == answers[1].results[2].transaction_id
+        == answers[6].result.transaction_id
+    )
+    assert await stored_ids(shared_ledger, restaurant_id) == {
+        first.event_id,
+        second.event_id,
+        third.event_id,
+    }
 
 
 async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: RunningLedger) -> None:
     """Paid, then returned: never the other way round, and what comes too late is refused."""
     restaurants = [unique("res") for _ in range(20)]
-    await ledger.ingest(*(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants))
+    await ledger.ingest(
+        *(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants)
+    )
     await finished_run(ledger, as_of=days_ago(0))
     payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
     assert len(payouts) == len(restaurants)
 
     def moved(payout: ledger_pb2.Payout, type: int) -> Request:
         return single(
-            event_message(type, restaurant_id=payout.restaurant_id, amount_minor=payout.amount_minor, payout_id=payout.payout_id)
+            event_message(
+                type,
+                restaurant_id=payout.restaurant_id,
+                amount_minor=payout.amount_minor,
+                payout_id=payout.payout_id,
+            )
         )
 
     paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
     requests = [moved(payout, type) for payout in payouts for type in (paid, failed, paid)]
     answers = await answers_to(ledger, requests)
-    assert [told(answer.result) for answer in answers] == ["CREATED", "CREATED", "FAILED_PRECONDITION"] * len(payouts)
+    assert [told(answer.result) for answer in answers] == [
+        "CREATED",
+        "CREATED",
+        "FAILED_PRECONDITION",
+    ] * len(payouts)
     payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
     assert {payout.state for payout in payouts} == {ledger_pb2.PAYOUT_STATE_RETURNED}
     await assert_books_in_order(ledger.database)
@@ -148,16 +182,23 @@ async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedg
     assert (await ledger.balance(restaurant_id)).available_minor == 10_000 * 100
     places = {
         event_id: str(transaction_id)
-        for event_id, transaction_id in await ledger.query("SELECT event_id, transaction_id FROM processor_events")
+        for event_id, transaction_id in await ledger.query(
+            "SELECT event_id, transaction_id FROM processor_events"
+        )
     }
-    assert [result.transaction_id for result in results] == [places[event.event_id] for event in events]
+    assert [result.transaction_id for result in results] == [
+        places[event.event_id] for event in events
+    ]
 
 
 async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: RunningLedger) -> None:
     """The server takes as much as its answers have room for on the way, and goes on when the client does."""
     restaurant_id = unique("res")
     # The first event of a request is good. What is said about the others takes a hundred times their own space.
-    requests = [several([event_message(restaurant_id=restaurant_id), *[ledger_pb2.ProcessorEvent()] * 499]) for _ in range(30)]
+    requests = [
+        several([event_message(restaurant_id=restaurant_id), *[ledger_pb2.ProcessorEvent()] * 499])
+        for _ in range(30)
+    ]
     call: Any = ledger.stub.StreamEvents()
 
     async def write() -> None:
@@ -299,30 +340,42 @@ async def test_stop_breaks_a_stream_off_after_what_is_answered(database: Databas
             loop.call_soon_threadsafe(halfway.set)
 
     async with running_ledger(database) as ledger:
-        reading = asyncio.create_task(asyncio.to_thread(read_until_the_end, ledger.address, requests(), on_answer))
+        reading = asyncio.create_task(
+            asyncio.to_thread(read_until_the_end, ledger.address, requests(), on_answer)
+        )
         await asyncio.wait_for(halfway.wait(), DEADLINE_SECONDS)
         await ledger.server.stop(10)
         assert await reading == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         over.set()
         assert {told(answer.result) for answer in answered} == {"CREATED"}
-        assert {event.event_id for event in events[: len(answered)]} <= await stored_ids(ledger, restaurant_id)
+        assert {event.event_id for event in events[: len(answered)]} <= await stored_ids(
+            ledger, restaurant_id
+        )
     async with running_ledger(database) as ledger:
         await answers_to(ledger, [several(events[:1000]), several(events[1000:])])
         assert (await ledger.balance(restaurant_id)).available_minor == 2000 * 10_000
     await assert_books_in_order(database)
 
 
-async def test_malformed_message_ends_the_stream_after_the_answers_before_it(shared_ledger: RunningLedger) -> None:
+async def test_malformed_message_ends_the_stream_after_the_answers_before_it(
+    shared_ledger: RunningLedger,
+) -> None:
     """INVALID_ARGUMENT; nothing that came after it is booked."""
     restaurant_id = unique("res")
-    before, after = ([single(event_message(restaurant_id=restaurant_id)) for _ in range(20)] for _ in range(2))
+    before, after = (
+        [single(event_message(restaurant_id=restaurant_id)) for _ in range(20)] for _ in range(2)
+    )
     messages = [*(request.SerializeToString() for request in before), b"\xff\xff"]
     messages += [request.SerializeToString() for request in after]
     answers: list[Response] = []
-    ended = await asyncio.to_thread(read_until_the_end, shared_ledger.address, messages, answers.append)
+    ended = await asyncio.to_thread(
+        read_until_the_end, shared_ledger.address, messages, answers.append
+    )
     assert ended == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
     assert [told(answer.result) for answer in answers] == ["CREATED"] * 20
-    assert await stored_ids(shared_ledger, restaurant_id) == {request.event.event_id for request in before}
+    assert await stored_ids(shared_ledger, restaurant_id) == {
+        request.event.event_id for request in before
+    }
 
 
 async def room_to_parse(request: Request) -> None:
@@ -332,7 +385,9 @@ async def room_to_parse(request: Request) -> None:
     await room(request.ByteSize())
 
 
-async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_whose_answers_are_not_read_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What it has sent ahead is dropped once another has no room; it is told so when it reads on, and may send it again."""
     monkeypatch.setattr(event_stream, "UNREAD_SECONDS", 0.01)
     ledger = FakeEventLedger()
@@ -378,7 +433,9 @@ async def test_stream_whose_answers_are_not_read_holds_up_no_other(monkeypatch: 
     await ingest.close()
 
 
-async def test_request_that_waits_for_room_is_not_parsed(shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_that_waits_for_room_is_not_parsed(
+    shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a message it may take fifteen times its bytes, on every stream."""
     waits, room, parsed = asyncio.Event(), asyncio.Event(), list[int]()
 

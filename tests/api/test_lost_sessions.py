@@ -29,21 +29,33 @@ EXPECTED = {
 }
 
 
-def calls_of(ledger: RunningLedger, restaurant_id: str, event_id: str) -> list[Callable[[], Awaitable[object]]]:
+def calls_of(
+    ledger: RunningLedger, restaurant_id: str, event_id: str
+) -> list[Callable[[], Awaitable[object]]]:
     """A call of each kind that asks the database."""
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     as_of = date_pb2.Date(year=yesterday.year, month=yesterday.month, day=yesterday.day)
     stub, pb = ledger.stub, ledger_pb2
 
     def run(*, dry_run: bool) -> Awaitable[object]:
-        return stub.RunPayouts(pb.RunPayoutsRequest(currency="PEN", as_of=as_of, dry_run=dry_run, request_id=unique("run")))
+        return stub.RunPayouts(
+            pb.RunPayoutsRequest(
+                currency="PEN", as_of=as_of, dry_run=dry_run, request_id=unique("run")
+            )
+        )
 
     return [
-        lambda: stub.IngestEvent(pb.IngestEventRequest(event=event_message(restaurant_id=restaurant_id))),
-        lambda: ledger.ingest(event_message(restaurant_id=unique("res")), event_message(restaurant_id=restaurant_id)),
+        lambda: stub.IngestEvent(
+            pb.IngestEventRequest(event=event_message(restaurant_id=restaurant_id))
+        ),
+        lambda: ledger.ingest(
+            event_message(restaurant_id=unique("res")), event_message(restaurant_id=restaurant_id)
+        ),
         lambda: stub.GetEvent(pb.GetEventRequest(event_id=event_id)),
         lambda: ledger.balance(restaurant_id),
-        lambda: stub.ListEntries(pb.ListEntriesRequest(restaurant_id=restaurant_id, currency="PEN")),
+        lambda: stub.ListEntries(
+            pb.ListEntriesRequest(restaurant_id=restaurant_id, currency="PEN")
+        ),
         lambda: run(dry_run=True),
         lambda: run(dry_run=False),
         lambda: stub.ListPayouts(pb.ListPayoutsRequest(restaurant_id=restaurant_id)),
@@ -52,7 +64,9 @@ def calls_of(ledger: RunningLedger, restaurant_id: str, event_id: str) -> list[C
     ]
 
 
-async def test_call_whose_session_ends_is_told_to_come_again(shared_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_whose_session_ends_is_told_to_come_again(
+    shared_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever it was about to do, and without a word in the log about it."""
     served: list[Hosts] = []
     start = Hosts.start
@@ -85,7 +99,10 @@ async def test_call_whose_session_ends_is_told_to_come_again(shared_database: Da
             return ledger.engine.pool.status().endswith("Current Checked out connections: 0")
 
         with capture_logs() as lines:
-            callers = [asyncio.create_task(call_on(call)) for call in calls_of(ledger, restaurant_id, event.event_id)]
+            callers = [
+                asyncio.create_task(call_on(call))
+                for call in calls_of(ledger, restaurant_id, event.event_id)
+            ]
             async with asyncio.timeout(DEADLINE_SECONDS):
                 for number in range(ROUNDS):
                     for connection in served[0].sessions:

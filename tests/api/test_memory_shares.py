@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ledger.api.memory_shares import CONNECTION_BYTES, MIB, MemoryShares, memory_limit_bytes, part_of_a_worker
+from ledger.api.memory_shares import (
+    CONNECTION_BYTES,
+    MIB,
+    MemoryShares,
+    memory_limit_bytes,
+    part_of_a_worker,
+)
 from ledger.api.transport.connections import CONNECTIONS_MAX
 from ledger.api.transport.receiving import LARGE_BYTES_MAX
 
@@ -15,7 +21,9 @@ def shares_of(memory_bytes: int | None) -> MemoryShares:
     return MemoryShares.of(memory_bytes, queue_bytes=32 * MIB, bookings=6, streams=32)
 
 
-@pytest.mark.parametrize("memory_bytes", [512_000_000, 512 * MIB, 600 * MIB, 700 * MIB, 1000 * MIB, 64_000 * MIB])
+@pytest.mark.parametrize(
+    "memory_bytes", [512_000_000, 512 * MIB, 600 * MIB, 700 * MIB, 1000 * MIB, 64_000 * MIB]
+)
 def test_all_bounds_add_up_to_what_there_is(memory_bytes: int) -> None:
     """And neither connections nor streams nor batches are left out."""
     shares = shares_of(memory_bytes)

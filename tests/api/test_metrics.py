@@ -56,7 +56,9 @@ async def counted(shared_database: Database) -> AsyncIterator[tuple[RunningLedge
         yield ledger, calls
 
 
-async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger, CountedCalls]) -> None:
+async def test_each_call_is_counted_with_its_status(
+    counted: tuple[RunningLedger, CountedCalls],
+) -> None:
     """Answers, refusals, streams that end in one, malformed bytes, aborts of a library; and a method that no contract has is
     no series."""
     ledger, calls = counted
@@ -87,7 +89,9 @@ async def test_each_call_is_counted_with_its_status(counted: tuple[RunningLedger
     assert 0 < min(calls.seconds) <= max(calls.seconds) < 60
 
 
-async def test_call_that_is_given_up_is_counted(counted: tuple[RunningLedger, CountedCalls]) -> None:
+async def test_call_that_is_given_up_is_counted(
+    counted: tuple[RunningLedger, CountedCalls],
+) -> None:
     """It is under way until its caller leaves, and is CANCELLED then."""
     ledger, calls = counted
     calls.forget()
@@ -101,7 +105,9 @@ async def test_call_that_is_given_up_is_counted(counted: tuple[RunningLedger, Co
     assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
 
 
-async def until_turned_away(calls: CountedCalls, method: str, ask: Callable[[], Awaitable[Any]]) -> None:
+async def until_turned_away(
+    calls: CountedCalls, method: str, ask: Callable[[], Awaitable[Any]]
+) -> None:
     """Asks, 20 times at once, until an answer is RESOURCE_EXHAUSTED; as many were counted as were answered so."""
     turned = 0
     async with asyncio.timeout(30):
@@ -114,7 +120,9 @@ async def until_turned_away(calls: CountedCalls, method: str, ask: Callable[[], 
                 else:
                     assert not isinstance(answer, BaseException)
     assert calls.turned == {(f"{SERVICE}/{method}", "QUEUE_FULL"): turned}
-    assert calls.answers.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == turned
+    assert (
+        calls.answers.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == turned
+    )
 
 
 @pytest.mark.parametrize("method", ["IngestEvent", "GetBalance", "ListRestaurants"])
@@ -124,13 +132,19 @@ async def test_calls_that_were_turned_away_are_counted(
     """Whatever bound it was: the queue of events, balances that wait, calls that are open."""
     monkeypatch.setattr("ledger.application.get_balance.QUERIES_WAITING_MAX", 1)
     calls = CountedCalls()
-    async with running_ledger(shared_database, metrics=Metrics(calls=calls), ingest_queue_events=1, open_calls=1) as ledger:
+    async with running_ledger(
+        shared_database, metrics=Metrics(calls=calls), ingest_queue_events=1, open_calls=1
+    ) as ledger:
         restaurant_id = unique("res")
         await ledger.ingest(event_message(restaurant_id=restaurant_id))
         asks: dict[str, Callable[[], Awaitable[Any]]] = {
-            "IngestEvent": lambda: ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message())),
+            "IngestEvent": lambda: ledger.stub.IngestEvent(
+                ledger_pb2.IngestEventRequest(event=event_message())
+            ),
             "GetBalance": lambda: ledger.balance(restaurant_id),
-            "ListRestaurants": lambda: ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest()),
+            "ListRestaurants": lambda: ledger.stub.ListRestaurants(
+                ledger_pb2.ListRestaurantsRequest()
+            ),
         }
         await until_turned_away(calls, method, asks[method])
 
@@ -138,7 +152,9 @@ async def test_calls_that_were_turned_away_are_counted(
 async def test_streams_that_were_turned_away_are_counted(shared_database: Database) -> None:
     """The second one, while the first is open."""
     calls = CountedCalls()
-    async with running_ledger(shared_database, metrics=Metrics(calls=calls), open_streams=1) as ledger:
+    async with running_ledger(
+        shared_database, metrics=Metrics(calls=calls), open_streams=1
+    ) as ledger:
         first: Any = ledger.stub.StreamEvents()
         await first.write(ledger_pb2.StreamEventsRequest(event=event_message()))
         await first.read()
@@ -149,7 +165,9 @@ async def test_streams_that_were_turned_away_are_counted(shared_database: Databa
         assert calls.turned == {(f"{SERVICE}/StreamEvents", "QUEUE_FULL"): 1}
 
 
-async def test_callers_that_call_too_often_are_counted(shared_database: Database, tmp_path: Path) -> None:
+async def test_callers_that_call_too_often_are_counted(
+    shared_database: Database, tmp_path: Path
+) -> None:
     """By the reason that they are told."""
     (tmp_path / "tokens").write_text(token_line("reader", "read", "ledger_reader"))
     settings: dict[str, Any] = {
@@ -162,8 +180,13 @@ async def test_callers_that_call_too_often_are_counted(shared_database: Database
         codes = []
         for _ in range(3):
             call = ledger.stub.ListRestaurants(
-                ledger_pb2.ListRestaurantsRequest(), metadata=(("authorization", "Bearer ledger_reader"),)
+                ledger_pb2.ListRestaurantsRequest(),
+                metadata=(("authorization", "Bearer ledger_reader"),),
             )
             codes.append(await call.code())
-    assert codes == [grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED]
+    assert codes == [
+        grpc.StatusCode.OK,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ]
     assert calls.turned == {(f"{SERVICE}/ListRestaurants", "RATE_LIMITED"): 2}

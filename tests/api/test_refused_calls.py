@@ -24,9 +24,15 @@ async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) 
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("reader", "read", "reader"))
     log = tmp_path / "server.log"
-    kinds = {"none": (), "bad": (("authorization", "Bearer x"),), "reader": (("authorization", "Bearer reader"),)}
+    kinds = {
+        "none": (),
+        "bad": (("authorization", "Bearer x"),),
+        "reader": (("authorization", "Bearer reader"),),
+    }
 
-    async def refused(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub", metadata: tuple[tuple[str, str], ...]) -> None:
+    async def refused(
+        stub: "ledger_pb2_grpc.LedgerServiceAsyncStub", metadata: tuple[tuple[str, str], ...]
+    ) -> None:
         request = ledger_pb2.IngestEventRequest(event=event_message())
         with pytest.raises(aio.AioRpcError):
             await stub.IngestEvent(request, metadata=metadata)
@@ -36,7 +42,9 @@ async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) 
         async with aio.insecure_channel(server.address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             for _ in range(CALLS // 100):
-                await asyncio.gather(*(refused(stub, metadata) for metadata in kinds.values() for _ in range(100)))
+                await asyncio.gather(
+                    *(refused(stub, metadata) for metadata in kinds.values() for _ in range(100))
+                )
     text = log.read_bytes()[before:].decode()
     firsts = [line for line in text.splitlines() if " call refused " in line]
     counts = [line for line in text.splitlines() if " more calls refused in the same way " in line]
@@ -46,7 +54,9 @@ async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) 
     assert not any("request_id=" in line for line in counts)
     for error, calls in (("NotAuthenticated", 2 * CALLS), ("ScopeMissing", CALLS)):
         told = sum(f"error={error}" in line for line in firsts)
-        repeated = sum(int(line.split(" calls=")[1].split()[0]) for line in counts if f"error={error}" in line)
+        repeated = sum(
+            int(line.split(" calls=")[1].split()[0]) for line in counts if f"error={error}" in line
+        )
         assert told + repeated == calls
     assert all("identity=reader" in line for line in counts if "error=ScopeMissing" in line)
     # 6,000 calls: two lines each were 2.5 MB.
@@ -71,26 +81,39 @@ async def test_malformed_requests_are_summed_up(database: Database, tmp_path: Pa
     async with server_process(database, tmp_path / "server.log") as server:
         before = server.log_bytes()
         for method in ("IngestEvent", "GetBalance"):
-            assert await refused_calls(server.address, method, b"\xff", 100) == {grpc.StatusCode.INVALID_ARGUMENT}
+            assert await refused_calls(server.address, method, b"\xff", 100) == {
+                grpc.StatusCode.INVALID_ARGUMENT
+            }
     lines = server.log.read_bytes()[before:].decode().splitlines()
     assert calls_told(lines, "refused", "MalformedMessage") == 200
     assert len(lines) < 20
 
 
-async def test_outage_is_not_logged_call_by_call(database: Database, server_url: str, tmp_path: Path) -> None:
+async def test_outage_is_not_logged_call_by_call(
+    database: Database, server_url: str, tmp_path: Path
+) -> None:
     """Every call fails then: the first says why, the others are counted."""
     name = make_url(database.migration_url).database
     async with server_process(database, tmp_path / "server.log") as server:
         before = server.log_bytes()
         await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
         try:
-            await execute_alone(server_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-            assert await refused_calls(server.address, "GetRestaurant", b"\n\x03res", 100) == {grpc.StatusCode.UNAVAILABLE}
+            await execute_alone(
+                server_url,
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            )
+            assert await refused_calls(server.address, "GetRestaurant", b"\n\x03res", 100) == {
+                grpc.StatusCode.UNAVAILABLE
+            }
         finally:
             await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
     lines = server.log.read_bytes()[before:].decode().splitlines()
     failures = [line for line in lines if " call failed " in line]
-    assert calls_told(lines, "failed", "DatabaseUnavailable") + calls_told(lines, "failed", "DatabaseTimeout") == 100
+    assert (
+        calls_told(lines, "failed", "DatabaseUnavailable")
+        + calls_told(lines, "failed", "DatabaseTimeout")
+        == 100
+    )
     assert all("cause=" in line and "request_id=" in line for line in failures)
     assert len(failures) < 20
 
@@ -98,5 +121,9 @@ async def test_outage_is_not_logged_call_by_call(database: Database, server_url:
 def calls_told(lines: list[str], verb: str, error: str) -> int:
     """How many calls the log tells of that ended with the error."""
     firsts = [line for line in lines if f" call {verb} " in line and f"error={error}" in line]
-    counts = [line for line in lines if f" more calls {verb} in the same way " in line and f"error={error}" in line]
+    counts = [
+        line
+        for line in lines
+        if f" more calls {verb} in the same way " in line and f"error={error}" in line
+    ]
     return len(firsts) + sum(int(line.split(" calls=")[1].split()[0]) for line in counts)

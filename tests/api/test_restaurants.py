@@ -26,11 +26,19 @@ async def put(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Restauran
 
 
 async def get(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Restaurant:
-    return (await ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant_id))).restaurant
+    return (
+        await ledger.stub.GetRestaurant(
+            ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant_id)
+        )
+    ).restaurant
 
 
 async def update(
-    ledger: RunningLedger, restaurant_id: str, *paths: str, allow_missing: bool = False, **fields: Any
+    ledger: RunningLedger,
+    restaurant_id: str,
+    *paths: str,
+    allow_missing: bool = False,
+    **fields: Any,
 ) -> ledger_pb2.Restaurant:
     request = ledger_pb2.UpdateRestaurantRequest(
         restaurant=ledger_pb2.Restaurant(restaurant_id=restaurant_id, **fields),
@@ -67,7 +75,12 @@ async def test_what_is_not_named_stays(shared_ledger: RunningLedger) -> None:
         return profile_of(answered)
 
     assert await after("name", name="Otra") == ("Otra", False, 3, METADATA)
-    assert await after("active", active=True, name="\0", maturity_days=-1) == ("Otra", True, 3, METADATA)
+    assert await after("active", active=True, name="\0", maturity_days=-1) == (
+        "Otra",
+        True,
+        3,
+        METADATA,
+    )
     assert await after("maturity_days", maturity_days=0) == ("Otra", True, 0, METADATA)
     assert await after("maturity_days") == ("Otra", True, None, METADATA)
     assert await after("metadata.tier", "metadata.city", metadata={"tier": "2", "more": "x"}) == (
@@ -76,8 +89,18 @@ async def test_what_is_not_named_stays(shared_ledger: RunningLedger) -> None:
         None,
         {"tier": "2"},
     )
-    assert await after("metadata.a,b.c", metadata={"a,b.c": "odd"}) == ("Otra", True, None, {"tier": "2", "a,b.c": "odd"})
-    assert await after("metadata", metadata={"only": "this"}) == ("Otra", True, None, {"only": "this"})
+    assert await after("metadata.a,b.c", metadata={"a,b.c": "odd"}) == (
+        "Otra",
+        True,
+        None,
+        {"tier": "2", "a,b.c": "odd"},
+    )
+    assert await after("metadata", metadata={"only": "this"}) == (
+        "Otra",
+        True,
+        None,
+        {"only": "this"},
+    )
     assert await after("name", "name", "active") == ("", False, None, {"only": "this"})
 
 
@@ -86,7 +109,12 @@ async def test_put_replaces_and_so_reactivates(shared_ledger: RunningLedger) -> 
     restaurant_id = unique("res")
     await put(shared_ledger, restaurant_id)
     request = ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, name="Chifa")
-    assert profile_of((await shared_ledger.stub.PutRestaurant(request)).restaurant) == ("Chifa", True, None, {})
+    assert profile_of((await shared_ledger.stub.PutRestaurant(request)).restaurant) == (
+        "Chifa",
+        True,
+        None,
+        {},
+    )
 
 
 async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
@@ -96,13 +124,25 @@ async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
     newer = await update(shared_ledger, restaurant_id, "name", name="First", etag=read.etag)
     assert newer.etag not in ("", read.etag)
     stale = update(shared_ledger, restaurant_id, "name", name="Second", etag=read.etag)
-    expected = (grpc.StatusCode.FAILED_PRECONDITION, "RESTAURANT_CHANGED", {"restaurant_id": restaurant_id})
+    expected = (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "RESTAURANT_CHANGED",
+        {"restaurant_id": restaurant_id},
+    )
     assert await refusal_of(stale) == expected
-    assert await refusal_of(update(shared_ledger, restaurant_id, "name", name="Second", etag="none")) == expected
+    assert (
+        await refusal_of(update(shared_ledger, restaurant_id, "name", name="Second", etag="none"))
+        == expected
+    )
     assert await get(shared_ledger, restaurant_id) == newer
     request = ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, name="Put")
     await shared_ledger.stub.PutRestaurant(request)
-    assert await refusal_of(update(shared_ledger, restaurant_id, "name", name="Second", etag=newer.etag)) == expected
+    assert (
+        await refusal_of(
+            update(shared_ledger, restaurant_id, "name", name="Second", etag=newer.etag)
+        )
+        == expected
+    )
 
 
 async def test_repeat_after_a_lost_answer_is_answered(shared_ledger: RunningLedger) -> None:
@@ -110,7 +150,9 @@ async def test_repeat_after_a_lost_answer_is_answered(shared_ledger: RunningLedg
     restaurant_id = unique("res")
     read = await put(shared_ledger, restaurant_id)
     first = await update(shared_ledger, restaurant_id, "active", active=True, etag=read.etag)
-    assert await update(shared_ledger, restaurant_id, "active", active=True, etag=read.etag) == first
+    assert (
+        await update(shared_ledger, restaurant_id, "active", active=True, etag=read.etag) == first
+    )
 
 
 async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> None:
@@ -118,11 +160,17 @@ async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> Non
     restaurant_id = unique("res")
     await put(shared_ledger, restaurant_id)
     keys = [f"key_{number}" for number in range(10)]
-    await asyncio.gather(*(update(shared_ledger, restaurant_id, f"metadata.{key}", metadata={key: "x"}) for key in keys))
+    await asyncio.gather(
+        *(
+            update(shared_ledger, restaurant_id, f"metadata.{key}", metadata={key: "x"})
+            for key in keys
+        )
+    )
     read = await get(shared_ledger, restaurant_id)
     assert dict(read.metadata) == METADATA | dict.fromkeys(keys, "x")
     outcomes = await asyncio.gather(
-        *(update(shared_ledger, restaurant_id, "name", name=key, etag=read.etag) for key in keys), return_exceptions=True
+        *(update(shared_ledger, restaurant_id, "name", name=key, etag=read.etag) for key in keys),
+        return_exceptions=True,
     )
     (winner,) = [outcome for outcome in outcomes if isinstance(outcome, ledger_pb2.Restaurant)]
     refused = [outcome.code() for outcome in outcomes if isinstance(outcome, aio.AioRpcError)]
@@ -130,23 +178,46 @@ async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> Non
     assert await get(shared_ledger, restaurant_id) == winner
 
 
-async def test_unknown_restaurant_is_registered_if_that_is_asked_for(shared_ledger: RunningLedger) -> None:
+async def test_unknown_restaurant_is_registered_if_that_is_asked_for(
+    shared_ledger: RunningLedger,
+) -> None:
     """Else NOT_FOUND, and nobody is registered."""
     restaurant_id = unique("res")
-    not_found = (grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND", {"restaurant_id": restaurant_id})
-    assert await refusal_of(update(shared_ledger, restaurant_id, "active", active=True)) == not_found
+    not_found = (
+        grpc.StatusCode.NOT_FOUND,
+        "RESTAURANT_NOT_FOUND",
+        {"restaurant_id": restaurant_id},
+    )
+    assert (
+        await refusal_of(update(shared_ledger, restaurant_id, "active", active=True)) == not_found
+    )
     assert await refusal_of(get(shared_ledger, restaurant_id)) == not_found
-    made = await update(shared_ledger, restaurant_id, "name", allow_missing=True, name="New", maturity_days=9)
+    made = await update(
+        shared_ledger, restaurant_id, "name", allow_missing=True, name="New", maturity_days=9
+    )
     assert profile_of(made) == ("New", True, None, {})
     assert await update(shared_ledger, restaurant_id, allow_missing=True) == made
     other = unique("res")
-    assert profile_of(await update(shared_ledger, other, allow_missing=True)) == ("", True, None, {})
+    assert profile_of(await update(shared_ledger, other, allow_missing=True)) == (
+        "",
+        True,
+        None,
+        {},
+    )
 
 
 async def test_metadata_that_grows_too_large_is_refused(shared_ledger: RunningLedger) -> None:
     """The keys that stay count as well; a restaurant that was to be registered is not."""
     restaurant_id = unique("res")
-    await update(shared_ledger, restaurant_id, "metadata.a", allow_missing=True, metadata={"a": "x" * 5000})
-    code, reason, metadata = await refusal_of(update(shared_ledger, restaurant_id, "metadata.b", metadata={"b": "x" * 5000}))
-    assert (code, reason, metadata) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", {"field": "restaurant.metadata"})
+    await update(
+        shared_ledger, restaurant_id, "metadata.a", allow_missing=True, metadata={"a": "x" * 5000}
+    )
+    code, reason, metadata = await refusal_of(
+        update(shared_ledger, restaurant_id, "metadata.b", metadata={"b": "x" * 5000})
+    )
+    assert (code, reason, metadata) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+        {"field": "restaurant.metadata"},
+    )
     assert set((await get(shared_ledger, restaurant_id)).metadata) == {"a"}

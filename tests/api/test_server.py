@@ -55,7 +55,11 @@ def details_of(error: aio.AioRpcError) -> dict[str, Any]:
     status = rpc_status.from_call(told)
     found: dict[str, Any] = {}
     for detail in status.details if status is not None else ():
-        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.RetryInfo, error_details_pb2.BadRequest):
+        for kind in (
+            error_details_pb2.ErrorInfo,
+            error_details_pb2.RetryInfo,
+            error_details_pb2.BadRequest,
+        ):
             message = kind()
             if detail.Unpack(message):
                 found[kind.DESCRIPTOR.name] = message
@@ -105,7 +109,11 @@ async def until_serving(ledger: RunningLedger) -> None:
 
 async def is_stored(ledger: RunningLedger, event_id: str) -> bool:
     """Whether the event is in the books."""
-    return bool(await ledger.query("SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id))
+    return bool(
+        await ledger.query(
+            "SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id
+        )
+    )
 
 
 @pytest.fixture
@@ -119,13 +127,18 @@ async def ledger(database: Database, _patience: None) -> AsyncIterator[RunningLe
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock or for a connection waits as long as the test takes, on any machine; groups in parts."""
     monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
-    monkeypatch.setattr("ledger.bootstrap.database.create_engine", partial(engine.create_engine, lock_timeout_seconds=120))
+    monkeypatch.setattr(
+        "ledger.bootstrap.database.create_engine",
+        partial(engine.create_engine, lock_timeout_seconds=120),
+    )
     for name in ("POOL_WAIT_SECONDS", "STATEMENT_TIMEOUT_SECONDS", "COMMAND_TIMEOUT_SECONDS"):
         monkeypatch.setattr(engine, name, 120)
 
 
 @asynccontextmanager
-async def locked_tables(ledger: RunningLedger, tables: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def locked_tables(
+    ledger: RunningLedger, tables: str
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Another session holds the tables, so that whoever reads or writes them waits. Yields what lets go of them."""
     engine = create_async_engine(ledger.database.migration_url, poolclass=NullPool)
     try:
@@ -137,7 +150,9 @@ async def locked_tables(ledger: RunningLedger, tables: str) -> AsyncIterator[Cal
         await engine.dispose()
 
 
-def locked_events(ledger: RunningLedger) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+def locked_events(
+    ledger: RunningLedger,
+) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
     """As locked_tables, for the events: every booking waits."""
     return locked_tables(ledger, "processor_events")
 
@@ -176,7 +191,8 @@ async def test_watch_is_told_not_serving_when_the_server_stops(database: Databas
     async with running_ledger(database) as ledger:
         await until_serving(ledger)
         watches = [
-            health_stub(ledger.channel).Watch(health_pb2.HealthCheckRequest(service=service)) for service in ("", *[SERVICE] * 10)
+            health_stub(ledger.channel).Watch(health_pb2.HealthCheckRequest(service=service))
+            for service in ("", *[SERVICE] * 10)
         ]
         for watch in watches:
             assert (await watch.read()).status == SERVING
@@ -191,11 +207,15 @@ async def test_watch_is_told_not_serving_when_the_server_stops(database: Databas
             assert heard == [NOT_SERVING]
 
 
-async def test_watch_that_its_client_cancels_leaves_the_server_well(shared_ledger: RunningLedger) -> None:
+async def test_watch_that_its_client_cancels_leaves_the_server_well(
+    shared_ledger: RunningLedger,
+) -> None:
     """Cancelled watches are forgotten: the server goes on, and so does the next watch."""
     await until_serving(shared_ledger)
     for _ in range(5):
-        watch = health_stub(shared_ledger.channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        watch = health_stub(shared_ledger.channel).Watch(
+            health_pb2.HealthCheckRequest(service=SERVICE)
+        )
         assert (await watch.read()).status == SERVING
         watch.cancel()
     await until_serving(shared_ledger)
@@ -210,19 +230,36 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
         await ledger.stub.IngestEvent(request_of(event))
         await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
         try:
-            await execute_alone(server_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            await execute_alone(
+                server_url,
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            )
             calls: list[Callable[[], Any]] = [
                 lambda: ledger.stub.IngestEvent(request_of(), timeout=30),
-                lambda: ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[event_message()]), timeout=30),
-                lambda: ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id), timeout=30),
-                lambda: ledger.stub.GetBalance(
-                    ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"), timeout=30
+                lambda: ledger.stub.BatchIngestEvents(
+                    ledger_pb2.BatchIngestEventsRequest(events=[event_message()]), timeout=30
                 ),
-                lambda: ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res"), timeout=30),
-                lambda: ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id="res"), timeout=30),
-                lambda: ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(), timeout=30),
+                lambda: ledger.stub.GetEvent(
+                    ledger_pb2.GetEventRequest(event_id=event.event_id), timeout=30
+                ),
+                lambda: ledger.stub.GetBalance(
+                    ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
+                    timeout=30,
+                ),
+                lambda: ledger.stub.PutRestaurant(
+                    ledger_pb2.PutRestaurantRequest(restaurant_id="res"), timeout=30
+                ),
+                lambda: ledger.stub.GetRestaurant(
+                    ledger_pb2.GetRestaurantRequest(restaurant_id="res"), timeout=30
+                ),
+                lambda: ledger.stub.ListRestaurants(
+                    ledger_pb2.ListRestaurantsRequest(), timeout=30
+                ),
                 lambda: ledger.stub.ListEntries(
-                    ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency="PEN"), timeout=30
+                    ledger_pb2.ListEntriesRequest(
+                        restaurant_id=event.restaurant_id, currency="PEN"
+                    ),
+                    timeout=30,
                 ),
                 lambda: ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(), timeout=30),
             ]
@@ -231,8 +268,13 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
                 with pytest.raises(aio.AioRpcError) as caught:
                     await call()
                 assert asyncio.get_running_loop().time() - started_at < 15
-                assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
-                assert details_of(caught.value)["RetryInfo"].retry_delay.ToTimedelta() > timedelta(0)
+                assert (caught.value.code(), reason_of(caught.value)) == (
+                    grpc.StatusCode.UNAVAILABLE,
+                    "DATABASE_UNAVAILABLE",
+                )
+                assert details_of(caught.value)["RetryInfo"].retry_delay.ToTimedelta() > timedelta(
+                    0
+                )
                 assert name not in f"{caught.value.details()} {caught.value.debug_error_string()}"
 
             async def not_ready() -> bool:
@@ -253,7 +295,9 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
     [LedgerError("away"), RuntimeError("secret dsn"), OSError("away"), KeyError("defect")],
     ids=lambda error: type(error).__name__,
 )
-async def test_readiness_outlives_any_failure_of_the_ping(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readiness_outlives_any_failure_of_the_ping(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the ping raises, the service is NOT_SERVING while it raises and SERVING again when it does not."""
     monkeypatch.setattr("ledger.api.server.PING_INTERVAL_SECONDS", 0.01)
     failing = False
@@ -289,7 +333,9 @@ async def listed_services(address: str) -> list[str]:
     async with aio.insecure_channel(address) as channel:
         untyped: Any = channel
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(untyped)
-        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        call = stub.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        )
         async for answer in call:
             return [service.name for service in answer.list_services_response.service]
     return []
@@ -316,14 +362,19 @@ async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -
     """Beside a server with TLS: in plaintext, with the health of the service, until it stops; and nothing else."""
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
-    settings: dict[str, Any] = {"tls_certificate_file": tmp_path / "server.pem", "tls_key_file": tmp_path / "server.key"}
+    settings: dict[str, Any] = {
+        "tls_certificate_file": tmp_path / "server.pem",
+        "tls_key_file": tmp_path / "server.key",
+    }
     async with running_ledger(database, health_address="127.0.0.1:0", **settings) as ledger:
         address = f"127.0.0.1:{ledger.server.health_port}"
         async with aio.insecure_channel(address) as channel:
             request = health_pb2.HealthCheckRequest(service=SERVICE)
             watch = health_stub(channel).Watch(request)
             assert (await watch.read()).status == SERVING
-            assert (await health_stub(channel).Check(health_pb2.HealthCheckRequest())).status == SERVING
+            assert (
+                await health_stub(channel).Check(health_pb2.HealthCheckRequest())
+            ).status == SERVING
             with pytest.raises(aio.AioRpcError) as caught:
                 await ledger_pb2_grpc.LedgerServiceStub(channel).IngestEvent(request_of())
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -335,16 +386,30 @@ async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -
             await asyncio.wait_for(stopping, DEADLINE_SECONDS)
 
 
-async def test_health_address_that_is_taken_is_refused(shared_ledger: RunningLedger, tmp_path: Path) -> None:
+async def test_health_address_that_is_taken_is_refused(
+    shared_ledger: RunningLedger, tmp_path: Path
+) -> None:
     """Also by the server itself: its calls and its health checks cannot share one. The other address is free again."""
     service = raising_service(ValueError())
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
-        Server(service, address="127.0.0.1:0", health_address=shared_ledger.address, reflect=False, ping=_ping_well)
+        Server(
+            service,
+            address="127.0.0.1:0",
+            health_address=shared_ledger.address,
+            reflect=False,
+            ping=_ping_well,
+        )
     path = f"unix:{tmp_path}/l.sock"
     with pytest.raises(AddressUnavailable, match=re.escape(path)):
         Server(service, address=path, health_address=path, reflect=False, ping=_ping_well)
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
-        Server(service, address=shared_ledger.address, health_address=path, reflect=False, ping=_ping_well)
+        Server(
+            service,
+            address=shared_ledger.address,
+            health_address=path,
+            reflect=False,
+            ping=_ping_well,
+        )
     server = Server(service, address=path, reflect=False, ping=_ping_well)
     await server.start()
     await server.stop(0)
@@ -375,8 +440,12 @@ async def test_request_id_given_comes_back(shared_ledger: RunningLedger, fails: 
     assert "req-1.a:b_C" in {line.get("request_id") for line in lines}
 
 
-@pytest.mark.parametrize("given", [None, "", " ", "a b", "a" * 129, "'; DROP TABLE x;--", "${jndi:x}"])
-async def test_request_id_missing_or_bad_is_replaced(shared_ledger: RunningLedger, given: str | None) -> None:
+@pytest.mark.parametrize(
+    "given", [None, "", " ", "a b", "a" * 129, "'; DROP TABLE x;--", "${jndi:x}"]
+)
+async def test_request_id_missing_or_bad_is_replaced(
+    shared_ledger: RunningLedger, given: str | None
+) -> None:
     """Without a usable id the server makes one, a new one for each call."""
     made = []
     for _ in range(2):
@@ -401,7 +470,9 @@ class _Raising(LedgerService):
     async def GetEvent(self, request: Any, context: Any) -> ledger_pb2.GetEventResponse:
         raise self._error
 
-    async def StreamEvents(self, requests: Any, context: Any) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
+    async def StreamEvents(
+        self, requests: Any, context: Any
+    ) -> AsyncIterator[ledger_pb2.StreamEventsResponse]:
         async for _ in requests:
             yield ledger_pb2.StreamEventsResponse()
             raise self._error
@@ -421,7 +492,9 @@ async def _ping_well() -> None:
 
 
 @asynccontextmanager
-async def raising_server(error: BaseException) -> AsyncIterator["ledger_pb2_grpc.LedgerServiceAsyncStub"]:
+async def raising_server(
+    error: BaseException,
+) -> AsyncIterator["ledger_pb2_grpc.LedgerServiceAsyncStub"]:
     """A server whose service raises `error`."""
     server = Server(raising_service(error), address="127.0.0.1:0", reflect=False, ping=_ping_well)
     await server.start()
@@ -446,7 +519,9 @@ DEFECTS = [
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["unary", "streaming"])
 @pytest.mark.parametrize("error", DEFECTS, ids=lambda error: type(error).__name__)
-async def test_unexpected_exception_is_internal_and_tells_nothing(error: Exception, streaming: bool) -> None:
+async def test_unexpected_exception_is_internal_and_tells_nothing(
+    error: Exception, streaming: bool
+) -> None:
     """INTERNAL with a constant text and an error id that the log line has; nothing of the exception reaches the caller."""
     with structlog.testing.capture_logs() as lines:
         async with raising_server(error) as stub:
@@ -471,25 +546,40 @@ async def test_unexpected_exception_is_internal_and_tells_nothing(error: Excepti
 
 async def test_malformed_bytes_are_refused_by_every_method(shared_ledger: RunningLedger) -> None:
     """Bytes that are no message: INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming methods, health included."""
-    paths = [f"/{SERVICE}/{method.name}" for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods]
+    paths = [
+        f"/{SERVICE}/{method.name}"
+        for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
+    ]
     for path in [*paths, "/grpc.health.v1.Health/Check"]:
         if path.endswith("StreamEvents"):
             continue
-        call: Any = shared_ledger.channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+        call: Any = shared_ledger.channel.unary_unary(
+            path, request_serializer=None, response_deserializer=None
+        )
         with pytest.raises(aio.AioRpcError) as caught:
             await call(b"\xff\xff")
-        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE"), path
+        assert (caught.value.code(), reason_of(caught.value)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "MALFORMED_MESSAGE",
+        ), path
     for path in [f"/{SERVICE}/StreamEvents", "/grpc.health.v1.Health/Watch"]:
-        stream: Any = shared_ledger.channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+        stream: Any = shared_ledger.channel.stream_stream(
+            path, request_serializer=None, response_deserializer=None
+        )
         with pytest.raises(aio.AioRpcError) as caught:
             async for _ in stream(iter([b"\xff\xff"])):
                 pass
-        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE"), path
+        assert (caught.value.code(), reason_of(caught.value)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "MALFORMED_MESSAGE",
+        ), path
 
 
 async def test_unknown_method_is_unimplemented(shared_ledger: RunningLedger) -> None:
     """A method that is in no contract: UNIMPLEMENTED."""
-    nothing: Any = shared_ledger.channel.unary_unary(f"/{SERVICE}/Nothing", request_serializer=None, response_deserializer=None)
+    nothing: Any = shared_ledger.channel.unary_unary(
+        f"/{SERVICE}/Nothing", request_serializer=None, response_deserializer=None
+    )
     with pytest.raises(aio.AioRpcError) as caught:
         await nothing(b"")
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -501,9 +591,16 @@ async def test_unknown_method_is_unimplemented(shared_ledger: RunningLedger) -> 
 async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningLedger) -> None:
     """A second server on a port that is taken does not start, and takes no calls away from the first."""
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
-        Server(raising_service(ValueError()), address=shared_ledger.address, reflect=False, ping=_ping_well)
+        Server(
+            raising_service(ValueError()),
+            address=shared_ledger.address,
+            reflect=False,
+            ping=_ping_well,
+        )
     for _ in range(20):
-        assert (await shared_ledger.stub.IngestEvent(request_of())).status == ledger_pb2.INGEST_STATUS_CREATED
+        assert (
+            await shared_ledger.stub.IngestEvent(request_of())
+        ).status == ledger_pb2.INGEST_STATUS_CREATED
 
 
 class StartedCalls(UncountedCalls):
@@ -519,11 +616,16 @@ class StartedCalls(UncountedCalls):
 async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> None:
     """A stop waits for the calls it finds under way, and refuses new ones with UNAVAILABLE."""
     started = StartedCalls()
-    async with running_ledger(database, metrics=Metrics(calls=started), seal_interval_seconds=0) as ledger:
+    async with running_ledger(
+        database, metrics=Metrics(calls=started), seal_interval_seconds=0
+    ) as ledger:
         restaurant_id = unique("res")
         await ledger.ingest(event_message(restaurant_id=restaurant_id))
         async with locked_events(ledger) as release:
-            calls = [asyncio.ensure_future(_ingest(ledger, event_message(restaurant_id=restaurant_id))) for _ in range(5)]
+            calls = [
+                asyncio.ensure_future(_ingest(ledger, event_message(restaurant_id=restaurant_id)))
+                for _ in range(5)
+            ]
 
             async def all_taken_up() -> bool:
                 return started.calls == 1 + len(calls)
@@ -536,7 +638,10 @@ async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> N
                 async def refused() -> bool:
                     request = ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant_id)
                     outcome = await _outcome(late.GetRestaurant(request, timeout=DEADLINE_SECONDS))
-                    return isinstance(outcome, aio.AioRpcError) and outcome.code() == grpc.StatusCode.UNAVAILABLE
+                    return (
+                        isinstance(outcome, aio.AioRpcError)
+                        and outcome.code() == grpc.StatusCode.UNAVAILABLE
+                    )
 
                 await until(refused, "a new call is refused")
             assert not stopping.done()
@@ -548,12 +653,16 @@ async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> N
         assert await ledger.query("SELECT count(*) FROM processor_events") == [(6,)]
 
 
-async def _ingest(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> ledger_pb2.IngestEventResponse:
+async def _ingest(
+    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent
+) -> ledger_pb2.IngestEventResponse:
     return await ledger.stub.IngestEvent(request_of(event))
 
 
 @pytest.mark.usefixtures("_patience")
-async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(database: Database) -> None:
+async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(
+    database: Database,
+) -> None:
     """A stop ends after its grace although a call is blocked; what it was booking is booked all the same, once."""
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         event = event_message(restaurant_id=unique("res"))
@@ -566,7 +675,10 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(data
             with pytest.raises((aio.AioRpcError, asyncio.CancelledError)) as caught:
                 await call
             if isinstance(caught.value, aio.AioRpcError):
-                assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+                assert caught.value.code() in {
+                    grpc.StatusCode.UNAVAILABLE,
+                    grpc.StatusCode.CANCELLED,
+                }
             await release()
         await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
 
@@ -575,14 +687,18 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(data
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["one", "batch"])
-async def test_cancelled_call_does_not_cancel_its_booking(ledger: RunningLedger, batch: bool) -> None:
+async def test_cancelled_call_does_not_cancel_its_booking(
+    ledger: RunningLedger, batch: bool
+) -> None:
     """A caller that goes away while its event waits: the event is booked, and a repeat answers DUPLICATE."""
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
         call: Any
         if batch:
-            call = ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[event]))
+            call = ledger.stub.BatchIngestEvents(
+                ledger_pb2.BatchIngestEventsRequest(events=[event])
+            )
         else:
             call = ledger.stub.IngestEvent(request_of(event))
         waiting = asyncio.ensure_future(_answer(call))
@@ -614,7 +730,9 @@ async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningL
             assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
             return bool(await blocked_since(ledger))
 
-        await until(given_up_while_it_waits, "the event waits for the lock when the call's time is over")
+        await until(
+            given_up_while_it_waits, "the event waits for the lock when the call's time is over"
+        )
         await release()
     await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
     repeated = await ledger.stub.IngestEvent(request_of(event))
@@ -653,11 +771,16 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
     await ledger.ingest(event)
     requests: dict[str, Any] = {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
-        "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
-        "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency="PEN"),
+        "GetBalance": ledger_pb2.GetBalanceRequest(
+            restaurant_id=event.restaurant_id, currency="PEN"
+        ),
+        "ListEntries": ledger_pb2.ListEntriesRequest(
+            restaurant_id=event.restaurant_id, currency="PEN"
+        ),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
         "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
-            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id), update_mask=FieldMask(paths=["active"])
+            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id),
+            update_mask=FieldMask(paths=["active"]),
         ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
@@ -668,39 +791,58 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
             calls = [call_method(requests[method]) for _ in range(CANCELLED_CALLS)]
             waiting = [asyncio.ensure_future(_answer(call)) for call in calls]
             # Balances share statements; everything else has a connection each, as far as its pool has any.
-            await until_blocked(ledger, sessions={"GetBalance": 1, "ListEntries": 4}.get(method, 10))
+            await until_blocked(
+                ledger, sessions={"GetBalance": 1, "ListEntries": 4}.get(method, 10)
+            )
             for call in calls:
                 call.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             await release()
-        calls = [call_method(requests[method], timeout=DEADLINE_SECONDS) for _ in range(CANCELLED_CALLS)]
+        calls = [
+            call_method(requests[method], timeout=DEADLINE_SECONDS) for _ in range(CANCELLED_CALLS)
+        ]
         answers = await asyncio.gather(*map(_answer, calls))
     assert len(answers) == CANCELLED_CALLS
     assert [line for line in lines if line["log_level"] in {"warning", "error"}] == []
 
     async def idle() -> bool:
-        rows = await ledger.query("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %'")
+        rows = await ledger.query(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %'"
+        )
         return not rows
 
     await until(idle, "no session is left inside a transaction")
-    assert (await ledger.stub.IngestEvent(request_of(event))).status == ledger_pb2.INGEST_STATUS_DUPLICATE
+    assert (
+        await ledger.stub.IngestEvent(request_of(event))
+    ).status == ledger_pb2.INGEST_STATUS_DUPLICATE
 
 
 async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) -> None:
     """3,000 calls at once on one channel: each is answered or told to come again, none is lost, and what was told is true."""
     restaurant_ids = [unique("res") for _ in range(10)]
-    await ledger.ingest(*(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurant_ids))
-    events = [event_message(restaurant_id=restaurant_ids[number % 10], amount_minor=100) for number in range(1500)]
+    await ledger.ingest(
+        *(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurant_ids)
+    )
+    events = [
+        event_message(restaurant_id=restaurant_ids[number % 10], amount_minor=100)
+        for number in range(1500)
+    ]
     calls = []
     for number, event in enumerate(events):
         calls.append(_outcome(ledger.stub.IngestEvent(request_of(event))))
-        balance = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_ids[number % 10], currency="PEN")
+        balance = ledger_pb2.GetBalanceRequest(
+            restaurant_id=restaurant_ids[number % 10], currency="PEN"
+        )
         calls.append(_outcome(ledger.stub.GetBalance(balance)))
     outcomes = await asyncio.gather(*calls)
     refused = [outcome for outcome in outcomes if isinstance(outcome, aio.AioRpcError)]
     assert {error.code() for error in refused} <= RETRYABLE
     assert {reason_of(error) for error in refused} <= {"DATABASE_UNAVAILABLE", "QUEUE_FULL"}
-    booked = [event for event, outcome in zip(events, outcomes[::2], strict=True) if not isinstance(outcome, aio.AioRpcError)]
+    booked = [
+        event
+        for event, outcome in zip(events, outcomes[::2], strict=True)
+        if not isinstance(outcome, aio.AioRpcError)
+    ]
     assert booked, "some calls get through"
     for event, outcome in zip(events, outcomes[::2], strict=True):
         if isinstance(outcome, aio.AioRpcError):
@@ -727,17 +869,24 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 
 
 @pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
-async def test_connection_lost_under_a_call_is_unavailable(ledger: RunningLedger, method: str) -> None:
+async def test_connection_lost_under_a_call_is_unavailable(
+    ledger: RunningLedger, method: str
+) -> None:
     """The database ends the session that a call waits in: UNAVAILABLE, to be repeated; the next call gets a new session."""
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event)
     requests: dict[str, Any] = {
         "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
-        "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency="PEN"),
-        "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency="PEN"),
+        "GetBalance": ledger_pb2.GetBalanceRequest(
+            restaurant_id=event.restaurant_id, currency="PEN"
+        ),
+        "ListEntries": ledger_pb2.ListEntriesRequest(
+            restaurant_id=event.restaurant_id, currency="PEN"
+        ),
         "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id=event.restaurant_id),
         "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
-            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id), update_mask=FieldMask(paths=["active"])
+            restaurant=ledger_pb2.Restaurant(restaurant_id=event.restaurant_id),
+            update_mask=FieldMask(paths=["active"]),
         ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
         "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
@@ -749,7 +898,10 @@ async def test_connection_lost_under_a_call_is_unavailable(ledger: RunningLedger
         await ledger.query(KILL_BLOCKED)
         with pytest.raises(aio.AioRpcError) as caught:
             await waiting
-    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+    assert (caught.value.code(), reason_of(caught.value)) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "DATABASE_UNAVAILABLE",
+    )
     await call_method(requests[method], timeout=DEADLINE_SECONDS)
 
 
@@ -789,10 +941,14 @@ async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> 
         await ledger.server.stop(10)
         await asyncio.wait_for(asyncio.gather(*callers), DEADLINE_SECONDS)
         assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
-        assert await ledger.query("SELECT count(*) FROM processor_events") == [(codes[grpc.StatusCode.OK],)]
+        assert await ledger.query("SELECT count(*) FROM processor_events") == [
+            (codes[grpc.StatusCode.OK],)
+        ]
 
 
-async def test_calls_that_meet_a_halted_stop_are_told_to_repeat(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_meet_a_halted_stop_are_told_to_repeat(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that gets no processor for longer than it waits for last calls answers those that came meanwhile, all the same."""
     connected, halted, sent = threading.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
@@ -803,7 +959,9 @@ async def test_calls_that_meet_a_halted_stop_are_told_to_repeat(database: Databa
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             connected.set()
             halted.wait(DEADLINE_SECONDS)
-            calls = [stub.IngestEvent.future(request_of(), timeout=DEADLINE_SECONDS) for _ in range(32)]
+            calls = [
+                stub.IngestEvent.future(request_of(), timeout=DEADLINE_SECONDS) for _ in range(32)
+            ]
             sent.set()
             return Counter(call.code() for call in calls)
 

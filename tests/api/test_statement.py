@@ -30,7 +30,11 @@ from support.waiting import POLL_SECONDS
 
 from ledger.api.convert.events import decode_instant
 from ledger.api.convert.page_tokens import PageTokens
-from ledger.api.convert.statements import OPEN_TRANSACTIONS_MAX, decode_statement_request, encode_statement_page
+from ledger.api.convert.statements import (
+    OPEN_TRANSACTIONS_MAX,
+    decode_statement_request,
+    encode_statement_page,
+)
 from ledger.application.ports.statements import StatementMoment, StatementPage, StatementPlace
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
@@ -65,7 +69,9 @@ def signed(entry: ledger_pb2.LedgerEntry) -> int:
 
 
 def request_of(restaurant_id: str, **fields: Any) -> ledger_pb2.ListEntriesRequest:
-    return ledger_pb2.ListEntriesRequest(**({"restaurant_id": restaurant_id, "currency": "PEN"} | fields))
+    return ledger_pb2.ListEntriesRequest(
+        **({"restaurant_id": restaurant_id, "currency": "PEN"} | fields)
+    )
 
 
 async def statement_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> Statement:
@@ -74,11 +80,15 @@ async def statement_of(ledger: RunningLedger, restaurant_id: str, **fields: Any)
     return await rest_of(ledger, restaurant_id, first, **fields)
 
 
-async def rest_of(ledger: RunningLedger, restaurant_id: str, first: ledger_pb2.ListEntriesResponse, **fields: Any) -> Statement:
+async def rest_of(
+    ledger: RunningLedger, restaurant_id: str, first: ledger_pb2.ListEntriesResponse, **fields: Any
+) -> Statement:
     """The statement that `first` is the first page of."""
     entries, pages, page = list(first.entries), 1, first
     while page.next_page_token:
-        page = await ledger.stub.ListEntries(request_of(restaurant_id, **fields, page_token=page.next_page_token))
+        page = await ledger.stub.ListEntries(
+            request_of(restaurant_id, **fields, page_token=page.next_page_token)
+        )
         assert page.opening_balance_minor == first.opening_balance_minor
         assert page.closing_balance_minor == first.closing_balance_minor
         assert page.entries, "no page but the first is empty"
@@ -87,14 +97,18 @@ async def rest_of(ledger: RunningLedger, restaurant_id: str, first: ledger_pb2.L
     return Statement(first.opening_balance_minor, first.closing_balance_minor, entries, pages)
 
 
-async def balance_minor(ledger: RunningLedger, restaurant_id: str, as_of: Timestamp | None = None) -> int:
+async def balance_minor(
+    ledger: RunningLedger, restaurant_id: str, as_of: Timestamp | None = None
+) -> int:
     """Available and pending together."""
     request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN", as_of=as_of)
     balance = await ledger.stub.GetBalance(request)
     return balance.available_minor + balance.pending_minor
 
 
-async def refused(ledger: RunningLedger, request: ledger_pb2.ListEntriesRequest) -> tuple[grpc.StatusCode, str, set[str]]:
+async def refused(
+    ledger: RunningLedger, request: ledger_pb2.ListEntriesRequest
+) -> tuple[grpc.StatusCode, str, set[str]]:
     """Code, reason, and the fields of the violations."""
     with pytest.raises(aio.AioRpcError) as caught:
         await ledger.stub.ListEntries(request)
@@ -105,7 +119,11 @@ async def refused(ledger: RunningLedger, request: ledger_pb2.ListEntriesRequest)
     for detail in status.details:
         detail.Unpack(info)
         detail.Unpack(bad_request)
-    return caught.value.code(), info.reason, {violation.field for violation in bad_request.field_violations}
+    return (
+        caught.value.code(),
+        info.reason,
+        {violation.field for violation in bad_request.field_violations},
+    )
 
 
 def names(entries: Sequence[ledger_pb2.LedgerEntry]) -> list[str]:
@@ -115,23 +133,33 @@ def names(entries: Sequence[ledger_pb2.LedgerEntry]) -> list[str]:
 async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger) -> None:
     """Opening and closing are GetBalance as of the same instants; the entries lie between them, oldest first."""
     restaurant_id = unique("res")
-    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=10_000, fee_minor=300))
+    await shared_ledger.ingest(
+        event_message(restaurant_id=restaurant_id, amount_minor=10_000, fee_minor=300)
+    )
     await shared_ledger.ingest(
         event_message(REFUND, restaurant_id=restaurant_id, amount_minor=12_000),
         event_message(DISPUTE_OPENED, restaurant_id=restaurant_id, amount_minor=700, fee_minor=50),
     )
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=900, occurred_at=yesterday))
-    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, currency="JPY", amount_minor=5))
+    await shared_ledger.ingest(
+        event_message(restaurant_id=restaurant_id, amount_minor=900, occurred_at=yesterday)
+    )
+    await shared_ledger.ingest(
+        event_message(restaurant_id=restaurant_id, currency="JPY", amount_minor=5)
+    )
     whole = await statement_of(shared_ledger, restaurant_id)
-    assert sorted(names(whole.entries)) == sorted(["CHARGE", "FEE", "REFUND", "DISPUTE_HOLD", "DISPUTE_FEE", "CHARGE"])
+    assert sorted(names(whole.entries)) == sorted(
+        ["CHARGE", "FEE", "REFUND", "DISPUTE_HOLD", "DISPUTE_FEE", "CHARGE"]
+    )
     assert names(whole.entries)[:2] == ["CHARGE", "FEE"]
     assert (whole.opening_minor, whole.closing_minor, whole.moved_minor) == (0, -2_150, -2_150)
     assert await balance_minor(shared_ledger, restaurant_id) == -2_150
     start_at, end_at = whole.entries[2].recorded_at, whole.entries[5].recorded_at
     part = await statement_of(shared_ledger, restaurant_id, start_at=start_at, end_at=end_at)
     assert part.entries == whole.entries[2:5]
-    assert part.opening_minor == await balance_minor(shared_ledger, restaurant_id, start_at) == 9_700
+    assert (
+        part.opening_minor == await balance_minor(shared_ledger, restaurant_id, start_at) == 9_700
+    )
     assert part.closing_minor == await balance_minor(shared_ledger, restaurant_id, end_at) == -3_050
 
 
@@ -149,7 +177,9 @@ async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
     """Inside a batch that was recorded at one instant, inside an event: the pages are the statement, whatever their size."""
     restaurant_id = unique("res")
     for _ in range(2):
-        await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id, fee_minor=1) for _ in range(5)))
+        await shared_ledger.ingest(
+            *(event_message(restaurant_id=restaurant_id, fee_minor=1) for _ in range(5))
+        )
     whole = await statement_of(shared_ledger, restaurant_id)
     assert (len(whole.entries), whole.pages) == (20, 1)
     assert len({(entry.transaction_id, entry.position) for entry in whole.entries}) == 20
@@ -161,7 +191,10 @@ async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
 async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> None:
     """0 means 100, more than 1,000 is taken as 1,000; the largest page fits a message; -1 is refused."""
     restaurant_id = "r" * 128
-    events = [event_message(restaurant_id=restaurant_id, event_id=f"{number:0128d}", fee_minor=1) for number in range(501)]
+    events = [
+        event_message(restaurant_id=restaurant_id, event_id=f"{number:0128d}", fee_minor=1)
+        for number in range(501)
+    ]
     await ledger.ingest(*events)
     for asked, given_entries in ((0, 100), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)):
         page = await ledger.stub.ListEntries(request_of(restaurant_id, page_size=asked))
@@ -175,11 +208,15 @@ async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> N
 async def test_what_is_booked_while_paging_is_left_out(shared_ledger: RunningLedger) -> None:
     """The end of the first page holds for all pages, and so do the balances."""
     restaurant_id = unique("res")
-    await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id, amount_minor=100) for _ in range(4)))
+    await shared_ledger.ingest(
+        *(event_message(restaurant_id=restaurant_id, amount_minor=100) for _ in range(4))
+    )
     entries: list[ledger_pb2.LedgerEntry] = []
     token = ""
     while True:
-        page = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_size=1, page_token=token))
+        page = await shared_ledger.stub.ListEntries(
+            request_of(restaurant_id, page_size=1, page_token=token)
+        )
         entries += page.entries
         assert (page.opening_balance_minor, page.closing_balance_minor) == (0, 400)
         token = page.next_page_token
@@ -214,7 +251,9 @@ async def transaction(ledger: RunningLedger) -> AsyncIterator[AsyncConnection]:
 
 @pytest.mark.parametrize("written", ["before", "after"])
 @pytest.mark.parametrize("period", ["open", "closed"])
-async def test_what_commits_late_is_in_the_next_statement(shared_ledger: RunningLedger, written: str, period: str) -> None:
+async def test_what_commits_late_is_in_the_next_statement(
+    shared_ledger: RunningLedger, written: str, period: str
+) -> None:
     """A transaction that began before the first page was read and ends after it: the pages still tie out without it. Asked for
     again the statement has it, and it is final then.
     """
@@ -225,7 +264,9 @@ async def test_what_commits_late_is_in_the_next_statement(shared_ledger: Running
         if written == "before":
             await late.execute(text(INSERT_ENTRY), by_hand)
         for amount_minor in (2, 4):
-            await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=amount_minor))
+            await shared_ledger.ingest(
+                event_message(restaurant_id=restaurant_id, amount_minor=amount_minor)
+            )
         fields: dict[str, Any] = {"page_size": 1}
         if period == "closed":
             fields["end_at"] = (await shared_ledger.balance(restaurant_id)).as_of
@@ -279,7 +320,9 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
             told = await statement_of(shared_ledger, restaurant_id, page_size=page_size)
             assert told.opening_minor + told.moved_minor == told.closing_minor
             middle = told.entries[len(told.entries) // 2].recorded_at
-            late = await statement_of(shared_ledger, restaurant_id, page_size=page_size, start_at=middle)
+            late = await statement_of(
+                shared_ledger, restaurant_id, page_size=page_size, start_at=middle
+            )
             assert late.opening_minor + late.moved_minor == late.closing_minor
             # A few pages each time: the more there are, the more is booked meanwhile, for ever more pages.
             page_size = min(max(page_size, len(told.entries) // 5), 1000)
@@ -293,7 +336,10 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
 async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: RunningLedger) -> None:
     """By type, by event, both, and types that are never on restaurant_payable: the balances are those of the period."""
     restaurant_id = unique("res")
-    events = [event_message(restaurant_id=restaurant_id, amount_minor=100 + number, fee_minor=1) for number in range(5)]
+    events = [
+        event_message(restaurant_id=restaurant_id, amount_minor=100 + number, fee_minor=1)
+        for number in range(5)
+    ]
     events.append(event_message(REFUND, restaurant_id=restaurant_id, amount_minor=50))
     await shared_ledger.ingest(*events)
     fee, refund = ledger_pb2.ENTRY_TYPE_FEE, ledger_pb2.ENTRY_TYPE_REFUND
@@ -309,7 +355,12 @@ async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: Runn
     assert await listed(event_id=events[2].event_id, entry_types=[fee]) == ["FEE"]
     assert await listed(event_id="nothing") == []
     assert await listed(payout_id="0190a1b2-0000-7000-8000-000000000000") == []
-    assert await listed(entry_types=[ledger_pb2.ENTRY_TYPE_DISPUTE_LOSS, ledger_pb2.ENTRY_TYPE_PAYOUT_RELEASE]) == []
+    assert (
+        await listed(
+            entry_types=[ledger_pb2.ENTRY_TYPE_DISPUTE_LOSS, ledger_pb2.ENTRY_TYPE_PAYOUT_RELEASE]
+        )
+        == []
+    )
 
 
 async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLedger) -> None:
@@ -327,19 +378,30 @@ async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLed
     reserved = await statement_of(ledger, "res_1")
     assert names(reserved.entries) == ["CHARGE", "PAYOUT_RESERVE"]
     reserve = reserved.entries[1]
-    assert (reserve.payout_id, reserve.event_id, reserve.HasField("occurred_at")) == (payout.payout_id, "", False)
+    assert (reserve.payout_id, reserve.event_id, reserve.HasField("occurred_at")) == (
+        payout.payout_id,
+        "",
+        False,
+    )
     assert reserve.transaction_id == payout.transaction_id
     assert reserved.closing_minor == 0
     failed = event_message(
-        ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, restaurant_id="res_1", amount_minor=10_000, payout_id=payout.payout_id
+        ledger_pb2.EVENT_TYPE_PAYOUT_FAILED,
+        restaurant_id="res_1",
+        amount_minor=10_000,
+        payout_id=payout.payout_id,
     )
     await ledger.ingest(failed)
     whole = await statement_of(ledger, "res_1", page_size=1)
     assert names(whole.entries) == ["CHARGE", "PAYOUT_RESERVE", "PAYOUT_REVERSAL"]
-    assert whole.moved_minor == whole.closing_minor == await balance_minor(ledger, "res_1") == 10_000
+    assert (
+        whole.moved_minor == whole.closing_minor == await balance_minor(ledger, "res_1") == 10_000
+    )
     of_payout = await statement_of(ledger, "res_1", payout_id=payout.payout_id, page_size=1)
     assert of_payout.entries == whole.entries[1:]
-    assert (await statement_of(ledger, "res_1", event_id=failed.event_id)).entries == whole.entries[2:]
+    assert (await statement_of(ledger, "res_1", event_id=failed.event_id)).entries == whole.entries[
+        2:
+    ]
     await assert_books_in_order(ledger.database)
 
 
@@ -373,7 +435,9 @@ async def test_periods_at_the_ends_of_time(shared_ledger: RunningLedger) -> None
     # Digits finer than a microsecond are cut off, in the period and in what a token is bound to.
     at = whole.entries[0].recorded_at
     finer = Timestamp(seconds=at.seconds, nanos=at.nanos + 999)
-    assert (await statement_of(shared_ledger, restaurant_id, start_at=finer)).entries == whole.entries
+    assert (
+        await statement_of(shared_ledger, restaurant_id, start_at=finer)
+    ).entries == whole.entries
     assert (await statement_of(shared_ledger, restaurant_id, end_at=finer)).entries == []
 
 
@@ -382,12 +446,25 @@ async def test_periods_that_are_none_are_refused(shared_ledger: RunningLedger) -
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     now = datetime.now(UTC)
-    later, year_9999 = timestamp(now + timedelta(hours=1)), Timestamp(seconds=YEAR_9999, nanos=999_999_999)
+    later, year_9999 = (
+        timestamp(now + timedelta(hours=1)),
+        Timestamp(seconds=YEAR_9999, nanos=999_999_999),
+    )
     invalid = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     for future in (later, year_9999):
-        assert await refused(shared_ledger, request_of(restaurant_id, end_at=future)) == (*invalid, {"end_at"})
-        assert await refused(shared_ledger, request_of(restaurant_id, start_at=future)) == (*invalid, {"start_at"})
-    past = request_of(restaurant_id, start_at=timestamp(now - timedelta(hours=1)), end_at=timestamp(now - timedelta(hours=2)))
+        assert await refused(shared_ledger, request_of(restaurant_id, end_at=future)) == (
+            *invalid,
+            {"end_at"},
+        )
+        assert await refused(shared_ledger, request_of(restaurant_id, start_at=future)) == (
+            *invalid,
+            {"start_at"},
+        )
+    past = request_of(
+        restaurant_id,
+        start_at=timestamp(now - timedelta(hours=1)),
+        end_at=timestamp(now - timedelta(hours=2)),
+    )
     assert await refused(shared_ledger, past) == (*invalid, {"start_at"})
 
 
@@ -405,20 +482,31 @@ async def test_every_field_that_is_wrong_is_named(shared_ledger: RunningLedger) 
         page_token="garbage",
     )
     _, _, fields = await refused(shared_ledger, wrong)
-    assert fields == {field.name for field in ledger_pb2.ListEntriesRequest.DESCRIPTOR.fields} - {"page_token"}
+    assert fields == {field.name for field in ledger_pb2.ListEntriesRequest.DESCRIPTOR.fields} - {
+        "page_token"
+    }
 
 
 async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> None:
     """The sum cannot be told: OUT_OF_RANGE naming it, before and after the period alike."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1))
     long_ago = datetime(2025, 1, 1, tzinfo=UTC)
-    await ledger.query(INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago)
+    await ledger.query(
+        INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago
+    )
     whole = request_of("res_1")
-    assert (await refused(ledger, whole))[:2] == (grpc.StatusCode.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE")
+    assert (await refused(ledger, whole))[:2] == (
+        grpc.StatusCode.OUT_OF_RANGE,
+        "AMOUNT_OUT_OF_RANGE",
+    )
     before = await statement_of(ledger, "res_1", end_at=timestamp(long_ago + timedelta(days=1)))
     assert before.opening_minor + before.moved_minor == before.closing_minor == INT64_MAX
-    await ledger.query(INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago)
-    code, _, _ = await refused(ledger, request_of("res_1", start_at=timestamp(long_ago + timedelta(days=1))))
+    await ledger.query(
+        INSERT_ENTRY, restaurant_id="res_1", amount_minor=INT64_MAX, recorded_at=long_ago
+    )
+    code, _, _ = await refused(
+        ledger, request_of("res_1", start_at=timestamp(long_ago + timedelta(days=1)))
+    )
     assert code == grpc.StatusCode.OUT_OF_RANGE
 
 
@@ -429,14 +517,19 @@ async def test_long_reads_leave_connections_to_others(database: Database) -> Non
         await ledger.ingest(event_message(restaurant_id="res_1"))
         async with transaction(ledger) as blocking:
             await blocking.execute(text("LOCK TABLE ledger_entries IN ACCESS EXCLUSIVE MODE"))
-            waiting = {asyncio.ensure_future(ledger.stub.ListEntries(request_of("res_1"))) for _ in range(12)}
+            waiting = {
+                asyncio.ensure_future(ledger.stub.ListEntries(request_of("res_1")))
+                for _ in range(12)
+            }
             while len(waiting) > 2:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for call in done:
                     with pytest.raises(aio.AioRpcError) as caught:
                         await call
                     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            restaurant = await ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id="res_1"))
+            restaurant = await ledger.stub.GetRestaurant(
+                ledger_pb2.GetRestaurantRequest(restaurant_id="res_1")
+            )
             assert restaurant.restaurant.restaurant_id == "res_1"
         # On a slow machine they may have waited too long for the lock.
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -447,7 +540,9 @@ async def test_long_reads_leave_connections_to_others(database: Database) -> Non
 
 
 async def token_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> str:
-    return (await ledger.stub.ListEntries(request_of(restaurant_id, page_size=1, **fields))).next_page_token
+    return (
+        await ledger.stub.ListEntries(request_of(restaurant_id, page_size=1, **fields))
+    ).next_page_token
 
 
 async def test_damaged_token_is_refused(shared_ledger: RunningLedger) -> None:
@@ -455,7 +550,17 @@ async def test_damaged_token_is_refused(shared_ledger: RunningLedger) -> None:
     restaurant_id = unique("res")
     await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id) for _ in range(3)))
     token = await token_of(shared_ledger, restaurant_id)
-    damaged = ["garbage", " ", "\0", "A" * 100_000, token[:-1], token[1:], token[: len(token) // 2], f"{token}A", f"{token}="]
+    damaged = [
+        "garbage",
+        " ",
+        "\0",
+        "A" * 100_000,
+        token[:-1],
+        token[1:],
+        token[: len(token) // 2],
+        f"{token}A",
+        f"{token}=",
+    ]
     seed = random.randrange(2**32)
     chosen = random.Random(seed)
     raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
@@ -464,10 +569,16 @@ async def test_damaged_token_is_refused(shared_ledger: RunningLedger) -> None:
         flipped[place // 8] ^= 1 << place % 8
         damaged.append(base64.urlsafe_b64encode(flipped).decode().rstrip("="))
     for wrong in damaged:
-        told = await refused(shared_ledger, request_of(restaurant_id, page_size=1, page_token=wrong))
-        assert told == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", {"page_token"}), f"{wrong!r} (seed {seed})"
+        told = await refused(
+            shared_ledger, request_of(restaurant_id, page_size=1, page_token=wrong)
+        )
+        assert told == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", {"page_token"}), (
+            f"{wrong!r} (seed {seed})"
+        )
     # Another page size is the same query.
-    page = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_size=5, page_token=token))
+    page = await shared_ledger.stub.ListEntries(
+        request_of(restaurant_id, page_size=5, page_token=token)
+    )
     assert len(page.entries) == 2
 
 
@@ -475,7 +586,9 @@ async def test_token_of_another_query_is_refused(shared_ledger: RunningLedger) -
     """Another restaurant, currency, period or filter: a token belongs to the query that made it, in any order of the types."""
     restaurant_id, other = unique("res"), unique("res")
     event = event_message(restaurant_id=restaurant_id, fee_minor=1)
-    await shared_ledger.ingest(event, *(event_message(restaurant_id=restaurant_id, fee_minor=2) for _ in range(2)))
+    await shared_ledger.ingest(
+        event, *(event_message(restaurant_id=restaurant_id, fee_minor=2) for _ in range(2))
+    )
     await shared_ledger.ingest(*(event_message(restaurant_id=other) for _ in range(2)))
     charge, fee = ledger_pb2.ENTRY_TYPE_CHARGE, ledger_pb2.ENTRY_TYPE_FEE
     start_at, end_at = Timestamp(seconds=1), (await shared_ledger.balance(restaurant_id)).as_of
@@ -496,12 +609,21 @@ async def test_token_of_another_query_is_refused(shared_ledger: RunningLedger) -
                 assert (await shared_ledger.stub.ListEntries(request)).entries
             else:
                 assert (await refused(shared_ledger, request))[2] == {"page_token"}
-    for strange in (request_of(other, page_token=tokens[0]), request_of(restaurant_id, currency="JPY", page_token=tokens[0])):
+    for strange in (
+        request_of(other, page_token=tokens[0]),
+        request_of(restaurant_id, currency="JPY", page_token=tokens[0]),
+    ):
         assert (await refused(shared_ledger, strange))[2] == {"page_token"}
     swapped = request_of(restaurant_id, page_token=tokens[5], entry_types=[fee, charge, fee])
     assert (await shared_ledger.stub.ListEntries(swapped)).entries
-    restaurants = await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))
-    assert (await refused(shared_ledger, request_of(restaurant_id, page_token=restaurants.next_page_token)))[2] == {"page_token"}
+    restaurants = await shared_ledger.stub.ListRestaurants(
+        ledger_pb2.ListRestaurantsRequest(page_size=1)
+    )
+    assert (
+        await refused(
+            shared_ledger, request_of(restaurant_id, page_token=restaurants.next_page_token)
+        )
+    )[2] == {"page_token"}
 
 
 UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
@@ -519,7 +641,9 @@ WRONG_FIELDS = {
 }
 
 
-async def test_position_under_the_right_key_is_judged_like_any_field(shared_ledger: RunningLedger) -> None:
+async def test_position_under_the_right_key_is_judged_like_any_field(
+    shared_ledger: RunningLedger,
+) -> None:
     """What no page made, under a key that leaked: INVALID_ARGUMENT, or a page of the caller's own books; never a failure."""
     restaurant_id = unique("res")
     ((key,),) = await shared_ledger.query("SELECT secret FROM page_token_keys")
@@ -528,15 +652,29 @@ async def test_position_under_the_right_key_is_judged_like_any_field(shared_ledg
         return keyed_token(key, ["ListEntries", restaurant_id, "PEN", "", "", "", "", ""], position)
 
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
-    good = await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_token=forged(FORGED, restaurant_id)))
+    good = await shared_ledger.stub.ListEntries(
+        request_of(restaurant_id, page_token=forged(FORGED, restaurant_id))
+    )
     assert good.entries == []
     extremes = [
         ["0", "0", "", str(-(2**63)), str(INT64_MAX), "0", "0", UUID_TEXT, "1"],
-        [str(10**17), str(2**64 - 1), "1", "0", "0", str(10**17), str(2**64 - 1), UUID_TEXT, "32767"],
+        [
+            str(10**17),
+            str(2**64 - 1),
+            "1",
+            "0",
+            "0",
+            str(10**17),
+            str(2**64 - 1),
+            UUID_TEXT,
+            "32767",
+        ],
     ]
     for extreme in extremes:
         page_token = forged(extreme, restaurant_id)
-        assert (await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_token=page_token))).entries == []
+        assert (
+            await shared_ledger.stub.ListEntries(request_of(restaurant_id, page_token=page_token))
+        ).entries == []
     for place, values in WRONG_FIELDS.items():
         for value in values:
             page_token = forged([*FORGED[:place], value, *FORGED[place + 1 :]], restaurant_id)
@@ -544,7 +682,11 @@ async def test_position_under_the_right_key_is_judged_like_any_field(shared_ledg
             assert told[2] == {"page_token"}, (place, value)
     shapes: list[object] = [FORGED[:8], [*FORGED, "1"], "x", {}, None, [1] * 9]
     for shape in shapes:
-        assert (await refused(shared_ledger, request_of(restaurant_id, page_token=forged(shape, restaurant_id))))[2]
+        assert (
+            await refused(
+                shared_ledger, request_of(restaurant_id, page_token=forged(shape, restaurant_id))
+            )
+        )[2]
 
 
 def test_token_stays_small_whatever_is_under_way() -> None:
@@ -557,15 +699,25 @@ def test_token_stays_small_whatever_is_under_way() -> None:
         opening_minor=-(2**63),
         closing_minor=-(2**63),
     )
-    place = StatementPlace(moment, datetime(5138, 1, 1, tzinfo=UTC), end, UUID(UUID_TEXT), 2**15 - 1)
+    place = StatementPlace(
+        moment, datetime(5138, 1, 1, tzinfo=UTC), end, UUID(UUID_TEXT), 2**15 - 1
+    )
     request = request_of("r" * 128, payout_id=UUID_TEXT, event_id="e" * 128)
     tokens = PageTokens([b"k" * 32])
     query, _, _ = decode_statement_request(tokens, request)
-    request.page_token = encode_statement_page(tokens, query, StatementPage(moment, [], place)).next_page_token
+    request.page_token = encode_statement_page(
+        tokens, query, StatementPage(moment, [], place)
+    ).next_page_token
     _, found, _ = decode_statement_request(tokens, request)
     assert found is not None
-    assert found.moment.transactions_open == tuple(sorted(moment.transactions_open, reverse=True)[:OPEN_TRANSACTIONS_MAX])
-    assert (found.recorded_at, found.recorded_txid, found.position) == (place.recorded_at, end, 2**15 - 1)
+    assert found.moment.transactions_open == tuple(
+        sorted(moment.transactions_open, reverse=True)[:OPEN_TRANSACTIONS_MAX]
+    )
+    assert (found.recorded_at, found.recorded_txid, found.position) == (
+        place.recorded_at,
+        end,
+        2**15 - 1,
+    )
     assert (found.moment.opening_minor, found.moment.transactions_end) == (-(2**63), end)
 
 
@@ -613,7 +765,12 @@ async def test_pages_are_exactly_the_entries_of_the_period(
     for batch in batches:
         await shared_ledger.ingest(
             *(
-                event_message(type, restaurant_id=restaurant_id, amount_minor=amount_minor, fee_minor=fee_minor)
+                event_message(
+                    type,
+                    restaurant_id=restaurant_id,
+                    amount_minor=amount_minor,
+                    fee_minor=fee_minor,
+                )
                 for type, amount_minor, fee_minor in batch
             )
         )
@@ -633,17 +790,28 @@ async def test_pages_are_exactly_the_entries_of_the_period(
     if start_at is not None and end_at is not None and start_at > end_at:
         start_at, end_at = end_at, start_at
     fields: dict[str, Any] = {
-        name: timestamp(instant) for name, instant in (("start_at", start_at), ("end_at", end_at)) if instant is not None
+        name: timestamp(instant)
+        for name, instant in (("start_at", start_at), ("end_at", end_at))
+        if instant is not None
     }
     told = await statement_of(shared_ledger, restaurant_id, page_size=page_size, **fields)
-    expected = [row for row in stored if (start_at is None or row[0] >= start_at) and (end_at is None or row[0] < end_at)]
+    expected = [
+        row
+        for row in stored
+        if (start_at is None or row[0] >= start_at) and (end_at is None or row[0] < end_at)
+    ]
     assert [
-        (decode_instant(entry.recorded_at), entry.transaction_id, entry.position, signed(entry)) for entry in told.entries
+        (decode_instant(entry.recorded_at), entry.transaction_id, entry.position, signed(entry))
+        for entry in told.entries
     ] == expected
     assert told.pages == max(1, -(-len(expected) // page_size))
     assert told.opening_minor + told.moved_minor == told.closing_minor
-    assert told.closing_minor == await balance_minor(shared_ledger, restaurant_id, fields.get("end_at"))
+    assert told.closing_minor == await balance_minor(
+        shared_ledger, restaurant_id, fields.get("end_at")
+    )
     if start_at is not None:
-        assert told.opening_minor == await balance_minor(shared_ledger, restaurant_id, fields["start_at"])
+        assert told.opening_minor == await balance_minor(
+            shared_ledger, restaurant_id, fields["start_at"]
+        )
     else:
         assert told.opening_minor == 0

@@ -50,13 +50,20 @@ class Work:
         return [2 * item for item in items]
 
 
-def grouping_of(work: Work, *, group_items_max: int = 100, groups_at_once_max: int = 1) -> Grouping[int, int]:
+def grouping_of(
+    work: Work, *, group_items_max: int = 100, groups_at_once_max: int = 1
+) -> Grouping[int, int]:
     """A grouping of this work, which must never break."""
 
     def fail(error: BaseException) -> None:
         raise AssertionError from error
 
-    return Grouping(work, group_items_max=group_items_max, groups_at_once_max=groups_at_once_max, on_failure=fail)
+    return Grouping(
+        work,
+        group_items_max=group_items_max,
+        groups_at_once_max=groups_at_once_max,
+        on_failure=fail,
+    )
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -85,7 +92,9 @@ async def test_lone_caller_never_waits_for_a_timer() -> None:
     work = Work()
     groups = grouping_of(work)
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert [await groups.add(number) for number in range(30)] == [2 * number for number in range(30)]
+        assert [await groups.add(number) for number in range(30)] == [
+            2 * number for number in range(30)
+        ]
         await groups.close()
     assert work.groups == [[number] for number in range(30)]
 
@@ -132,7 +141,9 @@ async def test_group_has_no_more_items_than_allowed() -> None:
     """The others come next, in their order."""
     work = Work()
     groups = grouping_of(work, group_items_max=4)
-    assert await asyncio.gather(*(groups.add(number) for number in range(10))) == [2 * number for number in range(10)]
+    assert await asyncio.gather(*(groups.add(number) for number in range(10))) == [
+        2 * number for number in range(10)
+    ]
     assert work.groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     await groups.close()
 
@@ -142,7 +153,9 @@ async def test_failure_is_told_to_every_caller_of_its_group() -> None:
     work = Work()
     groups = grouping_of(work)
     work.raises = DatabaseUnavailable("away")
-    told = await asyncio.gather(*(groups.add(number) for number in range(3)), return_exceptions=True)
+    told = await asyncio.gather(
+        *(groups.add(number) for number in range(3)), return_exceptions=True
+    )
     assert told == [work.raises] * 3
     work.raises = None
     assert await groups.add(1) == 2
@@ -165,7 +178,9 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
         forgetting: Grouping[int, int] = Grouping(
             forgetful, group_items_max=10, groups_at_once_max=1, on_failure=lambda error: None
         )
-        told = await asyncio.gather(*(forgetting.add(number) for number in range(3)), return_exceptions=True)
+        told = await asyncio.gather(
+            *(forgetting.add(number) for number in range(3)), return_exceptions=True
+        )
         assert [type(error) for error in told] == [RuntimeError] * 3
         await forgetting.close()
         await groups.close()
@@ -177,7 +192,10 @@ async def test_answer_is_told_before_the_others_have_theirs() -> None:
         let = asyncio.Event()
 
         async def work(
-            items: Sequence[int], answer: Answer[int], let: asyncio.Event = let, ends_well: bool = ends_well
+            items: Sequence[int],
+            answer: Answer[int],
+            let: asyncio.Event = let,
+            ends_well: bool = ends_well,
         ) -> list[int]:
             answer(1, -1)
             answer(1, -2)
@@ -186,7 +204,9 @@ async def test_answer_is_told_before_the_others_have_theirs() -> None:
                 raise DatabaseUnavailable("away")
             return [2 * item for item in items]
 
-        groups: Grouping[int, int] = Grouping(work, group_items_max=10, groups_at_once_max=1, on_failure=lambda _: None)
+        groups: Grouping[int, int] = Grouping(
+            work, group_items_max=10, groups_at_once_max=1, on_failure=lambda _: None
+        )
         futures = [groups.add(number) for number in range(3)]
         futures[2].cancel()
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -250,7 +270,9 @@ async def test_next_group_waits_for_the_one_before() -> None:
     assert work.under_way_max == 1
 
 
-async def test_group_that_takes_long_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_group_that_takes_long_does_not_hold_up_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Up to as many as are allowed at once."""
     monkeypatch.setattr(grouping, "PATIENCE_SECONDS", 0.001)
     work = Work()
@@ -329,11 +351,15 @@ async def test_groups_are_nobodys_calls() -> None:
     await groups.close()
 
 
-async def test_gathering_that_breaks_tells_its_callers_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gathering_that_breaks_tells_its_callers_and_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As it does without memory: nobody waits for ever, and the next call is served."""
     work = Work()
     told: list[BaseException] = []
-    groups: Grouping[int, int] = Grouping(work, group_items_max=100, groups_at_once_max=2, on_failure=told.append)
+    groups: Grouping[int, int] = Grouping(
+        work, group_items_max=100, groups_at_once_max=2, on_failure=told.append
+    )
     with monkeypatch.context() as broken:
 
         def take(self: object) -> None:

@@ -22,7 +22,14 @@ from ledger.application.seal_ledger import (
     reads_at_once,
     rest_ratio,
 )
-from ledger.domain.seals import PackedTransaction, Seal, SealedTransaction, link_fault, packed, unpacked
+from ledger.domain.seals import (
+    PackedTransaction,
+    Seal,
+    SealedTransaction,
+    link_fault,
+    packed,
+    unpacked,
+)
 
 SLICE_ROWS = 1000
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -31,7 +38,9 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 class FakeSealedBooks:
     """Books in memory: a number of rows for each transaction number. Implements `SealedBooks`."""
 
-    def __init__(self, rows_by_txid: dict[int, int], *, horizon_txid: int, next_txid: int = 10_000_000) -> None:
+    def __init__(
+        self, rows_by_txid: dict[int, int], *, horizon_txid: int, next_txid: int = 10_000_000
+    ) -> None:
         self.transactions_stored: list[SealedTransaction] = []
         self.system_identifier = 1
         self.stay_id = UUID(int=1)
@@ -50,7 +59,10 @@ class FakeSealedBooks:
             digest = number.to_bytes(4, "big") * 8
             self.transactions_stored.append(
                 SealedTransaction(
-                    txid, number.to_bytes(16, "big"), bytes(min(place, 127) for place in range(rows)), digest * rows
+                    txid,
+                    number.to_bytes(16, "big"),
+                    bytes(min(place, 127) for place in range(rows)),
+                    digest * rows,
                 )
             )
 
@@ -77,7 +89,9 @@ class FakeSealedBooks:
         if sum(len(each.places) for each in found) > rows_max:
             return None
         by_txid = groupby(found, key=attrgetter("recorded_txid"))
-        return [packed(txid, list(of))._replace(recorded_at=self.recorded_at) for txid, of in by_txid]
+        return [
+            packed(txid, list(of))._replace(recorded_at=self.recorded_at) for txid, of in by_txid
+        ]
 
     async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
         ids = [
@@ -91,7 +105,11 @@ class FakeSealedBooks:
     async def parted(self, position: SealPosition) -> PartedTransaction | None:
         head = self.seals[-1]
         before = [seal for seal in self.seals if not seal.is_restored][-1:]
-        if not before or before[0].end_txid != head.first_txid or before[0].system_identifier != self.system_identifier:
+        if (
+            not before
+            or before[0].end_txid != head.first_txid
+            or before[0].system_identifier != self.system_identifier
+        ):
             return None
         *_, last = unpacked(head.row_digests)
         return PartedTransaction(head.end_txid - 1, last.transaction_id, before[0].epoch)
@@ -100,7 +118,9 @@ class FakeSealedBooks:
         parts = [
             seal
             for seal in self.seals
-            if seal.is_restored and seal.end_txid == txid + 1 and seal.system_identifier == self.system_identifier
+            if seal.is_restored
+            and seal.end_txid == txid + 1
+            and seal.system_identifier == self.system_identifier
         ]
         rows = sum(len(each.places) for each in self._found(txid, txid + 1, is_restored=False))
         return bool(parts) and rows == sum(seal.events_count + seal.entries_count for seal in parts)
@@ -109,22 +129,33 @@ class FakeSealedBooks:
         self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
     ) -> AsyncGenerator[Sequence[SealedTransaction]]:
         for each in self._found(first_txid, end_txid, is_restored=is_restored):
-            if each.transaction_id <= part.after_id or (part.last_id is not None and each.transaction_id > part.last_id):
+            if each.transaction_id <= part.after_id or (
+                part.last_id is not None and each.transaction_id > part.last_id
+            ):
                 continue
             for start in range(0, len(each.places), SLICE_ROWS):
                 end = start + SLICE_ROWS
-                yield [each._replace(places=each.places[start:end], digests=each.digests[32 * start : 32 * end])]
+                yield [
+                    each._replace(
+                        places=each.places[start:end], digests=each.digests[32 * start : 32 * end]
+                    )
+                ]
 
-    def _found(self, first_txid: int, end_txid: int, *, is_restored: bool) -> list[SealedTransaction]:
+    def _found(
+        self, first_txid: int, end_txid: int, *, is_restored: bool
+    ) -> list[SealedTransaction]:
         return sorted(
             each
             for each in self.transactions_stored
-            if first_txid <= each.recorded_txid < end_txid and (not is_restored or each.recorded_txid >= self.next_txid)
+            if first_txid <= each.recorded_txid < end_txid
+            and (not is_restored or each.recorded_txid >= self.next_txid)
         )
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
         earlier = [
-            seal for seal in self.seals if seal.epoch < epoch and seal.first_txid < end_txid and seal.end_txid > first_txid
+            seal
+            for seal in self.seals
+            if seal.epoch < epoch and seal.first_txid < end_txid and seal.end_txid > first_txid
         ]
         return {row.transaction_id for seal in earlier for row in unpacked(seal.row_digests)}
 
@@ -137,7 +168,12 @@ class FakeSealedBooks:
 
     def sealed(self) -> list[int]:
         """The numbers of the sealed transactions, each as often as it was sealed, in the order of sealing."""
-        sealed_ids = [row.transaction_id for seal in self.seals for row in unpacked(seal.row_digests) if row.place == 0]
+        sealed_ids = [
+            row.transaction_id
+            for seal in self.seals
+            for row in unpacked(seal.row_digests)
+            if row.place == 0
+        ]
         numbers = {each.transaction_id: each.recorded_txid for each in self.transactions_stored}
         return [numbers[transaction_id] for transaction_id in sealed_ids]
 
@@ -199,7 +235,9 @@ async def test_large_transaction_that_was_restored_is_sealed_once() -> None:
     assert (books.sealed(), rows_of(books.seals)) == ([900, 5], [large, 2, 0])
 
 
-async def test_transaction_that_no_seal_can_keep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transaction_that_no_seal_can_keep_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Before it takes all the memory there is; and everything before it is sealed."""
     monkeypatch.setattr(seal_ledger, "ROW_DIGESTS_BYTES_MAX", 7 * READ_ROWS_MAX)
     books = FakeSealedBooks({5: 2, 900: 2 * READ_ROWS_MAX, 901: 1}, horizon_txid=1000)
@@ -218,7 +256,10 @@ async def test_large_transaction_is_sealed_in_parts() -> None:
         pass
     assert books.sealed() == [5, *[900] * 7, 901]
     parts = [seal for seal in books.seals if seal.is_restored]
-    assert [seal.entries_count + seal.events_count for seal in parts] == [*[READ_ROWS_MAX] * 3, READ_ROWS_MAX // 2]
+    assert [seal.entries_count + seal.events_count for seal in parts] == [
+        *[READ_ROWS_MAX] * 3,
+        READ_ROWS_MAX // 2,
+    ]
     assert all(link_fault(*pair) is None for pair in pairwise(books.seals))
     books.add({1500: 1})
     books.horizon_txid = 2000
@@ -248,7 +289,9 @@ async def test_large_transaction_is_passed_once_it_is_sealed_elsewhere(seals_bef
 
 async def test_far_numbers_are_reached_in_few_reads() -> None:
     """After pg_resetwal there is a gap of some 2**32 numbers."""
-    books = FakeSealedBooks({700: 2, 2**33: 2, 2**33 + 1: 2}, horizon_txid=2**33 + 5, next_txid=2**33 + 9)
+    books = FakeSealedBooks(
+        {700: 2, 2**33: 2, 2**33 + 1: 2}, horizon_txid=2**33 + 5, next_txid=2**33 + 9
+    )
     await seal_all(books)
     assert books.sealed() == [700, 2**33, 2**33 + 1]
     assert books.reads < 100
@@ -265,7 +308,11 @@ async def test_restored_rows_are_sealed_once_whatever_their_numbers() -> None:
     books.add({50: 1})
     await seal_all(books)
     assert books.sealed() == [5, 900, 901, 50]
-    assert [(seal.epoch, seal.is_restored) for seal in books.seals] == [(1, False), (2, True), (3, False)]
+    assert [(seal.epoch, seal.is_restored) for seal in books.seals] == [
+        (1, False),
+        (2, True),
+        (3, False),
+    ]
     books.add({900: 4, 902: 4})
     books.horizon_txid, books.next_txid = 1000, 1000
     await seal_all(books)
@@ -303,7 +350,9 @@ async def test_the_slower_of_two_sealers_adds_nothing() -> None:
 async def test_several_reads_at_once_seal_the_same_rows() -> None:
     """Each row once and in order, with empty ranges and with a transaction between them that is too large for one read; in fewer
     turns."""
-    rows = {txid: 3 for txid in range(1000, 30_000) if txid % 9000 < 8000} | {25_000: 2 * READ_ROWS_MAX}
+    rows = {txid: 3 for txid in range(1000, 30_000) if txid % 9000 < 8000} | {
+        25_000: 2 * READ_ROWS_MAX
+    }
     turns = {}
     for reads in (1, 4):
         books = FakeSealedBooks(rows, horizon_txid=40_000)
@@ -311,7 +360,9 @@ async def test_several_reads_at_once_seal_the_same_rows() -> None:
         while await sealer.seal_next(reads):
             turns[reads] += 1
         assert books.sealed() == sorted(rows)
-        assert [link_fault(previous, seal) for previous, seal in pairwise(books.seals)] == [None] * (len(books.seals) - 1)
+        assert [link_fault(previous, seal) for previous, seal in pairwise(books.seals)] == [
+            None
+        ] * (len(books.seals) - 1)
     assert turns[4] < turns[1]
 
 
@@ -339,7 +390,15 @@ async def test_lag_is_the_age_of_the_oldest_row() -> None:
 
 @pytest.mark.parametrize(
     ("behind_seconds", "rests", "rests_while_busy", "reads"),
-    [(-5, 4, 19, 1), (0, 4, 19, 1), (15, 2, 9.5, 1), (29, 4 / 30, 19 / 30, 1), (30, 0, 0, 2), (60, 0, 0, 3), (10**9, 0, 0, 4)],
+    [
+        (-5, 4, 19, 1),
+        (0, 4, 19, 1),
+        (15, 2, 9.5, 1),
+        (29, 4 / 30, 19 / 30, 1),
+        (30, 0, 0, 2),
+        (60, 0, 0, 3),
+        (10**9, 0, 0, 4),
+    ],
 )
 def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
     behind_seconds: float, rests: float, rests_while_busy: float, reads: int

@@ -37,7 +37,9 @@ async def working(
     snapshots: FakeSnapshots, *, tail_entries: int = TAIL_ENTRIES, failures: list[str] | None = None
 ) -> AsyncIterator[SnapshotWorker]:
     worker = SnapshotWorker(
-        snapshots, tail_entries=tail_entries, on_failure=lambda what, _: None if failures is None else failures.append(what)
+        snapshots,
+        tail_entries=tail_entries,
+        on_failure=lambda what, _: None if failures is None else failures.append(what),
     )
     worker.start()
     try:
@@ -60,7 +62,9 @@ async def test_long_tails_are_shortened_in_order() -> None:
     snapshots = FakeSnapshots()
     snapshots.may_go_on.clear()
     async with working(snapshots) as worker:
-        worker.report([(1, TAIL_ENTRIES), (2, TAIL_ENTRIES + 1), (None, 10**9), (3, 10**9), (2, 10**9)])
+        worker.report(
+            [(1, TAIL_ENTRIES), (2, TAIL_ENTRIES + 1), (None, 10**9), (3, 10**9), (2, 10**9)]
+        )
         worker.report([(2, 99), (3, 99)])
         await until(lambda: snapshots.asked == [(2, TAIL_ENTRIES // 2)])
         # The one under way is not asked for again either.
@@ -114,7 +118,10 @@ async def test_no_read_waits_in_vain(monkeypatch: pytest.MonkeyPatch, tail_entri
     monkeypatch.setattr(take_snapshots, "STOP_SECONDS", 0.01)
     snapshots = FakeSnapshots()
     snapshots.may_go_on.clear()
-    async with asyncio.timeout(DEADLINE_SECONDS), working(snapshots, tail_entries=tail_entries) as worker:
+    async with (
+        asyncio.timeout(DEADLINE_SECONDS),
+        working(snapshots, tail_entries=tail_entries) as worker,
+    ):
         await worker.shortened(1)
         monkeypatch.setattr(take_snapshots, "READ_WAITS_SECONDS", 3600.0)
         read = asyncio.create_task(worker.shortened(2))
@@ -133,11 +140,17 @@ async def test_rest_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async with working(snapshots) as worker:
         for times in (1, 2, 3):
             worker.report([(1, 99)])
-            await until(lambda wanted=times: len(snapshots.asked) == wanted and worker.wanted_count == 0)  # type: ignore[misc]
+            await until(
+                lambda wanted=times: len(snapshots.asked) == wanted and worker.wanted_count == 0  # type: ignore[misc]
+            )
 
 
-@pytest.mark.parametrize("error", [DatabaseUnavailable("away"), ZeroDivisionError()], ids=["database", "defect"])
-async def test_failures_are_told_and_end_nothing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [DatabaseUnavailable("away"), ZeroDivisionError()], ids=["database", "defect"]
+)
+async def test_failures_are_told_and_end_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     """The worker says what went wrong, waits a moment, and goes on with the others."""
     monkeypatch.setattr(take_snapshots, "BACKOFF_SECONDS", 0.01)
     snapshots, failures = FakeSnapshots(), list[str]()
@@ -188,7 +201,9 @@ async def test_stop_gives_up_a_snapshot_that_takes_long(monkeypatch: pytest.Monk
     monkeypatch.setattr(take_snapshots, "STOP_SECONDS", 0.01)
     snapshots = FakeSnapshots()
     snapshots.may_go_on.clear()
-    worker = SnapshotWorker(snapshots, tail_entries=TAIL_ENTRIES, on_failure=lambda what, _: pytest.fail(what))
+    worker = SnapshotWorker(
+        snapshots, tail_entries=TAIL_ENTRIES, on_failure=lambda what, _: pytest.fail(what)
+    )
     worker.start()
     worker.report([(1, 99)])
     await until(lambda: len(snapshots.asked) == 1)

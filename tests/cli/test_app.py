@@ -33,7 +33,10 @@ async def test_id_that_looks_like_an_option_is_told_where_it_stands() -> None:
     """Ids may begin with a hyphen."""
     outcome = await run_command("balance", "-dash", "PEN")
     assert outcome.status == ExitStatus.USAGE
-    assert outcome.stderr.splitlines()[1] == "  what begins with - and is no option stands after --, behind all options"
+    assert (
+        outcome.stderr.splitlines()[1]
+        == "  what begins with - and is no option stands after --, behind all options"
+    )
     assert "after --" not in (await run_command("balance", "res_1", "PEN", "--nowhere")).stderr
 
 
@@ -41,7 +44,10 @@ async def test_missing_value_is_told_with_those_to_choose_from_on_one_line() -> 
     """Not with the library's line ends and tabs, which are shown as their escapes."""
     outcome = await run_command("completion")
     assert outcome.status == ExitStatus.USAGE
-    assert outcome.stderr.splitlines()[0] == "error: missing argument 'SHELL'. Choose from: bash, zsh, fish"
+    assert (
+        outcome.stderr.splitlines()[0]
+        == "error: missing argument 'SHELL'. Choose from: bash, zsh, fish"
+    )
 
 
 async def test_help_names_every_command() -> None:
@@ -61,10 +67,14 @@ async def test_each_command_has_help_that_fits_a_terminal(path: tuple[str, ...])
     assert (outcome.status, outcome.stderr) == (0, "")
     assert outcome == await run_command(*path, "-h")
     assert max(map(len, outcome.stdout.splitlines())) <= 80
-    assert not re.search(r"<bool>|\{[A-Z]+\}|<=x<=|\*\*|\bTEXT\b(?! +The name)|INTEGER|FLOAT", outcome.stdout)
+    assert not re.search(
+        r"<bool>|\{[A-Z]+\}|<=x<=|\*\*|\bTEXT\b(?! +The name)|INTEGER|FLOAT", outcome.stdout
+    )
 
 
-@pytest.mark.parametrize(("path", "leaf"), [(path, leaf) for path, leaf in EVERY if not leaf.hidden], ids=str)
+@pytest.mark.parametrize(
+    ("path", "leaf"), [(path, leaf) for path, leaf in EVERY if not leaf.hidden], ids=str
+)
 def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
     """The same name is the same kind of value everywhere, and every shown option says what it does."""
     for option in command_of(leaf).params:
@@ -112,7 +122,9 @@ WITHOUT_JSON = {("serve",), ("demo",), ("completion",), ("payouts", "export")}
 def test_every_command_that_shows_something_has_json() -> None:
     """For programs, by one option."""
     without = {
-        path for path, leaf in EVERY if not leaf.hidden and "json" not in {option.name for option in command_of(leaf).params}
+        path
+        for path, leaf in EVERY
+        if not leaf.hidden and "json" not in {option.name for option in command_of(leaf).params}
     }
     assert without == WITHOUT_JSON
 
@@ -151,7 +163,9 @@ async def test_old_spellings_go_on_working(
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-async def test_address_stands_before_a_command_or_after_it(shared_ledger: RunningLedger, position: str) -> None:
+async def test_address_stands_before_a_command_or_after_it(
+    shared_ledger: RunningLedger, position: str
+) -> None:
     """The one after it wins."""
     here, nowhere = ("--address", shared_ledger.address), ("--address", "127.0.0.1:1")
     command = ("restaurants", "list")
@@ -163,14 +177,21 @@ async def test_url_is_no_address() -> None:
     """Status 2, and not as if nobody answered there."""
     outcome = await run_command("balance", "res_1", "PEN", "--address", "http://127.0.0.1:50051")
     assert outcome.status == ExitStatus.USAGE
-    assert outcome.stderr == "error: --address must be host:port or unix:path (it is 'http://127.0.0.1:50051')\n"
+    assert (
+        outcome.stderr
+        == "error: --address must be host:port or unix:path (it is 'http://127.0.0.1:50051')\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "place", "completed"),
     [
         ("ledger pay", 1, ["payouts"]),
-        ("ledger payouts ", 2, ["run", "show", "list", "runs", "cancel", "paid", "failed", "export"]),
+        (
+            "ledger payouts ",
+            2,
+            ["run", "show", "list", "runs", "cancel", "paid", "failed", "export"],
+        ),
         ("ledger payouts list --state r", 4, ["returned"]),
         ("ledger balance res_1 PEN --a", 4, ["--at", "--address"]),
         ("ledger restaurants g", 2, []),
@@ -210,7 +231,9 @@ async def test_version_is_the_packages() -> None:
     assert (await run_command("--version")).stdout == f"ledger {version('ledger-service')}\n"
 
 
-@pytest.mark.parametrize("arguments", [("frobnicate",), ("balance",), ("serve", "--frobnicate"), ("restaurants", "drop")])
+@pytest.mark.parametrize(
+    "arguments", [("frobnicate",), ("balance",), ("serve", "--frobnicate"), ("restaurants", "drop")]
+)
 async def test_unknown_words_are_usage_errors(arguments: tuple[str, ...]) -> None:
     """Status 2."""
     assert (await run_command(*arguments)).status == ExitStatus.USAGE
@@ -219,10 +242,18 @@ async def test_unknown_words_are_usage_errors(arguments: tuple[str, ...]) -> Non
 async def test_bad_settings_are_told_by_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 2 and the variable's name, never a traceback."""
     monkeypatch.setenv("LEDGER_LOG_FORMAT", "xml")
-    for arguments in (("serve",), ("migrate",), ("verify",), ("balance", "res_1", "PEN"), ("restaurants", "list")):
+    for arguments in (
+        ("serve",),
+        ("migrate",),
+        ("verify",),
+        ("balance", "res_1", "PEN"),
+        ("restaurants", "list"),
+    ):
         outcome = await run_command(*arguments)
         assert outcome.status == ExitStatus.USAGE
-        assert outcome.stderr == "error: LEDGER_LOG_FORMAT must be 'console' or 'json' (it is 'xml')\n"
+        assert (
+            outcome.stderr == "error: LEDGER_LOG_FORMAT must be 'console' or 'json' (it is 'xml')\n"
+        )
 
 
 def _defect(_: object) -> None:
@@ -253,11 +284,15 @@ async def test_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
     missing = "click"
     # A package in the way that fails to import as a missing one does.
     text = f"No module named {missing}"
-    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError({text!r}, name={missing!r})")
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError({text!r}, name={missing!r})"
+    )
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     outcome = await run_process("--help", env={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
     assert outcome.status == 1
-    assert outcome.stderr.startswith(f"error: the `ledger` command needs the Python package {missing}")
+    assert outcome.stderr.startswith(
+        f"error: the `ledger` command needs the Python package {missing}"
+    )
     assert "with its extras server and embedded" in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
 
@@ -276,8 +311,12 @@ async def test_stream_that_is_closed_is_as_good_as_one_that_nobody_reads(stream:
 
 
 @pytest.mark.parametrize("at_once", ["", "1"], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("arguments", ["settings", "settings --json", "--help", "payouts", "completion bash"])
-async def test_output_that_cannot_be_written_is_told_in_one_line(arguments: str, at_once: str) -> None:
+@pytest.mark.parametrize(
+    "arguments", ["settings", "settings --json", "--help", "payouts", "completion bash"]
+)
+async def test_output_that_cannot_be_written_is_told_in_one_line(
+    arguments: str, at_once: str
+) -> None:
     """As on a full disk; never as a defect, and with the status of a refusal."""
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$0" -m ledger {arguments} >/dev/full', sys.executable),
@@ -299,7 +338,9 @@ async def test_output_that_cannot_be_written_is_told_in_one_line(arguments: str,
         ("balance res_1 PEN --address 127.0.0.1:1", ExitStatus.UNREACHABLE),
     ],
 )
-async def test_errors_that_cannot_be_written_leave_the_exit_status(arguments: str, status: int, at_once: str) -> None:
+async def test_errors_that_cannot_be_written_leave_the_exit_status(
+    arguments: str, status: int, at_once: str
+) -> None:
     """Scripts go by it: who is told 1 for 3 does not try again."""
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$0" -m ledger {arguments} 2>/dev/full', sys.executable),

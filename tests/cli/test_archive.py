@@ -33,10 +33,10 @@ from ledger.v1 import ledger_pb2
 
 TIMEOUT_SECONDS = 120
 RESTAURANTS = 5
-COUNTS = (
-    "SELECT (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM audit_log), (SELECT count(*) FROM archived_ranges)"
+COUNTS = "SELECT (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM audit_log), (SELECT count(*) FROM archived_ranges)"
+ITEMS = (
+    "SELECT row_to_json(i)::text FROM payout_run_items AS i ORDER BY payout_run_id, restaurant_id"
 )
-ITEMS = "SELECT row_to_json(i)::text FROM payout_run_items AS i ORDER BY payout_run_id, restaurant_id"
 CALLS = "SELECT row_to_json(l)::text FROM audit_log AS l ORDER BY audit_id"
 TODAY = days_ago(0).isoformat()
 
@@ -56,7 +56,12 @@ async def old_books(
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", database.migration_url)
     monkeypatch.setenv("TZ", "UTC")
     async with running_ledger(database, audit_log=True, payout_concurrency=1) as ledger:
-        await ledger.ingest(*(event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}") for n in range(RESTAURANTS)))
+        await ledger.ingest(
+            *(
+                event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}")
+                for n in range(RESTAURANTS)
+            )
+        )
         await ledger.query("UPDATE restaurants SET active = false WHERE restaurant_id = 'res_0'")
         await finished_run(ledger)
         await finished_run(ledger)
@@ -98,7 +103,11 @@ async def runs_of(ledger: RunningLedger) -> list[ledger_pb2.PayoutRun]:
     """Every run as GetPayoutRun answers it."""
     listed = (await ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest())).payout_runs
     return [
-        (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+        (
+            await ledger.stub.GetPayoutRun(
+                ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+            )
+        ).payout_run
         for run in listed
     ]
 
@@ -110,27 +119,41 @@ def lines_in(directory: Path, kind: str) -> list[str]:
 
 def archived(directory: Path, names: list[str]) -> list[str]:
     """The rows in these files, sorted."""
-    return sorted(line for name in names for line in gzip.decompress((directory / name).read_bytes()).decode().splitlines())
+    return sorted(
+        line
+        for name in names
+        for line in gzip.decompress((directory / name).read_bytes()).decode().splitlines()
+    )
 
 
 async def rows_of(database: Database, statement: str) -> list[str]:
     return sorted(line for (line,) in await query(database.migration_url, statement))
 
 
-async def test_runs_keep_their_totals_and_calls_are_kept(old_books: tuple[RunningLedger, Path]) -> None:
+async def test_runs_keep_their_totals_and_calls_are_kept(
+    old_books: tuple[RunningLedger, Path],
+) -> None:
     """Every row is in a file as it was; a run answers as before, and says where its items are."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     before = await runs_of(ledger)
-    assert {run.state for run in before} == {ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED, ledger_pb2.PAYOUT_RUN_STATE_CANCELED}
+    assert {run.state for run in before} == {
+        ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED,
+        ledger_pb2.PAYOUT_RUN_STATE_CANCELED,
+    }
     outcome = await archive(str(directory))
     assert (outcome.status, outcome.stderr) == (0, "")
     assert await ledger.query(COUNTS) == [(0, 0, 2)]
-    assert (lines_in(directory, "payout_run_items"), lines_in(directory, "audit_log")) == (items, calls)
+    assert (lines_in(directory, "payout_run_items"), lines_in(directory, "audit_log")) == (
+        items,
+        calls,
+    )
     assert await runs_of(ledger) == before
     for run in before:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await ledger.stub.ListPayoutRunItems(ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id))
+            await ledger.stub.ListPayoutRunItems(
+                ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id)
+            )
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         info = error_details_pb2.ErrorInfo()
         status = rpc_status.from_call(refused.value)  # type: ignore[arg-type]  # it has what the function asks for
@@ -144,7 +167,10 @@ async def test_runs_keep_their_totals_and_calls_are_kept(old_books: tuple[Runnin
         assert (shown.status, file.name in shown.stderr) == (0, True)
     await assert_books_in_order(ledger.database)
     assert (await run_command("archive", "verify", str(directory))).status == 0
-    listed = [json.loads(line) for line in (await run_command("archive", "list", "--json")).stdout.splitlines()]
+    listed = [
+        json.loads(line)
+        for line in (await run_command("archive", "list", "--json")).stdout.splitlines()
+    ]
     assert sorted((row["kind"], int(row["rows_count"])) for row in listed) == [
         ("audit_log", len(calls)),
         ("payout_run_items", len(items)),
@@ -171,7 +197,9 @@ async def test_only_what_is_asked_for_goes(old_books: tuple[RunningLedger, Path]
     """--kind leaves the other kinds, --before what is not older."""
     ledger, directory = old_books
     ((items, calls, _),) = await ledger.query(COUNTS)
-    outcome = await run_command("archive", "run", str(directory), "--before", days_ago(50).isoformat())
+    outcome = await run_command(
+        "archive", "run", str(directory), "--before", days_ago(50).isoformat()
+    )
     assert (outcome.status, await ledger.query(COUNTS)) == (0, [(items, calls, 0)])
     assert (await archive(str(directory), "--kind", "audit_log")).status == 0
     assert await ledger.query(COUNTS) == [(items, 0, 1)]
@@ -185,7 +213,9 @@ async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> 
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     async with ledger.engine.connect() as connection:
         # The worker passes over this restaurant, so that the run stays open.
-        await connection.exec_driver_sql("SELECT FROM balance_accounts WHERE restaurant_id = 'res_1' FOR NO KEY UPDATE")
+        await connection.exec_driver_sql(
+            "SELECT FROM balance_accounts WHERE restaurant_id = 'res_1' FOR NO KEY UPDATE"
+        )
         await ledger.query(
             """
             WITH run AS (
@@ -200,18 +230,27 @@ async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> 
         archiving = asyncio.create_task(archive(str(directory)))
         sent = 0
         while not archiving.done() or sent < 20:
-            await ledger.ingest(event_message(event_id=f"evt_meanwhile_{sent}", restaurant_id="res_2"))
+            await ledger.ingest(
+                event_message(event_id=f"evt_meanwhile_{sent}", restaurant_id="res_2")
+            )
             sent += 1
         assert (await archiving).status == 0
         open_runs = "SELECT count(*) FROM payout_run_items JOIN payout_runs USING (payout_run_id) WHERE state = 'RUNNING'"
         assert await ledger.query(open_runs) == [(RESTAURANTS,)]
-    assert (lines_in(directory, "payout_run_items"), lines_in(directory, "audit_log")) == (items, calls)
+    assert (lines_in(directory, "payout_run_items"), lines_in(directory, "audit_log")) == (
+        items,
+        calls,
+    )
     await until_rows(ledger.database, f"SELECT count(*) >= {sent} FROM audit_log")
-    await until_rows(ledger.database, "SELECT count(*) = 0 FROM payout_runs WHERE state = 'RUNNING'")
+    await until_rows(
+        ledger.database, "SELECT count(*) = 0 FROM payout_runs WHERE state = 'RUNNING'"
+    )
     await assert_books_in_order(ledger.database)
 
 
-async def test_calls_recorded_late_are_never_removed_unarchived(old_books: tuple[RunningLedger, Path]) -> None:
+async def test_calls_recorded_late_are_never_removed_unarchived(
+    old_books: tuple[RunningLedger, Path],
+) -> None:
     """A call of an archived month that was committed afterwards stays, and goes into an archive of its own."""
     ledger, directory = old_books
     calls = await rows_of(ledger.database, CALLS)
@@ -265,12 +304,16 @@ setattr(owner, name, killing_later if asyncio.iscoroutinefunction(function) else
 
 
 @pytest.mark.parametrize("point", KILLED, ids=str)
-async def test_killed_anywhere_it_is_run_again(old_books: tuple[RunningLedger, Path], point: str) -> None:
+async def test_killed_anywhere_it_is_run_again(
+    old_books: tuple[RunningLedger, Path], point: str
+) -> None:
     """SIGKILL between any two steps: each row is in its table or in a file, and the next command ends the work."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     before = await runs_of(ledger)
-    process = await start_process("archive", "run", str(directory), "--before", TODAY, program=killed_at(*KILLED[point]))
+    process = await start_process(
+        "archive", "run", str(directory), "--before", TODAY, program=killed_at(*KILLED[point])
+    )
     await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     assert process.returncode == -signal.SIGKILL
     recorded = await rows_of(ledger.database, "SELECT file_name FROM archived_ranges")
@@ -281,16 +324,24 @@ async def test_killed_anywhere_it_is_run_again(old_books: tuple[RunningLedger, P
     assert (again.status, await ledger.query(COUNTS)) == (0, [(0, 0, 2)])
     recorded = await rows_of(ledger.database, "SELECT file_name FROM archived_ranges")
     assert archived(directory, recorded) == sorted([*items, *calls])
-    assert not [verdict for verdict in verify(directory) if verdict.file.name in recorded and verdict.problem]
+    assert not [
+        verdict
+        for verdict in verify(directory)
+        if verdict.file.name in recorded and verdict.problem
+    ]
     assert await runs_of(ledger) == before
     await assert_books_in_order(ledger.database)
 
 
-async def test_unfinished_archive_needs_its_file(old_books: tuple[RunningLedger, Path], tmp_path: Path) -> None:
+async def test_unfinished_archive_needs_its_file(
+    old_books: tuple[RunningLedger, Path], tmp_path: Path
+) -> None:
     """A command that was killed while it removed rows is not ended with another directory, or another file."""
     ledger, directory = old_books
     program = killed_at("postgres.archives", "PostgresArchives.remove", "after")
-    process = await start_process("archive", "run", str(directory), "--before", TODAY, program=program)
+    process = await start_process(
+        "archive", "run", str(directory), "--before", TODAY, program=program
+    )
     await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     (file,) = directory.glob("payout_run_items-*.jsonl.gz")
     contents = file.read_bytes()
@@ -298,7 +349,10 @@ async def test_unfinished_archive_needs_its_file(old_books: tuple[RunningLedger,
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     outcome = await archive(str(elsewhere), "--kind", "payout_run_items")
-    assert (outcome.status, f"cannot read {elsewhere / file.name}: No such file" in outcome.stderr) == (1, True)
+    assert (
+        outcome.status,
+        f"cannot read {elsewhere / file.name}: No such file" in outcome.stderr,
+    ) == (1, True)
     file.write_bytes(gzip.compress(gzip.decompress(contents)))
     outcome = await archive(str(directory), "--kind", "payout_run_items")
     assert (outcome.status, "is not the file that was recorded" in outcome.stderr) == (1, True)
@@ -308,7 +362,9 @@ async def test_unfinished_archive_needs_its_file(old_books: tuple[RunningLedger,
     assert await ledger.query(COUNTS) == [(0, 0, 2)]
 
 
-async def test_directory_that_takes_no_file(old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_directory_that_takes_no_file(
+    old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not there, no directory, not writable, full: said in a line; nothing is removed, and no file is left."""
     ledger, directory = old_books
     counts = await ledger.query(COUNTS)
@@ -316,14 +372,21 @@ async def test_directory_that_takes_no_file(old_books: tuple[RunningLedger, Path
     file.touch()
     for wrong in (directory / "missing", file):
         outcome = await archive(str(wrong))
-        assert (outcome.status, "DIRECTORY must be a directory that is there" in outcome.stderr) == (ExitStatus.USAGE, True)
+        assert (
+            outcome.status,
+            "DIRECTORY must be a directory that is there" in outcome.stderr,
+        ) == (ExitStatus.USAGE, True)
     # Nobody may create files there, root included.
     outcome = await archive("/proc/self")
     assert (outcome.status, "error: cannot write /proc/self/" in outcome.stderr) == (1, True)
     file.unlink()
     # A file may become no larger than this, as on a directory that is full.
-    limited = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n{INTERRUPTIBLE}"
-    process = await start_process("archive", "run", str(directory), "--before", TODAY, program=limited)
+    limited = (
+        f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n{INTERRUPTIBLE}"
+    )
+    process = await start_process(
+        "archive", "run", str(directory), "--before", TODAY, program=limited
+    )
     _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
     assert (process.returncode, b": File too large\n  nothing was removed" in stderr) == (1, True)
     assert (await ledger.query(COUNTS), list(directory.iterdir())) == (counts, [])
@@ -346,7 +409,9 @@ async def test_reader_of_the_output_goes_away(old_books: tuple[RunningLedger, Pa
     assert await ledger.query(COUNTS) == [(0, 0, 2)]
 
 
-async def test_bad_requests_change_nothing(old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bad_requests_change_nothing(
+    old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A date in the future or none, an unknown kind, a lesser role, another command under way."""
     ledger, directory = old_books
     counts = await ledger.query(COUNTS)
@@ -354,7 +419,10 @@ async def test_bad_requests_change_nothing(old_books: tuple[RunningLedger, Path]
         (("--before", days_ago(-1).isoformat()), "--before must not be in the future"),
         (("--before", "2025-13-01"), "--before must be a date"),
         ((), "--before"),
-        (("--before", TODAY, "--kind", "ledger_entries"), "--kind must be one of payout_run_items, audit_log, snapshots"),
+        (
+            ("--before", TODAY, "--kind", "ledger_entries"),
+            "--kind must be one of payout_run_items, audit_log, snapshots",
+        ),
     ):
         outcome = await run_command("archive", "run", str(directory), *arguments)
         assert (outcome.status, words in outcome.stderr.lower()) == (ExitStatus.USAGE, True)
@@ -367,7 +435,10 @@ async def test_bad_requests_change_nothing(old_books: tuple[RunningLedger, Path]
     async with ledger.engine.connect() as connection:
         await connection.exec_driver_sql("SELECT pg_advisory_lock(x'6C65646765720002'::bigint)")
         outcome = await archive(str(directory))
-        assert (outcome.status, "another `ledger archive run` is under way" in outcome.stderr) == (1, True)
+        assert (outcome.status, "another `ledger archive run` is under way" in outcome.stderr) == (
+            1,
+            True,
+        )
         await connection.exec_driver_sql("SELECT pg_advisory_unlock_all()")
     assert (await ledger.query(COUNTS), list(directory.iterdir())) == (counts, [])
 
@@ -375,7 +446,9 @@ async def test_bad_requests_change_nothing(old_books: tuple[RunningLedger, Path]
 async def test_verify_finds_what_is_damaged(old_books: tuple[RunningLedger, Path]) -> None:
     """A changed byte, a file cut short, one that is gone, none of ours, a manifest of another file or of nonsense."""
     _, directory = old_books
-    assert (await run_command("archive", "verify", str(directory))).stderr == f"error: there are no archives in {directory}\n"
+    assert (
+        await run_command("archive", "verify", str(directory))
+    ).stderr == f"error: there are no archives in {directory}\n"
     assert (await archive(str(directory), "--kind", "audit_log")).status == 0
     (file,) = directory.glob("*.jsonl.gz")
     (manifest,) = directory.glob("*.manifest.json")
@@ -418,7 +491,9 @@ async def test_verify_finds_what_is_damaged(old_books: tuple[RunningLedger, Path
     assert "No such file" in await problem()
 
 
-async def test_archive_is_loaded_into_a_table_by_psql(old_books: tuple[RunningLedger, Path]) -> None:
+async def test_archive_is_loaded_into_a_table_by_psql(
+    old_books: tuple[RunningLedger, Path],
+) -> None:
     """The line of docs/operations.md: every row as it was."""
     ledger, directory = old_books
     try:
@@ -432,15 +507,23 @@ async def test_archive_is_loaded_into_a_table_by_psql(old_books: tuple[RunningLe
         lines = Path(__file__).parents[2].joinpath("docs/operations.md").read_text()
         begin = lines.index("$ gunzip -c ARCHIVE")
         shown = lines[begin + 2 : lines.index("\n```", begin)]
-        command = shown.replace("ARCHIVE", str(file)).replace("audit_log", table).replace("psql ledger", '"$PSQL" "$BOOKS"')
+        command = (
+            shown.replace("ARCHIVE", str(file))
+            .replace("audit_log", table)
+            .replace("psql ledger", '"$PSQL" "$BOOKS"')
+        )
         url = make_url(ledger.database.migration_url).set(drivername="postgresql")
         env = {**os.environ, "PSQL": str(psql), "BOOKS": url.render_as_string(hide_password=False)}
-        await asyncio.to_thread(subprocess.run, ["bash", "-c", command], env=env, check=True, capture_output=True)
+        await asyncio.to_thread(
+            subprocess.run, ["bash", "-c", command], env=env, check=True, capture_output=True
+        )
         assert await rows_of(ledger.database, statement.replace(table, "from_archive")) == rows
         await ledger.query("DROP TABLE from_archive")
 
 
-async def test_superseded_snapshots_go_and_no_answer_changes(old_books: tuple[RunningLedger, Path]) -> None:
+async def test_superseded_snapshots_go_and_no_answer_changes(
+    old_books: tuple[RunningLedger, Path],
+) -> None:
     """Of each account, stay and month the newest snapshot stays, and every mark of the present stay."""
     ledger, directory = old_books
     for number in range(3):
@@ -472,7 +555,10 @@ async def test_superseded_snapshots_go_and_no_answer_changes(old_books: tuple[Ru
     before = [await ledger.balance(f"res_{n}") for n in range(RESTAURANTS)]
     marked = await ledger.query(marks)
     outcome = await archive(str(directory), "--kind", "snapshots", "--json")
-    told = {row["kind"]: int(row["rows_removed"]) for row in map(json.loads, outcome.stdout.splitlines())}
+    told = {
+        row["kind"]: int(row["rows_removed"])
+        for row in map(json.loads, outcome.stdout.splitlines())
+    }
     left = await ledger.query(snapshots)
     assert left == [*kept[-1:], ("9000000000000",)]
     assert told["balance_snapshots"] >= len(kept) - 1
@@ -494,7 +580,12 @@ async def test_archived_run_gets_no_items_by_a_downgrade(
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", database.migration_url)
     monkeypatch.setenv("TZ", "UTC")
     async with running_ledger(database, payout_concurrency=1) as ledger:
-        await ledger.ingest(*(event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}") for n in range(RESTAURANTS)))
+        await ledger.ingest(
+            *(
+                event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}")
+                for n in range(RESTAURANTS)
+            )
+        )
         await finished_run(ledger)
     canceled = """
     WITH run AS (
@@ -515,7 +606,10 @@ async def test_archived_run_gets_no_items_by_a_downgrade(
     SELECT r.payout_run_id, a.restaurant_id, a.balance_account_id
     FROM run AS r CROSS JOIN balance_accounts AS a WHERE a.balance_account_id <= {written}
     """
-    await query(database.migration_url, canceled.format(written="(SELECT min(balance_account_id) FROM balance_accounts)"))
+    await query(
+        database.migration_url,
+        canceled.format(written="(SELECT min(balance_account_id) FROM balance_accounts)"),
+    )
     await make_older(database, 40)
     outcome = await archive(str(tmp_path))
     assert (outcome.status, outcome.stderr) == (0, "")

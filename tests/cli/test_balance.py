@@ -18,20 +18,35 @@ async def test_balance_is_shown_in_both_units(shared_ledger: RunningLedger) -> N
     now = datetime.now(UTC)
     await shared_ledger.ingest(
         event_message(restaurant_id=restaurant_id, amount_minor=123_456),
-        event_message(restaurant_id=restaurant_id, amount_minor=500, occurred_at=now - timedelta(days=1)),
-        event_message(ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, restaurant_id=restaurant_id, amount_minor=5),
-        event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, restaurant_id=restaurant_id, currency="JPY", amount_minor=7),
+        event_message(
+            restaurant_id=restaurant_id, amount_minor=500, occurred_at=now - timedelta(days=1)
+        ),
+        event_message(
+            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, restaurant_id=restaurant_id, amount_minor=5
+        ),
+        event_message(
+            ledger_pb2.EVENT_TYPE_FEE_ASSESSED,
+            restaurant_id=restaurant_id,
+            currency="JPY",
+            amount_minor=7,
+        ),
     )
     outcome = await run_command("balance", restaurant_id, "PEN", "--address", shared_ledger.address)
     assert (outcome.status, outcome.stderr) == (0, "")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.stdout.splitlines() if "│" in line]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in outcome.stdout.splitlines()
+        if "│" in line
+    ]
     assert rows == [
         ["available", "1234.51", "123451"],
         ["pending", "5.00", "500"],
         ["reserved", "0.00", "0"],
         ["disputed", "0.05", "5"],
     ]
-    outcome = await run_command("balance", restaurant_id, "JPY", "--json", "--address", shared_ledger.address)
+    outcome = await run_command(
+        "balance", restaurant_id, "JPY", "--json", "--address", shared_ledger.address
+    )
     assert (
         json.loads(outcome.stdout).items()
         >= {
@@ -51,14 +66,23 @@ async def test_balance_of_a_past_instant(shared_ledger: RunningLedger) -> None:
     arguments = ("balance", restaurant_id, "PEN", "--json", "--at", "2026-01-01T00:00:00-05:00")
     outcome = await run_command(*arguments, "--address", shared_ledger.address)
     answer = json.loads(outcome.stdout)
-    assert (answer["as_of"], answer["available_minor"], answer["last_event_at"]) == ("2026-01-01T05:00:00Z", "0", None)
+    assert (answer["as_of"], answer["available_minor"], answer["last_event_at"]) == (
+        "2026-01-01T05:00:00Z",
+        "0",
+        None,
+    )
 
 
-async def test_unknown_restaurant_is_told_in_the_contracts_words(shared_ledger: RunningLedger) -> None:
+async def test_unknown_restaurant_is_told_in_the_contracts_words(
+    shared_ledger: RunningLedger,
+) -> None:
     """Status, reason and a sentence; status 1."""
     outcome = await run_command("balance", "res_9", "PEN", "--address", shared_ledger.address)
     assert outcome.status == ExitStatus.REFUSED
-    assert outcome.stderr == "error: NOT_FOUND RESTAURANT_NOT_FOUND: restaurant res_9 is not registered\n"
+    assert (
+        outcome.stderr
+        == "error: NOT_FOUND RESTAURANT_NOT_FOUND: restaurant res_9 is not registered\n"
+    )
 
 
 async def test_field_violations_are_listed(shared_ledger: RunningLedger) -> None:
@@ -74,7 +98,9 @@ async def test_no_server_is_told_with_what_to_do() -> None:
     """Status 3, for scripts that try again."""
     outcome = await run_command("balance", "res_1", "PEN", "--address", "127.0.0.1:1")
     assert outcome.status == ExitStatus.UNREACHABLE
-    assert outcome.stderr.startswith("error: no server answers at 127.0.0.1:1; start one with `ledger serve`")
+    assert outcome.stderr.startswith(
+        "error: no server answers at 127.0.0.1:1; start one with `ledger serve`"
+    )
 
 
 @pytest.mark.parametrize(

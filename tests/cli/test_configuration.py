@@ -19,20 +19,52 @@ def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("GRPC_ADDRESS", "nowhere", "LEDGER_GRPC_ADDRESS must be host:port or unix:path (it is 'nowhere')"),
-        ("MATURITY_DAYS", "soon", "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is 'soon')"),
-        ("MATURITY_DAYS", "1.5", "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is '1.5')"),
-        ("MATURITY_DAYS", "1_0", "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is '1_0')"),
-        ("MATURITY_DAYS", "3.0", "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is '3.0')"),
-        ("SHUTDOWN_GRACE_SECONDS", "1e1", "LEDGER_SHUTDOWN_GRACE_SECONDS must be a number such as 30 or 0.5 (it is '1e1')"),
+        (
+            "GRPC_ADDRESS",
+            "nowhere",
+            "LEDGER_GRPC_ADDRESS must be host:port or unix:path (it is 'nowhere')",
+        ),
+        (
+            "MATURITY_DAYS",
+            "soon",
+            "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is 'soon')",
+        ),
+        (
+            "MATURITY_DAYS",
+            "1.5",
+            "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is '1.5')",
+        ),
+        (
+            "MATURITY_DAYS",
+            "1_0",
+            "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is '1_0')",
+        ),
+        (
+            "MATURITY_DAYS",
+            "3.0",
+            "LEDGER_MATURITY_DAYS must be a whole number, in the digits 0 to 9 (it is '3.0')",
+        ),
+        (
+            "SHUTDOWN_GRACE_SECONDS",
+            "1e1",
+            "LEDGER_SHUTDOWN_GRACE_SECONDS must be a number such as 30 or 0.5 (it is '1e1')",
+        ),
         ("MATURITY_DAYS", "-1", "LEDGER_MATURITY_DAYS must be at least 0 (it is '-1')"),
         ("MATURITY_DAYS", "366", "LEDGER_MATURITY_DAYS must be at most 365 (it is '366')"),
         ("REFLECTION", "perhaps", "LEDGER_REFLECTION must be true or false (it is 'perhaps')"),
-        ("SHUTDOWN_GRACE_SECONDS", "long", "LEDGER_SHUTDOWN_GRACE_SECONDS must be a number such as 30 or 0.5 (it is 'long')"),
+        (
+            "SHUTDOWN_GRACE_SECONDS",
+            "long",
+            "LEDGER_SHUTDOWN_GRACE_SECONDS must be a number such as 30 or 0.5 (it is 'long')",
+        ),
         ("LOG_FORMAT", "xml", "LEDGER_LOG_FORMAT must be 'console' or 'json' (it is 'xml')"),
         ("WORKERS", "0", "LEDGER_WORKERS must be at least 1 (it is '0')"),
         ("METRICS_ADDRESS", "9464", "LEDGER_METRICS_ADDRESS must be host:port (it is '9464')"),
-        ("DATABASE_URL", "mysql://me:secret@host/db", "LEDGER_DATABASE_URL must begin with postgresql://"),
+        (
+            "DATABASE_URL",
+            "mysql://me:secret@host/db",
+            "LEDGER_DATABASE_URL must begin with postgresql://",
+        ),
         (
             "DATABASE_URL",
             "postgresql://me:se@cret@host/db",
@@ -40,7 +72,9 @@ def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> No
         ),
     ],
 )
-def test_bad_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str) -> None:
+def test_bad_setting_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str
+) -> None:
     """The variable's name, what it must be, and what it is unless that may hold a password."""
     monkeypatch.setenv(f"LEDGER_{name}", value)
     with pytest.raises(CommandFailure) as caught:
@@ -65,7 +99,11 @@ def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings("nowhere")
     head, *lines = caught.value.lines
     assert head == "3 settings are not as they must be:"
-    assert [line.split()[0] for line in lines] == ["--address", "LEDGER_MATURITY_DAYS", "LEDGER_LOG_LEVEL"]
+    assert [line.split()[0] for line in lines] == [
+        "--address",
+        "LEDGER_MATURITY_DAYS",
+        "LEDGER_LOG_LEVEL",
+    ]
 
 
 def test_bad_number_of_workers_is_told_by_its_option() -> None:
@@ -136,7 +174,9 @@ def test_unknown_setting_is_named_beside_a_bad_one(monkeypatch: pytest.MonkeyPat
     assert [line.split()[0] for line in lines] == ["LEDGER_MATURITY_DAYS", "LEDGER_LOG_LEVLE"]
 
 
-def test_unknown_settings_may_be_allowed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_settings_may_be_allowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """They are ignored then; the server warns of each."""
     monkeypatch.setenv("LEDGER_ALLOW_UNKNOWN_SETTINGS", "true")
     monkeypatch.setenv("LEDGER_MATURITY_DAY", "3")

@@ -27,10 +27,14 @@ async def secured(shared_database: Database, tmp_path: Path) -> AsyncIterator[Ru
     """A server with TLS that asks for certificates and takes tokens; the files of its callers are beside its own."""
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
-    authority.issue(uri("spiffe://test/reader")).write(tmp_path / "reader.pem", tmp_path / "reader.key")
+    authority.issue(uri("spiffe://test/reader")).write(
+        tmp_path / "reader.pem", tmp_path / "reader.key"
+    )
     (tmp_path / "ca.pem").write_bytes(authority.certificate_pem)
     (tmp_path / "identities").write_text("spiffe://test/reader read\n")
-    (tmp_path / "operator").write_text(await made_token("operator", "admin", tmp_path / "tokens") + "\n")
+    (tmp_path / "operator").write_text(
+        await made_token("operator", "admin", tmp_path / "tokens") + "\n"
+    )
     settings: dict[str, Any] = {
         "tls_certificate_file": tmp_path / "server.pem",
         "tls_key_file": tmp_path / "server.key",
@@ -47,15 +51,22 @@ LIST = ("restaurants", "list")
 PUT = ("restaurants", "put", "res_1", "--name", "Chifa")
 
 
-async def call(ledger: RunningLedger, options: tuple[str, ...], command: tuple[str, ...]) -> Outcome:
+async def call(
+    ledger: RunningLedger, options: tuple[str, ...], command: tuple[str, ...]
+) -> Outcome:
     return await run_command(*options, *command, "--address", ledger.address)
 
 
-async def test_commands_show_credentials(secured: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_commands_show_credentials(
+    secured: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By options before the command, or by settings; a token goes before a certificate."""
     assert (await call(secured, AS_READER, LIST)).status == 0
     refused = await call(secured, AS_READER, PUT)
-    assert (refused.status, refused.stderr.split(":")[1].strip()) == (ExitStatus.REFUSED, "PERMISSION_DENIED SCOPE_MISSING")
+    assert (refused.status, refused.stderr.split(":")[1].strip()) == (
+        ExitStatus.REFUSED,
+        "PERMISSION_DENIED SCOPE_MISSING",
+    )
     assert (await call(secured, (*AS_READER, "--token-file", "operator"), PUT)).status == 0
     for name, value in {
         "TLS_CA": "ca.pem",
@@ -76,7 +87,9 @@ async def test_commands_without_credentials_do_not_get_in(secured: RunningLedger
         assert "--tls-ca" in outcome.stderr
 
 
-async def test_token_goes_in_plaintext_to_this_machine_only(shared_database: Database, tmp_path: Path) -> None:
+async def test_token_goes_in_plaintext_to_this_machine_only(
+    shared_database: Database, tmp_path: Path
+) -> None:
     """To loopback, for trying."""
     (tmp_path / "operator").write_text(await made_token("operator", "read", tmp_path / "tokens"))
     async with running_ledger(shared_database, auth_tokens_file=tmp_path / "tokens") as ledger:
@@ -84,7 +97,10 @@ async def test_token_goes_in_plaintext_to_this_machine_only(shared_database: Dat
         refused = await call(ledger, (), LIST)
         assert refused.status == ExitStatus.REFUSED
         assert refused.stderr.startswith("error: UNAUTHENTICATED NOT_AUTHENTICATED: ")
-        assert "--token-file before the name of the command or LEDGER_CLIENT_TOKEN_FILE" in refused.stderr
+        assert (
+            "--token-file before the name of the command or LEDGER_CLIENT_TOKEN_FILE"
+            in refused.stderr
+        )
     outcome = await run_command("--token-file", "operator", *LIST, "--address", "192.0.2.1:50051")
     assert (outcome.status, len(outcome.stderr.splitlines())) == (ExitStatus.USAGE, 1)
     assert "in plaintext" in outcome.stderr
@@ -93,7 +109,10 @@ async def test_token_goes_in_plaintext_to_this_machine_only(shared_database: Dat
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--tls-cert", "a"), "LEDGER_CLIENT_TLS_CERTIFICATE_FILE and LEDGER_CLIENT_TLS_KEY_FILE go together"),
+        (
+            ("--tls-cert", "a"),
+            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE and LEDGER_CLIENT_TLS_KEY_FILE go together",
+        ),
         (
             ("--tls-cert", "a", "--tls-key", "b"),
             "LEDGER_CLIENT_TLS_CERTIFICATE_FILE does nothing without LEDGER_CLIENT_TLS_CA_FILE",
@@ -103,7 +122,9 @@ async def test_token_goes_in_plaintext_to_this_machine_only(shared_database: Dat
         (("--token-file", "empty"), "empty holds no token"),
     ],
 )
-async def test_bad_credentials_are_told(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+async def test_bad_credentials_are_told(
+    tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
     """In a line, with status 2."""
     (tmp_path / "empty").write_text("\n")
     outcome = await run_command(*options, *LIST)
@@ -117,11 +138,18 @@ async def test_token_is_random_and_its_line_fits_it(tmp_path: Path) -> None:
     assert [token.identity for token in read_tokens(tmp_path / "tokens")] == ["gateway"] * 3
 
 
-@pytest.mark.parametrize("arguments", [("two words", "read"), ("gateway", "everything"), ("a#b", "read"), ("gateway", "")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("two words", "read"), ("gateway", "everything"), ("a#b", "read"), ("gateway", "")],
+)
 async def test_token_that_no_server_would_take_is_not_made(arguments: tuple[str, ...]) -> None:
     """Status 2 and one line."""
     outcome = await run_command("token", *arguments)
-    assert (outcome.status, outcome.stdout, len(outcome.stderr.splitlines())) == (ExitStatus.USAGE, "", 1)
+    assert (outcome.status, outcome.stdout, len(outcome.stderr.splitlines())) == (
+        ExitStatus.USAGE,
+        "",
+        1,
+    )
 
 
 async def test_server_beyond_this_machine_is_refused(tmp_path: Path) -> None:

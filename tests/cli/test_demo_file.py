@@ -20,7 +20,10 @@ def test_file_has_its_shape() -> None:
     assert len(lines) == len({line["event_id"] for line in lines}) == 70
     assert len({line["restaurant_id"] for line in lines}) == 5
     assert Counter(line["currency"] for line in lines) == {"PEN": 63, "USD": 4, "MXN": 3}
-    assert Counter(line["event_type"] for line in lines) == {"charge_succeeded": 62, "refund_succeeded": 8}
+    assert Counter(line["event_type"] for line in lines) == {
+        "charge_succeeded": 62,
+        "refund_succeeded": 8,
+    }
     instants = [datetime.fromisoformat(line["occurred_at"]) for line in lines]
     assert instants == sorted(instants)
     assert timedelta(days=29) <= instants[-1] - instants[0] <= timedelta(days=30)
@@ -45,7 +48,10 @@ def test_refunds_stay_within_their_charge() -> None:
             charges[payment_id] = line
         else:
             charge = charges.pop(payment_id)
-            assert (line["restaurant_id"], line["currency"]) == (charge["restaurant_id"], charge["currency"])
+            assert (line["restaurant_id"], line["currency"]) == (
+                charge["restaurant_id"],
+                charge["currency"],
+            )
             assert line["occurred_at"] > charge["occurred_at"]
             assert line["amount"] < charge["amount"]
 
@@ -63,7 +69,10 @@ def test_script_makes_the_file() -> None:
 
 def test_script_tells_a_changed_file(tmp_path: Path) -> None:
     """A copy of the script, beside a file that differs in one byte."""
-    script, target = tmp_path / "scripts" / SCRIPT.name, tmp_path / "src" / "ledger" / "cli" / DEMO_FILE.name
+    script, target = (
+        tmp_path / "scripts" / SCRIPT.name,
+        tmp_path / "src" / "ledger" / "cli" / DEMO_FILE.name,
+    )
     for path in (script, target):
         path.parent.mkdir(parents=True)
     script.write_bytes(SCRIPT.read_bytes())
@@ -76,7 +85,17 @@ def test_script_tells_a_changed_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["event_id", "event_type", "occurred_at", "restaurant_id", "currency", "amount", "fee", "metadata"]
+    "name",
+    [
+        "event_id",
+        "event_type",
+        "occurred_at",
+        "restaurant_id",
+        "currency",
+        "amount",
+        "fee",
+        "metadata",
+    ],
 )
 def test_every_line_has_every_field(name: str) -> None:
     """Under the names that processors' exports use."""

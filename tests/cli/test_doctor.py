@@ -12,7 +12,13 @@ from support.running import query, role_settings
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.sessions.engine import create_engine
-from ledger.infrastructure.postgres.verification.doctor import CHECKS, DURABLE, RESTRICTED, Fitness, examine
+from ledger.infrastructure.postgres.verification.doctor import (
+    CHECKS,
+    DURABLE,
+    RESTRICTED,
+    Fitness,
+    examine,
+)
 
 
 @pytest.fixture
@@ -47,20 +53,33 @@ async def test_what_is_broken_comes_with_its_remedy(configured: Database) -> Non
 
 async def test_check_that_the_database_refuses_hides_no_other(configured: Database) -> None:
     """A function that the role may not call is named by the check of privileges, though the check of clocks calls it."""
-    await query(configured.migration_url, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_app")
+    await query(
+        configured.migration_url, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_app"
+    )
     outcome = await run_command("doctor", "--json")
     assert outcome.status == ExitStatus.REFUSED, outcome.stderr
-    broken = {check["check"]: check for check in json.loads(outcome.stdout)["checks"] if check["status"] == "broken"}
+    broken = {
+        check["check"]: check
+        for check in json.loads(outcome.stdout)["checks"]
+        if check["status"] == "broken"
+    }
     assert "EXECUTE on ledger_now" in broken["the role may do what it has to"]["detail"]
     assert "permission denied for function ledger_now" in broken["clocks agree"]["detail"]
 
 
-async def test_schema_that_the_role_may_not_use_is_named(configured: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_schema_that_the_role_may_not_use_is_named(
+    configured: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not as a database without a schema, which `ledger migrate` would call up to date."""
-    await query(configured.migration_url, "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read")
+    await query(
+        configured.migration_url,
+        "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
+    )
     outcome = await run_command("doctor", "--json")
     assert outcome.status == ExitStatus.REFUSED, outcome.stderr
-    (broken,) = [check for check in json.loads(outcome.stdout)["checks"] if check["status"] == "broken"]
+    (broken,) = [
+        check for check in json.loads(outcome.stdout)["checks"] if check["status"] == "broken"
+    ]
     assert "USAGE on schema public" in broken["detail"]
     refused = await run_command("migrate")
     assert refused.status == ExitStatus.REFUSED
@@ -98,6 +117,10 @@ async def test_check_that_gets_no_answer_in_time_is_a_warning(database: Database
         await engine.dispose()
         await locking.dispose()
     assert [condition.check for condition in conditions] == list(CHECKS)
-    late = [condition.check for condition in conditions if condition.detail.startswith("no answer in time")]
+    late = [
+        condition.check
+        for condition in conditions
+        if condition.detail.startswith("no answer in time")
+    ]
     assert late == ["transaction numbers are past"]
     assert Fitness.BROKEN not in {condition.fitness for condition in conditions}

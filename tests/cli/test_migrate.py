@@ -9,7 +9,11 @@ from support.running import execute_alone, query
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, head_revision
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    head_revision,
+)
 
 
 @pytest.fixture
@@ -21,17 +25,24 @@ async def empty_url(server_url: str) -> AsyncIterator[str]:
     await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-async def test_empty_database_gets_the_newest_schema(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_empty_database_gets_the_newest_schema(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Says from which revision to which; the second time, that there is nothing to do."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", empty_url)
     outcome = await run_command("migrate")
     assert (outcome.status, outcome.stderr) == (0, "")
     assert outcome.stdout == f"the schema was brought from revision none to {head_revision()}\n"
     outcome = await run_command("migrate")
-    assert (outcome.status, outcome.stdout) == (0, f"the schema is up to date: it has revision {head_revision()}\n")
+    assert (outcome.status, outcome.stdout) == (
+        0,
+        f"the schema is up to date: it has revision {head_revision()}\n",
+    )
 
 
-async def test_schema_moves_down_and_up_again(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_schema_moves_down_and_up_again(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the revision that is asked for; the URL for migrations goes before the other."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere")
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", empty_url)
@@ -44,18 +55,23 @@ async def test_schema_moves_down_and_up_again(empty_url: str, monkeypatch: pytes
     assert outcome.stdout == f"the schema was brought from revision none to {head_revision()}\n"
 
 
-async def test_unknown_revision_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_revision_is_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Status 1, in one line."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.migration_url)
     outcome = await run_command("migrate", "--revision", "nonsense")
     assert outcome.status == ExitStatus.REFUSED
     assert (
-        outcome.stderr == f"error: cannot move the schema from revision {head_revision()} to nonsense: "
+        outcome.stderr
+        == f"error: cannot move the schema from revision {head_revision()} to nonsense: "
         "Can't locate revision identified by 'nonsense'\n"
     )
 
 
-async def test_schema_of_a_later_version_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_schema_of_a_later_version_is_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A database that a later version migrated is left alone: status 1, and both revisions are named."""
     await query(database.migration_url, "UPDATE alembic_version SET version_num = '9999'")
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.migration_url)

@@ -60,8 +60,12 @@ class NewerServer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def StreamEvents(self, requests: Any, context: Any) -> Any:
         async for request in requests:
-            results = [ledger_pb2.IngestResult(status=UNKNOWN, transaction_id="7") for _ in request.events]
-            results[0] = ledger_pb2.IngestResult(error=status_pb2.Status(code=42, message="a new kind of refusal"))
+            results = [
+                ledger_pb2.IngestResult(status=UNKNOWN, transaction_id="7") for _ in request.events
+            ]
+            results[0] = ledger_pb2.IngestResult(
+                error=status_pb2.Status(code=42, message="a new kind of refusal")
+            )
             yield ledger_pb2.StreamEventsResponse(results=results)
 
     async def GetBalance(self, request: Any, context: Any) -> ledger_pb2.GetBalanceResponse:
@@ -82,7 +86,9 @@ class NewerServer(ledger_pb2_grpc.LedgerServiceServicer):
         other = ledger_pb2.LedgerEntry()
         other.CopyFrom(charge)
         other.credit_account = UNKNOWN
-        return ledger_pb2.ListEntriesResponse(entries=[charge, other], closing_balance_minor=AMOUNT_MINOR)
+        return ledger_pb2.ListEntriesResponse(
+            entries=[charge, other], closing_balance_minor=AMOUNT_MINOR
+        )
 
     async def RunPayouts(self, request: Any, context: Any) -> ledger_pb2.RunPayoutsResponse:
         return ledger_pb2.RunPayoutsResponse(payout_run=RUN)
@@ -148,11 +154,15 @@ async def test_booked_answer_of_the_bank_is_told_as_booked(newer: tuple[NewerSer
     assert json.loads(outcome.stdout)["status"] == str(UNKNOWN)
 
 
-async def test_balance_after_an_entry_that_cannot_be_told_is_left_out(newer: tuple[NewerServer, str]) -> None:
+async def test_balance_after_an_entry_that_cannot_be_told_is_left_out(
+    newer: tuple[NewerServer, str],
+) -> None:
     """An entry between accounts that the command does not know may have moved the balance either way."""
     outcome = await called(newer, "statement", "res_1", CURRENCY, "--csv")
     rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
-    assert [(row["type"], row["amount_minor"], row["balance_minor"], row["balance"]) for row in rows] == [
+    assert [
+        (row["type"], row["amount_minor"], row["balance_minor"], row["balance"]) for row in rows
+    ] == [
         ("opening_balance", "", "0", ""),
         ("97", str(AMOUNT_MINOR), str(AMOUNT_MINOR), ""),
         ("97", "", "", ""),
@@ -160,20 +170,37 @@ async def test_balance_after_an_entry_that_cannot_be_told_is_left_out(newer: tup
     ]
 
 
-async def test_unknown_status_of_an_event_is_no_duplicate(newer: tuple[NewerServer, str], tmp_path: Any) -> None:
+async def test_unknown_status_of_an_event_is_no_duplicate(
+    newer: tuple[NewerServer, str], tmp_path: Any
+) -> None:
     """It is counted as what it is, and ends with status 1."""
-    line = {"event_type": "charge_succeeded", "restaurant_id": "res_1", "currency": "PEN", "amount": 1}
-    lines = [json.dumps(line | {"event_id": f"evt_{n}", "occurred_at": "2025-12-01T10:00:00Z"}) for n in range(3)]
+    line = {
+        "event_type": "charge_succeeded",
+        "restaurant_id": "res_1",
+        "currency": "PEN",
+        "amount": 1,
+    }
+    lines = [
+        json.dumps(line | {"event_id": f"evt_{n}", "occurred_at": "2025-12-01T10:00:00Z"})
+        for n in range(3)
+    ]
     (tmp_path / "events.jsonl").write_text("\n".join(lines))
     outcome = await called(newer, "ingest", "events.jsonl", "--json")
     assert outcome.status == ExitStatus.REFUSED
     counts = json.loads(outcome.stdout)
-    assert (counts["created"], counts["duplicates"], counts["refused_otherwise"], counts["unknown"]) == ("0", "0", "1", "2")
+    assert (
+        counts["created"],
+        counts["duplicates"],
+        counts["refused_otherwise"],
+        counts["unknown"],
+    ) == ("0", "0", "1", "2")
     assert "42 " in outcome.stderr.splitlines()[0]
     assert "status 97 is unknown" in outcome.stderr
 
 
-async def test_bank_file_holds_no_amount_that_cannot_be_written(newer: tuple[NewerServer, str]) -> None:
+async def test_bank_file_holds_no_amount_that_cannot_be_written(
+    newer: tuple[NewerServer, str],
+) -> None:
     """An export of an unknown currency is refused, and another currency's is not."""
     outcome = await called(newer, "payouts", "export")
     assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")

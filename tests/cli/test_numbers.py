@@ -21,11 +21,20 @@ NO_NUMBERS = ["10.00", "1_0", "1e3", "+1", "-1", " 1", "1 ", "0x10", "١", "1,00
 
 def numeric_options() -> list[tuple[tuple[str, ...], click.Parameter]]:
     """Every option of every command that takes a number."""
-    found: list[tuple[tuple[str, ...], click.Parameter]] = [((), parameter) for parameter in root.params]
+    found: list[tuple[tuple[str, ...], click.Parameter]] = [
+        ((), parameter) for parameter in root.params
+    ]
     for path, leaf in every_command(COMMANDS):
         module, _, function = leaf.function.partition(":")
-        found += [(path, parameter) for parameter in getattr(import_module(f"ledger.cli.{module}"), function).params]
-    return [(path, option) for path, option in found if not isinstance(option.type, click.types.StringParamType)]
+        found += [
+            (path, parameter)
+            for parameter in getattr(import_module(f"ledger.cli.{module}"), function).params
+        ]
+    return [
+        (path, option)
+        for path, option in found
+        if not isinstance(option.type, click.types.StringParamType)
+    ]
 
 
 def test_every_number_has_a_type_of_ours() -> None:
@@ -33,7 +42,10 @@ def test_every_number_has_a_type_of_ours() -> None:
     found = numeric_options()
     assert any(isinstance(option.type, WholeNumber) for _, option in found)
     for path, option in found:
-        assert not isinstance(option.type, click.types.IntParamType | click.types.FloatParamType), (path, option.name)
+        assert not isinstance(option.type, click.types.IntParamType | click.types.FloatParamType), (
+            path,
+            option.name,
+        )
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
@@ -97,7 +109,9 @@ async def test_every_numeric_option_refuses_other_numbers(arguments: tuple[str, 
         ("USD", {}, 0),
     ],
 )
-def test_minimum_is_one_amount(currency: str, given: dict[str, str | int], amount_minor: int) -> None:
+def test_minimum_is_one_amount(
+    currency: str, given: dict[str, str | int], amount_minor: int
+) -> None:
     """In whole units with the currency's decimals, or in minor units: each says which."""
     values = {"amount": None, "amount_minor": None} | given
     assert minimum_of(currency, **values) == amount_minor  # type: ignore[arg-type]
@@ -116,7 +130,9 @@ def test_minimum_is_one_amount(currency: str, given: dict[str, str | int], amoun
         ("USD", {"old": "1_0"}, "--min takes minor units"),
     ],
 )
-def test_minimum_that_may_be_two_amounts_is_refused(currency: str, given: dict[str, str | int], says: str) -> None:
+def test_minimum_that_may_be_two_amounts_is_refused(
+    currency: str, given: dict[str, str | int], says: str
+) -> None:
     """With a sentence that names the option to use."""
     values = {"amount": None, "amount_minor": None} | given
     with pytest.raises(CommandFailure) as caught:
@@ -139,5 +155,8 @@ async def test_minimum_reaches_the_run(ledger: RunningLedger) -> None:
         assert "1 below_minimum" in outcome.stdout
     outcome = await run_command(*run, "--min", "1000")
     assert outcome.status == 0
-    assert outcome.stderr == "warning: --min 1000 is 10.00 USD; better say --min-amount or --min-amount-minor\n"
+    assert (
+        outcome.stderr
+        == "warning: --min 1000 is 10.00 USD; better say --min-amount or --min-amount-minor\n"
+    )
     assert "1 below_minimum" in outcome.stdout

@@ -18,7 +18,16 @@ from support.commands import run_command
 from support.events import event_message, unique
 from support.running import RunningLedger
 
-from ledger.cli.output import CsvWriter, Table, facts, print_json, print_json_lines, print_line, print_table, text_width
+from ledger.cli.output import (
+    CsvWriter,
+    Table,
+    facts,
+    print_json,
+    print_json_lines,
+    print_line,
+    print_table,
+    text_width,
+)
 
 HOSTILE = '=HYPERLINK("http://x")'
 BIDI = "abc\u202edef\u2066\x9b31m"
@@ -53,12 +62,22 @@ def payouts() -> Table:
     titles = ("payout", "restaurant", "as of", "state", "currency", "amount", "created")
     table = Table(titles, right=frozenset(("amount",)), optional=("created", "as of"))
     for payout_id in PAYOUT_IDS:
-        table.add(payout_id, "res_miraflores", "2026-01-31", "created", "PEN", "1234567890.25", "2026-02-01T08:00:00.123456Z")
+        table.add(
+            payout_id,
+            "res_miraflores",
+            "2026-01-31",
+            "created",
+            "PEN",
+            "1234567890.25",
+            "2026-02-01T08:00:00.123456Z",
+        )
     return table
 
 
 @pytest.mark.parametrize("columns", [200, 120, 100, 80, 60, 40, 20])
-def test_ids_and_amounts_are_whole_at_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_and_amounts_are_whole_at_any_width(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A narrow terminal gets fewer columns, or a block a row; no table is wider than the terminal."""
     shown = on_terminal(columns, lambda: print_table(payouts()), monkeypatch)
     for payout_id in PAYOUT_IDS:
@@ -71,7 +90,9 @@ def test_ids_and_amounts_are_whole_at_any_width(columns: int, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 4), (20, 0)])
-def test_table_without_rows_is_no_wider_than_the_terminal(columns: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_without_rows_is_no_wider_than_the_terminal(
+    columns: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its titles alone, or nothing: the command says how many rows there are."""
     table = Table(("restaurant_id", "available_minor"))
     shown = on_terminal(columns, lambda: print_table(table), monkeypatch).splitlines()
@@ -129,7 +150,21 @@ def test_nothing_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(shown.splitlines()[-1]) == BIDI
 
 
-FORMULAS = ["=1+1", "+1+1", "-1+1", "-res_1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-", "--5", "-1.", "-1e5"]
+FORMULAS = [
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "-res_1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1",
+    "-",
+    "--5",
+    "-1.",
+    "-1e5",
+]
 HARMLESS = ["-5", "-12.50", "12", "res_1", "a=b", "", "'x", "2026-01-31"]
 
 
@@ -174,11 +209,15 @@ def test_output_in_ascii_has_no_character_that_it_lacks(monkeypatch: pytest.Monk
         assert raw.getvalue().decode("utf-8").endswith("name\nCafé\n")
 
 
-async def test_hostile_name_is_shown_and_exported_harmlessly(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hostile_name_is_shown_and_exported_harmlessly(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through a server and the books: a formula in CSV, and characters that turn the direction of writing."""
     address = ("--address", ledger.address)
     for restaurant_id, name in (("res_1", HOSTILE), ("res_2", "abc\u202edef")):
-        assert (await run_command("restaurants", "put", restaurant_id, "--name", name, *address)).status == 0
+        assert (
+            await run_command("restaurants", "put", restaurant_id, "--name", name, *address)
+        ).status == 0
     await ledger.ingest(event_message(restaurant_id="-res"))
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     shown = await run_command("report", "q1", "PEN", "--csv")
@@ -192,9 +231,15 @@ async def test_hostile_name_is_shown_and_exported_harmlessly(ledger: RunningLedg
 async def test_numbers_of_64_bits_are_strings_in_json(ledger: RunningLedger) -> None:
     """Every one of the contract, in every command: jq and node round what is beyond 2^53."""
     restaurant_id = unique("res")
-    await ledger.ingest(*(event_message(restaurant_id=restaurant_id, amount_minor=10**12) for _ in range(9)))
+    await ledger.ingest(
+        *(event_message(restaurant_id=restaurant_id, amount_minor=10**12) for _ in range(9))
+    )
     address = ("--address", ledger.address)
-    run = json.loads((await run_command("payouts", "run", "PEN", "--as-of", "2026-01-31", "--json", *address)).stdout)
+    run = json.loads(
+        (
+            await run_command("payouts", "run", "PEN", "--as-of", "2026-01-31", "--json", *address)
+        ).stdout
+    )
     (payout,) = (await run_command("payouts", "list", "--json", *address)).stdout.splitlines()
     for command in (
         ("balance", restaurant_id, "PEN"),
@@ -206,7 +251,9 @@ async def test_numbers_of_64_bits_are_strings_in_json(ledger: RunningLedger) -> 
         outcome = await run_command(*command, "--json", *address)
         assert outcome.status == 0
         # Of 32 bits are only the days of a maturity.
-        json.loads(outcome.stdout if outcome.stdout.startswith("{\n") else "null", parse_int=_refuse)
+        json.loads(
+            outcome.stdout if outcome.stdout.startswith("{\n") else "null", parse_int=_refuse
+        )
         for line in outcome.stdout.splitlines() if not outcome.stdout.startswith("{\n") else []:
             json.loads(line, parse_int=_refuse)
 

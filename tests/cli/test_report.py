@@ -24,34 +24,49 @@ async def rows_of(*arguments: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(outcome.stdout)))
 
 
-async def test_every_report_is_printed(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_report_is_printed(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a table for people and as CSV for programs, with the figures of the books."""
     await ledger.ingest(
         event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=7),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=7
+        ),
     )
     await finished_run(ledger, as_of=days_ago(1))
-    await answer(ledger, "res_a", ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    await answer(
+        ledger, "res_a", ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+    )
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     q1 = await rows_of("q1", "PEN")
-    assert [(row["restaurant_id"], row["available_minor"], row["reserved_minor"]) for row in q1] == [
+    assert [
+        (row["restaurant_id"], row["available_minor"], row["reserved_minor"]) for row in q1
+    ] == [
         ("res_a", "4980", "0"),
         ("res_red", "-7", "0"),
     ]
     q2 = await rows_of("q2", "--until", "2025-12-01T10:00:00.000001Z")
-    assert [(row["restaurant_id"], row["rank"], row["net_minor"], row["share_percent"]) for row in q2] == [
+    assert [
+        (row["restaurant_id"], row["rank"], row["net_minor"], row["share_percent"]) for row in q2
+    ] == [
         ("res_a", "1", "4980", "100.14"),
         ("res_red", "2", "-7", "-0.14"),
     ]
     q3 = await rows_of("q3", "PEN", "--as-of", str(days_ago(1)), "--min-amount-minor", "4981")
-    assert [(row["restaurant_id"], row["outcome"], row["skip_reason"], row["payable_minor"]) for row in q3] == [
+    assert [
+        (row["restaurant_id"], row["outcome"], row["skip_reason"], row["payable_minor"])
+        for row in q3
+    ] == [
         ("res_a", "skipped", "below_minimum", "4980"),
         ("res_red", "skipped", "nothing_available", "-7"),
     ]
     assert [row["pays_minor"] for row in await rows_of("q3", "PEN")] == ["4980", "0"]
     assert [row["entity"] for row in await rows_of("q4")] == ["account res_red/PEN"]
     history = await rows_of("payouts", "res_a")
-    assert [(row["state"], row["item_charge_minor"], row["item_fee_minor"]) for row in history] == [("returned", "5000", "-20")]
+    assert [(row["state"], row["item_charge_minor"], row["item_fee_minor"]) for row in history] == [
+        ("returned", "5000", "-20")
+    ]
     assert history[0]["paid_at"] == "2025-12-01T10:00:00Z"
     outcome = await run_command("report", "q1", "PEN")
     assert (outcome.status, outcome.stderr) == (0, "")
@@ -64,7 +79,9 @@ async def test_every_report_is_printed(ledger: RunningLedger, monkeypatch: pytes
     assert outcome.stderr == "error: restaurant nobody is not registered\n"
 
 
-async def test_dates_are_refused_by_the_clock_of_the_books(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dates_are_refused_by_the_clock_of_the_books(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A date in the future, or before there were events, in any zone: status 2, and what is wrong."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     monkeypatch.setenv("LEDGER_SETTLEMENT_TIMEZONE", "Asia/Tokyo")
@@ -96,21 +113,39 @@ async def test_wrong_command_lines_are_told(arguments: tuple[str, ...], complain
     assert complaint in outcome.stderr
 
 
-async def test_unreachable_database_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_database_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Status 3, for scripts that try again."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
     outcome = await run_command("report", "q4")
     assert outcome.status == ExitStatus.UNREACHABLE
-    assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
+    assert outcome.stderr.startswith(
+        "error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached"
+    )
 
 
-async def test_sums_are_whole_numbers_in_digits(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sums_are_whole_numbers_in_digits(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PostgreSQL sends a sum of bigint as a numeric with digits to spare, which Python writes as 2.00E+6."""
     await ledger.ingest(
-        event_message(restaurant_id="res_a", currency="USD", amount_minor=2_000_000, fee_minor=10_000),
+        event_message(
+            restaurant_id="res_a", currency="USD", amount_minor=2_000_000, fee_minor=10_000
+        ),
         event_message(restaurant_id="res_b", currency="USD", amount_minor=10_000),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_b", currency="USD", amount_minor=30_000),
-        event_message(ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, restaurant_id="res_c", currency="USD", amount_minor=40_000),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+            restaurant_id="res_b",
+            currency="USD",
+            amount_minor=30_000,
+        ),
+        event_message(
+            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+            restaurant_id="res_c",
+            currency="USD",
+            amount_minor=40_000,
+        ),
     )
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     until = ("--until", "2025-12-01T10:00:00.000001Z")
@@ -132,26 +167,42 @@ async def test_a_payout_is_one_row(ledger: RunningLedger, monkeypatch: pytest.Mo
     """With a column for each type of item: a sum over amount_minor counts each payout once."""
     await ledger.ingest(
         event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_a", amount_minor=80),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_a", amount_minor=80
+        ),
         event_message(restaurant_id="res_a", currency="USD", amount_minor=700),
     )
     await finished_run(ledger, as_of=days_ago(1))
     await finished_run(ledger, currency="USD", as_of=days_ago(1))
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     rows = await rows_of("payouts", "res_a")
-    items = ("item_charge_minor", "item_fee_minor", "item_refund_minor", "item_adjustment_credit_minor")
-    assert [(row["currency"], row["amount_minor"], *(row[item] for item in items)) for row in rows] == [
+    items = (
+        "item_charge_minor",
+        "item_fee_minor",
+        "item_refund_minor",
+        "item_adjustment_credit_minor",
+    )
+    assert [
+        (row["currency"], row["amount_minor"], *(row[item] for item in items)) for row in rows
+    ] == [
         ("PEN", "4900", "5000", "-20", "-80", "0"),
         ("USD", "700", "700", "0", "0", "0"),
     ]
     for row in rows:
-        assert sum(int(cell) for column, cell in row.items() if column.startswith("item_")) == int(row["amount_minor"])
+        assert sum(int(cell) for column, cell in row.items() if column.startswith("item_")) == int(
+            row["amount_minor"]
+        )
 
 
 async def test_a_machine_without_books_gets_none(enterable_folder: Path) -> None:
     """A report says where it looked, and creates no database there."""
     # As a process: the embedded server starts from a main thread only, which would hide that one is started.
-    outcome = await run_process("report", "q1", "PEN", env={"LEDGER_DATA_DIR": str(enterable_folder / "books")})
+    outcome = await run_process(
+        "report", "q1", "PEN", env={"LEDGER_DATA_DIR": str(enterable_folder / "books")}
+    )
     assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
-    assert outcome.stderr == f"error: there are no books in {enterable_folder}/books: LEDGER_DATA_DIR says where they are\n"
+    assert (
+        outcome.stderr
+        == f"error: there are no books in {enterable_folder}/books: LEDGER_DATA_DIR says where they are\n"
+    )
     assert not (enterable_folder / "books").exists()

@@ -15,20 +15,45 @@ async def test_restaurant_is_put_and_shown(shared_ledger: RunningLedger) -> None
     """All of its profile, to people and to programs."""
     restaurant_id = unique("res")
     put = await run_command(
-        *("restaurants", "put", restaurant_id, "--name", "Café [bold]Ñ", "--inactive", "--maturity-days", "3"),
+        *(
+            "restaurants",
+            "put",
+            restaurant_id,
+            "--name",
+            "Café [bold]Ñ",
+            "--inactive",
+            "--maturity-days",
+            "3",
+        ),
         *("--metadata", "city=Lima", "--metadata", "note=a=b", "--metadata", "color=\x1b[31m"),
         *("--address", shared_ledger.address),
     )
     assert (put.status, put.stderr) == (0, "")
     assert "Café [bold]Ñ" in put.stdout
     assert "\x1b" not in put.stdout
-    got = await run_command("restaurants", "get", restaurant_id, "--json", "--address", shared_ledger.address)
+    got = await run_command(
+        "restaurants", "get", restaurant_id, "--json", "--address", shared_ledger.address
+    )
     profile = json.loads(got.stdout)
     assert profile["metadata"] == {"city": "Lima", "note": "a=b", "color": "\x1b[31m"}
-    assert (profile["name"], profile["active"], profile["maturity_days"]) == ("Café [bold]Ñ", False, 3)
+    assert (profile["name"], profile["active"], profile["maturity_days"]) == (
+        "Café [bold]Ñ",
+        False,
+        3,
+    )
 
 
-PROFILE = ("--name", "Chifa", "--active", "--maturity-days", "3", "--metadata", "city=Lima", "--metadata", "tier=1")
+PROFILE = (
+    "--name",
+    "Chifa",
+    "--active",
+    "--maturity-days",
+    "3",
+    "--metadata",
+    "city=Lima",
+    "--metadata",
+    "tier=1",
+)
 
 
 @pytest.mark.parametrize("command", ["put", "update"])
@@ -39,7 +64,9 @@ async def test_command_changes_what_it_names(shared_ledger: RunningLedger, comma
     await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)
 
     async def profile_after(*options: str) -> tuple[object, ...]:
-        outcome = await run_command("restaurants", command, restaurant_id, *options, "--json", *address)
+        outcome = await run_command(
+            "restaurants", command, restaurant_id, *options, "--json", *address
+        )
         assert (outcome.status, outcome.stderr) == (0, "")
         profile = json.loads(outcome.stdout)
         return profile["name"], profile["active"], profile["maturity_days"], profile["metadata"]
@@ -47,12 +74,24 @@ async def test_command_changes_what_it_names(shared_ledger: RunningLedger, comma
     metadata = {"city": "Lima", "tier": "1"}
     assert await profile_after("--inactive") == ("Chifa", False, 3, metadata)
     assert await profile_after("--name", "Otra") == ("Otra", False, 3, metadata)
-    assert await profile_after("--metadata", "tier=2") == ("Otra", False, 3, metadata | {"tier": "2"})
-    assert await profile_after("--maturity-days", "default") == ("Otra", False, None, metadata | {"tier": "2"})
+    assert await profile_after("--metadata", "tier=2") == (
+        "Otra",
+        False,
+        3,
+        metadata | {"tier": "2"},
+    )
+    assert await profile_after("--maturity-days", "default") == (
+        "Otra",
+        False,
+        None,
+        metadata | {"tier": "2"},
+    )
     assert await profile_after("--name", "") == ("", False, None, metadata | {"tier": "2"})
 
 
-async def test_put_of_a_registered_restaurant_changes_nothing_by_itself(shared_ledger: RunningLedger) -> None:
+async def test_put_of_a_registered_restaurant_changes_nothing_by_itself(
+    shared_ledger: RunningLedger,
+) -> None:
     """It shows the profile; of an unknown restaurant it makes one of defaults."""
     restaurant_id = unique("res")
     address = ("--json", "--address", shared_ledger.address)
@@ -62,28 +101,49 @@ async def test_put_of_a_registered_restaurant_changes_nothing_by_itself(shared_l
     assert (profile["name"], profile["active"], profile["maturity_days"]) == ("", True, None)
 
 
-async def test_update_refuses_a_lost_update_and_an_unknown_restaurant(shared_ledger: RunningLedger) -> None:
+async def test_update_refuses_a_lost_update_and_an_unknown_restaurant(
+    shared_ledger: RunningLedger,
+) -> None:
     """With the etag that was read first; a key of the metadata can be removed."""
     restaurant_id = unique("res")
     address = ("--json", "--address", shared_ledger.address)
-    first = json.loads((await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)).stdout)
-    second = await run_command("restaurants", "update", restaurant_id, "--remove-metadata", "city", *address)
+    first = json.loads(
+        (await run_command("restaurants", "put", restaurant_id, *PROFILE, *address)).stdout
+    )
+    second = await run_command(
+        "restaurants", "update", restaurant_id, "--remove-metadata", "city", *address
+    )
     assert json.loads(second.stdout)["metadata"] == {"tier": "1"}
-    stale = await run_command("restaurants", "update", restaurant_id, "--inactive", "--etag", first["etag"], *address)
-    assert (stale.status, "FAILED_PRECONDITION RESTAURANT_CHANGED" in stale.stderr) == (ExitStatus.REFUSED, True)
+    stale = await run_command(
+        "restaurants", "update", restaurant_id, "--inactive", "--etag", first["etag"], *address
+    )
+    assert (stale.status, "FAILED_PRECONDITION RESTAURANT_CHANGED" in stale.stderr) == (
+        ExitStatus.REFUSED,
+        True,
+    )
     unknown = await run_command("restaurants", "update", unique("res"), "--inactive", *address)
     assert (unknown.status, "RESTAURANT_NOT_FOUND" in unknown.stderr) == (ExitStatus.REFUSED, True)
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--maturity-days", "1_0"), ("--maturity-days", "x"), ("--metadata", "a=1", "--remove-metadata", "a")]
+    "options",
+    [
+        (),
+        ("--maturity-days", "1_0"),
+        ("--maturity-days", "x"),
+        ("--metadata", "a=1", "--remove-metadata", "a"),
+    ],
 )
 async def test_update_without_sense_is_a_usage_error(options: tuple[str, ...]) -> None:
     """Before any call."""
-    assert (await run_command("restaurants", "update", "res_1", *options)).status == ExitStatus.USAGE
+    assert (
+        await run_command("restaurants", "update", "res_1", *options)
+    ).status == ExitStatus.USAGE
 
 
-async def test_list_goes_through_all_pages(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_list_goes_through_all_pages(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many there are."""
     monkeypatch.setattr(restaurants, "PAGE_SIZE", 2)
     names = [f"res_{number}" for number in range(5)]
@@ -112,8 +172,15 @@ async def test_bad_metadata_is_a_usage_error(metadata: tuple[str, ...]) -> None:
 
 async def test_refusals_of_the_server_are_told(shared_ledger: RunningLedger) -> None:
     """An unknown restaurant, and a value out of its range."""
-    outcome = await run_command("restaurants", "get", "res_none", "--address", shared_ledger.address)
-    assert (outcome.status, "NOT_FOUND RESTAURANT_NOT_FOUND" in outcome.stderr) == (ExitStatus.REFUSED, True)
-    outcome = await run_command("restaurants", "put", "res_1", "--maturity-days", "999", "--address", shared_ledger.address)
+    outcome = await run_command(
+        "restaurants", "get", "res_none", "--address", shared_ledger.address
+    )
+    assert (outcome.status, "NOT_FOUND RESTAURANT_NOT_FOUND" in outcome.stderr) == (
+        ExitStatus.REFUSED,
+        True,
+    )
+    outcome = await run_command(
+        "restaurants", "put", "res_1", "--maturity-days", "999", "--address", shared_ledger.address
+    )
     assert outcome.status == ExitStatus.REFUSED
     assert "maturity_days must be 0 to 365" in outcome.stderr

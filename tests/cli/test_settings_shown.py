@@ -12,13 +12,20 @@ from ledger.settings import Settings
 SECRET = "hunter2"
 
 
-async def test_every_setting_is_shown_with_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_every_setting_is_shown_with_its_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """An option goes before the environment, that before the file, and that before the default."""
-    (tmp_path / ".env").write_text("LEDGER_MATURITY_DAYS=3\nLEDGER_LOG_LEVEL=error\nLEDGER_OPEN_CALLS=\n")
+    (tmp_path / ".env").write_text(
+        "LEDGER_MATURITY_DAYS=3\nLEDGER_LOG_LEVEL=error\nLEDGER_OPEN_CALLS=\n"
+    )
     monkeypatch.setenv("LEDGER_LOG_LEVEL", "debug")
     outcome = await run_command("--address", "127.0.0.1:7", "settings", "--json")
     assert (outcome.status, outcome.stderr) == (0, "")
-    rows = {row["name"]: (row["value"], row["source"]) for row in map(json.loads, outcome.stdout.splitlines())}
+    rows = {
+        row["name"]: (row["value"], row["source"])
+        for row in map(json.loads, outcome.stdout.splitlines())
+    }
     assert set(rows) == {f"LEDGER_{field.upper()}" for field in Settings.model_fields}
     assert rows["LEDGER_GRPC_ADDRESS"] == ("127.0.0.1:7", "option")
     assert rows["LEDGER_LOG_LEVEL"] == ("debug", "environment")
@@ -34,8 +41,14 @@ async def test_every_setting_is_shown_with_its_source(monkeypatch: pytest.Monkey
     ("url", "shown"),
     [
         ("postgresql+asyncpg://me@host/books", "postgresql://me@host/books"),
-        (f"postgresql+asyncpg://me:{SECRET}@host:5432/books", "postgresql://me:***@host:5432/books"),
-        (f"postgresql+asyncpg://me:{SECRET}%40:x@host/books?ssl=require", "postgresql://me:***@host/books?ssl=require"),
+        (
+            f"postgresql+asyncpg://me:{SECRET}@host:5432/books",
+            "postgresql://me:***@host:5432/books",
+        ),
+        (
+            f"postgresql+asyncpg://me:{SECRET}%40:x@host/books?ssl=require",
+            "postgresql://me:***@host/books?ssl=require",
+        ),
         (f"postgresql+asyncpg://:{SECRET}@host/books", "postgresql://:***@host/books"),
         (
             f"postgresql+asyncpg:///books?host=/tmp&password={SECRET}&user=me",

@@ -19,7 +19,17 @@ from ledger.settings import Settings
 
 TIMEOUT_SECONDS = 60
 # Each takes longer to load than a call takes.
-HEAVY = ("sqlalchemy", "asyncpg", "alembic", "cryptography", "rich", "structlog", "pydantic", "pydantic_settings", "uvloop")
+HEAVY = (
+    "sqlalchemy",
+    "asyncpg",
+    "alembic",
+    "cryptography",
+    "rich",
+    "structlog",
+    "pydantic",
+    "pydantic_settings",
+    "uvloop",
+)
 # Runs a command and prints what it loaded, on standard error.
 LOADED = """
 import json, os, sys
@@ -71,7 +81,9 @@ main()
 """
 
 
-async def python(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+async def python(
+    program: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
     """Runs a program, with `env` added to the environment; its status and what it wrote."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -84,8 +96,12 @@ async def python(program: str, *arguments: str, env: Mapping[str, str] | None = 
     return process.returncode or 0, stdout.decode(), stderr.decode()
 
 
-@pytest.mark.parametrize(("arguments", "is_taken_apart"), [(("settings", "--json"), False), (("doctor",), True)], ids=str)
-async def test_a_command_without_books_ends_at_once(tmp_path: Path, arguments: tuple[str, ...], is_taken_apart: bool) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "is_taken_apart"), [(("settings", "--json"), False), (("doctor",), True)], ids=str
+)
+async def test_a_command_without_books_ends_at_once(
+    tmp_path: Path, arguments: tuple[str, ...], is_taken_apart: bool
+) -> None:
     """Its output is whole, though; one that has opened a database may have something to clean up."""
     env = {"LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     status, stdout, stderr = await python(TAKEN_APART, *arguments, env=env)
@@ -106,7 +122,9 @@ async def test_a_command_without_books_ends_at_once(tmp_path: Path, arguments: t
     ],
     ids=lambda value: " ".join(value),
 )
-async def test_a_command_loads_what_it_needs(tmp_path: Path, arguments: tuple[str, ...], also: tuple[str, ...]) -> None:
+async def test_a_command_loads_what_it_needs(
+    tmp_path: Path, arguments: tuple[str, ...], also: tuple[str, ...]
+) -> None:
     """Help and version no library of the server and none of calls; a call none of the server."""
     _, _, stderr = await python(LOADED, *arguments)
     loaded = json.loads(stderr.splitlines()[-1])
@@ -147,7 +165,9 @@ async def test_completion_loads_no_library_of_calls_or_of_the_server(words: str)
         ("ledger.bootstrap", ("verify",)),
     ],
 )
-async def test_interruption_while_loading_ends_cleanly(module: str, arguments: tuple[str, ...]) -> None:
+async def test_interruption_while_loading_ends_cleanly(
+    module: str, arguments: tuple[str, ...]
+) -> None:
     """Status 130 and nothing written, wherever it comes."""
     assert await python(INTERRUPTED, module, *arguments) == (ExitStatus.INTERRUPTED, "", "")
 
@@ -184,7 +204,9 @@ def test_default_of_a_client_is_that_of_the_settings() -> None:
 
 def test_settings_of_a_client_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In the file and in the environment, which wins unless it is empty; the command line wins over both."""
-    (tmp_path / ".env").write_text("LEDGER_GRPC_ADDRESS=127.0.0.1:1\nLEDGER_CLIENT_TOKEN_FILE=mine\n")
+    (tmp_path / ".env").write_text(
+        "LEDGER_GRPC_ADDRESS=127.0.0.1:1\nLEDGER_CLIENT_TOKEN_FILE=mine\n"
+    )
     monkeypatch.setenv("LEDGER_CLIENT_TOKEN_FILE", "")
     assert load_client_settings() == ClientSettings("127.0.0.1:1", client_token_file=Path("mine"))
     monkeypatch.setenv("LEDGER_GRPC_ADDRESS", "127.0.0.1:2")
@@ -198,14 +220,28 @@ def test_settings_of_a_client_are_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("LEDGER_GRPC_ADDRESS", "http://127.0.0.1:50051", "LEDGER_GRPC_ADDRESS must be host:port or unix:path"),
-        ("LEDGER_GRPC_ADDRESS", "127.0.0.1:65536", "LEDGER_GRPC_ADDRESS must be host:port with a port up to 65535"),
-        ("LEDGER_CLIENT_TOKEN_FILE", "~nosuchuser/x", "LEDGER_CLIENT_TOKEN_FILE must not begin with the home directory"),
+        (
+            "LEDGER_GRPC_ADDRESS",
+            "http://127.0.0.1:50051",
+            "LEDGER_GRPC_ADDRESS must be host:port or unix:path",
+        ),
+        (
+            "LEDGER_GRPC_ADDRESS",
+            "127.0.0.1:65536",
+            "LEDGER_GRPC_ADDRESS must be host:port with a port up to 65535",
+        ),
+        (
+            "LEDGER_CLIENT_TOKEN_FILE",
+            "~nosuchuser/x",
+            "LEDGER_CLIENT_TOKEN_FILE must not begin with the home directory",
+        ),
         ("LEDGER_LOG_FORMAT", "xml", "LEDGER_LOG_FORMAT must be 'console' or 'json'"),
         ("LEDGER_GRPC_ADRESS", "127.0.0.1:1", "LEDGER_GRPC_ADRESS is not a setting"),
     ],
 )
-def test_bad_settings_are_told_to_a_client_too(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+def test_bad_settings_are_told_to_a_client_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
     """As to every command."""
     monkeypatch.setenv(name, value)
     with pytest.raises(CommandFailure) as caught:

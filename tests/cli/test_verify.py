@@ -25,9 +25,13 @@ async def test_books_in_order_pass(ledger: RunningLedger, monkeypatch: pytest.Mo
     assert rest == "checks, no errors, no warnings\n"
 
 
-async def test_warnings_are_shown_and_pass(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_warnings_are_shown_and_pass(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A refund of more than there is: recorded, worth a look, and no error."""
-    await ledger.ingest(event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red"))
+    await ledger.ingest(
+        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red")
+    )
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     outcome = await run_command("verify")
     assert outcome.status == 0
@@ -46,11 +50,17 @@ async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyP
     outcome = await run_command("verify", "--json")
     assert outcome.status == ExitStatus.REFUSED
     report = json.loads(outcome.stdout)
-    assert report["errors"] == len([finding for finding in report["findings"] if finding["severity"] == "ERROR"]) > 0
+    assert (
+        report["errors"]
+        == len([finding for finding in report["findings"] if finding["severity"] == "ERROR"])
+        > 0
+    )
     assert "append_only_triggers_are_on" in report["checks"]
 
 
-async def test_chain_prints_its_head_for_keeping(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_chain_prints_its_head_for_keeping(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A head that the chain holds is found again later; another one fails, to people and to programs."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     outcome = await run_command("verify", "--chain")
@@ -65,10 +75,14 @@ async def test_chain_prints_its_head_for_keeping(ledger: RunningLedger, monkeypa
     assert "the expected head is seal 1" in outcome.stdout
     outcome = await run_command("verify", "--chain", "--expect", "0" * 64, "--json")
     assert outcome.status == ExitStatus.REFUSED
-    assert [finding["check"] for finding in json.loads(outcome.stdout)["findings"]] == ["expected_head_is_in_the_chain"]
+    assert [finding["check"] for finding in json.loads(outcome.stdout)["findings"]] == [
+        "expected_head_is_in_the_chain"
+    ]
 
 
-async def test_tampering_fails_the_chain(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tampering_fails_the_chain(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Status 1, and the row is named."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     await ledger.ingest(event_message(event_id="evt_tampered"))
@@ -81,23 +95,30 @@ async def test_tampering_fails_the_chain(ledger: RunningLedger, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--expect", "0" * 64), ("--chain", "--expect", "12ab"), ("--chain", "--expect", "z" * 64)]
+    "arguments",
+    [("--expect", "0" * 64), ("--chain", "--expect", "12ab"), ("--chain", "--expect", "z" * 64)],
 )
 async def test_bad_heads_are_usage_errors(arguments: tuple[str, ...]) -> None:
     """Status 2, before any database is asked."""
     assert (await run_command("verify", *arguments)).status == ExitStatus.USAGE
 
 
-async def test_unreachable_database_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_database_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Status 3, for scripts that try again."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
     outcome = await run_command("verify")
     assert outcome.status == ExitStatus.UNREACHABLE
-    assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
+    assert outcome.stderr.startswith(
+        "error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached"
+    )
     assert len(outcome.stderr.splitlines()) == 1
 
 
-async def test_missing_database_and_missing_schema_are_told(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_database_and_missing_schema_are_told(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one line, with what to do about it where that is known."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", database_url(server_url, database="no_such_database"))
     outcome = await run_command("verify")

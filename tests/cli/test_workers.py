@@ -35,7 +35,12 @@ from ledger.api.server import Server
 from ledger.api.transport.listening import AddressUnavailable
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.serve.supervisor import FAILED_STARTS_MAX, Supervisor, reserved_address, worker_environment
+from ledger.cli.serve.supervisor import (
+    FAILED_STARTS_MAX,
+    Supervisor,
+    reserved_address,
+    worker_environment,
+)
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -55,23 +60,32 @@ class RunningWorkers:
 
     def pids(self) -> dict[int, int]:
         """The process last started as each worker."""
-        return {line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker started"}
+        return {
+            line["worker"]: line["pid"] for line in self.lines if line["event"] == "worker started"
+        }
 
     def said(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["event"] == event and fields.items() <= line.items()]
+        return [
+            line for line in self.lines if line["event"] == event and fields.items() <= line.items()
+        ]
 
     async def metrics(self) -> dict[str, float]:
         """The samples of the metrics page, by name and labels as they are written there, labels in the order of their names."""
         (line,) = self.said("serving metrics")
 
         def read() -> str:
-            with urllib.request.urlopen(f"http://{line['address']}/metrics", timeout=TIMEOUT_SECONDS) as answer:
+            with urllib.request.urlopen(
+                f"http://{line['address']}/metrics", timeout=TIMEOUT_SECONDS
+            ) as answer:
                 page: str = answer.read().decode()
                 return page
 
         families = text_string_to_metric_families(await asyncio.to_thread(read))
         return {
-            sample.name + "".join(f",{name}={value}" for name, value in sorted(sample.labels.items())): sample.value
+            sample.name
+            + "".join(
+                f",{name}={value}" for name, value in sorted(sample.labels.items())
+            ): sample.value
             for family in families
             for sample in family.samples
         }
@@ -124,7 +138,9 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
         first = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)).decode()
         assert first, (plain_lines, lines)
         ready = json.loads(first)
-        yield RunningWorkers(process, ready["address"], ready["health_address"], lines, reading, plain_lines)
+        yield RunningWorkers(
+            process, ready["address"], ready["health_address"], lines, reading, plain_lines
+        )
     finally:
         if process.returncode is None:
             process.kill()
@@ -137,7 +153,10 @@ async def stubs_of(address: str, count: int) -> AsyncIterator[list[Any]]:
     """Clients with a connection each: the workers share connections, not calls."""
     async with AsyncExitStack() as stack:
         options = (("grpc.use_local_subchannel_pool", 1),)
-        channels = [await stack.enter_async_context(aio.insecure_channel(address, options=options)) for _ in range(count)]
+        channels = [
+            await stack.enter_async_context(aio.insecure_channel(address, options=options))
+            for _ in range(count)
+        ]
         yield [ledger_pb2_grpc.LedgerServiceStub(channel) for channel in channels]
 
 
@@ -158,7 +177,9 @@ async def ingest_until_answered(stub: Any, event: ledger_pb2.ProcessorEvent) -> 
 @pytest.fixture(scope="module")
 async def workers(shared_database: Database) -> AsyncIterator[RunningWorkers]:
     """Workers for the tests of this module that leave them alive."""
-    async with workers_on(shared_database, LEDGER_WORKRES="3", LEDGER_ALLOW_UNKNOWN_SETTINGS="true") as running:
+    async with workers_on(
+        shared_database, LEDGER_WORKRES="3", LEDGER_ALLOW_UNKNOWN_SETTINGS="true"
+    ) as running:
         yield running
 
 
@@ -166,7 +187,12 @@ async def test_workers_are_one_server(workers: RunningWorkers) -> None:
     """Ready once all serve; each answers some connections; the metrics are of all of them."""
     # Standard error is read beside standard output.
     await until(lambda: set(workers.pids()) == {1, 2}, "two workers")
-    await until(lambda: {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}, "both serve")
+    await until(
+        lambda: (
+            {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}
+        ),
+        "both serve",
+    )
     restaurant_id = unique("res")
     before = Counter(await workers.metrics())
     async with stubs_of(workers.address, CHANNELS) as stubs:
@@ -175,7 +201,10 @@ async def test_workers_are_one_server(workers: RunningWorkers) -> None:
     assert set(statuses) == {ledger_pb2.INGEST_STATUS_CREATED}
     metrics = await workers.metrics()
     method = "grpc_method=IngestEvent,grpc_service=ledger.v1.LedgerService"
-    for counted in (f"grpc_server_handled_total,grpc_code=OK,{method}", f"grpc_server_handling_seconds_count,{method}"):
+    for counted in (
+        f"grpc_server_handled_total,grpc_code=OK,{method}",
+        f"grpc_server_handling_seconds_count,{method}",
+    ):
         assert metrics[counted] - before[counted] == len(events)
     assert metrics[f"grpc_server_in_flight,{method}"] == 0
     for worker in ("supervisor", "1", "2"):
@@ -200,7 +229,10 @@ async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:
     with pytest.raises(AddressUnavailable, match=re.escape(workers.address)):
         service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
         Server(service, address=workers.address, reflect=False, ping=_ping_well)
-    with pytest.raises(AddressUnavailable, match=re.escape(workers.address)), reserved_address(workers.address):
+    with (
+        pytest.raises(AddressUnavailable, match=re.escape(workers.address)),
+        reserved_address(workers.address),
+    ):
         pass
 
 
@@ -208,11 +240,16 @@ async def test_health_address_is_shared_by_the_workers(workers: RunningWorkers) 
     """Each new connection there meets one of them, and is told that it serves; nobody else can have the address."""
     request = health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService")
     for _ in range(4):
-        async with aio.insecure_channel(workers.health_address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        async with aio.insecure_channel(
+            workers.health_address, options=(("grpc.use_local_subchannel_pool", 1),)
+        ) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(request, timeout=TIMEOUT_SECONDS)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    with pytest.raises(AddressUnavailable, match=re.escape(workers.health_address)), reserved_address(workers.health_address):
+    with (
+        pytest.raises(AddressUnavailable, match=re.escape(workers.health_address)),
+        reserved_address(workers.health_address),
+    ):
         pass
 
 
@@ -220,7 +257,9 @@ async def _ping_well() -> None:
     """A database that answers."""
 
 
-async def test_worker_that_is_killed_is_replaced(workers: RunningWorkers, shared_database: Database) -> None:
+async def test_worker_that_is_killed_is_replaced(
+    workers: RunningWorkers, shared_database: Database
+) -> None:
     """Calls that meet its end are repeated and booked once; its counts stay in the sum, its calls under way do not."""
     restaurant_id = unique("res")
     killed = workers.pids()[1]
@@ -231,7 +270,9 @@ async def test_worker_that_is_killed_is_replaced(workers: RunningWorkers, shared
         created = 0
         # Until well after the end, so that calls meet it.
         while len(workers.said("worker started", worker=1)) < 2 or created < 20:
-            await ingest_until_answered(stub, event_message(restaurant_id=restaurant_id, amount_minor=1))
+            await ingest_until_answered(
+                stub, event_message(restaurant_id=restaurant_id, amount_minor=1)
+            )
             created += 1
             answered += 1
         return created
@@ -244,10 +285,15 @@ async def test_worker_that_is_killed_is_replaced(workers: RunningWorkers, shared
         sent = sum(await asyncio.gather(*sending))
     (ended,) = workers.said("worker ended; another will take its place")
     assert {"worker": 1, "pid": killed, "ended_by": "SIGKILL"}.items() <= ended.items()
-    await until(lambda: len(workers.said("serving: the database answers", worker=1)) == 2, "the new worker serves")
+    await until(
+        lambda: len(workers.said("serving: the database answers", worker=1)) == 2,
+        "the new worker serves",
+    )
     assert workers.pids()[1] != killed
     stored = "SELECT count(*), sum(amount_minor) FROM processor_events WHERE restaurant_id = :restaurant_id"
-    assert await query(shared_database.migration_url, stored, restaurant_id=restaurant_id) == [(sent, sent)]
+    assert await query(shared_database.migration_url, stored, restaurant_id=restaurant_id) == [
+        (sent, sent)
+    ]
     after = await workers.metrics()
     method = "grpc_method=IngestEvent,grpc_service=ledger.v1.LedgerService"
     handled = f"grpc_server_handled_total,grpc_code=OK,{method}"
@@ -269,14 +315,18 @@ async def test_hangup_is_passed_on_and_survived(workers: RunningWorkers) -> None
 
 
 @asynccontextmanager
-async def call_under_way(workers: RunningWorkers, database: Database) -> AsyncIterator["asyncio.Task[int]"]:
+async def call_under_way(
+    workers: RunningWorkers, database: Database
+) -> AsyncIterator["asyncio.Task[int]"]:
     """A call that waits for a lock, and is let go at the end of the block."""
     engine = create_async_engine(database.migration_url, poolclass=NullPool)
     try:
         async with stubs_of(workers.address, 1) as (stub,), engine.connect() as connection:
             await ingest_until_answered(stub, event_message(restaurant_id="res_stop"))
             await connection.execute(text("LOCK TABLE processor_events IN EXCLUSIVE MODE"))
-            call = asyncio.create_task(ingest_until_answered(stub, event_message(restaurant_id="res_stop")))
+            call = asyncio.create_task(
+                ingest_until_answered(stub, event_message(restaurant_id="res_stop"))
+            )
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 while not await query(database.migration_url, waiting):  # noqa: ASYNC110  # the database sends no event
@@ -300,7 +350,10 @@ async def test_stop_lets_calls_end(database: Database) -> None:
     async with workers_on(database) as workers:
         async with call_under_way(workers, database):
             workers.process.send_signal(signal.SIGTERM)
-            await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
+            await until(
+                lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2},
+                "the workers stop",
+            )
             workers.process.send_signal(signal.SIGINT)
         assert await workers.ended() == 0
     assert {(line["worker"], line["ended_by"]) for line in workers.said("worker ended")} == {
@@ -317,7 +370,10 @@ async def test_workers_end_with_their_supervisor(database: Database, tmp_path: P
         assert len(names_in(tmp_path)) == 1
         async with call_under_way(workers, database):
             workers.process.kill()
-            await until(lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2}, "the workers stop")
+            await until(
+                lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2},
+                "the workers stop",
+            )
         # Standard error ends when the last process that has it does.
         assert await workers.ended() == -signal.SIGKILL
     assert names_in(tmp_path) == []
@@ -343,18 +399,29 @@ async def test_supervisor_gives_up_when_no_worker_starts() -> None:
     ready: list[None] = []
     # No Python starts in such an environment.
     environment = {"PYTHONHOME": "/nowhere"}
-    supervisor = Supervisor(settings, environment, on_ready=lambda: ready.append(None), metrics=None)
-    with pytest.raises(CommandFailure, match=f"the workers do not start: {FAILED_STARTS_MAX} in a row"):
+    supervisor = Supervisor(
+        settings, environment, on_ready=lambda: ready.append(None), metrics=None
+    )
+    with pytest.raises(
+        CommandFailure, match=f"the workers do not start: {FAILED_STARTS_MAX} in a row"
+    ):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
     assert ready == []
 
 
 @pytest.mark.usefixtures("_signals_restored")
-async def test_program_that_cannot_be_started_is_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_program_that_cannot_be_started_is_a_failed_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As one that ends at once: tried again, with a line in the log each time, and given up in the end."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    supervisor = Supervisor(Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None)
-    with structlog.testing.capture_logs() as lines, pytest.raises(CommandFailure, match="the workers do not start"):
+    supervisor = Supervisor(
+        Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None
+    )
+    with (
+        structlog.testing.capture_logs() as lines,
+        pytest.raises(CommandFailure, match="the workers do not start"),
+    ):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
     # The other worker may be trying when the one gives up.
     tries = [line["event"] for line in lines].count("a worker cannot be started")
@@ -369,22 +436,32 @@ async def test_program_that_cannot_be_started_is_a_failed_start(monkeypatch: pyt
         ("asyncio.create_subprocess_exec", RuntimeError("can't start new thread")),
     ],
 )
-async def test_machine_that_has_no_room_is_a_failed_start(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> None:
+async def test_machine_that_has_no_room_is_a_failed_start(
+    monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
     """For a socket or a thread no less than for a process: workers that serve would have to end with the supervisor."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(place, refuse)
-    supervisor = Supervisor(Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None)
-    with pytest.raises(CommandFailure, match=f"the workers do not start: {FAILED_STARTS_MAX} in a row"):
+    supervisor = Supervisor(
+        Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None
+    )
+    with pytest.raises(
+        CommandFailure, match=f"the workers do not start: {FAILED_STARTS_MAX} in a row"
+    ):
         await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
 
 
 @pytest.mark.usefixtures("_signals_restored")
 @pytest.mark.parametrize(
     ("of_workers", "of_supervisor"),
-    [(ExitStatus.UNREACHABLE, ExitStatus.UNREACHABLE), (ExitStatus.REFUSED, ExitStatus.REFUSED), (70, ExitStatus.REFUSED)],
+    [
+        (ExitStatus.UNREACHABLE, ExitStatus.UNREACHABLE),
+        (ExitStatus.REFUSED, ExitStatus.REFUSED),
+        (70, ExitStatus.REFUSED),
+    ],
 )
 async def test_supervisor_that_gives_up_says_whether_it_is_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_workers: int, of_supervisor: ExitStatus
@@ -394,7 +471,9 @@ async def test_supervisor_that_gives_up_says_whether_it_is_the_database(
     program.write_text(f"#!/bin/sh\nexit {int(of_workers)}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    supervisor = Supervisor(Settings(_env_file=None, workers=2), os.environ, on_ready=lambda: None, metrics=None)
+    supervisor = Supervisor(
+        Settings(_env_file=None, workers=2), os.environ, on_ready=lambda: None, metrics=None
+    )
     with pytest.raises(CommandFailure, match="the workers do not start") as caught:
         await asyncio.wait_for(supervisor.run(), TIMEOUT_SECONDS)
     assert caught.value.exit_status is of_supervisor
@@ -402,16 +481,33 @@ async def test_supervisor_that_gives_up_says_whether_it_is_the_database(
 
 async def test_worker_that_does_not_reach_the_database_says_so() -> None:
     """By its exit status, for the supervisor."""
-    environment = {"LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books", "LEDGER_GRPC_ADDRESS": "127.0.0.1:0"}
+    environment = {
+        "LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books",
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+    }
     ours, its = socket.socketpair()
     with ours, its:
-        command = ("-m", "ledger", "serve-worker", "--number", "1", "--supervisor", str(its.fileno()))
+        command = (
+            "-m",
+            "ledger",
+            "serve-worker",
+            "--number",
+            "1",
+            "--supervisor",
+            str(its.fileno()),
+        )
         worker = await asyncio.create_subprocess_exec(
-            sys.executable, *command, env={**os.environ, **environment}, pass_fds=(its.fileno(),), stderr=asyncio.subprocess.PIPE
+            sys.executable,
+            *command,
+            env={**os.environ, **environment},
+            pass_fds=(its.fileno(),),
+            stderr=asyncio.subprocess.PIPE,
         )
         _, said = await asyncio.wait_for(worker.communicate(), TIMEOUT_SECONDS)
     assert worker.returncode == ExitStatus.UNREACHABLE
-    assert said.startswith(b"error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
+    assert said.startswith(
+        b"error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached"
+    )
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0", "[::]:0"])
@@ -421,7 +517,10 @@ async def test_reserved_address_can_be_shared(address: str) -> None:
         pytest.skip("this system has no IPv6")
     with reserved_address(address) as reserved:
         service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
-        servers = [Server(service, address=reserved, reflect=False, ping=_ping_well, share_port=True) for _ in range(2)]
+        servers = [
+            Server(service, address=reserved, reflect=False, ping=_ping_well, share_port=True)
+            for _ in range(2)
+        ]
         assert {server.port for server in servers} == {int(reserved.rpartition(":")[2])}
         for server in servers:
             await server.start()
@@ -452,7 +551,10 @@ def test_address_of_another_machine_is_refused() -> None:
 
 def test_socket_file_is_refused() -> None:
     """It cannot be shared as a port can."""
-    with pytest.raises(CommandFailure, match="cannot share unix:"), reserved_address("unix:/tmp/ledger.sock"):
+    with (
+        pytest.raises(CommandFailure, match="cannot share unix:"),
+        reserved_address("unix:/tmp/ledger.sock"),
+    ):
         pass
 
 
@@ -461,7 +563,12 @@ def test_worker_has_the_settings_of_its_supervisor(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", "postgresql://owner:secret@h/d")
     monkeypatch.setenv("LEDGER_WORKRES", "3")
     monkeypatch.setenv("OTHER", "kept")
-    settings = Settings(_env_file=None, database_url="postgresql://me:p%40ss@h:1/d?sslmode=require", workers=3, reflection=False)
+    settings = Settings(
+        _env_file=None,
+        database_url="postgresql://me:p%40ss@h:1/d?sslmode=require",
+        workers=3,
+        reflection=False,
+    )
     database = Database(settings.database_url, settings.url_for_migrations)
     environment = worker_environment(settings, "127.0.0.1:7", "127.0.0.1:8", database)
     assert environment["OTHER"] == "kept"
@@ -469,5 +576,9 @@ def test_worker_has_the_settings_of_its_supervisor(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("LEDGER_MIGRATION_DATABASE_URL")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    changes = {"grpc_address": "127.0.0.1:7", "health_address": "127.0.0.1:8", "migration_database_url": ""}
+    changes = {
+        "grpc_address": "127.0.0.1:7",
+        "health_address": "127.0.0.1:8",
+        "migration_database_url": "",
+    }
     assert Settings(_env_file=None) == settings.model_copy(update=changes)

@@ -49,7 +49,18 @@ MEBIBYTE = 1024 * 1024
 YEAR_1, YEAR_2000, YEAR_9999 = -62_135_596_800, 946_684_800, 253_402_300_799
 
 # What must never be read in a status: the database's, the driver's and the interpreter's words.
-INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "sqlstate", "traceback", "select ", "insert ", "constraint", "exception", ".py")
+INTERNALS = (
+    "asyncpg",
+    "sqlalchemy",
+    "postgres",
+    "sqlstate",
+    "traceback",
+    "select ",
+    "insert ",
+    "constraint",
+    "exception",
+    ".py",
+)
 
 COUNT_EVERYTHING = """
 SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
@@ -97,7 +108,9 @@ def refusal(error: aio.AioRpcError) -> Refusal:
         return Refusal(error.code(), None, {}, (), everything)
     assert (status.code, status.message) == (error.code().value[0], error.details())
     reason, metadata, fields = details_of(status)
-    return Refusal(error.code(), reason, metadata, fields, f"{everything} {reason} {metadata} {status}")
+    return Refusal(
+        error.code(), reason, metadata, fields, f"{everything} {reason} {metadata} {status}"
+    )
 
 
 def details_of(status: status_pb2.Status) -> tuple[str, dict[str, str], tuple[str, ...]]:
@@ -108,7 +121,9 @@ def details_of(status: status_pb2.Status) -> tuple[str, dict[str, str], tuple[st
     for detail in status.details:
         detail.Unpack(bad_request)
     fields = tuple(violation.field for violation in bad_request.field_violations)
-    assert all(violation.description for violation in bad_request.field_violations), "each violation says what is wrong"
+    assert all(violation.description for violation in bad_request.field_violations), (
+        "each violation says what is wrong"
+    )
     return info.reason, dict(info.metadata), fields
 
 
@@ -119,7 +134,9 @@ def assert_nothing_internal(text: str) -> None:
 
 async def send(ledger: RunningLedger, method: str, request: bytes, **options: Any) -> bytes:
     """Sends raw bytes and returns raw bytes."""
-    call: Any = ledger.channel.unary_unary(f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None)
+    call: Any = ledger.channel.unary_unary(
+        f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
+    )
     answer: bytes = await call(request, **options)
     return answer
 
@@ -164,7 +181,11 @@ def ingest(event: ledger_pb2.ProcessorEvent, *, appended: bytes = b"") -> bytes:
 
 def event_case(*fields: str, **changes: Any) -> Case:
     """An event with some fields changed, refused for `fields`."""
-    return Case("IngestEvent", ingest(event_message(**changes)), fields=tuple(f"event.{name}" for name in fields))
+    return Case(
+        "IngestEvent",
+        ingest(event_message(**changes)),
+        fields=tuple(f"event.{name}" for name in fields),
+    )
 
 
 def accepted(**changes: Any) -> Case:
@@ -204,7 +225,9 @@ def without(event: ledger_pb2.ProcessorEvent, name: str) -> bytes:
 
 def balance_request(**fields: Any) -> bytes:
     """A GetBalance request of the restaurant that is known to have no entries."""
-    return ledger_pb2.GetBalanceRequest(**({"restaurant_id": "known", "currency": "PEN"} | fields)).SerializeToString()
+    return ledger_pb2.GetBalanceRequest(
+        **({"restaurant_id": "known", "currency": "PEN"} | fields)
+    ).SerializeToString()
 
 
 BAD_IDS = {
@@ -260,8 +283,18 @@ BAD_CURRENCIES = {
 }
 
 # Requests that a message's own library cannot make, by the number of the string field in ProcessorEvent.
-EVENT_STRING_FIELDS = {"event_id": 1, "restaurant_id": 3, "currency": 4, "payout_id": 8, "reference": 9}
-NOT_UTF_8 = {"14-invalid-utf-8": b"evt\xff", "14-overlong": b"\xc0\xaf", "15-lone-surrogate": b"\xed\xa0\x80"}
+EVENT_STRING_FIELDS = {
+    "event_id": 1,
+    "restaurant_id": 3,
+    "currency": 4,
+    "payout_id": 8,
+    "reference": 9,
+}
+NOT_UTF_8 = {
+    "14-invalid-utf-8": b"evt\xff",
+    "14-overlong": b"\xc0\xaf",
+    "15-lone-surrogate": b"\xed\xa0\x80",
+}
 
 NOT_MESSAGES = {
     "16-ones": b"\xff" * 20,
@@ -342,7 +375,9 @@ BAD_DATES = {
 
 def entries_request(**fields: Any) -> bytes:
     """A ListEntries request of the restaurant that is known to have no entries."""
-    return ledger_pb2.ListEntriesRequest(**({"restaurant_id": "known", "currency": "PEN"} | fields)).SerializeToString()
+    return ledger_pb2.ListEntriesRequest(
+        **({"restaurant_id": "known", "currency": "PEN"} | fields)
+    ).SerializeToString()
 
 
 def entries_case(*fields: str, **changes: Any) -> Case:
@@ -379,10 +414,14 @@ def bad_ids() -> Iterator[tuple[str, Case]]:
             "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=value),
             "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=value, currency="PEN"),
         }
-        change = ledger_pb2.UpdateRestaurantRequest(restaurant=ledger_pb2.Restaurant(restaurant_id=value), update_mask=OF_NAME)
+        change = ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id=value), update_mask=OF_NAME
+        )
         yield (
             f"{name}-UpdateRestaurant",
-            Case("UpdateRestaurant", change.SerializeToString(), fields=("restaurant.restaurant_id",)),
+            Case(
+                "UpdateRestaurant", change.SerializeToString(), fields=("restaurant.restaurant_id",)
+            ),
         )
         for method, request in requests.items():
             path = "event_id" if method == "GetEvent" else "restaurant_id"
@@ -398,7 +437,10 @@ def bad_currencies() -> Iterator[tuple[str, Case]]:
     """Every bad currency in every field that is one."""
     for name, value in BAD_CURRENCIES.items():
         yield f"{name}-event", event_case("currency", currency=value)
-        yield f"62-{name}-balance", Case("GetBalance", balance_request(currency=value), fields=("currency",))
+        yield (
+            f"62-{name}-balance",
+            Case("GetBalance", balance_request(currency=value), fields=("currency",)),
+        )
         yield f"{name}-entries", entries_case("currency", currency=value)
         yield f"{name}-payouts", run_case("currency", currency=value)
 
@@ -407,12 +449,24 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
     """Bytes that are not the message."""
     for name, text in NOT_UTF_8.items():
         for path, number in EVENT_STRING_FIELDS.items():
-            yield f"{name}-{path}", malformed("IngestEvent", ingest(event_message(), appended=field(number, text)))
-        for path, entry in {"key": field(1, text) + field(2, b"x"), "value": field(1, b"x") + field(2, text)}.items():
-            yield f"{name}-metadata-{path}", malformed("IngestEvent", ingest(event_message(), appended=field(10, entry)))
+            yield (
+                f"{name}-{path}",
+                malformed("IngestEvent", ingest(event_message(), appended=field(number, text))),
+            )
+        for path, entry in {
+            "key": field(1, text) + field(2, b"x"),
+            "value": field(1, b"x") + field(2, text),
+        }.items():
+            yield (
+                f"{name}-metadata-{path}",
+                malformed("IngestEvent", ingest(event_message(), appended=field(10, entry))),
+            )
         yield (
             f"{name}-batch",
-            malformed("BatchIngestEvents", ingest(event_message()) + ingest(event_message(), appended=field(1, text))),
+            malformed(
+                "BatchIngestEvents",
+                ingest(event_message()) + ingest(event_message(), appended=field(1, text)),
+            ),
         )
         yield f"{name}-name", malformed("PutRestaurant", field(1, b"res") + field(2, text))
         yield f"{name}-path", malformed("UpdateRestaurant", field(2, field(1, text)))
@@ -420,7 +474,14 @@ def malformed_messages() -> Iterator[tuple[str, Case]]:
         for path, number in {"currency": 2, "event_id": 6, "payout_id": 7, "page_token": 9}.items():
             yield f"{name}-ListEntries-{path}", malformed("ListEntries", field(number, text))
         yield f"{name}-RunPayouts-request_id", malformed("RunPayouts", field(4, text))
-        for method in ("GetPayout", "GetPayoutRun", "CancelPayoutRun", "ListPayoutRuns", "ListPayoutRunItems", "ListPayouts"):
+        for method in (
+            "GetPayout",
+            "GetPayoutRun",
+            "CancelPayoutRun",
+            "ListPayoutRuns",
+            "ListPayoutRunItems",
+            "ListPayouts",
+        ):
             yield f"{name}-{method}", malformed(method, field(1, text))
     for name, request in NOT_MESSAGES.items():
         for method in METHODS:
@@ -435,18 +496,37 @@ def bad_events() -> Iterator[tuple[str, Case]]:
     yield "01-no-event", Case("IngestEvent", b"", fields=("event",))
     yield (
         "01-empty-event",
-        Case("IngestEvent", ingest(ledger_pb2.ProcessorEvent()), fields=tuple(f"event.{name}" for name in required)),
+        Case(
+            "IngestEvent",
+            ingest(ledger_pb2.ProcessorEvent()),
+            fields=tuple(f"event.{name}" for name in required),
+        ),
     )
-    yield "05-event_id-of-4-MiB", Case("IngestEvent", ingest(event_message(event_id="a" * 4 * MEBIBYTE)), TOO_LARGE, None)
+    yield (
+        "05-event_id-of-4-MiB",
+        Case("IngestEvent", ingest(event_message(event_id="a" * 4 * MEBIBYTE)), TOO_LARGE, None),
+    )
     for name in required:
-        row = {"event_id": "02", "type": "20", "restaurant_id": "19", "currency": "23", "amount_minor": "30"}.get(name, "46")
-        yield f"{row}-{name}-unset", Case("IngestEvent", without(event_message(), name), fields=(f"event.{name}",))
+        row = {
+            "event_id": "02",
+            "type": "20",
+            "restaurant_id": "19",
+            "currency": "23",
+            "amount_minor": "30",
+        }.get(name, "46")
+        yield (
+            f"{row}-{name}-unset",
+            Case("IngestEvent", without(event_message(), name), fields=(f"event.{name}",)),
+        )
     for row, number in (("20", 0), ("21", 77), ("22", -1), ("22", 2**31 - 1), ("22", -(2**31))):
         reason = "EVENT_TYPE_UNKNOWN" if number else "INVALID_REQUEST"
         yield f"{row}-type-{number}", replace(event_case("type", type=number), reason=reason)
     # Its rules are not known either: nothing else of it is judged.
     alone = ledger_pb2.ProcessorEvent(type=77)  # type: ignore[arg-type]  # a type of a version to come
-    yield "21-type-77-alone", Case("IngestEvent", ingest(alone), reason="EVENT_TYPE_UNKNOWN", fields=("event.type",))
+    yield (
+        "21-type-77-alone",
+        Case("IngestEvent", ingest(alone), reason="EVENT_TYPE_UNKNOWN", fields=("event.type",)),
+    )
     yield (
         "22-type-beyond-int32",
         Case(
@@ -456,24 +536,51 @@ def bad_events() -> Iterator[tuple[str, Case]]:
             fields=("event.type",),
         ),
     )
-    for row, amount in (("30", 0), ("31", -1), ("32", INT64_MIN), ("33", INT64_MAX), ("34", AMOUNT_CAP + 1), ("34", 2**53 + 1)):
+    for row, amount in (
+        ("30", 0),
+        ("31", -1),
+        ("32", INT64_MIN),
+        ("33", INT64_MAX),
+        ("34", AMOUNT_CAP + 1),
+        ("34", 2**53 + 1),
+    ):
         yield f"{row}-amount-{amount}", event_case("amount_minor", amount_minor=amount)
     for row, fee in (("35", -1), ("35", INT64_MIN), ("36", 10_001), ("36", INT64_MAX)):
         yield f"{row}-fee-{fee}", event_case("fee_minor", amount_minor=10_000, fee_minor=fee)
-    yield "38-both-overflow", event_case("amount_minor", amount_minor=INT64_MAX, fee_minor=INT64_MAX)
-    yield "38-both-negative", event_case("amount_minor", "fee_minor", amount_minor=INT64_MIN, fee_minor=INT64_MIN)
-    for name in ("FEE_ASSESSED", "ADJUSTMENT_CREDITED", "ADJUSTMENT_DEBITED", "DISPUTE_WON", "DISPUTE_LOST"):
+    yield (
+        "38-both-overflow",
+        event_case("amount_minor", amount_minor=INT64_MAX, fee_minor=INT64_MAX),
+    )
+    yield (
+        "38-both-negative",
+        event_case("amount_minor", "fee_minor", amount_minor=INT64_MIN, fee_minor=INT64_MIN),
+    )
+    for name in (
+        "FEE_ASSESSED",
+        "ADJUSTMENT_CREDITED",
+        "ADJUSTMENT_DEBITED",
+        "DISPUTE_WON",
+        "DISPUTE_LOST",
+    ):
         number = ledger_pb2.EventType.Value(f"EVENT_TYPE_{name}")
         yield f"40-fee-on-{name}", event_case("fee_minor", type=number, fee_minor=1)
         yield f"41-payout_id-on-{name}", event_case("payout_id", type=number, payout_id="po_1")
     for name, number in (("PAYOUT_PAID", PAYOUT_PAID), ("PAYOUT_FAILED", PAYOUT_FAILED)):
-        yield f"40-fee-on-{name}", event_case("fee_minor", type=number, payout_id="po_1", fee_minor=1)
+        yield (
+            f"40-fee-on-{name}",
+            event_case("fee_minor", type=number, payout_id="po_1", fee_minor=1),
+        )
     for name in ("CHARGE_SUCCEEDED", "REFUND_SUCCEEDED", "DISPUTE_OPENED"):
         yield (
             f"41-payout_id-on-{name}",
-            event_case("payout_id", type=ledger_pb2.EventType.Value(f"EVENT_TYPE_{name}"), payout_id="po_1"),
+            event_case(
+                "payout_id", type=ledger_pb2.EventType.Value(f"EVENT_TYPE_{name}"), payout_id="po_1"
+            ),
         )
-    yield "41-payout_id-malformed-on-a-charge", event_case("payout_id", payout_id="'; DROP TABLE payouts;--")
+    yield (
+        "41-payout_id-malformed-on-a-charge",
+        event_case("payout_id", payout_id="'; DROP TABLE payouts;--"),
+    )
     for name, text in {
         "256": "a" * 256,
         "accent": "\u00e9",
@@ -530,11 +637,26 @@ def bad_balance_queries() -> Iterator[tuple[str, Case]]:
         "64-end-of-year-9999": (YEAR_9999, 999_999_999),
     }
     for name, (seconds, nanos) in instants.items():
-        yield name, Case("GetBalance", balance_request(as_of=Timestamp(seconds=seconds, nanos=nanos)), fields=("as_of",))
-    yield "64-in-an-hour", Case("GetBalance", lambda: balance_request(as_of=in_an_hour()), fields=("as_of",))
+        yield (
+            name,
+            Case(
+                "GetBalance",
+                balance_request(as_of=Timestamp(seconds=seconds, nanos=nanos)),
+                fields=("as_of",),
+            ),
+        )
+    yield (
+        "64-in-an-hour",
+        Case("GetBalance", lambda: balance_request(as_of=in_an_hour()), fields=("as_of",)),
+    )
     yield (
         "61-unknown-restaurant",
-        Case("GetBalance", balance_request(restaurant_id="nobody"), grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND"),
+        Case(
+            "GetBalance",
+            balance_request(restaurant_id="nobody"),
+            grpc.StatusCode.NOT_FOUND,
+            "RESTAURANT_NOT_FOUND",
+        ),
     )
     yield "62-empty", Case("GetBalance", b"", fields=("restaurant_id", "currency"))
 
@@ -554,20 +676,46 @@ def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
         return Case("UpdateRestaurant", request.SerializeToString(), fields=(path,))
 
     yield "01-mask-of-nothing", change("update_mask")
-    for path in ("*", "", "restaurant_id", "created_at", "updated_at", "etag", "Name", "name.x", "restaurant.name", "\0"):
+    for path in (
+        "*",
+        "",
+        "restaurant_id",
+        "created_at",
+        "updated_at",
+        "etag",
+        "Name",
+        "name.x",
+        "restaurant.name",
+        "\0",
+    ):
         yield f"74-mask-{path!r}", change("update_mask", "name", path)
     yield "74-mask-of-a-map-and-its-key", change("update_mask", "metadata", "metadata.a")
     yield "74-mask-of-1001-paths", change("update_mask", *["name"] * 1001)
-    yield "74-mask-of-a-bad-path-and-an-unknown-restaurant", change("update_mask", "*", allow_missing=True)
-    yield "74-etag-of-what-may-be-missing", change("allow_missing", "name", allow_missing=True, etag="x")
+    yield (
+        "74-mask-of-a-bad-path-and-an-unknown-restaurant",
+        change("update_mask", "*", allow_missing=True),
+    )
+    yield (
+        "74-etag-of-what-may-be-missing",
+        change("allow_missing", "name", allow_missing=True, etag="x"),
+    )
     for name, text in {"201": "a" * 201, "line-feed": "a\n", "nul": "\0"}.items():
         yield f"07-changed-name-{name}", change("restaurant.name", "name", name=text)
     for days in (-1, 366, 2**31 - 1, -(2**31)):
-        yield f"31-changed-maturity_days-{days}", change("restaurant.maturity_days", "maturity_days", maturity_days=days)
+        yield (
+            f"31-changed-maturity_days-{days}",
+            change("restaurant.maturity_days", "maturity_days", maturity_days=days),
+        )
     for name, metadata in bad_metadata():
-        yield f"06-changed-metadata-{name}", change("restaurant.metadata", "metadata", metadata=metadata)
+        yield (
+            f"06-changed-metadata-{name}",
+            change("restaurant.metadata", "metadata", metadata=metadata),
+        )
         keys = [f"metadata.{key}" for key in metadata][:1000]
-        yield f"06-changed-metadata-keys-{name}", change("restaurant.metadata", *keys, metadata=metadata)
+        yield (
+            f"06-changed-metadata-keys-{name}",
+            change("restaurant.metadata", *keys, metadata=metadata),
+        )
 
 
 def bad_restaurants() -> Iterator[tuple[str, Case]]:
@@ -580,7 +728,13 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
             fields=(path,),
         )
 
-    for name, text in {"201": "a" * 201, "line-feed": "a\n", "nul": "\0", "delete": "\x7f", "next-line": "\x85"}.items():
+    for name, text in {
+        "201": "a" * 201,
+        "line-feed": "a\n",
+        "nul": "\0",
+        "delete": "\x7f",
+        "next-line": "\x85",
+    }.items():
         yield f"07-name-{name}", put("name", name=text)
     for days in (-1, 366, 2**31 - 1, -(2**31)):
         yield f"31-maturity_days-{days}", put("maturity_days", maturity_days=days)
@@ -590,14 +744,24 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
     for size in (-1, -(2**31)):
         yield (
             f"72-page_size-{size}",
-            Case("ListRestaurants", ledger_pb2.ListRestaurantsRequest(page_size=size).SerializeToString(), fields=("page_size",)),
+            Case(
+                "ListRestaurants",
+                ledger_pb2.ListRestaurantsRequest(page_size=size).SerializeToString(),
+                fields=("page_size",),
+            ),
         )
     for name, token in bad_page_tokens(["ListRestaurants"]):
         request = ledger_pb2.ListRestaurantsRequest(page_token=token).SerializeToString()
         yield f"73-page_token-{name}", Case("ListRestaurants", request, fields=("page_token",))
     not_found = grpc.StatusCode.NOT_FOUND
-    yield "61-GetRestaurant-unknown", Case("GetRestaurant", field(1, b"nobody"), not_found, "RESTAURANT_NOT_FOUND")
-    yield "61-GetEvent-unknown", Case("GetEvent", field(1, b"nothing"), not_found, "EVENT_NOT_FOUND")
+    yield (
+        "61-GetRestaurant-unknown",
+        Case("GetRestaurant", field(1, b"nobody"), not_found, "RESTAURANT_NOT_FOUND"),
+    )
+    yield (
+        "61-GetEvent-unknown",
+        Case("GetEvent", field(1, b"nothing"), not_found, "EVENT_NOT_FOUND"),
+    )
 
 
 def bad_statements() -> Iterator[tuple[str, Case]]:
@@ -615,13 +779,23 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
         for path in ("start_at", "end_at"):
             yield f"{name}-{path}", entries_case(path, **{path: instant})
     for paths in (("start_at",), ("end_at",), ("start_at", "end_at")):
-        yield f"64-in-an-hour-{'-'.join(paths)}", Case("ListEntries", partial(entries_in_an_hour, *paths), fields=paths)
+        yield (
+            f"64-in-an-hour-{'-'.join(paths)}",
+            Case("ListEntries", partial(entries_in_an_hour, *paths), fields=paths),
+        )
     yield (
         "63-start-after-end",
-        entries_case("start_at", start_at=Timestamp(seconds=2), end_at=Timestamp(seconds=1, nanos=999_999_999)),
+        entries_case(
+            "start_at",
+            start_at=Timestamp(seconds=2),
+            end_at=Timestamp(seconds=1, nanos=999_999_999),
+        ),
     )
     for numbers in ([0], [16], [-1], [2**31 - 1], [-(2**31)], [1, 77], [0] * 100_000):
-        yield f"74-entry_types-{numbers[-1]}-of-{len(numbers)}", entries_case("entry_types", entry_types=numbers)
+        yield (
+            f"74-entry_types-{numbers[-1]}-of-{len(numbers)}",
+            entries_case("entry_types", entry_types=numbers),
+        )
     for name, value in BAD_UUIDS.items():
         if value:
             yield f"{name}-ListEntries-payout_id", entries_case("payout_id", payout_id=value)
@@ -631,7 +805,10 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
         yield f"73-ListEntries-page_token-{name}", entries_case("page_token", page_token=token)
     yield "62-ListEntries-empty", Case("ListEntries", b"", fields=("restaurant_id", "currency"))
     unknown = entries_request(restaurant_id="nobody")
-    yield "61-ListEntries-unknown", Case("ListEntries", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
+    yield (
+        "61-ListEntries-unknown",
+        Case("ListEntries", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND"),
+    )
 
 
 def bad_payout_runs() -> Iterator[tuple[str, Case]]:
@@ -639,17 +816,28 @@ def bad_payout_runs() -> Iterator[tuple[str, Case]]:
     yield "63-RunPayouts-empty", Case("RunPayouts", b"", fields=("currency", "as_of"))
     yield (
         "63-as_of-unset",
-        Case("RunPayouts", ledger_pb2.RunPayoutsRequest(currency="PEN").SerializeToString(), fields=("as_of",)),
+        Case(
+            "RunPayouts",
+            ledger_pb2.RunPayoutsRequest(currency="PEN").SerializeToString(),
+            fields=("as_of",),
+        ),
     )
     for name, (year, month, day) in BAD_DATES.items():
         for dry_run in (False, True):
             yield (
                 f"{name}-as_of-{'dry' if dry_run else 'run'}",
-                run_case("as_of", as_of=date_pb2.Date(year=year, month=month, day=day), dry_run=dry_run),
+                run_case(
+                    "as_of", as_of=date_pb2.Date(year=year, month=month, day=day), dry_run=dry_run
+                ),
             )
     # Two days on, so that it is the future in every time zone.
     future = (datetime.now(UTC) + timedelta(days=2)).date()
-    yield "64-as_of-future", run_case("as_of", as_of=date_pb2.Date(year=future.year, month=future.month, day=future.day))
+    yield (
+        "64-as_of-future",
+        run_case(
+            "as_of", as_of=date_pb2.Date(year=future.year, month=future.month, day=future.day)
+        ),
+    )
     for amount in (-1, INT64_MIN):
         yield f"65-min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
     yield (
@@ -680,30 +868,54 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
         for name, value in BAD_UUIDS.items():
             if method == "ListPayouts" and not value:
                 continue  # any
-            yield f"{name}-{method}", Case(method, message(**{path: value}).SerializeToString(), fields=(path,))
+            yield (
+                f"{name}-{method}",
+                Case(method, message(**{path: value}).SerializeToString(), fields=(path,)),
+            )
         reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
         unknown = message(**{path: UUID_TEXT}).SerializeToString()
         yield f"71-{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
     unknown = ledger_pb2.ListPayoutsRequest(restaurant_id="res_unknown").SerializeToString()
-    yield "71-ListPayouts-unknown-restaurant", Case("ListPayouts", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
+    yield (
+        "71-ListPayouts-unknown-restaurant",
+        Case("ListPayouts", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND"),
+    )
     for number in (-1, ledger_pb2.PAYOUT_RUN_STATE_PLANNED, 77):
         runs = ledger_pb2.ListPayoutRunsRequest(state=number)  # type: ignore[arg-type]
-        yield f"74-run-state-{number}", Case("ListPayoutRuns", runs.SerializeToString(), fields=("state",))
+        yield (
+            f"74-run-state-{number}",
+            Case("ListPayoutRuns", runs.SerializeToString(), fields=("state",)),
+        )
     runs = ledger_pb2.ListPayoutRunsRequest(currency="pen")
     yield "74-run-currency", Case("ListPayoutRuns", runs.SerializeToString(), fields=("currency",))
     for name, token in bad_page_tokens(["ListPayoutRuns", "", ""]):
         runs = ledger_pb2.ListPayoutRunsRequest(page_token=token)
-        yield f"73-ListPayoutRuns-page_token-{name}", Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_token",))
+        yield (
+            f"73-ListPayoutRuns-page_token-{name}",
+            Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_token",)),
+        )
     for number in (-1, 5, 77, 2**31 - 1, -(2**31)):
         payouts = ledger_pb2.ListPayoutsRequest(state=number)  # type: ignore[arg-type]
-        yield f"74-state-{number}", Case("ListPayouts", payouts.SerializeToString(), fields=("state",))
+        yield (
+            f"74-state-{number}",
+            Case("ListPayouts", payouts.SerializeToString(), fields=("state",)),
+        )
         items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, outcome=number)  # type: ignore[arg-type]
-        yield f"74-outcome-{number}", Case("ListPayoutRunItems", items.SerializeToString(), fields=("outcome",))
+        yield (
+            f"74-outcome-{number}",
+            Case("ListPayoutRunItems", items.SerializeToString(), fields=("outcome",)),
+        )
     for size in (-1, -(2**31)):
         runs = ledger_pb2.ListPayoutRunsRequest(page_size=size)
-        yield f"72-ListPayoutRuns-page_size-{size}", Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_size",))
+        yield (
+            f"72-ListPayoutRuns-page_size-{size}",
+            Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_size",)),
+        )
         payouts = ledger_pb2.ListPayoutsRequest(page_size=size)
-        yield f"72-ListPayouts-page_size-{size}", Case("ListPayouts", payouts.SerializeToString(), fields=("page_size",))
+        yield (
+            f"72-ListPayouts-page_size-{size}",
+            Case("ListPayouts", payouts.SerializeToString(), fields=("page_size",)),
+        )
         items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_size=size)
         yield (
             f"72-ListPayoutRunItems-page_size-{size}",
@@ -711,7 +923,10 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
         )
     for name, token in bad_page_tokens(["ListPayouts", "", "", ""]):
         payouts = ledger_pb2.ListPayoutsRequest(page_token=token)
-        yield f"73-ListPayouts-page_token-{name}", Case("ListPayouts", payouts.SerializeToString(), fields=("page_token",))
+        yield (
+            f"73-ListPayouts-page_token-{name}",
+            Case("ListPayouts", payouts.SerializeToString(), fields=("page_token",)),
+        )
     for name, token in bad_page_tokens(["ListPayoutRunItems", UUID_TEXT, ""]):
         items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_token=token)
         yield (
@@ -748,23 +963,45 @@ def bad_page_tokens(query: list[str]) -> Iterator[tuple[str, str]]:
         ("nine-positions", '["1","1","1","1","1","1","1","1","1"]'),
         ("deep", "[" * 700),
     ):
-        yield f"forged-{name}", checksummed_token(query, body.encode() if isinstance(body, str) else body)
+        yield (
+            f"forged-{name}",
+            checksummed_token(query, body.encode() if isinstance(body, str) else body),
+        )
 
 
 def whole_requests() -> Iterator[tuple[str, Case]]:
     """What is wrong with the request as a whole."""
     yield "59-batch-empty", Case("BatchIngestEvents", b"", fields=("events",))
-    yield "59-batch-of-1001", Case("BatchIngestEvents", ingest(event_message()) * 1001, fields=("events",))
-    yield "59-batch-of-1001-empty-events", Case("BatchIngestEvents", b"\x0a\x00" * 1001, fields=("events",))
-    yield "59-batch-of-64-KiB-events", Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 70, TOO_LARGE, None)
+    yield (
+        "59-batch-of-1001",
+        Case("BatchIngestEvents", ingest(event_message()) * 1001, fields=("events",)),
+    )
+    yield (
+        "59-batch-of-1001-empty-events",
+        Case("BatchIngestEvents", b"\x0a\x00" * 1001, fields=("events",)),
+    )
+    yield (
+        "59-batch-of-64-KiB-events",
+        Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 70, TOO_LARGE, None),
+    )
     yield (
         "59-batch-of-1000-events-of-64-KiB",
         Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 1000, TOO_LARGE, None),
     )
     yield "75-5-MB", Case("IngestEvent", field(99, b"a" * 5_000_000), TOO_LARGE, None)
-    yield "75-a-byte-more-than-4-MiB", Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 5)), TOO_LARGE, None)
+    yield (
+        "75-a-byte-more-than-4-MiB",
+        Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 5)), TOO_LARGE, None),
+    )
     # Up to 4 MiB, and beyond what a request of one thing may have.
-    for method in ("IngestEvent", "GetEvent", "GetBalance", "RunPayouts", "ListEntries", "PutRestaurant"):
+    for method in (
+        "IngestEvent",
+        "GetEvent",
+        "GetBalance",
+        "RunPayouts",
+        "ListEntries",
+        "PutRestaurant",
+    ):
         for size in (256 * 1024 + 1, 4 * MEBIBYTE):
             request = field(99, b"a" * (size - len(field(99, b"a" * size)) + size))
             yield f"75-{size}-bytes-{method}", Case(method, request, INVALID, "REQUEST_TOO_LARGE")
@@ -777,7 +1014,10 @@ def accepted_requests() -> Iterator[tuple[str, Case]]:
     yield "04-event_id-of-128", accepted(event_id="a" * 128)
     yield "13-every-allowed-character", accepted(event_id="AZaz09._:-")
     yield "13-dots", accepted(event_id="..")
-    yield "17-unknown-fields-of-50-KB", Case("IngestEvent", ingest(event_message(), appended=field(900, b"a" * 50_000)), OK, None)
+    yield (
+        "17-unknown-fields-of-50-KB",
+        Case("IngestEvent", ingest(event_message(), appended=field(900, b"a" * 50_000)), OK, None),
+    )
     yield "29-yen", accepted(currency="JPY", amount_minor=1)
     yield "29-dinar", accepted(currency="KWD", amount_minor=1_234)
     yield "29-unidad-de-fomento", accepted(currency="CLF")
@@ -786,14 +1026,26 @@ def accepted_requests() -> Iterator[tuple[str, Case]]:
     yield "37-fee-is-the-amount", accepted(amount_minor=10_000, fee_minor=10_000)
     yield "37-fee-is-the-amount-at-the-cap", accepted(amount_minor=AMOUNT_CAP, fee_minor=AMOUNT_CAP)
     for name in ("REFUND_SUCCEEDED", "DISPUTE_OPENED"):
-        yield f"40-fee-on-{name}", accepted(type=ledger_pb2.EventType.Value(f"EVENT_TYPE_{name}"), fee_minor=1)
+        yield (
+            f"40-fee-on-{name}",
+            accepted(type=ledger_pb2.EventType.Value(f"EVENT_TYPE_{name}"), fee_minor=1),
+        )
     yield "47-start-of-2000", instant_accepted(YEAR_2000)
     yield "54-10-years-old", accepted(occurred_at=datetime(2016, 11, 20, tzinfo=UTC))
-    yield "52-leap-day", accepted(occurred_at=datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC))
-    yield "53-in-4-minutes", instant_accepted(int((datetime.now(UTC) + timedelta(minutes=4)).timestamp()))
+    yield (
+        "52-leap-day",
+        accepted(occurred_at=datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC)),
+    )
+    yield (
+        "53-in-4-minutes",
+        instant_accepted(int((datetime.now(UTC) + timedelta(minutes=4)).timestamp())),
+    )
     yield "06-metadata-of-8192", accepted(metadata={"": "a" * 8192})
     yield "06-metadata-of-2730-euro-signs", accepted(metadata={"": "\u20ac" * 2730})
-    yield "06-metadata-odd-text", accepted(metadata={"\U0001f355 \u202e": "\x01\n\ufeff\uffff\U0010ffff \\u0000 \\ \" '"})
+    yield (
+        "06-metadata-odd-text",
+        accepted(metadata={"\U0001f355 \u202e": "\x01\n\ufeff\uffff\U0010ffff \\u0000 \\ \" '"}),
+    )
     yield "07-reference-of-255", accepted(reference="~" * 255)
     yield "12-reference-with-sql", accepted(reference="'; DROP TABLE ledger_entries;--")
 
@@ -820,7 +1072,9 @@ def refused_requests() -> Iterator[tuple[str, Case]]:
 
 def case_names() -> set[str]:
     """The names of all cases; each begins with its row in the table."""
-    return {name for cases in (refused_requests(), accepted_requests()) for name, _ in cases} | set(BY_HAND)
+    return {name for cases in (refused_requests(), accepted_requests()) for name, _ in cases} | set(
+        BY_HAND
+    )
 
 
 @pytest.fixture(scope="module")
@@ -855,11 +1109,15 @@ async def test_odd_but_valid_event_is_booked(shared_ledger: RunningLedger, case:
     """What is at the edge of the contract and inside it is booked, and read back as it was sent."""
     before = await counts(shared_ledger)
     request = case.sent()
-    answer = ledger_pb2.IngestEventResponse.FromString(await send(shared_ledger, case.method, request))
+    answer = ledger_pb2.IngestEventResponse.FromString(
+        await send(shared_ledger, case.method, request)
+    )
     assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
     assert (await counts(shared_ledger))[0] == before[0] + 1
     sent = ledger_pb2.IngestEventRequest.FromString(request).event
-    kept = (await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=sent.event_id))).event
+    kept = (
+        await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=sent.event_id))
+    ).event
     sent.DiscardUnknownFields()
     assert kept == sent
 
@@ -874,11 +1132,15 @@ async def test_ids_that_differ_in_case_are_two_events(shared_ledger: RunningLedg
 
 
 @pytest.mark.parametrize(("row", "size"), [("76", 5_000_000), ("77", 100_000_000)])
-async def test_small_request_that_unpacks_to_a_large_one_is_refused(shared_ledger: RunningLedger, row: str, size: int) -> None:
+async def test_small_request_that_unpacks_to_a_large_one_is_refused(
+    shared_ledger: RunningLedger, row: str, size: int
+) -> None:
     """Rows 76 and 77: what counts is the size after decompression."""
     before = await counts(shared_ledger)
     with pytest.raises(aio.AioRpcError) as caught:
-        await send(shared_ledger, "IngestEvent", field(99, bytes(size)), compression=grpc.Compression.Gzip)
+        await send(
+            shared_ledger, "IngestEvent", field(99, bytes(size)), compression=grpc.Compression.Gzip
+        )
     told = refusal(caught.value)
     assert told.code == TOO_LARGE
     assert_nothing_internal(told.everything)
@@ -888,22 +1150,32 @@ async def test_small_request_that_unpacks_to_a_large_one_is_refused(shared_ledge
 
 async def test_compressed_request_is_taken(shared_ledger: RunningLedger) -> None:
     """Compression as such is allowed."""
-    answer = await send(shared_ledger, "IngestEvent", ingest(event_message()), compression=grpc.Compression.Gzip)
-    assert ledger_pb2.IngestEventResponse.FromString(answer).status == ledger_pb2.INGEST_STATUS_CREATED
+    answer = await send(
+        shared_ledger, "IngestEvent", ingest(event_message()), compression=grpc.Compression.Gzip
+    )
+    assert (
+        ledger_pb2.IngestEventResponse.FromString(answer).status == ledger_pb2.INGEST_STATUS_CREATED
+    )
 
 
 @pytest.mark.parametrize(
     "headers",
     [
         pytest.param((("x-padding", "a" * 20_480),), id="79-20-KB"),
-        pytest.param(tuple((f"x-padding-{number}", "a") for number in range(10_000)), id="80-10000-headers"),
+        pytest.param(
+            tuple((f"x-padding-{number}", "a") for number in range(10_000)), id="80-10000-headers"
+        ),
     ],
 )
-async def test_too_many_headers_are_refused(shared_ledger: RunningLedger, headers: tuple[tuple[str, str], ...]) -> None:
+async def test_too_many_headers_are_refused(
+    shared_ledger: RunningLedger, headers: tuple[tuple[str, str], ...]
+) -> None:
     """Rows 79 and 80: headers are bounded by the transport."""
     before = await counts(shared_ledger)
     async with aio.insecure_channel(shared_ledger.address) as channel:
-        call: Any = channel.unary_unary(f"/{SERVICE}/IngestEvent", request_serializer=None, response_deserializer=None)
+        call: Any = channel.unary_unary(
+            f"/{SERVICE}/IngestEvent", request_serializer=None, response_deserializer=None
+        )
         with pytest.raises(aio.AioRpcError) as caught:
             await call(ingest(event_message()), metadata=aio.Metadata(*headers))
     assert caught.value.code() == TOO_LARGE
@@ -934,11 +1206,20 @@ async def test_stream_request_that_is_none_ends_the_stream(
     shared_ledger: RunningLedger, request_: ledger_pb2.StreamEventsRequest, field: str
 ) -> None:
     """INVALID_ARGUMENT once what came before is answered; what comes after is not booked."""
-    before, after = event_message(restaurant_id=unique("res")), event_message(restaurant_id=unique("res"))
+    before, after = (
+        event_message(restaurant_id=unique("res")),
+        event_message(restaurant_id=unique("res")),
+    )
     answers = []
     with pytest.raises(aio.AioRpcError) as caught:
         async for answer in shared_ledger.stub.StreamEvents(
-            iter([ledger_pb2.StreamEventsRequest(event=before), request_, ledger_pb2.StreamEventsRequest(event=after)])
+            iter(
+                [
+                    ledger_pb2.StreamEventsRequest(event=before),
+                    request_,
+                    ledger_pb2.StreamEventsRequest(event=after),
+                ]
+            )
         ):
             answers.append(answer)
     assert [answer.result.status for answer in answers] == [ledger_pb2.INGEST_STATUS_CREATED]
@@ -963,7 +1244,9 @@ async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: Runni
     assert first.status == ledger_pb2.INGEST_STATUS_CREATED
     assert second.status == ledger_pb2.INGEST_STATUS_DUPLICATE
     assert second.transaction_id == first.transaction_id
-    kept = (await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))).event
+    kept = (
+        await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
+    ).event
     assert kept.occurred_at == event.occurred_at
     event.occurred_at.nanos = 999_998_999
     with pytest.raises(aio.AioRpcError) as caught:
@@ -981,7 +1264,17 @@ STORED = {
     "reference": "stored-reference-q7",
     "metadata": {"stored-key-q8": "stored-value-q9"},
 }
-STORED_TEXTS = ("stored-", "DISPUTE", "dispute", "MRU", "918273645", "192837", "654321", "2019", "1551957197")
+STORED_TEXTS = (
+    "stored-",
+    "DISPUTE",
+    "dispute",
+    "MRU",
+    "918273645",
+    "192837",
+    "654321",
+    "2019",
+    "1551957197",
+)
 CHANGES: dict[str, Any] = {
     "type": ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
     "restaurant_id": "another",
@@ -1003,16 +1296,24 @@ async def test_id_reused_with_another_field_names_the_field_and_nothing_stored(
     await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=original))
     stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id))
     before = await counts(shared_ledger)
-    altered = {"restaurant_id": restaurant_id, **STORED, changed: CHANGES[changed]} | {"metadata": {"a": "b"}}
+    altered = {"restaurant_id": restaurant_id, **STORED, changed: CHANGES[changed]} | {
+        "metadata": {"a": "b"}
+    }
     with pytest.raises(aio.AioRpcError) as caught:
-        await send(shared_ledger, "IngestEvent", ingest(event_message(event_id=event_id, **altered)))
+        await send(
+            shared_ledger, "IngestEvent", ingest(event_message(event_id=event_id, **altered))
+        )
     told = refusal(caught.value)
     assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "EVENT_ID_REUSED")
     assert told.metadata == {"event_id": event_id, "differing_fields": changed}
     assert [text for text in STORED_TEXTS if text in told.everything] == []
     assert_nothing_internal(told.everything)
-    assert await counts(shared_ledger) == before, "not even the restaurant that the altered event names"
-    assert await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id)) == stored
+    assert await counts(shared_ledger) == before, (
+        "not even the restaurant that the altered event names"
+    )
+    assert (
+        await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id)) == stored
+    )
 
 
 async def test_id_reused_by_a_payout_event_is_a_conflict(shared_ledger: RunningLedger) -> None:
@@ -1033,7 +1334,8 @@ async def test_id_reused_by_a_payout_event_is_a_conflict(shared_ledger: RunningL
 async def test_every_field_that_differs_is_named(shared_ledger: RunningLedger) -> None:
     """Several fields changed: all of them named, in the order of the message's meaning, once each."""
     event_id = unique("evt")
-    await shared_ledger.ingest(event_message(event_id=event_id, restaurant_id=unique("res"), **STORED))  # type: ignore[arg-type]
+    first = event_message(event_id=event_id, restaurant_id=unique("res"), **STORED)  # type: ignore[arg-type]
+    await shared_ledger.ingest(first)
     (result,) = await shared_ledger.ingest(event_message(event_id=event_id, **CHANGES))
     reason, metadata, _ = details_of(result.error)
     assert reason == "EVENT_ID_REUSED"
@@ -1056,7 +1358,9 @@ async def test_metadata_is_not_compared_and_stays(shared_ledger: RunningLedger) 
 
 
 @pytest.mark.parametrize("type", [PAYOUT_PAID, PAYOUT_FAILED])
-async def test_payout_event_of_no_payout_is_not_found(shared_ledger: RunningLedger, type: int) -> None:
+async def test_payout_event_of_no_payout_is_not_found(
+    shared_ledger: RunningLedger, type: int
+) -> None:
     """A payout event names a payout that does not exist: NOT_FOUND however often, and nobody is registered by it."""
     before = await counts(shared_ledger)
     event = event_message(type, restaurant_id=unique("res"), payout_id="po_none")
@@ -1071,11 +1375,17 @@ async def test_payout_event_of_no_payout_is_not_found(shared_ledger: RunningLedg
 
 
 @pytest.mark.parametrize("type", [PAYOUT_PAID, PAYOUT_FAILED])
-@pytest.mark.parametrize("payout_id", ["po_none", "-1", UUID_TEXT, UUID_TEXT.upper(), UUID_TEXT.replace("-", "")])
-async def test_payout_event_names_a_payout_in_its_one_spelling(ledger: RunningLedger, type: int, payout_id: str) -> None:
+@pytest.mark.parametrize(
+    "payout_id", ["po_none", "-1", UUID_TEXT, UUID_TEXT.upper(), UUID_TEXT.replace("-", "")]
+)
+async def test_payout_event_names_a_payout_in_its_one_spelling(
+    ledger: RunningLedger, type: int, payout_id: str
+) -> None:
     """Row 42: whatever no payout is called is NOT_FOUND, were it another spelling of one; nothing is stored."""
     payout = await created_payout(ledger)
-    spellings = {payout.payout_id.upper(), payout.payout_id.replace("-", ""), payout_id} - {payout.payout_id}
+    spellings = {payout.payout_id.upper(), payout.payout_id.replace("-", ""), payout_id} - {
+        payout.payout_id
+    }
     before = await counts(ledger)
     for spelling in sorted(spellings):
         await assert_payout_event_refused(
@@ -1097,7 +1407,11 @@ async def created_payout(ledger: RunningLedger) -> ledger_pb2.Payout:
     run = (await ledger.stub.RunPayouts(run_request(as_of=as_of, min_amount_minor=2))).payout_run
     async with asyncio.timeout(DEADLINE_SECONDS):
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            run = (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+            run = (
+                await ledger.stub.GetPayoutRun(
+                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+                )
+            ).payout_run
     (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
     return await payout_of(ledger, payout.payout_id)
 
@@ -1119,7 +1433,10 @@ def about(payout: ledger_pb2.Payout, type: int, **changes: Any) -> ledger_pb2.Pr
 
 
 async def assert_payout_event_refused(
-    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, expected: tuple[grpc.StatusCode, str], metadata: dict[str, str]
+    ledger: RunningLedger,
+    event: ledger_pb2.ProcessorEvent,
+    expected: tuple[grpc.StatusCode, str],
+    metadata: dict[str, str],
 ) -> None:
     """Alone and in a batch, twice, with the same words and none of the inside; the event is not stored."""
     for _ in range(2):
@@ -1130,14 +1447,20 @@ async def assert_payout_event_refused(
         assert told.metadata == metadata
         assert_nothing_internal(told.everything)
         (result,) = await ledger.ingest(event)
-        assert (result.error.code, *details_of(result.error)[:2]) == (expected[0].value[0], expected[1], metadata)
+        assert (result.error.code, *details_of(result.error)[:2]) == (
+            expected[0].value[0],
+            expected[1],
+            metadata,
+        )
     with pytest.raises(aio.AioRpcError) as caught:
         await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("type", [PAYOUT_PAID, PAYOUT_FAILED])
-async def test_payout_event_that_contradicts_its_payout_is_refused(ledger: RunningLedger, type: int) -> None:
+async def test_payout_event_that_contradicts_its_payout_is_refused(
+    ledger: RunningLedger, type: int
+) -> None:
     """Row 43: FAILED_PRECONDITION naming the fields that differ, never what the payout has in them."""
     payout = await created_payout(ledger)
     before = await counts(ledger)
@@ -1145,7 +1468,11 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(ledger: Runni
         "amount_minor": {"amount_minor": payout.amount_minor - 1},
         "restaurant_id": {"restaurant_id": "res_other"},
         "currency": {"currency": "USD"},
-        "restaurant_id,currency,amount_minor": {"restaurant_id": "res_unknown", "currency": "JPY", "amount_minor": 1},
+        "restaurant_id,currency,amount_minor": {
+            "restaurant_id": "res_unknown",
+            "currency": "JPY",
+            "amount_minor": 1,
+        },
     }
     for differing, changes in contradictions.items():
         metadata = {"payout_id": payout.payout_id, "differing_fields": differing}
@@ -1165,9 +1492,18 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(ledger: Runni
     [
         pytest.param((PAYOUT_PAID,), PAYOUT_PAID, "PAID", id="44-paid-twice"),
         pytest.param((PAYOUT_FAILED,), PAYOUT_FAILED, "FAILED", id="45-failed-twice"),
-        pytest.param((PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_PAID, "RETURNED", id="45-paid-after-returned"),
-        pytest.param((PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_FAILED, "RETURNED", id="45-returned-twice"),
-        pytest.param((PAYOUT_FAILED, PAYOUT_PAID), PAYOUT_PAID, "RETURNED", id="45-paid-after-returned-in-the-other-order"),
+        pytest.param(
+            (PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_PAID, "RETURNED", id="45-paid-after-returned"
+        ),
+        pytest.param(
+            (PAYOUT_PAID, PAYOUT_FAILED), PAYOUT_FAILED, "RETURNED", id="45-returned-twice"
+        ),
+        pytest.param(
+            (PAYOUT_FAILED, PAYOUT_PAID),
+            PAYOUT_PAID,
+            "RETURNED",
+            id="45-paid-after-returned-in-the-other-order",
+        ),
     ],
 )
 async def test_payout_move_that_does_not_exist_is_refused(
@@ -1177,11 +1513,18 @@ async def test_payout_move_that_does_not_exist_is_refused(
     payout = await created_payout(ledger)
     made = [about(payout, move) for move in moves]
     for event in made:
-        assert [result.status for result in await ledger.ingest(event)] == [ledger_pb2.INGEST_STATUS_CREATED]
+        assert [result.status for result in await ledger.ingest(event)] == [
+            ledger_pb2.INGEST_STATUS_CREATED
+        ]
     moved, before = await payout_of(ledger, payout.payout_id), await counts(ledger)
     refused = about(payout, refused_move)
     booked = ",".join(sorted(event.event_id for event in made))
-    metadata = {"payout_id": payout.payout_id, "state": state, "event_id": refused.event_id, "booked_event_ids": booked}
+    metadata = {
+        "payout_id": payout.payout_id,
+        "state": state,
+        "event_id": refused.event_id,
+        "booked_event_ids": booked,
+    }
     expected = (grpc.StatusCode.FAILED_PRECONDITION, "PAYOUT_MOVE_NOT_ALLOWED")
     await assert_payout_event_refused(ledger, refused, expected, metadata)
     repeated = await ledger.ingest(*made)
@@ -1191,14 +1534,18 @@ async def test_payout_move_that_does_not_exist_is_refused(
 
 
 @pytest.mark.parametrize("first", [PAYOUT_PAID, PAYOUT_FAILED])
-async def test_payment_after_the_failure_is_refused_with_both_events(ledger: RunningLedger, first: int) -> None:
+async def test_payment_after_the_failure_is_refused_with_both_events(
+    ledger: RunningLedger, first: int
+) -> None:
     """By their `occurred_at` the bank paid what it had refused: FAILED_PRECONDITION with the two events, in either order."""
     payout = await created_payout(ledger)
     failed = about(payout, PAYOUT_FAILED)
     paid = about(payout, PAYOUT_PAID)
     paid.occurred_at.FromMicroseconds(failed.occurred_at.ToMicroseconds() + 1)
     booked, refused = (paid, failed) if first == PAYOUT_PAID else (failed, paid)
-    assert [result.status for result in await ledger.ingest(booked)] == [ledger_pb2.INGEST_STATUS_CREATED]
+    assert [result.status for result in await ledger.ingest(booked)] == [
+        ledger_pb2.INGEST_STATUS_CREATED
+    ]
     moved, before = await payout_of(ledger, payout.payout_id), await counts(ledger)
     metadata = {
         "payout_id": payout.payout_id,
@@ -1220,21 +1567,38 @@ async def test_odd_but_valid_run_is_planned_and_started(
     """The edges of the terms: a plan writes nothing; the run is created once, and the same terms name it again."""
     request = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id)
     before = await counts(shared_ledger)
-    plan = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id, dry_run=True)
+    plan = run_request(
+        currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id, dry_run=True
+    )
     assert (await shared_ledger.stub.RunPayouts(plan)).payout_run.payout_run_id == ""
     assert await counts(shared_ledger) == before
     run = (await shared_ledger.stub.RunPayouts(request)).payout_run
-    assert (run.min_amount_minor, run.request_id, run.as_of) == (min_amount_minor, request_id, request.as_of)
-    assert (await shared_ledger.stub.RunPayouts(request)).payout_run.payout_run_id == run.payout_run_id
+    assert (run.min_amount_minor, run.request_id, run.as_of) == (
+        min_amount_minor,
+        request_id,
+        request.as_of,
+    )
+    assert (
+        await shared_ledger.stub.RunPayouts(request)
+    ).payout_run.payout_run_id == run.payout_run_id
     assert (await counts(shared_ledger))[4] == before[4] + 1
 
 
 @pytest.mark.parametrize("request_ids", [("", "again"), ("a", "A")])
-async def test_runs_of_one_date_differ_by_their_terms(ledger: RunningLedger, request_ids: tuple[str, str]) -> None:
+async def test_runs_of_one_date_differ_by_their_terms(
+    ledger: RunningLedger, request_ids: tuple[str, str]
+) -> None:
     """Row 68: another minimum or another request id is another run; the same terms name the same one."""
     first, second = request_ids
-    terms: list[dict[str, Any]] = [{"request_id": first}, {"request_id": second}, {"request_id": first, "min_amount_minor": 1}]
-    runs = [(await ledger.stub.RunPayouts(run_request(**term))).payout_run.payout_run_id for term in terms * 2]
+    terms: list[dict[str, Any]] = [
+        {"request_id": first},
+        {"request_id": second},
+        {"request_id": first, "min_amount_minor": 1},
+    ]
+    runs = [
+        (await ledger.stub.RunPayouts(run_request(**term))).payout_run.payout_run_id
+        for term in terms * 2
+    ]
     assert len(set(runs)) == 3
     assert runs[:3] == runs[3:]
 
@@ -1242,7 +1606,9 @@ async def test_runs_of_one_date_differ_by_their_terms(ledger: RunningLedger, req
 async def test_hundred_runs_at_once_starve_nobody(ledger: RunningLedger) -> None:
     """Row 69: the same run for all of them, and balances and events are answered meanwhile."""
     await ledger.ingest(event_message(restaurant_id="res_1"))
-    runs = asyncio.gather(*(ledger.stub.RunPayouts(run_request(), timeout=2 * DEADLINE_SECONDS) for _ in range(100)))
+    runs = asyncio.gather(
+        *(ledger.stub.RunPayouts(run_request(), timeout=2 * DEADLINE_SECONDS) for _ in range(100))
+    )
     others = 0
     while not runs.done():
         assert (await ledger.balance("res_1")).pending_minor >= 0
@@ -1280,19 +1646,35 @@ async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: Runnin
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     for seconds, nanos in ((YEAR_1, 0), (YEAR_1, 999), (-1, 999_999_999), (0, 0), (1, 1)):
         as_of = Timestamp(seconds=seconds, nanos=nanos)
-        request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN", as_of=as_of)
+        request = ledger_pb2.GetBalanceRequest(
+            restaurant_id=restaurant_id, currency="PEN", as_of=as_of
+        )
         balance = await shared_ledger.stub.GetBalance(request)
-        assert (balance.available_minor, balance.pending_minor, balance.reserved_minor, balance.disputed_minor) == (0, 0, 0, 0)
+        assert (
+            balance.available_minor,
+            balance.pending_minor,
+            balance.reserved_minor,
+            balance.disputed_minor,
+        ) == (0, 0, 0, 0)
         assert not balance.HasField("last_event_at")
         assert (balance.as_of.seconds, balance.as_of.nanos) == (seconds, nanos // 1000 * 1000)
 
 
-async def test_balance_of_a_known_restaurant_without_entries_is_zero(shared_ledger: RunningLedger) -> None:
+async def test_balance_of_a_known_restaurant_without_entries_is_zero(
+    shared_ledger: RunningLedger,
+) -> None:
     """Row 61: zeros, in any currency, where the restaurant is registered."""
     restaurant_id = unique("res")
-    await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id))
+    await shared_ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id)
+    )
     balance = await shared_ledger.balance(restaurant_id, "JPY")
-    assert (balance.available_minor, balance.pending_minor, balance.reserved_minor, balance.disputed_minor) == (0, 0, 0, 0)
+    assert (
+        balance.available_minor,
+        balance.pending_minor,
+        balance.reserved_minor,
+        balance.disputed_minor,
+    ) == (0, 0, 0, 0)
     assert not balance.HasField("last_event_at")
 
 
@@ -1316,13 +1698,25 @@ async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: Runni
         event_message(currency="ZZZ", occurred_at=datetime(1999, 1, 1, tzinfo=UTC)),
     )
     told = [
-        (result.status, result.error.code, *(details_of(result.error) if result.HasField("error") else ())) for result in results
+        (
+            result.status,
+            result.error.code,
+            *(details_of(result.error) if result.HasField("error") else ()),
+        )
+        for result in results
     ]
-    invalid, exists, missing = (grpc.StatusCode[name].value[0] for name in ("INVALID_ARGUMENT", "ALREADY_EXISTS", "NOT_FOUND"))
+    invalid, exists, missing = (
+        grpc.StatusCode[name].value[0]
+        for name in ("INVALID_ARGUMENT", "ALREADY_EXISTS", "NOT_FOUND")
+    )
     assert told[0][1:4] == (invalid, "INVALID_REQUEST", {"field": "events[0].restaurant_id"})
     assert told[0][4] == ("events[0].restaurant_id", "events[0].amount_minor")
     assert told[1] == (ledger_pb2.INGEST_STATUS_CREATED, 0)
-    assert told[2][1:4] == (exists, "EVENT_ID_REUSED", {"event_id": stored.event_id, "differing_fields": "amount_minor"})
+    assert told[2][1:4] == (
+        exists,
+        "EVENT_ID_REUSED",
+        {"event_id": stored.event_id, "differing_fields": "amount_minor"},
+    )
     assert told[3] == (ledger_pb2.INGEST_STATUS_DUPLICATE, 0)
     assert told[4][1:4] == (missing, "PAYOUT_NOT_FOUND", {"payout_id": "po_none"})
     assert told[5][1:3] == (invalid, "INVALID_REQUEST")
@@ -1336,7 +1730,9 @@ async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: Runni
     after = await counts(shared_ledger)
     assert (after[0] - before[0], after[1] - before[1]) == (2, 2)
     for event in (new, other):
-        kept = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
+        kept = await shared_ledger.stub.GetEvent(
+            ledger_pb2.GetEventRequest(event_id=event.event_id)
+        )
         assert kept.event == event
 
 
@@ -1354,26 +1750,40 @@ async def test_same_id_twice_in_one_batch_is_booked_once(shared_ledger: RunningL
     ]
     assert len({result.transaction_id for result in results if result.transaction_id}) == 1
     reason, metadata, _ = details_of(results[2].error)
-    assert (results[2].error.code, reason) == (grpc.StatusCode.ALREADY_EXISTS.value[0], "EVENT_ID_REUSED")
+    assert (results[2].error.code, reason) == (
+        grpc.StatusCode.ALREADY_EXISTS.value[0],
+        "EVENT_ID_REUSED",
+    )
     assert metadata == {"event_id": event.event_id, "differing_fields": "fee_minor"}
     assert (await shared_ledger.balance(restaurant_id)).available_minor == event.amount_minor
 
 
-async def test_id_of_a_refused_event_is_free_for_the_next_in_the_batch(shared_ledger: RunningLedger) -> None:
+async def test_id_of_a_refused_event_is_free_for_the_next_in_the_batch(
+    shared_ledger: RunningLedger,
+) -> None:
     """First a payout event of no payout, then a charge with the same id: NOT_FOUND, then CREATED, and a repeat is DUPLICATE."""
     restaurant_id = unique("res")
     charge = event_message(restaurant_id=restaurant_id)
-    payout = event_message(PAYOUT_PAID, event_id=charge.event_id, restaurant_id=restaurant_id, payout_id="po_none")
+    payout = event_message(
+        PAYOUT_PAID, event_id=charge.event_id, restaurant_id=restaurant_id, payout_id="po_none"
+    )
     results = await shared_ledger.ingest(payout, charge, charge)
     assert details_of(results[0].error)[0] == "PAYOUT_NOT_FOUND"
-    assert [result.status for result in results[1:]] == [ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE]
+    assert [result.status for result in results[1:]] == [
+        ledger_pb2.INGEST_STATUS_CREATED,
+        ledger_pb2.INGEST_STATUS_DUPLICATE,
+    ]
     assert (await shared_ledger.balance(restaurant_id)).available_minor == charge.amount_minor
 
 
-async def test_id_of_an_invalid_event_is_free_for_the_next_in_the_batch(shared_ledger: RunningLedger) -> None:
+async def test_id_of_an_invalid_event_is_free_for_the_next_in_the_batch(
+    shared_ledger: RunningLedger,
+) -> None:
     """First an invalid event, then a valid one with the same id: INVALID_ARGUMENT, then CREATED."""
     charge = event_message(restaurant_id=unique("res"))
-    results = await shared_ledger.ingest(event_message(event_id=charge.event_id, amount_minor=0), charge)
+    results = await shared_ledger.ingest(
+        event_message(event_id=charge.event_id, amount_minor=0), charge
+    )
     assert details_of(results[0].error)[0] == "INVALID_REQUEST"
     assert results[1].status == ledger_pb2.INGEST_STATUS_CREATED
 
@@ -1381,7 +1791,13 @@ async def test_id_of_an_invalid_event_is_free_for_the_next_in_the_batch(shared_l
 async def test_batch_of_a_thousand_wrong_events_is_answered(shared_ledger: RunningLedger) -> None:
     """The largest batch with the most to say about each event still fits a message."""
     wrong = event_message(
-        event_id="", restaurant_id="", currency="", amount_minor=-1, fee_minor=-1, reference="\n", metadata={"": "\0"}
+        event_id="",
+        restaurant_id="",
+        currency="",
+        amount_minor=-1,
+        fee_minor=-1,
+        reference="\n",
+        metadata={"": "\0"},
     )
     wrong.type = -1  # type: ignore[assignment]
     wrong.occurred_at.nanos = -1
@@ -1397,13 +1813,22 @@ async def test_page_size_has_a_ceiling(ledger: RunningLedger) -> None:
     await ledger.query(
         "INSERT INTO restaurants (restaurant_id) SELECT 'res_' || lpad(n::text, 5, '0') FROM generate_series(1, 1001) AS n"
     )
-    for asked, given in ((0, 100), (1, 1), (1000, 1000), (1001, 1000), (10**9, 1000), (2**31 - 1, 1000)):
+    for asked, given in (
+        (0, 100),
+        (1, 1),
+        (1000, 1000),
+        (1001, 1000),
+        (10**9, 1000),
+        (2**31 - 1, 1000),
+    ):
         page = await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=asked))
         assert len(page.restaurants) == given
         assert page.next_page_token
 
 
-async def test_pages_of_large_profiles_can_be_read_with_any_page_size(ledger: RunningLedger) -> None:
+async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
+    ledger: RunningLedger,
+) -> None:
     """The largest page of the largest profiles still fits a message that a caller with default limits can receive."""
     await ledger.query(
         "INSERT INTO restaurants (restaurant_id, metadata) "
@@ -1412,7 +1837,9 @@ async def test_pages_of_large_profiles_can_be_read_with_any_page_size(ledger: Ru
     seen: list[str] = []
     token = ""
     while True:
-        page = await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1000, page_token=token))
+        page = await ledger.stub.ListRestaurants(
+            ledger_pb2.ListRestaurantsRequest(page_size=1000, page_token=token)
+        )
         seen += [restaurant.restaurant_id for restaurant in page.restaurants]
         token = page.next_page_token
         if not token:
@@ -1423,23 +1850,42 @@ async def test_pages_of_large_profiles_can_be_read_with_any_page_size(ledger: Ru
 async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> None:
     """Row 73: a token with any character changed, cut off or added is INVALID_ARGUMENT; the token itself goes on."""
     for _ in range(3):
-        await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res")))
-    token = (await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))).next_page_token
-    damaged = [token[:-1], token[1:], token + "A", token + "=", token * 2, token.swapcase(), f" {token}", f"{token}\n"]
+        await shared_ledger.stub.PutRestaurant(
+            ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res"))
+        )
+    token = (
+        await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))
+    ).next_page_token
+    damaged = [
+        token[:-1],
+        token[1:],
+        token + "A",
+        token + "=",
+        token * 2,
+        token.swapcase(),
+        f" {token}",
+        f"{token}\n",
+    ]
     seed = 20261120
     chosen = random.Random(seed)
     for place in chosen.sample(range(len(token)), 12):
         damaged.append(token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :])
     for wrong in damaged:
         with pytest.raises(aio.AioRpcError) as caught:
-            await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=wrong))
+            await shared_ledger.stub.ListRestaurants(
+                ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=wrong)
+            )
         told = refusal(caught.value)
         assert (told.code, told.fields) == (INVALID, ("page_token",)), f"{wrong!r} (seed {seed})"
-    page = await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token))
+    page = await shared_ledger.stub.ListRestaurants(
+        ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token)
+    )
     assert page.restaurants
 
 
-async def test_reference_and_metadata_are_text_and_no_statement(shared_ledger: RunningLedger) -> None:
+async def test_reference_and_metadata_are_text_and_no_statement(
+    shared_ledger: RunningLedger,
+) -> None:
     """Row 12: what looks like SQL is kept as it is."""
     text = "'); DROP TABLE processor_events; --"
     event = event_message(reference=text, metadata={text: text})
@@ -1475,7 +1921,8 @@ def call_by_hand(body: bytes, **changed: str) -> bytes:
         "content-type": "application/grpc",
     } | {name.replace("_", "-"): value for name, value in changed.items()}
     block = b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in headers.items()
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
     )
     return (
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -1496,7 +1943,9 @@ async def answer_by_hand(address: str, request: bytes) -> grpc.StatusCode | None
                 head = await reader.readexactly(9)
                 kind, flags, stream = head[3], head[4], int.from_bytes(head[5:])
                 payload = await reader.readexactly(int.from_bytes(head[:3]))
-                if kind == HEADERS_FRAME and (found := re.search(rb"grpc-status[\x01\x02]([0-9]{1,2})", payload)):
+                if kind == HEADERS_FRAME and (
+                    found := re.search(rb"grpc-status[\x01\x02]([0-9]{1,2})", payload)
+                ):
                     return {code.value[0]: code for code in grpc.StatusCode}[int(found.group(1))]
                 if kind in (RESET_FRAME, GOAWAY_FRAME) or (stream == 1 and flags & END_STREAM):
                     return None
@@ -1510,20 +1959,31 @@ _MESSAGE = grpc_message(ingest(event_message(event_id="by-hand")))
 # Here grpc answers before the service is asked, each of its versions in its own way.
 CUT_OFF = {None, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED}
 BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
-    "78-unknown-encoding": (call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="snail"), CUT_OFF),
+    "78-unknown-encoding": (
+        call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="snail"),
+        CUT_OFF,
+    ),
     "78-compressed-without-encoding": (call_by_hand(grpc_message(b"x", compressed=1)), CUT_OFF),
-    "78-gzip-that-is-none": (call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="gzip"), CUT_OFF),
+    "78-gzip-that-is-none": (
+        call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="gzip"),
+        CUT_OFF,
+    ),
     "80-binary-header-not-base64": (call_by_hand(_MESSAGE, x_data_bin="!!!!"), CUT_OFF),
     "82-http-1": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", {None}),
     "82-tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), {None}),
-    "83-timeout-of-0": (call_by_hand(_MESSAGE, grpc_timeout="0n"), {grpc.StatusCode.DEADLINE_EXCEEDED, None}),
+    "83-timeout-of-0": (
+        call_by_hand(_MESSAGE, grpc_timeout="0n"),
+        {grpc.StatusCode.DEADLINE_EXCEEDED, None},
+    ),
     "83-timeout-garbage": (call_by_hand(_MESSAGE, grpc_timeout="soon"), CUT_OFF),
     "84-message-of-4-GiB-said": (call_by_hand(b"\0\xff\xff\xff\xff" + _MESSAGE), {TOO_LARGE}),
 }
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-async def test_call_that_breaks_the_transport_is_turned_away(shared_ledger: RunningLedger, name: str) -> None:
+async def test_call_that_breaks_the_transport_is_turned_away(
+    shared_ledger: RunningLedger, name: str
+) -> None:
     """Refused by grpc or cut off, soon; the event of it not booked; other callers untouched."""
     before = await counts(shared_ledger)
     request, expected = BY_HAND[name]
@@ -1553,10 +2013,21 @@ async def test_unknown_restaurant_is_rejected_where_the_setting_says_so(database
         assert await counts(ledger) == before
         await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
         known = event_message(event_id=unknown.event_id, restaurant_id="known")
-        results = await ledger.ingest(unknown, unknown, known, event_message(restaurant_id="known"), known)
-        told_of = [details_of(result.error)[0] if result.HasField("error") else result.status for result in results]
+        results = await ledger.ingest(
+            unknown, unknown, known, event_message(restaurant_id="known"), known
+        )
+        told_of = [
+            details_of(result.error)[0] if result.HasField("error") else result.status
+            for result in results
+        ]
         created, duplicate = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
-        assert told_of == ["RESTAURANT_NOT_FOUND", "RESTAURANT_NOT_FOUND", created, created, duplicate]
+        assert told_of == [
+            "RESTAURANT_NOT_FOUND",
+            "RESTAURANT_NOT_FOUND",
+            created,
+            created,
+            duplicate,
+        ]
         assert await ledger.query("SELECT restaurant_id FROM restaurants") == [("known",)]
 
 
@@ -1569,13 +2040,17 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-async def test_event_that_only_the_database_refuses_stands_alone(ledger: RunningLedger, planted: str) -> None:
+async def test_event_that_only_the_database_refuses_stands_alone(
+    ledger: RunningLedger, planted: str
+) -> None:
     """A rule of the database that validation does not know: INVALID_ARGUMENT for the one event, the others are booked."""
     await ledger.query(PLANTED[planted])
     poison = event_message(restaurant_id="poison", amount_minor=666)
     good = [event_message(restaurant_id=unique("res")) for _ in range(9)]
     results = await ledger.ingest(*good[:4], poison, *good[4:])
-    assert [result.status for result in results[:4] + results[5:]] == [ledger_pb2.INGEST_STATUS_CREATED] * 9
+    assert [result.status for result in results[:4] + results[5:]] == [
+        ledger_pb2.INGEST_STATUS_CREATED
+    ] * 9
     reason, metadata, _ = details_of(results[4].error)
     assert (results[4].error.code, reason) == (INVALID.value[0], "EVENT_REJECTED")
     assert metadata == {"event_id": poison.event_id}

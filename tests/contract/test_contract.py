@@ -89,7 +89,15 @@ PROMISED_VALUES = {
 }
 PROMISED_METHODS = {
     *("IngestEvent", "BatchIngestEvents", "StreamEvents", "GetEvent", "GetBalance", "ListEntries"),
-    *("RunPayouts", "GetPayoutRun", "ListPayoutRuns", "CancelPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"),
+    *(
+        "RunPayouts",
+        "GetPayoutRun",
+        "ListPayoutRuns",
+        "CancelPayoutRun",
+        "ListPayoutRunItems",
+        "GetPayout",
+        "ListPayouts",
+    ),
     *("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants"),
 }
 
@@ -126,7 +134,9 @@ def elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, tu
             yield f"{service.name}.{method.name}", (6, place, 2, number)
 
 
-def _message_elements(message: descriptor_pb2.DescriptorProto, path: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _message_elements(
+    message: descriptor_pb2.DescriptorProto, path: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     if message.options.map_entry:
         return
     yield message.name, path
@@ -136,7 +146,9 @@ def _message_elements(message: descriptor_pb2.DescriptorProto, path: tuple[int, 
         yield from _message_elements(nested, (*path, 3, place))
 
 
-def fields_of(contract: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str, FieldDescriptorProto]]:
+def fields_of(
+    contract: descriptor_pb2.FileDescriptorSet,
+) -> Iterator[tuple[str, FieldDescriptorProto]]:
     """Every field with the name of its message."""
     for file in contract.file:
         for message in file.message_type:
@@ -150,21 +162,34 @@ def spelled(field: FieldDescriptorProto) -> str:
     if name.endswith(".MetadataEntry"):
         return "map<string,string>"
     repeated = "*" if field.label == FieldDescriptorProto.LABEL_REPEATED else ""
-    return repeated + (name or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower())
+    return repeated + (
+        name or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    )
 
 
-def test_everything_in_the_contract_has_a_comment(contract: descriptor_pb2.FileDescriptorSet) -> None:
+def test_everything_in_the_contract_has_a_comment(
+    contract: descriptor_pb2.FileDescriptorSet,
+) -> None:
     """Messages, fields, enums, their values, services and methods: each says in a sentence what it is."""
     for file in contract.file:
-        comments = {tuple(place.path): place.leading_comments.strip() for place in file.source_code_info.location}
-        silent = [name for name, path in elements(file) if not re.match(r"[A-Z0-9`].*[.:}]$", comments.get(path, ""), re.DOTALL)]
+        comments = {
+            tuple(place.path): place.leading_comments.strip()
+            for place in file.source_code_info.location
+        }
+        silent = [
+            name
+            for name, path in elements(file)
+            if not re.match(r"[A-Z0-9`].*[.:}]$", comments.get(path, ""), re.DOTALL)
+        ]
         assert silent == []
 
 
 def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescriptorSet) -> None:
     """A method's comment names at least one status that it answers; one that writes says what a repeat does."""
     (file,) = [file for file in contract.file if file.service]
-    comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+    comments = {
+        tuple(place.path): place.leading_comments for place in file.source_code_info.location
+    }
     (service,) = file.service
     for number, method in enumerate(service.method):
         comment = comments[(6, 0, 2, number)]
@@ -177,15 +202,21 @@ def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescri
 def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> None:
     """The comment of every amount names its unit, or that of its message does."""
     (file,) = [file for file in contract.file if file.service]
-    comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+    comments = {
+        tuple(place.path): place.leading_comments for place in file.source_code_info.location
+    }
     for place, message in enumerate(file.message_type):
         for number, field in enumerate(message.field):
             if field.name.endswith("_minor"):
                 said = comments[(4, place, 2, number)] + comments[(4, place)]
-                assert "minor units" in said or "amount" in said.lower(), f"{message.name}.{field.name}"
+                assert "minor units" in said or "amount" in said.lower(), (
+                    f"{message.name}.{field.name}"
+                )
 
 
-def test_requests_and_responses_are_unique_to_their_method(contract: descriptor_pb2.FileDescriptorSet) -> None:
+def test_requests_and_responses_are_unique_to_their_method(
+    contract: descriptor_pb2.FileDescriptorSet,
+) -> None:
     """Each method has a request and a response of its own, named after it, so that each can grow by itself."""
     (service,) = [service for file in contract.file for service in file.service]
     assert {method.name for method in service.method} >= PROMISED_METHODS
@@ -199,7 +230,9 @@ def test_requests_and_responses_are_unique_to_their_method(contract: descriptor_
 
 
 @pytest.mark.parametrize("message", PROMISED_FIELDS)
-def test_promised_fields_are_there(contract: descriptor_pb2.FileDescriptorSet, message: str) -> None:
+def test_promised_fields_are_there(
+    contract: descriptor_pb2.FileDescriptorSet, message: str
+) -> None:
     """The names that callers rely on exist, with their types."""
     there = {field.name: spelled(field) for owner, field in fields_of(contract) if owner == message}
     promised = dict(pair.split(":", 1) for pair in PROMISED_FIELDS[message].split())
@@ -217,7 +250,10 @@ def test_promised_values_are_there(enum: str) -> None:
 def test_every_enum_says_that_it_grows(contract: descriptor_pb2.FileDescriptorSet) -> None:
     """A client of today meets the values of a server of tomorrow."""
     for file in contract.file:
-        comments = {tuple(place.path): " ".join(place.leading_comments.split()) for place in file.source_code_info.location}
+        comments = {
+            tuple(place.path): " ".join(place.leading_comments.split())
+            for place in file.source_code_info.location
+        }
         silent = [
             enum.name
             for place, enum in enumerate(file.enum_type)
@@ -243,11 +279,16 @@ def test_money_is_int64_minor_units(contract: descriptor_pb2.FileDescriptorSet) 
         if field.name.endswith("_minor"):
             assert kind == "int64"
         if kind == "int64":
-            is_count = field.name in {"count", "payouts_created", "restaurants_considered", "restaurants_total"}
+            is_count = field.name in {
+                "count",
+                "payouts_created",
+                "restaurants_considered",
+                "restaurants_total",
+            }
             assert field.name.endswith("_minor") or is_count, f"{message}.{field.name}"
-        assert not re.search(r"amount|balance|total|fee(_|$)", field.name) or field.name.endswith(("_minor", "_total")), (
-            field.name
-        )
+        assert not re.search(r"amount|balance|total|fee(_|$)", field.name) or field.name.endswith(
+            ("_minor", "_total")
+        ), field.name
 
 
 def test_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
@@ -261,9 +302,15 @@ def test_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
 
 def test_int64_is_a_string_in_json_and_survives() -> None:
     """Amounts above 2^53 go through JSON unharmed, since they are strings there."""
-    balance = ledger_pb2.GetBalanceResponse(available_minor=2**63 - 1, pending_minor=-(2**63), reserved_minor=2**53 + 1)
+    balance = ledger_pb2.GetBalanceResponse(
+        available_minor=2**63 - 1, pending_minor=-(2**63), reserved_minor=2**53 + 1
+    )
     spoken = json.loads(json_format.MessageToJson(balance))
-    assert spoken == {"availableMinor": str(2**63 - 1), "pendingMinor": str(-(2**63)), "reservedMinor": str(2**53 + 1)}
+    assert spoken == {
+        "availableMinor": str(2**63 - 1),
+        "pendingMinor": str(-(2**63)),
+        "reservedMinor": str(2**53 + 1),
+    }
     assert json_format.Parse(json.dumps(spoken), ledger_pb2.GetBalanceResponse()) == balance
 
 
@@ -274,14 +321,27 @@ def test_int64_is_a_string_in_json_and_survives() -> None:
 def test_amount_that_is_no_integer_is_refused_by_json(text: str) -> None:
     """What a gateway may be sent as an amount in JSON is an integer or an error, never rounded."""
     with pytest.raises(json_format.ParseError):
-        json_format.Parse(f'{{"event": {{"amountMinor": {text}}}}}', ledger_pb2.IngestEventRequest())
+        json_format.Parse(
+            f'{{"event": {{"amountMinor": {text}}}}}', ledger_pb2.IngestEventRequest()
+        )
 
 
-@pytest.mark.parametrize("text", ["2023-02-29T00:00:00Z", "2016-12-31T23:59:60Z", "today", "10000-01-01T00:00:00Z", "2026-02-30"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2023-02-29T00:00:00Z",
+        "2016-12-31T23:59:60Z",
+        "today",
+        "10000-01-01T00:00:00Z",
+        "2026-02-30",
+    ],
+)
 def test_instant_that_is_none_is_refused_by_json(text: str) -> None:
     """Leap seconds and days that do not exist are errors before they are sent."""
     with pytest.raises(json_format.ParseError):
-        json_format.Parse(f'{{"event": {{"occurredAt": "{text}"}}}}', ledger_pb2.IngestEventRequest())
+        json_format.Parse(
+            f'{{"event": {{"occurredAt": "{text}"}}}}', ledger_pb2.IngestEventRequest()
+        )
 
 
 def test_event_goes_through_json_unchanged() -> None:
@@ -306,13 +366,19 @@ def test_service_config_names_methods_that_exist() -> None:
     assert len({json.dumps(name, sort_keys=True) for name in named}) == len(named)
     for entry in settings["methodConfig"]:
         if "retryPolicy" in entry:
-            assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"]
+            assert entry["retryPolicy"]["retryableStatusCodes"] == [
+                "UNAVAILABLE",
+                "RESOURCE_EXHAUSTED",
+                "CANCELLED",
+            ]
 
 
 async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger) -> None:
     """A channel made with the recommended settings works; one whose settings grpc cannot read would answer no call."""
     text = (files("ledger.v1") / "service_config.json").read_text()
-    async with aio.insecure_channel(shared_ledger.address, options=[("grpc.service_config", text)]) as channel:
+    async with aio.insecure_channel(
+        shared_ledger.address, options=[("grpc.service_config", text)]
+    ) as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         response = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
         assert response.status == ledger_pb2.INGEST_STATUS_CREATED
@@ -420,7 +486,9 @@ def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) ->
     mistyped.write_text(MISTYPED_CALLER)
     # Google's common protos do not say that they are typed, which every caller has to tell mypy.
     configuration = tmp_path / "mypy.ini"
-    configuration.write_text("[mypy]\n[mypy-google.rpc.*,google.type.*]\nfollow_untyped_imports = True\n")
+    configuration.write_text(
+        "[mypy]\n[mypy-google.rpc.*,google.type.*]\nfollow_untyped_imports = True\n"
+    )
     command = [
         sys.executable,
         "-m",
@@ -434,10 +502,22 @@ def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) ->
         str(mistyped),
     ]
     environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
-    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    finished = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert finished.stderr == ""
     errors = [line for line in finished.stdout.splitlines() if ": error:" in line]
-    wrong = [number for number, line in enumerate(MISTYPED_CALLER.splitlines(), 1) if line.startswith("    ")]
+    wrong = [
+        number
+        for number, line in enumerate(MISTYPED_CALLER.splitlines(), 1)
+        if line.startswith("    ")
+    ]
     found = [re.match(r"mistyped_caller\.py:(\d+): error:", line) for line in errors]
     assert all(found), finished.stdout
     assert sorted({int(match.group(1)) for match in found if match}) == wrong

@@ -40,7 +40,18 @@ ALLOWED = {
     grpc.StatusCode.OUT_OF_RANGE,
 }
 REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
-INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "sqlstate", "traceback", "select ", "insert ", "constraint", "exception", ".py")
+INTERNALS = (
+    "asyncpg",
+    "sqlalchemy",
+    "postgres",
+    "sqlstate",
+    "traceback",
+    "select ",
+    "insert ",
+    "constraint",
+    "exception",
+    ".py",
+)
 
 EXAMPLES = int(os.environ.get("LEDGER_FUZZ_EXAMPLES", "0"))
 RULES = settings(
@@ -105,7 +116,9 @@ def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
         return st.lists(values(field), max_size=3) if field.is_repeated else values(field)
 
     optional = {field.name: strategy(field) for field in descriptor.fields}
-    return st.fixed_dictionaries({}, optional=optional).map(lambda fields: GetMessageClass(descriptor)(**fields))
+    return st.fixed_dictionaries({}, optional=optional).map(
+        lambda fields: GetMessageClass(descriptor)(**fields)
+    )
 
 
 @st.composite
@@ -138,7 +151,9 @@ def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes | aio.AioRpcError:
     """The answer or the error of a call with raw bytes."""
-    call: Any = ledger.channel.unary_unary(f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None)
+    call: Any = ledger.channel.unary_unary(
+        f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
+    )
     try:
         answer: bytes = await call(request, timeout=60)
     except aio.AioRpcError as error:
@@ -158,7 +173,9 @@ async def assert_answered(ledger: RunningLedger, method: str, request: bytes) ->
         return
     if method == "BatchIngestEvents":
         for result in ledger_pb2.BatchIngestEventsResponse.FromString(answer).results:
-            assert result.HasField("error") == (result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED)
+            assert result.HasField("error") == (
+                result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED
+            )
             if result.HasField("error"):
                 assert_explained(result.error)
 
@@ -194,21 +211,27 @@ async def assert_healthy(ledger: RunningLedger) -> None:
 
 @RULES
 @given(case=requests())
-async def test_any_message_is_answered(shared_ledger: RunningLedger, case: tuple[str, bytes]) -> None:
+async def test_any_message_is_answered(
+    shared_ledger: RunningLedger, case: tuple[str, bytes]
+) -> None:
     """Messages with any fields at all: a status of the contract, never UNKNOWN or INTERNAL."""
     await assert_answered(shared_ledger, *case)
 
 
 @RULES
 @given(case=damaged_requests())
-async def test_any_bytes_are_answered(shared_ledger: RunningLedger, case: tuple[str, bytes]) -> None:
+async def test_any_bytes_are_answered(
+    shared_ledger: RunningLedger, case: tuple[str, bytes]
+) -> None:
     """Valid requests with damaged bytes: a status of the contract, never UNKNOWN or INTERNAL."""
     await assert_answered(shared_ledger, *case)
 
 
 @RULES
 @given(event=messages(ledger_pb2.ProcessorEvent.DESCRIPTOR), changes=st.data())
-async def test_any_event_that_is_accepted_is_read_back(shared_ledger: RunningLedger, event: Any, changes: st.DataObject) -> None:
+async def test_any_event_that_is_accepted_is_read_back(
+    shared_ledger: RunningLedger, event: Any, changes: st.DataObject
+) -> None:
     """Valid events with a few of their fields replaced: refused, or stored and read back as they were sent."""
     merged = ledger_pb2.ProcessorEvent()
     merged.CopyFrom(event_message())
@@ -226,10 +249,19 @@ async def test_any_event_that_is_accepted_is_read_back(shared_ledger: RunningLed
     assert stored.event == merged
     posted = {entry.type: entry.amount_minor for entry in stored.entries}
     assert merged.amount_minor in posted.values()
-    assert all(entry.amount_minor in {merged.amount_minor, merged.fee_minor} for entry in stored.entries)
+    assert all(
+        entry.amount_minor in {merged.amount_minor, merged.fee_minor} for entry in stored.entries
+    )
 
 
-NEW_METHODS = ["ListEntries", "RunPayouts", "GetPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"]
+NEW_METHODS = [
+    "ListEntries",
+    "RunPayouts",
+    "GetPayoutRun",
+    "ListPayoutRunItems",
+    "GetPayout",
+    "ListPayouts",
+]
 
 
 @st.composite
@@ -237,7 +269,10 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
     """A valid request about statements or payouts with one or two of its fields replaced: it gets past most of the checks."""
     method = draw(st.sampled_from(NEW_METHODS))
     kind = GetMessageClass(METHODS[method])
-    merged, replaced = kind.FromString(VALID[method].SerializeToString()), draw(messages(METHODS[method]))
+    merged, replaced = (
+        kind.FromString(VALID[method].SerializeToString()),
+        draw(messages(METHODS[method])),
+    )
     fields = replaced.ListFields()
     for field, value in draw(st.permutations(fields))[: draw(st.integers(1, 2))] if fields else []:
         merged.ClearField(field.name)
@@ -247,7 +282,9 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @RULES
 @given(case=changed_requests())
-async def test_any_field_of_a_valid_request_is_answered(shared_ledger: RunningLedger, case: tuple[str, bytes]) -> None:
+async def test_any_field_of_a_valid_request_is_answered(
+    shared_ledger: RunningLedger, case: tuple[str, bytes]
+) -> None:
     """Statements and payouts, asked for with a field that nobody thought of: a status of the contract."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
     await assert_answered(shared_ledger, *case)
@@ -256,7 +293,9 @@ async def test_any_field_of_a_valid_request_is_answered(shared_ledger: RunningLe
 async def test_server_is_healthy_after_all_of_them(shared_ledger: RunningLedger) -> None:
     """After the cases above: SERVING, and every entry has its event, every event its entries."""
     await assert_healthy(shared_ledger)
-    balance = await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="afterwards"))
+    balance = await shared_ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id="afterwards")
+    )
     assert balance.restaurant.restaurant_id == "afterwards"
     with pytest.raises(aio.AioRpcError) as caught:
         await shared_ledger.stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=""))

@@ -31,7 +31,10 @@ from ledger.bootstrap.database import Database
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
 
 CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "5000"))
-SEED = int(os.environ.get("LEDGER_FUZZ_SEED") or (secrets.randbits(32) if "LEDGER_FUZZ_CASES" in os.environ else 20261120))
+SEED = int(
+    os.environ.get("LEDGER_FUZZ_SEED")
+    or (secrets.randbits(32) if "LEDGER_FUZZ_CASES" in os.environ else 20261120)
+)
 CALLS_AT_ONCE = 32
 TIMEOUT_SECONDS = 60.0
 # The working set of a server that has answered everything once, and what the allocator keeps.
@@ -62,12 +65,24 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
 }
 REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
 NEVER = {"UNSPECIFIED", "INTERNAL", "METHOD_NOT_IMPLEMENTED"}
-INTERNALS = ("asyncpg", "sqlalchemy", "postgres", "sqlstate", "traceback", "select ", "insert ", "constraint", ".py")
+INTERNALS = (
+    "asyncpg",
+    "sqlalchemy",
+    "postgres",
+    "sqlstate",
+    "traceback",
+    "select ",
+    "insert ",
+    "constraint",
+    ".py",
+)
 
 
 def reason_of(status: status_pb2.Status) -> str:
     """The reason of a status that says what it has to, and nothing of the inside."""
-    infos = [info for info in (_error_info(detail) for detail in status.details) if info is not None]
+    infos = [
+        info for info in (_error_info(detail) for detail in status.details) if info is not None
+    ]
     assert len(infos) == 1, "one ErrorInfo"
     (info,) = infos
     assert info.domain == "ledger.v1"
@@ -84,10 +99,18 @@ def _error_info(detail: Any) -> error_details_pb2.ErrorInfo | None:
 def results_of(method: str, answers: list[bytes]) -> list[ledger_pb2.IngestResult]:
     """What was told about single events."""
     if method == "BatchIngestEvents":
-        return [result for raw in answers for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results]
+        return [
+            result
+            for raw in answers
+            for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results
+        ]
     if method == "StreamEvents":
         told = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in answers]
-        return [result for one in told for result in ([one.result] if one.HasField("result") else one.results)]
+        return [
+            result
+            for one in told
+            for result in ([one.result] if one.HasField("result") else one.results)
+        ]
     return []
 
 
@@ -100,7 +123,9 @@ def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
         assert error.code() is C.RESOURCE_EXHAUSTED, f"{error.code()}: {error.details()}"
         assert max(map(len, case.requests)) > MESSAGE_BYTES_MAX
         return "too large"
-    assert error.code() in ALSO_ALLOWED[case.method] | {C.INVALID_ARGUMENT}, f"{error.code()}: {error.details()}"
+    assert error.code() in ALSO_ALLOWED[case.method] | {C.INVALID_ARGUMENT}, (
+        f"{error.code()}: {error.details()}"
+    )
     return f"{error.code().name} {reason_of(status)}"
 
 
@@ -110,7 +135,9 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
     answers: list[bytes] = []
     try:
         if case.method == "StreamEvents":
-            stream: Any = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+            stream: Any = channel.stream_stream(
+                path, request_serializer=None, response_deserializer=None
+            )
             call = stream(timeout=TIMEOUT_SECONDS)
             # One after the other: the library calls it INTERNAL when the server ends a stream that is being written to.
             for request in case.requests:
@@ -124,7 +151,9 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
                 # Raises what the call ended with.
                 await call.read()
         else:
-            single: Any = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            single: Any = channel.unary_unary(
+                path, request_serializer=None, response_deserializer=None
+            )
             answers.append(await single(case.requests[0], timeout=TIMEOUT_SECONDS))
     except aio.AioRpcError as error:
         return judge_refusal(case, error)
@@ -139,15 +168,25 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
 async def paid_out(channel: aio.Channel) -> dict[str, Message]:
     """Valid requests about a run that there is, with a payout."""
     stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-    charge = event_message(restaurant_id="known", currency="USD", occurred_at=datetime.now(UTC) - timedelta(days=30))
+    charge = event_message(
+        restaurant_id="known", currency="USD", occurred_at=datetime.now(UTC) - timedelta(days=30)
+    )
     await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=charge))
     today = datetime.now(UTC)
     as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
-    run = (await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="USD", as_of=as_of))).payout_run
+    run = (
+        await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="USD", as_of=as_of))
+    ).payout_run
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            run = (await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
-    (payout,) = (await stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id))).payouts
+            run = (
+                await stub.GetPayoutRun(
+                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+                )
+            ).payout_run
+    (payout,) = (
+        await stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id))
+    ).payouts
     return valid_requests(payout_run_id=run.payout_run_id, payout_id=payout.payout_id)
 
 
@@ -171,7 +210,9 @@ async def test_calls_by_chance_are_answered_as_promised(database: Database) -> N
                 failures.append(f"seed {SEED}, case {case.number}, {case.method} {sent}: {error}")
 
     with tempfile.TemporaryDirectory(prefix="ledger-fuzz-") as folder:
-        async with server_process(database, Path(folder) / "server.log", log_level="warning") as server:
+        async with server_process(
+            database, Path(folder) / "server.log", log_level="warning"
+        ) as server:
             async with aio.insecure_channel(server.address) as channel:
                 valid = await paid_out(channel)
                 for warming in fuzz_cases(0, 500, valid):
@@ -192,7 +233,10 @@ async def test_calls_by_chance_are_answered_as_promised(database: Database) -> N
         # There is one run, and it has ended.
         answer = "FAILED_PRECONDITION PAYOUT_RUN_ENDED" if method == "CancelPayoutRun" else "OK"
         assert seen[method, answer], f"{method} was never answered {answer}: {seen}"
-        assert any(seen[method, told] for told in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE"))
+        assert any(
+            seen[method, told]
+            for told in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE")
+        )
     await assert_books_in_order(database)
 
 

@@ -63,7 +63,9 @@ async def hostile(shared_database: Database) -> AsyncIterator[ServerProcess]:
 
 
 @asynccontextmanager
-async def unharmed(hostile: ServerProcess, *, rss_mib: float = RSS_MIB_MAX, booked: int = 0) -> AsyncIterator[None]:
+async def unharmed(
+    hostile: ServerProcess, *, rss_mib: float = RSS_MIB_MAX, booked: int = 0
+) -> AsyncIterator[None]:
     """What happens inside books `booked` events, costs the server little memory and few words, and others are served."""
     before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
     yield
@@ -111,8 +113,12 @@ async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess
     """Row 77: thirty of them cost what is unpacked of each for a moment, not three gigabytes."""
     body = message(gzip.compress(bytes(100_000_000), 9), compressed=1)
     async with unharmed(hostile, rss_mib=192), AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(30)]
-        told = await asyncio.gather(*(one.call(INGEST, body, [("grpc-encoding", "gzip")]) for one in connections))
+        connections = [
+            await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(30)
+        ]
+        told = await asyncio.gather(
+            *(one.call(INGEST, body, [("grpc-encoding", "gzip")]) for one in connections)
+        )
         assert {some.code for some in told} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -130,11 +136,17 @@ async def test_message_beyond_the_limit_is_refused(hostile: ServerProcess, path:
         pytest.param([("grpc-encoding", "snail")], message(b"x", compressed=1), id="unknown"),
         pytest.param([], message(b"x", compressed=1), id="none-said"),
         pytest.param([("grpc-encoding", "gzip")], message(b"x", compressed=1), id="not-gzip"),
-        pytest.param([("grpc-encoding", "gzip")], message(gzip.compress(bytes(100))[:-9], compressed=1), id="gzip-cut"),
+        pytest.param(
+            [("grpc-encoding", "gzip")],
+            message(gzip.compress(bytes(100))[:-9], compressed=1),
+            id="gzip-cut",
+        ),
     ],
 )
 @METHODS
-async def test_encoding_that_is_none_is_refused(hostile: ServerProcess, path: str, headers: Any, body: bytes) -> None:
+async def test_encoding_that_is_none_is_refused(
+    hostile: ServerProcess, path: str, headers: Any, body: bytes
+) -> None:
     """Row 78: UNIMPLEMENTED or INTERNAL from the library, in its own words; the method is not run."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(path, body, headers)
@@ -143,14 +155,21 @@ async def test_encoding_that_is_none_is_refused(hostile: ServerProcess, path: st
 
 @pytest.mark.parametrize("flag", [2, 128, 255])
 @METHODS
-async def test_flag_of_a_message_that_is_none_books_nothing(hostile: ServerProcess, path: str, flag: int) -> None:
+async def test_flag_of_a_message_that_is_none_books_nothing(
+    hostile: ServerProcess, path: str, flag: int
+) -> None:
     """Row 78: to the library it is no message, or one like others; a stream ends there; what is not answered is not booked."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, message(b"x", compressed=flag), [("grpc-timeout", "500m")])
+        told = await connection.call(
+            path, message(b"x", compressed=flag), [("grpc-timeout", "500m")]
+        )
         assert not told.body
         if path == INGEST:
             assert_turned_away(
-                told, grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED
+                told,
+                grpc.StatusCode.INTERNAL,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
             )
 
 
@@ -158,14 +177,18 @@ async def test_flag_of_a_message_that_is_none_books_nothing(hostile: ServerProce
 
 
 @METHODS
-async def test_headers_beyond_the_limit_are_refused_every_time(hostile: ServerProcess, path: str) -> None:
+async def test_headers_beyond_the_limit_are_refused_every_time(
+    hostile: ServerProcess, path: str
+) -> None:
     """Row 79: one more than the limit is refused, and always: there is no room between two limits in which chance decides."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         for size in [api_server.METADATA_BYTES_MAX] * 20 + [20_480]:
             told = await connection.call(path, request(path), [("x-padding", "a" * size)])
             assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (
-            await connection.call(path, request(path), [("x-padding", "a" * (api_server.METADATA_BYTES_MAX - 1200))])
+            await connection.call(
+                path, request(path), [("x-padding", "a" * (api_server.METADATA_BYTES_MAX - 1200))]
+            )
         ).code is grpc.StatusCode.OK
 
 
@@ -173,13 +196,19 @@ async def test_headers_beyond_the_limit_are_refused_every_time(hostile: ServerPr
 async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: str) -> None:
     """Row 80: by number as by size."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, request(path), [(f"x-padding-{number}", "a") for number in range(10_000)])
+        told = await connection.call(
+            path, request(path), [(f"x-padding-{number}", "a") for number in range(10_000)]
+        )
         assert_turned_away(told, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 @METHODS
-@pytest.mark.parametrize("value", ["!!!!", "a", "a===", "\x7f\x80"], ids=["not-base64", "odd", "padded", "binary"])
-async def test_binary_header_that_is_not_base64_is_refused(hostile: ServerProcess, path: str, value: str) -> None:
+@pytest.mark.parametrize(
+    "value", ["!!!!", "a", "a===", "\x7f\x80"], ids=["not-base64", "odd", "padded", "binary"]
+)
+async def test_binary_header_that_is_not_base64_is_refused(
+    hostile: ServerProcess, path: str, value: str
+) -> None:
     """Row 80: the stream is ended; other streams of the connection are not harmed, or the connection is closed."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(path, request(path), [("x-data-bin", value.encode("latin-1"))])
@@ -187,7 +216,15 @@ async def test_binary_header_that_is_not_base64_is_refused(hostile: ServerProces
 
 
 @pytest.mark.parametrize(
-    "path", [f"/{SERVICE}/DeleteEverything", f"/{SERVICE}/ingestevent", "/ledger.v2.LedgerService/IngestEvent", "/", "//", "/%00"]
+    "path",
+    [
+        f"/{SERVICE}/DeleteEverything",
+        f"/{SERVICE}/ingestevent",
+        "/ledger.v2.LedgerService/IngestEvent",
+        "/",
+        "//",
+        "/%00",
+    ],
 )
 async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str) -> None:
     """Row 81: whatever else is asked for."""
@@ -208,7 +245,9 @@ async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str
     ],
 )
 @METHODS
-async def test_request_that_is_hardly_grpc_harms_nobody(hostile: ServerProcess, path: str, headers: Any, without: Any) -> None:
+async def test_request_that_is_hardly_grpc_harms_nobody(
+    hostile: ServerProcess, path: str, headers: Any, without: Any
+) -> None:
     """Row 82: the library is lenient with some of them; the event is booked or the call refused, never half of it."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
@@ -221,14 +260,18 @@ async def test_request_that_is_hardly_grpc_harms_nobody(hostile: ServerProcess, 
 @pytest.mark.parametrize(
     "opening",
     [
-        pytest.param(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", id="82-http-1"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", id="82-http-1"
+        ),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), id="82-tls"),
         pytest.param(bytes(range(256)) * 64, id="82-noise"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4096, id="82-frames-of-noise"),
         pytest.param(b"", id="82-nothing"),
     ],
 )
-async def test_what_does_not_speak_http2_is_shown_out(hostile: ServerProcess, opening: bytes) -> None:
+async def test_what_does_not_speak_http2_is_shown_out(
+    hostile: ServerProcess, opening: bytes
+) -> None:
     """Row 82: a hundred such connections are closed, with few words in the log."""
     host, port = hostile.address.rsplit(":", 1)
 
@@ -252,19 +295,26 @@ async def test_what_does_not_speak_http2_is_shown_out(hostile: ServerProcess, op
 
 @pytest.mark.parametrize("timeout", ["0n", "0S"])
 @METHODS
-async def test_timeout_that_is_over_is_told_so(hostile: ServerProcess, path: str, timeout: str) -> None:
+async def test_timeout_that_is_over_is_told_so(
+    hostile: ServerProcess, path: str, timeout: str
+) -> None:
     """Row 83: DEADLINE_EXCEEDED, or cut off; the booking may have begun before."""
     async with Http2.connect(hostile.address) as connection:
         assert_turned_away(
-            await connection.call(path, request(path), [("grpc-timeout", timeout)]), grpc.StatusCode.DEADLINE_EXCEEDED
+            await connection.call(path, request(path), [("grpc-timeout", timeout)]),
+            grpc.StatusCode.DEADLINE_EXCEEDED,
         )
     await hostile.assert_well()
     await hostile_is_quiet(hostile, path)
 
 
-@pytest.mark.parametrize("timeout", ["soon", "", "-1S", "1", "S", "1.5S", "999999999999999999999S", "1X", "0x1S"])
+@pytest.mark.parametrize(
+    "timeout", ["soon", "", "-1S", "1", "S", "1.5S", "999999999999999999999S", "1X", "0x1S"]
+)
 @METHODS
-async def test_timeout_that_is_none_harms_nobody(hostile: ServerProcess, path: str, timeout: str) -> None:
+async def test_timeout_that_is_none_harms_nobody(
+    hostile: ServerProcess, path: str, timeout: str
+) -> None:
     """Row 83: refused, or taken as no timeout at all; in that case the event is booked and said to be."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
@@ -277,7 +327,9 @@ async def test_timeout_that_is_none_harms_nobody(hostile: ServerProcess, path: s
 async def test_timeout_of_ten_thousand_years_is_taken(hostile: ServerProcess, path: str) -> None:
     """Row 83: the largest that can be written."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
-        assert (await connection.call(path, request(path), [("grpc-timeout", "99999999H")])).code is grpc.StatusCode.OK
+        assert (
+            await connection.call(path, request(path), [("grpc-timeout", "99999999H")])
+        ).code is grpc.StatusCode.OK
 
 
 # Row 84: the wrong number of messages.
@@ -292,15 +344,21 @@ async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProc
     assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
 
 
-@pytest.mark.parametrize("body", [b"", b"\0", b"\0\0\0\0", request(INGEST)[:-1]], ids=["none", "flag", "length", "cut"])
-async def test_call_without_a_whole_message_is_never_run(hostile: ServerProcess, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body", [b"", b"\0", b"\0\0\0\0", request(INGEST)[:-1]], ids=["none", "flag", "length", "cut"]
+)
+async def test_call_without_a_whole_message_is_never_run(
+    hostile: ServerProcess, body: bytes
+) -> None:
     """Row 84: INVALID_ARGUMENT; nobody waits for it."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         endless = connection.open(INGEST)
         await connection.send(endless, body)
         told = await connection.call(INGEST, body)
         assert told.code is grpc.StatusCode.INVALID_ARGUMENT
-        assert (await connection.call(INGEST, request(INGEST))).code is grpc.StatusCode.OK, "on the same connection"
+        assert (await connection.call(INGEST, request(INGEST))).code is grpc.StatusCode.OK, (
+            "on the same connection"
+        )
 
 
 async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> None:
@@ -309,7 +367,10 @@ async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> Non
         assert (await connection.call(STREAM, b"")).code is grpc.StatusCode.OK
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         told = await connection.call(STREAM, request(STREAM) + request(STREAM)[:-1])
-        assert ledger_pb2.StreamEventsResponse.FromString(bytes(told.body[5:])).result.status == ledger_pb2.INGEST_STATUS_CREATED
+        assert (
+            ledger_pb2.StreamEventsResponse.FromString(bytes(told.body[5:])).result.status
+            == ledger_pb2.INGEST_STATUS_CREATED
+        )
 
 
 # Row 85: those who take their time.
@@ -342,32 +403,43 @@ async def send_without_an_end(connection: Http2, streams: list[int], body: bytes
         pytest.param("/grpc.health.v1.Health/Watch", 40, 96, id="watch"),
     ],
 )
-async def test_messages_that_never_end_are_bounded(hostile: ServerProcess, path: str, calls: int, rss_mib: float) -> None:
+async def test_messages_that_never_end_are_bounded(
+    hostile: ServerProcess, path: str, calls: int, rss_mib: float
+) -> None:
     """Two connections with many calls each, every one with 3.9 MiB but for the last byte: only some are received at a time,
     and others are served meanwhile."""
     body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
     async with unharmed(hostile, rss_mib=rss_mib, booked=2), AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(2)]
+        connections = [
+            await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(2)
+        ]
         streams = [[one.open(path) for _ in range(calls)] for one in connections]
         sending = [
-            asyncio.create_task(send_without_an_end(one, opened, body)) for one, opened in zip(connections, streams, strict=True)
+            asyncio.create_task(send_without_an_end(one, opened, body))
+            for one, opened in zip(connections, streams, strict=True)
         ]
         await hostile.assert_well()
         await asyncio.gather(*sending)
         await hostile.assert_well()
 
 
-async def test_calls_that_say_nothing_keep_nobody_from_a_health_check(hostile: ServerProcess) -> None:
+async def test_calls_that_say_nothing_keep_nobody_from_a_health_check(
+    hostile: ServerProcess,
+) -> None:
     """Three connections with a hundred calls each fill every place and the whole line behind them."""
     path = "/grpc.health.v1.Health/Check"
     async with unharmed(hostile, booked=1), AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(3)]
+        connections = [
+            await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(3)
+        ]
         for one in connections:
             for _ in range(100):
                 one.open(path)
         refused = connections[-1].streams
         await connections[-1].until(lambda: any(told.ended for told in refused.values()))
-        assert grpc.StatusCode.RESOURCE_EXHAUSTED in {told.code for told in refused.values()}, "the line is full"
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED in {told.code for told in refused.values()}, (
+            "the line is full"
+        )
         await hostile.assert_well()
 
 
@@ -384,7 +456,9 @@ async def test_nothing_is_received_from_strangers(database: Database, tmp_path: 
         opened = [connection.open(path) for path in (INGEST, BATCH, STREAM) for _ in range(40)]
         await send_without_an_end(connection, opened, body)
         await connection.until(lambda: all(connection.streams[stream].ended for stream in opened))
-        assert {connection.streams[stream].code for stream in opened} == {grpc.StatusCode.UNAUTHENTICATED}
+        assert {connection.streams[stream].code for stream in opened} == {
+            grpc.StatusCode.UNAUTHENTICATED
+        }
         assert server.rss_mib() - before < RSS_MIB_MAX
 
 
@@ -392,7 +466,9 @@ async def test_nothing_is_received_from_strangers(database: Database, tmp_path: 
 async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, path: str) -> None:
     """Row 85: forty calls, each sending a byte now and then; others are served meanwhile, and what is given up is not booked."""
     async with unharmed(hostile, booked=5), AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(40)]
+        connections = [
+            await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(40)
+        ]
         calls = [(one, one.open(path), request(path)) for one in connections]
         for place in range(5):
             for one, stream, body in calls:
@@ -447,11 +523,15 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 FLOODS = {
     "settings": frame(4, 0, 0, (3).to_bytes(2) + (1).to_bytes(4)) * 10_000,
     "empty-settings": frame(4, 0, 0, b"") * 10_000,
-    "header-table-sizes": b"".join(frame(4, 0, 0, (1).to_bytes(2) + size.to_bytes(4)) for size in (0, 2**31) * 2000),
+    "header-table-sizes": b"".join(
+        frame(4, 0, 0, (1).to_bytes(2) + size.to_bytes(4)) for size in (0, 2**31) * 2000
+    ),
     "window-overflow": frame(8, 0, 0, (2**31 - 1).to_bytes(4)) * 2,
     "window-of-0": frame(8, 0, 0, bytes(4)),
     "priorities": b"".join(frame(2, 0, 2 * number + 1, bytes(5)) for number in range(10_000)),
-    "resets-of-nothing": b"".join(frame(3, 0, 2 * number + 1, bytes(4)) for number in range(10_000)),
+    "resets-of-nothing": b"".join(
+        frame(3, 0, 2 * number + 1, bytes(4)) for number in range(10_000)
+    ),
     "body-without-stream": frame(0, 0, 7, bytes(100)) * 100,
     "push": frame(5, 4, 1, bytes(4)),
     "unknown-frames": frame(0xEE, 0xFF, 3, bytes(100)) * 10_000,
@@ -486,14 +566,18 @@ async def hostile_is_quiet(hostile: ServerProcess, path: str) -> None:
 
 async def hostile_has_read(hostile: ServerProcess) -> None:
     """What was sent before is read, for it is read in turn."""
-    async with aio.insecure_channel(hostile.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with aio.insecure_channel(
+        hostile.address, options=[("grpc.use_local_subchannel_pool", 1)]
+    ) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         for _ in range(3):
             await health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
 
 
 @METHODS
-async def test_streams_opened_and_reset_at_speed_are_survived(hostile: ServerProcess, path: str) -> None:
+async def test_streams_opened_and_reset_at_speed_are_survived(
+    hostile: ServerProcess, path: str
+) -> None:
     """Row 86, CVE-2023-44487: 4,000 calls that are reset at once; others are answered meanwhile, and what was booked is whole."""
     before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
 
@@ -539,7 +623,9 @@ async def test_connection_is_told_how_many_streams_it_may_open(hostile: ServerPr
         connection.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
         connection.h2.remote_settings.acknowledge()
         surplus = [connection.open(INGEST) for _ in range(50)]
-        await connection.until(lambda: any(connection.streams[stream].reset is not None for stream in surplus))
+        await connection.until(
+            lambda: any(connection.streams[stream].reset is not None for stream in surplus)
+        )
         resets = {connection.streams[stream].reset for stream in surplus}
         assert resets <= {None, int(ErrorCodes.REFUSED_STREAM), int(ErrorCodes.ENHANCE_YOUR_CALM)}
 
@@ -550,7 +636,9 @@ def result_of(answer: Any) -> ledger_pb2.IngestResult:
     return answer.result
 
 
-async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(database: Database) -> None:
+async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(
+    database: Database,
+) -> None:
     """RESOURCE_EXHAUSTED with QUEUE_FULL for the one too many; when one has ended there is room again."""
     async with running_ledger(database, open_streams=2) as ledger:
         first, second = ledger.stub.StreamEvents(), ledger.stub.StreamEvents()
@@ -573,8 +661,13 @@ async def test_calls_beyond_the_bound_are_told_to_come_again(database: Database)
     """With two calls open that wait for the database, a third is RESOURCE_EXHAUSTED; events and health are not held up."""
     async with running_ledger(database, open_calls=2) as ledger:
         restaurant_id = unique("res")
-        await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id))
-        calls = [ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1)) for _ in range(200)]
+        await ledger.stub.PutRestaurant(
+            ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id)
+        )
+        calls = [
+            ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))
+            for _ in range(200)
+        ]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         refused = [error for error in outcomes if isinstance(error, aio.AioRpcError)]
         assert refused
@@ -617,7 +710,9 @@ async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
     raise TimeoutError("every connection was shown out before its call was open")
 
 
-async def test_answers_that_nobody_reads_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_that_nobody_reads_are_bounded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that takes no answers has its further reads refused, and nobody else's."""
     monkeypatch.setattr(crowding, "UNREAD_BYTES_MAX", 2000)
     async with running_ledger(database) as ledger:
@@ -641,7 +736,9 @@ async def test_answers_that_nobody_reads_are_bounded(database: Database, monkeyp
             await ledger.balance(event.restaurant_id)
 
 
-async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connection_is_shown_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row 85: GOAWAY to who has no call open for long, and none to who has; a client with a channel notices nothing."""
     limits = dict(api_server._OPTIONS) | {"grpc.max_connection_idle_ms": 500}
     monkeypatch.setattr(api_server, "_OPTIONS", tuple(limits.items()))
@@ -658,11 +755,15 @@ async def test_idle_connection_is_shown_out(database: Database, monkeypatch: pyt
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
 
 
-async def test_silent_connection_is_shown_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_connection_is_shown_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row 85: one that says one byte and exchanges no settings has a few seconds and not two minutes."""
     limits = dict(api_server._OPTIONS)
     assert limits["grpc.server_handshake_timeout_ms"] == api_server.HANDSHAKE_SECONDS * 1000
-    monkeypatch.setattr(api_server, "_OPTIONS", tuple((limits | {"grpc.server_handshake_timeout_ms": 200}).items()))
+    monkeypatch.setattr(
+        api_server, "_OPTIONS", tuple((limits | {"grpc.server_handshake_timeout_ms": 200}).items())
+    )
     async with running_ledger(database) as ledger:
         host, port = ledger.address.rsplit(":", 1)
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -681,7 +782,9 @@ def few_descriptors(number: int) -> str:
 
 
 @asynccontextmanager
-async def strangers(address: str, number: int, first: bytes = b"") -> AsyncIterator[list[asyncio.Task[None]]]:
+async def strangers(
+    address: str, number: int, first: bytes = b""
+) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Connections that send `first` and no more. Yields a task for each, which ends when the server closes it."""
     host, port = address.rsplit(":", 1)
     connections = [await asyncio.open_connection(host, int(port)) for _ in range(number)]
@@ -702,14 +805,18 @@ async def strangers(address: str, number: int, first: bytes = b"") -> AsyncItera
         await asyncio.gather(*closing)
 
 
-async def test_connections_beyond_the_descriptors_are_closed(database: Database, tmp_path: Path) -> None:
+async def test_connections_beyond_the_descriptors_are_closed(
+    database: Database, tmp_path: Path
+) -> None:
     """Row 85: with 256 descriptors newcomers hear at once that there is no room, clients that are
     there are served, and there is room again when the others have gone. Health checks have an
     address and room apart from all of them.
     """
     settings = {"health_address": f"unix:{tmp_path}/health.sock"}
     async with (
-        server_process(database, tmp_path / "server.log", program=few_descriptors(256), **settings) as server,
+        server_process(
+            database, tmp_path / "server.log", program=few_descriptors(256), **settings
+        ) as server,
         aio.insecure_channel(server.address) as channel,
     ):
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -718,18 +825,25 @@ async def test_connections_beyond_the_descriptors_are_closed(database: Database,
         async with strangers(server.address, 300, ONE_BYTE) as closing:
             # Long before those that got in are shown out.
             _, pending = await asyncio.wait(
-                closing, timeout=api_server.HANDSHAKE_SECONDS / 2, return_when=asyncio.FIRST_COMPLETED
+                closing,
+                timeout=api_server.HANDSHAKE_SECONDS / 2,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             assert len(pending) < len(closing), "a connection beyond the bound is closed"
             await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
             for _ in range(10):
-                assert await health_at(settings["health_address"]) == health_pb2.HealthCheckResponse.SERVING
+                assert (
+                    await health_at(settings["health_address"])
+                    == health_pb2.HealthCheckResponse.SERVING
+                )
         await until_told(partial(is_well, server), TIMEOUT_SECONDS)
 
 
 async def test_silent_connections_take_no_place(database: Database, tmp_path: Path) -> None:
     """Row 85: more of them than the server has descriptors keep no newcomer out, and take no descriptor."""
-    async with server_process(database, tmp_path / "server.log", program=few_descriptors(256)) as server:
+    async with server_process(
+        database, tmp_path / "server.log", program=few_descriptors(256)
+    ) as server:
         await server.assert_well()
         async with strangers(server.address, 300) as closing:
             for _ in range(5):
@@ -740,9 +854,15 @@ async def test_silent_connections_take_no_place(database: Database, tmp_path: Pa
 
 async def health_at(address: str) -> Any:
     """What a health check on a connection of its own is told."""
-    async with aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with aio.insecure_channel(
+        address, options=[("grpc.use_local_subchannel_pool", 1)]
+    ) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        return (await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS)).status
+        return (
+            await stub.Check(
+                health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS
+            )
+        ).status
 
 
 async def is_well(server: ServerProcess) -> bool:
@@ -754,7 +874,9 @@ async def is_well(server: ServerProcess) -> bool:
     return True
 
 
-async def test_old_connection_is_replaced_and_no_event_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_connection_is_replaced_and_no_event_lost(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A caller whose connections are all old ones is never refused; a stream is cut off after the grace, and its caller, who
     sends again what was not answered, has every event booked once."""
     monkeypatch.setattr(api_server, "CONNECTION_AGE_GRACE_SECONDS", 1)
@@ -772,7 +894,10 @@ async def test_old_connection_is_replaced_and_no_event_lost(database: Database, 
                         answer = await call.read()
                         if not isinstance(answer, ledger_pb2.StreamEventsResponse):
                             break
-                        assert answer.result.status in {ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE}
+                        assert answer.result.status in {
+                            ledger_pb2.INGEST_STATUS_CREATED,
+                            ledger_pb2.INGEST_STATUS_DUPLICATE,
+                        }
                         unanswered.remove(event)
                         await asyncio.sleep(0.025)
                 except (aio.AioRpcError, asyncio.InvalidStateError, AttributeError):
@@ -793,7 +918,9 @@ async def test_old_connection_is_replaced_and_no_event_lost(database: Database, 
                 assert result.status == ledger_pb2.INGEST_STATUS_CREATED
         await streaming
         assert cut
-        assert await ledger.query("SELECT restaurant_id, count(*) FROM processor_events GROUP BY 1 ORDER BY 1") == [
+        assert await ledger.query(
+            "SELECT restaurant_id, count(*) FROM processor_events GROUP BY 1 ORDER BY 1"
+        ) == [
             ("res_aged", 200),
             ("res_single", len(single)),
         ]
@@ -806,7 +933,9 @@ async def test_books_are_in_order_after_all_of_it(hostile: ServerProcess) -> Non
     await assert_books_in_order(hostile.database)
 
 
-async def test_callers_that_leave_before_they_are_refused_write_no_log(database: Database, tmp_path: Path) -> None:
+async def test_callers_that_leave_before_they_are_refused_write_no_log(
+    database: Database, tmp_path: Path
+) -> None:
     """More calls than may wait, on connections that are reset at once: those that are turned away have nobody to tell it to."""
 
     async def leave(address: str) -> None:

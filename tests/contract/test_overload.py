@@ -16,7 +16,16 @@ async def test_overload_is_refused_in_good_order() -> None:
     with tempfile.TemporaryDirectory(prefix="ledger-overload-test-") as folder:
         results = Path(folder) / "overload.json"
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "scripts.overload", "--short", "--seconds", "1.5", "--results", str(results)),
+            *(
+                sys.executable,
+                "-m",
+                "scripts.overload",
+                "--short",
+                "--seconds",
+                "1.5",
+                "--results",
+                str(results),
+            ),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -30,16 +30,24 @@ async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
     credentials = ssl_channel_credentials(authority.certificate_pem)
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(
-            running_ledger(database, tls_certificate_file=tmp_path / "server.pem", tls_key_file=tmp_path / "server.key")
+            running_ledger(
+                database,
+                tls_certificate_file=tmp_path / "server.pem",
+                tls_key_file=tmp_path / "server.key",
+            )
         )
         try:
-            port = await stack.enter_async_context(documented_haproxy(tmp_path, ledger.address, inspect_seconds=1))
+            port = await stack.enter_async_context(
+                documented_haproxy(tmp_path, ledger.address, inspect_seconds=1)
+            )
         except NotInstalled as error:
             pytest.skip(str(error))
         readers = []
         for _ in range(BOUND + 50):
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(STRANGER, 0))
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, local_addr=(STRANGER, 0)
+                )
             except ConnectionResetError:
                 # Beyond the bound, and refused before this side had seen that it was connected.
                 continue
@@ -47,13 +55,19 @@ async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
             writer.write(first)
             readers.append(reader)
         assert len(readers) >= BOUND
-        channel = await stack.enter_async_context(aio.secure_channel(f"127.0.0.1:{port}", credentials))
+        channel = await stack.enter_async_context(
+            aio.secure_channel(f"127.0.0.1:{port}", credentials)
+        )
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         response = await stub.IngestEvent(
-            ledger_pb2.IngestEventRequest(event=event_message()), timeout=TIMEOUT_SECONDS, wait_for_ready=True
+            ledger_pb2.IngestEventRequest(event=event_message()),
+            timeout=TIMEOUT_SECONDS,
+            wait_for_ready=True,
         )
         assert response.status == ledger_pb2.INGEST_STATUS_CREATED
         # All of them: those beyond the bound at once, the others when they have said nothing for too long.
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            ends = await asyncio.gather(*(reader.read() for reader in readers), return_exceptions=True)
+            ends = await asyncio.gather(
+                *(reader.read() for reader in readers), return_exceptions=True
+            )
         assert all(end == b"" or isinstance(end, ConnectionError) for end in ends)

@@ -76,13 +76,19 @@ ROWS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (f"{BAD}::test_payout_event_that_contradicts_its_payout_is_refused",),
     ),
     44: ("payout paid twice", (f"{BAD}::test_payout_move_that_does_not_exist_is_refused",)),
-    45: ("payout paid after it failed", (f"{BAD}::test_payout_move_that_does_not_exist_is_refused",)),
+    45: (
+        "payout paid after it failed",
+        (f"{BAD}::test_payout_move_that_does_not_exist_is_refused",),
+    ),
     46: ("instant unset", (CASES,)),
     47: ("instant in the year 1", (CASES,)),
     48: ("instant at the end of 9999", (CASES,)),
     49: ("instant at the ends of int64", (CASES,)),
     50: ("nanoseconds out of range", (CASES,)),
-    51: ("nanoseconds finer than a microsecond", (f"{BAD}::test_digits_finer_than_a_microsecond_do_not_count",)),
+    51: (
+        "nanoseconds finer than a microsecond",
+        (f"{BAD}::test_digits_finer_than_a_microsecond_do_not_count",),
+    ),
     52: ("leap days", (CASES,)),
     53: ("instant in the future", (CASES,)),
     54: ("instant long ago", (CASES,)),
@@ -91,11 +97,20 @@ ROWS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "event repeated with a field changed",
         (f"{BAD}::test_id_reused_with_another_field_names_the_field_and_nothing_stored",),
     ),
-    57: ("event repeated with other metadata", (f"{BAD}::test_metadata_is_not_compared_and_stays",)),
+    57: (
+        "event repeated with other metadata",
+        (f"{BAD}::test_metadata_is_not_compared_and_stays",),
+    ),
     58: ("event id of another tenant", TENANTS),
     59: ("batch empty, too long, too large", (CASES,)),
-    60: ("batch of good and bad events", (f"{BAD}::test_batch_tells_each_event_its_own_fate_in_order",)),
-    61: ("unknown restaurant", (CASES, f"{BAD}::test_balance_of_a_known_restaurant_without_entries_is_zero")),
+    60: (
+        "batch of good and bad events",
+        (f"{BAD}::test_batch_tells_each_event_its_own_fate_in_order",),
+    ),
+    61: (
+        "unknown restaurant",
+        (CASES, f"{BAD}::test_balance_of_a_known_restaurant_without_entries_is_zero"),
+    ),
     62: ("currency of a query missing", (CASES,)),
     63: ("date or instant that is none", (CASES,)),
     64: ("date or instant in the future", (CASES,)),
@@ -105,7 +120,10 @@ ROWS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     68: ("another run of the same date", (f"{BAD}::test_runs_of_one_date_differ_by_their_terms",)),
     69: (
         "a hundred runs at once",
-        (f"{BAD}::test_hundred_runs_at_once_starve_nobody", "tests/e2e/test_payout_runs.py::test_hundred_run_payouts_at_once"),
+        (
+            f"{BAD}::test_hundred_runs_at_once_starve_nobody",
+            "tests/e2e/test_payout_runs.py::test_hundred_run_payouts_at_once",
+        ),
     ),
     70: ("payout id that is none", (CASES,)),
     71: ("payout id that is unknown", (CASES,)),
@@ -116,18 +134,27 @@ ROWS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     76: ("5 MB of zeros in 5 KB", (f"{HOSTILE}::test_gzip_bomb_is_not_unpacked",)),
     77: (
         "100 MB of zeros",
-        (f"{HOSTILE}::test_gzip_bomb_is_not_unpacked", f"{HOSTILE}::test_thirty_gzip_bombs_at_once_are_not_unpacked"),
+        (
+            f"{HOSTILE}::test_gzip_bomb_is_not_unpacked",
+            f"{HOSTILE}::test_thirty_gzip_bombs_at_once_are_not_unpacked",
+        ),
     ),
     78: ("unknown encoding", (f"{HOSTILE}::test_encoding_that_is_none_is_refused",)),
     79: ("20 KB of headers", (f"{HOSTILE}::test_headers_beyond_the_limit_are_refused_every_time",)),
     80: (
         "10,000 headers; a binary header that is none",
-        (f"{HOSTILE}::test_ten_thousand_headers_are_refused", f"{HOSTILE}::test_binary_header_that_is_not_base64_is_refused"),
+        (
+            f"{HOSTILE}::test_ten_thousand_headers_are_refused",
+            f"{HOSTILE}::test_binary_header_that_is_not_base64_is_refused",
+        ),
     ),
     81: ("unknown method", (CASES, f"{HOSTILE}::test_unknown_method_is_unimplemented")),
     82: (
         "what is hardly gRPC",
-        (f"{HOSTILE}::test_request_that_is_hardly_grpc_harms_nobody", f"{HOSTILE}::test_what_does_not_speak_http2_is_shown_out"),
+        (
+            f"{HOSTILE}::test_request_that_is_hardly_grpc_harms_nobody",
+            f"{HOSTILE}::test_what_does_not_speak_http2_is_shown_out",
+        ),
     ),
     83: (
         "timeouts that are none",
@@ -171,8 +198,14 @@ ROWS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     89: ("token without the right", ELSEWHERE),
     90: ("certificates that are none", ELSEWHERE),
     91: ("reflection that is off", (f"{SERVER}::test_reflection_can_be_turned_off",)),
-    92: ("a method that raises", (f"{SERVER}::test_unexpected_exception_is_internal_and_tells_nothing",)),
-    93: ("fractions as amounts", ("tests/cli/test_event_lines.py::test_only_whole_numbers_are_money",)),
+    92: (
+        "a method that raises",
+        (f"{SERVER}::test_unexpected_exception_is_internal_and_tells_nothing",),
+    ),
+    93: (
+        "fractions as amounts",
+        ("tests/cli/test_event_lines.py::test_only_whole_numbers_are_money",),
+    ),
 }
 
 
@@ -198,7 +231,11 @@ def test_row_has_a_test_or_a_reason(row: int) -> None:
             assert row in NUMBERS, f"no case of {file} begins with {row:02d}-"
         else:
             tree = ast.parse((ROOT / file).read_text())
-            assert name in {node.name for node in tree.body if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef)}
+            assert name in {
+                node.name
+                for node in tree.body
+                if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef)
+            }
 
 
 def test_every_case_has_a_row() -> None:

@@ -27,7 +27,9 @@ LIMA = settlement_zone("America/Lima")
 )
 def test_months_begin_in_the_settlement_zone(first: str, before: str, expected: list[str]) -> None:
     """Each instant before the last bound is in one month, and no month reaches beyond it."""
-    first_at, before_at = (datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (first, before))
+    first_at, before_at = (
+        datetime.fromisoformat(text).replace(tzinfo=UTC) for text in (first, before)
+    )
     bounds = month_bounds(first_at, before_at, LIMA)
     assert [f"{bound.astimezone(UTC):%Y-%m-%dT%H:%M}" for bound in bounds] == expected
     assert all(later - earlier > timedelta(0) for earlier, later in pairwise(bounds))

@@ -51,7 +51,10 @@ def test_metadata_is_not_part_of_the_fingerprint() -> None:
 def test_fingerprint_is_what_it_was() -> None:
     """Stored fingerprints stay valid for ever, so the function must never change."""
     event = processor_event(event_id="evt_1", reference="pay_1", fee_minor=500)
-    assert fingerprint(event).hex() == "a026b971cce3a694adbd11fb8e27ce8a5c10b9c0ebd493f846b382a248121c94"
+    assert (
+        fingerprint(event).hex()
+        == "a026b971cce3a694adbd11fb8e27ce8a5c10b9c0ebd493f846b382a248121c94"
+    )
 
 
 def test_same_instant_in_another_zone_is_the_same() -> None:
@@ -81,7 +84,10 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
         ({"type": EventType.PAYOUT_PAID}, ["payout_id"]),
         ({"type": EventType.PAYOUT_PAID, "payout_id": "payout_1"}, []),
         ({"type": EventType.PAYOUT_PAID, "payout_id": "payout_1", "amount_minor": 2**63 - 1}, []),
-        ({"type": EventType.PAYOUT_PAID, "payout_id": "payout_1", "amount_minor": 0}, ["amount_minor"]),
+        (
+            {"type": EventType.PAYOUT_PAID, "payout_id": "payout_1", "amount_minor": 0},
+            ["amount_minor"],
+        ),
         ({"event_id": "a" * 128}, []),
         ({"event_id": "a" * 129}, ["event_id"]),
         ({"event_id": "evt_1\n"}, ["event_id"]),
@@ -93,7 +99,10 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
         ({"metadata": {"k": "v" * 8192}}, ["metadata"]),
         ({"metadata": {"k": "é" * 4096}}, ["metadata"]),
         ({"metadata": {"k\0": ""}}, ["metadata"]),
-        ({"event_id": "", "currency": "pen", "amount_minor": 0}, ["event_id", "currency", "amount_minor"]),
+        (
+            {"event_id": "", "currency": "pen", "amount_minor": 0},
+            ["event_id", "currency", "amount_minor"],
+        ),
     ],
 )
 def test_violations_name_the_fields(changes: dict[str, Any], fields: list[str]) -> None:

@@ -20,13 +20,29 @@ from ledger.domain.money import EXPONENT_BY_CURRENCY, format_minor, is_currency,
         (-(2**63), "PEN", "-92233720368547758.08"),
     ],
 )
-def test_amounts_are_written_with_their_currency_s_digits(amount_minor: int, currency: str, written: str) -> None:
+def test_amounts_are_written_with_their_currency_s_digits(
+    amount_minor: int, currency: str, written: str
+) -> None:
     """No digit is lost or rounded, at the ends of int64 either."""
     assert format_minor(amount_minor, currency) == written
 
 
 @pytest.mark.parametrize(
-    "code", ["", "pen", " PEN", "PEN ", "PE", "PENN", "PÉN", "\uff30\uff25\uff2e", "XXX", "XAU", "ZZZ", "123"]
+    "code",
+    [
+        "",
+        "pen",
+        " PEN",
+        "PEN ",
+        "PE",
+        "PENN",
+        "PÉN",
+        "\uff30\uff25\uff2e",
+        "XXX",
+        "XAU",
+        "ZZZ",
+        "123",
+    ],
 )
 def test_what_is_no_currency_is_refused(code: str) -> None:
     """Nothing is trimmed or folded, and codes that are not money are not currencies."""
@@ -61,7 +77,21 @@ def test_amounts_are_read_as_people_write_them(text: str, currency: str, amount_
     [
         *(
             (text, "PEN")
-            for text in ("12.5", "12.500", "12,50", "1,000.00", "1_0", "1e3", "+1", "-1", " 1", "", ".50", "12.", "１")
+            for text in (
+                "12.5",
+                "12.500",
+                "12,50",
+                "1,000.00",
+                "1_0",
+                "1e3",
+                "+1",
+                "-1",
+                " 1",
+                "",
+                ".50",
+                "12.",
+                "１",
+            )
         ),
         ("12.50", "JPY"),
         ("1.25", "KWD"),

@@ -10,7 +10,15 @@ import pytest
 from support.events import processor_event
 
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType, ProcessorEvent
-from ledger.domain.payouts import MOVES, Payout, PayoutAnswer, PayoutMove, PayoutState, moves_of, settle
+from ledger.domain.payouts import (
+    MOVES,
+    Payout,
+    PayoutAnswer,
+    PayoutMove,
+    PayoutState,
+    moves_of,
+    settle,
+)
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
 from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
 
@@ -57,15 +65,18 @@ def about(payout: Payout, type: EventType, **fields: Any) -> ProcessorEvent:
 def test_table_is_of_every_pair() -> None:
     """No state and no payout event is left out, here or in the code."""
     assert {(row[0], row[1]) for row in ROWS} == {
-        (state.value, event_type.value) for state, event_type in product(PayoutState, PAYOUT_EVENT_TYPES)
+        (state.value, event_type.value)
+        for state, event_type in product(PayoutState, PAYOUT_EVENT_TYPES)
     }
-    assert {(state.value, event_type.value, to.value) for (state, event_type), to in MOVES.items()} == {
-        (row[0], row[1], row[2]) for row in ROWS if row[2] != "-"
-    }
+    assert {
+        (state.value, event_type.value, to.value) for (state, event_type), to in MOVES.items()
+    } == {(row[0], row[1], row[2]) for row in ROWS if row[2] != "-"}
 
 
 @pytest.mark.parametrize(("state", "event", "to", "posts"), [row for row in ROWS if row[2] != "-"])
-def test_allowed_moves_post_what_the_table_says(state: str, event: str, to: str, posts: str) -> None:
+def test_allowed_moves_post_what_the_table_says(
+    state: str, event: str, to: str, posts: str
+) -> None:
     """The next state, and the one entry of it."""
     payout = replace(PAYOUT, state=PayoutState(state))
     moved_to, rule = settle(payout, about(payout, EventType(event)), [])
@@ -87,7 +98,9 @@ def test_other_moves_are_refused(state: str, event: str) -> None:
 
 @pytest.mark.parametrize("first", sorted(PAYOUT_EVENT_TYPES))
 @pytest.mark.parametrize(("paid_minutes_later", "is_told"), [(-1, True), (0, True), (1, False)])
-def test_answers_lead_to_the_same_end_in_either_order(first: EventType, paid_minutes_later: int, is_told: bool) -> None:
+def test_answers_lead_to_the_same_end_in_either_order(
+    first: EventType, paid_minutes_later: int, is_told: bool
+) -> None:
     """Paid no later than failed is RETURNED, whichever comes first. Else both events are named."""
     failed_at = CREATED_AT + timedelta(hours=1)
     events = {
@@ -120,11 +133,16 @@ def test_answers_lead_to_the_same_end_in_either_order(first: EventType, paid_min
         ),
     ],
 )
-def test_event_about_something_else_moves_nothing(state: PayoutState, fields: dict[str, Any], differing: tuple[str, ...]) -> None:
+def test_event_about_something_else_moves_nothing(
+    state: PayoutState, fields: dict[str, Any], differing: tuple[str, ...]
+) -> None:
     """The fields that differ are named, in whatever state the payout is."""
     with pytest.raises(PayoutMismatch) as refused:
         settle(replace(PAYOUT, state=state), about(PAYOUT, EventType.PAYOUT_PAID, **fields), [])
-    assert (refused.value.payout_id, refused.value.differing_fields) == (str(PAYOUT.payout_id), differing)
+    assert (refused.value.payout_id, refused.value.differing_fields) == (
+        str(PAYOUT.payout_id),
+        differing,
+    )
 
 
 @pytest.mark.parametrize("event_type", sorted(set(EventType) - PAYOUT_EVENT_TYPES))
@@ -154,12 +172,16 @@ def test_history_follows_from_the_events(events: tuple[str, ...], states: tuple[
     assert created == PayoutMove(PayoutState.CREATED, CREATED_AT, None, PAYOUT.transaction_id)
     assert moves == [
         PayoutMove(PayoutState(state), recorded_at, event_id, transaction_id)
-        for state, (_, event_id, transaction_id, recorded_at) in zip(states[1:], recorded, strict=True)
+        for state, (_, event_id, transaction_id, recorded_at) in zip(
+            states[1:], recorded, strict=True
+        )
     ]
 
 
 def test_history_of_impossible_events_is_no_history() -> None:
     """Books that hold such events are broken, and are not told as if they were right."""
-    paid_twice = [(EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT) for number in (1, 2)]
+    paid_twice = [
+        (EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT) for number in (1, 2)
+    ]
     with pytest.raises(KeyError):
         moves_of(PAYOUT, paid_twice)

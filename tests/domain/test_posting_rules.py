@@ -6,7 +6,14 @@ from support.events import processor_event
 from ledger.domain.chart_of_accounts import NORMAL_SIDE, LedgerAccount, Side
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
 from ledger.domain.payouts import PayoutState
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount, Available, EntryType, entries_of
+from ledger.domain.posting_rules import (
+    EVENT_POSTING_RULES,
+    PAYOUT_POSTING_RULES,
+    Amount,
+    Available,
+    EntryType,
+    entries_of,
+)
 
 # Every event has the amount 1000, and the fee 50 where it may have one.
 # event               position  entry type             debit               credit              amount  matures
@@ -47,8 +54,12 @@ BOOKED_TYPES = [event_type for event_type in EventType if event_type not in PAYO
 @pytest.mark.parametrize("event_type", BOOKED_TYPES)
 def test_events_post_what_the_table_says(event_type: EventType) -> None:
     """The entries of each type, with their accounts, amounts and maturity."""
-    event = processor_event(event_type, amount_minor=1000, fee_minor=50 if event_type in WITH_FEE else 0)
-    expected = [row.split()[1:] for row in POSTED.strip().splitlines() if row.split()[0] == event_type.value]
+    event = processor_event(
+        event_type, amount_minor=1000, fee_minor=50 if event_type in WITH_FEE else 0
+    )
+    expected = [
+        row.split()[1:] for row in POSTED.strip().splitlines() if row.split()[0] == event_type.value
+    ]
     assert [
         [
             str(entry.position),
@@ -90,7 +101,8 @@ def test_every_event_type_but_the_payout_ones_has_rules() -> None:
 def test_payouts_post_what_the_table_says() -> None:
     """One entry for each state that a payout can move to: its whole amount, which counts at once."""
     assert [
-        [state, rule.entry_type.value, rule.debit.value, rule.credit.value] for state, rule in PAYOUT_POSTING_RULES.items()
+        [state, rule.entry_type.value, rule.debit.value, rule.credit.value]
+        for state, rule in PAYOUT_POSTING_RULES.items()
     ] == [row.split() for row in PAYOUT_POSTED.strip().splitlines()]
     assert list(PAYOUT_POSTING_RULES) == [state.value for state in PayoutState]
     for rule in PAYOUT_POSTING_RULES.values():
@@ -105,7 +117,11 @@ def test_payouts_leave_what_their_way_says(row: str) -> None:
     for state in way.split(","):
         credited[PAYOUT_POSTING_RULES[state].debit] -= 1
         credited[PAYOUT_POSTING_RULES[state].credit] += 1
-    accounts = (LedgerAccount.RESTAURANT_PAYABLE, LedgerAccount.PAYOUT_RESERVED, LedgerAccount.PLATFORM_CASH)
+    accounts = (
+        LedgerAccount.RESTAURANT_PAYABLE,
+        LedgerAccount.PAYOUT_RESERVED,
+        LedgerAccount.PLATFORM_CASH,
+    )
     assert [str(credited[account]) for account in accounts] == expected
     assert sum(credited.values()) == 0
 

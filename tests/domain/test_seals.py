@@ -82,7 +82,9 @@ def example() -> Seal:
     """The seal over the two rows above."""
     event = row_digest(EVENT_TITLE, [EVENT[name] for name in EVENT_FIELDS])  # type: ignore[misc]
     entry = row_digest(ENTRY_TITLE, [ENTRY[name] for name in ENTRY_FIELDS])  # type: ignore[misc]
-    transaction = SealedTransaction(812, bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0"), b"\x00\x01", event + entry)
+    transaction = SealedTransaction(
+        812, bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0"), b"\x00\x01", event + entry
+    )
     contents = contents_of([transaction])
     seal = replace(SEAL, contents_hash=contents.contents_hash, row_digests=contents.row_digests())
     return replace(seal, hash=seal.computed_hash())
@@ -103,7 +105,11 @@ def test_canonical_bytes_are_those_of_the_example() -> None:
     event_digest, entry_digest = (hashlib.sha256(text.encode()).digest() for text in (event, entry))
     assert seal.contents_hash == hashlib.sha256(event_digest + entry_digest).digest()
     assert seal.row_digests == (
-        bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0") + b"\x00" + event_digest[:6] + b"\x81" + entry_digest[:6]
+        bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0")
+        + b"\x00"
+        + event_digest[:6]
+        + b"\x81"
+        + entry_digest[:6]
     )
     text = (
         f"ledger-seal/1\n1\n1\n0\n7400000000000000001\n0\n813\n1\n1\n{seal.contents_hash.hex()}\n"
@@ -123,7 +129,9 @@ def test_example_is_documented() -> None:
 def transaction(number: int, *digests: bytes, places: bytes | None = None) -> SealedTransaction:
     """The rows of one transaction id; their places are 0, 1, 2 unless told."""
     given = bytes(range(len(digests))) if places is None else places
-    return SealedTransaction(number, number.to_bytes(16, "big"), given, b"".join(digest * 32 for digest in digests))
+    return SealedTransaction(
+        number, number.to_bytes(16, "big"), given, b"".join(digest * 32 for digest in digests)
+    )
 
 
 SEALED = [transaction(1, b"a", b"b", b"c"), transaction(2, b"d", places=b"\x01")]
@@ -132,7 +140,10 @@ SEALED = [transaction(1, b"a", b"b", b"c"), transaction(2, b"d", places=b"\x01")
 def test_what_is_packed_is_unpacked() -> None:
     """Each row with its transaction, place and the beginning of its digest."""
     packed = contents_of(SEALED).row_digests()
-    rows = [(int.from_bytes(row.transaction_id, "big"), row.place, row.short_digest) for row in unpacked(packed)]
+    rows = [
+        (int.from_bytes(row.transaction_id, "big"), row.place, row.short_digest)
+        for row in unpacked(packed)
+    ]
     assert rows == [(1, 0, b"a" * 6), (1, 1, b"b" * 6), (1, 2, b"c" * 6), (2, 1, b"d" * 6)]
     with pytest.raises(ValueError, match="within a row"):
         list(unpacked(packed[:-1]))
@@ -144,15 +155,25 @@ def test_packed_transactions_are_sealed_as_their_rows_are() -> None:
 
     def rows(txid: int, number: int) -> SealedTransaction:
         places = bytes(sorted(chance.choices(range(PLACE_MAX + 1), k=chance.randrange(1, 5))))
-        return SealedTransaction(txid, number.to_bytes(16, "big"), places, chance.randbytes(32 * len(places)))
+        return SealedTransaction(
+            txid, number.to_bytes(16, "big"), places, chance.randbytes(32 * len(places))
+        )
 
-    first, second = [rows(7, number) for number in range(20)], [rows(8, number) for number in range(20, 23)]
+    first, second = (
+        [rows(7, number) for number in range(20)],
+        [rows(8, number) for number in range(20, 23)],
+    )
     for sealed in (set(), {each.transaction_id for each in (*first[::3], *second)}):
         contents = SealContents()
         for txid, transactions in ((7, first), (8, second)):
             contents.add_packed(packed(txid, transactions).without(sealed))
-        expected = contents_of([each for each in (*first, *second) if each.transaction_id not in sealed])
-        assert (contents.events_count, contents.rows_count) == (expected.events_count, expected.rows_count), seed
+        expected = contents_of(
+            [each for each in (*first, *second) if each.transaction_id not in sealed]
+        )
+        assert (contents.events_count, contents.rows_count) == (
+            expected.events_count,
+            expected.rows_count,
+        ), seed
         assert contents.contents_hash == expected.contents_hash, seed
         assert contents.row_digests() == expected.row_digests(), seed
 
@@ -165,9 +186,17 @@ def test_rows_may_be_taken_in_some_at_a_time() -> None:
         first = SEALED[0]
         contents.add([first._replace(places=first.places[:cut], digests=first.digests[: 32 * cut])])
         contents.add([])
-        contents.add([first._replace(places=first.places[cut:], digests=first.digests[32 * cut :]), SEALED[1]])
+        contents.add(
+            [
+                first._replace(places=first.places[cut:], digests=first.digests[32 * cut :]),
+                SEALED[1],
+            ]
+        )
         assert (contents.events_count, contents.rows_count) == (1, 4)
-        assert (contents.contents_hash, contents.row_digests()) == (whole.contents_hash, whole.row_digests())
+        assert (contents.contents_hash, contents.row_digests()) == (
+            whole.contents_hash,
+            whole.row_digests(),
+        )
 
 
 @pytest.mark.parametrize(
@@ -175,21 +204,31 @@ def test_rows_may_be_taken_in_some_at_a_time() -> None:
     [
         (SEALED, []),
         ([transaction(1, b"a", b"x", b"c"), SEALED[1]], [(Change.CHANGED, 1, 1)]),
-        ([transaction(1, b"a", b"c", b"b"), SEALED[1]], [(Change.CHANGED, 1, 1), (Change.CHANGED, 1, 2)]),
+        (
+            [transaction(1, b"a", b"c", b"b"), SEALED[1]],
+            [(Change.CHANGED, 1, 1), (Change.CHANGED, 1, 2)],
+        ),
         ([transaction(1, b"b", b"c", places=b"\x01\x02"), SEALED[1]], [(Change.DELETED, 1, 0)]),
         ([SEALED[0]], [(Change.DELETED, 2, 1)]),
         ([transaction(1, b"a", b"b", b"c", b"e"), SEALED[1]], [(Change.INSERTED, 1, 3)]),
-        ([transaction(1, b"a", b"b", b"b", b"c", places=b"\x00\x01\x01\x02"), SEALED[1]], [(Change.INSERTED, 1, 1)]),
+        (
+            [transaction(1, b"a", b"b", b"b", b"c", places=b"\x00\x01\x01\x02"), SEALED[1]],
+            [(Change.INSERTED, 1, 1)],
+        ),
         (
             [transaction(1, b"a", b"b", b"c", places=b"\x00\x01\x05"), SEALED[1]],
             [(Change.INSERTED, 1, 5), (Change.DELETED, 1, 2)],
         ),
     ],
 )
-def test_tampered_rows_are_told(stored: list[SealedTransaction], told: list[tuple[Change, int, int]]) -> None:
+def test_tampered_rows_are_told(
+    stored: list[SealedTransaction], told: list[tuple[Change, int, int]]
+) -> None:
     """By what was done to them, their transaction and their place."""
     found = tampered_rows(unpacked(contents_of(SEALED).row_digests()), stored)
-    assert [(row.change, int.from_bytes(row.transaction_id, "big"), row.place) for row in found] == told
+    assert [
+        (row.change, int.from_bytes(row.transaction_id, "big"), row.place) for row in found
+    ] == told
 
 
 def sealed(seal: Seal) -> Seal:
@@ -201,7 +240,9 @@ SECOND = replace(SEAL, sequence=2, first_txid=813, end_txid=900, previous_hash=F
 OF_NEXT_EPOCH = replace(SECOND, epoch=2, first_txid=0, system_identifier=2)
 
 
-@pytest.mark.parametrize("seal", [SECOND, OF_NEXT_EPOCH, replace(OF_NEXT_EPOCH, first_txid=5, is_restored=True)])
+@pytest.mark.parametrize(
+    "seal", [SECOND, OF_NEXT_EPOCH, replace(OF_NEXT_EPOCH, first_txid=5, is_restored=True)]
+)
 def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
     """The first one, the next of an epoch, and the first of another."""
     assert link_fault(None, FIRST) is None

@@ -28,8 +28,16 @@ from ledger.bootstrap.database import Database
 from ledger.domain.events import ProcessorEvent, fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.errors import DatabaseContention, EventIdReused
-from ledger.infrastructure.postgres.event_ledger import INSERT_EVENTS, PostgresEventLedger, insert_arguments
-from ledger.infrastructure.postgres.sessions.engine import GROUP_LOCK_TIMEOUT_SECONDS, autocommit, create_engine
+from ledger.infrastructure.postgres.event_ledger import (
+    INSERT_EVENTS,
+    PostgresEventLedger,
+    insert_arguments,
+)
+from ledger.infrastructure.postgres.sessions.engine import (
+    GROUP_LOCK_TIMEOUT_SECONDS,
+    autocommit,
+    create_engine,
+)
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
 from ledger.v1 import ledger_pb2
 
@@ -57,7 +65,10 @@ class Books:
 
     async def check(self, events: int) -> None:
         """So many events are stored, none of them twice, and the books are in order."""
-        rows = await query(self.database.migration_url, "SELECT count(*), count(DISTINCT event_id) FROM ledger_entries")
+        rows = await query(
+            self.database.migration_url,
+            "SELECT count(*), count(DISTINCT event_id) FROM ledger_entries",
+        )
         assert rows == [(events, events)]
         await assert_books_in_order(self.database)
 
@@ -65,7 +76,9 @@ class Books:
 @asynccontextmanager
 async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncIterator[Books]:
     """Groups have as many connections as there may be groups."""
-    engine = create_engine(database.url, pool_size=groups_at_once_max, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS)
+    engine = create_engine(
+        database.url, pool_size=groups_at_once_max, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS
+    )
     groups: list[int] = []
     ingest = IngestEvents(
         PostgresEventLedger(partial(autocommit, engine), maturity_days=7),
@@ -117,19 +130,29 @@ async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) 
     posting = Posting(event, fingerprint(event), transaction_id, entries_of(event))
     connection = (await holder.get_raw_connection()).driver_connection
     assert connection is not None
-    await connection.fetch(INSERT_EVENTS, *insert_arguments([posting], uuid_utils.compat.uuid7(), maturity_days=7))
+    await connection.fetch(
+        INSERT_EVENTS, *insert_arguments([posting], uuid_utils.compat.uuid7(), maturity_days=7)
+    )
     return transaction_id
 
 
-async def until_all_but(calls: "Sequence[asyncio.Task[list[IngestOutcome]]]", waiting: set[int]) -> None:
+async def until_all_but(
+    calls: "Sequence[asyncio.Task[list[IngestOutcome]]]", waiting: set[int]
+) -> None:
     """Returns once every call but those at some places is answered."""
-    await until(lambda: {place for place, call in enumerate(calls) if not call.done()} <= waiting, DEADLINE_SECONDS)
+    await until(
+        lambda: {place for place, call in enumerate(calls) if not call.done()} <= waiting,
+        DEADLINE_SECONDS,
+    )
 
 
 # What somebody else has locked, who has to know of one event in the group, and what is told when that is committed.
 LOCKS = {
     "event": (None, DUPLICATE),
-    "account": ("SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE", CREATED),
+    "account": (
+        "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE",
+        CREATED,
+    ),
     "registration": ("INSERT INTO restaurants (restaurant_id) VALUES ('res_new')", CREATED),
 }
 
@@ -145,15 +168,23 @@ LOCKS = {
         ("registration", False, 29),
     ],
 )
-async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(books: Books, lock: str, commits: bool, place: int) -> None:
+async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
+    books: Books, lock: str, commits: bool, place: int
+) -> None:
     """They are told CREATED while the lock is held; the locked one is told what is right once the lock is gone."""
     statement, told_after_commit = LOCKS[lock]
     events = [processor_event(restaurant_id=f"res_{number % 7}") for number in range(EVENTS)]
-    events[place] = processor_event(restaurant_id="res_new" if lock == "registration" else "res_held")
-    await books.ingest([processor_event(restaurant_id="res_held"), processor_event(restaurant_id="res_0")])
+    events[place] = processor_event(
+        restaurant_id="res_new" if lock == "registration" else "res_held"
+    )
+    await books.ingest(
+        [processor_event(restaurant_id="res_held"), processor_event(restaurant_id="res_0")]
+    )
     books.groups.clear()
     async with locked(books.database, statement or "SELECT 1") as holder:
-        transaction_id = await insert_without_commit(holder, events[place]) if lock == "event" else None
+        transaction_id = (
+            await insert_without_commit(holder, events[place]) if lock == "event" else None
+        )
         calls = books.send(events)
         await until_all_but(calls, {place})
         assert not calls[place].done(), "the lock is held still"
@@ -180,11 +211,15 @@ async def test_event_that_stays_locked_is_told_so_alone(books: Books, time_is_up
         time_is_up.has_come = True
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(calls)
-        assert [told(call) for call in calls] == [DatabaseContention if place == 7 else CREATED for place in range(EVENTS)]
+        assert [told(call) for call in calls] == [
+            DatabaseContention if place == 7 else CREATED for place in range(EVENTS)
+        ]
     again = books.send(events)
     async with asyncio.timeout(DEADLINE_SECONDS):
         await asyncio.wait(again)
-    assert [told(call) for call in again] == [CREATED if place == 7 else DUPLICATE for place in range(EVENTS)]
+    assert [told(call) for call in again] == [
+        CREATED if place == 7 else DUPLICATE for place in range(EVENTS)
+    ]
     await books.check(1 + EVENTS)
 
 
@@ -200,11 +235,17 @@ async def test_many_locked_events_of_one_account_and_some_of_others(books: Books
     """An account's row holds up all of its events, and ids elsewhere are held as well: all others are booked meanwhile."""
     restaurants = [f"res_{place % 6}" for place in range(EVENTS)]
     events = [processor_event(restaurant_id=restaurant) for restaurant in restaurants]
-    held = {place for place, restaurant in enumerate(restaurants) if restaurant == "res_3"} | {0, 1, 44}
+    held = {place for place, restaurant in enumerate(restaurants) if restaurant == "res_3"} | {
+        0,
+        1,
+        44,
+    }
     for restaurant in set(restaurants):
         await books.ingest([processor_event(restaurant_id=restaurant)])
     async with (
-        locked(books.database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_3' FOR UPDATE"),
+        locked(
+            books.database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_3' FOR UPDATE"
+        ),
         locked(books.database, "SELECT 1") as holder,
     ):
         for place in (0, 1, 44):
@@ -218,11 +259,15 @@ async def test_many_locked_events_of_one_account_and_some_of_others(books: Books
         assert not any(calls[place].done() for place in held - {0, 1, 44})
     async with asyncio.timeout(DEADLINE_SECONDS):
         await asyncio.wait(calls)
-    assert [told(call) for call in calls] == [DUPLICATE if place in {0, 1, 44} else CREATED for place in range(EVENTS)]
+    assert [told(call) for call in calls] == [
+        DUPLICATE if place in {0, 1, 44} else CREATED for place in range(EVENTS)
+    ]
     await books.check(6 + EVENTS)
 
 
-async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(books: Books) -> None:
+async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
+    books: Books,
+) -> None:
     """As without a lock: created, duplicate with the same transaction id, conflict."""
     event = processor_event()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
@@ -241,7 +286,10 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
 
 async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database) -> None:
     """Where there are places for two groups, and both wait, the older one ends, so that others are booked."""
-    async with books_on(database, groups_at_once_max=2) as books, locked(database, "SELECT 1") as holder:
+    async with (
+        books_on(database, groups_at_once_max=2) as books,
+        locked(database, "SELECT 1") as holder,
+    ):
         await books.ingest([processor_event()])
         held = [processor_event() for _ in range(3)]
         for event in held:
@@ -263,17 +311,23 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
         await books.check(1 + 3 + 1)
 
 
-async def test_groups_full_of_locked_events_make_room_too(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_groups_full_of_locked_events_make_room_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before each of their events stands alone, which takes long where a whole account is locked: their time is bounded."""
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
     async with books_on(database, groups_at_once_max=2) as books:
         await books.ingest([processor_event(restaurant_id="res_held")])
-        async with locked(database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"):
+        async with locked(
+            database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"
+        ):
             held = []
             # The first two neighbours are in the groups of the locked events, the third one needs a place.
             for count in (100, 100, 0):
-                held.append(books.send([processor_event(restaurant_id="res_held") for _ in range(count)]))
+                held.append(
+                    books.send([processor_event(restaurant_id="res_held") for _ in range(count)])
+                )
                 (neighbour,) = books.send([processor_event()])
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await neighbour
@@ -315,7 +369,9 @@ async def _apart(database: Database) -> bool:
     return await query(database.migration_url, statement) != []
 
 
-async def test_callers_of_a_server_are_told_one_by_one(database: Database, time_is_up: WhenSaid) -> None:
+async def test_callers_of_a_server_are_told_one_by_one(
+    database: Database, time_is_up: WhenSaid
+) -> None:
     """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE, and CREATED when repeated."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
@@ -323,20 +379,31 @@ async def test_callers_of_a_server_are_told_one_by_one(database: Database, time_
         async with locked(database, "SELECT 1") as holder:
             await insert_without_commit(holder, processor_event(event_id=messages[30].event_id))
             calls = [asyncio.create_task(_code_of(_send(ledger, message))) for message in messages]
-            await until(lambda: all(call.done() for place, call in enumerate(calls) if place != 30), DEADLINE_SECONDS)
+            await until(
+                lambda: all(call.done() for place, call in enumerate(calls) if place != 30),
+                DEADLINE_SECONDS,
+            )
             time_is_up.has_come = True
             answers = await asyncio.gather(*calls)
-            assert answers == [grpc.StatusCode.UNAVAILABLE if place == 30 else "CREATED" for place in range(EVENTS)]
+            assert answers == [
+                grpc.StatusCode.UNAVAILABLE if place == 30 else "CREATED" for place in range(EVENTS)
+            ]
         assert await _code_of(_send(ledger, messages[30])) == "CREATED"
         assert await ledger.query("SELECT count(*) FROM processor_events") == [(1 + EVENTS,)]
     await assert_books_in_order(database)
 
 
-def _send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> Callable[[], Awaitable[ledger_pb2.IngestEventResponse]]:
-    return lambda: ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=DEADLINE_SECONDS)
+def _send(
+    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent
+) -> Callable[[], Awaitable[ledger_pb2.IngestEventResponse]]:
+    return lambda: ledger.stub.IngestEvent(
+        ledger_pb2.IngestEventRequest(event=event), timeout=DEADLINE_SECONDS
+    )
 
 
-async def _code_of(call: Callable[[], Awaitable[ledger_pb2.IngestEventResponse]]) -> grpc.StatusCode | str:
+async def _code_of(
+    call: Callable[[], Awaitable[ledger_pb2.IngestEventResponse]],
+) -> grpc.StatusCode | str:
     try:
         return ledger_pb2.IngestStatus.Name((await call()).status).removeprefix("INGEST_STATUS_")
     except aio.AioRpcError as error:

@@ -28,8 +28,12 @@ async def balance_of(ledger: RunningLedger, restaurant_id: str, currency: str) -
     """What the server says, in the model's terms."""
     told = await ledger.balance(restaurant_id, currency)
     assert told.reserved_minor == 0
-    last_event_at = told.last_event_at.ToDatetime(tzinfo=UTC) if told.HasField("last_event_at") else None
-    return ModelBalance(told.available_minor, told.pending_minor, told.disputed_minor, last_event_at)
+    last_event_at = (
+        told.last_event_at.ToDatetime(tzinfo=UTC) if told.HasField("last_event_at") else None
+    )
+    return ModelBalance(
+        told.available_minor, told.pending_minor, told.disputed_minor, last_event_at
+    )
 
 
 async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
@@ -47,23 +51,31 @@ async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
 async def test_sixty_four_callers_with_altered_twins(ledger: RunningLedger) -> None:
     """64 calls at once with one id and 64 different amounts: one is booked, 63 are refused, the balance is the booked one's."""
     event_id = unique("evt")
-    events = [event_message(event_id=event_id, amount_minor=amount_minor) for amount_minor in range(1000, 1064)]
+    events = [
+        event_message(event_id=event_id, amount_minor=amount_minor)
+        for amount_minor in range(1000, 1064)
+    ]
     results = await asyncio.gather(*(ledger.ingest(event) for event in events))
-    booked = [event for event, (result,) in zip(events, results, strict=True) if result.status == CREATED]
+    booked = [
+        event for event, (result,) in zip(events, results, strict=True) if result.status == CREATED
+    ]
     assert len(booked) == 1
     assert sum(result.error.code == 6 for (result,) in results) == 63
     assert (await ledger.balance("res_001")).available_minor == booked[0].amount_minor
     await assert_books_in_order(ledger.database)
 
 
-async def test_overlapping_batches_in_opposite_order_through_two_servers(database: Database) -> None:
+async def test_overlapping_batches_in_opposite_order_through_two_servers(
+    database: Database,
+) -> None:
     """Two servers, the same events in opposite order and overlapping, over and over: no deadlock, nothing doubled."""
     rounds, batch_events = 6, 300
     async with running_ledger(database) as first, running_ledger(database) as second:
         for number in range(rounds):
             restaurants = [f"res_{number}_{place}" for place in range(5)]
             events = [
-                event_message(restaurant_id=restaurants[place % 5], amount_minor=place + 1) for place in range(batch_events)
+                event_message(restaurant_id=restaurants[place % 5], amount_minor=place + 1)
+                for place in range(batch_events)
             ]
             answers = await asyncio.gather(
                 first.ingest(*events),
@@ -73,9 +85,13 @@ async def test_overlapping_batches_in_opposite_order_through_two_servers(databas
             )
             told = Counter(result.status for answer in answers for result in answer)
             assert told == {CREATED: batch_events, DUPLICATE: batch_events + 200 + 200}
-            balances = [(await first.balance(restaurant)).available_minor for restaurant in restaurants]
+            balances = [
+                (await first.balance(restaurant)).available_minor for restaurant in restaurants
+            ]
             assert sum(balances) == sum(range(1, batch_events + 1))
-        assert await first.query("SELECT count(*) FROM processor_events") == [(rounds * batch_events,)]
+        assert await first.query("SELECT count(*) FROM processor_events") == [
+            (rounds * batch_events,)
+        ]
     assert await deadlocks_of(database) == 0
     await assert_books_in_order(database)
 
@@ -89,7 +105,9 @@ async def test_first_events_of_a_restaurant_at_once_register_it_once(database: D
             for currency in ("PEN", "USD")
         ]
         ways = [first, second]
-        results = await asyncio.gather(*(ways[place % 2].ingest(event) for place, event in enumerate(events)))
+        results = await asyncio.gather(
+            *(ways[place % 2].ingest(event) for place, event in enumerate(events))
+        )
         assert Counter(result.status for (result,) in results) == {CREATED: 60}
         assert await first.query("SELECT count(*) FROM restaurants") == [(3,)]
         assert await first.query("SELECT count(*) FROM balance_accounts") == [(6,)]
@@ -113,7 +131,9 @@ async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> N
     answers = []
     now = datetime.now(UTC)
     for days in (1, 5, 10, 20):
-        await ledger.ingest(event_message(amount_minor=1000 + days, occurred_at=now - timedelta(days=days)))
+        await ledger.ingest(
+            event_message(amount_minor=1000 + days, occurred_at=now - timedelta(days=days))
+        )
         answers.append(await ledger.balance("res_001"))
     assert [(answer.available_minor, answer.pending_minor) for answer in answers] == [
         (0, 1001),
@@ -123,14 +143,24 @@ async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> N
     ]
     for answer in answers:
         again = await ledger.stub.GetBalance(
-            ledger_pb2.GetBalanceRequest(restaurant_id="res_001", currency="PEN", as_of=answer.as_of)
+            ledger_pb2.GetBalanceRequest(
+                restaurant_id="res_001", currency="PEN", as_of=answer.as_of
+            )
         )
         assert again == answer
 
 
 # Random lists of events. Ids come from a small range, so that lists repeat them, with the same contents or with others.
-_TYPES = [name for name, _ in ledger_pb2.EventType.items() if "PAYOUT" not in name and "UNSPECIFIED" not in name]
-_FEE_TYPES = {"EVENT_TYPE_CHARGE_SUCCEEDED", "EVENT_TYPE_DISPUTE_OPENED", "EVENT_TYPE_REFUND_SUCCEEDED"}
+_TYPES = [
+    name
+    for name, _ in ledger_pb2.EventType.items()
+    if "PAYOUT" not in name and "UNSPECIFIED" not in name
+]
+_FEE_TYPES = {
+    "EVENT_TYPE_CHARGE_SUCCEEDED",
+    "EVENT_TYPE_DISPUTE_OPENED",
+    "EVENT_TYPE_REFUND_SUCCEEDED",
+}
 
 
 @st.composite
@@ -144,7 +174,8 @@ def _events(draw: st.DrawFn) -> ledger_pb2.ProcessorEvent:
         currency=draw(st.sampled_from(["PEN", "USD", "JPY"])),
         amount_minor=amount_minor,
         fee_minor=draw(st.integers(0, amount_minor)) if name in _FEE_TYPES else 0,
-        occurred_at=datetime.now(UTC).replace(microsecond=0) - timedelta(hours=draw(st.integers(0, 24 * 20)), minutes=30),
+        occurred_at=datetime.now(UTC).replace(microsecond=0)
+        - timedelta(hours=draw(st.integers(0, 24 * 20)), minutes=30),
         reference=draw(st.sampled_from(["", "pay_1", "pay_2"])),
     )
 
@@ -173,21 +204,29 @@ async def test_any_events_in_any_order_with_any_repeats_leave_the_model_s_balanc
     batches = [sent[start : start + 7] for start in range(0, len(sent), 7)]
     answers = await asyncio.gather(*(audited_ledger.ingest(*batch) for batch in batches))
     results = [result for answer in answers for result in answer]
-    booked = [event for event, result in zip(sent, results, strict=True) if result.status == CREATED]
+    booked = [
+        event for event, result in zip(sent, results, strict=True) if result.status == CREATED
+    ]
     by_id = {event.event_id: event for event in booked}
     assert len(by_id) == len(booked), "an id was created twice"
     assert set(by_id) == {event.event_id for event in sent}
     for event, result in zip(sent, results, strict=True):
         same = event == by_id[event.event_id]
-        assert (result.status == 0) is not same, "a repeat is a duplicate, anything else under its id a conflict"
+        assert (result.status == 0) is not same, (
+            "a repeat is a duplicate, anything else under its id a conflict"
+        )
     model = model_balances(booked, datetime.now(UTC), MATURITY)
     for (restaurant_id, currency), expected in model.items():
         assert await balance_of(audited_ledger, restaurant_id, currency) == expected
 
 
-async def balance_at(ledger: RunningLedger, as_of: datetime, restaurant_id: str = "res_001") -> tuple[int, int]:
+async def balance_at(
+    ledger: RunningLedger, as_of: datetime, restaurant_id: str = "res_001"
+) -> tuple[int, int]:
     """Available and pending of a restaurant as of an instant."""
-    request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN", as_of=timestamp(as_of))
+    request = ledger_pb2.GetBalanceRequest(
+        restaurant_id=restaurant_id, currency="PEN", as_of=timestamp(as_of)
+    )
     told = await ledger.stub.GetBalance(request)
     return told.available_minor, told.pending_minor
 
@@ -206,7 +245,9 @@ async def test_charge_is_available_from_the_very_instant_it_matures(ledger: Runn
     for ahead_seconds in (1, 4, 20):
         restaurant_id = unique("res")
         occurred_at = datetime.now(UTC) - MATURITY + timedelta(seconds=ahead_seconds)
-        await ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=1000, occurred_at=occurred_at))
+        await ledger.ingest(
+            event_message(restaurant_id=restaurant_id, amount_minor=1000, occurred_at=occurred_at)
+        )
         ((available_at, is_in_time),) = await ledger.query(
             "SELECT available_at, recorded_at < available_at - interval '1 microsecond' FROM ledger_entries"
             " ORDER BY recorded_at DESC LIMIT 1"
@@ -217,7 +258,10 @@ async def test_charge_is_available_from_the_very_instant_it_matures(ledger: Runn
         while (await ledger.balance(restaurant_id)).available_minor == 0:
             pass
     assert await balance_at(ledger, available_at, restaurant_id) == (1000, 0)
-    assert await balance_at(ledger, available_at - timedelta(microseconds=1), restaurant_id) == (0, 1000)
+    assert await balance_at(ledger, available_at - timedelta(microseconds=1), restaurant_id) == (
+        0,
+        1000,
+    )
 
 
 async def test_server_is_the_application_role_whoever_logs_in(database: Database) -> None:

@@ -25,7 +25,11 @@ RESTAURANTS, CHARGES_EACH = 3, 5
 async def page_of(server: ServerProcess) -> dict[str, float]:
     """The samples without labels, and those with one by its value."""
     # What the libraries write is no JSON.
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    lines = [
+        json.loads(line)
+        for line in server.log.read_text().splitlines()
+        if line.startswith("{") and line.endswith("}")
+    ]
     (address,) = [line["address"] for line in lines if line["event"] == "serving metrics"]
 
     def read() -> str:
@@ -41,34 +45,57 @@ async def page_of(server: ServerProcess) -> dict[str, float]:
 async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.PayoutRun:
     """A payout run of today, ended."""
     today = datetime.now(UTC).date()
-    request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_pb2.Date(year=today.year, month=today.month, day=today.day))
+    request = ledger_pb2.RunPayoutsRequest(
+        currency="PEN", as_of=date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    )
     run = (await stub.RunPayouts(request)).payout_run
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING:
             await asyncio.sleep(POLL_SECONDS)
-            run = (await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+            run = (
+                await stub.GetPayoutRun(
+                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+                )
+            ).payout_run
     return run
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_page_tells_what_was_done(database: Database, tmp_path: Path, workers: str) -> None:
     """Events booked, balances read, payouts made and snapshots stored: as many as the books have, by whichever worker."""
-    settings = {"metrics_address": "127.0.0.1:0", "log_format": "json", "snapshot_tail_entries": "1", "workers": workers}
+    settings = {
+        "metrics_address": "127.0.0.1:0",
+        "log_format": "json",
+        "snapshot_tail_entries": "1",
+        "workers": workers,
+    }
     async with server_process(database, tmp_path / "log", **settings) as server:
         before = await page_of(server)
-        counters = ("ledger_payouts_made_total", "ledger_snapshots_made_total", "ledger_group_size_sum ingest")
+        counters = (
+            "ledger_payouts_made_total",
+            "ledger_snapshots_made_total",
+            "ledger_group_size_sum ingest",
+        )
         assert [before[name] for name in counters] == [0, 0, 0]
         restaurants = [unique("res") for _ in range(RESTAURANTS)]
-        events = [event_message(restaurant_id=restaurant) for restaurant in restaurants for _ in range(CHARGES_EACH)]
+        events = [
+            event_message(restaurant_id=restaurant)
+            for restaurant in restaurants
+            for _ in range(CHARGES_EACH)
+        ]
         async with aio.insecure_channel(server.address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
             reads = 0
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 # Until a snapshot was made, which others' transactions may put off for some seconds.
-                while await query(database.migration_url, "SELECT count(*) FROM balance_snapshots") == [(0,)]:
+                while await query(
+                    database.migration_url, "SELECT count(*) FROM balance_snapshots"
+                ) == [(0,)]:
                     for restaurant in restaurants:
-                        await stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency="PEN"))
+                        await stub.GetBalance(
+                            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency="PEN")
+                        )
                         reads += 1
                     await asyncio.sleep(POLL_SECONDS)
             run = await pay_out(stub)
@@ -77,7 +104,8 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
             while True:
                 page = await page_of(server)
                 ((snapshots, payouts),) = await query(
-                    database.migration_url, "SELECT (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM payouts)"
+                    database.migration_url,
+                    "SELECT (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM payouts)",
                 )
                 told = (page["ledger_snapshots_made_total"], page["ledger_payouts_made_total"])
                 if told == (snapshots, payouts):

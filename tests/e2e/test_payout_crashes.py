@@ -36,7 +36,9 @@ RESTAURANTS = 1_200
 
 
 @asynccontextmanager
-async def serving_on(database: Database, *, payout_concurrency: int = 1) -> AsyncIterator[RunningServer]:
+async def serving_on(
+    database: Database, *, payout_concurrency: int = 1
+) -> AsyncIterator[RunningServer]:
     """A `ledger serve` on a free port and a database, as a process of its own; killed at the end if it still runs.
 
     It pays a page at a time, so that it stands still as a whole when its page does. What waits for a lock goes on waiting.
@@ -66,7 +68,9 @@ async def start_run_at(server: RunningServer) -> str:
     """Starts a run of today through a server that is another process; its id."""
     request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of(today()))
     async with aio.insecure_channel(server.address) as channel:
-        return (await ledger_pb2_grpc.LedgerServiceStub(channel).RunPayouts(request)).payout_run.payout_run_id
+        return (
+            await ledger_pb2_grpc.LedgerServiceStub(channel).RunPayouts(request)
+        ).payout_run.payout_run_id
 
 
 async def start_run_unserved(database: Database) -> str:
@@ -96,10 +100,14 @@ async def somebody_waits(database: Database, mode: str, table: str) -> None:
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def assert_each_paid_once(ledger: RunningLedger, payout_run_id: str, restaurants: int = RESTAURANTS) -> None:
+async def assert_each_paid_once(
+    ledger: RunningLedger, payout_run_id: str, restaurants: int = RESTAURANTS
+) -> None:
     """Waits for the end of the run: every restaurant has one payout of it, and the books add up."""
     run = await end_of_run(ledger, payout_run_id)
-    assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (restaurants,) * 3
+    assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (
+        restaurants,
+    ) * 3
     paid = await ledger.query("SELECT count(*), count(DISTINCT balance_account_id) FROM payouts")
     assert paid == [(restaurants, restaurants)]
     await assert_reconciled(ledger.database.migration_url)
@@ -116,7 +124,11 @@ STEPS = {
     # Inside the paying statement, at its first and at its last insert.
     "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", "payouts", 0),
     "inserting items": ("LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE", "payout_items", 0),
-    "inserting entries": ("LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE", "ledger_entries", 0),
+    "inserting entries": (
+        "LOCK TABLE ledger_entries IN SHARE ROW EXCLUSIVE MODE",
+        "ledger_entries",
+        0,
+    ),
     # All are paid, and the run is not yet told as finished.
     "finishing": ("SELECT FROM payout_runs FOR NO KEY UPDATE", "payout_runs", RESTAURANTS),
 }
@@ -132,12 +144,16 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
             await charge_all(ledger, RESTAURANTS)
         async with AsyncExitStack() as locks:
             # The run must be there before its items or its row can be locked, and the worker must not be faster.
-            gate = await locks.enter_async_context(locked(database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE"))
+            gate = await locks.enter_async_context(
+                locked(database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE")
+            )
             payout_run_id = await start_run_at(server)
             await waiting_sessions(database, "payouts")
             if step == "claiming":
                 # It has claimed its first page: that one ends, and it stops before the next, for which it comes second.
-                holding = asyncio.create_task(locks.enter_async_context(locked(database, statement)))
+                holding = asyncio.create_task(
+                    locks.enter_async_context(locked(database, statement))
+                )
                 await somebody_waits(database, "ExclusiveLock", "payout_run_items")
                 await gate.rollback()
                 await holding
@@ -149,7 +165,9 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
             await server.process.wait()
             before = await query(database.migration_url, "SELECT count(*) FROM payouts")
             assert before[0][0] >= committed
-            assert before[0][0] % 500 in (0, RESTAURANTS % 500), "a page is paid whole or not at all"
+            assert before[0][0] % 500 in (0, RESTAURANTS % 500), (
+                "a page is paid whole or not at all"
+            )
         await sessions_gone(database, pids)
         assert await query(database.migration_url, "SELECT count(*) FROM payouts") == before
         async with running_ledger(database) as ledger:
@@ -160,7 +178,10 @@ async def test_killed_while_it_writes_items(database: Database) -> None:
     """The run has no items then, and is told as open whole; another server writes them, and pays each once."""
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
-    async with serving_on(database) as server, locked(database, "LOCK TABLE payout_run_items IN SHARE ROW EXCLUSIVE MODE"):
+    async with (
+        serving_on(database) as server,
+        locked(database, "LOCK TABLE payout_run_items IN SHARE ROW EXCLUSIVE MODE"),
+    ):
         payout_run_id = await start_run_at(server)
         pids = await waiting_sessions(database, "payout_run_items")
         server.process.kill()
@@ -172,7 +193,9 @@ async def test_killed_while_it_writes_items(database: Database) -> None:
             pids=pids,
         )
         await sessions_gone(database, pids)
-    assert await query(database.migration_url, "SELECT reached_balance_account_id FROM payout_run_progress") == [(0,)]
+    assert await query(
+        database.migration_url, "SELECT reached_balance_account_id FROM payout_run_progress"
+    ) == [(0,)]
     assert await query(database.migration_url, "SELECT count(*) FROM payout_run_items") == [(0,)]
     async with running_ledger(database) as ledger:
         await assert_each_paid_once(ledger, payout_run_id)
@@ -195,7 +218,9 @@ async def test_killed_at_random_instants(database: Database) -> None:
         async with AsyncExitStack() as locks:
             # Nobody claims what somebody has locked: of the first round's run there is a page left, however late the kill comes.
             if number == 0:
-                await locks.enter_async_context(locked(database, f"{ITEMS} ORDER BY balance_account_id DESC LIMIT 500 {LOCK}"))
+                await locks.enter_async_context(
+                    locked(database, f"{ITEMS} ORDER BY balance_account_id DESC LIMIT 500 {LOCK}")
+                )
             # Nor does the run begin before the server is ready.
             gate = await locks.enter_async_context(locked(database, f"{ITEMS} {LOCK} SKIP LOCKED"))
             server = await locks.enter_async_context(serving_on(database, payout_concurrency=2))
@@ -207,7 +232,10 @@ async def test_killed_at_random_instants(database: Database) -> None:
             except TimeoutError:
                 server.process.kill()
                 await server.process.wait()
-        progress += [count for (count,) in await query(database.migration_url, "SELECT count(*) FROM payouts")]
+        progress += [
+            count
+            for (count,) in await query(database.migration_url, "SELECT count(*) FROM payouts")
+        ]
         assert progress == sorted(progress)
         assert progress[-1] % 500 == 0, "a page is paid whole or not at all"
     assert progress[0] < len(ids), "no round was killed before the run's end"
@@ -238,7 +266,9 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
                     # It comes again.
                     assert not set(await waiting_sessions(database, table)) & set(pids)
                     # The page under way will be paid; the others stay until the next table is locked.
-                    gate = await gates.enter_async_context(locked(database, f"{ITEMS} {LOCK} SKIP LOCKED"))
+                    gate = await gates.enter_async_context(
+                        locked(database, f"{ITEMS} {LOCK} SKIP LOCKED")
+                    )
         run = await start_run(ledger)
         await assert_each_paid_once(ledger, run.payout_run_id)
 
@@ -253,7 +283,10 @@ async def test_stopped_while_it_pays(database: Database) -> None:
             await waiting_sessions(database, "ledger_entries")
             server.process.send_signal(signal.SIGTERM)
             # It refuses new calls before it waits for the page.
-            async with asyncio.timeout(DEADLINE_SECONDS), aio.insecure_channel(server.address) as channel:
+            async with (
+                asyncio.timeout(DEADLINE_SECONDS),
+                aio.insecure_channel(server.address) as channel,
+            ):
                 state = channel.get_state(try_to_connect=True)
                 while state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                     await channel.wait_for_state_change(state)

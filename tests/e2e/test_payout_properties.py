@@ -94,7 +94,9 @@ class ModelRestaurant:
         sums = self.sums(cutoff_at)
         items = {entry_type: sums[entry_type] - self.counted[entry_type] for entry_type in sums}
         self.counted = sums
-        payout = ModelPayout(day, cutoff_at, amount_minor, {name: minor for name, minor in items.items() if minor})
+        payout = ModelPayout(
+            day, cutoff_at, amount_minor, {name: minor for name, minor in items.items() if minor}
+        )
         self.payouts.append(payout)
         return payout
 
@@ -110,7 +112,9 @@ class Walk:
 
     async def step(self) -> None:
         """One thing at random."""
-        actions = [self.ingest] * 6 + [self.run] * 4 + [self.answer] * 4 + [self.repeat, self.toggle]
+        actions = (
+            [self.ingest] * 6 + [self.run] * 4 + [self.answer] * 4 + [self.repeat, self.toggle]
+        )
         await self.chance.choice(actions)()
 
     async def ingest(self) -> None:
@@ -127,12 +131,17 @@ class Walk:
         )[0]  # fmt: skip
         amount = self.chance.randint(1, 3_000)
         fee = self.chance.choice([0, 0, 1, amount // 10, amount])
-        occurred_at, moves = datetime.now(UTC) - timedelta(days=self.chance.randint(0, 9), hours=1), restaurant.moves
+        occurred_at, moves = (
+            datetime.now(UTC) - timedelta(days=self.chance.randint(0, 9), hours=1),
+            restaurant.moves,
+        )
         match kind:
             case "charge":
                 # At either side of the end of a day, or not before tomorrow.
                 age = self.chance.randint(1, 4)
-                available_at = end_of(today() - timedelta(days=age)) + timedelta(microseconds=self.chance.choice([0, 1, -1]))
+                available_at = end_of(today() - timedelta(days=age)) + timedelta(
+                    microseconds=self.chance.choice([0, 1, -1])
+                )
                 if self.chance.random() < 0.2:
                     available_at = end_of(today()) + timedelta(days=1)
                 occurred_at = available_at - MATURITY
@@ -169,7 +178,12 @@ class Walk:
                 restaurant.disputed_minor -= amount
                 type_ = ledger_pb2.EVENT_TYPE_DISPUTE_LOST
         return event_message(
-            type_, restaurant_id=name, currency=self.currency, amount_minor=amount, fee_minor=fee, occurred_at=occurred_at
+            type_,
+            restaurant_id=name,
+            currency=self.currency,
+            amount_minor=amount,
+            fee_minor=fee,
+            occurred_at=occurred_at,
         )
 
     async def repeat(self) -> None:
@@ -177,7 +191,9 @@ class Walk:
         if not self.sent:
             return
         event = self.chance.choice(self.sent)
-        assert [result.status for result in await self.ledger.ingest(event)] == [ledger_pb2.INGEST_STATUS_DUPLICATE]
+        assert [result.status for result in await self.ledger.ingest(event)] == [
+            ledger_pb2.INGEST_STATUS_DUPLICATE
+        ]
         twin = ledger_pb2.ProcessorEvent()
         twin.CopyFrom(event)
         twin.amount_minor += 1
@@ -194,7 +210,10 @@ class Walk:
     async def run(self) -> None:
         """A run of a date up to today: new, or one that was there."""
         day = today() - timedelta(days=self.chance.choice([0, 0, 1, 1, 2, 3, 4]))
-        minimum, request_id = self.chance.choice([0, 0, 1, 500, 2_000]), f"r{self.chance.randint(1, 12)}"
+        minimum, request_id = (
+            self.chance.choice([0, 0, 1, 500, 2_000]),
+            f"r{self.chance.randint(1, 12)}",
+        )
         fields = {
             "currency": self.currency, "as_of": as_of(day), "min_amount_minor": minimum, "request_id": request_id
         }  # fmt: skip
@@ -208,17 +227,29 @@ class Walk:
         run = await finished_run(self.ledger, **fields)
         self.runs[day, minimum, request_id] = run.payout_run_id
         cutoff_at = run.cutoff_at.ToDatetime(tzinfo=UTC)
-        assert cutoff_at == end_of(day) or (day == today() and abs(datetime.now(UTC) - cutoff_at) < timedelta(minutes=1))
-        expected = {name: restaurant.verdict(day, cutoff_at, minimum) for name, restaurant in self.restaurants.items()}
+        assert cutoff_at == end_of(day) or (
+            day == today() and abs(datetime.now(UTC) - cutoff_at) < timedelta(minutes=1)
+        )
+        expected = {
+            name: restaurant.verdict(day, cutoff_at, minimum)
+            for name, restaurant in self.restaurants.items()
+        }
         assert await outcomes_of(self.ledger, run) == expected
         amounts = {name: int(verdict) for name, verdict in expected.items() if verdict.isdecimal()}
         for told in (plan, run):
-            assert (told.payouts_created, told.total_amount_minor) == (len(amounts), sum(amounts.values()))
+            assert (told.payouts_created, told.total_amount_minor) == (
+                len(amounts),
+                sum(amounts.values()),
+            )
             skipped = Counter(verdict for verdict in expected.values() if not verdict.isdecimal())
             assert {
-                ledger_pb2.SkipReason.Name(part.reason).removeprefix("SKIP_REASON_"): part.count for part in told.skipped
+                ledger_pb2.SkipReason.Name(part.reason).removeprefix("SKIP_REASON_"): part.count
+                for part in told.skipped
             } == skipped
-        created = {payout.restaurant_id: payout for payout in await payouts_of(self.ledger, payout_run_id=run.payout_run_id)}
+        created = {
+            payout.restaurant_id: payout
+            for payout in await payouts_of(self.ledger, payout_run_id=run.payout_run_id)
+        }
         assert {name: payout.amount_minor for name, payout in created.items()} == amounts
         for name, amount_minor in amounts.items():
             payout = self.restaurants[name].pay(day, cutoff_at, amount_minor)
@@ -229,12 +260,20 @@ class Walk:
 
     async def answer(self) -> None:
         """The bank says what became of a payout, rightly or wrongly, or says it again."""
-        candidates = [(restaurant, payout) for restaurant in self.restaurants.values() for payout in restaurant.payouts]
+        candidates = [
+            (restaurant, payout)
+            for restaurant in self.restaurants.values()
+            for payout in restaurant.payouts
+        ]
         if not candidates:
             return
         # Mostly of what is in flight.
-        open_ = [(restaurant, payout) for restaurant, payout in candidates if payout.state == "CREATED"]
-        restaurant, payout = self.chance.choice(open_ if open_ and self.chance.random() < 0.7 else candidates)
+        open_ = [
+            (restaurant, payout) for restaurant, payout in candidates if payout.state == "CREATED"
+        ]
+        restaurant, payout = self.chance.choice(
+            open_ if open_ and self.chance.random() < 0.7 else candidates
+        )
         assert payout.told is not None
         if payout.events and self.chance.random() < 0.3:
             (result,) = await self.ledger.ingest(self.chance.choice(payout.events))
@@ -256,7 +295,9 @@ class Walk:
             assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
             return
         if payout.events:
-            paid_event, failed_event = (event, payout.events[0]) if paid else (payout.events[0], event)
+            paid_event, failed_event = (
+                (event, payout.events[0]) if paid else (payout.events[0], event)
+            )
             if paid_event.occurred_at.seconds > failed_event.occurred_at.seconds:
                 assert reason_of(result) == "PAYOUT_ANSWERS_CONTRADICT"
                 return
@@ -266,9 +307,16 @@ class Walk:
         if not paid:  # a payment that comes after the failure moves no money
             back = "PAYOUT_REVERSAL" if to == "FAILED" else "PAYOUT_RETURN"
             restaurant.moves.append((back, payout.amount_minor, None))
-        details = (await self.ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.told.payout_id))).payout
+        details = (
+            await self.ledger.stub.GetPayout(
+                ledger_pb2.GetPayoutRequest(payout_id=payout.told.payout_id)
+            )
+        ).payout
         assert details.state == STATES[to]
-        assert [move.event_id for move in details.history] == ["", *(event.event_id for event in payout.events)]
+        assert [move.event_id for move in details.history] == [
+            "",
+            *(event.event_id for event in payout.events),
+        ]
 
     async def compare_balances(self) -> None:
         """What the server says of each restaurant is what the model says."""
@@ -276,10 +324,19 @@ class Walk:
         for name, restaurant in self.restaurants.items():
             told = await self.ledger.balance(name, self.currency)
             available_minor = sum(restaurant.sums(now).values()) - restaurant.out()
-            assert (told.available_minor, told.pending_minor, told.reserved_minor, told.disputed_minor) == (
+            assert (
+                told.available_minor,
+                told.pending_minor,
+                told.reserved_minor,
+                told.disputed_minor,
+            ) == (
                 available_minor,
                 sum(minor for _, minor, _ in restaurant.moves) - restaurant.out() - available_minor,
-                sum(payout.amount_minor for payout in restaurant.payouts if payout.state == "CREATED"),
+                sum(
+                    payout.amount_minor
+                    for payout in restaurant.payouts
+                    if payout.state == "CREATED"
+                ),
                 restaurant.disputed_minor,
             )
 
@@ -299,7 +356,11 @@ async def test_random_walks_agree_with_the_model(database: Database) -> None:
                 # Each walk takes at least one step; a slow machine walks less, but until it has met with everything.
                 await walking.step()
                 done["steps"] += 1
-                met.update(payout.state for restaurant in walking.restaurants.values() for payout in restaurant.payouts)
+                met.update(
+                    payout.state
+                    for restaurant in walking.restaurants.values()
+                    for payout in restaurant.payouts
+                )
                 if time.monotonic() - began > BUDGET_SECONDS and met >= WANTED_STATES:
                     break
             await walking.compare_balances()

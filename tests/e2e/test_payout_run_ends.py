@@ -6,7 +6,14 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.test_payout_runs import assert_reconciled, charge_all, end_of_run, reason_of, start_run, today
+from e2e.test_payout_runs import (
+    assert_reconciled,
+    charge_all,
+    end_of_run,
+    reason_of,
+    start_run,
+    today,
+)
 from grpc import aio
 from grpc_status import rpc_status
 from support.audit import assert_books_in_order
@@ -30,11 +37,17 @@ def reason_of_call(error: aio.AioRpcError) -> str:
 
 
 async def get(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
-    return (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id))).payout_run
+    return (
+        await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id))
+    ).payout_run
 
 
 async def cancel(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
-    return (await ledger.stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id))).payout_run
+    return (
+        await ledger.stub.CancelPayoutRun(
+            ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)
+        )
+    ).payout_run
 
 
 async def considered(ledger: RunningLedger, payout_run_id: str, restaurants: int) -> None:
@@ -53,17 +66,28 @@ async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
             run = await start_run(ledger)
             await considered(ledger, run.payout_run_id, 19)
             ended = await cancel(ledger, run.payout_run_id)
-        assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (CANCELED, 19, 19)
+        assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (
+            CANCELED,
+            19,
+            19,
+        )
         assert ended.HasField("finished_at")
-        assert [(skipped.reason, skipped.count) for skipped in ended.skipped] == [(ledger_pb2.SKIP_REASON_CANCELED, 1)]
+        assert [(skipped.reason, skipped.count) for skipped in ended.skipped] == [
+            (ledger_pb2.SKIP_REASON_CANCELED, 1)
+        ]
         assert await cancel(ledger, run.payout_run_id) == ended
         request = ledger_pb2.ListPayoutRunItemsRequest(
             payout_run_id=run.payout_run_id, outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_SKIPPED
         )
         (item,) = (await ledger.stub.ListPayoutRunItems(request)).items
-        assert (item.restaurant_id, item.skip_reason) == ("res_0007", ledger_pb2.SKIP_REASON_CANCELED)
+        assert (item.restaurant_id, item.skip_reason) == (
+            "res_0007",
+            ledger_pb2.SKIP_REASON_CANCELED,
+        )
         # Another run pays the one that is left, and only that.
-        again = await end_of_run(ledger, (await start_run(ledger, request_id="again")).payout_run_id)
+        again = await end_of_run(
+            ledger, (await start_run(ledger, request_id="again")).payout_run_id
+        )
         assert again.payouts_created == 1
         assert await get(ledger, run.payout_run_id) == ended
         with pytest.raises(aio.AioRpcError) as caught:
@@ -86,15 +110,25 @@ async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
             canceling = asyncio.create_task(cancel(ledger, run.payout_run_id))
 
             async def is_canceled() -> bool:
-                return await ledger.query("SELECT 1 FROM payout_runs WHERE state = 'CANCELED'") == [(1,)]
+                return await ledger.query("SELECT 1 FROM payout_runs WHERE state = 'CANCELED'") == [
+                    (1,)
+                ]
 
             await until_told(is_canceled, DEADLINE_SECONDS)
             assert not canceling.done()
             await gate.rollback()
             ended = await canceling
-        assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (CANCELED, 0, 0)
-        assert [(skipped.reason, skipped.count) for skipped in ended.skipped] == [(ledger_pb2.SKIP_REASON_CANCELED, 600)]
-        again = await end_of_run(ledger, (await start_run(ledger, request_id="again")).payout_run_id)
+        assert (ended.state, ended.payouts_created, ended.restaurants_considered) == (
+            CANCELED,
+            0,
+            0,
+        )
+        assert [(skipped.reason, skipped.count) for skipped in ended.skipped] == [
+            (ledger_pb2.SKIP_REASON_CANCELED, 600)
+        ]
+        again = await end_of_run(
+            ledger, (await start_run(ledger, request_id="again")).payout_run_id
+        )
         assert again.payouts_created == 600
         assert await get(ledger, run.payout_run_id) == ended
     await assert_reconciled(database.migration_url)
@@ -113,7 +147,9 @@ async def test_runs_under_way_are_bounded(database: Database) -> None:
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "TOO_MANY_PAYOUT_RUNS",
             )
-            assert (await start_run(ledger, request_id="run_1")).payout_run_id == runs[1].payout_run_id
+            assert (await start_run(ledger, request_id="run_1")).payout_run_id == runs[
+                1
+            ].payout_run_id
             await cancel(ledger, runs[0].payout_run_id)
             third = await start_run(ledger, request_id="one_more")
         await end_of_run(ledger, third.payout_run_id)
@@ -123,9 +159,17 @@ async def test_runs_under_way_are_bounded(database: Database) -> None:
 
 async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
     """In pages, by currency and by state; the command shows them."""
-    await ledger.ingest(*(event_message(restaurant_id=f"res_{currency}", currency=currency) for currency in ("PEN", "USD")))
+    await ledger.ingest(
+        *(
+            event_message(restaurant_id=f"res_{currency}", currency=currency)
+            for currency in ("PEN", "USD")
+        )
+    )
     runs = [
-        await end_of_run(ledger, (await start_run(ledger, currency=currency, request_id=f"r{number}")).payout_run_id)
+        await end_of_run(
+            ledger,
+            (await start_run(ledger, currency=currency, request_id=f"r{number}")).payout_run_id,
+        )
         for number, currency in enumerate(("PEN", "USD", "PEN"))
     ]
     ids = [run.payout_run_id for run in reversed(runs)]
@@ -144,22 +188,30 @@ async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
     assert await listed() == ids
     assert await listed(page_size=1) == ids
     assert await listed(currency="PEN") == [ids[0], ids[2]]
-    assert await listed(currency="USD", state=ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED, page_size=1) == [ids[1]]
+    assert await listed(
+        currency="USD", state=ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED, page_size=1
+    ) == [ids[1]]
     assert await listed(state=ledger_pb2.PAYOUT_RUN_STATE_RUNNING) == []
     outcome = await run_command("payouts", "runs", "--json", "--address", ledger.address)
     assert [json.loads(line)["payout_run_id"] for line in outcome.stdout.splitlines()] == ids
-    outcome = await run_command("payouts", "runs", "--state", "canceled", "--address", ledger.address)
+    outcome = await run_command(
+        "payouts", "runs", "--state", "canceled", "--address", ledger.address
+    )
     assert (outcome.status, outcome.stdout.strip()) == (0, "no runs")
     outcome = await run_command("payouts", "cancel", ids[0], "--address", ledger.address)
     assert (outcome.status, "PAYOUT_RUN_ENDED" in outcome.stderr) == (1, True)
 
 
-async def test_run_that_pays_more_than_int64_can_be_read(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_run_that_pays_more_than_int64_can_be_read(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Planned, paid, listed, asked for again: the total is the largest number there is, and says so."""
     await charge_all(ledger, 3)
     # As events of many years would be; none is so large.
     await ledger.query("ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
-    await ledger.query("UPDATE ledger_entries SET amount_minor = 4000000000000000000 WHERE entry_type = 'CHARGE'")
+    await ledger.query(
+        "UPDATE ledger_entries SET amount_minor = 4000000000000000000 WHERE entry_type = 'CHARGE'"
+    )
     capped = (INT64_MAX, True)
     told = await start_run(ledger, dry_run=True)
     assert (told.total_amount_minor, told.is_capped) == capped
@@ -174,12 +226,19 @@ async def test_run_that_pays_more_than_int64_can_be_read(ledger: RunningLedger, 
     run = ("payouts", "run", "PEN", "--as-of", today().isoformat())
     for shows in (run, ("payouts", "show", told.payout_run_id)):
         outcome = await run_command(*shows, *here)
-        assert (outcome.status, "more than 92233720368547758.07 PEN" in outcome.stdout) == (0, True), outcome
+        assert (outcome.status, "more than 92233720368547758.07 PEN" in outcome.stdout) == (
+            0,
+            True,
+        ), outcome
         outcome = await run_command(*shows, "--json", *here)
         shown, _ = json.JSONDecoder().raw_decode(outcome.stdout)
         assert (shown["total_amount_minor"], shown["is_capped"]) == (str(INT64_MAX), True)
     # What shows each amount by itself, or only which runs there are.
-    commands = [("payouts", "runs"), ("payouts", "list"), ("payouts", "export", "--run", told.payout_run_id)]
+    commands = [
+        ("payouts", "runs"),
+        ("payouts", "list"),
+        ("payouts", "export", "--run", told.payout_run_id),
+    ]
     for command in [*commands, ("balance", "res_0001", "PEN"), ("statement", "res_0001", "PEN")]:
         outcome = await run_command(*command, *here)
         assert (outcome.status, outcome.stderr) == (0, ""), outcome
@@ -187,12 +246,16 @@ async def test_run_that_pays_more_than_int64_can_be_read(ledger: RunningLedger, 
     for report in (("q1", "PEN"), ("q2",), ("q3", "PEN"), ("payouts", "res_0001")):
         for form in ((), ("--json",), ("--csv",)):
             outcome = await run_command("report", *report, *form)
-            assert (outcome.status, outcome.stderr, "E+" in outcome.stdout) == (0, "", False), outcome
+            assert (outcome.status, outcome.stderr, "E+" in outcome.stdout) == (0, "", False), (
+                outcome
+            )
 
 
 async def test_run_of_nobody_says_so(ledger: RunningLedger) -> None:
     """A currency in which no restaurant has ever had an event: of 0 restaurants, and the command says what that is."""
     run = await end_of_run(ledger, (await start_run(ledger, currency="XPF")).payout_run_id)
     assert (run.restaurants_total, run.payouts_created) == (0, 0)
-    outcome = await run_command("payouts", "run", "XPF", "--as-of", "2026-01-31", "--address", ledger.address)
+    outcome = await run_command(
+        "payouts", "run", "XPF", "--as-of", "2026-01-31", "--address", ledger.address
+    )
     assert "none has ever had an event in XPF" in outcome.stdout

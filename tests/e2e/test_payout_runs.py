@@ -80,7 +80,9 @@ async def end_of_run(
     """Waits for the end of a run."""
     async with asyncio.timeout(timeout_seconds):
         while True:
-            told = await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id))
+            told = await ledger.stub.GetPayoutRun(
+                ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
+            )
             if told.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
                 return told.payout_run
             await asyncio.sleep(POLL_SECONDS)
@@ -96,7 +98,9 @@ async def payouts_of(ledger: RunningLedger, **fields: Any) -> list[ledger_pb2.Pa
     found: list[ledger_pb2.Payout] = []
     token = ""
     while True:
-        page = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(**fields, page_size=1000, page_token=token))
+        page = await ledger.stub.ListPayouts(
+            ledger_pb2.ListPayoutsRequest(**fields, page_size=1000, page_token=token)
+        )
         found.extend(page.payouts)
         token = page.next_page_token
         if not token:
@@ -106,7 +110,9 @@ async def payouts_of(ledger: RunningLedger, **fields: Any) -> list[ledger_pb2.Pa
 async def payout_of(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Payout:
     """A restaurant's latest payout, with items and history."""
     latest = (await payouts_of(ledger, restaurant_id=restaurant_id))[0]
-    return (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=latest.payout_id))).payout
+    return (
+        await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=latest.payout_id))
+    ).payout
 
 
 async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[str, str]:
@@ -115,11 +121,15 @@ async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[
     token = ""
     while True:
         page = await ledger.stub.ListPayoutRunItems(
-            ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id, page_size=1000, page_token=token)
+            ledger_pb2.ListPayoutRunItemsRequest(
+                payout_run_id=run.payout_run_id, page_size=1000, page_token=token
+            )
         )
         for item in page.items:
             skipped = ledger_pb2.SkipReason.Name(item.skip_reason).removeprefix("SKIP_REASON_")
-            outcomes[item.restaurant_id] = str(item.amount_minor) if skipped == "UNSPECIFIED" else skipped
+            outcomes[item.restaurant_id] = (
+                str(item.amount_minor) if skipped == "UNSPECIFIED" else skipped
+            )
         token = page.next_page_token
         if not token:
             return outcomes
@@ -127,7 +137,10 @@ async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[
 
 def items_of(payout: ledger_pb2.Payout) -> dict[str, int]:
     """What a payout consists of, by entry type."""
-    return {ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_"): item.amount_minor for item in payout.items}
+    return {
+        ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_"): item.amount_minor
+        for item in payout.items
+    }
 
 
 def about(payout: ledger_pb2.Payout, kind: int, **fields: Any) -> ledger_pb2.ProcessorEvent:
@@ -149,7 +162,9 @@ def reason_of(result: ledger_pb2.IngestResult) -> str:
 
 async def put_restaurant(ledger: RunningLedger, restaurant_id: str, **profile: Any) -> None:
     """Replaces a restaurant's profile."""
-    await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, **profile))
+    await ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, **profile)
+    )
 
 
 async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
@@ -185,11 +200,19 @@ async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
 def _sum(rows: Iterable[Any], ledger_account: str) -> int:
     """What a ledger account was credited, less what it was debited."""
     credit = {True: 1, False: 0}
-    return sum(row[4] * (credit[row[3] == ledger_account] - credit[row[2] == ledger_account]) for row in rows)
+    return sum(
+        row[4] * (credit[row[3] == ledger_account] - credit[row[2] == ledger_account])
+        for row in rows
+    )
 
 
 def _assert_account_reconciled(
-    account: int, rows: list[Any], payouts: list[Any], items: dict[Any, dict[str, tuple[int, int]]], *, quiet: bool
+    account: int,
+    rows: list[Any],
+    payouts: list[Any],
+    items: dict[Any, dict[str, tuple[int, int]]],
+    *,
+    quiet: bool,
 ) -> None:
     by_state: Counter[str] = Counter()
     for payout in payouts:
@@ -201,14 +224,27 @@ def _assert_account_reconciled(
     assert _sum(rows, "restaurant_payable") == earned - out, account
 
     assert [payout[1] for payout in payouts] == list(range(1, len(payouts) + 1)), account
-    assert [payout[5] for payout in payouts] == sorted(payout[5] for payout in payouts), "a cut-off went back"
+    assert [payout[5] for payout in payouts] == sorted(payout[5] for payout in payouts), (
+        "a cut-off went back"
+    )
     assert sum(payout[6] == "CREATED" for payout in payouts) <= 1, account
     live = [payout[4] for payout in payouts if payout[6] in ("CREATED", "PAID")]
     assert len(live) == len(set(live)), f"account {account} was paid twice for one date"
 
     before: dict[str, int] = {}
     reserved_before = 0
-    for payout_id, _, amount_minor, available_minor, _, cutoff_at, state, transaction_id, _, _ in payouts:
+    for (
+        payout_id,
+        _,
+        amount_minor,
+        available_minor,
+        _,
+        cutoff_at,
+        state,
+        transaction_id,
+        _,
+        _,
+    ) in payouts:
         assert 1 <= amount_minor <= available_minor, payout_id
         own = [row for row in rows if row[6] == payout_id]
         entries = sorted((row[1], row[2], row[3]) for row in own)
@@ -226,13 +262,21 @@ def _assert_account_reconciled(
         reserved_before += amount_minor
         assert sum(counted.values()) == reserved_before, payout_id
         if quiet:
-            seen = [row for row in rows if row[0] < reserve[0] and (row[5] is None or row[5] <= cutoff_at)]
+            seen = [
+                row
+                for row in rows
+                if row[0] < reserve[0] and (row[5] is None or row[5] <= cutoff_at)
+            ]
             by_type: Counter[str] = Counter()
             for row in seen:
                 by_type[row[1]] += _sum([row], "restaurant_payable")
             assert _sum(seen, "restaurant_payable") == amount_minor, payout_id
             del by_type["PAYOUT_RESERVE"]
-            wrong = {entry_type for entry_type in counted | by_type if counted.get(entry_type, 0) != by_type[entry_type]}
+            wrong = {
+                entry_type
+                for entry_type in counted | by_type
+                if counted.get(entry_type, 0) != by_type[entry_type]
+            }
             assert not wrong, (payout_id, wrong)
         before = counted
 
@@ -250,17 +294,25 @@ async def _assert_runs_reconciled(url: str, payouts: dict[int, list[Any]]) -> No
     assert len({(row[0], row[4]) for row in rows}) == len(rows)
     assert not [row for row in rows if row[1] == "SUCCEEDED" and row[5] == "OPEN"]
     told = {(row[0], row[4], row[6]) for row in rows if row[5] == "PAYOUT_CREATED"}
-    assert told == {(payout[8], account, payout[0]) for account, all_ in payouts.items() for payout in all_}
+    assert told == {
+        (payout[8], account, payout[0]) for account, all_ in payouts.items() for payout in all_
+    }
 
 
-async def charge_all(ledger: RunningLedger, restaurants: int, prefix: str = "res", amount_minor: int = 1_000) -> list[str]:
+async def charge_all(
+    ledger: RunningLedger, restaurants: int, prefix: str = "res", amount_minor: int = 1_000
+) -> list[str]:
     """Gives as many restaurants a matured charge each, of different amounts."""
     ids = [f"{prefix}_{number:04d}" for number in range(restaurants)]
     for start in range(0, restaurants, 500):
         page = ids[start : start + 500]
         results = await ledger.ingest(
             *(
-                event_message(restaurant_id=restaurant_id, amount_minor=amount_minor + place, fee_minor=place % 7)
+                event_message(
+                    restaurant_id=restaurant_id,
+                    amount_minor=amount_minor + place,
+                    fee_minor=place % 7,
+                )
                 for place, restaurant_id in enumerate(page, start)
             )
         )
@@ -268,9 +320,13 @@ async def charge_all(ledger: RunningLedger, restaurants: int, prefix: str = "res
     return ids
 
 
-async def servers_on(stack: AsyncExitStack, database: Database, count: int, **settings: Any) -> list[RunningLedger]:
+async def servers_on(
+    stack: AsyncExitStack, database: Database, count: int, **settings: Any
+) -> list[RunningLedger]:
     """Several servers on one database."""
-    return [await stack.enter_async_context(running_ledger(database, **settings)) for _ in range(count)]
+    return [
+        await stack.enter_async_context(running_ledger(database, **settings)) for _ in range(count)
+    ]
 
 
 async def test_same_run_through_three_servers_at_once_pays_each_once(database: Database) -> None:
@@ -278,10 +334,16 @@ async def test_same_run_through_three_servers_at_once_pays_each_once(database: D
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 3)
         ids = await charge_all(servers[0], 1_200)
-        runs = await asyncio.gather(*(start_run(servers[place % 3], request_id="same") for place in range(24)))
+        runs = await asyncio.gather(
+            *(start_run(servers[place % 3], request_id="same") for place in range(24))
+        )
         (payout_run_id,) = {run.payout_run_id for run in runs}
         run = await end_of_run(servers[1], payout_run_id)
-        assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (1_200, 1_200, 1_200)
+        assert (run.payouts_created, run.restaurants_considered, run.restaurants_total) == (
+            1_200,
+            1_200,
+            1_200,
+        )
         payouts = await payouts_of(servers[2])
         assert sorted(payout.restaurant_id for payout in payouts) == ids
         assert sum(payout.amount_minor for payout in payouts) == run.total_amount_minor
@@ -303,7 +365,11 @@ async def test_different_runs_at_once_never_pay_twice(database: Database) -> Non
         for number in range(3):
             # The dates go back and forth, too.
             wanted: list[dict[str, Any]] = [
-                {"as_of": as_of(today() - timedelta(days=days)), "min_amount_minor": minimum, "request_id": f"r{number}"}
+                {
+                    "as_of": as_of(today() - timedelta(days=days)),
+                    "min_amount_minor": minimum,
+                    "request_id": f"r{number}",
+                }
                 for days in (0, 1, 2, 3)
                 for minimum in (0, 1, 1_100)
             ]
@@ -317,7 +383,10 @@ async def test_different_runs_at_once_never_pay_twice(database: Database) -> Non
             created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
             assert len({payout.restaurant_id for payout in created}) == len(created)
             if number == 0:
-                assert [payout.restaurant_id for payout in sorted(created, key=lambda payout: payout.restaurant_id)] == ids
+                assert [
+                    payout.restaurant_id
+                    for payout in sorted(created, key=lambda payout: payout.restaurant_id)
+                ] == ids
             assert await servers[0].query(
                 """SELECT count(*) FROM (SELECT sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor
                                                     WHEN debit_account THEN -amount_minor ELSE 0 END) AS payable_minor
@@ -335,7 +404,9 @@ async def test_hundred_run_payouts_at_once(database: Database) -> None:
         await charge_all(ledger, 40)
         same = await asyncio.gather(*(start_run(ledger, request_id="same") for _ in range(100)))
         assert len({run.payout_run_id for run in same}) == 1
-        different = await asyncio.gather(*(start_run(ledger, request_id=f"run_{number}") for number in range(100)))
+        different = await asyncio.gather(
+            *(start_run(ledger, request_id=f"run_{number}") for number in range(100))
+        )
         assert len({run.payout_run_id for run in different}) == 100
         runs = [await end_of_run(ledger, run.payout_run_id) for run in [same[0], *different]]
         assert sum(run.payouts_created for run in runs) == 40
@@ -367,27 +438,44 @@ async def test_events_storm_while_two_servers_pay(database: Database) -> None:
                 ]
                 assert {result.status for result in await server.ingest(*events)} == {CREATED}
                 for event in events:
-                    net[event.restaurant_id] += event.amount_minor if event.type == CHARGE else -event.amount_minor
+                    net[event.restaurant_id] += (
+                        event.amount_minor if event.type == CHARGE else -event.amount_minor
+                    )
 
         storms = [asyncio.create_task(storm(server)) for server in servers]
         try:
             for number in range(2):
                 runs = await asyncio.gather(
-                    *(start_run(server, request_id=f"storm_{number}_{place}") for place, server in enumerate(servers)),
+                    *(
+                        start_run(server, request_id=f"storm_{number}_{place}")
+                        for place, server in enumerate(servers)
+                    ),
                     *(start_run(server, request_id=f"storm_{number}") for server in servers),
                 )
                 for run in runs:
                     await end_of_run(servers[0], run.payout_run_id)
                 created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
                 for page in (created[:200], created[200:]):
-                    answers = [about(payout, FAILED) for payout in page if number < 1 or chance.random() < 0.5]
-                    assert {result.status for result in await servers[1].ingest(*answers)} <= {CREATED}
+                    answers = [
+                        about(payout, FAILED)
+                        for payout in page
+                        if number < 1 or chance.random() < 0.5
+                    ]
+                    assert {result.status for result in await servers[1].ingest(*answers)} <= {
+                        CREATED
+                    }
         finally:
             paying = False
             await asyncio.gather(*storms)
         created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
-        balances = await asyncio.gather(*(servers[place % 2].balance(id_) for place, id_ in enumerate(ids)))
-        assert sum(balance.reserved_minor for balance in balances) == sum(payout.amount_minor for payout in created) > 0
+        balances = await asyncio.gather(
+            *(servers[place % 2].balance(id_) for place, id_ in enumerate(ids))
+        )
+        assert (
+            sum(balance.reserved_minor for balance in balances)
+            == sum(payout.amount_minor for payout in created)
+            > 0
+        )
         await servers[0].ingest(*(about(payout, FAILED) for payout in created))
         last = await finished_run(servers[0], request_id="last")
         assert last.total_amount_minor == sum(amount for amount in net.values() if amount > 0)
@@ -406,20 +494,29 @@ async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) 
         await finished_run(servers[0])
         for payout in await payouts_of(servers[0]):
             events = [about(payout, kind) for _ in range(32) for kind in (PAID, FAILED)]
-            told = await asyncio.gather(*(servers[place % 2].ingest(event) for place, event in enumerate(events)))
+            told = await asyncio.gather(
+                *(servers[place % 2].ingest(event) for place, event in enumerate(events))
+            )
             results = [result for (result,) in told]
-            won = sorted(event.type for event, result in zip(events, results, strict=True) if result.status == CREATED)
+            won = sorted(
+                event.type
+                for event, result in zip(events, results, strict=True)
+                if result.status == CREATED
+            )
             assert won == [PAID, FAILED]
             lost = [result for result in results if result.status != CREATED]
             assert {result.error.code for result in lost} == {FAILED_PRECONDITION}
             assert {reason_of(result) for result in lost} == {"PAYOUT_MOVE_NOT_ALLOWED"}
             stored = await servers[0].query(
-                "SELECT count(*) FROM processor_events WHERE payout_id = :payout_id", payout_id=payout.payout_id
+                "SELECT count(*) FROM processor_events WHERE payout_id = :payout_id",
+                payout_id=payout.payout_id,
             )
             assert stored == [(len(won),)]
             final = await payout_of(servers[0], payout.restaurant_id)
             assert [move.state for move in final.history] in ([1, 2, 4], [1, 3, 4])
-            assert (await servers[1].balance(payout.restaurant_id)).available_minor == payout.amount_minor
+            assert (
+                await servers[1].balance(payout.restaurant_id)
+            ).available_minor == payout.amount_minor
     await assert_reconciled(database.migration_url)
 
 
@@ -438,31 +535,47 @@ async def test_one_payout_event_from_sixty_four_callers(database: Database) -> N
     await assert_reconciled(database.migration_url)
 
 
-@pytest.mark.parametrize("kinds", [[PAID], [FAILED], [PAID, FAILED]], ids=["paid", "failed", "returned"])
-async def test_saying_it_again_with_another_event_is_refused(ledger: RunningLedger, kinds: list[int]) -> None:
+@pytest.mark.parametrize(
+    "kinds", [[PAID], [FAILED], [PAID, FAILED]], ids=["paid", "failed", "returned"]
+)
+async def test_saying_it_again_with_another_event_is_refused(
+    ledger: RunningLedger, kinds: list[int]
+) -> None:
     """A second event that says what the first one did cannot move the payout: refused with its reason, nothing stored."""
     await charge_all(ledger, 1)
     await finished_run(ledger)
     (payout,) = await payouts_of(ledger)
     for kind in kinds:
         assert [result.status for result in await ledger.ingest(about(payout, kind))] == [CREATED]
-    before = await ledger.query("SELECT count(*) FROM ledger_entries"), await ledger.query("SELECT * FROM payouts")
+    before = (
+        await ledger.query("SELECT count(*) FROM ledger_entries"),
+        await ledger.query("SELECT * FROM payouts"),
+    )
     again = about(payout, kinds[-1])
     with pytest.raises(aio.AioRpcError) as caught:
         await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=again))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     (result,) = await ledger.ingest(again)
     assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
-    assert (await ledger.query("SELECT count(*) FROM ledger_entries"), await ledger.query("SELECT * FROM payouts")) == before
-    stored = await ledger.query("SELECT count(*) FROM processor_events WHERE event_id = :event_id", event_id=again.event_id)
+    assert (
+        await ledger.query("SELECT count(*) FROM ledger_entries"),
+        await ledger.query("SELECT * FROM payouts"),
+    ) == before
+    stored = await ledger.query(
+        "SELECT count(*) FROM processor_events WHERE event_id = :event_id", event_id=again.event_id
+    )
     assert stored == [(0,)]
     await assert_reconciled(ledger.database.migration_url)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"amount_minor": 999}, {"restaurant_id": "res_0001"}, {"currency": "USD"}], ids=lambda wrong: next(iter(wrong))
+    "wrong",
+    [{"amount_minor": 999}, {"restaurant_id": "res_0001"}, {"currency": "USD"}],
+    ids=lambda wrong: next(iter(wrong)),
 )
-async def test_an_event_about_another_payout_is_refused(ledger: RunningLedger, wrong: dict[str, Any]) -> None:
+async def test_an_event_about_another_payout_is_refused(
+    ledger: RunningLedger, wrong: dict[str, Any]
+) -> None:
     """Amount, restaurant and currency must be the payout's: refused, nothing stored, and the right one is booked afterwards."""
     await charge_all(ledger, 2)
     await finished_run(ledger)
@@ -485,9 +598,9 @@ async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLe
     assert await outcomes_of(ledger, red) == {"res_1": "NOTHING_AVAILABLE"}
     assert (await ledger.balance("res_1")).available_minor == -4_000
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=4_000))
-    assert await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(today() - timedelta(days=1)))) == {
-        "res_1": "NOTHING_AVAILABLE"
-    }
+    assert await outcomes_of(
+        ledger, await finished_run(ledger, as_of=as_of(today() - timedelta(days=1)))
+    ) == {"res_1": "NOTHING_AVAILABLE"}
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1_500, fee_minor=100))
     await finished_run(ledger)
     payout = await payout_of(ledger, "res_1")
@@ -501,12 +614,16 @@ async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLed
     days = [today() - timedelta(days=age) for age in (4, 3, 2, 1)]
     events = [
         # The last microsecond of a day belongs to it, the one after does not.
-        event_message(restaurant_id="res_1", amount_minor=10**place, occurred_at=end_of(day) - MATURITY)
+        event_message(
+            restaurant_id="res_1", amount_minor=10**place, occurred_at=end_of(day) - MATURITY
+        )
         for place, day in enumerate(days)
     ]
     events.append(
         event_message(
-            restaurant_id="res_1", amount_minor=50_000, occurred_at=end_of(days[0]) - MATURITY + timedelta(microseconds=1)
+            restaurant_id="res_1",
+            amount_minor=50_000,
+            occurred_at=end_of(days[0]) - MATURITY + timedelta(microseconds=1),
         )
     )
     await ledger.ingest(*events)
@@ -525,11 +642,16 @@ async def test_a_charge_that_matures_while_a_payout_is_in_flight(ledger: Running
     """Not in a payout created seconds before it matures, whole in the next one; a payout that failed in between shows as such."""
     # Later, in another currency, on a machine that has no time for the run before.
     for ahead_seconds, currency in ((2, "PEN"), (8, "USD"), (25, "EUR")):
-        restaurant_id, matures_at = f"res_{currency}", datetime.now(UTC) + timedelta(seconds=ahead_seconds)
+        restaurant_id, matures_at = (
+            f"res_{currency}",
+            datetime.now(UTC) + timedelta(seconds=ahead_seconds),
+        )
         about_it: dict[str, Any] = {"restaurant_id": restaurant_id, "currency": currency}
         await ledger.ingest(
             event_message(**about_it, amount_minor=700),
-            event_message(**about_it, amount_minor=40, fee_minor=4, occurred_at=matures_at - MATURITY),
+            event_message(
+                **about_it, amount_minor=40, fee_minor=4, occurred_at=matures_at - MATURITY
+            ),
         )
         run = await finished_run(ledger, currency=currency)
         if run.cutoff_at.ToDatetime(tzinfo=UTC) < matures_at:
@@ -556,7 +678,11 @@ async def test_a_maturity_of_its_own_decides_when_it_is_paid(ledger: RunningLedg
     await put_restaurant(ledger, "res_1", maturity_days=0)
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=20, occurred_at=recent))
     await put_restaurant(ledger, "res_1", maturity_days=30)
-    await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=3, occurred_at=recent - timedelta(days=20)))
+    await ledger.ingest(
+        event_message(
+            restaurant_id="res_1", amount_minor=3, occurred_at=recent - timedelta(days=20)
+        )
+    )
     assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "20"}
     await assert_reconciled(ledger.database.migration_url)
 
@@ -569,13 +695,19 @@ async def test_dates_one_after_the_other(ledger: RunningLedger) -> None:
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=20))
     assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "PAYOUT_IN_FLIGHT"}
     await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
-    assert await outcomes_of(ledger, await finished_run(ledger, **yesterday, request_id="a")) == {"res_1": "ALREADY_PAID"}
+    assert await outcomes_of(ledger, await finished_run(ledger, **yesterday, request_id="a")) == {
+        "res_1": "ALREADY_PAID"
+    }
     assert await outcomes_of(ledger, await finished_run(ledger, request_id="b")) == {"res_1": "20"}
     await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=3))
-    assert await outcomes_of(ledger, await finished_run(ledger, request_id="c")) == {"res_1": "ALREADY_PAID"}
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="c")) == {
+        "res_1": "ALREADY_PAID"
+    }
     earlier = {"as_of": as_of(today() - timedelta(days=5))}
-    assert await outcomes_of(ledger, await finished_run(ledger, **earlier)) == {"res_1": "CUTOFF_BEFORE_LATEST_PAYOUT"}
+    assert await outcomes_of(ledger, await finished_run(ledger, **earlier)) == {
+        "res_1": "CUTOFF_BEFORE_LATEST_PAYOUT"
+    }
     # A payout that came back frees its date, and not the dates before it.
     await ledger.ingest(about(await payout_of(ledger, "res_1"), FAILED))
     outcomes = await outcomes_of(ledger, await finished_run(ledger, **earlier, request_id="d"))
@@ -589,7 +721,9 @@ async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger
     """A run of a past date pays no more than there is today."""
     await ledger.ingest(
         event_message(restaurant_id="res_1", amount_minor=1_000),
-        event_message(REFUND, restaurant_id="res_1", amount_minor=400, occurred_at=datetime.now(UTC)),
+        event_message(
+            REFUND, restaurant_id="res_1", amount_minor=400, occurred_at=datetime.now(UTC)
+        ),
     )
     run = await finished_run(ledger, as_of=as_of(today() - timedelta(days=10)))
     assert await outcomes_of(ledger, run) == {"res_1": "600"}
@@ -599,7 +733,9 @@ async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger
 async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
     """Exactly the minimum is paid, one less is not; no minimum and a minimum of one are the same; each currency is by itself."""
     for amount_minor in (1, 499, 500, 501):
-        await ledger.ingest(event_message(restaurant_id=f"res_{amount_minor}", amount_minor=amount_minor))
+        await ledger.ingest(
+            event_message(restaurant_id=f"res_{amount_minor}", amount_minor=amount_minor)
+        )
     await ledger.ingest(
         event_message(restaurant_id="res_0", amount_minor=5),
         event_message(REFUND, restaurant_id="res_0", amount_minor=5),
@@ -672,7 +808,9 @@ async def test_a_restaurant_that_is_active_again_is_paid(ledger: RunningLedger) 
     await put_restaurant(ledger, "res_0000", active=False)
     assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_0000": "INACTIVE"}
     await put_restaurant(ledger, "res_0000", active=True)
-    assert await outcomes_of(ledger, await finished_run(ledger, request_id="again")) == {"res_0000": "1000"}
+    assert await outcomes_of(ledger, await finished_run(ledger, request_id="again")) == {
+        "res_0000": "1000"
+    }
     await assert_reconciled(ledger.database.migration_url)
 
 
@@ -688,7 +826,9 @@ async def test_a_date_in_the_future_is_refused(database: Database) -> None:
                     await start_run(ledger, as_of=as_of(day + timedelta(days=1)), dry_run=dry_run)
                 assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             plan = await start_run(ledger, as_of=as_of(day), dry_run=True)
-            assert abs(plan.cutoff_at.ToDatetime(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=1)
+            assert abs(plan.cutoff_at.ToDatetime(tzinfo=UTC) - datetime.now(UTC)) < timedelta(
+                minutes=1
+            )
     assert await query(database.migration_url, "SELECT count(*) FROM payout_runs") == [(0,)]
 
 
@@ -698,7 +838,12 @@ async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLed
     await ledger.ingest(
         event_message(REFUND, restaurant_id="res_0001", amount_minor=5_000),
         event_message(restaurant_id="res_0002", amount_minor=77, occurred_at=datetime.now(UTC)),
-        event_message(ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, restaurant_id="res_0003", amount_minor=900, fee_minor=15),
+        event_message(
+            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+            restaurant_id="res_0003",
+            amount_minor=900,
+            fee_minor=15,
+        ),
     )
     await put_restaurant(ledger, "res_0004", active=False)
     fields = {"as_of": as_of(today() - timedelta(days=1)), "min_amount_minor": 1_010}
@@ -749,21 +894,28 @@ def last_microsecond(day: date, zone: str) -> datetime:
         ("Pacific/Apia", ["2011-12-29", "2011-12-30", "2011-12-31", "2021-04-03", "2025-09-27"]),
         ("Europe/Madrid", ["2026-03-28", "2026-03-29", "2025-10-25", "2025-10-26"]),
         # Clocks change at midnight: spring begins at 01:00, and autumn has 23:00 to 24:00 twice.
-        ("America/Santiago", ["2025-09-06", "2025-09-07", "2026-04-03", "2026-04-04", "2026-04-05"]),
+        (
+            "America/Santiago",
+            ["2025-09-06", "2025-09-07", "2026-04-03", "2026-04-04", "2026-04-05"],
+        ),
         # Autumn has 00:00 to 01:00 twice: the date begins at the first one.
         ("America/Havana", ["2025-11-01", "2025-11-02", "2026-03-07", "2026-03-08"]),
         ("Atlantic/Azores", ["2025-10-25", "2025-10-26", "2026-03-28", "2026-03-29"]),
         ("Australia/Lord_Howe", ["2025-10-04", "2025-10-05", "2026-04-04", "2026-04-05"]),
     ],
 )
-async def test_cutoff_is_the_last_microsecond_of_the_date(shared_database: Database, zone: str, days: list[str]) -> None:
+async def test_cutoff_is_the_last_microsecond_of_the_date(
+    shared_database: Database, zone: str, days: list[str]
+) -> None:
     """Wherever the settlement time zone is, and whatever its clocks did that day."""
     async with running_ledger(shared_database, settlement_timezone=zone) as ledger:
         told = {}
         for day in days:
             plan = await start_run(ledger, as_of=as_of(date.fromisoformat(day)), dry_run=True)
             told[day] = plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat()
-        assert told == {day: last_microsecond(date.fromisoformat(day), zone).isoformat() for day in days}
+        assert told == {
+            day: last_microsecond(date.fromisoformat(day), zone).isoformat() for day in days
+        }
 
 
 async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Database) -> None:
@@ -773,12 +925,22 @@ async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Databas
     cutoff_at = last_microsecond(day, zone)
     async with running_ledger(database, settlement_timezone=zone) as ledger:
         await ledger.ingest(
-            event_message(restaurant_id="res_1", amount_minor=100, occurred_at=cutoff_at - MATURITY),
-            event_message(restaurant_id="res_1", amount_minor=3, occurred_at=cutoff_at - MATURITY + timedelta(microseconds=1)),
+            event_message(
+                restaurant_id="res_1", amount_minor=100, occurred_at=cutoff_at - MATURITY
+            ),
+            event_message(
+                restaurant_id="res_1",
+                amount_minor=3,
+                occurred_at=cutoff_at - MATURITY + timedelta(microseconds=1),
+            ),
         )
-        assert await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(day))) == {"res_1": "100"}
+        assert await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(day))) == {
+            "res_1": "100"
+        }
         await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
-        outcomes = await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(day + timedelta(days=1))))
+        outcomes = await outcomes_of(
+            ledger, await finished_run(ledger, as_of=as_of(day + timedelta(days=1)))
+        )
         assert outcomes == {"res_1": "3"}
     await assert_reconciled(database.migration_url)
 
@@ -798,7 +960,12 @@ async def test_one_whom_the_database_refuses_holds_up_no_other(database: Databas
         run = await end_of_run(servers[0], started[0].payout_run_id)
         assert (run.payouts_created, run.restaurants_considered) == (697, 700)
         outcomes = await outcomes_of(servers[0], run)
-        assert sorted(restaurant_id for restaurant_id, outcome in outcomes.items() if outcome == "FAILED") == refused
+        assert (
+            sorted(
+                restaurant_id for restaurant_id, outcome in outcomes.items() if outcome == "FAILED"
+            )
+            == refused
+        )
         for restaurant_id in refused:
             balance = await servers[0].balance(restaurant_id)
             assert (balance.available_minor > 0, balance.reserved_minor) == (True, 0)
@@ -809,13 +976,18 @@ async def test_one_whom_the_database_refuses_holds_up_no_other(database: Databas
     await assert_reconciled(database.migration_url)
 
 
-async def test_accounts_that_are_locked_hold_up_no_other(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_accounts_that_are_locked_hold_up_no_other(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two of 1,100 are locked, one of each page: all others are paid meanwhile, the run says what it waits
     for, and pays the two once they are free."""
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 1_100)
         held = ["res_0000", "res_0500"]
-        async with locked(database, "SELECT FROM balance_accounts WHERE restaurant_id IN ('res_0000', 'res_0500') FOR UPDATE"):
+        async with locked(
+            database,
+            "SELECT FROM balance_accounts WHERE restaurant_id IN ('res_0000', 'res_0500') FOR UPDATE",
+        ):
             run = await start_run(ledger)
 
             async def all_others() -> bool:
@@ -832,7 +1004,9 @@ async def test_accounts_that_are_locked_hold_up_no_other(database: Database, cap
 
             await until_told(is_told, DEADLINE_SECONDS)
             assert all(restaurant in said for restaurant in held)
-            told = await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))
+            told = await ledger.stub.GetPayoutRun(
+                ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+            )
             assert told.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
             assert told.payout_run.restaurants_considered == 1_098
         run = await end_of_run(ledger, run.payout_run_id)
@@ -840,7 +1014,9 @@ async def test_accounts_that_are_locked_hold_up_no_other(database: Database, cap
     await assert_reconciled(database.migration_url)
 
 
-async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not skipped, as the fault may be the schema's; all others are paid, and it is once the reason is gone."""
     monkeypatch.setattr(run_payouts, "REFUSED_REST_SECONDS", 0.05)
     async with running_ledger(database) as ledger:
@@ -861,7 +1037,9 @@ async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(database: Da
 
         await until_told(all_others, DEADLINE_SECONDS)
         request = ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
-        assert (await ledger.stub.GetPayoutRun(request)).payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+        assert (
+            await ledger.stub.GetPayoutRun(request)
+        ).payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
         await ledger.query("DROP TRIGGER refuse ON payouts")
         run = await end_of_run(ledger, run.payout_run_id)
         assert (run.payouts_created, list(run.skipped)) == (40, [])
@@ -875,7 +1053,10 @@ async def test_a_run_that_cannot_go_on_holds_up_no_other(database: Database) -> 
         await ledger.ingest(event_message(restaurant_id="res_usd", currency="USD"))
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(
-                locked(database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_0002' FOR UPDATE")
+                locked(
+                    database,
+                    "SELECT FROM balance_accounts WHERE restaurant_id = 'res_0002' FOR UPDATE",
+                )
             )
             held_up = await start_run(ledger)
             other = await start_run(ledger, currency="USD")

@@ -26,7 +26,9 @@ async def finished_run(ledger: RunningLedger, **fields: object) -> ledger_pb2.Pa
     run = (await ledger.stub.RunPayouts(request)).payout_run
     async with asyncio.timeout(60):
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            response = await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))
+            response = await ledger.stub.GetPayoutRun(
+                ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+            )
             run = response.payout_run
     return run
 
@@ -35,7 +37,9 @@ async def payouts_of(ledger: RunningLedger, **fields: object) -> list[ledger_pb2
     listed = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(**fields))  # type: ignore[arg-type]
     found = []
     for payout in listed.payouts:
-        response = await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))
+        response = await ledger.stub.GetPayout(
+            ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)
+        )
         found.append(response.payout)
     return found
 
@@ -54,23 +58,45 @@ async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
     """A payout reserves what is available; paid, it leaves; the items say what it consists of."""
     await ledger.ingest(
         event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=500),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_1", amount_minor=2_000),
-        event_message(restaurant_id="res_1", amount_minor=7_000, occurred_at=datetime.now(UTC) - timedelta(days=1)),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=1),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_1", amount_minor=2_000
+        ),
+        event_message(
+            restaurant_id="res_1",
+            amount_minor=7_000,
+            occurred_at=datetime.now(UTC) - timedelta(days=1),
+        ),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_red", amount_minor=1
+        ),
         event_message(restaurant_id="res_usd", currency="USD"),
     )
     run = await finished_run(ledger)
-    assert (run.payouts_created, run.total_amount_minor, run.restaurants_considered) == (1, 7_500, 2)
-    assert [(skipped.reason, skipped.count) for skipped in run.skipped] == [(ledger_pb2.SKIP_REASON_NOTHING_AVAILABLE, 1)]
+    assert (run.payouts_created, run.total_amount_minor, run.restaurants_considered) == (
+        1,
+        7_500,
+        2,
+    )
+    assert [(skipped.reason, skipped.count) for skipped in run.skipped] == [
+        (ledger_pb2.SKIP_REASON_NOTHING_AVAILABLE, 1)
+    ]
     (payout,) = await payouts_of(ledger)
-    assert (payout.restaurant_id, payout.amount_minor, payout.state) == ("res_1", 7_500, ledger_pb2.PAYOUT_STATE_CREATED)
+    assert (payout.restaurant_id, payout.amount_minor, payout.state) == (
+        "res_1",
+        7_500,
+        ledger_pb2.PAYOUT_STATE_CREATED,
+    )
     assert {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in payout.items} == {
         "ENTRY_TYPE_CHARGE": 10_000,
         "ENTRY_TYPE_FEE": -500,
         "ENTRY_TYPE_REFUND": -2_000,
     }
     balance = await ledger.balance("res_1")
-    assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (0, 7_000, 7_500)
+    assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (
+        0,
+        7_000,
+        7_500,
+    )
     (result,) = await ledger.ingest(about(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
     assert result.status == ledger_pb2.INGEST_STATUS_CREATED
     balance = await ledger.balance("res_1")
@@ -79,7 +105,9 @@ async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
 
 
 @pytest.mark.parametrize("paid_before", [False, True])
-async def test_failed_payout_can_be_paid_again_the_same_day(ledger: RunningLedger, paid_before: bool) -> None:
+async def test_failed_payout_can_be_paid_again_the_same_day(
+    ledger: RunningLedger, paid_before: bool
+) -> None:
     """Refused or returned, its money is available at once, and the next run of the day pays it, told as what came back."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
@@ -91,15 +119,23 @@ async def test_failed_payout_can_be_paid_again_the_same_day(ledger: RunningLedge
     assert (await ledger.balance("res_1")).available_minor == 10_000
     await finished_run(ledger, request_id=unique("again"))
     second, again = await payouts_of(ledger)
-    assert again.state == (ledger_pb2.PAYOUT_STATE_RETURNED if paid_before else ledger_pb2.PAYOUT_STATE_FAILED)
+    assert again.state == (
+        ledger_pb2.PAYOUT_STATE_RETURNED if paid_before else ledger_pb2.PAYOUT_STATE_FAILED
+    )
     assert [move.state for move in again.history] == ([1, 2, 4] if paid_before else [1, 3])
-    kind = ledger_pb2.ENTRY_TYPE_PAYOUT_RETURN if paid_before else ledger_pb2.ENTRY_TYPE_PAYOUT_REVERSAL
+    kind = (
+        ledger_pb2.ENTRY_TYPE_PAYOUT_RETURN
+        if paid_before
+        else ledger_pb2.ENTRY_TYPE_PAYOUT_REVERSAL
+    )
     assert [(item.type, item.amount_minor) for item in second.items] == [(kind, 10_000)]
     await assert_books_in_order(ledger.database)
 
 
 @pytest.mark.parametrize("pays_again", [False, True])
-async def test_payment_told_after_its_failure_ends_as_returned(ledger: RunningLedger, pays_again: bool) -> None:
+async def test_payment_told_after_its_failure_ends_as_returned(
+    ledger: RunningLedger, pays_again: bool
+) -> None:
     """As if the two had come in order: returned, with nothing on the restaurant's balance changed, paid again or not."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
@@ -112,12 +148,21 @@ async def test_payment_told_after_its_failure_ends_as_returned(ledger: RunningLe
     before = await ledger.balance("res_1")
     assert [result.status for result in await ledger.ingest(paid, paid)] == [1, 2]
     after = await ledger.balance("res_1")
-    assert (after.available_minor, after.reserved_minor) == ((0, 10_000) if pays_again else (10_000, 0))
-    assert (after.available_minor, after.reserved_minor) == (before.available_minor, before.reserved_minor)
+    assert (after.available_minor, after.reserved_minor) == (
+        (0, 10_000) if pays_again else (10_000, 0)
+    )
+    assert (after.available_minor, after.reserved_minor) == (
+        before.available_minor,
+        before.reserved_minor,
+    )
     payouts = {payout.payout_id: payout for payout in await payouts_of(ledger)}
     returned = payouts.pop(first.payout_id)
     assert returned.state == ledger_pb2.PAYOUT_STATE_RETURNED
-    assert [(move.state, move.event_id) for move in returned.history] == [(1, ""), (3, failed.event_id), (4, paid.event_id)]
+    assert [(move.state, move.event_id) for move in returned.history] == [
+        (1, ""),
+        (3, failed.event_id),
+        (4, paid.event_id),
+    ]
     stored = await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=paid.event_id))
     assert list(stored.entries) == []
     # Whatever comes next counts it as what was reversed.

@@ -49,10 +49,14 @@ $$
 """
 
 
-async def refuse(ledger: RunningLedger, table: str, column: str, sqlstate: str = SQLSTATES[0]) -> None:
+async def refuse(
+    ledger: RunningLedger, table: str, column: str, sqlstate: str = SQLSTATES[0]
+) -> None:
     """From now on the database refuses rows of `table` whose `column` begins with "poison"."""
     await ledger.query(REFUSE.format(sqlstate=sqlstate))
-    await ledger.query(f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse('{column}')")
+    await ledger.query(
+        f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse('{column}')"
+    )
 
 
 def error_id_of(status: status_pb2.Status) -> str:
@@ -68,13 +72,21 @@ def error_id_of(status: status_pb2.Status) -> str:
 
 def internal_places(results: Sequence[ledger_pb2.IngestResult]) -> list[int]:
     """The places of a batch that are INTERNAL; the others are created. Each has an error id of its own."""
-    error_ids = {place: error_id_of(result.error) for place, result in enumerate(results) if result.HasField("error")}
-    assert all(result.status == CREATED for place, result in enumerate(results) if place not in error_ids)
+    error_ids = {
+        place: error_id_of(result.error)
+        for place, result in enumerate(results)
+        if result.HasField("error")
+    }
+    assert all(
+        result.status == CREATED for place, result in enumerate(results) if place not in error_ids
+    )
     assert len(set(error_ids.values())) == len(error_ids)
     return list(error_ids)
 
 
-async def single_calls(ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent) -> list[ledger_pb2.IngestResult]:
+async def single_calls(
+    ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent
+) -> list[ledger_pb2.IngestResult]:
     """What calls that come at once are answered, as results of a batch."""
 
     async def call(event: ledger_pb2.ProcessorEvent) -> ledger_pb2.IngestResult:
@@ -82,12 +94,16 @@ async def single_calls(ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent
             response = await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
         except aio.AioRpcError as error:
             return ledger_pb2.IngestResult(error=rpc_status.from_call(error))  # type: ignore[arg-type]  # it has what the function asks for
-        return ledger_pb2.IngestResult(status=response.status, transaction_id=response.transaction_id)
+        return ledger_pb2.IngestResult(
+            status=response.status, transaction_id=response.transaction_id
+        )
 
     return await asyncio.gather(*map(call, events))
 
 
-async def stream(ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent) -> list[ledger_pb2.IngestResult]:
+async def stream(
+    ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent
+) -> list[ledger_pb2.IngestResult]:
     """What a stream of single events is answered."""
     requests = iter([ledger_pb2.StreamEventsRequest(event=event) for event in events])
     return [response.result async for response in ledger.stub.StreamEvents(requests)]
@@ -122,13 +138,17 @@ async def test_group_is_internal_only_if_each_of_its_events_is(ledger: RunningLe
     assert internal_places(await single_calls(ledger, *events)) == list(range(20))
     await ledger.query("GRANT INSERT ON ledger_entries TO ledger_app")
     # As the migrations grant it, which the audit compares.
-    await ledger.query("REVOKE INSERT (recorded_at, recorded_txid) ON ledger_entries FROM ledger_app")
+    await ledger.query(
+        "REVOKE INSERT (recorded_at, recorded_txid) ON ledger_entries FROM ledger_app"
+    )
     assert [result.status for result in await ledger.ingest(*events)] == [CREATED] * 20
 
 
 async def test_event_that_vanishes_stands_alone(ledger: RunningLedger) -> None:
     """A trigger that swallows rows makes its event INTERNAL and no other."""
-    await ledger.query("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+    await ledger.query(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    )
     await ledger.query(
         "CREATE TRIGGER swallow BEFORE INSERT ON processor_events FOR EACH ROW WHEN (NEW.event_id LIKE 'poison%') "
         "EXECUTE FUNCTION swallow()"
@@ -157,7 +177,11 @@ async def test_answer_of_the_bank_that_is_refused_stands_alone(ledger: RunningLe
     await refuse(ledger, "processor_events", "event_id")
     assert internal_places(await ledger.ingest(*answers)) == [1]
     await ledger.query("DROP TRIGGER refuse ON processor_events")
-    assert [result.status for result in await ledger.ingest(*answers)] == [DUPLICATE, CREATED, DUPLICATE]
+    assert [result.status for result in await ledger.ingest(*answers)] == [
+        DUPLICATE,
+        CREATED,
+        DUPLICATE,
+    ]
     await assert_books_in_order(ledger.database)
 
 
@@ -166,10 +190,14 @@ async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -
     restaurants = [unique("res") for _ in range(20)]
     await ledger.ingest(*(event_message(restaurant_id=restaurant) for restaurant in restaurants))
     await ledger.query(READABLE.format(restaurant_id=restaurants[11]))
-    await ledger.query("CREATE POLICY readable ON ledger_entries FOR SELECT USING (readable(balance_account_id))")
+    await ledger.query(
+        "CREATE POLICY readable ON ledger_entries FOR SELECT USING (readable(balance_account_id))"
+    )
     await ledger.query("ALTER TABLE ledger_entries ENABLE ROW LEVEL SECURITY")
     answers = await asyncio.gather(*map(ledger.balance, restaurants), return_exceptions=True)
-    failed = {place: answer for place, answer in enumerate(answers) if isinstance(answer, BaseException)}
+    failed = {
+        place: answer for place, answer in enumerate(answers) if isinstance(answer, BaseException)
+    }
     assert list(failed) == [11]
     assert isinstance(failed[11], aio.AioRpcError)
     assert failed[11].code() == grpc.StatusCode.INTERNAL
@@ -180,10 +208,14 @@ async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningL
     """The audit log leaves a call out that it cannot store, and says so; if it can store none, it keeps them."""
     await refuse(ledger, "audit_log", "identity")
     told: list[tuple[str, BaseException | None]] = []
-    log = AuditLog(PostgresAuditLog(ledger.engine), on_failure=lambda what, error: told.append((what, error)))
+    log = AuditLog(
+        PostgresAuditLog(ledger.engine), on_failure=lambda what, error: told.append((what, error))
+    )
 
     def call(identity: str) -> AuditedCall:
-        return AuditedCall(identity, "token", "/ledger.v1.LedgerService/IngestEvent", "call_1", "", {}, "OK")
+        return AuditedCall(
+            identity, "token", "/ledger.v1.LedgerService/IngestEvent", "call_1", "", {}, "OK"
+        )
 
     table = PostgresAuditLog(ledger.engine)
     with pytest.raises(StatementRefused) as refused:
@@ -196,4 +228,6 @@ async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningL
     await log.close()
     rows = await ledger.query("SELECT identity FROM audit_log ORDER BY identity")
     assert rows == [(f"caller_{number}",) for number in range(10) if number != 4]
-    assert [what for what, _ in told] == ["the audit log loses a call of poison: the database refuses it"]
+    assert [what for what, _ in told] == [
+        "the audit log loses a call of poison: the database refuses it"
+    ]

@@ -24,7 +24,9 @@ async def read_balance(ledger: RunningLedger) -> None:
 
 
 async def read_statement(ledger: RunningLedger) -> None:
-    page = await ledger.stub.ListEntries(ledger_pb2.ListEntriesRequest(restaurant_id="res_1", currency="PEN"))
+    page = await ledger.stub.ListEntries(
+        ledger_pb2.ListEntriesRequest(restaurant_id="res_1", currency="PEN")
+    )
     assert page.closing_balance_minor == 10_000 * (TAIL_ENTRIES + 1)
 
 
@@ -39,10 +41,14 @@ async def count_of_snapshots(ledger: RunningLedger) -> int:
 
 
 @pytest.mark.parametrize("read", [read_balance, run_payouts])
-async def test_a_long_tail_is_shortened(database: Database, read: Callable[[RunningLedger], Awaitable[None]]) -> None:
+async def test_a_long_tail_is_shortened(
+    database: Database, read: Callable[[RunningLedger], Awaitable[None]]
+) -> None:
     """Whoever reads more than the setting allows has a snapshot taken, and the answer stays the same; short tails have none."""
     async with running_ledger(database, snapshot_tail_entries=TAIL_ENTRIES) as ledger:
-        await ledger.ingest(*(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1)))
+        await ledger.ingest(
+            *(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1))
+        )
         await ledger.ingest(event_message(restaurant_id="res_short", currency="USD"))
         await ledger.balance("res_short", "USD")
         assert await count_of_snapshots(ledger) == 0
@@ -50,7 +56,9 @@ async def test_a_long_tail_is_shortened(database: Database, read: Callable[[Runn
             while await count_of_snapshots(ledger) == 0:
                 await read(ledger)
         await read(ledger)
-        rows = await ledger.query("SELECT restaurant_id FROM balance_snapshots JOIN balance_accounts USING (balance_account_id)")
+        rows = await ledger.query(
+            "SELECT restaurant_id FROM balance_snapshots JOIN balance_accounts USING (balance_account_id)"
+        )
         assert rows == [("res_1",)]
     await assert_books_in_order(database)
 
@@ -59,15 +67,26 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
     """Payouts, their items and balances, with a snapshot before each of them and deleted between them."""
     async with running_ledger(database, snapshot_tail_entries=1) as ledger:
         for round_ in range(1, 4):
-            await ledger.ingest(*(event_message(restaurant_id="res_1", amount_minor=100, fee_minor=3) for _ in range(round_)))
+            await ledger.ingest(
+                *(
+                    event_message(restaurant_id="res_1", amount_minor=100, fee_minor=3)
+                    for _ in range(round_)
+                )
+            )
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while await count_of_snapshots(ledger) == 0:
                     await ledger.balance("res_1")
             # Each as of a date of its own: once paid, none is paid again as of the same.
             run = await finished_run(ledger, as_of=days_ago(4 - round_))
             assert run.total_amount_minor == 97 * round_
-            (payout,) = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_1", page_size=1))).payouts
-            told = (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))).payout
+            (payout,) = (
+                await ledger.stub.ListPayouts(
+                    ledger_pb2.ListPayoutsRequest(restaurant_id="res_1", page_size=1)
+                )
+            ).payouts
+            told = (
+                await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))
+            ).payout
             items = {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in told.items}
             assert items == {"ENTRY_TYPE_CHARGE": 100 * round_, "ENTRY_TYPE_FEE": -3 * round_}
             event = event_message(
@@ -82,7 +101,9 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
                 await ledger.query("DELETE FROM balance_snapshots")
         day = datetime.now(UTC).date()
         plan = ledger_pb2.RunPayoutsRequest(
-            currency="PEN", as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), dry_run=True
+            currency="PEN",
+            as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+            dry_run=True,
         )
         assert (await ledger.stub.RunPayouts(plan)).payout_run.payouts_created == 0
     await assert_books_in_order(database)
@@ -91,7 +112,9 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
 async def test_switched_off_makes_none(database: Database) -> None:
     """With 0 every read adds up everything, as slowly and as right as ever."""
     async with running_ledger(database, snapshot_tail_entries=0) as ledger:
-        await ledger.ingest(*(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1)))
+        await ledger.ingest(
+            *(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1))
+        )
         for _ in range(3):
             await read_balance(ledger)
             await read_statement(ledger)

@@ -40,7 +40,11 @@ def main() -> int:
     _show(outcomes)
     with suppress(FileExistsError):
         REPORT.parent.mkdir()
-    report = {"seed": seed, "full": not arguments.short, "faults": [asdict(outcome) for outcome in outcomes]}
+    report = {
+        "seed": seed,
+        "full": not arguments.short,
+        "faults": [asdict(outcome) for outcome in outcomes],
+    }
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
     failed = [outcome.fault for outcome in outcomes if outcome.status is Status.FAILED]
     minutes = (time.monotonic() - began) / 60
@@ -53,7 +57,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seed", type=int, help="of the run, to play it again")
-    parser.add_argument("--only", default="", help="numbers of faults, with commas between them: F14,F15")
+    parser.add_argument(
+        "--only", default="", help="numbers of faults, with commas between them: F14,F15"
+    )
     parser.add_argument("--short", action="store_true", help="a little of each, without fsync")
     return parser.parse_args()
 
@@ -67,7 +73,10 @@ def _chosen(only: str) -> list[Fault]:
 
 async def _play_all(faults: list[Fault], *, seed: int, full: bool) -> list[Outcome]:
     outcomes = []
-    with folder_for_all() as folder, new_cluster(folder / "database", {} if full else FORGETFUL) as cluster:
+    with (
+        folder_for_all() as folder,
+        new_cluster(folder / "database", {} if full else FORGETFUL) as cluster,
+    ):
         await cluster.make_template()
         logs = folder / "logs"
         logs.mkdir()
@@ -88,12 +97,26 @@ def _line(outcome: Outcome) -> str:
 
 def _show(outcomes: list[Outcome]) -> None:
     table = Table()
-    for heading in ("fault", "", "", "acked", "lost", "doubled", "gap s", "calls", "unknown", "reads", "seals"):
+    for heading in (
+        "fault",
+        "",
+        "",
+        "acked",
+        "lost",
+        "doubled",
+        "gap s",
+        "calls",
+        "unknown",
+        "reads",
+        "seals",
+    ):
         table.add_column(heading, justify="left" if heading in ("fault", "") else "right")
     for outcome in outcomes:
         figures = (outcome.acked, outcome.lost, outcome.doubled, outcome.gap_seconds)
         more = (outcome.calls, outcome.unknown_calls, outcome.reads, outcome.seals)
-        table.add_row(outcome.fault, escape(outcome.title), outcome.status, *map(str, (*figures, *more)))
+        table.add_row(
+            outcome.fault, escape(outcome.title), outcome.status, *map(str, (*figures, *more))
+        )
     Console(width=130).print(table)
 
 

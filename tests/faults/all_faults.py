@@ -36,4 +36,7 @@ MODULES = (
     of_standbys,
     of_upgrades,
 )
-FAULTS = {number: _FAULTS[number] for number in sorted(_FAULTS, key=lambda number: (int(number[1:].rstrip("b")), number))}
+FAULTS = {
+    number: _FAULTS[number]
+    for number in sorted(_FAULTS, key=lambda number: (int(number[1:].rstrip("b")), number))
+}

@@ -27,7 +27,12 @@ class Caller:
     """Calls one server, and keeps the journal."""
 
     def __init__(
-        self, address: str, journal: Journal, credentials: grpc.ChannelCredentials | None = None, *, token: str = ""
+        self,
+        address: str,
+        journal: Journal,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        token: str = "",
     ) -> None:
         """`credentials` for a server that speaks TLS; `token` for one that asks who calls."""
         self.address = address
@@ -36,19 +41,29 @@ class Caller:
             self.channel = aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
             self.channel = aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self.stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(self.channel)
+        self.stub: ledger_pb2_grpc.LedgerServiceAsyncStub = ledger_pb2_grpc.LedgerServiceStub(
+            self.channel
+        )
         self._journal = journal
 
-    async def send(self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 30.0) -> Answer:
+    async def send(
+        self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 30.0
+    ) -> Answer:
         """One call of IngestEvent. A caller that is cancelled has written down that it does not know."""
         self._journal.intend(event)
         sent_at = time.monotonic()
         told, code, transaction_id = Told.UNKNOWN, grpc.StatusCode.CANCELLED, ""
         try:
             response = await self.stub.IngestEvent(
-                ledger_pb2.IngestEventRequest(event=event), timeout=timeout_seconds, metadata=self.metadata
+                ledger_pb2.IngestEventRequest(event=event),
+                timeout=timeout_seconds,
+                metadata=self.metadata,
             )
-            told, code, transaction_id = _told(response.status), grpc.StatusCode.OK, response.transaction_id
+            told, code, transaction_id = (
+                _told(response.status),
+                grpc.StatusCode.OK,
+                response.transaction_id,
+            )
         except aio.AioRpcError as error:
             code = error.code()
             told = _meaning(code)
@@ -74,9 +89,14 @@ class Caller:
         sent_at = time.monotonic()
         request = ledger_pb2.BatchIngestEventsRequest(events=events)
         try:
-            response = await self.stub.BatchIngestEvents(request, timeout=timeout_seconds, metadata=self.metadata)
+            response = await self.stub.BatchIngestEvents(
+                request, timeout=timeout_seconds, metadata=self.metadata
+            )
         except aio.AioRpcError as error:
-            return [self._record(event, sent_at, _meaning(error.code()), error.code(), "") for event in events]
+            return [
+                self._record(event, sent_at, _meaning(error.code()), error.code(), "")
+                for event in events
+            ]
         answers = []
         for event, result in zip(events, response.results, strict=True):
             code = next(code for code in grpc.StatusCode if code.value[0] == result.error.code)
@@ -88,16 +108,33 @@ class Caller:
         await self.channel.close()
 
     def _record(
-        self, event: ledger_pb2.ProcessorEvent, sent_at: float, told: Told, code: grpc.StatusCode, transaction_id: str
+        self,
+        event: ledger_pb2.ProcessorEvent,
+        sent_at: float,
+        told: Told,
+        code: grpc.StatusCode,
+        transaction_id: str,
     ) -> Answer:
         contents = Contents.of(event)
-        answer = Answer(event.event_id, contents, self.address, sent_at, time.monotonic(), told, code, transaction_id)
+        answer = Answer(
+            event.event_id,
+            contents,
+            self.address,
+            sent_at,
+            time.monotonic(),
+            told,
+            code,
+            transaction_id,
+        )
         self._journal.record(answer)
         return answer
 
 
 def _told(status: ledger_pb2.IngestStatus.ValueType) -> Told:
-    return {ledger_pb2.INGEST_STATUS_CREATED: Told.CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE: Told.DUPLICATE}[status]
+    return {
+        ledger_pb2.INGEST_STATUS_CREATED: Told.CREATED,
+        ledger_pb2.INGEST_STATUS_DUPLICATE: Told.DUPLICATE,
+    }[status]
 
 
 def _meaning(code: grpc.StatusCode) -> Told:

@@ -49,7 +49,12 @@ def together(*faults: Fault) -> Fault:
         for fault in faults:
             await fault.play(stage)
 
-    return Fault("+".join(fault.number for fault in faults), "; ".join(fault.title for fault in faults), play_each, "")
+    return Fault(
+        "+".join(fault.number for fault in faults),
+        "; ".join(fault.title for fault in faults),
+        play_each,
+        "",
+    )
 
 
 class Status(StrEnum):
@@ -130,5 +135,9 @@ def _judged(outcome: Outcome, fault: Fault, failures: list[str], seconds: float)
     if fault.missing:
         # It must not stay in the catalogue as missing once it is there.
         status = Status.MISSING if failures else Status.FAILED
-        notes += (f"missing: {fault.missing}" if failures else f"not missing any more: {fault.missing}",)
-    return replace(outcome, status=status, notes=notes, failure="\n".join(failures), seconds=round(seconds, 1))
+        notes += (
+            f"missing: {fault.missing}" if failures else f"not missing any more: {fault.missing}",
+        )
+    return replace(
+        outcome, status=status, notes=notes, failure="\n".join(failures), seconds=round(seconds, 1)
+    )

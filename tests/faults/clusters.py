@@ -12,9 +12,17 @@ from pathlib import Path
 from support.running import execute_alone, query
 
 from ledger.bootstrap.database import Database
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_bin_dir
+from ledger.infrastructure.postgres.embedded import (
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    find_bin_dir,
+)
 from ledger.infrastructure.postgres.embedded.launcher import Account, Launcher, account_for
-from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 TEMPLATE = "ledger_template"
@@ -30,7 +38,9 @@ class Cluster:
         self.data_dir = data_dir
         self.parameters = dict(parameters)
         self._numbers = count(1)
-        self._postgres: EmbeddedPostgres | None = EmbeddedPostgres.start(data_dir, parameters=self.parameters)
+        self._postgres: EmbeddedPostgres | None = EmbeddedPostgres.start(
+            data_dir, parameters=self.parameters
+        )
         self.superuser_url = self._postgres.url(user=self._postgres.superuser, database="postgres")
 
     @property
@@ -91,7 +101,9 @@ class Cluster:
 
         Returns what it said. Raises RuntimeError with that.
         """
-        return run_as_owner(self.data_dir, account_for(self.pgdata), [find_bin_dir() / program, *arguments])
+        return run_as_owner(
+            self.data_dir, account_for(self.pgdata), [find_bin_dir() / program, *arguments]
+        )
 
     def stop(self) -> None:
         if self._postgres is not None:

@@ -57,7 +57,9 @@ async def _byte_by_byte(address: str, headers: Headers, path: str, calls: int) -
     async with Http2.connect(address) as connection:
         places: dict[int, int] = {}
         while not connection.closed and connection.goaway is None:
-            places = {stream: place for stream, place in places.items() if not connection.is_over(stream)}
+            places = {
+                stream: place for stream, place in places.items() if not connection.is_over(stream)
+            }
             while len(places) < calls:
                 places[connection.open(path, headers)] = 0
             for stream, place in places.items():
@@ -71,17 +73,24 @@ async def _byte_by_byte(address: str, headers: Headers, path: str, calls: int) -
 def large_events() -> list[ledger_pb2.ProcessorEvent]:
     """A batch of just under 4 MiB; always the same, so that repeats book nothing."""
     filling = {"filling": "x" * 4000}
-    return [event_message(event_id=f"large_{number}", restaurant_id="large", metadata=filling) for number in range(980)]
+    return [
+        event_message(event_id=f"large_{number}", restaurant_id="large", metadata=filling)
+        for number in range(980)
+    ]
 
 
 def new_event(event_id: str) -> ledger_pb2.ProcessorEvent:
     """An event that nobody has sent before, always the same for an id."""
-    return event_message(event_id=event_id, restaurant_id="flooded", metadata={"filling": "x" * 4000})
+    return event_message(
+        event_id=event_id, restaurant_id="flooded", metadata={"filling": "x" * 4000}
+    )
 
 
 async def _new_batches(address: str, headers: Headers, calls: int) -> None:
     """Complete batches of 4 MiB, so many at once, of events that are all to be booked."""
-    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+    async with aio.insecure_channel(
+        address, options=(("grpc.use_local_subchannel_pool", 1),)
+    ) as channel:
         method: Any = channel.unary_unary(PATHS + "BatchIngestEvents")
 
         async def send() -> None:
@@ -98,7 +107,9 @@ async def _new_batches(address: str, headers: Headers, calls: int) -> None:
 async def _whole_batches(address: str, headers: Headers, calls: int) -> None:
     """So many complete batches of 4 MiB at once."""
     raw = ledger_pb2.BatchIngestEventsRequest(events=large_events()).SerializeToString()
-    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+    async with aio.insecure_channel(
+        address, options=(("grpc.use_local_subchannel_pool", 1),)
+    ) as channel:
         method: Any = channel.unary_unary(PATHS + "BatchIngestEvents")
 
         async def send() -> None:
@@ -113,7 +124,9 @@ async def _whole_batches(address: str, headers: Headers, calls: int) -> None:
 async def _unread_streams(address: str, headers: Headers, streams: int) -> None:
     """Streams whose answers nobody reads, each sent batches of 4 MiB for as long as it takes them."""
     raw = ledger_pb2.StreamEventsRequest(events=large_events()).SerializeToString()
-    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+    async with aio.insecure_channel(
+        address, options=(("grpc.use_local_subchannel_pool", 1),)
+    ) as channel:
         method: Any = channel.stream_stream(PATHS + "StreamEvents")
 
         async def send() -> None:
@@ -137,7 +150,11 @@ async def _again(flood: Callable[[], Awaitable[None]]) -> None:
 
 
 Flood = Callable[[str, Headers], Awaitable[None]]
-BATCH, SINGLE, OPEN = PATHS + "BatchIngestEvents", PATHS + "IngestEvent", "/grpc.health.v1.Health/Check"
+BATCH, SINGLE, OPEN = (
+    PATHS + "BatchIngestEvents",
+    PATHS + "IngestEvent",
+    "/grpc.health.v1.Health/Check",
+)
 # Each a connection.
 KINDS: dict[str, tuple[Flood, ...]] = {
     "two-connections": (lambda to, headers: _unfinished(to, headers, BATCH, 100),) * 2,
@@ -155,7 +172,10 @@ async def flood(kinds: str, address: str, token: str) -> None:
     """Some kinds at once, parted by commas, until standard input ends. Writes FLOODING when they have begun."""
     headers = [("authorization", f"Bearer {token}")] if token else []
     floods = [each for kind in kinds.split(",") for each in KINDS[kind]]
-    tasks = [asyncio.create_task(_again(lambda each=each: each(address, headers))) for each in floods]  # type: ignore[misc]
+    tasks = [
+        asyncio.create_task(_again(lambda each=each: each(address, headers)))  # type: ignore[misc]
+        for each in floods
+    ]
     # The first requests are made, which takes some of them a while.
     await asyncio.sleep(PAUSE_SECONDS)
     print(FLOODING.decode(), end="", flush=True)  # noqa: T201

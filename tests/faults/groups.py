@@ -82,19 +82,34 @@ class Group:
         self._folder = folder
         self._log = log
         self._launcher = Launcher(folder, account_for(folder / "nothing"), lock)
-        self._patroni = program("patroni", "uv tool install 'patroni[etcd3]' --with 'psycopg[binary]'")
+        self._patroni = program(
+            "patroni", "uv tool install 'patroni[etcd3]' --with 'psycopg[binary]'"
+        )
         if self._launcher.run([self._patroni, "--version"])[0] != 0:
             raise Skipped(f"{self._patroni} cannot be run by the account that PostgreSQL runs as")
         self._ports = [held_port() for _ in range(2 * MEMBERS + 3)]
         self._etcd_port, peer_port, self.proxy_port, *ports = map(port_of, self._ports)
         self._others: list[subprocess.Popen[bytes]] = []
         self.members = [
-            Member(f"member{place + 1}", folder / f"member{place + 1}", ports[2 * place], ports[2 * place + 1])
+            Member(
+                f"member{place + 1}",
+                folder / f"member{place + 1}",
+                ports[2 * place],
+                ports[2 * place + 1],
+            )
             for place in range(MEMBERS)
         ]
         etcd, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, peer_port))
-        command = [program("etcd", "package etcd-server"), "--name=etcd", f"--data-dir={self._owned(folder / 'etcd')}"]
-        command += [f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}", f"--listen-peer-urls={peer}"]
+        command = [
+            program("etcd", "package etcd-server"),
+            "--name=etcd",
+            f"--data-dir={self._owned(folder / 'etcd')}",
+        ]
+        command += [
+            f"--listen-client-urls={etcd}",
+            f"--advertise-client-urls={etcd}",
+            f"--listen-peer-urls={peer}",
+        ]
         command += [f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}"]
         self._start_other(command)
 
@@ -102,7 +117,9 @@ class Group:
         """The URL of the database at these ports; without any, at all members'."""
         ports = ports or tuple(member.port for member in self.members)
         hosts = ",".join("127.0.0.1" for _ in ports)
-        return f"postgresql+asyncpg://{user}@/{DATABASE}?host={hosts}&port={','.join(map(str, ports))}"
+        return (
+            f"postgresql+asyncpg://{user}@/{DATABASE}?host={hosts}&port={','.join(map(str, ports))}"
+        )
 
     @property
     def database(self) -> Database:
@@ -139,7 +156,9 @@ class Group:
 
         async def whole() -> bool:
             told = await self.members_told()
-            names[:] = [one["name"] for one in told if one["role"] == "leader" and one["state"] == "running"]
+            names[:] = [
+                one["name"] for one in told if one["role"] == "leader" and one["state"] == "running"
+            ]
             standbys = [one for one in told if one["role"] in ("sync_standby", "quorum_standby")]
             return len(names) == 1 and bool(standbys)
 
@@ -149,12 +168,21 @@ class Group:
     async def switchover(self, leader: Member) -> None:
         """Has the synchronous standby take over in good order."""
         told = await self.members_told()
-        candidate = next(one["name"] for one in told if one["role"] in ("sync_standby", "quorum_standby"))
-        await self._http(leader, "POST", "/switchover", json.dumps({"leader": leader.name, "candidate": candidate}))
+        candidate = next(
+            one["name"] for one in told if one["role"] in ("sync_standby", "quorum_standby")
+        )
+        await self._http(
+            leader,
+            "POST",
+            "/switchover",
+            json.dumps({"leader": leader.name, "candidate": candidate}),
+        )
 
     async def writes_elsewhere(self, than: Member) -> float:
         """When another member took a commit for the first time, by the clock of the loop: the group's own gap ends then."""
-        tasks = [asyncio.create_task(_writes(member)) for member in self.members if member is not than]
+        tasks = [
+            asyncio.create_task(_writes(member)) for member in self.members if member is not than
+        ]
         try:
             async with asyncio.timeout(START_SECONDS):
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -167,7 +195,9 @@ class Group:
     async def stop(self) -> None:
         for member in self.members:
             member.signal(signal.SIGCONT)
-        processes = [member.process for member in self.members if member.process is not None] + self._others
+        processes = [
+            member.process for member in self.members if member.process is not None
+        ] + self._others
         for process in processes:
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
@@ -186,7 +216,10 @@ class Group:
         return {
             "scope": "ledger",
             "name": member.name,
-            "restapi": {"listen": f"{local}:{member.rest_port}", "connect_address": f"{local}:{member.rest_port}"},
+            "restapi": {
+                "listen": f"{local}:{member.rest_port}",
+                "connect_address": f"{local}:{member.rest_port}",
+            },
             "etcd3": {"host": f"{local}:{self._etcd_port}"},
             "bootstrap": {
                 "dcs": {
@@ -195,7 +228,10 @@ class Group:
                     "retry_timeout": 5,
                     "synchronous_mode": True,
                     "synchronous_mode_strict": True,
-                    "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": 200, "shared_buffers": "32MB"}},
+                    "postgresql": {
+                        "use_pg_rewind": True,
+                        "parameters": {"max_connections": 200, "shared_buffers": "32MB"},
+                    },
                 },
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
             },
@@ -205,7 +241,9 @@ class Group:
                 "data_dir": str(member.folder / "data"),
                 "bin_dir": str(find_bin_dir()),
                 "pgpass": str(member.folder / "pgpass"),
-                "authentication": {kind: {"username": name, "password": "unused"} for kind, name in users.items()},
+                "authentication": {
+                    kind: {"username": name, "password": "unused"} for kind, name in users.items()
+                },
                 "parameters": {"unix_socket_directories": str(member.folder)},
                 "pg_hba": [
                     "local all all trust",
@@ -247,7 +285,9 @@ async def _writes(member: Member) -> float:
     while True:
         try:
             async with asyncio.timeout(2):
-                connection = await asyncpg.connect(host="127.0.0.1", port=member.port, user="postgres", database=DATABASE)
+                connection = await asyncpg.connect(
+                    host="127.0.0.1", port=member.port, user="postgres", database=DATABASE
+                )
                 try:
                     await connection.execute(_WRITE)
                     return time.monotonic()
@@ -260,7 +300,11 @@ async def _writes(member: Member) -> float:
 @asynccontextmanager
 async def patroni_group() -> AsyncIterator[Group]:
     """A group with the books' database on it, migrated. Raises Skipped where a program is absent."""
-    with folder_for_all() as folder, (folder / "group.log").open("ab") as log, (folder / "group.lock").open("w") as lock:
+    with (
+        folder_for_all() as folder,
+        (folder / "group.log").open("ab") as log,
+        (folder / "group.lock").open("w") as lock,
+    ):
         group = Group(folder, log, lock.fileno())
         try:
             for member in group.members:
@@ -271,6 +315,8 @@ async def patroni_group() -> AsyncIterator[Group]:
             await migrate_async(group.database.migration_url)
             yield group
         except TimeoutError as error:
-            raise TimeoutError(f"the group did not get ready: {(folder / 'group.log').read_text()[-3000:]}") from error
+            raise TimeoutError(
+                f"the group did not get ready: {(folder / 'group.log').read_text()[-3000:]}"
+            ) from error
         finally:
             await group.stop()

@@ -19,7 +19,12 @@ AMBIGUOUS_CODES = {
     grpc.StatusCode.UNAVAILABLE,
 }
 # No fault may ever be told so.
-FORBIDDEN_CODES = {grpc.StatusCode.DATA_LOSS, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN}
+FORBIDDEN_CODES = {
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNKNOWN,
+}
 # For as much as a caller that sends on can stand for; the digits of the account below must stay under the largest amount.
 CHARGES_PER_ACCOUNT = 20
 
@@ -85,15 +90,21 @@ class Journal:
     """All callers' evidence. Intents are written before they are sent."""
 
     intents: dict[str, set[Contents]] = field(default_factory=dict)
-    events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)  # each intent's first, for repeats
+    events: list[ledger_pb2.ProcessorEvent] = field(
+        default_factory=list
+    )  # each intent's first, for repeats
     answers: list[Answer] = field(default_factory=list)
     sent_at: dict[str, float] = field(default_factory=dict)
     acknowledged_at: dict[str, float] = field(default_factory=dict)
     ack_instants: list[float] = field(default_factory=list)
-    load_spans: list[tuple[float, float]] = field(default_factory=list)  # in which there was always somebody to acknowledge
+    load_spans: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # in which there was always somebody to acknowledge
     violations: list[str] = field(default_factory=list)  # what readers saw and must not have seen
     reads: int = 0
-    forgiven_codes: set[grpc.StatusCode] = field(default_factory=set)  # forbidden ones that one fault may bring about
+    forgiven_codes: set[grpc.StatusCode] = field(
+        default_factory=set
+    )  # forbidden ones that one fault may bring about
 
     def intend(self, event: ledger_pb2.ProcessorEvent) -> None:
         """Writes down that an event is about to be sent."""
@@ -167,9 +178,13 @@ class DigitAccounts:
         for event_id in self.event_ids[restaurant_id]:
             rest, digit = divmod(rest, 4)
             if digit not in (0, 1):
-                raise ValueError(f"balance {balance_minor} of {restaurant_id} counts {event_id} with the digit {digit}")
+                raise ValueError(
+                    f"balance {balance_minor} of {restaurant_id} counts {event_id} with the digit {digit}"
+                )
             if digit:
                 counted.add(event_id)
         if rest:
-            raise ValueError(f"balance {balance_minor} of {restaurant_id} counts more than was ever sent")
+            raise ValueError(
+                f"balance {balance_minor} of {restaurant_id} counts more than was ever sent"
+            )
         return counted

@@ -87,15 +87,23 @@ async def judge(database: Database, journal: Journal) -> Verdict:
     doubled = sorted(_doubled(stored, answers))
     violations = list(dict.fromkeys(journal.violations))
     violations += [f"H1: {event_id} was acknowledged and is not stored" for event_id in lost]
-    violations += [f"H3: {event_id} is booked twice, or was told as created twice" for event_id in doubled]
+    violations += [
+        f"H3: {event_id} is booked twice, or was told as created twice" for event_id in doubled
+    ]
     violations += _unsent(stored, journal)
     for event_id, told in answers.items():
         violations += _wrongly_told(told, stored.get(event_id))
-    violations += [f"it was answered {code.name}" for code in journal.forbidden_codes if code.name in journal.codes]
+    violations += [
+        f"it was answered {code.name}"
+        for code in journal.forbidden_codes
+        if code.name in journal.codes
+    ]
     async with running_ledger(database) as ledger:
         violations += await wrong_balances(ledger, stored.values())
     report = await audit_of(database)
-    violations += [f"audit: {finding.check}: {finding.entity} {finding.detail}" for finding in report.errors]
+    violations += [
+        f"audit: {finding.check}: {finding.entity} {finding.detail}" for finding in report.errors
+    ]
     if not report.checks:
         violations.append("the audit checked nothing")
     ((seals,),) = await query(database.migration_url, "SELECT count(*) FROM ledger_seals")
@@ -117,7 +125,9 @@ async def judge(database: Database, journal: Journal) -> Verdict:
 async def stored_events(database: Database) -> dict[str, StoredEvent]:
     """Every event that is stored, by its id."""
     return {
-        event_id: StoredEvent(Contents(*contents), transaction_id, is_late_payment, entries, transactions)
+        event_id: StoredEvent(
+            Contents(*contents), transaction_id, is_late_payment, entries, transactions
+        )
         for event_id, transaction_id, is_late_payment, entries, transactions, *contents in await query(
             database.migration_url, _STORED
         )
@@ -128,7 +138,9 @@ def _doubled(stored: dict[str, StoredEvent], answers: dict[str, list[Answer]]) -
     for event_id in stored.keys() | answers.keys():
         created = sum(answer.told is Told.CREATED for answer in answers.get(event_id, ()))
         event = stored.get(event_id)
-        booked_twice = event is not None and (event.entries > event.entries_expected or event.transactions > 1)
+        booked_twice = event is not None and (
+            event.entries > event.entries_expected or event.transactions > 1
+        )
         if created > 1 or booked_twice:
             yield event_id
 
@@ -147,7 +159,9 @@ def _wrongly_told(answers: list[Answer], event: StoredEvent | None) -> Iterator[
     told = Counter(answer.told for answer in answers)
     if told[Told.DUPLICATE] and not told[Told.CREATED] and not told[Told.UNKNOWN]:
         yield f"H4: {event_id} is a duplicate of a call that nobody can have made"
-    if event is not None and not any(told[known] for known in (Told.CREATED, Told.DUPLICATE, Told.CONFLICT, Told.UNKNOWN)):
+    if event is not None and not any(
+        told[known] for known in (Told.CREATED, Told.DUPLICATE, Told.CONFLICT, Told.UNKNOWN)
+    ):
         yield f"H4: {event_id} is stored, and every call for it was refused"
     for answer in answers:
         if answer.told is Told.CONFLICT and (event is None or answer.contents == event.contents):
@@ -161,10 +175,16 @@ def _wrongly_told(answers: list[Answer], event: StoredEvent | None) -> Iterator[
 
 async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -> list[str]:
     """H6: where the service's balance is not what the model makes of the stored events and payouts."""
-    events = [_message(number, event.contents) for number, event in enumerate(stored) if event.contents.type not in PAYOUT_TYPES]
+    events = [
+        _message(number, event.contents)
+        for number, event in enumerate(stored)
+        if event.contents.type not in PAYOUT_TYPES
+    ]
     model = model_balances(events, datetime.now(UTC), MATURITY)
     reserved = Counter[tuple[str, str]]()
-    for restaurant_id, currency, state, amount_minor in await query(ledger.database.migration_url, _PAYOUTS):
+    for restaurant_id, currency, state, amount_minor in await query(
+        ledger.database.migration_url, _PAYOUTS
+    ):
         if state in ("CREATED", "PAID"):
             model[restaurant_id, currency].available_minor -= amount_minor
         if state == "CREATED":
@@ -179,11 +199,15 @@ async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -
 
     wrong = []
     balances = await asyncio.gather(*(told(*account) for account in model))
-    for account, expected, (balance, reserved_minor) in zip(model, model.values(), balances, strict=True):
+    for account, expected, (balance, reserved_minor) in zip(
+        model, model.values(), balances, strict=True
+    ):
         # What payout events are about is no restaurant's latest event in this model.
         expected.last_event_at = None
         if (balance, reserved_minor) != (expected, reserved[account]):
-            wrong.append(f"H6: {account} has {balance}, {reserved_minor} reserved; expected {expected}, {reserved[account]}")
+            wrong.append(
+                f"H6: {account} has {balance}, {reserved_minor} reserved; expected {expected}, {reserved[account]}"
+            )
     return wrong
 
 

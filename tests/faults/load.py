@@ -33,8 +33,12 @@ class Mix:
 
     callers: int = 16
     timeout_seconds: float | None = 5.0
-    timeout_range_seconds: tuple[float, float] | None = None  # drawn for each first attempt, instead
-    cancel_range_seconds: tuple[float, float] | None = None  # each first attempt is cancelled after so long
+    timeout_range_seconds: tuple[float, float] | None = (
+        None  # drawn for each first attempt, instead
+    )
+    cancel_range_seconds: tuple[float, float] | None = (
+        None  # each first attempt is cancelled after so long
+    )
     repeat_share: float = 0.15  # sends what somebody has sent before
     altered_share: float = 0.1  # of the repeats: with other contents
     read_share: float = 0.2  # reads the balance after its event is acknowledged
@@ -45,7 +49,14 @@ class Load:
     """Callers that send events of all kinds, each until the outcome is known, and read balances in between."""
 
     def __init__(
-        self, addresses: Sequence[str], journal: Journal, digits: DigitAccounts, *, seed: str, mix: Mix, token: str = ""
+        self,
+        addresses: Sequence[str],
+        journal: Journal,
+        digits: DigitAccounts,
+        *,
+        seed: str,
+        mix: Mix,
+        token: str = "",
     ) -> None:
         self.mix = mix
         self.journal = journal
@@ -73,7 +84,9 @@ class Load:
         for task in done:
             task.result()
         if pending:
-            raise TimeoutError(f"{len(pending)} callers did not learn in {SETTLE_SECONDS:.0f} s what became of their events")
+            raise TimeoutError(
+                f"{len(pending)} callers did not learn in {SETTLE_SECONDS:.0f} s what became of their events"
+            )
 
     async def abandon(self) -> None:
         """Ends at once, without asking what became of anything."""
@@ -106,24 +119,36 @@ class Load:
             for caller in callers:
                 await caller.close()
 
-    async def _send_until_known(self, callers: list[Caller], event: ledger_pb2.ProcessorEvent, chance: random.Random) -> Caller:
+    async def _send_until_known(
+        self, callers: list[Caller], event: ledger_pb2.ProcessorEvent, chance: random.Random
+    ) -> Caller:
         """Sends to one server after the other, beginning with any, until the outcome is known. Returns who knows it."""
         first = chance.randrange(len(callers))
         for attempt in count():
             self.attempts_max = max(self.attempts_max, attempt + 1)
             caller = callers[(first + attempt) % len(callers)]
-            answer = await (self._first_attempt(caller, event, chance) if attempt == 0 else self._attempt(caller, event))
+            answer = await (
+                self._first_attempt(caller, event, chance)
+                if attempt == 0
+                else self._attempt(caller, event)
+            )
             if answer is not None and answer.told.is_definite:
                 return caller
             await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))
         raise RuntimeError("unreachable")
 
-    def _attempt(self, caller: Caller, event: ledger_pb2.ProcessorEvent) -> "asyncio.Future[Answer | None]":
+    def _attempt(
+        self, caller: Caller, event: ledger_pb2.ProcessorEvent
+    ) -> "asyncio.Future[Answer | None]":
         return asyncio.ensure_future(caller.send(event, timeout_seconds=self.mix.timeout_seconds))
 
-    async def _first_attempt(self, caller: Caller, event: ledger_pb2.ProcessorEvent, chance: random.Random) -> Answer | None:
+    async def _first_attempt(
+        self, caller: Caller, event: ledger_pb2.ProcessorEvent, chance: random.Random
+    ) -> Answer | None:
         if self.mix.timeout_range_seconds is not None:
-            return await caller.send(event, timeout_seconds=chance.uniform(*self.mix.timeout_range_seconds))
+            return await caller.send(
+                event, timeout_seconds=chance.uniform(*self.mix.timeout_range_seconds)
+            )
         attempt = self._attempt(caller, event)
         if self.mix.cancel_range_seconds is not None:
             await asyncio.wait({attempt}, timeout=chance.uniform(*self.mix.cancel_range_seconds))
@@ -144,10 +169,18 @@ class Load:
         event_id = f"evt_{self._seed}_{next(self._numbers):07d}"
         if chance.random() < 0.6:
             restaurant_id, amount_minor, fee_minor = self._digits.next_charge(event_id)
-            return event_message(event_id=event_id, restaurant_id=restaurant_id, amount_minor=amount_minor, fee_minor=fee_minor)
+            return event_message(
+                event_id=event_id,
+                restaurant_id=restaurant_id,
+                amount_minor=amount_minor,
+                fee_minor=fee_minor,
+            )
         amount_minor = chance.randrange(1, 100_000)
         kind = chance.choice([*_OTHER_TYPES, ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED])
-        has_fee = kind in (ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_DISPUTE_OPENED)
+        has_fee = kind in (
+            ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
+            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+        )
         return event_message(
             kind,
             event_id=event_id,
@@ -156,7 +189,9 @@ class Load:
             amount_minor=amount_minor,
             fee_minor=chance.randrange(amount_minor) if has_fee else 0,
             # Some of the charges have not matured.
-            occurred_at=chance.choice([OCCURRED_AT, datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)]),
+            occurred_at=chance.choice(
+                [OCCURRED_AT, datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)]
+            ),
             reference=chance.choice(["", "pay_1", "pay_2"]),
         )
 
@@ -166,10 +201,14 @@ class Load:
             return
         # The newest are those that are being written to.
         restaurant_id = chance.choice(list(self._digits.event_ids)[-3:])
-        acknowledged = set(self._digits.event_ids[restaurant_id]) & self.journal.acknowledged_at.keys()
+        acknowledged = (
+            set(self._digits.event_ids[restaurant_id]) & self.journal.acknowledged_at.keys()
+        )
         request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN")
         try:
-            told = await caller.stub.GetBalance(request, timeout=self.mix.timeout_seconds, metadata=caller.metadata)
+            told = await caller.stub.GetBalance(
+                request, timeout=self.mix.timeout_seconds, metadata=caller.metadata
+            )
             balance_minor = told.available_minor
         except aio.AioRpcError as error:
             if error.code() in self.journal.forbidden_codes:
@@ -184,7 +223,9 @@ class Load:
             self.journal.violations.append(f"H8: {error}")
             return
         for event_id in acknowledged - counted:
-            self.journal.violations.append(f"H5: {event_id} was acknowledged before a read by {caller.address} that lacks it")
+            self.journal.violations.append(
+                f"H5: {event_id} was acknowledged before a read by {caller.address} that lacks it"
+            )
         for event_id in counted - self.journal.intents.keys():
             self.journal.violations.append(f"H2: {event_id} is in a balance and was never sent")
 

@@ -23,7 +23,13 @@ class MemoryLimit:
 
     def command(self, *command: str) -> tuple[str, ...]:
         """The command, started within the limit: what a process has before it enters does not count."""
-        return ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.folder / "cgroup.procs"), *command)
+        return (
+            "/bin/sh",
+            "-c",
+            'echo $$ > "$0" && exec "$@"',
+            str(self.folder / "cgroup.procs"),
+            *command,
+        )
 
     @property
     def killed(self) -> int:

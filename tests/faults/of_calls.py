@@ -51,7 +51,9 @@ async def _impatient(stage: Stage, mix: Mix) -> None:
 async def overload(stage: Stage) -> None:
     """Calls come at a fixed rate far above the best: the server goes on answering, refuses or is late, and does not grow."""
     server = await stage.server()
-    async with load_on(stage.load(server, mix=Mix(callers=64, repeat_share=0, read_share=0))) as load:
+    async with load_on(
+        stage.load(server, mix=Mix(callers=64, repeat_share=0, read_share=0))
+    ) as load:
         await load.acknowledged(200)
         began, acked = time.monotonic(), len(stage.journal.ack_instants)
         await asyncio.sleep(stage.size(5, 1))
@@ -71,7 +73,9 @@ async def overload(stage: Stage) -> None:
     await caller.send_until_known(event_message(event_id="afterwards"))
 
 
-async def _flood(stage: Stage, server: ServerProcess, *, calls_per_second: float, seconds: float) -> list[Answer]:
+async def _flood(
+    stage: Stage, server: ServerProcess, *, calls_per_second: float, seconds: float
+) -> list[Answer]:
     """Sends at a rate, whatever becomes of the calls before."""
     callers = [Caller(server.address, stage.journal) for _ in range(8)]
     loop = asyncio.get_running_loop()

@@ -128,7 +128,9 @@ async def _books_at(stage: Stage) -> datetime:
 
 async def _book_true_now(caller: Caller, name: str) -> None:
     """Books an event of the true time, by whatever clock the server goes."""
-    event = event_message(event_id=f"now_{name}", occurred_at=datetime.now(UTC).replace(microsecond=0))
+    event = event_message(
+        event_id=f"now_{name}", occurred_at=datetime.now(UTC).replace(microsecond=0)
+    )
     assert (await caller.send_until_known(event)).told is Told.CREATED
 
 
@@ -140,11 +142,15 @@ async def _pay(stage: Stage, caller: Caller, request_id: str) -> str:
     return run_id
 
 
-async def _past(caller: Caller, restaurants: int, at: datetime) -> list[ledger_pb2.GetBalanceResponse]:
+async def _past(
+    caller: Caller, restaurants: int, at: datetime
+) -> list[ledger_pb2.GetBalanceResponse]:
     """The balances of the restaurants at a past instant."""
 
     async def ask(number: int) -> ledger_pb2.GetBalanceResponse:
-        request = ledger_pb2.GetBalanceRequest(restaurant_id=f"paid_{number:05d}", currency=CURRENCY)
+        request = ledger_pb2.GetBalanceRequest(
+            restaurant_id=f"paid_{number:05d}", currency=CURRENCY
+        )
         request.as_of.FromDatetime(at)
         return await caller.stub.GetBalance(request, timeout=30)
 
@@ -244,7 +250,9 @@ async def set_ahead(stage: Stage) -> None:
 @fault("F68", "the database's clock is slewed back 3 seconds")
 async def slewed_back(stage: Stage) -> None:
     """In load, by a tenth of a second at a time, and then all at once to the true time again."""
-    await _changed_clock(stage, (*(-tenths / 10 for tenths in stage.chance.sample(range(5, 30), 2)), -3.0, 0), "")
+    await _changed_clock(
+        stage, (*(-tenths / 10 for tenths in stage.chance.sample(range(5, 30), 2)), -3.0, 0), ""
+    )
 
 
 @fault("F69", "the database's clock has been behind for hours")

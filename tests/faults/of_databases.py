@@ -71,7 +71,9 @@ async def kill_backend(stage: Stage) -> None:
             await until_told(database_answers, 60)
             back_seconds.append(time.monotonic() - began)
             await load.acknowledged(100)
-    stage.note(f"{rounds} backends killed, the database itself back within {max(back_seconds):.1f} s")
+    stage.note(
+        f"{rounds} backends killed, the database itself back within {max(back_seconds):.1f} s"
+    )
     stage.gap_within(1)
 
 
@@ -103,9 +105,17 @@ async def freeze_database(stage: Stage) -> None:
             grown_bytes = server.rss_bytes - rss_bytes
             stage.cluster.signal_all(signal.SIGCONT)
             await load.acknowledged(200, timeout_seconds=50)
-    stage.note(f"{long_seconds} s still, the server's memory grew by {max(grown_bytes, 0) >> 20} MiB")
+    stage.note(
+        f"{long_seconds} s still, the server's memory grew by {max(grown_bytes, 0) >> 20} MiB"
+    )
     assert grown_bytes < 200 << 20
-    assert set(stage.journal.codes) <= {"OK", "ALREADY_EXISTS", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+    assert set(stage.journal.codes) <= {
+        "OK",
+        "ALREADY_EXISTS",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "RESOURCE_EXHAUSTED",
+    }
     stage.gap_within(long_seconds + 5)
 
 
@@ -119,7 +129,12 @@ async def sequence_jump(stage: Stage) -> None:
             restaurant_id = f"jump_{name}_{place}"
             event = event_message(event_id=f"evt_{restaurant_id}", restaurant_id=restaurant_id)
             await caller.send_until_known(event)
-        numbers = [row[0] for row in await stage.query("SELECT balance_account_id FROM balance_accounts ORDER BY created_at")]
+        numbers = [
+            row[0]
+            for row in await stage.query(
+                "SELECT balance_account_id FROM balance_accounts ORDER BY created_at"
+            )
+        ]
         if name == "before":
             os.kill(stage.cluster.postmaster, signal.SIGKILL)
             await stage.cluster.restart()

@@ -19,7 +19,11 @@ from faults.load import load_on
 from faults.servers import ServerProcess
 from faults.stage import Skipped, Stage
 from ledger.infrastructure.postgres.embedded import find_bin_dir
-from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 
@@ -66,7 +70,9 @@ def move(directory: Path, target: Path) -> None:
     directory.symlink_to(target)
 
 
-async def cluster_of_its_own(stage: Stage, folder: Path, parameters: dict[str, str], moved: tuple[str, Path]) -> ServerProcess:
+async def cluster_of_its_own(
+    stage: Stage, folder: Path, parameters: dict[str, str], moved: tuple[str, Path]
+) -> ServerProcess:
     """Moves the stage onto another cluster, of which one directory is elsewhere. Returns a server of it."""
     cluster = stage.exits.enter_context(new_cluster(folder, stage.cluster.parameters | parameters))
     name, target = moved
@@ -84,7 +90,9 @@ async def data_disk_full(stage: Stage) -> None:
     """The tables' disk is full: plain refusals that may be repeated, and all goes on once there is room."""
     folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 250))
-    server = await cluster_of_its_own(stage, folder / "cluster", {"max_wal_size": "256MB"}, ("base", disk / "base"))
+    server = await cluster_of_its_own(
+        stage, folder / "cluster", {"max_wal_size": "256MB"}, ("base", disk / "base")
+    )
     async with load_on(stage.load(server)) as load:
         await load.acknowledged(500)
         ballast = fill(disk)
@@ -104,7 +112,10 @@ async def log_disk_full(stage: Stage) -> None:
     folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 100))
     server = await cluster_of_its_own(
-        stage, folder / "cluster", {"max_wal_size": "32MB", "min_wal_size": "32MB"}, ("pg_wal", disk / "pg_wal")
+        stage,
+        folder / "cluster",
+        {"max_wal_size": "32MB", "min_wal_size": "32MB"},
+        ("pg_wal", disk / "pg_wal"),
     )
     async with load_on(stage.load(server)) as load:
         await load.acknowledged(500)
@@ -120,7 +131,9 @@ async def log_disk_full(stage: Stage) -> None:
         await asyncio.sleep(stage.size(5, 1))
         panics = (stage.cluster.data_dir / "postgres.log").read_text().count("PANIC")
         ballast.unlink()
-        stage.note(f"{panics} PANIC, NOT_SERVING; restarted in {await stage.cluster.restart():.1f} s once there was room")
+        stage.note(
+            f"{panics} PANIC, NOT_SERVING; restarted in {await stage.cluster.restart():.1f} s once there was room"
+        )
         await load.acknowledged(500)
     assert panics > 0
     stage.gap_within(20)
@@ -136,9 +149,16 @@ async def dump_and_restore(stage: Stage) -> None:
     async with load_on(stage.load(server)) as load:
         await load.acknowledged(stage.size(3_000, 300))
         await stage.sealed_more()
-        ((head,),) = await stage.query("SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1")
+        ((head,),) = await stage.query(
+            "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1"
+        )
         acknowledged = set(stage.journal.acknowledged_at)
-        await _run("pg_dump", "--format=custom", f"--file={dump}", *_connection(stage.cluster, stage.database.migration_url))
+        await _run(
+            "pg_dump",
+            "--format=custom",
+            f"--file={dump}",
+            *_connection(stage.cluster, stage.database.migration_url),
+        )
         await load.acknowledged(50)
     await server.kill()
     verdict = await judge(stage.database, stage.journal)
@@ -161,19 +181,30 @@ async def dump_and_restore(stage: Stage) -> None:
         await engine.dispose()
     assert restored.audit.errors == ()
     await stage.send_again(kept)
-    stage.note(f"{len(kept)} events carried over, {len(stage.journal.events) - len(kept)} sent since the dump and sent again")
+    stage.note(
+        f"{len(kept)} events carried over, {len(stage.journal.events) - len(kept)} sent since the dump and sent again"
+    )
     stage.note(f"longest gap while it was dumped {gap_seconds:.2f} s")
 
 
 def _connection(cluster: Cluster, url: str) -> list[str]:
     name = database_url(url).partition("?")[0].rpartition("/")[2]
-    return [f"--host={cluster.socket.parent}", "--port=5432", "--username=postgres", f"--dbname={name}"]
+    return [
+        f"--host={cluster.socket.parent}",
+        "--port=5432",
+        "--username=postgres",
+        f"--dbname={name}",
+    ]
 
 
 async def _run(program: str, *arguments: str) -> None:
     """Runs one of PostgreSQL's programs to its end. Raises RuntimeError with what it said."""
     process = await asyncio.create_subprocess_exec(
-        find_bin_dir() / program, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        find_bin_dir() / program,
+        *arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     said, _ = await process.communicate()
     if process.returncode != 0:

@@ -45,19 +45,31 @@ async def duplicate_storm(stage: Stage) -> None:
     """64 callers of two servers send the same ids at once, one by one and in overlapping batches in opposite order."""
     callers = [stage.caller(server) for server in await stage.servers(2)]
     normal = await asyncio.gather(
-        *(callers[place % 2].send(event_message(event_id=f"normal_{place}")) for place in range(64)),
+        *(
+            callers[place % 2].send(event_message(event_id=f"normal_{place}"))
+            for place in range(64)
+        ),
     )
     storm: list[Answer] = []
     for number in range(stage.size(50, 3)):
-        event = event_message(event_id=f"storm_{number}", restaurant_id=f"storm_{number % 3}", fee_minor=7)
-        answers = await asyncio.gather(*(callers[place % 2].send(event, timeout_seconds=30) for place in range(64)))
+        event = event_message(
+            event_id=f"storm_{number}", restaurant_id=f"storm_{number % 3}", fee_minor=7
+        )
+        answers = await asyncio.gather(
+            *(callers[place % 2].send(event, timeout_seconds=30) for place in range(64))
+        )
         assert sum(answer.told is Told.CREATED for answer in answers) == 1
         assert sum(answer.told is Told.DUPLICATE for answer in answers) == 63
         storm += answers
     for number in range(stage.size(20, 2)):
-        events = [event_message(event_id=f"batch_{number}_{place}", restaurant_id=f"storm_{place % 5}") for place in range(300)]
+        events = [
+            event_message(event_id=f"batch_{number}_{place}", restaurant_id=f"storm_{place % 5}")
+            for place in range(300)
+        ]
         told = await asyncio.gather(
-            callers[0].send_batch(events), callers[1].send_batch(events[::-1]), callers[0].send_batch(events[100:])
+            callers[0].send_batch(events),
+            callers[1].send_batch(events[::-1]),
+            callers[0].send_batch(events[100:]),
         )
         assert sum(answer.told is Told.CREATED for answers in told for answer in answers) == 300
     assert await stage.query(_DEADLOCKS) == [(0,)]
@@ -69,7 +81,11 @@ async def conflict_storm(stage: Stage) -> None:
     """Of the repeats 3 in 100 are altered: a conflict for exactly those, and what is stored stays."""
     callers = [stage.caller(server) for server in await stage.servers(stage.size(2, 1))]
     events = [
-        event_message(event_id=f"conflict_{place}", restaurant_id=f"res_{place % 5}", amount_minor=1000 + place)
+        event_message(
+            event_id=f"conflict_{place}",
+            restaurant_id=f"res_{place % 5}",
+            amount_minor=1000 + place,
+        )
         for place in range(stage.size(500, 100))
     ]
     await callers[0].send_batch(events)
@@ -82,7 +98,9 @@ async def conflict_storm(stage: Stage) -> None:
         event.CopyFrom(stage.chance.choice(events))
         is_altered = place in altered
         if is_altered:
-            stage.chance.choice([_alter_amount, _alter_restaurant, _alter_instant, _alter_reference])(event)
+            stage.chance.choice(
+                [_alter_amount, _alter_restaurant, _alter_instant, _alter_reference]
+            )(event)
         answer = await callers[place % len(callers)].send(event, timeout_seconds=30)
         assert answer.told is (Told.CONFLICT if is_altered else Told.DUPLICATE)
 
@@ -120,7 +138,12 @@ async def repeated_in_batch(stage: Stage) -> None:
         crowd = [event_message(event_id=f"crowd_{number}_{place}") for place in range(20)]
         events = [*crowd[:7], first, *crowd[7:14], again, other, *crowd[14:], again]
         told = [answer.told for answer in await caller.send_batch(events)]
-        expected = [Told.CREATED] * 15 + [Told.DUPLICATE, Told.CONFLICT] + [Told.CREATED] * 6 + [Told.DUPLICATE]
+        expected = (
+            [Told.CREATED] * 15
+            + [Told.DUPLICATE, Told.CONFLICT]
+            + [Told.CREATED] * 6
+            + [Told.DUPLICATE]
+        )
         assert told == expected, told
 
 
@@ -128,21 +151,32 @@ async def repeated_in_batch(stage: Stage) -> None:
 async def out_of_order(stage: Stage) -> None:
     """A refund before its charge, the latest first, an answer to a payout that does not exist."""
     caller = stage.caller(await stage.server())
-    refund = event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, event_id="refund", amount_minor=500)
+    refund = event_message(
+        ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, event_id="refund", amount_minor=500
+    )
     assert (await caller.send(refund)).told is Told.CREATED
     request = ledger_pb2.GetBalanceRequest(restaurant_id="res_001", currency="PEN")
     assert (await caller.stub.GetBalance(request)).available_minor == -500
     for days in range(20):
-        event = event_message(event_id=f"day_{days}", amount_minor=100, occurred_at=OCCURRED_AT - timedelta(days=days))
+        event = event_message(
+            event_id=f"day_{days}", amount_minor=100, occurred_at=OCCURRED_AT - timedelta(days=days)
+        )
         assert (await caller.send(event)).told is Told.CREATED
     balance = await caller.stub.GetBalance(request)
     assert balance.available_minor == 20 * 100 - 500
     assert balance.last_event_at.ToDatetime(tzinfo=UTC) == OCCURRED_AT
     for kind in (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED):
         payout_id = "01a1f8be-74aa-7783-afee-90352b67cd09"
-        answer = await caller.send(event_message(kind, event_id=f"payout_{kind}", payout_id=payout_id))
+        answer = await caller.send(
+            event_message(kind, event_id=f"payout_{kind}", payout_id=payout_id)
+        )
         assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
-        assert await stage.query("SELECT 1 FROM processor_events WHERE event_id = :id", id=f"payout_{kind}") == []
+        assert (
+            await stage.query(
+                "SELECT 1 FROM processor_events WHERE event_id = :id", id=f"payout_{kind}"
+            )
+            == []
+        )
 
 
 @fault("F21", "a poisoned event in a batch")
@@ -151,8 +185,13 @@ async def poison(stage: Stage) -> None:
     caller = stage.caller(await stage.server())
     for statement in _POISON.strip().split("\n$$;\n"):
         await stage.query(statement + ("\n$$" if statement.startswith("CREATE FUNCTION") else ""))
-    for number, place in enumerate([0, 255, *(stage.chance.randrange(256) for _ in range(stage.size(5, 1)))]):
-        events = [event_message(event_id=f"evt_{number}_{at}", restaurant_id=f"res_{at % 9}") for at in range(256)]
+    for number, place in enumerate(
+        [0, 255, *(stage.chance.randrange(256) for _ in range(stage.size(5, 1)))]
+    ):
+        events = [
+            event_message(event_id=f"evt_{number}_{at}", restaurant_id=f"res_{at % 9}")
+            for at in range(256)
+        ]
         events[place].reference = "poison"
         answers = await caller.send_batch(events)
         assert answers[place].code is grpc.StatusCode.INVALID_ARGUMENT
@@ -187,7 +226,9 @@ async def deadlock_storm(stage: Stage) -> None:
         assert {answer.told for answer in answers} <= {Told.CREATED, Told.DUPLICATE}
     ((deadlocks,),) = await stage.query(_DEADLOCKS)
     unknown = sum(answer.told is Told.UNKNOWN for answer in stage.journal.answers)
-    stage.note(f"none among servers, {deadlocks} with foreign writers, {unknown} events told as unknown")
+    stage.note(
+        f"none among servers, {deadlocks} with foreign writers, {unknown} events told as unknown"
+    )
 
 
 async def _reversed_writer(stage: Stage, event_ids: list[str]) -> None:

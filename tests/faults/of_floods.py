@@ -52,14 +52,20 @@ async def beside_us(module: str, *arguments: str, begun: bytes) -> AsyncIterator
         await process.wait()
 
 
-def flooded(server: ServerProcess, *kinds: str, token: str = "") -> AbstractAsyncContextManager[None]:
+def flooded(
+    server: ServerProcess, *kinds: str, token: str = ""
+) -> AbstractAsyncContextManager[None]:
     """Floods a server while the block runs."""
     return beside_us("faults.floods", ",".join(kinds), server.address, token, begun=FLOODING)
 
 
-def strangers(address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES) -> AbstractAsyncContextManager[None]:
+def strangers(
+    address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES
+) -> AbstractAsyncContextManager[None]:
     """Connections that send `first` and no more, each opened anew when it is closed, while the block runs."""
-    return beside_us("faults.strangers", address, str(number), first.hex(), str(addresses), begun=THERE)
+    return beside_us(
+        "faults.strangers", address, str(number), first.hex(), str(addresses), begun=THERE
+    )
 
 
 @fault("F76", "floods of large messages, in 512 MB of memory")
@@ -79,25 +85,37 @@ async def floods_in_little_memory(stage: Stage) -> None:
         await _serves_beside(stage, server, limit, kinds)
     await server.kill()
     tokens = stage.folder / "flood-tokens"
-    tokens.write_text("".join(token_line(name, "ingest,read", name) for name in (HONEST_TOKEN, FLOOD_TOKEN)))
+    tokens.write_text(
+        "".join(token_line(name, "ingest,read", name) for name in (HONEST_TOKEN, FLOOD_TOKEN))
+    )
     tokens.chmod(0o600)
     server = await stage.server(within=limit, env={"LEDGER_AUTH_TOKENS_FILE": str(tokens)})
     stage.token = HONEST_TOKEN
     await _serves_beside(stage, server, limit, tuple(KINDS), token="no such token")
     await _serves_beside(stage, server, limit, tuple(KINDS), token=FLOOD_TOKEN)
     await server.kill()
-    for (event_id,) in await stage.query("SELECT event_id FROM processor_events WHERE restaurant_id = 'flooded'"):
+    for (event_id,) in await stage.query(
+        "SELECT event_id FROM processor_events WHERE restaurant_id = 'flooded'"
+    ):
         # Of what a flood sent anew, it alone knew which. What was booked must be whole.
         stage.journal.intend(new_event(event_id))
 
 
 async def _serves_beside(
-    stage: Stage, server: ServerProcess, limit: MemoryLimit, kinds: tuple[str, ...], *, token: str = ""
+    stage: Stage,
+    server: ServerProcess,
+    limit: MemoryLimit,
+    kinds: tuple[str, ...],
+    *,
+    token: str = "",
 ) -> None:
     """Notes how honest callers are served during these floods, and how much memory the server takes."""
     before = len(stage.journal.answers)
     server.forget_rss_max()
-    async with flooded(server, *kinds, token=token), load_on(stage.load(server, mix=HONEST)) as load:
+    async with (
+        flooded(server, *kinds, token=token),
+        load_on(stage.load(server, mix=HONEST)) as load,
+    ):
         await asyncio.sleep(stage.size(8, 2))
         await load.acknowledged(stage.size(50, 10), timeout_seconds=ACKNOWLEDGED_SECONDS)
     seconds = sorted(answer.ended_at - answer.sent_at for answer in stage.journal.answers[before:])
@@ -109,7 +127,10 @@ async def _serves_beside(
     assert limit.killed == 0
 
 
-@fault("F77", "callers that send a byte now and then, or stop in the middle, while the server is killed")
+@fault(
+    "F77",
+    "callers that send a byte now and then, or stop in the middle, while the server is killed",
+)
 async def slow_senders(stage: Stage) -> None:
     """Honest callers are served beside them, before and after; what is not whole is never booked."""
     server = await stage.server()
@@ -134,7 +155,8 @@ async def silent_connections(stage: Stage) -> None:
     number = stage.size(5_000, 400)
     health_address = f"unix:{stage.folder}/health.sock"
     server = await stage.server(
-        within=None if stage.full else DescriptorLimit(256), env={"LEDGER_HEALTH_ADDRESS": health_address}
+        within=None if stage.full else DescriptorLimit(256),
+        env={"LEDGER_HEALTH_ADDRESS": health_address},
     )
     async with load_on(stage.load(server, mix=HONEST)) as load:
         await load.acknowledged(stage.size(200, 20))
@@ -145,9 +167,13 @@ async def silent_connections(stage: Stage) -> None:
                     began = time.monotonic()
                     if await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING":
                         seconds.append(time.monotonic() - began)
-                    assert await health_of_newcomer(health_address, ACKNOWLEDGED_SECONDS) == "SERVING"
+                    assert (
+                        await health_of_newcomer(health_address, ACKNOWLEDGED_SECONDS) == "SERVING"
+                    )
                 await load.acknowledged(stage.size(500, 50), timeout_seconds=ACKNOWLEDGED_SECONDS)
-            assert first or len(seconds) == tries, f"{len(seconds)} of {tries} new callers were answered"
+            assert first or len(seconds) == tries, (
+                f"{len(seconds)} of {tries} new callers were answered"
+            )
             longest = f", within {max(seconds):.2f} s" if seconds else ""
             stage.note(f"{number} {name}: {len(seconds)} of {tries} new callers answered{longest}")
 
@@ -164,9 +190,13 @@ async def strangers_before_haproxy(stage: Stage) -> None:
     authority = Authority()
     certificate, key = stage.folder / "server.pem", stage.folder / "server.key"
     authority.issue(*HERE).write(certificate, key)
-    server = await stage.server(env={"LEDGER_TLS_CERTIFICATE_FILE": str(certificate), "LEDGER_TLS_KEY_FILE": str(key)})
+    server = await stage.server(
+        env={"LEDGER_TLS_CERTIFICATE_FILE": str(certificate), "LEDGER_TLS_KEY_FILE": str(key)}
+    )
     try:
-        port = await stage.exits.enter_async_context(documented_haproxy(stage.folder, server.address))
+        port = await stage.exits.enter_async_context(
+            documented_haproxy(stage.folder, server.address)
+        )
     except NotInstalled as error:
         raise Skipped(str(error)) from error
     credentials = ssl_channel_credentials(authority.certificate_pem)
@@ -180,6 +210,10 @@ async def strangers_before_haproxy(stage: Stage) -> None:
                     newcomer = Caller(address, stage.journal, credentials)
                     answer = await newcomer.send(event, timeout_seconds=ACKNOWLEDGED_SECONDS)
                     await newcomer.close()
-                    assert answer.told is Told.CREATED, f"{name} from {addresses} addresses: {answer.code}"
+                    assert answer.told is Told.CREATED, (
+                        f"{name} from {addresses} addresses: {answer.code}"
+                    )
                     seconds.append(answer.ended_at - answer.sent_at)
-            stage.note(f"{number} {name} from {addresses} addresses: all {len(seconds)} within {max(seconds):.2f} s")
+            stage.note(
+                f"{number} {name} from {addresses} addresses: all {len(seconds)} within {max(seconds):.2f} s"
+            )

@@ -23,7 +23,9 @@ async def _servers(stage: Stage, group: Group, *, haproxy: bool) -> list[ServerP
     if haproxy:
         group.start_haproxy()
     url = group.url(group.proxy_port) if haproxy else group.url()
-    return list(await asyncio.gather(*(stage.server(env={"LEDGER_DATABASE_URL": url}) for _ in range(2))))
+    return list(
+        await asyncio.gather(*(stage.server(env={"LEDGER_DATABASE_URL": url}) for _ in range(2)))
+    )
 
 
 async def _kill(group: Group, leader: Member) -> None:
@@ -46,7 +48,10 @@ async def _play(stage: Stage, way: str, *, haproxy: bool = False) -> None:
     hurt = {"kill": _kill, "freeze": _freeze, "switchover": _switch_over}[way]
     group = await stage.exits.enter_async_context(patroni_group())
     servers = await _servers(stage, group, haproxy=haproxy)
-    async with load_on(stage.load(*servers, mix=Mix(callers=16, timeout_seconds=3))) as load, asking(stage, servers):
+    async with (
+        load_on(stage.load(*servers, mix=Mix(callers=16, timeout_seconds=3))) as load,
+        asking(stage, servers),
+    ):
         await load.acknowledged(stage.size(1_000, 100))
         for _ in range(stage.size(2, 1)):
             leader = await group.leader()
@@ -56,8 +61,12 @@ async def _play(stage: Stage, way: str, *, haproxy: bool = False) -> None:
             own_at = await writing
             while not any(instant > own_at for instant in stage.journal.ack_instants):
                 await load.acknowledged(1)
-            added = min(instant for instant in stage.journal.ack_instants if instant > own_at) - own_at
-            stage.note(f"the group's own gap {own_at - began:.2f} s, acknowledged {added:.2f} s later")
+            added = (
+                min(instant for instant in stage.journal.ack_instants if instant > own_at) - own_at
+            )
+            stage.note(
+                f"the group's own gap {own_at - began:.2f} s, acknowledged {added:.2f} s later"
+            )
             allowed = ADDED_BY_HAPROXY_SECONDS if haproxy else ADDED_SECONDS
             assert added <= GAP_FACTOR * allowed
             # Both take themselves for the primary now, until Patroni has looked around.

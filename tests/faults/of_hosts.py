@@ -32,12 +32,20 @@ PASSING = {
 }
 
 
-async def servers_of_hosts(stage: Stage, hosts: Sequence[str | int], count: int) -> list[ServerProcess]:
+async def servers_of_hosts(
+    stage: Stage, hosts: Sequence[str | int], count: int
+) -> list[ServerProcess]:
     """Servers that know the database's hosts: directories of sockets, or ports of this machine."""
-    words = [(str(host), "5432") if isinstance(host, str) else ("127.0.0.1", str(host)) for host in hosts]
+    words = [
+        (str(host), "5432") if isinstance(host, str) else ("127.0.0.1", str(host)) for host in hosts
+    ]
     names, ports = (",".join(part) for part in zip(*words, strict=True))
     url = f"postgresql://{APPLICATION_ROLE}@/{database_name(stage)}?host={names}&port={ports}"
-    return list(await asyncio.gather(*(stage.server(env={"LEDGER_DATABASE_URL": url}) for _ in range(count))))
+    return list(
+        await asyncio.gather(
+            *(stage.server(env={"LEDGER_DATABASE_URL": url}) for _ in range(count))
+        )
+    )
 
 
 @asynccontextmanager
@@ -67,7 +75,9 @@ async def _ask_on(stage: Stage, caller: Caller) -> None:
                 await caller.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id), timeout=2)
         except aio.AioRpcError as error:
             if error.code() not in PASSING:
-                stage.journal.violations.append(f"{caller.address} answered {error.code().name}: {error.details()}")
+                stage.journal.violations.append(
+                    f"{caller.address} answered {error.code().name}: {error.details()}"
+                )
         await asyncio.sleep(ASK_SECONDS)
 
 
@@ -79,7 +89,9 @@ async def _booking_after_take_over(stage: Stage, load: Load, standby: Path) -> N
     while not any(instant > began for instant in stage.journal.ack_instants):
         await load.acknowledged(1)
     first = min(instant for instant in stage.journal.ack_instants if instant > began)
-    stage.note(f"promoted within {took_seconds:.2f} s, acknowledged again {first - began:.2f} s after it was asked for")
+    stage.note(
+        f"promoted within {took_seconds:.2f} s, acknowledged again {first - began:.2f} s after it was asked for"
+    )
 
 
 @fault("F30", "the primary stands still, is deposed, and wakes up")
@@ -91,7 +103,10 @@ async def frozen_primary(stage: Stage) -> None:
     hosts = [str(old.socket.parent), str(standby)]
     servers = await servers_of_hosts(stage, hosts, 2)
     try:
-        async with load_on(stage.load(*servers, mix=Mix(callers=16, timeout_seconds=3))) as load, asking(stage, servers):
+        async with (
+            load_on(stage.load(*servers, mix=Mix(callers=16, timeout_seconds=3))) as load,
+            asking(stage, servers),
+        ):
             await load.acknowledged(stage.size(2_000, 200))
             old.signal_all(signal.SIGSTOP)
             await asyncio.sleep(stage.chance.uniform(0, stage.size(6, 1)))
@@ -118,7 +133,10 @@ async def partition(stage: Stage) -> None:
         for socket in (stage.cluster.socket, standby / stage.cluster.socket.name)
     ]
     servers = await servers_of_hosts(stage, [network.port for network in networks], 2)
-    async with load_on(stage.load(*servers, mix=Mix(callers=16, timeout_seconds=3))) as load, asking(stage, servers):
+    async with (
+        load_on(stage.load(*servers, mix=Mix(callers=16, timeout_seconds=3))) as load,
+        asking(stage, servers),
+    ):
         await load.acknowledged(stage.size(2_000, 200))
         networks[0].condition = BLACKHOLE
         await asyncio.sleep(stage.chance.uniform(0, stage.size(6, 1)))

@@ -18,7 +18,15 @@ from faults.catalogue import fault
 from faults.clusters import Cluster, new_cluster, run_as_owner
 from faults.journal import DigitAccounts, Journal, Told
 from faults.load import load_on
-from faults.of_recoveries import business, copy_while_running, database_name, own_cluster, owned, running_standby, take_over
+from faults.of_recoveries import (
+    business,
+    copy_while_running,
+    database_name,
+    own_cluster,
+    owned,
+    running_standby,
+    take_over,
+)
 from faults.paying import CURRENCY, charge_restaurants, finished, paid_once, start_run
 from faults.stage import Skipped, Stage
 from ledger.bootstrap.database import Database
@@ -43,7 +51,11 @@ async def _standby(stage: Stage, pgdata: Path) -> Path:
     socket_dir = pgdata.parent / "sockets"
     socket_dir.mkdir()
     owned(socket_dir, stage.cluster)
-    stage.exits.enter_context(running_standby(stage.cluster, pgdata, max_connections=max_connections, socket_dir=socket_dir))
+    stage.exits.enter_context(
+        running_standby(
+            stage.cluster, pgdata, max_connections=max_connections, socket_dir=socket_dir
+        )
+    )
     return socket_dir
 
 
@@ -80,13 +92,21 @@ async def promoted_and_back(stage: Stage) -> None:
     await business(stage)
     promoted, kept = (stage.cluster, stage.database), (stage.journal, stage.digits)
     # Of what is booked there nobody keeps anything.
-    (stage.cluster, stage.database), (stage.journal, stage.digits) = left_behind, (Journal(), DigitAccounts())
+    (stage.cluster, stage.database), (stage.journal, stage.digits) = (
+        left_behind,
+        (Journal(), DigitAccounts()),
+    )
     await business(stage)
     (stage.cluster, stage.database), (stage.journal, stage.digits) = promoted, kept
     pgdata = first.pgdata
     first.stop()
     source = f"host={sockets} port=5432 user=postgres dbname=postgres"
-    first.run("pg_rewind", f"--target-pgdata={pgdata}", f"--source-server={source}", "--write-recovery-conf")
+    first.run(
+        "pg_rewind",
+        f"--target-pgdata={pgdata}",
+        f"--source-server={source}",
+        "--write-recovery-conf",
+    )
     await _replayed(stage, await _standby(stage, pgdata))
     await take_over(stage, pgdata)
     await business(stage)
@@ -111,7 +131,10 @@ async def copied_as_rows(stage: Stage) -> None:
     await take_over(stage, copied)
     second, second_database = stage.cluster, stage.database
     await _subscribe(
-        first, database_name(stage), second_database, "WITH (create_slot = false, slot_name = 'moving', copy_data = false)"
+        first,
+        database_name(stage),
+        second_database,
+        "WITH (create_slot = false, slot_name = 'moving', copy_data = false)",
     )
     with pytest.raises(RuntimeError, match="the subscription moving brings rows into the books"):
         await stage.server()
@@ -132,7 +155,9 @@ async def copied_as_rows(stage: Stage) -> None:
         # Its numbers are past the horizons now.
         await load.acknowledged(stage.size(2_000, 200))
     assert await stage.query(STAYS) == [(1,)]
-    stage.note(f"{copies} snapshots came as rows and were not believed; mended: {'; '.join(mended) or 'nothing'}")
+    stage.note(
+        f"{copies} snapshots came as rows and were not believed; mended: {'; '.join(mended) or 'nothing'}"
+    )
 
 
 @fault("F73", "a logical subscription to a new cluster, under load")
@@ -156,7 +181,10 @@ async def by_subscription(stage: Stage) -> None:
         await _subscribe(first, database_name(stage), second_database)
 
         async def copied() -> bool:
-            states = await query(second_database.migration_url, "SELECT DISTINCT srsubstate::text FROM pg_subscription_rel")
+            states = await query(
+                second_database.migration_url,
+                "SELECT DISTINCT srsubstate::text FROM pg_subscription_rel",
+            )
             return states == [("r",)]
 
         await until_told(copied, CAUGHT_UP_SECONDS)
@@ -170,13 +198,17 @@ async def by_subscription(stage: Stage) -> None:
     await _all_sent(stage)
     await execute_alone(second_database.migration_url, "DROP SUBSCRIPTION moving")
     mended = await _migrated(second_database)
-    assert any(sentence.startswith("moved the sequence of balance_accounts") for sentence in mended), mended
+    assert any(
+        sentence.startswith("moved the sequence of balance_accounts") for sentence in mended
+    ), mended
     stage.cluster, stage.database = second, second_database
     await paid_once(stage, restaurants)
     await business(stage)
     assert await stage.query(STAYS) == [(2,)]
     await _paid_anew(stage, restaurants)
-    versions = [await query(cluster.superuser_url, "SHOW server_version") for cluster in (first, second)]
+    versions = [
+        await query(cluster.superuser_url, "SHOW server_version") for cluster in (first, second)
+    ]
     stage.note(f"from {versions[0][0][0]} to {versions[1][0][0]}; mended: {'; '.join(mended)}")
 
 
@@ -185,7 +217,12 @@ async def _paid_anew(stage: Stage, restaurants: int) -> None:
     caller = stage.caller(await stage.server())
     answers = await caller.send_batch(
         [
-            event_message(event_id=f"moved_{number}", restaurant_id=f"moved_{number}", currency=CURRENCY, amount_minor=700)
+            event_message(
+                event_id=f"moved_{number}",
+                restaurant_id=f"moved_{number}",
+                currency=CURRENCY,
+                amount_minor=700,
+            )
             for number in range(restaurants // 10)
         ]
     )
@@ -200,13 +237,17 @@ async def upgraded(stage: Stage) -> None:
     """The files of the tables and the numbers stay, the system identifier is new: a new stay, nothing believed of before."""
     older = _older_bin_dir()
     if older is None:
-        raise Skipped("there are no binaries of an older version of PostgreSQL: package postgresql-15, or LEDGER_OLD_PG_BIN")
+        raise Skipped(
+            "there are no binaries of an older version of PostgreSQL: package postgresql-15, or LEDGER_OLD_PG_BIN"
+        )
     with _binaries(older):
         folder = await own_cluster(stage)
     first, name = stage.cluster, database_name(stage)
     await business(stage)
     before = await stage.query("SELECT system_identifier, version() FROM pg_control_system()")
-    place = await stage.query("SELECT 'ledger_entries'::regclass::oid::bigint, pg_relation_filenode('ledger_entries')")
+    place = await stage.query(
+        "SELECT 'ledger_entries'::regclass::oid::bigint, pg_relation_filenode('ledger_entries')"
+    )
     pgdata = first.pgdata
     first.stop()
     # initdb by the newer version, and nothing else.
@@ -216,7 +257,11 @@ async def upgraded(stage: Stage) -> None:
     work = folder / "work"
     work.mkdir()
     owned(work, second)
-    command: list[str | Path] = [find_bin_dir() / "pg_upgrade", "--username=postgres", f"--socketdir={work}"]
+    command: list[str | Path] = [
+        find_bin_dir() / "pg_upgrade",
+        "--username=postgres",
+        f"--socketdir={work}",
+    ]
     command += [f"--old-bindir={older}", f"--new-bindir={find_bin_dir()}"]
     command += [f"--old-datadir={pgdata}", f"--new-datadir={new_pgdata}"]
     run_as_owner(work, account_for(new_pgdata), command)
@@ -224,7 +269,9 @@ async def upgraded(stage: Stage) -> None:
     stage.cluster, stage.database = second, second.database(name)
     after = await stage.query("SELECT system_identifier, version() FROM pg_control_system()")
     assert before[0][0] != after[0][0]
-    kept = place == await stage.query("SELECT 'ledger_entries'::regclass::oid::bigint, pg_relation_filenode('ledger_entries')")
+    kept = place == await stage.query(
+        "SELECT 'ledger_entries'::regclass::oid::bigint, pg_relation_filenode('ledger_entries')"
+    )
     # Not of this stay, although as old as the rows about them.
     assert await stage.query("SELECT count(*) FROM current_stay") == [(0,)]
     await business(stage)
@@ -240,7 +287,8 @@ def _short(version: str) -> str:
 async def _subscribe(source: Cluster, name: str, target: Database, options: str = "") -> None:
     """Has the target follow the source's database of that name, as the documentation tells."""
     statement = _documented("CREATE SUBSCRIPTION").replace(
-        "host=old dbname=ledger", f"host={source.socket.parent} port=5432 user=postgres dbname={name}"
+        "host=old dbname=ledger",
+        f"host={source.socket.parent} port=5432 user=postgres dbname={name}",
     )
     await execute_alone(target.migration_url, f"{statement} {options}")
 
@@ -250,9 +298,7 @@ async def _all_sent(stage: Stage) -> None:
     ((reached,),) = await stage.query("SELECT pg_current_wal_flush_lsn()::text")
 
     async def has_it() -> bool:
-        statement = (
-            "SELECT confirmed_flush_lsn >= CAST(:lsn AS text)::pg_lsn FROM pg_replication_slots WHERE slot_name = 'moving'"
-        )
+        statement = "SELECT confirmed_flush_lsn >= CAST(:lsn AS text)::pg_lsn FROM pg_replication_slots WHERE slot_name = 'moving'"
         return await stage.query(statement, lsn=reached) == [(True,)]
 
     await until_told(has_it, CAUGHT_UP_SECONDS)
@@ -276,7 +322,9 @@ def _older_bin_dir() -> Path | None:
     named = os.environ.get("LEDGER_OLD_PG_BIN")
     ours = int(re.split(r"[^0-9]", version_of(find_bin_dir()))[0])
     folders = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    older = [path for path in folders if (path / "pg_upgrade").exists() and int(path.parent.name) < ours]
+    older = [
+        path for path in folders if (path / "pg_upgrade").exists() and int(path.parent.name) < ours
+    ]
     return older[-1] if older else None
 
 

@@ -22,9 +22,14 @@ async def lost_reply(stage: Stage) -> None:
     tries, stored_unanswered = stage.size(10, 3), 0
     for number in range(tries):
         # A restaurant that is known, and connections that have prepared the statement: it takes one message then.
-        first = [event_message(event_id=f"first_{number}_{place}", restaurant_id=f"lost_{number}") for place in range(24)]
+        first = [
+            event_message(event_id=f"first_{number}_{place}", restaurant_id=f"lost_{number}")
+            for place in range(24)
+        ]
         await asyncio.gather(*(caller.send_until_known(event) for event in first))
-        event = event_message(event_id=f"lost_{number}", restaurant_id=f"lost_{number}", fee_minor=10)
+        event = event_message(
+            event_id=f"lost_{number}", restaurant_id=f"lost_{number}", fee_minor=10
+        )
         network.condition = REPLIES_SWALLOWED
         call = asyncio.create_task(caller.send(event, timeout_seconds=30))
         stored_unanswered += await _stored(stage, event.event_id)
@@ -42,7 +47,9 @@ async def lost_reply(stage: Stage) -> None:
             await asyncio.sleep(stage.chance.uniform(0, 0.2))
             network.reset()
             network.condition = CLEAR
-    stage.note(f"{stored_unanswered} of {tries} stored without an answer and told as created; {rounds} resets under load")
+    stage.note(
+        f"{stored_unanswered} of {tries} stored without an answer and told as created; {rounds} resets under load"
+    )
     stage.gap_within(2)
 
 
@@ -50,7 +57,12 @@ async def _stored(stage: Stage, event_id: str) -> bool:
     """Whether an event is stored before long."""
 
     async def stored() -> bool:
-        return await stage.query("SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id) != []
+        return (
+            await stage.query(
+                "SELECT 1 FROM processor_events WHERE event_id = :event_id", event_id=event_id
+            )
+            != []
+        )
 
     try:
         await until_told(stored, 10)
@@ -66,11 +78,15 @@ async def blackhole(stage: Stage) -> None:
     server = await stage.server(through=network)
     caller = stage.caller(server)
     timeout_seconds = 3.0
-    async with load_on(stage.load(server, mix=Mix(callers=32, timeout_seconds=timeout_seconds))) as load:
+    async with load_on(
+        stage.load(server, mix=Mix(callers=32, timeout_seconds=timeout_seconds))
+    ) as load:
         await load.acknowledged(300)
         network.condition = BLACKHOLE
         began = time.monotonic()
-        lonely = asyncio.create_task(caller.send(event_message(event_id="no_deadline"), timeout_seconds=None))
+        lonely = asyncio.create_task(
+            caller.send(event_message(event_id="no_deadline"), timeout_seconds=None)
+        )
 
         async def not_serving() -> bool:
             return await server.health() == "NOT_SERVING"
@@ -86,11 +102,19 @@ async def blackhole(stage: Stage) -> None:
         await network.accept()
         healed_at = time.monotonic()
         await load.acknowledged(200, timeout_seconds=60)
-        stage.note(f"200 acknowledged {time.monotonic() - healed_at:.1f} s after the network was back")
+        stage.note(
+            f"200 acknowledged {time.monotonic() - healed_at:.1f} s after the network was back"
+        )
     answer = await asyncio.wait_for(lonely, 60)
-    stage.note(f"a call without deadline ended after {answer.ended_at - answer.sent_at:.1f} s as {answer.code.name}")
-    longest = max(one.ended_at - one.sent_at for one in stage.journal.answers if one.event_id != "no_deadline")
-    assert longest < timeout_seconds + 5, f"a call with a deadline of {timeout_seconds} s took {longest:.1f} s"
+    stage.note(
+        f"a call without deadline ended after {answer.ended_at - answer.sent_at:.1f} s as {answer.code.name}"
+    )
+    longest = max(
+        one.ended_at - one.sent_at for one in stage.journal.answers if one.event_id != "no_deadline"
+    )
+    assert longest < timeout_seconds + 5, (
+        f"a call with a deadline of {timeout_seconds} s took {longest:.1f} s"
+    )
 
 
 @fault("F12", "a slow network in small pieces")
@@ -110,9 +134,19 @@ async def slow_network(stage: Stage) -> None:
             network.condition = condition
             began, places = time.monotonic(), len(stage.journal.answers)
             await load.acknowledged(stage.size(300, 50), timeout_seconds=120)
-            times = sorted(answer.ended_at - answer.sent_at for answer in stage.journal.answers[places:])
+            times = sorted(
+                answer.ended_at - answer.sent_at for answer in stage.journal.answers[places:]
+            )
             p99_ms = 1000 * times[int(len(times) * 0.99)]
-            stage.note(f"{name}: {len(times) / (time.monotonic() - began):.0f} calls/s, p99 {p99_ms:.0f} ms")
+            stage.note(
+                f"{name}: {len(times) / (time.monotonic() - began):.0f} calls/s, p99 {p99_ms:.0f} ms"
+            )
             network.condition = CLEAR
     assert server.rss_bytes - rss_bytes < 200 << 20
-    assert set(stage.journal.codes) <= {"OK", "ALREADY_EXISTS", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+    assert set(stage.journal.codes) <= {
+        "OK",
+        "ALREADY_EXISTS",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "RESOURCE_EXHAUSTED",
+    }

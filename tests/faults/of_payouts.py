@@ -49,7 +49,9 @@ async def same_run(stage: Stage) -> None:
     runs = [await finished(callers[0], payout_run_id) for payout_run_id in set(ids)]
     assert sum(run.payouts_created for run in runs) == restaurants
     await paid_once(stage, restaurants)
-    stage.note(f"24 calls, 3 runs, payouts of each: {', '.join(str(run.payouts_created) for run in runs)}")
+    stage.note(
+        f"24 calls, 3 runs, payouts of each: {', '.join(str(run.payouts_created) for run in runs)}"
+    )
 
 
 @fault("F24", "runs of different dates at once")
@@ -59,7 +61,10 @@ async def different_dates(stage: Stage) -> None:
     callers = [stage.caller(server) for server in await stage.servers(2)]
     for round_ in range(stage.size(3, 2)):
         await charge_restaurants(callers[0], restaurants, round_=round_)
-        requests = (start_run(callers[days % 2], days_ago=days, request_id=f"round_{round_}") for days in (3, 0, 2, 1))
+        requests = (
+            start_run(callers[days % 2], days_ago=days, request_id=f"round_{round_}")
+            for days in (3, 0, 2, 1)
+        )
         for payout_run_id in await asyncio.gather(*requests):
             await finished(callers[1], payout_run_id)
     overpaid = await stage.query(
@@ -75,7 +80,9 @@ async def different_dates(stage: Stage) -> None:
         currency=CURRENCY,
     )
     assert overpaid == []
-    in_flight = await stage.query("SELECT count(*), count(DISTINCT balance_account_id) FROM payouts WHERE state = 'CREATED'")
+    in_flight = await stage.query(
+        "SELECT count(*), count(DISTINCT balance_account_id) FROM payouts WHERE state = 'CREATED'"
+    )
     assert in_flight == [(restaurants, restaurants)]
 
 
@@ -86,7 +93,9 @@ async def answers_race(stage: Stage) -> None:
     restaurants = stage.size(30, 5)
     await charge_restaurants(callers[0], restaurants)
     await finished(callers[0], await start_run(callers[0]))
-    payouts = (await callers[0].stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_size=1000))).payouts
+    payouts = (
+        await callers[0].stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_size=1000))
+    ).payouts
     states = []
     for payout in payouts:
         events = [
@@ -101,18 +110,26 @@ async def answers_race(stage: Stage) -> None:
             for kind in (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
         ]
         answers = await asyncio.gather(
-            *(callers[place % 2].send(events[stage.chance.randrange(2)], timeout_seconds=30) for place in range(64))
+            *(
+                callers[place % 2].send(events[stage.chance.randrange(2)], timeout_seconds=30)
+                for place in range(64)
+            )
         )
         # A call for each once more, when all is over: from then on it is what it is.
         paid, failed = [await callers[0].send(event) for event in events]
         told = ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)
-        state = ledger_pb2.PayoutState.Name((await callers[0].stub.GetPayout(told)).payout.state).removeprefix("PAYOUT_STATE_")
+        state = ledger_pb2.PayoutState.Name(
+            (await callers[0].stub.GetPayout(told)).payout.state
+        ).removeprefix("PAYOUT_STATE_")
         # Whichever comes first, the two end in the same state.
         assert state == "RETURNED", (state, paid, failed)
         assert {paid.told, failed.told} <= {Told.DUPLICATE, Told.CREATED}
         assert {answer.told for answer in answers} <= {Told.DUPLICATE, Told.CREATED, Told.UNKNOWN}
         reversals = await stage.query(
-            "SELECT 1 FROM ledger_entries WHERE payout_id = :id AND entry_type = 'PAYOUT_REVERSAL'", id=payout.payout_id
+            "SELECT 1 FROM ledger_entries WHERE payout_id = :id AND entry_type = 'PAYOUT_REVERSAL'",
+            id=payout.payout_id,
         )
         states.append("failed first" if reversals else "paid first")
-    stage.note(f"{states.count('failed first')} failed first, {states.count('paid first')} were paid first")
+    stage.note(
+        f"{states.count('failed first')} failed first, {states.count('paid first')} were paid first"
+    )

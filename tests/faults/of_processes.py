@@ -62,7 +62,9 @@ async def drain(stage: Stage) -> None:
     # A call that arrives on a busy machine just as the server stops listening is told as CANCELLED by the library.
     codes = stage.journal.codes
     assert set(codes) <= {"OK", "ALREADY_EXISTS", "UNAVAILABLE", "CANCELLED"}, codes
-    stage.note(f"{len(exit_seconds)} stops, exit within {max(exit_seconds):.1f} s, one repeat was enough")
+    stage.note(
+        f"{len(exit_seconds)} stops, exit within {max(exit_seconds):.1f} s, one repeat was enough"
+    )
     stage.note(f"{codes['UNAVAILABLE']} calls UNAVAILABLE, {codes['CANCELLED']} CANCELLED")
     stage.gap_within(1)
 
@@ -90,7 +92,9 @@ async def freeze_payouts(stage: Stage) -> None:
     frozen, other = await stage.servers(2)
     await charge_restaurants(stage.caller(other), restaurants)
     async with AsyncExitStack() as locks:
-        gate = await locks.enter_async_context(locked(stage.database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE"))
+        gate = await locks.enter_async_context(
+            locked(stage.database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE")
+        )
         payout_run_id = await start_run(stage.caller(frozen))
         await waiting_sessions(stage.database, "payouts")
         frozen.signal(signal.SIGSTOP)
@@ -112,7 +116,11 @@ async def wrong_clocks(stage: Stage) -> None:
     began_at = datetime.now(UTC)
     step = stage.folder / "clock"
     step.write_text("+0")
-    faked = {"LD_PRELOAD": str(library), "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "1"}
+    faked = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_NO_CACHE": "1",
+    }
     behind = await stage.server(env=faked | {"FAKETIME": "-1d"})
     ahead = await stage.server(env=faked | {"FAKETIME": "+1d"})
     stepping = await stage.server(env=faked | {"FAKETIME_TIMESTAMP_FILE": str(step)})
@@ -120,14 +128,20 @@ async def wrong_clocks(stage: Stage) -> None:
         await load.acknowledged(300)
         step.write_text("-3600")
         await load.acknowledged(300)
-    ((first, last),) = await stage.query("SELECT min(recorded_at), max(recorded_at) FROM ledger_entries")
-    assert began_at - timedelta(seconds=1) <= first <= last <= datetime.now(UTC) + timedelta(seconds=1)
+    ((first, last),) = await stage.query(
+        "SELECT min(recorded_at), max(recorded_at) FROM ledger_entries"
+    )
+    assert (
+        began_at - timedelta(seconds=1) <= first <= last <= datetime.now(UTC) + timedelta(seconds=1)
+    )
     caller = stage.caller(behind)
     await charge_restaurants(caller, 20)
     await finished(caller, await start_run(caller))
     await paid_once(stage, 20)
     refused = await start_run_refused(stage.caller(ahead), days_ahead=1)
-    stage.note(f"clocks of servers -1 day, +1 day, -1 h in load; a run for tomorrow by a server a day ahead: {refused}")
+    stage.note(
+        f"clocks of servers -1 day, +1 day, -1 h in load; a run for tomorrow by a server a day ahead: {refused}"
+    )
     assert refused == "INVALID_ARGUMENT"
 
 
@@ -143,11 +157,15 @@ async def start_run_refused(caller: Caller, *, days_ahead: int) -> str:
 def find_faketime() -> Path:
     """libfaketime, for programs with threads. Raises Skipped."""
     named = os.environ.get("FAKETIME_LIBRARY")
-    candidates = [Path(named)] if named else sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    candidates = (
+        [Path(named)] if named else sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    )
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise Skipped("libfaketime is not on this machine (package libfaketime, or FAKETIME_LIBRARY names it)")
+    raise Skipped(
+        "libfaketime is not on this machine (package libfaketime, or FAKETIME_LIBRARY names it)"
+    )
 
 
 @fault("F37", "limits of file descriptors and memory")
@@ -172,21 +190,30 @@ async def limits(stage: Stage) -> None:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (hard, hard))
         await crowd.stop()
         await load.acknowledged(200)
-        resource.prlimit(server.pid, resource.RLIMIT_AS, (server.address_space_bytes + (1 << 20), resource.RLIM_INFINITY))
+        resource.prlimit(
+            server.pid,
+            resource.RLIMIT_AS,
+            (server.address_space_bytes + (1 << 20), resource.RLIM_INFINITY),
+        )
         await asyncio.sleep(stage.size(10, 2))
         ended = not server.runs
         await server.kill()
         await server.start()
         await load.acknowledged(200)
     internal = stage.journal.codes["INTERNAL"]
-    stage.note(f"at most {used} descriptors; without memory it {'ended' if ended else 'went on'}, {internal} calls INTERNAL")
+    stage.note(
+        f"at most {used} descriptors; without memory it {'ended' if ended else 'went on'}, {internal} calls INTERNAL"
+    )
 
 
 @fault("F26", "a foreign transaction that never ends")
 async def foreign_transaction(stage: Stage) -> None:
     """Somebody's transaction stays open, with a number: bookings and balances go on as if it were not there."""
     server = await stage.server()
-    async with load_on(stage.load(server)) as load, locked(stage.database, "SELECT pg_current_xact_id()"):
+    async with (
+        load_on(stage.load(server)) as load,
+        locked(stage.database, "SELECT pg_current_xact_id()"),
+    ):
         await load.acknowledged(stage.size(5_000, 300), timeout_seconds=120)
         await asyncio.sleep(stage.size(20, 0))
         await load.acknowledged(200)

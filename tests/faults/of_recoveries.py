@@ -54,7 +54,9 @@ WHERE stay_id = (SELECT stay_id FROM ledger_stays ORDER BY number DESC LIMIT 1)
 async def own_cluster(stage: Stage, **parameters: str) -> Path:
     """Moves the stage onto a cluster that no other fault uses. Returns a folder with room for more of them."""
     folder = stage.exits.enter_context(folder_for_all())
-    cluster = stage.exits.enter_context(new_cluster(folder / "first", stage.cluster.parameters | parameters))
+    cluster = stage.exits.enter_context(
+        new_cluster(folder / "first", stage.cluster.parameters | parameters)
+    )
     await cluster.make_template()
     stage.cluster, stage.database = cluster, await cluster.new_database()
     return folder
@@ -73,7 +75,9 @@ def copy_while_running(cluster: Cluster, data_dir: Path, *options: str) -> Path:
     owned(data_dir, cluster)
     target = data_dir / cluster.pgdata.name
     source = f"host={cluster.socket.parent} port=5432 user=postgres application_name={STANDBY}"
-    cluster.run("pg_basebackup", f"--dbname={source}", f"--pgdata={target}", "--checkpoint=fast", *options)
+    cluster.run(
+        "pg_basebackup", f"--dbname={source}", f"--pgdata={target}", "--checkpoint=fast", *options
+    )
     # Of the socket, which lies among the files.
     (target / f"{cluster.socket.name}.lock").unlink(missing_ok=True)
     return target
@@ -81,7 +85,11 @@ def copy_while_running(cluster: Cluster, data_dir: Path, *options: str) -> Path:
 
 def promote(pgdata: Path) -> None:
     """Has a standby take over; its primary is not asked."""
-    run_as_owner(pgdata.parent, account_for(pgdata), [find_bin_dir() / "pg_ctl", "promote", "-D", pgdata, "--wait"])
+    run_as_owner(
+        pgdata.parent,
+        account_for(pgdata),
+        [find_bin_dir() / "pg_ctl", "promote", "-D", pgdata, "--wait"],
+    )
 
 
 async def promoted(stage: Stage) -> None:
@@ -141,9 +149,11 @@ async def point_in_time(stage: Stage) -> None:
     ((last_file,),) = await stage.query("SELECT pg_walfile_name(pg_switch_wal())")
 
     async def archived() -> bool:
-        return await query(first.superuser_url, "SELECT last_archived_wal >= :name FROM pg_stat_archiver", name=last_file) == [
-            (True,)
-        ]
+        return await query(
+            first.superuser_url,
+            "SELECT last_archived_wal >= :name FROM pg_stat_archiver",
+            name=last_file,
+        ) == [(True,)]
 
     await until_told(archived, 60)
     first.stop()
@@ -164,14 +174,20 @@ async def point_in_time(stage: Stage) -> None:
     assert not later & kept
     assert (await chain_of(stage, head)).audit.errors == ()
     # Who kept a head from after that moment learns that books went back.
-    assert [finding.check for finding in (await chain_of(stage, later_head)).audit.errors] == [EXPECTED]
+    assert [finding.check for finding in (await chain_of(stage, later_head)).audit.errors] == [
+        EXPECTED
+    ]
     await stage.send_again(kept)
-    stage.note(f"{len(acknowledged)} acknowledged by that moment and kept, {len(later)} sent later and not there, sent again")
+    stage.note(
+        f"{len(acknowledged)} acknowledged by that moment and kept, {len(later)} sent later and not there, sent again"
+    )
     stage.note(f"longest gap while it was copied {verdict.gap_seconds:.2f} s")
 
 
 @contextmanager
-def running_standby(cluster: Cluster, pgdata: Path, *, max_connections: str, socket_dir: Path | None = None) -> Iterator[None]:
+def running_standby(
+    cluster: Cluster, pgdata: Path, *, max_connections: str, socket_dir: Path | None = None
+) -> Iterator[None]:
     """Runs a copy as a standby of the cluster, until the block ends, whatever it has become by then.
 
     It does not start with fewer connections than the cluster has. Its socket is among its files, unless
@@ -185,7 +201,10 @@ def running_standby(cluster: Cluster, pgdata: Path, *, max_connections: str, soc
         "unix_socket_directories": str(socket_dir or pgdata),
     }
     arguments = [f"--{name}={value}" for name, value in settings.items()]
-    with (pgdata.parent / "postgres.log").open("ab") as log, (pgdata.parent / "standby.lock").open("w") as lock:
+    with (
+        (pgdata.parent / "postgres.log").open("ab") as log,
+        (pgdata.parent / "standby.lock").open("w") as lock,
+    ):
         launcher = Launcher(pgdata.parent, account_for(pgdata), lock.fileno())
         server = launcher.start([find_bin_dir() / "postgres", "-D", pgdata, *arguments], log)
         try:
@@ -212,7 +231,9 @@ async def synchronous_standby(stage: Stage) -> Path:
     await primary.configure(synchronous_standby_names=STANDBY)
 
     async def synchronous() -> bool:
-        return await query(primary.superuser_url, "SELECT sync_state FROM pg_stat_replication") == [("sync",)]
+        return await query(primary.superuser_url, "SELECT sync_state FROM pg_stat_replication") == [
+            ("sync",)
+        ]
 
     await until_told(synchronous, 60)
     return copied
@@ -263,7 +284,16 @@ async def leap(cluster: Cluster, number: int) -> None:
     await cluster.restart()
     await query(cluster.superuser_url, "UPDATE pg_database SET datallowconn = true")
     host = f"--host={cluster.socket.parent}"
-    await asyncio.to_thread(cluster.run, "vacuumdb", host, "--port=5432", "--username=postgres", "--all", "--freeze", "--quiet")
+    await asyncio.to_thread(
+        cluster.run,
+        "vacuumdb",
+        host,
+        "--port=5432",
+        "--username=postgres",
+        "--all",
+        "--freeze",
+        "--quiet",
+    )
 
 
 @fault("F40", "transaction numbers that pass 32 bits")
@@ -293,7 +323,9 @@ async def far_numbers(stage: Stage) -> None:
         """
     )
     assert min(early, just_before, after) > 0
-    stage.note(f"{early} events far before, {just_before} just before and {after} after transaction 2^32")
+    stage.note(
+        f"{early} events far before, {just_before} just before and {after} after transaction 2^32"
+    )
 
 
 async def _next_number(stage: Stage) -> int:
@@ -359,7 +391,9 @@ async def damaged_page(stage: Stage) -> None:
     await stage.sealed_more()
     caller = stage.caller(server)
     restaurants = list(stage.digits.event_ids)
-    balances = {restaurant_id: await _balance(caller, restaurant_id) for restaurant_id in restaurants}
+    balances = {
+        restaurant_id: await _balance(caller, restaurant_id) for restaurant_id in restaurants
+    }
 
     async def server_serves() -> bool:
         return await server.health() == "SERVING"

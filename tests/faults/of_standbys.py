@@ -53,7 +53,9 @@ async def commits_wait(stage: Stage) -> None:
             while not probe.done():
                 if await stage.query(_PROBES_WAITING):
                     # Its wait ends, the commit stays where it is.
-                    await stage.query(f"SELECT pg_cancel_backend(pid) FROM ({_PROBES_WAITING}) AS probes")
+                    await stage.query(
+                        f"SELECT pg_cancel_backend(pid) FROM ({_PROBES_WAITING}) AS probes"
+                    )
                     return
                 await asyncio.sleep(POLL_SECONDS)
 
@@ -62,7 +64,9 @@ async def commits_wait(stage: Stage) -> None:
 async def sync_standby_gone(stage: Stage) -> None:
     """Writes wait, never silently alone: nobody is acknowledged; callers are answered at their deadlines; then it all goes on."""
     server = await stage.server()
-    async with load_on(stage.load(server, mix=Mix(callers=8, timeout_seconds=2, repeat_share=0))) as load:
+    async with load_on(
+        stage.load(server, mix=Mix(callers=8, timeout_seconds=2, repeat_share=0))
+    ) as load:
         await load.acknowledged(200)
         async with standby_gone(stage):
             began = time.monotonic()
@@ -70,10 +74,15 @@ async def sync_standby_gone(stage: Stage) -> None:
             seconds = stage.size(8, 3)
             await asyncio.sleep(seconds)
             # Commits that were under way when the setting arrived may still be told.
-            silently = sum(answer.sent_at >= began and answer.told in _ACKED for answer in stage.journal.answers)
+            silently = sum(
+                answer.sent_at >= began and answer.told in _ACKED
+                for answer in stage.journal.answers
+            )
             late = stage.journal.codes
         await load.acknowledged(200)
-    stage.note(f"{seconds} s without a standby: {silently} acknowledged, {late['DEADLINE_EXCEEDED']} DEADLINE_EXCEEDED")
+    stage.note(
+        f"{seconds} s without a standby: {silently} acknowledged, {late['DEADLINE_EXCEEDED']} DEADLINE_EXCEEDED"
+    )
     assert silently == 0
     stage.gap_within(seconds + 5)
 
@@ -82,10 +91,14 @@ async def _somebody_waits(stage: Stage) -> bool:
     return await stage.query(_WAITING) != []
 
 
-async def _code_of_showing(caller: Caller, event_id: str, *, timeout_seconds: float) -> grpc.StatusCode:
+async def _code_of_showing(
+    caller: Caller, event_id: str, *, timeout_seconds: float
+) -> grpc.StatusCode:
     """How a call ends that asks for an event."""
     try:
-        await caller.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id), timeout=timeout_seconds)
+        await caller.stub.GetEvent(
+            ledger_pb2.GetEventRequest(event_id=event_id), timeout=timeout_seconds
+        )
     except aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -114,13 +127,22 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
         await stage.query(f"SELECT {way}(pid) FROM ({_WAITING}) AS waiting")
 
         async def visible() -> bool:
-            return await stage.query("SELECT 1 FROM processor_events WHERE event_id = :id", id=event.event_id) != []
+            return (
+                await stage.query(
+                    "SELECT 1 FROM processor_events WHERE event_id = :id", id=event.event_id
+                )
+                != []
+            )
 
         await until_told(visible, 30)
         shown = asyncio.create_task(_code_of_showing(caller, event.event_id, timeout_seconds=5))
         repeat = await caller.send(event, timeout_seconds=5)
-        assert repeat.told is Told.UNKNOWN, f"told as {repeat.told.value} while one machine alone has it"
-        assert await shown is grpc.StatusCode.DEADLINE_EXCEEDED, "shown while one machine alone has it"
+        assert repeat.told is Told.UNKNOWN, (
+            f"told as {repeat.told.value} while one machine alone has it"
+        )
+        assert await shown is grpc.StatusCode.DEADLINE_EXCEEDED, (
+            "shown while one machine alone has it"
+        )
         assert not call.done(), "told while one machine alone has it"
     # The server has tried again meanwhile, and may have given up.
     assert (await call).told in (Told.CREATED, Told.UNKNOWN)

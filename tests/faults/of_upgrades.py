@@ -29,8 +29,14 @@ _CHANGES = (
     "ALTER TABLE ledger_entries VALIDATE CONSTRAINT later_check",
     "ALTER TABLE ledger_entries DROP CONSTRAINT later_check",
 )
-_BACK = tuple(f"ALTER TABLE {table} DROP COLUMN later" for table in ("restaurants", "processor_events", "ledger_entries"))
-_INDEX = ("CREATE INDEX CONCURRENTLY later_idx ON processor_events (occurred_at)", "DROP INDEX CONCURRENTLY later_idx")
+_BACK = tuple(
+    f"ALTER TABLE {table} DROP COLUMN later"
+    for table in ("restaurants", "processor_events", "ledger_entries")
+)
+_INDEX = (
+    "CREATE INDEX CONCURRENTLY later_idx ON processor_events (occurred_at)",
+    "DROP INDEX CONCURRENTLY later_idx",
+)
 
 
 @fault("F39", "a migration and a rolling restart under load")
@@ -104,8 +110,12 @@ def _schema(stage: Stage) -> list[str]:
     """What pg_dump says of the schema, but for the words that it draws by lot."""
     host = f"--host={stage.cluster.socket.parent}"
     name = stage.database.url.partition("?")[0].rpartition("/")[2]
-    dump = stage.cluster.run("pg_dump", "--schema-only", host, "--port=5432", "--username=postgres", name)
-    return [line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+    dump = stage.cluster.run(
+        "pg_dump", "--schema-only", host, "--port=5432", "--username=postgres", name
+    )
+    return [
+        line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))
+    ]
 
 
 async def _change(stage: Stage, statement: str) -> int:

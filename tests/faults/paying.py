@@ -36,12 +36,16 @@ async def start_run(caller: Caller, *, days_ago: int = 0, request_id: str = "") 
     """Starts a run and returns its id; the same arguments name the same run."""
     day = datetime.now(UTC).date() - timedelta(days=days_ago)
     request = ledger_pb2.RunPayoutsRequest(
-        currency=CURRENCY, as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), request_id=request_id
+        currency=CURRENCY,
+        as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+        request_id=request_id,
     )
     return (await caller.stub.RunPayouts(request, timeout=30)).payout_run.payout_run_id
 
 
-async def finished(caller: Caller, payout_run_id: str, *, timeout_seconds: float = 60) -> ledger_pb2.PayoutRun:
+async def finished(
+    caller: Caller, payout_run_id: str, *, timeout_seconds: float = 60
+) -> ledger_pb2.PayoutRun:
     """Waits for the end of a run."""
     async with asyncio.timeout(timeout_seconds):
         while True:

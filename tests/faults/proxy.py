@@ -23,7 +23,10 @@ class Condition:
     What is held back arrives late, once it may pass, as from a network that retransmits; only a reset loses it.
     """
 
-    delay_seconds: tuple[float, float] = (0.0, 0.0)  # for each chunk, each way; drawn between the two
+    delay_seconds: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # for each chunk, each way; drawn between the two
     fragment_bytes: int = CHUNK_BYTES
     passes_requests: bool = True
     passes_replies: bool = True
@@ -136,7 +139,9 @@ class FaultProxy:
         for writer in (near, far):
             writer.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool
+    ) -> None:
         """Passes one direction on. Raises EOFError at its end, which is the end of the whole connection."""
         with suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):

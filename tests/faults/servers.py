@@ -105,7 +105,9 @@ class ServerProcess:
         return self._pages(0)
 
     def _pages(self, column: int) -> int:
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[column]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[column]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
 
     @property
     def descriptors(self) -> int:
@@ -157,7 +159,9 @@ class ServerProcess:
 
 async def health_of_newcomer(address: str, timeout_seconds: float) -> str:
     """What a server says about itself on a connection that nobody has used before; empty when it does not answer."""
-    async with aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+    async with aio.insecure_channel(
+        address, options=(("grpc.use_local_subchannel_pool", 1),)
+    ) as channel:
         return await _health(channel, timeout_seconds)
 
 

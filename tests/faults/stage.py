@@ -69,7 +69,9 @@ class Stage:
     def gap_within(self, seconds: float) -> None:
         """Fails if nobody was acknowledged for far longer than expected; the figure itself is in the report."""
         gap_seconds = self.journal.longest_gap_seconds
-        assert gap_seconds <= GAP_FACTOR * seconds, f"no acknowledgement for {gap_seconds:.1f} s, expected {seconds} s"
+        assert gap_seconds <= GAP_FACTOR * seconds, (
+            f"no acknowledgement for {gap_seconds:.1f} s, expected {seconds} s"
+        )
 
     async def server(
         self,
@@ -82,7 +84,14 @@ class Stage:
         url = None
         if through is not None:
             url = _through(self.database.url, through)
-        server = new_server(self.database, self.folder, durable=self.cluster.durable, url=url, env=env, within=within)
+        server = new_server(
+            self.database,
+            self.folder,
+            durable=self.cluster.durable,
+            url=url,
+            env=env,
+            within=within,
+        )
         self._started.append(await self.exits.enter_async_context(server))
         return self._started[-1]
 
@@ -108,7 +117,9 @@ class Stage:
 
     async def network(self) -> FaultProxy:
         """A network between servers and the database."""
-        return await self.exits.enter_async_context(fault_proxy(self.cluster.socket, seed=self.seed))
+        return await self.exits.enter_async_context(
+            fault_proxy(self.cluster.socket, seed=self.seed)
+        )
 
     def load(self, *servers: ServerProcess, mix: Mix | None = None) -> Load:
         """A load of its own, to be run with `load_on`."""
@@ -116,7 +127,14 @@ class Stage:
         if mix is None:
             mix = Mix()
         addresses = [server.address for server in servers]
-        return Load(addresses, self.journal, self.digits, seed=f"{self.seed}-{self._loads}", mix=mix, token=self.token)
+        return Load(
+            addresses,
+            self.journal,
+            self.digits,
+            seed=f"{self.seed}-{self._loads}",
+            mix=mix,
+            token=self.token,
+        )
 
     def caller(self, server: ServerProcess) -> Caller:
         """Somebody who calls one server."""

@@ -33,7 +33,10 @@ class Strangers:
 
     async def run(self) -> None:
         """Until standard input ends."""
-        tasks = [asyncio.create_task(self._stay(here)) for here in islice(cycle(self._addresses), self._number)]
+        tasks = [
+            asyncio.create_task(self._stay(here))
+            for here in islice(cycle(self._addresses), self._number)
+        ]
         await asyncio.to_thread(sys.stdin.read)
         for task in tasks:
             task.cancel()
@@ -44,7 +47,9 @@ class Strangers:
         while True:
             with suppress(OSError):
                 async with self._connecting:
-                    reader, writer = await asyncio.open_connection(self._host, int(self._port), local_addr=(here, 0))
+                    reader, writer = await asyncio.open_connection(
+                        self._host, int(self._port), local_addr=(here, 0)
+                    )
                 if is_new:
                     is_new = False
                     self._one_is_there()

@@ -49,7 +49,9 @@ async def test_honest_books_pass(ledger: RunningLedger) -> None:
     assert (verdict.calls, verdict.acked, verdict.lost, verdict.doubled) == (5, 3, 0, 0)
 
 
-async def test_event_that_is_booked_meanwhile_has_its_entries(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_event_that_is_booked_meanwhile_has_its_entries(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server may book between any two statements of the judge: an event never stands there without its entries."""
     journal = Journal()
     caller = Caller(ledger.address, journal)
@@ -69,8 +71,12 @@ async def test_event_that_is_booked_meanwhile_has_its_entries(ledger: RunningLed
 
 async def change_what_is_sealed(ledger: RunningLedger, journal: Journal) -> None:
     await seal_everything(ledger.database.url)
-    await execute_alone(ledger.database.migration_url, "ALTER TABLE processor_events DISABLE TRIGGER USER")
-    await execute_alone(ledger.database.migration_url, 'UPDATE processor_events SET metadata = \'{"k": "v"}\'')
+    await execute_alone(
+        ledger.database.migration_url, "ALTER TABLE processor_events DISABLE TRIGGER USER"
+    )
+    await execute_alone(
+        ledger.database.migration_url, 'UPDATE processor_events SET metadata = \'{"k": "v"}\''
+    )
 
 
 async def lose(ledger: RunningLedger, journal: Journal) -> None:
@@ -111,15 +117,21 @@ async def tell_conflict_with_itself(ledger: RunningLedger, journal: Journal) -> 
 async def acknowledge_other_contents(ledger: RunningLedger, journal: Journal) -> None:
     event = event_message(event_id="evt_a", amount_minor=1)
     journal.intend(event)
-    journal.record(replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, contents=Contents.of(event)))
+    journal.record(
+        replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, contents=Contents.of(event))
+    )
 
 
 async def tell_another_transaction(ledger: RunningLedger, journal: Journal) -> None:
-    journal.record(replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, transaction_id="another"))
+    journal.record(
+        replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, transaction_id="another")
+    )
 
 
 async def answer_internal(ledger: RunningLedger, journal: Journal) -> None:
-    journal.record(replace(answer_of(journal, "evt_a"), told=Told.UNKNOWN, code=grpc.StatusCode.INTERNAL))
+    journal.record(
+        replace(answer_of(journal, "evt_a"), told=Told.UNKNOWN, code=grpc.StatusCode.INTERNAL)
+    )
 
 
 # What is planted, and words of what must be found.
@@ -132,9 +144,18 @@ PLANTED: dict[str, tuple[Callable[[RunningLedger, Journal], Awaitable[None]], li
     "duplicate of nothing": (tell_duplicate_of_nothing, ["H4: evt_c is a duplicate"]),
     "refused and stored": (refuse_what_is_stored, ["H4: evt_c is stored"]),
     "conflict with itself": (tell_conflict_with_itself, ["H7: evt_a was told as a conflict"]),
-    "other contents acknowledged": (acknowledge_other_contents, ["H7: evt_a was acknowledged with contents"]),
-    "another transaction id": (tell_another_transaction, ["H1: evt_a was acknowledged with another transaction id"]),
-    "changed after it was sealed": (change_what_is_sealed, [f"chain: event evt_{name} was changed" for name in "abc"]),
+    "other contents acknowledged": (
+        acknowledge_other_contents,
+        ["H7: evt_a was acknowledged with contents"],
+    ),
+    "another transaction id": (
+        tell_another_transaction,
+        ["H1: evt_a was acknowledged with another transaction id"],
+    ),
+    "changed after it was sealed": (
+        change_what_is_sealed,
+        [f"chain: event evt_{name} was changed" for name in "abc"],
+    ),
     "internal": (answer_internal, ["it was answered INTERNAL"]),
 }
 
@@ -162,7 +183,9 @@ def test_digits_tell_which_charges_a_balance_counts() -> None:
         charges[f"evt_{number}"] = (amount_minor, fee_minor)
     assert max(amount_minor for amount_minor, _ in charges.values()) <= 10**12
     some = {"evt_0", "evt_7", "evt_19"}
-    balance_minor = sum(amount - fee for event_id, (amount, fee) in charges.items() if event_id in some)
+    balance_minor = sum(
+        amount - fee for event_id, (amount, fee) in charges.items() if event_id in some
+    )
     assert digits.counted("digits_00000", balance_minor) == some
     assert digits.counted("digits_00000", 0) == set()
     amount_minor, fee_minor = charges["evt_3"]
@@ -174,7 +197,9 @@ def test_digits_tell_which_charges_a_balance_counts() -> None:
 
 def test_gap_is_measured_while_there_is_a_load() -> None:
     """Acknowledgements outside a load, and the time between two loads, are no gap."""
-    journal = Journal(ack_instants=[0.0, 10.0, 10.5, 12.0, 30.0, 30.1], load_spans=[(9.0, 13.0), (29.0, 31.0)])
+    journal = Journal(
+        ack_instants=[0.0, 10.0, 10.5, 12.0, 30.0, 30.1], load_spans=[(9.0, 13.0), (29.0, 31.0)]
+    )
     assert journal.longest_gap_seconds == 1.5
     assert Journal().longest_gap_seconds == 0
 
@@ -186,7 +211,12 @@ async def test_reader_sees_a_missing_acknowledgement(ledger: RunningLedger) -> N
     caller = Caller(ledger.address, journal)
     for name in ("evt_told", "evt_forged"):
         restaurant_id, amount_minor, fee_minor = digits.next_charge(name)
-        event = event_message(event_id=name, restaurant_id=restaurant_id, amount_minor=amount_minor, fee_minor=fee_minor)
+        event = event_message(
+            event_id=name,
+            restaurant_id=restaurant_id,
+            amount_minor=amount_minor,
+            fee_minor=fee_minor,
+        )
         if name == "evt_told":
             await caller.send(event)
             await load.read(caller, Random(1))

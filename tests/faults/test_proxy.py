@@ -44,7 +44,9 @@ async def echo_behind_proxy() -> AsyncIterator[tuple[Echo, FaultProxy]]:
 
 
 @asynccontextmanager
-async def calling(proxy: FaultProxy) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def calling(
+    proxy: FaultProxy,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     try:
         yield reader, writer

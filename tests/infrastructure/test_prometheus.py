@@ -20,7 +20,9 @@ from ledger.infrastructure.prometheus import (
 from ledger.zones import zone_table_version
 
 # The library reads there what it tells of processes.
-needs_proc = pytest.mark.skipif(not Path("/proc/1/stat").exists(), reason="this system has no /proc")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/1/stat").exists(), reason="this system has no /proc"
+)
 
 INGEST = "/ledger.v1.LedgerService/IngestEvent"
 
@@ -33,7 +35,9 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
     ):
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
-        "".join([sample.name, *(f" {name}={value}" for name, value in sorted(sample.labels.items()))]): sample.value
+        "".join(
+            [sample.name, *(f" {name}={value}" for name, value in sorted(sample.labels.items()))]
+        ): sample.value
         for family in families
         for sample in family.samples
     }
@@ -44,7 +48,11 @@ def test_calls_are_told_by_method_and_status() -> None:
     """Counts, times in buckets, and what is under way."""
     registry = own_registry()
     calls = PrometheusCallMetrics(registry)
-    for code, seconds in ((grpc.StatusCode.OK, 0.0004), (grpc.StatusCode.OK, 0.3), (grpc.StatusCode.NOT_FOUND, 30)):
+    for code, seconds in (
+        (grpc.StatusCode.OK, 0.0004),
+        (grpc.StatusCode.OK, 0.3),
+        (grpc.StatusCode.NOT_FOUND, 30),
+    ):
         calls.started(INGEST)
         calls.answered(INGEST, code, seconds)
     calls.started(INGEST)
@@ -69,7 +77,11 @@ def test_calls_that_were_turned_away_are_told_by_reason() -> None:
     calls = PrometheusCallMetrics(registry)
     calls.started(INGEST)
     series = "ledger_calls_turned_away_total grpc_method=IngestEvent grpc_service=ledger.v1.LedgerService reason="
-    told = {name.removeprefix(series): value for name, value in samples_of(registry).items() if name.startswith(series)}
+    told = {
+        name.removeprefix(series): value
+        for name, value in samples_of(registry).items()
+        if name.startswith(series)
+    }
     assert told == dict.fromkeys(TURNED_AWAY.values(), 0)
     for turned, reason in enumerate(told, 1):
         for _ in range(turned):
@@ -106,7 +118,10 @@ def test_work_is_told() -> None:
     assert samples["ledger_payouts_made_total"] == 5
     assert samples["ledger_payout_accounts_waiting"] == 2
     assert samples["ledger_facts_repeated_total"] == 4
-    assert (samples["ledger_payouts_unanswered currency=PEN"], samples["ledger_payouts_unanswered currency=USD"]) == (2, 0)
+    assert (
+        samples["ledger_payouts_unanswered currency=PEN"],
+        samples["ledger_payouts_unanswered currency=USD"],
+    ) == (2, 0)
     assert samples["ledger_payouts_unanswered_oldest_seconds currency=PEN"] == 60
     assert (samples["ledger_seal_lag_rows"], samples["ledger_seal_lag_seconds"]) == (90, 12.5)
     assert samples["ledger_database_clock_skew_seconds"] == -600

@@ -41,7 +41,10 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
 
 
 def environment_of(service: str, variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: interpolated(value, variables) for name, value in services()[service]["environment"].items()}
+    return {
+        name: interpolated(value, variables)
+        for name, value in services()[service]["environment"].items()
+    }
 
 
 def ask_everybody(hba_file: Path) -> None:
@@ -54,8 +57,14 @@ def run_login(variables: Mapping[str, str], socket_dir: str) -> tuple[int, str]:
     (line,) = login["command"]
     assert line.count("--host postgres ") == 1
     ended = subprocess.run(
-        [*login["entrypoint"], interpolated(line, {}).replace("--host postgres ", f"--host {socket_dir} ")],
-        env={**environment_of("login", variables), "PATH": f"{find_bin_dir()}:{os.environ['PATH']}"},
+        [
+            *login["entrypoint"],
+            interpolated(line, {}).replace("--host postgres ", f"--host {socket_dir} "),
+        ],
+        env={
+            **environment_of("login", variables),
+            "PATH": f"{find_bin_dir()}:{os.environ['PATH']}",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,7 +95,9 @@ async def is_asked_for_a_password(url: str) -> bool:
     return False
 
 
-async def test_any_passwords_let_the_services_in(asking_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_any_passwords_let_the_services_in(
+    asking_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The migrations run, ledger_app gets its password, and the server's own URL opens the books with it, but with no other."""
     variables = {"LEDGER_OWNER_PASSWORD": OWNER_PASSWORD, "LEDGER_APP_PASSWORD": APP_PASSWORD}
     socket_dir = str(make_url(asking_server_url).query["host"])
@@ -97,7 +108,9 @@ async def test_any_passwords_let_the_services_in(asking_server_url: str, monkeyp
     async def run_as(service: str, *arguments: str, **changed: str) -> tuple[int, str]:
         environment = environment_of(service, variables) | changed
         user = make_url(environment["LEDGER_DATABASE_URL"]).username
-        environment["LEDGER_DATABASE_URL"] = database_url(asking_server_url, database="ledger", user=user)
+        environment["LEDGER_DATABASE_URL"] = database_url(
+            asking_server_url, database="ledger", user=user
+        )
         with monkeypatch.context() as patched:
             for name, value in environment.items():
                 patched.setenv(name, value)
@@ -114,7 +127,12 @@ async def test_any_passwords_let_the_services_in(asking_server_url: str, monkeyp
 
 def test_passwords_are_in_no_url() -> None:
     """Where a @ or a % in one would make it another URL."""
-    urls = [value for name in services() for value in services()[name].get("environment", {}).values() if "://" in value]
+    urls = [
+        value
+        for name in services()
+        for value in services()[name].get("environment", {}).values()
+        if "://" in value
+    ]
     assert len(urls) == 2
     assert [url for url in urls if "$" in url] == []
 

@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def stages() -> list[list[tuple[str, str]]]:
     """The instructions of each stage, as (name, arguments), its FROM first."""
     # As Docker does: comments go first, then lines that end with a backslash go on in the next one.
-    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if not line.lstrip().startswith("#")
+    ]
     joined = "\n".join(lines).replace("\\\n", "")
     found: list[list[tuple[str, str]]] = []
     for line in filter(str.strip, joined.splitlines()):
@@ -51,7 +55,9 @@ def test_health_is_asked_by_a_program_that_compiles() -> None:
     (check,) = arguments_of(last, "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])
     assert command[:2] == ["python", "-c"]
-    names = {node.attr for node in ast.walk(ast.parse(command[2])) if isinstance(node, ast.Attribute)}
+    names = {
+        node.attr for node in ast.walk(ast.parse(command[2])) if isinstance(node, ast.Attribute)
+    }
     assert {"HealthStub", "HealthCheckRequest", "SERVING"} <= names
     (port,) = arguments_of(last, "EXPOSE")
     (environment,) = arguments_of(last, "ENV")
@@ -78,13 +84,20 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
 def test_uv_is_the_one_of_the_makefile() -> None:
     """One version makes the environment, here and there."""
     wanted = re.search(r"(?m)^UV_VERSION := (\S+)$", (ROOT / "Makefile").read_text())
-    installed = [found for stage in stages() for run in arguments_of(stage, "RUN") for found in re.findall(r"\buv==(\S+)", run)]
+    installed = [
+        found
+        for stage in stages()
+        for run in arguments_of(stage, "RUN")
+        for found in re.findall(r"\buv==(\S+)", run)
+    ]
     assert wanted is not None
     assert installed == [wanted.group(1)]
 
 
 def test_packages_are_the_locked_ones() -> None:
     """Every `uv sync` insists on the lock, and leaves the tools for developers out."""
-    syncs = [run for stage in stages() for run in arguments_of(stage, "RUN") if run.startswith("uv sync")]
+    syncs = [
+        run for stage in stages() for run in arguments_of(stage, "RUN") if run.startswith("uv sync")
+    ]
     assert syncs
     assert all({"--locked", "--no-dev"} <= set(run.split()) for run in syncs)

@@ -18,7 +18,14 @@ UNKNOWN = [{"name": name, "skip_reason": "not found"} for name in ("rusty", "shi
 VULNERABLE = {
     "name": "rusty",
     "version": "1.0",
-    "vulns": [{"id": "PYSEC-2026-1", "fix_versions": ["1.1", "2.0"], "aliases": ["CVE-2026-7"], "description": ""}],
+    "vulns": [
+        {
+            "id": "PYSEC-2026-1",
+            "fix_versions": ["1.1", "2.0"],
+            "aliases": ["CVE-2026-7"],
+            "description": "",
+        }
+    ],
 }
 SENTENCE = "rusty 1.0 has PYSEC-2026-1 (CVE-2026-7), fixed in 1.1, 2.0"
 # The last line of what pip-audit wrote without a network.
@@ -38,10 +45,18 @@ class Outcome:
 
 
 def checked(
-    folder: Path, *, report: object = None, stdout: str = "", stderr: str = "", status: int = 0, accepted: str = ""
+    folder: Path,
+    *,
+    report: object = None,
+    stdout: str = "",
+    stderr: str = "",
+    status: int = 0,
+    accepted: str = "",
 ) -> Outcome:
     """The script with a pip-audit on the PATH that answers so; it also insists on what it is asked."""
-    answer = json.dumps({"dependencies": report, "fixes": []}) + "\n" if report is not None else stdout
+    answer = (
+        json.dumps({"dependencies": report, "fixes": []}) + "\n" if report is not None else stdout
+    )
     answering = folder / "pip_audit.py"
     answering.write_text(
         "import sys\n"
@@ -68,8 +83,15 @@ def checked(
 
 def test_vulnerable_package_fails(tmp_path: Path) -> None:
     """Named with its version, the id, what else it is called, and where it is fixed; status 1."""
-    outcome = checked(tmp_path, report=[VULNERABLE, SHINY], stderr="Found 1 known vulnerability in 1 package\n", status=1)
-    assert outcome == Outcome(1, "2 packages checked, 1 vulnerabilities that nobody has accepted\n", SENTENCE + "\n")
+    outcome = checked(
+        tmp_path,
+        report=[VULNERABLE, SHINY],
+        stderr="Found 1 known vulnerability in 1 package\n",
+        status=1,
+    )
+    assert outcome == Outcome(
+        1, "2 packages checked, 1 vulnerabilities that nobody has accepted\n", SENTENCE + "\n"
+    )
 
 
 def test_vulnerability_without_a_fix_is_told_as_such(tmp_path: Path) -> None:
@@ -82,7 +104,9 @@ def test_vulnerability_without_a_fix_is_told_as_such(tmp_path: Path) -> None:
 def test_clean_packages_pass(tmp_path: Path) -> None:
     """pip-audit writes no report then."""
     outcome = checked(tmp_path, stderr="No known vulnerabilities found\n")
-    assert outcome == Outcome(0, "2 packages checked, 0 vulnerabilities that nobody has accepted\n", "")
+    assert outcome == Outcome(
+        0, "2 packages checked, 0 vulnerabilities that nobody has accepted\n", ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +158,9 @@ def test_garbage_is_no_result(tmp_path: Path, stdout: str, stderr: str, status: 
     """Status 2, whatever pip-audit thought of it."""
     outcome = checked(tmp_path, stdout=stdout, stderr=stderr, status=status)
     assert (outcome.status, outcome.stdout) == (2, "")
-    assert outcome.stderr.startswith(f"vulnerabilities: pip-audit ended with status {status} and no report: ")
+    assert outcome.stderr.startswith(
+        f"vulnerabilities: pip-audit ended with status {status} and no report: "
+    )
 
 
 @pytest.mark.parametrize("identifier", ["PYSEC-2026-1", "CVE-2026-7"])
@@ -161,7 +187,9 @@ def test_expired_acceptance_fails(tmp_path: Path, stderr: str) -> None:
     accepted = "{ id = 'CVE-2026-7', reason = 'never parsed', until = 2020-01-01 }"
     outcome = checked(tmp_path, stderr=stderr, accepted=accepted)
     assert outcome.status == 1
-    assert "CVE-2026-7 was accepted until 2020-01-01: judge it again (never parsed)" in outcome.stderr
+    assert (
+        "CVE-2026-7 was accepted until 2020-01-01: judge it again (never parsed)" in outcome.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ from support.running import query
 async def make_older(database: Database, days: int) -> None:
     """Sets back when runs ended and calls were recorded, as only a superuser can who takes the guards off."""
     for table, change in (
-        ("payout_runs", f"UPDATE payout_runs SET finished_at = finished_at - interval '{days} days'"),
+        (
+            "payout_runs",
+            f"UPDATE payout_runs SET finished_at = finished_at - interval '{days} days'",
+        ),
         ("audit_log", f"UPDATE audit_log SET recorded_at = recorded_at - interval '{days} days'"),
     ):
         trigger = f"{table}_deny_{'move' if table == 'payout_runs' else 'change'}"

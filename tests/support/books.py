@@ -51,21 +51,34 @@ async def superuser(database: Database) -> AsyncIterator[Connection]:
 async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
     """Books events as the service does, by its statement."""
     ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=MATURITY_DAYS)
-    await ledger.open_accounts({(event.restaurant_id, event.currency) for event in events}, register=True)
-    postings = [Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event)) for event in events]
-    stored = await ledger.insert(sorted(postings, key=lambda posting: posting.event.event_id), uuid_utils.compat.uuid7())
+    await ledger.open_accounts(
+        {(event.restaurant_id, event.currency) for event in events}, register=True
+    )
+    postings = [
+        Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
+        for event in events
+    ]
+    stored = await ledger.insert(
+        sorted(postings, key=lambda posting: posting.event.event_id), uuid_utils.compat.uuid7()
+    )
     assert len(stored) == len(events)
 
 
-async def balance_of(engine: AsyncEngine, restaurant_id: str, as_of: datetime | None = None) -> Balance:
-    (balance,) = await PostgresBalanceReader(partial(autocommit, engine)).read([BalanceQuery(restaurant_id, "PEN", as_of)])
+async def balance_of(
+    engine: AsyncEngine, restaurant_id: str, as_of: datetime | None = None
+) -> Balance:
+    (balance,) = await PostgresBalanceReader(partial(autocommit, engine)).read(
+        [BalanceQuery(restaurant_id, "PEN", as_of)]
+    )
     assert balance is not None
     return balance
 
 
 def charge(restaurant_id: str, amount_minor: int, matures_at: datetime) -> ProcessorEvent:
     """A charge that matures at an instant."""
-    return processor_event(restaurant_id=restaurant_id, amount_minor=amount_minor, occurred_at=matures_at - MATURITY)
+    return processor_event(
+        restaurant_id=restaurant_id, amount_minor=amount_minor, occurred_at=matures_at - MATURITY
+    )
 
 
 async def burn_numbers(url: str, count: int) -> None:
@@ -81,9 +94,12 @@ async def restore(source_url: str, target_url: str, *options: str) -> None:
     """
     dump, psql = (str(find_bin_dir() / program) for program in ("pg_dump", "psql"))
     addresses = [
-        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False) for url in (source_url, target_url)
+        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        for url in (source_url, target_url)
     ]
-    dumping = await asyncio.create_subprocess_exec(dump, *options, "--dbname", addresses[0], stdout=asyncio.subprocess.PIPE)
+    dumping = await asyncio.create_subprocess_exec(
+        dump, *options, "--dbname", addresses[0], stdout=asyncio.subprocess.PIPE
+    )
     script, _ = await asyncio.wait_for(dumping.communicate(), 60)
     assert dumping.returncode == 0
     restoring = await asyncio.create_subprocess_exec(

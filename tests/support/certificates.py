@@ -27,7 +27,9 @@ class Issued:
     @property
     def key_pem(self) -> bytes:
         return self.private_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
 
     def write(self, certificate: Path, key: Path) -> None:
@@ -46,7 +48,12 @@ class Authority:
     def certificate_pem(self) -> bytes:
         return self._own.certificate_pem
 
-    def issue(self, *names: x509.GeneralName, common_name: str = "test", lasts: timedelta = timedelta(hours=1)) -> Issued:
+    def issue(
+        self,
+        *names: x509.GeneralName,
+        common_name: str = "test",
+        lasts: timedelta = timedelta(hours=1),
+    ) -> Issued:
         """A certificate for `names`; `lasts` may be negative for one that has expired."""
         return _issue(common_name, names, self._own, lasts)
 
@@ -60,7 +67,12 @@ def dns(text: str) -> x509.GeneralName:
 
 
 def _issue(
-    common_name: str, names: tuple[x509.GeneralName, ...], issuer: Issued | None, lasts: timedelta, *, is_authority: bool = False
+    common_name: str,
+    names: tuple[x509.GeneralName, ...],
+    issuer: Issued | None,
+    lasts: timedelta,
+    *,
+    is_authority: bool = False,
 ) -> Issued:
     private_key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

@@ -7,7 +7,14 @@ import os
 import pty
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import (
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +80,9 @@ def logging_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
-async def run_process(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Outcome:
+async def run_process(
+    *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+) -> Outcome:
     """Runs a command as a process of its own, with `env` added to the environment."""
     process = await start_process(*arguments, env=env)
     stdout, stderr = await asyncio.wait_for(process.communicate(stdin), TIMEOUT_SECONDS)
@@ -136,9 +145,15 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, *arguments: str, program: str = INTERRUPTIBLE) -> AsyncIterator[RunningServer]:
+async def serving(
+    data_dir: Path, *arguments: str, program: str = INTERRUPTIBLE
+) -> AsyncIterator[RunningServer]:
     """A `ledger serve` on a free port with an embedded PostgreSQL in `data_dir`; killed at the end if it still runs."""
-    env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": "127.0.0.1:0", "LEDGER_DATABASE_URL": ""}
+    env = {
+        "LEDGER_DATA_DIR": str(data_dir),
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+        "LEDGER_DATABASE_URL": "",
+    }
     process = await start_process("serve", *arguments, env=env, program=program)
     try:
         if process.stdout is None:

@@ -24,7 +24,9 @@ class FakeUnitOfWork:
         self._uncommitted: list[str] = []
         self.settlement = self
 
-    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+    async def record(
+        self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
+    ) -> bool:
         if event.event_id in self._ledger.events:
             return False
         stored = StoredEvent(event, fingerprint, transaction_id, batch_id, datetime.now(UTC))
@@ -39,7 +41,12 @@ class FakeUnitOfWork:
         return []
 
     async def move(
-        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+        self,
+        payout: Payout,
+        state: PayoutState,
+        entry: Entry | None,
+        event: ProcessorEvent,
+        transaction_id: UUID,
     ) -> None:
         raise AssertionError("there are no payouts to move")
 
@@ -67,7 +74,9 @@ class FakeEventLedger:
         self.fail_after_storing = False
         self.insert_sizes: list[int] = []
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
+    async def insert(
+        self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         self.insert_sizes.append(len(postings))
         if self.failures and not self.fail_after_storing:
             raise self.failures.pop(0)
@@ -78,16 +87,25 @@ class FakeEventLedger:
         new: set[str] = set()
         for posting in postings:
             event = posting.event
-            if event.event_id not in self.events and (event.restaurant_id, event.currency) in self.accounts:
+            if (
+                event.event_id not in self.events
+                and (event.restaurant_id, event.currency) in self.accounts
+            ):
                 new.add(event.event_id)
-                self.events[event.event_id] = StoredEvent(event, posting.fingerprint, posting.transaction_id, batch_id, now)
+                self.events[event.event_id] = StoredEvent(
+                    event, posting.fingerprint, posting.transaction_id, batch_id, now
+                )
                 self.postings[event.event_id] = posting
         if self.failures:
             raise self.failures.pop(0)
         return new
 
-    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
-        return {event_id: self.events[event_id] for event_id in event_ids if event_id in self.events}
+    async def stored(
+        self, event_ids: Collection[str], *, once_safe: bool = False
+    ) -> dict[str, StoredEvent]:
+        return {
+            event_id: self.events[event_id] for event_id in event_ids if event_id in self.events
+        }
 
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:
         said: ProcessorEvent = event.event
@@ -102,7 +120,9 @@ class FakeEventLedger:
                 amount_minor=entry.amount_minor,
                 restaurant_id=said.restaurant_id,
                 currency=said.currency,
-                available_at_microseconds=microseconds(said.occurred_at + maturity) if entry.matures and maturity else None,
+                available_at_microseconds=microseconds(said.occurred_at + maturity)
+                if entry.matures and maturity
+                else None,
                 occurred_at_microseconds=microseconds(said.occurred_at),
                 recorded_at_microseconds=microseconds(event.recorded_at),
                 event_id=said.event_id,
@@ -112,7 +132,11 @@ class FakeEventLedger:
         ]
 
     async def open_accounts(
-        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+        self,
+        accounts: Collection[tuple[str, str]],
+        *,
+        register: bool,
+        lock_wait_seconds: float | None = None,
     ) -> set[str]:
         wanted = {restaurant_id for restaurant_id, _ in accounts}
         if register:

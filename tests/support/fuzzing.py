@@ -14,14 +14,52 @@ from google.type import date_pb2
 from ledger.v1 import ledger_pb2
 from support.events import event_message
 
-METHODS = {method.name: method.input_type for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods}
+METHODS = {
+    method.name: method.input_type
+    for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
+}
 
 AMOUNT_CAP = 10**12
-SECONDS = (-62_135_596_801, -62_135_596_800, -1, 0, 946_684_799, 946_684_800, 1_700_000_000, 253_402_300_799, 253_402_300_800)
+SECONDS = (
+    -62_135_596_801,
+    -62_135_596_800,
+    -1,
+    0,
+    946_684_799,
+    946_684_800,
+    1_700_000_000,
+    253_402_300_799,
+    253_402_300_800,
+)
 INTEGERS = {
-    FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 100, 365, 366, 1000, 1001, 999_999_999, 10**9, 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT32: (
+        -(2**31),
+        -1,
+        0,
+        1,
+        100,
+        365,
+        366,
+        1000,
+        1001,
+        999_999_999,
+        10**9,
+        2**31 - 1,
+    ),
     FieldDescriptor.CPPTYPE_INT64: (
-        *(-(2**63), -1, 0, 1, 2, 1250, AMOUNT_CAP - 1, AMOUNT_CAP, AMOUNT_CAP + 1, 2**53 + 1, 2**63 - 1),
+        *(
+            -(2**63),
+            -1,
+            0,
+            1,
+            2,
+            1250,
+            AMOUNT_CAP - 1,
+            AMOUNT_CAP,
+            AMOUNT_CAP + 1,
+            2**53 + 1,
+            2**63 - 1,
+        ),
         *SECONDS,
     ),
 }
@@ -29,21 +67,54 @@ ENUMS = (-(2**31), -1, *range(12), 77, 2**31 - 1)
 UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 NASTY_TEXTS = (
     *("", " ", "PEN", "JPY", "XXX", "pen", "evt_1", "res_1", "known", UUID_TEXT, UUID_TEXT.upper()),
-    *("a" * 128, "a" * 129, "\0", "a\0", "\n", "'--", "\ufeff", "\u202e", "e\u0301", "\u00e9", "\uff11", "\U0010ffff", "\uffff"),
-    *("%s%n", "${jndi:x}", "../../x", "\x1b[31m", "null", "NaN", "-0", "1e3", "\\", '"', "a" * 70_000, "\U0001f355" * 3000),
+    *(
+        "a" * 128,
+        "a" * 129,
+        "\0",
+        "a\0",
+        "\n",
+        "'--",
+        "\ufeff",
+        "\u202e",
+        "e\u0301",
+        "\u00e9",
+        "\uff11",
+        "\U0010ffff",
+        "\uffff",
+    ),
+    *(
+        "%s%n",
+        "${jndi:x}",
+        "../../x",
+        "\x1b[31m",
+        "null",
+        "NaN",
+        "-0",
+        "1e3",
+        "\\",
+        '"',
+        "a" * 70_000,
+        "\U0001f355" * 3000,
+    ),
 )
 
-_EVENT = event_message(event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"})
+_EVENT = event_message(
+    event_id="evt_1", restaurant_id="known", fee_minor=1, reference="ref", metadata={"a": "b"}
+)
 
 
-def valid_requests(*, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT) -> dict[str, Message]:
+def valid_requests(
+    *, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
+) -> dict[str, Message]:
     """A request of each method that is as it should be."""
     return {
         "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT),
         "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
         "StreamEvents": ledger_pb2.StreamEventsRequest(event=_EVENT),
         "GetEvent": ledger_pb2.GetEventRequest(event_id="evt_1"),
-        "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at),
+        "GetBalance": ledger_pb2.GetBalanceRequest(
+            restaurant_id="known", currency="PEN", as_of=_EVENT.occurred_at
+        ),
         "ListEntries": ledger_pb2.ListEntriesRequest(
             restaurant_id="known",
             currency="PEN",
@@ -53,21 +124,35 @@ def valid_requests(*, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
             payout_id=payout_id,
         ),
         "RunPayouts": ledger_pb2.RunPayoutsRequest(
-            currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=2), min_amount_minor=1, request_id="req_1", dry_run=True
+            currency="PEN",
+            as_of=date_pb2.Date(year=2026, month=1, day=2),
+            min_amount_minor=1,
+            request_id="req_1",
+            dry_run=True,
         ),
         "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id),
-        "ListPayoutRuns": ledger_pb2.ListPayoutRunsRequest(currency="PEN", state=ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED),
+        "ListPayoutRuns": ledger_pb2.ListPayoutRunsRequest(
+            currency="PEN", state=ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED
+        ),
         "CancelPayoutRun": ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id),
         "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
-            payout_run_id=payout_run_id, outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_PAYOUT_CREATED, page_size=1
+            payout_run_id=payout_run_id,
+            outcome=ledger_pb2.PAYOUT_RUN_ITEM_OUTCOME_PAYOUT_CREATED,
+            page_size=1,
         ),
         "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=payout_id),
         "ListPayouts": ledger_pb2.ListPayoutsRequest(
-            restaurant_id="known", state=ledger_pb2.PAYOUT_STATE_CREATED, payout_run_id=payout_run_id
+            restaurant_id="known",
+            state=ledger_pb2.PAYOUT_STATE_CREATED,
+            payout_run_id=payout_run_id,
         ),
-        "PutRestaurant": ledger_pb2.PutRestaurantRequest(restaurant_id="known", name="n", maturity_days=1),
+        "PutRestaurant": ledger_pb2.PutRestaurantRequest(
+            restaurant_id="known", name="n", maturity_days=1
+        ),
         "UpdateRestaurant": ledger_pb2.UpdateRestaurantRequest(
-            restaurant=ledger_pb2.Restaurant(restaurant_id="known", name="n", active=True, metadata={"a": "b"}),
+            restaurant=ledger_pb2.Restaurant(
+                restaurant_id="known", name="n", active=True, metadata={"a": "b"}
+            ),
             update_mask=field_mask_pb2.FieldMask(paths=["name", "active", "metadata.a"]),
         ),
         "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id="known"),
@@ -94,7 +179,9 @@ def fuzz_cases(seed: int, cases: int, valid: Mapping[str, Message] = VALID) -> I
         chance = random.Random(f"{seed}/{number}")
         method = methods[number % len(methods)]
         size = chance.choice((0, 1, 1, 2, 4)) if method == "StreamEvents" else 1
-        yield FuzzCase(number, method, [_request(chance, method, valid[method], number) for _ in range(size)])
+        yield FuzzCase(
+            number, method, [_request(chance, method, valid[method], number) for _ in range(size)]
+        )
 
 
 def _request(chance: random.Random, method: str, valid: Message, number: int) -> bytes:
@@ -118,9 +205,10 @@ def _changed(chance: random.Random, method: str, valid: Message, number: int) ->
     message = type(valid)()
     message.CopyFrom(valid)
     touched: Any = message
-    events = [message.event] if method == "IngestEvent" or (method == "StreamEvents" and message.HasField("event")) else []  # type: ignore[attr-defined]
+    has_one = method == "IngestEvent" or (method == "StreamEvents" and message.HasField("event"))
+    events = [touched.event] if has_one else []
     if method == "BatchIngestEvents":
-        events = list(message.events)  # type: ignore[attr-defined]
+        events = list(touched.events)
     for event in events:
         if chance.random() < 0.7:
             event.event_id = f"fuzz_{number}_{chance.randrange(3)}"
@@ -151,7 +239,9 @@ def _single(chance: random.Random, field: FieldDescriptor) -> Any:
         return any_message(chance, field.message_type)
     if field.cpp_type in INTEGERS:
         edges = INTEGERS[field.cpp_type]
-        return chance.choice(edges) if chance.random() < 0.7 else chance.randint(edges[0], max(edges))
+        return (
+            chance.choice(edges) if chance.random() < 0.7 else chance.randint(edges[0], max(edges))
+        )
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         return chance.choice(ENUMS)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
@@ -165,7 +255,8 @@ def _text(chance: random.Random) -> str:
     if chance.random() < 0.7:
         return chance.choice(NASTY_TEXTS)
     return "".join(
-        chr(chance.choice((chance.randrange(1, 0x80), chance.randrange(0xA0, 0xD800)))) for _ in range(chance.randrange(20))
+        chr(chance.choice((chance.randrange(1, 0x80), chance.randrange(0xA0, 0xD800))))
+        for _ in range(chance.randrange(20))
     )
 
 

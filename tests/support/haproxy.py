@@ -43,8 +43,13 @@ def documented_for_patroni(port: int, hosts: Mapping[str, tuple[int, int]]) -> s
     assert len(printed) == 2
     assert text.endswith("".join(printed))
     assert text.count("bind *:5000") == 1
-    servers = (f"  server {name} 127.0.0.1:{ours} check port {theirs}\n" for name, (ours, theirs) in hosts.items())
-    return text.removesuffix("".join(printed)).replace("bind *:5000", f"bind 127.0.0.1:{port}") + "".join(servers)
+    servers = (
+        f"  server {name} 127.0.0.1:{ours} check port {theirs}\n"
+        for name, (ours, theirs) in hosts.items()
+    )
+    return text.removesuffix("".join(printed)).replace(
+        "bind *:5000", f"bind 127.0.0.1:{port}"
+    ) + "".join(servers)
 
 
 async def answers(port: int) -> bool:
@@ -58,7 +63,9 @@ async def answers(port: int) -> bool:
 
 
 @asynccontextmanager
-async def documented_haproxy(folder: Path, server: str, *, inspect_seconds: int = 5) -> AsyncIterator[int]:
+async def documented_haproxy(
+    folder: Path, server: str, *, inspect_seconds: int = 5
+) -> AsyncIterator[int]:
     """HAProxy before the server at that address; the port. Raises NotInstalled."""
     program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
     if program is None:

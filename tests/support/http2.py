@@ -55,7 +55,11 @@ class Http2:
         self._writer = writer
         # It must let us send what is wrong.
         self.h2 = H2Connection(
-            H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False, header_encoding=None)
+            H2Configuration(
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+                header_encoding=None,
+            )
         )
         self.streams: dict[int, Stream] = {}
         self.goaway: ConnectionTerminated | None = None
@@ -85,7 +89,9 @@ class Http2:
     def reset(self) -> None:
         """Closes the connection by a reset, whatever has not been sent or read."""
         no_time_to_linger = struct.pack("ii", 1, 0)
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time_to_linger)
+        self._writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, no_time_to_linger
+        )
         self._writer.transport.abort()
         self.closed = True
 
@@ -101,7 +107,9 @@ class Http2:
         except ConnectionError:
             self.closed = True
 
-    def open(self, path: str, headers: Headers = (), *, without: Iterable[str] = (), end: bool = False) -> int:
+    def open(
+        self, path: str, headers: Headers = (), *, without: Iterable[str] = (), end: bool = False
+    ) -> int:
         """Opens a stream with the headers of a call, some of them changed, added or left out."""
         usual: dict[str, str | bytes] = {
             ":method": "POST",
@@ -111,11 +119,17 @@ class Http2:
             "te": "trailers",
             "content-type": "application/grpc",
         }
-        sent: list[tuple[str, str | bytes]] = [*(usual | {name: value for name, value in headers if name in usual}).items()]
+        sent: list[tuple[str, str | bytes]] = [
+            *(usual | {name: value for name, value in headers if name in usual}).items()
+        ]
         sent = [(name, value) for name, value in sent if name not in set(without)]
         stream = self.h2.get_next_available_stream_id()
         self.streams[stream] = Stream()
-        self.h2.send_headers(stream, [*sent, *((name, value) for name, value in headers if name not in usual)], end_stream=end)
+        self.h2.send_headers(
+            stream,
+            [*sent, *((name, value) for name, value in headers if name not in usual)],
+            end_stream=end,
+        )
         self.flush()
         return stream
 
@@ -123,7 +137,12 @@ class Http2:
         """Sends a body as the server lets it; gives up when the server has ended the stream."""
         place = 0
         while place < len(body) and not self.is_over(stream):
-            size = min(CHUNK_BYTES, self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(body) - place)
+            size = min(
+                CHUNK_BYTES,
+                self.h2.local_flow_control_window(stream),
+                self.h2.max_outbound_frame_size,
+                len(body) - place,
+            )
             if size <= 0:
                 await self.take_in(0.2)
                 continue
@@ -147,14 +166,18 @@ class Http2:
         self.flush()
         return size
 
-    async def call(self, path: str, body: bytes, headers: Headers = (), *, without: Iterable[str] = ()) -> Stream:
+    async def call(
+        self, path: str, body: bytes, headers: Headers = (), *, without: Iterable[str] = ()
+    ) -> Stream:
         """A whole call: what became of it."""
         stream = self.open(path, headers, without=without)
         await self.send(stream, body)
         await self.until(lambda: self.is_over(stream))
         return self.streams[stream]
 
-    async def until(self, condition: Callable[[], bool], timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    async def until(
+        self, condition: Callable[[], bool], timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         """Takes in what arrives until the condition holds. Raises TimeoutError."""
         ends_at = time.monotonic() + timeout_seconds
         while not condition():
@@ -188,17 +211,26 @@ class Http2:
     def _note(self, event: Event) -> None:
         match event:
             case RemoteSettingsChanged():
-                self.settings |= {int(number): change.new_value for number, change in event.changed_settings.items()}
+                self.settings |= {
+                    int(number): change.new_value
+                    for number, change in event.changed_settings.items()
+                }
             case ConnectionTerminated():
                 self.goaway = event
             case ResponseReceived() | TrailersReceived():
-                self.streams[event.stream_id or 0].headers |= {bytes(name): bytes(value) for name, value in event.headers or ()}
+                self.streams[event.stream_id or 0].headers |= {
+                    bytes(name): bytes(value) for name, value in event.headers or ()
+                }
             case DataReceived():
                 self.streams[event.stream_id or 0].body += event.data or b""
-                self.h2.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+                self.h2.acknowledge_received_data(
+                    event.flow_controlled_length or 0, event.stream_id or 0
+                )
             case StreamEnded():
                 self.streams[event.stream_id or 0].ended = True
             case StreamReset():
-                self.streams[event.stream_id or 0].reset = int(event.error_code or ErrorCodes.NO_ERROR)
+                self.streams[event.stream_id or 0].reset = int(
+                    event.error_code or ErrorCodes.NO_ERROR
+                )
             case _:
                 pass

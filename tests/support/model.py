@@ -38,7 +38,11 @@ def model_balances(
                 balance.available_minor += event.amount_minor - event.fee_minor
             case "EVENT_TYPE_ADJUSTMENT_CREDITED":
                 balance.available_minor += event.amount_minor
-            case "EVENT_TYPE_REFUND_SUCCEEDED" | "EVENT_TYPE_FEE_ASSESSED" | "EVENT_TYPE_ADJUSTMENT_DEBITED":
+            case (
+                "EVENT_TYPE_REFUND_SUCCEEDED"
+                | "EVENT_TYPE_FEE_ASSESSED"
+                | "EVENT_TYPE_ADJUSTMENT_DEBITED"
+            ):
                 balance.available_minor -= event.amount_minor
             case "EVENT_TYPE_DISPUTE_OPENED":
                 balance.available_minor -= event.amount_minor + event.fee_minor

@@ -11,7 +11,9 @@ CHECKSUM_BYTES = 12
 def checksummed_token(query: list[str], position: object) -> str:
     """As anybody can make it: under the checksum that once told a token from a damaged one."""
     body = _body(position)
-    return _spelled(hashlib.sha256(_described(query) + b"\n" + body).digest()[:CHECKSUM_BYTES] + body)
+    return _spelled(
+        hashlib.sha256(_described(query) + b"\n" + body).digest()[:CHECKSUM_BYTES] + body
+    )
 
 
 def keyed_token(key: bytes, query: list[str], position: object) -> str:
@@ -21,7 +23,11 @@ def keyed_token(key: bytes, query: list[str], position: object) -> str:
 
 
 def _body(position: object) -> bytes:
-    return position if isinstance(position, bytes) else json.dumps(position, separators=(",", ":")).encode()
+    return (
+        position
+        if isinstance(position, bytes)
+        else json.dumps(position, separators=(",", ":")).encode()
+    )
 
 
 def _described(query: list[str]) -> bytes:

@@ -18,7 +18,11 @@ def days_ago(days: int) -> date:
 
 
 async def finished_run(
-    ledger: RunningLedger, *, currency: str = "PEN", as_of: date | None = None, min_amount_minor: int = 0
+    ledger: RunningLedger,
+    *,
+    currency: str = "PEN",
+    as_of: date | None = None,
+    min_amount_minor: int = 0,
 ) -> ledger_pb2.PayoutRun:
     """Starts a run of its own, by default as of today, and waits for its end."""
     day = days_ago(0) if as_of is None else as_of
@@ -31,7 +35,11 @@ async def finished_run(
     run = (await ledger.stub.RunPayouts(request)).payout_run
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            run = (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
+            run = (
+                await ledger.stub.GetPayoutRun(
+                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+                )
+            ).payout_run
     return run
 
 

@@ -65,7 +65,9 @@ def program() -> str:
     return found
 
 
-def configure(folder: Path, server_url: str, pool_mode: str, more: str = "", pool_size: int = 60) -> Path:
+def configure(
+    folder: Path, server_url: str, pool_mode: str, more: str = "", pool_size: int = 60
+) -> Path:
     """Writes its configuration."""
     query = make_url(server_url).query
     file = folder / "pgbouncer.ini"
@@ -85,7 +87,9 @@ def configure(folder: Path, server_url: str, pool_mode: str, more: str = "", poo
 
 
 @asynccontextmanager
-async def pgbouncer(database: Database, pool_mode: str, *, more: str = "", pool_size: int = 60) -> AsyncIterator[PgBouncer]:
+async def pgbouncer(
+    database: Database, pool_mode: str, *, more: str = "", pool_size: int = 60
+) -> AsyncIterator[PgBouncer]:
     """PgBouncer before the server of `database`; `more` are lines of its configuration."""
     executable = program()
     folder = Path(tempfile.mkdtemp(prefix="ledger-pgbouncer-"))
@@ -112,10 +116,14 @@ async def pgbouncer(database: Database, pool_mode: str, *, more: str = "", pool_
 
             await until_told(listens, TIMEOUT_SECONDS)
             application_url, owner_url = (
-                make_url(url).update_query_dict({"host": str(folder), "port": str(PORT)}).render_as_string(hide_password=False)
+                make_url(url)
+                .update_query_dict({"host": str(folder), "port": str(PORT)})
+                .render_as_string(hide_password=False)
                 for url in (database.url, database.migration_url)
             )
-            yield PgBouncer(folder, Database(application_url, owner_url), database.migration_url, process)
+            yield PgBouncer(
+                folder, Database(application_url, owner_url), database.migration_url, process
+            )
         finally:
             process.terminate()
             process.wait(TIMEOUT_SECONDS)

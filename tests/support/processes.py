@@ -60,14 +60,20 @@ class ServerProcess:
     async def assert_well(self) -> None:
         """Alive and ready, and a newcomer's event is booked."""
         # A connection of its own: a channel would share one that was turned away.
-        async with aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with aio.insecure_channel(
+            self.address, options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
             for service in ("", SERVICE):
-                answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=SERVED_SECONDS)
+                answer = await health.Check(
+                    health_pb2.HealthCheckRequest(service=service), timeout=SERVED_SECONDS
+                )
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
             event = event_message(event_id=unique("well"), restaurant_id="well")
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-            booked = await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=SERVED_SECONDS)
+            booked = await stub.IngestEvent(
+                ledger_pb2.IngestEventRequest(event=event), timeout=SERVED_SECONDS
+            )
             assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
 
 
@@ -91,7 +97,9 @@ async def server_process(
             first_line = await asyncio.wait_for(process.stdout.readline(), TIMEOUT_SECONDS)
             if not first_line:
                 raise RuntimeError(f"the server did not start: see its log, {log.name}")
-            yield ServerProcess(process.pid, _address_in(first_line.decode().strip()), database, log)
+            yield ServerProcess(
+                process.pid, _address_in(first_line.decode().strip()), database, log
+            )
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -108,5 +116,11 @@ def _address_in(first_line: str) -> str:
 
 async def _start(program: str, env: dict[str, str], stderr: Any) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, "serve", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE, stderr=stderr
+        sys.executable,
+        "-c",
+        program,
+        "serve",
+        env={**os.environ, **env},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )

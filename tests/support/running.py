@@ -40,12 +40,18 @@ class RunningLedger:
 
     async def ingest(self, *events: ledger_pb2.ProcessorEvent) -> list[ledger_pb2.IngestResult]:
         """Sends events as one batch; the results in their order."""
-        response = await self.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
+        response = await self.stub.BatchIngestEvents(
+            ledger_pb2.BatchIngestEventsRequest(events=events)
+        )
         return list(response.results)
 
-    async def balance(self, restaurant_id: str, currency: str = "PEN") -> ledger_pb2.GetBalanceResponse:
+    async def balance(
+        self, restaurant_id: str, currency: str = "PEN"
+    ) -> ledger_pb2.GetBalanceResponse:
         """The balance of now."""
-        return await self.stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+        return await self.stub.GetBalance(
+            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
+        )
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement, run as the superuser; also after the server has ended."""
@@ -67,7 +73,9 @@ async def running_ledger(
 
     With `host_clock` it has that clock, and compares it with the database's when it starts.
     """
-    configured = Settings(_env_file=None, database_url=database.url, grpc_address=address, **settings)
+    configured = Settings(
+        _env_file=None, database_url=database.url, grpc_address=address, **settings
+    )
     engines = Engines.of(database.url, configured)
     metrics = metrics or Metrics()
     application = Application(configured, engines, metrics.work, host_clock=host_clock or host_now)
@@ -102,7 +110,17 @@ async def running_ledger(
     try:
         async with aio.insecure_channel(address) as channel:
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-            yield RunningLedger(address, channel, stub, database, engines.other, server, security, superuser, has_ended)
+            yield RunningLedger(
+                address,
+                channel,
+                stub,
+                database,
+                engines.other,
+                server,
+                security,
+                superuser,
+                has_ended,
+            )
     finally:
         # No grace: whoever is still calling is a test that has ended.
         await server.stop(0)

@@ -60,7 +60,8 @@ async def deadlocks_of(database: Database) -> int:
 
     await until_told(all_gone, DEADLINE_SECONDS)
     ((deadlocks,),) = await query(
-        database.migration_url, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        database.migration_url,
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
     )
     return int(deadlocks)
 
@@ -69,6 +70,10 @@ async def sessions_gone(database: Database, pids: list[int]) -> None:
     """Waits until the sessions have ended, and with them their transactions and locks."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
-            if not await query(database.migration_url, "SELECT pid FROM pg_stat_activity WHERE pid = ANY (:pids)", pids=pids):
+            if not await query(
+                database.migration_url,
+                "SELECT pid FROM pg_stat_activity WHERE pid = ANY (:pids)",
+                pids=pids,
+            ):
                 return
             await asyncio.sleep(POLL_SECONDS)

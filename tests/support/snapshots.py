@@ -7,7 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
-from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, READ_ENTRIES_MAX, PostgresStatementMarks
+from ledger.infrastructure.postgres.statement_marks import (
+    MARK_ENTRIES,
+    READ_ENTRIES_MAX,
+    PostgresStatementMarks,
+)
 from support.waiting import POLL_SECONDS
 
 DEADLINE_SECONDS = 40
@@ -27,7 +31,9 @@ async def until_final(engine: AsyncEngine, before: int | None = None) -> None:
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def take_snapshots(engine: AsyncEngine, restaurant_id: str | None = None, *, at_once: bool = False) -> int:
+async def take_snapshots(
+    engine: AsyncEngine, restaurant_id: str | None = None, *, at_once: bool = False
+) -> int:
     """Takes a snapshot of every balance account, or of one restaurant's, wherever there is anything new; how many were taken.
 
     Of all that was booked before, unless it is to be done `at_once`, of what is final just now.
@@ -37,7 +43,8 @@ async def take_snapshots(engine: AsyncEngine, restaurant_id: str | None = None, 
     snapshots = PostgresBalanceSnapshots(engine)
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
-            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1", restaurant_id
+            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1",
+            restaurant_id,
         )
     return sum([await snapshots.take(row["balance_account_id"], 1) for row in rows])
 
@@ -51,9 +58,12 @@ async def make_marks(
 ) -> int:
     """Makes statement marks of every balance account, or of one restaurant's, of all that is booked; in how many."""
     await until_final(engine)
-    marks = PostgresStatementMarks(engine, mark_entries=mark_entries, read_entries_max=read_entries_max)
+    marks = PostgresStatementMarks(
+        engine, mark_entries=mark_entries, read_entries_max=read_entries_max
+    )
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
-            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1", restaurant_id
+            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1",
+            restaurant_id,
         )
     return sum([await marks.take(row["balance_account_id"], 1) for row in rows])

@@ -39,7 +39,8 @@ class Issuer:
     def jwks(self) -> dict[str, list[dict[str, Any]]]:
         public: list[dict[str, Any]] = [
             RSAAlgorithm.to_jwk(self.rsa.public_key(), as_dict=True) | {"kid": "rsa"},
-            ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True) | {"kid": "ec", "alg": "ES256", "use": "sig"},
+            ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True)
+            | {"kid": "ec", "alg": "ES256", "use": "sig"},
             OKPAlgorithm.to_jwk(self.ed.public_key(), as_dict=True) | {"kid": "ed"},
         ]
         return {"keys": public}
@@ -47,19 +48,31 @@ class Issuer:
     @property
     def rsa_public_pem(self) -> bytes:
         """What an attacker takes for a shared secret."""
-        return self.rsa.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return self.rsa.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
 
     def write(self, path: Path) -> None:
         """The JWKS as a file."""
         path.write_text(json.dumps(self.jwks))
 
-    def sign(self, algorithm: str = "RS256", *, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
+    def sign(
+        self, algorithm: str = "RS256", *, header: Mapping[str, Any] | None = None, **claims: Any
+    ) -> str:
         """A token that is good for ten minutes unless `claims` say otherwise; a claim that is None is left out."""
         key, key_id = self._key_by_algorithm[algorithm]
-        return jwt.encode(payload(**claims), key, algorithm, headers={"kid": key_id, **(header or {})})
+        return jwt.encode(
+            payload(**claims), key, algorithm, headers={"kid": key_id, **(header or {})}
+        )
 
 
 def payload(**claims: Any) -> dict[str, Any]:
     """The claims of a good token, but for those that are given."""
-    usual = {"sub": "gateway", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 600, "scope": "ingest read openid"}
+    usual = {
+        "sub": "gateway",
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "exp": int(time.time()) + 600,
+        "scope": "ingest read openid",
+    }
     return {name: value for name, value in (usual | claims).items() if value is not None}

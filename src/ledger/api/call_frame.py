@@ -19,9 +19,24 @@ from google.rpc import status_pb2
 from grpc import aio
 
 from ledger.api.access.gate import Gate, OpenGate
-from ledger.api.call_limits import TURNED_AWAY, CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers, is_read
+from ledger.api.call_limits import (
+    TURNED_AWAY,
+    CallBounds,
+    CallLimits,
+    OpenCalls,
+    RefusalLog,
+    UnreadAnswers,
+    is_read,
+)
 from ledger.api.convert.wire_format import parse_request
-from ledger.api.errors import has_status, internal, not_implemented, retry_pushback_of, status_code_of, status_of
+from ledger.api.errors import (
+    has_status,
+    internal,
+    not_implemented,
+    retry_pushback_of,
+    status_code_of,
+    status_of,
+)
 from ledger.api.metrics import CallMetrics
 from ledger.api.transport.receiving import (
     LARGE_BYTES_MAX,
@@ -78,7 +93,11 @@ class CallFrame:
     ) -> None:
         """`gates` gives the gate before a method of a service, None if there is none."""
         self._server = server
-        large = LargePlaces(limits.streams + BATCHES_READING_MAX if limits.large_places is None else limits.large_places)
+        large = LargePlaces(
+            limits.streams + BATCHES_READING_MAX
+            if limits.large_places is None
+            else limits.large_places
+        )
         self._bounds = CallBounds(limits, large)
         self._metrics = metrics
         self._gates = gates
@@ -107,15 +126,24 @@ class CallFrame:
     def add_generic_rpc_handlers(self, _: Any) -> None:
         """Does nothing: what services add in this way they add in the other one, too."""
 
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Handler]
+    ) -> None:
         """Registers the methods of a service."""
-        framed = {name: self._framed(service_name, name, handler) for name, handler in method_handlers.items()}
-        own = {name: handler for name, handler in framed.items() if name in _WITH_A_QUEUE_OF_THEIR_OWN}
+        framed = {
+            name: self._framed(service_name, name, handler)
+            for name, handler in method_handlers.items()
+        }
+        own = {
+            name: handler for name, handler in framed.items() if name in _WITH_A_QUEUE_OF_THEIR_OWN
+        }
         rest = {name: handler for name, handler in framed.items() if name not in own}
         if own:
             self._server.add_registered_method_handlers(service_name, own)
         if rest:
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, rest),))
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service_name, rest),)
+            )
 
     def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
         method = f"/{service_name}/{name}"
@@ -126,11 +154,22 @@ class CallFrame:
         if handler.response_streaming:
             return self._streaming(method, handler, bound, gate or OpenGate(), receiving)
         if handler.request_streaming:
-            raise NotImplementedError("the contract has no method that takes a stream and answers once")
+            raise NotImplementedError(
+                "the contract has no method that takes a stream and answers once"
+            )
         unread = self._bounds.of_answers(name) if is_ledger else None
         is_refusable = is_ledger and is_read(name)
         is_health = service_name.startswith(_HEALTH_SERVICE)
-        return self._single(method, handler, bound, gate, receiving, unread, is_health=is_health, is_refusable=is_refusable)
+        return self._single(
+            method,
+            handler,
+            bound,
+            gate,
+            receiving,
+            unread,
+            is_health=is_health,
+            is_refusable=is_refusable,
+        )
 
     def _receiving_of(self, name: str) -> Receiving:
         return self._receiving_batches if is_large(name) else self._receiving
@@ -191,7 +230,12 @@ class CallFrame:
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     def _streaming(
-        self, method: str, handler: Handler, bound: OpenCalls | None, gate: Gate | OpenGate, receiving: Receiving
+        self,
+        method: str,
+        handler: Handler,
+        bound: OpenCalls | None,
+        gate: Gate | OpenGate,
+        receiving: Receiving,
     ) -> Handler:
         parse: Callable[[bytes], Message] = handler.request_deserializer
         bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
@@ -209,7 +253,9 @@ class CallFrame:
                         # one that waits for its next event cannot be told from one that is slow.
                         raws = _Requests(context) if is_ledger else _read_each(receiving, framed)
                         parsed = _parse_each(parse, gate.admit_each(raws, context), self._turns)
-                        answers = gated.answer_each(handler.stream_stream(gated.read_each(parsed), context))
+                        answers = gated.answer_each(
+                            handler.stream_stream(gated.read_each(parsed), context)
+                        )
                     else:
                         request = parse_request(parse, await receiving.read(framed, bytes_max))
                         answers = handler.unary_stream(gated.read(request), context)
@@ -245,9 +291,20 @@ class _Call:
     `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
     """
 
-    __slots__ = ("_log", "_method", "_metrics", "_refusals", "_started_at", "_status", "context", "request_id")
+    __slots__ = (
+        "_log",
+        "_method",
+        "_metrics",
+        "_refusals",
+        "_started_at",
+        "_status",
+        "context",
+        "request_id",
+    )
 
-    def __init__(self, log: Any, refusals: RefusalLog, metrics: CallMetrics, method: str, context: Context) -> None:
+    def __init__(
+        self, log: Any, refusals: RefusalLog, metrics: CallMetrics, method: str, context: Context
+    ) -> None:
         self._started_at = time.perf_counter()
         self._log = log
         self._refusals = refusals
@@ -272,7 +329,11 @@ class _Call:
             self._count(status_code_of(self._status))
         else:
             # Cancelled by the caller, by its deadline, or at the end of the grace, unless a library aborted it.
-            self._count(self.context.code() if isinstance(error, aio.AbortError) else grpc.StatusCode.CANCELLED)
+            self._count(
+                self.context.code()
+                if isinstance(error, aio.AbortError)
+                else grpc.StatusCode.CANCELLED
+            )
         return is_taken
 
     def _count(self, code: grpc.StatusCode) -> None:
@@ -290,7 +351,10 @@ class _Call:
             else:
                 self._refusals.failed(error, code.name, cause)
             return True
-        if isinstance(error, NotImplementedError) and self.context.code() == grpc.StatusCode.UNIMPLEMENTED:
+        if (
+            isinstance(error, NotImplementedError)
+            and self.context.code() == grpc.StatusCode.UNIMPLEMENTED
+        ):
             # What the generated service does for methods that are not overridden.
             self._status = not_implemented(self._method)
             return True
@@ -352,7 +416,9 @@ class _Requests:
         return cast(bytes, raw)
 
 
-async def _parse_each(parse: Callable[[bytes], Message], raws: AsyncIterator[bytes], turns: LargeTurns) -> AsyncIterator[Message]:
+async def _parse_each(
+    parse: Callable[[bytes], Message], raws: AsyncIterator[bytes], turns: LargeTurns
+) -> AsyncIterator[Message]:
     async for raw in raws:
         if (room := ROOM_TO_PARSE.get()) is not None:
             await turns.turn(len(raw))

@@ -18,7 +18,9 @@ from ledger.errors import DeadlineTooShort, LedgerError, NotAuthenticated, Queue
 from ledger.observability import CALLER
 
 # Calls that end so were turned away, whatever they asked: there is more to do than can be held, or than the caller may ask for.
-TURNED_AWAY: dict[type[LedgerError], str] = {kind: reason_of(kind) for kind in (QueueFull, DeadlineTooShort, RateLimited)}
+TURNED_AWAY: dict[type[LedgerError], str] = {
+    kind: reason_of(kind) for kind in (QueueFull, DeadlineTooShort, RateLimited)
+}
 
 # Refusals that somebody should look at.
 _WARNED_OF = (QueueFull, DeadlineTooShort, NotAuthenticated)
@@ -80,7 +82,10 @@ class UnreadAnswers:
 
     def check(self, context: Context) -> None:
         """Raises QueueFull if there is no room for any answer to the caller."""
-        if self.size_bytes >= self._bytes_max or self._bytes_by_caller[_caller_of(context)] * 2 >= self._bytes_max:
+        if (
+            self.size_bytes >= self._bytes_max
+            or self._bytes_by_caller[_caller_of(context)] * 2 >= self._bytes_max
+        ):
             raise QueueFull
 
     def keep(self, context: Context, size_bytes: int, *, is_refusable: bool) -> None:
@@ -177,7 +182,9 @@ class RefusalLog:
 
     def failed(self, error: LedgerError, code: str, cause: BaseException) -> None:
         """Takes note of a call that failed for a cause. Our words tell its kind: the cause's may differ each time."""
-        kind = _Refused("failed", type(error).__name__, code, CALLER.get() or "", str(error), is_warning=True)
+        kind = _Refused(
+            "failed", type(error).__name__, code, CALLER.get() or "", str(error), is_warning=True
+        )
         self._tell_first(kind, cause=repr(cause))
 
     def _tell_first(self, kind: _Refused, **particulars: str) -> None:
@@ -192,6 +199,14 @@ class RefusalLog:
         self._repeats.flush()
 
     def _tell(self, kind: _Refused, calls: int) -> None:
-        known = {name: value for name, value in (("identity", kind.identity), ("why", kind.why)) if value}
+        known = {
+            name: value for name, value in (("identity", kind.identity), ("why", kind.why)) if value
+        }
         log = self._log.warning if kind.is_warning else self._log.info
-        log(f"more calls {kind.verb} in the same way", code=kind.code, error=kind.error, calls=calls, **known)
+        log(
+            f"more calls {kind.verb} in the same way",
+            code=kind.code,
+            error=kind.error,
+            calls=calls,
+            **known,
+        )

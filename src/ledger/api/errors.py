@@ -49,7 +49,9 @@ from ledger.v1 import error_reason_pb2
 
 DOMAIN = "ledger.v1"
 # Not one for all: those who were refused together are not to come back together.
-RETRY_DELAYS_SECONDS = tuple(0.5 + place / 16 for place in (5, 12, 2, 15, 8, 0, 11, 6, 14, 3, 9, 1, 13, 7, 10, 4))
+RETRY_DELAYS_SECONDS = tuple(
+    0.5 + place / 16 for place in (5, 12, 2, 15, 8, 0, 11, 6, 14, 3, 9, 1, 13, 7, 10, 4)
+)
 RETRY_PUSHBACK_MS_MAX = 2000
 _REASON_PREFIX = "ERROR_REASON_"
 
@@ -72,7 +74,9 @@ def _bad_request(error: InvalidRequest) -> list[Message]:
 
 def _field_violations(violations: Sequence[FieldViolation]) -> list[Message]:
     told = [
-        error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+        error_details_pb2.BadRequest.FieldViolation(
+            field=violation.field, description=violation.description
+        )
         for violation in violations
     ]
     return [error_details_pb2.BadRequest(field_violations=told)]
@@ -200,7 +204,11 @@ def code_of(error: BaseException | None) -> str:
         return _TABLE[type(error)].code.name  # type: ignore[index]  # a key, as the line above says
     if isinstance(error, asyncio.CancelledError):
         return grpc.StatusCode.CANCELLED.name
-    return (grpc.StatusCode.UNIMPLEMENTED if isinstance(error, NotImplementedError) else grpc.StatusCode.INTERNAL).name
+    return (
+        grpc.StatusCode.UNIMPLEMENTED
+        if isinstance(error, NotImplementedError)
+        else grpc.StatusCode.INTERNAL
+    ).name
 
 
 def reason_of(error: type[LedgerError]) -> str:
@@ -258,7 +266,9 @@ def retry_pushback_of(status: status_pb2.Status) -> str | None:
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(retry):
-            delay_ms = retry.retry_delay.seconds * 1000 + math.ceil(retry.retry_delay.nanos / 1_000_000)
+            delay_ms = retry.retry_delay.seconds * 1000 + math.ceil(
+                retry.retry_delay.nanos / 1_000_000
+            )
             return str(delay_ms) if delay_ms <= RETRY_PUSHBACK_MS_MAX else "-1"
     return None
 
@@ -273,7 +283,9 @@ def _status(
     metadata: Mapping[str, str],
     details: list[Message] | None = None,
 ) -> status_pb2.Status:
-    info = error_details_pb2.ErrorInfo(reason=_reason_name(reason), domain=DOMAIN, metadata=metadata)
+    info = error_details_pb2.ErrorInfo(
+        reason=_reason_name(reason), domain=DOMAIN, metadata=metadata
+    )
     packed = []
     for detail in [info, *(details or [])]:
         wrapped = any_pb2.Any()
@@ -289,7 +301,10 @@ def _reason_name(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
 # Made once: they are told when there is no time to lose, and thousands of times a second.
 _MADE_ONCE = {
     kind: cycle(
-        [_status(row.code, row.reason, row.text, {}, _retry_info(seconds)) for seconds in RETRY_DELAYS_SECONDS]
+        [
+            _status(row.code, row.reason, row.text, {}, _retry_info(seconds))
+            for seconds in RETRY_DELAYS_SECONDS
+        ]
         if row.retry
         else [_status(row.code, row.reason, row.text, {})]
     )

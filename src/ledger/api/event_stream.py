@@ -35,7 +35,11 @@ async def ingest_decoded(
     `size_bytes` is what all of it takes in memory.
     """
     events = [event for event in decoded if isinstance(event, ProcessorEvent)]
-    outcomes = iter(await ingest_events(events, size_bytes=size_bytes, seconds_left=seconds_left) if events else ())
+    outcomes = iter(
+        await ingest_events(events, size_bytes=size_bytes, seconds_left=seconds_left)
+        if events
+        else ()
+    )
     return [next(outcomes) if isinstance(event, ProcessorEvent) else event for event in decoded]
 
 
@@ -114,7 +118,9 @@ class _Received:
 class EventStream:
     """One stream. While some of its events are being booked the next ones are read, about as many as are booked at a time."""
 
-    def __init__(self, ingest_events: IngestEvents, clock: Callable[[], datetime], held: HeldRequests) -> None:
+    def __init__(
+        self, ingest_events: IngestEvents, clock: Callable[[], datetime], held: HeldRequests
+    ) -> None:
         self._ingest_events = ingest_events
         self._held = held
         self._held_bytes = 0
@@ -220,11 +226,15 @@ class EventStream:
         decoded = [event for received in taken for event in received.decoded]
         size_bytes = sum(received.size_bytes for received in taken)
         await self._ingest_events.queue.wait_for_room(len(decoded), size_bytes)
-        outcomes = iter(await ingest_decoded(self._ingest_events, decoded, size_bytes, seconds_left=None))
+        outcomes = iter(
+            await ingest_decoded(self._ingest_events, decoded, size_bytes, seconds_left=None)
+        )
         self._give_back(size_bytes)
         return [
             ledger_pb2.StreamEventsResponse(result=convert.encode_result(next(outcomes)))
             if received.is_single
-            else ledger_pb2.StreamEventsResponse(results=[convert.encode_result(next(outcomes)) for _ in received.decoded])
+            else ledger_pb2.StreamEventsResponse(
+                results=[convert.encode_result(next(outcomes)) for _ in received.decoded]
+            )
             for received in taken
         ]

@@ -29,7 +29,12 @@ from ledger.application.ports.page_tokens import PageTokenKeys
 from ledger.application.ports.payouts import PayoutRuns, Payouts
 from ledger.application.ports.statements import Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
-from ledger.application.restaurants import get_restaurant, list_restaurants, put_restaurant, update_restaurant
+from ledger.application.restaurants import (
+    get_restaurant,
+    list_restaurants,
+    put_restaurant,
+    update_restaurant,
+)
 from ledger.application.run_payouts import run_payouts
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -68,7 +73,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self._begin = begin
         self._clock = clock
 
-    async def IngestEvent(self, request: ledger_pb2.IngestEventRequest, context: Context) -> ledger_pb2.IngestEventResponse:
+    async def IngestEvent(
+        self, request: ledger_pb2.IngestEventRequest, context: Context
+    ) -> ledger_pb2.IngestEventResponse:
         size_bytes, seconds_left = request.ByteSize(), context.time_remaining()
         self._ingest_events.queue.check(1, size_bytes, seconds_left)
         events = (convert.decode_ingest_event(request, self._clock()),)
@@ -86,9 +93,14 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         # Not held while its events wait: it takes as much memory as they do, or far more.
         del request
         outcomes = await ingest_decoded(
-            self._ingest_events, decoded, convert.memory_bytes(decoded, size_bytes), seconds_left=seconds_left
+            self._ingest_events,
+            decoded,
+            convert.memory_bytes(decoded, size_bytes),
+            seconds_left=seconds_left,
         )
-        return ledger_pb2.BatchIngestEventsResponse(results=[convert.encode_result(outcome) for outcome in outcomes])
+        return ledger_pb2.BatchIngestEventsResponse(
+            results=[convert.encode_result(outcome) for outcome in outcomes]
+        )
 
     async def StreamEvents(
         self, request_iterator: AsyncIterator[ledger_pb2.StreamEventsRequest], context: Context
@@ -98,27 +110,37 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
             async for answer in answers:
                 yield answer
 
-    async def GetEvent(self, request: ledger_pb2.GetEventRequest, context: Context) -> ledger_pb2.GetEventResponse:
+    async def GetEvent(
+        self, request: ledger_pb2.GetEventRequest, context: Context
+    ) -> ledger_pb2.GetEventResponse:
         event_id = convert.decode_event_id(request)
         return convert.encode_event(*await get_event(self._ledger, event_id))
 
-    async def GetBalance(self, request: ledger_pb2.GetBalanceRequest, context: Context) -> ledger_pb2.GetBalanceResponse:
+    async def GetBalance(
+        self, request: ledger_pb2.GetBalanceRequest, context: Context
+    ) -> ledger_pb2.GetBalanceResponse:
         restaurant_id, currency, as_of = convert.decode_balance_query(request)
         return convert.encode_balance(await self._get_balance(restaurant_id, currency, as_of))
 
-    async def ListEntries(self, request: ledger_pb2.ListEntriesRequest, context: Context) -> ledger_pb2.ListEntriesResponse:
+    async def ListEntries(
+        self, request: ledger_pb2.ListEntriesRequest, context: Context
+    ) -> ledger_pb2.ListEntriesResponse:
         tokens = await self._page_tokens()
         query, after, page_size = convert_statement.decode_statement_request(tokens, request)
         page = await list_entries(self._statements, query, after, page_size)
         return convert_statement.encode_statement_page(tokens, query, page)
 
-    async def RunPayouts(self, request: ledger_pb2.RunPayoutsRequest, context: Context) -> ledger_pb2.RunPayoutsResponse:
+    async def RunPayouts(
+        self, request: ledger_pb2.RunPayoutsRequest, context: Context
+    ) -> ledger_pb2.RunPayoutsResponse:
         key = convert_payouts.decode_payout_run_key(request)
         run = await run_payouts(self._payout_runs, key, dry_run=request.dry_run)
         self._wake_payout_worker()
         return ledger_pb2.RunPayoutsResponse(payout_run=convert_payouts.encode_payout_run(run))
 
-    async def GetPayoutRun(self, request: ledger_pb2.GetPayoutRunRequest, context: Context) -> ledger_pb2.GetPayoutRunResponse:
+    async def GetPayoutRun(
+        self, request: ledger_pb2.GetPayoutRunRequest, context: Context
+    ) -> ledger_pb2.GetPayoutRunResponse:
         payout_run_id = convert_payouts.decode_payout_run_id(request)
         run = await get_payout_run(self._payout_runs, payout_run_id)
         return ledger_pb2.GetPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
@@ -129,14 +151,18 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         query = convert_payouts.decode_payout_run_query(request)
         page_size = convert.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
-        before = convert_payouts.decode_position(tokens, convert_payouts.payout_run_list(query), request.page_token)
+        before = convert_payouts.decode_position(
+            tokens, convert_payouts.payout_run_list(query), request.page_token
+        )
         runs, more = await list_payout_runs(self._payout_runs, query, before, page_size)
         return convert_payouts.encode_payout_run_page(tokens, query, runs, more=more)
 
     async def CancelPayoutRun(
         self, request: ledger_pb2.CancelPayoutRunRequest, context: Context
     ) -> ledger_pb2.CancelPayoutRunResponse:
-        run = await cancel_payout_run(self._payout_runs, convert_payouts.decode_payout_run_id(request))
+        run = await cancel_payout_run(
+            self._payout_runs, convert_payouts.decode_payout_run_id(request)
+        )
         return ledger_pb2.CancelPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
 
     async def ListPayoutRunItems(
@@ -148,26 +174,36 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         tokens = await self._page_tokens()
         query = ("ListPayoutRunItems", request.payout_run_id, outcome or "")
         after = convert.decode_page_position(tokens, query, request.page_token)
-        items, more = await list_payout_run_items(self._payout_runs, payout_run_id, outcome, after, page_size)
+        items, more = await list_payout_run_items(
+            self._payout_runs, payout_run_id, outcome, after, page_size
+        )
         return ledger_pb2.ListPayoutRunItemsResponse(
             items=[convert_payouts.encode_payout_run_item(item) for item in items],
             next_page_token=tokens.encode(query, [items[-1].restaurant_id]) if more else "",
         )
 
-    async def GetPayout(self, request: ledger_pb2.GetPayoutRequest, context: Context) -> ledger_pb2.GetPayoutResponse:
+    async def GetPayout(
+        self, request: ledger_pb2.GetPayoutRequest, context: Context
+    ) -> ledger_pb2.GetPayoutResponse:
         payout_id = convert_payouts.decode_payout_id(request)
         details = await get_payout(self._payouts, payout_id)
         return ledger_pb2.GetPayoutResponse(payout=convert_payouts.encode_payout_details(details))
 
-    async def ListPayouts(self, request: ledger_pb2.ListPayoutsRequest, context: Context) -> ledger_pb2.ListPayoutsResponse:
+    async def ListPayouts(
+        self, request: ledger_pb2.ListPayoutsRequest, context: Context
+    ) -> ledger_pb2.ListPayoutsResponse:
         query = convert_payouts.decode_payout_query(request)
         page_size = convert.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
         before = convert_payouts.decode_payout_position(tokens, query, request.page_token)
-        payouts, more = await list_payouts(self._payouts, self._payout_runs, self._begin, query, before, page_size)
+        payouts, more = await list_payouts(
+            self._payouts, self._payout_runs, self._begin, query, before, page_size
+        )
         return convert_payouts.encode_payout_page(tokens, query, payouts, more=more)
 
-    async def PutRestaurant(self, request: ledger_pb2.PutRestaurantRequest, context: Context) -> ledger_pb2.PutRestaurantResponse:
+    async def PutRestaurant(
+        self, request: ledger_pb2.PutRestaurantRequest, context: Context
+    ) -> ledger_pb2.PutRestaurantResponse:
         profile = convert.decode_profile(request)
         restaurant = await put_restaurant(self._begin, profile)
         return ledger_pb2.PutRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
@@ -179,7 +215,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         restaurant = await update_restaurant(self._begin, change)
         return ledger_pb2.UpdateRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
 
-    async def GetRestaurant(self, request: ledger_pb2.GetRestaurantRequest, context: Context) -> ledger_pb2.GetRestaurantResponse:
+    async def GetRestaurant(
+        self, request: ledger_pb2.GetRestaurantRequest, context: Context
+    ) -> ledger_pb2.GetRestaurantResponse:
         restaurant_id = convert.decode_restaurant_id(request)
         restaurant = await get_restaurant(self._begin, restaurant_id)
         return ledger_pb2.GetRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))

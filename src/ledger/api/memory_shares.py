@@ -50,7 +50,9 @@ class MemoryShares:
     sum_bytes: int
 
     @classmethod
-    def of(cls, memory_bytes: int | None, *, queue_bytes: int, bookings: int, streams: int) -> "MemoryShares":
+    def of(
+        cls, memory_bytes: int | None, *, queue_bytes: int, bookings: int, streams: int
+    ) -> "MemoryShares":
         """Shares of `memory_bytes`; without a limit, or with enough, as many as there may be at all.
 
         `queue_bytes` is what may wait to be booked, `bookings` the batches booked at once, `streams` how
@@ -71,7 +73,9 @@ class MemoryShares:
         connections, large_places = CONNECTIONS_MAX, streams + BATCHES_READING_MAX
         if memory_bytes is not None:
             left_bytes = max(0, memory_bytes - fixed_bytes)
-            of_places = left_bytes - min(connections * CONNECTION_BYTES, int(left_bytes * CONNECTIONS_SHARE))
+            of_places = left_bytes - min(
+                connections * CONNECTION_BYTES, int(left_bytes * CONNECTIONS_SHARE)
+            )
             large_places = min(large_places, max(PLACES_MIN, of_places // LARGE_BYTES_MAX))
             of_connections = left_bytes - large_places * LARGE_BYTES_MAX
             connections = min(connections, max(CONNECTIONS_MIN, of_connections // CONNECTION_BYTES))
@@ -89,7 +93,9 @@ def part_of_a_worker(memory_bytes: int, workers: int) -> int:
     return memory_bytes if workers == 1 else max(0, memory_bytes - SUPERVISOR_BYTES) // workers
 
 
-def memory_limit_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+def memory_limit_bytes(
+    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
     """The least limit of the control groups that this process is in, as a container's; None without one."""
     try:
         lines = own.read_text().splitlines()
@@ -109,7 +115,9 @@ def memory_limit_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("
         for group in (folder, *folder.parents):
             if group.is_relative_to(root):
                 limits.append(_limit_in(group / name))
-    return min((limit for limit in limits if limit is not None and limit < _UNLIMITED_MIN), default=None)
+    return min(
+        (limit for limit in limits if limit is not None and limit < _UNLIMITED_MIN), default=None
+    )
 
 
 def _limit_in(file: Path) -> int | None:

@@ -144,7 +144,9 @@ class Server:
             self._add_health(self._health_frame)
         try:
             credentials = None if security is None else security.credentials()
-            self._listener = Listener(address, options, credentials=credentials, share_port=share_port)
+            self._listener = Listener(
+                address, options, credentials=credentials, share_port=share_port
+            )
         except AddressUnavailable:
             if self._health_listener is not None:
                 self._health_listener.release()
@@ -158,7 +160,9 @@ class Server:
         if reflect:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             # The library's own way would look at the class of the server and take the servicer for threads.
-            add_reflection: Callable[[object, aio.Server], None] = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+            add_reflection: Callable[[object, aio.Server], None] = (
+                reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+            )
             add_reflection(reflection.aio.ReflectionServicer(names), framed)
 
     @property
@@ -217,7 +221,10 @@ class Server:
         except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would say SERVING for ever
             if failed_pings + 1 == FAILED_PINGS_MAX:
                 # Where the database is, and why it is away, those who watch it tell.
-                _log.info("not serving: the database does not answer, or takes no writes", cause=repr(error.__cause__ or error))
+                _log.info(
+                    "not serving: the database does not answer, or takes no writes",
+                    cause=repr(error.__cause__ or error),
+                )
                 await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
             return min(failed_pings + 1, FAILED_PINGS_MAX)
         if failed_pings:

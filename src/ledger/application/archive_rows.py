@@ -1,6 +1,14 @@
 """Moves old rows out of the database into archives, and removes what later snapshots supersede."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -98,7 +106,9 @@ async def archive_rows(
             folder.check(archive)
         except ArchiveFailed as error:
             # Perhaps it is in another directory: what else there is to do is done all the same.
-            outcome.problems.append(f"{error}: its rows that are still in {archive.kind} stay there")
+            outcome.problems.append(
+                f"{error}: its rows that are still in {archive.kind} stay there"
+            )
             continue
         if removed := await _remove(tables, folder, archive):
             tell(archive, removed)

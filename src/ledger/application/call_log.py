@@ -58,7 +58,9 @@ class AuditLogTable(Protocol):
 class AuditLog:
     """Takes calls in without waiting, and writes them in groups."""
 
-    def __init__(self, table: AuditLogTable, *, on_failure: Callable[[str, BaseException | None], None]) -> None:
+    def __init__(
+        self, table: AuditLogTable, *, on_failure: Callable[[str, BaseException | None], None]
+    ) -> None:
         """`on_failure` is told what went wrong, for the log of the server."""
         self._table = table
         self._on_failure = on_failure
@@ -77,7 +79,9 @@ class AuditLog:
         """Has a call written soon. When too many wait it is lost, which the log then tells by a row of its own."""
         if len(self._waiting) >= WAITING_CALLS_MAX:
             if not self._lost:
-                self._on_failure("the audit log loses calls: more of them wait than it can hold", None)
+                self._on_failure(
+                    "the audit log loses calls: more of them wait than it can hold", None
+                )
             self._lost += 1
             return
         self._waiting.append(call)
@@ -111,7 +115,10 @@ class AuditLog:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._task
         except TimeoutError:
-            self._on_failure(f"the audit log loses {len(self._waiting) + self._lost} calls: the server stops", None)
+            self._on_failure(
+                f"the audit log loses {len(self._waiting) + self._lost} calls: the server stops",
+                None,
+            )
 
     async def _work(self) -> None:
         while self._waiting or not self._closing.is_set():
@@ -137,7 +144,9 @@ class AuditLog:
             for _ in group:
                 self._waiting.popleft()
         if lost := self._lost:
-            await self._table.insert([AuditedCall("", "none", LOST_METHOD, "", "", {"calls": lost}, LOST_OUTCOME)])
+            await self._table.insert(
+                [AuditedCall("", "none", LOST_METHOD, "", "", {"calls": lost}, LOST_OUTCOME)]
+            )
             self._lost -= lost
 
     async def _insert(self, group: Sequence[AuditedCall]) -> None:
@@ -151,9 +160,13 @@ class AuditLog:
                 if isinstance(error, StatementRefused):
                     raise error
         for call, error in refused:
-            self._on_failure(f"the audit log loses a call of {call.identity}: the database refuses it", error)
+            self._on_failure(
+                f"the audit log loses a call of {call.identity}: the database refuses it", error
+            )
 
-    async def _insert_apart(self, group: Sequence[AuditedCall]) -> list[tuple[AuditedCall, LedgerError]]:
+    async def _insert_apart(
+        self, group: Sequence[AuditedCall]
+    ) -> list[tuple[AuditedCall, LedgerError]]:
         """Stores what the database takes, in halves if need be; returns what it refuses, with the reasons."""
         try:
             await self._table.insert(group)
@@ -161,5 +174,8 @@ class AuditLog:
             if len(group) == 1:
                 return [(group[0], error)]
             middle = len(group) // 2
-            return [*await self._insert_apart(group[:middle]), *await self._insert_apart(group[middle:])]
+            return [
+                *await self._insert_apart(group[:middle]),
+                *await self._insert_apart(group[middle:]),
+            ]
         return []

@@ -106,7 +106,9 @@ class GetBalance:
         finally:
             self._on_group(len(queries), loop.time() - began)
 
-    async def _read(self, queries: Sequence[BalanceQuery]) -> Sequence[Balance | LedgerError | None]:
+    async def _read(
+        self, queries: Sequence[BalanceQuery]
+    ) -> Sequence[Balance | LedgerError | None]:
         """The balances of a group. If that takes too long or is refused, of its halves: an account that is endless or cannot be
         read stands alone in the end, and its error is in its place.
         """

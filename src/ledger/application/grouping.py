@@ -116,7 +116,9 @@ class Grouping(Generic[Item, Outcome]):
         while len(self._running) >= self._groups_at_once_max:
             await self._pause(None, until_end=True)
 
-    async def _pause(self, items: int | None, timeout_seconds: float | None = None, *, until_end: bool = False) -> None:
+    async def _pause(
+        self, items: int | None, timeout_seconds: float | None = None, *, until_end: bool = False
+    ) -> None:
         """Returns when so many are waiting, or after the time, or when a group ends."""
         loop = asyncio.get_running_loop()
         self._awaited_items = sys.maxsize if items is None else items
@@ -163,7 +165,9 @@ class Grouping(Generic[Item, Outcome]):
                 here = len(self._waiting) + len(group)
                 self._usual_items += (here - self._usual_items) * FOLLOW
             if len(outcomes) != len(group):
-                raise RuntimeError(f"the work of a group of {len(group)} had {len(outcomes)} outcomes")
+                raise RuntimeError(
+                    f"the work of a group of {len(group)} had {len(outcomes)} outcomes"
+                )
         except asyncio.CancelledError:
             for _, future in group:
                 future.cancel()
@@ -191,7 +195,9 @@ class Grouping(Generic[Item, Outcome]):
         self._waiting.clear()
 
 
-def _answer(group: Sequence[tuple[Item, asyncio.Future[Outcome]]], place: int, outcome: Outcome) -> None:
+def _answer(
+    group: Sequence[tuple[Item, asyncio.Future[Outcome]]], place: int, outcome: Outcome
+) -> None:
     future = group[place][1]
     if not future.done():
         future.set_result(outcome)

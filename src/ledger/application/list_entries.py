@@ -1,6 +1,11 @@
 """Tells a restaurant's statement: the entries of a period, oldest first, between an opening and a closing balance."""
 
-from ledger.application.ports.statements import StatementPage, StatementPlace, StatementQuery, Statements
+from ledger.application.ports.statements import (
+    StatementPage,
+    StatementPlace,
+    StatementQuery,
+    Statements,
+)
 from ledger.domain.money import INT64_MAX, INT64_MIN
 from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, RestaurantNotFound
 
@@ -30,7 +35,10 @@ async def list_entries(
     ]
     if violations:
         raise InvalidRequest(violations)
-    balances = {"opening_balance_minor": page.moment.opening_minor, "closing_balance_minor": page.moment.closing_minor}
+    balances = {
+        "opening_balance_minor": page.moment.opening_minor,
+        "closing_balance_minor": page.moment.closing_minor,
+    }
     for field, balance_minor in balances.items():
         if not INT64_MIN <= balance_minor <= INT64_MAX:
             raise AmountOutOfRange(field)

@@ -8,7 +8,14 @@ import structlog
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery, PayoutRuns, Payouts
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant
-from ledger.domain.payouts import Payout, PayoutDetails, PayoutRun, PayoutRunItem, PayoutRunItemOutcome, PayoutRunState
+from ledger.domain.payouts import (
+    Payout,
+    PayoutDetails,
+    PayoutRun,
+    PayoutRunItem,
+    PayoutRunItemOutcome,
+    PayoutRunState,
+)
 from ledger.errors import PayoutNotFound, PayoutRunEnded, PayoutRunNotFound
 
 _log = structlog.get_logger("ledger.payouts")
@@ -53,7 +60,11 @@ async def cancel_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
 
 
 async def list_payout_run_items(
-    runs: PayoutRuns, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, page_size: int
+    runs: PayoutRuns,
+    payout_run_id: UUID,
+    outcome: PayoutRunItemOutcome | None,
+    after: str,
+    page_size: int,
 ) -> tuple[list[PayoutRunItem], bool]:
     """A page of a run's restaurants, those after the id `after`, and whether more follow.
 

@@ -43,7 +43,9 @@ class Repeats(Generic[K]):
     def _wait(self) -> None:
         if self._timer is None:
             # In a context of no call: what is told then is not about the call that came first.
-            self._timer = asyncio.get_running_loop().call_later(REPEATS_SECONDS, self._tell_counts, context=Context())
+            self._timer = asyncio.get_running_loop().call_later(
+                REPEATS_SECONDS, self._tell_counts, context=Context()
+            )
 
     def _tell_counts(self) -> None:
         self._timer = None

@@ -1,7 +1,12 @@
 """Registers restaurants and shows them."""
 
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
-from ledger.domain.restaurants import Restaurant, RestaurantChange, RestaurantProfile, profile_violations
+from ledger.domain.restaurants import (
+    Restaurant,
+    RestaurantChange,
+    RestaurantProfile,
+    profile_violations,
+)
 from ledger.errors import FieldViolation, InvalidRequest, RestaurantChanged, RestaurantNotFound
 
 
@@ -33,7 +38,12 @@ async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) 
             if change.etag and change.etag != restaurant.etag:
                 raise RestaurantChanged(restaurant_id)
             if violations := profile_violations(changed):
-                raise InvalidRequest([FieldViolation(f"restaurant.{found.field}", found.description) for found in violations])
+                raise InvalidRequest(
+                    [
+                        FieldViolation(f"restaurant.{found.field}", found.description)
+                        for found in violations
+                    ]
+                )
             restaurant = await uow.restaurants.put(changed)
         await uow.commit()
     return restaurant
@@ -48,7 +58,9 @@ async def get_restaurant(begin: UnitOfWorkFactory, restaurant_id: str) -> Restau
     return restaurant
 
 
-async def list_restaurants(begin: UnitOfWorkFactory, after: str, page_size: int) -> tuple[list[Restaurant], bool]:
+async def list_restaurants(
+    begin: UnitOfWorkFactory, after: str, page_size: int
+) -> tuple[list[Restaurant], bool]:
     """A page of restaurants in the byte order of their ids, those after the id `after`, and whether more follow."""
     async with begin() as uow:
         # One more than asked for tells whether more follow.

@@ -115,11 +115,15 @@ class PayoutWorker:
             for payout_run_id in await self._try_for("the payout runs", self._runs.running()) or ():
                 if time.monotonic() < self._rests_until.get(payout_run_id, 0.0):
                     continue
-                if not await self._try_for(f"payout run {payout_run_id}", self._go_on_with(payout_run_id)):
+                if not await self._try_for(
+                    f"payout run {payout_run_id}", self._go_on_with(payout_run_id)
+                ):
                     pause_seconds = BACKOFF_SECONDS
             if self._on_unanswered is not None and time.monotonic() >= self._asks_at:
                 self._asks_at = time.monotonic() + UNANSWERED_SECONDS
-                unanswered = await self._try_for("the payouts without an answer", self._runs.unanswered())
+                unanswered = await self._try_for(
+                    "the payouts without an answer", self._runs.unanswered()
+                )
                 if unanswered is not None:
                     self._on_unanswered(unanswered)
             if not self._stopping:
@@ -152,7 +156,8 @@ class PayoutWorker:
         self.is_paying = True
         try:
             outcomes = await asyncio.gather(
-                *_each_until_one_fails(self._concurrency, lambda: self._pay_page(paid_round)), return_exceptions=True
+                *_each_until_one_fails(self._concurrency, lambda: self._pay_page(paid_round)),
+                return_exceptions=True,
             )
         finally:
             self.is_paying = False
@@ -198,13 +203,19 @@ class PayoutWorker:
             except PageRejected as rejected:
                 for balance_account_id in rejected.balance_account_ids:
                     if rejected.is_data:
-                        self._on_failure(f"balance account {balance_account_id} cannot be paid", rejected)
+                        self._on_failure(
+                            f"balance account {balance_account_id} cannot be paid", rejected
+                        )
                         await self._runs.give_up(paid_round.payout_run_id, balance_account_id)
                         continue
                     if not paid_round.was_refused:
-                        self._on_failure(f"balance account {balance_account_id} cannot be paid for now", rejected)
+                        self._on_failure(
+                            f"balance account {balance_account_id} cannot be paid for now", rejected
+                        )
                     paid_round.was_refused = True
-                    paid_round.pass_over({balance_account_id: f"balance account {balance_account_id}"})
+                    paid_round.pass_over(
+                        {balance_account_id: f"balance account {balance_account_id}"}
+                    )
 
     def _tell_of(self, paid_round: "_Round") -> None:
         """Says what the run waits for, when that has changed."""

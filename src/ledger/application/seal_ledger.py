@@ -9,7 +9,14 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 
-from ledger.application.ports.seals import WHOLE, PartedTransaction, SealedBooks, SealLag, SealPart, SealPosition
+from ledger.application.ports.seals import (
+    WHOLE,
+    PartedTransaction,
+    SealedBooks,
+    SealLag,
+    SealPart,
+    SealPosition,
+)
 from ledger.domain.seals import FIRST_PREVIOUS_HASH, PackedTransaction, Seal, SealContents
 from ledger.errors import LedgerError
 
@@ -62,7 +69,9 @@ class LedgerSealer:
     the last one an epoch begins that looks at everything once more.
     """
 
-    def __init__(self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX, part_rows: int = PART_ROWS) -> None:
+    def __init__(
+        self, books: SealedBooks, *, read_rows_max: int = READ_ROWS_MAX, part_rows: int = PART_ROWS
+    ) -> None:
         self._books = books
         self._part_rows = part_rows
         self._read_rows_max = read_rows_max
@@ -87,27 +96,39 @@ class LedgerSealer:
         head = position.head
         if head is None or not position.is_of_this_stay:
             epoch = head.epoch + 1 if head else 1
-            return await self._seal(position, epoch, position.next_txid, is_restored=True) or await self._seal(position, epoch, 0)
+            return await self._seal(
+                position, epoch, position.next_txid, is_restored=True
+            ) or await self._seal(position, epoch, 0)
         if head.is_restored and (parted := await self._books.parted(position)) is not None:
-            return await self._seal_part(position, parted) or await self._seal(position, head.epoch + 1, 0)
-        if head.is_restored:
-            return await self._seal(position, head.epoch, head.end_txid, is_restored=True) or await self._seal(
+            return await self._seal_part(position, parted) or await self._seal(
                 position, head.epoch + 1, 0
             )
+        if head.is_restored:
+            return await self._seal(
+                position, head.epoch, head.end_txid, is_restored=True
+            ) or await self._seal(position, head.epoch + 1, 0)
         return await self._seal(position, head.epoch, head.end_txid)
 
-    async def _seal(self, position: SealPosition, epoch: int, first_txid: int, *, is_restored: bool = False) -> bool:
+    async def _seal(
+        self, position: SealPosition, epoch: int, first_txid: int, *, is_restored: bool = False
+    ) -> bool:
         limit_txid = TXID_END if is_restored else position.horizon_txid
         start_txid = first_txid
         oldest_at: datetime | None = None
         while start_txid < limit_txid:
-            end_txid, transactions = await self._read(start_txid, limit_txid, is_restored=is_restored)
+            end_txid, transactions = await self._read(
+                start_txid, limit_txid, is_restored=is_restored
+            )
             if transactions is None or transactions:
                 # Also when all of them are sealed already: a seal of nothing remembers that they were looked at.
                 if transactions is None and not is_restored:
                     if await self._books.is_sealed_in_parts(start_txid):
-                        return await self._append(position, epoch, first_txid, [(end_txid, SealContents())])
-                    if (await self._books.next_part(start_txid, b"", self._part_rows)).last_id is not None:
+                        return await self._append(
+                            position, epoch, first_txid, [(end_txid, SealContents())]
+                        )
+                    if (
+                        await self._books.next_part(start_txid, b"", self._part_rows)
+                    ).last_id is not None:
                         # If nothing is left of it, earlier epochs have sealed it all: perhaps in another stay.
                         parted = PartedTransaction(start_txid, b"", epoch)
                         return await self._seal_part(position, parted) or await self._append(
@@ -115,17 +136,31 @@ class LedgerSealer:
                         )
                 earlier = await self._books.sealed_before(epoch, start_txid, end_txid)
                 if transactions is None:
-                    parts = [(end_txid, await self._contents(start_txid, end_txid, earlier, is_restored=is_restored))]
+                    parts = [
+                        (
+                            end_txid,
+                            await self._contents(
+                                start_txid, end_txid, earlier, is_restored=is_restored
+                            ),
+                        )
+                    ]
                     oldest_at = None
                 else:
-                    oldest_at = min((each.recorded_at for each in transactions if each.recorded_at), default=None)
+                    oldest_at = min(
+                        (each.recorded_at for each in transactions if each.recorded_at),
+                        default=None,
+                    )
                     # In a thread, so that the server's calls need not wait until all is packed.
                     parts = await asyncio.to_thread(_parts_of, transactions, earlier, end_txid)
                     rows = sum(contents.rows_count for _, contents in parts)
-                    self._rows_a_txid = rows / (1 + transactions[-1].recorded_txid - transactions[0].recorded_txid)
+                    self._rows_a_txid = rows / (
+                        1 + transactions[-1].recorded_txid - transactions[0].recorded_txid
+                    )
                 if not is_restored:
                     self._take_note(position, end_txid, oldest_at)
-                return await self._append(position, epoch, first_txid, parts, is_restored=is_restored)
+                return await self._append(
+                    position, epoch, first_txid, parts, is_restored=is_restored
+                )
             start_txid = end_txid
         if not is_restored:
             self._take_note(position, start_txid, None)
@@ -150,7 +185,9 @@ class LedgerSealer:
         # A part of which earlier epochs have sealed everything is passed over.
         while not contents.rows_count:
             part = await self._books.next_part(parted.txid, last_id, self._part_rows)
-            contents = await self._contents(parted.txid, parted.txid + 1, earlier, part, is_restored=False)
+            contents = await self._contents(
+                parted.txid, parted.txid + 1, earlier, part, is_restored=False
+            )
             if part.last_id is None:
                 break
             last_id = part.last_id
@@ -161,9 +198,13 @@ class LedgerSealer:
         head = position.head
         first_txid = 0 if head is None else head.first_txid if head.is_restored else head.end_txid
         epoch = 1 if head is None else head.epoch + 1
-        return await self._append(position, epoch, first_txid, [(parted.txid + 1, contents)], is_restored=True)
+        return await self._append(
+            position, epoch, first_txid, [(parted.txid + 1, contents)], is_restored=True
+        )
 
-    def _take_note(self, position: SealPosition, sealed_until_txid: int, oldest_at: datetime | None) -> None:
+    def _take_note(
+        self, position: SealPosition, sealed_until_txid: int, oldest_at: datetime | None
+    ) -> None:
         """Says how far behind sealing was: `oldest_at` is when the oldest of the rows that are sealed
         now was recorded. Rows that are not final wait since a moment whose next number is beyond."""
         self._moments.append((position.now, position.next_txid))
@@ -171,21 +212,35 @@ class LedgerSealer:
             del self._moments[1]
         while self._moments and self._moments[0][1] <= sealed_until_txid:
             self._moments.popleft()
-        since = [at for at in (self._moments[0][0] if self._moments else None, oldest_at) if at is not None]
+        since = [
+            at
+            for at in (self._moments[0][0] if self._moments else None, oldest_at)
+            if at is not None
+        ]
         seconds = max(((position.now - at).total_seconds() for at in since), default=0.0)
         waiting_txids = max(0, position.next_txid - sealed_until_txid)
         self.lag = SealLag(math.ceil(waiting_txids * self._rows_a_txid), max(0.0, seconds))
 
     async def _contents(
-        self, start_txid: int, end_txid: int, earlier: set[bytes], part: SealPart = WHOLE, *, is_restored: bool
+        self,
+        start_txid: int,
+        end_txid: int,
+        earlier: set[bytes],
+        part: SealPart = WHOLE,
+        *,
+        is_restored: bool,
     ) -> SealContents:
         """Those of one database transaction, or a part of it, read in slices. Raises TransactionTooLarge."""
         contents = SealContents()
-        async with aclosing(self._books.slices(start_txid, end_txid, part, is_restored=is_restored)) as slices:
+        async with aclosing(
+            self._books.slices(start_txid, end_txid, part, is_restored=is_restored)
+        ) as slices:
             async for transactions in slices:
                 contents.add([each for each in transactions if each.transaction_id not in earlier])
                 if contents.row_digests_bytes > ROW_DIGESTS_BYTES_MAX:
-                    raise TransactionTooLarge(f"transaction {start_txid} has more than {contents.rows_count} rows")
+                    raise TransactionTooLarge(
+                        f"transaction {start_txid} has more than {contents.rows_count} rows"
+                    )
         return contents
 
     async def _read(
@@ -197,7 +252,9 @@ class LedgerSealer:
         few: tuple[int, Sequence[PackedTransaction]] | None = None
         while True:
             end_txid = min(start_txid + self._reach_txids, limit_txid)
-            starts = range(start_txid, limit_txid, self._reach_txids)[: 1 if narrowed else self._reads_at_once]
+            starts = range(start_txid, limit_txid, self._reach_txids)[
+                : 1 if narrowed else self._reads_at_once
+            ]
             ranges = [(start, min(start + self._reach_txids, limit_txid)) for start in starts]
             transactions, *others = await self._read_all(ranges, is_restored=is_restored)
             if transactions is None:
@@ -218,7 +275,11 @@ class LedgerSealer:
                 end_txid = range_end_txid
                 together += more
             rows = sum(transaction.rows_count for transaction in together)
-            if rows < len(ranges) * self._read_rows_max // 2 and not narrowed and end_txid < limit_txid:
+            if (
+                rows < len(ranges) * self._read_rows_max // 2
+                and not narrowed
+                and end_txid < limit_txid
+            ):
                 self._reach_txids *= 2
                 if rows < SEAL_ROWS:
                     few = (end_txid, together) if rows else None
@@ -230,7 +291,11 @@ class LedgerSealer:
     ) -> list[Sequence[PackedTransaction] | None]:
         """Several ranges at once, each on a connection."""
         reads = [
-            asyncio.ensure_future(self._books.transactions(start_txid, end_txid, self._read_rows_max, is_restored=is_restored))
+            asyncio.ensure_future(
+                self._books.transactions(
+                    start_txid, end_txid, self._read_rows_max, is_restored=is_restored
+                )
+            )
             for start_txid, end_txid in ranges
         ]
         try:
@@ -242,10 +307,17 @@ class LedgerSealer:
 
 
 def _seals(
-    position: SealPosition, epoch: int, first_txid: int, parts: Sequence[tuple[int, SealContents]], *, is_restored: bool
+    position: SealPosition,
+    epoch: int,
+    first_txid: int,
+    parts: Sequence[tuple[int, SealContents]],
+    *,
+    is_restored: bool,
 ) -> Iterator[Seal]:
     """The seals that follow the head, of parts with the numbers where their ranges end."""
-    sequence, previous_hash = (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
+    sequence, previous_hash = (
+        (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
+    )
     for end_txid, contents in parts:
         sequence += 1
         seal = Seal(
@@ -267,7 +339,9 @@ def _seals(
         first_txid, previous_hash = seal.end_txid, seal.hash
 
 
-def _parts(transactions: Iterable[PackedTransaction], end_txid: int) -> Iterator[tuple[int, SealContents]]:
+def _parts(
+    transactions: Iterable[PackedTransaction], end_txid: int
+) -> Iterator[tuple[int, SealContents]]:
     """Cuts a range into parts of a full seal's rows, between two database transactions. At least one; the last ends the range."""
     contents = SealContents()
     part_end_txid = 0
@@ -280,11 +354,15 @@ def _parts(transactions: Iterable[PackedTransaction], end_txid: int) -> Iterator
     yield end_txid, contents
 
 
-def _parts_of(transactions: Sequence[PackedTransaction], earlier: set[bytes], end_txid: int) -> list[tuple[int, SealContents]]:
+def _parts_of(
+    transactions: Sequence[PackedTransaction], earlier: set[bytes], end_txid: int
+) -> list[tuple[int, SealContents]]:
     """The parts of a range, without what `earlier` epochs have sealed."""
     if earlier:
         fresh = (transaction.without(earlier) for transaction in transactions)
-        return list(_parts((transaction for transaction in fresh if transaction.rows_count), end_txid))
+        return list(
+            _parts((transaction for transaction in fresh if transaction.rows_count), end_txid)
+        )
     return list(_parts(transactions, end_txid))
 
 
@@ -369,17 +447,24 @@ class SealWorker:
         while True:
             began_at = clock()
             behind_seconds = self._sealer.lag.seconds - self._interval_seconds
-            sealed = await self._sealer.seal_next(reads_at_once(behind_seconds, self._reads_at_once_max))
+            sealed = await self._sealer.seal_next(
+                reads_at_once(behind_seconds, self._reads_at_once_max)
+            )
             self._tell(self._sealer.lag, clock())
             if not sealed:
                 return
             behind_seconds = self._sealer.lag.seconds - self._interval_seconds
-            if await self._stops_within(rest_ratio(behind_seconds, is_busy=self._is_busy()) * (clock() - began_at)):
+            if await self._stops_within(
+                rest_ratio(behind_seconds, is_busy=self._is_busy()) * (clock() - began_at)
+            ):
                 return
 
     def _tell(self, lag: SealLag, now: float) -> None:
         self._on_lag(lag)
-        if lag.seconds - self._interval_seconds > ALARM_SECONDS and now - self._alarmed_at >= ALARM_AGAIN_SECONDS:
+        if (
+            lag.seconds - self._interval_seconds > ALARM_SECONDS
+            and now - self._alarmed_at >= ALARM_AGAIN_SECONDS
+        ):
             self._alarmed_at = now
             self._on_alarm(lag)
 

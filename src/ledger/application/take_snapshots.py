@@ -67,9 +67,16 @@ class SnapshotWorker:
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
         """Wants a snapshot of each account with a long tail, unless it rests or very many are wanted."""
         for balance_account_id, entries in tails:
-            if balance_account_id is None or entries <= self.entries_max or balance_account_id in self._wanted:
+            if (
+                balance_account_id is None
+                or entries <= self.entries_max
+                or balance_account_id in self._wanted
+            ):
                 continue
-            if len(self._wanted) < ACCOUNTS_MAX and self._rests_until.get(balance_account_id, 0.0) <= time.monotonic():
+            if (
+                len(self._wanted) < ACCOUNTS_MAX
+                and self._rests_until.get(balance_account_id, 0.0) <= time.monotonic()
+            ):
                 self._wanted[balance_account_id] = None
                 self._wake.set()
 
@@ -125,9 +132,14 @@ class SnapshotWorker:
                 self._on_taken(1)
                 return True
         except LedgerError as error:
-            self._on_failure(f"the snapshot of balance account {balance_account_id} must wait for the database", error)
+            self._on_failure(
+                f"the snapshot of balance account {balance_account_id} must wait for the database",
+                error,
+            )
         except Exception as error:  # noqa: BLE001  # a worker that ended would let every balance become slower
-            self._on_failure(f"the snapshot of balance account {balance_account_id} failed unexpectedly", error)
+            self._on_failure(
+                f"the snapshot of balance account {balance_account_id} failed unexpectedly", error
+            )
         else:
             self._let_rest(balance_account_id)
             return True

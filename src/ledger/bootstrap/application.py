@@ -55,7 +55,9 @@ class Application:
         host_clock: Callable[[], datetime] = host_now,
     ) -> None:
         metrics = metrics or UncountedWork()
-        self.clock = LedgerClock(host_clock=host_clock, on_measured=metrics.clocks, on_jump=metrics.database_clock_jumped)
+        self.clock = LedgerClock(
+            host_clock=host_clock, on_measured=metrics.clocks, on_jump=metrics.database_clock_jumped
+        )
         engine = engines.other
         self._hosts = engines.hosts
         worker_failed = engines.hosts.outages.worker_failed
@@ -69,10 +71,15 @@ class Application:
             on_taken=metrics.snapshots_made,
         )
         self._mark_worker = SnapshotWorker(
-            PostgresStatementMarks(engine), tail_entries=settings.snapshot_tail_entries, on_failure=worker_failed
+            PostgresStatementMarks(engine),
+            tail_entries=settings.snapshot_tail_entries,
+            on_failure=worker_failed,
         )
         long_reads = BoundedConnections(engines.long_reads, uses_max=settings.long_reads)
-        self._fence = Fence(engine, on_failure=partial(worker_failed, "gathering those who wait for a standby broke"))
+        self._fence = Fence(
+            engine,
+            on_failure=partial(worker_failed, "gathering those who wait for a standby broke"),
+        )
         runs = PostgresPayoutRuns(
             engine,
             self._snapshot_worker,
@@ -82,9 +89,13 @@ class Application:
             metrics=metrics,
         )
         self._ingest_events = IngestEvents(
-            PostgresEventLedger(self._ingest_connections.autocommit, maturity_days=settings.maturity_days),
+            PostgresEventLedger(
+                self._ingest_connections.autocommit, maturity_days=settings.maturity_days
+            ),
             lambda: PostgresUnitOfWork(engines.ingest),
-            group_ledger=PostgresEventLedger(self._group_connections.autocommit, maturity_days=settings.maturity_days),
+            group_ledger=PostgresEventLedger(
+                self._group_connections.autocommit, maturity_days=settings.maturity_days
+            ),
             unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
             limits=IngestLimits(
                 queue_calls_max=settings.ingest_queue_calls,
@@ -122,10 +133,14 @@ class Application:
         )
         self.audit_log = None
         if keeps_audit_log(settings):
-            self.audit_log = AuditLog(PostgresAuditLog(engine), on_failure=partial(_log_audit_failure, worker_failed))
+            self.audit_log = AuditLog(
+                PostgresAuditLog(engine), on_failure=partial(_log_audit_failure, worker_failed)
+            )
         self.service = LedgerService(
             ingest_events=self._ingest_events,
-            ledger=PostgresEventLedger(partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence),
+            ledger=PostgresEventLedger(
+                partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence
+            ),
             get_balance=self._get_balance,
             statements=PostgresStatements(long_reads.autocommit, self._mark_worker),
             payout_runs=runs,
@@ -169,11 +184,15 @@ class Application:
         await self._hosts.stop()
 
 
-def _log_audit_failure(wait: Callable[[str, BaseException], None], what: str, error: BaseException | None) -> None:
+def _log_audit_failure(
+    wait: Callable[[str, BaseException], None], what: str, error: BaseException | None
+) -> None:
     if isinstance(error, DatabaseUnavailable):
         wait(what, error)
     else:
-        _log.error(what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error)))
+        _log.error(
+            what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error))
+        )
 
 
 def _log_seal_lag(lag: SealLag) -> None:

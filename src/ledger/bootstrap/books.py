@@ -10,14 +10,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.bootstrap.database import Database, open_database
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, default_data_dir, has_cluster
+from ledger.infrastructure.postgres.embedded import (
+    EmbeddedPostgresError,
+    default_data_dir,
+    has_cluster,
+)
 from ledger.infrastructure.postgres.sessions.engine import (
     OWNER_ROLE,
     create_engine,
 )
 from ledger.infrastructure.postgres.sessions.hosts import Hosts
 from ledger.infrastructure.postgres.verification.audit import audit
-from ledger.infrastructure.postgres.verification.doctor import DURABLE, RESTRICTED, Condition, examine
+from ledger.infrastructure.postgres.verification.doctor import (
+    DURABLE,
+    RESTRICTED,
+    Condition,
+    examine,
+)
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 from ledger.infrastructure.postgres.verification.start_checks import check_schema
 from ledger.settings import Settings
@@ -62,7 +71,9 @@ def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport
     return on_books(settings, lambda engine: verify_chain(engine, expected_hash))
 
 
-def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]], *, as_owner: bool = False) -> T:
+def on_books(
+    settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]], *, as_owner: bool = False
+) -> T:
     """What `work` returns on the books of the configured database, or of the embedded one, which must exist already.
 
     The one way for a command to read books, and with `as_owner` to remove from them: `work` then has two
@@ -74,7 +85,9 @@ def on_books(settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]], *,
     async def work_on(database: Database) -> T:
         engine = create_engine(database.url, pool_size=1)
         if as_owner:
-            engine = create_engine(Hosts(database.migration_url, target="read-write"), pool_size=2, role=OWNER_ROLE)
+            engine = create_engine(
+                Hosts(database.migration_url, target="read-write"), pool_size=2, role=OWNER_ROLE
+            )
         try:
             await check_schema(engine)
             return await work(engine)
@@ -90,4 +103,6 @@ def _refuse_to_make_books(settings: Settings) -> None:
     """Raises EmbeddedPostgresError if opening the embedded database would make a new one."""
     data_dir = settings.data_dir or default_data_dir()
     if not settings.database_url and not has_cluster(data_dir):
-        raise EmbeddedPostgresError(f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are")
+        raise EmbeddedPostgresError(
+            f"there are no books in {data_dir}: LEDGER_DATA_DIR says where they are"
+        )

@@ -67,9 +67,15 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
         yield Database(settings.database_url, settings.url_for_migrations)
         return
     data_dir = settings.data_dir or default_data_dir()
-    with EmbeddedPostgres.start(data_dir, parameters={"max_connections": str(embedded_connections(settings))}) as postgres:
+    with EmbeddedPostgres.start(
+        data_dir, parameters={"max_connections": str(embedded_connections(settings))}
+    ) as postgres:
         owner_url = postgres.url(user=postgres.superuser, database=DATABASE_NAME)
-        asyncio.run(create_database(postgres.url(user=postgres.superuser, database="postgres"), DATABASE_NAME))
+        asyncio.run(
+            create_database(
+                postgres.url(user=postgres.superuser, database="postgres"), DATABASE_NAME
+            )
+        )
         if newest_schema:
             migrate(owner_url)
         application_url = postgres.url(user=APPLICATION_ROLE, database=DATABASE_NAME)
@@ -98,7 +104,11 @@ class Engines:
         """The engines of a database; they connect at their first use."""
         hosts = Hosts(url, target="read-write")
         return cls(
-            groups=create_engine(hosts, pool_size=settings.ingest_concurrency, lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
+            groups=create_engine(
+                hosts,
+                pool_size=settings.ingest_concurrency,
+                lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS,
+            ),
             ingest=create_engine(hosts, pool_size=settings.ingest_pool_size),
             balances=create_engine(hosts, pool_size=GROUPS_AT_ONCE_MAX),
             long_reads=create_engine(hosts, pool_size=settings.long_read_pool_size),
@@ -109,13 +119,23 @@ class Engines:
 
     async def dispose(self) -> None:
         """Closes all connections."""
-        for engine in (self.groups, self.ingest, self.balances, self.long_reads, self.other, self.ping):
+        for engine in (
+            self.groups,
+            self.ingest,
+            self.balances,
+            self.long_reads,
+            self.other,
+            self.ping,
+        ):
             await engine.dispose()
 
 
 def embedded_connections(settings: Settings) -> int:
     """How many connections the embedded server takes: those of each worker, and some for others."""
-    return max(EMBEDDED_CONNECTIONS_MIN, settings.workers * connections_of_a_server(settings) + EMBEDDED_CONNECTIONS_SPARE)
+    return max(
+        EMBEDDED_CONNECTIONS_MIN,
+        settings.workers * connections_of_a_server(settings) + EMBEDDED_CONNECTIONS_SPARE,
+    )
 
 
 def connections_of_a_server(settings: Settings) -> int:
@@ -130,6 +150,13 @@ async def ping(engine: AsyncEngine) -> None:
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
             if not await keeps_session(connection):
-                raise DatabaseUnavailable("a connection pooler before the database does not keep sessions")
-            if await connection.scalar(text("SELECT current_setting('transaction_read_only')")) == "on":
-                raise DatabaseUnavailable("the database takes no writes: a standby, or made read-only")
+                raise DatabaseUnavailable(
+                    "a connection pooler before the database does not keep sessions"
+                )
+            if (
+                await connection.scalar(text("SELECT current_setting('transaction_read_only')"))
+                == "on"
+            ):
+                raise DatabaseUnavailable(
+                    "the database takes no writes: a standby, or made read-only"
+                )

@@ -24,7 +24,10 @@ from ledger.infrastructure.postgres.sessions.engine import (
     create_engine,
 )
 from ledger.infrastructure.postgres.snapshots import find_stay
-from ledger.infrastructure.postgres.verification.start_checks import check_before_serving, warn_of_numbers_ahead
+from ledger.infrastructure.postgres.verification.start_checks import (
+    check_before_serving,
+    warn_of_numbers_ahead,
+)
 from ledger.metrics import Metrics
 from ledger.settings import Settings
 
@@ -83,7 +86,9 @@ async def run_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     security = Security(settings)
-    loop.add_signal_handler(signal.SIGHUP, stop.set if ends_at_hangup() else partial(_reload, security))
+    loop.add_signal_handler(
+        signal.SIGHUP, stop.set if ends_at_hangup() else partial(_reload, security)
+    )
     engines = Engines.of(database.url, settings)
     try:
         await check_database(settings, database)
@@ -100,7 +105,9 @@ async def run_server(
             ping=partial(_look, application.clock, engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
-            connections_max=min(shares.connections, room_for_connections(_descriptors_for_others(settings))),
+            connections_max=min(
+                shares.connections, room_for_connections(_descriptors_for_others(settings))
+            ),
             limits=CallLimits(settings.open_calls, settings.open_streams, shares.large_places),
             metrics=metrics.calls,
             security=security,
@@ -130,7 +137,9 @@ async def run_server(
 
 def _descriptors_for_others(settings: Settings) -> int:
     """What a server keeps for others than its clients: the database, and health checks at their own address."""
-    return connections_of_a_server(settings) + (HEALTH_CONNECTIONS_MAX if settings.health_address else 0)
+    return connections_of_a_server(settings) + (
+        HEALTH_CONNECTIONS_MAX if settings.health_address else 0
+    )
 
 
 def _memory_shares(settings: Settings) -> MemoryShares:

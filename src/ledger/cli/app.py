@@ -28,23 +28,39 @@ setting or file; 3 no answer; 130 interrupted.
 
 PAYOUTS = Branch(
     {
-        "run": Leaf("payouts.run:run_payouts", "Pay out every restaurant of a currency, and wait until that is done."),
-        "show": Leaf("payouts.commands:show", "Show a payout with its items and history, or a run with its restaurants."),
+        "run": Leaf(
+            "payouts.run:run_payouts",
+            "Pay out every restaurant of a currency, and wait until that is done.",
+        ),
+        "show": Leaf(
+            "payouts.commands:show",
+            "Show a payout with its items and history, or a run with its restaurants.",
+        ),
         "list": Leaf("payouts.commands:list_payouts", "List payouts, the latest first."),
         "runs": Leaf("payouts.run_list:list_runs", "List payout runs, the latest first."),
         "cancel": Leaf("payouts.run_list:cancel", "End a payout run; what it has paid stays paid."),
         "paid": Leaf("payouts.answers:paid", "Book that the bank carried a payout out."),
-        "failed": Leaf("payouts.answers:failed", "Book that the bank refused a payout, or returned it."),
-        "export": Leaf("payouts.export:export", "Write the payouts that the bank has not answered, as CSV."),
+        "failed": Leaf(
+            "payouts.answers:failed", "Book that the bank refused a payout, or returned it."
+        ),
+        "export": Leaf(
+            "payouts.export:export", "Write the payouts that the bank has not answered, as CSV."
+        ),
     },
     "Pay restaurants out, show payouts, book what the bank answers.",
 )
 RESTAURANTS = Branch(
     {
-        "list": Leaf("restaurants:list_restaurants", "List all restaurants in the order of their ids."),
+        "list": Leaf(
+            "restaurants:list_restaurants", "List all restaurants in the order of their ids."
+        ),
         "show": Leaf("restaurants:show", "Show a restaurant's profile."),
-        "put": Leaf("restaurants:put_restaurant", "Register a restaurant, or change what is named of one."),
-        "update": Leaf("restaurants:update_restaurant", "Change what is named of a registered restaurant."),
+        "put": Leaf(
+            "restaurants:put_restaurant", "Register a restaurant, or change what is named of one."
+        ),
+        "update": Leaf(
+            "restaurants:update_restaurant", "Change what is named of a registered restaurant."
+        ),
         "get": Leaf("restaurants:show", "The old name of show.", hidden=True),
     },
     "List, show, put and update the restaurants' profiles.",
@@ -55,7 +71,9 @@ REPORT = Branch(
         "q2": Leaf("report:q2", "The restaurants with the highest net revenue of seven days."),
         "q3": Leaf("report:q3", "What a payout run would pay each restaurant, or why not."),
         "q4": Leaf("report:q4", "What is wrong with the books, errors first."),
-        "payouts": Leaf("report:payouts", "The payouts of a restaurant, with what each consists of."),
+        "payouts": Leaf(
+            "report:payouts", "The payouts of a restaurant, with what each consists of."
+        ),
     },
     "Ask the books: balances, revenue, who would be paid, what is wrong, payouts.",
 )
@@ -80,7 +98,9 @@ COMMANDS: dict[str, Leaf | Branch] = {
     "verify": Leaf("verify:verify", "Audit the books, or the chain of seals."),
     "report": REPORT,
     "archive": ARCHIVE,
-    "settings": Leaf("settings_shown:settings", "Show the settings in force, and where they come from."),
+    "settings": Leaf(
+        "settings_shown:settings", "Show the settings in force, and where they come from."
+    ),
     "token": Leaf("token:token", "Make a token for a caller."),
     "demo": Leaf("demo.command:demo", "Show the service at work, on a server of its own."),
     "completion": Leaf("completion:completion", "Print what makes a shell complete this command."),
@@ -103,13 +123,35 @@ def _package_version(ctx: click.Context, _: click.Parameter, value: bool) -> Non
     no_args_is_help=True,
     context_settings=CONTEXT,
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_package_version, help="Show the version.")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_package_version,
+    help="Show the version.",
+)
 @address_option
-@click.option("--tls-ca", type=FileName(), metavar="FILE", help="Call with TLS: who issued the server's certificate, in PEM.")
-@click.option("--tls-cert", type=FileName(), metavar="FILE", help="The certificate chain to show, in PEM.")
+@click.option(
+    "--tls-ca",
+    type=FileName(),
+    metavar="FILE",
+    help="Call with TLS: who issued the server's certificate, in PEM.",
+)
+@click.option(
+    "--tls-cert", type=FileName(), metavar="FILE", help="The certificate chain to show, in PEM."
+)
 @click.option("--tls-key", type=FileName(), metavar="FILE", help="The key of that certificate.")
-@click.option("--token-file", type=FileName(), metavar="FILE", help="The token to send, alone in the file.")
-def root(address: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None) -> None:
+@click.option(
+    "--token-file", type=FileName(), metavar="FILE", help="The token to send, alone in the file."
+)
+def root(
+    address: str | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    token_file: Path | None,
+) -> None:
     take_options(
         grpc_address=address,
         client_tls_ca_file=tls_ca,
@@ -135,7 +177,9 @@ def _status_of(arguments: Sequence[str] | None) -> int:
     try:
         if (status := answer_shell(root)) is not None:
             return status
-        with root.make_context("ledger", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with root.make_context(
+            "ledger", list(sys.argv[1:] if arguments is None else arguments)
+        ) as context:
             root.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as ending:
@@ -164,21 +208,41 @@ def _usage_lines(error: click.UsageError) -> list[str]:
     if isinstance(error, click.MissingParameter):
         # The library puts each value that may be chosen on a line of its own.
         message = " ".join(message.split())
-    if isinstance(error, click.BadParameter) and error.param is not None and not isinstance(error, click.MissingParameter):
-        name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.human_readable_name
+    if (
+        isinstance(error, click.BadParameter)
+        and error.param is not None
+        and not isinstance(error, click.MissingParameter)
+    ):
+        name = (
+            error.param.opts[0]
+            if isinstance(error.param, click.Option)
+            else error.param.human_readable_name
+        )
         message = f"{name} {error.message}"
     path = error.ctx.command_path if error.ctx is not None else "ledger"
     is_like_an_id = isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--")
     return [
-        f"{message[:1].lower()}{message[1:]}" if message[:1].isupper() and message[1:2].islower() else message,
-        *(["what begins with - and is no option stands after --, behind all options"] if is_like_an_id else []),
+        f"{message[:1].lower()}{message[1:]}"
+        if message[:1].isupper() and message[1:2].islower()
+        else message,
+        *(
+            ["what begins with - and is no option stands after --, behind all options"]
+            if is_like_an_id
+            else []
+        ),
         f"`{path} --help` shows how",
     ]
 
 
 def _report_defect(error: Exception) -> int:
     """Tells of an error that nobody foresaw; with its traceback only if everything is asked for."""
-    report("error", [f"unexpected {type(error).__name__}: {error}", "LEDGER_LOG_LEVEL=debug shows where it happened"])
+    report(
+        "error",
+        [
+            f"unexpected {type(error).__name__}: {error}",
+            "LEDGER_LOG_LEVEL=debug shows where it happened",
+        ],
+    )
     import structlog
 
     from ledger.cli.configuration import load_settings

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ledger.cli.failures import CommandFailure, ExitStatus, report
-from ledger.cli.output import JsonValue, Table, instant_text, print_json_lines, print_line, print_table
+from ledger.cli.output import (
+    JsonValue,
+    Table,
+    instant_text,
+    print_json_lines,
+    print_line,
+    print_table,
+)
 from ledger.cli.parameters import FileName, SettlementDate, Word, json_lines_option
 
 # The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
@@ -60,7 +67,12 @@ Exit status: 0 if all are as their manifests say, 1 if one is not.
 
 
 @click.command("run", help=RUN_HELP)
-@click.argument("directory", metavar="DIRECTORY", type=FileName(), help="Where the files go. It must be there already.")
+@click.argument(
+    "directory",
+    metavar="DIRECTORY",
+    type=FileName(),
+    help="Where the files go. It must be there already.",
+)
 @click.option(
     "--before",
     metavar="DATE",
@@ -76,18 +88,32 @@ Exit status: 0 if all are as their manifests say, 1 if one is not.
     multiple=True,
     help=f"Only this; may be given again: {', '.join(KIND.words)}.  [default: all]",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go and how large it is; write and remove nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would go and how large it is; write and remove nothing.",
+)
 @json_lines_option
-def run_archive(directory: Path, before: date, kinds: tuple[str, ...], dry_run: bool, json: bool) -> None:
+def run_archive(
+    directory: Path, before: date, kinds: tuple[str, ...], dry_run: bool, json: bool
+) -> None:
     settings = _settings()
     from ledger.infrastructure.archive_files import ArchiveFiles
 
     wanted = frozenset(kinds or KIND.words)
     if not directory.is_dir():
-        raise CommandFailure(f"DIRECTORY must be a directory that is there (it is {directory})", exit_status=ExitStatus.USAGE)
+        raise CommandFailure(
+            f"DIRECTORY must be a directory that is there (it is {directory})",
+            exit_status=ExitStatus.USAGE,
+        )
     files = ArchiveFiles(directory)
     for leftover in files.leftovers():
-        report("warning", [f"{leftover} was left by a command that was killed; nothing was removed for it, delete it"])
+        report(
+            "warning",
+            [
+                f"{leftover} was left by a command that was killed; nothing was removed for it, delete it"
+            ],
+        )
     if dry_run:
         _tell_plan(_plan(settings, before, wanted), json=json)
         return
@@ -98,7 +124,10 @@ def run_archive(directory: Path, before: date, kinds: tuple[str, ...], dry_run: 
         if not outcome.archived:
             print_line("nothing to archive")
     else:
-        print_json_lines({"kind": table, "rows_removed": str(removed)} for table, removed in outcome.pruned.items())
+        print_json_lines(
+            {"kind": table, "rows_removed": str(removed)}
+            for table, removed in outcome.pruned.items()
+        )
     if outcome.problems:
         raise CommandFailure(*outcome.problems)
 
@@ -137,7 +166,9 @@ def list_archived(json: bool) -> None:
 
 
 @click.command("verify", help=VERIFY_HELP)
-@click.argument("path", metavar="PATH", type=FileName(), help="A file, its manifest, or a directory.")
+@click.argument(
+    "path", metavar="PATH", type=FileName(), help="A file, its manifest, or a directory."
+)
 @json_lines_option
 def verify_archives(path: Path, json: bool) -> None:
     from ledger.application.archive_rows import ArchiveFailed
@@ -161,14 +192,23 @@ def verify_archives(path: Path, json: bool) -> None:
     else:
         table = Table(("file", "kind", "rows", "found"), right=frozenset(("rows",)))
         for verdict in verdicts:
-            table.add(verdict.file.name, verdict.kind, str(verdict.rows_count), verdict.problem or "as its manifest says")
+            table.add(
+                verdict.file.name,
+                verdict.kind,
+                str(verdict.rows_count),
+                verdict.problem or "as its manifest says",
+            )
         print_table(table)
-        print_line(f"{len(verdicts)} archive{'' if len(verdicts) == 1 else 's'}, {len(broken) or 'none'} damaged")
+        print_line(
+            f"{len(verdicts)} archive{'' if len(verdicts) == 1 else 's'}, {len(broken) or 'none'} damaged"
+        )
     if broken:
         raise click.exceptions.Exit(ExitStatus.REFUSED)
 
 
-def _archive(settings: "Settings", files: "ArchiveFiles", before: date, wanted: frozenset[str], *, json: bool) -> "Outcome":
+def _archive(
+    settings: "Settings", files: "ArchiveFiles", before: date, wanted: frozenset[str], *, json: bool
+) -> "Outcome":
     from ledger.application.archive_rows import ArchiveFailed, archive_rows
     from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
@@ -180,7 +220,9 @@ def _archive(settings: "Settings", files: "ArchiveFiles", before: date, wanted: 
         if json:
             print_json_lines([{**_json_of(archive), "rows_removed": str(removed)}])
         else:
-            print_line(f"{archive.file_name}: {archive.rows_count} rows, {archive.file_bytes} bytes; {removed} rows removed")
+            print_line(
+                f"{archive.file_name}: {archive.rows_count} rows, {archive.file_bytes} bytes; {removed} rows removed"
+            )
 
     async def work(engine: "AsyncEngine") -> "Outcome":
         archives = PostgresArchives(engine, settlement_zone(settings.settlement_timezone))
@@ -198,7 +240,9 @@ def _archive(settings: "Settings", files: "ArchiveFiles", before: date, wanted: 
         with database_failures(settings.url_for_migrations):
             return on_books(settings, work, as_owner=True)
     except ArchiveFailed as error:
-        raise CommandFailure(str(error), "nothing was removed that is in no archive; run the command again") from error
+        raise CommandFailure(
+            str(error), "nothing was removed that is in no archive; run the command again"
+        ) from error
 
 
 def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
@@ -212,7 +256,9 @@ def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
         archives = PostgresArchives(engine, settlement_zone(settings.settlement_timezone))
         beginning = await _beginning(archives, settings, before)
         parts = await archives.parts(_kinds(wanted), beginning)
-        return parts, dict(await SupersededSnapshots(engine).count(beginning)) if _SNAPSHOTS in wanted else {}
+        return parts, dict(
+            await SupersededSnapshots(engine).count(beginning)
+        ) if _SNAPSHOTS in wanted else {}
 
     with database_failures(settings.url_for_migrations):
         return on_books(settings, work, as_owner=True)
@@ -221,7 +267,10 @@ def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
 def _tell_plan(plan: "Plan", *, json: bool) -> None:
     parts, superseded = plan
     rows: list[tuple[str, datetime | None, datetime | None, int, int]] = [
-        *((part.kind.value, part.from_at, part.before_at, part.rows_count, part.rows_bytes) for part in parts),
+        *(
+            (part.kind.value, part.from_at, part.before_at, part.rows_count, part.rows_bytes)
+            for part in parts
+        ),
         *((table, None, None, *sizes) for table, sizes in superseded.items()),
     ]
     if json:
@@ -251,7 +300,9 @@ async def _beginning(archives: "PostgresArchives", settings: "Settings", before:
 
     beginning, _ = day_bounds(before, settlement_zone(settings.settlement_timezone))
     if beginning > await archives.now():
-        raise CommandFailure(f"--before must not be in the future (it is {before})", exit_status=ExitStatus.USAGE)
+        raise CommandFailure(
+            f"--before must not be in the future (it is {before})", exit_status=ExitStatus.USAGE
+        )
     return beginning
 
 

@@ -7,7 +7,13 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.instants import format_instant
 from ledger.cli.output import JsonValue, Table, print_json, print_line, print_table
-from ledger.cli.parameters import Instant, address_option, currency_argument, json_option, restaurant_argument
+from ledger.cli.parameters import (
+    Instant,
+    address_option,
+    currency_argument,
+    json_option,
+    restaurant_argument,
+)
 from ledger.cli.words import amount_of, amount_or_none
 from ledger.v1 import ledger_pb2
 
@@ -23,24 +29,40 @@ of them may be negative: the restaurant owes the platform then.
 @click.command(help=HELP)
 @restaurant_argument
 @currency_argument
-@click.option("--at", metavar="INSTANT", type=Instant(), help="A past instant, such as 2025-12-01T10:00:00Z.  [default: now]")
+@click.option(
+    "--at",
+    metavar="INSTANT",
+    type=Instant(),
+    help="A past instant, such as 2025-12-01T10:00:00Z.  [default: now]",
+)
 # The old name. A date there would be taken for the end of a day, as that of a payout run is.
 @click.option("--as-of", metavar="INSTANT", type=Instant(takes_dates=False), hidden=True)
 @json_option
 @address_option
 def balance(
-    restaurant: str, currency: str, at: Timestamp | None, as_of: Timestamp | None, json: bool, address: str | None
+    restaurant: str,
+    currency: str,
+    at: Timestamp | None,
+    as_of: Timestamp | None,
+    json: bool,
+    address: str | None,
 ) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
         answer = stub.GetBalance(
-            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant, currency=currency, as_of=as_of if at is None else at)
+            ledger_pb2.GetBalanceRequest(
+                restaurant_id=restaurant, currency=currency, as_of=as_of if at is None else at
+            )
         )
     if json:
         print_json(_json_of(answer))
     else:
-        last_event = format_instant(answer.last_event_at) if answer.HasField("last_event_at") else "none"
-        print_line(f"{answer.restaurant_id} as of {format_instant(answer.as_of)}, last event: {last_event}")
+        last_event = (
+            format_instant(answer.last_event_at) if answer.HasField("last_event_at") else "none"
+        )
+        print_line(
+            f"{answer.restaurant_id} as of {format_instant(answer.as_of)}, last event: {last_event}"
+        )
         print_table(_table_of(answer))
 
 
@@ -54,7 +76,9 @@ def _amounts_of(answer: ledger_pb2.GetBalanceResponse) -> dict[str, int]:
 
 
 def _table_of(answer: ledger_pb2.GetBalanceResponse) -> Table:
-    table = Table(("", answer.currency, "minor units"), right=frozenset((answer.currency, "minor units")))
+    table = Table(
+        ("", answer.currency, "minor units"), right=frozenset((answer.currency, "minor units"))
+    )
     for name, amount_minor in _amounts_of(answer).items():
         table.add(name, amount_of(amount_minor, answer.currency), str(amount_minor))
     return table
@@ -70,6 +94,8 @@ def _json_of(answer: ledger_pb2.GetBalanceResponse) -> JsonValue:
         "restaurant_id": answer.restaurant_id,
         "currency": answer.currency,
         **written,
-        "last_event_at": format_instant(answer.last_event_at) if answer.HasField("last_event_at") else None,
+        "last_event_at": format_instant(answer.last_event_at)
+        if answer.HasField("last_event_at")
+        else None,
         "as_of": format_instant(answer.as_of),
     }

@@ -38,7 +38,11 @@ def load_client_settings(address: str | None = None) -> ClientSettings:
     values |= {field: str(value) for field, value in given_options(grpc_address=address).items()}
     files = {field: Path(value) for field, value in values.items() if field != "grpc_address"}
     grpc_address = values.get("grpc_address", DEFAULT_ADDRESS)
-    if variables.keys() <= _NAMES.keys() and is_address(grpc_address) and not any(map(_needs_a_home, files.values())):
+    if (
+        variables.keys() <= _NAMES.keys()
+        and is_address(grpc_address)
+        and not any(map(_needs_a_home, files.values()))
+    ):
         return ClientSettings(grpc_address, **files)
     # Imported when needed, as the head of this module says.
     from ledger.cli.configuration import load_settings
@@ -59,7 +63,11 @@ def _variables() -> Mapping[str, str]:
             # No setting of a client: so the whole settings are read, which tell what is wrong with the file.
             return {_PREFIX: str(_ENV_FILE)}
     variables |= {name: value for name, value in os.environ.items() if value}
-    return {name: value for name, value in variables.items() if name.upper().startswith(_PREFIX) and value}
+    return {
+        name: value
+        for name, value in variables.items()
+        if name.upper().startswith(_PREFIX) and value
+    }
 
 
 def _needs_a_home(path: Path) -> bool:

@@ -34,7 +34,9 @@ class Branch:
 class LazyGroup(click.Group):
     """The commands of `entries`, in their order."""
 
-    def __init__(self, *arguments: Any, entries: Mapping[str, Leaf | Branch], **attributes: Any) -> None:
+    def __init__(
+        self, *arguments: Any, entries: Mapping[str, Leaf | Branch], **attributes: Any
+    ) -> None:
         super().__init__(*arguments, **attributes)
         self._entries = entries
 
@@ -46,7 +48,13 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         if isinstance(entry, Branch):
-            return LazyGroup(cmd_name, entries=entry.entries, help=entry.summary, no_args_is_help=True, context_settings=CONTEXT)
+            return LazyGroup(
+                cmd_name,
+                entries=entry.entries,
+                help=entry.summary,
+                no_args_is_help=True,
+                context_settings=CONTEXT,
+            )
         module, _, function = entry.function.partition(":")
         command: click.Command = getattr(import_module(f"ledger.cli.{module}"), function)
         command.context_settings = CONTEXT
@@ -54,7 +62,9 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._entries[name].summary) for name in self.list_commands(ctx)])
+            formatter.write_dl(
+                [(name, self._entries[name].summary) for name in self.list_commands(ctx)]
+            )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         from click.shell_completion import CompletionItem
@@ -67,10 +77,14 @@ class LazyGroup(click.Group):
         return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
-def every_command(entries: Mapping[str, Leaf | Branch], names: Sequence[str] = ()) -> "list[tuple[tuple[str, ...], Leaf]]":
+def every_command(
+    entries: Mapping[str, Leaf | Branch], names: Sequence[str] = ()
+) -> "list[tuple[tuple[str, ...], Leaf]]":
     """All commands with the names that lead to them, hidden ones included."""
     found: list[tuple[tuple[str, ...], Leaf]] = []
     for name, entry in entries.items():
         path = (*names, name)
-        found += every_command(entry.entries, path) if isinstance(entry, Branch) else [(path, entry)]
+        found += (
+            every_command(entry.entries, path) if isinstance(entry, Branch) else [(path, entry)]
+        )
     return found

@@ -20,7 +20,9 @@ fish   its place is ~/.config/fish/completions/ledger.fish
 
 
 @click.command(help=HELP)
-@click.argument("shell", metavar="SHELL", type=click.Choice(SHELLS), help=f"One of {', '.join(SHELLS)}.")
+@click.argument(
+    "shell", metavar="SHELL", type=click.Choice(SHELLS), help=f"One of {', '.join(SHELLS)}."
+)
 def completion(shell: str) -> None:
     from click.shell_completion import get_completion_class
 

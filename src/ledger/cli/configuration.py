@@ -54,7 +54,9 @@ _RULE_BY_ERROR_TYPE = {
 }
 
 
-def load_settings(address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE) -> Settings:
+def load_settings(
+    address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE
+) -> Settings:
     """The settings, with `address` in the place of LEDGER_GRPC_ADDRESS if it is given, and so on.
 
     Raises CommandFailure with a line for each setting that is not as it must be, and for each

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
-def connect(settings: ClientSettings) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
+def connect(
+    settings: ClientSettings,
+) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
     """A client of the server at LEDGER_GRPC_ADDRESS, with the credentials of LEDGER_CLIENT_…
 
     Raises CommandFailure for a call of the block that was refused, and for credentials that cannot be used.
@@ -33,7 +35,9 @@ def connect_plainly(address: str) -> AbstractContextManager["ledger_pb2_grpc.Led
 
 
 @contextmanager
-def _client(address: str, credentials: "grpc.ChannelCredentials | None") -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
+def _client(
+    address: str, credentials: "grpc.ChannelCredentials | None"
+) -> Iterator["ledger_pb2_grpc.LedgerServiceStub"]:
     import grpc
 
     from ledger.v1 import ledger_pb2_grpc
@@ -62,11 +66,13 @@ def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None"
     )
     if (certificate is None) != (key is None):
         raise CommandFailure(
-            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE and LEDGER_CLIENT_TLS_KEY_FILE go together", exit_status=ExitStatus.USAGE
+            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE and LEDGER_CLIENT_TLS_KEY_FILE go together",
+            exit_status=ExitStatus.USAGE,
         )
     if authorities is None and certificate is not None:
         raise CommandFailure(
-            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE does nothing without LEDGER_CLIENT_TLS_CA_FILE", exit_status=ExitStatus.USAGE
+            "LEDGER_CLIENT_TLS_CERTIFICATE_FILE does nothing without LEDGER_CLIENT_TLS_CA_FILE",
+            exit_status=ExitStatus.USAGE,
         )
     import grpc
 
@@ -93,7 +99,9 @@ def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None"
         return None
     if token is None:
         return credentials
-    return grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+    return grpc.composite_channel_credentials(
+        credentials, grpc.access_token_call_credentials(token)
+    )
 
 
 def _token_in(path: Path) -> str:
@@ -107,14 +115,20 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CommandFailure(f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE) from error
+        raise CommandFailure(
+            f"cannot read {path}: {error.strerror}", exit_status=ExitStatus.USAGE
+        ) from error
 
 
-def open_channel(address: str, credentials: "grpc.ChannelCredentials | None" = None) -> "grpc.Channel":
+def open_channel(
+    address: str, credentials: "grpc.ChannelCredentials | None" = None
+) -> "grpc.Channel":
     """A channel to `address`, in plaintext without `credentials`; connects at its first call. To be closed."""
     import grpc
 
-    service_config = Path(ledger_pb2.__file__).with_name("service_config.json").read_text(encoding="utf-8")
+    service_config = (
+        Path(ledger_pb2.__file__).with_name("service_config.json").read_text(encoding="utf-8")
+    )
     options = (
         ("grpc.service_config", service_config),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),

@@ -17,7 +17,9 @@ from ledger.infrastructure.postgres.sessions.errors import sentence_of
 from ledger.infrastructure.postgres.sessions.hosts import EnvironmentMisconfigured
 from ledger.infrastructure.postgres.verification.start_checks import UnfitDatabase
 
-_NEW_DATABASE = "on a new database run `ledger migrate` first, and give the role ledger_app its password"
+_NEW_DATABASE = (
+    "on a new database run `ledger migrate` first, and give the role ledger_app its password"
+)
 _HINT_BY_SQLSTATE = {
     "22023": _NEW_DATABASE,  # a role that does not exist
     "28000": _NEW_DATABASE,  # the same, by name
@@ -50,7 +52,9 @@ def database_failures(url: str) -> Iterator[None]:
         lines = [f"{where} cannot be reached: {sentence_of(cause)}", *_hints(cause)]
         raise CommandFailure(*lines, exit_status=ExitStatus.UNREACHABLE) from error
     except LedgerError as error:
-        raise CommandFailure(f"{where} could not do the work: {sentence_of(error.__cause__ or error)}") from error
+        raise CommandFailure(
+            f"{where} could not do the work: {sentence_of(error.__cause__ or error)}"
+        ) from error
     except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CommandFailure(f"{where} refuses: {sentence_of(error)}", *_hints(error)) from error
 

@@ -62,6 +62,8 @@ def doctor(json: bool) -> None:
             table.add(condition.fitness.value, condition.check, condition.detail, condition.remedy)
         print_table(table)
         plural = "" if warnings == 1 else "s"
-        print_line(f"{len(conditions)} checks, {broken or 'nothing'} broken, {warnings or 'no'} warning{plural}")
+        print_line(
+            f"{len(conditions)} checks, {broken or 'nothing'} broken, {warnings or 'no'} warning{plural}"
+        )
     if broken:
         raise click.exceptions.Exit(ExitStatus.REFUSED)

@@ -51,7 +51,9 @@ def report(label: str, lines: Iterable[str]) -> None:
         getattr(structlog.get_logger("ledger"), label)(first, **particulars)
         return
     for number, line in enumerate(lines):
-        sys.stderr.write(f"{label}: {printable(line)}\n" if number == 0 else f"  {printable(line)}\n")
+        sys.stderr.write(
+            f"{label}: {printable(line)}\n" if number == 0 else f"  {printable(line)}\n"
+        )
     sys.stderr.flush()
 
 
@@ -59,4 +61,7 @@ def printable(text: str) -> str:
     """`text` with everything escaped that could steer a terminal or break a line."""
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

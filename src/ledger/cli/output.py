@@ -43,7 +43,8 @@ def _json_text(value: JsonValue, indent: int | None = None) -> str:
     if text.isascii():
         return text
     return "".join(
-        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1] for character in text
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+        for character in text
     )
 
 
@@ -72,7 +73,9 @@ def print_line(line: str = "") -> None:
 class CsvWriter:
     """Writes CSV in UTF-8, a row a line, with every cell quoted by ' that a spreadsheet would take for a formula."""
 
-    def __init__(self, stream: TextIO, columns: Sequence[str], *, shown_on: TextIO | None = None) -> None:
+    def __init__(
+        self, stream: TextIO, columns: Sequence[str], *, shown_on: TextIO | None = None
+    ) -> None:
         """`columns` are the header, which is written at once; `shown_on` is where the stream's text goes, if elsewhere."""
         if stream is sys.stdout:
             write_unicode(stream)
@@ -102,7 +105,11 @@ def _csv_cell(text: str) -> str:
 def _is_number(text: str) -> bool:
     """Whether it is a number with or without a minus: -12.50."""
     whole, _, fraction = text.removeprefix("-").partition(".")
-    return text.isascii() and whole.isdigit() and (fraction.isdigit() or whole == text.removeprefix("-"))
+    return (
+        text.isascii()
+        and whole.isdigit()
+        and (fraction.isdigit() or whole == text.removeprefix("-"))
+    )
 
 
 @dataclass(slots=True)
@@ -175,8 +182,15 @@ def _writable(table: Table) -> Table:
 
 
 def _widths(table: Table) -> list[int]:
-    rows = [*table.rows, *([table.footer] if table.footer else []), *([table.titles] if table.has_header else [])]
-    return [max((text_width(row[place]) for row in rows), default=0) for place in range(len(table.titles))]
+    rows = [
+        *table.rows,
+        *([table.footer] if table.footer else []),
+        *([table.titles] if table.has_header else []),
+    ]
+    return [
+        max((text_width(row[place]) for row in rows), default=0)
+        for place in range(len(table.titles))
+    ]
 
 
 def _line_width(widths: Sequence[int], shown: Sequence[int]) -> int:
@@ -184,17 +198,26 @@ def _line_width(widths: Sequence[int], shown: Sequence[int]) -> int:
 
 
 def _print_grid(table: Table, shown: Sequence[int], widths: Sequence[int]) -> None:
-    head, head_side, below_head, side, bottom, section, top = _WITH_LINES if _is_unicode(sys.stdout) else _IN_ASCII
+    head, head_side, below_head, side, bottom, section, top = (
+        _WITH_LINES if _is_unicode(sys.stdout) else _IN_ASCII
+    )
 
     def rule(corners: str) -> str:
         left, line, between, right = tuple(corners)
         return left + between.join(line * (widths[place] + 2) for place in shown) + right
 
     def row(cells: Sequence[str], edge: str) -> str:
-        texts = (_padded(cells[place], widths[place], table.titles[place] in table.right) for place in shown)
+        texts = (
+            _padded(cells[place], widths[place], table.titles[place] in table.right)
+            for place in shown
+        )
         return f"{edge} " + f" {edge} ".join(texts) + f" {edge}"
 
-    lines = [rule(head), row(table.titles, head_side), rule(below_head)] if table.has_header else [rule(top)]
+    lines = (
+        [rule(head), row(table.titles, head_side), rule(below_head)]
+        if table.has_header
+        else [rule(top)]
+    )
     lines += [row(cells, side) for cells in table.rows]
     if table.footer:
         lines += [rule(section), row(table.footer, side)]
@@ -204,7 +227,11 @@ def _print_grid(table: Table, shown: Sequence[int], widths: Sequence[int]) -> No
 
 def _print_blocks(table: Table) -> None:
     """Each row as lines of a title and a value; what is empty is left out."""
-    width = max((text_width(title) for title in table.titles), default=0) if table.has_header else _widths(table)[0]
+    width = (
+        max((text_width(title) for title in table.titles), default=0)
+        if table.has_header
+        else _widths(table)[0]
+    )
     for number, cells in enumerate([*table.rows, *([table.footer] if table.footer else [])]):
         if not table.has_header:
             sys.stdout.write(f"{_padded(cells[0], width, False)}  {cells[1]}\n")

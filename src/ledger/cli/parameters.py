@@ -50,11 +50,15 @@ class Seconds(click.ParamType[float]):
 
     name = "seconds"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         if isinstance(value, int | float):
             return value
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
-            self.fail(f"must be a number of seconds such as 30 or 0.5 (it is {value!r})", param, ctx)
+            self.fail(
+                f"must be a number of seconds such as 30 or 0.5 (it is {value!r})", param, ctx
+            )
         return float(value)
 
 
@@ -66,7 +70,9 @@ class Instant(click.ParamType[Any]):
     def __init__(self, *, takes_dates: bool = True) -> None:
         self._takes_dates = takes_dates
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Timestamp":
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Timestamp":
         from ledger.cli.instants import INSTANT_RULE, parse_instant
 
         if not isinstance(value, str):
@@ -116,7 +122,9 @@ class Word(click.ParamType[str]):
             self.fail(f"must be one of {', '.join(self.words)} (it is {value!r})", param, ctx)
         return word
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(word) for word in self.words if word.startswith(incomplete.lower())]
@@ -130,7 +138,9 @@ class FileName(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(value)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="file")]
@@ -150,7 +160,9 @@ def restaurant_argument(function: Decorator) -> Decorator:
 
 def currency_argument(function: Decorator) -> Decorator:
     """CURRENCY."""
-    return click.argument("currency", metavar="CURRENCY", help="ISO 4217 code in capitals, such as PEN.")(function)
+    return click.argument(
+        "currency", metavar="CURRENCY", help="ISO 4217 code in capitals, such as PEN."
+    )(function)
 
 
 def json_option(function: Decorator) -> Decorator:
@@ -160,12 +172,16 @@ def json_option(function: Decorator) -> Decorator:
 
 def json_lines_option(function: Decorator) -> Decorator:
     """--json, of a command that lists."""
-    return click.option("--json", "json", is_flag=True, help="Print JSON lines, an object a line, for programs.")(function)
+    return click.option(
+        "--json", "json", is_flag=True, help="Print JSON lines, an object a line, for programs."
+    )(function)
 
 
 def csv_option(function: Decorator) -> Decorator:
     """--csv."""
-    return click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")(function)
+    return click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")(
+        function
+    )
 
 
 def address_option(function: Decorator) -> Decorator:

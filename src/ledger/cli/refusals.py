@@ -42,22 +42,40 @@ class Refusal:
         return self.code == "UNAVAILABLE" and not self.reason
 
     def __str__(self) -> str:
-        return f"{self.code} {self.reason}: {self.message}" if self.reason else f"{self.code}: {self.message}"
+        return (
+            f"{self.code} {self.reason}: {self.message}"
+            if self.reason
+            else f"{self.code}: {self.message}"
+        )
 
 
 def refusal_of_status(status: "status_pb2.Status") -> Refusal:
     """What `status` says."""
     from google.rpc import code_pb2, error_details_pb2
 
-    info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    info, request, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
     for detail in status.details:
         # Each unpacks only what is of its own type.
         detail.Unpack(info)
         detail.Unpack(request)
         detail.Unpack(retry)
-    violations = tuple(FieldViolation(found.field, found.description) for found in request.field_violations)
-    delay_seconds = min(max(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9, 0.0), RETRY_DELAY_SECONDS_MAX)
-    return Refusal(word_of(code_pb2.Code, status.code).upper(), info.reason, status.message, violations, delay_seconds)
+    violations = tuple(
+        FieldViolation(found.field, found.description) for found in request.field_violations
+    )
+    delay_seconds = min(
+        max(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9, 0.0), RETRY_DELAY_SECONDS_MAX
+    )
+    return Refusal(
+        word_of(code_pb2.Code, status.code).upper(),
+        info.reason,
+        status.message,
+        violations,
+        delay_seconds,
+    )
 
 
 def refusal_of_call(error: "grpc.RpcError") -> Refusal:
@@ -85,7 +103,9 @@ def failure_of(refusal: Refusal, address: str) -> CommandFailure:
             exit_status=ExitStatus.UNREACHABLE,
         )
     if refusal.code == "DEADLINE_EXCEEDED":
-        return CommandFailure(f"the server at {address} did not answer in time", exit_status=ExitStatus.UNREACHABLE)
+        return CommandFailure(
+            f"the server at {address} did not answer in time", exit_status=ExitStatus.UNREACHABLE
+        )
     if refusal.code == "UNAUTHENTICATED":
         return CommandFailure(
             str(refusal),

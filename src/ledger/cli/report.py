@@ -10,7 +10,15 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.cli.failures import CommandFailure, ExitStatus, report
-from ledger.cli.output import CsvWriter, JsonValue, Table, instant_text, print_json_lines, print_line, print_table
+from ledger.cli.output import (
+    CsvWriter,
+    JsonValue,
+    Table,
+    instant_text,
+    print_json_lines,
+    print_line,
+    print_table,
+)
 from ledger.cli.parameters import (
     Instant,
     SettlementDate,
@@ -66,15 +74,21 @@ def q1(currency: str, json: bool, as_csv: bool) -> None:
     _show(_query("q1_balances", {"currency": _checked(currency)}), json=json, as_csv=as_csv)
 
 
-@click.command(help=f"Show the ten restaurants of each currency with the highest net revenue of seven days.\n\n{_WHERE}")
-@click.option("--until", metavar="INSTANT", type=Instant(), help="When the seven days end.  [default: now]")
+@click.command(
+    help=f"Show the ten restaurants of each currency with the highest net revenue of seven days.\n\n{_WHERE}"
+)
+@click.option(
+    "--until", metavar="INSTANT", type=Instant(), help="When the seven days end.  [default: now]"
+)
 @_output_options
 def q2(until: Timestamp | None, json: bool, as_csv: bool) -> None:
     until_at = datetime.now(UTC) if until is None else until.ToDatetime(UTC)
     _show(_query("q2_top_restaurants", {"until_at": until_at}), json=json, as_csv=as_csv)
 
 
-@click.command(help=f"Show what a payout run would pay each restaurant in CURRENCY, or why it would skip it.\n\n{_WHERE}")
+@click.command(
+    help=f"Show what a payout run would pay each restaurant in CURRENCY, or why it would skip it.\n\n{_WHERE}"
+)
 @currency_argument
 @click.option(
     "--as-of",
@@ -82,10 +96,26 @@ def q2(until: Timestamp | None, json: bool, as_csv: bool) -> None:
     type=SettlementDate(),
     help="The date to pay out by, in LEDGER_SETTLEMENT_TIMEZONE.  [default: today there]",
 )
-@click.option("--min-amount", metavar="AMOUNT", help="The least that is paid, such as 12.50.  [default: any amount]")
-@click.option("--min-amount-minor", metavar="NUMBER", type=WholeNumber(), help="The same in minor units, such as 1250.")
+@click.option(
+    "--min-amount",
+    metavar="AMOUNT",
+    help="The least that is paid, such as 12.50.  [default: any amount]",
+)
+@click.option(
+    "--min-amount-minor",
+    metavar="NUMBER",
+    type=WholeNumber(),
+    help="The same in minor units, such as 1250.",
+)
 @_output_options
-def q3(currency: str, as_of: date | None, min_amount: str | None, min_amount_minor: int | None, json: bool, as_csv: bool) -> None:
+def q3(
+    currency: str,
+    as_of: date | None,
+    min_amount: str | None,
+    min_amount_minor: int | None,
+    json: bool,
+    as_csv: bool,
+) -> None:
     checked = _checked(currency)
     min_minor = minimum_of(currency, min_amount, min_amount_minor)
 
@@ -102,19 +132,25 @@ def q3(currency: str, as_of: date | None, min_amount: str | None, min_amount_min
                 min_amount_minor=min_minor,
             )
         except InvalidRequest as error:
-            sentence = "; ".join(f"--as-of {violation.description}" for violation in error.violations)
+            sentence = "; ".join(
+                f"--as-of {violation.description}" for violation in error.violations
+            )
             raise CommandFailure(sentence, exit_status=ExitStatus.USAGE) from None
 
     _show(eligibility, json=json, as_csv=as_csv)
 
 
-@click.command(help=f"Show what is wrong with the books, errors first; `ledger verify` is the whole audit.\n\n{_WHERE}")
+@click.command(
+    help=f"Show what is wrong with the books, errors first; `ledger verify` is the whole audit.\n\n{_WHERE}"
+)
 @_output_options
 def q4(json: bool, as_csv: bool) -> None:
     _show(_query("q4_integrity", {}), json=json, as_csv=as_csv)
 
 
-@click.command(help=f"Show the payouts of a restaurant, latest first, with what each consists of.\n\n{_WHERE}")
+@click.command(
+    help=f"Show the payouts of a restaurant, latest first, with what each consists of.\n\n{_WHERE}"
+)
 @restaurant_argument
 @_output_options
 def payouts(restaurant: str, json: bool, as_csv: bool) -> None:
@@ -138,7 +174,9 @@ def _load_settings() -> "Settings":
 
 def _checked(currency: str) -> str:
     if not is_currency(currency):
-        raise CommandFailure("CURRENCY must be an ISO 4217 code, in capitals", exit_status=ExitStatus.USAGE)
+        raise CommandFailure(
+            "CURRENCY must be an ISO 4217 code, in capitals", exit_status=ExitStatus.USAGE
+        )
     return currency
 
 
@@ -151,7 +189,13 @@ def _query(name: str, parameters: "dict[str, Value]") -> "Question":
     return ask
 
 
-def _show(question: "Question", *, json: bool, as_csv: bool, shaped: "Callable[[Report], Report]" = lambda found: found) -> None:
+def _show(
+    question: "Question",
+    *,
+    json: bool,
+    as_csv: bool,
+    shaped: "Callable[[Report], Report]" = lambda found: found,
+) -> None:
     from ledger.observability import configure_logging
 
     if json and as_csv:
@@ -159,7 +203,10 @@ def _show(question: "Question", *, json: bool, as_csv: bool, shaped: "Callable[[
     settings = _load_settings()
     configure_logging(settings.log_format, settings.log_level)
     found = shaped(_ask_configured_books(settings, question))
-    rows = [{column: _text(column, value) for column, value in zip(found.columns, row, strict=True)} for row in found.rows]
+    rows = [
+        {column: _text(column, value) for column, value in zip(found.columns, row, strict=True)}
+        for row in found.rows
+    ]
     if json:
         # Sums may exceed what a JSON number holds everywhere, as int64 does.
         print_json_lines(dict[str, JsonValue](row) for row in rows)
@@ -186,11 +233,15 @@ def _ask_configured_books(settings: "Settings", question: "Question") -> "Report
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table:
     right = frozenset(
-        column for column in columns if column.endswith(("_minor", "_count", "_percent")) or column in ("rank", "sequence")
+        column
+        for column in columns
+        if column.endswith(("_minor", "_count", "_percent")) or column in ("rank", "sequence")
     )
     # Of the items of a payout only those that are there.
     shown = [
-        column for column in columns if not column.startswith("item_") or any(row[column] not in (None, "0") for row in rows)
+        column
+        for column in columns
+        if not column.startswith("item_") or any(row[column] not in (None, "0") for row in rows)
     ]
     table = Table(shown, right=right, optional=[column for column in _OPTIONAL if column in shown])
     for row in rows:

@@ -11,8 +11,21 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.instants import format_instant
-from ledger.cli.output import JsonValue, Table, facts, print_json, print_json_lines, print_line, print_table
-from ledger.cli.parameters import address_option, json_lines_option, json_option, restaurant_argument
+from ledger.cli.output import (
+    JsonValue,
+    Table,
+    facts,
+    print_json,
+    print_json_lines,
+    print_line,
+    print_table,
+)
+from ledger.cli.parameters import (
+    address_option,
+    json_lines_option,
+    json_option,
+    restaurant_argument,
+)
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -63,7 +76,12 @@ def _changes(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         address_option,
         json_option,
-        click.option("--metadata", metavar="KEY=VALUE", multiple=True, help="To keep with it; may be repeated."),
+        click.option(
+            "--metadata",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="To keep with it; may be repeated.",
+        ),
         click.option(
             "--maturity-days",
             metavar="DAYS",
@@ -97,7 +115,12 @@ def put_restaurant(
 @restaurant_argument
 @_changes
 @click.option("--remove-metadata", metavar="KEY", multiple=True, help="To remove; may be repeated.")
-@click.option("--etag", metavar="ETAG", default="", help="Only if the restaurant still has this etag; `show` shows it.")
+@click.option(
+    "--etag",
+    metavar="ETAG",
+    default="",
+    help="Only if the restaurant still has this etag; `show` shows it.",
+)
 def update_restaurant(
     restaurant: str,
     name: str | None,
@@ -117,10 +140,19 @@ def update_restaurant(
 
 
 def _table_of(restaurants: Sequence[ledger_pb2.Restaurant]) -> Table:
-    table = Table(("restaurant", "name", "active", "maturity", "registered"), optional=("registered", "maturity"))
+    table = Table(
+        ("restaurant", "name", "active", "maturity", "registered"),
+        optional=("registered", "maturity"),
+    )
     for restaurant in restaurants:
         registered = format_instant(restaurant.created_at)
-        table.add(restaurant.restaurant_id, restaurant.name, _yes_or_no(restaurant), _maturity_of(restaurant), registered)
+        table.add(
+            restaurant.restaurant_id,
+            restaurant.name,
+            _yes_or_no(restaurant),
+            _maturity_of(restaurant),
+            registered,
+        )
     return table
 
 
@@ -134,7 +166,9 @@ def _change_of(
 ) -> ledger_pb2.UpdateRestaurantRequest:
     """A request that names what was given, and nothing else. Raises CommandFailure."""
     pairs = _pairs_of(metadata)
-    request = ledger_pb2.UpdateRestaurantRequest(restaurant=ledger_pb2.Restaurant(restaurant_id=restaurant, metadata=pairs))
+    request = ledger_pb2.UpdateRestaurantRequest(
+        restaurant=ledger_pb2.Restaurant(restaurant_id=restaurant, metadata=pairs)
+    )
     paths = request.update_mask.paths
     if name is not None:
         request.restaurant.name = name
@@ -155,12 +189,15 @@ def _change_of(
 def _days_of(text: str) -> int:
     if not re.fullmatch("[0-9]{1,4}", text):
         raise CommandFailure(
-            f"--maturity-days must be a whole number of days or default (it is {text!r})", exit_status=ExitStatus.USAGE
+            f"--maturity-days must be a whole number of days or default (it is {text!r})",
+            exit_status=ExitStatus.USAGE,
         )
     return int(text)
 
 
-def _update(request: ledger_pb2.UpdateRestaurantRequest, *, json: bool, address: str | None) -> None:
+def _update(
+    request: ledger_pb2.UpdateRestaurantRequest, *, json: bool, address: str | None
+) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
         answer = stub.UpdateRestaurant(request)
@@ -170,7 +207,9 @@ def _update(request: ledger_pb2.UpdateRestaurantRequest, *, json: bool, address:
 def _pages(stub: "ledger_pb2_grpc.LedgerServiceStub") -> Iterator[Sequence[ledger_pb2.Restaurant]]:
     page_token = ""
     while True:
-        answer = stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=PAGE_SIZE, page_token=page_token))
+        answer = stub.ListRestaurants(
+            ledger_pb2.ListRestaurantsRequest(page_size=PAGE_SIZE, page_token=page_token)
+        )
         yield answer.restaurants
         page_token = answer.next_page_token
         if not page_token:
@@ -182,7 +221,10 @@ def _pairs_of(metadata: Sequence[str]) -> dict[str, str]:
     for text in metadata:
         key, equals, value = text.partition("=")
         if not equals or not key or key in pairs:
-            raise CommandFailure(f"--metadata must be KEY=VALUE, each key once (it is {text!r})", exit_status=ExitStatus.USAGE)
+            raise CommandFailure(
+                f"--metadata must be KEY=VALUE, each key once (it is {text!r})",
+                exit_status=ExitStatus.USAGE,
+            )
         pairs[key] = value
     return pairs
 
@@ -211,11 +253,17 @@ def _yes_or_no(restaurant: ledger_pb2.Restaurant) -> str:
 
 
 def _maturity_of(restaurant: ledger_pb2.Restaurant) -> str:
-    return f"{restaurant.maturity_days} days" if restaurant.HasField("maturity_days") else "as the server is set"
+    return (
+        f"{restaurant.maturity_days} days"
+        if restaurant.HasField("maturity_days")
+        else "as the server is set"
+    )
 
 
 def _json_of(restaurant: ledger_pb2.Restaurant) -> JsonValue:
-    metadata: dict[str, JsonValue] = {key: restaurant.metadata[key] for key in sorted(restaurant.metadata)}
+    metadata: dict[str, JsonValue] = {
+        key: restaurant.metadata[key] for key in sorted(restaurant.metadata)
+    }
     return {
         "restaurant_id": restaurant.restaurant_id,
         "name": restaurant.name,

@@ -36,9 +36,15 @@ def settings(json: bool) -> None:
     from ledger.settings import Settings
 
     found = load_settings()
-    rows = [(f"LEDGER_{field.upper()}", _shown(field, found), _source_of(field)) for field in Settings.model_fields]
+    rows = [
+        (f"LEDGER_{field.upper()}", _shown(field, found), _source_of(field))
+        for field in Settings.model_fields
+    ]
     if json:
-        print_json_lines(dict[str, JsonValue](name=name, value=value, source=source) for name, value, source in rows)
+        print_json_lines(
+            dict[str, JsonValue](name=name, value=value, source=source)
+            for name, value, source in rows
+        )
         return
     table = Table(("setting", "value", "from"))
     for row in rows:
@@ -60,7 +66,9 @@ def _shown(field: str, settings: "Settings") -> str:
 def without_password(url: str) -> str:
     """The URL as people write it, with *** in the place of a password."""
     shown = url.replace("postgresql+asyncpg://", "postgresql://", 1)
-    return _PASSWORD.sub(lambda match: _HIDDEN if match[1] is None else f"{match[1]}:{_HIDDEN}@", shown)
+    return _PASSWORD.sub(
+        lambda match: _HIDDEN if match[1] is None else f"{match[1]}:{_HIDDEN}@", shown
+    )
 
 
 def _source_of(field: str) -> str:

@@ -77,11 +77,26 @@ class Line:
 @restaurant_argument
 @currency_argument
 @click.option(
-    "--from", "start", metavar="INSTANT", type=Instant(), help="Recorded at or after it.  [default: from the first entry]"
+    "--from",
+    "start",
+    metavar="INSTANT",
+    type=Instant(),
+    help="Recorded at or after it.  [default: from the first entry]",
 )
-@click.option("--to", "end", metavar="INSTANT", type=Instant(), help="Recorded before it, not in the future.  [default: now]")
 @click.option(
-    "--type", "types", metavar="TYPE", multiple=True, type=ENTRY_TYPE, help="Only entries of this type; may be repeated."
+    "--to",
+    "end",
+    metavar="INSTANT",
+    type=Instant(),
+    help="Recorded before it, not in the future.  [default: now]",
+)
+@click.option(
+    "--type",
+    "types",
+    metavar="TYPE",
+    multiple=True,
+    type=ENTRY_TYPE,
+    help="Only entries of this type; may be repeated.",
 )
 @json_lines_option
 @csv_option
@@ -104,7 +119,9 @@ def statement(
         currency=currency,
         start_at=start,
         end_at=end,
-        entry_types=[ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.upper()}") for entry_type in types],
+        entry_types=[
+            ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.upper()}") for entry_type in types
+        ],
         page_size=PAGE_SIZE,
     )
     write = _write_json if json else _write_csv if as_csv else _write_tables
@@ -159,7 +176,9 @@ def _signed_amount(entry: ledger_pb2.LedgerEntry) -> int | None:
 
 
 def _write_tables(
-    request: ledger_pb2.ListEntriesRequest, first: ledger_pb2.ListEntriesResponse, pages: Iterable[list[Line]]
+    request: ledger_pb2.ListEntriesRequest,
+    first: ledger_pb2.ListEntriesResponse,
+    pages: Iterable[list[Line]],
 ) -> None:
     currency = request.currency
     print_line(f"{request.restaurant_id}, {currency}, {_period(request)}")
@@ -174,25 +193,45 @@ def _write_tables(
             balance = () if request.entry_types else (_shown(line.balance_minor, currency),)
             cause = line.entry.event_id or line.entry.payout_id
             recorded = format_instant(line.entry.recorded_at)
-            table.add(recorded, _type_name(line.entry), _shown(line.amount_minor, currency), *balance, cause)
+            table.add(
+                recorded,
+                _type_name(line.entry),
+                _shown(line.amount_minor, currency),
+                *balance,
+                cause,
+            )
         print_table(table)
     print_line(f"closing balance {amount_of(first.closing_balance_minor, currency)}")
     print_line(f"{count} entries")
 
 
 def _write_csv(
-    request: ledger_pb2.ListEntriesRequest, first: ledger_pb2.ListEntriesResponse, pages: Iterable[list[Line]]
+    request: ledger_pb2.ListEntriesRequest,
+    first: ledger_pb2.ListEntriesResponse,
+    pages: Iterable[list[Line]],
 ) -> None:
     rows = CsvWriter(sys.stdout, _CSV_COLUMNS)
-    rows.write({"type": "opening_balance", **_balance_fields(first.opening_balance_minor, request.currency)})
+    rows.write(
+        {
+            "type": "opening_balance",
+            **_balance_fields(first.opening_balance_minor, request.currency),
+        }
+    )
     for lines in pages:
         for line in lines:
             rows.write(_fields_of(line))
-    rows.write({"type": "closing_balance", **_balance_fields(first.closing_balance_minor, request.currency)})
+    rows.write(
+        {
+            "type": "closing_balance",
+            **_balance_fields(first.closing_balance_minor, request.currency),
+        }
+    )
 
 
 def _write_json(
-    request: ledger_pb2.ListEntriesRequest, first: ledger_pb2.ListEntriesResponse, pages: Iterable[list[Line]]
+    request: ledger_pb2.ListEntriesRequest,
+    first: ledger_pb2.ListEntriesResponse,
+    pages: Iterable[list[Line]],
 ) -> None:
     head: dict[str, JsonValue] = {
         "restaurant_id": request.restaurant_id,
@@ -210,7 +249,11 @@ def _write_json(
 
 
 def _period(request: ledger_pb2.ListEntriesRequest) -> str:
-    start = f"from {format_instant(request.start_at)}" if request.HasField("start_at") else "from the first entry"
+    start = (
+        f"from {format_instant(request.start_at)}"
+        if request.HasField("start_at")
+        else "from the first entry"
+    )
     return f"{start} to {format_instant(request.end_at) if request.HasField('end_at') else 'now'}"
 
 
@@ -223,7 +266,11 @@ def _shown(amount_minor: int | None, currency: str) -> str:
 
 
 def _balance_fields(balance_minor: int, currency: str) -> dict[str, JsonValue]:
-    return {"balance_minor": str(balance_minor), "balance": amount_or_none(balance_minor, currency), "currency": currency}
+    return {
+        "balance_minor": str(balance_minor),
+        "balance": amount_or_none(balance_minor, currency),
+        "currency": currency,
+    }
 
 
 def _fields_of(line: Line) -> dict[str, JsonValue]:
@@ -240,6 +287,8 @@ def _fields_of(line: Line) -> dict[str, JsonValue]:
         "event_id": entry.event_id or None,
         "payout_id": entry.payout_id or None,
         "occurred_at": format_instant(entry.occurred_at) if entry.HasField("occurred_at") else None,
-        "available_at": format_instant(entry.available_at) if entry.HasField("available_at") else None,
+        "available_at": format_instant(entry.available_at)
+        if entry.HasField("available_at")
+        else None,
         "transaction_id": entry.transaction_id,
     }

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 import click
 
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.output import JsonValue, Table, counted, instant_text, print_json, print_line, print_table
+from ledger.cli.output import (
+    JsonValue,
+    Table,
+    counted,
+    instant_text,
+    print_json,
+    print_line,
+    print_table,
+)
 from ledger.cli.parameters import json_option
 from ledger.domain.audit import AuditReport
 from ledger.domain.seals import ChainReport, Seal
@@ -36,7 +44,12 @@ database cannot be reached.
 
 @click.command(help=HELP)
 @click.option("--chain", is_flag=True, help="Recompute the chain of seals.")
-@click.option("--expect", metavar="HASH", default="", help="With --chain: a head printed before, which the chain must hold.")
+@click.option(
+    "--expect",
+    metavar="HASH",
+    default="",
+    help="With --chain: a head printed before, which the chain must hold.",
+)
 @json_option
 def verify(json: bool, chain: bool, expect: str) -> None:
     from ledger.cli.configuration import load_settings
@@ -45,7 +58,9 @@ def verify(json: bool, chain: bool, expect: str) -> None:
     if expect and not chain:
         raise CommandFailure("--expect goes with --chain", exit_status=ExitStatus.USAGE)
     if expect and not re.fullmatch(r"[0-9a-fA-F]{64}", expect):
-        raise CommandFailure("--expect must be the 64 hexadecimal digits of a head", exit_status=ExitStatus.USAGE)
+        raise CommandFailure(
+            "--expect must be the 64 hexadecimal digits of a head", exit_status=ExitStatus.USAGE
+        )
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     if chain:
@@ -110,7 +125,9 @@ def _chain_lines(report: ChainReport) -> list[str]:
     else:
         sealed = f"{counted(report.events_count, 'event')} and {counted(report.entries_count, 'entry', 'entries')}"
         lines.append(f"head: {report.head.hash.hex()}")
-        lines.append(f"seal {report.head.sequence}, made at {instant_text(report.head.sealed_at)}; the chain covers {sealed}")
+        lines.append(
+            f"seal {report.head.sequence}, made at {instant_text(report.head.sealed_at)}; the chain covers {sealed}"
+        )
     lines.append(f"not sealed yet: {counted(report.unsealed_count, 'row')}")
     if report.expected_sequence is not None:
         lines.append(f"the expected head is seal {report.expected_sequence}")
@@ -128,7 +145,11 @@ def _json_of_chain(report: ChainReport) -> dict[str, JsonValue]:
 
 
 def _json_of_seal(seal: Seal) -> dict[str, JsonValue]:
-    return {"sequence": seal.sequence, "hash": seal.hash.hex(), "sealed_at": instant_text(seal.sealed_at)}
+    return {
+        "sequence": seal.sequence,
+        "hash": seal.hash.hex(),
+        "sealed_at": instant_text(seal.sealed_at),
+    }
 
 
 def _json_of(report: AuditReport) -> dict[str, JsonValue]:

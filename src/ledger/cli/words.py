@@ -24,7 +24,11 @@ def word_of(enum: Any, number: int) -> str:
 
 def amount_of(amount_minor: int, currency: str) -> str:
     """The amount as people write it, 12.50; of a currency that only a newer server knows, the number of its minor units."""
-    return format_minor(amount_minor, currency) if is_currency(currency) else f"{amount_minor} minor units"
+    return (
+        format_minor(amount_minor, currency)
+        if is_currency(currency)
+        else f"{amount_minor} minor units"
+    )
 
 
 def amount_or_none(amount_minor: int, currency: str) -> str | None:

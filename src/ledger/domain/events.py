@@ -15,7 +15,14 @@ from ledger.domain.fields import (
     is_metadata,
     is_reference,
 )
-from ledger.domain.money import AMOUNT_MINOR_MAX, AMOUNT_RULE, CURRENCY_RULE, INT64_MAX, PAYOUT_AMOUNT_RULE, is_currency
+from ledger.domain.money import (
+    AMOUNT_MINOR_MAX,
+    AMOUNT_RULE,
+    CURRENCY_RULE,
+    INT64_MAX,
+    PAYOUT_AMOUNT_RULE,
+    is_currency,
+)
 from ledger.errors import FieldViolation
 
 OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
@@ -40,7 +47,9 @@ class EventType(StrEnum):
 
 PAYOUT_EVENT_TYPES = frozenset({EventType.PAYOUT_PAID, EventType.PAYOUT_FAILED})
 # A refund's fee is kept with the event and posts nothing.
-FEE_EVENT_TYPES = frozenset({EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED})
+FEE_EVENT_TYPES = frozenset(
+    {EventType.CHARGE_SUCCEEDED, EventType.DISPUTE_OPENED, EventType.REFUND_SUCCEEDED}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,5 +61,7 @@ def parse_major(text: str, currency: str) -> int:
     match = re.fullmatch(f"([0-9]{{1,19}}){decimals}", text)
     if match is None:
         examples = f"12.{'0' * exponent} or 12" if exponent else "12"
-        raise ValueError(f"must be an amount in {currency} such as {examples}, with a point and no other signs")
+        raise ValueError(
+            f"must be an amount in {currency} such as {examples}, with a point and no other signs"
+        )
     return int(match[1] + (match[2] or "0" * exponent))

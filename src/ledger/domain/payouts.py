@@ -147,7 +147,10 @@ def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
     Where clocks are set back at midnight the first of the two midnights begins the day; where they are set forward over midnight
     the day begins at the instant of the change.
     """
-    begin, end = (datetime.combine(each, time.min, zone).astimezone(UTC) for each in (day, day + timedelta(days=1)))
+    begin, end = (
+        datetime.combine(each, time.min, zone).astimezone(UTC)
+        for each in (day, day + timedelta(days=1))
+    )
     return begin, end
 
 
@@ -160,7 +163,9 @@ MOVES: dict[tuple[PayoutState, EventType], PayoutState] = {
 }
 
 
-def settle(payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer]) -> tuple[PayoutState, PostingRule | None]:
+def settle(
+    payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer]
+) -> tuple[PayoutState, PostingRule | None]:
     """The state to which `event` moves `payout`, and what that posts. `answers` are those booked before it.
 
     A payout that was paid and then failed is RETURNED, whichever answer comes first. A payment that comes second posts nothing:
@@ -174,7 +179,9 @@ def settle(payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer
     be with the restaurant, and only the bank can tell.
     """
     differing = [
-        field for field in ("restaurant_id", "currency", "amount_minor") if getattr(payout, field) != getattr(event, field)
+        field
+        for field in ("restaurant_id", "currency", "amount_minor")
+        if getattr(payout, field) != getattr(event, field)
     ]
     if differing:
         raise PayoutMismatch(event.payout_id, differing)
@@ -188,13 +195,19 @@ def settle(payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer
         if is_paid_late:
             paid_at, failed_at = failed_at, paid_at
         if paid_at > failed_at:
-            raise PayoutAnswersContradict(event.payout_id, payout.state.value, event.event_id, answer.event_id)
+            raise PayoutAnswersContradict(
+                event.payout_id, payout.state.value, event.event_id, answer.event_id
+            )
     return state, None if is_paid_late else PAYOUT_POSTING_RULES[state.value]
 
 
-def moves_of(payout: Payout, events: Sequence[tuple[EventType, str, UUID, datetime]]) -> list[PayoutMove]:
+def moves_of(
+    payout: Payout, events: Sequence[tuple[EventType, str, UUID, datetime]]
+) -> list[PayoutMove]:
     """The history of `payout` from its events in the order they were recorded: type, event id, transaction id, recorded at."""
     moves = [PayoutMove(PayoutState.CREATED, payout.created_at, None, payout.transaction_id)]
     for event_type, event_id, transaction_id, recorded_at in events:
-        moves.append(PayoutMove(MOVES[moves[-1].state, event_type], recorded_at, event_id, transaction_id))
+        moves.append(
+            PayoutMove(MOVES[moves[-1].state, event_type], recorded_at, event_id, transaction_id)
+        )
     return moves

@@ -124,12 +124,24 @@ def entries_of(event: ProcessorEvent) -> list[Entry]:
     for rule, is_amount, matures in _RULES_AT_HAND[event.type]:
         amount_minor = event.amount_minor if is_amount else event.fee_minor
         if amount_minor > 0:
-            entries.append(Entry(len(entries) + 1, rule.entry_type, rule.debit, rule.credit, amount_minor, matures))
+            entries.append(
+                Entry(
+                    len(entries) + 1,
+                    rule.entry_type,
+                    rule.debit,
+                    rule.credit,
+                    amount_minor,
+                    matures,
+                )
+            )
     return entries
 
 
 # What does not depend on the event, looked up once and not for each.
 _RULES_AT_HAND = {
-    event_type: [(rule, rule.amount is Amount.AMOUNT, rule.available is Available.AT_MATURITY) for rule in rules]
+    event_type: [
+        (rule, rule.amount is Amount.AMOUNT, rule.available is Available.AT_MATURITY)
+        for rule in rules
+    ]
     for event_type, rules in EVENT_POSTING_RULES.items()
 }

@@ -39,7 +39,13 @@ class Restaurant:
     def etag(self) -> str:
         """Names this state of the profile; the same on every server."""
         profile = self.profile
-        state = [profile.name, profile.active, profile.maturity_days, dict(profile.metadata), self.updated_at.isoformat()]
+        state = [
+            profile.name,
+            profile.active,
+            profile.maturity_days,
+            dict(profile.metadata),
+            self.updated_at.isoformat(),
+        ]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:ETAG_LENGTH]
 
 
@@ -61,8 +67,16 @@ class RestaurantChange:
         """`profile` with the change."""
         values: dict[str, Any] = {name: getattr(self.profile, name) for name in self.fields}
         if self.metadata_keys:
-            kept = {key: value for key, value in profile.metadata.items() if key not in self.metadata_keys}
-            given = {key: value for key, value in self.profile.metadata.items() if key in self.metadata_keys}
+            kept = {
+                key: value
+                for key, value in profile.metadata.items()
+                if key not in self.metadata_keys
+            }
+            given = {
+                key: value
+                for key, value in self.profile.metadata.items()
+                if key in self.metadata_keys
+            }
             values["metadata"] = kept | given
         return replace(profile, **values)
 

@@ -113,11 +113,17 @@ class PackedTransaction(NamedTuple):
         """The rows of all other transaction ids."""
         kept: list[SealedTransaction] = []
         start = 0
-        for transaction_id, rows in groupby(unpacked(self.row_digests), key=attrgetter("transaction_id")):
+        for transaction_id, rows in groupby(
+            unpacked(self.row_digests), key=attrgetter("transaction_id")
+        ):
             places = bytes(row.place for row in rows)
             end = start + len(places) * DIGEST_BYTES
             if transaction_id not in transaction_ids:
-                kept.append(SealedTransaction(self.recorded_txid, transaction_id, places, self.digests[start:end]))
+                kept.append(
+                    SealedTransaction(
+                        self.recorded_txid, transaction_id, places, self.digests[start:end]
+                    )
+                )
             start = end
         return packed(self.recorded_txid, kept)
 
@@ -126,7 +132,9 @@ def packed(recorded_txid: int, transactions: Sequence[SealedTransaction]) -> Pac
     """The rows of one database transaction, given by transaction id. PostgreSQL does the same for the sealer."""
     contents = contents_of(transactions)
     digests = b"".join(transaction.digests for transaction in transactions)
-    return PackedTransaction(recorded_txid, contents.events_count, contents.rows_count, digests, contents.row_digests())
+    return PackedTransaction(
+        recorded_txid, contents.events_count, contents.rows_count, digests, contents.row_digests()
+    )
 
 
 class SealContents:
@@ -268,7 +276,10 @@ def link_fault(previous: Seal | None, seal: Seal) -> str | None:
         return "its fields are not those that its hash was made of"
     epoch = previous.epoch if previous else 0
     if seal.epoch == epoch and previous is not None:
-        same = (seal.is_restored, seal.system_identifier) == (previous.is_restored, previous.system_identifier)
+        same = (seal.is_restored, seal.system_identifier) == (
+            previous.is_restored,
+            previous.system_identifier,
+        )
         if not same or seal.first_txid != previous.end_txid:
             return f"its range does not begin where that of seal {previous.sequence} ends"
     elif seal.epoch != epoch + 1 or (not seal.is_restored and seal.first_txid != 0):
@@ -294,7 +305,9 @@ class TamperedRow(NamedTuple):
     digest: bytes
 
 
-def tampered_rows(kept_rows: Iterable[KeptRow], transactions: Iterable[SealedTransaction]) -> list[TamperedRow]:
+def tampered_rows(
+    kept_rows: Iterable[KeptRow], transactions: Iterable[SealedTransaction]
+) -> list[TamperedRow]:
     """The rows by which what is stored differs from what was sealed.
 
     A row whose place is kept but whose digest is another was changed; what is left over on either side was deleted or inserted.
@@ -314,7 +327,11 @@ def tampered_rows(kept_rows: Iterable[KeptRow], transactions: Iterable[SealedTra
     found: list[TamperedRow] = []
     for transaction_id, place, digest in unknown:
         missing = kept[transaction_id, place]
-        found.append(TamperedRow(Change.CHANGED if missing else Change.INSERTED, transaction_id, place, digest))
+        found.append(
+            TamperedRow(
+                Change.CHANGED if missing else Change.INSERTED, transaction_id, place, digest
+            )
+        )
         del missing[:1]
     for (transaction_id, place), missing in kept.items():
         found += [TamperedRow(Change.DELETED, transaction_id, place, b"") for _ in missing]

@@ -71,7 +71,10 @@ class ArchiveFiles:
         self, archive_id: UUID, part: Part, lines: AsyncIterator[Sequence[str]]
     ) -> tuple[Archive, Mapping[ItemKind, int]]:
         name = f"{part.kind}-{part.from_at:%Y-%m}-{archive_id}{ENDING}"
-        data, manifest = self._partial(name), self._partial(name.removesuffix(ENDING) + MANIFEST_ENDING)
+        data, manifest = (
+            self._partial(name),
+            self._partial(name.removesuffix(ENDING) + MANIFEST_ENDING),
+        )
         with _told(f"cannot write {self._directory / name}"):
             try:
                 written = await _write_lines(data, lines)
@@ -106,7 +109,11 @@ class ArchiveFiles:
 
     def rows(self, archive: Archive) -> Iterator[Sequence[Mapping[str, Any]]]:
         path = self._directory / archive.file_name
-        with _told(f"cannot read {path}"), path.open("rb") as file, gzip.GzipFile(fileobj=file, mode="rb") as lines:
+        with (
+            _told(f"cannot read {path}"),
+            path.open("rb") as file,
+            gzip.GzipFile(fileobj=file, mode="rb") as lines,
+        ):
             rows: list[Mapping[str, Any]] = []
             for line in _lines(cast("BinaryIO", lines)):
                 rows.append(json.loads(line))
@@ -129,7 +136,9 @@ def verify(path: Path) -> list[Verdict]:
         if path.is_dir():
             files = {file for file in path.iterdir() if file.name.endswith(ENDING)}
             files |= {
-                _data_of(file) for file in path.iterdir() if file.name.endswith(MANIFEST_ENDING) and not file.name.startswith(".")
+                _data_of(file)
+                for file in path.iterdir()
+                if file.name.endswith(MANIFEST_ENDING) and not file.name.startswith(".")
             }
         else:
             files = {_data_of(path) if path.name.endswith(MANIFEST_ENDING) else path}
@@ -151,7 +160,11 @@ def read_through(path: Path, kind: ArchiveKind) -> Contents:
                 if kind is ArchiveKind.AUDIT_LOG:
                     UUID(row["audit_id"])
                 else:
-                    items[ItemKind(UUID(row["payout_run_id"]), row["outcome"], row["skip_reason"] or "")] += 1
+                    items[
+                        ItemKind(
+                            UUID(row["payout_run_id"]), row["outcome"], row["skip_reason"] or ""
+                        )
+                    ] += 1
         return Contents(rows_count, hashed.count, hashed.hash.digest(), contents.digest(), items)
 
 
@@ -186,7 +199,13 @@ async def _write_lines(path: Path, batches: AsyncIterator[Sequence[str]]) -> Con
     with _new_file(path) as file:
         hashed = _Hashed(file)
         # No name and no time in it: the same rows make the same file.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=cast("BinaryIO", hashed), mtime=0, compresslevel=COMPRESSION) as lines:
+        with gzip.GzipFile(
+            filename="",
+            mode="wb",
+            fileobj=cast("BinaryIO", hashed),
+            mtime=0,
+            compresslevel=COMPRESSION,
+        ) as lines:
             async for batch in batches:
                 data = "".join(f"{line}\n" for line in batch).encode()
                 contents.update(data)
@@ -240,9 +259,23 @@ def _verdict(file: Path) -> Verdict:
         if (manifest["format"], manifest["file_name"]) != (FORMAT, file.name):
             raise ArchiveFailed("the manifest is of another file")
         found = read_through(file, kind)
-        told = (found.rows_count, found.file_bytes, found.file_sha256.hex(), found.contents_sha256.hex())
-        expected = (rows_count, manifest["file_bytes"], manifest["file_sha256"], manifest["contents_sha256"])
-        problem = "" if told == expected else f"is not what its manifest says: has {told[0]} rows, SHA-256 {told[2]}"
+        told = (
+            found.rows_count,
+            found.file_bytes,
+            found.file_sha256.hex(),
+            found.contents_sha256.hex(),
+        )
+        expected = (
+            rows_count,
+            manifest["file_bytes"],
+            manifest["file_sha256"],
+            manifest["contents_sha256"],
+        )
+        problem = (
+            ""
+            if told == expected
+            else f"is not what its manifest says: has {told[0]} rows, SHA-256 {told[2]}"
+        )
     except ArchiveFailed as error:
         problem = str(error)
     except (KeyError, TypeError, ValueError) as error:
@@ -318,5 +351,15 @@ def _told(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise ArchiveFailed(f"{what}: {error.strerror or error}") from error
-    except (EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArchiveFailed(f"{what}: it is damaged, or no archive ({type(error).__name__})") from error
+    except (
+        EOFError,
+        zlib.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise ArchiveFailed(
+            f"{what}: it is damaged, or no archive ({type(error).__name__})"
+        ) from error

@@ -61,16 +61,30 @@ class PrometheusCallMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("grpc_service", "grpc_method")
         self._handled = Counter(
-            "grpc_server_handled", "Calls that were answered, by status.", (*labels, "grpc_code"), registry=registry
+            "grpc_server_handled",
+            "Calls that were answered, by status.",
+            (*labels, "grpc_code"),
+            registry=registry,
         )
         self._handling = Histogram(
-            "grpc_server_handling_seconds", "How long calls took.", labels, buckets=_SECONDS, registry=registry
+            "grpc_server_handling_seconds",
+            "How long calls took.",
+            labels,
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._in_flight = Gauge(
-            "grpc_server_in_flight", "Calls under way.", labels, registry=registry, multiprocess_mode="livesum"
+            "grpc_server_in_flight",
+            "Calls under way.",
+            labels,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._turned_away = Counter(
-            "ledger_calls_turned_away", "Calls refused because there was too much to do.", (*labels, "reason"), registry=registry
+            "ledger_calls_turned_away",
+            "Calls refused because there was too much to do.",
+            (*labels, "reason"),
+            registry=registry,
         )
         # `labels()` takes longer than counting: the results are kept. There are no more than methods times statuses and reasons.
         self._by_method: dict[str, _OfMethod] = {}
@@ -85,7 +99,9 @@ class PrometheusCallMetrics:
         name = code.name
         counter = of_method.handled.get(name)
         if counter is None:
-            counter = of_method.handled[name] = self._handled.labels(*_service_and_method(method), name)
+            counter = of_method.handled[name] = self._handled.labels(
+                *_service_and_method(method), name
+            )
         counter.inc()
 
     def turned_away(self, method: str, reason: str) -> None:
@@ -100,7 +116,10 @@ class PrometheusCallMetrics:
                 self._handling.labels(*names),
                 {},
                 # All at the first call: see below.
-                {reason: self._turned_away.labels(*names, reason) for reason in TURNED_AWAY_REASONS},
+                {
+                    reason: self._turned_away.labels(*names, reason)
+                    for reason in TURNED_AWAY_REASONS
+                },
             )
         return of_method
 
@@ -124,21 +143,40 @@ class PrometheusLedgerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.group_size = Histogram(
-            "ledger_group_size", "Calls that shared a trip to the database.", ("kind",), buckets=_GROUP_SIZES, registry=registry
+            "ledger_group_size",
+            "Calls that shared a trip to the database.",
+            ("kind",),
+            buckets=_GROUP_SIZES,
+            registry=registry,
         )
         self.group_seconds = Histogram(
-            "ledger_group_seconds", "How long such a trip took.", ("kind",), buckets=_SECONDS, registry=registry
+            "ledger_group_seconds",
+            "How long such a trip took.",
+            ("kind",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.queue_events = Gauge(
-            "ledger_queue_events", "Events waiting to be booked.", registry=registry, multiprocess_mode="livesum"
+            "ledger_queue_events",
+            "Events waiting to be booked.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.queue_bytes = Gauge(
-            "ledger_queue_bytes", "Bytes of the events waiting to be booked.", registry=registry, multiprocess_mode="livesum"
+            "ledger_queue_bytes",
+            "Bytes of the events waiting to be booked.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        self.snapshots_made_total = Counter("ledger_snapshots_made", "Balance snapshots stored.", registry=registry)
+        self.snapshots_made_total = Counter(
+            "ledger_snapshots_made", "Balance snapshots stored.", registry=registry
+        )
         # Each server looks at the same books: the one that looked last knows best.
         self.seal_lag_rows = Gauge(
-            "ledger_seal_lag_rows", "Rows that are not sealed, about.", registry=registry, multiprocess_mode="livemostrecent"
+            "ledger_seal_lag_rows",
+            "Rows that are not sealed, about.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self.seal_lag_seconds = Gauge(
             "ledger_seal_lag_seconds",
@@ -166,7 +204,9 @@ class PrometheusLedgerMetrics:
         )
         for direction in ("ahead", "back"):
             self.clock_jumps_total.labels(direction)
-        self.payouts_made_total = Counter("ledger_payouts_made", "Payouts created.", registry=registry)
+        self.payouts_made_total = Counter(
+            "ledger_payouts_made", "Payouts created.", registry=registry
+        )
         self.accounts_waiting = Gauge(
             "ledger_payout_accounts_waiting",
             "Balance accounts, locked or refused by the database, for which payout runs wait.",
@@ -195,7 +235,10 @@ class PrometheusLedgerMetrics:
         )
         # All from the start: a series that begins with its first count hides that count from rates. And where the library keeps
         # numbers in files, every file is open now, so that they may be removed at any time.
-        self._by_kind = {kind: (self.group_size.labels(kind), self.group_seconds.labels(kind)) for kind in get_args(GroupKind)}
+        self._by_kind = {
+            kind: (self.group_size.labels(kind), self.group_seconds.labels(kind))
+            for kind in get_args(GroupKind)
+        }
 
     def group(self, kind: GroupKind, size: int, seconds: float) -> None:
         size_histogram, seconds_histogram = self._by_kind[kind]
@@ -243,9 +286,13 @@ class _BuildInfo(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
-            "ledger_build_info", "1, for the versions in its labels.", labels=("version", "python", "tzdata")
+            "ledger_build_info",
+            "1, for the versions in its labels.",
+            labels=("version", "python", "tzdata"),
         )
-        family.add_metric((version("ledger-service"), platform.python_version(), zone_table_version()), 1)
+        family.add_metric(
+            (version("ledger-service"), platform.python_version(), zone_table_version()), 1
+        )
         yield family
 
 
@@ -299,11 +346,17 @@ class SummedMetrics(Collector):
         families: dict[str, Metric] = {}
         for worker, collector in alive.items():
             for metric in collector.collect():
-                family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                family = families.setdefault(
+                    metric.name, Metric(metric.name, metric.documentation, metric.type)
+                )
                 for sample in metric.samples:
-                    family.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+                    family.add_sample(
+                        sample.name, {**sample.labels, "worker": worker}, sample.value
+                    )
         yield from families.values()
-        yield CounterMetricFamily("ledger_worker_ends", "Workers that ended and were replaced.", restarts)
+        yield CounterMetricFamily(
+            "ledger_worker_ends", "Workers that ended and were replaced.", restarts
+        )
 
 
 @contextmanager
@@ -352,9 +405,17 @@ class MetricsPage:
         asked_host, _, port = address.rpartition(":")
         host = asked_host.strip("[]")
         server_class = _IPv6PageServer if ":" in host else _PageServer
-        self._server = make_server(host, int(port), make_wsgi_app(registry), server_class=server_class, handler_class=_Request)
+        self._server = make_server(
+            host,
+            int(port),
+            make_wsgi_app(registry),
+            server_class=server_class,
+            handler_class=_Request,
+        )
         self.address = f"{asked_host}:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="metrics", daemon=True
+        )
         self._thread.start()
 
     def __enter__(self) -> Self:

@@ -24,7 +24,14 @@ from support.events import event_message
 from support.running import RunningLedger, running_ledger
 from support.tokens import AUDIENCE, ISSUER, Issuer, payload, token_line
 
-from ledger.api.access.authentication import REFUSAL_SECONDS, TOKEN_BYTES_MAX, Authenticator, Caller, Credential, JwtRefused
+from ledger.api.access.authentication import (
+    REFUSAL_SECONDS,
+    TOKEN_BYTES_MAX,
+    Authenticator,
+    Caller,
+    Credential,
+    JwtRefused,
+)
 from ledger.api.access.authorization import SCOPE_BY_METHOD, Scope, scopes_for
 from ledger.api.access.credential_files import read_identities, read_tokens
 from ledger.api.access.jwt_tokens import LEEWAY_SECONDS, JwtVerifier
@@ -72,17 +79,24 @@ async def guarded(shared_database: Database, folder: Path) -> AsyncIterator[Runn
         yield ledger
 
 
-async def answer(stub: Any, method: str, request: Any, *headers: str) -> tuple[grpc.StatusCode, str | None]:
+async def answer(
+    stub: Any, method: str, request: Any, *headers: str
+) -> tuple[grpc.StatusCode, str | None]:
     """The code and the reason that a call with these authorization headers ends with; always in the same words if refused."""
     try:
-        await getattr(stub, method)(request, metadata=[("authorization", header) for header in headers], timeout=60)
+        await getattr(stub, method)(
+            request, metadata=[("authorization", header) for header in headers], timeout=60
+        )
     except aio.AioRpcError as error:
         told: Any = error
         status = rpc_status.from_call(told)
         info = error_details_pb2.ErrorInfo()
         if status is not None:
             assert status.details[0].Unpack(info)
-        if info.reason == "NOT_AUTHENTICATED" and error.details() != "the call has no credentials, or they are not accepted":
+        if (
+            info.reason == "NOT_AUTHENTICATED"
+            and error.details() != "the call has no credentials, or they are not accepted"
+        ):
             raise AssertionError(error.details()) from error
         return error.code(), info.reason or None
     return grpc.StatusCode.OK, None
@@ -102,20 +116,32 @@ async def read(ledger: RunningLedger, *headers: str) -> tuple[grpc.StatusCode, s
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-async def test_jwt_of_the_issuer_is_accepted(guarded: RunningLedger, issuer: Issuer, algorithm: str) -> None:
+async def test_jwt_of_the_issuer_is_accepted(
+    guarded: RunningLedger, issuer: Issuer, algorithm: str
+) -> None:
     """By each kind of key."""
     assert await read(guarded, f"Bearer {issuer.sign(algorithm)}") == NOT_FOUND
 
 
 @pytest.mark.parametrize(
     "claims",
-    [{"aud": ["other", AUDIENCE]}, {"nbf": -60}, {"nbf": LEEWAY_SECONDS // 2}, {"exp": -LEEWAY_SECONDS // 2}, {"scope": "read"}],
+    [
+        {"aud": ["other", AUDIENCE]},
+        {"nbf": -60},
+        {"nbf": LEEWAY_SECONDS // 2},
+        {"exp": -LEEWAY_SECONDS // 2},
+        {"scope": "read"},
+    ],
     ids=str,
 )
-async def test_jwt_may_say_more(guarded: RunningLedger, issuer: Issuer, claims: dict[str, Any]) -> None:
+async def test_jwt_may_say_more(
+    guarded: RunningLedger, issuer: Issuer, claims: dict[str, Any]
+) -> None:
     """Several audiences, since when it is valid; and clocks may differ by a little."""
     now = int(time.time())
-    claims = {name: now + value if isinstance(value, int) else value for name, value in claims.items()}
+    claims = {
+        name: now + value if isinstance(value, int) else value for name, value in claims.items()
+    }
     assert await read(guarded, f"Bearer {issuer.sign(**claims)}") == NOT_FOUND
 
 
@@ -176,7 +202,9 @@ def bad_tokens(issuer: Issuer) -> dict[str, str]:
         "key of another kind": issuer.sign("RS256", header={"kid": "ec"}),
         "key that nobody knows": Issuer().sign(),
         "no key id where there are several": jwt.encode(payload(), issuer.rsa, "RS256"),
-        "keys that the token itself names": jwt.encode(payload(), issuer.rsa, "RS256", headers={"jku": "https://evil.test/jwks"}),
+        "keys that the token itself names": jwt.encode(
+            payload(), issuer.rsa, "RS256", headers={"jku": "https://evil.test/jwks"}
+        ),
         "critical extension": issuer.sign(header={"crit": ["exp"], "exp": now}),
         "longer than allowed": issuer.sign(pad="x" * TOKEN_BYTES_MAX),
         "garbage": "garbage",
@@ -194,15 +222,27 @@ async def test_bad_tokens_are_refused(guarded: RunningLedger, issuer: Issuer) ->
             assert await read(guarded, f"Bearer {token}") == NOT_AUTHENTICATED, what
     with capture_logs() as lines:
         assert await read(guarded, f"Bearer {issuer.sign(aud='audit')}") == NOT_AUTHENTICATED
-    assert [line["because"] for line in lines if "because" in line] == ["InvalidAudienceError: Audience doesn't match"]
+    assert [line["because"] for line in lines if "because" in line] == [
+        "InvalidAudienceError: Audience doesn't match"
+    ]
 
 
 @pytest.mark.parametrize(
     "headers",
-    [(), ("",), ("Bearer",), ("Bearer ",), (TOKEN,), (f"Basic {TOKEN}",), (f"Bearer {TOKEN}", f"Bearer {TOKEN}")],
+    [
+        (),
+        ("",),
+        ("Bearer",),
+        ("Bearer ",),
+        (TOKEN,),
+        (f"Basic {TOKEN}",),
+        (f"Bearer {TOKEN}", f"Bearer {TOKEN}"),
+    ],
     ids=str,
 )
-async def test_call_without_a_bearer_token_is_refused(guarded: RunningLedger, headers: tuple[str, ...]) -> None:
+async def test_call_without_a_bearer_token_is_refused(
+    guarded: RunningLedger, headers: tuple[str, ...]
+) -> None:
     """None, another scheme, or two of them."""
     assert await read(guarded, *headers) == NOT_AUTHENTICATED
 
@@ -223,7 +263,12 @@ async def test_unauthenticated_calls_write_nothing(guarded: RunningLedger) -> No
     with pytest.raises(aio.AioRpcError) as caught:
         [_ async for _ in stream]
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-    assert await guarded.query("SELECT 1 FROM processor_events WHERE event_id = :id", id=event.event_id) == []
+    assert (
+        await guarded.query(
+            "SELECT 1 FROM processor_events WHERE event_id = :id", id=event.event_id
+        )
+        == []
+    )
 
 
 # Scopes
@@ -242,16 +287,22 @@ def test_asking_needs_the_scope_for_asking() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(SCOPE_BY_METHOD))
-async def test_method_takes_its_scope_and_no_other(guarded: RunningLedger, issuer: Issuer, method: str) -> None:
+async def test_method_takes_its_scope_and_no_other(
+    guarded: RunningLedger, issuer: Issuer, method: str
+) -> None:
     """Who has every other scope is refused, and told which one is missing; who has that one gets through."""
     needed = SCOPE_BY_METHOD[method]
     request = getattr(ledger_pb2, f"{method}Request")()
-    others = issuer.sign(scope=" ".join(scope for scope in Scope if scope not in scopes_for(method)))
+    others = issuer.sign(
+        scope=" ".join(scope for scope in Scope if scope not in scopes_for(method))
+    )
     alone = issuer.sign(scope=needed)
     if method == "StreamEvents":
         codes = []
         for token in (others, alone):
-            call = guarded.stub.StreamEvents(iter([request]), metadata=[("authorization", f"Bearer {token}")])
+            call = guarded.stub.StreamEvents(
+                iter([request]), metadata=[("authorization", f"Bearer {token}")]
+            )
             with pytest.raises(aio.AioRpcError) as caught:
                 [_ async for _ in call]
             codes.append(caught.value.code())
@@ -265,7 +316,10 @@ async def test_method_takes_its_scope_and_no_other(guarded: RunningLedger, issue
 def test_server_that_asks_nobody_has_no_gates(folder: Path) -> None:
     """A call costs it nothing. With authentication, health and reflection have none, and every method of the service has."""
     methods = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
-    nobody, somebody = Security(Settings(_env_file=None)), Security(Settings(_env_file=None, auth_tokens_file=folder / "tokens"))
+    nobody, somebody = (
+        Security(Settings(_env_file=None)),
+        Security(Settings(_env_file=None, auth_tokens_file=folder / "tokens")),
+    )
     for method in methods:
         assert nobody.gate("ledger.v1.LedgerService", method) is None
         assert somebody.gate("ledger.v1.LedgerService", method) is not None
@@ -346,7 +400,9 @@ def test_identity_file_of_the_old_form_works_where_it_says_one_thing(tmp_path: P
 
 def secure_channel(address: str, authority: Authority, client: Issued) -> aio.Channel:
     """A channel that shows `client`."""
-    credentials = grpc.ssl_channel_credentials(authority.certificate_pem, client.key_pem, client.certificate_pem)
+    credentials = grpc.ssl_channel_credentials(
+        authority.certificate_pem, client.key_pem, client.certificate_pem
+    )
     return aio.secure_channel(address, credentials)
 
 
@@ -358,7 +414,9 @@ class FakeContext:
 
     def __init__(self, token: str | None = None, client: Issued | None = None) -> None:
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._auth: dict[str, Any] = {} if client is None else {"x509_pem_cert": [client.certificate_pem]}
+        self._auth: dict[str, Any] = (
+            {} if client is None else {"x509_pem_cert": [client.certificate_pem]}
+        )
 
     def invocation_metadata(self) -> Any:
         return self._metadata
@@ -373,7 +431,9 @@ class Verifications:
     def __init__(self, folder: Path) -> None:
         self.now = time.time()
         self.count = 0
-        self.verifier = JwtVerifier(folder / "jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS)
+        self.verifier = JwtVerifier(
+            folder / "jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS
+        )
         self.identities = folder / "identities"
         self.identities.write_text("spiffe://test/reader read\n")
         self.authenticator = Authenticator(
@@ -395,12 +455,19 @@ class Verifications:
         return self.authenticator.caller_of(context)
 
 
-def test_accepted_token_is_verified_once_and_never_outlives_itself(folder: Path, issuer: Issuer) -> None:
+def test_accepted_token_is_verified_once_and_never_outlives_itself(
+    folder: Path, issuer: Issuer
+) -> None:
     """Remembered until it expires, by the clock."""
     verifications = Verifications(folder)
     expires_at = int(verifications.now) + 60
     token = issuer.sign(exp=expires_at)
-    expected = Caller("gateway", Credential.JWT, frozenset({Scope.INGEST, Scope.READ}), expires_at + LEEWAY_SECONDS)
+    expected = Caller(
+        "gateway",
+        Credential.JWT,
+        frozenset({Scope.INGEST, Scope.READ}),
+        expires_at + LEEWAY_SECONDS,
+    )
     for _ in range(3):
         assert verifications.caller(token) == expected
     verifications.now = expires_at + LEEWAY_SECONDS - 0.001
@@ -458,7 +525,9 @@ def test_certificate_expires_on_an_open_connection(folder: Path) -> None:
 # Files that change
 
 
-async def test_changed_files_take_effect_without_a_restart(shared_database: Database, tmp_path: Path) -> None:
+async def test_changed_files_take_effect_without_a_restart(
+    shared_database: Database, tmp_path: Path
+) -> None:
     """A line that is removed is a token revoked, for streams that are open as well; a broken file changes nothing."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("gateway", "ingest,read", TOKEN))
@@ -497,7 +566,9 @@ def replace_by_a_comment(path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [remove, empty, replace_by_a_comment])
-async def test_tokens_that_are_gone_let_nobody_in(shared_database: Database, tmp_path: Path, end: Any) -> None:
+async def test_tokens_that_are_gone_let_nobody_in(
+    shared_database: Database, tmp_path: Path, end: Any
+) -> None:
     """From the next look on, and loudly; what is written there later is taken."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("gateway", "read", TOKEN))
@@ -533,7 +604,9 @@ def test_keys_that_are_gone_verify_nothing(tmp_path: Path, issuer: Issuer, end: 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 @pytest.mark.parametrize("name", ["tokens", "jwks.json"])
-def test_file_that_others_may_write_is_refused(tmp_path: Path, issuer: Issuer, name: str, mode: int) -> None:
+def test_file_that_others_may_write_is_refused(
+    tmp_path: Path, issuer: Issuer, name: str, mode: int
+) -> None:
     """At the start; and while the server runs the contents from before stay in force, until the mode is mended."""
     (tmp_path / "tokens").write_text(token_line("gateway", "ingest", TOKEN))
     issuer.write(tmp_path / "jwks.json")
@@ -546,7 +619,9 @@ def test_file_that_others_may_write_is_refused(tmp_path: Path, issuer: Issuer, n
     )
     security = Security(settings)
     (tmp_path / name).chmod(mode)
-    with pytest.raises(SecurityMisconfigured, match="may be written by others than its owner: run chmod go-w"):
+    with pytest.raises(
+        SecurityMisconfigured, match="may be written by others than its owner: run chmod go-w"
+    ):
         Security(settings)
     with capture_logs() as lines:
         security.reload_changed()
@@ -567,7 +642,10 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
         pytest.skip("only root gives files away")
     read_tokens(path)
     os.chown(path, 12345, -1)
-    with pytest.raises(FileUnusable, match="belongs to the user 12345: it must belong to root or to the server's user 0"):
+    with pytest.raises(
+        FileUnusable,
+        match="belongs to the user 12345: it must belong to root or to the server's user 0",
+    ):
         read_tokens(path)
 
 
@@ -583,8 +661,14 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
             ":1: scopes must be some of ingest,ingest:processor,ingest:bank,ingest:adjustment,read,payout,admin",
         ),
         (f"gateway ingest, {'a' * 64}\n", ":1: scopes must be some of"),
-        (f"gatewäy ingest {'a' * 64}\n", ":1: an identity is at most 256 printable ASCII characters"),
-        (f"a ingest {'a' * 64}\n\nb ingest {'a' * 64}\n", ":3: the same token stands in an earlier line"),
+        (
+            f"gatewäy ingest {'a' * 64}\n",
+            ":1: an identity is at most 256 printable ASCII characters",
+        ),
+        (
+            f"a ingest {'a' * 64}\n\nb ingest {'a' * 64}\n",
+            ":3: the same token stands in an earlier line",
+        ),
         ("".join(f"a ingest {number:064}\n" for number in range(1001)), "has more than 1000 lines"),
     ],
 )
@@ -608,7 +692,9 @@ def bad_key_sets(issuer: Issuer) -> dict[str, Any]:
     return {
         "is no JSON Web Key Set": [],
         "has no key for the algorithms": {"keys": []},
-        "holds a secret: it must hold public keys only": {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "x"}]},
+        "holds a secret: it must hold public keys only": {
+            "keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "x"}]
+        },
         "several keys need a kid each": {"keys": [keys[0], keys[1] | {"kid": "rsa"}]},
         "the key rsa cannot be used": {"keys": [{"kty": "RSA", "kid": "rsa"}]},
     }
@@ -619,7 +705,9 @@ def test_key_set_must_be_as_it_must_be(tmp_path: Path, issuer: Issuer) -> None:
     for says, contents in bad_key_sets(issuer).items():
         (tmp_path / "jwks.json").write_text(json.dumps(contents))
         with pytest.raises(FileUnusable, match=says):
-            JwtVerifier(tmp_path / "jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS)
+            JwtVerifier(
+                tmp_path / "jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS
+            )
     (tmp_path / "jwks.json").write_text("[" * 100_000)
     with pytest.raises(FileUnusable, match="is no JSON Web Key Set"):
         JwtVerifier(tmp_path / "jwks.json", issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS)
@@ -628,24 +716,59 @@ def test_key_set_must_be_as_it_must_be(tmp_path: Path, issuer: Issuer) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"grpc_address": "0.0.0.0:50051"}, "0.0.0.0:50051 can be called from other machines, and there is no TLS"),
-        ({"grpc_address": "[::]:50051"}, "[::]:50051 can be called from other machines"),
-        ({"grpc_address": "192.168.1.7:50051"}, "192.168.1.7:50051 can be called from other machines"),
-        ({"grpc_address": "ledger.internal:50051"}, "ledger.internal:50051 can be called from other machines"),
-        ({"grpc_address": "*:50051"}, "*:50051 can be called from other machines"),
-        ({"grpc_address": "0.0.0.0:50051", "auth_tokens_file": "tokens"}, "0.0.0.0:50051 can be called from other machines"),
         (
-            {"grpc_address": "0.0.0.0:50051", "tls_certificate_file": "server.pem", "tls_key_file": "server.key"},
+            {"grpc_address": "0.0.0.0:50051"},
+            "0.0.0.0:50051 can be called from other machines, and there is no TLS",
+        ),
+        ({"grpc_address": "[::]:50051"}, "[::]:50051 can be called from other machines"),
+        (
+            {"grpc_address": "192.168.1.7:50051"},
+            "192.168.1.7:50051 can be called from other machines",
+        ),
+        (
+            {"grpc_address": "ledger.internal:50051"},
+            "ledger.internal:50051 can be called from other machines",
+        ),
+        ({"grpc_address": "*:50051"}, "*:50051 can be called from other machines"),
+        (
+            {"grpc_address": "0.0.0.0:50051", "auth_tokens_file": "tokens"},
+            "0.0.0.0:50051 can be called from other machines",
+        ),
+        (
+            {
+                "grpc_address": "0.0.0.0:50051",
+                "tls_certificate_file": "server.pem",
+                "tls_key_file": "server.key",
+            },
             "0.0.0.0:50051 can be called from other machines, and there is no authentication (LEDGER_AUTH_TOKENS_FILE",
         ),
-        ({"jwt_jwks_file": "jwks.json", "jwt_issuer": ISSUER}, "LEDGER_JWT_JWKS_FILE does nothing without LEDGER_JWT_AUDIENCE"),
-        ({"jwt_jwks_file": "jwks.json", "jwt_audience": "x"}, "LEDGER_JWT_JWKS_FILE does nothing without LEDGER_JWT_ISSUER"),
-        ({"jwt_issuer": ISSUER}, "LEDGER_JWT_ISSUER does nothing without LEDGER_JWT_JWKS_FILE"),
-        ({"auth_identities_file": "x"}, "LEDGER_AUTH_IDENTITIES_FILE does nothing without LEDGER_TLS_CLIENT_CA_FILE"),
-        ({"rate_limit_calls_per_second": 5}, "LEDGER_RATE_LIMIT_CALLS_PER_SECOND is a limit for each caller"),
-        ({"rate_limit_burst_calls": 5}, "LEDGER_RATE_LIMIT_BURST_CALLS does nothing without LEDGER_RATE_LIMIT_CALLS_PER_SECOND"),
         (
-            {"tls_certificate_file": "server.pem", "tls_key_file": "server.key", "tls_client_ca_file": "clients.pem"},
+            {"jwt_jwks_file": "jwks.json", "jwt_issuer": ISSUER},
+            "LEDGER_JWT_JWKS_FILE does nothing without LEDGER_JWT_AUDIENCE",
+        ),
+        (
+            {"jwt_jwks_file": "jwks.json", "jwt_audience": "x"},
+            "LEDGER_JWT_JWKS_FILE does nothing without LEDGER_JWT_ISSUER",
+        ),
+        ({"jwt_issuer": ISSUER}, "LEDGER_JWT_ISSUER does nothing without LEDGER_JWT_JWKS_FILE"),
+        (
+            {"auth_identities_file": "x"},
+            "LEDGER_AUTH_IDENTITIES_FILE does nothing without LEDGER_TLS_CLIENT_CA_FILE",
+        ),
+        (
+            {"rate_limit_calls_per_second": 5},
+            "LEDGER_RATE_LIMIT_CALLS_PER_SECOND is a limit for each caller",
+        ),
+        (
+            {"rate_limit_burst_calls": 5},
+            "LEDGER_RATE_LIMIT_BURST_CALLS does nothing without LEDGER_RATE_LIMIT_CALLS_PER_SECOND",
+        ),
+        (
+            {
+                "tls_certificate_file": "server.pem",
+                "tls_key_file": "server.key",
+                "tls_client_ca_file": "clients.pem",
+            },
             "LEDGER_TLS_CLIENT_CA_FILE lets in whoever has a certificate, to do anything",
         ),
         ({"auth_tokens_file": "missing"}, "cannot read missing: No such file or directory"),

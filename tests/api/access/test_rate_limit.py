@@ -39,7 +39,9 @@ def test_burst_is_let_through_and_then_the_rate() -> None:
     clock.now += 0.2
     assert [limit.take("gateway") for _ in range(2)] == [0.0, pytest.approx(0.5)]
     clock.now += 1000
-    assert [limit.take("gateway") for _ in range(11)] == [*[0.0] * 10, pytest.approx(0.5)], "no more than a burst is saved up"
+    assert [limit.take("gateway") for _ in range(11)] == [*[0.0] * 10, pytest.approx(0.5)], (
+        "no more than a burst is saved up"
+    )
 
 
 def test_callers_have_a_bucket_each() -> None:
@@ -75,10 +77,15 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_caller_is_told_when_to_call_again(shared_database: Database, tmp_path: Path) -> None:
     """By the identity, however many connections it has, and no other caller is."""
-    (tmp_path / "tokens").write_text(token_line("slow", "ingest,read", "one") + token_line("other", "read", "two"))
+    (tmp_path / "tokens").write_text(
+        token_line("slow", "ingest,read", "one") + token_line("other", "read", "two")
+    )
     request = ledger_pb2.ListRestaurantsRequest()
     async with running_ledger(
-        shared_database, auth_tokens_file=tmp_path / "tokens", rate_limit_calls_per_second=0.001, rate_limit_burst_calls=2
+        shared_database,
+        auth_tokens_file=tmp_path / "tokens",
+        rate_limit_calls_per_second=0.001,
+        rate_limit_burst_calls=2,
     ) as ledger:
         for _ in range(2):
             await ledger.stub.ListRestaurants(request, metadata=[("authorization", "Bearer one")])
@@ -100,13 +107,21 @@ async def test_stream_is_held_back_to_its_rate(shared_database: Database, tmp_pa
     """Each request counts, and none is lost."""
     (tmp_path / "tokens").write_text(token_line("fast", "ingest", "one"))
     async with running_ledger(
-        shared_database, auth_tokens_file=tmp_path / "tokens", rate_limit_calls_per_second=50, rate_limit_burst_calls=1
+        shared_database,
+        auth_tokens_file=tmp_path / "tokens",
+        rate_limit_calls_per_second=50,
+        rate_limit_burst_calls=1,
     ) as ledger:
         started = time.monotonic()
         requests = [ledger_pb2.StreamEventsRequest(event=event_message()) for _ in range(6)]
         answers = [
-            answer async for answer in ledger.stub.StreamEvents(iter(requests), metadata=[("authorization", "Bearer one")])
+            answer
+            async for answer in ledger.stub.StreamEvents(
+                iter(requests), metadata=[("authorization", "Bearer one")]
+            )
         ]
-        assert [answer.result.status for answer in answers] == [ledger_pb2.INGEST_STATUS_CREATED] * 6
+        assert [answer.result.status for answer in answers] == [
+            ledger_pb2.INGEST_STATUS_CREATED
+        ] * 6
         # The opening call took the only token there was.
         assert time.monotonic() - started >= 6 / 50

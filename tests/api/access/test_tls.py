@@ -38,13 +38,20 @@ async def _ping() -> None:
 
 def tls_settings(folder: Path, **further: Any) -> Settings:
     """Of a server whose files are in `folder`."""
-    further = {"tls_certificate_file": folder / "server.pem", "tls_key_file": folder / "server.key", **further}
+    further = {
+        "tls_certificate_file": folder / "server.pem",
+        "tls_key_file": folder / "server.key",
+        **further,
+    }
     return Settings(_env_file=None, grpc_address="127.0.0.1:0", **further)
 
 
 def clients(folder: Path) -> dict[str, Path]:
     """What makes the server ask for certificates of clients."""
-    return {"tls_client_ca_file": folder / "clients.pem", "auth_identities_file": folder / "identities"}
+    return {
+        "tls_client_ca_file": folder / "clients.pem",
+        "auth_identities_file": folder / "identities",
+    }
 
 
 @asynccontextmanager
@@ -59,12 +66,16 @@ async def tls_server(folder: Path, **settings: Any) -> AsyncIterator[TlsServer]:
         await server.stop(0)
 
 
-async def health(address: str, authority: Authority | None, client: Issued | None = None) -> int | grpc.StatusCode:
+async def health(
+    address: str, authority: Authority | None, client: Issued | None = None
+) -> int | grpc.StatusCode:
     """What a health check on a new connection answers, or the code of its failure."""
     channel = aio.insecure_channel(address)
     if authority is not None:
         pair = (None, None) if client is None else (client.key_pem, client.certificate_pem)
-        channel = aio.secure_channel(address, grpc.ssl_channel_credentials(authority.certificate_pem, *pair))
+        channel = aio.secure_channel(
+            address, grpc.ssl_channel_credentials(authority.certificate_pem, *pair)
+        )
     async with channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -72,7 +83,9 @@ async def health(address: str, authority: Authority | None, client: Issued | Non
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
         try:
-            answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(), timeout=60)
+            answer: health_pb2.HealthCheckResponse = await check(
+                health_pb2.HealthCheckRequest(), timeout=60
+            )
         except aio.AioRpcError as error:
             return error.code()
         return answer.status
@@ -104,18 +117,25 @@ async def test_only_tls_is_spoken(folder: Path, authority: Authority) -> None:
         assert await health(server.address, None) == UNAVAILABLE
 
 
-async def test_client_certificate_is_demanded_and_verified(folder: Path, authority: Authority) -> None:
+async def test_client_certificate_is_demanded_and_verified(
+    folder: Path, authority: Authority
+) -> None:
     """No certificate, another authority's, an expired one: the handshake fails, for a health check too."""
     async with tls_server(folder, **clients(folder)) as server:
         assert await health(server.address, authority, authority.issue(CLIENT)) == SERVING
         assert await health(server.address, authority) == UNAVAILABLE
-        assert await health(server.address, authority, Authority("another").issue(CLIENT)) == UNAVAILABLE
+        assert (
+            await health(server.address, authority, Authority("another").issue(CLIENT))
+            == UNAVAILABLE
+        )
         expired = authority.issue(CLIENT, lasts=timedelta(minutes=-1))
         assert await health(server.address, authority, expired) == UNAVAILABLE
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["found changed", "SIGHUP"])
-async def test_new_certificate_is_taken_without_a_restart(folder: Path, authority: Authority, forced: bool) -> None:
+async def test_new_certificate_is_taken_without_a_restart(
+    folder: Path, authority: Authority, forced: bool
+) -> None:
     """New connections get it; an authority that is replaced lets nobody in any more."""
     another = Authority("another")
     async with tls_server(folder, **clients(folder)) as server:
@@ -157,7 +177,9 @@ async def test_broken_certificate_changes_nothing(folder: Path, authority: Autho
 
 def test_expired_certificate_of_the_server_is_told(folder: Path, authority: Authority) -> None:
     """In the log; clients refuse it by themselves."""
-    authority.issue(*HERE, lasts=timedelta(minutes=-1)).write(folder / "server.pem", folder / "server.key")
+    authority.issue(*HERE, lasts=timedelta(minutes=-1)).write(
+        folder / "server.pem", folder / "server.key"
+    )
     with capture_logs() as lines:
         Security(tls_settings(folder))
     assert [line["event"] for line in lines] == ["the server's certificate has expired"]
@@ -166,22 +188,48 @@ def test_expired_certificate_of_the_server_is_told(folder: Path, authority: Auth
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"tls_key_file": None}, "LEDGER_TLS_CERTIFICATE_FILE does nothing without LEDGER_TLS_KEY_FILE"),
-        ({"tls_certificate_file": None}, "LEDGER_TLS_KEY_FILE does nothing without LEDGER_TLS_CERTIFICATE_FILE"),
         (
-            {"tls_certificate_file": None, "tls_key_file": None, "tls_client_ca_file": "clients.pem"},
+            {"tls_key_file": None},
+            "LEDGER_TLS_CERTIFICATE_FILE does nothing without LEDGER_TLS_KEY_FILE",
+        ),
+        (
+            {"tls_certificate_file": None},
+            "LEDGER_TLS_KEY_FILE does nothing without LEDGER_TLS_CERTIFICATE_FILE",
+        ),
+        (
+            {
+                "tls_certificate_file": None,
+                "tls_key_file": None,
+                "tls_client_ca_file": "clients.pem",
+            },
             "LEDGER_TLS_CLIENT_CA_FILE does nothing without LEDGER_TLS_CERTIFICATE_FILE",
         ),
-        ({"tls_certificate_file": "missing.pem"}, "cannot read missing.pem: No such file or directory"),
+        (
+            {"tls_certificate_file": "missing.pem"},
+            "cannot read missing.pem: No such file or directory",
+        ),
         ({"tls_certificate_file": "server.key"}, "server.key holds no certificate in PEM"),
-        ({"tls_key_file": "server.pem"}, "server.pem holds no private key in PEM without a passphrase"),
+        (
+            {"tls_key_file": "server.pem"},
+            "server.pem holds no private key in PEM without a passphrase",
+        ),
         ({"tls_key_file": "other.key"}, "other.key is not the key of the certificate in "),
-        ({**clients(Path()), "tls_client_ca_file": "other.key"}, "other.key holds no certificate in PEM"),
-        ({**clients(Path()), "tls_client_ca_file": "large.pem"}, "large.pem is larger than 4194304 bytes"),
+        (
+            {**clients(Path()), "tls_client_ca_file": "other.key"},
+            "other.key holds no certificate in PEM",
+        ),
+        (
+            {**clients(Path()), "tls_client_ca_file": "large.pem"},
+            "large.pem is larger than 4194304 bytes",
+        ),
     ],
 )
 def test_files_that_make_no_sense_are_refused(
-    folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], says: str
+    folder: Path,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    says: str,
 ) -> None:
     """Before anybody can call, in a sentence that names the setting or the file, and never shows a key."""
     monkeypatch.chdir(folder)
@@ -223,7 +271,9 @@ async def test_files_are_looked_at_again_by_themselves(
 
 
 @pytest.mark.parametrize("is_removed", [True, False])
-async def test_authorities_that_are_gone_let_nobody_in(folder: Path, authority: Authority, is_removed: bool) -> None:
+async def test_authorities_that_are_gone_let_nobody_in(
+    folder: Path, authority: Authority, is_removed: bool
+) -> None:
     """No client's certificate is taken by new connections, until there is a file again; nor does a server start without."""
     client = authority.issue(CLIENT)
     async with tls_server(folder, **clients(folder)) as server:
@@ -245,16 +295,22 @@ async def test_authorities_that_are_gone_let_nobody_in(folder: Path, authority: 
 async def test_file_that_others_may_write_is_refused(folder: Path, name: str) -> None:
     """The key as well as the authorities: whoever writes into it could pretend to be the server, or let themselves in."""
     (folder / name).chmod(0o666)
-    with pytest.raises(SecurityMisconfigured, match=f"{name} may be written by others than its owner"):
+    with pytest.raises(
+        SecurityMisconfigured, match=f"{name} may be written by others than its owner"
+    ):
         Security(tls_settings(folder, **clients(folder)))
 
 
-async def test_key_that_is_gone_leaves_the_old_one_in_force(folder: Path, authority: Authority) -> None:
+async def test_key_that_is_gone_leaves_the_old_one_in_force(
+    folder: Path, authority: Authority
+) -> None:
     """It lets nobody in by itself, and without it the server could answer nobody."""
     client = authority.issue(CLIENT)
     async with tls_server(folder, **clients(folder)) as server:
         (folder / "server.key").unlink()
         with capture_logs() as lines:
             server.security.reload_changed()
-        assert [line["event"] for line in lines] == ["a new file cannot be used, the old contents stay in force"]
+        assert [line["event"] for line in lines] == [
+            "a new file cannot be used, the old contents stay in force"
+        ]
         assert await health(server.address, authority, client) == SERVING

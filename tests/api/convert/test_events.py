@@ -45,7 +45,11 @@ def instant_of(microseconds_since_1970: int) -> datetime:
 
 
 def _optional_timestamp(microseconds_since_1970: int | None) -> Timestamp | None:
-    return None if microseconds_since_1970 is None else plain_timestamp(instant_of(microseconds_since_1970))
+    return (
+        None
+        if microseconds_since_1970 is None
+        else plain_timestamp(instant_of(microseconds_since_1970))
+    )
 
 
 def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
@@ -124,7 +128,14 @@ def test_instants_are_what_protobuf_makes_of_them() -> None:
         {"metadata": {str(entry): "\U0001f600" for entry in range(1000)}},
         {"metadata": {str(entry): "" for entry in range(30)}},
         {"event_id": "!" * 8000},
-        {"event_id": "!", "restaurant_id": "!", "currency": "!", "amount_minor": -1, "fee_minor": -1, "reference": "\n"},
+        {
+            "event_id": "!",
+            "restaurant_id": "!",
+            "currency": "!",
+            "amount_minor": -1,
+            "fee_minor": -1,
+            "reference": "\n",
+        },
     ],
 )
 def test_memory_that_decoded_events_take_is_counted(contents: Any) -> None:
@@ -146,6 +157,8 @@ def test_memory_that_decoded_events_take_is_counted(contents: Any) -> None:
 
 def test_refused_event_keeps_nothing_of_its_request() -> None:
     """What was at hand when it was refused."""
-    (refused,) = decode_batch(ledger_pb2.BatchIngestEventsRequest(events=[ledger_pb2.ProcessorEvent()]), NOW)
+    (refused,) = decode_batch(
+        ledger_pb2.BatchIngestEventsRequest(events=[ledger_pb2.ProcessorEvent()]), NOW
+    )
     assert isinstance(refused, InvalidRequest)
     assert refused.__traceback__ is None

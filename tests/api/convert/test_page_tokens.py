@@ -33,7 +33,11 @@ async def refusal_of(call: object) -> tuple[grpc.StatusCode, str, list[str]]:
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
         _ = detail.Unpack(info) or detail.Unpack(bad_request)
-    return caught.value.code(), info.reason, [violation.field for violation in bad_request.field_violations]
+    return (
+        caught.value.code(),
+        info.reason,
+        [violation.field for violation in bad_request.field_violations],
+    )
 
 
 REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", ["page_token"])
@@ -56,7 +60,9 @@ async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) 
         "ListRestaurants": ({}, [], ["a"]),
     }
     methods = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
-    assert {method.name for method in methods if "page_token" in method.input_type.fields_by_name} == lists.keys()
+    assert {
+        method.name for method in methods if "page_token" in method.input_type.fields_by_name
+    } == lists.keys()
     for name, (fields, query_of_it, place) in lists.items():
         whole_query = [name, *query_of_it]
         for token in (checksummed_token(whole_query, place), keyed_token(KEY, whole_query, place)):
@@ -67,14 +73,26 @@ async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) 
 async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) -> None:
     """Made by the server itself for a list of runs, it goes on in that list alone, and only as it was made."""
     for request_id in ("one", "other"):
-        request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=Date(year=2020, month=1, day=1), request_id=request_id)
+        request = ledger_pb2.RunPayoutsRequest(
+            currency="PEN", as_of=Date(year=2020, month=1, day=1), request_id=request_id
+        )
         await ledger.stub.RunPayouts(request)
-    token = (await ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest(page_size=1))).next_page_token
+    token = (
+        await ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest(page_size=1))
+    ).next_page_token
     again = ledger_pb2.ListPayoutRunsRequest(page_size=1, page_token=token)
     assert (await ledger.stub.ListPayoutRuns(again)).payout_runs
     changed = token[:-1] + ("A" if token[-1] != "A" else "Q")
-    assert await refusal_of(ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest(page_token=changed))) == REFUSED
-    assert await refusal_of(ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_token=token))) == REFUSED
+    assert (
+        await refusal_of(
+            ledger.stub.ListPayoutRuns(ledger_pb2.ListPayoutRunsRequest(page_token=changed))
+        )
+        == REFUSED
+    )
+    assert (
+        await refusal_of(ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(page_token=token)))
+        == REFUSED
+    )
     of_a_currency = ledger_pb2.ListPayoutRunsRequest(currency="PEN", page_token=token)
     assert await refusal_of(ledger.stub.ListPayoutRuns(of_a_currency)) == REFUSED
 
@@ -82,8 +100,12 @@ async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) 
 async def first_token(ledger: RunningLedger) -> str:
     """A token of the list of restaurants, of which there are several."""
     for _ in range(2):
-        await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res")))
-    return (await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))).next_page_token
+        await ledger.stub.PutRestaurant(
+            ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res"))
+        )
+    return (
+        await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))
+    ).next_page_token
 
 
 async def test_every_server_of_the_books_takes_the_token(database: Database) -> None:
@@ -108,7 +130,9 @@ async def test_key_is_replaced_without_breaking_lists(database: Database) -> Non
     async with running_ledger(database) as ledger:
         assert (await ledger.stub.ListRestaurants(request)).restaurants
         newer = ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=await first_token(ledger))
-    await query(database.migration_url, "DELETE FROM page_token_keys WHERE secret <> sha256('another')")
+    await query(
+        database.migration_url, "DELETE FROM page_token_keys WHERE secret <> sha256('another')"
+    )
     async with running_ledger(database) as ledger:
         assert await refusal_of(ledger.stub.ListRestaurants(request)) == REFUSED
         assert (await ledger.stub.ListRestaurants(newer)).restaurants
@@ -146,14 +170,22 @@ def test_token_is_taken_by_the_keys_that_are_given() -> None:
     assert PageTokens([b"n" * 32, KEY]).decode(LIST, token, 1) == ["res_1"]
     with pytest.raises(ValueError, match="no key"):
         PageTokens([])
-    for others, query_of_it, fields in ((PageTokens([b"n" * 32]), LIST, 1), (tokens, ("ListOther",), 1), (tokens, LIST, 2)):
+    for others, query_of_it, fields in (
+        (PageTokens([b"n" * 32]), LIST, 1),
+        (tokens, ("ListOther",), 1),
+        (tokens, LIST, 2),
+    ):
         with pytest.raises(InvalidRequest):
             others.decode(query_of_it, token, fields)
 
 
-@pytest.mark.parametrize("position", ["x", {}, None, 7, [1], [None], [[]], ["a", "b"], [], "[" * 700])
+@pytest.mark.parametrize(
+    "position", ["x", {}, None, 7, [1], [None], [[]], ["a", "b"], [], "[" * 700]
+)
 def test_position_under_the_right_key_is_judged_too(position: object) -> None:
     """A key that leaked makes no server fail."""
-    body = position if isinstance(position, str) and position.startswith("[") else json.dumps(position)
+    body = (
+        position if isinstance(position, str) and position.startswith("[") else json.dumps(position)
+    )
     with pytest.raises(InvalidRequest):
         PageTokens([KEY]).decode(LIST, keyed_token(KEY, list(LIST), body.encode()), 1)

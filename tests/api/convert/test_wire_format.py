@@ -6,7 +6,12 @@ import pytest
 from google.protobuf.message import Message
 
 from ledger.api.convert import wire_format
-from ledger.api.convert.wire_format import COUNTED_BYTES_MIN, has_more_fields, has_more_metadata, parse_request
+from ledger.api.convert.wire_format import (
+    COUNTED_BYTES_MIN,
+    has_more_fields,
+    has_more_metadata,
+    parse_request,
+)
 from ledger.errors import InvalidRequest, MalformedMessage
 from ledger.v1 import ledger_pb2
 
@@ -21,7 +26,9 @@ def test_fields_are_counted_up_to_the_bound(events: int) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("kind", [b"\x08\x01", b"\x0d1234", b"\x0912345678", b"\x0a\x0212", b"\x0b\x0c"])
+@pytest.mark.parametrize(
+    "kind", [b"\x08\x01", b"\x0d1234", b"\x0912345678", b"\x0a\x0212", b"\x0b\x0c"]
+)
 def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
     """Numbers, fixed ones, texts; a group is two."""
     fields = number * (2 if kind == b"\x0b\x0c" else 1)
@@ -29,13 +36,17 @@ def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
     assert not has_more_fields(kind * number, fields)
 
 
-@pytest.mark.parametrize("raw", [b"\x80", b"\x0a\x80", b"\x80" * 4096, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"])
+@pytest.mark.parametrize(
+    "raw", [b"\x80", b"\x0a\x80", b"\x80" * 4096, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"]
+)
 def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
     """It says what is wrong."""
     assert not has_more_fields(raw, 3)
 
 
-@pytest.mark.parametrize("message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest])
+@pytest.mark.parametrize(
+    "message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest]
+)
 def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
     """Two million empty events would take 270 MiB; a thousand large ones are parsed as any."""
 
@@ -53,15 +64,21 @@ def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
 def with_metadata(message: Any, sizes: list[int]) -> bytes:
     """A request whose events have so many entries of metadata, and a text that looks like many more."""
     events = [
-        ledger_pb2.ProcessorEvent(reference="R" * COUNTED_BYTES_MIN, metadata={f"{entry}": "" for entry in range(size)})
+        ledger_pb2.ProcessorEvent(
+            reference="R" * COUNTED_BYTES_MIN, metadata={f"{entry}": "" for entry in range(size)}
+        )
         for size in sizes
     ]
     raw: bytes = message(events=events).SerializeToString()
     return raw
 
 
-@pytest.mark.parametrize("message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest])
-def test_request_with_far_too_much_metadata_is_not_parsed(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest]
+)
+def test_request_with_far_too_much_metadata_is_not_parsed(
+    message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """600,000 entries in 4 MiB would stop the server for a second. Counted are those of all events together."""
     monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
 

@@ -10,7 +10,13 @@ from grpc import aio
 from support.waiting import until
 
 from ledger.api.transport import receiving
-from ledger.api.transport.receiving import KEPT_FOR_BATCHES, TURN_BYTES_MIN, LargePlaces, LargeTurns, Receiving
+from ledger.api.transport.receiving import (
+    KEPT_FOR_BATCHES,
+    TURN_BYTES_MIN,
+    LargePlaces,
+    LargeTurns,
+    Receiving,
+)
 from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
 
 TIMEOUT_SECONDS = 60.0
@@ -157,13 +163,20 @@ async def test_silent_calls_make_room_one_after_the_other() -> None:
 
 async def test_crowd_makes_room_for_another_connection_soon() -> None:
     """What it has beyond its share is given up before its time, the oldest first, and no more."""
-    receives = Receiving(3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0)
+    receives = Receiving(
+        3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0
+    )
     crowd = [Call("crowd") for _ in range(4)]
     reading = start(receives, *crowd)
     other = Call("other")
     reading += start(receives, other)
     await until(lambda: other.is_read, TIMEOUT_SECONDS)
-    assert [isinstance(call.refused_with, QueueFull) for call in crowd] == [True, True, False, False]
+    assert [isinstance(call.refused_with, QueueFull) for call in crowd] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     for task in reading:
         task.cancel()
 
@@ -271,7 +284,9 @@ async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(slow.refused_with, RequestTooSlow)
 
 
-async def test_request_is_of_the_size_that_its_method_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_is_of_the_size_that_its_method_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """And there is one."""
     monkeypatch.setattr(receiving, "END_SECONDS", 0.0)
     receives = Receiving(places=3, waiting_max=10)

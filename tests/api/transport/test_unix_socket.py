@@ -50,11 +50,17 @@ def knock(path: Path) -> int:
         return probe.connect_ex(os.fspath(path))
 
 
-async def test_second_server_on_a_unix_socket_fails_loudly(database: Database, path: Path, tmp_path: Path) -> None:
+async def test_second_server_on_a_unix_socket_fails_loudly(
+    database: Database, path: Path, tmp_path: Path
+) -> None:
     """One line and status 1; the first is reachable all along, removes its socket when it stops, and another can follow."""
     settings = {"grpc_address": f"unix:{path}"}
     async with server_process(database, tmp_path / "first.log", **settings) as first:
-        env = {"LEDGER_DATABASE_URL": database.url, "LEDGER_GRPC_ADDRESS": f"unix:{path}", **role_settings(database)}
+        env = {
+            "LEDGER_DATABASE_URL": database.url,
+            "LEDGER_GRPC_ADDRESS": f"unix:{path}",
+            **role_settings(database),
+        }
         second = await run_process("serve", env=env | {"LEDGER_REQUIRE_DURABLE_DATABASE": "false"})
         assert (second.status, second.stdout) == (ExitStatus.REFUSED, "")
         assert f"error: cannot listen on unix:{path}: another server listens there" in second.stderr
@@ -64,7 +70,9 @@ async def test_second_server_on_a_unix_socket_fails_loudly(database: Database, p
         await following.assert_well()
 
 
-async def test_socket_of_a_killed_server_is_replaced(database: Database, path: Path, tmp_path: Path) -> None:
+async def test_socket_of_a_killed_server_is_replaced(
+    database: Database, path: Path, tmp_path: Path
+) -> None:
     """SIGKILL leaves the file behind; the next server takes its place."""
     settings = {"grpc_address": f"unix:{path}"}
     async with server_process(database, tmp_path / "first.log", **settings) as first:

@@ -27,7 +27,11 @@ from ledger.errors import (
 )
 
 LIMITS = IngestLimits(
-    queue_calls_max=150, queue_events_max=100, queue_bytes_max=10_000, group_events_max=10, batches_at_once_max=2
+    queue_calls_max=150,
+    queue_events_max=100,
+    queue_bytes_max=10_000,
+    group_events_max=10,
+    batches_at_once_max=2,
 )
 DEADLINE_SECONDS = 30.0
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
@@ -45,14 +49,22 @@ async def _all_are_closed() -> AsyncIterator[None]:
             await _MADE.pop().close()
 
 
-def use_case(ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER) -> IngestEvents:
-    _MADE.append(IngestEvents(ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS))
+def use_case(
+    ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER
+) -> IngestEvents:
+    _MADE.append(
+        IngestEvents(
+            ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS
+        )
+    )
     return _MADE[-1]
 
 
 def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
     """The outcomes in short: a status, or the kind of the error."""
-    return [outcome.status if isinstance(outcome, Booked) else type(outcome) for outcome in outcomes]
+    return [
+        outcome.status if isinstance(outcome, Booked) else type(outcome) for outcome in outcomes
+    ]
 
 
 async def test_same_event_twice_is_created_and_duplicate_with_one_transaction_id() -> None:
@@ -82,7 +94,9 @@ async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
 async def test_results_stand_in_the_order_of_the_request() -> None:
     """Events are booked sorted by id, and answered in the order they came."""
     ids = ["evt_z", "evt_a", "evt_m"]
-    outcomes = await use_case(ledger := FakeEventLedger())([processor_event(event_id=event_id) for event_id in ids])
+    outcomes = await use_case(ledger := FakeEventLedger())(
+        [processor_event(event_id=event_id) for event_id in ids]
+    )
     booked = [outcome.transaction_id for outcome in outcomes if isinstance(outcome, Booked)]
     assert booked == [ledger.events[event_id].transaction_id for event_id in ids]
 
@@ -128,7 +142,9 @@ async def test_unknown_restaurant_is_refused_when_set_so_and_registers_nobody() 
     ledger = FakeEventLedger()
     ledger.restaurants.add("res_known")
     ingest = use_case(ledger, UnknownRestaurants.REJECT)
-    outcomes = await ingest([processor_event(restaurant_id="res_unknown"), processor_event(restaurant_id="res_known")])
+    outcomes = await ingest(
+        [processor_event(restaurant_id="res_unknown"), processor_event(restaurant_id="res_known")]
+    )
     assert told(outcomes) == [RestaurantNotFound, CREATED]
     assert ledger.restaurants == {"res_known"}
     assert ledger.accounts == {("res_known", "PEN")}
@@ -140,7 +156,9 @@ async def test_duplicate_and_conflict_register_nobody() -> None:
     ingest = use_case(ledger)
     event = processor_event(restaurant_id="res_known")
     await ingest([event])
-    outcomes = await ingest([processor_event(event_id=event.event_id, restaurant_id="res_new"), event])
+    outcomes = await ingest(
+        [processor_event(event_id=event.event_id, restaurant_id="res_new"), event]
+    )
     assert told(outcomes) == [EventIdReused, DUPLICATE]
     assert ledger.restaurants == {"res_known"}
 
@@ -171,7 +189,9 @@ async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> Non
     ingest = use_case(FakeEventLedger())
     charge = processor_event()
     await ingest([charge])
-    outcomes = await ingest([processor_event(EventType.PAYOUT_PAID, event_id=charge.event_id, payout_id="payout_1")])
+    outcomes = await ingest(
+        [processor_event(EventType.PAYOUT_PAID, event_id=charge.event_id, payout_id="payout_1")]
+    )
     assert told(outcomes) == [EventIdReused]
 
 
@@ -205,7 +225,9 @@ async def settled() -> None:
 async def all_told(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
     """What single calls that come together are told, in short; the kind of what they raise."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    return [type(answer) if isinstance(answer, BaseException) else told(answer)[0] for answer in answers]
+    return [
+        type(answer) if isinstance(answer, BaseException) else told(answer)[0] for answer in answers
+    ]
 
 
 async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> None:
@@ -217,7 +239,12 @@ async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> No
     ledger.insert_sizes.clear()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
     answers = await asyncio.gather(*(ingest([sent]) for sent in (event, altered, event, other)))
-    assert told([outcome for (outcome,) in answers]) == [CREATED, EventIdReused, DUPLICATE, DUPLICATE]
+    assert told([outcome for (outcome,) in answers]) == [
+        CREATED,
+        EventIdReused,
+        DUPLICATE,
+        DUPLICATE,
+    ]
     assert ledger.insert_sizes == [2], "one statement for all of them"
     first, repeated = answers[0][0], answers[2][0]
     assert isinstance(first, Booked)
@@ -234,7 +261,9 @@ async def test_one_poisonous_call_of_a_group_stands_alone() -> None:
     ledger.insert_sizes.clear()
     events = [processor_event() for _ in range(10)]
     events[3] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
-    assert await all_told(*(ingest([event]) for event in events)) == [EventRejected if n == 3 else CREATED for n in range(10)]
+    assert await all_told(*(ingest([event]) for event in events)) == [
+        EventRejected if n == 3 else CREATED for n in range(10)
+    ]
     assert ledger.insert_sizes[0] == 10
     await ingest.close()
 
@@ -266,7 +295,10 @@ class LockedLedger(FakeEventLedger):
         self.under_way_max = max(self.under_way_max, self.under_way)
         await asyncio.sleep(0)
         self.under_way -= 1
-        if any({posting.event.event_id, posting.event.restaurant_id} & self.held for posting in postings):
+        if any(
+            {posting.event.event_id, posting.event.restaurant_id} & self.held
+            for posting in postings
+        ):
             self.insert_sizes.append(len(postings))
             raise DatabaseContention("lock timeout")
         ids = [posting.event.event_id for posting in postings]
@@ -301,11 +333,15 @@ async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> N
     assert await all_told(*calls) == [DatabaseContention if n == 3 else CREATED for n in range(10)]
     assert ledger.under_way_max == 1
     ledger.held.clear()
-    assert await all_told(*(ingest([event]) for event in events)) == [CREATED if n == 3 else DUPLICATE for n in range(10)]
+    assert await all_told(*(ingest([event]) for event in events)) == [
+        CREATED if n == 3 else DUPLICATE for n in range(10)
+    ]
     await ingest.close()
 
 
-async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(giving_up: WhenSaid) -> None:
+async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(
+    giving_up: WhenSaid,
+) -> None:
     """However many of its events there are: the others of the group are booked after few statements."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
@@ -313,11 +349,16 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
     await ingest([processor_event(restaurant_id=restaurant) for restaurant in restaurants])
     ledger.insert_sizes.clear()
     ledger.held = {"res_1"}
-    calls = [asyncio.create_task(ingest([processor_event(restaurant_id=restaurant)])) for restaurant in restaurants]
+    calls = [
+        asyncio.create_task(ingest([processor_event(restaurant_id=restaurant)]))
+        for restaurant in restaurants
+    ]
     while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # what is waited for has no event
         await asyncio.sleep(0)
     giving_up.has_come = True
-    assert await all_told(*calls) == [DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants]
+    assert await all_told(*calls) == [
+        DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants
+    ]
     assert ledger.insert_sizes[:2] == [10, 5], "the whole, and the half that is of one account"
     await ingest.close()
 
@@ -331,7 +372,9 @@ async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.Mo
     await ingest([processor_event()])
     ledger.held = {"res_1"}
     async with asyncio.timeout(60):
-        told_of = await all_told(*(ingest([processor_event(restaurant_id="res_1")]) for _ in range(4)))
+        told_of = await all_told(
+            *(ingest([processor_event(restaurant_id="res_1")]) for _ in range(4))
+        )
     assert told_of == [DatabaseContention] * 4
     await ingest.close()
 
@@ -360,7 +403,11 @@ async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event()])
-    ledger.failures = [DatabaseUnavailable("away"), DatabaseContention("our own session, perhaps"), later("once more")]
+    ledger.failures = [
+        DatabaseUnavailable("away"),
+        DatabaseContention("our own session, perhaps"),
+        later("once more"),
+    ]
     ledger.fail_after_storing = True
     assert await all_told(*(ingest([processor_event()]) for _ in range(6))) == [CREATED] * 6
     assert len(ledger.events) == 7
@@ -406,7 +453,9 @@ async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
     await ingest.close()
     assert ledger.under_way_max == LIMITS.batches_at_once_max
     # Those who left before their turn came are not booked.
-    assert set(ledger.events) == {event.event_id for batch in batches[: LIMITS.batches_at_once_max] for event in batch}
+    assert set(ledger.events) == {
+        event.event_id for batch in batches[: LIMITS.batches_at_once_max] for event in batch
+    }
 
 
 async def test_close_books_what_waits_for_its_turn() -> None:

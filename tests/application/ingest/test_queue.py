@@ -9,11 +9,19 @@ import pytest
 from ledger.application.ingest.queue import IngestLimits, IngestQueue
 from ledger.errors import DeadlineTooShort, QueueFull
 
-LIMITS = IngestLimits(queue_calls_max=20, queue_events_max=100, queue_bytes_max=1000, group_events_max=10, batches_at_once_max=2)
+LIMITS = IngestLimits(
+    queue_calls_max=20,
+    queue_events_max=100,
+    queue_bytes_max=1000,
+    group_events_max=10,
+    batches_at_once_max=2,
+)
 
 
 @contextmanager
-def admitted(queue: IngestQueue, events: int, size_bytes: int, seconds_left: float | None) -> Iterator[None]:
+def admitted(
+    queue: IngestQueue, events: int, size_bytes: int, seconds_left: float | None
+) -> Iterator[None]:
     """A call that is let in while the block runs, as the use case lets it in."""
     queue.enter(events, size_bytes, seconds_left)
     try:
@@ -190,7 +198,9 @@ async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
 def test_whoever_watches_the_queue_sees_it_empty_in_the_end() -> None:
     """Told after each group, while its callers are still here, and again when the last of them has gone."""
     told: list[tuple[int, int]] = []
-    queue = IngestQueue(LIMITS, on_change=lambda events, size_bytes: told.append((events, size_bytes)))
+    queue = IngestQueue(
+        LIMITS, on_change=lambda events, size_bytes: told.append((events, size_bytes))
+    )
     with admitted(queue, 2, 20, None):
         with admitted(queue, 3, 30, None):
             queue.booked(0.001)

@@ -14,10 +14,20 @@ def test_fact_under_two_ids_is_counted() -> None:
     first = processor_event(reference="pay_1")
     facts.booked([first, first])
     facts.booked([processor_event(), processor_event(), processor_event(reference="pay_2")])
-    facts.booked([processor_event(reference="pay_1", amount_minor=9), processor_event(reference="pay_1", currency="USD")])
+    facts.booked(
+        [
+            processor_event(reference="pay_1", amount_minor=9),
+            processor_event(reference="pay_1", currency="USD"),
+        ]
+    )
     facts.booked([processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1")])
     assert told == []
-    facts.booked([processor_event(reference="pay_1"), processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1")])
+    facts.booked(
+        [
+            processor_event(reference="pay_1"),
+            processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1"),
+        ]
+    )
     assert told == [2]
 
 
@@ -26,6 +36,8 @@ def test_only_the_latest_facts_are_remembered() -> None:
     told: list[int] = []
     facts = RepeatedFacts(told.append)
     facts.booked([processor_event(reference="first")])
-    facts.booked(processor_event(reference=f"pay_{number}") for number in range(repeated_facts.FACTS_MAX))
+    facts.booked(
+        processor_event(reference=f"pay_{number}") for number in range(repeated_facts.FACTS_MAX)
+    )
     facts.booked([processor_event(reference="first")])
     assert told == []

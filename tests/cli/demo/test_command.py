@@ -20,7 +20,10 @@ def left_in(folder: Path) -> list[Path]:
 async def test_demonstration_shows_that_everything_is_right(enterable_folder: Path) -> None:
     """Status 0, the sentences, the totals of the file, and nothing left behind; whatever the user's settings are."""
     owed = owed_by_account(read_demo_lines())
-    env = {"TMPDIR": str(enterable_folder), "LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/production"}
+    env = {
+        "TMPDIR": str(enterable_folder),
+        "LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/production",
+    }
     outcome = await run_process("demo", env=env)
     assert outcome.stderr == ""
     assert outcome.status == 0
@@ -63,4 +66,6 @@ async def test_interrupted_demonstration_cleans_up(enterable_folder: Path, numbe
                 process.kill()
     assert process.returncode == ExitStatus.INTERRUPTED
     assert left_in(enterable_folder) == []
-    assert (await run_command("restaurants", "list", "--address", address)).status == ExitStatus.UNREACHABLE
+    assert (
+        await run_command("restaurants", "list", "--address", address)
+    ).status == ExitStatus.UNREACHABLE

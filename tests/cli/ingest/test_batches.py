@@ -25,7 +25,11 @@ def line_of(event_id: str, event_type: str = "charge_succeeded", **metadata: str
 
 def batches_of(*lines: bytes, batch_size: int = 1000) -> list[Batch]:
     """The batches of a file of these lines."""
-    return list(read_batches(io.BytesIO(b"".join(lines)), batch_size=batch_size, ignore_unknown_fields=False))
+    return list(
+        read_batches(
+            io.BytesIO(b"".join(lines)), batch_size=batch_size, ignore_unknown_fields=False
+        )
+    )
 
 
 def test_batches_hold_so_many_lines() -> None:
@@ -47,7 +51,9 @@ def test_blank_lines_are_skipped_and_counted() -> None:
 
 def test_windows_files_are_read() -> None:
     """A byte order mark at the start, and both characters at the end of a line."""
-    (batch,) = batches_of(b"\xef\xbb\xbf" + line_of("evt_1").replace(b"\n", b"\r\n"), line_of("evt_2"))
+    (batch,) = batches_of(
+        b"\xef\xbb\xbf" + line_of("evt_1").replace(b"\n", b"\r\n"), line_of("evt_2")
+    )
     assert [event.event_id for event in batch.events] == ["evt_1", "evt_2"]
 
 
@@ -66,7 +72,9 @@ def test_bad_lines_keep_their_place() -> None:
 def test_batch_fits_a_message() -> None:
     """However many lines a batch may have, and however large they are."""
     batches = batches_of(*(line_of(f"evt_{number}", note="x" * 900_000) for number in range(9)))
-    sizes = [ledger_pb2.BatchIngestEventsRequest(events=batch.events).ByteSize() for batch in batches]
+    sizes = [
+        ledger_pb2.BatchIngestEventsRequest(events=batch.events).ByteSize() for batch in batches
+    ]
     assert max(sizes) <= MESSAGE_BYTES_MAX
     assert [len(batch.lines) for batch in batches] == [4, 4, 1]
 

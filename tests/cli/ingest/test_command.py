@@ -35,19 +35,29 @@ def fields_of(**fields: Any) -> dict[str, Any]:
 
 def write_lines(path: Path, *lines: dict[str, Any] | str) -> str:
     """A file of these lines; its name."""
-    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    path.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+    )
     return str(path)
 
 
 def counts(stdout: str) -> dict[str, int]:
     """The numbers of a summary, but for the pace, which nobody can foretell."""
-    return {words[0]: int(words[1]) for words in map(str.split, stdout.splitlines()[1:]) if words[0] != "pace"}
+    return {
+        words[0]: int(words[1])
+        for words in map(str.split, stdout.splitlines()[1:])
+        if words[0] != "pace"
+    }
 
 
-async def test_file_is_booked_once_however_often_it_is_sent(ledger: RunningLedger, tmp_path: Path) -> None:
+async def test_file_is_booked_once_however_often_it_is_sent(
+    ledger: RunningLedger, tmp_path: Path
+) -> None:
     """Created the first time, duplicates the second, status 0 both times, and the balance is right."""
     restaurant_id = unique("res")
-    file = write_lines(tmp_path / "events.jsonl", *(fields_of(restaurant_id=restaurant_id) for _ in range(25)))
+    file = write_lines(
+        tmp_path / "events.jsonl", *(fields_of(restaurant_id=restaurant_id) for _ in range(25))
+    )
     first = await run_command("ingest", file, "--batch-size", "10", "--address", ledger.address)
     assert (first.status, first.stderr) == (0, "")
     assert first.stdout.splitlines()[0] == f"{file}: 25 lines"
@@ -60,7 +70,9 @@ async def test_file_is_booked_once_however_often_it_is_sent(ledger: RunningLedge
     await assert_books_in_order(ledger.database)
 
 
-async def test_refused_lines_are_told_and_the_others_booked(shared_ledger: RunningLedger, tmp_path: Path) -> None:
+async def test_refused_lines_are_told_and_the_others_booked(
+    shared_ledger: RunningLedger, tmp_path: Path
+) -> None:
     """Each with its line, id, status, reason and a sentence, in the order of the file; status 1."""
     event_id, restaurant_id = unique("evt"), unique("res")
     file = write_lines(
@@ -71,8 +83,18 @@ async def test_refused_lines_are_told_and_the_others_booked(shared_ledger: Runni
         fields_of(event_id=event_id, restaurant_id=restaurant_id, amount=10_001),
         fields_of(event_id="evt_bad", restaurant_id=restaurant_id, amount=12.5, currency="PESO"),
         fields_of(event_id="evt_worse", restaurant_id=restaurant_id, currency="PESO"),
-        fields_of(event_id="evt_payout", restaurant_id=restaurant_id, event_type="payout_paid", payout_id=unique("p"), fee=0),
-        fields_of(event_id="evt\u001b[31m", restaurant_id=restaurant_id, occurred_at="2023-02-29T00:00:00Z"),
+        fields_of(
+            event_id="evt_payout",
+            restaurant_id=restaurant_id,
+            event_type="payout_paid",
+            payout_id=unique("p"),
+            fee=0,
+        ),
+        fields_of(
+            event_id="evt\u001b[31m",
+            restaurant_id=restaurant_id,
+            occurred_at="2023-02-29T00:00:00Z",
+        ),
         fields_of(restaurant_id=restaurant_id),
     )
     outcome = await run_command("ingest", file, "--address", shared_ledger.address)
@@ -95,7 +117,8 @@ async def test_refused_lines_are_told_and_the_others_booked(shared_ledger: Runni
 
 
 @pytest.mark.parametrize(
-    ("option", "shown"), [((), 20), (("--errors", "3"), 3), (("--errors", "0"), 0), (("--errors", "all"), 25)]
+    ("option", "shown"),
+    [((), 20), (("--errors", "3"), 3), (("--errors", "0"), 0), (("--errors", "all"), 25)],
 )
 async def test_refused_lines_are_bounded(
     shared_ledger: RunningLedger, tmp_path: Path, option: tuple[str, ...], shown: int
@@ -108,11 +131,15 @@ async def test_refused_lines_are_bounded(
         assert last == f"{25 - shown} more refused lines; --errors all shows them"
     else:
         lines.append(last)
-    assert [line.split(": ")[0] for line in lines] == [f"{file}:{number}" for number in range(1, shown + 1)]
+    assert [line.split(": ")[0] for line in lines] == [
+        f"{file}:{number}" for number in range(1, shown + 1)
+    ]
     assert counts(outcome.stdout)["refused"] == 25
 
 
-async def test_errors_that_cannot_be_written_stop_no_booking(shared_ledger: RunningLedger, tmp_path: Path) -> None:
+async def test_errors_that_cannot_be_written_stop_no_booking(
+    shared_ledger: RunningLedger, tmp_path: Path
+) -> None:
     """As on a full disk: the file is read to its end, and the exit status tells of the refused lines."""
     name = write_lines(tmp_path / "events.jsonl", "nonsense", fields_of(), fields_of())
     process = await asyncio.create_subprocess_exec(
@@ -126,14 +153,21 @@ async def test_errors_that_cannot_be_written_stop_no_booking(shared_ledger: Runn
 
 async def test_empty_file_is_done_at_once(shared_ledger: RunningLedger, tmp_path: Path) -> None:
     """Nothing is wrong with it."""
-    outcome = await run_command("ingest", write_lines(tmp_path / "events.jsonl"), "--address", shared_ledger.address)
-    assert (outcome.status, counts(outcome.stdout)) == (0, {"created": 0, "duplicates": 0, "refused": 0})
+    outcome = await run_command(
+        "ingest", write_lines(tmp_path / "events.jsonl"), "--address", shared_ledger.address
+    )
+    assert (outcome.status, counts(outcome.stdout)) == (
+        0,
+        {"created": 0, "duplicates": 0, "refused": 0},
+    )
 
 
 async def test_standard_input_is_read(shared_ledger: RunningLedger) -> None:
     """Under the name -; no progress bar where there is no terminal."""
     lines = json.dumps(fields_of()) + "\n{\n"
-    outcome = await run_process("ingest", "-", "--address", shared_ledger.address, stdin=lines.encode())
+    outcome = await run_process(
+        "ingest", "-", "--address", shared_ledger.address, stdin=lines.encode()
+    )
     assert outcome.status == 1
     assert outcome.stdout.splitlines()[0] == "<stdin>: 2 lines"
     assert outcome.stderr.startswith("<stdin>:2: -: INVALID_ARGUMENT INVALID_LINE is not JSON")
@@ -148,7 +182,10 @@ async def test_unreadable_file_is_a_usage_error(tmp_path: Path, name: str) -> No
     assert outcome.stderr.startswith(f"error: cannot read {tmp_path / name}: ")
 
 
-@pytest.mark.parametrize("option", [("--batch-size", "0"), ("--batch-size", "1001"), ("--errors", "some"), ("--address", "x")])
+@pytest.mark.parametrize(
+    "option",
+    [("--batch-size", "0"), ("--batch-size", "1001"), ("--errors", "some"), ("--address", "x")],
+)
 async def test_bad_option_is_a_usage_error(tmp_path: Path, option: tuple[str, str]) -> None:
     """Status 2, before anything is sent."""
     outcome = await run_command("ingest", write_lines(tmp_path / "events.jsonl", "{}"), *option)
@@ -162,13 +199,19 @@ async def test_absent_server_is_told_with_what_is_booked(tmp_path: Path) -> None
     outcome = await run_command("ingest", file, "--address", "127.0.0.1:1")
     assert outcome.status == ExitStatus.UNREACHABLE
     first, _, last = outcome.stderr.splitlines()
-    assert first.startswith("error: no server answers at 127.0.0.1:1; start one with `ledger serve`")
-    assert last.strip().startswith("no lines are known to be booked (0 created, 0 duplicates); running the same command again")
+    assert first.startswith(
+        "error: no server answers at 127.0.0.1:1; start one with `ledger serve`"
+    )
+    assert last.strip().startswith(
+        "no lines are known to be booked (0 created, 0 duplicates); running the same command again"
+    )
 
 
 async def test_interruption_tells_what_is_booked(shared_ledger: RunningLedger) -> None:
     """Ctrl-C while it waits for more of its input."""
-    process = await start_process("ingest", "-", "--batch-size", "1", "--address", shared_ledger.address)
+    process = await start_process(
+        "ingest", "-", "--batch-size", "1", "--address", shared_ledger.address
+    )
     assert process.stdin is not None
     restaurant_id = unique("res")
     # A batch is sent once the next line begins another one.
@@ -196,13 +239,21 @@ async def test_interruption_while_the_server_is_silent(tmp_path: Path) -> None:
 
     handler: Any = grpc.stream_stream_rpc_method_handler(never, None, None)
     server = aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ledger.v1.LedgerService", {"StreamEvents": handler}),))
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "ledger.v1.LedgerService", {"StreamEvents": handler}
+            ),
+        )
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         file = write_lines(tmp_path / "events.jsonl", *(fields_of() for _ in range(50)))
         # The stream stays open: there is more of the file than may be in flight, or its answers are missing.
-        process = await start_process("ingest", file, "--batch-size", "1", "--address", f"127.0.0.1:{port}")
+        process = await start_process(
+            "ingest", file, "--batch-size", "1", "--address", f"127.0.0.1:{port}"
+        )
         await asyncio.wait_for(asked.wait(), TIMEOUT_SECONDS)
         process.send_signal(signal.SIGINT)
         _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
@@ -212,17 +263,23 @@ async def test_interruption_while_the_server_is_silent(tmp_path: Path) -> None:
     assert stderr.decode().splitlines()[0] == "error: interrupted"
 
 
-async def test_server_that_stops_and_comes_back_is_waited_for(database: Database, tmp_path: Path) -> None:
+async def test_server_that_stops_and_comes_back_is_waited_for(
+    database: Database, tmp_path: Path
+) -> None:
     """Every line is booked once, whatever the server was doing when it stopped."""
     restaurant_id = unique("res")
     async with running_ledger(database) as first:
-        process = await start_process("ingest", "-", "--batch-size", "10", "--address", first.address)
+        process = await start_process(
+            "ingest", "-", "--batch-size", "10", "--address", first.address
+        )
         assert process.stdin is not None
 
         async def feed(lines: int) -> None:
             assert process.stdin is not None
             for _ in range(lines):
-                process.stdin.write(json.dumps(fields_of(restaurant_id=restaurant_id)).encode() + b"\n")
+                process.stdin.write(
+                    json.dumps(fields_of(restaurant_id=restaurant_id)).encode() + b"\n"
+                )
             await process.stdin.drain()
 
         await feed(105)

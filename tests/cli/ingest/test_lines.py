@@ -22,7 +22,9 @@ CHARGE = {
 
 def line_of(**fields: Any) -> str:
     """A valid charge with these fields instead; those that are `...` are left out."""
-    return json.dumps({name: value for name, value in (CHARGE | fields).items() if value is not ...})
+    return json.dumps(
+        {name: value for name, value in (CHARGE | fields).items() if value is not ...}
+    )
 
 
 def violations_of(line: str) -> dict[str, str]:
@@ -75,17 +77,28 @@ def test_fee_has_three_names_and_may_be_absent(name: str) -> None:
 
 def test_two_names_of_a_field_may_only_say_the_same() -> None:
     """A contradiction is an error; saying it twice is none."""
-    event = parse_event_line(line_of(amount_cents=15000, fee_minor=750, type="EVENT_TYPE_CHARGE_SUCCEEDED"))
+    event = parse_event_line(
+        line_of(amount_cents=15000, fee_minor=750, type="EVENT_TYPE_CHARGE_SUCCEEDED")
+    )
     assert (event.amount_minor, event.fee_minor) == (15000, 750)
-    assert violations_of(line_of(amount_minor=15001)) == {"amount_minor": "contradicts amount, which is the same field"}
-    assert violations_of(line_of(fee_cents=0)) == {"fee_cents": "contradicts fee, which is the same field"}
+    assert violations_of(line_of(amount_minor=15001)) == {
+        "amount_minor": "contradicts amount, which is the same field"
+    }
+    assert violations_of(line_of(fee_cents=0)) == {
+        "fee_cents": "contradicts fee, which is the same field"
+    }
     assert "type" in violations_of(line_of(type="refund_succeeded"))
     # null is as good as absent, so it contradicts nothing.
     assert parse_event_line(line_of(amount=None, amount_cents=7)).amount_minor == 7
-    assert violations_of(line_of(amount="x", amount_cents=1, amount_minor=2)).keys() == {"amount", "amount_minor"}
+    assert violations_of(line_of(amount="x", amount_cents=1, amount_minor=2)).keys() == {
+        "amount",
+        "amount_minor",
+    }
 
 
-@pytest.mark.parametrize("written", ["12.0", "12.5", "1e3", "1E3", "-0.0", '"1250"', "true", "[1]", "{}", '""'])
+@pytest.mark.parametrize(
+    "written", ["12.0", "12.5", "1e3", "1E3", "-0.0", '"1250"', "true", "[1]", "{}", '""']
+)
 @pytest.mark.parametrize("name", ["amount", "fee"])
 def test_only_whole_numbers_are_money(name: str, written: str) -> None:
     """No point, no exponent, no quotes: nothing is rounded or guessed."""
@@ -96,7 +109,10 @@ def test_only_whole_numbers_are_money(name: str, written: str) -> None:
 @pytest.mark.parametrize("written", ["NaN", "Infinity", "-Infinity"])
 def test_what_is_no_number_is_no_json(written: str) -> None:
     """Python's parser would take them."""
-    assert "is not a number" in violations_of(line_of(amount=987654321).replace("987654321", written))[""]
+    assert (
+        "is not a number"
+        in violations_of(line_of(amount=987654321).replace("987654321", written))[""]
+    )
 
 
 def test_amount_must_fit_its_field() -> None:
@@ -107,7 +123,9 @@ def test_amount_must_fit_its_field() -> None:
     assert "" in violations_of(line_of(amount=987654321).replace("987654321", "9" * 5000))
 
 
-@pytest.mark.parametrize("name", ["event_id", "event_type", "occurred_at", "restaurant_id", "currency", "amount"])
+@pytest.mark.parametrize(
+    "name", ["event_id", "event_type", "occurred_at", "restaurant_id", "currency", "amount"]
+)
 def test_required_field_is_missed(name: str) -> None:
     """Absent or null."""
     assert violations_of(line_of(**{name: ...})) == {name: "is missing"}
@@ -115,7 +133,18 @@ def test_required_field_is_missed(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [1, 1.5, True, [], {}])
-@pytest.mark.parametrize("name", ["event_id", "restaurant_id", "currency", "event_type", "occurred_at", "reference", "payout_id"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "event_id",
+        "restaurant_id",
+        "currency",
+        "event_type",
+        "occurred_at",
+        "reference",
+        "payout_id",
+    ],
+)
 def test_text_must_be_a_string(name: str, value: object) -> None:
     """An id that is a number in the file is not turned into one that is a string."""
     assert violations_of(line_of(**{name: value})).keys() == {name}
@@ -124,17 +153,35 @@ def test_text_must_be_a_string(name: str, value: object) -> None:
 def test_everything_wrong_is_told_at_once() -> None:
     """Together with the event's id, if that is right."""
     with pytest.raises(InvalidLine) as caught:
-        parse_event_line(line_of(event_type="charge", amount=1.5, occurred_at="yesterday", metadata=[]))
+        parse_event_line(
+            line_of(event_type="charge", amount=1.5, occurred_at="yesterday", metadata=[])
+        )
     assert caught.value.event_id == "evt_1"
-    assert [found.field for found in caught.value.violations] == ["event_type", "amount", "occurred_at", "metadata"]
+    assert [found.field for found in caught.value.violations] == [
+        "event_type",
+        "amount",
+        "occurred_at",
+        "metadata",
+    ]
 
 
 @pytest.mark.parametrize(
-    "value", ["Charge_Succeeded", "charge.succeeded", "EVENT_TYPE_UNSPECIFIED", "unspecified", "", " CHARGE_SUCCEEDED"]
+    "value",
+    [
+        "Charge_Succeeded",
+        "charge.succeeded",
+        "EVENT_TYPE_UNSPECIFIED",
+        "unspecified",
+        "",
+        " CHARGE_SUCCEEDED",
+    ],
 )
 def test_unknown_type_is_an_error_that_names_the_known_ones(value: str) -> None:
     """Nothing is trimmed or folded."""
-    assert "charge_succeeded, refund_succeeded" in violations_of(line_of(event_type=value))["event_type"]
+    assert (
+        "charge_succeeded, refund_succeeded"
+        in violations_of(line_of(event_type=value))["event_type"]
+    )
 
 
 def test_unknown_field_is_an_error_unless_allowed() -> None:
@@ -167,7 +214,17 @@ def test_line_that_is_no_object_is_an_error(line: str, description: str) -> None
 
 def test_metadata_is_text() -> None:
     """Numbers as they are written, true and false as JSON has them; null is left out."""
-    line = line_of(metadata={"text": "x", "whole": 12, "big": 10**30, "yes": True, "no": False, "none": None, "empty": ""})
+    line = line_of(
+        metadata={
+            "text": "x",
+            "whole": 12,
+            "big": 10**30,
+            "yes": True,
+            "no": False,
+            "none": None,
+            "empty": "",
+        }
+    )
     line = line.replace('"text"', '"price": 12.50, "tiny": 1e-7, "text"')
     assert dict(parse_event_line(line).metadata) == {
         "price": "12.50",
@@ -208,6 +265,13 @@ def test_payment_id_is_the_reference_of_an_event_without_one() -> None:
 def test_payout_id_of_the_metadata_counts_on_payout_events_only() -> None:
     """On others it would be refused."""
     metadata = {"payout_id": "pyt_1"}
-    assert parse_event_line(line_of(event_type="payout_paid", metadata=metadata)).payout_id == "pyt_1"
-    assert parse_event_line(line_of(event_type="payout_failed", metadata=metadata, payout_id="pyt_2")).payout_id == "pyt_2"
+    assert (
+        parse_event_line(line_of(event_type="payout_paid", metadata=metadata)).payout_id == "pyt_1"
+    )
+    assert (
+        parse_event_line(
+            line_of(event_type="payout_failed", metadata=metadata, payout_id="pyt_2")
+        ).payout_id
+        == "pyt_2"
+    )
     assert parse_event_line(line_of(metadata=metadata)).payout_id == ""

@@ -30,7 +30,9 @@ CREATED = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_CREATED)
 DUPLICATE = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_DUPLICATE)
 # Long after an interruption.
 ANSWER_SECONDS = 30.0
-BUSY = ledger_pb2.IngestResult(error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="busy"))
+BUSY = ledger_pb2.IngestResult(
+    error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="busy")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +43,17 @@ def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def answering(answers: Answers) -> Iterator[str]:
     """The address of a server whose StreamEvents is `answers`."""
-    handler = grpc.stream_stream_rpc_method_handler(answers, Request.FromString, Response.SerializeToString)
+    handler = grpc.stream_stream_rpc_method_handler(
+        answers, Request.FromString, Response.SerializeToString
+    )
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ledger.v1.LedgerService", {"StreamEvents": handler}),))
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "ledger.v1.LedgerService", {"StreamEvents": handler}
+            ),
+        )
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -57,12 +67,16 @@ def batch_of(*event_ids: str) -> Batch:
     return Batch.of([Line(1, event_message(event_id=event_id)) for event_id in event_ids], 0)
 
 
-def send(address: str, batches: Iterator[Batch] | Sequence[Batch], pace: Pace | None = None) -> list[tuple[list[str], list[int]]]:
+def send(
+    address: str, batches: Iterator[Batch] | Sequence[Batch], pace: Pace | None = None
+) -> list[tuple[list[str], list[int]]]:
     """Sends batches; the ids and statuses of each, in the order in which they were told."""
     told: list[tuple[list[str], list[int]]] = []
 
     def on_answer(batch: Batch, results: Results) -> None:
-        told.append(([event.event_id for event in batch.events], [result.status for result in results]))
+        told.append(
+            ([event.event_id for event in batch.events], [result.status for result in results])
+        )
 
     with connect_plainly(address) as stub:
         EventSender(stub, on_answer, pace).send_all(batches)
@@ -114,9 +128,10 @@ def test_batches_without_events_are_told_in_their_place() -> None:
     with answering(answers) as address:
         assert [ids for ids, _ in send(address, [nothing, nothing])] == [[], []]
         assert streams == 0
-        assert [ids for ids, _ in send(address, [nothing, batch_of("a"), nothing, batch_of("b"), nothing])] == [
-            *([], ["a"], [], ["b"], [])
-        ]
+        assert [
+            ids
+            for ids, _ in send(address, [nothing, batch_of("a"), nothing, batch_of("b"), nothing])
+        ] == [*([], ["a"], [], ["b"], [])]
 
 
 def test_busy_server_is_asked_again() -> None:
@@ -189,7 +204,9 @@ def test_progress_makes_attempts_count_anew() -> None:
 
     event_ids = [str(number) for number in range(2 * ATTEMPTS_MAX)]
     with answering(answers) as address:
-        assert len(send(address, [batch_of(event_id) for event_id in event_ids])) == 2 * ATTEMPTS_MAX
+        assert (
+            len(send(address, [batch_of(event_id) for event_id in event_ids])) == 2 * ATTEMPTS_MAX
+        )
     assert calls >= 2 * ATTEMPTS_MAX
 
 
@@ -217,7 +234,10 @@ def test_refused_stream_is_not_repeated() -> None:
         calls += 1
         yield from aborted(context, grpc.StatusCode.INVALID_ARGUMENT, "no")
 
-    with answering(answers) as address, pytest.raises(CommandFailure, match="INVALID_ARGUMENT: no") as caught:
+    with (
+        answering(answers) as address,
+        pytest.raises(CommandFailure, match="INVALID_ARGUMENT: no") as caught,
+    ):
         send(address, [batch_of("a")])
     assert (caught.value.exit_status, calls) == (ExitStatus.REFUSED, 1)
 
@@ -228,7 +248,10 @@ def test_only_events_that_were_put_off_are_sent_again() -> None:
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for request in requests:
-            results = [BUSY if event_id in ("b", "d") and len(seen) == 0 else CREATED for event_id in ids_of(request)]
+            results = [
+                BUSY if event_id in ("b", "d") and len(seen) == 0 else CREATED
+                for event_id in ids_of(request)
+            ]
             seen.append(ids_of(request))
             yield Response(results=results)
 
@@ -259,7 +282,10 @@ def test_wrong_number_of_results_is_an_error(count: int) -> None:
         for _request in requests:
             yield Response(results=[CREATED] * count)
 
-    with answering(answers) as address, pytest.raises(CommandFailure, match=f"{count} results to 1 events"):
+    with (
+        answering(answers) as address,
+        pytest.raises(CommandFailure, match=f"{count} results to 1 events"),
+    ):
         send(address, [batch_of("a")])
 
 
@@ -269,7 +295,10 @@ def test_stream_that_ends_too_early_is_an_error() -> None:
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         yield all_created(next(requests))
 
-    with answering(answers) as address, pytest.raises(CommandFailure, match="ended the stream with 1 requests unanswered"):
+    with (
+        answering(answers) as address,
+        pytest.raises(CommandFailure, match="ended the stream with 1 requests unanswered"),
+    ):
         send(address, [batch_of("a"), batch_of("b")])
 
 
@@ -357,7 +386,9 @@ def test_pace_counts_what_is_answered() -> None:
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for number, request in enumerate(requests):
-            yield Response(results=[CREATED, BUSY if number == 0 else CREATED][-len(request.events) :])
+            yield Response(
+                results=[CREATED, BUSY if number == 0 else CREATED][-len(request.events) :]
+            )
 
     with answering(answers) as address:
         send(address, [batch_of("a", "b"), batch_of("c", "d")], pace)

@@ -57,7 +57,10 @@ async def exported(ledger: RunningLedger, *arguments: str) -> list[dict[str, str
 async def charge(ledger: RunningLedger, **amounts_minor: int) -> None:
     """A charge in PEN for each restaurant."""
     await ledger.ingest(
-        *(event_message(restaurant_id=restaurant_id, amount_minor=amount) for restaurant_id, amount in amounts_minor.items())
+        *(
+            event_message(restaurant_id=restaurant_id, amount_minor=amount)
+            for restaurant_id, amount in amounts_minor.items()
+        )
     )
 
 
@@ -71,7 +74,11 @@ async def only_payout(ledger: RunningLedger) -> str:
 
 def cells(stdout: str) -> list[list[str]]:
     """The rows of the tables in an output, their headings excepted."""
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in stdout.splitlines() if "│" in line]
+    return [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in stdout.splitlines()
+        if "│" in line
+    ]
 
 
 @asynccontextmanager
@@ -80,7 +87,9 @@ async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIter
     engine = create_async_engine(ledger.database.migration_url)
     try:
         async with engine.begin() as connection:
-            statement = "SELECT FROM balance_accounts WHERE restaurant_id = :restaurant_id FOR UPDATE"
+            statement = (
+                "SELECT FROM balance_accounts WHERE restaurant_id = :restaurant_id FOR UPDATE"
+            )
             await connection.execute(text(statement), {"restaurant_id": restaurant_id})
             yield
     finally:
@@ -90,7 +99,9 @@ async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIter
 async def test_run_waits_and_tells_what_it_did(ledger: RunningLedger) -> None:
     """What was created, what it adds up to, and how many were skipped for which reason."""
     await charge(ledger, res_1=10_000, res_2=2_550, res_small=99)
-    await ledger.ingest(event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, restaurant_id="res_red", amount_minor=1))
+    await ledger.ingest(
+        event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, restaurant_id="res_red", amount_minor=1)
+    )
     outcome = await command(ledger, "run", "PEN", *AS_OF, "--min-amount", "1.00")
     assert (outcome.status, outcome.stderr) == (0, "")
     rows = cells(outcome.stdout)
@@ -112,7 +123,11 @@ async def test_same_run_is_started_once(ledger: RunningLedger) -> None:
     """The same command shows the same run; a request id makes it another, which pays nobody twice."""
     await charge(ledger, res_1=10_000)
     first = await parsed(ledger, "run", "PEN", *AS_OF)
-    assert (first["payouts_created"], first["total_amount_minor"], first["total_amount"]) == ("1", "10000", "100.00")
+    assert (first["payouts_created"], first["total_amount_minor"], first["total_amount"]) == (
+        "1",
+        "10000",
+        "100.00",
+    )
     assert await parsed(ledger, "run", "PEN", *AS_OF) == first
     second = await parsed(ledger, "run", "PEN", *AS_OF, "--request-id", "again")
     assert second["payout_run_id"] != first["payout_run_id"]
@@ -123,7 +138,11 @@ async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
     """It tells what a run would do."""
     await charge(ledger, res_1=10_000)
     plan = await parsed(ledger, "run", "PEN", *AS_OF, "--dry-run")
-    assert (plan["state"], plan["payouts_created"], plan["total_amount_minor"]) == ("planned", "1", "10000")
+    assert (plan["state"], plan["payouts_created"], plan["total_amount_minor"]) == (
+        "planned",
+        "1",
+        "10000",
+    )
     assert (plan["payout_run_id"], plan["created_at"]) == (None, None)
     assert await ledger.query("SELECT payout_run_id FROM payout_runs") == []
     assert "planned" in (await command(ledger, "run", "PEN", *AS_OF, "--dry-run")).stdout
@@ -152,17 +171,30 @@ async def test_waiting_for_a_run_that_is_canceled_ends_with_1(ledger: RunningLed
     async with account_locked(ledger, "res_2"):
         waiting = asyncio.create_task(command(ledger, "run", "PEN", *AS_OF, "--json"))
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            while not (payouts := (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts):
+            while not (
+                payouts := (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest())).payouts
+            ):
                 pass
-        await ledger.stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payouts[0].payout_run_id))
+        await ledger.stub.CancelPayoutRun(
+            ledger_pb2.CancelPayoutRunRequest(payout_run_id=payouts[0].payout_run_id)
+        )
     for outcome in (await waiting, await command(ledger, "run", "PEN", *AS_OF, "--json")):
         assert outcome.status == ExitStatus.REFUSED
         run = json.loads(outcome.stdout)
-        assert (run["state"], run["payouts_created"], run["skipped"]) == ("canceled", "1", {"canceled": "1"})
-        assert outcome.stderr.splitlines()[0] == "error: the run was canceled: 1 of 2 restaurants were not looked at"
+        assert (run["state"], run["payouts_created"], run["skipped"]) == (
+            "canceled",
+            "1",
+            {"canceled": "1"},
+        )
+        assert (
+            outcome.stderr.splitlines()[0]
+            == "error: the run was canceled: 1 of 2 restaurants were not looked at"
+        )
 
 
-async def test_half_a_run_is_not_exported(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_a_run_is_not_exported(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not without --run either: the bank would get a file that looks whole."""
     monkeypatch.setattr(run_payouts, "PAGE_ACCOUNTS", 1)
     await charge(ledger, res_1=10_000, res_2=20_000)
@@ -183,11 +215,17 @@ async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> 
     """To people and to programs."""
     await ledger.ingest(
         event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=500),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_1", amount_minor=2_000),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_1", amount_minor=2_000
+        ),
     )
     payout_id = await only_payout(ledger)
     payout = await parsed(ledger, "show", payout_id)
-    assert (payout["state"], payout["amount_minor"], payout["as_of"]) == ("created", "17500", "2026-01-31")
+    assert (payout["state"], payout["amount_minor"], payout["as_of"]) == (
+        "created",
+        "17500",
+        "2026-01-31",
+    )
     assert {item["type"]: item["amount_minor"] for item in payout["items"]} == {
         "charge": "20000",
         "fee": "-500",
@@ -197,18 +235,29 @@ async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> 
     outcome = await command(ledger, "show", payout_id)
     assert (outcome.status, outcome.stderr) == (0, "")
     rows = cells(outcome.stdout)
-    for row in (["payout", payout_id], ["amount", "175.00 PEN"], ["fee", "-5.00"], ["refund", "-20.00"], ["total", "175.00"]):
+    for row in (
+        ["payout", payout_id],
+        ["amount", "175.00 PEN"],
+        ["fee", "-5.00"],
+        ["refund", "-20.00"],
+        ["total", "175.00"],
+    ):
         assert row in rows
 
 
-async def test_run_is_shown_with_all_its_restaurants(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_run_is_shown_with_all_its_restaurants(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many pages they are; and what became of each."""
     monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
     run = await parsed(ledger, "run", "PEN", *AS_OF, "--min-amount-minor", "200")
     shown, *items = await parsed_lines(ledger, "show", run["payout_run_id"])
     assert shown == run
-    assert [(item["restaurant_id"], item["outcome"], item["skip_reason"], item["amount_minor"]) for item in items] == [
+    assert [
+        (item["restaurant_id"], item["outcome"], item["skip_reason"], item["amount_minor"])
+        for item in items
+    ] == [
         ("res_1", "skipped", "below_minimum", "0"),
         *((f"res_{number}", "payout_created", None, str(100 * number)) for number in range(2, 6)),
     ]
@@ -223,13 +272,18 @@ async def test_show_of_what_is_not_there(ledger: RunningLedger) -> None:
     unknown = str(uuid4())
     outcome = await command(ledger, "show", unknown)
     assert outcome.status == ExitStatus.REFUSED
-    assert outcome.stderr == f"error: NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {unknown}\n"
+    assert (
+        outcome.stderr
+        == f"error: NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {unknown}\n"
+    )
     outcome = await command(ledger, "show", "po_1")
     assert outcome.status == ExitStatus.REFUSED
     assert outcome.stderr.startswith("error: INVALID_ARGUMENT INVALID_REQUEST: ")
 
 
-async def test_list_goes_through_all_pages(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_list_goes_through_all_pages(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With and without filters."""
     monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     assert await parsed_lines(ledger, "list") == []
@@ -306,7 +360,9 @@ async def test_paid_payout_that_fails_has_returned(ledger: RunningLedger) -> Non
     await assert_books_in_order(ledger.database)
 
 
-async def test_export_holds_what_the_bank_has_not_answered(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_export_holds_what_the_bank_has_not_answered(
+    ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of it, in the order of the list, of one currency or one run if asked for."""
     monkeypatch.setattr(payout_pages, "PAGE_SIZE", 2)
     await charge(ledger, **{f"res_{number}": 10_005 for number in range(5)})
@@ -315,14 +371,25 @@ async def test_export_holds_what_the_bank_has_not_answered(ledger: RunningLedger
     await parsed(ledger, "run", "JPY", *AS_OF)
     listed = await parsed_lines(ledger, "list")
     await parsed(ledger, "paid", listed[-1]["payout_id"])
-    columns = ("payout_id", "restaurant_id", "currency", "amount_minor", "amount", "as_of", "created_at")
+    columns = (
+        "payout_id",
+        "restaurant_id",
+        "currency",
+        "amount_minor",
+        "amount",
+        "as_of",
+        "created_at",
+    )
     expected = [{name: str(payout[name]) for name in columns} for payout in listed[:-1]]
     assert (expected[0]["amount"], expected[1]["amount"]) == ("700", "100.05")
     assert await exported(ledger) == expected
     assert await exported(ledger, "--currency", "JPY") == expected[:1]
     assert await exported(ledger, "--run", run["payout_run_id"]) == expected[1:]
     outcome = await command(ledger, "export", "--currency", "USD")
-    assert (outcome.status, outcome.stdout) == (0, "payout_id,restaurant_id,currency,amount_minor,amount,as_of,created_at\n")
+    assert (outcome.status, outcome.stdout) == (
+        0,
+        "payout_id,restaurant_id,currency,amount_minor,amount,as_of,created_at\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -356,14 +423,18 @@ async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> 
         (("export", "--run", str(uuid4())), "PAYOUT_RUN_NOT_FOUND"),
     ],
 )
-async def test_refusals_of_the_server_are_told(shared_ledger: RunningLedger, arguments: tuple[str, ...], reason: str) -> None:
+async def test_refusals_of_the_server_are_told(
+    shared_ledger: RunningLedger, arguments: tuple[str, ...], reason: str
+) -> None:
     """By the contract's reasons; status 1, and nothing on standard output."""
     outcome = await command(shared_ledger, *arguments)
     assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
     assert f" {reason}: " in outcome.stderr
 
 
-@pytest.mark.parametrize("arguments", [("run", "PEN", *AS_OF), ("list",), ("export",), ("paid", str(uuid4()))])
+@pytest.mark.parametrize(
+    "arguments", [("run", "PEN", *AS_OF), ("list",), ("export",), ("paid", str(uuid4()))]
+)
 async def test_no_server_is_told_with_what_to_do(arguments: tuple[str, ...]) -> None:
     """Status 3, for scripts that try again."""
     outcome = await run_command("payouts", *arguments, "--address", "127.0.0.1:1")

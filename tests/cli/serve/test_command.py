@@ -54,16 +54,22 @@ async def until_serving(address: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_server_serves_stops_and_keeps_its_books(new_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_serves_stops_and_keeps_its_books(
+    new_data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ready and healthy, 0 after SIGTERM and after Ctrl-C, and what was booked before a restart is there after it."""
     monkeypatch.setenv("LEDGER_HEALTH_ADDRESS", "127.0.0.1:0")
     async with serving(new_data_dir) as server:
         await until_serving(server.address)
-        assert (await run_command("ingest", str(DEMO_FILE), "--address", server.address)).status == 0
+        assert (
+            await run_command("ingest", str(DEMO_FILE), "--address", server.address)
+        ).status == 0
         balance = await run_command("balance", "res_cusco", "PEN", "--address", server.address)
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
-    assert re.search(r"(?m)^and health checks alone, in plaintext, on 127\.0\.0\.1:[1-9][0-9]*$", ended.stdout)
+    assert re.search(
+        r"(?m)^and health checks alone, in plaintext, on 127\.0\.0\.1:[1-9][0-9]*$", ended.stdout
+    )
     assert f"the books are in embedded PostgreSQL in {new_data_dir}" in ended.stdout
     assert f"ledger ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}" in ended.stdout
     assert "grpcurl -plaintext" in ended.stdout
@@ -74,21 +80,36 @@ async def test_server_serves_stops_and_keeps_its_books(new_data_dir: Path, monke
         assert (await server.stop(signal.SIGINT)).status == 0
 
 
-async def test_hangup_reads_the_files_again(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hangup_reads_the_files_again(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGHUP does not end the server."""
     (tmp_path / "tokens").write_text(token_line("operator", "read", "ledger_one"))
     monkeypatch.setenv("LEDGER_AUTH_TOKENS_FILE", str(tmp_path / "tokens"))
     async with serving(data_dir) as server:
         server.process.send_signal(signal.SIGHUP)
         (tmp_path / "token").write_text("ledger_one")
-        listed = await run_command("--token-file", str(tmp_path / "token"), "restaurants", "list", "--address", server.address)
+        listed = await run_command(
+            "--token-file",
+            str(tmp_path / "token"),
+            "restaurants",
+            "list",
+            "--address",
+            server.address,
+        )
         assert listed.status == 0
         ended = await server.stop(signal.SIGTERM)
     assert ended.status == 0
     assert "files were read again" in ended.stderr
     # Who does as it says gets in.
-    assert f"ledger --token-file TOKEN_FILE ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}\n" in ended.stdout
-    assert f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n" in ended.stdout
+    assert (
+        f"ledger --token-file TOKEN_FILE ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}\n"
+        in ended.stdout
+    )
+    assert (
+        f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n"
+        in ended.stdout
+    )
     assert "TOKEN_FILE: a token and nothing else;" in ended.stdout
     assert "grpcurl" not in ended.stdout
 
@@ -129,12 +150,18 @@ async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
     assert not has_postmaster(data_dir)
 
 
-async def test_server_serves_although_nobody_reads_that_it_is_ready(data_dir: Path, tmp_path: Path) -> None:
+async def test_server_serves_although_nobody_reads_that_it_is_ready(
+    data_dir: Path, tmp_path: Path
+) -> None:
     """As with `ledger serve | head -1`, which is gone before the last line comes."""
     address = f"unix:{tmp_path}/ledger.sock"
     reader, writer = os.pipe()
     os.close(reader)
-    env = {"LEDGER_DATA_DIR": str(data_dir), "LEDGER_GRPC_ADDRESS": address, "LEDGER_DATABASE_URL": ""}
+    env = {
+        "LEDGER_DATA_DIR": str(data_dir),
+        "LEDGER_GRPC_ADDRESS": address,
+        "LEDGER_DATABASE_URL": "",
+    }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ledger", "serve"),
         stdout=writer,
@@ -144,7 +171,10 @@ async def test_server_serves_although_nobody_reads_that_it_is_ready(data_dir: Pa
     )
     os.close(writer)
     try:
-        await until(lambda: process.returncode is not None or (tmp_path / "ledger.sock").exists(), TIMEOUT_SECONDS)
+        await until(
+            lambda: process.returncode is not None or (tmp_path / "ledger.sock").exists(),
+            TIMEOUT_SECONDS,
+        )
         await until_serving(address)
     finally:
         if process.returncode is None:
@@ -176,8 +206,13 @@ async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_server_needs_its_database(workers: str) -> None:
     """Status 3, as of every command that meets nobody, and one line, without the password."""
-    env = {"LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books", "LEDGER_GRPC_ADDRESS": "127.0.0.1:0"}
+    env = {
+        "LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books",
+        "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
+    }
     outcome = await run_process("serve", "--workers", workers, env=env)
     assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")
-    assert outcome.stderr.startswith("error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached")
+    assert outcome.stderr.startswith(
+        "error: the database postgresql://me:***@127.0.0.1:1/books cannot be reached"
+    )
     assert len(outcome.stderr.splitlines()) == 1

@@ -39,7 +39,11 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
             "--tls-ca CA_FILE --tls-cert CERTIFICATE_FILE --tls-key KEY_FILE ",
             ["CA_FILE", "CERTIFICATE_FILE", "KEY_FILE"],
         ),
-        (TLS | CERTIFICATES | CLIENT_TLS, "--tls-ca CA_FILE --tls-cert me.pem --tls-key me.key ", ["CA_FILE"]),
+        (
+            TLS | CERTIFICATES | CLIENT_TLS,
+            "--tls-ca CA_FILE --tls-cert me.pem --tls-key me.key ",
+            ["CA_FILE"],
+        ),
     ],
 )
 def test_first_calls_show_the_credentials_that_the_server_asks_for(
@@ -59,6 +63,9 @@ def test_first_calls_go_where_the_server_is() -> None:
     """All addresses of a machine are none to call; the usual one need not be said."""
     settings = Settings(_env_file=None)
     assert first_calls(settings, "0.0.0.0:50051")[2] == "  ledger balance res_barranco PEN"
-    assert first_calls(settings, "[::]:7")[2] == "  ledger balance res_barranco PEN --address 127.0.0.1:7"
+    assert (
+        first_calls(settings, "[::]:7")[2]
+        == "  ledger balance res_barranco PEN --address 127.0.0.1:7"
+    )
     words = shlex.split(first_calls(settings, "127.0.0.1:7")[1])
     assert words[-3:] == [from_here(DEMO_FILE), "--address", "127.0.0.1:7"]

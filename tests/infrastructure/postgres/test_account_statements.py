@@ -32,13 +32,21 @@ from ledger.infrastructure.postgres.account_statements import (
     SELECT_REACH,
     PostgresStatements,
 )
-from ledger.infrastructure.postgres.sessions.engine import BoundedConnections, Connection, autocommit
+from ledger.infrastructure.postgres.sessions.engine import (
+    BoundedConnections,
+    Connection,
+    autocommit,
+)
 from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, PostgresStatementMarks
 from ledger.infrastructure.postgres.verification.audit import load_checks
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-(MARKS_CHECK,) = [check.statement for check in load_checks() if check.name == "statement_marks_agree_with_the_entries"]
+(MARKS_CHECK,) = [
+    check.statement
+    for check in load_checks()
+    if check.name == "statement_marks_agree_with_the_entries"
+]
 
 # Entries as somebody restores them: with the instants and numbers that they had. An adjustment each, of 1, 2, 4, ...
 INSERT_ENTRIES = """
@@ -53,13 +61,16 @@ FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::bigint[], $6::timestam
 # From what sizes on PostgreSQL has a table or an index read by several processes.
 MIN_SIZES_FOR_MORE_PROCESSES = ("min_parallel_table_scan_size", "min_parallel_index_scan_size")
 
-NOW_AND_HORIZON = "SELECT now() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon"
+NOW_AND_HORIZON = (
+    "SELECT now() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon"
+)
 
 
 async def open_account(connection: Connection, restaurant_id: str) -> int:
     await connection.execute("INSERT INTO restaurants (restaurant_id) VALUES ($1)", restaurant_id)
     account: int = await connection.fetchval(
-        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN') RETURNING balance_account_id", restaurant_id
+        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN') RETURNING balance_account_id",
+        restaurant_id,
     )
     return account
 
@@ -102,11 +113,21 @@ def some_entries(chance: random.Random, number: int, txid_end: int, now: datetim
             recorded_at -= timedelta(microseconds=chance.randrange(3 * 10**6))
         if disorder == "any":
             recorded_at = now - timedelta(microseconds=chance.randrange(10**12))
-            txid = chance.choice((chance.randrange(3, txid_end), chance.randrange(2**40, 2**40 + 50)))
+            txid = chance.choice(
+                (chance.randrange(3, txid_end), chance.randrange(2**40, 2**40 + 50))
+            )
         else:
             txid = min(txid + chance.choice((0, 1, 1, 2)), txid_end - 1)
         for position in range(1, chance.choice((1, 1, 2, 3)) + 1):
-            entries.append(Entry(recorded_at, txid, uuid_utils.compat.uuid7(), position, chance.randrange(1, 10**9)))
+            entries.append(
+                Entry(
+                    recorded_at,
+                    txid,
+                    uuid_utils.compat.uuid7(),
+                    position,
+                    chance.randrange(1, 10**9),
+                )
+            )
     return entries
 
 
@@ -139,12 +160,19 @@ def expected(
     entries: Sequence[Entry], start_at: datetime | None, end_at: datetime | None
 ) -> tuple[int, int, list[tuple[datetime, UUID, int, int]]]:
     """The same, of entries that are all there."""
-    ordered = sorted(entries, key=lambda entry: (entry.recorded_at, entry.txid, entry.transaction_id, entry.position))
+    ordered = sorted(
+        entries,
+        key=lambda entry: (entry.recorded_at, entry.txid, entry.transaction_id, entry.position),
+    )
     before_end = [entry for entry in ordered if end_at is None or entry.recorded_at < end_at]
     shown = [entry for entry in before_end if start_at is None or entry.recorded_at >= start_at]
     closing = sum(entry.amount_minor for entry in before_end)
     opening = closing - sum(entry.amount_minor for entry in shown)
-    return opening, closing, [(e.recorded_at, e.transaction_id, e.position, e.amount_minor) for e in shown]
+    return (
+        opening,
+        closing,
+        [(e.recorded_at, e.transaction_id, e.position, e.amount_minor) for e in shown],
+    )
 
 
 @pytest.fixture
@@ -155,7 +183,9 @@ def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_reach")
 @pytest.mark.parametrize("book", range(6))
-async def test_statement_is_what_reading_everything_says(shared_database: Database, book: int) -> None:
+async def test_statement_is_what_reading_everything_says(
+    shared_database: Database, book: int
+) -> None:
     """Any order of instants and numbers, marks of any density, some of which are missing: any page size and period show the
     entries of the period, each once, between balances that tie out. The audit has nothing to say about the marks."""
     chance = random.Random(seed := random.randrange(2**32))
@@ -167,25 +197,42 @@ async def test_statement_is_what_reading_everything_says(shared_database: Databa
         await restore(connection, account, entries)
         if chance.random() < 0.9:
             await make_marks(
-                engine, restaurant_id, mark_entries=chance.choice((1, 3, 10)), read_entries_max=chance.choice((1, 7, 1000))
+                engine,
+                restaurant_id,
+                mark_entries=chance.choice((1, 3, 10)),
+                read_entries_max=chance.choice((1, 7, 1000)),
             )
         assert await connection.fetch(MARKS_CHECK) == []
-        marks = await connection.fetch("SELECT horizon::text FROM statement_marks WHERE balance_account_id = $1", account)
+        marks = await connection.fetch(
+            "SELECT horizon::text FROM statement_marks WHERE balance_account_id = $1", account
+        )
         missing = [row["horizon"] for row in marks if chance.random() < 0.2]
         await connection.execute(
-            "DELETE FROM statement_marks WHERE balance_account_id = $1 AND horizon::text = ANY ($2)", account, missing
+            "DELETE FROM statement_marks WHERE balance_account_id = $1 AND horizon::text = ANY ($2)",
+            account,
+            missing,
         )
         edges = sorted({entry.recorded_at for entry in entries})
         for _ in range(6):
             period = [
-                None if chance.random() < 0.3 else chance.choice(edges) + chance.choice((-1, 0, 1)) * MICROSECOND
+                None
+                if chance.random() < 0.3
+                else chance.choice(edges) + chance.choice((-1, 0, 1)) * MICROSECOND
                 for _ in range(2)
             ]
-            start_at, end_at = period if None in period else sorted(period, key=lambda at: at or now)
-            statement_query = StatementQuery(restaurant_id, "PEN", start_at, end_at, frozenset(), None, None)
+            start_at, end_at = (
+                period if None in period else sorted(period, key=lambda at: at or now)
+            )
+            statement_query = StatementQuery(
+                restaurant_id, "PEN", start_at, end_at, frozenset(), None, None
+            )
             found = await paged(engine, statement_query, chance.choice((1, 4, 25, 1000)))
-            assert found == expected(entries, start_at, end_at), f"seed {seed}, {start_at} to {end_at}"
-        await connection.execute("DELETE FROM statement_marks WHERE balance_account_id = $1", account)
+            assert found == expected(entries, start_at, end_at), (
+                f"seed {seed}, {start_at} to {end_at}"
+            )
+        await connection.execute(
+            "DELETE FROM statement_marks WHERE balance_account_id = $1", account
+        )
 
 
 @pytest.mark.usefixtures("short_reach")
@@ -196,7 +243,10 @@ async def test_statements_tie_out_while_marks_are_made(shared_database: Database
     whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
     chance = random.Random(seed := random.randrange(2**32))
     stop = asyncio.Event()
-    async with engine_on(shared_database.url, pool_size=8) as engine, superuser(shared_database) as connection:
+    async with (
+        engine_on(shared_database.url, pool_size=8) as engine,
+        superuser(shared_database) as connection,
+    ):
         account = await open_account(connection, restaurant_id)
 
         async def write() -> None:
@@ -254,17 +304,27 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
         account = await open_account(connection, restaurant_id)
         now, txid_end = await connection.fetchrow(NOW_AND_HORIZON)
         entries = [
-            Entry(now - timedelta(seconds=90 - number), txid_end - 90 + number, uuid_utils.compat.uuid7(), 1, 1 + number)
+            Entry(
+                now - timedelta(seconds=90 - number),
+                txid_end - 90 + number,
+                uuid_utils.compat.uuid7(),
+                1,
+                1 + number,
+            )
             for number in range(90)
         ]
         await restore(connection, account, entries)
         await make_marks(engine, restaurant_id, mark_entries=3)
         for entry in (entries[0], entries[44], entries[89]):
-            of_event = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), f"evt_{entry.transaction_id}", None)
+            of_event = StatementQuery(
+                restaurant_id, "PEN", None, None, frozenset(), f"evt_{entry.transaction_id}", None
+            )
             _, closing, found = await paged(engine, of_event, 1)
             assert found == [(entry.recorded_at, entry.transaction_id, 1, entry.amount_minor)]
             assert closing == sum(range(1, 91))
-        of_type = StatementQuery(restaurant_id, "PEN", None, None, frozenset({EntryType.CHARGE}), None, None)
+        of_type = StatementQuery(
+            restaurant_id, "PEN", None, None, frozenset({EntryType.CHARGE}), None, None
+        )
         assert (await paged(engine, of_type, 5))[2] == []
 
 
@@ -277,9 +337,17 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
         ("written_txid = '3'", False),
         ("written_txid = NULL", False),
     ],
-    ids=["of this stay", "of another stay", "ahead of this cluster", "written elsewhere", "written nobody knows where"],
+    ids=[
+        "of this stay",
+        "of another stay",
+        "ahead of this cluster",
+        "written elsewhere",
+        "written nobody knows where",
+    ],
 )
-async def test_only_marks_of_this_stay_are_used(shared_database: Database, change: str, is_used: bool) -> None:
+async def test_only_marks_of_this_stay_are_used(
+    shared_database: Database, change: str, is_used: bool
+) -> None:
     """One with a wrong sum shows whether it is believed: only if it is of this stay,
     written in it, and not ahead of the cluster."""
     restaurant_id = unique("res")
@@ -287,14 +355,22 @@ async def test_only_marks_of_this_stay_are_used(shared_database: Database, chang
         account = await open_account(connection, restaurant_id)
         await connection.execute(INSERT_NOW, account, 5)
         assert await make_marks(engine, restaurant_id) == 1
-        await connection.execute("ALTER TABLE statement_marks DISABLE TRIGGER statement_marks_deny_change")
+        await connection.execute(
+            "ALTER TABLE statement_marks DISABLE TRIGGER statement_marks_deny_change"
+        )
         believed = "" if "written_txid" in change else "written_txid = pg_current_xact_id()"
         changes = ", ".join(filter(None, ("payable_minor = 77", believed, change)))
-        await connection.execute(f"UPDATE statement_marks SET {changes} WHERE balance_account_id = $1", account)
-        await connection.execute("ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change")
+        await connection.execute(
+            f"UPDATE statement_marks SET {changes} WHERE balance_account_id = $1", account
+        )
+        await connection.execute(
+            "ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change"
+        )
         whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
         assert (await paged(engine, whole, 10))[1] == (77 if is_used else 5)
-        await connection.execute("DELETE FROM statement_marks WHERE balance_account_id = $1", account)
+        await connection.execute(
+            "DELETE FROM statement_marks WHERE balance_account_id = $1", account
+        )
 
 
 class Told:
@@ -368,7 +444,11 @@ def rows_read(plan: Any) -> int:
     """How many rows of ledger_entries the plan has read, those that it threw away included."""
     own = 0
     if plan.get("Relation Name") == "ledger_entries":
-        rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+        rows = (
+            plan["Actual Rows"]
+            + plan.get("Rows Removed by Filter", 0)
+            + plan.get("Rows Removed by Index Recheck", 0)
+        )
         own = round(rows * plan["Actual Loops"])
     return own + sum(rows_read(part) for part in plan.get("Plans", ()))
 
@@ -379,7 +459,9 @@ def buffers_of(plan: Any) -> int:
 
 async def explained(connection: Connection, statement: str, *values: object) -> Any:
     """The plan of a statement as the service runs it, with what it read."""
-    found = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values)
+    found = await connection.fetchval(
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *values
+    )
     return found[0]["Plan"]
 
 
@@ -389,10 +471,16 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
         now, first = await connection.fetchrow(NOW_AND_HORIZON)
-        await connection.execute("DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+        await connection.execute(
+            "DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+        )
         entries = [
             Entry(
-                now - timedelta(seconds=ACCOUNT_ENTRIES - number - (number % 7)), first + number, uuid_utils.compat.uuid7(), 1, 1
+                now - timedelta(seconds=ACCOUNT_ENTRIES - number - (number % 7)),
+                first + number,
+                uuid_utils.compat.uuid7(),
+                1,
+                1,
             )
             for number in range(ACCOUNT_ENTRIES)
         ]
@@ -402,17 +490,37 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
     async with engine_on(database.url) as engine, autocommit(engine) as connection:
         for place in (0, ACCOUNT_ENTRIES // 2, ACCOUNT_ENTRIES - 150):
             start_at = entries[place].recorded_at
-            reach = await connection.fetchrow(SELECT_REACH, "res_1", "PEN", start_at, now, PAGE_ENTRIES + 1 + MARK_ENTRIES)
+            reach = await connection.fetchrow(
+                SELECT_REACH, "res_1", "PEN", start_at, now, PAGE_ENTRIES + 1 + MARK_ENTRIES
+            )
             until = now if reach["complete_before"] is None else reach["complete_before"]
             ends = (reach["first_txid"], reach["end_txid"], reach["tail_txid"])
-            found = await connection.fetch(SELECT_PAGE.format(conditions=""), "res_1", "PEN", start_at, until, 100, *ends)
+            found = await connection.fetch(
+                SELECT_PAGE.format(conditions=""), "res_1", "PEN", start_at, until, 100, *ends
+            )
             assert len(found) == PAGE_ENTRIES
-            page = await explained(connection, SELECT_PAGE.format(conditions=""), "res_1", "PEN", start_at, until, 100, *ends)
+            page = await explained(
+                connection,
+                SELECT_PAGE.format(conditions=""),
+                "res_1",
+                "PEN",
+                start_at,
+                until,
+                100,
+                *ends,
+            )
             assert rows_read(page) <= PAGE_ENTRIES + 4 * MARK_ENTRIES, place
             assert buffers_of(page) <= 100, place
-            moment = await explained(connection, SELECT_MOMENT, "res_1", "PEN", start_at, now - timedelta(minutes=1))
+            moment = await explained(
+                connection, SELECT_MOMENT, "res_1", "PEN", start_at, now - timedelta(minutes=1)
+            )
             assert rows_read(moment) <= 8 * MARK_ENTRIES, place
-            assert buffers_of(await explained(connection, SELECT_REACH, "res_1", "PEN", start_at, now, 301)) <= 60, place
+            assert (
+                buffers_of(
+                    await explained(connection, SELECT_REACH, "res_1", "PEN", start_at, now, 301)
+                )
+                <= 60
+            ), place
 
 
 async def test_page_of_batches_is_read_at_once(database: Database) -> None:
@@ -425,7 +533,13 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
         now, first = await connection.fetchrow(NOW_AND_HORIZON)
         await connection.execute(begin)
         entries = [
-            Entry(now - timedelta(seconds=batches - batch), first + batch, uuid_utils.compat.uuid7(), 1, 1)
+            Entry(
+                now - timedelta(seconds=batches - batch),
+                first + batch,
+                uuid_utils.compat.uuid7(),
+                1,
+                1,
+            )
             for batch in range(batches)
             for _ in range(batch_entries)
         ]
@@ -437,7 +551,9 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
         for place in (batch_entries - 1, 10 * batch_entries - 1, 10 * batch_entries + 200):
             last = entries[place]
             after = AFTER.format(9, 10, 11, 12)
-            reach = await connection.fetchrow(SELECT_REACH, "res_1", "PEN", last.recorded_at, now, limit + MARK_ENTRIES)
+            reach = await connection.fetchrow(
+                SELECT_REACH, "res_1", "PEN", last.recorded_at, now, limit + MARK_ENTRIES
+            )
             values = (
                 *("res_1", "PEN", last.recorded_at, reach["complete_before"], limit),
                 *(reach["first_txid"], reach["end_txid"], reach["tail_txid"]),
@@ -446,7 +562,9 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
             statement = SELECT_PAGE.format(conditions=f"AND {after}")
             found = await connection.fetch(statement, *values)
             expected_page = entries[place + 1 : place + 1 + limit]
-            assert [row["transaction_id"] for row in found] == [e.transaction_id for e in expected_page]
+            assert [row["transaction_id"] for row in found] == [
+                e.transaction_id for e in expected_page
+            ]
             plan = await explained(connection, statement, *values)
             assert rows_read(plan) <= 4 * batch_entries, place
 
@@ -459,11 +577,15 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
     ],
     ids=["moment", "page"],
 )
-async def test_plans_made_while_the_tables_are_empty_read_ranges(database: Database, statement: str, values: str) -> None:
+async def test_plans_made_while_the_tables_are_empty_read_ranges(
+    database: Database, statement: str, values: str
+) -> None:
     """They are kept when the tables have grown: from the first plan on entries are read by ranges of the primary key."""
     async with superuser(database) as connection:
         await connection.execute(f"PREPARE planned AS {statement}")
-        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+        plan = "\n".join(
+            row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE planned ({values})")
+        )
     assert "Seq Scan on ledger_entries" not in plan
     scans = re.findall(r"ledger_entries_(\w+).*\n *Index Cond: (.*)", plan)
     assert {name for name, _ in scans} == {"pkey"}
@@ -476,19 +598,32 @@ async def test_page_and_balances_are_read_by_one_process(database: Database) -> 
     a third of the account, and a page would start two each time."""
     name = make_url(database.url).database
     async with engine_on(database.url) as engine, superuser(database) as connection:
-        for setting in ("parallel_setup_cost", "parallel_tuple_cost", *MIN_SIZES_FOR_MORE_PROCESSES):
+        for setting in (
+            "parallel_setup_cost",
+            "parallel_tuple_cost",
+            *MIN_SIZES_FOR_MORE_PROCESSES,
+        ):
             await connection.execute(f"ALTER DATABASE {name} SET {setting} = 0")
         account = await open_account(connection, "res_1")
         now, first = await connection.fetchrow(NOW_AND_HORIZON)
-        await restore(connection, account, [Entry(now, first - 1, uuid_utils.compat.uuid7(), 1, 1) for _ in range(10_000)])
+        await restore(
+            connection,
+            account,
+            [Entry(now, first - 1, uuid_utils.compat.uuid7(), 1, 1) for _ in range(10_000)],
+        )
         await connection.execute("ANALYZE ledger_entries")
         async with autocommit(engine) as session:
             for statement, values in (
                 (SELECT_MOMENT, "'res_1', 'PEN', now(), now()"),
-                (SELECT_PAGE.format(conditions=""), "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'"),
+                (
+                    SELECT_PAGE.format(conditions=""),
+                    "'res_1', 'PEN', now(), now(), 10, '3', '4', '5'",
+                ),
             ):
                 await session.execute(f"PREPARE planned AS {statement}")
-                plan = "\n".join(row[0] for row in await session.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+                plan = "\n".join(
+                    row[0] for row in await session.fetch(f"EXPLAIN EXECUTE planned ({values})")
+                )
                 assert "Gather" not in plan, plan
                 await session.execute("DEALLOCATE planned")
 
@@ -498,15 +633,22 @@ async def test_endless_instants_are_the_last_of_the_contract(database: Database)
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
         now, first = await connection.fetchrow(NOW_AND_HORIZON)
-        entries = [Entry(now - number * MICROSECOND, first - 1, uuid_utils.compat.uuid7(), 1, 1) for number in (2, 1)]
+        entries = [
+            Entry(now - number * MICROSECOND, first - 1, uuid_utils.compat.uuid7(), 1, 1)
+            for number in (2, 1)
+        ]
         await restore(connection, account, entries)
         await connection.execute("ALTER TABLE ledger_entries DISABLE TRIGGER USER")
         for entry, at in zip(entries, ("infinity", "-infinity"), strict=True):
             statement = f"UPDATE ledger_entries SET occurred_at = '{at}' WHERE transaction_id = $1"
             await connection.execute(statement, entry.transaction_id)
         statement_query = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
-        page = await list_entries(PostgresStatements(partial(autocommit, engine)), statement_query, None, 10)
-    found = [(entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.entries]
+        page = await list_entries(
+            PostgresStatements(partial(autocommit, engine)), statement_query, None, 10
+        )
+    found = [
+        (entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.entries
+    ]
     last, earliest = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
     assert found == [(microseconds(last), None), (microseconds(earliest), None)]
 

@@ -27,7 +27,10 @@ CHANGES = (
     ("processor_events", "UPDATE processor_events SET reference = reference WHERE false"),
     ("processor_events", "DELETE FROM processor_events"),
     ("processor_events", "TRUNCATE processor_events"),
-    ("processor_events", "MERGE INTO processor_events USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    (
+        "processor_events",
+        "MERGE INTO processor_events USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
+    ),
     (
         "processor_events",
         "INSERT INTO processor_events SELECT stored.* FROM processor_events AS stored"
@@ -50,11 +53,17 @@ CHANGES = (
     ("payout_items", "UPDATE payout_items SET counted_minor = counted_minor WHERE false"),
     ("payout_items", "DELETE FROM payout_items"),
     ("payout_items", "TRUNCATE payout_items"),
-    ("payout_items", "MERGE INTO payout_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    (
+        "payout_items",
+        "MERGE INTO payout_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
+    ),
     ("ledger_seals", "UPDATE ledger_seals SET sealed_at = now()"),
     ("ledger_seals", "DELETE FROM ledger_seals"),
     ("ledger_seals", "TRUNCATE ledger_seals"),
-    ("ledger_seals", "MERGE INTO ledger_seals USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    (
+        "ledger_seals",
+        "MERGE INTO ledger_seals USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
+    ),
     ("ledger_stays", "UPDATE ledger_stays SET system_identifier = system_identifier"),
     ("ledger_stays", "DELETE FROM ledger_stays"),
     ("ledger_stays", "TRUNCATE ledger_stays"),
@@ -69,7 +78,10 @@ CHANGES = (
     ("archived_run_outcomes", "UPDATE archived_run_outcomes SET items_count = 1"),
     ("archived_run_outcomes", "DELETE FROM archived_run_outcomes"),
     ("payout_run_items", "DELETE FROM payout_run_items"),
-    ("payout_run_items", "MERGE INTO payout_run_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
+    (
+        "payout_run_items",
+        "MERGE INTO payout_run_items USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
+    ),
     ("payout_run_items", "TRUNCATE payout_run_items"),
     ("payouts", "DELETE FROM payouts"),
     ("payouts", "DELETE FROM payouts WHERE false"),
@@ -96,8 +108,14 @@ CHANGES_TO_PAYOUTS = (
 
 # What a finished run and its item, which has its outcome, might be turned into; standing still included.
 CHANGES_TO_RUNS = (
-    ("payout_run_items", "UPDATE payout_run_items SET outcome = 'OPEN', skip_reason = NULL, payout_id = NULL"),
-    ("payout_run_items", "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'INACTIVE', payout_id = NULL"),
+    (
+        "payout_run_items",
+        "UPDATE payout_run_items SET outcome = 'OPEN', skip_reason = NULL, payout_id = NULL",
+    ),
+    (
+        "payout_run_items",
+        "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'INACTIVE', payout_id = NULL",
+    ),
     ("payout_run_items", "UPDATE payout_run_items SET outcome = outcome"),
     (
         "payout_run_items",
@@ -112,14 +130,23 @@ CHANGES_TO_RUNS = (
     ("payout_runs", "UPDATE payout_runs SET state = 'RUNNING', finished_at = NULL"),
     ("payout_runs", "UPDATE payout_runs SET finished_at = now()"),
     ("payout_runs", "UPDATE payout_runs SET state = state"),
-    ("payout_runs", "MERGE INTO payout_runs USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET finished_at = now()"),
+    (
+        "payout_runs",
+        "MERGE INTO payout_runs USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET finished_at = now()",
+    ),
 )
 
 # What says which run and whose item it is, and by what terms, as long as it runs and the item is open.
 CHANGES_OF_TERMS = (
     ("payout_run_items", "UPDATE payout_run_items SET outcome = 'OPEN'"),
-    ("payout_run_items", "UPDATE payout_run_items SET restaurant_id = 'res_x', outcome = 'SKIPPED', skip_reason = 'FAILED'"),
-    ("payout_run_items", "UPDATE payout_run_items SET balance_account_id = 7, outcome = 'SKIPPED', skip_reason = 'FAILED'"),
+    (
+        "payout_run_items",
+        "UPDATE payout_run_items SET restaurant_id = 'res_x', outcome = 'SKIPPED', skip_reason = 'FAILED'",
+    ),
+    (
+        "payout_run_items",
+        "UPDATE payout_run_items SET balance_account_id = 7, outcome = 'SKIPPED', skip_reason = 'FAILED'",
+    ),
     (
         "payout_run_items",
         "UPDATE payout_run_items SET payout_run_id = gen_random_uuid(), outcome = 'SKIPPED', skip_reason = 'FAILED'",
@@ -129,7 +156,10 @@ CHANGES_OF_TERMS = (
     ("payout_runs", "UPDATE payout_runs SET as_of = as_of - 1"),
     ("payout_runs", "UPDATE payout_runs SET cutoff_at = cutoff_at - interval '1 day'"),
     ("payout_runs", "UPDATE payout_runs SET min_amount_minor = min_amount_minor + 1"),
-    ("payout_runs", "UPDATE payout_runs SET request_id = 'another', state = 'SUCCEEDED', finished_at = now()"),
+    (
+        "payout_runs",
+        "UPDATE payout_runs SET request_id = 'another', state = 'SUCCEEDED', finished_at = now()",
+    ),
     ("payout_runs", "UPDATE payout_runs SET created_at = created_at + interval '1 day'"),
 )
 
@@ -243,7 +273,11 @@ TABLES = (
     "alembic_version",
 )
 # From which no row may go.
-GUARDED = (*sorted({table for table, change in CHANGES if change.startswith("DELETE")}), "payout_runs", "payout_run_progress")
+GUARDED = (
+    *sorted({table for table, change in CHANGES if change.startswith("DELETE")}),
+    "payout_runs",
+    "payout_run_progress",
+)
 
 
 @pytest.fixture(scope="module")
@@ -273,12 +307,16 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
 
 
 @asynccontextmanager
-async def session(database: Database, *, role: str | None = None, **parameters: str) -> AsyncIterator[Any]:
+async def session(
+    database: Database, *, role: str | None = None, **parameters: str
+) -> AsyncIterator[Any]:
     """A superuser's session, or that of `role`, with these parameters of PostgreSQL; what it does is rolled back."""
     if role is not None:
         parameters["role"] = role
     engine = create_async_engine(
-        database.migration_url, poolclass=NullPool, connect_args={"server_settings": parameters, "command_timeout": 60}
+        database.migration_url,
+        poolclass=NullPool,
+        connect_args={"server_settings": parameters, "command_timeout": 60},
     )
     try:
         async with autocommit(engine) as connection:
@@ -297,15 +335,21 @@ def names(case: object) -> str:
 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES, ids=names)
-async def test_application_may_not_change_what_was_recorded(books: Database, table: str, change: str) -> None:
+async def test_application_may_not_change_what_was_recorded(
+    books: Database, table: str, change: str
+) -> None:
     """The application role has no such privilege."""
     async with session(books, role="ledger_app") as connection:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"permission denied for table {table}"):
+        with pytest.raises(
+            asyncpg.InsufficientPrivilegeError, match=f"permission denied for table {table}"
+        ):
             await connection.execute(change)
 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES, ids=names)
-async def test_owner_may_not_change_what_was_recorded(books: Database, table: str, change: str) -> None:
+async def test_owner_may_not_change_what_was_recorded(
+    books: Database, table: str, change: str
+) -> None:
     """The owner of the tables has every privilege, and the trigger refuses all the same, even where no row is touched."""
     async with session(books, role="ledger_owner") as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
@@ -325,7 +369,9 @@ async def test_superuser_may_not_change_what_was_recorded(
 
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])
 @pytest.mark.parametrize("change", CHANGES_TO_PAYOUTS, ids=names)
-async def test_nobody_changes_more_of_a_payout_than_its_state(books: Database, change: str, replication_role: str) -> None:
+async def test_nobody_changes_more_of_a_payout_than_its_state(
+    books: Database, change: str, replication_role: str
+) -> None:
     """The trigger refuses it to owner and superuser too, in a session that turns ordinary triggers off as well."""
     async with session(books, session_replication_role=replication_role) as connection:
         with pytest.raises(asyncpg.CheckViolationError, match="cannot be changed so"):
@@ -334,10 +380,14 @@ async def test_nobody_changes_more_of_a_payout_than_its_state(books: Database, c
 
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])
 @pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS, ids=names)
-async def test_nobody_reopens_what_is_done(books: Database, table: str, change: str, replication_role: str) -> None:
+async def test_nobody_reopens_what_is_done(
+    books: Database, table: str, change: str, replication_role: str
+) -> None:
     """A finished run and an item with its outcome stay as they are, in a session that turns ordinary triggers off as well."""
     async with session(books, session_replication_role=replication_role) as connection:
-        with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
+        with pytest.raises(
+            asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"
+        ):
             await connection.execute(change)
 
 
@@ -349,7 +399,9 @@ async def test_run_with_open_items_does_not_succeed(books: Database, role: str) 
         run = f"WHERE payout_run_id = '{OPEN_RUN}'"
         ended = f"UPDATE payout_runs SET state = 'SUCCEEDED', finished_at = now() {run}"
         assert await connection.execute(ended) == "UPDATE 0"
-        await connection.execute(f"UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' {run}")
+        await connection.execute(
+            f"UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' {run}"
+        )
         assert await connection.execute(ended) == "UPDATE 1"
 
 
@@ -357,7 +409,9 @@ async def test_run_with_open_items_does_not_succeed(books: Database, role: str) 
 async def test_application_reopens_nothing(books: Database, table: str, change: str) -> None:
     """It may change states and outcomes, and yet not back."""
     async with session(books, role="ledger_app") as connection:
-        with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
+        with pytest.raises(
+            asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"
+        ):
             await connection.execute(change)
 
 
@@ -366,17 +420,26 @@ async def test_nobody_changes_the_terms_of_a_run(books: Database, table: str, ch
     """An open item may only become closed; what identifies it, and the terms of its run, stay as they are. In any session."""
     async with session(books, session_replication_role="replica") as connection:
         await connection.execute(BEGIN_RUN)
-        with pytest.raises(asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"):
+        with pytest.raises(
+            asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"
+        ):
             await connection.execute(f"{change} WHERE payout_run_id = '{OPEN_RUN}'")
 
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 @pytest.mark.parametrize("after", [*STATES, "LOST"])
 @pytest.mark.parametrize("before", STATES)
-async def test_a_payout_makes_only_the_moves_there_are(books: Database, before: str, after: str, role: str) -> None:
+async def test_a_payout_makes_only_the_moves_there_are(
+    books: Database, before: str, after: str, role: str
+) -> None:
     """Every move that the domain knows is made, and every other one is refused, standing still included."""
     async with session(books) as connection:
-        for state in {"CREATED": (), "PAID": ("PAID",), "FAILED": ("FAILED",), "RETURNED": ("PAID", "RETURNED")}[before]:
+        for state in {
+            "CREATED": (),
+            "PAID": ("PAID",),
+            "FAILED": ("FAILED",),
+            "RETURNED": ("PAID", "RETURNED"),
+        }[before]:
             await connection.execute(f"UPDATE payouts SET state = '{state}'")
         await connection.execute(f"SET ROLE {role}")
         move = f"UPDATE payouts SET state = '{after}'"
@@ -398,7 +461,9 @@ async def test_a_payout_makes_only_the_moves_there_are(books: Database, before: 
     ],
     ids=["adding up", "one too many", "one too few", "none"],
 )
-async def test_items_add_up_or_no_payout_is_written(books: Database, items: str, is_accepted: bool, role: str) -> None:
+async def test_items_add_up_or_no_payout_is_written(
+    books: Database, items: str, is_accepted: bool, role: str
+) -> None:
     """A payout is written with items that add up to it or not at all."""
     async with session(books) as connection:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
@@ -424,7 +489,9 @@ async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
             "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
         )
         for (table,) in tables:
-            await connection.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM public.{table} LIMIT 0")
+            await connection.execute(
+                f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM public.{table} LIMIT 0"
+            )
         await connection.execute(
             "CREATE TEMPORARY SEQUENCE ledger_clock START 4070908800000000;"
             "INSERT INTO pg_temp.archived_ranges (kind, from_at, before_at)"
@@ -437,10 +504,14 @@ async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 async def test_run_that_has_ended_creates_no_payout(books: Database, role: str) -> None:
     """Nor does a temporary table say that it is under way."""
-    statement = re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items="('CHARGE', 100)"))
+    statement = re.sub(
+        r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items="('CHARGE', 100)")
+    )
     async with shadowed(books, role=role) as connection:
         await connection.execute("INSERT INTO pg_temp.payout_runs SELECT * FROM public.payout_runs")
-        await connection.execute("UPDATE pg_temp.payout_runs SET state = 'RUNNING', finished_at = NULL")
+        await connection.execute(
+            "UPDATE pg_temp.payout_runs SET state = 'RUNNING', finished_at = NULL"
+        )
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="has ended"):
             await connection.execute(statement)
 
@@ -454,8 +525,12 @@ async def test_replication_copies_what_ended_runs_paid(books: Database) -> None:
 
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
-@pytest.mark.parametrize("items", ["('CHARGE', 1)", "('CHARGE', NULL::bigint)"], ids=["too few", "none"])
-async def test_temporary_tables_do_not_hide_the_books_from_the_check(books: Database, items: str, role: str) -> None:
+@pytest.mark.parametrize(
+    "items", ["('CHARGE', 1)", "('CHARGE', NULL::bigint)"], ids=["too few", "none"]
+)
+async def test_temporary_tables_do_not_hide_the_books_from_the_check(
+    books: Database, items: str, role: str
+) -> None:
     """A payout cannot be passed off by a temporary table of items that adds up to it."""
     statement = re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items=items))
     async with shadowed(books, role=role) as connection:
@@ -472,12 +547,17 @@ async def test_temporary_tables_do_not_hide_the_books_from_the_check(books: Data
     [
         ("DELETE FROM public.{table}", asyncpg.InsufficientPrivilegeError),
         ("UPDATE public.payouts SET state = 'CREATED'", asyncpg.CheckViolationError),
-        ("UPDATE public.payout_runs SET state = 'RUNNING', finished_at = NULL", asyncpg.CheckViolationError),
+        (
+            "UPDATE public.payout_runs SET state = 'RUNNING', finished_at = NULL",
+            asyncpg.CheckViolationError,
+        ),
         ("UPDATE public.payout_run_items SET outcome = outcome", asyncpg.CheckViolationError),
     ],
     ids=names,
 )
-async def test_temporary_tables_do_not_turn_the_guards_off(books: Database, change: str, error: type[Exception]) -> None:
+async def test_temporary_tables_do_not_turn_the_guards_off(
+    books: Database, change: str, error: type[Exception]
+) -> None:
     """Every other trigger refuses as it does without them."""
     for table in GUARDED if "{table}" in change else ("",):
         async with shadowed(books, role="ledger_owner") as connection:
@@ -491,7 +571,9 @@ async def test_temporary_tables_end_no_run(books: Database, role: str) -> None:
     run = f"WHERE payout_run_id = '{OPEN_RUN}'"
     async with shadowed(books, role=role) as connection:
         await connection.execute(re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", BEGIN_RUN))
-        ended = await connection.execute(f"UPDATE public.payout_runs SET state = 'SUCCEEDED', finished_at = now() {run}")
+        ended = await connection.execute(
+            f"UPDATE public.payout_runs SET state = 'SUCCEEDED', finished_at = now() {run}"
+        )
         assert ended == "UPDATE 0"
 
 
@@ -499,9 +581,20 @@ async def test_temporary_tables_end_no_run(books: Database, role: str) -> None:
 async def test_temporary_clock_is_not_the_books(books: Database, role: str) -> None:
     """What is recorded by a session with a sequence of the clock's name has the time of the books."""
     async with shadowed(books, role=role) as connection:
-        assert (await connection.fetchval("SELECT public.recorded_now() BETWEEN now() AND now() + interval '1 hour'")) is True
-        assert (await connection.fetchval("SELECT public.ledger_now() BETWEEN now() AND now() + interval '1 hour'")) is True
-        assert await connection.fetchval("SELECT pg_sequence_last_value('pg_temp.ledger_clock')") is None
+        assert (
+            await connection.fetchval(
+                "SELECT public.recorded_now() BETWEEN now() AND now() + interval '1 hour'"
+            )
+        ) is True
+        assert (
+            await connection.fetchval(
+                "SELECT public.ledger_now() BETWEEN now() AND now() + interval '1 hour'"
+            )
+        ) is True
+        assert (
+            await connection.fetchval("SELECT pg_sequence_last_value('pg_temp.ledger_clock')")
+            is None
+        )
 
 
 async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
@@ -515,7 +608,11 @@ async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
         " FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosqlbody IS NULL",
     )
     assert paths
-    assert [name for name, path in paths if not re.fullmatch(r"search_path=pg_catalog,( public,)? pg_temp", path or "")] == []
+    assert [
+        name
+        for name, path in paths
+        if not re.fullmatch(r"search_path=pg_catalog,( public,)? pg_temp", path or "")
+    ] == []
 
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
@@ -530,14 +627,18 @@ async def test_items_cannot_be_added_to_a_payout_later(books: Database, role: st
 
 
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])
-async def test_snapshots_are_deleted_but_never_changed(books: Database, replication_role: str) -> None:
+async def test_snapshots_are_deleted_but_never_changed(
+    books: Database, replication_role: str
+) -> None:
     """Their owner may delete them, as nothing rests on them; a changed one would be believed, so nobody changes one."""
     async with session(books, session_replication_role=replication_role) as connection:
         await connection.execute("SET ROLE ledger_owner")
         for statement in ("DELETE FROM balance_snapshots", "TRUNCATE balance_snapshots"):
             await connection.execute(statement)
         assert await connection.fetchval("SELECT count(*) FROM balance_snapshots") == 0
-        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="balance_snapshots is append-only"):
+        with pytest.raises(
+            asyncpg.InsufficientPrivilegeError, match="balance_snapshots is append-only"
+        ):
             await connection.execute("UPDATE balance_snapshots SET entries_count = entries_count")
 
 
@@ -565,7 +666,9 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
     async with session(books, role="ledger_read") as connection:
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") > 0
     column = await query(
-        books.migration_url, "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:table) AND attnum = 1", table=table
+        books.migration_url,
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:table) AND attnum = 1",
+        table=table,
     )
     for statement in (
         f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT stored.* FROM {table} AS stored",
@@ -575,7 +678,9 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
         f"SELECT FROM {table} FOR KEY SHARE",
     ):
         async with session(books, role="ledger_read") as connection:
-            with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"permission denied for table {table}"):
+            with pytest.raises(
+                asyncpg.InsufficientPrivilegeError, match=f"permission denied for table {table}"
+            ):
                 await connection.execute(statement)
 
 
@@ -590,7 +695,9 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
         "INSERT INTO restaurants (restaurant_id, created_at) VALUES ('res', '2020-01-01')",
     ],
 )
-async def test_application_cannot_say_when_or_as_what_a_row_was_recorded(shared_database: Database, statement: str) -> None:
+async def test_application_cannot_say_when_or_as_what_a_row_was_recorded(
+    shared_database: Database, statement: str
+) -> None:
     """Numbers and instants of recording are the database's to tell: past balances rest on them."""
     with pytest.raises(DBAPIError) as refused:
         await query(shared_database.url, statement)

@@ -21,7 +21,11 @@ import pytest
 from sqlalchemy import make_url
 
 from ledger.infrastructure.postgres import embedded
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir
+from ledger.infrastructure.postgres.embedded import (
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    default_data_dir,
+)
 
 SOURCES = Path(embedded.__file__).parents[4]
 IS_ROOT = os.geteuid() == 0
@@ -29,7 +33,9 @@ FAST = {"fsync": "off"}
 PATIENCE_SECONDS = 90.0
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root drops to another account")
-needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="looks processes up in /proc"
+)
 
 # Serves until its standard input ends.
 PROGRAM = """
@@ -65,7 +71,11 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), *sys.path]), **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(SOURCES), *sys.path]),
+                **environment,
+            },
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,
@@ -120,7 +130,10 @@ def is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         # One that nobody has reaped yet counts as gone.
-        return Path("/proc").is_dir() and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return (
+            Path("/proc").is_dir()
+            and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        )
     except (ProcessLookupError, FileNotFoundError):
         return True
 
@@ -226,7 +239,12 @@ def test_ordinary_user_runs_it_at_home(place: Path) -> None:
         check = "import sys; sys.exit(sys.version_info < (3, 11))"
         for candidate in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
             try:
-                if subprocess.run([candidate, "-c", check], user=account.pw_uid, cwd="/").returncode == 0:
+                if (
+                    subprocess.run(
+                        [candidate, "-c", check], user=account.pw_uid, cwd="/"
+                    ).returncode
+                    == 0
+                ):
                     python = candidate
                     break
             except OSError:
@@ -245,7 +263,9 @@ def test_ordinary_user_runs_it_at_home(place: Path) -> None:
 
 
 @needs_root
-def test_binaries_that_the_account_cannot_reach_are_copied_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binaries_that_the_account_cannot_reach_are_copied_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A virtualenv below a 0700 home serves root all the same, and its permissions are left alone."""
     installation = embedded.find_bin_dir().parent
     package = installation.parent
@@ -254,14 +274,18 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once(place: Path, mon
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     unused = shutil.ignore_patterns("include", "*.a")
-    shutil.copytree(installation, closed / package.name / installation.name, symlinks=True, ignore=unused)
+    shutil.copytree(
+        installation, closed / package.name / installation.name, symlinks=True, ignore=unused
+    )
     shutil.copytree(f"{package}.libs", closed / f"{package.name}.libs", symlinks=True)
     monkeypatch.setenv("LEDGER_PG_BIN", str(closed / package.name / installation.name / "bin"))
     copies = set()
     for _ in range(2):
         with EmbeddedPostgres.start(place / "data", parameters=FAST) as server:
             assert fetch(url_of(server), "SELECT 1") == 1
-            copies |= {(path.name, path.stat().st_ino) for path in (place / "data").glob("*binaries*")}
+            copies |= {
+                (path.name, path.stat().st_ino) for path in (place / "data").glob("*binaries*")
+            }
     assert len(copies) == 1
     assert closed.stat().st_mode & 0o777 == 0o700
 
@@ -450,7 +474,9 @@ def test_start_off_the_main_thread_is_refused(place: Path) -> None:
     assert not any(place.iterdir())
 
 
-def test_missing_binaries_are_named_with_the_remedy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_binaries_are_named_with_the_remedy(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without any PostgreSQL the error names the extra and the setting; a wrong LEDGER_PG_BIN is not passed over."""
     # No site-packages (-S) and no PATH: neither wheel nor pg_config.
     monkeypatch.delenv("LEDGER_PG_BIN", raising=False)

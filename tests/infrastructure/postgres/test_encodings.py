@@ -22,11 +22,14 @@ ODD = "漢"
 
 
 @pytest.fixture(params=ENCODINGS)
-async def encoded(request: pytest.FixtureRequest, server_url: str, database: Database) -> AsyncIterator[tuple[str, Database]]:
+async def encoded(
+    request: pytest.FixtureRequest, server_url: str, database: Database
+) -> AsyncIterator[tuple[str, Database]]:
     """An encoding, and books that somebody restored into a database of it."""
     name = f"{make_url(database.migration_url).database}_{request.param.lower()}"
     await execute_alone(
-        server_url, f"CREATE DATABASE {name} ENCODING '{request.param}' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0"
+        server_url,
+        f"CREATE DATABASE {name} ENCODING '{request.param}' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0",
     )
     urls = [database_url(url, database=name) for url in (database.url, database.migration_url)]
     await restore(database.migration_url, urls[1])
@@ -43,9 +46,13 @@ async def test_encoding_that_lacks_letters_is_refused(encoded: tuple[str, Databa
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",
         "LEDGER_REQUIRE_RESTRICTED_ROLE": "false",
     }
-    served, examined = await asyncio.gather(run_process("serve", env=env), run_process("doctor", "--json", env=env))
+    served, examined = await asyncio.gather(
+        run_process("serve", env=env), run_process("doctor", "--json", env=env)
+    )
     assert (served.status, served.stdout) == (ExitStatus.REFUSED, "")
-    assert served.stderr.startswith(f"error: the database has the encoding {encoding}, which cannot keep every text")
+    assert served.stderr.startswith(
+        f"error: the database has the encoding {encoding}, which cannot keep every text"
+    )
     assert len(served.stderr.splitlines()) == 1
     assert examined.status == ExitStatus.REFUSED
     assert f"the encoding {encoding}" in examined.stdout
@@ -58,11 +65,23 @@ async def test_text_that_cannot_be_kept_stands_alone(encoded: tuple[str, Databas
         events = [event_message(restaurant_id=unique("res")) for _ in range(20)]
         events[7].metadata["name"] = f"\x1b{ODD}"
         results = await ledger.ingest(*events)
-        booked = [place for place, result in enumerate(results) if result.status == ledger_pb2.INGEST_STATUS_CREATED]
-        assert [place for place in range(20) if place != 7] == [place for place in booked if place != 7]
+        booked = [
+            place
+            for place, result in enumerate(results)
+            if result.status == ledger_pb2.INGEST_STATUS_CREATED
+        ]
+        assert [place for place in range(20) if place != 7] == [
+            place for place in booked if place != 7
+        ]
         again = [event_message(restaurant_id=unique("res")) for _ in range(20)]
         again[3].metadata["name"] = f"\x1b{ODD}"
-        calls = (ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event)) for event in again)
+        calls = (
+            ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event)) for event in again
+        )
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert [place for place, answer in enumerate(answers) if isinstance(answer, BaseException)] in ([], [3])
-    assert [finding.check for finding in (await audit_of(database)).errors] == ["the_database_keeps_every_text"]
+        assert [
+            place for place, answer in enumerate(answers) if isinstance(answer, BaseException)
+        ] in ([], [3])
+    assert [finding.check for finding in (await audit_of(database)).errors] == [
+        "the_database_keeps_every_text"
+    ]

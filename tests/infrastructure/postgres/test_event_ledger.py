@@ -25,7 +25,9 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 
 
 @pytest.fixture(params=["fake", "postgres"])
-async def books(request: pytest.FixtureRequest, shared_database: Database) -> AsyncIterator[EventLedger]:
+async def books(
+    request: pytest.FixtureRequest, shared_database: Database
+) -> AsyncIterator[EventLedger]:
     if request.param == "fake":
         yield FakeEventLedger(maturity_days=7)
         return
@@ -48,8 +50,13 @@ async def test_told_how_long_to_wait_for_a_lock_books_as_ever_and_waits_no_longe
     """Accounts are opened and events booked; with a row locked by another session, it gives up and nothing is stored."""
     restaurant, other = unique("res"), unique("res")
     await books.open_accounts([(restaurant, "PEN")], register=True, lock_wait_seconds=0.001)
-    first, second = posting(processor_event(restaurant_id=restaurant)), posting(processor_event(restaurant_id=restaurant))
-    assert await books.insert([first], batch_id(), lock_wait_seconds=0.001) == {first.event.event_id}
+    first, second = (
+        posting(processor_event(restaurant_id=restaurant)),
+        posting(processor_event(restaurant_id=restaurant)),
+    )
+    assert await books.insert([first], batch_id(), lock_wait_seconds=0.001) == {
+        first.event.event_id
+    }
     if isinstance(books, FakeEventLedger):
         return
     lock = f"SELECT FROM balance_accounts WHERE restaurant_id = '{restaurant}' FOR UPDATE"
@@ -67,11 +74,21 @@ async def test_insert_returns_the_new_ones_and_stores_them_whole(books: EventLed
     """What is returned is stored as it was given; what was there before is not returned and stays as it was."""
     restaurant = unique("res")
     await books.open_accounts([(restaurant, "PEN")], register=True)
-    old = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant, metadata={"a": "é\U0001f600", "b": ""}))
-    new = posting(processor_event(EventType.DISPUTE_OPENED, restaurant_id=restaurant, fee_minor=7, reference="pay_1"))
+    old = posting(
+        processor_event(
+            event_id=unique("evt"), restaurant_id=restaurant, metadata={"a": "é\U0001f600", "b": ""}
+        )
+    )
+    new = posting(
+        processor_event(
+            EventType.DISPUTE_OPENED, restaurant_id=restaurant, fee_minor=7, reference="pay_1"
+        )
+    )
     first_batch, second_batch = batch_id(), batch_id()
     assert await books.insert([old], first_batch) == {old.event.event_id}
-    altered = posting(processor_event(event_id=old.event.event_id, restaurant_id=restaurant, amount_minor=1))
+    altered = posting(
+        processor_event(event_id=old.event.event_id, restaurant_id=restaurant, amount_minor=1)
+    )
     in_order = sorted([altered, new], key=lambda each: each.event.event_id)
     assert await books.insert(in_order, second_batch) == {new.event.event_id}
     stored = await books.stored([old.event.event_id, new.event.event_id, "evt_absent"])
@@ -80,28 +97,49 @@ async def test_insert_returns_the_new_ones_and_stores_them_whole(books: EventLed
         new.event.event_id: new.event,
     }
     kept = stored[old.event.event_id]
-    assert (kept.fingerprint, kept.transaction_id, kept.batch_id) == (old.fingerprint, old.transaction_id, first_batch)
+    assert (kept.fingerprint, kept.transaction_id, kept.batch_id) == (
+        old.fingerprint,
+        old.transaction_id,
+        first_batch,
+    )
     assert abs(kept.recorded_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-async def test_event_without_balance_account_is_neither_stored_nor_returned(books: EventLedger) -> None:
+async def test_event_without_balance_account_is_neither_stored_nor_returned(
+    books: EventLedger,
+) -> None:
     """An unknown restaurant, or a known one in another currency, stores nothing and fails nothing else."""
     restaurant = unique("res")
     await books.open_accounts([(restaurant, "PEN")], register=True)
     known = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
-    other_currency = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant, currency="USD"))
+    other_currency = posting(
+        processor_event(event_id=unique("evt"), restaurant_id=restaurant, currency="USD")
+    )
     unknown = posting(processor_event(event_id=unique("evt"), restaurant_id=unique("res")))
-    assert await books.insert([known, other_currency, unknown], batch_id()) == {known.event.event_id}
-    assert set(await books.stored([each.event.event_id for each in (known, other_currency, unknown)])) == {known.event.event_id}
+    assert await books.insert([known, other_currency, unknown], batch_id()) == {
+        known.event.event_id
+    }
+    assert set(
+        await books.stored([each.event.event_id for each in (known, other_currency, unknown)])
+    ) == {known.event.event_id}
 
 
 async def test_entries_stand_under_their_event_with_their_maturity(books: EventLedger) -> None:
     """A charge's entries mature seven times 24 hours after it occurred, an adjustment's at once."""
     restaurant = unique("res")
     await books.open_accounts([(restaurant, "PEN")], register=True)
-    charge = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant, amount_minor=1000, fee_minor=50))
+    charge = posting(
+        processor_event(
+            event_id=unique("evt"), restaurant_id=restaurant, amount_minor=1000, fee_minor=50
+        )
+    )
     credit = posting(
-        processor_event(EventType.ADJUSTMENT_CREDITED, event_id=unique("evt"), restaurant_id=restaurant, amount_minor=9)
+        processor_event(
+            EventType.ADJUSTMENT_CREDITED,
+            event_id=unique("evt"),
+            restaurant_id=restaurant,
+            amount_minor=9,
+        )
     )
     await books.insert([charge, credit], batch_id())
     stored = await books.stored([charge.event.event_id, credit.event.event_id])
@@ -130,7 +168,11 @@ async def test_refused_batch_stores_nothing_of_itself(books: EventLedger) -> Non
     restaurant = unique("res")
     await books.open_accounts([(restaurant, "PEN")], register=True)
     good = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
-    bad = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant, amount_minor=AMOUNT_MINOR_MAX + 1))
+    bad = posting(
+        processor_event(
+            event_id=unique("evt"), restaurant_id=restaurant, amount_minor=AMOUNT_MINOR_MAX + 1
+        )
+    )
     with pytest.raises(DataRejected):
         await books.insert([good, bad], batch_id())
     assert await books.stored([good.event.event_id, bad.event.event_id]) == {}
@@ -140,7 +182,9 @@ async def test_unknown_restaurants_are_registered_only_when_asked(books: EventLe
     """Without `register` they are returned and nothing is opened for them; known ones get their account all the same."""
     known, unknown = unique("res"), unique("res")
     await books.open_accounts([(known, "PEN")], register=True)
-    assert await books.open_accounts([(known, "USD"), (unknown, "PEN")], register=False) == {unknown}
+    assert await books.open_accounts([(known, "USD"), (unknown, "PEN")], register=False) == {
+        unknown
+    }
     refused = posting(processor_event(event_id=unique("evt"), restaurant_id=unknown))
     booked = posting(processor_event(event_id=unique("evt"), restaurant_id=known, currency="USD"))
     in_order = sorted([refused, booked], key=lambda each: each.event.event_id)
@@ -149,7 +193,9 @@ async def test_unknown_restaurants_are_registered_only_when_asked(books: EventLe
     assert await books.insert([refused], batch_id()) == {refused.event.event_id}
 
 
-async def test_thousand_events_with_mixed_entries_land_on_their_own_events(books: EventLedger) -> None:
+async def test_thousand_events_with_mixed_entries_land_on_their_own_events(
+    books: EventLedger,
+) -> None:
     """A full batch of all types: each event has exactly the entries that its own posting says."""
     restaurant = unique("res")
     await books.open_accounts([(restaurant, "PEN")], register=True)
@@ -161,7 +207,9 @@ async def test_thousand_events_with_mixed_entries_land_on_their_own_events(books
                 event_id=f"{restaurant}_{number:04d}",
                 restaurant_id=restaurant,
                 amount_minor=number + 1,
-                fee_minor=1 if number % 3 == 0 and types[number % len(types)] is EventType.CHARGE_SUCCEEDED else 0,
+                fee_minor=1
+                if number % 3 == 0 and types[number % len(types)] is EventType.CHARGE_SUCCEEDED
+                else 0,
             )
         )
         for number in range(1000)
@@ -175,7 +223,9 @@ async def test_thousand_events_with_mixed_entries_land_on_their_own_events(books
         ]
 
 
-@pytest.mark.parametrize(("maturity_days", "available"), [(0, None), (30, OCCURRED_AT + timedelta(hours=24 * 30))])
+@pytest.mark.parametrize(
+    ("maturity_days", "available"), [(0, None), (30, OCCURRED_AT + timedelta(hours=24 * 30))]
+)
 async def test_restaurants_own_maturity_overrides_the_setting(
     shared_database: Database, maturity_days: int, available: datetime | None
 ) -> None:

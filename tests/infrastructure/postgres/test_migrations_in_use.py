@@ -14,7 +14,11 @@ from support.waiting import until_told
 
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.schema import migrations
-from ledger.infrastructure.postgres.schema.migrations import CannotMigrate, head_revision, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import (
+    CannotMigrate,
+    head_revision,
+    migrate_async,
+)
 
 __all__ = ["empty_url"]
 
@@ -26,7 +30,9 @@ ADD_COLUMN = """
 ALTER TABLE balance_snapshots
   ADD COLUMN stay_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
 """
-IS_VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('balance_snapshots_stay_key')"
+IS_VALID = (
+    "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('balance_snapshots_stay_key')"
+)
 
 
 @asynccontextmanager
@@ -75,7 +81,9 @@ async def test_nobody_waits_behind_a_migration_that_waits(empty_url: str) -> Non
     assert await asyncio.wait_for(migrating, TIMEOUT_SECONDS) == ("0009", head_revision())
 
 
-async def test_a_migration_gives_up_in_words(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_migration_gives_up_in_words(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who holds a lock for too long is to be ended; what has been done by then stays."""
     monkeypatch.setattr(migrations, "LOCKS_WAIT_SECONDS", 1)
     await migrate_async(empty_url, "0009")
@@ -117,7 +125,10 @@ async def waits_for_index(url: str) -> int:
     found: list[int] = []
 
     async def waiting() -> bool:
-        rows = await query(url, "SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'")
+        rows = await query(
+            url,
+            "SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'",
+        )
         found[:] = [row[0] for row in rows]
         return bool(found)
 

@@ -10,7 +10,10 @@ from support.running import execute_alone, query
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.newest_schema import tables
 from ledger.infrastructure.postgres.snapshots import find_stay
-from ledger.infrastructure.postgres.verification.start_checks import UnfitDatabase, check_subscriptions
+from ledger.infrastructure.postgres.verification.start_checks import (
+    UnfitDatabase,
+    check_subscriptions,
+)
 
 OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
 # Made by the migration, or of no use in another cluster.
@@ -19,13 +22,17 @@ LEFT_BEHIND = {"alembic_version", "balance_snapshots", "statement_marks"}
 
 def test_publication_names_every_table_that_moves() -> None:
     """A table that is added later has to be thought of."""
-    ((named,),) = (re.findall(r"CREATE PUBLICATION moving FOR TABLE ([^\"]*)\"", OPERATIONS.read_text()),)
+    ((named,),) = (
+        re.findall(r"CREATE PUBLICATION moving FOR TABLE ([^\"]*)\"", OPERATIONS.read_text()),
+    )
     assert set(re.split(r",\s+", named)) == set(tables()) - LEFT_BEHIND
 
 
 async def test_books_that_are_coming_are_not_counted(database: Database) -> None:
     """While a subscription brings rows, no server starts, and one that runs begins no stay."""
-    await execute_alone(database.migration_url, "CREATE PUBLICATION moving FOR TABLE restaurants, ledger_entries")
+    await execute_alone(
+        database.migration_url, "CREATE PUBLICATION moving FOR TABLE restaurants, ledger_entries"
+    )
     await execute_alone(
         database.migration_url,
         "CREATE SUBSCRIPTION moving CONNECTION 'dbname=none' PUBLICATION moving"
@@ -38,7 +45,9 @@ async def test_books_that_are_coming_are_not_counted(database: Database) -> None
         " SELECT oid, 'ledger_entries'::regclass, 'i' FROM pg_subscription WHERE subname = 'moving'",
     )
     async with engine_on(database.url) as engine:
-        with pytest.raises(UnfitDatabase, match="the subscription moving brings rows into the books"):
+        with pytest.raises(
+            UnfitDatabase, match="the subscription moving brings rows into the books"
+        ):
             await check_subscriptions(engine)
         await find_stay(engine)
         assert await query(database.migration_url, "SELECT count(*) FROM ledger_stays") == [(0,)]

@@ -34,7 +34,9 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 async def test_schema_that_does_not_fit_skips_nobody(database: Database) -> None:
     """A column that this code does not know is no restaurant's fault: the page fails, and all its restaurants stay open."""
     async with running_ledger(database) as ledger:
-        await ledger.ingest(event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2"))
+        await ledger.ingest(
+            event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2")
+        )
     await query(database.migration_url, "ALTER TABLE payouts ADD COLUMN later text NOT NULL")
     engine = create_engine(database.url, pool_size=1)
     try:
@@ -84,7 +86,9 @@ class PageOfBefore:
         """Writes the payouts; how many."""
         ids = [uuid_utils.compat.uuid7() for _ in self._accounts]
         entry = ("PAYOUT_RESERVE", "restaurant_payable", "payout_reserved")
-        told = await self._connection.fetchrow(PAY, self._payout_run_id, self._accounts, ids, ids, *entry, 10_000)
+        told = await self._connection.fetchrow(
+            PAY, self._payout_run_id, self._accounts, ids, ids, *entry, 10_000
+        )
         return int(told["payouts_count"])
 
 
@@ -102,7 +106,9 @@ async def page_of_before(database: Database, payout_run_id: UUID) -> AsyncIterat
 async def run_to_cancel(database: Database, min_amount_minor: int = 0) -> UUID:
     """A run of two restaurants that have something to be paid."""
     async with running_ledger(database) as ledger:
-        await ledger.ingest(event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2"))
+        await ledger.ingest(
+            event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2")
+        )
     async with runs_of(database) as runs:
         payout_run_id = uuid_utils.compat.uuid7()
         await runs.start(PayoutRunKey("PEN", date(2026, 1, 1), min_amount_minor), payout_run_id)
@@ -114,13 +120,19 @@ async def assert_nothing_was_looked_at(runs: PostgresPayoutRuns, payout_run_id: 
     """The canceled run has no payouts, and tells both restaurants as skipped."""
     run = await runs.get(payout_run_id)
     assert run is not None
-    assert (run.state, run.payouts_created, run.restaurants_considered) == (PayoutRunState.CANCELED, 0, 0)
+    assert (run.state, run.payouts_created, run.restaurants_considered) == (
+        PayoutRunState.CANCELED,
+        0,
+        0,
+    )
     assert run.skipped == {SkipReason.CANCELED: 2}
 
 
 @pytest.mark.parametrize("min_amount_minor", [0, 10**9], ids=["to be paid", "to be skipped"])
 @pytest.mark.parametrize("step", ["before it claims", "before it writes", "before it commits"])
-async def test_server_of_before_goes_on_with_no_canceled_run(database: Database, step: str, min_amount_minor: int) -> None:
+async def test_server_of_before_goes_on_with_no_canceled_run(
+    database: Database, step: str, min_amount_minor: int
+) -> None:
     """Wherever its page is when the run is canceled: it is refused, or committed before the cancel is answered."""
     payout_run_id = await run_to_cancel(database, min_amount_minor)
     async with runs_of(database) as runs:
@@ -151,7 +163,9 @@ async def test_server_of_before_goes_on_with_no_canceled_run(database: Database,
 
 OF_RUN = "SELECT outcome, skip_reason, count(*) FROM payout_run_items WHERE payout_run_id = :run GROUP BY 1, 2"
 NEW_ACCOUNT = "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ('{name}', 'PEN')"
-NEW_RESTAURANT = "INSERT INTO restaurants (restaurant_id, name, metadata) VALUES ('{name}', '', '{{}}')"
+NEW_RESTAURANT = (
+    "INSERT INTO restaurants (restaurant_id, name, metadata) VALUES ('{name}', '', '{{}}')"
+)
 # As servers of before start a run, with all its items.
 START_OF_BEFORE = """
 WITH started AS (
@@ -166,7 +180,9 @@ SELECT CAST(:run AS uuid), restaurant_id, balance_account_id FROM balance_accoun
 async def charge(database: Database, *restaurants: str) -> None:
     """A charge in PEN for each."""
     async with running_ledger(database) as ledger:
-        await ledger.ingest(*(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants))
+        await ledger.ingest(
+            *(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants)
+        )
 
 
 async def new_run(runs: PostgresPayoutRuns) -> UUID:
@@ -197,7 +213,9 @@ async def test_start_writes_the_run_and_no_items(database: Database) -> None:
         assert await runs.items(run, PayoutRunItemOutcome.SKIPPED, "", 10) == []
         assert len(await runs.pay(run, 2)) == 2
         assert await told(runs, run) == (3, 2, 2)
-        assert [item.restaurant_id for item in await runs.items(run, PayoutRunItemOutcome.OPEN, "", 10)] == ["res_3"]
+        assert [
+            item.restaurant_id for item in await runs.items(run, PayoutRunItemOutcome.OPEN, "", 10)
+        ] == ["res_3"]
         assert not await runs.finish(run)
         assert len(await runs.pay(run, 2)) == 1
         assert len(await runs.pay(run, 2)) == 0
@@ -206,7 +224,9 @@ async def test_start_writes_the_run_and_no_items(database: Database) -> None:
     await assert_books_in_order(database)
 
 
-async def test_restaurants_of_a_run_are_those_when_it_started(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_restaurants_of_a_run_are_those_when_it_started(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An account that is committed later is not one of them, even if it has a lower id than others; nor is a later one."""
     monkeypatch.setattr(payout_runs, "ITEMS_MAX", 1)
     await charge(database, "res_1")
@@ -229,11 +249,17 @@ async def test_restaurants_of_a_run_are_those_when_it_started(database: Database
             pass
         assert await runs.finish(run)
         assert (await told(runs, run))[:2] == (3, 3)
-        assert [item.restaurant_id for item in await runs.items(run, None, "", 10)] == ["res_1", "res_2", "res_3"]
+        assert [item.restaurant_id for item in await runs.items(run, None, "", 10)] == [
+            "res_1",
+            "res_2",
+            "res_3",
+        ]
         # The canceled one looked at one of the three, and gets no further items.
         assert len(await runs.pay(canceled, 1)) == 0
         assert await told(runs, canceled) == (3, 1, 1)
-        assert await query(database.migration_url, OF_RUN, run=canceled) == [("PAYOUT_CREATED", None, 1)]
+        assert await query(database.migration_url, OF_RUN, run=canceled) == [
+            ("PAYOUT_CREATED", None, 1)
+        ]
         skipped = await runs.items(canceled, PayoutRunItemOutcome.SKIPPED, "", 10)
         assert [(item.restaurant_id, item.skip_reason) for item in skipped] == [
             ("res_2", SkipReason.CANCELED),

@@ -16,13 +16,24 @@ from support.waiting import until_told
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.sessions.engine import SESSION_SETTINGS, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.engine import (
+    SESSION_SETTINGS,
+    autocommit,
+    create_engine,
+)
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 TIMEOUT_SECONDS = 60.0
 NOT_KEPT = "a connection pooler before the database does not keep sessions"
 # What a session of ours is bound by, and what a transaction rests on.
-SETTINGS = (*SESSION_SETTINGS, "role", "lock_timeout", "search_path", "synchronous_commit", "transaction_timeout")
+SETTINGS = (
+    *SESSION_SETTINGS,
+    "role",
+    "lock_timeout",
+    "search_path",
+    "synchronous_commit",
+    "transaction_timeout",
+)
 BACKENDS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
@@ -41,7 +52,10 @@ async def settings_of(url: str) -> dict[str, str]:
     engine = create_engine(url, pool_size=1)
     try:
         async with autocommit(engine) as connection:
-            return {name: await connection.fetchval("SELECT current_setting($1)", name) for name in SETTINGS}
+            return {
+                name: await connection.fetchval("SELECT current_setting($1)", name)
+                for name in SETTINGS
+            }
     finally:
         await engine.dispose()
 
@@ -50,7 +64,9 @@ async def test_pooler_that_swaps_sessions_is_refused(database: Database) -> None
     """No server starts; the line says what to set, and the doctor says the same. Also where both ask at once, so that
     each meets what the other one has prepared."""
     async with pgbouncer(database, "transaction") as pooler:
-        served, examined = await asyncio.gather(command(pooler.database, "serve"), command(pooler.database, "doctor"))
+        served, examined = await asyncio.gather(
+            command(pooler.database, "serve"), command(pooler.database, "doctor")
+        )
     assert (served.status, served.stdout) == (ExitStatus.REFUSED, ""), served.stderr
     assert served.stderr.startswith(f"error: {NOT_KEPT}: let it keep")
     assert "pool_mode = session" in served.stderr
@@ -105,11 +121,17 @@ async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_p
 
             async def not_serving() -> bool:
                 await books()
-                told = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS)
+                told = await health.Check(
+                    health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS
+                )
                 return bool(told.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
             await until_told(not_serving, TIMEOUT_SECONDS)
             for _ in range(20):
                 await books()
-            assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED}
+            assert codes <= {
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.ABORTED,
+            }
     assert NOT_KEPT in (tmp_path / "log").read_text()

@@ -36,7 +36,12 @@ from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.infrastructure.postgres.seals import PostgresSealedBooks
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
-from ledger.infrastructure.postgres.verification.seal_audit import EXPECTED, LINKS, ROWS, verify_chain
+from ledger.infrastructure.postgres.verification.seal_audit import (
+    EXPECTED,
+    LINKS,
+    ROWS,
+    verify_chain,
+)
 from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 
@@ -59,24 +64,46 @@ async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
 
 async def burn_numbers(url: str, count: int) -> None:
     """Has the cluster give out transaction numbers."""
-    await execute_alone(url, f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+    await execute_alone(
+        url,
+        f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$",
+    )
 
 
 BATCHES = (
     (
-        event_message(event_id="evt_a1", restaurant_id="res_a", amount_minor=10_000, fee_minor=300, reference="pay 1 ~"),
         event_message(
-            event_id="evt_a2", restaurant_id="res_a", amount_minor=500, metadata={"bb": "1", "a": 'é\n\t"\\\x01\x7f😀'}
+            event_id="evt_a1",
+            restaurant_id="res_a",
+            amount_minor=10_000,
+            fee_minor=300,
+            reference="pay 1 ~",
+        ),
+        event_message(
+            event_id="evt_a2",
+            restaurant_id="res_a",
+            amount_minor=500,
+            metadata={"bb": "1", "a": 'é\n\t"\\\x01\x7f😀'},
         ),
     ),
     (
-        event_message(event_id="evt_b1", restaurant_id="res_b", amount_minor=800, metadata={"k": "v"}),
+        event_message(
+            event_id="evt_b1", restaurant_id="res_b", amount_minor=800, metadata={"k": "v"}
+        ),
         event_message(event_id="evt_b2", restaurant_id="res_b", amount_minor=900),
         event_message(
-            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED, event_id="evt_b3", restaurant_id="res_b", amount_minor=70, fee_minor=7
+            ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
+            event_id="evt_b3",
+            restaurant_id="res_b",
+            amount_minor=70,
+            fee_minor=7,
         ),
     ),
-    (event_message(event_id="evt_c1", restaurant_id="res_c", currency="JPY", amount_minor=5, fee_minor=5),),
+    (
+        event_message(
+            event_id="evt_c1", restaurant_id="res_c", currency="JPY", amount_minor=5, fee_minor=5
+        ),
+    ),
 )
 
 
@@ -97,7 +124,9 @@ async def sealed(new_database: Callable[[], Awaitable[Database]]) -> Database:
 async def copy_of_sealed(sealed: Database, server_url: str) -> AsyncIterator[str]:
     """A superuser's URL of a copy, to tamper with."""
     name = f"ledger_tampered_{os.getpid()}_{unique('db')}"
-    await execute_alone(server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(sealed.migration_url).database}")
+    await execute_alone(
+        server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(sealed.migration_url).database}"
+    )
     yield database_url(server_url, database=name)
     await execute_alone(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -139,21 +168,36 @@ TAMPERINGS = (
             (
                 of_entry("evt_a1", 2, "amount_minor = amount_minor + 1"),
                 of_entry(
-                    "evt_b2", 1, "entry_type = 'FEE', debit_account = 'restaurant_payable', credit_account = 'platform_fees'"
+                    "evt_b2",
+                    1,
+                    "entry_type = 'FEE', debit_account = 'restaurant_payable', credit_account = 'platform_fees'",
                 ),
                 of_entry("evt_a1", 1, "available_at = available_at + interval '1 microsecond'"),
                 of_entry("evt_c1", 1, "recorded_at = recorded_at - interval '1 microsecond'"),
-                of_entry("evt_c1", 2, "balance_account_id = (SELECT min(balance_account_id) FROM balance_accounts)"),
+                of_entry(
+                    "evt_c1",
+                    2,
+                    "balance_account_id = (SELECT min(balance_account_id) FROM balance_accounts)",
+                ),
                 RESERVE_OF_A,
             )
         ),
         tuple(
             f"entry {entry} was changed"
-            for entry in ("{evt_a1}/2", "{evt_b2}/1", "{evt_a1}/1", "{evt_c1}/1", "{evt_c1}/2", "{reserve_a}/1")
+            for entry in (
+                "{evt_a1}/2",
+                "{evt_b2}/1",
+                "{evt_a1}/1",
+                "{evt_c1}/1",
+                "{evt_c1}/2",
+                "{reserve_a}/1",
+            )
         ),
     ),
     Tampering(
-        of_entry("evt_a1", 1, "available_at = NULL") + ";" + of_entry("evt_c1", 1, "available_at = 'infinity'"),
+        of_entry("evt_a1", 1, "available_at = NULL")
+        + ";"
+        + of_entry("evt_c1", 1, "available_at = 'infinity'"),
         ("entry {evt_a1}/1 was changed", "entry {evt_c1}/1 was changed"),
     ),
     Tampering(
@@ -166,13 +210,20 @@ TAMPERINGS = (
                 of_event("evt_c1", "event_id = 'evt_x'"),
             )
         ),
-        tuple(f"event {event_id} was changed" for event_id in ("evt_b1", "evt_b2", "evt_a1", "evt_a2", "evt_x")),
+        tuple(
+            f"event {event_id} was changed"
+            for event_id in ("evt_b1", "evt_b2", "evt_a1", "evt_a2", "evt_x")
+        ),
     ),
     # Into the range of another seal.
     Tampering(
         of_event("evt_b1", "recorded_txid = '5'")
         + ";"
-        + of_entry("evt_b2", 1, "recorded_txid = (SELECT recorded_txid FROM processor_events WHERE event_id = 'evt_a1')"),
+        + of_entry(
+            "evt_b2",
+            1,
+            "recorded_txid = (SELECT recorded_txid FROM processor_events WHERE event_id = 'evt_a1')",
+        ),
         (
             "event evt_b1 was deleted",
             "event evt_b1 was inserted",
@@ -201,8 +252,12 @@ TAMPERINGS = (
         ";".join(
             (
                 COPY_ENTRY.format(transaction_id="transaction_id", position=2),
-                COPY_ENTRY.format(transaction_id="transaction_id", position=300) + "AND position = 1",
-                COPY_ENTRY.format(transaction_id="'00000000-0000-0000-0000-000000000001'", position=1) + "AND position = 1",
+                COPY_ENTRY.format(transaction_id="transaction_id", position=300)
+                + "AND position = 1",
+                COPY_ENTRY.format(
+                    transaction_id="'00000000-0000-0000-0000-000000000001'", position=1
+                )
+                + "AND position = 1",
             )
         ),
         (
@@ -215,7 +270,14 @@ TAMPERINGS = (
         "UPDATE balance_accounts SET restaurant_id = 'res_c' WHERE restaurant_id = 'res_b' AND currency = 'PEN'",
         tuple(
             f"entry {entry} was changed"
-            for entry in ("{evt_b1}/1", "{evt_b2}/1", "{evt_b3}/1", "{evt_b3}/2", "{evt_b3}/3", "{reserve_b}/1")
+            for entry in (
+                "{evt_b1}/1",
+                "{evt_b2}/1",
+                "{evt_b3}/1",
+                "{evt_b3}/2",
+                "{evt_b3}/3",
+                "{reserve_b}/1",
+            )
         ),
     ),
     Tampering("DELETE FROM ledger_seals WHERE sequence = 2", ("seal 3 follows seal 1",), LINKS),
@@ -228,10 +290,17 @@ TAMPERINGS = (
         LINKS,
     ),
     Tampering(
-        "UPDATE ledger_seals SET hash = sha256('') WHERE sequence = 2", ("seal 2 its fields", "seal 3 names another"), LINKS
+        "UPDATE ledger_seals SET hash = sha256('') WHERE sequence = 2",
+        ("seal 2 its fields", "seal 3 names another"),
+        LINKS,
     ),
-    Tampering("UPDATE ledger_seals SET row_digests = 'x' WHERE sequence = 2", ("seal 2 its row digests",)),
-    Tampering("UPDATE ledger_seals SET contents_hash = sha256('') WHERE sequence = 2", ("seal 2 its rows are not those",)),
+    Tampering(
+        "UPDATE ledger_seals SET row_digests = 'x' WHERE sequence = 2", ("seal 2 its row digests",)
+    ),
+    Tampering(
+        "UPDATE ledger_seals SET contents_hash = sha256('') WHERE sequence = 2",
+        ("seal 2 its rows are not those",),
+    ),
 )
 
 # What a superuser takes off first.
@@ -262,7 +331,11 @@ async def tamper(url: str, sql: str) -> dict[str, str]:
 
 
 def told(report: ChainReport, check: str) -> list[str]:
-    return [f"{finding.entity} {finding.detail}" for finding in report.audit.errors if finding.check == check]
+    return [
+        f"{finding.entity} {finding.detail}"
+        for finding in report.audit.errors
+        if finding.check == check
+    ]
 
 
 async def test_books_in_order_verify(sealed: Database) -> None:
@@ -302,10 +375,18 @@ async def test_no_seals_and_empty_books_verify(database: Database) -> None:
 
 async def test_chain_that_was_cut_off_lacks_the_expected_head(copy_of_sealed: str) -> None:
     """Without its last seal a chain is whole, so only a head kept elsewhere tells; heads further back are still there."""
-    ((last,), (before,)) = await query(copy_of_sealed, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 2")
+    ((last,), (before,)) = await query(
+        copy_of_sealed, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 2"
+    )
     whole = await verify(copy_of_sealed, last)
-    assert (whole.audit.findings, whole.expected_sequence) == ((), whole.head.sequence if whole.head else 0)
-    await tamper(copy_of_sealed, "DELETE FROM ledger_seals WHERE sequence = (SELECT max(sequence) FROM ledger_seals)")
+    assert (whole.audit.findings, whole.expected_sequence) == (
+        (),
+        whole.head.sequence if whole.head else 0,
+    )
+    await tamper(
+        copy_of_sealed,
+        "DELETE FROM ledger_seals WHERE sequence = (SELECT max(sequence) FROM ledger_seals)",
+    )
     assert (await verify(copy_of_sealed)).audit.findings == ()
     assert (await verify(copy_of_sealed, before)).audit.findings == ()
     assert len(told(await verify(copy_of_sealed, last), EXPECTED)) == 1
@@ -313,12 +394,18 @@ async def test_chain_that_was_cut_off_lacks_the_expected_head(copy_of_sealed: st
 
 async def test_chain_that_was_written_anew_lacks_the_expected_head(copy_of_sealed: str) -> None:
     """Whoever changes a row and seals everything again has a chain without fault, and another head."""
-    ((published,),) = await query(copy_of_sealed, "SELECT hash FROM ledger_seals WHERE sequence = 1")
-    await tamper(copy_of_sealed, of_entry("evt_a1", 1, "amount_minor = 1") + "; DELETE FROM ledger_seals")
+    ((published,),) = await query(
+        copy_of_sealed, "SELECT hash FROM ledger_seals WHERE sequence = 1"
+    )
+    await tamper(
+        copy_of_sealed, of_entry("evt_a1", 1, "amount_minor = 1") + "; DELETE FROM ledger_seals"
+    )
     await seal_everything(copy_of_sealed)
     assert (await verify(copy_of_sealed)).audit.findings == ()
     report = await verify(copy_of_sealed, published)
-    assert told(report, EXPECTED) == [f"hash {published.hex()} no seal has it: the chain was cut off or written anew"]
+    assert told(report, EXPECTED) == [
+        f"hash {published.hex()} no seal has it: the chain was cut off or written anew"
+    ]
 
 
 async def test_findings_are_bounded(copy_of_sealed: str) -> None:
@@ -358,14 +445,18 @@ async def test_what_commits_late_is_sealed_later(database: Database) -> None:
     assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 3, 0)
 
 
-async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(database: Database) -> None:
+async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
+    database: Database,
+) -> None:
     """Writers that take numbers early and commit late, some never, beside two sealers."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # noqa: T201
     dice = random.Random(seed)
     books = create_async_engine(database.url, pool_size=8)
     accounts = create_engine(database.url, pool_size=1)
-    await PostgresEventLedger(partial(autocommit, accounts), maturity_days=7).open_accounts([("res_001", "PEN")], register=True)
+    await PostgresEventLedger(partial(autocommit, accounts), maturity_days=7).open_accounts(
+        [("res_001", "PEN")], register=True
+    )
     await accounts.dispose()
     writing = True
 
@@ -380,7 +471,13 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(databas
                         "INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id,"
                         " currency, amount_minor, fee_minor, occurred_at)"
                         " VALUES ($1, $2, $3, $3, $4, 'res_001', 'PEN', 5, 0, $5)",
-                        (event.event_id, fingerprint(event), uuid_utils.compat.uuid7(), event.type.value, event.occurred_at),
+                        (
+                            event.event_id,
+                            fingerprint(event),
+                            uuid_utils.compat.uuid7(),
+                            event.type.value,
+                            event.occurred_at,
+                        ),
                     )
                 if dice.random() < 0.8:
                     await connection.commit()
@@ -400,7 +497,9 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(databas
     report = await verify(database.url)
     assert report.audit.findings == ()
     assert report.unsealed_count == 0
-    assert [(report.events_count,)] == await query(database.url, "SELECT count(*) FROM processor_events")
+    assert [(report.events_count,)] == await query(
+        database.url, "SELECT count(*) FROM processor_events"
+    )
 
 
 BY_HAND = (
@@ -431,27 +530,37 @@ BY_HAND = (
 )
 
 
-async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(copy_of_sealed: str) -> None:
+async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
+    copy_of_sealed: str,
+) -> None:
     """Its seal and the verdict on it do not depend on how many rows are read at a time."""
     engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
     async with engine.begin() as connection:
         for statement in BY_HAND:
             await connection.exec_driver_sql(statement)
-        txid = int((await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one())
+        txid = int(
+            (await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one()
+        )
     await engine.dispose()
     async with engine_of(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         sealer = LedgerSealer(PostgresSealedBooks(engine, slice_rows=7), read_rows_max=10)
         # A copy of a database is another place: an epoch of its own.
-        while not await query(copy_of_sealed, f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND epoch = 2"):
+        while not await query(
+            copy_of_sealed, f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND epoch = 2"
+        ):
             await sealer.seal_next()
-        whole = await PostgresSealedBooks(engine).transactions(txid, txid + 1, 10_000, is_restored=False)
+        whole = await PostgresSealedBooks(engine).transactions(
+            txid, txid + 1, 10_000, is_restored=False
+        )
         assert whole is not None
         assert [transaction.recorded_txid for transaction in whole] == [txid]
         contents = SealContents()
         contents.add_packed(whole[0])
         assert contents.rows_count == 300 + 250 + 600
         expected = (contents.contents_hash, contents.row_digests(), contents.events_count)
-        sealed = "SELECT contents_hash, row_digests, events_count FROM ledger_seals WHERE end_txid = "
+        sealed = (
+            "SELECT contents_hash, row_digests, events_count FROM ledger_seals WHERE end_txid = "
+        )
         assert await query(copy_of_sealed, f"{sealed}{txid + 1}") == [expected]
         for slice_rows in (1, 7, 4096):
             report = await verify_chain(engine, slice_rows=slice_rows)
@@ -463,7 +572,9 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(copy_o
         "DELETE FROM ledger_seals WHERE sequence = 1",
     )
     async with engine_of(copy_of_sealed) as engine:
-        in_slices, at_once = [await verify_chain(engine, slice_rows=slice_rows) for slice_rows in (7, 4096)]
+        in_slices, at_once = [
+            await verify_chain(engine, slice_rows=slice_rows) for slice_rows in (7, 4096)
+        ]
     assert len(at_once.audit.findings) == 1 + 100 + 1
     assert len(in_slices.audit.findings) == len(at_once.audit.findings)
     assert in_slices.audit.findings[-1] == at_once.audit.findings[-1]
@@ -477,12 +588,17 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
     async with engine.begin() as connection:
         for statement in BY_HAND:
             await connection.exec_driver_sql(statement)
-        txid = int((await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one())
+        txid = int(
+            (await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one()
+        )
     await engine.dispose()
     async with engine_of(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         books = PostgresSealedBooks(engine, slice_rows=7)
         sealed = "SELECT events_count + entries_count FROM ledger_seals WHERE is_restored ORDER BY sequence"
-        while not await query(copy_of_sealed, f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND NOT is_restored"):
+        while not await query(
+            copy_of_sealed,
+            f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND NOT is_restored",
+        ):
             await LedgerSealer(books, read_rows_max=10, part_rows=400).seal_next()
         parts = [row[0] for row in await query(copy_of_sealed, sealed)]
         assert len(parts) > 2
@@ -490,7 +606,10 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
         report = await verify_chain(engine, slice_rows=7)
         assert (report.audit.findings, report.unsealed_count) == ((), 0)
     await seal_everything(copy_of_sealed)
-    await tamper(copy_of_sealed, "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id LIKE 'evt_a1\\_1%' AND position = 1")
+    await tamper(
+        copy_of_sealed,
+        "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id LIKE 'evt_a1\\_1%' AND position = 1",
+    )
     async with engine_of(copy_of_sealed) as engine:
         report = await verify_chain(engine, slice_rows=7)
     assert len(report.audit.findings) == 101
@@ -545,7 +664,9 @@ async def test_worker_outlives_failures(database: Database) -> None:
     # It alone: the server's own might be quicker.
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         worker = SealWorker(
-            Flaky(PostgresSealedBooks(ledger.engine)), interval_seconds=0.01, on_failure=lambda what, _: failures.append(what)
+            Flaky(PostgresSealedBooks(ledger.engine)),
+            interval_seconds=0.01,
+            on_failure=lambda what, _: failures.append(what),
         )
         await ledger.ingest(event_message())
         worker.start()
@@ -562,7 +683,9 @@ def other_server_url() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
     folder.chmod(0o755)
     try:
-        with EmbeddedPostgres.start(folder, parameters={"fsync": "off", "full_page_writes": "off"}) as postgres:
+        with EmbeddedPostgres.start(
+            folder, parameters={"fsync": "off", "full_page_writes": "off"}
+        ) as postgres:
             yield postgres.url(user=postgres.superuser, database="postgres")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -577,10 +700,21 @@ async def restore(source_url: str, target_url: str) -> None:
 
     def in_thread() -> None:
         dumped = subprocess.run(
-            [find_bin_dir() / "pg_dump", "--dbname", plain(source_url)], capture_output=True, check=True, timeout=60
+            [find_bin_dir() / "pg_dump", "--dbname", plain(source_url)],
+            capture_output=True,
+            check=True,
+            timeout=60,
         )
         script = resource("sql", "roles.sql").read_bytes() + dumped.stdout
-        psql = [str(find_bin_dir() / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "--dbname", plain(target_url)]
+        psql = [
+            str(find_bin_dir() / "psql"),
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "--dbname",
+            plain(target_url),
+        ]
         subprocess.run(psql, input=script, capture_output=True, check=True, timeout=60)
 
     await asyncio.to_thread(in_thread)
@@ -593,12 +727,16 @@ async def current_number(url: str) -> int:
 
 async def number_of(url: str, event_id: str) -> int:
     ((number,),) = await query(
-        url, "SELECT recorded_txid::text::bigint FROM processor_events WHERE event_id = :event_id", event_id=event_id
+        url,
+        "SELECT recorded_txid::text::bigint FROM processor_events WHERE event_id = :event_id",
+        event_id=event_id,
     )
     return int(number)
 
 
-async def test_chain_goes_on_after_a_restore_into_another_cluster(database: Database, other_server_url: str) -> None:
+async def test_chain_goes_on_after_a_restore_into_another_cluster(
+    database: Database, other_server_url: str
+) -> None:
     """Whose numbers lie behind those of the restored rows: they are sealed at once, new rows with numbers that sealed ones have
     are sealed too, each once, and tampering is named as before."""
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
@@ -612,7 +750,9 @@ async def test_chain_goes_on_after_a_restore_into_another_cluster(database: Data
     await execute_alone(other_server_url, "CREATE DATABASE restored")
     url = database_url(other_server_url, database="restored")
     await restore(database.migration_url, url)
-    ((published,),) = await query(database.url, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1")
+    ((published,),) = await query(
+        database.url, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 1"
+    )
     report = await verify(url, published)
     assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 2, 2)
     assert await current_number(url) < await number_of(url, "evt_old_2")
@@ -622,7 +762,9 @@ async def test_chain_goes_on_after_a_restore_into_another_cluster(database: Data
         await ledger.ingest(event_message(event_id="evt_new_1"))
         await seal_everything(url)
         assert (await verify(url, published)).audit.findings == ()
-        epochs = await query(url, "SELECT DISTINCT epoch, is_restored FROM ledger_seals ORDER BY epoch")
+        epochs = await query(
+            url, "SELECT DISTINCT epoch, is_restored FROM ledger_seals ORDER BY epoch"
+        )
         assert epochs == [(1, False), (2, True), (3, False)]
         # Past everything restored, through the ranges that are sealed already, with events on the way.
         old = await number_of(url, "evt_old_2")
@@ -635,18 +777,33 @@ async def test_chain_goes_on_after_a_restore_into_another_cluster(database: Data
     assert (report.audit.findings, report.events_count, report.unsealed_count) == ((), 6, 0)
 
     await query(url, "ALTER TABLE ledger_entries DISABLE TRIGGER USER")
-    await query(url, "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id IN ('evt_old_3', 'evt_new_2')")
-    await execute_alone(url, COPY_ENTRY.format(transaction_id="gen_random_uuid()", position=1).replace("evt_a2", "evt_old_1"))
-    found = [text.partition(" was ")[2].partition(" after ")[0] for text in told(await verify(url), ROWS)]
+    await query(
+        url,
+        "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id IN ('evt_old_3', 'evt_new_2')",
+    )
+    await execute_alone(
+        url,
+        COPY_ENTRY.format(transaction_id="gen_random_uuid()", position=1).replace(
+            "evt_a2", "evt_old_1"
+        ),
+    )
+    found = [
+        text.partition(" was ")[2].partition(" after ")[0] for text in told(await verify(url), ROWS)
+    ]
     assert sorted(found) == ["changed", "changed", "inserted"]
 
 
 async def test_canonical_metadata_is_what_another_program_writes(sealed: Database) -> None:
     """PostgreSQL's text of a jsonb, as docs/seals.md describes it for other languages."""
-    rows = await query(sealed.migration_url, "SELECT metadata::text, metadata FROM processor_events WHERE metadata <> '{}'")
+    rows = await query(
+        sealed.migration_url,
+        "SELECT metadata::text, metadata FROM processor_events WHERE metadata <> '{}'",
+    )
     assert len(rows) == 2
     for text, metadata in rows:
-        ordered = dict(sorted(metadata.items(), key=lambda pair: (len(pair[0].encode()), pair[0].encode())))
+        ordered = dict(
+            sorted(metadata.items(), key=lambda pair: (len(pair[0].encode()), pair[0].encode()))
+        )
         assert json.dumps(ordered, ensure_ascii=False) == text
 
 

@@ -34,7 +34,10 @@ async def settings_of(url: str) -> dict[str, str]:
     engine = create_engine(url, pool_size=1)
     try:
         async with autocommit(engine) as connection:
-            return {name: await connection.fetchval("SELECT current_setting($1)", name) for name in LOOSE}
+            return {
+                name: await connection.fetchval("SELECT current_setting($1)", name)
+                for name in LOOSE
+            }
     finally:
         await engine.dispose()
 
@@ -45,7 +48,9 @@ async def test_role_and_database_settings_change_no_session(database: Database, 
     before = await settings_of(database.url)
     name = make_url(database.url).database
     for setting, value in LOOSE.items():
-        await query(database.migration_url, f"ALTER {whose.format(name=name)} SET {setting} = {value}")
+        await query(
+            database.migration_url, f"ALTER {whose.format(name=name)} SET {setting} = {value}"
+        )
     assert await settings_of(database.url) == before
     assert before["synchronous_commit"] == "on"
     assert before["search_path"] == "public, pg_temp"
@@ -53,24 +58,36 @@ async def test_role_and_database_settings_change_no_session(database: Database, 
 
 async def test_stricter_commits_are_left_alone(database: Database) -> None:
     """A database whose commits wait until standbys show them keeps that."""
-    await query(database.migration_url, f"ALTER DATABASE {make_url(database.url).database} SET synchronous_commit = remote_apply")
+    await query(
+        database.migration_url,
+        f"ALTER DATABASE {make_url(database.url).database} SET synchronous_commit = remote_apply",
+    )
     assert (await settings_of(database.url))["synchronous_commit"] == "remote_apply"
 
 
 @pytest.mark.parametrize("commits", ["", "remote_apply"], ids=["as configured", "stricter"])
-async def test_reload_of_the_configuration_changes_no_open_session(database: Database, commits: str) -> None:
+async def test_reload_of_the_configuration_changes_no_open_session(
+    database: Database, commits: str
+) -> None:
     """PostgreSQL leaves alone what a session has set itself, even to the value that was in force."""
     if commits:
         name = make_url(database.url).database
-        await query(database.migration_url, f"ALTER DATABASE {name} SET synchronous_commit = {commits}")
+        await query(
+            database.migration_url, f"ALTER DATABASE {name} SET synchronous_commit = {commits}"
+        )
     engine = create_engine(database.url, pool_size=1)
     try:
         async with autocommit(engine) as connection:
-            rows = await connection.fetch("SELECT lower(name), source FROM pg_settings WHERE lower(name) = ANY ($1)", list(LOOSE))
+            rows = await connection.fetch(
+                "SELECT lower(name), source FROM pg_settings WHERE lower(name) = ANY ($1)",
+                list(LOOSE),
+            )
     finally:
         await engine.dispose()
     # PostgreSQL shows settings of ours, such as ledger.now, in no view.
-    assert {name: source for name, source in rows} == dict.fromkeys(LOOSE.keys() - {"ledger.now"}, "session")
+    assert {name: source for name, source in rows} == dict.fromkeys(
+        LOOSE.keys() - {"ledger.now"}, "session"
+    )
 
 
 @pytest.mark.parametrize("schema", ["books", "Books of 2026"])

@@ -15,7 +15,16 @@ import uuid_utils.compat
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 from support.audit import assert_books_in_order
-from support.books import MATURITY, balance_of, book, burn_numbers, charge, engine_on, restore, superuser
+from support.books import (
+    MATURITY,
+    balance_of,
+    book,
+    burn_numbers,
+    charge,
+    engine_on,
+    restore,
+    superuser,
+)
 from support.events import processor_event, unique
 from support.running import query
 from support.sessions import locked
@@ -30,10 +39,24 @@ from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.balance_reader import SELECT_BALANCES, PostgresBalanceReader
 from ledger.infrastructure.postgres.payout_runs import VERDICT, PostgresPayoutRuns
-from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions import engine as engines
-from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, Connection, KeptConnections, autocommit
-from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, INSERT_SNAPSHOT, PostgresBalanceSnapshots, number_ahead
+from ledger.infrastructure.postgres.sessions.engine import (
+    APPLICATION_ROLE,
+    Connection,
+    KeptConnections,
+    autocommit,
+)
+from ledger.infrastructure.postgres.snapshots import (
+    ENTRIES_MAX,
+    INSERT_SNAPSHOT,
+    PostgresBalanceSnapshots,
+    number_ahead,
+)
 from ledger.infrastructure.postgres.verification.audit import load_checks
 from ledger.infrastructure.postgres.verification.start_checks import warn_of_numbers_ahead
 
@@ -63,19 +86,26 @@ FROM balance_accounts WHERE restaurant_id = $1
 """
 
 
-async def answers(connection: Connection, restaurants: Sequence[str], instants: Sequence[datetime]) -> list[Any]:
+async def answers(
+    connection: Connection, restaurants: Sequence[str], instants: Sequence[datetime]
+) -> list[Any]:
     """Balances now and as of each instant, verdicts with each as the cut-off; of one moment."""
     asked = [(restaurant_id, as_of) for restaurant_id in restaurants for as_of in (None, *instants)]
-    rows = await connection.fetch(SELECT_BALANCES, [name for name, _ in asked], ["PEN"] * len(asked), [at for _, at in asked])
+    rows = await connection.fetch(
+        SELECT_BALANCES, [name for name, _ in asked], ["PEN"] * len(asked), [at for _, at in asked]
+    )
     told: list[Any] = [
-        {key: value for key, value in row.items() if key != "entries_read"} for row in sorted(rows, key=lambda row: row["place"])
+        {key: value for key, value in row.items() if key != "entries_read"}
+        for row in sorted(rows, key=lambda row: row["place"])
     ]
     for at in instants:
         told.append([tuple(row) for row in await connection.fetch(SELECT_VERDICTS, at)])
     return told
 
 
-async def assert_snapshots_change_nothing(connection: Connection, restaurants: Sequence[str], chance: random.Random) -> int:
+async def assert_snapshots_change_nothing(
+    connection: Connection, restaurants: Sequence[str], chance: random.Random
+) -> int:
     """The same answers with the snapshots that are there and without them, at one moment; how many there were."""
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()
@@ -87,7 +117,8 @@ async def assert_snapshots_change_nothing(connection: Connection, restaurants: S
             " UNION SELECT last_recorded_at FROM balance_snapshots UNION SELECT now()"
         )
         instants = [
-            row["at"] + chance.choice((-MICROSECOND, timedelta(0), MICROSECOND)) for row in chance.sample(rows, min(6, len(rows)))
+            row["at"] + chance.choice((-MICROSECOND, timedelta(0), MICROSECOND))
+            for row in chance.sample(rows, min(6, len(rows)))
         ]
         taken: int = await connection.fetchval("SELECT count(*) FROM balance_snapshots")
         with_snapshots = await answers(connection, restaurants, instants)
@@ -101,15 +132,24 @@ async def assert_snapshots_change_nothing(connection: Connection, restaurants: S
 class Traffic:
     """Events, late transactions, payouts and snapshots by two servers, all at once and at random."""
 
-    def __init__(self, database: Database, engines: Sequence[AsyncEngine], chance: random.Random) -> None:
+    def __init__(
+        self, database: Database, engines: Sequence[AsyncEngine], chance: random.Random
+    ) -> None:
         self.database, self.engines, self.chance = database, engines, chance
         self.restaurants = [f"res_{number}" for number in range(3)]
         self.is_over = False
 
     def event(self) -> ProcessorEvent:
         """One that matures now, within seconds, or long ago."""
-        away = timedelta(seconds=self.chance.choice((self.chance.uniform(-2, 4), self.chance.uniform(-5 * 86400, 86400))))
-        kind = self.chance.choice((EventType.CHARGE_SUCCEEDED,) * 4 + (EventType.REFUND_SUCCEEDED, EventType.DISPUTE_OPENED))
+        away = timedelta(
+            seconds=self.chance.choice(
+                (self.chance.uniform(-2, 4), self.chance.uniform(-5 * 86400, 86400))
+            )
+        )
+        kind = self.chance.choice(
+            (EventType.CHARGE_SUCCEEDED,) * 4
+            + (EventType.REFUND_SUCCEEDED, EventType.DISPUTE_OPENED)
+        )
         amount_minor = self.chance.randint(10, 1_000)
         fee_minor = self.chance.randint(0, 9) if kind is not EventType.REFUND_SUCCEEDED else 0
         return processor_event(
@@ -129,13 +169,18 @@ class Traffic:
             transaction = connection.transaction()
             await transaction.start()
             await connection.execute(
-                INSERT_ENTRY, self.chance.choice(self.restaurants), self.chance.randint(1, 99), unique("evt")
+                INSERT_ENTRY,
+                self.chance.choice(self.restaurants),
+                self.chance.randint(1, 99),
+                unique("evt"),
             )
             await asyncio.sleep(self.chance.uniform(0, 0.15))
             await (transaction.commit() if self.chance.random() < 0.8 else transaction.rollback())
 
     async def snapshot(self) -> None:
-        await take_snapshots(self.chance.choice(self.engines), self.chance.choice(self.restaurants), at_once=True)
+        await take_snapshots(
+            self.chance.choice(self.engines), self.chance.choice(self.restaurants), at_once=True
+        )
 
     async def pay(self) -> None:
         runs = PostgresPayoutRuns(self.engines[1], settlement_timezone="UTC")
@@ -156,7 +201,11 @@ async def test_no_answer_depends_on_snapshots(database: Database) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)
-    async with engine_on(database.url) as one, engine_on(database.url) as other, superuser(database) as connection:
+    async with (
+        engine_on(database.url) as one,
+        engine_on(database.url) as other,
+        superuser(database) as connection,
+    ):
         traffic = Traffic(database, (one, other), chance)
         for _ in range(4):
             await traffic.ingest()
@@ -170,8 +219,15 @@ async def test_no_answer_depends_on_snapshots(database: Database) -> None:
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 # However slow the machine is, until there is something to compare with.
-                while seen <= 3 or (compared < COMPARISONS and (compared < 3 or time.monotonic() < ends_at)):
-                    seen = max(seen, await assert_snapshots_change_nothing(connection, traffic.restaurants, chance))
+                while seen <= 3 or (
+                    compared < COMPARISONS and (compared < 3 or time.monotonic() < ends_at)
+                ):
+                    seen = max(
+                        seen,
+                        await assert_snapshots_change_nothing(
+                            connection, traffic.restaurants, chance
+                        ),
+                    )
                     compared += 1
                     await asyncio.sleep(0.05)
         finally:
@@ -227,7 +283,9 @@ async def test_what_commits_late_is_counted_once(shared_database: Database) -> N
     await assert_snapshots_agree(shared_database)
 
 
-async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(shared_database: Database) -> None:
+async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(
+    shared_database: Database,
+) -> None:
     """A payout as of yesterday does not pay what matured today, although the snapshot counts that as matured."""
     restaurant_id, now = unique("res"), datetime.now(UTC)
     yesterday = now.date() - timedelta(days=1)
@@ -242,7 +300,11 @@ async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(shared_
         assert await take_snapshots(engine, restaurant_id) == 1
         async with autocommit(engine) as connection:
             counted = {
-                at: [tuple(row) for row in await connection.fetch(SELECT_VERDICTS, at) if row["restaurant_id"] == restaurant_id]
+                at: [
+                    tuple(row)
+                    for row in await connection.fetch(SELECT_VERDICTS, at)
+                    if row["restaurant_id"] == restaurant_id
+                ]
                 for at in (midnight - MICROSECOND, midnight, now + timedelta(days=2))
             }
         assert [int(row[0][1]) for row in counted.values()] == [100, 120, 123]
@@ -252,10 +314,17 @@ async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(shared_
         await runs.start(PayoutRunKey("PEN", yesterday, 0, restaurant_id), run_id)
         while await runs.pay(run_id, 500):
             pass
-        paid = {item.restaurant_id: item.amount_minor for item in await runs.items(run_id, None, "", 1000)}
+        paid = {
+            item.restaurant_id: item.amount_minor
+            for item in await runs.items(run_id, None, "", 1000)
+        }
         assert paid[restaurant_id] == 100
         balance = await balance_of(engine, restaurant_id)
-        assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (20, 3, 100)
+        assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (
+            20,
+            3,
+            100,
+        )
 
 
 async def test_what_matures_after_the_snapshot_becomes_available(shared_database: Database) -> None:
@@ -263,7 +332,10 @@ async def test_what_matures_after_the_snapshot_becomes_available(shared_database
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         # Long enough for a machine that has time for the snapshot before.
         for ahead_seconds in (0.5, 4, 20):
-            restaurant_id, matures_at = unique("res"), datetime.now(UTC) + timedelta(seconds=ahead_seconds)
+            restaurant_id, matures_at = (
+                unique("res"),
+                datetime.now(UTC) + timedelta(seconds=ahead_seconds),
+            )
             await book(engine, charge(restaurant_id, 100, matures_at))
             assert await take_snapshots(engine, restaurant_id) == 1
             taken_at = await connection.fetchval("SELECT max(taken_at) FROM balance_snapshots")
@@ -287,7 +359,12 @@ async def test_two_servers_may_take_snapshots_at_once(shared_database: Database)
         for round_ in range(1, 9):
             await book(one, charge(restaurant_id, 10, datetime.now(UTC) - timedelta(days=round_)))
             await until_final(one)
-            await asyncio.gather(*(take_snapshots(engine, restaurant_id, at_once=True) for engine in (one, other, one, other)))
+            await asyncio.gather(
+                *(
+                    take_snapshots(engine, restaurant_id, at_once=True)
+                    for engine in (one, other, one, other)
+                )
+            )
             assert (await balance_of(one, restaurant_id)).available_minor == 10 * round_
     counts = [count for count, _ in await snapshots_of(shared_database, restaurant_id)]
     assert counts == sorted(counts)
@@ -319,9 +396,16 @@ WHERE restaurant_id = :restaurant_id
         ("DEFAULT", "horizon", False),
         ("stay_id", "'9000000000000000000'", False),
     ],
-    ids=["of this stay", "of another stay", "of a server that knows no stays", "ahead of this cluster"],
+    ids=[
+        "of this stay",
+        "of another stay",
+        "of a server that knows no stays",
+        "ahead of this cluster",
+    ],
 )
-async def test_only_snapshots_of_this_stay_are_used(shared_database: Database, stay_id: str, horizon: str, is_used: bool) -> None:
+async def test_only_snapshots_of_this_stay_are_used(
+    shared_database: Database, stay_id: str, horizon: str, is_used: bool
+) -> None:
     """One with wrong sums shows whether it is believed: only if it is of this stay, and not ahead of its numbers."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
@@ -336,12 +420,16 @@ async def test_only_snapshots_of_this_stay_are_used(shared_database: Database, s
         await connection.execute("DELETE FROM balance_snapshots")
 
 
-async def test_balances_past_use_snapshots_that_count_nothing_later(shared_database: Database) -> None:
+async def test_balances_past_use_snapshots_that_count_nothing_later(
+    shared_database: Database,
+) -> None:
     """As of each entry's recording, and beside it, with a snapshot after each entry."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         for place in range(5):
-            await book(engine, charge(restaurant_id, 10**place, datetime.now(UTC) - timedelta(days=1)))
+            await book(
+                engine, charge(restaurant_id, 10**place, datetime.now(UTC) - timedelta(days=1))
+            )
             assert await take_snapshots(engine, restaurant_id) == 1
         rows = await connection.fetch(
             "SELECT recorded_at FROM ledger_entries JOIN balance_accounts USING (balance_account_id) WHERE restaurant_id = $1"
@@ -349,12 +437,17 @@ async def test_balances_past_use_snapshots_that_count_nothing_later(shared_datab
             restaurant_id,
         )
         for place, row in enumerate(rows):
-            told = [await balance_of(engine, restaurant_id, row["recorded_at"] + MICROSECOND * step) for step in (-1, 0, 1)]
+            told = [
+                await balance_of(engine, restaurant_id, row["recorded_at"] + MICROSECOND * step)
+                for step in (-1, 0, 1)
+            ]
             before, after = sum(10**n for n in range(place)), sum(10**n for n in range(place + 1))
             assert [balance.available_minor for balance in told] == [before, before, after]
 
 
-async def test_many_balances_are_told_in_the_order_of_their_queries(shared_database: Database) -> None:
+async def test_many_balances_are_told_in_the_order_of_their_queries(
+    shared_database: Database,
+) -> None:
     """One read: known and unknown, with and without entries, some twice, now and past, with a snapshot and without."""
     one, other = unique("res"), unique("res")
     async with engine_on(shared_database.url) as engine:
@@ -371,9 +464,19 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(shared_datab
             BalanceQuery(one, "USD", datetime.min.replace(tzinfo=UTC)),
         ]
         told = await PostgresBalanceReader(partial(autocommit, engine)).read(queries)
-        sums = [None if balance is None else (balance.available_minor, balance.pending_minor) for balance in told]
+        sums = [
+            None if balance is None else (balance.available_minor, balance.pending_minor)
+            for balance in told
+        ]
         assert sums == [(5, 0), None, (0, 6), (0, 0), (5, 0), (0, 0)]
-        assert [None if balance is None else balance.restaurant_id for balance in told] == [one, None, other, one, one, one]
+        assert [None if balance is None else balance.restaurant_id for balance in told] == [
+            one,
+            None,
+            other,
+            one,
+            one,
+            one,
+        ]
         assert told[3] is not None
         assert told[3].as_of == past
         assert told[5] is not None
@@ -400,7 +503,10 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
     """Balances and payouts tell the entries beyond the snapshot, among them those that matured since."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine:
-        await book(engine, *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(4)))
+        await book(
+            engine,
+            *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(4)),
+        )
         ((account,),) = await query(
             shared_database.migration_url,
             "SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = :restaurant_id",
@@ -411,11 +517,17 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
 
         async def read() -> list[int | None]:
             of_balance, of_group, of_payout = Told(), Told(), Told()
-            await PostgresBalanceReader(kept.autocommit, of_group).read([BalanceQuery(restaurant_id, "PEN", None)])
-            await PostgresBalanceReader(partial(autocommit, engine), of_balance).read([BalanceQuery(restaurant_id, "PEN", None)])
+            await PostgresBalanceReader(kept.autocommit, of_group).read(
+                [BalanceQuery(restaurant_id, "PEN", None)]
+            )
+            await PostgresBalanceReader(partial(autocommit, engine), of_balance).read(
+                [BalanceQuery(restaurant_id, "PEN", None)]
+            )
             runs = PostgresPayoutRuns(engine, of_payout, settlement_timezone="UTC")
             run_id = uuid_utils.compat.uuid7()
-            await runs.start(PayoutRunKey("PEN", datetime.now(UTC).date(), 10**9, unique("run")), run_id)
+            await runs.start(
+                PayoutRunKey("PEN", datetime.now(UTC).date(), 10**9, unique("run")), run_id
+            )
             while await runs.pay(run_id, 500):
                 pass
             return [told.tails.get(account) for told in (of_balance, of_group, of_payout)]
@@ -426,24 +538,33 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
         assert await PostgresBalanceSnapshots(engine).take(account, 4)
         # A payout tells only what is worth it.
         assert await read() == [0, 0, None]
-        await book(engine, *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(2)))
+        await book(
+            engine,
+            *(charge(restaurant_id, 1, datetime.now(UTC) - timedelta(days=1)) for _ in range(2)),
+        )
         assert await read() == [2, 2, None]
         await kept.close()
 
 
-async def test_account_that_is_not_read_in_time_is_told_as_endless(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_account_that_is_not_read_in_time_is_told_as_endless(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By balances, statements and payouts: else it would never get the snapshot with which it is read in time."""
     async with engine_on(database.url) as engine:
         await book(engine, charge("res_1", 1, datetime.now(UTC) - timedelta(days=1)))
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
         run_id = uuid_utils.compat.uuid7()
         await runs.start(PayoutRunKey("PEN", datetime.now(UTC).date()), run_id)
-    ((account,),) = await query(database.migration_url, "SELECT balance_account_id FROM balance_accounts")
+    ((account,),) = await query(
+        database.migration_url, "SELECT balance_account_id FROM balance_accounts"
+    )
     monkeypatch.setitem(engines.SESSION_SETTINGS, "statement_timeout", "300ms")
     async with engine_on(database.url) as engine, locked(database, "LOCK TABLE ledger_entries"):
         connections, told = partial(autocommit, engine), [Told(), Told(), Told()]
         with pytest.raises(DatabaseTimeout):
-            await PostgresBalanceReader(connections, told[0]).read([BalanceQuery("res_1", "PEN", None)])
+            await PostgresBalanceReader(connections, told[0]).read(
+                [BalanceQuery("res_1", "PEN", None)]
+            )
         with pytest.raises(DatabaseTimeout):
             whole = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
             await PostgresStatements(connections, told[1]).first_page(whole, 1)
@@ -452,7 +573,9 @@ async def test_account_that_is_not_read_in_time_is_told_as_endless(database: Dat
     assert [each.tails for each in told] == [{account: ENTRIES_MAX}] * 3
 
 
-@pytest.mark.skipif("LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version")
+@pytest.mark.skipif(
+    "LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version"
+)
 async def test_restored_books_answer_the_same(database: Database, empty_server_url: str) -> None:
     """Dumped and restored into another cluster, whose numbers lie behind: its snapshots are not believed there, new ones are made
     of what is below the new cluster's horizon, and the answers are those of before, whatever is booked then.
@@ -481,7 +604,9 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
             await warn_of_numbers_ahead(engine)
         assert [line["log_level"] for line in logged] == ["warning"]
         after = [await balance_of(engine, name) for name in restaurants]
-        assert [balance.available_minor for balance in after] == [balance.available_minor for balance in before]
+        assert [balance.available_minor for balance in after] == [
+            balance.available_minor for balance in before
+        ]
         assert await connection.fetchval("SELECT count(*) FROM balance_snapshots") == 10
         # Nothing is below the horizon of this cluster until it has booked something itself.
         assert await take_snapshots(engine) == 0
@@ -501,7 +626,9 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
             await warn_of_numbers_ahead(engine)
         assert logged == []
         assert await take_snapshots(engine) == 2
-        counts = await connection.fetch("SELECT max(entries_count) FROM balance_snapshots GROUP BY balance_account_id")
+        counts = await connection.fetch(
+            "SELECT max(entries_count) FROM balance_snapshots GROUP BY balance_account_id"
+        )
         assert [row["max"] for row in counts] == [8, 8]
         await assert_snapshots_change_nothing(connection, restaurants, chance)
     await assert_snapshots_agree(restored)
@@ -517,17 +644,25 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
     ],
     ids=["balances", "verdicts", "snapshot"],
 )
-async def test_plans_made_while_the_tables_are_empty_read_ranges(database: Database, statement: str, values: str) -> None:
+async def test_plans_made_while_the_tables_are_empty_read_ranges(
+    database: Database, statement: str, values: str
+) -> None:
     """They are kept when the tables have grown: from the first plan on the tail is a range of the primary key, and what matured
     since a range of the index made for that.
     """
     async with superuser(database) as connection:
         await connection.execute(f"PREPARE planned AS {statement}")
-        plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE planned ({values})"))
+        plan = "\n".join(
+            row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE planned ({values})")
+        )
     assert "Seq Scan on ledger_entries" not in plan
     scans = re.findall(r"ledger_entries_(\w+).*\n *Index Cond: (.*)", plan)
     ranges = {name: condition for name, condition in scans}
     assert set(ranges) == {"pkey", "available_at_idx"}
     assert "recorded_txid >= COALESCE" in ranges["pkey"]
     assert all("recorded_txid >=" in condition for name, condition in scans if name == "pkey")
-    assert all(condition.count("available_at") >= 2 for name, condition in scans if name == "available_at_idx")
+    assert all(
+        condition.count("available_at") >= 2
+        for name, condition in scans
+        if name == "available_at_idx"
+    )

@@ -39,7 +39,9 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
     doctor names the one check that fails there."""
     await pair.primary.make_template()
     primary, standby = pair.directories
-    async with running_ledger(Database(pair.url(primary), pair.url(primary, user="postgres"))) as ledger:
+    async with running_ledger(
+        Database(pair.url(primary), pair.url(primary, user="postgres"))
+    ) as ledger:
         (booked,) = await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=900))
         assert booked.transaction_id
         await find_stay(ledger.engine)
@@ -49,22 +51,33 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
         return await query(there, "SELECT count(*) FROM ledger_stays") == [(1,)]
 
     await until_told(has_come, TIMEOUT_SECONDS)
-    urls = {"as any server": pair.url(standby), "any host": pair.url(standby, options="&target_session_attrs=any")}
+    urls = {
+        "as any server": pair.url(standby),
+        "any host": pair.url(standby, options="&target_session_attrs=any"),
+    }
     examined = await run_process(
-        *("doctor", "--json"), env={"LEDGER_DATABASE_URL": urls["any host"], "LEDGER_REQUIRE_DURABLE_DATABASE": "false"}
+        *("doctor", "--json"),
+        env={"LEDGER_DATABASE_URL": urls["any host"], "LEDGER_REQUIRE_DURABLE_DATABASE": "false"},
     )
     assert examined.status == ExitStatus.DONE, examined.stdout
     told = {check["check"]: check for check in json.loads(examined.stdout)["checks"]}
     assert told.keys() == CHECKS.keys()
-    assert [name for name, check in told.items() if check["status"] != "ok" and "fsync" not in check["detail"]] == [WRITES]
+    assert [
+        name
+        for name, check in told.items()
+        if check["status"] != "ok" and "fsync" not in check["detail"]
+    ] == [WRITES]
     assert "a standby" in told[WRITES]["detail"]
     async with AsyncExitStack() as stack:
         servers = {
-            name: await stack.enter_async_context(server_process(Database(url, there), tmp_path / f"log of {name}"))
+            name: await stack.enter_async_context(
+                server_process(Database(url, there), tmp_path / f"log of {name}")
+            )
             for name, url in urls.items()
         }
         channels = {
-            name: await stack.enter_async_context(aio.insecure_channel(server.address)) for name, server in servers.items()
+            name: await stack.enter_async_context(aio.insecure_channel(server.address))
+            for name, server in servers.items()
         }
 
         async def serves(name: str) -> bool:
@@ -77,9 +90,14 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             assert not await serves(name)
             with pytest.raises(aio.AioRpcError) as refused:
-                await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()), timeout=TIMEOUT_SECONDS)
+                await stub.IngestEvent(
+                    ledger_pb2.IngestEventRequest(event=event_message()), timeout=TIMEOUT_SECONDS
+                )
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-            asked = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN"), timeout=TIMEOUT_SECONDS)
+            asked = stub.GetBalance(
+                ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN"),
+                timeout=TIMEOUT_SECONDS,
+            )
             if name == "any host":
                 assert (await asked).available_minor == 900
             else:

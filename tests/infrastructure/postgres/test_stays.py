@@ -24,7 +24,11 @@ from ledger.bootstrap.database import Database
 from ledger.domain.payouts import PayoutRunKey
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
-from ledger.infrastructure.postgres.schema.migrations import create_database, database_url, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import (
+    create_database,
+    database_url,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, Connection, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import BEGIN_STAY, STAY
 from ledger.infrastructure.postgres.snapshots import find_stay
@@ -43,7 +47,9 @@ SELECT DISTINCT s.epoch, t.number FROM ledger_seals AS s LEFT JOIN ledger_stays 
 WHERE NOT s.is_restored ORDER BY 1
 """
 
-needs_programs = pytest.mark.skipif("LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version")
+needs_programs = pytest.mark.skipif(
+    "LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version"
+)
 
 
 @asynccontextmanager
@@ -94,11 +100,18 @@ async def into_the_same_database(b_url: str, a: Database) -> Database:
 async def into_the_same_tables(b_url: str, a: Database) -> Database:
     """The rows of B, in the tables of A, which an owner has emptied."""
     async with superuser(a.migration_url) as connection:
-        tables = [row[0] for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        tables = [
+            row[0]
+            for row in await connection.fetch(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            )
+        ]
         triggers = await connection.fetch(
             "SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal"
         )
-        await connection.execute("".join(f"ALTER TABLE {table} DISABLE TRIGGER USER;" for table in tables))
+        await connection.execute(
+            "".join(f"ALTER TABLE {table} DISABLE TRIGGER USER;" for table in tables)
+        )
         await connection.execute(f"TRUNCATE {', '.join(tables)}")
         await restore(b_url, a.migration_url, "--data-only")
         for table, name, enabled in triggers:
@@ -114,7 +127,10 @@ async def onto_the_same_rows(b_url: str, a: Database) -> Database:
         "ledger_entries": "SELECT * FROM ledger_entries WHERE event_id = ANY ($1::text[]) = false",
         "ledger_stays": "SELECT * FROM ledger_stays WHERE stay_id::text = ANY ($1::text[]) = false",
     }
-    known = await query(a.migration_url, "SELECT event_id FROM processor_events UNION SELECT stay_id::text FROM ledger_stays")
+    known = await query(
+        a.migration_url,
+        "SELECT event_id FROM processor_events UNION SELECT stay_id::text FROM ledger_stays",
+    )
     async with superuser(b_url) as source, superuser(a.migration_url) as target:
         await target.execute("SET session_replication_role = replica")
         for table, statement in new_rows.items():
@@ -125,7 +141,10 @@ async def onto_the_same_rows(b_url: str, a: Database) -> Database:
             await target.execute(
                 f"INSERT INTO {table} ({', '.join(names)})"
                 f" SELECT {', '.join(names)} FROM jsonb_populate_recordset(NULL::{table}, $1::text::jsonb)",
-                await source.fetchval(f"SELECT jsonb_agg(to_jsonb(t))::text FROM ({statement}) AS t", [row[0] for row in known]),
+                await source.fetchval(
+                    f"SELECT jsonb_agg(to_jsonb(t))::text FROM ({statement}) AS t",
+                    [row[0] for row in known],
+                ),
             )
     return a
 
@@ -136,7 +155,9 @@ WAYS_BACK = (into_a_new_database, into_the_same_database, into_the_same_tables, 
 @needs_programs
 @pytest.mark.parametrize("way_back", WAYS_BACK, ids=[way.__name__ for way in WAYS_BACK])
 async def test_books_that_went_and_came_back_answer_the_same(
-    database: Database, empty_server_url: str, way_back: Callable[[str, Database], Awaitable[Database]]
+    database: Database,
+    empty_server_url: str,
+    way_back: Callable[[str, Database], Awaitable[Database]],
 ) -> None:
     """Dumped from cluster A into B, business there, and back into A, whose numbers are far ahead: its snapshots of before count
     nothing of what B booked, and are not believed, not even by sessions that were open all the time."""
@@ -186,7 +207,9 @@ async def test_books_that_went_and_came_back_answer_the_same(
         if back is database:
             assert await sums(open_engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
         else:
-            await execute_alone(database.migration_url, f"DROP DATABASE {make_url(back.migration_url).database}")
+            await execute_alone(
+                database.migration_url, f"DROP DATABASE {make_url(back.migration_url).database}"
+            )
     if back is database:
         await assert_books_in_order(back)
 
@@ -218,7 +241,10 @@ async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[Async
 )
 async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
     """Another cluster (as pg_upgrade makes one, with the same OIDs and numbers), another table, another file: a new stay."""
-    async with books_with_a_wrong_snapshot(database) as engine, superuser(database.migration_url) as connection:
+    async with (
+        books_with_a_wrong_snapshot(database) as engine,
+        superuser(database.migration_url) as connection,
+    ):
         await connection.execute(
             f"ALTER TABLE ledger_stays DISABLE TRIGGER ledger_stays_deny_change; UPDATE ledger_stays SET {change};"
             "ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change"
@@ -237,7 +263,9 @@ async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: D
     name = f"{make_url(database.migration_url).database}_copy"
     async with books_with_a_wrong_snapshot(database):
         pass
-    await execute_alone(server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(database.migration_url).database}")
+    await execute_alone(
+        server_url, f"CREATE DATABASE {name} TEMPLATE {make_url(database.migration_url).database}"
+    )
     try:
         async with engine_on(database_url(database.url, database=name)) as engine:
             assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
@@ -257,17 +285,24 @@ async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: D
     ],
     ids=["copied as a row", "frozen", "rewritten", "clustered"],
 )
-async def test_snapshot_counts_where_it_was_written(database: Database, change: str, is_believed: bool) -> None:
+async def test_snapshot_counts_where_it_was_written(
+    database: Database, change: str, is_believed: bool
+) -> None:
     """A promoted standby and the primary that it left have the same stay: a snapshot of the one that comes to
     the other as a row is not believed there. Whatever keeps the files' rows keeps it."""
-    async with books_with_a_wrong_snapshot(database) as engine, superuser(database.migration_url) as connection:
+    async with (
+        books_with_a_wrong_snapshot(database) as engine,
+        superuser(database.migration_url) as connection,
+    ):
         if change == "COPIED":
             rows = "WITH gone AS (DELETE FROM {0} RETURNING *) INSERT INTO {0} SELECT * FROM gone"
             for table in ("balance_snapshots", "statement_marks"):
                 await connection.execute(rows.format(table))
         else:
             await connection.execute(change)
-        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR * (1 + is_believed)
+        assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR * (
+            1 + is_believed
+        )
         # The same place in the order of snapshots is taken: nothing is made before something new is booked.
         await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, datetime.now(UTC) - PAST))
         if not is_believed:
@@ -298,7 +333,9 @@ async def test_marks_of_before_are_made_again(database: Database) -> None:
     await assert_books_in_order(database)
 
 
-@pytest.mark.parametrize("stay_id", ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"])
+@pytest.mark.parametrize(
+    "stay_id", ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
+)
 async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str) -> None:
     """A server ran here before the rows of the books had all come: which of the two stays is later cannot be
     told, and a snapshot of here may lack what came after it. A new stay begins, whichever id is the greater."""
@@ -316,7 +353,11 @@ async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str
 
 async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> None:
     """Both find none, and write the same row."""
-    async with engine_on(database.url) as engine, autocommit(engine) as one, autocommit(engine) as other:
+    async with (
+        engine_on(database.url) as engine,
+        autocommit(engine) as one,
+        autocommit(engine) as other,
+    ):
         transaction = one.transaction()
         await transaction.start()
         assert await one.fetchval(BEGIN_STAY) == 1

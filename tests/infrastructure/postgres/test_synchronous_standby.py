@@ -22,7 +22,11 @@ from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgres
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.schema.migrations import create_database, migrate_async
-from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.engine import (
+    APPLICATION_ROLE,
+    autocommit,
+    create_engine,
+)
 from ledger.infrastructure.postgres.sessions.fence import EMIT_MESSAGE
 from ledger.v1 import ledger_pb2
 
@@ -51,7 +55,9 @@ async def ledger(cluster: EmbeddedPostgres) -> AsyncIterator[RunningLedger]:
     owner_url = cluster.url(user=cluster.superuser, database=DATABASE_NAME)
     await create_database(cluster.url(user=cluster.superuser, database="postgres"), DATABASE_NAME)
     await migrate_async(owner_url)
-    async with running_ledger(Database(cluster.url(user=APPLICATION_ROLE, database=DATABASE_NAME), owner_url)) as running:
+    async with running_ledger(
+        Database(cluster.url(user=APPLICATION_ROLE, database=DATABASE_NAME), owner_url)
+    ) as running:
         yield running
 
 
@@ -71,12 +77,15 @@ async def missing_standby(ledger: RunningLedger) -> AsyncIterator[None]:
 async def waiting_sessions(ledger: RunningLedger, statement: str = "") -> int:
     """How many sessions wait for the standby, with a statement that has these words."""
     ((count,),) = await ledger.query(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, :words) > 0", words=statement
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, :words) > 0",
+        words=statement,
     )
     return int(count)
 
 
-async def until_it_waits(ledger: RunningLedger, call: Callable[[], Awaitable[T]], statement: str = "") -> "asyncio.Task[T]":
+async def until_it_waits(
+    ledger: RunningLedger, call: Callable[[], Awaitable[T]], statement: str = ""
+) -> "asyncio.Task[T]":
     """Makes a call until it waits for the standby: the server's sessions hear of the setting a moment later."""
     while True:
         task = asyncio.ensure_future(call())
@@ -87,12 +96,16 @@ async def until_it_waits(ledger: RunningLedger, call: Callable[[], Awaitable[T]]
         task.result()
 
 
-async def send(ledger: RunningLedger, event: ledger_pb2.ProcessorEvent) -> ledger_pb2.IngestEventResponse:
+async def send(
+    ledger: RunningLedger, event: ledger_pb2.ProcessorEvent
+) -> ledger_pb2.IngestEventResponse:
     """Books an event."""
     return await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
 
 
-async def test_duplicate_is_acknowledged_only_once_its_original_is_safe(ledger: RunningLedger) -> None:
+async def test_duplicate_is_acknowledged_only_once_its_original_is_safe(
+    ledger: RunningLedger,
+) -> None:
     """While the standby is missing a repeat waits, as the first time would."""
     event = event_message()
     first = await send(ledger, event)
@@ -101,11 +114,16 @@ async def test_duplicate_is_acknowledged_only_once_its_original_is_safe(ledger: 
         assert not repeat.done()
     async with asyncio.timeout(DEADLINE_SECONDS):
         answer = await repeat
-        assert (answer.status, answer.transaction_id) == (ledger_pb2.INGEST_STATUS_DUPLICATE, first.transaction_id)
+        assert (answer.status, answer.transaction_id) == (
+            ledger_pb2.INGEST_STATUS_DUPLICATE,
+            first.transaction_id,
+        )
         assert (await send(ledger, event)).status == ledger_pb2.INGEST_STATUS_DUPLICATE
 
 
-async def test_without_a_standby_a_repeat_is_looked_up_without_writing(ledger: RunningLedger) -> None:
+async def test_without_a_standby_a_repeat_is_looked_up_without_writing(
+    ledger: RunningLedger,
+) -> None:
     """There is nothing to wait for, and so nothing is written into the log for it."""
     event = event_message()
     await send(ledger, event)
@@ -127,18 +145,28 @@ class Read:
     """What may be read of an event, of a run that has paid it, and of the payout."""
 
     def __init__(
-        self, ledger: RunningLedger, event: ledger_pb2.ProcessorEvent, run: ledger_pb2.PayoutRun, payout_id: str
+        self,
+        ledger: RunningLedger,
+        event: ledger_pb2.ProcessorEvent,
+        run: ledger_pb2.PayoutRun,
+        payout_id: str,
     ) -> None:
         self._ledger = ledger
         self._requests: dict[str, Message] = {
             "GetEvent": ledger_pb2.GetEventRequest(event_id=event.event_id),
             "RunPayouts": run_request(),
             "GetPayoutRun": ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id),
-            "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id),
+            "ListPayoutRunItems": ledger_pb2.ListPayoutRunItemsRequest(
+                payout_run_id=run.payout_run_id
+            ),
             "GetPayout": ledger_pb2.GetPayoutRequest(payout_id=payout_id),
             "ListPayouts": ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id),
-            "GetBalance": ledger_pb2.GetBalanceRequest(restaurant_id=event.restaurant_id, currency=event.currency),
-            "ListEntries": ledger_pb2.ListEntriesRequest(restaurant_id=event.restaurant_id, currency=event.currency),
+            "GetBalance": ledger_pb2.GetBalanceRequest(
+                restaurant_id=event.restaurant_id, currency=event.currency
+            ),
+            "ListEntries": ledger_pb2.ListEntriesRequest(
+                restaurant_id=event.restaurant_id, currency=event.currency
+            ),
             "GetRestaurant": ledger_pb2.GetRestaurantRequest(restaurant_id=event.restaurant_id),
             "ListRestaurants": ledger_pb2.ListRestaurantsRequest(),
         }
@@ -152,7 +180,9 @@ def run_request() -> ledger_pb2.RunPayoutsRequest:
     """The same run every time."""
     day = days_ago(1)
     return ledger_pb2.RunPayoutsRequest(
-        currency="PEN", as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day), request_id="the_run"
+        currency="PEN",
+        as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+        request_id="the_run",
     )
 
 
@@ -164,17 +194,32 @@ async def read(ledger: RunningLedger) -> Read:
         run = (await ledger.stub.RunPayouts(run_request())).payout_run
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
             await asyncio.sleep(0.01)
-            run = (await ledger.stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))).payout_run
-    payouts = (await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))).payouts
+            run = (
+                await ledger.stub.GetPayoutRun(
+                    ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
+                )
+            ).payout_run
+    payouts = (
+        await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(restaurant_id="res_paid"))
+    ).payouts
     return Read(ledger, event, run, payouts[0].payout_id)
 
 
-FENCED = ["GetEvent", "RunPayouts", "GetPayoutRun", "ListPayoutRunItems", "GetPayout", "ListPayouts"]
+FENCED = [
+    "GetEvent",
+    "RunPayouts",
+    "GetPayoutRun",
+    "ListPayoutRunItems",
+    "GetPayout",
+    "ListPayouts",
+]
 UNFENCED = ["GetBalance", "ListEntries", "GetRestaurant", "ListRestaurants"]
 
 
 @pytest.mark.parametrize("method", FENCED)
-async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(ledger: RunningLedger, read: Read, method: str) -> None:
+async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(
+    ledger: RunningLedger, read: Read, method: str
+) -> None:
     """Whoever asks what became of an event, or whom to pay, waits for the standby, and is then told what was told before."""
     before = await read(method)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
@@ -187,7 +232,12 @@ async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(ledger: Runni
 async def cut_off(ledger: RunningLedger) -> set[int]:
     """Ends the wait of all who wait for the standby, and not their sessions: to PostgreSQL a warning and success. Returns who."""
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    return {pid for (pid, _) in await ledger.query(f"SELECT pid, pg_cancel_backend(pid) FROM ({waiting}) AS waiting")}
+    return {
+        pid
+        for (pid, _) in await ledger.query(
+            f"SELECT pid, pg_cancel_backend(pid) FROM ({waiting}) AS waiting"
+        )
+    }
 
 
 async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.StatusCode:
@@ -203,7 +253,9 @@ async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.Stat
 async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
     """It is stored and not safe: the server looks it up, which waits in its turn, and then tells what it did."""
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
-        booking = await until_it_waits(ledger, lambda: send(ledger, event_message()), "INSERT INTO processor_events")
+        booking = await until_it_waits(
+            ledger, lambda: send(ledger, event_message()), "INSERT INTO processor_events"
+        )
         gone = await cut_off(ledger)
         words = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, 'processor_events') > 0"
         while not {pid for (pid,) in await ledger.query(words)} - gone:
@@ -215,7 +267,9 @@ async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: Running
 
 
 @pytest.mark.parametrize("method", FENCED)
-async def test_reader_whose_wait_is_cut_off_is_told_nothing(ledger: RunningLedger, read: Read, method: str) -> None:
+async def test_reader_whose_wait_is_cut_off_is_told_nothing(
+    ledger: RunningLedger, read: Read, method: str
+) -> None:
     """But to ask again."""
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
@@ -227,7 +281,9 @@ async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: Runn
     restaurant_id = unique("res")
 
     async def put() -> ledger_pb2.PutRestaurantResponse:
-        return await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id))
+        return await ledger.stub.PutRestaurant(
+            ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id)
+        )
 
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, put, "COMMIT")
@@ -236,9 +292,14 @@ async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: Runn
         await put()
 
 
-async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_warnings(ledger: RunningLedger) -> None:
+async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_warnings(
+    ledger: RunningLedger,
+) -> None:
     """A setting of the database by which its sessions hear of errors alone does not make the commit look safe."""
-    await execute_alone(ledger.database.migration_url, f"ALTER DATABASE {DATABASE_NAME} SET client_min_messages = error")
+    await execute_alone(
+        ledger.database.migration_url,
+        f"ALTER DATABASE {DATABASE_NAME} SET client_min_messages = error",
+    )
     engine = create_engine(ledger.database.url, pool_size=1)
 
     async def write() -> None:
@@ -255,10 +316,15 @@ async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_war
                 await waiting
     finally:
         await engine.dispose()
-        await execute_alone(ledger.database.migration_url, f"ALTER DATABASE {DATABASE_NAME} RESET client_min_messages")
+        await execute_alone(
+            ledger.database.migration_url,
+            f"ALTER DATABASE {DATABASE_NAME} RESET client_min_messages",
+        )
 
 
-async def test_readers_that_wait_leave_connections_to_those_that_do_not(ledger: RunningLedger, read: Read) -> None:
+async def test_readers_that_wait_leave_connections_to_those_that_do_not(
+    ledger: RunningLedger, read: Read
+) -> None:
     """However many wait for the standby, with a single session: more than the pool has. The others are answered meanwhile."""
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         first = await until_it_waits(ledger, lambda: read("GetEvent"), FENCE)

@@ -27,7 +27,9 @@ async def read(engine: AsyncEngine, restaurant_id: str) -> Restaurant | None:
 
 async def test_what_was_committed_is_seen_by_another_session(engine: AsyncEngine) -> None:
     """After `commit` everybody sees it, with every field as it was put."""
-    profile = RestaurantProfile(unique("res"), "Chifa Ñandú", active=False, maturity_days=3, metadata={"k": "v"})
+    profile = RestaurantProfile(
+        unique("res"), "Chifa Ñandú", active=False, maturity_days=3, metadata={"k": "v"}
+    )
     async with PostgresUnitOfWork(engine) as uow:
         put = await uow.restaurants.put(profile)
         await uow.commit()
@@ -81,7 +83,9 @@ async def test_pages_go_through_all_in_byte_order(engine: AsyncEngine) -> None:
     async with PostgresUnitOfWork(engine) as uow:
         while page := await uow.restaurants.page(seen[-1] if seen else prefix, 3):
             seen += [
-                restaurant.profile.restaurant_id for restaurant in page if restaurant.profile.restaurant_id.startswith(prefix)
+                restaurant.profile.restaurant_id
+                for restaurant in page
+                if restaurant.profile.restaurant_id.startswith(prefix)
             ]
             if len(seen) >= len(ids):
                 break

@@ -44,10 +44,14 @@ def other_host_table(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("other_host_table")
-async def test_another_zone_table_of_the_host_changes_no_cutoff(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_zone_table_of_the_host_changes_no_cutoff(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Plan, run and report have one cut-off, and the run tells the version of the table."""
     wanted = ledger_pb2.RunPayoutsRequest(
-        currency="PEN", as_of=date_pb2.Date(year=DAY.year, month=DAY.month, day=DAY.day), dry_run=True
+        currency="PEN",
+        as_of=date_pb2.Date(year=DAY.year, month=DAY.month, day=DAY.day),
+        dry_run=True,
     )
     async with running_ledger(database, settlement_timezone=ZONE) as ledger:
         await ledger.ingest(event_message(restaurant_id="res_1"))
@@ -61,7 +65,9 @@ async def test_another_zone_table_of_the_host_changes_no_cutoff(database: Databa
         monkeypatch.setenv("LEDGER_SETTLEMENT_TIMEZONE", ZONE)
         outcome = await run_command("report", "q3", "PEN", "--as-of", str(DAY), "--csv")
         assert (outcome.status, outcome.stderr) == (0, "")
-        assert [row["cutoff_at"] for row in csv.DictReader(io.StringIO(outcome.stdout))] == [f"{CUTOFF_AT}Z"]
+        assert [row["cutoff_at"] for row in csv.DictReader(io.StringIO(outcome.stdout))] == [
+            f"{CUTOFF_AT}Z"
+        ]
 
 
 @pytest.mark.usefixtures("other_host_table")

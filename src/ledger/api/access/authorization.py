@@ -67,7 +67,9 @@ REFUSED_EVENT_TYPES: ContextVar[Mapping[int, Scope]] = ContextVar("refused_event
 def scopes_for(method: str) -> frozenset[Scope]:
     """The scopes any of which opens the method. Each part of `ingest` opens what `ingest` does."""
     needed = SCOPE_BY_METHOD[method]
-    return frozenset(scope for scope in Scope if scope is needed or scope.partition(":")[0] == needed)
+    return frozenset(
+        scope for scope in Scope if scope is needed or scope.partition(":")[0] == needed
+    )
 
 
 @cache
@@ -75,7 +77,11 @@ def refused_event_types(scopes: frozenset[Scope]) -> Mapping[int, Scope]:
     """The event types that a caller with these scopes may not send, each with the scope that it needs."""
     if Scope.INGEST in scopes:
         return {}
-    return {event_type: scope for event_type, scope in SCOPE_BY_EVENT_TYPE.items() if scope not in scopes}
+    return {
+        event_type: scope
+        for event_type, scope in SCOPE_BY_EVENT_TYPE.items()
+        if scope not in scopes
+    }
 
 
 def parse_scopes(text: str) -> frozenset[Scope]:
@@ -83,4 +89,6 @@ def parse_scopes(text: str) -> frozenset[Scope]:
     try:
         return frozenset(Scope(word) for word in text.split(","))
     except ValueError:
-        raise ValueError(f"scopes must be some of {','.join(Scope)}, with commas between them") from None
+        raise ValueError(
+            f"scopes must be some of {','.join(Scope)}, with commas between them"
+        ) from None

@@ -18,7 +18,10 @@ def _event(request: ledger_pb2.IngestEventRequest, _: object) -> What:
 def _batch(events: int, response: ledger_pb2.BatchIngestEventsResponse | None) -> What:
     if response is None:
         return {"events": events}
-    return {"events": events, "refused": sum(result.HasField("error") for result in response.results)}
+    return {
+        "events": events,
+        "refused": sum(result.HasField("error") for result in response.results),
+    }
 
 
 def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> What:
@@ -34,7 +37,9 @@ def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -
     }
 
 
-def _payout_run(request: ledger_pb2.RunPayoutsRequest, response: ledger_pb2.RunPayoutsResponse | None) -> What:
+def _payout_run(
+    request: ledger_pb2.RunPayoutsRequest, response: ledger_pb2.RunPayoutsResponse | None
+) -> What:
     as_of = request.as_of
     what: dict[str, str | int | bool] = {
         "currency": _shown(request.currency),
@@ -43,7 +48,9 @@ def _payout_run(request: ledger_pb2.RunPayoutsRequest, response: ledger_pb2.RunP
         "request_id": _shown(request.request_id),
         "dry_run": request.dry_run,
     }
-    return what if response is None else {**what, "payout_run_id": response.payout_run.payout_run_id}
+    return (
+        what if response is None else {**what, "payout_run_id": response.payout_run.payout_run_id}
+    )
 
 
 def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> What:
@@ -62,9 +69,13 @@ WHAT_BY_METHOD: Mapping[str, Callable[[Any, Any], What]] = {
     "UpdateRestaurant": _restaurant_change,
 }
 # What is kept of a request until then, where all of it would be too much.
-KEPT_BY_METHOD: Mapping[str, Callable[[Any], Any]] = {"BatchIngestEvents": lambda request: len(request.events)}
+KEPT_BY_METHOD: Mapping[str, Callable[[Any], Any]] = {
+    "BatchIngestEvents": lambda request: len(request.events)
+}
 # Those whose answer waits for the log: they are few, and what they do is nowhere else told with who did it.
-WRITTEN_BEFORE_THE_ANSWER = frozenset({"RunPayouts", "CancelPayoutRun", "PutRestaurant", "UpdateRestaurant"})
+WRITTEN_BEFORE_THE_ANSWER = frozenset(
+    {"RunPayouts", "CancelPayoutRun", "PutRestaurant", "UpdateRestaurant"}
+)
 
 
 def _shown(text: str) -> str:

@@ -44,7 +44,9 @@ def read_tokens(path: Path) -> tuple[StaticToken, ...]:
     for number, words in _lines(path):
         if len(words) != 3 or not _DIGEST.fullmatch(words[2]):
             # The line is not shown: somebody may have put the token itself there.
-            raise FileUnusable(f"{path}:{number}: a line is: identity scopes sha256-of-the-token-in-lower-case-hex")
+            raise FileUnusable(
+                f"{path}:{number}: a line is: identity scopes sha256-of-the-token-in-lower-case-hex"
+            )
         identity, scopes = _entry(path, number, words)
         digest = bytes.fromhex(words[2])
         if digest in tokens:
@@ -77,12 +79,16 @@ def _with_kind(path: Path, number: int, name: str) -> str:
         return URI_KIND + name
     if _PLAIN_DNS_NAME.fullmatch(name):
         return DNS_KIND + name
-    raise FileUnusable(f"{path}:{number}: say which kind of name it is: {URI_KIND}NAME or {DNS_KIND}NAME")
+    raise FileUnusable(
+        f"{path}:{number}: say which kind of name it is: {URI_KIND}NAME or {DNS_KIND}NAME"
+    )
 
 
 def _entry(path: Path, number: int, words: list[str]) -> tuple[str, frozenset[Scope]]:
     if not is_identity(words[0]):
-        raise FileUnusable(f"{path}:{number}: an identity is at most {IDENTITY_LENGTH_MAX} printable ASCII characters")
+        raise FileUnusable(
+            f"{path}:{number}: an identity is at most {IDENTITY_LENGTH_MAX} printable ASCII characters"
+        )
     try:
         return words[0], parse_scopes(words[1])
     except ValueError as error:
@@ -95,7 +101,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         lines = read_file(path).decode().splitlines()
     except UnicodeDecodeError as error:
         raise FileUnusable(f"{path} is not UTF-8") from error
-    found = [(number, words) for number, line in enumerate(lines, 1) if (words := line.partition("#")[0].split())]
+    found = [
+        (number, words)
+        for number, line in enumerate(lines, 1)
+        if (words := line.partition("#")[0].split())
+    ]
     # Each verification of a token looks at every line.
     if len(found) > LINES_MAX:
         raise FileUnusable(f"{path} has more than {LINES_MAX} lines")

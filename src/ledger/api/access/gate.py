@@ -21,7 +21,12 @@ from ledger.api.access.authorization import (
     refused_event_types,
     scopes_for,
 )
-from ledger.api.access.call_records import KEPT_BY_METHOD, WHAT_BY_METHOD, WRITTEN_BEFORE_THE_ANSWER, What
+from ledger.api.access.call_records import (
+    KEPT_BY_METHOD,
+    WHAT_BY_METHOD,
+    WRITTEN_BEFORE_THE_ANSWER,
+    What,
+)
 from ledger.api.access.rate_limit import RateLimit
 from ledger.api.errors import code_of
 from ledger.application.call_log import AuditedCall, AuditLog
@@ -45,7 +50,12 @@ class Gate:
     """Around one method. Without `authenticator` anybody may call it; `audit_log` is None if nothing is to be recorded."""
 
     def __init__(
-        self, name: str, *, authenticator: Authenticator | None, rate_limit: RateLimit | None, audit_log: AuditLog | None
+        self,
+        name: str,
+        *,
+        authenticator: Authenticator | None,
+        rate_limit: RateLimit | None,
+        audit_log: AuditLog | None,
     ) -> None:
         self._scope = SCOPE_BY_METHOD[name]
         self._scopes = scopes_for(name)
@@ -72,7 +82,9 @@ class Gate:
             REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
         return call
 
-    async def admit_each(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def admit_each(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
         """Admits every request of a stream anew: its caller may have expired, or been removed, since it was opened.
 
         A stream that is faster than it may be is held back; that costs its caller nothing but time. Raises NotAuthenticated,
@@ -99,7 +111,9 @@ class Gate:
         caller = self._authenticator.caller_of(context)
         CALLER.set(caller.identity)
         # Before the scope: whoever keeps asking for what he may not have is slowed down, too.
-        if self._rate_limit is not None and (seconds := self._rate_limit.take((caller.credential, caller.identity))):
+        if self._rate_limit is not None and (
+            seconds := self._rate_limit.take((caller.credential, caller.identity))
+        ):
             raise RateLimited(seconds)
         return caller
 
@@ -145,7 +159,9 @@ class GatedCall:
         audit_log = self._gate.audit_log
         return answers if audit_log is None else self._answer_recorded(answers, audit_log)
 
-    async def _answer_recorded(self, answers: AsyncGenerator[Message], audit_log: AuditLog) -> AsyncGenerator[Message]:
+    async def _answer_recorded(
+        self, answers: AsyncGenerator[Message], audit_log: AuditLog
+    ) -> AsyncGenerator[Message]:
         """Raises DatabaseUnavailable and its like when a row cannot be written: what was not acknowledged may be sent again."""
         self._stream_id = uuid_utils.uuid7().hex
         await audit_log.write(self._record(STREAM_OPEN))
@@ -157,7 +173,9 @@ class GatedCall:
                         self._answered_recorded = self._answered
                         await audit_log.write(self._record(STREAM_OPEN))
                     elif self._timer is None:
-                        self._timer = asyncio.get_running_loop().call_later(STREAM_ROW_SECONDS, self._record_progress, audit_log)
+                        self._timer = asyncio.get_running_loop().call_later(
+                            STREAM_ROW_SECONDS, self._record_progress, audit_log
+                        )
                     yield answer
         finally:
             if self._timer is not None:
@@ -182,7 +200,12 @@ class GatedCall:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._gate.audit_log is None:
             return
         if self._written is None:
@@ -202,7 +225,13 @@ class GatedCall:
             what = self._gate.what(self._kept, self._response)
         caller = self._caller
         return AuditedCall(
-            caller.identity, caller.credential, self._gate.method, self._request_id, self._context.peer(), what, outcome
+            caller.identity,
+            caller.credential,
+            self._gate.method,
+            self._request_id,
+            self._context.peer(),
+            what,
+            outcome,
         )
 
 

@@ -35,9 +35,13 @@ KeySet = Mapping[str | None, VerificationKey]
 class JwtVerifier:
     """Verifies tokens of one issuer for one audience."""
 
-    def __init__(self, jwks: Path, *, issuer: str, audience: str, algorithms: frozenset[str]) -> None:
+    def __init__(
+        self, jwks: Path, *, issuer: str, audience: str, algorithms: frozenset[str]
+    ) -> None:
         """Raises FileUnusable."""
-        self.keys: ReloadedFiles[KeySet] = ReloadedFiles([jwks], lambda: read_keys(jwks, algorithms), nobody=lambda: {})
+        self.keys: ReloadedFiles[KeySet] = ReloadedFiles(
+            [jwks], lambda: read_keys(jwks, algorithms), nobody=lambda: {}
+        )
         self._issuer = issuer
         self._audience = audience
 
@@ -59,7 +63,9 @@ class JwtVerifier:
             return _claims_of(claims)
         except JwtRefused:
             raise
-        except Exception as error:  # whatever a stranger's bytes do to a parser, they are not accepted
+        except (
+            Exception
+        ) as error:  # whatever a stranger's bytes do to a parser, they are not accepted
             raise JwtRefused(f"{type(error).__name__}: {error}"[:200]) from error
 
     def _key_of(self, header: Mapping[str, Any]) -> VerificationKey:
@@ -113,7 +119,9 @@ def _key(path: Path, member: Mapping[str, Any], algorithms: frozenset[str]) -> V
     try:
         public_key = jwt.PyJWK(dict(member)).key
     except (jwt.PyJWTError, NotImplementedError) as error:
-        raise FileUnusable(f"{path}: the key {member.get('kid')} cannot be used: {error}") from error
+        raise FileUnusable(
+            f"{path}: the key {member.get('kid')} cannot be used: {error}"
+        ) from error
     fitting = _algorithms_of(path, public_key) & algorithms
     named = member.get("alg")
     return VerificationKey(public_key, fitting & {named} if named is not None else fitting)
@@ -124,11 +132,17 @@ def _algorithms_of(path: Path, public_key: Any) -> frozenset[str]:
 
     if isinstance(public_key, rsa.RSAPublicKey):
         if public_key.key_size < RSA_BITS_MIN:
-            raise FileUnusable(f"{path} holds an RSA key of {public_key.key_size} bits; {RSA_BITS_MIN} is the least")
+            raise FileUnusable(
+                f"{path} holds an RSA key of {public_key.key_size} bits; {RSA_BITS_MIN} is the least"
+            )
         return frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
     if isinstance(public_key, ec.EllipticCurvePublicKey):
         by_curve = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-        return frozenset({by_curve[public_key.curve.name]}) if public_key.curve.name in by_curve else frozenset()
+        return (
+            frozenset({by_curve[public_key.curve.name]})
+            if public_key.curve.name in by_curve
+            else frozenset()
+        )
     if isinstance(public_key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         return frozenset({"EdDSA"})
     return frozenset()

@@ -14,7 +14,13 @@ class RateLimit:
     This is the generic cell rate algorithm (ITU-T I.371).
     """
 
-    def __init__(self, calls_per_second: float, burst_calls: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        calls_per_second: float,
+        burst_calls: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._call_seconds = 1 / calls_per_second
         self._burst_seconds = max(burst_calls, 1) * self._call_seconds
         self._clock = clock
@@ -35,6 +41,8 @@ class RateLimit:
 
     def _make_room(self, now: float) -> None:
         """Lets the full buckets go; if there are none, the one that was made first, whose caller then gets a full one."""
-        self._full_at = {caller: full_at for caller, full_at in self._full_at.items() if full_at > now}
+        self._full_at = {
+            caller: full_at for caller, full_at in self._full_at.items() if full_at > now
+        }
         if len(self._full_at) >= BUCKETS_MAX:
             del self._full_at[next(iter(self._full_at))]

@@ -33,7 +33,9 @@ class NamesNobody(FileUnusable):
 class ReloadedFiles(Generic[T]):
     """`value` is what `read` made of the files when they were last as they must be."""
 
-    def __init__(self, paths: Sequence[Path], read: Callable[[], T], *, nobody: Callable[[], T] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], read: Callable[[], T], *, nobody: Callable[[], T] | None = None
+    ) -> None:
         """`nobody` makes the value that lets nobody in, for files that say who may call. Raises FileUnusable, as `read` does."""
         self._paths = tuple(paths)
         self._read = read
@@ -57,10 +59,16 @@ class ReloadedFiles(Generic[T]):
                 if self._nobody is None:
                     raise
                 self.value = self._nobody()
-                _log.error("a file is gone or empty: nobody is let in by it", files=names, why=str(error))
+                _log.error(
+                    "a file is gone or empty: nobody is let in by it", files=names, why=str(error)
+                )
                 return True
         except FileUnusable as error:
-            _log.error("a new file cannot be used, the old contents stay in force", files=names, why=str(error))
+            _log.error(
+                "a new file cannot be used, the old contents stay in force",
+                files=names,
+                why=str(error),
+            )
             return False
         _log.info("files were read again", files=names)
         return True
@@ -72,7 +80,9 @@ class ReloadedFiles(Generic[T]):
 class Reloader:
     """Looks after several files. `on_change` is called when one of them has a new value."""
 
-    def __init__(self, files: Sequence["ReloadedFiles[Any]"], *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, files: Sequence["ReloadedFiles[Any]"], *, on_change: Callable[[], None]
+    ) -> None:
         self._files = tuple(files)
         self._on_change = on_change
         self._task: asyncio.Task[None] | None = None

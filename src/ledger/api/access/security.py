@@ -44,7 +44,9 @@ class Security:
             raise SecurityMisconfigured(str(error)) from error
         self._authenticator = None
         if asks_who_calls(settings):
-            self._authenticator = Authenticator(tokens=self._tokens, jwt=self._jwt, identities=self._identities)
+            self._authenticator = Authenticator(
+                tokens=self._tokens, jwt=self._jwt, identities=self._identities
+            )
         self._rate_limit = _rate_limit_of(settings)
         files = (
             self._tls.files if self._tls is not None else None,
@@ -64,13 +66,20 @@ class Security:
         """For the server's port; None: plaintext."""
         return None if self._tls is None else self._tls.credentials()
 
-    def gate(self, service_name: str, method: str, audit_log: AuditLog | None = None) -> Gate | None:
+    def gate(
+        self, service_name: str, method: str, audit_log: AuditLog | None = None
+    ) -> Gate | None:
         """What stands around a method; None: anybody may call it and nothing is recorded, as with health checks."""
         if method not in WHAT_BY_METHOD:
             audit_log = None
         if service_name != SERVICE_NAME or (self._authenticator is None and audit_log is None):
             return None
-        return Gate(method, authenticator=self._authenticator, rate_limit=self._rate_limit, audit_log=audit_log)
+        return Gate(
+            method,
+            authenticator=self._authenticator,
+            rate_limit=self._rate_limit,
+            audit_log=audit_log,
+        )
 
     def start(self) -> None:
         """Begins to look for changed files."""
@@ -95,7 +104,9 @@ class Security:
 
 def asks_who_calls(settings: Settings) -> bool:
     """Whether a caller of the service must be known."""
-    return bool(settings.auth_tokens_file or settings.auth_identities_file or settings.jwt_jwks_file)
+    return bool(
+        settings.auth_tokens_file or settings.auth_identities_file or settings.jwt_jwks_file
+    )
 
 
 def keeps_audit_log(settings: Settings) -> bool:
@@ -119,7 +130,11 @@ def is_within_this_machine(address: str) -> bool:
 
 def describes_itself(settings: Settings) -> bool:
     """Whether the server offers reflection."""
-    return is_within_this_machine(settings.grpc_address) if settings.reflection is None else settings.reflection
+    return (
+        is_within_this_machine(settings.grpc_address)
+        if settings.reflection is None
+        else settings.reflection
+    )
 
 
 def _check(settings: Settings) -> None:
@@ -160,7 +175,9 @@ def _check_exposure(settings: Settings) -> None:
     if settings.tls_certificate_file is None:
         missing.append("TLS (LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE)")
     if not asks_who_calls(settings):
-        missing.append("authentication (LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or LEDGER_AUTH_IDENTITIES_FILE)")
+        missing.append(
+            "authentication (LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or LEDGER_AUTH_IDENTITIES_FILE)"
+        )
     if missing:
         raise SecurityMisconfigured(
             f"{settings.grpc_address} can be called from other machines, and there is no {' and no '.join(missing)}: set that, "
@@ -189,7 +206,9 @@ def _jwt_of(settings: Settings) -> "JwtVerifier | None":
     )
 
 
-def _reloaded(path: Path | None, read: Callable[[Path], T], nobody: Callable[[], T]) -> ReloadedFiles[T] | None:
+def _reloaded(
+    path: Path | None, read: Callable[[Path], T], nobody: Callable[[], T]
+) -> ReloadedFiles[T] | None:
     return None if path is None else ReloadedFiles([path], lambda: read(path), nobody=nobody)
 
 
@@ -197,4 +216,6 @@ def _rate_limit_of(settings: Settings) -> RateLimit | None:
     calls_per_second = settings.rate_limit_calls_per_second
     if not calls_per_second:
         return None
-    return RateLimit(calls_per_second, settings.rate_limit_burst_calls or math.ceil(calls_per_second))
+    return RateLimit(
+        calls_per_second, settings.rate_limit_burst_calls or math.ceil(calls_per_second)
+    )

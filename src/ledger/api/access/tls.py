@@ -30,8 +30,14 @@ class ServerTls:
 
     def __init__(self, files: TlsFiles) -> None:
         """Raises FileUnusable."""
-        paths = [files.certificate, files.key, *([files.client_ca] if files.client_ca is not None else [])]
-        self.files = ReloadedFiles(paths, lambda: _read(files), nobody=lambda: _read(files, admits_nobody=True))
+        paths = [
+            files.certificate,
+            files.key,
+            *([files.client_ca] if files.client_ca is not None else []),
+        ]
+        self.files = ReloadedFiles(
+            paths, lambda: _read(files), nobody=lambda: _read(files, admits_nobody=True)
+        )
         self._given = self.files.value
         self._demands_certificate = files.client_ca is not None
 
@@ -102,17 +108,25 @@ def _check_pair(files: TlsFiles, chain: bytes, key: bytes) -> None:
         private_key = serialization.load_pem_private_key(key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         # Its text may quote the file.
-        raise FileUnusable(f"{files.key} holds no private key in PEM without a passphrase") from error
+        raise FileUnusable(
+            f"{files.key} holds no private key in PEM without a passphrase"
+        ) from error
     encoding = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     try:
-        belongs = private_key.public_key().public_bytes(*encoding) == leaf.public_key().public_bytes(*encoding)
+        belongs = private_key.public_key().public_bytes(
+            *encoding
+        ) == leaf.public_key().public_bytes(*encoding)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise FileUnusable(f"{files.certificate} is for a kind of key that is not known") from error
     if not belongs:
         raise FileUnusable(f"{files.key} is not the key of the certificate in {files.certificate}")
     if leaf.not_valid_after_utc <= datetime.now(UTC):
         # Not refused: it may be what there is, and clients refuse it by themselves.
-        _log.warning("the server's certificate has expired", file=str(files.certificate), at=str(leaf.not_valid_after_utc))
+        _log.warning(
+            "the server's certificate has expired",
+            file=str(files.certificate),
+            at=str(leaf.not_valid_after_utc),
+        )
 
 
 def _certificates(path: Path, pem: bytes) -> "list[x509.Certificate]":

@@ -19,8 +19,20 @@ from ledger.domain.events import EventType, ProcessorEvent, event_violations
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, is_currency
 from ledger.domain.posting_rules import EntryType
-from ledger.domain.restaurants import CHANGEABLE_FIELDS, Restaurant, RestaurantChange, RestaurantProfile, profile_violations
-from ledger.errors import EventTypeUnknown, FieldViolation, InvalidRequest, LedgerError, ScopeMissing
+from ledger.domain.restaurants import (
+    CHANGEABLE_FIELDS,
+    Restaurant,
+    RestaurantChange,
+    RestaurantProfile,
+    profile_violations,
+)
+from ledger.errors import (
+    EventTypeUnknown,
+    FieldViolation,
+    InvalidRequest,
+    LedgerError,
+    ScopeMissing,
+)
 from ledger.v1 import ledger_pb2
 
 PAGE_SIZE_DEFAULT = 100
@@ -32,9 +44,7 @@ PAGE_BYTES_MAX = 3 * 1024 * 1024
 METADATA_ENTRIES_MAX = 64_000
 
 UPDATE_PATHS_MAX = 1000
-UPDATE_MASK_RULE = (
-    f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, and metadata.KEY instead of metadata"
-)
+UPDATE_MASK_RULE = f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, and metadata.KEY instead of metadata"
 _METADATA_KEY = "metadata."
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,7 +55,11 @@ _SECONDS_MIN = -62_135_596_800
 _SECONDS_MAX = 253_402_300_799
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails here, at import.
-_EVENT_TYPES = {number: EventType[name.removeprefix("EVENT_TYPE_")] for name, number in ledger_pb2.EventType.items() if number}
+_EVENT_TYPES = {
+    number: EventType[name.removeprefix("EVENT_TYPE_")]
+    for name, number in ledger_pb2.EventType.items()
+    if number
+}
 # An event to book, or why it is refused.
 DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
 
@@ -54,10 +68,18 @@ _EVENT_BYTES, _ENTRY_BYTES, _REFUSED_EVENT_BYTES = 600, 150, 4096
 # Of more bytes than these what texts take is asked for, which costs 2 us an event.
 _EXACT_BYTES_MIN = 256 * 1024
 
-_EVENT_FIELD_ORDER = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
+_EVENT_FIELD_ORDER = {
+    field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields
+}
 _EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
-ENTRY_TYPE_NUMBERS = {entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}") for entry_type in EntryType}
-_LEDGER_ACCOUNT_NUMBERS = {account: ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{account.name}") for account in LedgerAccount}
+ENTRY_TYPE_NUMBERS = {
+    entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}")
+    for entry_type in EntryType
+}
+_LEDGER_ACCOUNT_NUMBERS = {
+    account: ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{account.name}")
+    for account in LedgerAccount
+}
 _STATUS_NUMBERS = {
     IngestStatus.CREATED: ledger_pb2.INGEST_STATUS_CREATED,
     IngestStatus.DUPLICATE: ledger_pb2.INGEST_STATUS_DUPLICATE,
@@ -66,7 +88,9 @@ _STATUS_NUMBERS = {
 
 def decode_instant(timestamp: Timestamp) -> datetime | None:
     """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp does not allow."""
-    if not (_SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND):
+    if not (
+        _SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND
+    ):
         return None
     return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
@@ -85,7 +109,9 @@ def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
     return None if instant is None else encode_instant(instant)
 
 
-def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event.") -> ProcessorEvent:
+def decode_event(
+    message: ledger_pb2.ProcessorEvent, now: datetime, path: str = "event."
+) -> ProcessorEvent:
     """The event in `message`.
 
     Raises ScopeMissing when the caller may not send events of its type; EventTypeUnknown, since the
@@ -128,7 +154,9 @@ def decode_event(message: ledger_pb2.ProcessorEvent, now: datetime, path: str = 
     )
     if violations or event_type is None or occurred_at is None:
         violations.sort(key=lambda found: _EVENT_FIELD_ORDER[found.field])
-        raise InvalidRequest([FieldViolation(path + found.field, found.description) for found in violations])
+        raise InvalidRequest(
+            [FieldViolation(path + found.field, found.description) for found in violations]
+        )
     return ProcessorEvent(
         event_id=event_id,
         type=event_type,
@@ -157,7 +185,13 @@ def wrong_number_of_events() -> InvalidRequest:
 
 def too_much_metadata() -> InvalidRequest:
     """What a request whose events have too many entries of metadata is answered."""
-    return InvalidRequest([FieldViolation("events", f"must have at most {METADATA_ENTRIES_MAX} entries of metadata together")])
+    return InvalidRequest(
+        [
+            FieldViolation(
+                "events", f"must have at most {METADATA_ENTRIES_MAX} entries of metadata together"
+            )
+        ]
+    )
 
 
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
@@ -165,7 +199,9 @@ def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) ->
     return _decode_events(request.events, now)
 
 
-def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime) -> list[DecodedEvent]:
+def decode_stream_request(
+    request: ledger_pb2.StreamEventsRequest, now: datetime
+) -> list[DecodedEvent]:
     """The same of one request of a stream, which has either `event` or `events`. Raises InvalidRequest."""
     if not request.HasField("event"):
         return _decode_events(request.events, now)
@@ -177,7 +213,9 @@ def decode_stream_request(request: ledger_pb2.StreamEventsRequest, now: datetime
         return [error.with_traceback(None)]
 
 
-def _decode_events(messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime) -> list[DecodedEvent]:
+def _decode_events(
+    messages: Sequence[ledger_pb2.ProcessorEvent], now: datetime
+) -> list[DecodedEvent]:
     if not 1 <= len(messages) <= BATCH_EVENTS_MAX:
         raise wrong_number_of_events()
     decoded: list[DecodedEvent] = []
@@ -197,12 +235,20 @@ def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
         # Texts take four bytes a character at the most.
         for event in decoded:
             size_bytes += (
-                _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata) if isinstance(event, ProcessorEvent) else _REFUSED_EVENT_BYTES
+                _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
+                if isinstance(event, ProcessorEvent)
+                else _REFUSED_EVENT_BYTES
             )
         return size_bytes + 4 * message_bytes
     for event in decoded:
         if isinstance(event, ProcessorEvent):
-            texts = (event.event_id, event.restaurant_id, event.reference, event.payout_id, *event.metadata.values())
+            texts = (
+                event.event_id,
+                event.restaurant_id,
+                event.reference,
+                event.payout_id,
+                *event.metadata.values(),
+            )
             size_bytes += _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
             size_bytes += sum(map(getsizeof, event.metadata)) + sum(map(getsizeof, texts))
         else:
@@ -214,13 +260,17 @@ def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventRespons
     """The response for one event. Raises the error of a refused one."""
     if isinstance(outcome, LedgerError):
         raise outcome
-    return ledger_pb2.IngestEventResponse(status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id))
+    return ledger_pb2.IngestEventResponse(
+        status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id)
+    )
 
 
 def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
     """What became of one event of several."""
     if isinstance(outcome, Booked):
-        return ledger_pb2.IngestResult(status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id))
+        return ledger_pb2.IngestResult(
+            status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id)
+        )
     return ledger_pb2.IngestResult(error=status_of(outcome))
 
 
@@ -330,23 +380,38 @@ def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfil
 def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
     """The change to make. Raises InvalidRequest. What the mask does not name is not looked at."""
     message, paths = request.restaurant, request.update_mask.paths
-    keys = frozenset(path.removeprefix(_METADATA_KEY) for path in paths if path.startswith(_METADATA_KEY))
+    keys = frozenset(
+        path.removeprefix(_METADATA_KEY) for path in paths if path.startswith(_METADATA_KEY)
+    )
     fields = frozenset(path for path in paths if not path.startswith(_METADATA_KEY))
     metadata = dict(message.metadata)
     profile = RestaurantProfile(
         restaurant_id=message.restaurant_id,
         name=message.name if "name" in fields else "",
         active=message.active,
-        maturity_days=message.maturity_days if "maturity_days" in fields and message.HasField("maturity_days") else None,
-        metadata=metadata if "metadata" in fields else {key: metadata[key] for key in keys & metadata.keys()},
+        maturity_days=message.maturity_days
+        if "maturity_days" in fields and message.HasField("maturity_days")
+        else None,
+        metadata=metadata
+        if "metadata" in fields
+        else {key: metadata[key] for key in keys & metadata.keys()},
     )
-    violations = [FieldViolation(f"restaurant.{found.field}", found.description) for found in profile_violations(profile)]
-    if not fields <= CHANGEABLE_FIELDS or ("metadata" in fields and keys) or len(paths) > UPDATE_PATHS_MAX:
+    violations = [
+        FieldViolation(f"restaurant.{found.field}", found.description)
+        for found in profile_violations(profile)
+    ]
+    if (
+        not fields <= CHANGEABLE_FIELDS
+        or ("metadata" in fields and keys)
+        or len(paths) > UPDATE_PATHS_MAX
+    ):
         violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
     elif not paths and not request.allow_missing:
         violations.append(FieldViolation("update_mask", "must name what to change"))
     if request.allow_missing and message.etag:
-        violations.append(FieldViolation("allow_missing", "must not be set together with restaurant.etag"))
+        violations.append(
+            FieldViolation("allow_missing", "must not be set together with restaurant.etag")
+        )
     if violations:
         raise InvalidRequest(violations)
     return RestaurantChange(profile, fields, keys, message.etag, request.allow_missing)

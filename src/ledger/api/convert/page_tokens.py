@@ -33,7 +33,11 @@ class PageTokens:
     def decode(self, query: Sequence[str], token: str, fields: int) -> list[str]:
         """The position in `token`, of as many `fields`. Raises InvalidRequest for any token not made for this very query."""
         position = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
-        if isinstance(position, list) and len(position) == fields and all(isinstance(field, str) for field in position):
+        if (
+            isinstance(position, list)
+            and len(position) == fields
+            and all(isinstance(field, str) for field in position)
+        ):
             return position
         raise refused_page_token()
 
@@ -43,7 +47,10 @@ class PageTokens:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
             # All of them, each in constant time: how long it takes tells nothing.
-            if not any([hmac.compare_digest(mac, _mac(key, query, body)) for key in self._keys]) or _spell(raw) != token:
+            if (
+                not any([hmac.compare_digest(mac, _mac(key, query, body)) for key in self._keys])
+                or _spell(raw) != token
+            ):
                 return None
             position: object = json.loads(body)
         except (binascii.Error, ValueError, RecursionError):
@@ -54,7 +61,12 @@ class PageTokens:
 def refused_page_token() -> InvalidRequest:
     """What a caller is told of a token that is not this query's."""
     return InvalidRequest(
-        [FieldViolation("page_token", "must be the next_page_token of the same query; begin again with the first page")]
+        [
+            FieldViolation(
+                "page_token",
+                "must be the next_page_token of the same query; begin again with the first page",
+            )
+        ]
     )
 
 

@@ -7,7 +7,13 @@ from uuid import UUID
 
 from google.type import date_pb2
 
-from ledger.api.convert.events import ENTRY_TYPE_NUMBERS, EPOCH, decode_uuid, encode_instant, encode_optional_instant
+from ledger.api.convert.events import (
+    ENTRY_TYPE_NUMBERS,
+    EPOCH,
+    decode_uuid,
+    encode_instant,
+    encode_optional_instant,
+)
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
 from ledger.domain.events import microseconds
@@ -31,20 +37,34 @@ from ledger.v1 import ledger_pb2
 _DATE_MIN = date(2000, 1, 1)
 _DATE_MAX = date(9998, 12, 31)
 _PAYOUT_STATES = {
-    number: PayoutState[name.removeprefix("PAYOUT_STATE_")] for name, number in ledger_pb2.PayoutState.items() if number
+    number: PayoutState[name.removeprefix("PAYOUT_STATE_")]
+    for name, number in ledger_pb2.PayoutState.items()
+    if number
 }
-_PAYOUT_STATE_NUMBERS = {state: ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}") for state in PayoutState}
-_PAYOUT_RUN_STATE_NUMBERS = {state: ledger_pb2.PayoutRunState.Value(f"PAYOUT_RUN_STATE_{state.name}") for state in PayoutRunState}
-_PAYOUT_RUN_STATES = {number: state for state, number in _PAYOUT_RUN_STATE_NUMBERS.items() if state is not PayoutRunState.PLANNED}
+_PAYOUT_STATE_NUMBERS = {
+    state: ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}") for state in PayoutState
+}
+_PAYOUT_RUN_STATE_NUMBERS = {
+    state: ledger_pb2.PayoutRunState.Value(f"PAYOUT_RUN_STATE_{state.name}")
+    for state in PayoutRunState
+}
+_PAYOUT_RUN_STATES = {
+    number: state
+    for state, number in _PAYOUT_RUN_STATE_NUMBERS.items()
+    if state is not PayoutRunState.PLANNED
+}
 _OUTCOMES = {
     number: PayoutRunItemOutcome[name.removeprefix("PAYOUT_RUN_ITEM_OUTCOME_")]
     for name, number in ledger_pb2.PayoutRunItemOutcome.items()
     if number
 }
 _OUTCOME_NUMBERS = {
-    outcome: ledger_pb2.PayoutRunItemOutcome.Value(f"PAYOUT_RUN_ITEM_OUTCOME_{outcome.name}") for outcome in PayoutRunItemOutcome
+    outcome: ledger_pb2.PayoutRunItemOutcome.Value(f"PAYOUT_RUN_ITEM_OUTCOME_{outcome.name}")
+    for outcome in PayoutRunItemOutcome
 }
-_SKIP_REASON_NUMBERS = {reason: ledger_pb2.SkipReason.Value(f"SKIP_REASON_{reason.name}") for reason in SkipReason}
+_SKIP_REASON_NUMBERS = {
+    reason: ledger_pb2.SkipReason.Value(f"SKIP_REASON_{reason.name}") for reason in SkipReason
+}
 
 
 def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey:
@@ -58,7 +78,9 @@ def decode_payout_run_key(request: ledger_pb2.RunPayoutsRequest) -> PayoutRunKey
     else:
         as_of = _decode_date(request.as_of)
         if as_of is None:
-            violations.append(FieldViolation("as_of", f"must be a date from {_DATE_MIN} to {_DATE_MAX}"))
+            violations.append(
+                FieldViolation("as_of", f"must be a date from {_DATE_MIN} to {_DATE_MAX}")
+            )
     if request.min_amount_minor < 0:
         violations.append(FieldViolation("min_amount_minor", "must be 0 or more"))
     if request.request_id and not is_id(request.request_id):
@@ -84,7 +106,8 @@ def encode_payout_run(run: PayoutRun) -> ledger_pb2.PayoutRun:
         restaurants_considered=run.restaurants_considered,
         restaurants_total=run.restaurants_total,
         skipped=[
-            ledger_pb2.SkippedCount(reason=_SKIP_REASON_NUMBERS[reason], count=count) for reason, count in run.skipped.items()
+            ledger_pb2.SkippedCount(reason=_SKIP_REASON_NUMBERS[reason], count=count)
+            for reason, count in run.skipped.items()
         ],
         created_at=encode_optional_instant(run.created_at),
         finished_at=encode_optional_instant(run.finished_at),
@@ -97,7 +120,9 @@ def decode_payout_id(request: ledger_pb2.GetPayoutRequest) -> UUID:
 
 
 def decode_payout_run_id(
-    request: ledger_pb2.GetPayoutRunRequest | ledger_pb2.ListPayoutRunItemsRequest | ledger_pb2.CancelPayoutRunRequest,
+    request: ledger_pb2.GetPayoutRunRequest
+    | ledger_pb2.ListPayoutRunItemsRequest
+    | ledger_pb2.CancelPayoutRunRequest,
 ) -> UUID:
     """The run asked for. Raises InvalidRequest."""
     return decode_uuid("payout_run_id", request.payout_run_id)
@@ -126,11 +151,18 @@ def encode_payout_run_page(
     """A page of runs, with a token for the next one if `more` follow."""
     token = ""
     if more and runs[-1].created_at is not None:
-        token = tokens.encode(payout_run_list(query), [str(microseconds(runs[-1].created_at)), str(runs[-1].payout_run_id)])
-    return ledger_pb2.ListPayoutRunsResponse(payout_runs=[encode_payout_run(run) for run in runs], next_page_token=token)
+        token = tokens.encode(
+            payout_run_list(query),
+            [str(microseconds(runs[-1].created_at)), str(runs[-1].payout_run_id)],
+        )
+    return ledger_pb2.ListPayoutRunsResponse(
+        payout_runs=[encode_payout_run(run) for run in runs], next_page_token=token
+    )
 
 
-def decode_outcome(number: ledger_pb2.PayoutRunItemOutcome.ValueType) -> PayoutRunItemOutcome | None:
+def decode_outcome(
+    number: ledger_pb2.PayoutRunItemOutcome.ValueType,
+) -> PayoutRunItemOutcome | None:
     """The outcome to list, None for all. Raises InvalidRequest."""
     if number and number not in _OUTCOMES:
         raise InvalidRequest([FieldViolation("outcome", "must be one of the outcomes")])
@@ -142,7 +174,9 @@ def encode_payout_run_item(item: PayoutRunItem) -> ledger_pb2.PayoutRunItem:
     return ledger_pb2.PayoutRunItem(
         restaurant_id=item.restaurant_id,
         outcome=_OUTCOME_NUMBERS[item.outcome],
-        skip_reason=_SKIP_REASON_NUMBERS[item.skip_reason] if item.skip_reason else ledger_pb2.SKIP_REASON_UNSPECIFIED,
+        skip_reason=_SKIP_REASON_NUMBERS[item.skip_reason]
+        if item.skip_reason
+        else ledger_pb2.SKIP_REASON_UNSPECIFIED,
         payout_id="" if item.payout_id is None else str(item.payout_id),
         amount_minor=item.amount_minor,
     )
@@ -191,21 +225,32 @@ def decode_payout_query(request: ledger_pb2.ListPayoutsRequest) -> PayoutQuery:
     return PayoutQuery(
         restaurant_id=request.restaurant_id or None,
         state=_PAYOUT_STATES.get(request.state),
-        payout_run_id=decode_uuid("payout_run_id", request.payout_run_id) if request.payout_run_id else None,
+        payout_run_id=decode_uuid("payout_run_id", request.payout_run_id)
+        if request.payout_run_id
+        else None,
     )
 
 
 def payout_list(query: PayoutQuery) -> tuple[str, ...]:
     """What page tokens of a list of payouts are bound to."""
-    return ("ListPayouts", query.restaurant_id or "", query.state or "", str(query.payout_run_id or ""))
+    return (
+        "ListPayouts",
+        query.restaurant_id or "",
+        query.state or "",
+        str(query.payout_run_id or ""),
+    )
 
 
-def decode_payout_position(tokens: PageTokens, query: PayoutQuery, page_token: str) -> tuple[datetime, UUID] | None:
+def decode_payout_position(
+    tokens: PageTokens, query: PayoutQuery, page_token: str
+) -> tuple[datetime, UUID] | None:
     """The payout after which the list goes on, None for its first page. Raises InvalidRequest."""
     return decode_position(tokens, payout_list(query), page_token)
 
 
-def decode_position(tokens: PageTokens, listed: tuple[str, ...], page_token: str) -> tuple[datetime, UUID] | None:
+def decode_position(
+    tokens: PageTokens, listed: tuple[str, ...], page_token: str
+) -> tuple[datetime, UUID] | None:
     """When what the page before ended with was created, and its id; None for the first page. Raises InvalidRequest."""
     if not page_token:
         return None
@@ -222,8 +267,12 @@ def encode_payout_page(
     token = ""
     if more:
         last = payouts[-1]
-        token = tokens.encode(payout_list(query), [str(microseconds(last.created_at)), str(last.payout_id)])
-    return ledger_pb2.ListPayoutsResponse(payouts=[encode_payout(payout) for payout in payouts], next_page_token=token)
+        token = tokens.encode(
+            payout_list(query), [str(microseconds(last.created_at)), str(last.payout_id)]
+        )
+    return ledger_pb2.ListPayoutsResponse(
+        payouts=[encode_payout(payout) for payout in payouts], next_page_token=token
+    )
 
 
 def _decode_date(message: date_pb2.Date) -> date | None:

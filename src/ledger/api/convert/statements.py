@@ -8,7 +8,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.api.convert.events import decode_instant, decode_page_size, decode_uuid, write_entry
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
-from ledger.application.ports.statements import StatementMoment, StatementPage, StatementPlace, StatementQuery
+from ledger.application.ports.statements import (
+    StatementMoment,
+    StatementPage,
+    StatementPlace,
+    StatementQuery,
+)
 from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, INT64_MIN, is_currency
@@ -21,7 +26,11 @@ from ledger.v1 import ledger_pb2
 OPEN_TRANSACTIONS_MAX = 64
 OPEN_TRANSACTION_AGE_MAX = 10_000_000
 
-_ENTRY_TYPES = {number: EntryType[name.removeprefix("ENTRY_TYPE_")] for name, number in ledger_pb2.EntryType.items() if number}
+_ENTRY_TYPES = {
+    number: EntryType[name.removeprefix("ENTRY_TYPE_")]
+    for name, number in ledger_pb2.EntryType.items()
+    if number
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UINT64_MAX = 2**64 - 1
 _SMALLINT_MAX = 2**15 - 1
@@ -71,15 +80,23 @@ def decode_statement_request(
         event_id=request.event_id or None,
         payout_id=payout_id,
     )
-    return query, _decode_place(tokens, query, request.page_token) if request.page_token else None, page_size
+    return (
+        query,
+        _decode_place(tokens, query, request.page_token) if request.page_token else None,
+        page_size,
+    )
 
 
-def encode_statement_page(tokens: PageTokens, query: StatementQuery, page: StatementPage) -> ledger_pb2.ListEntriesResponse:
+def encode_statement_page(
+    tokens: PageTokens, query: StatementQuery, page: StatementPage
+) -> ledger_pb2.ListEntriesResponse:
     """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field of an entry is bounded."""
     response = ledger_pb2.ListEntriesResponse(
         opening_balance_minor=page.moment.opening_minor,
         closing_balance_minor=page.moment.closing_minor,
-        next_page_token="" if page.next_place is None else _encode_place(tokens, query, page.next_place),
+        next_page_token=""
+        if page.next_place is None
+        else _encode_place(tokens, query, page.next_place),
     )
     add = response.entries.add
     for entry in page.entries:
@@ -87,7 +104,9 @@ def encode_statement_page(tokens: PageTokens, query: StatementQuery, page: State
     return response
 
 
-def _decode_instant(request: ledger_pb2.ListEntriesRequest, field: str, violations: list[FieldViolation]) -> datetime | None:
+def _decode_instant(
+    request: ledger_pb2.ListEntriesRequest, field: str, violations: list[FieldViolation]
+) -> datetime | None:
     if not request.HasField(field):  # type: ignore[arg-type]
         return None
     message: Timestamp = getattr(request, field)
@@ -134,13 +153,25 @@ def _encode_place(tokens: PageTokens, query: StatementQuery, place: StatementPla
 def _decode_place(tokens: PageTokens, query: StatementQuery, page_token: str) -> StatementPlace:
     """The place in a token. Raises InvalidRequest, also for what no page has put there."""
     fields = tokens.decode(_described(query), page_token, fields=_PLACE_FIELDS)
-    read_at, transactions_end, ages, opening, closing, recorded_at, recorded_txid, transaction_id, position = fields
+    (
+        read_at,
+        transactions_end,
+        ages,
+        opening,
+        closing,
+        recorded_at,
+        recorded_txid,
+        transaction_id,
+        position,
+    ) = fields
     end = _number(transactions_end, 0, _UINT64_MAX)
     return StatementPlace(
         moment=StatementMoment(
             read_at=_instant(read_at),
             transactions_end=end,
-            transactions_open=tuple(end - _number(age, 1, end) for age in ages.split(",")) if ages else (),
+            transactions_open=tuple(end - _number(age, 1, end) for age in ages.split(","))
+            if ages
+            else (),
             opening_minor=_number(opening, INT64_MIN, INT64_MAX),
             closing_minor=_number(closing, INT64_MIN, INT64_MAX),
         ),

@@ -4,7 +4,11 @@ from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError, Message
 
-from ledger.api.convert.events import METADATA_ENTRIES_MAX, too_much_metadata, wrong_number_of_events
+from ledger.api.convert.events import (
+    METADATA_ENTRIES_MAX,
+    too_much_metadata,
+    wrong_number_of_events,
+)
 from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX
 from ledger.errors import MalformedMessage
 from ledger.v1 import ledger_pb2

@@ -84,7 +84,9 @@ def _claimed_socket(address: str) -> UnixSocket | None:
     except SocketTaken as error:
         raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
     except OSError as error:
-        raise AddressUnavailable(f"cannot listen on {address}: {error.strerror}: {error.filename}") from error
+        raise AddressUnavailable(
+            f"cannot listen on {address}: {error.strerror}: {error.filename}"
+        ) from error
 
 
 def keep_silent_connections_out(port: int) -> None:
@@ -103,7 +105,10 @@ def keep_silent_connections_out(port: int) -> None:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENCE_SECONDS)
             sockets += 1
     if not sockets:
-        _log.warning("silent connections take the places of others: the system does not keep them out", port=port)
+        _log.warning(
+            "silent connections take the places of others: the system does not keep them out",
+            port=port,
+        )
 
 
 def _listening_sockets(port: int) -> Iterator[socket.socket]:

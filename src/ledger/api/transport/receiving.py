@@ -42,7 +42,9 @@ _LARGE = {"BatchIngestEvents", "StreamEvents"}
 
 # What reads a stream of requests waits for before it has one parsed, by its bytes: as a message it
 # may take far more.
-ROOM_TO_PARSE: ContextVar[Callable[[int], Awaitable[None]] | None] = ContextVar("ROOM_TO_PARSE", default=None)
+ROOM_TO_PARSE: ContextVar[Callable[[int], Awaitable[None]] | None] = ContextVar(
+    "ROOM_TO_PARSE", default=None
+)
 
 
 class Incoming(Protocol):
@@ -188,7 +190,9 @@ class Receiving:
         return None if raw is aio.EOF else raw
 
     def _has_place(self) -> bool:
-        return len(self._placed) < self._places and (self._large is None or self._large.has_room_for_batch)
+        return len(self._placed) < self._places and (
+            self._large is None or self._large.has_room_for_batch
+        )
 
     def _place(self, call: Incoming) -> None:
         self._reading[call] = time.monotonic()
@@ -255,7 +259,9 @@ class Receiving:
 
         While the event loop stood still nothing could arrive: that time counts for nobody.
         """
-        late_seconds = 0.0 if self._watch is None else asyncio.get_running_loop().time() - self._watch.when()
+        late_seconds = (
+            0.0 if self._watch is None else asyncio.get_running_loop().time() - self._watch.when()
+        )
         self._watch = None
         if late_seconds > BUSY_WATCH_SECONDS:
             self._reading = {call: since + late_seconds for call, since in self._reading.items()}
@@ -285,7 +291,9 @@ class Receiving:
         share = max(1, self._places // len(of_connection))
         if all(len(of_connection[connection]) >= share for connection in self._waiting):
             return set()
-        return {call for calls in of_connection.values() for call in calls[: max(0, len(calls) - share)]}
+        return {
+            call for calls in of_connection.values() for call in calls[: max(0, len(calls) - share)]
+        }
 
     def _give_up(self, call: Incoming, error: LedgerError) -> None:
         del self._reading[call]

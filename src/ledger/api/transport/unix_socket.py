@@ -32,7 +32,9 @@ class UnixSocket:
         self._path = _path_of(address)
         self._own: tuple[int, int] | None = None
         if len(os.fsencode(self._path)) > PATH_BYTES_MAX:
-            raise OSError(errno.ENAMETOOLONG, f"longer than {PATH_BYTES_MAX} bytes", os.fspath(self._path))
+            raise OSError(
+                errno.ENAMETOOLONG, f"longer than {PATH_BYTES_MAX} bytes", os.fspath(self._path)
+            )
         self._bound = _name_beside(self._path, f".{os.getpid()}")
         self.bind_address = PREFIX + quote(os.fspath(self._bound))
         self._lock = _locked(self._path.with_name(self._path.name + LOCK_SUFFIX))

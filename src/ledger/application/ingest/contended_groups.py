@@ -68,7 +68,9 @@ class ContendedGroups:
             is_last = len(part) == 1 and not mixed and not alike and len(self._waiting) == 1
             began = loop.time()
             try:
-                await self._post_events.post(batch, part, None if is_last else PART_LOCK_WAIT_SECONDS)
+                await self._post_events.post(
+                    batch, part, None if is_last else PART_LOCK_WAIT_SECONDS
+                )
             except DatabaseContention:
                 is_apart = len(part) == 1 and not mixed and all(len(other) == 1 for other in alike)
                 is_done = is_apart or loop.time() >= undisturbed_until
@@ -97,7 +99,14 @@ def _halves(postings: Sequence[Posting]) -> list[list[Posting]]:
     if len(postings) < 2:
         return [list(postings)] if postings else []
     ordered = sorted(postings, key=lambda posting: (posting.account, posting.event.event_id))
-    ends = [place for place in range(1, len(ordered)) if ordered[place - 1].account != ordered[place].account]
+    ends = [
+        place
+        for place in range(1, len(ordered))
+        if ordered[place - 1].account != ordered[place].account
+    ]
     middle = len(ordered) // 2
     cut = min(ends, key=lambda place: abs(place - middle), default=middle)
-    return [sorted(part, key=lambda posting: posting.event.event_id) for part in (ordered[:cut], ordered[cut:])]
+    return [
+        sorted(part, key=lambda posting: posting.event.event_id)
+        for part in (ordered[:cut], ordered[cut:])
+    ]

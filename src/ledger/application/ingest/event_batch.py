@@ -46,7 +46,9 @@ class EventBatch:
             if event.event_id not in self._candidates:
                 # What a payout event posts depends on the state of its payout.
                 entries = [] if event.type in PAYOUT_EVENT_TYPES else entries_of(event)
-                self._candidates[event.event_id] = Posting(event, print_, uuid_utils.compat.uuid7(), entries)
+                self._candidates[event.event_id] = Posting(
+                    event, print_, uuid_utils.compat.uuid7(), entries
+                )
 
     @property
     def postings(self) -> list[Posting]:
@@ -70,7 +72,11 @@ class EventBatch:
     def is_undecided(self, posting: Posting) -> bool:
         """Whether it is not known yet what becomes of the candidate."""
         event_id = posting.event.event_id
-        return event_id not in self.new and event_id not in self.stored and event_id not in self.refused
+        return (
+            event_id not in self.new
+            and event_id not in self.stored
+            and event_id not in self.refused
+        )
 
     def refuse(self, posting: Posting, error: LedgerError) -> None:
         """Records that the candidate was refused, with nothing stored."""
@@ -94,13 +100,21 @@ class EventBatch:
                 if event_id not in left:
                     outcomes[place] = self.refused[event_id]
             elif event_id in self.new:
-                outcomes[place] = self._judge(event, print_, self._candidates[event_id], created=is_first)
+                outcomes[place] = self._judge(
+                    event, print_, self._candidates[event_id], created=is_first
+                )
             elif (stored := self.stored.get(event_id)) is not None:
-                outcomes[place] = self._judge(event, print_, stored, created=is_first and stored.batch_id == self.batch_id)
+                outcomes[place] = self._judge(
+                    event, print_, stored, created=is_first and stored.batch_id == self.batch_id
+                )
         return outcomes
 
     @staticmethod
-    def _judge(event: ProcessorEvent, print_: bytes, kept: Posting | StoredEvent, *, created: bool) -> IngestOutcome:
+    def _judge(
+        event: ProcessorEvent, print_: bytes, kept: Posting | StoredEvent, *, created: bool
+    ) -> IngestOutcome:
         if kept.fingerprint != print_:
             return EventIdReused(event.event_id, differing_fields(kept.event, event))
-        return Booked(IngestStatus.CREATED if created else IngestStatus.DUPLICATE, kept.transaction_id)
+        return Booked(
+            IngestStatus.CREATED if created else IngestStatus.DUPLICATE, kept.transaction_id
+        )

@@ -63,7 +63,9 @@ class IngestEvents:
         facts = RepeatedFacts(on_repeated)
         self._post_batches = PostEvents(ledger, begin, facts, register=register)
         self._post_groups = PostEvents(group_ledger or ledger, begin, facts, register=register)
-        self._contended = ContendedGroups(self._post_groups, groups_at_once_max=limits.batches_at_once_max)
+        self._contended = ContendedGroups(
+            self._post_groups, groups_at_once_max=limits.batches_at_once_max
+        )
         self._on_group = on_group
         self.queue = IngestQueue(limits, on_change=on_queue)
         self._groups: Grouping[ProcessorEvent, IngestOutcome] = Grouping(
@@ -77,7 +79,11 @@ class IngestEvents:
         self._closed = False
 
     async def __call__(
-        self, events: Sequence[ProcessorEvent], *, size_bytes: int = 0, seconds_left: float | None = None
+        self,
+        events: Sequence[ProcessorEvent],
+        *,
+        size_bytes: int = 0,
+        seconds_left: float | None = None,
     ) -> list[IngestOutcome]:
         """Books valid `events` and tells what became of each, in their order; what is told as booked is durable.
 
@@ -153,7 +159,9 @@ class IngestEvents:
             pending = [place for place in pending if place not in outcomes]
         return [outcomes[place] for place in range(len(events))], was_apart
 
-    async def _book_candidates(self, batch: EventBatch, answer: Answer[IngestOutcome] | None) -> bool:
+    async def _book_candidates(
+        self, batch: EventBatch, answer: Answer[IngestOutcome] | None
+    ) -> bool:
         """Posts and settles what is to be; returns whether it was done in parts."""
         post_events = self._post_batches if answer is None else self._post_groups
         apart_until: float | None = None
@@ -167,7 +175,11 @@ class IngestEvents:
                 await post_events.settle(batch)
                 return apart_until is not None
             except (DatabaseContention, DatabaseUnavailable) as error:
-                _log.warning("an attempt to book broke off", attempt=attempt, cause=repr(error.__cause__ or error))
+                _log.warning(
+                    "an attempt to book broke off",
+                    attempt=attempt,
+                    cause=repr(error.__cause__ or error),
+                )
                 if answer is not None and isinstance(error, DatabaseContention):
                     if apart_until is not None:
                         raise

@@ -32,14 +32,18 @@ class PostEvents:
     statements as there are events. Only contention, a timeout and the loss of the database concern all events at once.
     """
 
-    def __init__(self, ledger: EventLedger, begin: UnitOfWorkFactory, facts: RepeatedFacts, *, register: bool) -> None:
+    def __init__(
+        self, ledger: EventLedger, begin: UnitOfWorkFactory, facts: RepeatedFacts, *, register: bool
+    ) -> None:
         """`register` says whether a restaurant that is not known is registered, or its events refused."""
         self._facts = facts
         self._ledger = ledger
         self._begin = begin
         self._register = register
 
-    async def post(self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None = None) -> None:
+    async def post(
+        self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None = None
+    ) -> None:
         """Stores what is new of `postings`, and looks up what was there before: a later statement, which sees what the first
         waited for.
 
@@ -61,14 +65,19 @@ class PostEvents:
             await self._look_up(batch, missing)
             for posting in missing:
                 if batch.is_undecided(posting):
-                    batch.refuse(posting, _failed(posting, "it was not stored, although its balance account is open"))
+                    batch.refuse(
+                        posting,
+                        _failed(posting, "it was not stored, although its balance account is open"),
+                    )
 
     async def settle(self, batch: EventBatch) -> None:
         """Books the payout events, each in a transaction of its own, in the order of the request. Raises as `post` does."""
         for posting in batch.unsettled:
             event = posting.event
             try:
-                new = await settle_payout(self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id)
+                new = await settle_payout(
+                    self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id
+                )
             except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
                 batch.refuse(posting, error)
             except PayoutAnswersContradict as error:
@@ -89,12 +98,16 @@ class PostEvents:
                 else:
                     await self._look_up(batch, [posting])
 
-    async def _insert(self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None) -> list[Posting]:
+    async def _insert(
+        self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None
+    ) -> list[Posting]:
         """Stores `postings` in one transaction, or in more if an offender must be left out. Returns those that were not new."""
         if not postings:
             return []
         try:
-            new = await self._ledger.insert(postings, batch.batch_id, lock_wait_seconds=lock_wait_seconds)
+            new = await self._ledger.insert(
+                postings, batch.batch_id, lock_wait_seconds=lock_wait_seconds
+            )
         except (DataRejected, StatementRefused) as error:
             if len(postings) == 1:
                 batch.refuse(postings[0], _refused(postings[0], error))
@@ -109,7 +122,11 @@ class PostEvents:
     async def _look_up(self, batch: EventBatch, postings: Sequence[Posting]) -> None:
         """Tells `batch` which of `postings` are stored, and refuses those that the database cannot read."""
         try:
-            batch.stored.update(await self._ledger.stored([posting.event.event_id for posting in postings], once_safe=True))
+            batch.stored.update(
+                await self._ledger.stored(
+                    [posting.event.event_id for posting in postings], once_safe=True
+                )
+            )
         except (DataRejected, StatementRefused) as error:
             if len(postings) == 1:
                 batch.refuse(postings[0], _failed(postings[0], repr(error.__cause__ or error)))
@@ -118,11 +135,15 @@ class PostEvents:
             await self._look_up(batch, postings[:middle])
             await self._look_up(batch, postings[middle:])
 
-    async def _open_accounts(self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None) -> None:
+    async def _open_accounts(
+        self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None
+    ) -> None:
         """Opens the balance accounts that `postings` need, and refuses those of unknown restaurants if it is set so."""
         accounts = sorted({posting.account for posting in postings})
         try:
-            unknown = await self._ledger.open_accounts(accounts, register=self._register, lock_wait_seconds=lock_wait_seconds)
+            unknown = await self._ledger.open_accounts(
+                accounts, register=self._register, lock_wait_seconds=lock_wait_seconds
+            )
         except (DataRejected, StatementRefused) as error:
             if len(accounts) == 1:
                 for posting in postings:
@@ -138,7 +159,9 @@ class PostEvents:
                 batch.refuse(posting, RestaurantNotFound(posting.event.restaurant_id))
 
 
-def _refused(posting: Posting, error: DataRejected | StatementRefused) -> EventRejected | EventFailed:
+def _refused(
+    posting: Posting, error: DataRejected | StatementRefused
+) -> EventRejected | EventFailed:
     """The error for the caller; the log has what the database said."""
     cause = repr(error.__cause__ or error)
     if isinstance(error, StatementRefused):
@@ -151,5 +174,10 @@ def _refused(posting: Posting, error: DataRejected | StatementRefused) -> EventR
 def _failed(posting: Posting, cause: str) -> EventFailed:
     """The error for the caller of an event that failed for a reason nobody foresaw."""
     failed = EventFailed(posting.event.event_id, uuid_utils.uuid7().hex)
-    _log.error("an event failed unexpectedly", event_id=failed.event_id, error_id=failed.error_id, cause=cause)
+    _log.error(
+        "an event failed unexpectedly",
+        event_id=failed.event_id,
+        error_id=failed.error_id,
+        cause=cause,
+    )
     return failed

@@ -41,7 +41,11 @@ class IngestQueue:
         """`on_change` is told how many events and bytes are here, after each group and when the last ones have gone."""
         self._on_change = on_change
         self._limits = limits
-        self._single_limits = (limits.queue_calls_max, limits.queue_events_max, limits.queue_bytes_max)
+        self._single_limits = (
+            limits.queue_calls_max,
+            limits.queue_events_max,
+            limits.queue_bytes_max,
+        )
         calls_max, events_max, bytes_max = self._single_limits
         share = 1.0 - _SPARED_SHARE
         self._batch_limits = (calls_max * share, events_max * share, bytes_max * share)
@@ -116,5 +120,11 @@ class IngestQueue:
         self._on_change(self.events, self.size_bytes)
 
     def _has_room(self, events: int, size_bytes: int) -> bool:
-        calls_max, events_max, bytes_max = self._single_limits if events == 1 else self._batch_limits
-        return self.calls < calls_max and self.events + events <= events_max and self.size_bytes + size_bytes <= bytes_max
+        calls_max, events_max, bytes_max = (
+            self._single_limits if events == 1 else self._batch_limits
+        )
+        return (
+            self.calls < calls_max
+            and self.events + events <= events_max
+            and self.size_bytes + size_bytes <= bytes_max
+        )

@@ -24,7 +24,15 @@ class RepeatedFacts:
         repeated = 0
         for event in events:
             if event.reference:
-                fact = hash((event.type, event.reference, event.amount_minor, event.restaurant_id, event.currency))
+                fact = hash(
+                    (
+                        event.type,
+                        event.reference,
+                        event.amount_minor,
+                        event.restaurant_id,
+                        event.currency,
+                    )
+                )
                 event_id = seen.pop(fact, event.event_id)
                 repeated += event_id != event.event_id
                 seen[fact] = event.event_id

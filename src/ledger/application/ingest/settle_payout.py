@@ -14,7 +14,11 @@ _log = structlog.get_logger("ledger.payouts")
 
 
 async def settle_payout(
-    begin: UnitOfWorkFactory, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
+    begin: UnitOfWorkFactory,
+    event: ProcessorEvent,
+    fingerprint: bytes,
+    transaction_id: UUID,
+    batch_id: UUID,
 ) -> bool:
     """Stores a payout event, moves its payout and posts the move, all or nothing; False if the event's id is stored already.
 

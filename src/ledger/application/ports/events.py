@@ -65,7 +65,9 @@ class EventLedger(Protocol):
     All methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout and StatementRefused.
     """
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
+    async def insert(
+        self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         """Stores those of `postings` whose event id is new and whose balance account exists, with their entries, durably.
 
         `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids stored by this very call.
@@ -75,7 +77,9 @@ class EventLedger(Protocol):
         """
         ...
 
-    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
+    async def stored(
+        self, event_ids: Collection[str], *, once_safe: bool = False
+    ) -> dict[str, StoredEvent]:
         """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before this call.
 
         `once_safe` is for whoever acknowledges them: returns once they are as durable as the database makes any commit.
@@ -87,7 +91,11 @@ class EventLedger(Protocol):
         ...
 
     async def open_accounts(
-        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+        self,
+        accounts: Collection[tuple[str, str]],
+        *,
+        register: bool,
+        lock_wait_seconds: float | None = None,
     ) -> set[str]:
         """Opens the (restaurant id, currency) balance accounts that do not exist yet.
 

@@ -96,7 +96,9 @@ class PayoutRuns(Protocol):
         """At most `limit` items whose restaurant id is greater than `after`, in that order; of one outcome if one is given."""
         ...
 
-    async def page(self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[PayoutRun]:
+    async def page(
+        self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[PayoutRun]:
         """At most `limit` runs without progress, latest first, created before the one at `before` if it is given."""
         ...
 
@@ -143,7 +145,9 @@ class Payouts(Protocol):
         """A payout with its items and its history, or None."""
         ...
 
-    async def page(self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[Payout]:
+    async def page(
+        self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[Payout]:
         """At most `limit` payouts, latest first, created before the one at `before` if it is given."""
         ...
 
@@ -151,7 +155,9 @@ class Payouts(Protocol):
 class PayoutSettlement(Protocol):
     """What the bank did with payouts, inside a unit of work."""
 
-    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+    async def record(
+        self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
+    ) -> bool:
         """Stores a payout event unless its id is stored; whether it was. Waits for another one of the same id."""
         ...
 
@@ -164,7 +170,12 @@ class PayoutSettlement(Protocol):
         ...
 
     async def move(
-        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+        self,
+        payout: Payout,
+        state: PayoutState,
+        entry: Entry | None,
+        event: ProcessorEvent,
+        transaction_id: UUID,
     ) -> None:
         """Moves the payout to `state` and posts `entry`, if there is one, in its balance account."""
         ...

@@ -72,7 +72,9 @@ def demonstrate() -> None:
         signal.signal(number, demonstration.interrupt)
     lines = read_demo_lines()
     with demo_data_dir() as data_dir:
-        demonstration.say(f"Starting a server of its own, with an embedded PostgreSQL in {data_dir}.")
+        demonstration.say(
+            f"Starting a server of its own, with an embedded PostgreSQL in {data_dir}."
+        )
         with demo_server(data_dir) as address, connect_plainly(address) as stub:
             demonstration.say(f"It listens on {address}.")
             _ingest_twice(demonstration, stub, lines)
@@ -86,12 +88,18 @@ def demonstrate() -> None:
     demonstration.say("Everything was as it must be; the server and its data are gone again.")
 
 
-def _ingest_twice(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+def _ingest_twice(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
+) -> None:
     summary = _ingest_demo_file(stub)
-    demonstration.say(f"Sent the {len(lines)} events of {DEMO_FILE.name}: {summary.created} were created.")
+    demonstration.say(
+        f"Sent the {len(lines)} events of {DEMO_FILE.name}: {summary.created} were created."
+    )
     demonstration.expect("created", summary.created, len(lines))
     again = _ingest_demo_file(stub)
-    demonstration.say(f"Sent them again, as processors do: {again.duplicates} were duplicates, {again.created} were created.")
+    demonstration.say(
+        f"Sent them again, as processors do: {again.duplicates} were duplicates, {again.created} were created."
+    )
     demonstration.expect("duplicates", again.duplicates, len(lines))
 
 
@@ -115,27 +123,41 @@ def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
     return dict(owed)
 
 
-def _show_balances(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+def _show_balances(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
+) -> None:
     amounts_of = ("available", "pending", "the lines add up to")
     table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
     for (restaurant_id, currency), owed_minor in sorted(owed_by_account(lines).items()):
-        answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+        answer = stub.GetBalance(
+            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
+        )
         amounts = (answer.available_minor, answer.pending_minor, owed_minor)
-        table.add(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        table.add(
+            restaurant_id,
+            currency,
+            *(format_minor(amount_minor, currency) for amount_minor in amounts),
+        )
         name = f"balance of {restaurant_id} in {currency}, minor units"
         # Every event is long past, so all of it has matured.
         demonstration.expect(f"available {name}", answer.available_minor, owed_minor)
         demonstration.expect(f"pending {name}", answer.pending_minor, 0)
         demonstration.expect(f"reserved {name}", answer.reserved_minor, 0)
         demonstration.expect(f"disputed {name}", answer.disputed_minor, 0)
-    demonstration.say("This is what each restaurant may be paid now: its charges, less 5 % commission, less its refunds.")
+    demonstration.say(
+        "This is what each restaurant may be paid now: its charges, less 5 % commission, less its refunds."
+    )
     print_table(table)
 
 
-def _show_event(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line) -> None:
+def _show_event(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line
+) -> None:
     """The entries of a charge with a fee."""
     answer = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
-    table = Table(("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],)))
+    table = Table(
+        ("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],))
+    )
     for entry in answer.entries:
         table.add(
             word_of(ledger_pb2.EntryType, entry.type),
@@ -143,10 +165,15 @@ def _show_event(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
             word_of(ledger_pb2.LedgerAccount, entry.credit_account),
             format_minor(entry.amount_minor, entry.currency),
         )
-    demonstration.say(f"The event {line['event_id']} posted these entries, each with one debit and one credit:")
+    demonstration.say(
+        f"The event {line['event_id']} posted these entries, each with one debit and one credit:"
+    )
     print_table(table)
     entries = [(entry.type, entry.amount_minor) for entry in answer.entries]
-    expected = [(ledger_pb2.ENTRY_TYPE_CHARGE, line["amount"]), (ledger_pb2.ENTRY_TYPE_FEE, line["fee"])]
+    expected = [
+        (ledger_pb2.ENTRY_TYPE_CHARGE, line["amount"]),
+        (ledger_pb2.ENTRY_TYPE_FEE, line["fee"]),
+    ]
     demonstration.expect(f"entries of {line['event_id']}", entries, expected)
 
 
@@ -161,11 +188,15 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
     except grpc.RpcError as error:
         refusal = refusal_of_call(error)
         seen = f"{refusal.code} {refusal.reason}"
-        demonstration.say(f"Sent {event.event_id} with another amount, which is refused:\n  {refusal}")
+        demonstration.say(
+            f"Sent {event.event_id} with another amount, which is refused:\n  {refusal}"
+        )
     demonstration.expect("the answer to a contradiction", seen, "ALREADY_EXISTS EVENT_ID_REUSED")
 
 
-def _pay_out(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]) -> None:
+def _pay_out(
+    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
+) -> None:
     """Pays everybody; the bank then carries one payout out and refuses another one, which a second run pays."""
     owed = owed_by_account(lines)
     # The demonstration's server has the settlement zone UTC.
@@ -173,11 +204,19 @@ def _pay_out(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerService
     as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
     paid_account: _Account = (lines[0]["restaurant_id"], lines[0]["currency"])
     currency = paid_account[1]
-    failed_account = min(account for account in owed if account[1] == currency and account != paid_account)
+    failed_account = min(
+        account for account in owed if account[1] == currency and account != paid_account
+    )
 
-    plan = stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, dry_run=True)).payout_run
-    demonstration.say(f"Planned a payout run in {currency}, which writes nothing: {_summary_of(plan)}.")
-    _expect_run(demonstration, plan, {account: owed[account] for account in owed if account[1] == currency})
+    plan = stub.RunPayouts(
+        ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, dry_run=True)
+    ).payout_run
+    demonstration.say(
+        f"Planned a payout run in {currency}, which writes nothing: {_summary_of(plan)}."
+    )
+    _expect_run(
+        demonstration, plan, {account: owed[account] for account in owed if account[1] == currency}
+    )
     _run_each_currency(demonstration, stub, as_of, owed)
     payouts = _list_payouts(demonstration, stub, owed)
     _show_payout(demonstration, stub, payouts[paid_account], _items_of(lines, paid_account))
@@ -193,15 +232,22 @@ def _summary_of(run: ledger_pb2.PayoutRun) -> str:
     return f"{run.payouts_created} {noun}, {format_minor(run.total_amount_minor, run.currency)} {run.currency} in all"
 
 
-def _expect_run(demonstration: _Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]) -> None:
+def _expect_run(
+    demonstration: _Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]
+) -> None:
     """Expects `run` to have paid these amounts."""
     name = f"run in {run.currency}"
     demonstration.expect(f"payouts of the {name}", run.payouts_created, len(paid))
-    demonstration.expect(f"total of the {name}, minor units", run.total_amount_minor, sum(paid.values()))
+    demonstration.expect(
+        f"total of the {name}, minor units", run.total_amount_minor, sum(paid.values())
+    )
 
 
 def _finished_run(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", currency: str, as_of: date_pb2.Date, request_id: str = ""
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    currency: str,
+    as_of: date_pb2.Date,
+    request_id: str = "",
 ) -> ledger_pb2.PayoutRun:
     request = ledger_pb2.RunPayoutsRequest(currency=currency, as_of=as_of, request_id=request_id)
     run = stub.RunPayouts(request).payout_run
@@ -218,11 +264,17 @@ def _run_each_currency(
     for currency in sorted({currency for _, currency in owed}):
         run = _finished_run(stub, currency, as_of)
         print_line(f"  run {run.payout_run_id}: {_summary_of(run)}")
-        _expect_run(demonstration, run, {account: owed[account] for account in owed if account[1] == currency})
+        _expect_run(
+            demonstration,
+            run,
+            {account: owed[account] for account in owed if account[1] == currency},
+        )
 
 
 def _list_payouts(
-    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", owed: dict[_Account, int]
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    owed: dict[_Account, int],
 ) -> dict[_Account, ledger_pb2.Payout]:
     """The payouts, each by its restaurant and currency."""
     listed = stub.ListPayouts(ledger_pb2.ListPayoutsRequest()).payouts
@@ -241,7 +293,9 @@ def _items_of(lines: list[_Line], account: _Account) -> list[tuple[str, int]]:
     amounts: defaultdict[str, int] = defaultdict(int)
     for line in lines:
         if (line["restaurant_id"], line["currency"]) == account:
-            name, sign = {"charge_succeeded": ("CHARGE", 1), "refund_succeeded": ("REFUND", -1)}[line["event_type"]]
+            name, sign = {"charge_succeeded": ("CHARGE", 1), "refund_succeeded": ("REFUND", -1)}[
+                line["event_type"]
+            ]
             amounts[name] += sign * line["amount"]
             amounts["FEE"] -= line["fee"]
     return sorted((name, amount_minor) for name, amount_minor in amounts.items() if amount_minor)
@@ -260,24 +314,46 @@ def _show_payout(
     demonstration.expect(f"items of the payout to {payout.restaurant_id}", seen, items)
 
 
-def _be_paid(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> None:
+def _be_paid(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    payout: ledger_pb2.Payout,
+) -> None:
     settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
     _, again = settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
     demonstration.say("The bank says twice that it was paid; that is booked once:")
-    demonstration.expect("the second answer", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE")
-    _show_history(demonstration, _payout(stub, payout), [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_PAID])
+    demonstration.expect(
+        "the second answer", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE"
+    )
+    _show_history(
+        demonstration,
+        _payout(stub, payout),
+        [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_PAID],
+    )
 
 
-def _fail(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> None:
+def _fail(
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    payout: ledger_pb2.Payout,
+) -> None:
     settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
-    request = ledger_pb2.GetBalanceRequest(restaurant_id=payout.restaurant_id, currency=payout.currency)
+    request = ledger_pb2.GetBalanceRequest(
+        restaurant_id=payout.restaurant_id, currency=payout.currency
+    )
     available_minor = stub.GetBalance(request).available_minor
     demonstration.say(
         f"The payout to {payout.restaurant_id} failed; "
         f"{format_minor(available_minor, payout.currency)} {payout.currency} of it are available again at once:"
     )
-    demonstration.expect("available after a failed payout, minor units", available_minor, payout.amount_minor)
-    _show_history(demonstration, _payout(stub, payout), [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_FAILED])
+    demonstration.expect(
+        "available after a failed payout, minor units", available_minor, payout.amount_minor
+    )
+    _show_history(
+        demonstration,
+        _payout(stub, payout),
+        [ledger_pb2.PAYOUT_STATE_CREATED, ledger_pb2.PAYOUT_STATE_FAILED],
+    )
 
 
 def _pay_again(
@@ -290,16 +366,26 @@ def _pay_again(
     """A second run of the day, which pays what failed and nobody twice."""
     run = _finished_run(stub, failed.currency, as_of, request_id="again")
     skipped = sum(reason.count for reason in run.skipped)
-    demonstration.say(f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout already.")
+    demonstration.say(
+        f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout already."
+    )
     account = (failed.restaurant_id, failed.currency)
     _expect_run(demonstration, run, {account: owed[account]})
-    demonstration.expect("restaurants it skipped", skipped, sum(currency == failed.currency for _, currency in owed) - 1)
-    (payout,) = stub.ListPayouts(ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id)).payouts
+    demonstration.expect(
+        "restaurants it skipped",
+        skipped,
+        sum(currency == failed.currency for _, currency in owed) - 1,
+    )
+    (payout,) = stub.ListPayouts(
+        ledger_pb2.ListPayoutsRequest(payout_run_id=run.payout_run_id)
+    ).payouts
     _show_payout(demonstration, stub, payout, [("PAYOUT_REVERSAL", owed[account])])
 
 
 def _show_history(
-    demonstration: _Demonstration, payout: ledger_pb2.Payout, states: "list[ledger_pb2.PayoutState.ValueType]"
+    demonstration: _Demonstration,
+    payout: ledger_pb2.Payout,
+    states: "list[ledger_pb2.PayoutState.ValueType]",
 ) -> None:
     print_table(history_table(payout))
     seen = [move.state for move in payout.history]
@@ -307,14 +393,22 @@ def _show_history(
 
 
 def _show_reserved(
-    demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", reserved: dict[_Account, int]
+    demonstration: _Demonstration,
+    stub: "ledger_pb2_grpc.LedgerServiceStub",
+    reserved: dict[_Account, int],
 ) -> None:
     amounts_of = ("available", "reserved", "not paid yet")
     table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
     for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
-        answer = stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency))
+        answer = stub.GetBalance(
+            ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
+        )
         amounts = (answer.available_minor, answer.reserved_minor, reserved_minor)
-        table.add(restaurant_id, currency, *(format_minor(amount_minor, currency) for amount_minor in amounts))
+        table.add(
+            restaurant_id,
+            currency,
+            *(format_minor(amount_minor, currency) for amount_minor in amounts),
+        )
         name = f"balance of {restaurant_id} in {currency} after the payouts, minor units"
         demonstration.expect(f"available {name}", answer.available_minor, 0)
         demonstration.expect(f"reserved {name}", answer.reserved_minor, reserved_minor)
@@ -322,7 +416,9 @@ def _show_reserved(
     print_table(table)
 
 
-def _payout(stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout) -> ledger_pb2.Payout:
+def _payout(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout
+) -> ledger_pb2.Payout:
     """The payout as it is now, with its items and its history."""
     return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)).payout
 

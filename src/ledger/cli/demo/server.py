@@ -67,29 +67,46 @@ def demo_server(data_dir: Path) -> Iterator[str]:
 
 def _environment(data_dir: Path) -> Mapping[str, str]:
     """The user's, without settings that could lead to another database than the demonstration's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_") or name == "LEDGER_PG_BIN"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LEDGER_") or name == "LEDGER_PG_BIN"
+    }
     return kept | {"LEDGER_GRPC_ADDRESS": "127.0.0.1:0", "LEDGER_DATA_DIR": str(data_dir / _BOOKS)}
 
 
 def demo_settings(data_dir: Path) -> Settings:
     """The settings of a command that opens the database of the server in `data_dir`."""
-    return Settings(_env_file=None, database_url="", migration_database_url="", data_dir=data_dir / _BOOKS)
+    return Settings(
+        _env_file=None, database_url="", migration_database_url="", data_dir=data_dir / _BOOKS
+    )
 
 
-def _wait_for_address(server: "subprocess.Popen[bytes]", output: Path, log: Path, deadline: float) -> str:
+def _wait_for_address(
+    server: "subprocess.Popen[bytes]", output: Path, log: Path, deadline: float
+) -> str:
     """The address that the server announces."""
     while time.monotonic() < deadline:
         first, newline, _ = output.read_text(encoding="utf-8").partition("\n")
         if newline and first.startswith(READY_PREFIX):
             return first.removeprefix(READY_PREFIX)
         if server.poll() is not None:
-            raise CommandFailure(f"the server ended with status {server.returncode} before it was ready", *_last_lines(log))
+            raise CommandFailure(
+                f"the server ended with status {server.returncode} before it was ready",
+                *_last_lines(log),
+            )
         time.sleep(_POLL_SECONDS)
-    raise CommandFailure(f"the server was not ready within {START_TIMEOUT_SECONDS:.0f} s", *_last_lines(log))
+    raise CommandFailure(
+        f"the server was not ready within {START_TIMEOUT_SECONDS:.0f} s", *_last_lines(log)
+    )
 
 
-def _wait_until_serving(server: "subprocess.Popen[bytes]", address: str, log: Path, deadline: float) -> None:
-    request = health_pb2.HealthCheckRequest(service=ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name)
+def _wait_until_serving(
+    server: "subprocess.Popen[bytes]", address: str, log: Path, deadline: float
+) -> None:
+    request = health_pb2.HealthCheckRequest(
+        service=ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
+    )
     with open_channel(address) as channel:
         # The library's own stub has no types.
         check = channel.unary_unary(

@@ -20,12 +20,19 @@ class IngestBar:
 
     def write(self, line: str) -> None:
         """Writes a line above it."""
-        self._progress.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._progress.console.print(
+            line, markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
 
 
 @contextmanager
 def ingest_bar(total_bytes: int | None) -> Iterator[IngestBar]:
     """The bar while the block runs; without a total it only moves."""
-    columns = (BarColumn(), TextColumn("{task.fields[booked]} booked"), TextColumn("{task.fields[pace]}"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        TextColumn("{task.fields[booked]} booked"),
+        TextColumn("{task.fields[pace]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield IngestBar(progress, total_bytes)

@@ -38,11 +38,15 @@ class Batch:
     @classmethod
     def of(cls, lines: Sequence[Line], end_bytes: int) -> Self:
         """The batch of these lines."""
-        events = tuple(line.content for line in lines if isinstance(line.content, ledger_pb2.ProcessorEvent))
+        events = tuple(
+            line.content for line in lines if isinstance(line.content, ledger_pb2.ProcessorEvent)
+        )
         return cls(tuple(lines), events, end_bytes)
 
 
-def read_batches(source: BinaryIO, *, batch_size: int, ignore_unknown_fields: bool) -> Iterator[Batch]:
+def read_batches(
+    source: BinaryIO, *, batch_size: int, ignore_unknown_fields: bool
+) -> Iterator[Batch]:
     """The lines of `source` but the blank ones, up to `batch_size` and what a message holds at a time. Raises OSError."""
     lines: list[Line] = []
     size_bytes = 0
@@ -78,7 +82,9 @@ def _read_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
         yield number, None, end_bytes
 
 
-def _parse(raw: bytes | None, ignore_unknown_fields: bool) -> ledger_pb2.ProcessorEvent | InvalidLine:
+def _parse(
+    raw: bytes | None, ignore_unknown_fields: bool
+) -> ledger_pb2.ProcessorEvent | InvalidLine:
     if raw is None:
         return InvalidLine([FieldViolation("", f"is longer than {LINE_BYTES_MAX} bytes")])
     try:

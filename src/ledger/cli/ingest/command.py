@@ -94,7 +94,9 @@ class IngestSummary:
 class ResultReporter:
     """Counts results, and writes refused lines to standard error, the first `shown_max` of them."""
 
-    def __init__(self, source_name: str, shown_max: int | None, write: Callable[[str], None]) -> None:
+    def __init__(
+        self, source_name: str, shown_max: int | None, write: Callable[[str], None]
+    ) -> None:
         self.summary = IngestSummary()
         self._source_name = source_name
         self._shown_max = shown_max
@@ -106,11 +108,17 @@ class ResultReporter:
         for line in batch.lines:
             if isinstance(line.content, InvalidLine):
                 self.summary.invalid += 1
-                self._tell(line.number, line.content.event_id, f"INVALID_ARGUMENT INVALID_LINE {line.content}")
+                self._tell(
+                    line.number,
+                    line.content.event_id,
+                    f"INVALID_ARGUMENT INVALID_LINE {line.content}",
+                )
             else:
                 self._add_result(line.number, line.content, next(answers))
 
-    def _add_result(self, number: int, event: ledger_pb2.ProcessorEvent, result: ledger_pb2.IngestResult) -> None:
+    def _add_result(
+        self, number: int, event: ledger_pb2.ProcessorEvent, result: ledger_pb2.IngestResult
+    ) -> None:
         if not result.HasField("error"):
             if result.status == ledger_pb2.INGEST_STATUS_CREATED:
                 self.summary.created += 1
@@ -118,7 +126,11 @@ class ResultReporter:
                 self.summary.duplicates += 1
             else:
                 self.summary.unknown += 1
-                self._tell(number, event.event_id, f"status {result.status} is unknown to this version of the command: update it")
+                self._tell(
+                    number,
+                    event.event_id,
+                    f"status {result.status} is unknown to this version of the command: update it",
+                )
             return
         refusal = refusal_of_status(result.error)
         if refusal.code == "ALREADY_EXISTS":
@@ -139,7 +151,9 @@ class ResultReporter:
     def close(self) -> None:
         """Tells how many refused lines were not written."""
         if self._shown_max is not None and self.summary.told > self._shown_max:
-            self._write(f"{self.summary.told - self._shown_max} more refused lines; --errors all shows them")
+            self._write(
+                f"{self.summary.told - self._shown_max} more refused lines; --errors all shows them"
+            )
 
 
 class ErrorCount(click.ParamType[int | None]):
@@ -147,7 +161,9 @@ class ErrorCount(click.ParamType[int | None]):
 
     name = "count"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
         return None if value in (None, "all") else WholeNumber().convert(value, param, ctx)
 
 
@@ -167,10 +183,22 @@ class ErrorCount(click.ParamType[int | None]):
     default=ERRORS_SHOWN,
     help=f"How many refused lines to show in full.  [default: {ERRORS_SHOWN}]",
 )
-@click.option("--ignore-unknown", "ignore_unknown_fields", is_flag=True, help="Let fields pass that are not an event's.")
+@click.option(
+    "--ignore-unknown",
+    "ignore_unknown_fields",
+    is_flag=True,
+    help="Let fields pass that are not an event's.",
+)
 @json_option
 @address_option
-def ingest(file: str, batch_size: int, errors: int | None, ignore_unknown_fields: bool, json: bool, address: str | None) -> None:
+def ingest(
+    file: str,
+    batch_size: int,
+    errors: int | None,
+    ignore_unknown_fields: bool,
+    json: bool,
+    address: str | None,
+) -> None:
     settings = load_client_settings(address)
     with _open_source(file) as (source, name), _progress_bar(source) as progress:
         reporter = ResultReporter(name, errors, progress.write)
@@ -182,16 +210,24 @@ def ingest(file: str, batch_size: int, errors: int | None, ignore_unknown_fields
 
         try:
             with connect(settings) as stub:
-                batches = read_batches(source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields)
+                batches = read_batches(
+                    source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields
+                )
                 EventSender(stub, on_answer, pace).send_all(batches)
         except CommandFailure as failure:
-            raise CommandFailure(*failure.lines, _so_far(reporter.summary), exit_status=failure.exit_status) from failure
+            raise CommandFailure(
+                *failure.lines, _so_far(reporter.summary), exit_status=failure.exit_status
+            ) from failure
         except OSError as error:
             raise CommandFailure(
-                f"cannot read {name}: {error.strerror}", _so_far(reporter.summary), exit_status=ExitStatus.USAGE
+                f"cannot read {name}: {error.strerror}",
+                _so_far(reporter.summary),
+                exit_status=ExitStatus.USAGE,
             ) from error
         except KeyboardInterrupt:
-            raise CommandFailure("interrupted", _so_far(reporter.summary), exit_status=ExitStatus.INTERRUPTED) from None
+            raise CommandFailure(
+                "interrupted", _so_far(reporter.summary), exit_status=ExitStatus.INTERRUPTED
+            ) from None
         finally:
             reporter.close()
     if json:
@@ -213,7 +249,9 @@ def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
     try:
         source = Path(file).open("rb")  # noqa: SIM115  # errors of the block are not errors of opening
     except OSError as error:
-        raise CommandFailure(f"cannot read {file}: {error.strerror}", exit_status=ExitStatus.USAGE) from error
+        raise CommandFailure(
+            f"cannot read {file}: {error.strerror}", exit_status=ExitStatus.USAGE
+        ) from error
     with source:
         yield source, file
 
@@ -270,7 +308,11 @@ def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
     print_line(f"{name}: {summary.booked + summary.told} lines")
     print_line(f"  created     {summary.created}")
     print_line(f"  duplicates  {summary.duplicates}")
-    kinds = [(summary.conflicts, "conflicts"), (summary.invalid, "invalid"), (summary.refused_otherwise, "for other reasons")]
+    kinds = [
+        (summary.conflicts, "conflicts"),
+        (summary.invalid, "invalid"),
+        (summary.refused_otherwise, "for other reasons"),
+    ]
     particulars = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
     print_line(f"  refused     {summary.refused}" + (f" ({particulars})" if particulars else ""))
     if summary.unknown:

@@ -49,7 +49,9 @@ class InvalidLine(Exception):
     """A line that cannot be an event. `event_id` is empty where it cannot be told; a violation of the whole line has no field."""
 
     def __init__(self, violations: list[FieldViolation], event_id: str = "") -> None:
-        super().__init__("; ".join(f"{found.field} {found.description}".strip() for found in violations))
+        super().__init__(
+            "; ".join(f"{found.field} {found.description}".strip() for found in violations)
+        )
         self.violations = tuple(violations)
         self.event_id = event_id
 
@@ -60,7 +62,9 @@ class _Fraction(str):
     __slots__ = ()
 
 
-def parse_event_line(line: str, *, ignore_unknown_fields: bool = False) -> ledger_pb2.ProcessorEvent:
+def parse_event_line(
+    line: str, *, ignore_unknown_fields: bool = False
+) -> ledger_pb2.ProcessorEvent:
     """The event that `line` holds. A field that is null is absent.
 
     `metadata.payment_id` is the reference of an event that has none, `metadata.payout_id` the payout of a payout event that
@@ -69,7 +73,11 @@ def parse_event_line(line: str, *, ignore_unknown_fields: bool = False) -> ledge
     fields = _parse_object(line)
     violations: list[FieldViolation] = []
     if not ignore_unknown_fields:
-        violations += [FieldViolation(name, "is not a field of an event") for name in fields if name not in _KNOWN_NAMES]
+        violations += [
+            FieldViolation(name, "is not a field of an event")
+            for name in fields
+            if name not in _KNOWN_NAMES
+        ]
     values = {field: _read_field(field, fields, violations) for field in _SPELLINGS}
     if violations:
         event_id = fields.get("event_id")
@@ -94,13 +102,22 @@ def parse_event_line(line: str, *, ignore_unknown_fields: bool = False) -> ledge
 
 def _parse_object(line: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(line, object_pairs_hook=_object_of, parse_float=_Fraction, parse_constant=_refuse_constant)
+        parsed = json.loads(
+            line,
+            object_pairs_hook=_object_of,
+            parse_float=_Fraction,
+            parse_constant=_refuse_constant,
+        )
     except RecursionError:
         raise InvalidLine([FieldViolation("", "is nested too deeply")]) from None
     except json.JSONDecodeError as error:
-        raise InvalidLine([FieldViolation("", f"is not JSON: {error.msg} at character {error.pos + 1}")]) from None
+        raise InvalidLine(
+            [FieldViolation("", f"is not JSON: {error.msg} at character {error.pos + 1}")]
+        ) from None
     except ValueError as error:
-        raise InvalidLine([FieldViolation("", f"is not JSON that can be an event: {error}")]) from None
+        raise InvalidLine(
+            [FieldViolation("", f"is not JSON that can be an event: {error}")]
+        ) from None
     if not isinstance(parsed, dict):
         raise InvalidLine([FieldViolation("", "must be a JSON object")])
     return parsed
@@ -154,7 +171,11 @@ def _read_text(value: Any) -> str:
 def _read_type(value: Any) -> int:
     number = _TYPE_BY_SPELLING.get(_read_text(value))
     if number is None:
-        known = ", ".join(name.removeprefix(_TYPE_PREFIX).lower() for name, number in ledger_pb2.EventType.items() if number)
+        known = ", ".join(
+            name.removeprefix(_TYPE_PREFIX).lower()
+            for name, number in ledger_pb2.EventType.items()
+            if number
+        )
         raise ValueError(f"is not a type of event; these are: {known}")
     return number
 

@@ -101,7 +101,9 @@ class _Stream:
     """
 
     # None is the end of either.
-    requests: "queue.SimpleQueue[ledger_pb2.StreamEventsRequest | None]" = field(default_factory=queue.SimpleQueue)
+    requests: "queue.SimpleQueue[ledger_pb2.StreamEventsRequest | None]" = field(
+        default_factory=queue.SimpleQueue
+    )
     answers: "queue.SimpleQueue[ledger_pb2.StreamEventsResponse | grpc.RpcError | None]" = field(
         default_factory=queue.SimpleQueue
     )
@@ -110,7 +112,9 @@ class _Stream:
         """Opens the stream. A daemon's, since the user may want the program to end before the server does."""
         threading.Thread(target=self._carry, args=(stub,), daemon=True).start()
 
-    def next_answer(self, timeout_seconds: float) -> "ledger_pb2.StreamEventsResponse | grpc.RpcError | None":
+    def next_answer(
+        self, timeout_seconds: float
+    ) -> "ledger_pb2.StreamEventsResponse | grpc.RpcError | None":
         """Waits for an answer, interruptibly. Raises queue.Empty when none comes in time."""
         ends_at = time.monotonic() + timeout_seconds
         while True:
@@ -224,25 +228,34 @@ class EventSender:
         if self._stream is None:
             raise RuntimeError("there is no stream to be answered by")
         try:
-            answer = self._stream.next_answer(ANSWER_TIMEOUT_SECONDS) if wait else self._stream.answers.get_nowait()
+            answer = (
+                self._stream.next_answer(ANSWER_TIMEOUT_SECONDS)
+                if wait
+                else self._stream.answers.get_nowait()
+            )
         except queue.Empty:
             if not wait:
                 return False
             raise CommandFailure(
-                f"the server has not answered for {ANSWER_TIMEOUT_SECONDS:.0f} s", exit_status=ExitStatus.UNREACHABLE
+                f"the server has not answered for {ANSWER_TIMEOUT_SECONDS:.0f} s",
+                exit_status=ExitStatus.UNREACHABLE,
             ) from None
         if isinstance(answer, ledger_pb2.StreamEventsResponse):
             self._take_results(answer.results)
         elif answer is not None:
             self._recover(answer)
         else:
-            raise CommandFailure(f"the server ended the stream with {len(self._unanswered)} requests unanswered")
+            raise CommandFailure(
+                f"the server ended the stream with {len(self._unanswered)} requests unanswered"
+            )
         return True
 
     def _take_results(self, results: Results) -> None:
         request = self._unanswered.popleft()
         if len(results) != len(request.places):
-            raise CommandFailure(f"the server answered {len(results)} results to {len(request.places)} events")
+            raise CommandFailure(
+                f"the server answered {len(results)} results to {len(request.places)} events"
+            )
         sent = request.sent
         self._attempt, self._is_answered_once = 1, True
         may_be_put_off = sent.put_off < ATTEMPTS_MAX - 1
@@ -268,7 +281,9 @@ class EventSender:
         """Opens another stream after one broke off, if that is worth trying. Raises `error` if not."""
         refusal = refusal_of_call(error)
         never_heard = refusal.is_unanswered and not self._is_answered_once
-        if not refusal.is_retryable or self._attempt >= (ATTEMPTS_UNANSWERED_MAX if never_heard else ATTEMPTS_MAX):
+        if not refusal.is_retryable or self._attempt >= (
+            ATTEMPTS_UNANSWERED_MAX if never_heard else ATTEMPTS_MAX
+        ):
             raise error
         self._end_stream()
         time.sleep(max(_backoff_seconds(self._attempt), refusal.retry_delay_seconds))

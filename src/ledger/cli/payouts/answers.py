@@ -36,7 +36,9 @@ def _parameters(function: Callable[..., Any]) -> Callable[..., Any]:
         type=Instant(),
         help="When the bank did it.  [default: now; on repeat, what was told the first time]",
     )
-    return click.argument("payout_id", metavar="PAYOUT", help="The payout's id.")(at(json_option(address_option(function))))
+    return click.argument("payout_id", metavar="PAYOUT", help="The payout's id.")(
+        at(json_option(address_option(function)))
+    )
 
 
 @click.command(help=PAID_HELP)
@@ -88,7 +90,12 @@ def settle(
 
 
 def _settle(
-    payout_id: str, type: ledger_pb2.EventType.ValueType, occurred_at: Timestamp | None, *, json: bool, address: str | None
+    payout_id: str,
+    type: ledger_pb2.EventType.ValueType,
+    occurred_at: Timestamp | None,
+    *,
+    json: bool,
+    address: str | None,
 ) -> None:
     settings = load_client_settings(address)
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
@@ -108,7 +115,9 @@ def _settle(
         return
     amount = f"{amount_of(payout.amount_minor, payout.currency)} {payout.currency}"
     print_line(f"{status}: event {event_id}, transaction id {answer.transaction_id}")
-    print_line(f"payout {payout.payout_id} of {amount} to {payout.restaurant_id} is {payout_state(payout.state)}")
+    print_line(
+        f"payout {payout.payout_id} of {amount} to {payout.restaurant_id} is {payout_state(payout.state)}"
+    )
 
 
 def _now() -> Timestamp:

@@ -35,7 +35,12 @@ OLD_DAYS = 5
 OLD_SECONDS = OLD_DAYS * 86_400
 
 PAYOUT_STATE = Word(
-    "PAYOUT_STATE_", [word_of(ledger_pb2.PayoutState, number) for number in ledger_pb2.PayoutState.values() if number]
+    "PAYOUT_STATE_",
+    [
+        word_of(ledger_pb2.PayoutState, number)
+        for number in ledger_pb2.PayoutState.values()
+        if number
+    ],
 )
 
 SHOW_HELP = """
@@ -68,11 +73,18 @@ def show(identifier: str, json: bool, address: str | None) -> None:
 
 @click.command(help="List payouts, the latest first.")
 @click.option("--restaurant", metavar="RESTAURANT", default="", help="Only this restaurant's.")
-@click.option("--state", metavar="STATE", type=PAYOUT_STATE, help=f"Only those in this state: {', '.join(PAYOUT_STATE.words)}.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    type=PAYOUT_STATE,
+    help=f"Only those in this state: {', '.join(PAYOUT_STATE.words)}.",
+)
 @click.option("--run", "payout_run_id", metavar="RUN", default="", help="Only those of this run.")
 @json_lines_option
 @address_option
-def list_payouts(restaurant: str, state: str | None, payout_run_id: str, json: bool, address: str | None) -> None:
+def list_payouts(
+    restaurant: str, state: str | None, payout_run_id: str, json: bool, address: str | None
+) -> None:
     settings = load_client_settings(address)
     request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant, payout_run_id=payout_run_id)
     if state is not None:
@@ -97,10 +109,14 @@ def list_payouts(restaurant: str, state: str | None, payout_run_id: str, json: b
         print_line(f"{count} payouts")
         if oldest is not None:
             since = format_instant(oldest.created_at)
-            print_line(f"{old_count} of them have waited for the bank's answer for more than {OLD_DAYS} days, since {since}")
+            print_line(
+                f"{old_count} of them have waited for the bank's answer for more than {OLD_DAYS} days, since {since}"
+            )
 
 
-def _payout_or_none(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -> ledger_pb2.Payout | None:
+def _payout_or_none(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str
+) -> ledger_pb2.Payout | None:
     import grpc
 
     try:
@@ -111,18 +127,26 @@ def _payout_or_none(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_id: str) -
     return None
 
 
-def _run_or_failure(stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str) -> ledger_pb2.PayoutRun:
+def _run_or_failure(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str
+) -> ledger_pb2.PayoutRun:
     import grpc
 
     try:
-        return stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=identifier)).payout_run
+        return stub.GetPayoutRun(
+            ledger_pb2.GetPayoutRunRequest(payout_run_id=identifier)
+        ).payout_run
     except grpc.RpcError as error:
         if refusal_of_call(error).reason != "PAYOUT_RUN_NOT_FOUND":
             raise
-    raise CommandFailure(f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {identifier}")
+    raise CommandFailure(
+        f"NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {identifier}"
+    )
 
 
-def _show_run(stub: "ledger_pb2_grpc.LedgerServiceStub", run: ledger_pb2.PayoutRun, *, json: bool) -> None:
+def _show_run(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", run: ledger_pb2.PayoutRun, *, json: bool
+) -> None:
     import grpc
 
     if json:

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 # How often an export looks again because runs appeared while it was reading.
 EXPORT_PASSES_MAX = 10
 
-_EXPORT_COLUMNS = ("payout_id", "restaurant_id", "currency", "amount_minor", "amount", "as_of", "created_at")
+_EXPORT_COLUMNS = (
+    "payout_id",
+    "restaurant_id",
+    "currency",
+    "amount_minor",
+    "amount",
+    "as_of",
+    "created_at",
+)
 
 HELP = """
 Write the payouts that the bank has not answered, as CSV for the bank, to
@@ -46,7 +54,8 @@ def export(currency: str, payout_run_id: str, address: str | None) -> None:
     # A misspelt one would be a file without payouts.
     if currency and not is_currency(currency):
         raise CommandFailure(
-            f"--currency must be an ISO 4217 code, in capitals (it is {currency!r})", exit_status=ExitStatus.USAGE
+            f"--currency must be an ISO 4217 code, in capitals (it is {currency!r})",
+            exit_status=ExitStatus.USAGE,
         )
     settings = load_client_settings(address)
     with tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as whole:
@@ -59,7 +68,9 @@ def export(currency: str, payout_run_id: str, address: str | None) -> None:
         sys.stdout.flush()
 
 
-def _collect_export(stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str) -> None:
+def _collect_export(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str
+) -> None:
     """Writes to `whole` every payout in state CREATED, and no run's half.
 
     Payouts of a run under way may appear behind the page that is being read. So what counts is a reading of which all runs are
@@ -78,12 +89,19 @@ def _collect_export(stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, cu
         for found in sorted(unknown):
             _require_ended(stub, found)
         ended |= unknown
-    raise CommandFailure("new payout runs kept appearing; try again when they have ended", exit_status=ExitStatus.UNREACHABLE)
+    raise CommandFailure(
+        "new payout runs kept appearing; try again when they have ended",
+        exit_status=ExitStatus.UNREACHABLE,
+    )
 
 
-def _read_export(stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str) -> set[str]:
+def _read_export(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str
+) -> set[str]:
     """One reading; the runs whose payouts are in it."""
-    request = ledger_pb2.ListPayoutsRequest(payout_run_id=payout_run_id, state=ledger_pb2.PAYOUT_STATE_CREATED)
+    request = ledger_pb2.ListPayoutsRequest(
+        payout_run_id=payout_run_id, state=ledger_pb2.PAYOUT_STATE_CREATED
+    )
     runs: set[str] = set()
     rows = CsvWriter(whole, _EXPORT_COLUMNS, shown_on=sys.stdout)
     for page in payout_pages(stub, request):

@@ -9,13 +9,20 @@ from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULE
 if TYPE_CHECKING:
     from ledger.infrastructure.postgres.verification.reports import Report, Value
 
-_RULES = (*(rule for rules in EVENT_POSTING_RULES.values() for rule in rules), *PAYOUT_POSTING_RULES.values())
+_RULES = (
+    *(rule for rules in EVENT_POSTING_RULES.values() for rule in rules),
+    *PAYOUT_POSTING_RULES.values(),
+)
 # What a payout may consist of: what moves the payable, but for the reserve of a payout itself.
 ITEM_TYPES = tuple(
     entry_type
     for entry_type in EntryType
     if entry_type is not EntryType.PAYOUT_RESERVE
-    and any(rule.entry_type is entry_type and LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit) for rule in _RULES)
+    and any(
+        rule.entry_type is entry_type
+        and LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit)
+        for rule in _RULES
+    )
 )
 
 
@@ -36,7 +43,9 @@ def one_row_a_payout(found: "Report") -> "Report":
         payouts.popitem()
     types = _types_in([items for _, items in payouts.values()])
     columns = (*kept, *(f"item_{name.lower()}_minor" for name in types))
-    rows = tuple((*values, *(items.get(name, 0) for name in types)) for values, items in payouts.values())
+    rows = tuple(
+        (*values, *(items.get(name, 0) for name in types)) for values, items in payouts.values()
+    )
     return type(found)(columns, rows, found.is_complete)
 
 

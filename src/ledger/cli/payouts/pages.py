@@ -37,7 +37,9 @@ def run_pages(
             return
 
 
-def run_item_pages(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_run_id: str) -> Iterator[list[ledger_pb2.PayoutRunItem]]:
+def run_item_pages(
+    stub: "ledger_pb2_grpc.LedgerServiceStub", payout_run_id: str
+) -> Iterator[list[ledger_pb2.PayoutRunItem]]:
     """The restaurants of a run with what became of each, likewise."""
     request = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=payout_run_id, page_size=PAGE_SIZE)
     while True:

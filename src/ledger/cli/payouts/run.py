@@ -58,13 +58,32 @@ goes on at the servers then, and the same command waits for it again.
 
 @click.command(help=HELP)
 @currency_argument
-@click.option("--as-of", metavar="DATE", required=True, type=SettlementDate(), help="The date to pay out by, such as 2025-12-01.")
-@click.option("--min-amount", metavar="AMOUNT", help="Pay no less than this, such as 12.50.  [default: any amount]")
-@click.option("--min-amount-minor", metavar="NUMBER", type=WholeNumber(), help="The same in minor units, such as 1250.")
+@click.option(
+    "--as-of",
+    metavar="DATE",
+    required=True,
+    type=SettlementDate(),
+    help="The date to pay out by, such as 2025-12-01.",
+)
+@click.option(
+    "--min-amount",
+    metavar="AMOUNT",
+    help="Pay no less than this, such as 12.50.  [default: any amount]",
+)
+@click.option(
+    "--min-amount-minor",
+    metavar="NUMBER",
+    type=WholeNumber(),
+    help="The same in minor units, such as 1250.",
+)
 @click.option("--min", "old_minimum", metavar="NUMBER", hidden=True)
 @click.option("--request-id", metavar="ID", default="", help="Tells runs of one date apart.")
 @click.option("--dry-run", is_flag=True, help="Show what a run would do, and write nothing.")
-@click.option("--wait/--no-wait", default=True, help="Whether to wait until the run has ended.  [default: wait]")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Whether to wait until the run has ended.  [default: wait]",
+)
 @click.option(
     "--timeout-seconds",
     metavar="SECONDS",
@@ -99,7 +118,9 @@ def run_payouts(
         run = stub.RunPayouts(request).payout_run
         if wait and not dry_run:
             with _progress_bar(run) as on_progress:
-                run = wait_for_run(stub, run, timeout_seconds=timeout_seconds, on_progress=on_progress)
+                run = wait_for_run(
+                    stub, run, timeout_seconds=timeout_seconds, on_progress=on_progress
+                )
     if json:
         print_json(json_of_run(run))
     else:
@@ -112,7 +133,9 @@ def run_payouts(
         )
 
 
-def minimum_of(currency: str, amount: str | None, amount_minor: int | None, old: str | None = None) -> int:
+def minimum_of(
+    currency: str, amount: str | None, amount_minor: int | None, old: str | None = None
+) -> int:
     """The least to pay in minor units, from whichever option gives it, 0 from none. Raises CommandFailure.
 
     `old` is what --min was given, which takes minor units without saying so: it is read back in words, so that 10 is not
@@ -120,12 +143,16 @@ def minimum_of(currency: str, amount: str | None, amount_minor: int | None, old:
     """
     given = [option for option in (amount, amount_minor, old) if option is not None]
     if len(given) > 1:
-        raise CommandFailure("give one minimum: --min-amount or --min-amount-minor", exit_status=ExitStatus.USAGE)
+        raise CommandFailure(
+            "give one minimum: --min-amount or --min-amount-minor", exit_status=ExitStatus.USAGE
+        )
     if amount is not None:
         try:
             return parse_major(amount, currency)
         except ValueError as error:
-            raise CommandFailure(f"--min-amount {error} (it is {amount!r})", exit_status=ExitStatus.USAGE) from None
+            raise CommandFailure(
+                f"--min-amount {error} (it is {amount!r})", exit_status=ExitStatus.USAGE
+            ) from None
     if old is None:
         return amount_minor or 0
     if not re.fullmatch("[0-9]{1,18}", old):
@@ -136,7 +163,9 @@ def minimum_of(currency: str, amount: str | None, amount_minor: int | None, old:
     minimum = int(old)
     report(
         "warning",
-        [f"--min {old} is {amount_of(minimum, currency)} {currency}; better say --min-amount or --min-amount-minor"],
+        [
+            f"--min {old} is {amount_of(minimum, currency)} {currency}; better say --min-amount or --min-amount-minor"
+        ],
     )
     return minimum
 
@@ -176,7 +205,9 @@ def wait_for_run(
                 if not refusal_of_call(error).is_retryable:
                     raise
     except KeyboardInterrupt:
-        raise CommandFailure("interrupted", *_goes_on(run), exit_status=ExitStatus.INTERRUPTED) from None
+        raise CommandFailure(
+            "interrupted", *_goes_on(run), exit_status=ExitStatus.INTERRUPTED
+        ) from None
     return run
 
 
@@ -190,7 +221,11 @@ def _progress_bar(run: ledger_pb2.PayoutRun) -> Iterator[Callable[[ledger_pb2.Pa
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} restaurants"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} restaurants"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("payouts", total=run.restaurants_total)
         yield lambda seen: progress.update(task, completed=seen.restaurants_considered)

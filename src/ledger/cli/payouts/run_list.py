@@ -16,7 +16,8 @@ RUN_STATE = Word(
     [
         word_of(ledger_pb2.PayoutRunState, number)
         for number in ledger_pb2.PayoutRunState.values()
-        if number not in (ledger_pb2.PAYOUT_RUN_STATE_UNSPECIFIED, ledger_pb2.PAYOUT_RUN_STATE_PLANNED)
+        if number
+        not in (ledger_pb2.PAYOUT_RUN_STATE_UNSPECIFIED, ledger_pb2.PAYOUT_RUN_STATE_PLANNED)
     ],
 )
 
@@ -35,7 +36,12 @@ Exit status: 1 if the run has succeeded already.
 
 @click.command(help=RUNS_HELP)
 @click.option("--currency", metavar="CURRENCY", default="", help="Only those of this currency.")
-@click.option("--state", metavar="STATE", type=RUN_STATE, help=f"Only those in this state: {', '.join(RUN_STATE.words)}.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    type=RUN_STATE,
+    help=f"Only those in this state: {', '.join(RUN_STATE.words)}.",
+)
 @json_lines_option
 @address_option
 def list_runs(currency: str, state: str | None, json: bool, address: str | None) -> None:
@@ -62,7 +68,9 @@ def list_runs(currency: str, state: str | None, json: bool, address: str | None)
 def cancel(payout_run_id: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
-        run = stub.CancelPayoutRun(ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)).payout_run
+        run = stub.CancelPayoutRun(
+            ledger_pb2.CancelPayoutRunRequest(payout_run_id=payout_run_id)
+        ).payout_run
     if json:
         print_json(json_of_run(run))
     else:

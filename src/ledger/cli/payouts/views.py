@@ -40,7 +40,11 @@ def run_table(run: ledger_pb2.PayoutRun) -> Table:
 def runs_table(runs: Iterable[ledger_pb2.PayoutRun]) -> Table:
     """Runs, one a row."""
     titles = ("run", "currency", "as of", "minimum", "request id", "state", "created", "finished")
-    table = Table(titles, right=frozenset(("minimum",)), optional=("finished", "created", "request id", "minimum"))
+    table = Table(
+        titles,
+        right=frozenset(("minimum",)),
+        optional=("finished", "created", "request id", "minimum"),
+    )
     for run in runs:
         table.add(
             run.payout_run_id,
@@ -77,7 +81,10 @@ def items_table(payout: ledger_pb2.Payout) -> Table:
     table = Table(("item", payout.currency), right=frozenset((payout.currency,)))
     for item in payout.items:
         table.add(_item_type(item), amount_of(item.amount_minor, payout.currency))
-    table.footer = ("total", amount_of(sum(item.amount_minor for item in payout.items), payout.currency))
+    table.footer = (
+        "total",
+        amount_of(sum(item.amount_minor for item in payout.items), payout.currency),
+    )
     return table
 
 
@@ -85,7 +92,12 @@ def history_table(payout: ledger_pb2.Payout) -> Table:
     """A payout's moves."""
     table = Table(("state", "recorded", "event", "transaction id"))
     for move in payout.history:
-        table.add(payout_state(move.state), format_instant(move.recorded_at), move.event_id, move.transaction_id)
+        table.add(
+            payout_state(move.state),
+            format_instant(move.recorded_at),
+            move.event_id,
+            move.transaction_id,
+        )
     return table
 
 
@@ -132,13 +144,17 @@ def payout_table(payout: ledger_pb2.Payout) -> Table:
     table.add("restaurant", payout.restaurant_id)
     table.add("amount", _money(payout.amount_minor, payout.currency))
     table.add("state", payout_state(payout.state))
-    table.add("pays out by", f"{format_date(payout.as_of)}, cut-off {format_instant(payout.cutoff_at)}")
+    table.add(
+        "pays out by", f"{format_date(payout.as_of)}, cut-off {format_instant(payout.cutoff_at)}"
+    )
     table.add("run", payout.payout_run_id)
     return table
 
 
 def run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) -> Table:
-    table = Table(("restaurant", "outcome", "reason", "payout", currency), right=frozenset((currency,)))
+    table = Table(
+        ("restaurant", "outcome", "reason", "payout", currency), right=frozenset((currency,))
+    )
     for item in items:
         reason = _reason(item.skip_reason) if item.skip_reason else ""
         amount = amount_of(item.amount_minor, currency) if item.payout_id else ""
@@ -147,7 +163,9 @@ def run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) ->
 
 
 def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
-    skipped: dict[str, JsonValue] = {_reason(skipped.reason): str(skipped.count) for skipped in run.skipped}
+    skipped: dict[str, JsonValue] = {
+        _reason(skipped.reason): str(skipped.count) for skipped in run.skipped
+    }
     return {
         "payout_run_id": run.payout_run_id or None,
         "currency": run.currency,
@@ -211,7 +229,10 @@ def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
         "transaction_id": payout.transaction_id,
     }
     if payout.history:
-        written["items"] = [{"type": _item_type(item), "amount_minor": str(item.amount_minor)} for item in payout.items]
+        written["items"] = [
+            {"type": _item_type(item), "amount_minor": str(item.amount_minor)}
+            for item in payout.items
+        ]
         written["history"] = [
             {
                 "state": payout_state(move.state),

@@ -32,10 +32,14 @@ def first_calls(settings: Settings, listening_address: str) -> list[str]:
     ]
     if describes_itself(settings) and not credentials:
         request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
-        lines.append(f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance")
+        lines.append(
+            f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance"
+        )
     missing = [credential for credential in credentials if credential.file is None]
     if missing:
-        lines.append("It asks for credentials: put the names of your files in the place of the words in capitals.")
+        lines.append(
+            "It asks for credentials: put the names of your files in the place of the words in capitals."
+        )
         lines.extend(f"  {credential.placeholder}: {credential.meaning}" for credential in missing)
     return lines
 
@@ -57,12 +61,23 @@ def _credentials(settings: Settings) -> list[_Credential]:
     found = []
     if settings.tls_certificate_file:
         found.append(
-            _Credential("--tls-ca", settings.client_tls_ca_file, "CA_FILE", "who issued the server's certificate, in PEM")
+            _Credential(
+                "--tls-ca",
+                settings.client_tls_ca_file,
+                "CA_FILE",
+                "who issued the server's certificate, in PEM",
+            )
         )
     if settings.tls_client_ca_file:
         meaning = f"a certificate in PEM that an authority in {from_here(settings.tls_client_ca_file)} issued"
-        found.append(_Credential("--tls-cert", settings.client_tls_certificate_file, "CERTIFICATE_FILE", meaning))
-        found.append(_Credential("--tls-key", settings.client_tls_key_file, "KEY_FILE", "its key in PEM"))
+        found.append(
+            _Credential(
+                "--tls-cert", settings.client_tls_certificate_file, "CERTIFICATE_FILE", meaning
+            )
+        )
+        found.append(
+            _Credential("--tls-key", settings.client_tls_key_file, "KEY_FILE", "its key in PEM")
+        )
     if settings.auth_identities_file:
         # Who is known by a certificate needs no token.
         return found

@@ -46,7 +46,10 @@ def _serve_alone(settings: Settings) -> None:
         def on_ready(address: str, health_address: str) -> None:
             _announce(settings, address, health_address, database)
 
-        with told_metrics(settings) as metrics, asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with (
+            told_metrics(settings) as metrics,
+            asyncio.Runner(loop_factory=new_event_loop) as runner,
+        ):
             runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))
             # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -61,7 +64,9 @@ def _serve_with_workers(settings: Settings) -> None:
 
     with (
         reserved_address(settings.grpc_address) as address,
-        reserved_address(settings.health_address) if settings.health_address else nullcontext("") as health_address,
+        reserved_address(settings.health_address)
+        if settings.health_address
+        else nullcontext("") as health_address,
         open_database(settings) as database,
     ):
         # Here, where it is told once and ends the command, and not only in each worker.
@@ -82,9 +87,15 @@ def _announce(settings: Settings, address: str, health_address: str, database: "
     _warn_if_attached(database)
 
 
-def _print_ready(settings: Settings, address: str, health_address: str, database: "Database") -> None:
+def _print_ready(
+    settings: Settings, address: str, health_address: str, database: "Database"
+) -> None:
     if settings.log_format is LogFormat.JSON:
-        ready: dict[str, JsonValue] = {"event": "ready", "address": address, "books": database.description}
+        ready: dict[str, JsonValue] = {
+            "event": "ready",
+            "address": address,
+            "books": database.description,
+        }
         print_json_lines([ready | {"health_address": health_address} if health_address else ready])
         return
     print_line(f"{READY_PREFIX}{address}")
@@ -100,5 +111,7 @@ def _warn_if_attached(database: "Database") -> None:
     if database.attached:
         report(
             "warning",
-            ["another process runs the embedded PostgreSQL and will stop it; this server loses its database then"],
+            [
+                "another process runs the embedded PostgreSQL and will stop it; this server loses its database then"
+            ],
         )

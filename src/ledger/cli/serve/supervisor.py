@@ -68,7 +68,9 @@ def _reserve(address: str, reservations: ExitStack) -> int:
     """Binds what `address` stands for, which may be more than one address, all with the same port. Returns the port."""
     host, _, port_text = address.rpartition(":")
     port = int(port_text)
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     for family, kind, protocol, _, where in found:
         reservation = reservations.enter_context(socket.socket(family, kind, protocol))
         # Bound as if alone, so that it fails if anybody listens there; only connections that have ended do not count. Then it is
@@ -81,12 +83,16 @@ def _reserve(address: str, reservations: ExitStack) -> int:
     return port
 
 
-def worker_environment(settings: Settings, address: str, health_address: str, database: Database) -> Mapping[str, str]:
+def worker_environment(
+    settings: Settings, address: str, health_address: str, database: Database
+) -> Mapping[str, str]:
     """The environment of a worker: every setting as the supervisor has it, whatever becomes of `.env` meanwhile.
 
     It is the way by which the database's password gets there: other accounts can read command lines.
     """
-    of_the_system = {name: value for name, value in os.environ.items() if not name.upper().startswith("LEDGER_")}
+    of_the_system = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith("LEDGER_")
+    }
     # What only migrations may do, a worker need not be able to.
     changed = {
         "grpc_address": address,
@@ -95,7 +101,9 @@ def worker_environment(settings: Settings, address: str, health_address: str, da
         "migration_database_url": None,
     }
     values = settings.model_dump(mode="json") | changed
-    return of_the_system | {f"LEDGER_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    return of_the_system | {
+        f"LEDGER_{name.upper()}": str(value) for name, value in values.items() if value is not None
+    }
 
 
 class Supervisor:
@@ -128,20 +136,29 @@ class Supervisor:
         """Returns when everybody has ended. Raises CommandFailure when workers do not start and none serves."""
         self._listen_to_signals()
         stop = asyncio.create_task(self._stop.wait())
-        keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._settings.workers + 1)]
+        keepers = [
+            asyncio.create_task(self._keep(number))
+            for number in range(1, self._settings.workers + 1)
+        ]
         await asyncio.wait({stop, *keepers}, return_when=asyncio.FIRST_COMPLETED)
         # If it is not that we were told to stop, a keeper has given up.
         self._stop.set()
         _log.info("stopping", workers=len(self._alive))
         for process in self._alive.values():
             _signal(process, signal.SIGTERM)
-        patience_seconds = self._settings.shutdown_grace_seconds + LAST_CALLS_SECONDS + STOP_MARGIN_SECONDS
+        patience_seconds = (
+            self._settings.shutdown_grace_seconds + LAST_CALLS_SECONDS + STOP_MARGIN_SECONDS
+        )
         _, late = await asyncio.wait(keepers, timeout=patience_seconds)
         if late:
             _log.error("killing workers that do not stop", workers=sorted(self._alive))
             for process in self._alive.values():
                 _signal(process, signal.SIGKILL)
-        failures = [error for error in await asyncio.gather(*keepers, return_exceptions=True) if error is not None]
+        failures = [
+            error
+            for error in await asyncio.gather(*keepers, return_exceptions=True)
+            if error is not None
+        ]
         _log.info("stopped")
         if failures:
             raise failures[0]
@@ -183,11 +200,19 @@ class Supervisor:
                         f"the workers do not start: {self._failed_starts} in a row ended before they served, and none is left; "
                         "what they said stands above",
                         # If the database is away, the same command may do better later.
-                        exit_status=ExitStatus.UNREACHABLE if self._last_status == ExitStatus.UNREACHABLE else ExitStatus.REFUSED,
+                        exit_status=ExitStatus.UNREACHABLE
+                        if self._last_status == ExitStatus.UNREACHABLE
+                        else ExitStatus.REFUSED,
                     )
-            deaths = 1 if served_seconds is not None and served_seconds >= SETTLED_SECONDS else deaths + 1
+            deaths = (
+                1
+                if served_seconds is not None and served_seconds >= SETTLED_SECONDS
+                else deaths + 1
+            )
             # Jitter, so that workers that died together do not come back together.
-            delay_seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(deaths, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+            delay_seconds = min(
+                BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(deaths, 10)
+            ) * random.uniform(0.5, 1.0)  # noqa: S311
             try:
                 async with asyncio.timeout(delay_seconds):
                     await self._stop.wait()
@@ -243,7 +268,9 @@ class Supervisor:
             start_new_session=True,
         )
 
-    async def _wait_until_serving(self, number: int, process: asyncio.subprocess.Process, ours: socket.socket) -> float | None:
+    async def _wait_until_serving(
+        self, number: int, process: asyncio.subprocess.Process, ours: socket.socket
+    ) -> float | None:
         """Since when it serves, on the monotonic clock; None if it ends before, or takes too long and is killed."""
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):

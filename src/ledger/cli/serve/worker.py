@@ -23,7 +23,12 @@ STOP_MARGIN_SECONDS = 20.0
 
 @click.command(help=HELP)
 @click.option("--number", type=WholeNumber(), required=True, help="Which of the workers this is.")
-@click.option("--supervisor", type=WholeNumber(), required=True, help="The file descriptor of the connection to the supervisor.")
+@click.option(
+    "--supervisor",
+    type=WholeNumber(),
+    required=True,
+    help="The file descriptor of the connection to the supervisor.",
+)
 def serve_worker(number: int, supervisor: int) -> None:
     # Imported when needed: help needs none of it.
     from ledger.cli.configuration import load_settings
@@ -36,7 +41,9 @@ def serve_worker(number: int, supervisor: int) -> None:
     connection = socket.socket(fileno=supervisor)
     patience_seconds = settings.shutdown_grace_seconds + STOP_MARGIN_SECONDS
     orphaned = threading.Event()
-    threading.Thread(target=_stop_without_supervisor, args=(connection, orphaned, patience_seconds), daemon=True).start()
+    threading.Thread(
+        target=_stop_without_supervisor, args=(connection, orphaned, patience_seconds), daemon=True
+    ).start()
     from ledger.bootstrap.database import Database
     from ledger.bootstrap.server import new_event_loop, run_server
     from ledger.cli.database_failures import database_failures
@@ -53,14 +60,18 @@ def serve_worker(number: int, supervisor: int) -> None:
         database = Database(settings.database_url, settings.url_for_migrations)
         metrics = worker_metrics(settings)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics, share_port=True))
+            runner.run(
+                run_server(settings, database, on_ready=on_ready, metrics=metrics, share_port=True)
+            )
     if orphaned.is_set() and settings.metrics_address:
         from ledger.infrastructure.prometheus import remove_metrics_directory
 
         remove_metrics_directory()
 
 
-def _stop_without_supervisor(connection: socket.socket, orphaned: threading.Event, patience_seconds: float) -> None:
+def _stop_without_supervisor(
+    connection: socket.socket, orphaned: threading.Event, patience_seconds: float
+) -> None:
     """Waits in a thread of its own for the end of the supervisor, and then stops this process: at first as SIGTERM does."""
     with suppress(OSError):
         while connection.recv(1):

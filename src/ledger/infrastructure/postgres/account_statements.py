@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.events import StoredEntry
-from ledger.application.ports.statements import StatementMoment, StatementPage, StatementPlace, StatementQuery
+from ledger.application.ports.statements import (
+    StatementMoment,
+    StatementPage,
+    StatementPlace,
+    StatementQuery,
+)
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import DatabaseTimeout
@@ -91,7 +96,9 @@ WHERE a.restaurant_id = $1 AND a.currency = $2
 
 # What instants of PostgreSQL are counted in.
 _NEXT_INSTANT = "interval '1 microsecond'"
-_ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
+_ACCOUNT = (
+    "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
+)
 
 # Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid, end_txid), and those from tail_txid
 # on. They are the first of [$3, $4), $5 or more if there are as many; complete_before is NULL when they are all of it.
@@ -106,7 +113,9 @@ SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
 FROM (SELECT {_ACCOUNT} AS balance_account_id OFFSET 0) AS a
 LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
 LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", "$3")} AS below ON true
-LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", f"$3::timestamptz + {_NEXT_INSTANT}")} AS begun ON true
+LEFT JOIN LATERAL {
+    last_mark_before("a.balance_account_id", f"$3::timestamptz + {_NEXT_INSTANT}")
+} AS begun ON true
 LEFT JOIN LATERAL (
     SELECT m.last_recorded_at
     FROM {valid_marks("a.balance_account_id")} AND m.last_recorded_at > $3
@@ -198,7 +207,11 @@ class PostgresStatements:
     """Implements `ledger.application.ports.statements.Statements`."""
 
     def __init__(
-        self, connections: Autocommit, long_tails: LongTails = TAILS_UNTOLD, *, tail_entries_max: int = TAIL_ENTRIES_MAX
+        self,
+        connections: Autocommit,
+        long_tails: LongTails = TAILS_UNTOLD,
+        *,
+        tail_entries_max: int = TAIL_ENTRIES_MAX,
     ) -> None:
         """`long_tails` is told of accounts with many entries beyond their newest mark."""
         self._connections = connections
@@ -209,17 +222,26 @@ class PostgresStatements:
         try:
             return await self._first_page(query, limit)
         except DatabaseTimeout:
-            await report_endless(self._connections, self._long_tails, query.restaurant_id, query.currency)
+            await report_endless(
+                self._connections, self._long_tails, query.restaurant_id, query.currency
+            )
             raise
 
     async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
         async with self._connections() as connection:
-            account = await connection.fetchval(SELECT_LONG_TAIL, query.restaurant_id, query.currency, self._tail_entries_max)
+            account = await connection.fetchval(
+                SELECT_LONG_TAIL, query.restaurant_id, query.currency, self._tail_entries_max
+            )
         if account is not None:
             await self._long_tails.shortened(account)
         # One snapshot, so that the balances and the entries agree.
-        async with self._connections() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-            row = await connection.fetchrow(SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at)
+        async with (
+            self._connections() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            row = await connection.fetchrow(
+                SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at
+            )
             if row is None:
                 return None
             self._long_tails.report([(row["balance_account_id"], row["tail_entries"])])
@@ -247,7 +269,11 @@ class _Reach(NamedTuple):
 
 
 async def _page(
-    connection: Connection, query: StatementQuery, moment: StatementMoment, after: StatementPlace | None, limit: int
+    connection: Connection,
+    query: StatementQuery,
+    moment: StatementMoment,
+    after: StatementPlace | None,
+    limit: int,
 ) -> StatementPage:
     start_at = (query.start_at or _BEGINNING) if after is None else after.recorded_at
     end_at = query.end_at or moment.read_at
@@ -257,12 +283,25 @@ async def _page(
     reach_entries = limit + 1 + MARK_ENTRIES
     while True:
         reach = _Reach(
-            *await connection.fetchrow(SELECT_REACH, query.restaurant_id, query.currency, start_at, end_at, reach_entries)
+            *await connection.fetchrow(
+                SELECT_REACH, query.restaurant_id, query.currency, start_at, end_at, reach_entries
+            )
         )
         until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
-        parameters = [start_at, until, limit + 1 - len(rows), reach.first_txid, reach.end_txid, reach.tail_txid]
+        parameters = [
+            start_at,
+            until,
+            limit + 1 - len(rows),
+            reach.first_txid,
+            reach.end_txid,
+            reach.tail_txid,
+        ]
         rows += await connection.fetch(
-            SELECT_PAGE.format(conditions=conditions.sql), query.restaurant_id, query.currency, *parameters, *conditions.values
+            SELECT_PAGE.format(conditions=conditions.sql),
+            query.restaurant_id,
+            query.currency,
+            *parameters,
+            *conditions.values,
         )
         # One more than asked for tells whether more follow.
         if len(rows) > limit or until == end_at:
@@ -279,12 +318,26 @@ class _Conditions:
         self.sql = ""
         self.values: list[object] = []
         if after is not None:
-            self._ask(AFTER, after.recorded_at, str(after.recorded_txid), after.transaction_id, after.position)
+            self._ask(
+                AFTER,
+                after.recorded_at,
+                str(after.recorded_txid),
+                after.transaction_id,
+                after.position,
+            )
             moment = after.moment
             seen_anyway_at = moment.read_at - BOOKING_TIME_MAX
-            self._ask(SEEN, seen_anyway_at, str(moment.transactions_end), [str(txid) for txid in moment.transactions_open])
+            self._ask(
+                SEEN,
+                seen_anyway_at,
+                str(moment.transactions_end),
+                [str(txid) for txid in moment.transactions_open],
+            )
         if query.entry_types:
-            self._ask("e.entry_type = ANY (${}::text[])", [entry_type.value for entry_type in query.entry_types])
+            self._ask(
+                "e.entry_type = ANY (${}::text[])",
+                [entry_type.value for entry_type in query.entry_types],
+            )
         if query.event_id is not None:
             self._ask("e.event_id = ${}", query.event_id)
         if query.payout_id is not None:
@@ -301,7 +354,9 @@ def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> State
         return None
     last = rows[limit - 1]
     recorded_at = _EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
-    return StatementPlace(moment, recorded_at, last["recorded_txid"], last["transaction_id"], last["position"])
+    return StatementPlace(
+        moment, recorded_at, last["recorded_txid"], last["transaction_id"], last["position"]
+    )
 
 
 def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:

@@ -103,7 +103,9 @@ DELETE_CALLS = "DELETE FROM audit_log WHERE audit_id = ANY ($1::uuid[])"
 
 _ARCHIVE = "archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256, archived_at"
 
-SELECT_ARCHIVES = f"SELECT {_ARCHIVE} FROM archived_ranges ORDER BY from_at, archived_at, archive_id"
+SELECT_ARCHIVES = (
+    f"SELECT {_ARCHIVE} FROM archived_ranges ORDER BY from_at, archived_at, archive_id"
+)
 
 # Those of calls may also be done: a call that was recorded late is in their range and in no archive.
 SELECT_UNFINISHED = f"""
@@ -133,9 +135,13 @@ class PostgresArchives:
     async def alone(self) -> AsyncIterator[None]:
         """Keeps others from archiving meanwhile; takes a connection. Raises DatabaseContention if one does already."""
         async with aclosing(await connect(self._engine)) as connection:
-            driver_connection: Connection = (await connection.get_raw_connection()).driver_connection
+            driver_connection: Connection = (
+                await connection.get_raw_connection()
+            ).driver_connection
             with database_errors():
-                is_alone = await driver_connection.fetchval("SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK_KEY)
+                is_alone = await driver_connection.fetchval(
+                    "SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK_KEY
+                )
             if not is_alone:
                 raise DatabaseContention("another `ledger archive run` is under way")
             # What goes wrong in the block is its own: a reader of the output that went away, for one.
@@ -144,7 +150,9 @@ class PostgresArchives:
             finally:
                 if not driver_connection.is_closed():
                     with database_errors():
-                        await driver_connection.fetchval("SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK_KEY)
+                        await driver_connection.fetchval(
+                            "SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK_KEY
+                        )
 
     async def now(self) -> datetime:
         """The time of the books."""
@@ -156,20 +164,28 @@ class PostgresArchives:
         found: list[Part] = []
         async with self._reading() as connection:
             for kind in (kind for kind in ArchiveKind if kind in kinds):
-                first = await connection.fetchval(SELECT_FIRST[kind], before, timeout=TIMEOUT_SECONDS)
+                first = await connection.fetchval(
+                    SELECT_FIRST[kind], before, timeout=TIMEOUT_SECONDS
+                )
                 if first is None:
                     continue
                 bounds = month_bounds(first, before, self._zone)
-                rows = await connection.fetch(SELECT_PARTS[kind], bounds, before, timeout=TIMEOUT_SECONDS)
+                rows = await connection.fetch(
+                    SELECT_PARTS[kind], bounds, before, timeout=TIMEOUT_SECONDS
+                )
                 for row in rows:
                     # width_bucket counts from 1 and tells the place of the bound before it.
                     from_at, before_at = bounds[row["place"] - 1], bounds[row["place"]]
-                    found.append(Part(kind, from_at, before_at, row["rows_count"], row["rows_bytes"]))
+                    found.append(
+                        Part(kind, from_at, before_at, row["rows_count"], row["rows_bytes"])
+                    )
         return found
 
     async def lines(self, part: Part) -> AsyncGenerator[Sequence[str]]:
         async with self._reading() as connection:
-            cursor = await connection.cursor(SELECT_LINES[part.kind], part.from_at, part.before_at, timeout=TIMEOUT_SECONDS)
+            cursor = await connection.cursor(
+                SELECT_LINES[part.kind], part.from_at, part.before_at, timeout=TIMEOUT_SECONDS
+            )
             while rows := await cursor.fetch(ROWS_AT_ONCE, timeout=TIMEOUT_SECONDS):
                 yield [row["line"] for row in rows]
 
@@ -190,16 +206,27 @@ class PostgresArchives:
                 archive.file_bytes,
                 archive.file_sha256,
             )
-            stored = await connection.fetch(INSERT_OUTCOMES, runs, archive.archive_id, timeout=TIMEOUT_SECONDS)
-            found = {ItemKind(row["payout_run_id"], row["outcome"], row["skip_reason"]): row["items_count"] for row in stored}
+            stored = await connection.fetch(
+                INSERT_OUTCOMES, runs, archive.archive_id, timeout=TIMEOUT_SECONDS
+            )
+            found = {
+                ItemKind(row["payout_run_id"], row["outcome"], row["skip_reason"]): row[
+                    "items_count"
+                ]
+                for row in stored
+            }
             if len(locked) != len(runs) or found != dict(items):
-                raise RowsChanged(f"items of payout runs changed while they were written to {archive.file_name}")
+                raise RowsChanged(
+                    f"items of payout runs changed while they were written to {archive.file_name}"
+                )
         return _archived(archive, archived_at)
 
     async def remove(self, kind: ArchiveKind, rows: Sequence[Mapping[str, Any]]) -> int:
         async with autocommit(self._engine) as connection:
             if kind is ArchiveKind.AUDIT_LOG:
-                status = await connection.execute(DELETE_CALLS, [UUID(row["audit_id"]) for row in rows])
+                status = await connection.execute(
+                    DELETE_CALLS, [UUID(row["audit_id"]) for row in rows]
+                )
             else:
                 status = await connection.execute(
                     DELETE_ITEMS,
@@ -213,7 +240,10 @@ class PostgresArchives:
 
     async def unfinished(self) -> list[Archive]:
         async with self._reading() as connection:
-            return [_archive_of(row) for row in await connection.fetch(SELECT_UNFINISHED, timeout=TIMEOUT_SECONDS)]
+            return [
+                _archive_of(row)
+                for row in await connection.fetch(SELECT_UNFINISHED, timeout=TIMEOUT_SECONDS)
+            ]
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Connection]:
@@ -223,7 +253,9 @@ class PostgresArchives:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             await allow_seconds(connection, TIMEOUT_SECONDS)
-            await connection.execute(f"{READ_WHOLE_TABLES}; SET LOCAL idle_in_transaction_session_timeout = 0")
+            await connection.execute(
+                f"{READ_WHOLE_TABLES}; SET LOCAL idle_in_transaction_session_timeout = 0"
+            )
             yield connection
 
 

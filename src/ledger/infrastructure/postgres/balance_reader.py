@@ -8,7 +8,13 @@ from ledger.domain.balances import Balance
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
-from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, latest_snapshot, matured_between, report_endless, tail
+from ledger.infrastructure.postgres.snapshots import (
+    TAILS_UNTOLD,
+    latest_snapshot,
+    matured_between,
+    report_endless,
+    tail,
+)
 
 _PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END"
 
@@ -34,7 +40,10 @@ CROSS JOIN LATERAL (
 ) AS instant
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = q.restaurant_id AND a.currency = q.currency
 LEFT JOIN LATERAL {
-    latest_snapshot("a.balance_account_id", recorded_before="CASE WHEN instant.is_past THEN instant.as_of ELSE 'infinity' END")
+    latest_snapshot(
+        "a.balance_account_id",
+        recorded_before="CASE WHEN instant.is_past THEN instant.as_of ELSE 'infinity' END",
+    )
 } AS s ON true
 CROSS JOIN LATERAL (
   SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0) AS payable_minor,
@@ -45,7 +54,9 @@ CROSS JOIN LATERAL (
 ) AS settled
 CROSS JOIN LATERAL (
   SELECT count(*) AS entries_count,
-         COALESCE(sum(CASE WHEN instant.as_of >= s.taken_at THEN 1 ELSE -1 END * {_PAYABLE}), 0) AS matured_minor
+         COALESCE(sum(CASE WHEN instant.as_of >= s.taken_at THEN 1 ELSE -1 END * {
+    _PAYABLE
+}), 0) AS matured_minor
   FROM ledger_entries AS e
   WHERE {matured_between("a.balance_account_id", "s.taken_at", "instant.as_of")}
 ) AS since
@@ -91,7 +102,12 @@ class PostgresBalanceReader:
         except DatabaseTimeout:
             # No snapshot of now helps to read the past.
             if len(queries) == 1 and queries[0].as_of is None:
-                await report_endless(self._autocommit, self._long_tails, queries[0].restaurant_id, queries[0].currency)
+                await report_endless(
+                    self._autocommit,
+                    self._long_tails,
+                    queries[0].restaurant_id,
+                    queries[0].currency,
+                )
             raise
         self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
         balances: list[Balance | None] = [None] * len(queries)

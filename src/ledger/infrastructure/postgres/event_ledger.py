@@ -73,7 +73,8 @@ _RULE_COLUMNS = (
     [rule.available is Available.AT_MATURITY for rule in _RULES],
 )
 _RULE_NUMBERS = {
-    (rule.entry_type, rule.available is Available.AT_MATURITY): number for number, rule in enumerate(_RULES, start=1)
+    (rule.entry_type, rule.available is Available.AT_MATURITY): number
+    for number, rule in enumerate(_RULES, start=1)
 }
 
 # The stored ones of some ids. A statement after INSERT_EVENTS and not a part of it: only a new snapshot sees the rows which that
@@ -142,7 +143,9 @@ ON CONFLICT (restaurant_id, currency) DO NOTHING
 """
 
 
-def insert_arguments(postings: Sequence[Posting], batch_id: UUID, *, maturity_days: int) -> tuple[Any, ...]:
+def insert_arguments(
+    postings: Sequence[Posting], batch_id: UUID, *, maturity_days: int
+) -> tuple[Any, ...]:
     """The parameters of INSERT_EVENTS; `maturity_days` holds for restaurants without a setting of their own."""
     events = [posting.event for posting in postings]
     entries = [entry for posting in postings for entry in posting.entries]
@@ -161,7 +164,10 @@ def insert_arguments(postings: Sequence[Posting], batch_id: UUID, *, maturity_da
         [json.dumps(dict(event.metadata)) if event.metadata else "{}" for event in events],
         batch_id,
         maturity_days,
-        [last - len(posting.entries) + 1 for posting, last in zip(postings, last_entries, strict=True)],
+        [
+            last - len(posting.entries) + 1
+            for posting, last in zip(postings, last_entries, strict=True)
+        ],
         last_entries,
         [_RULE_NUMBERS[entry.entry_type, entry.matures] for entry in entries],
         [entry.amount_minor for entry in entries],
@@ -172,7 +178,9 @@ def insert_arguments(postings: Sequence[Posting], batch_id: UUID, *, maturity_da
 class PostgresEventLedger:
     """Implements `ledger.application.ports.events.EventLedger`."""
 
-    def __init__(self, autocommit: Autocommit, *, maturity_days: int, fence: Fence | None = None) -> None:
+    def __init__(
+        self, autocommit: Autocommit, *, maturity_days: int, fence: Fence | None = None
+    ) -> None:
         """`maturity_days` holds for restaurants without a setting of their own.
 
         With a `fence` whoever must have safe rows waits there, without a connection; else with his own.
@@ -181,12 +189,16 @@ class PostgresEventLedger:
         self._maturity_days = maturity_days
         self._fence = fence
 
-    async def insert(self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None) -> set[str]:
+    async def insert(
+        self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None
+    ) -> set[str]:
         arguments = insert_arguments(postings, batch_id, maturity_days=self._maturity_days)
         with refusals():
             return await self._insert(arguments, lock_wait_seconds)
 
-    async def _insert(self, arguments: tuple[Any, ...], lock_wait_seconds: float | None) -> set[str]:
+    async def _insert(
+        self, arguments: tuple[Any, ...], lock_wait_seconds: float | None
+    ) -> set[str]:
         async with self._autocommit() as connection:
             if lock_wait_seconds is None:
                 rows = await connection.fetch(INSERT_EVENTS, *arguments)
@@ -196,10 +208,14 @@ class PostgresEventLedger:
                     rows = await connection.fetch(INSERT_EVENTS, *arguments)
         return {row[0] for row in rows}
 
-    async def stored(self, event_ids: Collection[str], *, once_safe: bool = False) -> dict[str, StoredEvent]:
+    async def stored(
+        self, event_ids: Collection[str], *, once_safe: bool = False
+    ) -> dict[str, StoredEvent]:
         statement = SELECT_EVENTS
         if once_safe:
-            statement = SELECT_EVENTS_ONCE_SAFE if self._fence is None else SELECT_EVENTS_AND_REPLICATION
+            statement = (
+                SELECT_EVENTS_ONCE_SAFE if self._fence is None else SELECT_EVENTS_AND_REPLICATION
+            )
         with refusals():
             async with self._autocommit() as connection:
                 rows = await connection.fetch(statement, list(event_ids))
@@ -250,7 +266,11 @@ class PostgresEventLedger:
         ]
 
     async def open_accounts(
-        self, accounts: Collection[tuple[str, str]], *, register: bool, lock_wait_seconds: float | None = None
+        self,
+        accounts: Collection[tuple[str, str]],
+        *,
+        register: bool,
+        lock_wait_seconds: float | None = None,
     ) -> set[str]:
         restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
         currencies = [currency for _, currency in accounts]
@@ -262,7 +282,12 @@ class PostgresEventLedger:
                     await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
                     unknown = set[str]()
                 else:
-                    unknown = {row[0] for row in await connection.fetch(SELECT_UNKNOWN_RESTAURANTS, restaurant_ids)}
+                    unknown = {
+                        row[0]
+                        for row in await connection.fetch(
+                            SELECT_UNKNOWN_RESTAURANTS, restaurant_ids
+                        )
+                    }
                 await connection.execute(INSERT_BALANCE_ACCOUNTS, restaurant_ids, currencies)
         return unknown
 

@@ -26,11 +26,24 @@ from ledger.domain.payouts import (
     day_bounds,
 )
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
-from ledger.errors import DatabaseContention, DatabaseTimeout, DataRejected, FieldViolation, InvalidRequest, TooManyPayoutRuns
+from ledger.errors import (
+    DatabaseContention,
+    DatabaseTimeout,
+    DataRejected,
+    FieldViolation,
+    InvalidRequest,
+    TooManyPayoutRuns,
+)
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
 from ledger.infrastructure.postgres.sessions.engine import Connection, allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
-from ledger.infrastructure.postgres.snapshots import ENTRIES_MAX, TAILS_UNTOLD, latest_snapshot, matured_between, tail
+from ledger.infrastructure.postgres.snapshots import (
+    ENTRIES_MAX,
+    TAILS_UNTOLD,
+    latest_snapshot,
+    matured_between,
+    tail,
+)
 from ledger.zones import settlement_zone, zone_table_version
 
 # Over all restaurants of a currency: longer than any other statement may take.
@@ -190,7 +203,9 @@ WHERE p.state = 'CREATED'
 GROUP BY a.currency
 """
 
-SELECT_RUNNING = "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
+SELECT_RUNNING = (
+    "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
+)
 
 # Whether the run is under way. Its row is locked until the page is committed, in the way in which the
 # page's own rows lock it: whoever cancels the run waits for that, and holds up no page. The trigger
@@ -220,7 +235,9 @@ ORDER BY balance_account_id
 FOR NO KEY UPDATE SKIP LOCKED
 """
 
-_SIGNED = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END"
+_SIGNED = (
+    "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END"
+)
 
 # What becomes of each of some balance accounts ("claimed") in a run with the terms "terms". All entries on restaurant_payable
 # that need not mature or had by the cut-off, reserves of earlier payouts among them, add up to what may be paid. It cannot exceed
@@ -458,7 +475,12 @@ class PostgresPayoutRuns:
             await allow_seconds(connection, RUN_TIMEOUT_SECONDS)
             cutoff_at = await self._cutoff(connection, key.as_of)
             rows = await connection.fetch(
-                PLAN, key.currency, key.as_of, cutoff_at, key.min_amount_minor, timeout=RUN_TIMEOUT_SECONDS
+                PLAN,
+                key.currency,
+                key.as_of,
+                cutoff_at,
+                key.min_amount_minor,
+                timeout=RUN_TIMEOUT_SECONDS,
             )
         return _run(None, key, cutoff_at, PayoutRunState.PLANNED, None, None, rows)
 
@@ -491,14 +513,23 @@ class PostgresPayoutRuns:
             for row in rows
         ]
 
-    async def page(self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[PayoutRun]:
-        filters = {"currency": query.currency, "state": None if query.state is None else query.state.value}
+    async def page(
+        self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[PayoutRun]:
+        filters = {
+            "currency": query.currency,
+            "state": None if query.state is None else query.state.value,
+        }
         given = [(column, value) for column, value in filters.items() if value is not None]
-        conditions = " ".join(f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4))
+        conditions = " ".join(
+            f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4)
+        )
         created_at, payout_run_id = before or (None, None)
         statement = SELECT_RUN_PAGE.format(filters=conditions)
         async with autocommit(self._engine) as connection:
-            rows = await connection.fetch(statement, created_at, payout_run_id, limit, *[value for _, value in given])
+            rows = await connection.fetch(
+                statement, created_at, payout_run_id, limit, *[value for _, value in given]
+            )
         await self._fence.wait(rows)
         return [_run_of(row["payout_run_id"], row, []) for row in rows]
 
@@ -542,7 +573,11 @@ class PostgresPayoutRuns:
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
                 is_running = await connection.fetchval(LOCK_RUN, payout_run_id)
-                claimed = await connection.fetch(CLAIM_ITEMS, payout_run_id, limit, after) if is_running else []
+                claimed = (
+                    await connection.fetch(CLAIM_ITEMS, payout_run_id, limit, after)
+                    if is_running
+                    else []
+                )
                 restaurants = {row["balance_account_id"]: row["restaurant_id"] for row in claimed}
                 if restaurants:
                     locked = await connection.fetch(LOCK_BALANCE_ACCOUNTS, list(restaurants))
@@ -579,7 +614,9 @@ class PostgresPayoutRuns:
             self._metrics.payouts_made(told["payouts_count"])
         return PayoutPage(
             balance_account_ids=list(restaurants),
-            locked={account: restaurants[account] for account in restaurants.keys() - set(accounts)},
+            locked={
+                account: restaurants[account] for account in restaurants.keys() - set(accounts)
+            },
             payouts_created=0 if told is None else told["payouts_count"],
             amount_minor=0 if told is None else int(told["paid_minor"]),
         )
@@ -597,7 +634,9 @@ class PostgresPayoutRuns:
             return await connection.fetchval(FINISH, payout_run_id) is not None
 
     async def _cutoff(self, connection: Connection, as_of: date) -> datetime:
-        cutoff_at: datetime | None = await connection.fetchval(SELECT_CUTOFF, *day_bounds(as_of, self._zone))
+        cutoff_at: datetime | None = await connection.fetchval(
+            SELECT_CUTOFF, *day_bounds(as_of, self._zone)
+        )
         if cutoff_at is None:
             raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
         return cutoff_at
@@ -606,7 +645,9 @@ class PostgresPayoutRuns:
 def _run_of(payout_run_id: UUID, row: Any, progress: Sequence[Any]) -> PayoutRun:
     key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
     state = PayoutRunState(row["state"])
-    return _run(payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress)
+    return _run(
+        payout_run_id, key, row["cutoff_at"], state, row["created_at"], row["finished_at"], progress
+    )
 
 
 def _run(
@@ -623,7 +664,11 @@ def _run(
         counts[row["outcome"], row["skip_reason"]] += int(row["restaurants"])
     total = sum(counts.values())
     left = counts.get((PayoutRunItemOutcome.OPEN.value, None), 0)
-    skipped = {SkipReason(reason): count for (_, reason), count in sorted(counts.items(), key=str) if reason}
+    skipped = {
+        SkipReason(reason): count
+        for (_, reason), count in sorted(counts.items(), key=str)
+        if reason
+    }
     if left and state is PayoutRunState.CANCELED:
         skipped[SkipReason.CANCELED] = left
     return PayoutRun(

@@ -9,7 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ledger.application.ports.payouts import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
-from ledger.domain.payouts import Payout, PayoutAnswer, PayoutDetails, PayoutItem, PayoutState, moves_of
+from ledger.domain.payouts import (
+    Payout,
+    PayoutAnswer,
+    PayoutDetails,
+    PayoutItem,
+    PayoutState,
+    moves_of,
+)
 from ledger.domain.posting_rules import Entry, EntryType
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
@@ -46,9 +53,7 @@ WHERE p.payout_id = $1
 ORDER BY e.transaction_id IS NULL, v.type DESC
 """
 
-SELECT_ANSWERS = (
-    "SELECT event_id, type, occurred_at FROM processor_events WHERE payout_id = $1 AND event_id <> $2 ORDER BY event_id"
-)
+SELECT_ANSWERS = "SELECT event_id, type, occurred_at FROM processor_events WHERE payout_id = $1 AND event_id <> $2 ORDER BY event_id"
 
 # Latest first, those before a place; {filters} stands for the conditions that are given, so that each combination of them is
 # planned for itself.
@@ -94,7 +99,10 @@ class PostgresPayouts:
 
     async def get(self, payout_id: UUID) -> PayoutDetails | None:
         # One snapshot, so that the state and the history agree.
-        async with autocommit(self._engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        async with (
+            autocommit(self._engine) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             row = await connection.fetchrow(SELECT_PAYOUT, payout_id)
             if row is None:
                 return None
@@ -105,21 +113,30 @@ class PostgresPayouts:
         return PayoutDetails(
             payout,
             [PayoutItem(EntryType(item["entry_type"]), item["amount_minor"]) for item in items],
-            moves_of(payout, [(EventType(kind), event_id, txid, at) for kind, event_id, txid, at in events]),
+            moves_of(
+                payout,
+                [(EventType(kind), event_id, txid, at) for kind, event_id, txid, at in events],
+            ),
         )
 
-    async def page(self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int) -> list[Payout]:
+    async def page(
+        self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[Payout]:
         filters = {
             "a.restaurant_id": query.restaurant_id,
             "p.state": None if query.state is None else query.state.value,
             "p.payout_run_id": query.payout_run_id,
         }
         given = [(column, value) for column, value in filters.items() if value is not None]
-        conditions = " ".join(f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4))
+        conditions = " ".join(
+            f"AND {column} = ${number}" for number, (column, _) in enumerate(given, start=4)
+        )
         statement = SELECT_PAGE.format(filters=conditions)
         created_at, payout_id = before or (None, None)
         async with autocommit(self._engine) as connection:
-            rows = await connection.fetch(statement, created_at, payout_id, limit, *[value for _, value in given])
+            rows = await connection.fetch(
+                statement, created_at, payout_id, limit, *[value for _, value in given]
+            )
         await self._fence.wait(rows)
         return [_payout(row) for row in rows]
 
@@ -130,7 +147,9 @@ class PostgresPayoutSettlement:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def record(self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID) -> bool:
+    async def record(
+        self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
+    ) -> bool:
         values = (
             event.event_id,
             fingerprint,
@@ -157,15 +176,29 @@ class PostgresPayoutSettlement:
         # Only its own spelling names a payout.
         if str(identified) != payout_id:
             return None
-        row = (await self._connection.exec_driver_sql(LOCK_PAYOUT, (identified,))).mappings().one_or_none()
+        row = (
+            (await self._connection.exec_driver_sql(LOCK_PAYOUT, (identified,)))
+            .mappings()
+            .one_or_none()
+        )
         return None if row is None else _payout(row)
 
     async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
-        found = await self._connection.exec_driver_sql(SELECT_ANSWERS, (event.payout_id, event.event_id))
-        return [PayoutAnswer(row["event_id"], EventType(row["type"]), row["occurred_at"]) for row in found.mappings()]
+        found = await self._connection.exec_driver_sql(
+            SELECT_ANSWERS, (event.payout_id, event.event_id)
+        )
+        return [
+            PayoutAnswer(row["event_id"], EventType(row["type"]), row["occurred_at"])
+            for row in found.mappings()
+        ]
 
     async def move(
-        self, payout: Payout, state: PayoutState, entry: Entry | None, event: ProcessorEvent, transaction_id: UUID
+        self,
+        payout: Payout,
+        state: PayoutState,
+        entry: Entry | None,
+        event: ProcessorEvent,
+        transaction_id: UUID,
     ) -> None:
         await self._connection.exec_driver_sql(UPDATE_STATE, (payout.payout_id, state.value))
         if entry is None:

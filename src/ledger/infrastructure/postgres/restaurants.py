@@ -36,17 +36,23 @@ class PostgresRestaurants:
         statement = (
             insert(restaurants)
             .values(restaurant_id=profile.restaurant_id, **settings)
-            .on_conflict_do_update(index_elements=["restaurant_id"], set_={**settings, "updated_at": func.now()})
+            .on_conflict_do_update(
+                index_elements=["restaurant_id"], set_={**settings, "updated_at": func.now()}
+            )
             .returning(*_COLUMNS)
         )
         return _restaurant((await self._connection.execute(statement)).one())
 
     async def register(self, restaurant_id: str) -> None:
         statement = insert(restaurants).values(restaurant_id=restaurant_id)
-        await self._connection.execute(statement.on_conflict_do_nothing(index_elements=["restaurant_id"]))
+        await self._connection.execute(
+            statement.on_conflict_do_nothing(index_elements=["restaurant_id"])
+        )
 
     async def get(self, restaurant_id: str) -> Restaurant | None:
-        return await self._one(select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id))
+        return await self._one(
+            select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id)
+        )
 
     async def lock(self, restaurant_id: str) -> Restaurant | None:
         # The key stays as it is: opening a balance account of the restaurant does not wait.
@@ -59,14 +65,19 @@ class PostgresRestaurants:
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:
         statement = (
-            select(*_COLUMNS).where(restaurants.c.restaurant_id > after).order_by(restaurants.c.restaurant_id).limit(limit)
+            select(*_COLUMNS)
+            .where(restaurants.c.restaurant_id > after)
+            .order_by(restaurants.c.restaurant_id)
+            .limit(limit)
         )
         return [_restaurant(row) for row in await self._connection.execute(statement)]
 
 
 def _restaurant(row: Row[*tuple[Any, ...]]) -> Restaurant:
     return Restaurant(
-        profile=RestaurantProfile(row.restaurant_id, row.name, row.active, row.maturity_days, row.metadata),
+        profile=RestaurantProfile(
+            row.restaurant_id, row.name, row.active, row.maturity_days, row.metadata
+        ),
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

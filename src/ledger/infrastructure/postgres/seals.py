@@ -78,7 +78,10 @@ def _microseconds(column: str) -> str:
 # How a field is written where it is not its column as it is.
 _WRITTEN = {
     **{name: _microseconds(name) for name in ("available_at", "occurred_at", "recorded_at")},
-    **{name: f"{name}::text" for name in ("transaction_id", "batch_id", "payout_id", "recorded_txid", "metadata")},
+    **{
+        name: f"{name}::text"
+        for name in ("transaction_id", "batch_id", "payout_id", "recorded_txid", "metadata")
+    },
     "fingerprint": "encode(fingerprint, 'hex')",
 }
 EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in EVENT_FIELDS}
@@ -152,7 +155,9 @@ ORDER BY recorded_txid
 """
 
 # Sorted by PostgreSQL, on its disk if need be: no index leads along the rows of a transaction.
-_OF_PART = "AND ($4::uuid IS NULL OR transaction_id > $4) AND ($5::uuid IS NULL OR transaction_id <= $5)"
+_OF_PART = (
+    "AND ($4::uuid IS NULL OR transaction_id > $4) AND ($5::uuid IS NULL OR transaction_id <= $5)"
+)
 SELECT_ROWS = f"""
 WITH row_digest AS ({_row_digests(_OF_PART)})
 SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id, set_byte('\\x00', 0, place) AS place, digest
@@ -240,7 +245,9 @@ class PostgresSealedBooks:
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
     ) -> Sequence[PackedTransaction] | None:
         async with autocommit(self._engine) as connection:
-            rows = await connection.fetch(SELECT_TRANSACTIONS, first_txid, end_txid, is_restored, rows_max)
+            rows = await connection.fetch(
+                SELECT_TRANSACTIONS, first_txid, end_txid, is_restored, rows_max
+            )
         transactions = [PackedTransaction(*row) for row in rows]
         if sum(each.rows_count for each in transactions) > rows_max:
             return None
@@ -252,13 +259,20 @@ class PostgresSealedBooks:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
             await allow_seconds(connection, SLICES_TIMEOUT_SECONDS)
             bounds = (_uuid(part.after_id), _uuid(part.last_id))
-            cursor = await connection.cursor(SELECT_ROWS, first_txid, end_txid, is_restored, *bounds)
+            cursor = await connection.cursor(
+                SELECT_ROWS, first_txid, end_txid, is_restored, *bounds
+            )
             while rows := await cursor.fetch(self._slice_rows, timeout=SLICES_TIMEOUT_SECONDS + 5):
                 yield [
                     SealedTransaction(
-                        key[0], key[1], b"".join(row["place"] for row in group), b"".join(row["digest"] for row in group)
+                        key[0],
+                        key[1],
+                        b"".join(row["place"] for row in group),
+                        b"".join(row["digest"] for row in group),
                     )
-                    for key, group in ((key, list(found)) for key, found in groupby(rows, key=itemgetter(0, 1)))
+                    for key, group in (
+                        (key, list(found)) for key, found in groupby(rows, key=itemgetter(0, 1))
+                    )
                 ]
 
     async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
@@ -274,7 +288,9 @@ class PostgresSealedBooks:
         if head is None or not head.is_restored or not position.is_of_this_stay:
             return None
         async with autocommit(self._engine) as connection:
-            epoch = await connection.fetchval(SELECT_EPOCH_BEFORE, head.first_txid, position.stay_id)
+            epoch = await connection.fetchval(
+                SELECT_EPOCH_BEFORE, head.first_txid, position.stay_id
+            )
             if epoch is None:
                 return None
             row_digests = await connection.fetchval(SELECT_ROW_DIGESTS, head.sequence)
@@ -285,7 +301,11 @@ class PostgresSealedBooks:
     async def is_sealed_in_parts(self, txid: int) -> bool:
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
             await allow_seconds(connection, SLICES_TIMEOUT_SECONDS)
-            return bool(await connection.fetchval(SELECT_IS_SEALED_IN_PARTS, txid, timeout=SLICES_TIMEOUT_SECONDS + 5))
+            return bool(
+                await connection.fetchval(
+                    SELECT_IS_SEALED_IN_PARTS, txid, timeout=SLICES_TIMEOUT_SECONDS + 5
+                )
+            )
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
         # The usual case, and no earlier epoch to ask for.
@@ -316,7 +336,9 @@ class PostgresSealedBooks:
         ]
         try:
             async with autocommit(self._engine) as connection:
-                await connection.execute(INSERT_SEALS, *map(list, zip(*columns, strict=True)), stay_id)
+                await connection.execute(
+                    INSERT_SEALS, *map(list, zip(*columns, strict=True)), stay_id
+                )
         except asyncpg.UniqueViolationError:
             return False
         return True

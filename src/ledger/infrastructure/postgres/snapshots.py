@@ -197,10 +197,14 @@ async def find_stay(engine: AsyncEngine) -> None:
         )
 
 
-SELECT_ACCOUNT = "SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2"
+SELECT_ACCOUNT = (
+    "SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2"
+)
 
 
-async def report_endless(connections: Autocommit, long_tails: LongTails, restaurant_id: str, currency: str) -> None:
+async def report_endless(
+    connections: Autocommit, long_tails: LongTails, restaurant_id: str, currency: str
+) -> None:
     """Wants a snapshot of an account that took longer to add up than a statement may take: that of a snapshot may.
 
     Without it no read would ever get to the end that tells how long it was.
@@ -238,6 +242,9 @@ class PostgresBalanceSnapshots:
         async with autocommit(self._engine) as connection, connection.transaction():
             await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
             taken = await connection.fetchval(
-                INSERT_SNAPSHOT, balance_account_id, max(1, entries_min), timeout=SNAPSHOT_TIMEOUT_SECONDS
+                INSERT_SNAPSHOT,
+                balance_account_id,
+                max(1, entries_min),
+                timeout=SNAPSHOT_TIMEOUT_SECONDS,
             )
         return taken is not None

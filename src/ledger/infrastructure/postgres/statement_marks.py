@@ -18,7 +18,13 @@ or the books came from another cluster, late_by_max is large: statements then re
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
-from ledger.infrastructure.postgres.sessions.horizon import BOOKS_ARE_COMING, FIRST_HORIZON, HORIZON, STAY, written_here
+from ledger.infrastructure.postgres.sessions.horizon import (
+    BOOKS_ARE_COMING,
+    FIRST_HORIZON,
+    HORIZON,
+    STAY,
+    written_here,
+)
 from ledger.infrastructure.postgres.snapshots import find_stay
 
 # From one mark to the next. A mark takes some 200 bytes with its index, 200 entries some 100 kB with theirs.
@@ -27,9 +33,7 @@ MARK_ENTRIES = 200
 READ_ENTRIES_MAX = 200_000
 MARK_TIMEOUT_SECONDS = 60
 
-PAYABLE_MINOR = (
-    "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor ELSE 0 END"
-)
+PAYABLE_MINOR = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor ELSE 0 END"
 
 
 def valid_marks(balance_account_id: str) -> str:
@@ -146,7 +150,11 @@ class PostgresStatementMarks:
     """Implements `ledger.application.ports.balances.BalanceSnapshots` for statements: a snapshot is some marks."""
 
     def __init__(
-        self, engine: AsyncEngine, *, mark_entries: int = MARK_ENTRIES, read_entries_max: int = READ_ENTRIES_MAX
+        self,
+        engine: AsyncEngine,
+        *,
+        mark_entries: int = MARK_ENTRIES,
+        read_entries_max: int = READ_ENTRIES_MAX,
     ) -> None:
         self._engine = engine
         self._mark_entries = mark_entries

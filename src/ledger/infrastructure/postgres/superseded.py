@@ -12,7 +12,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.sessions.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.engine import (
+    READ_WHOLE_TABLES,
+    allow_seconds,
+    autocommit,
+)
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON, STAY, written_here
 
 # What is looked at in one transaction.

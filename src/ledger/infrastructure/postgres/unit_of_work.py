@@ -42,7 +42,12 @@ class PostgresUnitOfWork:
             await self._connection.invalidate(error)
             raise
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             # Closing rolls back what was not committed, and does nothing after a commit.

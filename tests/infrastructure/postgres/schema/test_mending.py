@@ -16,10 +16,17 @@ from support.running import execute_alone, query, running_ledger
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.schema import newest_schema
-from ledger.infrastructure.postgres.schema.migrations import database_url, head_revision, migrate_async
+from ledger.infrastructure.postgres.schema.migrations import (
+    database_url,
+    head_revision,
+    migrate_async,
+)
 from ledger.infrastructure.postgres.schema.newest_schema import trigger_states
 from ledger.infrastructure.postgres.sessions.engine import create_engine
-from ledger.infrastructure.postgres.verification.start_checks import UnfitDatabase, check_before_serving
+from ledger.infrastructure.postgres.verification.start_checks import (
+    UnfitDatabase,
+    check_before_serving,
+)
 from ledger.resources import resource
 
 COUNTS = """
@@ -69,7 +76,9 @@ def libpq(url: str) -> str:
 async def books(database: Database) -> Database:
     """Books with charges, a run and payouts; nobody is connected to them."""
     async with running_ledger(database) as ledger:
-        await ledger.ingest(*(event_message(restaurant_id=f"res_{n}", amount_minor=900 + n) for n in range(3)))
+        await ledger.ingest(
+            *(event_message(restaurant_id=f"res_{n}", amount_minor=900 + n) for n in range(3))
+        )
         await finished_run(ledger)
     return database
 
@@ -80,7 +89,9 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
     name = f"ledger_empty_{os.getpid()}_{unique('db')}"
     await execute_alone(server_url, f"CREATE DATABASE {name}")
     url = database_url(server_url, database=name)
-    application_url = url if os.environ.get("LEDGER_TEST_DATABASE_URL") else database_url(url, user="ledger_app")
+    application_url = (
+        url if os.environ.get("LEDGER_TEST_DATABASE_URL") else database_url(url, user="ledger_app")
+    )
     yield Database(application_url, url)
     await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
@@ -116,7 +127,9 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
     ],
     ids=["a column", "the revision", "the schema", "functions", "the sequence"],
 )
-async def test_what_a_server_lacks_is_named_and_mended(books: Database, damage: str, said: str, did: str) -> None:
+async def test_what_a_server_lacks_is_named_and_mended(
+    books: Database, damage: str, said: str, did: str
+) -> None:
     """It does not start, the message names what is missing and the command that mends it, the audit has an error."""
     await check(books.url)
     for statement in damage.split(";"):
@@ -141,7 +154,9 @@ async def test_functions_that_the_public_may_not_call_are_granted_by_name(books:
     await assert_books_in_order(books)
 
 
-async def test_functions_whose_arguments_have_names_are_known(books: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_functions_whose_arguments_have_names_are_known(
+    books: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dump shows them with the names, by which PostgreSQL looks up none."""
     named = (
         "CREATE FUNCTION named_arguments(run uuid, items_max integer DEFAULT 5) RETURNS integer\n"
@@ -184,7 +199,9 @@ async def test_function_of_another_role_stays_its_own(books: Database, name: str
     await query(books.migration_url, f"REVOKE EXECUTE ON FUNCTION {name}(integer) FROM PUBLIC")
     await query(books.migration_url, "REVOKE CREATE ON SCHEMA public FROM ledger_read")
     await assert_books_in_order(books)
-    await query(books.migration_url, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app")
+    await query(
+        books.migration_url, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app"
+    )
     assert await mended(books) == ["granted 1 privilege that was missing"]
 
 
@@ -195,7 +212,9 @@ async def test_triggers_are_turned_on_as_they_were_made(books: Database) -> None
     await query(books.migration_url, "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items")
     assert (await audit_of(books)).errors
     assert len(await mended(books)) == 2
-    assert {(table, name): state for table, name, state in await query(books.migration_url, TRIGGERS)} == trigger_states()
+    assert {
+        (table, name): state for table, name, state in await query(books.migration_url, TRIGGERS)
+    } == trigger_states()
     await assert_books_in_order(books)
 
 
@@ -205,9 +224,13 @@ async def test_restore_without_privileges_is_mended(
 ) -> None:
     """Privileges, and owners, are what they were; the server says what is missing until then."""
     dump = tmp_path / "dump"
-    await program("pg_dump", "--format=custom", "--file", dump, "--dbname", libpq(books.migration_url))
+    await program(
+        "pg_dump", "--format=custom", "--file", dump, "--dbname", libpq(books.migration_url)
+    )
     await program("pg_restore", *options, "--dbname", libpq(empty.migration_url), dump)
-    with pytest.raises(UnfitDatabase, match=r"lacks privileges: SELECT on alembic_version: run `ledger migrate`"):
+    with pytest.raises(
+        UnfitDatabase, match=r"lacks privileges: SELECT on alembic_version: run `ledger migrate`"
+    ):
         await check(empty.url)
     assert await mended(empty)
     await check(empty.url)
@@ -221,7 +244,9 @@ async def test_restore_without_privileges_is_mended(
         assert result.transaction_id
 
 
-@pytest.mark.parametrize("options", [(), ("--disable-triggers",)], ids=["plain", "--disable-triggers"])
+@pytest.mark.parametrize(
+    "options", [(), ("--disable-triggers",)], ids=["plain", "--disable-triggers"]
+)
 async def test_data_only_dump_is_loaded_into_a_migrated_database(
     books: Database, database_of_now: Database, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -237,9 +262,18 @@ async def test_data_only_dump_is_loaded_into_a_migrated_database(
         "--dbname",
         libpq(books.migration_url),
     )
-    arguments = ("--no-psqlrc", "--quiet", "--file", dump, "--dbname", libpq(database_of_now.migration_url))
+    arguments = (
+        "--no-psqlrc",
+        "--quiet",
+        "--file",
+        dump,
+        "--dbname",
+        libpq(database_of_now.migration_url),
+    )
     assert await program("psql", *arguments, lenient=True) == ""
-    assert await query(database_of_now.migration_url, COUNTS) == await query(books.migration_url, COUNTS)
+    assert await query(database_of_now.migration_url, COUNTS) == await query(
+        books.migration_url, COUNTS
+    )
     assert bool(await mended(database_of_now)) == bool(options)
     await check(database_of_now.url)
     await assert_books_in_order(database_of_now)
@@ -252,7 +286,9 @@ async def database_of_now(empty: Database) -> Database:
     return empty
 
 
-async def test_loaded_items_must_add_up_all_the_same(books: Database, database_of_now: Database, tmp_path: Path) -> None:
+async def test_loaded_items_must_add_up_all_the_same(
+    books: Database, database_of_now: Database, tmp_path: Path
+) -> None:
     """Whichever of the two tables comes second is compared with the first, whoever loads it."""
     for first, second in (("payouts", "payout_items"), ("payout_items", "payouts")):
         other = f"ledger_load_{os.getpid()}_{unique('db')}"
@@ -264,18 +300,39 @@ async def test_loaded_items_must_add_up_all_the_same(books: Database, database_o
             for table in (*tables, second):
                 dump = tmp_path / f"{other}.{table}.sql"
                 await program(
-                    "pg_dump", "--data-only", f"--table={table}", "--file", dump, "--dbname", libpq(books.migration_url)
+                    "pg_dump",
+                    "--data-only",
+                    f"--table={table}",
+                    "--file",
+                    dump,
+                    "--dbname",
+                    libpq(books.migration_url),
                 )
                 if table == second:
                     column = "amount_minor bigint" if second == "payout_items" else "amount_minor"
                     lines = dump.read_text().splitlines()
                     start = next(n for n, line in enumerate(lines) if line.startswith("COPY")) + 1
-                    place = lines[start - 1].partition("(")[2].partition(")")[0].split(", ").index(column.split()[0])
+                    place = (
+                        lines[start - 1]
+                        .partition("(")[2]
+                        .partition(")")[0]
+                        .split(", ")
+                        .index(column.split()[0])
+                    )
                     row = lines[start].split("\t")
                     row[place] = str(int(row[place]) - 1)
                     lines[start] = "\t".join(row)
                     dump.write_text("\n".join(lines) + "\n")
-                said = await program("psql", "--no-psqlrc", "--quiet", "--file", dump, "--dbname", libpq(url), lenient=True)
+                said = await program(
+                    "psql",
+                    "--no-psqlrc",
+                    "--quiet",
+                    "--file",
+                    dump,
+                    "--dbname",
+                    libpq(url),
+                    lenient=True,
+                )
                 assert ("do not add up to its amount" in said) == (table == second), said
         finally:
             await execute_alone(books.migration_url, f"DROP DATABASE {other} WITH (FORCE)")

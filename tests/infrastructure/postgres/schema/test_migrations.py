@@ -66,7 +66,11 @@ ORDER BY 1, 2, 3
 # Runs a migration in a process of its own and prints which revision was there before.
 MIGRATE = "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; print(migrate(sys.argv[1])[0])"
 
-CONSTRAINT_NAMES = {"p": "{table}_pkey", "f": "{table}_{columns}_fkey", "u": "{table}_{columns}_key"}
+CONSTRAINT_NAMES = {
+    "p": "{table}_pkey",
+    "f": "{table}_{columns}_fkey",
+    "u": "{table}_{columns}_key",
+}
 
 
 @pytest.fixture
@@ -90,7 +94,12 @@ async def engine_of(url: str) -> AsyncIterator[AsyncEngine]:
 async def migrate_in_process(url: str) -> str:
     """The revision before, as another process says that migrates at the same time as we go on."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MIGRATE, url, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        MIGRATE,
+        url,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     said, complaint = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, complaint) == (0, b"")
@@ -99,7 +108,9 @@ async def migrate_in_process(url: str) -> str:
 
 async def roles_of(url: str) -> dict[str, bool]:
     """The ledger's roles, each with whether it can log in."""
-    rows = await query(url, "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE 'ledger%'")
+    rows = await query(
+        url, "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE 'ledger%'"
+    )
     return {row[0]: row[1] for row in rows}
 
 
@@ -117,7 +128,9 @@ async def test_down_and_up_again_makes_the_same_schema(empty_url: str) -> None:
 
 async def test_each_step_down_takes_back_its_step_up(empty_url: str) -> None:
     """Every migration's downgrade leaves the schema as it was before its upgrade."""
-    revisions = sorted(path.name.partition("_")[0] for path in resource("alembic", "versions").glob("*.py"))
+    revisions = sorted(
+        path.name.partition("_")[0] for path in resource("alembic", "versions").glob("*.py")
+    )
     schemas = {}
     for revision in revisions:
         await migrate_async(empty_url, revision)
@@ -160,7 +173,9 @@ async def test_member_of_the_owner_migrates(empty_server_url: str) -> None:
     await query(url, "CREATE ROLE deployer LOGIN")
     await query(url, "GRANT ledger_owner TO deployer")
     assert await migrate_async(database_url(url, user="deployer")) == (None, head_revision())
-    owners = await query(url, "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname = 'public'")
+    owners = await query(
+        url, "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname = 'public'"
+    )
     assert owners == [("ledger_owner",)]
 
 
@@ -169,10 +184,15 @@ async def test_other_schema_is_refused_in_words(empty_url: str, revision: str | 
     """A database without schema, and one of a later version, are refused, naming both revisions and what to do."""
     if revision is not None:
         await migrate_async(empty_url)
-        await query(empty_url, "UPDATE alembic_version SET version_num = :revision", revision=revision)
+        await query(
+            empty_url, "UPDATE alembic_version SET version_num = :revision", revision=revision
+        )
     async with engine_of(empty_url) as engine:
         assert await current_revision(engine) == revision
-        with pytest.raises(SchemaMismatch, match=rf"revision {revision or 'none'}, .* needs {head_revision()}: .*migrate"):
+        with pytest.raises(
+            SchemaMismatch,
+            match=rf"revision {revision or 'none'}, .* needs {head_revision()}: .*migrate",
+        ):
             await check_schema(engine)
 
 
@@ -188,7 +208,9 @@ async def test_tables_of_the_code_are_those_of_the_database(database: Database) 
         # The comments stand in the migrations alone.
         engine.dialect.supports_comments = False
         differences = await connection.run_sync(
-            lambda plain: compare_metadata(MigrationContext.configure(plain, opts={"compare_type": True}), metadata)
+            lambda plain: compare_metadata(
+                MigrationContext.configure(plain, opts={"compare_type": True}), metadata
+            )
         )
     assert differences == []
 
@@ -216,7 +238,12 @@ async def test_everything_has_a_comment(database: Database) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "words"),
-    [("_minor", "minor units"), ("_at", "clock|matures|matured"), ("_days", "24 hours"), ("currency", "ISO 4217")],
+    [
+        ("_minor", "minor units"),
+        ("_at", "clock|matures|matured"),
+        ("_days", "24 hours"),
+        ("currency", "ISO 4217"),
+    ],
 )
 async def test_units_and_clocks_are_said(database: Database, suffix: str, words: str) -> None:
     """The comment of an amount names its unit, that of an instant the clock it is of, that of days how long one is."""
@@ -226,7 +253,9 @@ async def test_units_and_clocks_are_said(database: Database, suffix: str, words:
         "JOIN pg_class AS c ON c.oid = a.attrelid WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' "
         "AND a.attnum > 0 AND NOT a.attisdropped",
     )
-    said = {f"{table}.{column}": comment for table, column, comment in rows if column.endswith(suffix)}
+    said = {
+        f"{table}.{column}": comment for table, column, comment in rows if column.endswith(suffix)
+    }
     assert said
     assert {name: comment for name, comment in said.items() if not re.search(words, comment)} == {}
 
@@ -260,7 +289,11 @@ async def test_constraints_and_indexes_are_named_by_the_convention(database: Dat
         "AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)",
     )
     kinds = {False: "idx", True: "key"}
-    assert [name for table, name, unique in indexes if not re.fullmatch(rf"{table}_[a-z_]+_{kinds[unique]}", name)] == []
+    assert [
+        name
+        for table, name, unique in indexes
+        if not re.fullmatch(rf"{table}_[a-z_]+_{kinds[unique]}", name)
+    ] == []
     triggers = await query(
         database.migration_url,
         "SELECT t.tgrelid::regclass::text, t.tgname::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid "
@@ -276,7 +309,9 @@ async def test_databases_are_created_once(server_url: str) -> None:
     creations: list[Awaitable[None]] = [create_database(server_url, name) for _ in range(4)]
     await asyncio.gather(*creations)
     await create_database(server_url, name)
-    assert await query(server_url, "SELECT count(*) FROM pg_database WHERE datname = :name", name=name) == [(1,)]
+    assert await query(
+        server_url, "SELECT count(*) FROM pg_database WHERE datname = :name", name=name
+    ) == [(1,)]
     await execute_alone(server_url, f"DROP DATABASE {name}")
 
 

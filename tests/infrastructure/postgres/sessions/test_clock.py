@@ -68,10 +68,14 @@ async def test_a_clock_set_back_changes_no_past_balance(database: Database) -> N
     assert "clock_is_not_behind_the_books" in [finding.check for finding in report.findings]
 
 
-async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(database: Database) -> None:
+async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(
+    database: Database,
+) -> None:
     """One line when the clock is found behind, one when it is past the latest record."""
     told: list[float] = []
-    clock = LedgerClock(on_measured=lambda _skew_seconds, behind_seconds: told.append(behind_seconds))
+    clock = LedgerClock(
+        on_measured=lambda _skew_seconds, behind_seconds: told.append(behind_seconds)
+    )
     async with engine_on(database.url) as engine:
         with capture_logs() as logged:
             await clock.measure(engine)
@@ -106,7 +110,11 @@ async def test_every_record_moves_the_clock_on(database: Database) -> None:
             pass
         assert await query(database.migration_url, CLOCK_AND_LATEST) == [(True,)]
         final = await balance_of(engine, RESTAURANT)
-        assert (await balance_of(engine, RESTAURANT, final.as_of)).reserved_minor == final.reserved_minor == 120
+        assert (
+            (await balance_of(engine, RESTAURANT, final.as_of)).reserved_minor
+            == final.reserved_minor
+            == 120
+        )
     await assert_books_in_order(database)
 
 
@@ -144,21 +152,29 @@ async def test_no_wrong_clock_makes_a_fact_invalid(
         return datetime.now(UTC) - database_clock + host
 
     async with running_ledger(database, metrics=metrics, host_clock=host_clock) as ledger:
-        (booked,) = await ledger.ingest(event_message(occurred_at=datetime.now(UTC) - database_clock + MINUTE))
+        (booked,) = await ledger.ingest(
+            event_message(occurred_at=datetime.now(UTC) - database_clock + MINUTE)
+        )
         assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
         too_late = datetime.now(UTC) - database_clock + ahead + CLOCK_SKEW_MAX + MINUTE
         with pytest.raises(aio.AioRpcError) as refused:
-            await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message(occurred_at=too_late)))
+            await ledger.stub.IngestEvent(
+                ledger_pb2.IngestEventRequest(event=event_message(occurred_at=too_late))
+            )
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     skew_seconds = registry.get_sample_value("ledger_database_clock_skew_seconds")
     assert skew_seconds is not None
     assert abs(skew_seconds - (host - database_clock).total_seconds()) < MINUTE.total_seconds()
 
 
-async def test_events_of_now_are_booked_long_after_the_clock_was_set_back(database: Database) -> None:
+async def test_events_of_now_are_booked_long_after_the_clock_was_set_back(
+    database: Database,
+) -> None:
     """The books stand still for as long as their database's clock is behind; the true time goes on."""
     host_ahead = timedelta(days=3)
-    async with running_ledger(database, host_clock=lambda: datetime.now(UTC) + host_ahead) as ledger:
+    async with running_ledger(
+        database, host_clock=lambda: datetime.now(UTC) + host_ahead
+    ) as ledger:
         (booked,) = await ledger.ingest(event_message(occurred_at=datetime.now(UTC) + host_ahead))
         assert booked.status == ledger_pb2.INGEST_STATUS_CREATED
     await assert_books_in_order(database)
@@ -175,11 +191,15 @@ class SteadyClock:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(7200.0, "jumped ahead"), (-3.0, "jumped back")])
-async def test_a_jump_of_the_databases_clock_is_an_alarm(database: Database, seconds: float, words: str) -> None:
+async def test_a_jump_of_the_databases_clock_is_an_alarm(
+    database: Database, seconds: float, words: str
+) -> None:
     """One error line and one count when it jumps; nothing while it goes on, or when it jumps to the host's time."""
     steady, host_ahead = SteadyClock(), timedelta(0)
     jumps: list[float] = []
-    clock = LedgerClock(host_clock=lambda: datetime.now(UTC) + host_ahead, steady_clock=steady, on_jump=jumps.append)
+    clock = LedgerClock(
+        host_clock=lambda: datetime.now(UTC) + host_ahead, steady_clock=steady, on_jump=jumps.append
+    )
     async with engine_on(database.url) as engine:
         with capture_logs() as logged:
             await clock.measure(engine)
@@ -203,7 +223,9 @@ async def test_a_jump_of_the_databases_clock_is_an_alarm(database: Database, sec
     [(timedelta(0), ""), (AHEAD, "behind this host's"), (BACK, "ahead of this host's")],
     ids=str,
 )
-async def test_doctor_and_audit_compare_the_clocks(database: Database, host_ahead: timedelta, detail: str) -> None:
+async def test_doctor_and_audit_compare_the_clocks(
+    database: Database, host_ahead: timedelta, detail: str
+) -> None:
     """A wrong clock is said before anything is recorded by it, and never refuses a start."""
 
     def host_clock() -> datetime:

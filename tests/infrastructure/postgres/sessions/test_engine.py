@@ -10,7 +10,12 @@ from support.running import query
 
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
-from ledger.infrastructure.postgres.sessions.engine import Connection, KeptConnections, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.engine import (
+    Connection,
+    KeptConnections,
+    autocommit,
+    create_engine,
+)
 
 DEADLINE_SECONDS = 40.0
 POOL_SIZE = 2
@@ -49,12 +54,17 @@ async def test_connection_stays_for_the_next_use(connections: KeptConnections) -
     first, _ = await session(connections)
     assert {(await session(connections))[0] for _ in range(5)} == {first}
     async with connections.autocommit() as connection:
-        both = {await connection.fetchval("SELECT pg_backend_pid()"), (await session(connections))[0]}
+        both = {
+            await connection.fetchval("SELECT pg_backend_pid()"),
+            (await session(connections))[0],
+        }
     assert len(both) == 2
     assert {(await session(connections))[0] for _ in range(5)} <= both
 
 
-async def test_session_that_was_ended_while_idle_is_replaced(connections: KeptConnections, shared_database: Database) -> None:
+async def test_session_that_was_ended_while_idle_is_replaced(
+    connections: KeptConnections, shared_database: Database
+) -> None:
     """Nobody notices: the next use has another session."""
     for _ in range(2 * POOL_SIZE):
         ended, connection = await session(connections)
@@ -63,13 +73,17 @@ async def test_session_that_was_ended_while_idle_is_replaced(connections: KeptCo
         assert (await session(connections))[0] != ended
 
 
-async def test_session_that_was_ended_under_its_use_is_replaced(connections: KeptConnections, shared_database: Database) -> None:
+async def test_session_that_was_ended_under_its_use_is_replaced(
+    connections: KeptConnections, shared_database: Database
+) -> None:
     """That use is told DatabaseUnavailable, the next one has another session."""
     for _ in range(2 * POOL_SIZE):
         with pytest.raises(DatabaseUnavailable):
             async with connections.autocommit() as connection:
                 ended = await connection.fetchval("SELECT pg_backend_pid()")
-                await query(shared_database.migration_url, "SELECT pg_terminate_backend(:pid)", pid=ended)
+                await query(
+                    shared_database.migration_url, "SELECT pg_terminate_backend(:pid)", pid=ended
+                )
                 await connection.fetchval("SELECT pg_sleep(60)")
         assert (await session(connections))[0] != ended
 
@@ -96,7 +110,10 @@ async def test_cancelled_use_is_not_kept(connections: KeptConnections) -> None:
 async def test_refused_statement_does_not_cost_the_connection(connections: KeptConnections) -> None:
     """The session is as good as before."""
     before, _ = await session(connections)
-    for error, statement in ((DataRejected, "SELECT 'x'::integer"), (asyncpg.UndefinedTableError, "SELECT FROM nothing")):
+    for error, statement in (
+        (DataRejected, "SELECT 'x'::integer"),
+        (asyncpg.UndefinedTableError, "SELECT FROM nothing"),
+    ):
         with pytest.raises(error):
             async with connections.autocommit() as connection:
                 await connection.execute(statement)
@@ -117,7 +134,9 @@ async def test_close_gives_all_back(engine: AsyncEngine) -> None:
     await connections.close()
 
 
-async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(engine: AsyncEngine) -> None:
+async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(
+    engine: AsyncEngine,
+) -> None:
     """The database may have begun it although nobody was told: the next use must not find itself inside of it, where what it
     writes is lost and what it reads is old."""
     for _ in range(5 * POOL_SIZE):
@@ -136,4 +155,7 @@ async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(engine:
             await task
         async with asyncio.timeout(DEADLINE_SECONDS), autocommit(engine) as connection:
             assert not connection.is_in_transaction()
-            assert await connection.fetchval("SELECT current_setting('transaction_isolation')") == "read committed"
+            assert (
+                await connection.fetchval("SELECT current_setting('transaction_isolation')")
+                == "read committed"
+            )

@@ -46,7 +46,9 @@ async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
         ("INSERT INTO restaurants (restaurant_id) VALUES ('not an id')", DataRejected),
     ],
 )
-async def test_sqlstates_have_their_meaning(engine: AsyncEngine, statement: str, expected: type[LedgerError]) -> None:
+async def test_sqlstates_have_their_meaning(
+    engine: AsyncEngine, statement: str, expected: type[LedgerError]
+) -> None:
     """By SQLSTATE, whole or by class; and the pool gives a working connection afterwards."""
     with pytest.raises(expected) as raised:
         async with autocommit(engine) as connection:
@@ -57,7 +59,9 @@ async def test_sqlstates_have_their_meaning(engine: AsyncEngine, statement: str,
         assert await connection.fetchval("SELECT 1") == 1
 
 
-async def test_session_that_is_ended_under_a_statement_is_unavailable(engine: AsyncEngine, shared_database: Database) -> None:
+async def test_session_that_is_ended_under_a_statement_is_unavailable(
+    engine: AsyncEngine, shared_database: Database
+) -> None:
     """The statement's fate is unknown, and the next one gets a working connection."""
     pids: list[int] = []
 
@@ -79,9 +83,13 @@ async def test_session_that_is_ended_under_a_statement_is_unavailable(engine: As
         assert await connection.fetchval("SELECT 1") == 1
 
 
-async def test_constraints_that_no_data_can_meet_are_defects(engine: AsyncEngine, shared_database: Database) -> None:
+async def test_constraints_that_no_data_can_meet_are_defects(
+    engine: AsyncEngine, shared_database: Database
+) -> None:
     """A NOT NULL column that this code does not know is not the event's fault: nobody is told that its data is bad."""
-    await query(shared_database.migration_url, "CREATE TABLE later (known text, unknown text NOT NULL)")
+    await query(
+        shared_database.migration_url, "CREATE TABLE later (known text, unknown text NOT NULL)"
+    )
     await query(shared_database.migration_url, "GRANT INSERT ON later TO ledger_app")
     with pytest.raises(asyncpg.NotNullViolationError):
         async with autocommit(engine) as connection:
@@ -103,13 +111,21 @@ async def test_value_that_fits_no_parameter_is_refused_data(engine: AsyncEngine)
             await connection.fetch("SELECT $1::bigint", 2**63)
 
 
-async def test_connections_closed_while_idle_are_replaced(engine: AsyncEngine, shared_database: Database) -> None:
+async def test_connections_closed_while_idle_are_replaced(
+    engine: AsyncEngine, shared_database: Database
+) -> None:
     """When the server has closed every pooled connection, the next use gets a new one and nobody sees an error."""
-    async with autocommit(engine) as first, autocommit(engine) as second, autocommit(engine) as third:
+    async with (
+        autocommit(engine) as first,
+        autocommit(engine) as second,
+        autocommit(engine) as third,
+    ):
         closing = (first, second, third)
         pids = [await connection.fetchval("SELECT pg_backend_pid()") for connection in closing]
     await query(
-        shared_database.migration_url, "SELECT pg_terminate_backend(pid) FROM unnest(CAST(:pids AS integer[])) AS pid", pids=pids
+        shared_database.migration_url,
+        "SELECT pg_terminate_backend(pid) FROM unnest(CAST(:pids AS integer[])) AS pid",
+        pids=pids,
     )
     # As the pool sees it: PostgreSQL forgets a session before it hangs up.
     await until(lambda: all(connection.is_closed() for connection in closing), DEADLINE_SECONDS)
@@ -122,4 +138,6 @@ async def test_sqlalchemy_s_wrapping_is_seen_through(engine: AsyncEngine) -> Non
     """The same meanings through SQLAlchemy's own errors."""
     with pytest.raises(DataRejected), database_errors():
         async with engine.connect() as connection:
-            await connection.execute(text("INSERT INTO restaurants (restaurant_id) VALUES ('not an id')"))
+            await connection.execute(
+                text("INSERT INTO restaurants (restaurant_id) VALUES ('not an id')")
+            )

@@ -29,7 +29,12 @@ from ledger.database_url import driver_url
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.schema.migrations import head_revision, migrate_async
 from ledger.infrastructure.postgres.sessions import outages
-from ledger.infrastructure.postgres.sessions.engine import Connection, KeptConnections, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.engine import (
+    Connection,
+    KeptConnections,
+    autocommit,
+    create_engine,
+)
 from ledger.infrastructure.postgres.sessions.hosts import Address, Hosts, HostUnavailable
 from ledger.settings import Settings
 
@@ -98,7 +103,9 @@ async def test_session_is_on_the_host_that_takes_writes(pair: Pair) -> None:
         assert set(await asyncio.gather(*(place_of(hosts) for _ in range(5)))) == {primary}
 
 
-async def test_environment_names_hosts_as_for_libpq(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_names_hosts_as_for_libpq(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the URL names none; and what is asked of them, where it does not say."""
     primary, standby = pair.directories
     monkeypatch.setenv("PGHOST", f"{standby},{primary}")
@@ -118,12 +125,24 @@ def test_port_of_a_url_without_a_host_counts(monkeypatch: pytest.MonkeyPatch) ->
     for url in ("postgresql+asyncpg:///books?port=6001", "postgresql+asyncpg://:6001/books"):
         assert Hosts(driver_url(url)).addresses == (Address(None, 6001),)
     monkeypatch.setenv("PGHOST", "h1,h2")
-    assert Hosts(driver_url("postgresql:///books?port=6001")).addresses == (Address("h1", 6001), Address("h2", 6001))
-    assert Hosts(driver_url("postgresql:///books")).addresses == (Address("h1", 6000), Address("h2", 6000))
+    assert Hosts(driver_url("postgresql:///books?port=6001")).addresses == (
+        Address("h1", 6001),
+        Address("h2", 6001),
+    )
+    assert Hosts(driver_url("postgresql:///books")).addresses == (
+        Address("h1", 6000),
+        Address("h2", 6000),
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PGHOST", "h1,h1"), ("PGPORT", "none"), ("PGPORT", "65536"), ("PGTARGETSESSIONATTRS", "standby")]
+    ("name", "value"),
+    [
+        ("PGHOST", "h1,h1"),
+        ("PGPORT", "none"),
+        ("PGPORT", "65536"),
+        ("PGTARGETSESSIONATTRS", "standby"),
+    ],
 )
 def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """As a setting would be, not as a defect."""
@@ -146,7 +165,12 @@ async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None
     assert await place_of(Hosts(pair.url(standby))) == standby
     with pytest.raises(HostUnavailable, match=f"^{standby}:5432: is a standby$"):
         await place_of(Hosts(pair.url(standby), target="read-write"))
-    assert await place_of(Hosts(pair.url(standby, options="&target_session_attrs=any"), target="read-write")) == standby
+    assert (
+        await place_of(
+            Hosts(pair.url(standby, options="&target_session_attrs=any"), target="read-write")
+        )
+        == standby
+    )
 
 
 async def test_silent_host_does_not_hide_those_after_it(pair: Pair, tmp_path: Path) -> None:
@@ -168,7 +192,9 @@ async def test_host_that_refuses_does_not_hide_the_others(pair: Pair, tmp_path: 
 
     async with await asyncio.start_unix_server(refuse, tmp_path / ".s.PGSQL.5432"):
         for _ in range(5):
-            assert await place_of(Hosts(pair.url(tmp_path, *pair.directories))) == pair.directories[0]
+            assert (
+                await place_of(Hosts(pair.url(tmp_path, *pair.directories))) == pair.directories[0]
+            )
         with pytest.raises(asyncpg.InvalidCatalogNameError, match="database is missing"):
             await place_of(Hosts(pair.url(tmp_path, pair.directories[1])))
 
@@ -208,7 +234,9 @@ async def test_migrations_find_the_host_that_takes_writes(pair: Pair, tmp_path: 
 async def test_peers_that_vanish_are_noticed(pair: Pair) -> None:
     """The kernel looks after TCP connections: with the driver's own defaults it would wait for hours."""
     async with fault_proxy(pair.primary.socket, seed=1) as network:
-        hosts = Hosts(f"postgresql+asyncpg://ledger_app@127.0.0.1:{network.port}/{TEMPLATE}?ssl=disable")
+        hosts = Hosts(
+            f"postgresql+asyncpg://ledger_app@127.0.0.1:{network.port}/{TEMPLATE}?ssl=disable"
+        )
         async with asyncio.timeout(DEADLINE_SECONDS):
             connection = await hosts.connect()
         plug = connection._transport.get_extra_info("socket")
@@ -217,7 +245,9 @@ async def test_peers_that_vanish_are_noticed(pair: Pair) -> None:
         connection.terminate()
 
 
-async def test_outage_is_told_once_and_its_end_with_the_time_it_took(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_outage_is_told_once_and_its_end_with_the_time_it_took(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The one line names the host and the cause. Workers that fail meanwhile, again and again, add none."""
     monkeypatch.setattr(run_payouts, "POLL_SECONDS", 0.05)
     failures: list[outages.Outages] = []
@@ -235,11 +265,16 @@ async def test_outage_is_told_once_and_its_end_with_the_time_it_took(pair: Pair,
             async with running_ledger(Database(url, pair.url(user="postgres"))):
 
                 def told() -> list[str]:
-                    return [line["event"] for line in lines if line["log_level"] in ("warning", "error")]
+                    return [
+                        line["event"] for line in lines if line["log_level"] in ("warning", "error")
+                    ]
 
                 network.refuse()
                 network.reset()
-                await until(lambda: "the database is away" in told() and len(failures) > 10, DEADLINE_SECONDS)
+                await until(
+                    lambda: "the database is away" in told() and len(failures) > 10,
+                    DEADLINE_SECONDS,
+                )
                 await network.accept()
                 await until(lambda: "the database is back" in told(), DEADLINE_SECONDS)
                 # What was in doubt until it was known whether the database was away.
@@ -274,26 +309,46 @@ async def test_outage_that_goes_on_is_told_rarely() -> None:
             now += 1.0
         told.ended("h1:5432")
         told.ended("h1:5432")
-    assert [line.get("seconds") for line in lines] == [None, 60.0, 180.0, 420.0, 900.0, 1860.0, 3780.0, 7200.0]
+    assert [line.get("seconds") for line in lines] == [
+        None,
+        60.0,
+        180.0,
+        420.0,
+        900.0,
+        1860.0,
+        3780.0,
+        7200.0,
+    ]
     assert {line["event"] for line in lines[1:-1]} == {"the database is still away"}
 
 
-async def test_failure_of_a_worker_is_told_where_there_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failure_of_a_worker_is_told_where_there_is_no_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As when the disk is full: at once in words, and then not every other second."""
     monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.0)
     told = outages.Outages()
     with capture_logs() as lines:
         for _ in range(3):
-            told.worker_failed("sealing must wait for the database", DatabaseUnavailable("SQLSTATE 53100"))
+            told.worker_failed(
+                "sealing must wait for the database", DatabaseUnavailable("SQLSTATE 53100")
+            )
             await until(lambda: len(lines) == 1, DEADLINE_SECONDS)
         told.worker_failed("sealing failed unexpectedly", ZeroDivisionError())
-    assert [line["event"] for line in lines] == ["sealing must wait for the database", "sealing failed unexpectedly"]
+    assert [line["event"] for line in lines] == [
+        "sealing must wait for the database",
+        "sealing failed unexpectedly",
+    ]
 
 
 async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None:
     """All of them open their sessions by way of the same hosts, which can end them."""
     engines = Engines.of(pair.url(), Settings(_env_file=None, database_url=pair.url()))
-    pools = [pool for field in fields(engines) if isinstance(pool := getattr(engines, field.name), AsyncEngine)]
+    pools = [
+        pool
+        for field in fields(engines)
+        if isinstance(pool := getattr(engines, field.name), AsyncEngine)
+    ]
     assert len(pools) > 3
     try:
         for pool in pools:
@@ -304,7 +359,9 @@ async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None
         await engines.dispose()
 
 
-async def test_deposed_host_is_left_and_not_used_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deposed_host_is_left_and_not_used_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The primary stands still and its standby takes over: sessions in use end at once, idle ones with them, in every pool. When
     the old primary wakes up, it still believes that it takes writes."""
     monkeypatch.setattr(server, "PING_INTERVAL_SECONDS", 0.1)
@@ -321,7 +378,9 @@ async def test_deposed_host_is_left_and_not_used_again(pair: Pair, monkeypatch: 
             await until_told(lambda: sleeping(pair, 2), DEADLINE_SECONDS)
             pair.freeze()
             # One that knows the standby alone takes no calls, and does once it is promoted.
-            async with running_ledger(Database(pair.url(new), pair.url(new, user="postgres"))) as ledger:
+            async with running_ledger(
+                Database(pair.url(new), pair.url(new, user="postgres"))
+            ) as ledger:
                 assert await health_of(ledger) == health_pb2.HealthCheckResponse.NOT_SERVING
                 pair.promote()
                 await until_told(lambda: serves(ledger), DEADLINE_SECONDS)
@@ -341,7 +400,10 @@ async def test_deposed_host_is_left_and_not_used_again(pair: Pair, monkeypatch: 
             assert await place_of(Hosts(pair.url(old, new))) == new
             # Nor when there is no other left.
             pair.stop_standby()
-            with pytest.raises(HostUnavailable, match=f"{old}:5432: was deposed: it writes timeline 1, and the primary writes 2"):
+            with pytest.raises(
+                HostUnavailable,
+                match=f"{old}:5432: was deposed: it writes timeline 1, and the primary writes 2",
+            ):
                 while True:
                     await place_of(hosts)
     finally:
@@ -353,7 +415,9 @@ async def test_deposed_host_is_left_and_not_used_again(pair: Pair, monkeypatch: 
 
 async def health_of(ledger: RunningLedger) -> int:
     """What a server says of itself."""
-    stub: Any = health_pb2_grpc.HealthStub(ledger.channel)  # its types know synchronous channels only
+    stub: Any = health_pb2_grpc.HealthStub(
+        ledger.channel
+    )  # its types know synchronous channels only
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
     return int(answer.status)
 

@@ -28,7 +28,11 @@ from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
-from ledger.infrastructure.postgres.verification.audit import FINDINGS_PER_CHECK_MAX, audit, load_checks
+from ledger.infrastructure.postgres.verification.audit import (
+    FINDINGS_PER_CHECK_MAX,
+    audit,
+    load_checks,
+)
 from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 
@@ -38,8 +42,20 @@ CHECKS = {check.name: check.statement for check in load_checks()}
 # Every type of event that posts, with what makes it special: fees and none, a refund's fee, a dispute that ends in two parts,
 # another restaurant and currency, and a charge that is available at once.
 EVENTS = (
-    event_message(event_id="evt_charge", restaurant_id="res_a", amount_minor=10_000, fee_minor=300, reference="pay_1"),
-    event_message(event_id="evt_no_fee", restaurant_id="res_a", amount_minor=5_000, reference="pay_2", metadata={"k": "v"}),
+    event_message(
+        event_id="evt_charge",
+        restaurant_id="res_a",
+        amount_minor=10_000,
+        fee_minor=300,
+        reference="pay_1",
+    ),
+    event_message(
+        event_id="evt_no_fee",
+        restaurant_id="res_a",
+        amount_minor=5_000,
+        reference="pay_2",
+        metadata={"k": "v"},
+    ),
     event_message(
         ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
         event_id="evt_refund",
@@ -48,9 +64,24 @@ EVENTS = (
         fee_minor=10,
         reference="pay_1",
     ),
-    event_message(ledger_pb2.EVENT_TYPE_FEE_ASSESSED, event_id="evt_fee", restaurant_id="res_a", amount_minor=100),
-    event_message(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED, event_id="evt_credit", restaurant_id="res_a", amount_minor=700),
-    event_message(ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED, event_id="evt_debit", restaurant_id="res_a", amount_minor=200),
+    event_message(
+        ledger_pb2.EVENT_TYPE_FEE_ASSESSED,
+        event_id="evt_fee",
+        restaurant_id="res_a",
+        amount_minor=100,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED,
+        event_id="evt_credit",
+        restaurant_id="res_a",
+        amount_minor=700,
+    ),
+    event_message(
+        ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED,
+        event_id="evt_debit",
+        restaurant_id="res_a",
+        amount_minor=200,
+    ),
     event_message(
         ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
         event_id="evt_opened",
@@ -60,13 +91,25 @@ EVENTS = (
         reference="dp_1",
     ),
     event_message(
-        ledger_pb2.EVENT_TYPE_DISPUTE_WON, event_id="evt_won", restaurant_id="res_a", amount_minor=500, reference="dp_1"
+        ledger_pb2.EVENT_TYPE_DISPUTE_WON,
+        event_id="evt_won",
+        restaurant_id="res_a",
+        amount_minor=500,
+        reference="dp_1",
     ),
     event_message(
-        ledger_pb2.EVENT_TYPE_DISPUTE_LOST, event_id="evt_lost", restaurant_id="res_a", amount_minor=1_500, reference="dp_1"
+        ledger_pb2.EVENT_TYPE_DISPUTE_LOST,
+        event_id="evt_lost",
+        restaurant_id="res_a",
+        amount_minor=1_500,
+        reference="dp_1",
     ),
     event_message(
-        event_id="evt_other", restaurant_id="res_b", currency="USD", amount_minor=900, reference=" odd ~ reference: pay_3"
+        event_id="evt_other",
+        restaurant_id="res_b",
+        currency="USD",
+        amount_minor=900,
+        reference=" odd ~ reference: pay_3",
     ),
     event_message(event_id="evt_at_once", restaurant_id="res_c", amount_minor=800, fee_minor=800),
 )
@@ -133,13 +176,22 @@ class Damage:
         return f"{self.check}: {self.sql}"[:100]
 
 
-def event(check: str, event_id: str, change: str, *entities: str, severity: Severity = ERROR) -> Damage:
+def event(
+    check: str, event_id: str, change: str, *entities: str, severity: Severity = ERROR
+) -> Damage:
     """A stored event that was changed."""
     sql = f"UPDATE processor_events SET {change} WHERE event_id = '{event_id}'"
     return Damage(check, sql, entities or (f"event {event_id}",), severity)
 
 
-def entry(check: str, event_id: str, position: int, change: str, *entities: str, severity: Severity = ERROR) -> Damage:
+def entry(
+    check: str,
+    event_id: str,
+    position: int,
+    change: str,
+    *entities: str,
+    severity: Severity = ERROR,
+) -> Damage:
     """A posted entry that was changed."""
     sql = f"UPDATE ledger_entries SET {change} WHERE event_id = '{event_id}' AND position = {position}"
     return Damage(check, sql, entities or (f"entry {{{event_id}}}/{position}",), severity)
@@ -168,15 +220,33 @@ LIMITS = "events_are_within_limits"
 DAMAGE_TO_DATA = (
     entry(RULES, "evt_charge", 1, "amount_minor = amount_minor + 1", "event evt_charge"),
     entry(RULES, "evt_charge", 2, "position = 3", "event evt_charge"),
-    entry(RULES, "evt_credit", 1, "debit_account = credit_account, credit_account = debit_account", "event evt_credit"),
-    entry(RULES, "evt_opened", 3, "entry_type = 'FEE', credit_account = 'platform_fees'", "event evt_opened"),
+    entry(
+        RULES,
+        "evt_credit",
+        1,
+        "debit_account = credit_account, credit_account = debit_account",
+        "event evt_credit",
+    ),
+    entry(
+        RULES,
+        "evt_opened",
+        3,
+        "entry_type = 'FEE', credit_account = 'platform_fees'",
+        "event evt_opened",
+    ),
     event(RULES, "evt_fee", "type = 'adjustment_debited'"),
     event(RULES, "evt_no_fee", "fee_minor = 1"),
     Damage(RULES, entries_deleted("evt_charge", "2"), ("event evt_charge",)),
     Damage(RULES, entries_deleted("evt_fee", "1"), ("event evt_fee",)),
     Damage(RULES, entries_deleted("evt_opened", "1, 2, 3"), ("event evt_opened",)),
-    Damage(RULES, entry_copy("evt_refund", 1, position="2", amount_minor="10"), ("event evt_refund",)),
-    Damage("entries_are_posted_once", entry_copy("evt_fee", 1, transaction_id="gen_random_uuid()"), ("event evt_fee",)),
+    Damage(
+        RULES, entry_copy("evt_refund", 1, position="2", amount_minor="10"), ("event evt_refund",)
+    ),
+    Damage(
+        "entries_are_posted_once",
+        entry_copy("evt_fee", 1, transaction_id="gen_random_uuid()"),
+        ("event evt_fee",),
+    ),
     entry(AGREE, "evt_charge", 2, "recorded_txid = '7'"),
     entry(AGREE, "evt_charge", 2, "occurred_at = occurred_at + interval '1 microsecond'"),
     entry(AGREE, "evt_charge", 2, "occurred_at = NULL"),
@@ -194,7 +264,11 @@ DAMAGE_TO_DATA = (
         1,
         "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_b')",
     ),
-    Damage("entries_have_an_event", "DELETE FROM processor_events WHERE event_id = 'evt_fee'", ("entry {evt_fee}/1",)),
+    Damage(
+        "entries_have_an_event",
+        "DELETE FROM processor_events WHERE event_id = 'evt_fee'",
+        ("entry {evt_fee}/1",),
+    ),
     entry("entries_have_an_event", "evt_fee", 1, "event_id = NULL"),
     entry("entries_have_a_balance_account", "evt_fee", 1, "balance_account_id = 999"),
     entry(MATURITY, "evt_charge", 1, "available_at = available_at + interval '1 microsecond'"),
@@ -202,12 +276,22 @@ DAMAGE_TO_DATA = (
     entry(MATURITY, "evt_charge", 1, "available_at = occurred_at"),
     entry(MATURITY, "evt_charge", 1, "available_at = 'infinity'"),
     entry(MATURITY, "evt_fee", 1, "available_at = occurred_at + interval '168 hours'"),
-    entry("fees_mature_with_their_charge", "evt_charge", 2, "available_at = NULL", "event evt_charge"),
     entry(
-        "fees_mature_with_their_charge", "evt_charge", 2, "available_at = available_at + interval '24 hours'", "event evt_charge"
+        "fees_mature_with_their_charge", "evt_charge", 2, "available_at = NULL", "event evt_charge"
     ),
     entry(
-        "fees_mature_with_their_charge", "evt_at_once", 2, "available_at = occurred_at + interval '24 hours'", "event evt_at_once"
+        "fees_mature_with_their_charge",
+        "evt_charge",
+        2,
+        "available_at = available_at + interval '24 hours'",
+        "event evt_charge",
+    ),
+    entry(
+        "fees_mature_with_their_charge",
+        "evt_at_once",
+        2,
+        "available_at = occurred_at + interval '24 hours'",
+        "event evt_at_once",
     ),
     Damage(
         "events_are_stored_once",
@@ -240,7 +324,9 @@ DAMAGE_TO_DATA = (
     event(LIMITS, "evt_charge", "type = 'payout_paid'"),
     event(LIMITS, "evt_charge", "reference = E'a\\nb'"),
     event(LIMITS, "evt_charge", "event_id = 'evt charge'", "event evt charge"),
-    event("event_types_are_known", "evt_charge", "type = 'charge_expected'", "type charge_expected"),
+    event(
+        "event_types_are_known", "evt_charge", "type = 'charge_expected'", "type charge_expected"
+    ),
     event("currencies_are_known", "evt_charge", "currency = 'XTS'", "currency XTS"),
     Damage(
         "currencies_are_known",
@@ -265,18 +351,41 @@ DAMAGE_TO_DATA = (
         "UPDATE ledger_entries SET debit_account = NULL WHERE event_id = 'evt_other'",
         ("account res_b/USD", "currency USD"),
     ),
-    entry("balance_sheets_close", "evt_other", 1, "debit_account = 'suspense'", "account res_b/USD"),
+    entry(
+        "balance_sheets_close", "evt_other", 1, "debit_account = 'suspense'", "account res_b/USD"
+    ),
     Damage(
         "balances_fit_int64",
         "UPDATE ledger_entries SET amount_minor = 9223372036854775807 WHERE event_id = 'evt_other';"
         + entry_copy("evt_other", 1, position="2"),
         ("account res_b/USD",),
     ),
-    entry("reserved_is_not_negative", "evt_other", 1, "debit_account = 'payout_reserved'", "account res_b/USD"),
-    event("nothing_is_recorded_in_the_future", "evt_fee", "recorded_at = now() + interval '1 hour'"),
+    entry(
+        "reserved_is_not_negative",
+        "evt_other",
+        1,
+        "debit_account = 'payout_reserved'",
+        "account res_b/USD",
+    ),
+    event(
+        "nothing_is_recorded_in_the_future", "evt_fee", "recorded_at = now() + interval '1 hour'"
+    ),
     entry("nothing_is_recorded_in_the_future", "evt_fee", 1, "recorded_at = 'infinity'"),
-    event("recorded_txids_are_past", "evt_fee", "recorded_txid = '9999999999'", "table processor_events", severity=WARNING),
-    entry("recorded_txids_are_past", "evt_fee", 1, "recorded_txid = '9999999999'", "table ledger_entries", severity=WARNING),
+    event(
+        "recorded_txids_are_past",
+        "evt_fee",
+        "recorded_txid = '9999999999'",
+        "table processor_events",
+        severity=WARNING,
+    ),
+    entry(
+        "recorded_txids_are_past",
+        "evt_fee",
+        1,
+        "recorded_txid = '9999999999'",
+        "table ledger_entries",
+        severity=WARNING,
+    ),
     event(
         "events_occurred_before_they_were_recorded",
         "evt_fee",
@@ -310,19 +419,67 @@ DAMAGE_TO_DATA = (
         "reference res_a/PEN/pay_1",
         severity=WARNING,
     ),
-    event("refunds_name_a_known_charge", "evt_refund", "reference = 'pay_9'", "reference res_a/PEN/pay_9", severity=WARNING),
-    event("refunds_name_a_known_charge", "evt_refund", "restaurant_id = 'res_b'", "reference res_b/PEN/pay_1", severity=WARNING),
-    event("refunds_name_a_known_charge", "evt_refund", "currency = 'USD'", "reference res_a/USD/pay_1", severity=WARNING),
-    event("disputes_end_as_they_opened", "evt_won", "amount_minor = 501", "reference res_a/PEN/dp_1", severity=WARNING),
-    event("disputes_end_as_they_opened", "evt_lost", "reference = 'dp_9'", "reference res_a/PEN/dp_9", severity=WARNING),
-    entry("payable_is_not_negative", "evt_refund", 1, "amount_minor = 100000", "account res_a/PEN", severity=WARNING),
-    entry("dispute_hold_is_not_negative", "evt_lost", 1, "amount_minor = 100000", "account res_a/PEN", severity=WARNING),
+    event(
+        "refunds_name_a_known_charge",
+        "evt_refund",
+        "reference = 'pay_9'",
+        "reference res_a/PEN/pay_9",
+        severity=WARNING,
+    ),
+    event(
+        "refunds_name_a_known_charge",
+        "evt_refund",
+        "restaurant_id = 'res_b'",
+        "reference res_b/PEN/pay_1",
+        severity=WARNING,
+    ),
+    event(
+        "refunds_name_a_known_charge",
+        "evt_refund",
+        "currency = 'USD'",
+        "reference res_a/USD/pay_1",
+        severity=WARNING,
+    ),
+    event(
+        "disputes_end_as_they_opened",
+        "evt_won",
+        "amount_minor = 501",
+        "reference res_a/PEN/dp_1",
+        severity=WARNING,
+    ),
+    event(
+        "disputes_end_as_they_opened",
+        "evt_lost",
+        "reference = 'dp_9'",
+        "reference res_a/PEN/dp_9",
+        severity=WARNING,
+    ),
+    entry(
+        "payable_is_not_negative",
+        "evt_refund",
+        1,
+        "amount_minor = 100000",
+        "account res_a/PEN",
+        severity=WARNING,
+    ),
+    entry(
+        "dispute_hold_is_not_negative",
+        "evt_lost",
+        1,
+        "amount_minor = 100000",
+        "account res_a/PEN",
+        severity=WARNING,
+    ),
 )
 
 
 def payout(check: str, name: str, change: str, *entities: str) -> Damage:
     """A payout that was changed; `name` is such as res_p.1."""
-    return Damage(check, f"UPDATE payouts SET {change} WHERE payout_id = '{{{name}}}'", entities or (f"payout {{{name}}}",))
+    return Damage(
+        check,
+        f"UPDATE payouts SET {change} WHERE payout_id = '{{{name}}}'",
+        entities or (f"payout {{{name}}}",),
+    )
 
 
 def item(check: str, name: str, entry_type: str, change: str, *entities: str) -> Damage:
@@ -381,20 +538,38 @@ DAMAGE_TO_PAYOUTS = (
     entry(PAYOUT_ENTRIES, "evt_fee", 1, "entry_type = 'PAYOUT_RELEASE'"),
     entry(PAYOUT_ENTRIES, "evt_fee", 1, "payout_id = '00000000-0000-0000-0000-000000000001'"),
     entry(PAYOUT_ENTRIES, "evt_fee", 1, "entry_type = 'PAYOUT_RELEASE', payout_id = '{res_q.1}'"),
-    payout_entry(PAYOUT_ENTRIES, "res_q.1", "RESERVE", "payout_id = NULL", "entry {res_q.1.transaction}/1"),
+    payout_entry(
+        PAYOUT_ENTRIES, "res_q.1", "RESERVE", "payout_id = NULL", "entry {res_q.1.transaction}/1"
+    ),
     Damage(
         PAYOUT_ENTRIES,
         "DELETE FROM payouts WHERE payout_id = '{res_q.1}'",
         ("entry {res_q.1.transaction}/1",),
     ),
-    payout_entry(PAYOUT_RULES, "res_p.3", "RELEASE", "entry_type = 'PAYOUT_REVERSAL'", "event {res_p.3.paid}"),
-    payout_entry(PAYOUT_RULES, "res_p.2", "RETURN", "entry_type = 'PAYOUT_REVERSAL'", "event {res_p.2.failed}"),
-    payout_entry(PAYOUT_RULES, "res_p.1", "REVERSAL", "entry_type = 'PAYOUT_RETURN'", "event {res_p.1.failed}"),
+    payout_entry(
+        PAYOUT_RULES, "res_p.3", "RELEASE", "entry_type = 'PAYOUT_REVERSAL'", "event {res_p.3.paid}"
+    ),
+    payout_entry(
+        PAYOUT_RULES,
+        "res_p.2",
+        "RETURN",
+        "entry_type = 'PAYOUT_REVERSAL'",
+        "event {res_p.2.failed}",
+    ),
+    payout_entry(
+        PAYOUT_RULES,
+        "res_p.1",
+        "REVERSAL",
+        "entry_type = 'PAYOUT_RETURN'",
+        "event {res_p.1.failed}",
+    ),
     payout_entry_deleted(PAYOUT_RULES, "res_p.2", "RELEASE", "event {res_p.2.paid}"),
     Damage(PAYOUT_RULES, entry_copy("{res_p.3.paid}", 1, position="2"), ("event {res_p.3.paid}",)),
     event(PAYOUT_RULES, "{res_p.3.paid}", "type = 'payout_failed'"),
     event(PAYOUT_RULES, "{res_l.1.paid}", "occurred_at = occurred_at + interval '1 microsecond'"),
-    payout_entry_deleted(PAYOUT_RULES, "res_l.1", "REVERSAL", "event {res_l.1.paid}", "event {res_l.1.failed}"),
+    payout_entry_deleted(
+        PAYOUT_RULES, "res_l.1", "REVERSAL", "event {res_l.1.paid}", "event {res_l.1.failed}"
+    ),
     payout(MOVED, "res_q.1", "state = 'PAID'"),
     payout(MOVED, "res_p.3", "state = 'CREATED'"),
     payout(MOVED, "res_l.1", "state = 'FAILED'"),
@@ -411,7 +586,9 @@ DAMAGE_TO_PAYOUTS = (
     payout_entry(STATES, "res_p.3", "RELEASE", f"balance_account_id = {OTHER_ACCOUNT}"),
     payout_entry(STATES, "res_p.3", "RELEASE", "credit_account = 'platform_fees'"),
     payout_entry(STATES, "res_p.3", "RELEASE", "position = 2"),
-    payout_entry(STATES, "res_q.1", "RESERVE", "recorded_at = recorded_at - interval '1 microsecond'"),
+    payout_entry(
+        STATES, "res_q.1", "RESERVE", "recorded_at = recorded_at - interval '1 microsecond'"
+    ),
     Damage(
         STATES,
         "INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,"
@@ -427,7 +604,11 @@ DAMAGE_TO_PAYOUTS = (
     payout("payouts_have_a_balance_account", "res_q.1", "balance_account_id = 999"),
     payout("payouts_are_numbered_without_gaps", "res_q.1", "sequence = 2", "account res_q/EUR"),
     payout("payouts_are_numbered_without_gaps", "res_p.2", "sequence = 1", "account res_p/EUR"),
-    Damage("payouts_are_numbered_without_gaps", "DELETE FROM payouts WHERE payout_id = '{res_p.1}'", ("account res_p/EUR",)),
+    Damage(
+        "payouts_are_numbered_without_gaps",
+        "DELETE FROM payouts WHERE payout_id = '{res_p.1}'",
+        ("account res_p/EUR",),
+    ),
     Damage(
         "payouts_are_live_once",
         COPY_OF_PAYOUT.format(name="res_q.1", sequence=2, as_of="as_of - 1", state="'CREATED'"),
@@ -439,13 +620,30 @@ DAMAGE_TO_PAYOUTS = (
         ("account res_q/EUR",),
     ),
     payout("payout_cutoffs_never_go_back", "res_p.4", "cutoff_at = cutoff_at - interval '3 days'"),
-    Damage("payout_items_have_a_payout", "DELETE FROM payouts WHERE payout_id = '{res_q.1}'", ("payout {res_q.1}",)),
+    Damage(
+        "payout_items_have_a_payout",
+        "DELETE FROM payouts WHERE payout_id = '{res_q.1}'",
+        ("payout {res_q.1}",),
+    ),
     item("payout_items_add_up", "res_q.1", "CHARGE", "amount_minor = amount_minor + 1"),
-    Damage("payout_items_add_up", "DELETE FROM payout_items WHERE payout_id = '{res_q.1}'", ("payout {res_q.1}",)),
+    Damage(
+        "payout_items_add_up",
+        "DELETE FROM payout_items WHERE payout_id = '{res_q.1}'",
+        ("payout {res_q.1}",),
+    ),
     item(TELESCOPE, "res_q.1", "CHARGE", "amount_minor = amount_minor + 1"),
     item(TELESCOPE, "res_p.4", "CHARGE", "counted_minor = counted_minor - 1"),
-    item(TELESCOPE, "res_p.2", "CHARGE", "counted_minor = counted_minor + 1", "payout {res_p.2}", "payout {res_p.3}"),
-    item(TELESCOPE, "res_q.1", "FEE", "amount_minor = -amount_minor, counted_minor = -counted_minor"),
+    item(
+        TELESCOPE,
+        "res_p.2",
+        "CHARGE",
+        "counted_minor = counted_minor + 1",
+        "payout {res_p.2}",
+        "payout {res_p.3}",
+    ),
+    item(
+        TELESCOPE, "res_q.1", "FEE", "amount_minor = -amount_minor, counted_minor = -counted_minor"
+    ),
     item(TELESCOPE, "res_p.4", "CHARGE", "amount_minor = -amount_minor"),
     Damage(
         TELESCOPE,
@@ -455,8 +653,17 @@ DAMAGE_TO_PAYOUTS = (
     item(COUNTED, "res_q.1", "CHARGE", "counted_minor = counted_minor + 1"),
     item(COUNTED, "res_q.1", "CHARGE", "entry_type = 'DISPUTE_RELEASE'"),
     # A charge that matures later cannot have been counted.
-    Damage(COUNTED, "UPDATE ledger_entries SET available_at = now() WHERE event_id = 'evt_q'", ("payout {res_q.1}",)),
-    item("payouts_count_what_came_back", "res_p.4", "PAYOUT_REVERSAL", "counted_minor = counted_minor - 1"),
+    Damage(
+        COUNTED,
+        "UPDATE ledger_entries SET available_at = now() WHERE event_id = 'evt_q'",
+        ("payout {res_q.1}",),
+    ),
+    item(
+        "payouts_count_what_came_back",
+        "res_p.4",
+        "PAYOUT_REVERSAL",
+        "counted_minor = counted_minor - 1",
+    ),
     payout("payouts_count_what_came_back", "res_p.3", "state = 'FAILED'", "payout {res_p.4}"),
     payout(OF_RUN, "res_q.1", "payout_run_id = gen_random_uuid()"),
     payout(OF_RUN, "res_q.1", "as_of = as_of - 1"),
@@ -511,7 +718,8 @@ DAMAGE_TO_PAYOUTS = (
     ),
     Damage(
         AGREED,
-        ARCHIVED + "UPDATE archived_run_outcomes SET items_count = items_count + 1 WHERE outcome = 'PAYOUT_CREATED'",
+        ARCHIVED
+        + "UPDATE archived_run_outcomes SET items_count = items_count + 1 WHERE outcome = 'PAYOUT_CREATED'",
         ("run {res_q.1.run}", ARCHIVE),
     ),
     Damage(
@@ -546,9 +754,19 @@ DAMAGE_TO_PAYOUTS = (
         WARNING,
     ),
     payout("reserved_is_in_payouts", "res_p.3", "state = 'CREATED'", "account res_p/EUR"),
-    payout_entry("reserved_is_in_payouts", "res_q.1", "RESERVE", "amount_minor = amount_minor + 1", "account res_q/EUR"),
     payout_entry(
-        "payouts_leave_nothing_negative", "res_q.1", "RESERVE", "amount_minor = amount_minor + 10001", "account res_q/EUR"
+        "reserved_is_in_payouts",
+        "res_q.1",
+        "RESERVE",
+        "amount_minor = amount_minor + 1",
+        "account res_q/EUR",
+    ),
+    payout_entry(
+        "payouts_leave_nothing_negative",
+        "res_q.1",
+        "RESERVE",
+        "amount_minor = amount_minor + 10001",
+        "account res_q/EUR",
     ),
     payout(
         "transaction_ids_belong_to_one_event",
@@ -556,7 +774,9 @@ DAMAGE_TO_PAYOUTS = (
         "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = 'evt_charge')",
         "transaction {evt_charge}",
     ),
-    payout("nothing_is_recorded_in_the_future", "res_q.1", "created_at = now() + interval '1 hour'"),
+    payout(
+        "nothing_is_recorded_in_the_future", "res_q.1", "created_at = now() + interval '1 hour'"
+    ),
     Damage(
         "nothing_is_recorded_in_the_future",
         "UPDATE payout_runs SET finished_at = now() + interval '1 hour' WHERE payout_run_id = '{res_q.1.run}'",
@@ -645,12 +865,18 @@ DAMAGE_TO_SNAPSHOTS = (
     Damage(
         AGREES,
         entry_copy("evt_p", 1, transaction_id="gen_random_uuid()"),
-        ("account res_p/EUR, snapshot {res_p.snapshot.1}", "account res_p/EUR, snapshot {res_p.snapshot.2}"),
+        (
+            "account res_p/EUR, snapshot {res_p.snapshot.1}",
+            "account res_p/EUR, snapshot {res_p.snapshot.2}",
+        ),
     ),
     Damage(
         AGREES,
         "DELETE FROM ledger_entries WHERE event_id = 'evt_p' AND position = 2",
-        ("account res_p/EUR, snapshot {res_p.snapshot.1}", "account res_p/EUR, snapshot {res_p.snapshot.2}"),
+        (
+            "account res_p/EUR, snapshot {res_p.snapshot.1}",
+            "account res_p/EUR, snapshot {res_p.snapshot.2}",
+        ),
     ),
     snapshot(SETTLED, "horizon = '9999999999'", "account res_p/EUR, snapshot 9999999999"),
     snapshot(SETTLED, "taken_at = now() + interval '1 hour'"),
@@ -665,8 +891,16 @@ SETTINGS, CREATES = "settings_of_roles_are_safe", "only_owners_create_beside_the
 EVENTS_TRIGGER = "TRIGGER processor_events_deny_change"
 
 DAMAGE_TO_GUARDS = (
-    Damage(TRIGGERS, f"ALTER TABLE processor_events DISABLE {EVENTS_TRIGGER}", ("table processor_events",)),
-    Damage(TRIGGERS, f"ALTER TABLE processor_events ENABLE {EVENTS_TRIGGER}", ("table processor_events",)),
+    Damage(
+        TRIGGERS,
+        f"ALTER TABLE processor_events DISABLE {EVENTS_TRIGGER}",
+        ("table processor_events",),
+    ),
+    Damage(
+        TRIGGERS,
+        f"ALTER TABLE processor_events ENABLE {EVENTS_TRIGGER}",
+        ("table processor_events",),
+    ),
     Damage(TRIGGERS, f"DROP {EVENTS_TRIGGER} ON processor_events", ("table processor_events",)),
     Damage(
         TRIGGERS,
@@ -727,16 +961,36 @@ DAMAGE_TO_GUARDS = (
         "ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_move",
         ("table payout_runs",),
     ),
-    Damage(TRIGGERS, "DROP TRIGGER payout_run_items_deny_move ON payout_run_items", ("table payout_run_items",)),
+    Damage(
+        TRIGGERS,
+        "DROP TRIGGER payout_run_items_deny_move ON payout_run_items",
+        ("table payout_run_items",),
+    ),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_check_move", ("table payouts",)),
-    Damage(TRIGGERS, "DROP TRIGGER balance_snapshots_deny_change ON balance_snapshots", ("table balance_snapshots",)),
-    Damage(TRIGGERS, "ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_items", ("table payouts",)),
+    Damage(
+        TRIGGERS,
+        "DROP TRIGGER balance_snapshots_deny_change ON balance_snapshots",
+        ("table balance_snapshots",),
+    ),
+    Damage(
+        TRIGGERS,
+        "ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_items",
+        ("table payouts",),
+    ),
     Damage(TRIGGERS, "ALTER FUNCTION deny_move() RESET search_path", OF_DENY_MOVE),
-    Damage(TRIGGERS, "ALTER FUNCTION check_payout_move() SET search_path = public", ("table payouts",)),
+    Damage(
+        TRIGGERS, "ALTER FUNCTION check_payout_move() SET search_path = public", ("table payouts",)
+    ),
     Damage(TRIGGERS, "ALTER TABLE payouts ENABLE TRIGGER payouts_deny_change", ("table payouts",)),
     Damage(TRIGGERS, "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items", ("table payouts",)),
-    Damage(TRIGGERS, "DROP TRIGGER payout_items_check_items ON payout_items", ("table payout_items",)),
-    Damage(TRIGGERS, "ALTER TABLE payout_items ENABLE REPLICA TRIGGER payout_items_deny_change", ("table payout_items",)),
+    Damage(
+        TRIGGERS, "DROP TRIGGER payout_items_check_items ON payout_items", ("table payout_items",)
+    ),
+    Damage(
+        TRIGGERS,
+        "ALTER TABLE payout_items ENABLE REPLICA TRIGGER payout_items_deny_change",
+        ("table payout_items",),
+    ),
     Damage(
         CONSTRAINTS,
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
@@ -748,8 +1002,14 @@ DAMAGE_TO_GUARDS = (
         "ALTER TABLE restaurants ADD CONSTRAINT restaurants_name_check CHECK (char_length(name) <= 200) NOT VALID",
         ("table restaurants",),
     ),
-    Damage(CONSTRAINTS, "ALTER TABLE balance_accounts DISABLE TRIGGER ALL", ("table balance_accounts",)),
-    Damage(CONSTRAINTS, "ALTER TABLE ledger_entries ALTER amount_minor DROP NOT NULL", ("table ledger_entries",)),
+    Damage(
+        CONSTRAINTS, "ALTER TABLE balance_accounts DISABLE TRIGGER ALL", ("table balance_accounts",)
+    ),
+    Damage(
+        CONSTRAINTS,
+        "ALTER TABLE ledger_entries ALTER amount_minor DROP NOT NULL",
+        ("table ledger_entries",),
+    ),
     Damage(
         CONSTRAINTS,
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'processor_events_pkey'::regclass",
@@ -767,7 +1027,9 @@ DAMAGE_TO_GUARDS = (
         "ALTER TABLE payouts DROP CONSTRAINT payouts_available_minor_check",
         ("table payouts",),
     ),
-    Damage(CONSTRAINTS, "ALTER TABLE payout_run_items DISABLE TRIGGER ALL", ("table payout_run_items",)),
+    Damage(
+        CONSTRAINTS, "ALTER TABLE payout_run_items DISABLE TRIGGER ALL", ("table payout_run_items",)
+    ),
     Damage(ROLES, "GRANT UPDATE (amount_minor) ON payouts TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE ON payout_items TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT DELETE ON balance_snapshots TO ledger_app", ("role ledger_app",)),
@@ -775,27 +1037,53 @@ DAMAGE_TO_GUARDS = (
     Damage(ROLES, "GRANT TRUNCATE ON payout_runs TO ledger_app", ("role ledger_app",)),
     Damage(ROLES, "GRANT UPDATE (state) ON payouts TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT UPDATE ON processor_events TO ledger_app", ("role ledger_app",)),
-    Damage(ROLES, "GRANT UPDATE (reference) ON processor_events TO ledger_app", ("role ledger_app",)),
-    Damage(ROLES, "GRANT DELETE ON ledger_entries TO PUBLIC", ("role ledger_app", "role ledger_read")),
+    Damage(
+        ROLES, "GRANT UPDATE (reference) ON processor_events TO ledger_app", ("role ledger_app",)
+    ),
+    Damage(
+        ROLES, "GRANT DELETE ON ledger_entries TO PUBLIC", ("role ledger_app", "role ledger_read")
+    ),
     Damage(ROLES, "GRANT TRUNCATE ON ledger_entries TO ledger_app", ("role ledger_app",)),
-    Damage(ROLES, "GRANT UPDATE (currency) ON balance_accounts TO ledger_app", ("role ledger_app",)),
+    Damage(
+        ROLES, "GRANT UPDATE (currency) ON balance_accounts TO ledger_app", ("role ledger_app",)
+    ),
     Damage(ROLES, "GRANT INSERT ON restaurants TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT SELECT ON page_token_keys TO ledger_read", ("role ledger_read",)),
     Damage(ROLES, "GRANT SELECT (secret) ON page_token_keys TO PUBLIC", ("role ledger_read",)),
     Damage(ROLES, "GRANT INSERT ON page_token_keys TO ledger_app", ("role ledger_app",)),
-    Damage(NEEDS, "REVOKE INSERT (amount_minor) ON ledger_entries FROM ledger_app", ("role ledger_app",)),
+    Damage(
+        NEEDS,
+        "REVOKE INSERT (amount_minor) ON ledger_entries FROM ledger_app",
+        ("role ledger_app",),
+    ),
     Damage(NEEDS, "REVOKE INSERT ON payout_items FROM ledger_app", ("role ledger_app",)),
-    Damage(NEEDS, "REVOKE SELECT ON restaurants FROM ledger_app, ledger_read", ("role ledger_app", "role ledger_read")),
+    Damage(
+        NEEDS,
+        "REVOKE SELECT ON restaurants FROM ledger_app, ledger_read",
+        ("role ledger_app", "role ledger_read"),
+    ),
     Damage(
         NEEDS,
         "REVOKE USAGE ON SCHEMA public FROM PUBLIC, ledger_app, ledger_read",
         ("role ledger_app", "role ledger_read"),
     ),
-    Damage(NEEDS, "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app", ("role ledger_app",)),
-    Damage(NEEDS, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_read", ("role ledger_read",)),
+    Damage(
+        NEEDS,
+        "REVOKE EXECUTE ON FUNCTION recorded_now() FROM PUBLIC, ledger_app",
+        ("role ledger_app",),
+    ),
+    Damage(
+        NEEDS,
+        "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_read",
+        ("role ledger_read",),
+    ),
     Damage(CREATES, "GRANT CREATE ON SCHEMA public TO PUBLIC", ("every role",), WARNING),
     Damage(CREATES, "GRANT CREATE ON SCHEMA public TO ledger_read", ("role ledger_read",), WARNING),
-    Damage(SEQUENCES, "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART", ("table balance_accounts",)),
+    Damage(
+        SEQUENCES,
+        "ALTER SEQUENCE balance_accounts_balance_account_id_seq RESTART",
+        ("table balance_accounts",),
+    ),
     Damage(
         SEQUENCES,
         # Unlike setval, it is taken back with its transaction.
@@ -903,7 +1191,9 @@ async def booked(new_database: Callable[[], Awaitable[Database]]) -> Database:
 
 
 @pytest.fixture(scope="module")
-async def copy_of_books(server_url: str, booked: Database) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+async def copy_of_books(
+    server_url: str, booked: Database
+) -> AsyncIterator[Callable[[], Awaitable[str]]]:
     """Makes copies of those books; each a superuser's URL."""
     numbers = count(1)
     name = make_url(booked.migration_url).database
@@ -920,7 +1210,9 @@ async def copy_of_books(server_url: str, booked: Database) -> AsyncIterator[Call
 
 
 async def book_everything(ledger: RunningLedger) -> None:
-    await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_c", maturity_days=0))
+    await ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id="res_c", maturity_days=0)
+    )
     results = await ledger.ingest(*EVENTS)
     assert {result.status for result in results} == {ledger_pb2.INGEST_STATUS_CREATED}
     assert await take_snapshots(ledger.engine) == 3
@@ -932,8 +1224,19 @@ async def pay_everything(ledger: RunningLedger) -> None:
     """Payouts in every state, and restaurants that are skipped."""
     paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
     await ledger.ingest(
-        event_message(event_id="evt_p", restaurant_id="res_p", currency="EUR", amount_minor=10_000, fee_minor=400),
-        event_message(ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, restaurant_id="res_q", currency="EUR", amount_minor=1),
+        event_message(
+            event_id="evt_p",
+            restaurant_id="res_p",
+            currency="EUR",
+            amount_minor=10_000,
+            fee_minor=400,
+        ),
+        event_message(
+            ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED,
+            restaurant_id="res_q",
+            currency="EUR",
+            amount_minor=1,
+        ),
     )
     for answers in ((failed,), (paid, failed), (paid,)):
         run = await finished_run(ledger, currency="EUR", as_of=days_ago(2))
@@ -943,7 +1246,13 @@ async def pay_everything(ledger: RunningLedger) -> None:
     await make_marks(ledger.engine)
     await ledger.ingest(
         event_message(restaurant_id="res_p", currency="EUR", amount_minor=5_000),
-        event_message(event_id="evt_q", restaurant_id="res_q", currency="EUR", amount_minor=7_000, fee_minor=100),
+        event_message(
+            event_id="evt_q",
+            restaurant_id="res_q",
+            currency="EUR",
+            amount_minor=7_000,
+            fee_minor=100,
+        ),
     )
     assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
     await take_snapshots(ledger.engine)
@@ -959,7 +1268,10 @@ async def pay_everything(ledger: RunningLedger) -> None:
 async def names(booked: Database) -> dict[str, str]:
     """What the braces in a Damage stand for."""
     url = booked.migration_url
-    names = {row[0]: str(row[1]) for row in await query(url, "SELECT event_id, transaction_id FROM processor_events")}
+    names = {
+        row[0]: str(row[1])
+        for row in await query(url, "SELECT event_id, transaction_id FROM processor_events")
+    }
     rows = await query(
         url,
         "SELECT a.restaurant_id || '.' || p.sequence, p.payout_id, p.transaction_id, p.payout_run_id, paid.event_id,"
@@ -968,7 +1280,9 @@ async def names(booked: Database) -> dict[str, str]:
         " LEFT JOIN processor_events AS failed ON failed.payout_id = p.payout_id::text AND failed.type = 'payout_failed'",
     )
     for name, *values in rows:
-        for suffix, value in zip(("", ".transaction", ".run", ".paid", ".failed"), values, strict=True):
+        for suffix, value in zip(
+            ("", ".transaction", ".run", ".paid", ".failed"), values, strict=True
+        ):
             names[name + suffix] = str(value)
     rows = await query(
         url,
@@ -980,7 +1294,11 @@ async def names(booked: Database) -> dict[str, str]:
         "SELECT a.restaurant_id || '.mark.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY m.horizon),"
         " m.horizon::text FROM statement_marks AS m JOIN balance_accounts AS a USING (balance_account_id)",
     )
-    return names | {name: horizon for name, horizon in rows} | {"database": make_url(url).database or ""}
+    return (
+        names
+        | {name: horizon for name, horizon in rows}
+        | {"database": make_url(url).database or ""}
+    )
 
 
 def filled_in(text: str, names: dict[str, str]) -> str:
@@ -1032,9 +1350,17 @@ async def test_audit_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
 
 async def test_audit_is_silent_on_archived_runs(booked: Database, names: dict[str, str]) -> None:
     """A run whose items are in an archive is as good as one that has them, to every check about runs."""
-    for check in (OF_RUN, RUN_ITEMS, AGREED, "ended_runs_have_their_items", "archives_are_finished"):
+    for check in (
+        OF_RUN,
+        RUN_ITEMS,
+        AGREED,
+        "ended_runs_have_their_items",
+        "archives_are_finished",
+    ):
         older = "UPDATE balance_accounts SET created_at = created_at - interval '1 hour';"
-        assert await findings_after(booked, UNGUARD + older + filled_in(ARCHIVED, names), check) == []
+        assert (
+            await findings_after(booked, UNGUARD + older + filled_in(ARCHIVED, names), check) == []
+        )
 
 
 async def test_audit_is_silent_on_empty_books(database: Database) -> None:
@@ -1046,8 +1372,12 @@ async def test_audit_is_silent_on_empty_books(database: Database) -> None:
 async def test_check_finds_damage(booked: Database, names: dict[str, str], damage: Damage) -> None:
     """The check names exactly what was damaged, with its severity, and says something about it."""
     sql = filled_in(damage.sql, names)
-    found = await findings_after(booked, sql if damage in DAMAGE_TO_GUARDS else UNGUARD + sql, damage.check)
-    assert {row["entity"] for row in found} == {filled_in(entity, names) for entity in damage.entities}
+    found = await findings_after(
+        booked, sql if damage in DAMAGE_TO_GUARDS else UNGUARD + sql, damage.check
+    )
+    assert {row["entity"] for row in found} == {
+        filled_in(entity, names) for entity in damage.entities
+    }
     assert {row["severity"] for row in found} == {damage.severity.value}
     assert all(row["detail"] for row in found)
 
@@ -1066,12 +1396,16 @@ def test_every_check_has_a_case() -> None:
 
 def test_statement_names_its_check() -> None:
     """The rows of a check carry the name in its heading."""
-    assert [name for name, statement in CHECKS.items() if f"'{name}' AS check_name" not in statement] == []
+    assert [
+        name for name, statement in CHECKS.items() if f"'{name}' AS check_name" not in statement
+    ] == []
 
 
 def values_of(check: str, name: str) -> str:
     """The lines of the VALUES list called `name` in a check."""
-    found = re.search(rf"\b{name} \([a-z_, ]+\) AS \(\n  VALUES\n(.*?)\n\)", CHECKS[check], re.DOTALL)
+    found = re.search(
+        rf"\b{name} \([a-z_, ]+\) AS \(\n  VALUES\n(.*?)\n\)", CHECKS[check], re.DOTALL
+    )
     assert found is not None
     return found[1]
 
@@ -1089,7 +1423,8 @@ def test_posting_rules_are_those_of_the_code() -> None:
 def test_payout_posting_rules_are_those_of_the_code() -> None:
     """The VALUES lists of the check: what each state posts, and the states that a payout went through to get there."""
     lines = [
-        f"    ('{state}', '{rule.entry_type}', '{rule.debit}', '{rule.credit}')" for state, rule in PAYOUT_POSTING_RULES.items()
+        f"    ('{state}', '{rule.entry_type}', '{rule.debit}', '{rule.credit}')"
+        for state, rule in PAYOUT_POSTING_RULES.items()
     ]
     assert values_of(STATES, "rule") == ",\n".join(lines)
     # The first way there is: the other one posts what a state before it does.
@@ -1117,7 +1452,9 @@ def test_chart_of_accounts_is_that_of_the_code() -> None:
 
 def test_currencies_and_event_types_are_those_of_the_code() -> None:
     """The lists in the checks are the currencies and the event types of the domain."""
-    listed = re.findall(r"\b[A-Z]{3}\b", "".join(re.findall(r"'((?:[A-Z]{3} ?)+)'", CHECKS["currencies_are_known"])))
+    listed = re.findall(
+        r"\b[A-Z]{3}\b", "".join(re.findall(r"'((?:[A-Z]{3} ?)+)'", CHECKS["currencies_are_known"]))
+    )
     assert listed == sorted(EXPONENT_BY_CURRENCY)
     types = re.findall(r"'([a-z_]+)'", CHECKS["event_types_are_known"].partition("HAVING")[2])
     assert types == [event_type.value for event_type in EventType]
@@ -1172,10 +1509,14 @@ async def test_nullable_columns_listed_are_those_of_the_schema(booked: Database)
         "JOIN information_schema.tables USING (table_schema, table_name) "
         "WHERE table_schema = 'public' AND is_nullable = 'YES' AND table_type = 'BASE TABLE'",
     )
-    assert values_of(CONSTRAINTS, "nullable") == ",\n".join(f"    ('{table}', '{column}')" for table, column in sorted(rows))
+    assert values_of(CONSTRAINTS, "nullable") == ",\n".join(
+        f"    ('{table}', '{column}')" for table, column in sorted(rows)
+    )
 
 
-async def test_findings_without_a_name_are_told(copy_of_books: Callable[[], Awaitable[str]]) -> None:
+async def test_findings_without_a_name_are_told(
+    copy_of_books: Callable[[], Awaitable[str]],
+) -> None:
     """Damage that leaves nothing to name a row by is reported all the same."""
     url = await copy_of_books()
     await run_script(
@@ -1189,12 +1530,19 @@ async def test_findings_without_a_name_are_told(copy_of_books: Callable[[], Awai
 
 async def test_privileges_listed_are_held(booked: Database) -> None:
     """The check allows nothing that the migrations did not grant."""
-    for role, table, privilege, column in re.findall(r"\('(\w+)', '(\w+)', '(\w+)', '(\w*)'\)", values_of(ROLES, "allowed")):
+    for role, table, privilege, column in re.findall(
+        r"\('(\w+)', '(\w+)', '(\w+)', '(\w*)'\)", values_of(ROLES, "allowed")
+    ):
         asked = f"has_column_privilege('{role}', '{table}', '{column}', '{privilege}')"
         if not column:
             # INSERT may be held on some columns only.
             asked = f"has_any_column_privilege('{role}', '{table}', '{privilege}')"
-        assert await query(booked.migration_url, f"SELECT {asked}") == [(True,)], (role, table, privilege, column)
+        assert await query(booked.migration_url, f"SELECT {asked}") == [(True,)], (
+            role,
+            table,
+            privilege,
+            column,
+        )
 
 
 async def test_findings_are_bounded(copy_of_books: Callable[[], Awaitable[str]]) -> None:
@@ -1205,10 +1553,18 @@ async def test_findings_are_bounded(copy_of_books: Callable[[], Awaitable[str]])
         UNGUARD + "INSERT INTO balance_accounts (restaurant_id, currency)"
         f" SELECT 'res_lost_' || lpad(n::text, 4, '0'), 'PEN' FROM generate_series(1, {FINDINGS_PER_CHECK_MAX + 42}) AS n",
     )
-    found = [finding for finding in (await audit_of(url)).findings if finding.check == "balance_accounts_have_a_restaurant"]
+    found = [
+        finding
+        for finding in (await audit_of(url)).findings
+        if finding.check == "balance_accounts_have_a_restaurant"
+    ]
     names = [f"account res_lost_{number:04}/PEN" for number in range(1, FINDINGS_PER_CHECK_MAX + 1)]
     assert [finding.entity for finding in found[:-1]] == names
-    assert (found[-1].severity, found[-1].entity, found[-1].detail) == (ERROR, "more", "42 more like these")
+    assert (found[-1].severity, found[-1].entity, found[-1].detail) == (
+        ERROR,
+        "more",
+        "42 more like these",
+    )
 
 
 async def test_audit_is_silent_while_events_are_booked(ledger: RunningLedger) -> None:
@@ -1219,7 +1575,10 @@ async def test_audit_is_silent_while_events_are_booked(ledger: RunningLedger) ->
     async def book(restaurant_id: str) -> None:
         nonlocal booked_count
         while not is_over:
-            events = [event_message(restaurant_id=restaurant_id, amount_minor=100, fee_minor=3) for _ in range(20)]
+            events = [
+                event_message(restaurant_id=restaurant_id, amount_minor=100, fee_minor=3)
+                for _ in range(20)
+            ]
             booked_count += len(await ledger.ingest(*events))
 
     writers = [asyncio.create_task(book(f"res_{number}")) for number in range(4)]
@@ -1259,18 +1618,25 @@ $$;
 """
 
 
-async def test_audit_outlasts_the_timeouts_of_the_sessions(copy_of_books: Callable[[], Awaitable[str]]) -> None:
+async def test_audit_outlasts_the_timeouts_of_the_sessions(
+    copy_of_books: Callable[[], Awaitable[str]],
+) -> None:
     """A check that takes longer than a statement of the service may is finished all the same."""
     url = await copy_of_books()
     await run_script(
         url,
-        "ALTER TABLE restaurants RENAME TO restaurants_kept;" + ONE_LONG_WAIT + "CREATE VIEW restaurants AS"
+        "ALTER TABLE restaurants RENAME TO restaurants_kept;"
+        + ONE_LONG_WAIT
+        + "CREATE VIEW restaurants AS"
         " SELECT kept.* FROM restaurants_kept AS kept CROSS JOIN wait_once() AS waited",
     )
     engine: AsyncEngine = create_async_engine(
         url,
         poolclass=NullPool,
-        connect_args={"command_timeout": 1.5, "server_settings": {"statement_timeout": "1500ms", "jit": "off"}},
+        connect_args={
+            "command_timeout": 1.5,
+            "server_settings": {"statement_timeout": "1500ms", "jit": "off"},
+        },
     )
     report = await audit(engine)
     await engine.dispose()
@@ -1295,11 +1661,24 @@ def psql(url: str) -> subprocess.CompletedProcess[str]:
         pytest.skip(f"there is no psql in {program.parent}")
     address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     script = resource("sql", "invariants.sql")
-    command: list[str | Path] = [program, "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-d", address, "-f", script]
+    command: list[str | Path] = [
+        program,
+        "-X",
+        "-q",
+        "-At",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-d",
+        address,
+        "-f",
+        script,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-async def test_psql_runs_the_file(booked: Database, copy_of_books: Callable[[], Awaitable[str]]) -> None:
+async def test_psql_runs_the_file(
+    booked: Database, copy_of_books: Callable[[], Awaitable[str]]
+) -> None:
     """Run by psql, the file prints nothing of books in order, and the same rows of others."""
     clean = psql(booked.migration_url)
     assert (clean.returncode, clean.stdout, clean.stderr) == (0, "", "")
@@ -1307,4 +1686,6 @@ async def test_psql_runs_the_file(booked: Database, copy_of_books: Callable[[], 
     await run_script(url, "GRANT DELETE ON ledger_entries TO ledger_app")
     damaged = psql(url)
     assert (damaged.returncode, damaged.stderr) == (0, "")
-    assert damaged.stdout.splitlines() == ["|".join((ROLES, "ERROR", "role ledger_app", "may DELETE ledger_entries"))]
+    assert damaged.stdout.splitlines() == [
+        "|".join((ROLES, "ERROR", "role ledger_app", "may DELETE ledger_entries"))
+    ]

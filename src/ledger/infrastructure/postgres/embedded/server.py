@@ -30,8 +30,17 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from ledger.infrastructure.postgres.embedded.binaries import find_bin_dir, reachable_bin_dir, version_of
-from ledger.infrastructure.postgres.embedded.launcher import Account, EmbeddedPostgresError, Launcher, account_for
+from ledger.infrastructure.postgres.embedded.binaries import (
+    find_bin_dir,
+    reachable_bin_dir,
+    version_of,
+)
+from ledger.infrastructure.postgres.embedded.launcher import (
+    Account,
+    EmbeddedPostgresError,
+    Launcher,
+    account_for,
+)
 
 _START_TIMEOUT_SECONDS = 120.0  # crash recovery replays up to max_wal_size, 1 GB
 _POLL_SECONDS = 0.005
@@ -197,7 +206,11 @@ def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
         shutil.rmtree(cut_short)
     if _is_cluster(cluster):
         return
-    others = [path for path in launcher.data_dir.glob("pg*") if path.name[2:].isdigit() and _is_cluster(path)]
+    others = [
+        path
+        for path in launcher.data_dir.glob("pg*")
+        if path.name[2:].isdigit() and _is_cluster(path)
+    ]
     if others:
         raise EmbeddedPostgresError(
             f"{others[0]} was made by another major version than {bin_dir} ({cluster.name}), which cannot read it. "
@@ -208,7 +221,13 @@ def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
     if launcher.account is not None:
         os.chown(new, launcher.account.uid, launcher.account.gid)
     command: list[str | Path]
-    command = [bin_dir / "initdb", f"--pgdata={new}", "--username=postgres", "--auth=trust", "--data-checksums"]
+    command = [
+        bin_dir / "initdb",
+        f"--pgdata={new}",
+        "--username=postgres",
+        "--auth=trust",
+        "--data-checksums",
+    ]
     # Needs no locale of the system, so every machine sorts and folds the same.
     command += ["--encoding=UTF8", "--locale=C"]
     if int(cluster.name[2:]) >= 17:
@@ -252,7 +271,9 @@ def _choose_socket_dir(data_dir: Path, cluster: Path, account: Account | None) -
     if link.is_symlink():
         _remove_socket_dir(link.readlink())
         link.unlink()
-    if len(os.fsencode(cluster / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES_MAX and not set(str(cluster)) & set(',:"@'):
+    if len(os.fsencode(cluster / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES_MAX and not set(
+        str(cluster)
+    ) & set(',:"@'):
         return cluster
     socket_dir = Path(tempfile.mkdtemp(prefix="ledger-"))
     if account is not None:
@@ -269,7 +290,11 @@ def _remove_socket_dir(socket_dir: Path) -> None:
 
 
 def _serve(
-    launcher: Launcher, bin_dir: Path, cluster: Path, socket_dir: Path, parameters: Mapping[str, str]
+    launcher: Launcher,
+    bin_dir: Path,
+    cluster: Path,
+    socket_dir: Path,
+    parameters: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     """Runs postgres in the foreground and waits, while it lives, until it accepts connections."""
     # Last, because the rest of this module relies on them.
@@ -296,7 +321,9 @@ def _serve(
                 if server.poll() is not None:
                     failure = f"PostgreSQL ended at once (status {server.returncode})"
                 elif time.monotonic() > deadline:
-                    failure = f"PostgreSQL accepted no connection for {_START_TIMEOUT_SECONDS:.0f} s"
+                    failure = (
+                        f"PostgreSQL accepted no connection for {_START_TIMEOUT_SECONDS:.0f} s"
+                    )
                 if failure is not None:
                     log.seek(max(log_start, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
                     said = log.read().decode(errors="replace").strip()

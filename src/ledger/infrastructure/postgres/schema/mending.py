@@ -61,7 +61,11 @@ async def take_over(connection: AsyncConnection) -> list[str]:
     strangers = [name for (name,) in await connection.execute(text(SELECT_STRANGERS), named)]
     for name in strangers:
         await connection.execute(text(f"ALTER {name} OWNER TO {OWNER_ROLE}"))
-    return [f"gave {_counted(len(strangers), 'object', 'objects')} to {OWNER_ROLE}"] if strangers else []
+    return (
+        [f"gave {_counted(len(strangers), 'object', 'objects')} to {OWNER_ROLE}"]
+        if strangers
+        else []
+    )
 
 
 async def mend(connection: AsyncConnection) -> list[str]:
@@ -73,7 +77,9 @@ async def mend(connection: AsyncConnection) -> list[str]:
     done = [*await _grant(connection), *await _turn_on(connection)]
     for lagging in await lagging_sequences(connection):
         await advance(connection, lagging)
-        done.append(f"moved the sequence of {lagging.table}.{lagging.column} from {lagging.next_value} past {lagging.highest}")
+        done.append(
+            f"moved the sequence of {lagging.table}.{lagging.column} from {lagging.next_value} past {lagging.highest}"
+        )
     removed = (await connection.execute(text(DELETE_MARKS_IN_THE_WAY))).rowcount
     if removed:
         done.append(f"removed {_counted(removed, 'mark', 'marks')} of statements, to be made again")
@@ -91,7 +97,9 @@ async def _grant(connection: AsyncConnection) -> list[str]:
     for privilege in lacking:
         await connection.execute(text(privilege.grant))
     if lacking:
-        done.append(f"granted {_counted(len(lacking), 'privilege that was', 'privileges that were')} missing")
+        done.append(
+            f"granted {_counted(len(lacking), 'privilege that was', 'privileges that were')} missing"
+        )
     return done
 
 

@@ -43,7 +43,9 @@ _log = structlog.get_logger("ledger")
 
 def head_revision() -> str:
     """The newest revision that this code knows. Their files' names begin with them, and sort as they follow each other."""
-    return max(path.name for path in resource("alembic", "versions").glob("[0-9]*_*.py")).partition("_")[0]
+    return max(path.name for path in resource("alembic", "versions").glob("[0-9]*_*.py")).partition(
+        "_"
+    )[0]
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
@@ -54,7 +56,9 @@ async def current_revision(engine: AsyncEngine) -> str | None:
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
             try:
-                revision: str | None = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+                revision: str | None = await connection.scalar(
+                    text("SELECT version_num FROM alembic_version")
+                )
             except sqlalchemy.exc.ProgrammingError as error:
                 if getattr(error.orig, "sqlstate", None) == "42501":
                     raise MayNotRead("SELECT on alembic_version") from error
@@ -104,7 +108,9 @@ def _log_mended(sentence: str) -> None:
     _log.warning("mended what a move of the books had left", what=sentence)
 
 
-def migrate(url: str, revision: str = "head", *, on_mended: Callable[[str], None] = _log_mended) -> tuple[str | None, str | None]:
+def migrate(
+    url: str, revision: str = "head", *, on_mended: Callable[[str], None] = _log_mended
+) -> tuple[str | None, str | None]:
     """Creates the roles and moves the schema to `revision`, up or down; the revisions before and after. Not from an event loop.
 
     At the newest schema it mends what a restore or replication left: owners, privileges, triggers
@@ -122,7 +128,9 @@ async def migrate_async(
     # Loaded when needed: Alembic takes an eighth of the time that a server takes to load, and most servers migrate nothing.
     from ledger.infrastructure.postgres.schema.schema_moves import move_schema, schema_revision
 
-    engine = create_async_engine(url, poolclass=NullPool, async_creator=Hosts(url, target="read-write").connect)
+    engine = create_async_engine(
+        url, poolclass=NullPool, async_creator=Hosts(url, target="read-write").connect
+    )
     try:
         with database_errors():
             async with aclosing(await connect(engine)) as connection:
@@ -150,12 +158,16 @@ async def _wait_for_other_migrations(connection: AsyncConnection) -> None:
     """
     deadline = time.monotonic() + MIGRATION_WAIT_SECONDS
     while True:
-        taken = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY})
+        taken = await connection.scalar(
+            text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK_KEY}
+        )
         await connection.commit()
         if taken:
             return
         if time.monotonic() > deadline:
-            raise CannotMigrate(f"another migration has been running for {MIGRATION_WAIT_SECONDS} s")
+            raise CannotMigrate(
+                f"another migration has been running for {MIGRATION_WAIT_SECONDS} s"
+            )
         await asyncio.sleep(MIGRATION_POLL_SECONDS)
 
 
@@ -200,7 +212,9 @@ async def create_database(server_url: str, name: str) -> None:
     engine = create_async_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     try:
         async with engine.connect() as connection:
-            exists = await connection.scalar(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name})
+            exists = await connection.scalar(
+                text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}
+            )
             if not exists:
                 quoted = connection.dialect.identifier_preparer.quote(name)
                 try:
@@ -228,13 +242,17 @@ async def _prepare(connection: AsyncConnection) -> list[str]:
     Only what is missing, so that a lesser role than superuser will do. Returns what was mended.
     """
     encoding = await connection.scalar(text("SELECT current_setting('server_encoding')"))
-    if encoding != ENCODING and not await connection.scalar(text("SELECT to_regclass('processor_events') IS NOT NULL")):
+    if encoding != ENCODING and not await connection.scalar(
+        text("SELECT to_regclass('processor_events') IS NOT NULL")
+    ):
         raise CannotMigrate(
             f"the database has the encoding {encoding}, which cannot keep every text: create it with ENCODING '{ENCODING}'"
             " TEMPLATE template0"
         )
     existing = await connection.scalar(
-        text("SELECT count(*) FROM pg_roles WHERE rolname IN ('ledger_owner', 'ledger_app', 'ledger_read')")
+        text(
+            "SELECT count(*) FROM pg_roles WHERE rolname IN ('ledger_owner', 'ledger_app', 'ledger_read')"
+        )
     )
     if existing != 3:
         await connection.exec_driver_sql(resource("sql", "roles.sql").read_text())
@@ -245,9 +263,13 @@ async def _prepare(connection: AsyncConnection) -> list[str]:
             "the role that migrates may use no schema of its path: LEDGER_MIGRATION_DATABASE_URL must name a superuser,"
             " or a member of ledger_owner"
         )
-    if not await connection.scalar(text(f"SELECT has_schema_privilege('{OWNER_ROLE}', current_schema(), 'CREATE')")):
+    if not await connection.scalar(
+        text(f"SELECT has_schema_privilege('{OWNER_ROLE}', current_schema(), 'CREATE')")
+    ):
         await connection.execute(
-            text(f"DO $$ BEGIN EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO {OWNER_ROLE}', current_schema()); END $$")
+            text(
+                f"DO $$ BEGIN EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO {OWNER_ROLE}', current_schema()); END $$"
+            )
         )
         await connection.execute(text(GRANT_USAGE))
     elif shut_out := await connection.scalar(text(SELECT_SHUT_OUT)):

@@ -16,7 +16,9 @@ _GRANT = re.compile(
 )
 _PRIVILEGE = re.compile(r"(?P<privilege>[A-Z]+)(?:\((?P<columns>[^)]*)\))?")
 _TRIGGER = re.compile(r"^CREATE TRIGGER (?P<name>\w+) .*? ON (?P<table>\w+) ", re.MULTILINE)
-_ALWAYS = re.compile(r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<name>\w+);$", re.MULTILINE)
+_ALWAYS = re.compile(
+    r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<name>\w+);$", re.MULTILINE
+)
 _TABLE = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 _VIEW = re.compile(r"^CREATE VIEW (\w+) AS$", re.MULTILINE)
 _SEQUENCE = re.compile(r"^CREATE SEQUENCE (\w+)", re.MULTILINE)
@@ -43,7 +45,9 @@ class Privilege:
         """The statement that grants it, in a session whose path leads to the books."""
         columns = f' ("{self.column}")' if self.column else ""
         arguments = f"({self.arguments})" if self.kind == "FUNCTION" else ""
-        return f"GRANT {self.privilege}{columns} ON {self.kind} {self.name}{arguments} TO {self.role}"
+        return (
+            f"GRANT {self.privilege}{columns} ON {self.kind} {self.name}{arguments} TO {self.role}"
+        )
 
     @property
     def sentence(self) -> str:
@@ -64,7 +68,14 @@ def privileges() -> tuple[Privilege, ...]:
             privilege = "EXECUTE" if line["kind"] == "FUNCTION" else part["privilege"]
             columns = (part["columns"] or "").split(", ")
             found += [
-                Privilege(line["role"], line["kind"], line["name"], privilege, column.strip('"'), line["arguments"] or "")
+                Privilege(
+                    line["role"],
+                    line["kind"],
+                    line["name"],
+                    privilege,
+                    column.strip('"'),
+                    line["arguments"] or "",
+                )
                 for column in columns
             ]
     return tuple(sorted(found))

@@ -91,7 +91,9 @@ async def excessive_privileges(engine: AsyncEngine) -> list[tuple[str, list[str]
     """
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
-            rows = await connection.execute(text(SELECT_EXCESSES), {"tables": list(APPEND_ONLY_TABLES)})
+            rows = await connection.execute(
+                text(SELECT_EXCESSES), {"tables": list(APPEND_ONLY_TABLES)}
+            )
             return [(role, list(sentences)) for role, sentences in rows]
 
 

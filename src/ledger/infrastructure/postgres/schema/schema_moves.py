@@ -46,21 +46,29 @@ def move_schema(connection: Connection, revision: str) -> None:
             config.attributes["transaction_per_migration"] = True
             command.upgrade(config, revision)
     except CommandError as error:
-        raise CannotMigrate(f"cannot move the schema from revision {before or 'none'} to {revision}: {error}") from error
+        raise CannotMigrate(
+            f"cannot move the schema from revision {before or 'none'} to {revision}: {error}"
+        ) from error
 
 
 def run_environment(context: Any) -> None:
     """What alembic/env.py does: runs migrations on the connection in the configuration, or prints their SQL when offline."""
     if context.is_offline_mode():
-        context.configure(dialect_name="postgresql", target_metadata=metadata, transaction_per_migration=True)
+        context.configure(
+            dialect_name="postgresql", target_metadata=metadata, transaction_per_migration=True
+        )
     else:
         connection = context.config.attributes.get("connection")
         if connection is None:
-            raise RuntimeError("alembic has no connection of its own here: use `make migrate` and `make revision`")
+            raise RuntimeError(
+                "alembic has no connection of its own here: use `make migrate` and `make revision`"
+            )
         context.configure(
             connection=connection,
             target_metadata=metadata,
-            transaction_per_migration=context.config.attributes.get("transaction_per_migration", False),
+            transaction_per_migration=context.config.attributes.get(
+                "transaction_per_migration", False
+            ),
         )
     with context.begin_transaction():
         context.run_migrations()

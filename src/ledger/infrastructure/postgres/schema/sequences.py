@@ -34,7 +34,9 @@ class LaggingSequence:
 async def lagging_sequences(connection: AsyncConnection) -> list[LaggingSequence]:
     """The sequences whose next value is not above all that is in their table, on a session whose path leads to the books."""
     lagging = []
-    for table, column, sequence in list(await connection.execute(text(SELECT_IDENTITIES), {"tables": list(tables())})):
+    for table, column, sequence in list(
+        await connection.execute(text(SELECT_IDENTITIES), {"tables": list(tables())})
+    ):
         statement = f"SELECT s.last_value + s.is_called::integer, (SELECT max({column}) FROM {table}) FROM {sequence} AS s"
         next_value, highest = (await connection.execute(text(statement))).one()
         if highest is not None and next_value <= highest:

@@ -86,7 +86,9 @@ balance_accounts = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("opened_txid", Xid8),
     PrimaryKeyConstraint("balance_account_id", name="balance_accounts_pkey"),
-    UniqueConstraint("restaurant_id", "currency", name="balance_accounts_restaurant_id_currency_key"),
+    UniqueConstraint(
+        "restaurant_id", "currency", name="balance_accounts_restaurant_id_currency_key"
+    ),
     ForeignKeyConstraint(
         ["restaurant_id"],
         ["restaurants.restaurant_id"],
@@ -114,7 +116,11 @@ processor_events = Table(
     Column("recorded_txid", Xid8, nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("event_id", name="processor_events_pkey"),
-    Index("processor_events_payout_id_idx", "payout_id", postgresql_where=text("payout_id IS NOT NULL")),
+    Index(
+        "processor_events_payout_id_idx",
+        "payout_id",
+        postgresql_where=text("payout_id IS NOT NULL"),
+    ),
     Index("processor_events_recorded_txid_idx", _TXID, postgresql_using="brin"),
 )
 
@@ -134,7 +140,13 @@ ledger_entries = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("event_id", _bytewise()),
     Column("payout_id", Uuid),
-    PrimaryKeyConstraint("balance_account_id", "recorded_txid", "transaction_id", "position", name="ledger_entries_pkey"),
+    PrimaryKeyConstraint(
+        "balance_account_id",
+        "recorded_txid",
+        "transaction_id",
+        "position",
+        name="ledger_entries_pkey",
+    ),
     ForeignKeyConstraint(
         ["balance_account_id"],
         ["balance_accounts.balance_account_id"],
@@ -178,7 +190,13 @@ balance_snapshots = Table(
     Column("matured_minors", ARRAY(Numeric), nullable=False),
     Column("stay_id", Uuid, nullable=False),
     Column("written_txid", Xid8),
-    PrimaryKeyConstraint("balance_account_id", "stay_id", "last_recorded_at", "horizon", name="balance_snapshots_pkey"),
+    PrimaryKeyConstraint(
+        "balance_account_id",
+        "stay_id",
+        "last_recorded_at",
+        "horizon",
+        name="balance_snapshots_pkey",
+    ),
     ForeignKeyConstraint(
         ["balance_account_id"],
         ["balance_accounts.balance_account_id"],
@@ -227,7 +245,11 @@ payout_runs = Table(
     Column("zone_table_version", Text),
     PrimaryKeyConstraint("payout_run_id", name="payout_runs_pkey"),
     UniqueConstraint(
-        "currency", "as_of", "min_amount_minor", "request_id", name="payout_runs_currency_as_of_min_amount_minor_request_id_key"
+        "currency",
+        "as_of",
+        "min_amount_minor",
+        "request_id",
+        name="payout_runs_currency_as_of_min_amount_minor_request_id_key",
     ),
     Index("payout_runs_created_at_payout_run_id_idx", "created_at", "payout_run_id"),
     Index("payout_runs_running_idx", "created_at", postgresql_where=text("state = 'RUNNING'")),
@@ -265,9 +287,14 @@ payouts = Table(
     Column("transaction_id", Uuid, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("payout_id", name="payouts_pkey"),
-    UniqueConstraint("balance_account_id", "sequence", name="payouts_balance_account_id_sequence_key"),
+    UniqueConstraint(
+        "balance_account_id", "sequence", name="payouts_balance_account_id_sequence_key"
+    ),
     ForeignKeyConstraint(
-        ["payout_run_id"], ["payout_runs.payout_run_id"], name="payouts_payout_run_id_fkey", ondelete="RESTRICT"
+        ["payout_run_id"],
+        ["payout_runs.payout_run_id"],
+        name="payouts_payout_run_id_fkey",
+        ondelete="RESTRICT",
     ),
     ForeignKeyConstraint(
         ["balance_account_id"],
@@ -275,8 +302,19 @@ payouts = Table(
         name="payouts_balance_account_id_fkey",
         ondelete="RESTRICT",
     ),
-    Index("payouts_in_flight_key", "balance_account_id", unique=True, postgresql_where=text("state = 'CREATED'")),
-    Index("payouts_live_key", "balance_account_id", "as_of", unique=True, postgresql_where=text("state IN ('CREATED', 'PAID')")),
+    Index(
+        "payouts_in_flight_key",
+        "balance_account_id",
+        unique=True,
+        postgresql_where=text("state = 'CREATED'"),
+    ),
+    Index(
+        "payouts_live_key",
+        "balance_account_id",
+        "as_of",
+        unique=True,
+        postgresql_where=text("state IN ('CREATED', 'PAID')"),
+    ),
     Index("payouts_created_at_payout_id_idx", "created_at", "payout_id"),
     Index("payouts_payout_run_id_idx", "payout_run_id", "created_at", "payout_id"),
 )
@@ -302,10 +340,23 @@ payout_run_items = Table(
     Column("payout_id", Uuid),
     PrimaryKeyConstraint("payout_run_id", "restaurant_id", name="payout_run_items_pkey"),
     ForeignKeyConstraint(
-        ["payout_run_id"], ["payout_runs.payout_run_id"], name="payout_run_items_payout_run_id_fkey", ondelete="RESTRICT"
+        ["payout_run_id"],
+        ["payout_runs.payout_run_id"],
+        name="payout_run_items_payout_run_id_fkey",
+        ondelete="RESTRICT",
     ),
-    ForeignKeyConstraint(["payout_id"], ["payouts.payout_id"], name="payout_run_items_payout_id_fkey", ondelete="RESTRICT"),
-    Index("payout_run_items_open_idx", "payout_run_id", "balance_account_id", postgresql_where=text("outcome = 'OPEN'")),
+    ForeignKeyConstraint(
+        ["payout_id"],
+        ["payouts.payout_id"],
+        name="payout_run_items_payout_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    Index(
+        "payout_run_items_open_idx",
+        "payout_run_id",
+        "balance_account_id",
+        postgresql_where=text("outcome = 'OPEN'"),
+    ),
 )
 
 archived_ranges = Table(
@@ -332,12 +383,20 @@ archived_run_outcomes = Table(
     Column("skip_reason", Text, nullable=False),
     Column("items_count", BigInteger, nullable=False),
     Column("archive_id", Uuid, nullable=False),
-    PrimaryKeyConstraint("payout_run_id", "outcome", "skip_reason", name="archived_run_outcomes_pkey"),
-    ForeignKeyConstraint(
-        ["payout_run_id"], ["payout_runs.payout_run_id"], name="archived_run_outcomes_payout_run_id_fkey", ondelete="RESTRICT"
+    PrimaryKeyConstraint(
+        "payout_run_id", "outcome", "skip_reason", name="archived_run_outcomes_pkey"
     ),
     ForeignKeyConstraint(
-        ["archive_id"], ["archived_ranges.archive_id"], name="archived_run_outcomes_archive_id_fkey", ondelete="RESTRICT"
+        ["payout_run_id"],
+        ["payout_runs.payout_run_id"],
+        name="archived_run_outcomes_payout_run_id_fkey",
+        ondelete="RESTRICT",
+    ),
+    ForeignKeyConstraint(
+        ["archive_id"],
+        ["archived_ranges.archive_id"],
+        name="archived_run_outcomes_archive_id_fkey",
+        ondelete="RESTRICT",
     ),
 )
 
@@ -352,7 +411,9 @@ statement_marks = Table(
     Column("late_by_max", Interval, nullable=False),
     Column("payable_minor", Numeric, nullable=False),
     Column("written_txid", Xid8),
-    PrimaryKeyConstraint("balance_account_id", "stay_id", "last_recorded_at", "horizon", name="statement_marks_pkey"),
+    PrimaryKeyConstraint(
+        "balance_account_id", "stay_id", "last_recorded_at", "horizon", name="statement_marks_pkey"
+    ),
     ForeignKeyConstraint(
         ["balance_account_id"],
         ["balance_accounts.balance_account_id"],

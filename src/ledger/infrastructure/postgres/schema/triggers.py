@@ -14,7 +14,12 @@ ORDER BY c.relname, t.tgname
 """
 
 # By pg_trigger.tgenabled.
-_STATES = {"O": "in ordinary sessions", "D": "in no session", "R": "in replication alone", "A": "in every session"}
+_STATES = {
+    "O": "in ordinary sessions",
+    "D": "in no session",
+    "R": "in replication alone",
+    "A": "in every session",
+}
 
 
 async def triggers_off(connection: AsyncConnection) -> list[tuple[str, str, str]]:
@@ -30,5 +35,11 @@ async def triggers_off(connection: AsyncConnection) -> list[tuple[str, str, str]
         if state != right:
             always = "ALWAYS " if right == "A" else ""
             statement = f"ALTER TABLE {table} ENABLE {always}TRIGGER {name}"
-            found.append((name, statement, f"the trigger {name} is on {_STATES[state]}, not {_STATES[right]}"))
+            found.append(
+                (
+                    name,
+                    statement,
+                    f"the trigger {name} is on {_STATES[state]}, not {_STATES[right]}",
+                )
+            )
     return found

@@ -72,7 +72,9 @@ class LedgerClock:
         host_at = self._host_clock()
         if self._ledger_at is None:
             return host_at
-        return max(host_at, self._ledger_at + timedelta(seconds=time.monotonic() - self._measured_at))
+        return max(
+            host_at, self._ledger_at + timedelta(seconds=time.monotonic() - self._measured_at)
+        )
 
     async def measure(self, engine: AsyncEngine) -> None:
         """Asks the database, and logs when a clock goes wrong and when it is right again.
@@ -89,7 +91,9 @@ class LedgerClock:
         uncertain_seconds = (ended - began) / 2
         skew_seconds = (host_at - row.database_at).total_seconds()
         skewed = abs(skew_seconds) > SKEW_SECONDS_MAX + uncertain_seconds
-        jumped_seconds = self._jumped(row.database_at, steady_at + uncertain_seconds, uncertain_seconds)
+        jumped_seconds = self._jumped(
+            row.database_at, steady_at + uncertain_seconds, uncertain_seconds
+        )
         if jumped_seconds:
             self._tell_jump(jumped_seconds, skew_seconds, is_set_right=self._skewed and not skewed)
         self._compare(row.database_at, skew_seconds, skewed=skewed)
@@ -109,7 +113,10 @@ class LedgerClock:
         self._on_jump(seconds)
         fields = {"seconds": round(seconds, 3), "host_ahead_seconds": round(skew_seconds, 3)}
         if seconds > 0:
-            _log.error("the database's clock jumped ahead: what is recorded now is dated too late for good", **fields)
+            _log.error(
+                "the database's clock jumped ahead: what is recorded now is dated too late for good",
+                **fields,
+            )
         else:
             _log.error("the database's clock jumped back", **fields)
 

@@ -121,7 +121,9 @@ WHERE current_setting('server_version_num')::integer >= 170000
 """
 
 # For a transaction that reads whole tables, as audits and reports do.
-READ_WHOLE_TABLES = "SET LOCAL enable_seqscan = on; SET LOCAL max_parallel_workers_per_gather TO DEFAULT"
+READ_WHOLE_TABLES = (
+    "SET LOCAL enable_seqscan = on; SET LOCAL max_parallel_workers_per_gather TO DEFAULT"
+)
 # And when it goes on with ranges of them.
 READ_RANGES = "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0"
 
@@ -133,7 +135,11 @@ Autocommit = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
 def create_engine(
-    database: str | Hosts, *, pool_size: int, role: str = APPLICATION_ROLE, lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS
+    database: str | Hosts,
+    *,
+    pool_size: int,
+    role: str = APPLICATION_ROLE,
+    lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
     """An engine whose sessions run as `role`, whoever logged in, and are bounded in time.
 
@@ -154,7 +160,9 @@ def create_engine(
             server_settings={"application_name": "ledger"},
         ),
     )
-    event.listen(engine.sync_engine, "connect", partial(_prepare, _preparation(role, lock_timeout_seconds)))
+    event.listen(
+        engine.sync_engine, "connect", partial(_prepare, _preparation(role, lock_timeout_seconds))
+    )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
     return engine
 
@@ -179,7 +187,9 @@ async def keeps_session(connection: AsyncConnection) -> bool:
     """
     driver_connection: Connection = (await connection.get_raw_connection()).driver_connection
     name = connection.sync_connection.info[SESSION_NAME] if connection.sync_connection else ""
-    told = await driver_connection.execute(f"SELECT 1 WHERE current_setting('{SESSION_NAME}', true) = '{name}'")
+    told = await driver_connection.execute(
+        f"SELECT 1 WHERE current_setting('{SESSION_NAME}', true) = '{name}'"
+    )
     return bool(told == "SELECT 1")
 
 
@@ -198,7 +208,9 @@ def check_safe(connection: Connection) -> None:
     The driver tells of a warning before it answers the statement that it belongs to.
     """
     if connection.is_closed():
-        raise asyncpg.ConnectionDoesNotExistError("the session ended with its commit, which may not be safe")
+        raise asyncpg.ConnectionDoesNotExistError(
+            "the session ended with its commit, which may not be safe"
+        )
 
 
 def _refuse_closed(dbapi_connection: Any, *_: Any) -> None:
@@ -242,7 +254,9 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
 
 async def allow_seconds(connection: Connection, seconds: int) -> None:
     """Lets each statement of the transaction that has begun take so long, and the transaction as long as they do."""
-    await connection.execute(f"SET LOCAL statement_timeout = '{seconds}s'; {LIFT_TRANSACTION_TIMEOUT}")
+    await connection.execute(
+        f"SET LOCAL statement_timeout = '{seconds}s'; {LIFT_TRANSACTION_TIMEOUT}"
+    )
 
 
 async def wait_for_locks(connection: Connection, seconds: float) -> None:

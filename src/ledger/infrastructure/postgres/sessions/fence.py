@@ -25,7 +25,9 @@ class Fence:
     of the pool to readers that do not wait for it.
     """
 
-    def __init__(self, engine: AsyncEngine, *, on_failure: Callable[[BaseException], None] = lambda _: None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, on_failure: Callable[[BaseException], None] = lambda _: None
+    ) -> None:
         """`on_failure` is told if gathering those who wait breaks; they are told, too."""
         self._engine = engine
         self._waiting: Grouping[None, None] = Grouping(

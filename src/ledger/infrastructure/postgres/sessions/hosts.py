@@ -130,14 +130,23 @@ class Hosts:
         parsed = make_url(url)
         query = dict(parsed.query)
         named = hosts_of(parsed) or _hosts_of_environment(parsed.port)
-        self.addresses = tuple(Address(host, port) for host, port in named) or (Address(None, parsed.port),)
+        self.addresses = tuple(Address(host, port) for host, port in named) or (
+            Address(None, parsed.port),
+        )
         alone = len(self.addresses) == 1
         default = _target_of_environment() or target or ("any" if alone else "read-write")
         self._target = str(query.pop("target_session_attrs", default))
-        self._connect_seconds = int(str(query.pop("connect_timeout", CONNECT_SECONDS_ALONE if alone else CONNECT_SECONDS)))
+        self._connect_seconds = int(
+            str(query.pop("connect_timeout", CONNECT_SECONDS_ALONE if alone else CONNECT_SECONDS))
+        )
         for name in ("host", "port"):
             query.pop(name, None)
-        self._login = {"user": parsed.username, "password": parsed.password, "database": parsed.database, **query}
+        self._login = {
+            "user": parsed.username,
+            "password": parsed.password,
+            "database": parsed.database,
+            **query,
+        }
         self._outages = Outages()
         self._current: Address | None = self.addresses[0] if alone else None
         self._sessions: dict[Connection, _Session] = {}
@@ -182,7 +191,9 @@ class Hosts:
         return await self._session(await self._find(), options)
 
     async def _session(self, address: Address, options: dict[str, Any]) -> Connection:
-        connection, standing = await _patiently(self._open(address, options), self._connect_seconds, _terminate)
+        connection, standing = await _patiently(
+            self._open(address, options), self._connect_seconds, _terminate
+        )
         try:
             self._judge(standing)
         except BaseException:
@@ -198,7 +209,12 @@ class Hosts:
     async def _open(self, address: Address, options: dict[str, Any]) -> tuple[Connection, Standing]:
         try:
             connection = await asyncpg.connect(
-                host=address.host, port=address.port, **self._login, **options, target_session_attrs="any", timeout=None
+                host=address.host,
+                port=address.port,
+                **self._login,
+                **options,
+                target_session_attrs="any",
+                timeout=None,
             )
         except UnicodeError as error:
             raise OSError("no host can have that name") from error
@@ -216,12 +232,16 @@ class Hosts:
         if self._target == "read-write" and standing.read_only:
             raise HostRefused("is set to read only")
         if len(self.addresses) > 1 and self._newest_timeline.keys() - {standing.system_identifier}:
-            raise HostRefused("belongs to another database cluster than the host that was used before")
+            raise HostRefused(
+                "belongs to another database cluster than the host that was used before"
+            )
         if standing.timeline is None:
             return
         newest = self._newest_timeline.get(standing.system_identifier, 0)
         if standing.timeline < newest:
-            raise HostRefused(f"was deposed: it writes timeline {standing.timeline}, and the primary writes {newest}")
+            raise HostRefused(
+                f"was deposed: it writes timeline {standing.timeline}, and the primary writes {newest}"
+            )
         self._newest_timeline[standing.system_identifier] = standing.timeline
         if standing.timeline > newest:
             self._end_sessions("was deposed", lambda session: _is_older(session.standing, standing))
@@ -243,7 +263,9 @@ class Hosts:
         try:
             while pending:
                 done, pending = await asyncio.wait(
-                    pending, timeout=SETTLE_SECONDS if usable else None, return_when=asyncio.FIRST_COMPLETED
+                    pending,
+                    timeout=SETTLE_SECONDS if usable else None,
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in done:
                     try:
@@ -252,14 +274,18 @@ class Hosts:
                     except (*_UNUSABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                         reasons[asked[task]] = error
                 # A promotion that nobody knew of has the last word; so has silence.
-                if not done or any((standing.timeline or 0) > known > 0 for standing in usable.values()):
+                if not done or any(
+                    (standing.timeline or 0) > known > 0 for standing in usable.values()
+                ):
                     break
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         # Those that a later answer has deposed are among them.
-        for address in sorted(usable, key=lambda address: usable[address].timeline or 0, reverse=True):
+        for address in sorted(
+            usable, key=lambda address: usable[address].timeline or 0, reverse=True
+        ):
             try:
                 self._judge(usable[address])
             except HostRefused as error:
@@ -274,7 +300,9 @@ class Hosts:
         raise HostUnavailable(_reasons(reasons))
 
     async def _ask(self, address: Address) -> Standing:
-        connection, standing = await _patiently(self._open(address, {}), self._connect_seconds, _terminate)
+        connection, standing = await _patiently(
+            self._open(address, {}), self._connect_seconds, _terminate
+        )
         with suppress(*_UNUSABLE):
             await connection.close(timeout=SILENT_SECONDS)
         if self._target != "any":
@@ -295,20 +323,26 @@ class Hosts:
                         self._see(address, error)
                 except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would see nothing any more
                     # It answers, so sessions that are open may go on.
-                    _log.debug("a database host lets no watch in", host=str(address), cause=repr(error))
+                    _log.debug(
+                        "a database host lets no watch in", host=str(address), cause=repr(error)
+                    )
                 await asyncio.sleep(WATCH_SECONDS)
         finally:
             if connection is not None:
                 connection.terminate()
 
-    async def _look(self, address: Address, connection: Connection | None) -> tuple[Connection, Standing]:
+    async def _look(
+        self, address: Address, connection: Connection | None
+    ) -> tuple[Connection, Standing]:
         """What a host says in its session, or in a new one: a session may be stuck where the host is not."""
         if connection is not None and not connection.is_closed():
             try:
                 return connection, await _patiently(_standing(connection), SILENT_SECONDS)
             except (*_UNUSABLE, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection.terminate()
-        return await _patiently(self._open(address, WATCH_OPTIONS), self._connect_seconds, _terminate)
+        return await _patiently(
+            self._open(address, WATCH_OPTIONS), self._connect_seconds, _terminate
+        )
 
     def _see(self, address: Address, found: Standing | BaseException) -> None:
         """Draws the conclusions from what a host said, or from its silence."""
@@ -317,7 +351,11 @@ class Hosts:
             self._end_sessions(_reason(found), lambda session: session.address == address)
             if self._current == address and len(self.addresses) > 1:
                 self._current = None
-            errors = {other: error for other, error in self._seen.items() if isinstance(error, BaseException)}
+            errors = {
+                other: error
+                for other, error in self._seen.items()
+                if isinstance(error, BaseException)
+            }
             if len(errors) == len(self.addresses):
                 self._outages.began(_reasons(errors))
             return
@@ -328,18 +366,28 @@ class Hosts:
 
     def _use(self, address: Address) -> None:
         if self._current != address and len(self.addresses) > 1:
-            _log.info("using a database host", host=str(address), before=str(self._current) if self._current else None)
+            _log.info(
+                "using a database host",
+                host=str(address),
+                before=str(self._current) if self._current else None,
+            )
         self._current = address
 
     def _end_sessions(self, reason: str, which: Callable[[_Session], bool]) -> None:
         """Ends sessions, those in use too: whoever uses one is told that it was lost, and the pools replace the others."""
-        ended = [(connection, session) for connection, session in self._sessions.items() if which(session)]
+        ended = [
+            (connection, session)
+            for connection, session in self._sessions.items()
+            if which(session)
+        ]
         for connection, _ in ended:
             self._sessions.pop(connection, None)
             lose(connection)
         if ended:
             hosts = sorted({str(session.address) for _, session in ended})
-            _log.info("left a database host", host=", ".join(hosts), reason=reason, sessions=len(ended))
+            _log.info(
+                "left a database host", host=", ".join(hosts), reason=reason, sessions=len(ended)
+            )
 
 
 def lose(connection: Connection) -> None:
@@ -352,7 +400,10 @@ def lose(connection: Connection) -> None:
 
 def _hosts_of_environment(port: int | None) -> list[tuple[str, int | None]]:
     """The hosts in libpq's variables, which stand in for what a URL leaves out; `port` is the URL's. None where none is named."""
-    names, ports = os.environ.get("PGHOST", ""), os.environ.get("PGPORT", "") if port is None else str(port)
+    names, ports = (
+        os.environ.get("PGHOST", ""),
+        os.environ.get("PGPORT", "") if port is None else str(port),
+    )
     parameters = {"host": names, "port": ports}
     query = "&".join(f"{name}={quote(value)}" for name, value in parameters.items() if value)
     try:
@@ -370,7 +421,9 @@ def _target_of_environment() -> str | None:
 
 
 def _is_older(standing: Standing, than: Standing) -> bool:
-    return standing.system_identifier == than.system_identifier and (standing.timeline or 0) < (than.timeline or 0)
+    return standing.system_identifier == than.system_identifier and (standing.timeline or 0) < (
+        than.timeline or 0
+    )
 
 
 def _notice_vanished_peers(connection: Connection) -> None:
@@ -395,7 +448,9 @@ async def _standing(connection: Connection) -> Standing:
     return Standing(row["system_identifier"], row["timeline"], row["in_recovery"], row["read_only"])
 
 
-async def _patiently(work: Coroutine[Any, Any, T], seconds: float, give_up: Callable[[T], None] = lambda _: None) -> T:
+async def _patiently(
+    work: Coroutine[Any, Any, T], seconds: float, give_up: Callable[[T], None] = lambda _: None
+) -> T:
     """The result of `work`, if it comes within so many seconds of this process. Raises TimeoutError.
 
     `give_up` gets a result that comes when nobody waits for it any more.

@@ -41,7 +41,9 @@ class Outages:
         elif now < self._remind_at:
             return
         else:
-            _log.warning("the database is still away", cause=cause, seconds=round(now - self._began_at, 1))
+            _log.warning(
+                "the database is still away", cause=cause, seconds=round(now - self._began_at, 1)
+            )
             self._remind_seconds = min(2 * self._remind_seconds, REMIND_SECONDS_MAX)
         self._remind_at = now + self._remind_seconds
 
@@ -49,7 +51,9 @@ class Outages:
         """Tells that a host can be used. Does nothing if it was so before."""
         if self._began_at is None:
             return
-        _log.warning("the database is back", host=host, seconds=round(self._clock() - self._began_at, 1))
+        _log.warning(
+            "the database is back", host=host, seconds=round(self._clock() - self._began_at, 1)
+        )
         self._began_at = None
 
     def worker_failed(self, what: str, error: BaseException) -> None:
@@ -60,7 +64,10 @@ class Outages:
             return
         failed_at = self._clock()
         # A read of a balance can fail a thousand times a second: one doubt stands for all of them.
-        if what in self._doubts or self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN:
+        if (
+            what in self._doubts
+            or self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN
+        ):
             return
 
         def decide() -> None:

@@ -10,7 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
 from ledger.infrastructure.postgres.sessions.clock import host_now
-from ledger.infrastructure.postgres.sessions.engine import READ_WHOLE_TABLES, Connection, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.engine import (
+    READ_WHOLE_TABLES,
+    Connection,
+    allow_seconds,
+    autocommit,
+)
 from ledger.resources import resource
 
 FINDINGS_PER_CHECK_MAX = 100
@@ -62,7 +67,9 @@ async def audit(
     async with AsyncExitStack() as exits:
         connection = await exits.enter_async_context(autocommit(engine))
         began_at = host_clock()
-        await exits.enter_async_context(connection.transaction(isolation="repeatable_read", readonly=True))
+        await exits.enter_async_context(
+            connection.transaction(isolation="repeatable_read", readonly=True)
+        )
         host_during = f"[{began_at.isoformat()},{host_clock().isoformat()}]"
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
@@ -97,10 +104,17 @@ def _parse(script: str) -> Iterator[Check]:
 async def _findings(connection: Connection, check: Check) -> list[Finding]:
     # Prepared anew each time: the driver would keep the statement, and PostgreSQL the plan it made when the tables were small.
     # The driver has a timeout of its own, meant for the statements of the service.
-    statement = await connection.prepare(_BOUNDED.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX))
+    statement = await connection.prepare(
+        _BOUNDED.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX)
+    )
     rows = await statement.fetch(timeout=CHECK_TIMEOUT_SECONDS + 5)
-    findings = [Finding(row["check_name"], Severity(row["severity"]), row["entity"], row["detail"]) for row in rows]
+    findings = [
+        Finding(row["check_name"], Severity(row["severity"]), row["entity"], row["detail"])
+        for row in rows
+    ]
     if rows and rows[0]["findings_count"] > len(rows):
         left_out = rows[0]["findings_count"] - len(rows)
-        findings.append(Finding(check.name, findings[-1].severity, "more", f"{left_out} more like these"))
+        findings.append(
+            Finding(check.name, findings[-1].severity, "more", f"{left_out} more like these")
+        )
     return findings

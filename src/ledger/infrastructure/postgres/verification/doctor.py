@@ -69,7 +69,9 @@ CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
 }
 
 
-async def examine(engine: AsyncEngine, *, not_required: frozenset[str] = frozenset()) -> tuple[Condition, ...]:
+async def examine(
+    engine: AsyncEngine, *, not_required: frozenset[str] = frozenset()
+) -> tuple[Condition, ...]:
     """Makes every check of CHECKS, in order, and writes nothing. `engine` has two connections at least.
 
     What is broken and `not_required` is a warning; so is a check that gets no answer in time. Raises DatabaseUnavailable.
@@ -90,7 +92,9 @@ async def examine(engine: AsyncEngine, *, not_required: frozenset[str] = frozens
     return tuple(conditions)
 
 
-async def _examine(name: str, check: Callable[[AsyncEngine], Awaitable[None]], engine: AsyncEngine) -> Condition:
+async def _examine(
+    name: str, check: Callable[[AsyncEngine], Awaitable[None]], engine: AsyncEngine
+) -> Condition:
     try:
         await check(engine)
     except DoubtfulDatabase as doubt:
@@ -99,7 +103,12 @@ async def _examine(name: str, check: Callable[[AsyncEngine], Awaitable[None]], e
         return Condition(name, Fitness.BROKEN, unfit.detail, unfit.remedy)
     except (DatabaseContention, DatabaseTimeout) as error:
         # As for very many accounts, or while a table is locked. What the other checks found is worth knowing.
-        return Condition(name, Fitness.WARNING, f"no answer in time: {error}", "ask again when the database is less busy")
+        return Condition(
+            name,
+            Fitness.WARNING,
+            f"no answer in time: {error}",
+            "ask again when the database is less busy",
+        )
     except DBAPIError as error:
         # As for a privilege that another check names. One answer that is missing must not hide the others.
         return Condition(

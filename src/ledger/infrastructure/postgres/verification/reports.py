@@ -12,7 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.domain.events import OCCURRED_AT_MIN
 from ledger.domain.payouts import day_bounds
 from ledger.errors import FieldViolation, InvalidRequest, RestaurantNotFound
-from ledger.infrastructure.postgres.sessions.engine import READ_WHOLE_TABLES, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.engine import (
+    READ_WHOLE_TABLES,
+    allow_seconds,
+    autocommit,
+)
 from ledger.resources import resource
 from ledger.zones import settlement_zone
 
@@ -60,7 +64,10 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
     if set(parameters) != set(query.parameters):
         raise ValueError(f"{name} takes the parameters {', '.join(query.parameters) or '(none)'}")
     values = [parameters[parameter] for parameter in query.parameters]
-    async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with (
+        autocommit(engine) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         await allow_seconds(connection, REPORT_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         # The sessions of the service never plan for the values or read a table whole; a report may well have to.
@@ -86,7 +93,12 @@ async def payout_history(engine: AsyncEngine, restaurant_id: str) -> Report:
 
 
 async def payout_eligibility(
-    engine: AsyncEngine, *, currency: str, as_of: date | None, settlement_timezone: str, min_amount_minor: int
+    engine: AsyncEngine,
+    *,
+    currency: str,
+    as_of: date | None,
+    settlement_timezone: str,
+    min_amount_minor: int,
 ) -> Report:
     """What a payout run of these terms would do now; None is today in the settlement time zone.
 
@@ -101,7 +113,9 @@ async def payout_eligibility(
     if day > today:
         raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
     if day < OCCURRED_AT_MIN.date():
-        raise InvalidRequest([FieldViolation("as_of", f"must not be before {OCCURRED_AT_MIN.date()}")])
+        raise InvalidRequest(
+            [FieldViolation("as_of", f"must not be before {OCCURRED_AT_MIN.date()}")]
+        )
     begins_at, ends_at = day_bounds(day, zone)
     parameters: dict[str, Value] = {
         "currency": currency,

@@ -40,8 +40,17 @@ from ledger.infrastructure.postgres.seals import (
     TXID,
     seal_of,
 )
-from ledger.infrastructure.postgres.sessions.engine import READ_RANGES, READ_WHOLE_TABLES, Connection, allow_seconds, autocommit
-from ledger.infrastructure.postgres.verification.audit import CHECK_TIMEOUT_SECONDS, FINDINGS_PER_CHECK_MAX
+from ledger.infrastructure.postgres.sessions.engine import (
+    READ_RANGES,
+    READ_WHOLE_TABLES,
+    Connection,
+    allow_seconds,
+    autocommit,
+)
+from ledger.infrastructure.postgres.verification.audit import (
+    CHECK_TIMEOUT_SECONDS,
+    FINDINGS_PER_CHECK_MAX,
+)
 
 LINKS = "seals_follow_each_other"
 ROWS = "sealed_rows_are_as_they_were_sealed"
@@ -96,20 +105,36 @@ class _StoredRow(NamedTuple):
 
 def _of_event(row: Sequence[Any]) -> _StoredRow:
     transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_EVENT].replace("-", ""))
-    return _StoredRow(row[0], transaction_id, EVENT_PLACE, row_digest(EVENT_TITLE, row[1:]), 0, row[_EVENT_ID_OF_EVENT])
+    return _StoredRow(
+        row[0],
+        transaction_id,
+        EVENT_PLACE,
+        row_digest(EVENT_TITLE, row[1:]),
+        0,
+        row[_EVENT_ID_OF_EVENT],
+    )
 
 
 def _of_entry(row: Sequence[Any]) -> _StoredRow:
     transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_ENTRY].replace("-", ""))
     position = row[_POSITION]
     place = min(max(position, EVENT_PLACE + 1), PLACE_MAX)
-    return _StoredRow(row[0], transaction_id, place, row_digest(ENTRY_TITLE, row[1:]), position, row[_EVENT_ID_OF_ENTRY])
+    return _StoredRow(
+        row[0],
+        transaction_id,
+        place,
+        row_digest(ENTRY_TITLE, row[1:]),
+        position,
+        row[_EVENT_ID_OF_ENTRY],
+    )
 
 
 class _Source:
     """A table's rows of a range, some thousands at a time, in the order of number, transaction id and place."""
 
-    def __init__(self, rows: AsyncIterator[Sequence[Any]], stored_row: Callable[[Sequence[Any]], _StoredRow]) -> None:
+    def __init__(
+        self, rows: AsyncIterator[Sequence[Any]], stored_row: Callable[[Sequence[Any]], _StoredRow]
+    ) -> None:
         self._rows = rows
         self._stored_row = stored_row
         # What comes next is not before this; None if nothing comes.
@@ -127,21 +152,28 @@ class _Source:
         return found
 
 
-async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None, *, slice_rows: int = SLICE_ROWS) -> ChainReport:
+async def verify_chain(
+    engine: AsyncEngine, expected_hash: bytes | None = None, *, slice_rows: int = SLICE_ROWS
+) -> ChainReport:
     """Recomputes every seal from the rows that it covers, on one snapshot of the database. Writes nothing.
 
     With `expected_hash` also tells whether a seal of the chain has it. Holds a seal at a time, and some thousands of its rows; of
     one that is broken, or was sealed before a restore, the transaction ids too. `engine` may log in as any role that reads the
     tables. Raises DatabaseUnavailable, DatabaseTimeout.
     """
-    async with autocommit(engine) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with (
+        autocommit(engine) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         # To count is to read whole tables; the ranges of the seals are not.
         await connection.execute(READ_WHOLE_TABLES)
         bounds = await connection.fetchrow(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
         await connection.execute(READ_RANGES)
         walk = _Walk(connection, bounds["latest_epoch"], expected_hash, slice_rows)
-        while (row := await connection.fetchrow(SELECT_SEAL, walk.head.sequence if walk.head else 0)) is not None:
+        while (
+            row := await connection.fetchrow(SELECT_SEAL, walk.head.sequence if walk.head else 0)
+        ) is not None:
             await walk.go_on_to(seal_of(row, row["row_digests"]))
     return walk.report(bounds["rows_count"])
 
@@ -149,7 +181,13 @@ async def verify_chain(engine: AsyncEngine, expected_hash: bytes | None = None, 
 class _Walk:
     """The way along the chain: what was found so far."""
 
-    def __init__(self, connection: Connection, latest_epoch: int, expected_hash: bytes | None, slice_rows: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        latest_epoch: int,
+        expected_hash: bytes | None,
+        slice_rows: int,
+    ) -> None:
         self._connection = connection
         self._slice_rows = slice_rows
         self._compared_rows = COMPARED_SLICES * slice_rows
@@ -181,13 +219,21 @@ class _Walk:
         if self._expected_hash is not None:
             checks.append(EXPECTED)
             if self._expected_sequence is None:
-                entity, detail = f"hash {self._expected_hash.hex()}", "no seal has it: the chain was cut off or written anew"
+                entity, detail = (
+                    f"hash {self._expected_hash.hex()}",
+                    "no seal has it: the chain was cut off or written anew",
+                )
                 self._found(EXPECTED, entity, detail)
         for check, count in self._findings_count.items():
             if (left_out := count - len(self._findings[check])) > 0:
-                self._findings[check].append(Finding(check, Severity.ERROR, "more", f"{left_out} more like these"))
+                self._findings[check].append(
+                    Finding(check, Severity.ERROR, "more", f"{left_out} more like these")
+                )
         return ChainReport(
-            audit=AuditReport(tuple(checks), tuple(finding for check in checks for finding in self._findings[check])),
+            audit=AuditReport(
+                tuple(checks),
+                tuple(finding for check in checks for finding in self._findings[check]),
+            ),
             head=self.head,
             events_count=self._events_count,
             entries_count=self._entries_count,
@@ -207,14 +253,22 @@ class _Walk:
             # Whatever is before the one that is furthest behind is complete once it has been read on.
             rows += await min(behind, key=_reached).read(self._slice_rows)
             rows.sort()
-            complete = min((_reached(source) for source in behind if source.reached is not None), default=None)
-            cut = len(rows) if complete is None else bisect_left(rows, complete, key=lambda row: row[:3])
+            complete = min(
+                (_reached(source) for source in behind if source.reached is not None), default=None
+            )
+            cut = (
+                len(rows)
+                if complete is None
+                else bisect_left(rows, complete, key=lambda row: row[:3])
+            )
             if cut:
                 yield rows[:cut]
                 rows = rows[cut:]
 
     def _rows(self, statement: str, *arguments: int) -> AsyncIterator[Sequence[Any]]:
-        rows = self._connection.cursor(statement, *arguments, prefetch=self._slice_rows, timeout=CHECK_TIMEOUT_SECONDS)
+        rows = self._connection.cursor(
+            statement, *arguments, prefetch=self._slice_rows, timeout=CHECK_TIMEOUT_SECONDS
+        )
         return aiter(rows)
 
     async def _check_rows(self, seal: Seal) -> None:
@@ -223,14 +277,23 @@ class _Walk:
         async for rows in self._stored_rows(seal):
             contents.add(_transactions(rows))
             if at_hand is not None:
-                at_hand = at_hand + rows if len(at_hand) + len(rows) <= self._compared_rows else None
-        if (contents.contents_hash, contents.row_digests()) == (seal.contents_hash, seal.row_digests):
+                at_hand = (
+                    at_hand + rows if len(at_hand) + len(rows) <= self._compared_rows else None
+                )
+        if (contents.contents_hash, contents.row_digests()) == (
+            seal.contents_hash,
+            seal.row_digests,
+        ):
             self._rows_seen += contents.rows_count
             return
         try:
             sealed_ids = {kept.transaction_id for kept in unpacked(seal.row_digests)}
         except ValueError:
-            self._found(ROWS, f"seal {seal.sequence}", "its row digests cannot be read, so its rows cannot be told")
+            self._found(
+                ROWS,
+                f"seal {seal.sequence}",
+                "its row digests cannot be read, so its rows cannot be told",
+            )
             return
         # After a restore the ranges of epochs overlap, and a range holds rows of other seals too.
         own = SealContents()
@@ -248,10 +311,17 @@ class _Walk:
             def has_turn(row: _StoredRow | KeptRow, turn: int = turn) -> bool:
                 return crc32(row.transaction_id) % turns == turn
 
-            some = [row async for rows in self._rows_again(seal, at_hand) for row in rows if has_turn(row)]
+            some = [
+                row
+                async for rows in self._rows_again(seal, at_hand)
+                for row in rows
+                if has_turn(row)
+            ]
             if is_broken:
                 kept = filter(has_turn, unpacked(seal.row_digests))
-                tampered = tampered_rows(kept, _transactions(row for row in some if row.transaction_id in sealed_ids))
+                tampered = tampered_rows(
+                    kept, _transactions(row for row in some if row.transaction_id in sealed_ids)
+                )
                 tampered_count += len(tampered)
                 for each in tampered:
                     self._found_row(seal, each, some)
@@ -260,7 +330,9 @@ class _Walk:
         if is_broken and not tampered_count:
             self._found(ROWS, f"seal {seal.sequence}", "its rows are not those that were sealed")
 
-    async def _rows_again(self, seal: Seal, at_hand: list[_StoredRow] | None) -> AsyncIterator[list[_StoredRow]]:
+    async def _rows_again(
+        self, seal: Seal, at_hand: list[_StoredRow] | None
+    ) -> AsyncIterator[list[_StoredRow]]:
         """The rows of its range once more: those at hand, or all as `_stored_rows`."""
         if at_hand is not None:
             yield at_hand
@@ -268,34 +340,64 @@ class _Walk:
         async for rows in self._stored_rows(seal):
             yield rows
 
-    async def _check_others(self, seal: Seal, sealed_ids: set[bytes], rows: Sequence[_StoredRow]) -> None:
+    async def _check_others(
+        self, seal: Seal, sealed_ids: set[bytes], rows: Sequence[_StoredRow]
+    ) -> None:
         """What is in the range of a seal of the latest epoch, and in no seal, was not there when it was made."""
         others = [row for row in rows if row.transaction_id not in sealed_ids]
         if others and seal.epoch > 1:
-            found = await self._connection.fetch(SELECT_ROW_DIGESTS_BEFORE, seal.epoch, seal.first_txid, seal.end_txid)
-            earlier = {kept.transaction_id for row in found for kept in unpacked(row["row_digests"])}
+            found = await self._connection.fetch(
+                SELECT_ROW_DIGESTS_BEFORE, seal.epoch, seal.first_txid, seal.end_txid
+            )
+            earlier = {
+                kept.transaction_id for row in found for kept in unpacked(row["row_digests"])
+            }
             others = [row for row in others if row.transaction_id not in earlier]
         self._rows_seen += len(others)
         for row in others:
-            self._found_row(seal, TamperedRow(Change.INSERTED, row.transaction_id, row.place, row.digest), rows)
+            self._found_row(
+                seal, TamperedRow(Change.INSERTED, row.transaction_id, row.place, row.digest), rows
+            )
 
     def _found_row(self, seal: Seal, tampered: TamperedRow, rows: Sequence[_StoredRow]) -> None:
         if self._findings_count[ROWS] >= FINDINGS_PER_CHECK_MAX:
             self._findings_count[ROWS] += 1
             return
         siblings = [row for row in rows if row.transaction_id == tampered.transaction_id]
-        there = next((row for row in siblings if (row.place, row.digest) == (tampered.place, tampered.digest)), None)
+        there = next(
+            (
+                row
+                for row in siblings
+                if (row.place, row.digest) == (tampered.place, tampered.digest)
+            ),
+            None,
+        )
         transaction_id = UUID(bytes=tampered.transaction_id)
         if tampered.place == EVENT_PLACE:
             # Of a deleted event its entries tell the id, if they are there.
-            event_id = next((row.event_id for row in ([there] if there else siblings) if row.event_id is not None), None)
-            entity = f"event {event_id}" if event_id is not None else f"event of transaction {transaction_id}"
+            event_id = next(
+                (
+                    row.event_id
+                    for row in ([there] if there else siblings)
+                    if row.event_id is not None
+                ),
+                None,
+            )
+            entity = (
+                f"event {event_id}"
+                if event_id is not None
+                else f"event of transaction {transaction_id}"
+            )
         else:
             position = there.position if there else tampered.place
             entity = f"entry {transaction_id}/{position}"
             if not there and position == PLACE_MAX:
                 entity += " or a later position"
-        self._found(ROWS, entity, f"{tampered.change} after seal {seal.sequence} was made at {seal.sealed_at:%Y-%m-%dT%H:%M:%SZ}")
+        self._found(
+            ROWS,
+            entity,
+            f"{tampered.change} after seal {seal.sequence} was made at {seal.sealed_at:%Y-%m-%dT%H:%M:%SZ}",
+        )
 
     def _found(self, check: str, entity: str, detail: str) -> None:
         self._findings_count[check] += 1
@@ -317,4 +419,7 @@ def _transactions(rows: Iterable[_StoredRow]) -> list[SealedTransaction]:
         key = (row.recorded_txid, row.transaction_id)
         places[key].append(row.place)
         digests[key].append(row.digest)
-    return [SealedTransaction(*key, bytes(found), b"".join(digests[key])) for key, found in places.items()]
+    return [
+        SealedTransaction(*key, bytes(found), b"".join(digests[key]))
+        for key, found in places.items()
+    ]

@@ -9,9 +9,17 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.errors import DatabaseUnavailable, LedgerError
-from ledger.infrastructure.postgres.schema.migrations import ENCODING, MayNotRead, current_revision, head_revision
+from ledger.infrastructure.postgres.schema.migrations import (
+    ENCODING,
+    MayNotRead,
+    current_revision,
+    head_revision,
+)
 from ledger.infrastructure.postgres.schema.newest_schema import tables
-from ledger.infrastructure.postgres.schema.privileges import excessive_privileges, lacking_privileges
+from ledger.infrastructure.postgres.schema.privileges import (
+    excessive_privileges,
+    lacking_privileges,
+)
 from ledger.infrastructure.postgres.schema.sequences import lagging_sequences
 from ledger.infrastructure.postgres.schema.triggers import triggers_off
 from ledger.infrastructure.postgres.sessions.clock import SELECT_CLOCKS, SKEW_SECONDS_MAX, host_now
@@ -87,7 +95,9 @@ class SchemaMismatch(UnfitDatabase):
     """The database's schema is not the one this code was written for."""
 
 
-async def check_before_serving(engine: AsyncEngine, *, require_durable: bool, require_restricted_role: bool) -> None:
+async def check_before_serving(
+    engine: AsyncEngine, *, require_durable: bool, require_restricted_role: bool
+) -> None:
     """Logs what is doubtful about the database. `engine` has two connections at least.
 
     Raises UnfitDatabase or DatabaseUnavailable when no server may or can run on it.
@@ -98,7 +108,13 @@ async def check_before_serving(engine: AsyncEngine, *, require_durable: bool, re
         await check_durability(engine)
     if require_restricted_role:
         await check_privileges(engine)
-    for check in (check_grants, check_sequences, check_triggers, check_role_settings, check_writable):
+    for check in (
+        check_grants,
+        check_sequences,
+        check_triggers,
+        check_role_settings,
+        check_writable,
+    ):
         try:
             await check(engine)
         except DoubtfulDatabase as doubt:
@@ -118,7 +134,10 @@ async def check_sessions(engine: AsyncEngine) -> None:
     detail = "a connection pooler before the database does not keep sessions"
     try:
         with database_errors():
-            async with aclosing(await connect(engine)) as first, aclosing(await connect(engine)) as second:
+            async with (
+                aclosing(await connect(engine)) as first,
+                aclosing(await connect(engine)) as second,
+            ):
                 # No two of the same pattern: a pooler may use its sessions in turn.
                 for connection in (first, first, second, first, second, second, first):
                     if not await keeps_session(connection):
@@ -164,7 +183,8 @@ async def check_subscriptions(engine: AsyncEngine) -> None:
             found = [f"the subscription {name} brings rows into the books" for (name,) in rows]
     if found:
         raise UnfitDatabase(
-            _some(found), "finish the move and drop the subscription, then start servers: docs/operations.md, Moving house"
+            _some(found),
+            "finish the move and drop the subscription, then start servers: docs/operations.md, Moving house",
         )
 
 
@@ -172,7 +192,9 @@ async def check_durability(engine: AsyncEngine) -> None:
     """Raises NotDurable when the database may forget what it has acknowledged, DatabaseUnavailable."""
     for name, values in DURABLE_VALUES.items():
         # What it is without the session's own settings.
-        value = await _asked(engine, "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = :name", name=name)
+        value = await _asked(
+            engine, "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = :name", name=name
+        )
         if value not in values:
             raise NotDurable(
                 f"the database has {name} = {value}, so it may forget what it has acknowledged",
@@ -228,14 +250,18 @@ async def check_triggers(engine: AsyncEngine) -> None:
         async with aclosing(await connect(engine)) as connection:
             found = [sentence for _, _, sentence in await triggers_off(connection)]
     if found:
-        raise DoubtfulDatabase(_some(found), "run `ledger migrate`, which turns them on as they were made")
+        raise DoubtfulDatabase(
+            _some(found), "run `ledger migrate`, which turns them on as they were made"
+        )
 
 
 async def check_role_settings(engine: AsyncEngine) -> None:
     """Raises DoubtfulDatabase when the role or the database is set to what a server would not have; DatabaseUnavailable."""
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
-            rows = await connection.execute(text(SELECT_ROLE_SETTINGS), {"names": list(_SESSION_SETTINGS)})
+            rows = await connection.execute(
+                text(SELECT_ROLE_SETTINGS), {"names": list(_SESSION_SETTINGS)}
+            )
             found = [f"{whose} has {setting}" for whose, setting in rows]
     if found:
         raise DoubtfulDatabase(
@@ -253,7 +279,9 @@ async def check_writable(engine: AsyncEngine) -> None:
         )
 
 
-async def check_clocks(engine: AsyncEngine, *, host_clock: Callable[[], datetime] = host_now) -> None:
+async def check_clocks(
+    engine: AsyncEngine, *, host_clock: Callable[[], datetime] = host_now
+) -> None:
     """Raises DoubtfulDatabase if the database's clock differs from the host's, or is behind the latest record."""
     with database_errors():
         async with aclosing(await connect(engine)) as connection:
@@ -264,13 +292,19 @@ async def check_clocks(engine: AsyncEngine, *, host_clock: Callable[[], datetime
     tolerance = timedelta(seconds=SKEW_SECONDS_MAX)
     if row.database_at > after_at + tolerance:
         ahead_seconds = (row.database_at - after_at).total_seconds()
-        raise DoubtfulDatabase(f"the database's clock is {ahead_seconds:.0f} s ahead of this host's", remedy)
+        raise DoubtfulDatabase(
+            f"the database's clock is {ahead_seconds:.0f} s ahead of this host's", remedy
+        )
     if row.database_at < before_at - tolerance:
         behind_seconds = (before_at - row.database_at).total_seconds()
-        raise DoubtfulDatabase(f"the database's clock is {behind_seconds:.0f} s behind this host's", remedy)
+        raise DoubtfulDatabase(
+            f"the database's clock is {behind_seconds:.0f} s behind this host's", remedy
+        )
     if row.ledger_at > row.database_at + tolerance:
         behind_seconds = (row.ledger_at - row.database_at).total_seconds()
-        raise DoubtfulDatabase(f"the database's clock is {behind_seconds:.0f} s behind the latest record", remedy)
+        raise DoubtfulDatabase(
+            f"the database's clock is {behind_seconds:.0f} s behind the latest record", remedy
+        )
 
 
 async def check_numbers(engine: AsyncEngine) -> None:
@@ -286,7 +320,8 @@ async def check_numbers(engine: AsyncEngine) -> None:
 
 def _lacking(sentences: Sequence[str]) -> UnfitDatabase:
     return UnfitDatabase(
-        f"the role {APPLICATION_ROLE} lacks privileges: {_some(sentences)}", "run `ledger migrate`, which grants what is missing"
+        f"the role {APPLICATION_ROLE} lacks privileges: {_some(sentences)}",
+        "run `ledger migrate`, which grants what is missing",
     )
 
 
@@ -307,7 +342,10 @@ async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
         ahead = await number_ahead(engine)
     except LedgerError as error:
         # With very many accounts there is no time for it; the audit will tell.
-        _log.info("the transaction numbers were not compared with the cluster's", error=type(error).__name__)
+        _log.info(
+            "the transaction numbers were not compared with the cluster's",
+            error=type(error).__name__,
+        )
         return
     if ahead is not None:
         _log.warning(
