@@ -1,7 +1,7 @@
 # The server without the embedded PostgreSQL: give it LEDGER_DATABASE_URL. docker-compose.yml shows a whole installation.
 #
 # It listens on every address of its container, and refuses to do so without TLS and authentication: mount the files and name them
-# in LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE and LEDGER_AUTH_TOKENS_FILE (docs/operations.md, "Security"), readable for the
+# in LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE and LEDGER_AUTH_TOKENS_FILE (docs/operations/security.md), readable for the
 # user 10001; or set LEDGER_ALLOW_INSECURE=true where only what may call can reach the container.
 FROM python:3.13-slim-trixie AS build
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1

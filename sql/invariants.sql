@@ -1495,7 +1495,7 @@ WHERE occurred_at > recorded_at + interval '6 minutes';
 
 -- check: answers_of_the_bank_are_in_order
 -- A payout that was returned was paid no later than it failed. Else only the bank can tell whether the restaurant has its money:
--- see "The bank's answers contradict each other" in docs/operations.md. Servers refuse such answers; earlier ones booked them.
+-- see "The bank's answers contradict each other" in docs/operations/settlement.md. Servers refuse such answers; earlier ones booked them.
 SELECT 'answers_of_the_bank_are_in_order' AS check_name, 'WARNING' AS severity, 'payout ' || paid.payout_id AS entity,
        format('was paid at %s by event %s and failed before, at %s, by event %s', paid.occurred_at, paid.event_id,
               failed.occurred_at, failed.event_id) AS detail

@@ -494,7 +494,7 @@ async def test_verify_finds_what_is_damaged(old_books: tuple[RunningLedger, Path
 async def test_archive_is_loaded_into_a_table_by_psql(
     old_books: tuple[RunningLedger, Path],
 ) -> None:
-    """The line of docs/operations.md: every row as it was."""
+    """The line of docs/operations/backup.md: every row as it was."""
     ledger, directory = old_books
     try:
         psql = find_bin_dir() / "psql"
@@ -504,7 +504,7 @@ async def test_archive_is_loaded_into_a_table_by_psql(
         rows = await rows_of(ledger.database, statement)
         assert (await archive(str(directory), "--kind", table)).status == 0
         (file,) = directory.glob(f"{table}-*.jsonl.gz")
-        lines = Path(__file__).parents[2].joinpath("docs/operations.md").read_text()
+        lines = Path(__file__).parents[2].joinpath("docs/operations/backup.md").read_text()
         begin = lines.index("$ gunzip -c ARCHIVE")
         shown = lines[begin + 2 : lines.index("\n```", begin)]
         command = (

@@ -1,4 +1,4 @@
-"""The proxy that docs/operations.md puts before strangers, as it stands there, where HAProxy is installed."""
+"""The proxy of docs/operations/security.md in front of a server, where HAProxy is installed."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -36,7 +36,7 @@ from ledger.infrastructure.postgres.embedded.launcher import account_for
 from ledger.infrastructure.postgres.schema.migrations import migrate_async
 
 CAUGHT_UP_SECONDS = 60.0
-OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations" / "backup.md"
 # Rows that came from elsewhere to a place that has the same stay.
 COPIED_SNAPSHOTS = """
 SELECT count(*) FROM balance_snapshots WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin <> written_txid::xid
@@ -162,7 +162,7 @@ async def copied_as_rows(stage: Stage) -> None:
 
 @fault("F73", "a logical subscription to a new cluster, under load")
 async def by_subscription(stage: Stage) -> None:
-    """As docs/operations.md tells, by its own statements; from an older version of PostgreSQL where there is one."""
+    """As docs/operations/backup.md tells, by its own statements; from an older version of PostgreSQL where there is one."""
     older = _older_bin_dir()
     with _binaries(older):
         folder = await own_cluster(stage, wal_level="logical")
@@ -312,7 +312,7 @@ async def _migrated(database: Database) -> list[str]:
 
 
 def _documented(beginning: str) -> str:
-    """The statement of docs/operations.md that begins so."""
+    """The statement of docs/operations/backup.md that begins so."""
     (statement,) = re.findall(rf'"({beginning}\b[^"]*)"', OPERATIONS.read_text())
     return re.sub(r"\\?\s+", " ", statement)
 

@@ -1,4 +1,4 @@
-"""HAProxy as docs/operations.md has it: before a server, for strangers, and before PostgreSQL under Patroni."""
+"""HAProxy as docs/operations shows it: in front of a server, and of PostgreSQL under Patroni."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from support.ports import held_port, port_of
 from support.waiting import until_told
 
-OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations"
 # Connections of one address that the documented configuration lets in.
 BOUND = 100
 START_SECONDS = 60.0
@@ -23,7 +23,9 @@ class NotInstalled(Exception):
 def documented(port: int, server: str, *, inspect_seconds: int) -> str:
     """The configuration as it is printed, but for the ports, and the time that a client has to begin TLS."""
     text: str
-    (text,) = re.findall(r"```haproxy\n(.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    (text,) = re.findall(
+        r"```haproxy\n(.*?)```", (OPERATIONS / "security.md").read_text(), re.DOTALL
+    )
     for printed, here in (
         ("bind :50051", f"bind 127.0.0.1:{port}"),
         ("server one 127.0.0.1:50052", f"server one {server}"),
@@ -38,7 +40,9 @@ def documented(port: int, server: str, *, inspect_seconds: int) -> str:
 def documented_for_patroni(port: int, hosts: Mapping[str, tuple[int, int]]) -> str:
     """The configuration as it is printed, but for its port and its hosts: by name, the ports of PostgreSQL and of Patroni."""
     text: str
-    (text,) = re.findall(r"```\n(listen ledger\n.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    (text,) = re.findall(
+        r"```\n(listen ledger\n.*?)```", (OPERATIONS / "databases.md").read_text(), re.DOTALL
+    )
     printed = re.findall(r"^  server db\d db\d:5432 check port 8008\n", text, re.MULTILINE)
     assert len(printed) == 2
     assert text.endswith("".join(printed))

@@ -1,4 +1,4 @@
-"""What docs/operations.md says of moving house; `make moves` plays it with real clusters."""
+"""What docs/operations/backup.md says of moving house; `make moves` plays it with real clusters."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from ledger.infrastructure.postgres.verification.start_checks import (
     check_subscriptions,
 )
 
-OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations" / "backup.md"
 # Made by the migration, or of no use in another cluster.
 LEFT_BEHIND = {"alembic_version", "balance_snapshots", "statement_marks"}
 

@@ -155,7 +155,7 @@ async def check_encoding(engine: AsyncEngine) -> None:
         raise UnfitDatabase(
             f"the database has the encoding {encoding}, which cannot keep every text",
             f"create one with ENCODING '{ENCODING}' TEMPLATE template0, and move the books there: "
-            "docs/operations.md, Moving house",
+            "docs/operations/backup.md, Moving house",
         )
 
 
@@ -184,7 +184,7 @@ async def check_subscriptions(engine: AsyncEngine) -> None:
     if found:
         raise UnfitDatabase(
             _some(found),
-            "finish the move and drop the subscription, then start servers: docs/operations.md, Moving house",
+            "finish the move and drop the subscription, then start servers: docs/operations/backup.md, Moving house",
         )
 
 
@@ -288,7 +288,7 @@ async def check_clocks(
             before_at = host_clock()
             row = (await connection.execute(text(SELECT_CLOCKS))).one()
             after_at = host_clock()
-    remedy = "set the clock that is wrong: docs/operations.md, Clocks"
+    remedy = "set the clock that is wrong: docs/operations/databases.md, Clocks"
     tolerance = timedelta(seconds=SKEW_SECONDS_MAX)
     if row.database_at > after_at + tolerance:
         ahead_seconds = (row.database_at - after_at).total_seconds()
@@ -314,7 +314,7 @@ async def check_numbers(engine: AsyncEngine) -> None:
         raise DoubtfulDatabase(
             f"entries have transaction numbers up to {ahead[0]}, this cluster is at {ahead[1]}: "
             "answers are right, but read more of the history",
-            "docs/operations.md, Backup and restore, tells how to raise the cluster's numbers",
+            "docs/operations/backup.md, Backup and restore, tells how to raise the cluster's numbers",
         )
 
 
@@ -350,7 +350,7 @@ async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
     if ahead is not None:
         _log.warning(
             "entries have transaction numbers ahead of this cluster: answers are right, but read more of the history; "
-            "docs/operations.md, Backup and restore, tells how to raise the cluster's numbers",
+            "docs/operations/backup.md, Backup and restore, tells how to raise the cluster's numbers",
             recorded_txid=ahead[0],
             next_txid=ahead[1],
         )
