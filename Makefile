@@ -17,7 +17,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-service run demo test faults failover moves lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
-.PHONY: vulnerabilities sbom clean
+.PHONY: vulnerabilities sbom wheel release clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,11 @@ lint: install ## Check format, types, layers, generated code, the schema snapsho
 	@$(RUN) mypy
 	@mkdir -p .cache; $(RUN) lint-imports --cache-dir .cache/imports >.cache/lint-imports.log 2>&1 || { cat .cache/lint-imports.log; exit 1; }
 	@$(RUN) python scripts/generate_stubs.py --check
+	@$(RUN) python scripts/check_contract.py
 	@$(RUN) python scripts/dump_schema.py --check
 	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	@! docker compose version >/dev/null 2>&1 || LEDGER_OWNER_PASSWORD=x LEDGER_APP_PASSWORD=x docker compose config --quiet
 
 format: install ## Format the code
@@ -121,6 +124,13 @@ vulnerabilities: install ## Ask whether a locked package has a known vulnerabili
 
 sbom: install ## Write what an installed server consists of to .cache/sbom.json (CycloneDX)
 	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-dev --format cyclonedx1.5 --quiet --output-file .cache/sbom.json
+
+wheel: install ## Build the wheel, install it in a clean environment and try it there
+	@$(RUN) python scripts/try_wheel.py "$(UV)"
+
+release: install ## Commit and tag a release: make release VERSION=0.2.0
+	@test -n "$(VERSION)" || { echo 'name the version: make release VERSION=0.2.0' >&2; exit 2; }
+	@PYTHONPATH=. $(RUN) python scripts/release.py "$(UV)" "$(VERSION)"
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults

@@ -1,0 +1,59 @@
+"""Builds the wheel, installs it in a clean environment, and tries it there.
+
+The environment is a temporary folder outside the checkout, so nothing of the checkout can stand in
+for a file that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
+the audit, on an embedded PostgreSQL. Then a client installs the wheel without extras and imports the
+stubs. Prints each step; exits with 1 at the first that fails. Takes uv as its argument.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPORT_STUBS = (
+    "from ledger.v1 import ledger_pb2_grpc; print(ledger_pb2_grpc.LedgerServiceStub.__name__)"
+)
+
+
+def run(*command: str | Path, cwd: Path) -> None:
+    """Runs a command without the settings of this process. Raises CalledProcessError."""
+    print("$", *command, file=sys.stderr)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LEDGER_", "PYTHON", "VIRTUAL_ENV"))
+    }
+    subprocess.run(command, cwd=cwd, env=environment, check=True)
+
+
+def try_wheel(uv: str, scratch: Path) -> None:
+    """Builds below `scratch` and tries what was built. Raises CalledProcessError."""
+    run(uv, "build", "--wheel", "--quiet", "--out-dir", scratch / "dist", ROOT, cwd=scratch)
+    (wheel,) = (scratch / "dist").glob("*.whl")
+    for name, extras in (("server", "[server,embedded]"), ("client", "")):
+        run(uv, "venv", "--quiet", "--python", sys.executable, scratch / name, cwd=scratch)
+        python = scratch / name / "bin" / "python"
+        run(
+            *(uv, "pip", "install", "--quiet", "--python", python, f"{wheel}{extras}"),
+            cwd=scratch,
+        )
+    run(scratch / "server" / "bin" / "ledger", "--version", cwd=scratch)
+    run(scratch / "server" / "bin" / "ledger", "demo", cwd=scratch)
+    run(scratch / "client" / "bin" / "python", "-c", IMPORT_STUBS, cwd=scratch)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            try_wheel(sys.argv[1], Path(folder))
+        except subprocess.CalledProcessError as error:
+            print(f"the wheel does not work: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,109 @@
+"""What breaks a promise of the contract, and what does not."""
+
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import Default, DescriptorPool
+
+from ledger.v1 import ledger_pb2
+from scripts.check_contract import broken_promises, contract, elements
+
+Change = Callable[[FileDescriptorProto], None]
+
+
+def lines_with(change: Change) -> list[str]:
+    """The elements of ledger.proto after a change of it."""
+    file = FileDescriptorProto()
+    ledger_pb2.DESCRIPTOR.CopyToProto(file)
+    change(file)
+    pool = DescriptorPool()
+    added: set[str] = set()
+
+    def add(name: str) -> None:
+        if name not in added:
+            added.add(name)
+            found = FileDescriptorProto()
+            Default().FindFileByName(name).CopyToProto(found)
+            for needed in found.dependency:
+                add(needed)
+            pool.Add(found)
+
+    for needed in file.dependency:
+        add(needed)
+    pool.Add(file)
+    return list(elements(pool.FindFileByName(file.name)))
+
+
+def event_field(file: FileDescriptorProto, name: str) -> FieldDescriptorProto:
+    (message,) = (m for m in file.message_type if m.name == "ProcessorEvent")
+    (field,) = (field for field in message.field if field.name == name)
+    return field
+
+
+def add_field(file: FileDescriptorProto) -> None:
+    (message,) = (m for m in file.message_type if m.name == "ProcessorEvent")
+    field = message.field.add(name="tip_minor", number=900)
+    field.type, field.label = field.TYPE_INT64, field.LABEL_OPTIONAL
+
+
+def remove_field(file: FileDescriptorProto) -> None:
+    (message,) = (m for m in file.message_type if m.name == "ProcessorEvent")
+    message.field.remove(event_field(file, "restaurant_id"))
+
+
+def renumber_field(file: FileDescriptorProto) -> None:
+    event_field(file, "restaurant_id").number = 900
+
+
+def change_type(file: FileDescriptorProto) -> None:
+    event_field(file, "restaurant_id").type = FieldDescriptorProto.TYPE_BYTES
+
+
+def remove_value(file: FileDescriptorProto) -> None:
+    (enum,) = (e for e in file.enum_type if e.name == "EventType")
+    enum.value.pop()
+
+
+def make_stream(file: FileDescriptorProto) -> None:
+    (method,) = (m for m in file.service[0].method if m.name == "GetBalance")
+    method.server_streaming = True
+
+
+def remove_method(file: FileDescriptorProto) -> None:
+    file.service[0].method.pop()
+
+
+PRESENT = list(elements(ledger_pb2.DESCRIPTOR))
+
+
+def test_new_field_breaks_no_promise() -> None:
+    """The contract may grow."""
+    lines = lines_with(add_field)
+    assert len(lines) == len(PRESENT) + 1
+    assert broken_promises(PRESENT, lines) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (remove_field, "field ledger.v1.ProcessorEvent.restaurant_id"),
+        (renumber_field, "field ledger.v1.ProcessorEvent.restaurant_id"),
+        (change_type, "field ledger.v1.ProcessorEvent.restaurant_id"),
+        (remove_value, "value ledger.v1.EventType."),
+        (make_stream, "rpc ledger.v1.LedgerService.GetBalance"),
+        (remove_method, "rpc ledger.v1.LedgerService."),
+    ],
+)
+def test_break_is_named(change: Change, named: str) -> None:
+    """Exactly the element that is gone or has changed."""
+    (broken,) = broken_promises(PRESENT, lines_with(change))
+    assert named in broken
+
+
+def test_contract_covers_both_files() -> None:
+    """The service and the error reasons."""
+    assert {line.split(":")[0] for line in contract()} == {
+        "ledger/v1/error_reason.proto",
+        "ledger/v1/ledger.proto",
+    }
