@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.events import Posting
 from ledger.bootstrap.database import Database
-from ledger.domain.balances import Balance
+from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.events import ProcessorEvent, fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
@@ -51,9 +51,7 @@ async def superuser(database: Database) -> AsyncIterator[Connection]:
 async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
     """Books events as the service does, by its statement."""
     ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=MATURITY_DAYS)
-    await ledger.open_accounts(
-        {(event.restaurant_id, event.currency) for event in events}, register=True
-    )
+    await ledger.open_accounts({event.account for event in events}, register=True)
     postings = [
         Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
         for event in events
@@ -68,7 +66,7 @@ async def balance_of(
     engine: AsyncEngine, restaurant_id: str, as_of: datetime | None = None
 ) -> Balance:
     (balance,) = await PostgresBalanceReader(partial(autocommit, engine)).read(
-        [BalanceQuery(restaurant_id, "PEN", as_of)]
+        [BalanceQuery(BalanceAccount(restaurant_id, "PEN"), as_of)]
     )
     assert balance is not None
     return balance

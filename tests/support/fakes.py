@@ -7,6 +7,7 @@ from uuid import UUID
 
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.application.ports.unit_of_work import Restaurants
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import ProcessorEvent, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.payouts import Payout, PayoutAnswer, PayoutState
@@ -67,7 +68,7 @@ class FakeEventLedger:
     def __init__(self, maturity_days: int = 7) -> None:
         self.maturity_days = maturity_days
         self.restaurants: set[str] = set()
-        self.accounts: set[tuple[str, str]] = set()
+        self.accounts: set[BalanceAccount] = set()
         self.events: dict[str, StoredEvent] = {}
         self.postings: dict[str, Posting] = {}
         self.failures: list[LedgerError] = []
@@ -87,10 +88,7 @@ class FakeEventLedger:
         new: set[str] = set()
         for posting in postings:
             event = posting.event
-            if (
-                event.event_id not in self.events
-                and (event.restaurant_id, event.currency) in self.accounts
-            ):
+            if event.event_id not in self.events and event.account in self.accounts:
                 new.add(event.event_id)
                 self.events[event.event_id] = StoredEvent(
                     event, posting.fingerprint, posting.transaction_id, batch_id, now
@@ -133,13 +131,13 @@ class FakeEventLedger:
 
     async def open_accounts(
         self,
-        accounts: Collection[tuple[str, str]],
+        accounts: Collection[BalanceAccount],
         *,
         register: bool,
         lock_wait_seconds: float | None = None,
     ) -> set[str]:
-        wanted = {restaurant_id for restaurant_id, _ in accounts}
+        wanted = {account.holder_id for account in accounts}
         if register:
             self.restaurants |= wanted
-        self.accounts |= {account for account in accounts if account[0] in self.restaurants}
+        self.accounts |= {account for account in accounts if account.holder_id in self.restaurants}
         return wanted - self.restaurants

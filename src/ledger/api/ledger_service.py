@@ -119,8 +119,8 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def GetBalance(
         self, request: ledger_pb2.GetBalanceRequest, context: Context
     ) -> ledger_pb2.GetBalanceResponse:
-        restaurant_id, currency, as_of = convert.decode_balance_query(request)
-        return convert.encode_balance(await self._get_balance(restaurant_id, currency, as_of))
+        query = convert.decode_balance_query(request)
+        return convert.encode_balance(await self._get_balance(query))
 
     async def ListEntries(
         self, request: ledger_pb2.ListEntriesRequest, context: Context

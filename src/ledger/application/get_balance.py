@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
 from ledger.application.grouping import Answer, Grouping
 from ledger.application.ports.balances import BalanceQuery, BalanceReader
@@ -61,8 +60,8 @@ class GetBalance:
         # A few, so that they leave connections to others.
         self._past_reads = asyncio.Semaphore(PAST_READS_AT_ONCE_MAX)
 
-    async def __call__(self, restaurant_id: str, currency: str, as_of: datetime | None) -> Balance:
-        """The balance now, or at the past instant `as_of`; zeros for a known restaurant without entries.
+    async def __call__(self, query: BalanceQuery) -> Balance:
+        """The balance now, or at the past instant `query.as_of`; zeros for a known restaurant without entries.
 
         Raises RestaurantNotFound; InvalidRequest when `as_of` is in the future by the database's clock; AmountOutOfRange when a
         sum does not fit the contract's int64; QueueFull, ShuttingDown; DatabaseUnavailable, DatabaseTimeout.
@@ -71,14 +70,14 @@ class GetBalance:
             raise QueueFull
         self._waiting += 1
         try:
-            balance = await self._read_one(BalanceQuery(restaurant_id, currency, as_of))
+            balance = await self._read_one(query)
         finally:
             self._waiting -= 1
         if isinstance(balance, LedgerError):
             raise balance
         if balance is None:
-            raise RestaurantNotFound(restaurant_id)
-        if as_of is not None and balance.as_of < as_of:
+            raise RestaurantNotFound(query.account.holder_id)
+        if query.as_of is not None and balance.as_of < query.as_of:
             raise InvalidRequest([FieldViolation("as_of", "must not be in the future")])
         for field in AMOUNT_FIELDS:
             if not INT64_MIN <= getattr(balance, field) <= INT64_MAX:

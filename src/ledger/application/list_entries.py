@@ -26,7 +26,7 @@ async def list_entries(
         return await statements.page(query, after, page_size)
     page = await statements.first_page(query, page_size)
     if page is None:
-        raise RestaurantNotFound(query.restaurant_id)
+        raise RestaurantNotFound(query.account.holder_id)
     instants = {"start_at": query.start_at, "end_at": query.end_at}
     violations = [
         FieldViolation(field, "must not be in the future")

@@ -1,7 +1,19 @@
-"""What a restaurant has in one currency, at one instant."""
+"""Balance accounts, and what one holds at an instant."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
+
+
+class BalanceAccount(NamedTuple):
+    """Whose money, in which currency: every ledger entry belongs to one balance account.
+
+    The holder is a restaurant today and may be another account holder one day. Code that only
+    groups, sorts or looks up by account uses this value, and does not change on that day.
+    """
+
+    holder_id: str
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +23,7 @@ class Balance:
     `last_event_at` is the latest `occurred_at` of the events counted, None without any. `as_of` is the instant it holds for.
     """
 
-    restaurant_id: str
-    currency: str
+    account: BalanceAccount
     available_minor: int
     pending_minor: int
     reserved_minor: int

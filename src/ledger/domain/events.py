@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.fields import (
     CLOCK_SKEW_MAX,
     ID_RULE,
@@ -69,6 +70,11 @@ class ProcessorEvent:
     payout_id: str
     reference: str
     metadata: Mapping[str, str]
+
+    @property
+    def account(self) -> BalanceAccount:
+        """The balance account that the event's entries belong to."""
+        return BalanceAccount(self.restaurant_id, self.currency)
 
 
 # The fields that make an event what it is: two events with the same id must agree on all of them. Metadata is not among them.

@@ -15,6 +15,7 @@ from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.convert.statements import encode_statement_page
 from ledger.application.ports.events import StoredEntry
 from ledger.application.ports.statements import StatementMoment, StatementPage, StatementQuery
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import microseconds
 from ledger.domain.posting_rules import EntryType
@@ -99,7 +100,7 @@ def _bytes_of(page: ledger_pb2.ListEntriesResponse) -> bytes:
 def test_statement_page_is_the_messages_of_its_entries() -> None:
     """Byte for byte, whatever an entry has or lacks."""
     chance = random.Random(seed := random.randrange(2**32))
-    query = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+    query = StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
     for number in (0, 1, 1000):
         entries = [some_entry(chance) for _ in range(number)]
         page = StatementPage(StatementMoment(EPOCH, 900, (), -(2**63), 2**63 - 1), entries, None)

@@ -21,6 +21,7 @@ from support.snapshots import make_marks, until_final
 from ledger.application.list_entries import list_entries
 from ledger.application.ports.statements import StatementPlace, StatementQuery
 from ledger.bootstrap.database import Database
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import microseconds
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import QueueFull
@@ -224,7 +225,7 @@ async def test_statement_is_what_reading_everything_says(
                 period if None in period else sorted(period, key=lambda at: at or now)
             )
             statement_query = StatementQuery(
-                restaurant_id, "PEN", start_at, end_at, frozenset(), None, None
+                BalanceAccount(restaurant_id, "PEN"), start_at, end_at, frozenset(), None, None
             )
             found = await paged(engine, statement_query, chance.choice((1, 4, 25, 1000)))
             assert found == expected(entries, start_at, end_at), (
@@ -240,7 +241,9 @@ async def test_statements_tie_out_while_marks_are_made(shared_database: Database
     """Writers whose transactions end late, in any order, and marks made between pages: every statement adds up to its closing
     balance, and a later one has what an earlier one had, in the same order."""
     restaurant_id = unique("res")
-    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    whole = StatementQuery(
+        BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
+    )
     chance = random.Random(seed := random.randrange(2**32))
     stop = asyncio.Event()
     async with (
@@ -317,13 +320,23 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
         await make_marks(engine, restaurant_id, mark_entries=3)
         for entry in (entries[0], entries[44], entries[89]):
             of_event = StatementQuery(
-                restaurant_id, "PEN", None, None, frozenset(), f"evt_{entry.transaction_id}", None
+                BalanceAccount(restaurant_id, "PEN"),
+                None,
+                None,
+                frozenset(),
+                f"evt_{entry.transaction_id}",
+                None,
             )
             _, closing, found = await paged(engine, of_event, 1)
             assert found == [(entry.recorded_at, entry.transaction_id, 1, entry.amount_minor)]
             assert closing == sum(range(1, 91))
         of_type = StatementQuery(
-            restaurant_id, "PEN", None, None, frozenset({EntryType.CHARGE}), None, None
+            BalanceAccount(restaurant_id, "PEN"),
+            None,
+            None,
+            frozenset({EntryType.CHARGE}),
+            None,
+            None,
         )
         assert (await paged(engine, of_type, 5))[2] == []
 
@@ -366,7 +379,9 @@ async def test_only_marks_of_this_stay_are_used(
         await connection.execute(
             "ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change"
         )
-        whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+        whole = StatementQuery(
+            BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
+        )
         assert (await paged(engine, whole, 10))[1] == (77 if is_used else 5)
         await connection.execute(
             "DELETE FROM statement_marks WHERE balance_account_id = $1", account
@@ -391,7 +406,9 @@ class Told:
 async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Database) -> None:
     """The first page then reads none of the entries that they count, not even once."""
     restaurant_id = unique("res")
-    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    whole = StatementQuery(
+        BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
+    )
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
         asked: list[int] = []
@@ -414,7 +431,9 @@ async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Databa
 async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: Database) -> None:
     """All without a mark; with one, those that came since."""
     restaurant_id = unique("res")
-    whole = StatementQuery(restaurant_id, "PEN", None, None, frozenset(), None, None)
+    whole = StatementQuery(
+        BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
+    )
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
 
@@ -642,7 +661,9 @@ async def test_endless_instants_are_the_last_of_the_contract(database: Database)
         for entry, at in zip(entries, ("infinity", "-infinity"), strict=True):
             statement = f"UPDATE ledger_entries SET occurred_at = '{at}' WHERE transaction_id = $1"
             await connection.execute(statement, entry.transaction_id)
-        statement_query = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+        statement_query = StatementQuery(
+            BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None
+        )
         page = await list_entries(
             PostgresStatements(partial(autocommit, engine)), statement_query, None, 10
         )

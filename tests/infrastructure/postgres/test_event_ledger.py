@@ -16,6 +16,7 @@ from support.sessions import DEADLINE_SECONDS, locked
 
 from ledger.application.ports.events import EventLedger, Posting
 from ledger.bootstrap.database import Database
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import EventType, ProcessorEvent, fingerprint, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
 from ledger.domain.posting_rules import entries_of
@@ -49,7 +50,9 @@ async def test_told_how_long_to_wait_for_a_lock_books_as_ever_and_waits_no_longe
 ) -> None:
     """Accounts are opened and events booked; with a row locked by another session, it gives up and nothing is stored."""
     restaurant, other = unique("res"), unique("res")
-    await books.open_accounts([(restaurant, "PEN")], register=True, lock_wait_seconds=0.001)
+    await books.open_accounts(
+        [BalanceAccount(restaurant, "PEN")], register=True, lock_wait_seconds=0.001
+    )
     first, second = (
         posting(processor_event(restaurant_id=restaurant)),
         posting(processor_event(restaurant_id=restaurant)),
@@ -66,14 +69,16 @@ async def test_told_how_long_to_wait_for_a_lock_books_as_ever_and_waits_no_longe
         assert await books.stored([second.event.event_id]) == {}
         await holder.execute(text(f"INSERT INTO restaurants (restaurant_id) VALUES ('{other}')"))
         with pytest.raises(DatabaseContention):
-            await books.open_accounts([(other, "PEN")], register=True, lock_wait_seconds=0.001)
+            await books.open_accounts(
+                [BalanceAccount(other, "PEN")], register=True, lock_wait_seconds=0.001
+            )
     assert await books.insert([second], batch_id()) == {second.event.event_id}
 
 
 async def test_insert_returns_the_new_ones_and_stores_them_whole(books: EventLedger) -> None:
     """What is returned is stored as it was given; what was there before is not returned and stays as it was."""
     restaurant = unique("res")
-    await books.open_accounts([(restaurant, "PEN")], register=True)
+    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     old = posting(
         processor_event(
             event_id=unique("evt"), restaurant_id=restaurant, metadata={"a": "é\U0001f600", "b": ""}
@@ -110,7 +115,7 @@ async def test_event_without_balance_account_is_neither_stored_nor_returned(
 ) -> None:
     """An unknown restaurant, or a known one in another currency, stores nothing and fails nothing else."""
     restaurant = unique("res")
-    await books.open_accounts([(restaurant, "PEN")], register=True)
+    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     known = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
     other_currency = posting(
         processor_event(event_id=unique("evt"), restaurant_id=restaurant, currency="USD")
@@ -127,7 +132,7 @@ async def test_event_without_balance_account_is_neither_stored_nor_returned(
 async def test_entries_stand_under_their_event_with_their_maturity(books: EventLedger) -> None:
     """A charge's entries mature seven times 24 hours after it occurred, an adjustment's at once."""
     restaurant = unique("res")
-    await books.open_accounts([(restaurant, "PEN")], register=True)
+    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     charge = posting(
         processor_event(
             event_id=unique("evt"), restaurant_id=restaurant, amount_minor=1000, fee_minor=50
@@ -166,7 +171,7 @@ async def test_entries_stand_under_their_event_with_their_maturity(books: EventL
 async def test_refused_batch_stores_nothing_of_itself(books: EventLedger) -> None:
     """All or none: one event that breaks a rule of the database takes its whole statement with it."""
     restaurant = unique("res")
-    await books.open_accounts([(restaurant, "PEN")], register=True)
+    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     good = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
     bad = posting(
         processor_event(
@@ -181,15 +186,15 @@ async def test_refused_batch_stores_nothing_of_itself(books: EventLedger) -> Non
 async def test_unknown_restaurants_are_registered_only_when_asked(books: EventLedger) -> None:
     """Without `register` they are returned and nothing is opened for them; known ones get their account all the same."""
     known, unknown = unique("res"), unique("res")
-    await books.open_accounts([(known, "PEN")], register=True)
-    assert await books.open_accounts([(known, "USD"), (unknown, "PEN")], register=False) == {
-        unknown
-    }
+    await books.open_accounts([BalanceAccount(known, "PEN")], register=True)
+    assert await books.open_accounts(
+        [BalanceAccount(known, "USD"), BalanceAccount(unknown, "PEN")], register=False
+    ) == {unknown}
     refused = posting(processor_event(event_id=unique("evt"), restaurant_id=unknown))
     booked = posting(processor_event(event_id=unique("evt"), restaurant_id=known, currency="USD"))
     in_order = sorted([refused, booked], key=lambda each: each.event.event_id)
     assert await books.insert(in_order, batch_id()) == {booked.event.event_id}
-    assert await books.open_accounts([(unknown, "PEN")], register=True) == set()
+    assert await books.open_accounts([BalanceAccount(unknown, "PEN")], register=True) == set()
     assert await books.insert([refused], batch_id()) == {refused.event.event_id}
 
 
@@ -198,7 +203,7 @@ async def test_thousand_events_with_mixed_entries_land_on_their_own_events(
 ) -> None:
     """A full batch of all types: each event has exactly the entries that its own posting says."""
     restaurant = unique("res")
-    await books.open_accounts([(restaurant, "PEN")], register=True)
+    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     types = [event_type for event_type in EventType if not event_type.value.startswith("payout")]
     postings = [
         posting(
@@ -233,7 +238,7 @@ async def test_restaurants_own_maturity_overrides_the_setting(
     restaurant = unique("res")
     engine = create_engine(shared_database.url, pool_size=1)
     books = PostgresEventLedger(partial(autocommit, engine), maturity_days=7)
-    await books.open_accounts([(restaurant, "PEN")], register=True)
+    await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     await query(
         shared_database.migration_url,
         "UPDATE restaurants SET maturity_days = :days WHERE restaurant_id = :id",

@@ -28,6 +28,7 @@ from support.waiting import until_told
 from ledger.application.ports.events import Posting
 from ledger.application.seal_ledger import LedgerSealer, SealWorker
 from ledger.bootstrap.database import Database
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import fingerprint
 from ledger.domain.posting_rules import entries_of
 from ledger.domain.seals import ChainReport, Seal, SealContents
@@ -455,7 +456,7 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
     books = create_async_engine(database.url, pool_size=8)
     accounts = create_engine(database.url, pool_size=1)
     await PostgresEventLedger(partial(autocommit, accounts), maturity_days=7).open_accounts(
-        [("res_001", "PEN")], register=True
+        [BalanceAccount("res_001", "PEN")], register=True
     )
     await accounts.dispose()
     writing = True
@@ -819,7 +820,7 @@ async def test_ingested_posting_is_read_back_as_it_was_hashed(database: Database
     )
     async with engine_of(database.url) as engine:
         ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=365)
-        await ledger.open_accounts([(event.restaurant_id, "PEN")], register=True)
+        await ledger.open_accounts([event.account], register=True)
         posting = Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))
         await ledger.insert([posting], uuid_utils.compat.uuid7())
     await seal_everything(database.url)

@@ -33,6 +33,7 @@ from support.snapshots import take_snapshots, until_final
 from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.statements import StatementQuery
 from ledger.bootstrap.database import Database
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import PayoutRunKey
 from ledger.errors import DatabaseTimeout
@@ -456,12 +457,12 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(
         await book(engine, charge(other, 6, datetime.now(UTC) + timedelta(days=1)))
         past = datetime.now(UTC) - timedelta(days=30)
         queries = [
-            BalanceQuery(one, "PEN", None),
-            BalanceQuery("nobody", "PEN", None),
-            BalanceQuery(other, "PEN", None),
-            BalanceQuery(one, "PEN", past),
-            BalanceQuery(one, "PEN", None),
-            BalanceQuery(one, "USD", datetime.min.replace(tzinfo=UTC)),
+            BalanceQuery(BalanceAccount(one, "PEN"), None),
+            BalanceQuery(BalanceAccount("nobody", "PEN"), None),
+            BalanceQuery(BalanceAccount(other, "PEN"), None),
+            BalanceQuery(BalanceAccount(one, "PEN"), past),
+            BalanceQuery(BalanceAccount(one, "PEN"), None),
+            BalanceQuery(BalanceAccount(one, "USD"), datetime.min.replace(tzinfo=UTC)),
         ]
         told = await PostgresBalanceReader(partial(autocommit, engine)).read(queries)
         sums = [
@@ -469,7 +470,7 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(
             for balance in told
         ]
         assert sums == [(5, 0), None, (0, 6), (0, 0), (5, 0), (0, 0)]
-        assert [None if balance is None else balance.restaurant_id for balance in told] == [
+        assert [None if balance is None else balance.account.holder_id for balance in told] == [
             one,
             None,
             other,
@@ -518,10 +519,10 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
         async def read() -> list[int | None]:
             of_balance, of_group, of_payout = Told(), Told(), Told()
             await PostgresBalanceReader(kept.autocommit, of_group).read(
-                [BalanceQuery(restaurant_id, "PEN", None)]
+                [BalanceQuery(BalanceAccount(restaurant_id, "PEN"), None)]
             )
             await PostgresBalanceReader(partial(autocommit, engine), of_balance).read(
-                [BalanceQuery(restaurant_id, "PEN", None)]
+                [BalanceQuery(BalanceAccount(restaurant_id, "PEN"), None)]
             )
             runs = PostgresPayoutRuns(engine, of_payout, settlement_timezone="UTC")
             run_id = uuid_utils.compat.uuid7()
@@ -563,10 +564,12 @@ async def test_account_that_is_not_read_in_time_is_told_as_endless(
         connections, told = partial(autocommit, engine), [Told(), Told(), Told()]
         with pytest.raises(DatabaseTimeout):
             await PostgresBalanceReader(connections, told[0]).read(
-                [BalanceQuery("res_1", "PEN", None)]
+                [BalanceQuery(BalanceAccount("res_1", "PEN"), None)]
             )
         with pytest.raises(DatabaseTimeout):
-            whole = StatementQuery("res_1", "PEN", None, None, frozenset(), None, None)
+            whole = StatementQuery(
+                BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None
+            )
             await PostgresStatements(connections, told[1]).first_page(whole, 1)
         with pytest.raises(DatabaseTimeout):
             await PostgresPayoutRuns(engine, told[2], settlement_timezone="UTC").pay(run_id, 1)

@@ -21,6 +21,7 @@ from support.snapshots import make_marks, take_snapshots
 
 from ledger.application.ports.statements import StatementQuery
 from ledger.bootstrap.database import Database
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.payouts import PayoutRunKey
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
@@ -70,7 +71,7 @@ async def stays(url: str) -> list[int]:
 async def sums(engine: AsyncEngine) -> set[int]:
     """What a balance, a statement and a payout run say there is: one number when they agree."""
     balance = await balance_of(engine, RESTAURANT)
-    whole = StatementQuery(RESTAURANT, "PEN", None, None, frozenset(), None, None)
+    whole = StatementQuery(BalanceAccount(RESTAURANT, "PEN"), None, None, frozenset(), None, None)
     page = await PostgresStatements(partial(autocommit, engine)).first_page(whole, 10)
     assert page is not None
     plan = await PostgresPayoutRuns(engine, settlement_timezone="UTC").plan(

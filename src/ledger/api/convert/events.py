@@ -12,8 +12,9 @@ from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.errors import status_of
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
 from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX
+from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.events import StoredEntry, StoredEvent
-from ledger.domain.balances import Balance
+from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent, event_violations
 from ledger.domain.fields import ID_RULE, is_id
@@ -333,8 +334,8 @@ def _write_microseconds(message: Timestamp, microseconds: int) -> None:
     message.nanos = rest * 1000
 
 
-def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> tuple[str, str, datetime | None]:
-    """Restaurant id, currency and instant asked for. Raises InvalidRequest."""
+def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> BalanceQuery:
+    """The balance asked for. Raises InvalidRequest."""
     violations = _id_violations({"restaurant_id": request.restaurant_id})
     if not is_currency(request.currency):
         violations.append(FieldViolation("currency", CURRENCY_RULE))
@@ -345,14 +346,14 @@ def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> tuple[str, st
             violations.append(FieldViolation("as_of", "must be a valid timestamp"))
     if violations:
         raise InvalidRequest(violations)
-    return request.restaurant_id, request.currency, as_of
+    return BalanceQuery(BalanceAccount(request.restaurant_id, request.currency), as_of)
 
 
 def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
     """A balance."""
     return ledger_pb2.GetBalanceResponse(
-        restaurant_id=balance.restaurant_id,
-        currency=balance.currency,
+        restaurant_id=balance.account.holder_id,
+        currency=balance.account.currency,
         available_minor=balance.available_minor,
         pending_minor=balance.pending_minor,
         reserved_minor=balance.reserved_minor,

@@ -14,6 +14,7 @@ from ledger.application.ports.statements import (
     StatementPlace,
     StatementQuery,
 )
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, INT64_MIN, is_currency
@@ -72,8 +73,7 @@ def decode_statement_request(
     if violations:
         raise InvalidRequest(violations)
     query = StatementQuery(
-        restaurant_id=request.restaurant_id,
-        currency=request.currency,
+        account=BalanceAccount(request.restaurant_id, request.currency),
         start_at=start_at,
         end_at=end_at,
         entry_types=frozenset(_ENTRY_TYPES[number] for number in numbers),
@@ -120,8 +120,7 @@ def _described(query: StatementQuery) -> Sequence[str]:
     """What page tokens of a statement are bound to."""
     return (
         "ListEntries",
-        query.restaurant_id,
-        query.currency,
+        *query.account,
         "" if query.start_at is None else str(microseconds(query.start_at)),
         "" if query.end_at is None else str(microseconds(query.end_at)),
         ",".join(sorted(query.entry_types)),

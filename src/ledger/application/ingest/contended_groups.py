@@ -57,7 +57,9 @@ class ContendedGroups:
 
         def put(parts: list[list[Posting]]) -> None:
             for part in parts:
-                (mixed if len({posting.account for posting in part}) > 1 else alike).append(part)
+                (mixed if len({posting.event.account for posting in part}) > 1 else alike).append(
+                    part
+                )
 
         loop = asyncio.get_running_loop()
         undisturbed_until = loop.time() + UNDISTURBED_SECONDS
@@ -98,11 +100,11 @@ def _halves(postings: Sequence[Posting]) -> list[list[Posting]]:
     """
     if len(postings) < 2:
         return [list(postings)] if postings else []
-    ordered = sorted(postings, key=lambda posting: (posting.account, posting.event.event_id))
+    ordered = sorted(postings, key=lambda posting: (posting.event.account, posting.event.event_id))
     ends = [
         place
         for place in range(1, len(ordered))
-        if ordered[place - 1].account != ordered[place].account
+        if ordered[place - 1].event.account != ordered[place].event.account
     ]
     middle = len(ordered) // 2
     cut = min(ends, key=lambda place: abs(place - middle), default=middle)

@@ -139,7 +139,7 @@ class PostEvents:
         self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None
     ) -> None:
         """Opens the balance accounts that `postings` need, and refuses those of unknown restaurants if it is set so."""
-        accounts = sorted({posting.account for posting in postings})
+        accounts = sorted({posting.event.account for posting in postings})
         try:
             unknown = await self._ledger.open_accounts(
                 accounts, register=self._register, lock_wait_seconds=lock_wait_seconds
@@ -151,7 +151,9 @@ class PostEvents:
                 return
             middle = set(accounts[: len(accounts) // 2])
             for inside in (True, False):
-                half = [posting for posting in postings if (posting.account in middle) is inside]
+                half = [
+                    posting for posting in postings if (posting.event.account in middle) is inside
+                ]
                 await self._open_accounts(batch, half, lock_wait_seconds)
             return
         for posting in postings:

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from ledger.domain.balances import Balance
+from ledger.domain.balances import Balance, BalanceAccount
 
 
 @dataclass(frozen=True, slots=True)
 class BalanceQuery:
     """Which balance: now if `as_of` is None, or at that instant."""
 
-    restaurant_id: str
-    currency: str
+    account: BalanceAccount
     as_of: datetime | None
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import ProcessorEvent
 from ledger.domain.posting_rules import Entry, EntryType
@@ -19,11 +20,6 @@ class Posting:
     fingerprint: bytes
     transaction_id: UUID
     entries: Sequence[Entry]
-
-    @property
-    def account(self) -> tuple[str, str]:
-        """The restaurant and the currency of its balance account."""
-        return self.event.restaurant_id, self.event.currency
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +88,15 @@ class EventLedger(Protocol):
 
     async def open_accounts(
         self,
-        accounts: Collection[tuple[str, str]],
+        accounts: Collection[BalanceAccount],
         *,
         register: bool,
         lock_wait_seconds: float | None = None,
     ) -> set[str]:
-        """Opens the (restaurant id, currency) balance accounts that do not exist yet.
+        """Opens the balance accounts that do not exist yet.
 
-        Unknown restaurants are registered first if `register`; else they are left alone and returned.
+        Registers unknown restaurants first if `register`; else opens no account for them and
+        returns their ids.
         Waits for locks as `insert` does.
         """
         ...

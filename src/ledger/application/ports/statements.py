@@ -7,6 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from ledger.application.ports.events import StoredEntry
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.posting_rules import EntryType
 
 
@@ -16,8 +17,7 @@ class StatementQuery:
     filters that are given (no types: all, None: any).
     """
 
-    restaurant_id: str
-    currency: str
+    account: BalanceAccount
     start_at: datetime | None
     end_at: datetime | None
     entry_types: frozenset[EntryType]

@@ -222,15 +222,13 @@ class PostgresStatements:
         try:
             return await self._first_page(query, limit)
         except DatabaseTimeout:
-            await report_endless(
-                self._connections, self._long_tails, query.restaurant_id, query.currency
-            )
+            await report_endless(self._connections, self._long_tails, query.account)
             raise
 
     async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
         async with self._connections() as connection:
             account = await connection.fetchval(
-                SELECT_LONG_TAIL, query.restaurant_id, query.currency, self._tail_entries_max
+                SELECT_LONG_TAIL, *query.account, self._tail_entries_max
             )
         if account is not None:
             await self._long_tails.shortened(account)
@@ -240,7 +238,7 @@ class PostgresStatements:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             row = await connection.fetchrow(
-                SELECT_MOMENT, query.restaurant_id, query.currency, query.start_at, query.end_at
+                SELECT_MOMENT, *query.account, query.start_at, query.end_at
             )
             if row is None:
                 return None
@@ -284,7 +282,7 @@ async def _page(
     while True:
         reach = _Reach(
             *await connection.fetchrow(
-                SELECT_REACH, query.restaurant_id, query.currency, start_at, end_at, reach_entries
+                SELECT_REACH, *query.account, start_at, end_at, reach_entries
             )
         )
         until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
@@ -298,8 +296,7 @@ async def _page(
         ]
         rows += await connection.fetch(
             SELECT_PAGE.format(conditions=conditions.sql),
-            query.restaurant_id,
-            query.currency,
+            *query.account,
             *parameters,
             *conditions.values,
         )
@@ -360,6 +357,7 @@ def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> State
 
 
 def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:
+    holder_id, currency = query.account
     # By place: to look the columns up by name takes as long as to read them.
     return [
         StoredEntry(
@@ -369,8 +367,8 @@ def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:
             _LEDGER_ACCOUNTS[debit],
             _LEDGER_ACCOUNTS[credit],
             amount_minor,
-            query.restaurant_id,
-            query.currency,
+            holder_id,
+            currency,
             available_at,
             occurred_at,
             recorded_at,

@@ -95,8 +95,8 @@ class PostgresBalanceReader:
                 async with self._autocommit() as connection:
                     rows = await connection.fetch(
                         SELECT_BALANCES,
-                        [query.restaurant_id for query in queries],
-                        [query.currency for query in queries],
+                        [query.account.holder_id for query in queries],
+                        [query.account.currency for query in queries],
                         [query.as_of for query in queries],
                     )
         except DatabaseTimeout:
@@ -105,8 +105,7 @@ class PostgresBalanceReader:
                 await report_endless(
                     self._autocommit,
                     self._long_tails,
-                    queries[0].restaurant_id,
-                    queries[0].currency,
+                    queries[0].account,
                 )
             raise
         self._long_tails.report((row["balance_account_id"], row["entries_read"]) for row in rows)
@@ -119,8 +118,7 @@ class PostgresBalanceReader:
 
 def _balance(query: BalanceQuery, row: Any) -> Balance:
     return Balance(
-        restaurant_id=query.restaurant_id,
-        currency=query.currency,
+        account=query.account,
         available_minor=int(row["available_minor"]),
         pending_minor=int(row["pending_minor"]),
         reserved_minor=int(row["reserved_minor"]),

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
+from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent, microseconds
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
@@ -267,13 +268,13 @@ class PostgresEventLedger:
 
     async def open_accounts(
         self,
-        accounts: Collection[tuple[str, str]],
+        accounts: Collection[BalanceAccount],
         *,
         register: bool,
         lock_wait_seconds: float | None = None,
     ) -> set[str]:
-        restaurant_ids = [restaurant_id for restaurant_id, _ in accounts]
-        currencies = [currency for _, currency in accounts]
+        restaurant_ids = [account.holder_id for account in accounts]
+        currencies = [account.currency for account in accounts]
         with refusals():
             async with self._autocommit() as connection, connection.transaction():
                 if lock_wait_seconds is not None:

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.ports.balances import LongTails
+from ledger.domain.balances import BalanceAccount
 from ledger.errors import LedgerError
 from ledger.infrastructure.postgres.sessions.clock import CATCH_UP_CLOCK
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, allow_seconds, autocommit
@@ -203,7 +204,7 @@ SELECT_ACCOUNT = (
 
 
 async def report_endless(
-    connections: Autocommit, long_tails: LongTails, restaurant_id: str, currency: str
+    connections: Autocommit, long_tails: LongTails, account: BalanceAccount
 ) -> None:
     """Wants a snapshot of an account that took longer to add up than a statement may take: that of a snapshot may.
 
@@ -211,8 +212,8 @@ async def report_endless(
     """
     with suppress(LedgerError):
         async with connections() as connection:
-            account = await connection.fetchval(SELECT_ACCOUNT, restaurant_id, currency)
-        long_tails.report([(account, ENTRIES_MAX)])
+            balance_account_id = await connection.fetchval(SELECT_ACCOUNT, *account)
+        long_tails.report([(balance_account_id, ENTRIES_MAX)])
 
 
 class TailsUntold:
