@@ -15,8 +15,9 @@ from uuid import UUID
 
 import uuid_utils.compat
 
+from ledger.application.halving import in_halves
 from ledger.application.repeats import Repeats
-from ledger.errors import DataRejected, LedgerError, StatementRefused
+from ledger.errors import LedgerError, StatementRefused
 
 FLUSH_SECONDS = 0.1
 FLUSH_CALLS_MAX = 2_000
@@ -154,7 +155,8 @@ class AuditLog:
 
         Raises StatementRefused if the database refuses each of them for a reason nobody foresaw: then the fault is not theirs.
         """
-        refused = await self._insert_apart(group)
+        parts = await in_halves(self._table.insert, group)
+        refused = [(calls[0], error) for calls, error in parts if error is not None]
         if len(refused) == len(group):
             for _, error in refused:
                 if isinstance(error, StatementRefused):
@@ -163,19 +165,3 @@ class AuditLog:
             self._on_failure(
                 f"the audit log loses a call of {call.identity}: the database refuses it", error
             )
-
-    async def _insert_apart(
-        self, group: Sequence[AuditedCall]
-    ) -> list[tuple[AuditedCall, LedgerError]]:
-        """Stores what the database takes, in halves if need be; returns what it refuses, with the reasons."""
-        try:
-            await self._table.insert(group)
-        except (DataRejected, StatementRefused) as error:
-            if len(group) == 1:
-                return [(group[0], error)]
-            middle = len(group) // 2
-            return [
-                *await self._insert_apart(group[:middle]),
-                *await self._insert_apart(group[middle:]),
-            ]
-        return []

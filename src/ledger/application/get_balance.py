@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ledger.application.grouping import Answer, Grouping
+from ledger.application.halving import in_halves
 from ledger.application.ports.balances import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
 from ledger.domain.money import INT64_MAX, INT64_MIN
@@ -108,13 +109,17 @@ class GetBalance:
     async def _read(
         self, queries: Sequence[BalanceQuery]
     ) -> Sequence[Balance | LedgerError | None]:
-        """The balances of a group. If that takes too long or is refused, of its halves: an account that is endless or cannot be
-        read stands alone in the end, and its error is in its place.
+        """The balances of a group, each in the place of its query.
+
+        If that takes too long or is refused, of its halves: an account with too many entries, or
+        one that cannot be read, stands alone in the end, with its error in its place.
         """
-        try:
-            return await self._balances.read(queries)
-        except (DatabaseTimeout, DataRejected, StatementRefused) as error:
-            if len(queries) == 1:
-                return [error]
-        middle = len(queries) // 2
-        return [*await self._read(queries[:middle]), *await self._read(queries[middle:])]
+        balances: list[Balance | LedgerError | None] = []
+        for _, read in await in_halves(
+            self._balances.read, queries, (DatabaseTimeout, DataRejected, StatementRefused)
+        ):
+            if isinstance(read, LedgerError):
+                balances.append(read)
+            else:
+                balances.extend(read)
+        return balances

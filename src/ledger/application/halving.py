@@ -1,0 +1,39 @@
+"""Finds the items that the database refuses, by trying halves."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from ledger.errors import DataRejected, LedgerError, StatementRefused
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+REFUSALS: tuple[type[LedgerError], ...] = (DataRejected, StatementRefused)
+
+
+async def in_halves(
+    work: Callable[[Sequence[Item]], Awaitable[Result]],
+    items: Sequence[Item],
+    refusals: tuple[type[LedgerError], ...] = REFUSALS,
+) -> list[tuple[Sequence[Item], Result | LedgerError]]:
+    """Calls `work` with all items, and with each half of what it refuses, until offenders are alone.
+
+    Returns the parts in the order of `items`: each with the result of `work`, or a single item with
+    the error. Items without an offender take one call; one offender among n items takes at most
+    2 * log2(n) + 1 calls, any number of them at most 2 * n - 1. Raises what `work` raises besides
+    `refusals`; then the results so far are lost.
+
+        in_halves(insert, [a, b, c, d]), where the database refuses c, calls
+        insert([a, b, c, d])  insert([a, b])  insert([c, d])  insert([c])  insert([d])
+        and returns [([a, b], result), ([c], error), ([d], result)]
+    """
+    try:
+        return [(items, await work(items))]
+    except refusals as error:
+        if len(items) <= 1:
+            return [(items, error)]
+    middle = len(items) // 2
+    return [
+        *await in_halves(work, items[:middle], refusals),
+        *await in_halves(work, items[middle:], refusals),
+    ]
