@@ -1,4 +1,5 @@
-# Every target that needs Python goes through uv, which `make` installs beside the project when the machine has none.
+# Every target that needs Python uses uv. `make` installs it into the project where the machine
+# has none.
 SHELL := /bin/sh
 UV_VERSION := 0.13.8
 PYTHON ?= python3
@@ -9,25 +10,29 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
 # Where uv's own folder for it cannot be written to, as with a read-only home directory.
 UV_CACHE_FOLDER = $${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}
-ifneq ($(shell mkdir -p "$(UV_CACHE_FOLDER)" 2>/dev/null && test -w "$(UV_CACHE_FOLDER)" && echo writable),writable)
+ifneq ($(shell mkdir -p "$(UV_CACHE_FOLDER)" 2>/dev/null && test -w "$(UV_CACHE_FOLDER)" \
+  && echo writable),writable)
 export UV_CACHE_DIR := $(CURDIR)/.cache/uv
 endif
 RUN := "$(UV)" run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-service run demo test faults failover moves lint format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
+.PHONY: help install install-service run demo test faults failover moves lint format proto
+.PHONY: proto-lint migrate revision schema verify bench bench-short soak overload fuzz
 .PHONY: vulnerabilities sbom wheel release clean
 
-help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## Show this list
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z][a-z-]*:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(TOOLS)/bin/uv:
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) \
+	  or sys.exit("Python 3.11 or later is needed; this is " + sys.version.split()[0])'
 	@$(PYTHON) scripts/install_uv.py $(TOOLS) $(UV_VERSION)
 
-# The locked environment; made anew only when what it is made from has changed. Compiled once here: where
-# Python may write no bytecode, each start of a process would compile it again, in 2.5 s.
+# The locked environment, made again when its sources change. It is compiled once here: where Python
+# may write no bytecode, each start of a process would compile it again, in 2.5 s.
 .venv/.installed: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment into .venv, once; this takes a moment' >&2
 	@"$(UV)" sync --locked --all-extras --compile-bytecode --quiet
@@ -37,46 +42,46 @@ $(TOOLS)/bin/uv:
 # The part of it that runs the service; leaves the rest as it is.
 .venv/.installed-service: pyproject.toml uv.lock | $(filter $(TOOLS)/%,$(UV))
 	@echo 'installing the locked environment of the service into .venv, once; this takes a moment' >&2
-	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --inexact --compile-bytecode --quiet
+	@"$(UV)" sync --locked --no-dev --extra server --extra embedded --inexact \
+	  --compile-bytecode --quiet
 	@$(RUN) python -m compileall -q src
 	@touch $@
 
-install: .venv/.installed ## Install the locked environment into .venv
+##@ Use
 
-install-service: .venv/.installed-service ## Install what `make run` needs, and no more
-
-run: install-service ## Start PostgreSQL if none is configured, migrate, and serve gRPC on 127.0.0.1:50051
+run: install-service ## Start PostgreSQL unless one is configured, and serve on 127.0.0.1:50051
 	@$(RUN) ledger serve $(ARGS)
 
-demo: install-service ## Send real events through a server of its own, then show balances and the audit
+demo: install-service ## Send real events to a temporary server; show balances and the audit
 	@$(RUN) ledger demo $(ARGS)
 
-# Bytecode is kept, also where Python is told to write none: some 250 processes would each compile the service again,
-# and each worker all tests.
+migrate: install-service ## Bring the database to the newest schema
+	@$(RUN) ledger migrate $(ARGS)
+
+verify: install-service ## Audit the books; exit 1 if they are broken
+	@$(RUN) ledger verify $(ARGS)
+
+##@ Change
+
+# Bytecode is kept even where PYTHONDONTWRITEBYTECODE is set: some 250 processes would each compile
+# the service again, and each worker all tests.
 test: install ## Run every test on an embedded PostgreSQL
 	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest $(ARGS)
 
-faults: install ## Break everything around the service on purpose, and judge the books: ARGS="--seed 7 --only F14"
-	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)
-
-failover: install ## Change the primary in load: of two hosts, and of a Patroni group where that is installed
-	@PYTHONPATH=tests $(RUN) python -m faults --only F30,F31,F60,F61,F62,F63,F64 $(ARGS)
-
-moves: install ## Move the books: dumps, a standby and back, a subscription, pg_upgrade
-	@PYTHONPATH=tests $(RUN) python -m faults --only F28,F65,F71,F72,F73,F74 $(ARGS)
-
-lint: install ## Check format, types, layers, generated code, the schema snapshot and docker-compose.yml
+lint: install ## Check format, types, layers, contract, generated code and configuration
 	@$(RUN) ruff format --check --quiet .
 	@$(RUN) ruff check --quiet .
 	@$(RUN) mypy
-	@mkdir -p .cache; $(RUN) lint-imports --cache-dir .cache/imports >.cache/lint-imports.log 2>&1 || { cat .cache/lint-imports.log; exit 1; }
+	@mkdir -p .cache; $(RUN) lint-imports --cache-dir .cache/imports >.cache/lint-imports.log 2>&1 \
+	  || { cat .cache/lint-imports.log; exit 1; }
 	@$(RUN) python scripts/generate_stubs.py --check
 	@$(RUN) python scripts/check_contract.py
 	@$(RUN) python scripts/dump_schema.py --check
 	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(RUN) check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
-	@! docker compose version >/dev/null 2>&1 || LEDGER_OWNER_PASSWORD=x LEDGER_APP_PASSWORD=x docker compose config --quiet
+	@! docker compose version >/dev/null 2>&1 \
+	  || LEDGER_OWNER_PASSWORD=x LEDGER_APP_PASSWORD=x docker compose config --quiet
 
 format: install ## Format the code
 	@$(RUN) ruff format --quiet .
@@ -86,12 +91,10 @@ proto: install ## Generate src/ledger/v1 from proto/
 	@$(RUN) python scripts/generate_stubs.py
 
 proto-lint: install ## Lint the contract with buf, where buf is installed
-	@command -v buf >/dev/null || { echo 'buf is not installed: it is optional, and needed for this target only' >&2; exit 1; }
+	@command -v buf >/dev/null \
+	  || { echo 'buf is not installed; only this target needs it' >&2; exit 1; }
 	@mkdir -p .cache && $(RUN) python scripts/generate_stubs.py --image .cache/ledger.binpb
 	@buf lint .cache/ledger.binpb --config proto/buf.yaml && buf format -d --exit-code proto
-
-migrate: install-service ## Bring the database to the newest schema
-	@$(RUN) ledger migrate $(ARGS)
 
 revision: install ## Write a new migration: make revision m="add a column"
 	@test -n "$(m)" || { echo 'say what it does: make revision m="add a column"' >&2; exit 2; }
@@ -100,30 +103,43 @@ revision: install ## Write a new migration: make revision m="add a column"
 schema: install ## Write sql/schema.sql from the migrations
 	@$(RUN) python scripts/dump_schema.py
 
-verify: install-service ## Audit the books; exit 1 if they are broken
-	@$(RUN) ledger verify $(ARGS)
+##@ Measure and break
 
 bench: install ## Measure the service on a PostgreSQL of its own, each figure beside its limit
 	@$(RUN) python -m scripts.bench $(ARGS)
 
-bench-short: install ## The same with small sizes, to see that it runs
+bench-short: install ## The bench with small sizes, to see that it runs
 	@$(RUN) python -m scripts.bench --short $(ARGS)
 
-soak: install ## Ten minutes of mixed load, and what becomes of the memory: make soak ARGS="--minutes 2"
+soak: install ## Ten minutes of mixed load, and how memory grows: ARGS="--minutes 2"
 	@$(RUN) python -m scripts.bench --soak $(ARGS)
 
 overload: install ## Offer a server of its own ten times what it can take, for a minute
 	@$(RUN) python -m scripts.overload $(ARGS)
 
 fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
-	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
+	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) \
+	  $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
 
-vulnerabilities: install ## Ask whether a locked package has a known vulnerability; exit 1 if one has
-	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-emit-project --quiet --output-file .cache/requirements.txt
+faults: install ## Break everything around the service, judge the books: ARGS="--only F14"
+	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)
+
+failover: install ## Change the primary under load: two hosts, and Patroni where installed
+	@PYTHONPATH=tests $(RUN) python -m faults --only F30,F31,F60,F61,F62,F63,F64 $(ARGS)
+
+moves: install ## Move the books: dumps, a standby and back, a subscription, pg_upgrade
+	@PYTHONPATH=tests $(RUN) python -m faults --only F28,F65,F71,F72,F73,F74 $(ARGS)
+
+##@ Release
+
+vulnerabilities: install ## Ask whether a locked package has a known vulnerability
+	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-emit-project --quiet \
+	  --output-file .cache/requirements.txt
 	@$(RUN) python scripts/check_vulnerabilities.py .cache/requirements.txt
 
-sbom: install ## Write what an installed server consists of to .cache/sbom.json (CycloneDX)
-	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-dev --format cyclonedx1.5 --quiet --output-file .cache/sbom.json
+sbom: install ## Write the packages of a server to .cache/sbom.json (CycloneDX)
+	@mkdir -p .cache && "$(UV)" export --locked --all-extras --no-dev --format cyclonedx1.5 --quiet \
+	  --output-file .cache/sbom.json
 
 wheel: install ## Build the wheel, install it in a clean environment and try it there
 	@$(RUN) python scripts/try_wheel.py "$(UV)"
@@ -131,6 +147,12 @@ wheel: install ## Build the wheel, install it in a clean environment and try it 
 release: install ## Commit and tag a release: make release VERSION=0.2.0
 	@test -n "$(VERSION)" || { echo 'name the version: make release VERSION=0.2.0' >&2; exit 2; }
 	@PYTHONPATH=. $(RUN) python scripts/release.py "$(UV)" "$(VERSION)"
+
+##@ Set up
+
+install: .venv/.installed ## Install the locked environment into .venv
+
+install-service: .venv/.installed-service ## Install what `make run` needs, and no more
 
 clean: ## Remove what the other targets installed and cached, but no data
 	@rm -rf .venv $(TOOLS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache .bench .faults

@@ -1,9 +1,9 @@
 """Checks that the contract only grew since the last release.
 
-`proto/released.txt` lists what the last release promised, one element a line: files, messages, fields
-with number, type and label, enum values, methods. Whatever is listed must still be there, unchanged.
-Comments, new elements and the order of elements are free. `--release` writes the list anew; a release
-does so (docs/releasing.md).
+`proto/released.txt` lists what the last release promised, one element a line: messages, fields with
+number, type and label, enum values, methods. Each must still be there, unchanged. Comments, new
+elements and their order are free. `--release` writes the list; a release does so
+(docs/releasing.md).
 
 Finds the wire and source breaks that `buf breaking` finds in its category FILE, without buf.
 """
@@ -17,7 +17,9 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
 RELEASED = Path(__file__).resolve().parent.parent / "proto" / "released.txt"
-HEADER = "# What the last release of the contract promised: scripts/check_contract.py writes and checks it.\n"
+HEADER = (
+    "# What the last release of the contract promised; scripts/check_contract.py writes this.\n"
+)
 
 
 def elements(file: FileDescriptor) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
     python scripts/check_vulnerabilities.py requirements.txt [--ignore-vuln ID ...]
 
-Shows what pip-audit prints and exits with its status, but with 0 where the service that it asks cannot
-be reached, or is a mirror that knows no packages: a machine without network must not fail for that. It
-then says NOT CHECKED on standard error. `--strict` lets no package pass unchecked.
+Shows what pip-audit prints and exits with its status. Exits with 0 and says NOT CHECKED where
+pip-audit reaches no service, or a mirror that knows no packages: a machine without a network must
+not fail. `--strict` lets no package pass unchecked.
 
-To accept a vulnerability add `--ignore-vuln ID` to the target in the Makefile, with the reason and the
-date of the next look in a comment.
+To accept a vulnerability, add `--ignore-vuln ID` to the target in the Makefile, with the reason and
+the date of the next look in a comment.
 """
 
 import re
@@ -18,7 +18,8 @@ from pathlib import Path
 TIMEOUT_SECONDS = 300
 # What pip-audit's traceback ends with when it gets no response; its HTTP library raises these.
 UNREACHABLE = re.compile(
-    r"requests\.exceptions\.(ConnectionError|ProxyError|ConnectTimeout|ReadTimeout|ChunkedEncodingError)"
+    r"requests\.exceptions\.(ConnectionError|ProxyError|ConnectTimeout|ReadTimeout)"
+    r"|requests\.exceptions\.ChunkedEncodingError"
     r"|requests\.exceptions\.HTTPError: 5\d\d "
     r"|Could not connect to "
     r"|[^\n:]+ could not be audited"
@@ -27,7 +28,7 @@ UNREACHABLE = re.compile(
 
 def main() -> int:
     program = Path(sys.executable).with_name("pip-audit")
-    # The requirements are complete and have hashes, so pip-audit resolves, downloads and runs nothing.
+    # The requirements are complete and have hashes: pip-audit resolves and downloads nothing.
     options = ["--strict", "--disable-pip", "--require-hashes", "--progress-spinner", "off"]
     command = [str(program), *options, "--requirement", *sys.argv[1:]]
     try:

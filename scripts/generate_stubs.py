@@ -1,9 +1,10 @@
 """Generates `src/ledger/v1` from `proto/`.
 
-With `--check` it only tells whether what is committed is what would be generated. With `--image FILE` it writes the contract and
-all it imports as one file for buf.
+With `--check` it only compares, and fails if what is committed is stale. With `--image FILE` it
+writes the contract and everything it imports as one file, for buf.
 
-The package `ledger.v1` and the folder `ledger/v1` have the same name, so no import in the generated code needs rewriting.
+The package `ledger.v1` and the folder `ledger/v1` have the same name, so the imports of the
+generated code are right as they are.
 """
 
 import filecmp
@@ -45,7 +46,7 @@ def run_protoc(*outputs: str) -> None:
 
 
 def generate(target: Path) -> Path:
-    """Generates below `target` and returns the folder of the generated modules. Raises RuntimeError."""
+    """Generates below `target`; returns the folder of the modules. Raises RuntimeError."""
     plugins = Path(sys.executable).parent
     run_protoc(
         f"--plugin=protoc-gen-mypy={plugins / 'protoc-gen-mypy'}",
@@ -60,7 +61,8 @@ def generate(target: Path) -> Path:
     for module in folder.glob("error_reason_pb2_grpc.py*"):
         module.unlink()
     (folder / "__init__.py").write_text(
-        '"""The contract: messages, stubs and the service config, as `make proto` generates them."""\n'
+        '"""The contract: messages, stubs and the service config, as `make proto` generates '
+        'them."""\n'
     )
     shutil.copy(PROTO / "ledger" / "v1" / SERVICE_CONFIG, folder / SERVICE_CONFIG)
     return folder

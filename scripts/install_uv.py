@@ -1,4 +1,4 @@
-"""Installs uv into a folder of the project, for machines that have Python but not uv: `install_uv.py FOLDER VERSION`.
+"""Installs uv into a folder, where the machine has none: `install_uv.py FOLDER VERSION`.
 
 Runs before anything is installed, so it uses the standard library only.
 """
@@ -21,13 +21,15 @@ def main() -> int:
         )
         return 0
     except (subprocess.CalledProcessError, OSError, SystemExit):
-        # Without python3-venv Debian's Python has no ensurepip, and ends the program; pip itself may still be there.
+        # Without python3-venv Debian's Python has no ensurepip and ends the program; it may have
+        # pip.
         shutil.rmtree(folder, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*pip, "--target", str(folder / "lib"), requirement], check=False)
     if done.returncode != 0:
         print(
-            f"could not install {requirement}: this Python has neither ensurepip nor pip (on Debian: python3-venv), "
+            f"could not install {requirement}: this Python has neither ensurepip nor pip"
+            " (on Debian: python3-venv), "
             "or no package index is reachable. Install uv any other way and run make again.",
             file=sys.stderr,
         )

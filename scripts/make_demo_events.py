@@ -1,7 +1,10 @@
-"""Writes the demonstration events, `src/ledger/cli/demo_events.jsonl`; with `--check` only tells whether they are up to date.
+"""Writes the demonstration events, `src/ledger/cli/demo_events.jsonl`.
 
-A month of five restaurants: 62 charges with a fee of 5 % and 8 partial refunds, 90 % of them in PEN, the rest in USD and MXN.
-The same on every machine and in every version of Python: of `random` only `random()` itself promises that.
+With `--check` it only compares, and fails if the file is stale.
+
+A month of five restaurants: 62 charges with a fee of 5 % and 8 partial refunds, 90 % of them in
+PEN, the rest in USD and MXN. The events are the same on every machine and version of Python: it
+uses `random()` alone, the only function of `random` that promises that.
 """
 
 import json
@@ -18,17 +21,17 @@ FIRST_DAY = datetime(2025, 9, 1, tzinfo=UTC)
 DAYS = 30
 CHARGES = 62
 RESTAURANTS = ("res_barranco", "res_callao", "res_cusco", "res_miraflores", "res_surco")
-# Which charges are not in PEN, and which are refunded later, by their number: chosen, so that the shares are exact.
+# The charges that are not in PEN and those that are refunded, by number: the shares are exact.
 CURRENCY_BY_CHARGE = {9: "USD", 21: "MXN", 30: "USD", 38: "MXN", 47: "USD", 58: "MXN"}
 REFUNDED_CHARGES = (3, 11, 17, 24, 30, 36, 44, 52)
 REFUND_REASONS = ("customer_request", "cancelled_booking", "wrong_amount", "quality_issue")
-# Least and most of a charge, in whole units: a dinner for two to a table of ten.
+# The range of a charge in whole units: a dinner for two to a table of ten.
 UNITS_BY_CURRENCY = {"PEN": (80, 420), "USD": (25, 110), "MXN": (350, 900)}
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A charge, as far as its refund needs it. The amount in minor units."""
+    """What a refund needs of its charge. The amount is in minor units."""
 
     number: int
     occurred_at: datetime
@@ -43,7 +46,7 @@ def below(source: random.Random, limit: int) -> int:
 
 
 def opening_hours(source: random.Random) -> list[datetime]:
-    """When the charges happen, in the order of time: two or three a day, between noon and 23:00."""
+    """The instants of the charges in order: two or three a day, between noon and 23:00."""
     instants = []
     for number in range(CHARGES):
         minutes = 5 * below(source, 11 * 12)
@@ -74,7 +77,7 @@ def written(instant: datetime) -> str:
 
 
 def charge_fields(charge: Charge) -> dict[str, object]:
-    """What the processor says of a charge."""
+    """The fields of a charge."""
     return {
         "event_type": "charge_succeeded",
         "occurred_at": written(charge.occurred_at),
@@ -91,7 +94,7 @@ def charge_fields(charge: Charge) -> dict[str, object]:
 
 
 def refund_fields(source: random.Random, charge: Charge) -> dict[str, object]:
-    """What the processor says of the refund of a part of `charge`: a tenth to a half, one to three hours later."""
+    """The fields of a partial refund: a tenth to a half, one to three hours after the charge."""
     tenths = 1 + below(source, 5)
     later = timedelta(hours=1, minutes=5 * below(source, 25))
     fields = charge_fields(charge)

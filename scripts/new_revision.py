@@ -1,8 +1,8 @@
 """Writes a new migration: `new_revision.py "what it does"`; prints its path.
 
-Alembic compares a PostgreSQL of its own, migrated to the newest revision, with `ledger.infrastructure.postgres.schema.tables` and
-writes down the difference. That is where to begin: what only the database needs to know (CHECK constraints, comments, triggers,
-grants) is to be added by hand.
+Alembic compares a temporary PostgreSQL at the newest revision with
+`ledger.infrastructure.postgres.schema.tables` and writes the difference. Add by hand what only the
+database knows: CHECK constraints, comments, triggers, grants.
 """
 
 import asyncio
@@ -12,7 +12,9 @@ from contextlib import redirect_stdout
 
 from alembic.operations.ops import MigrationScript
 from alembic.script import ScriptDirectory
-from dump_schema import migrated_database  # type: ignore[import-not-found]  # beside this script; mypy does not look there
+
+# Beside this script; mypy does not look there.
+from dump_schema import migrated_database  # type: ignore[import-not-found]
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -23,9 +25,9 @@ from ledger.infrastructure.postgres.schema.schema_moves import alembic_config
 
 
 async def write_revision(url: str, message: str) -> str:
-    """Writes the migration that follows the newest one and returns its path. `url` is of a database with the newest schema."""
+    """Writes the migration after the newest one; returns its path. `url` has the newest schema."""
     engine = create_async_engine(url, poolclass=NullPool)
-    # The comments stand in the migrations alone; without this, each new one would drop them all.
+    # Only the migrations have the comments; without this each new one would drop them all.
     engine.dialect.supports_comments = False
 
     def compare(connection: Connection) -> str:
@@ -51,7 +53,7 @@ async def write_revision(url: str, message: str) -> str:
 
 
 def _name_imports(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
-    """Adds the imports that the statements need; without any statement SQLAlchemy's would be unused."""
+    """Adds the imports that the statements need."""
     (script,) = directives
     script.imports.add("from alembic import op")
     if script.upgrade_ops is not None and not script.upgrade_ops.is_empty():

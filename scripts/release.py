@@ -1,4 +1,4 @@
-"""Makes a release in the checkout: version, changelog, promises of the contract, trial, commit, tag.
+"""Makes a release: version, changelog, promises of the contract, trial, commit, tag.
 
     make release VERSION=0.2.0
 
@@ -23,7 +23,7 @@ VERSION_LINE = re.compile(r'^version = "(\d+)\.(\d+)\.(\d+)"$', re.MULTILINE)
 
 
 class NotReleasable(Exception):
-    """What stands in the way of a release."""
+    """The reason why nothing can be released now."""
 
 
 def with_version(project: str, version: str) -> str:
@@ -38,7 +38,7 @@ def with_version(project: str, version: str) -> str:
 
 
 def with_release(changelog: str, version: str, day: date) -> str:
-    """The changelog with its unreleased entries under the version. Raises NotReleasable if there are none."""
+    """The changelog with its unreleased entries under the version. Raises NotReleasable."""
     _, heading, rest = changelog.partition(UNRELEASED)
     entries = rest.partition("\n## ")[0]
     if not heading or "- " not in entries:

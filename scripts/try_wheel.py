@@ -1,9 +1,9 @@
 """Builds the wheel, installs it in a clean environment, and tries it there.
 
-The environment is a temporary folder outside the checkout, so nothing of the checkout can stand in
-for a file that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
-the audit, on an embedded PostgreSQL. Then a client installs the wheel without extras and imports the
-stubs. Prints each step; exits with 1 at the first that fails. Takes uv as its argument.
+The environment is a temporary folder outside the checkout, so that the checkout cannot stand in for
+a file that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
+the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a client does,
+and imports the stubs. Prints each step; exits with 1 at the first that fails. Its argument is uv.
 """
 
 import os

@@ -48,7 +48,8 @@ async def measure_rows(bench: Bench, only: str, facts: dict[str, str]) -> None:
     for line in left_out:
         print(line)
     print(
-        f"all {bench.acknowledged:,} acknowledged events are in the books with their entries; written to {path}"
+        f"all {bench.acknowledged:,} acknowledged events are in the books with their entries;"
+        f" written to {path}"
     )
 
 
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
         help="how cost grows with restaurants, entries, callers, workers",
     )
     mode.add_argument(
-        "--soak", action="store_true", help="mixed load, and what becomes of the server's memory"
+        "--soak", action="store_true", help="mixed load, and how the server's memory grows"
     )
     names = ", ".join([*ROWS, *growth.SERIES])
     parser.add_argument(
@@ -130,7 +131,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C, so that no server is left behind.
+    # As Ctrl-C does, so that no server is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()

@@ -1,4 +1,4 @@
-"""A process that feeds the ledger's own SQL statement to bare connections: the limit of what the service books through it."""
+"""A process that runs the ledger's SQL statement on bare connections: the limit of the service."""
 
 import asyncio
 import math
@@ -19,14 +19,14 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 from scripts.bench.jobs import Interval, Outcome, Run, run_worker
 from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR, restaurants
 
-# More is not prepared; a machine that is faster ends its interval early.
+# No more is prepared; a faster machine ends its interval early.
 EVENTS_PER_SECOND_MAX = 150_000
 BATCHES_PER_SECOND_MAX = 8_000
 MATURITY_DAYS = 7
 
 
 def postings(prefix: str, number: int, templates: Sequence[Posting]) -> list[Posting]:
-    """Events with their entries. Only what must differ does: preparing takes long enough as it is."""
+    """Events with their entries. Only ids differ, as preparing them takes long."""
     made = []
     for place in range(number):
         template = templates[place % len(templates)]
@@ -54,7 +54,7 @@ def postings(prefix: str, number: int, templates: Sequence[Posting]) -> list[Pos
 
 
 def template(restaurant_id: str, currency: str) -> Posting:
-    """A charge of a restaurant with what it posts."""
+    """A charge of a restaurant, and its entries."""
     event = ProcessorEvent(
         event_id="template",
         type=EventType.CHARGE_SUCCEEDED,
@@ -91,7 +91,7 @@ async def prepare(job: dict[str, Any]) -> Run:
         ]
     )
 
-    # The sessions of the service, so that the statement is planned as it is there.
+    # With the session settings of the service, for the same plans.
     engine = create_engine(job["url"], pool_size=job["connections"])
     stack = AsyncExitStack()
     stack.push_async_callback(engine.dispose)

@@ -1,4 +1,4 @@
-"""What every measure has at hand: the servers, the database, the processes that make load, and how long to measure."""
+"""What every measure uses: servers, database, processes that make load, and sizes."""
 
 import asyncio
 import json
@@ -19,18 +19,18 @@ from scripts.bench.process_costs import cpu_seconds, resident_bytes
 from scripts.bench.servers import ROOT, Server
 
 BOOKED = ("IngestEvent", "BatchIngestEvents", "StreamEvents")
-# The restaurants that events are about, named after their currency; without entries of their own.
+# The restaurants of the events, named after their currency; they begin without entries.
 INGEST_CURRENCY = "BRL"
 # Restaurants with 20 entries each, whose balances are read.
 BALANCE_CURRENCY = "CLP"
 RESTAURANTS = 1_000
-# From the word to the load, so that all processes have heard it.
+# Between the command and the load, so that all processes have received it.
 LEAD_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Calls of one method by `callers` at once; for events, `field` is where the request has its `events`."""
+    """Calls of one method by `callers` at once; `field` is the request's field of `events`."""
 
     method: str
     callers: int
@@ -45,13 +45,13 @@ class Load:
     channels: int = 1
 
     def by(self, callers: int) -> Self:
-        """The same by so many callers."""
+        """The same load by another number of callers."""
         return replace(self, callers=callers)
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured: seconds for each side of a comparison, in as many rounds, after a warm-up."""
+    """Sizes: seconds for each side of a comparison, rounds, and warm-up."""
 
     seconds: float
     rounds: int
@@ -65,7 +65,7 @@ class Sizes:
 
 
 class Worker:
-    """A process that makes load, and what it says."""
+    """A process that makes load, and its pipe."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -95,7 +95,7 @@ class Worker:
         self._tell([interval.begins_at, interval.counts_from, interval.ends_at])
 
     async def outcome(self) -> Outcome:
-        """What came of the interval, once it has ended."""
+        """The outcome of the interval, once it has ended."""
         header = json.loads(await self._read_line())
         times = array("d")
         times.frombytes(await self._stdout.readexactly(header["bytes"]))
@@ -127,7 +127,7 @@ class Worker:
 
 @dataclass(slots=True)
 class Bench:
-    """The servers, the database and the load. What is acknowledged is counted for the whole run."""
+    """The servers, the database and the load. Counts what was acknowledged in the whole run."""
 
     cluster: books.Cluster
     connection: Any
@@ -161,8 +161,9 @@ class Bench:
         return cls(cluster, connection, service, empty, sizes, workers[:-1], workers[-1])
 
     async def run(self, load: Load, server: Server, seconds: float | None = None) -> Measured:
-        """Makes load for one slice, and checks that the books have what was acknowledged: all of it, or nothing if the empty
-        handler did. Raises WrongBooks.
+        """Makes load for one slice, and checks that the books have every acknowledged event.
+
+        None must be there if the empty handler acknowledged them. Raises WrongBooks.
         """
         running = await self.begin(load, server, seconds)
         return await self.end(running)
@@ -174,7 +175,7 @@ class Bench:
         seconds: float | None = None,
         workers: Sequence[Worker] | None = None,
     ) -> "Running":
-        """Makes load and returns at once; by `workers` instead of the processes that are there for it."""
+        """Starts load and returns; by `workers` instead of the usual processes."""
         # No more processes than callers, and each caller in one of them.
         workers = (self.generators if workers is None else workers)[: load.callers]
         callers = [
@@ -212,7 +213,7 @@ class Bench:
         )
 
     async def end(self, running: "Running") -> Measured:
-        """What the load reached, once its interval has ended."""
+        """The figures of the load, once its interval has ended."""
         outcomes = [await worker.outcome() for worker in running.workers]
         cpu_s, resident_before, resident_after = await running.costs
         acknowledged = sum(outcome.acknowledged for outcome in outcomes)
@@ -231,7 +232,8 @@ class Bench:
             pair for outcome in outcomes for pair in zip(outcome.ends, outcome.took, strict=True)
         ]
         if not any(counts_from <= ended < counts_to for ended, _ in answers):
-            # On a machine that is too busy for the interval, the calls that overran it still tell something; not what they cost.
+            # On a busy machine calls overrun the interval: their times still count, their costs do
+            # not.
             counts_from, counts_to = (
                 running.interval.begins_at,
                 math.nextafter(max(ended for ended, _ in answers), math.inf),
@@ -280,7 +282,7 @@ class Bench:
     async def _costs(
         self, interval: Interval, workers: Sequence[Worker], server: Server | None
     ) -> tuple[dict[str, float | None], int | None, int | None]:
-        """CPU of all sides within the interval, and the server's memory before and after."""
+        """CPU of all sides in the interval, and the server's memory before and after."""
         whose = {
             "server": [] if server is None else [server.pid],
             "database": [self.cluster.pid],
@@ -303,7 +305,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Load that is being made."""
+    """Load under way."""
 
     workers: Sequence[Worker]
     interval: Interval
@@ -321,7 +323,7 @@ Measure = Callable[[], Awaitable[Measured]]
 async def interleaved(
     rounds: int, limits: Sequence[Measure], measure: Measure
 ) -> tuple[list[Measured], Measured]:
-    """Limits and measure in turn, limits first and last, so that the drift of a shared machine cancels."""
+    """Limits and measure in turn, limits first and last: the drift of a shared machine cancels."""
     of_limits: list[list[Measured]] = [[] for _ in limits]
     measured: list[Measured] = []
     for turn in range(rounds + 1):

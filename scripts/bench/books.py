@@ -1,4 +1,4 @@
-"""The database: a cluster of its own with durable commits, what is loaded into it beforehand, and what is in it afterwards."""
+"""The database: a temporary cluster with durable commits, its contents before and after."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from scripts.bench.wire import AMOUNT_MINOR, FEE_MINOR
 
 DATABASE = "bench"
 COMMAND_TIMEOUT_SECONDS = 600
-# As somebody would who runs 100,000 restaurants: the entries that a run reads fit into memory. Durable, by the server's defaults.
+# As for 100,000 restaurants: the entries that a run reads fit into memory. Durable by default.
 SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 SHOWN_SETTINGS = (
     "server_version",
@@ -34,28 +34,34 @@ SHOWN_SETTINGS = (
     "max_wal_size",
     "checkpoint_timeout",
 )
-# Of what the bench has booked through the service or its statement; the start of every event id.
+# The start of every event id that the bench books.
 EVENT_PREFIX = "bench."
 
 INSERT_RESTAURANTS = """
-INSERT INTO restaurants (restaurant_id) SELECT $1::text || '_' || n FROM generate_series(1, $2::integer) AS n
+INSERT INTO restaurants (restaurant_id)
+SELECT $1::text || '_' || n FROM generate_series(1, $2::integer) AS n
 """
 INSERT_ACCOUNTS = """
 INSERT INTO balance_accounts (restaurant_id, currency)
 SELECT $1::text || '_' || n, $1 FROM generate_series(1, $2::integer) AS n
 """
-# 20 entries a restaurant: nine matured charges with their fees, a refund, an adjustment. The events are left out: no payout reads
-# them.
+# 20 entries a restaurant: nine matured charges with fees, a refund, an adjustment. Without
+# events: no payout reads them.
 INSERT_ENTRIES = """
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+  debit_account, credit_account,
                             amount_minor, available_at, occurred_at, event_id)
-SELECT a.balance_account_id, gen_random_uuid(), 1, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
-       CASE WHEN e.entry_type IN ('CHARGE', 'FEE') THEN now() - interval '3 days' END, now() - interval '10 days',
+SELECT a.balance_account_id, gen_random_uuid(), 1, e.entry_type,
+       e.debit_account, e.credit_account, e.amount_minor,
+       CASE WHEN e.entry_type IN ('CHARGE', 'FEE') THEN now() - interval '3 days' END,
+       now() - interval '10 days',
        a.restaurant_id || '_' || n
 FROM balance_accounts AS a
 CROSS JOIN LATERAL (
-  SELECT n, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000 + n FROM generate_series(1, 9) AS n
-  UNION ALL SELECT n, 'FEE', 'restaurant_payable', 'platform_fees', 50 FROM generate_series(1, 9) AS n
+  SELECT n, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000 + n
+  FROM generate_series(1, 9) AS n
+  UNION ALL
+  SELECT n, 'FEE', 'restaurant_payable', 'platform_fees', 50 FROM generate_series(1, 9) AS n
   UNION ALL SELECT 10, 'REFUND', 'restaurant_payable', 'processor_clearing', 500
   UNION ALL SELECT 11, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 70
 ) AS e (n, entry_type, debit_account, credit_account, amount_minor)
@@ -63,26 +69,30 @@ WHERE a.currency = $1 AND a.balance_account_id BETWEEN $2 AND $3
 ORDER BY a.balance_account_id
 """
 ENTRIES_A_RESTAURANT = 20
-# In one transaction, as many as a large payout page or batch has: the server seals what comes in, transaction by transaction.
+# As many in one transaction as a large payout page or batch has: servers seal by transaction.
 ENTRIES_A_TRANSACTION = 10_000
 AVAILABLE_MINOR = sum(1000 + n - 50 for n in range(1, 10)) - 500 + 70
 
 INSERT_LONG_ACCOUNT = """
 WITH restaurant AS (INSERT INTO restaurants (restaurant_id) VALUES ($1) RETURNING restaurant_id)
-INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, $2 FROM restaurant RETURNING balance_account_id
+INSERT INTO balance_accounts (restaurant_id, currency)
+SELECT restaurant_id, $2 FROM restaurant RETURNING balance_account_id
 """
 # Matured charges of 10.00 each.
 INSERT_LONG_ACCOUNT_ENTRIES = """
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+  debit_account, credit_account,
                             amount_minor, available_at, occurred_at, event_id)
-SELECT $1, gen_random_uuid(), 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000, now() - interval '3 days',
+SELECT $1, gen_random_uuid(), 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 1000,
+       now() - interval '3 days',
        now() - interval '10 days', 'long_' || n
 FROM generate_series($2::integer, $3::integer) AS n
 """
 LONG_ACCOUNT_ENTRY_MINOR = 1000
 
 COUNT_EVENTS = """
-SELECT count(*) FROM processor_events WHERE event_id >= $1::text || '.' COLLATE "C" AND event_id < $1 || '/' COLLATE "C"
+SELECT count(*) FROM processor_events
+WHERE event_id >= $1::text || '.' COLLATE "C" AND event_id < $1 || '/' COLLATE "C"
 """
 COUNT_ENTRIES = """
 SELECT count(*) AS entries, COALESCE(sum(amount_minor), 0)::bigint AS amount_minor
@@ -91,7 +101,7 @@ FROM ledger_entries WHERE starts_with(event_id, $1)
 
 
 class WrongBooks(Exception):
-    """What is in the books is not what was acknowledged."""
+    """The books do not hold what was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,7 @@ class Cluster:
 
     @property
     def application_url(self) -> str:
-        """How the service opens it."""
+        """The URL that the service uses."""
         return self.postgres.url(user=APPLICATION_ROLE, database=DATABASE)
 
     async def connect(self) -> Any:
@@ -117,7 +127,7 @@ class Cluster:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """A cluster for the time of the bench; nothing of it is left."""
+    """A cluster that is removed at the end."""
     data_dir = Path(tempfile.mkdtemp(prefix="ledger-bench-"))
     # As root the server runs as another account, which has to pass through.
     data_dir.chmod(0o755)
@@ -138,7 +148,7 @@ def cluster() -> Iterator[Cluster]:
 async def facts(
     connection: Any, data_dir: Path, *, uvloop: bool, processes: int, load_average: float
 ) -> dict[str, str]:
-    """What a reader must know of the machine and the database."""
+    """The machine and the database, for the reader of the figures."""
     settings = {
         name: await connection.fetchval("SELECT current_setting($1)", name)
         for name in SHOWN_SETTINGS
@@ -148,11 +158,12 @@ async def facts(
     )
     return {
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "python": f"{platform.python_version()}, grpcio {version('grpcio')}, protobuf {version('protobuf')}",
+        "python": f"{platform.python_version()}, grpcio {version('grpcio')},"
+        f" protobuf {version('protobuf')}",
         "event loop of service and empty handler": "uvloop" if uvloop else "asyncio",
         "postgresql": f"{settings['server_version']} on {filesystem_of(data_dir)}: {shown}",
         "load generator": f"{processes} processes",
-        # A machine that others use at the same time makes slow figures, and ratios that are less sure.
+        # On a machine that others use, figures are slow and ratios uncertain.
         "load average before": f"{load_average:.1f}",
     }
 
@@ -160,13 +171,14 @@ async def facts(
 async def load_restaurants(
     connection: Any, currency: str, restaurants: int, *, entries: bool
 ) -> None:
-    """Registers restaurants named after a currency, with 20 entries each if they are wanted."""
+    """Registers restaurants named after a currency, with 20 entries each on demand."""
     await connection.execute(INSERT_RESTAURANTS, currency, restaurants)
     await connection.execute(INSERT_ACCOUNTS, currency, restaurants)
     if not entries:
         return
     first, last = await connection.fetchrow(
-        "SELECT min(balance_account_id), max(balance_account_id) FROM balance_accounts WHERE currency = $1",
+        "SELECT min(balance_account_id), max(balance_account_id) FROM balance_accounts"
+        " WHERE currency = $1",
         currency,
     )
     step = ENTRIES_A_TRANSACTION // ENTRIES_A_RESTAURANT
@@ -193,7 +205,7 @@ async def load_long_account(
 
 
 async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:
-    """Raises WrongBooks unless there are as many events with ids that begin with `prefix` as were acknowledged."""
+    """Raises WrongBooks unless the events whose ids begin with `prefix` are those acknowledged."""
     stored = await connection.fetchval(COUNT_EVENTS, prefix)
     if stored != acknowledged:
         raise WrongBooks(
@@ -202,10 +214,11 @@ async def check_events(connection: Any, prefix: str, acknowledged: int) -> None:
 
 
 async def check_entries(connection: Any, acknowledged: int) -> None:
-    """Raises WrongBooks unless every event that was acknowledged in the whole run has its two entries, to the cent."""
+    """Raises WrongBooks unless each acknowledged event of the run has its two entries."""
     booked = await connection.fetchrow(COUNT_ENTRIES, EVENT_PREFIX)
     expected = 2 * acknowledged, acknowledged * (AMOUNT_MINOR + FEE_MINOR)
     if (booked["entries"], booked["amount_minor"]) != expected:
         raise WrongBooks(
-            f"{booked['entries']} entries of {booked['amount_minor']} in all are in the books, not {expected}"
+            f"{booked['entries']} entries of {booked['amount_minor']} in all are in the books,"
+            f" not {expected}"
         )

@@ -1,4 +1,4 @@
-"""A bare gRPC server that answers with a constant: the limit of whatever is one call. No interceptor, no option but one."""
+"""A bare gRPC server with constant responses: the limit of a call. No interceptor, one option."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ READY_PREFIX = "the empty handler is on "
 
 
 class EmptyHandler(ledger_pb2_grpc.LedgerServiceServicer):
-    """The messages of the real service, decoded and encoded, and nothing between."""
+    """Decodes and encodes the messages of the real service, and nothing else."""
 
     def __init__(self, available_minor: int) -> None:
         self._booked = ledger_pb2.IngestEventResponse(
@@ -40,9 +40,10 @@ class EmptyHandler(ledger_pb2_grpc.LedgerServiceServicer):
 
 
 async def serve(available_minor: int) -> None:
-    """Answers until standard input ends, as it does with the parent."""
+    """Serves until standard input ends, which it does with the parent."""
     server = aio.server(options=(("grpc.so_reuseport", 0),))
-    handler = EmptyHandler(available_minor)  # type: ignore[abstract]  # the other methods are not called
+    # The other methods are not called.
+    handler = EmptyHandler(available_minor)  # type: ignore[abstract]
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(handler, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

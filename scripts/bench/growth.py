@@ -23,7 +23,7 @@ ENTRIES = (100, 1_000, 10_000, 100_000, 1_000_000)
 CALLERS = (1, 4, 16, 64, 256)
 WORKERS = (1, 2, 3, 4)
 CALLS_PER_SECOND = "calls/s"
-# Reads are as fast as they will be when they are no slower than this.
+# Reads no slower than this do not get faster.
 FAST_SECONDS = 0.002
 
 
@@ -97,7 +97,7 @@ async def workers(bench: Bench) -> list[Series]:
     return [Series("IngestEvent, 64 callers", "server processes", CALLS_PER_SECOND, points)]
 
 
-# By the names that --only knows.
+# By the names for --only.
 SERIES: dict[str, Callable[[Bench], Awaitable[list[Series]]]] = {
     "restaurants": restaurants,
     "entries": entries,

@@ -1,7 +1,10 @@
-"""How the parent speaks with the processes that make load: a line of JSON each way, and the times as bytes.
+"""The protocol between the parent and the processes that make load: lines of JSON, times as bytes.
 
-The parent writes a job; the process prepares it and says that it is ready; the parent writes the interval, on the clock that all
-processes of a machine share; the process answers with a header and two arrays of doubles. It ends with its standard input.
+1. The parent writes a job; the process prepares it and reports that it is ready.
+2. The parent writes the interval, on the clock that all processes of a machine share.
+3. The process makes the load and writes a header and two arrays of doubles.
+
+The process ends when its standard input does.
 """
 
 import asyncio
@@ -20,9 +23,9 @@ READY = b"ready\n"
 
 @dataclass(slots=True)
 class Outcome:
-    """When each answer came, how long it took in seconds, and how many events were acknowledged, before the interval too.
+    """The instant and seconds of each response, and the events acknowledged, warm-up included.
 
-    `ran_dry_at` tells when prepared work ended before the interval did.
+    `ran_dry_at` is when the prepared work ended, if that was before the interval did.
     """
 
     # In quotes: before Python 3.12 an array has no such form outside annotations.
@@ -32,7 +35,7 @@ class Outcome:
     ran_dry_at: float | None = None
 
     def add(self, began: float, events: int) -> None:
-        """Notes an answer that came now."""
+        """Records a response that came now."""
         ended = time.monotonic()
         self.ends.append(ended)
         self.took.append(ended - began)
@@ -41,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Load is made from `begins_at` to `ends_at`; what is before `counts_from` warms up."""
+    """Load runs from `begins_at` to `ends_at`; until `counts_from` it warms up."""
 
     begins_at: float
     counts_from: float
@@ -56,7 +59,7 @@ async def work(prepare: Prepare) -> None:
     """Does jobs until standard input ends. A job that fails ends the process."""
     while line := await asyncio.to_thread(sys.stdin.buffer.readline):
         run = await prepare(json.loads(line))
-        # What was prepared stays; no collection shall look at it again.
+        # What was prepared stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         _say(READY)

@@ -1,4 +1,4 @@
-"""A process that calls a server from many callers at once, each call after the answer to the one before it."""
+"""A process of many callers at once; each waits for a response before its next call."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from scripts.bench.wire import (
 )
 
 _OPTIONS = (
-    # Channels to one address would share a connection otherwise, and with it one of several server processes.
+    # Without it channels to one address share a connection, and so one of several processes.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
@@ -46,7 +46,7 @@ class Channels:
 
 
 def requests_of(job: dict[str, Any]) -> Requests:
-    """What a job sends."""
+    """The requests of a job."""
     restaurant_ids = restaurants(job["currency"], job["restaurants"])
     if job["method"] == "GetBalance":
         return BalanceRequests(
@@ -64,7 +64,7 @@ def requests_of(job: dict[str, Any]) -> Requests:
 async def call_until(
     ends_at: float, call: Any, requests: Requests, events: int, outcome: Outcome
 ) -> None:
-    """One caller of a unary method. It makes one call at the least, however late it is."""
+    """One caller of a unary method. It makes at least one call, however late it is."""
     began = time.monotonic()
     while True:
         answer = await call(requests.take(events))
@@ -101,12 +101,12 @@ async def stream_until(
 
 
 async def prepare(job: dict[str, Any], channels: Channels) -> Run:
-    """Connects and makes ready what will be sent."""
+    """Connects and prepares the requests."""
     requests = requests_of(job)
     path = f"/{SERVICE.full_name}/{job['method']}"
     open_channels = await channels.get(job["address"], job["channels"])
     streams = job["method"] == "StreamEvents"
-    # Bytes go out and come in as they are.
+    # Bytes go out and come in unchanged.
     methods: list[Any] = [
         channel.stream_stream(path) if streams else channel.unary_unary(path)
         for channel in open_channels

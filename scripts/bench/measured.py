@@ -1,4 +1,4 @@
-"""What a load reached in an interval, and what it cost whom."""
+"""The figures of a load in an interval, and its costs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The answers that came within an interval. `cpu_s` by server, database and load; None where it cannot be told.
+    """The responses within an interval. `cpu_s` by server, database and load; None where unknown.
 
-    An answer counts for as many as `each` says: a batch for its events. Latencies in seconds.
+    A response counts as `each` events or calls: a batch as its events. Latencies in seconds.
     """
 
     seconds: float
@@ -22,7 +22,7 @@ class Measured:
     cpu_s: Cpu
     resident_before_bytes: int | None
     resident_after_bytes: int | None
-    # When each answer came, for those who look into the interval.
+    # When each response came.
     ends: Sequence[float]
 
     @property

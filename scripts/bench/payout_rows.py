@@ -18,12 +18,12 @@ from scripts.bench.rows import Rows
 CALLERS = 16
 POLL_SECONDS = 0.005
 TIMEOUT_SECONDS = 600
-# By how much a run may be slower beside calls, for how long to make them.
+# How many times as long a run may take beside calls; sets how long to make calls.
 SLOWER_MAX = 4
 
 
 async def durable_commits(connection: Any, seconds: float) -> tuple[float, list[float]]:
-    """How often a second one session can store one row durably: the limit of whatever commits one thing at a time."""
+    """Durable commits of one row a second in one session: the limit of one-by-one work."""
     await connection.execute("CREATE TABLE IF NOT EXISTS bench_commits (n bigint)")
     insert = await connection.prepare("INSERT INTO bench_commits VALUES ($1)")
     latencies: list[float] = []
@@ -37,7 +37,7 @@ async def durable_commits(connection: Any, seconds: float) -> tuple[float, list[
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """A run that has ended, by the clock of this process."""
+    """A run that has ended; times by the clock of this process."""
 
     payout_run_id: str
     called_at: float
@@ -67,22 +67,23 @@ async def run_payouts(
         called_at = time.monotonic()
         run = (await stub.RunPayouts(request)).payout_run
         answered_at = time.monotonic()
-        # Asked of the database: the service would count the items of the run each time.
+        # From the database: the service would count the run's items each time.
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 if await state.fetchval(run.payout_run_id) == "SUCCEEDED":
                     break
                 await asyncio.sleep(POLL_SECONDS)
         ended_at = time.monotonic()
-        told = (
+        paid = (
             await stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id))
         ).payout_run
-    if (told.payouts_created, told.total_amount_minor) != (
+    if (paid.payouts_created, paid.total_amount_minor) != (
         restaurants,
         restaurants * books.AVAILABLE_MINOR,
     ):
         raise books.WrongBooks(
-            f"{told.payouts_created} of {restaurants} restaurants were paid, {told.total_amount_minor} in all"
+            f"{paid.payouts_created} of {restaurants} restaurants were paid,"
+            f" {paid.total_amount_minor} in all"
         )
     return Paid(run.payout_run_id, called_at, answered_at, ended_at)
 
@@ -92,7 +93,7 @@ async def payouts(bench: Bench) -> Rows:
     few, many = bench.sizes.payout_restaurants
     for currency, restaurants in (("PEN", few), ("USD", many), ("EUR", few)):
         await books.load_restaurants(bench.connection, currency, restaurants, entries=True)
-    # What autovacuum would otherwise do beside the first run, in books that have just come into being.
+    # Autovacuum would otherwise do it beside the first run, as the books are new.
     await bench.connection.execute("VACUUM (ANALYZE)")
     await bench.connection.execute("CHECKPOINT")
     commits, latencies = await durable_commits(bench.connection, bench.sizes.seconds)
@@ -132,7 +133,10 @@ async def payouts(bench: Bench) -> Rows:
     paid = await run_payouts(bench.connection, bench.service.address, "EUR", few)
     measured = await bench.end(running)
     if paid.ended_at > running.interval.ends_at:
-        yield f"the payout run of {few:,} beside IngestEvent took longer than the calls beside it: the next rows flatter"
+        yield (
+            f"the payout run of {few:,} beside IngestEvent took longer than the calls beside it:"
+            " the next rows flatter"
+        )
     during = [
         took
         for ended, took in zip(measured.ends, measured.latencies, strict=True)

@@ -1,4 +1,4 @@
-"""Curves as an SVG file, with logarithmic axes: enough for what grows, and no library for it."""
+"""Curves as an SVG file, with logarithmic axes; too little to need a library."""
 
 import math
 from collections.abc import Sequence
@@ -28,11 +28,12 @@ def short(number: float) -> str:
 
 
 def svg(curves: Sequence[Series]) -> str:
-    """A page of curves, each with axes of its own."""
+    """A page of curves, each with its axes."""
     lines = -(-len(curves) // COLUMNS)
     width, height = WIDTH * min(COLUMNS, len(curves)), HEIGHT * lines
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11" fill="#333">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
@@ -65,17 +66,20 @@ def _panel(curve: Series) -> list[str]:
         )
     for x in xs:
         parts.append(
-            f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(x)}</text>'
+            f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 16}" '
+            f'text-anchor="middle">{short(x)}</text>'
         )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(
-        f'<text x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(curve.x_label)}</text>'
+        f'<text x="{middle:.1f}" y="{HEIGHT - 10}" '
+        f'text-anchor="middle">{escape(curve.x_label)}</text>'
     )
     places = [(across(x), down(y), y) for x, y in curve.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
     parts.append(f'<polyline points="{path}" fill="none" stroke="#06c" stroke-width="2"/>')
     for x, y, value in places:
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#06c"><title>{value:,.3f}</title></circle>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#06c">'
+            f"<title>{value:,.3f}</title></circle>"
         )
     return parts

@@ -1,4 +1,4 @@
-"""What processes cost, read from Linux's /proc; None on systems without it."""
+"""CPU and memory of processes, from Linux's /proc; None on systems without it."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ _CAN_TELL = (_PROC / "self" / "stat").exists()
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of a process after its name, which may have blanks in it; None when it is gone."""
+    """The fields of a process after its name, which may contain blanks; None when it has ended."""
     try:
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -16,7 +16,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _tree(root: int) -> dict[int, list[str]]:
-    """A process and all below it, with their fields."""
+    """A process and its descendants, with their fields."""
     stats = {
         int(path.name): fields
         for path in _PROC.glob("[0-9]*")
@@ -30,7 +30,7 @@ def _tree(root: int) -> dict[int, list[str]]:
 
 
 def cpu_seconds(root: int) -> float | None:
-    """CPU that a process and all below it have used, those that have ended included."""
+    """CPU of a process and its descendants, including ended ones."""
     if not _CAN_TELL:
         return None
     # utime, stime, and the same of the children that were waited for.
@@ -39,14 +39,14 @@ def cpu_seconds(root: int) -> float | None:
 
 
 def resident_bytes(root: int) -> int | None:
-    """Resident memory of a process and all below it; what they share counts for each."""
+    """Resident memory of a process and its descendants; shared memory counts for each."""
     if not _CAN_TELL:
         return None
     return sum(int(fields[21]) for fields in _tree(root).values()) * os.sysconf("SC_PAGE_SIZE")
 
 
 def has_loaded(pid: int, library: str) -> bool | None:
-    """Whether a process has a shared library in memory; None when it cannot be told."""
+    """Whether a process has loaded a shared library; None where unknown."""
     try:
         return f"/{library}/" in (_PROC / str(pid) / "maps").read_text()
     except (FileNotFoundError, PermissionError):
@@ -54,7 +54,7 @@ def has_loaded(pid: int, library: str) -> bool | None:
 
 
 def filesystem_of(path: Path) -> str:
-    """The type of the file system a directory is on, for the facts: on tmpfs no commit is durable."""
+    """The type of a directory's file system: on tmpfs no commit is durable."""
     try:
         mounts = [line.split() for line in (_PROC / "mounts").read_text().splitlines()]
     except FileNotFoundError:

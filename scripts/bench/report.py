@@ -1,4 +1,4 @@
-"""Rows: what was measured, beside what it is measured against, as a table and as JSON."""
+"""Rows: each measure beside its limit, as a table and as JSON."""
 
 import json
 import statistics
@@ -17,10 +17,10 @@ WIDTH_MIN = 165
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure, what it is measured against, and what is known about how it came about.
+    """A figure, its limit, and its circumstances.
 
-    CPU in seconds per thousand of what `value` counts, server, database and load generator apart; resident memory of the server
-    in MiB. `wanted` is what the ratio should be.
+    CPU in seconds per thousand of what `value` counts, by server, database and load generator;
+    resident memory of the server in MiB. `wanted` is the ratio to reach.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Row:
 
 
 def percentile_ms(latencies: Sequence[float], percent: int) -> float | None:
-    """A percentile of latencies in seconds; None when there are too few to tell."""
+    """A percentile of latencies, which are in seconds; None when there are too few."""
     return (
         round(statistics.quantiles(latencies, n=100)[percent - 1] * 1000, 3)
         if len(latencies) > 1
@@ -77,7 +77,7 @@ def row(
 
 
 def with_costs(figure: Row, measured: Measured, limit: Measured | None = None) -> Row:
-    """The row with what its load cost, and what that of its limit did."""
+    """The row with the costs of its load and of its limit."""
     return replace(
         figure,
         cpu_server_s=measured.cpu_per_thousand("server"),
@@ -99,7 +99,7 @@ def load_row(
     wanted: str | None = None,
     note: str | None = None,
 ) -> Row:
-    """How many a second a load reached, and what it cost."""
+    """A row of a rate: how many a second, and the costs."""
     return with_costs(
         row(name, measured.rate, unit, limit.rate, measured.latencies, wanted=wanted, note=note),
         measured,
@@ -115,7 +115,7 @@ def p50_row(
     wanted: str | None = None,
     note: str | None = None,
 ) -> Row:
-    """How long one caller waited as a rule, and what it cost."""
+    """A row of a latency: the median, and the costs."""
     return with_costs(
         row(name, measured.p50_ms, "ms", limit_ms, measured.latencies, wanted=wanted, note=note),
         measured,
@@ -123,7 +123,7 @@ def p50_row(
 
 
 def write(name: str, content: object) -> Path:
-    """Writes a result file; where it is."""
+    """Writes a result file; returns its path."""
     RESULTS_DIR.mkdir(exist_ok=True)
     path = RESULTS_DIR / name
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -131,7 +131,7 @@ def write(name: str, content: object) -> Path:
 
 
 def write_rows(rows: Sequence[Row]) -> Path:
-    """Writes the rows as JSON; where they are."""
+    """Writes the rows as JSON; returns the path."""
     return write("latest.json", [asdict(figure) for figure in rows])
 
 
@@ -190,8 +190,9 @@ def show(rows: Sequence[Row]) -> None:
     console.print()
     console.print(table)
     console.print(
-        "server, of limit, db, load: CPU seconds per 1,000 calls or events of the server, of the server measured for the "
-        "limit, of the database, of the load generator. MiB: resident memory of the server before > after."
+        "server, of limit, db, load: CPU seconds per 1,000 calls or events of the server, of the "
+        "server measured for the limit, of the database, of the load generator. "
+        "MiB: resident memory of the server before > after."
     )
     for figure in rows:
         if figure.note is not None:

@@ -1,4 +1,4 @@
-"""The rows of gRPC calls: what is measured, and against what."""
+"""The rows of gRPC calls: each measure and its limit."""
 
 import asyncio
 import time
@@ -32,15 +32,19 @@ LONG_CURRENCY = "MXN"
 SHORT_ACCOUNT_ENTRIES = 100
 SNAPSHOT_DEADLINE_SECONDS = 20.0
 SNAPSHOT_POLL_SECONDS = 0.25
-# Slower reads are not measured more than once.
+# Slower reads are measured once.
 SLOW_SECONDS = 0.5
 WORKERS = 2
-# The kernel deals connections out by chance: with as many as this each of several processes gets some.
+# The kernel spreads connections at random: with this many each process gets some.
 WORKER_CHANNELS = 8
 BATCH = Load("BatchIngestEvents", BATCH_CALLERS, events=BATCH_EVENTS, field="events")
 BALANCE = Load(
-    "GetBalance", 64, currency=BALANCE_CURRENCY, restaurants=RESTAURANTS, available_minor=books.AVAILABLE_MINOR
-)  # fmt: skip
+    "GetBalance",
+    64,
+    currency=BALANCE_CURRENCY,
+    restaurants=RESTAURANTS,
+    available_minor=books.AVAILABLE_MINOR,
+)
 
 Rows = AsyncIterator[Row | str]
 
@@ -56,7 +60,7 @@ async def against_empty(bench: Bench, load: Load) -> tuple[Measured, Measured]:
 
 
 async def register_restaurants(bench: Bench) -> None:
-    """Makes the load once for nothing: its first events register restaurants, which happens once in their lives."""
+    """Makes the load once, unmeasured: its first events register the restaurants."""
     await bench.run(Load("IngestEvent", 64), bench.service, bench.sizes.seconds / 4)
 
 
@@ -80,7 +84,7 @@ async def ingest_256(bench: Bench) -> Rows:
 async def ingest_workers(bench: Bench) -> Rows:
     """Two server processes against one, with the same callers on the same connections."""
     if not workers_can_be_set():
-        yield "IngestEvent with several server processes: left out, this version has no LEDGER_WORKERS"
+        yield "IngestEvent with several processes: left out, this version has no LEDGER_WORKERS"
         return
     load = Load("IngestEvent", 64, channels=WORKER_CHANNELS)
     with serving(bench.cluster, {"LEDGER_WORKERS": str(WORKERS)}) as several:
@@ -95,7 +99,7 @@ async def ingest_workers(bench: Bench) -> Rows:
 
 
 async def batch(bench: Bench) -> Rows:
-    """Against the statement alone, with the number of connections that it is fastest with."""
+    """Against the SQL statement alone, on as many connections as make it fastest."""
     tried = {
         connections: await bench.run_statement(BATCH_EVENTS, connections)
         for connections in CONNECTIONS
@@ -129,10 +133,14 @@ async def stream(bench: Bench) -> Rows:
     loads = {"1 event a message": one}
     if has_field("StreamEventsRequest", "events"):
         loads["100 events a message"] = Load(
-            "StreamEvents", STREAMS, events=100, field="events", in_flight=STREAM_EVENTS_IN_FLIGHT // 100
-        )  # fmt: skip
+            "StreamEvents",
+            STREAMS,
+            events=100,
+            field="events",
+            in_flight=STREAM_EVENTS_IN_FLIGHT // 100,
+        )
     else:
-        yield "StreamEvents, 100 events a message: left out, the contract has no StreamEventsRequest.events"
+        yield "StreamEvents, 100 events a message: left out, no StreamEventsRequest.events"
     for name, load in loads.items():
         (limit,), measured = await interleaved(
             bench.sizes.rounds,
@@ -145,7 +153,7 @@ async def stream(bench: Bench) -> Rows:
 
 
 async def streams_missing(bench: Bench) -> str | None:
-    """Why StreamEvents cannot be measured, found out by a call of it; None if it can."""
+    """Why StreamEvents cannot be measured, from a call of it; None if it can."""
     event = ledger_pb2.ProcessorEvent(
         event_id=f"probe.{time.time_ns()}",
         type=ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED,
@@ -185,11 +193,11 @@ async def load_balances(bench: Bench) -> None:
 
 
 async def long_account(bench: Bench, entries: int) -> Load:
-    """One caller that reads the balance of an account with so many entries, which is loaded if it is not there."""
+    """One caller that reads the balance of an account with so many entries; loads it on demand."""
     restaurant_id = f"long_{entries}"
     if restaurant_id not in bench.loaded:
         await books.load_long_account(bench.connection, restaurant_id, LONG_CURRENCY, entries)
-        # As autovacuum would have by the time that anybody reads so many.
+        # As autovacuum would have done by the time of a read.
         await bench.connection.execute("VACUUM (ANALYZE) ledger_entries")
         bench.loaded.add(restaurant_id)
     return Load(
@@ -202,9 +210,9 @@ async def long_account(bench: Bench, entries: int) -> Load:
 
 
 async def read_until_fast(bench: Bench, load: Load, fast_seconds: float) -> float:
-    """Reads a balance until that is fast, as it is once a snapshot has been made, or a deadline has passed; the last latency.
+    """Reads a balance until a snapshot makes it fast, or a deadline passes; the last latency.
 
-    A read that the service gives up took as long as it took.
+    A read that the service gives up counts with the time that it took.
     """
     request = ledger_pb2.GetBalanceRequest(restaurant_id=load.restaurant, currency=load.currency)
     deadline = time.monotonic() + min(SNAPSHOT_DEADLINE_SECONDS, 10 * bench.sizes.seconds)
@@ -228,10 +236,11 @@ async def balance_of_long_account(bench: Bench) -> Rows:
     few = await long_account(bench, SHORT_ACCOUNT_ENTRIES)
     many = await long_account(bench, bench.sizes.long_account_entries)
     first = await bench.run(few, bench.service)
-    # Reads that come singly are slower than those that follow each other; one without a snapshot takes a hundred times as long.
+    # Single reads are slower than consecutive ones; without a snapshot a hundred times as slow.
     fast_seconds = 5 * first.p50_ms / 1000
     took = await read_until_fast(bench, many, fast_seconds)
-    name = f"GetBalance p50, {bench.sizes.long_account_entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
+    entries = bench.sizes.long_account_entries
+    name = f"GetBalance p50, {entries:,} entries against {SHORT_ACCOUNT_ENTRIES}"
     note = (
         None
         if took <= fast_seconds
@@ -256,7 +265,7 @@ async def balance_of_long_account(bench: Bench) -> Rows:
 
 
 async def alone(bench: Bench) -> Rows:
-    """The p50 of one caller against the sum of what it consists of."""
+    """The p50 of one caller against the sum of its parts."""
     load = Load("IngestEvent", 1)
     (call, statement), measured = await interleaved(
         bench.sizes.rounds,
@@ -268,11 +277,12 @@ async def alone(bench: Bench) -> Rows:
         measured,
         call.p50_ms + statement.p50_ms,
         wanted="<= 1.4",
-        note=f"the limit is an empty call's {call.p50_ms:.3f} ms and the bare statement's {statement.p50_ms:.3f} ms",
+        note=f"the limit is an empty call's {call.p50_ms:.3f} ms and"
+        f" the bare statement's {statement.p50_ms:.3f} ms",
     )
 
 
-# By the names that --only knows.
+# By the names for --only.
 CALL_ROWS: dict[str, Callable[[Bench], Rows]] = {
     "ingest-64": ingest_64,
     "ingest-16": ingest_16,

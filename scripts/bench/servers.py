@@ -1,4 +1,4 @@
-"""Servers as processes of their own, always on a port that was free: a forgotten one would share the calls silently."""
+"""Server processes, always on a free port: a forgotten server would silently share the calls."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ STOP_TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. Whether it books what it answers tells the service from the empty handler."""
+    """A running server: the service, which books, or the empty handler, which does not."""
 
     address: str
     pid: int
@@ -31,7 +31,7 @@ class Server:
 
 @contextmanager
 def serving(cluster: Cluster, extra: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """The service on the cluster, with `extra` settings."""
+    """The service on the cluster, with more settings in `extra`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")} | {
         "LEDGER_DATABASE_URL": cluster.application_url,
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
@@ -67,7 +67,7 @@ def answering_empty(*, uvloop: bool) -> Iterator[Server]:
 
 
 def uses_uvloop(server: Server) -> bool:
-    """Whether a server runs on uvloop, so that the empty handler does as well."""
+    """Whether a server runs on uvloop; the empty handler then does so too."""
     loaded = has_loaded(server.pid, "uvloop")
     return find_spec("uvloop") is not None if loaded is None else loaded
 
@@ -81,7 +81,7 @@ def running(
     *,
     stderr: TextIO | None = None,
 ) -> Iterator[tuple[str, int]]:
-    """A process that says where it listens in its first line; its address and pid. Its log goes to `stderr`, ours if None."""
+    """A process whose first line says where it listens: its address and pid. Logs to `stderr`."""
     process = subprocess.Popen(
         command,
         env=env,

@@ -1,4 +1,4 @@
-"""Everything at once for minutes, and what becomes of the server's memory meanwhile."""
+"""Mixed load for minutes, and how much the server's memory grows."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from scripts.bench.rows import BALANCE, load_balances, streams_missing
 
 MINUTES = 10.0
 SAMPLE_SECONDS = 10.0
-# By then the pools are full and every kind of call has been made; what is added later is what grows.
+# By then the pools are full and every kind of call was made: later growth is a leak.
 SETTLED_SECONDS = 60.0
 GROWTH_PERCENT_WANTED = 5.0
 PAYOUT_CURRENCY = "PEN"
@@ -33,27 +33,25 @@ STREAM = Load("StreamEvents", 1, in_flight=100)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The resident memory of the server so many seconds after the load began."""
+    """The server's resident memory at a number of seconds after the load began."""
 
     after_seconds: float
     resident_mib: float
 
 
 def growth_percent(samples: list[Sample], settled_seconds: float) -> float:
-    """By how much the last sample is above the first one after the server had settled."""
+    """Growth from the first sample after the server had settled to the last, in percent."""
     settled = next(sample for sample in samples if sample.after_seconds >= settled_seconds)
     return round((samples[-1].resident_mib / settled.resident_mib - 1) * 100, 2)
 
 
 async def sample_memory(bench: Bench, seconds: float, every_seconds: float) -> list[Sample]:
-    """Samples and prints the memory until the time is over."""
+    """Samples and prints the memory until the time is up."""
     began, samples = time.monotonic(), list[Sample]()
     while True:
         resident = resident_bytes(bench.service.pid)
         if resident is None:
-            raise RuntimeError(
-                "this system does not tell the memory of processes: a soak needs /proc"
-            )
+            raise RuntimeError("this system has no /proc, which a soak needs")
         after = time.monotonic() - began
         samples.append(Sample(round(after, 1), round(resident / MIB, 2)))
         print(f"{after:6.0f} s  {resident / MIB:8.1f} MiB", flush=True)
@@ -63,14 +61,18 @@ async def sample_memory(bench: Bench, seconds: float, every_seconds: float) -> l
 
 
 async def pay_again_and_again(bench: Bench, seconds: float, every_seconds: float) -> int:
-    """Pays restaurants and lets every payout fail, so that they can be paid again; how many payouts there were."""
+    """Pays restaurants and fails every payout, over and over; returns the number of payouts."""
     ends_at, runs = time.monotonic() + seconds, 0
     async with aio.insecure_channel(bench.service.address) as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         while time.monotonic() < ends_at:
             paid = await run_payouts(
-                bench.connection, bench.service.address, PAYOUT_CURRENCY, PAYOUT_RESTAURANTS, f"soak-{runs}"
-            )  # fmt: skip
+                bench.connection,
+                bench.service.address,
+                PAYOUT_CURRENCY,
+                PAYOUT_RESTAURANTS,
+                f"soak-{runs}",
+            )
             runs += 1
             request = ledger_pb2.ListPayoutsRequest(
                 payout_run_id=paid.payout_run_id, page_size=PAYOUT_RESTAURANTS
@@ -87,7 +89,7 @@ async def pay_again_and_again(bench: Bench, seconds: float, every_seconds: float
 
 
 def failed(payout: ledger_pb2.Payout) -> ledger_pb2.ProcessorEvent:
-    """The processor's word that a payout has failed."""
+    """The event that says that a payout has failed."""
     event = ledger_pb2.ProcessorEvent(
         event_id=f"soak.{payout.payout_id}",
         type=ledger_pb2.EVENT_TYPE_PAYOUT_FAILED,
@@ -101,7 +103,7 @@ def failed(payout: ledger_pb2.Payout) -> ledger_pb2.ProcessorEvent:
 
 
 async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
-    """The mixed load; prints the memory as it goes, and how much it grew after the server had settled."""
+    """Makes the mixed load; prints the memory, and its growth after the server had settled."""
     seconds = minutes * 60
     settled_seconds = min(SETTLED_SECONDS, seconds / 2)
     every_seconds = min(SAMPLE_SECONDS, seconds / 6)
@@ -117,8 +119,9 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
     workers = [await Worker.start(load_generator.__name__) for _ in loads]
     try:
         running = [
-            await bench.begin(load, bench.service, seconds, [worker]) for load, worker in zip(loads, workers, strict=True)
-        ]  # fmt: skip
+            await bench.begin(load, bench.service, seconds, [worker])
+            for load, worker in zip(loads, workers, strict=True)
+        ]
         async with asyncio.TaskGroup() as beside:
             sampling = beside.create_task(sample_memory(bench, seconds, every_seconds))
             paying = beside.create_task(
@@ -145,5 +148,6 @@ async def measure(bench: Bench, facts: dict[str, str], minutes: float) -> None:
     print(f"{shown}, {paying.result():,} payouts")
     print(f"all {bench.acknowledged:,} acknowledged events are in the books with their entries")
     print(
-        f"memory grew by {growth} % after the first {settled_seconds:.0f} s (wanted: < {GROWTH_PERCENT_WANTED} %); {path}"
+        f"memory grew by {growth} % after the first {settled_seconds:.0f} s"
+        f" (wanted: < {GROWTH_PERCENT_WANTED} %); {path}"
     )

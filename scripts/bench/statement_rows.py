@@ -13,13 +13,13 @@ from scripts.bench.report import row
 from scripts.bench.rows import LONG_CURRENCY, Rows
 
 PAGE_ENTRIES = 1_000
-# As batches write them.
+# As batches do.
 ENTRIES_A_TRANSACTION = 1_000
 SECONDS_MAX = 30.0
 
 
 async def statement(bench: Bench) -> Rows:
-    """One caller reads every page of an account that nobody has read before, against the time that it may take."""
+    """One caller reads all pages of an account for the first time, against the time wanted."""
     entries = bench.sizes.long_account_entries
     restaurant_id = f"statement_{entries}"
     await books.load_long_account(
@@ -51,7 +51,9 @@ async def statement(bench: Bench) -> Rows:
             f"{found} of {entries} entries are in the statement, up to {page.closing_balance_minor}"
         )
     half = len(took) // 2
-    halves = f"{1000 * sum(took[:half]) / max(1, half):.1f} and {1000 * sum(took[half:]) / (len(took) - half):.1f} ms"
+    first_ms = 1000 * sum(took[:half]) / max(1, half)
+    second_ms = 1000 * sum(took[half:]) / (len(took) - half)
+    halves = f"{first_ms:.1f} and {second_ms:.1f} ms"
     figure = row(
         f"ListEntries, {entries:,} entries in pages of {PAGE_ENTRIES:,}",
         seconds,
@@ -59,12 +61,13 @@ async def statement(bench: Bench) -> Rows:
         SECONDS_MAX,
         took,
         wanted="<= 1",
-        note=f"the first page took {1000 * took[0]:.0f} ms; a page of the first and the second half {halves}",
+        note=f"the first page took {1000 * took[0]:.0f} ms;"
+        f" a page of the first and the second half {halves}",
     )
-    # Of the server and the database with all that they do meanwhile, such as sealing what was loaded.
+    # Of server and database with their background work, such as sealing what was loaded.
     yield replace(figure, cpu_server_s=server_s, cpu_database_s=database_s, cpu_load_s=load_s)
 
 
 def _cpu(bench: Bench) -> tuple[float | None, float | None, float]:
-    """CPU seconds of the server, of the database and of this process, which is the caller."""
+    """CPU seconds of the server, the database, and this process, which is the caller."""
     return cpu_seconds(bench.service.pid), cpu_seconds(bench.cluster.pid), time.process_time()

@@ -1,7 +1,7 @@
-"""Requests as bytes, made cheaper than protobuf could, and what must stand in their answers.
+"""Requests as bytes, made cheaper than protobuf makes them, and checks of their responses.
 
-The load generator shares the machine with what it measures, so it must cost little. The same bytes go to the empty handler and to
-the service.
+The load generator shares the machine with what it measures, so it must cost little. The empty
+handler and the service receive the same bytes.
 """
 
 from collections.abc import Sequence
@@ -19,26 +19,26 @@ _CREATED_BYTES = ledger_pb2.IngestEventResponse(status=_CREATED).SerializeToStri
 
 
 class UnexpectedAnswer(Exception):
-    """A call was answered, and not with what it must be answered with."""
+    """A response is not what it must be."""
 
 
 def restaurants(currency: str, number: int) -> list[str]:
-    """The ids under which the load's statements register restaurants."""
+    """The ids of the load's restaurants."""
     return [f"{currency}_{place}" for place in range(1, number + 1)]
 
 
 def has_field(message: str, field: str) -> bool:
-    """Whether a message of the contract has a field in this version of it."""
+    """Whether a message of this version of the contract has a field."""
     return field in ledger_pb2.DESCRIPTOR.message_types_by_name[message].fields_by_name
 
 
 class EventRequests:
-    """Requests with new events. The answers are checked: whatever is not CREATED ends the measure."""
+    """Requests with new events. A response other than CREATED ends the measure."""
 
     def __init__(
         self, method: str, field: str, prefix: str, restaurant_ids: Sequence[str], currency: str
     ) -> None:
-        """`field` is where the request has its events; ids are `prefix` and a number."""
+        """`field` is the request's field of events; ids are `prefix` and a number."""
         self._method = method
         self._field = field
         self._sent = 0
@@ -47,7 +47,7 @@ class EventRequests:
         ]
 
     def _template(self, prefix: str, restaurant_id: str, currency: str) -> tuple[bytes, bytes]:
-        """A request with one event, cut where the number in its id is."""
+        """A request with one event, cut at the number in its id."""
         number = (_NUMBER % 0).decode()
         event = ledger_pb2.ProcessorEvent(
             event_id=f"{prefix}.{number}",
@@ -69,7 +69,7 @@ class EventRequests:
         return self._field == "events"
 
     def take(self, events: int) -> bytes:
-        """The next request. Messages of protobuf that are joined are one message with the repeated fields of all."""
+        """The next request. Joined protobuf messages are one message with all repeated fields."""
         if events == 1:
             return self._next()
         return b"".join([self._next() for _ in range(events)])
@@ -80,7 +80,7 @@ class EventRequests:
         return head + _NUMBER % self._sent + tail
 
     def check(self, answer: bytes, events: int) -> None:
-        """Raises UnexpectedAnswer unless as many events as were sent have been booked for the first time."""
+        """Raises UnexpectedAnswer unless every event that was sent is CREATED."""
         if self._method == "IngestEvent":
             if not answer.startswith(_CREATED_BYTES):
                 raise UnexpectedAnswer(ledger_pb2.IngestEventResponse.FromString(answer))
@@ -94,7 +94,7 @@ class EventRequests:
 
 
 class BalanceRequests:
-    """Requests for balances that are all the same; one answer in `_CHECKED_EVERY` is read."""
+    """Requests for equal balances; checks one response in `_CHECKED_EVERY`."""
 
     _CHECKED_EVERY = 50
 
@@ -114,7 +114,7 @@ class BalanceRequests:
         return self._requests[self._sent % len(self._requests)]
 
     def check(self, answer: bytes, _events: int) -> None:
-        """Raises UnexpectedAnswer when a balance that is read is not what was booked."""
+        """Raises UnexpectedAnswer unless the balance is what was booked."""
         self._checked += 1
         if self._checked % self._CHECKED_EVERY == 1:
             response = ledger_pb2.GetBalanceResponse.FromString(answer)
@@ -123,7 +123,7 @@ class BalanceRequests:
 
 
 class StatementRequests:
-    """Requests for the first page of statements; that they are answered is enough."""
+    """Requests for the first page of statements."""
 
     def __init__(self, restaurant_ids: Sequence[str], currency: str) -> None:
         self._requests = [

@@ -1,6 +1,7 @@
-"""Offers a server ten times what it can take, and reports what becomes of the work, its memory and its health checks.
+"""Offers a server ten times what it can take; reports bookings, refusals, memory and health checks.
 
-Prints a table, writes `.bench/overload.json`, and exits with 1 when an expectation is not met. Run by `make overload`.
+Prints a table, writes `.bench/overload.json`, and exits with 1 when an expectation is not met.
+`make overload` runs it.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from scripts.overload.callers import (
     Events,
     Manners,
     Plan,
-    Told,
+    Results,
     call_all,
     call_in_processes,
 )
@@ -51,17 +52,17 @@ DATABASE = "overload"
 HEALTH_SECONDS = 0.1
 HEALTH_TIMEOUT_SECONDS = 5.0
 SAMPLE_SECONDS = 0.1
-# What is asked of the server; the first is wanted, the others are promised.
+# The expectations: the first is a wish, the others are promises.
 GOODPUT_RATIO_MIN = 0.8
 HEALTH_FAILURES_MAX = 0
 RECOVERY_SECONDS_MAX = 5.0
-# What the short form waits for, on a machine that may be slow or busy: it is about whether and not about how fast.
+# Deadlines of the short form, which shows that everything works, on a machine that may be slow.
 PATIENCE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class Watched:
-    """What was seen of the server from outside while it was under load."""
+    """What can be seen of the server from outside under load."""
 
     rss_mib: list[float] = field(default_factory=list)
     health_seconds: list[float] = field(default_factory=list)
@@ -69,15 +70,15 @@ class Watched:
 
 
 def rss_mib(pid: int) -> float:
-    """The memory that a process holds, with those below it."""
+    """The resident memory of a process and its children."""
     size_bytes = resident_bytes(pid)
     if not size_bytes:
-        raise RuntimeError("the server is gone, or this system does not tell")
+        raise RuntimeError("the server is gone, or this system has no /proc")
     return size_bytes / 2**20
 
 
 async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds: float) -> None:
-    """Asks for the health all the time, on a connection of its own, and looks at the memory."""
+    """Asks for the health over and over, on a separate connection, and samples the memory."""
 
     async def memory() -> None:
         while True:
@@ -110,7 +111,7 @@ async def watch(address: str, pid: int, watched: Watched, health_timeout_seconds
 def serving(
     postgres: EmbeddedPostgres, log: Path, settings: dict[str, str]
 ) -> Iterator[tuple[str, int]]:
-    """A server as a process of its own: its address and its process id."""
+    """A server process: its address and its process id."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")} | {
         "LEDGER_DATABASE_URL": postgres.url(user=APPLICATION_ROLE, database=DATABASE),
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",
@@ -125,18 +126,18 @@ def serving(
         yield address_and_pid
 
 
-def rate_of(told: list[Told]) -> float:
+def rate_of(results: list[Results]) -> float:
     """Events booked a second, between the first and the last of them."""
-    booked_at = sorted(at for some in told for at in some.booked_at)
+    booked_at = sorted(at for some in results for at in some.booked_at)
     return (len(booked_at) - 1) / (booked_at[-1] - booked_at[0]) if len(booked_at) > 1 else 0.0
 
 
 async def peak(
     address: str, numbers: Iterator[int], arguments: argparse.Namespace
-) -> tuple[float, list[Told], list[int]]:
-    """What the server can book a second when nobody is refused."""
+) -> tuple[float, list[Results], list[int]]:
+    """What the server books a second when it refuses nothing."""
     chosen = [next(numbers) for _ in range(arguments.processes)]
-    told = await call_in_processes(
+    results = await call_in_processes(
         [
             Plan(
                 address,
@@ -150,21 +151,21 @@ async def peak(
             for number in chosen
         ]
     )
-    return rate_of(told), told, chosen
+    return rate_of(results), results, chosen
 
 
 async def first_answer(address: str, number: int) -> float | None:
-    """Seconds until a call is answered with what it asked for; None if none is for long."""
+    """Seconds until a call succeeds; None if none does."""
     began = time.monotonic()
     while time.monotonic() - began < PATIENCE_SECONDS:
-        told = await call_all(Plan(address, number, 1, 0.05, 0, 1, 1))
-        if told.outcomes[OK]:
+        results = await call_all(Plan(address, number, 1, 0.05, 0, 1, 1))
+        if results.outcomes[OK]:
             return time.monotonic() - began
     return None
 
 
 async def lost_events(postgres: EmbeddedPostgres, booked: list[str]) -> tuple[int, int]:
-    """How many events are stored, and how many of those that were acknowledged are not."""
+    """How many events are stored, and how many acknowledged ones are not."""
     url = postgres.url(user=postgres.superuser, database=DATABASE).replace(
         "postgresql+asyncpg", "postgresql"
     )
@@ -195,7 +196,7 @@ async def measure(
     offered_rate = arguments.factor * before[0]
     chosen = [next(numbers) for _ in range(arguments.processes)]
     try:
-        told = await call_in_processes(
+        results = await call_in_processes(
             [
                 Plan(
                     address,
@@ -216,36 +217,36 @@ async def measure(
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
     after = await peak(address, numbers, arguments)
-    outcomes = sum((some.outcomes for some in told), Counter())
-    latencies = sorted(latency for some in told for latency in some.latencies)
+    outcomes = sum((some.outcomes for some in results), Counter())
+    latencies = sorted(latency for some in results for latency in some.latencies)
     booked = [
         Events(number).event_id(event)
         for some, numbered in (
             (warm[1], warm[2]),
             (before[1], before[2]),
-            (told, chosen),
+            (results, chosen),
             (after[1], after[2]),
         )
         for one, number in zip(some, numbered, strict=True)
         for event in one.booked
     ]
     stored, lost = await lost_events(postgres, booked)
-    seconds = max(some.seconds for some in told)
-    # What is booked in the last seconds' deadlines is not counted: nobody comes any more then.
-    booked_at = sorted(at for some in told for at in some.booked_at)
+    seconds = max(some.seconds for some in results)
+    # The last seconds do not count: no new calls come then.
+    booked_at = sorted(at for some in results for at in some.booked_at)
     goodput = sum(at - booked_at[0] <= seconds for at in booked_at) / seconds
     health = sorted(watched.health_seconds)
     return {
         "peak_before": before[0],
         "peak_after": after[0],
         "manners": arguments.manners,
-        "offered_per_second": sum(some.offered for some in told) / seconds,
-        "factor": sum(some.offered for some in told) / seconds / before[0],
-        "sent_per_second": sum(some.sent for some in told) / seconds,
-        "callers_cores": sum(some.processor_seconds for some in told) / seconds,
+        "offered_per_second": sum(some.offered for some in results) / seconds,
+        "factor": sum(some.offered for some in results) / seconds / before[0],
+        "sent_per_second": sum(some.sent for some in results) / seconds,
+        "callers_cores": sum(some.processor_seconds for some in results) / seconds,
         "goodput_per_second": goodput,
         "goodput_ratio": goodput / ((before[0] + after[0]) / 2),
-        "refused_streams": sum(some.refused_streams for some in told),
+        "refused_streams": sum(some.refused_streams for some in results),
         "outcomes": dict(outcomes.most_common()),
         "booked_p50_ms": statistics.median(latencies) * 1000 if latencies else None,
         "booked_p99_ms": latencies[int(len(latencies) * 0.99)] * 1000 if latencies else None,
@@ -273,11 +274,12 @@ EXPECTED_OUTCOMES |= {
 
 
 def disappointments(result: dict[str, Any], *, is_short: bool) -> list[str]:
-    """What was expected and did not happen; of the short form nothing is expected that takes a fast machine."""
+    """The expectations that were not met; the short form expects nothing that depends on speed."""
     found = []
     if result["goodput_ratio"] < GOODPUT_RATIO_MIN and not is_short:
         found.append(
-            f"goodput fell to {result['goodput_ratio']:.0%} of the peak; {GOODPUT_RATIO_MIN:.0%} is wanted"
+            f"goodput fell to {result['goodput_ratio']:.0%} of the peak;"
+            f" {GOODPUT_RATIO_MIN:.0%} is wanted"
         )
     if unexpected := {
         name: n for name, n in result["outcomes"].items() if n and name not in EXPECTED_OUTCOMES
@@ -331,7 +333,7 @@ def main() -> None:
         "--open-max",
         type=int,
         default=100,
-        help="calls that a connection has open at the most, but for the queueing",
+        help="calls that a connection has open at most; queueing callers ignore it",
     )
     parser.add_argument(
         "--peak-open",
@@ -348,13 +350,13 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = dict(item.split("=", 1) for item in arguments.set)
     if arguments.short:
-        # So small that some must be refused, whatever the machine.
+        # So small that any machine refuses some.
         arguments.connections, arguments.peak_open, arguments.peak_seconds = 8, 8, 1.5
         settings = {"LEDGER_INGEST_QUEUE_CALLS": "20"} | settings
     else:
         arguments.peak_seconds = 8.0
     arguments.seconds = arguments.seconds or (4.0 if arguments.short else 60.0)
-    # Callers that queue are never told to wait.
+    # Callers that queue never see a refusal.
     is_patient = arguments.short and arguments.manners != Manners.QUEUEING
     arguments.patience = PATIENCE_SECONDS if is_patient else 0.0
     arguments.health_timeout = PATIENCE_SECONDS if arguments.short else HEALTH_TIMEOUT_SECONDS

@@ -1,7 +1,8 @@
 """Callers that write HTTP/2 frames by themselves (RFC 9113; headers as RFC 7541).
 
-Callers made of a gRPC library would need more processor time for a call than the server does, and nobody could be overloaded on
-one machine. They are open-loop: a call is due at its time whatever became of those before it, and its deadline begins with it.
+Callers that use a gRPC library need more processor time for a call than the server does, so they
+could not overload it on one machine. The load is open-loop: a call is due at its time, whether or
+not earlier ones have ended, and its deadline begins then.
 """
 
 import asyncio
@@ -28,22 +29,23 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 REFUSED_STREAM, CANCEL = 7, 8
 RETRY_SECONDS = 0.1
 WINDOW_MAX = 2**31 - 1
-# No header table, so that trailers can be read without state, and binary trailers as they are.
+# No header table: trailers can then be read without state, binary ones as they are.
 SETTINGS_PAYLOAD = (1).to_bytes(2) + (0).to_bytes(4) + (0xFE03).to_bytes(2) + (1).to_bytes(4)
 
 OK = "OK"
 QUEUE_FULL = "RESOURCE_EXHAUSTED QUEUE_FULL"
-HELD_BACK = "not sent: told to wait"
+HELD_BACK = "not sent: asked to wait"
 ENOUGH_OPEN = "not sent: enough open"
 _RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo\x12"
 
 
 class Manners(StrEnum):
-    """What a caller does when more is due than is answered.
+    """What a caller does when more calls are due than the server takes.
 
-    CONSIDERATE: has a bounded number of calls open and, when it was told to wait, sends nothing until then; what is due meanwhile
-    it turns away by itself, at once. HASTY: has as many open, and does not listen. QUEUEING: lets them wait for a stream of its
-    connection, in their order and until their deadline, as gRPC libraries do for those who leave it to them.
+    CONSIDERATE: has a bounded number of calls open. When the server asks it to wait, it sends
+    nothing until then and drops the calls that become due. HASTY: the same bound, but it does not
+    wait. QUEUEING: calls wait for a stream of the connection, in order, until their deadline, as
+    gRPC libraries do by default.
     """
 
     CONSIDERATE = "considerate"
@@ -53,9 +55,10 @@ class Manners(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One process of callers: `rate` calls a second in all, or, if it is 0, always `open_max` at once on each connection.
+    """One process of callers: `rate` calls a second; 0 keeps `open_max` open on each connection.
 
-    It may go on for `patience_seconds` more, until somebody was told to wait: on a slow machine nobody is within a second.
+    It goes on for up to `patience_seconds` more, until the server has asked a caller to wait: a
+    slow machine does not within a second.
     """
 
     address: str
@@ -68,20 +71,22 @@ class Plan:
     manners: Manners = Manners.QUEUEING
     patience_seconds: float = 0.0
 
-    def is_over(self, elapsed_seconds: float, told: "Told") -> bool:
-        """Whether there are no more calls to be made."""
-        is_told = bool(told.outcomes[HELD_BACK])
-        return elapsed_seconds >= self.seconds + (0.0 if is_told else self.patience_seconds)
+    def is_over(self, elapsed_seconds: float, results: "Results") -> bool:
+        """Whether all calls were made."""
+        is_asked_to_wait = bool(results.outcomes[HELD_BACK])
+        return elapsed_seconds >= self.seconds + (
+            0.0 if is_asked_to_wait else self.patience_seconds
+        )
 
 
 @dataclass(slots=True)
-class Told:
-    """What the callers of a process were told: outcomes by name, the latencies of what was booked, and its numbers."""
+class Results:
+    """The results of a process: outcomes by name, latencies and numbers of what was booked."""
 
     offered: int = 0
     sent: int = 0
     refused_streams: int = 0
-    # For how long they made calls.
+    # How long they made calls.
     seconds: float = 0.0
     processor_seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -96,9 +101,10 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def header_blocks() -> tuple[bytes, bytes]:
-    """The headers of a connection's first call, which puts them into the header table, and of all others, which name them.
+    """The headers of a connection's first call, and of all later ones.
 
-    The timeout is not among them: it is what is left of the deadline when a call is sent.
+    The first call puts them into the header table; later calls refer to it. The timeout is not
+    among them: it is what is left of the deadline when a call is sent.
     """
     headers = {
         ":path": f"/{SERVICE}/IngestEvent",
@@ -110,14 +116,14 @@ def header_blocks() -> tuple[bytes, bytes]:
         b"\x40" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in headers.items()
     )
-    # The table begins at 62 with what was put there last.
+    # The table begins at 62, with the newest entry.
     return first, b"\x83\x86" + bytes(
         0x80 | 62 + len(headers) - 1 - place for place in range(len(headers))
     )
 
 
 class Events:
-    """Serialized requests that differ in their event ids, which have one length."""
+    """Serialized requests that differ in their event ids only, all of one length."""
 
     def __init__(self, process: int) -> None:
         self._prefix = f"over.{process:02d}."
@@ -142,11 +148,11 @@ class Events:
 
 
 class Caller(asyncio.Protocol):
-    """One connection. It keeps to the server's limits of streams and of bytes, as every client does."""
+    """One connection. It obeys the server's limits of streams and bytes, as every client must."""
 
-    def __init__(self, plan: Plan, events: Events, told: Told) -> None:
+    def __init__(self, plan: Plan, events: Events, results: Results) -> None:
         self._events = events
-        self._told = told
+        self._results = results
         self._manners = plan.manners
         self._open_max = plan.open_max
         self._deadline_seconds = plan.deadline_seconds
@@ -188,29 +194,29 @@ class Caller(asyncio.Protocol):
 
     @property
     def waiting(self) -> int:
-        """Calls without an outcome."""
+        """How many calls have no outcome yet."""
         return len(self._due) + len(self._open)
 
     def call(self, due_at: float, number: int) -> None:
-        """A call is due."""
+        """Makes the call that is due, or drops it, as the manners say."""
         if self._manners is not Manners.QUEUEING:
             if due_at < self._hold_until:
-                self._told.outcomes[HELD_BACK] += 1
+                self._results.outcomes[HELD_BACK] += 1
                 return
             if len(self._due) + len(self._open) >= self._open_max:
-                self._told.outcomes[ENOUGH_OPEN] += 1
+                self._results.outcomes[ENOUGH_OPEN] += 1
                 return
         self._due.append((due_at, number))
 
     def send(self) -> None:
-        """Sends what may be sent."""
+        """Sends what the limits allow."""
         if self.transport is None or self.closed or not self._due:
             return
         sent = bytearray()
         now = time.monotonic()
         while self._due and now - self._due[0][0] > self._deadline_seconds:
             self._due.popleft()
-            self._told.outcomes["DEADLINE_EXCEEDED unsent"] += 1
+            self._results.outcomes["DEADLINE_EXCEEDED unsent"] += 1
         while (
             self._due
             and not self._paused
@@ -231,7 +237,7 @@ class Caller(asyncio.Protocol):
             )
             self._open[self._stream] = (due_at, number)
             self._stream += 2
-            self._told.sent += 1
+            self._results.sent += 1
         if sent:
             self.transport.write(bytes(sent))
 
@@ -283,30 +289,30 @@ class Caller(asyncio.Protocol):
             outcome = outcome_of(payload)
             if outcome == QUEUE_FULL and self._manners is Manners.CONSIDERATE:
                 self._hold_until = time.monotonic() + retry_delay_seconds(payload)
-                # Those that were not sent yet will not be.
-                self._told.outcomes[HELD_BACK] += len(self._due)
+                # Calls that were not sent yet are dropped.
+                self._results.outcomes[HELD_BACK] += len(self._due)
                 self._due.clear()
             self._end(stream, outcome)
         elif kind == RESET and int.from_bytes(payload) == REFUSED_STREAM and stream in self._open:
-            # The service config that we recommend says when to try again.
+            # The recommended service config sets when to retry.
             self._due.appendleft(self._open.pop(stream))
             self._hold_until = time.monotonic() + RETRY_SECONDS
-            self._told.refused_streams += 1
+            self._results.refused_streams += 1
         elif kind == RESET:
             self._end(stream, f"reset {int.from_bytes(payload)}")
         elif kind == GOAWAY:
-            self._told.outcomes["goaway"] += 1
+            self._results.outcomes["goaway"] += 1
 
     def _end(self, stream: int, outcome: str) -> None:
         if stream not in self._open:
             return
         due_at, number = self._open.pop(stream)
-        self._told.outcomes[outcome] += 1
+        self._results.outcomes[outcome] += 1
         if outcome == OK:
             now = time.monotonic()
-            self._told.latencies.append(now - due_at)
-            self._told.booked_at.append(now)
-            self._told.booked.append(number)
+            self._results.latencies.append(now - due_at)
+            self._results.booked_at.append(now)
+            self._results.booked.append(number)
 
     @staticmethod
     def _more(size: int) -> bytes:
@@ -314,7 +320,7 @@ class Caller(asyncio.Protocol):
 
 
 def outcome_of(trailers: bytes) -> str:
-    """OK, or the number of the status; a refusal is only called by its name if it tells what it has to."""
+    """OK, the number of the status, or the name of a refusal that has its details."""
     place = trailers.find(b"grpc-status") + len(b"grpc-status") + 1
     status = int(trailers[place : place + trailers[place - 1]])
     if status == 0:
@@ -329,7 +335,7 @@ def outcome_of(trailers: bytes) -> str:
 
 
 def retry_delay_seconds(trailers: bytes) -> float:
-    """What RetryInfo says, in the trailers of a refusal."""
+    """The delay of RetryInfo in the trailers of a refusal."""
     place = trailers.index(_RETRY_INFO) + len(_RETRY_INFO)
     delay = error_details_pb2.RetryInfo.FromString(
         trailers[place + 1 : place + 1 + trailers[place]]
@@ -337,56 +343,57 @@ def retry_delay_seconds(trailers: bytes) -> float:
     return delay.seconds + delay.nanos / 1e9
 
 
-async def call_all(plan: Plan) -> Told:
-    """Carries out the plan and waits for what is open at its end."""
-    told = Told()
+async def call_all(plan: Plan) -> Results:
+    """Carries out the plan and waits for its open calls."""
+    results = Results()
     events = Events(plan.number)
     host, port = plan.address.rsplit(":", 1)
     loop = asyncio.get_running_loop()
     callers = [
-        (await loop.create_connection(lambda: Caller(plan, events, told), host, int(port)))[1]
+        (await loop.create_connection(lambda: Caller(plan, events, results), host, int(port)))[1]
         for _ in range(plan.connections)
     ]
-    # The server's own settings come first, so that nobody goes beyond them.
+    # The server's settings come first: no call may go beyond them.
     await asyncio.sleep(0.2)
     worked = time.process_time()
     began = time.monotonic()
-    while not plan.is_over((now := time.monotonic()) - began, told):
+    while not plan.is_over((now := time.monotonic()) - began, results):
         if plan.rate:
             due = int((now - began) * plan.rate) + 1
-            for number in range(told.offered, due):
+            for number in range(results.offered, due):
                 callers[number % len(callers)].call(began + number / plan.rate, number)
-            told.offered = max(told.offered, due)
+            results.offered = max(results.offered, due)
         else:
             for caller in callers:
                 while caller.waiting < plan.open_max:
-                    caller.call(now, told.offered)
-                    told.offered += 1
+                    caller.call(now, results.offered)
+                    results.offered += 1
         for caller in callers:
             caller.expire()
             caller.send()
         await asyncio.sleep(TICK_SECONDS)
-    told.processor_seconds = time.process_time() - worked
+    results.processor_seconds = time.process_time() - worked
     ended = time.monotonic()
-    told.seconds = ended - began
+    results.seconds = ended - began
     while any(caller.waiting for caller in callers):
         is_last = time.monotonic() > ended + plan.deadline_seconds + 1
-        # Also when it is late: a process that was halted has yet to see which deadlines have passed.
+        # Also when it is late: a process that was halted must still see which deadlines have
+        # passed.
         for caller in callers:
             caller.expire()
             caller.send()
         if is_last:
             break
         await asyncio.sleep(0.01)
-    told.outcomes["never answered"] += sum(caller.waiting for caller in callers)
+    results.outcomes["never answered"] += sum(caller.waiting for caller in callers)
     for caller in callers:
         if caller.transport is not None:
             caller.transport.close()
-    return told
+    return results
 
 
-async def call_in_processes(plans: list[Plan]) -> list[Told]:
-    """Carries out the plans, each in a process of its own."""
+async def call_in_processes(plans: list[Plan]) -> list[Results]:
+    """Carries out the plans, each in a separate process."""
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "scripts.overload.callers", json.dumps(asdict(plan))),
@@ -400,16 +407,16 @@ async def call_in_processes(plans: list[Plan]) -> list[Told]:
     if any(process.returncode for process in processes):
         raise RuntimeError("callers failed")
     return [
-        Told(**{**json.loads(stdout), "outcomes": Counter(json.loads(stdout)["outcomes"])})
+        Results(**{**json.loads(stdout), "outcomes": Counter(json.loads(stdout)["outcomes"])})
         for stdout, _ in outputs
     ]
 
 
 def main(plan: str) -> None:
-    """Carries out one plan, given as JSON, and prints what was told as JSON."""
+    """Carries out one plan, given as JSON, and prints the results as JSON."""
     given = json.loads(plan)
-    told = asyncio.run(call_all(Plan(**{**given, "manners": Manners(given["manners"])})))
-    json.dump({part.name: getattr(told, part.name) for part in fields(told)}, sys.stdout)
+    results = asyncio.run(call_all(Plan(**{**given, "manners": Manners(given["manners"])})))
+    json.dump({part.name: getattr(results, part.name) for part in fields(results)}, sys.stdout)
 
 
 if __name__ == "__main__":

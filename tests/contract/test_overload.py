@@ -35,7 +35,7 @@ async def test_overload_is_refused_in_good_order() -> None:
         result = json.loads(results.read_bytes())
     assert result["outcomes"]["OK"]
     assert result["outcomes"]["RESOURCE_EXHAUSTED QUEUE_FULL"]
-    assert result["outcomes"]["not sent: told to wait"]
+    assert result["outcomes"]["not sent: asked to wait"]
     assert result["health_checks"]
     assert result["acknowledged"] <= result["stored"]
     # Far less than what was offered: a call that waits costs some 16 KiB.
