@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from support.events import unique
 from support.folders import folder_for_all
 from support.running import RunningLedger, execute_alone, running_ledger
 
@@ -133,6 +134,15 @@ async def new_database(
     await engine.dispose()
     for name in names if _is_given() else ():
         await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_url(server_url: str) -> AsyncIterator[str]:
+    """A superuser's URL of a database with nothing in it."""
+    name = f"ledger_empty_{os.getpid()}_{unique('db')}"
+    await create_database(server_url, name)
+    yield database_url(server_url, database=name)
+    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")

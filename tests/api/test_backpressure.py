@@ -8,15 +8,17 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from support.books import stored_ids
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
+from support.statuses import answer_or_error, reason_of, retry_seconds_of
+from support.waiting import until
 
 from ledger.api.metrics import UncountedCalls
 from ledger.bootstrap.database import Database
@@ -86,32 +88,6 @@ def send(
     return ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event), timeout=timeout)
 
 
-async def outcome(call: Any) -> Any:
-    """What a call is answered, or the error that it fails with."""
-    try:
-        return await call
-    except aio.AioRpcError as error:
-        return error
-
-
-def told(error: Any) -> tuple[grpc.StatusCode, str, float]:
-    """An error's code, its reason, and how many seconds to wait before the next attempt."""
-    status = rpc_status.from_call(error)
-    assert status is not None
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(retry)
-    return error.code(), info.reason, retry.retry_delay.ToTimedelta().total_seconds()
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Returns once it holds; fails after the deadline."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await condition():  # noqa: ASYNC110  # what is waited for happens in another process
-            await asyncio.sleep(0.02)
-
-
 async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
     """Returns once a booking has waited for the lock for so long."""
 
@@ -126,21 +102,14 @@ async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
     await until(blocked)
 
 
-async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
-    """The ids of a restaurant's events in the books."""
-    rows = await ledger.query(
-        "SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id
-    )
-    return {row[0] for row in rows}
-
-
 async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Database) -> None:
     """RESOURCE_EXHAUSTED with QUEUE_FULL and RetryInfo, for single calls and batches; health and reads answer meanwhile."""
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
         calls = {
-            event.event_id: asyncio.ensure_future(outcome(send(ledger, event))) for event in events
+            event.event_id: asyncio.ensure_future(answer_or_error(send(ledger, event)))
+            for event in events
         }
 
         async def refused() -> bool:
@@ -148,15 +117,15 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
 
         await until(refused)
         waiting = {event_id: call for event_id, call in calls.items() if not call.done()}
-        batch = await outcome(
+        batch = await answer_or_error(
             ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events[:2]))
         )
         refusals = [batch, *(call.result() for call in calls.values() if call.done())]
-        assert {told(error)[:2] for error in refusals} == {
+        assert {(error.code(), reason_of(error)) for error in refusals} == {
             (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
         }
         # They are not to come back together.
-        delays = {told(error)[2] for error in refusals}
+        delays = {retry_seconds_of(error) for error in refusals}
         assert len(delays) > 10
         assert min(delays) >= 0.5
         assert max(delays) <= 1.5
@@ -225,7 +194,7 @@ async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
         filling = ledger_pb2.BatchIngestEventsRequest(
             events=[event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS)]
         )
-        batch = asyncio.ensure_future(outcome(ledger.stub.BatchIngestEvents(filling)))
+        batch = asyncio.ensure_future(answer_or_error(ledger.stub.BatchIngestEvents(filling)))
         await until_blocked(ledger)
         streamed = [
             ledger_pb2.StreamEventsRequest(
@@ -235,7 +204,8 @@ async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
         ]
         call: Any = ledger.stub.StreamEvents(iter(streamed))
         answers = asyncio.ensure_future(_all(call))
-        assert told(await outcome(send(ledger, event_message())))[:2] == (
+        error = await answer_or_error(send(ledger, event_message()))
+        assert (error.code(), reason_of(error)) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "QUEUE_FULL",
         )
@@ -261,7 +231,7 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(
     restaurant_id = unique("res")
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
         slow = asyncio.ensure_future(
-            outcome(send(ledger, event_message(restaurant_id=restaurant_id)))
+            answer_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
         )
         # It takes a while, for the server to learn that groups do.
         await until_blocked(ledger, seconds=0.5)
@@ -270,7 +240,7 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(
         async with locked_events(database) as release:
             waiting = [
                 asyncio.ensure_future(
-                    outcome(send(ledger, event_message(restaurant_id=restaurant_id)))
+                    answer_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
                 )
                 for _ in range(2 * GROUP_EVENTS)
             ]
@@ -279,18 +249,18 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(
             async def too_short() -> bool:
                 # As long as the others have not arrived it is let in, and its time passes.
                 event = event_message(restaurant_id=restaurant_id)
-                error = await outcome(send(ledger, event, timeout=0.2))
+                error = await answer_or_error(send(ledger, event, timeout=0.2))
                 assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                 if rpc_status.from_call(error) is None:
                     return False
-                assert told(error)[1] == "DEADLINE_TOO_SHORT"
+                assert reason_of(error) == "DEADLINE_TOO_SHORT"
                 refused.append(event.event_id)
                 return True
 
             await until(too_short)
             waiting.append(
                 asyncio.ensure_future(
-                    outcome(
+                    answer_or_error(
                         send(
                             ledger,
                             event_message(restaurant_id=restaurant_id),

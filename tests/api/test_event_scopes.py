@@ -23,11 +23,6 @@ BOOKED = "BOOKED"
 
 
 @pytest.fixture(scope="module")
-def issuer() -> Issuer:
-    return Issuer()
-
-
-@pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Path:
     path = tmp_path_factory.mktemp("scopes") / "tokens"
     lines = [token_line(scope, scope, f"token of {scope}") for scope in (Scope.INGEST, *PARTS)]
@@ -62,7 +57,7 @@ def event_of(number: int) -> ledger_pb2.ProcessorEvent:
     return event_message(**fields)
 
 
-def told(status: status_pb2.Status) -> str:
+def refusal_of(status: status_pb2.Status) -> str:
     """The reason, and the scope if one is missing."""
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
@@ -82,7 +77,7 @@ async def outcome_of(ledger: RunningLedger, token: str, event: ledger_pb2.Proces
         assert status is not None
         if error.code() == grpc.StatusCode.PERMISSION_DENIED:
             assert status.code == grpc.StatusCode.PERMISSION_DENIED.value[0]
-        return told(status)
+        return refusal_of(status)
     return BOOKED
 
 
@@ -115,7 +110,9 @@ async def test_each_event_needs_its_scope(
     assert [await outcome_of(guarded, token, event_of(number)) for number in numbers] == wanted
 
     def outcomes(results: Any) -> list[str]:
-        return [told(result.error) if result.HasField("error") else BOOKED for result in results]
+        return [
+            refusal_of(result.error) if result.HasField("error") else BOOKED for result in results
+        ]
 
     batch = ledger_pb2.BatchIngestEventsRequest(events=[event_of(number) for number in numbers])
     answer = await guarded.stub.BatchIngestEvents(batch, metadata=by(token))
@@ -184,7 +181,7 @@ async def test_open_stream_follows_the_scopes_of_its_caller(
         async def sent(number: int) -> str:
             await stream.write(ledger_pb2.StreamEventsRequest(event=event_of(number)))
             answer: Any = await stream.read()
-            return told(answer.result.error) if answer.result.HasField("error") else BOOKED
+            return refusal_of(answer.result.error) if answer.result.HasField("error") else BOOKED
 
         assert await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED) == BOOKED
         tokens.write_text(token_line("clerk", "ingest:processor", "one"))

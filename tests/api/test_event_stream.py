@@ -9,14 +9,17 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2
 from grpc import aio
-from grpc_status import rpc_status
 from support.audit import assert_books_in_order
+from support.books import stored_ids
+from support.dates import days_ago
 from support.events import event_message, unique
 from support.fakes import FakeEventLedger, FakeUnitOfWork
-from support.payout_runs import days_ago, finished_run
+from support.payout_runs import finished_run
 from support.running import RunningLedger, running_ledger
+from support.statuses import reason_of
+from support.waiting import until
 
 from ledger.api import call_frame, event_stream
 from ledger.api.convert.wire_format import parse_request
@@ -55,35 +58,11 @@ async def answers_to(ledger: RunningLedger, requests: Sequence[Request]) -> list
         return [answer async for answer in ledger.stub.StreamEvents(iter(requests))]
 
 
-def told(result: ledger_pb2.IngestResult) -> str:
+def outcome_of(result: ledger_pb2.IngestResult) -> str:
     """A result in short: its status, or the code of its error."""
     if result.HasField("error"):
         return code_pb2.Code.Name(result.error.code)
     return ledger_pb2.IngestStatus.Name(result.status).removeprefix("INGEST_STATUS_")
-
-
-def ended_with(error: Any) -> tuple[grpc.StatusCode, str]:
-    """The code and the reason of a call's error."""
-    status = rpc_status.from_call(error)
-    info = error_details_pb2.ErrorInfo()
-    for detail in (status or status_pb2.Status()).details:
-        detail.Unpack(info)
-    return error.code(), info.reason
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns once it holds; fails after the deadline."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.005)
-
-
-async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
-    """The ids of a restaurant's events in the books."""
-    rows = await ledger.query(
-        "SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id
-    )
-    return {row[0] for row in rows}
 
 
 async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger) -> None:
@@ -107,7 +86,9 @@ async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger
         ],
     )
     assert [
-        told(answer.result) if answer.HasField("result") else [told(r) for r in answer.results]
+        outcome_of(answer.result)
+        if answer.HasField("result")
+        else [outcome_of(r) for r in answer.results]
         for answer in answers
     ] == [
         "CREATED",
@@ -151,7 +132,7 @@ async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: Runni
     paid, failed = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
     requests = [moved(payout, type) for payout in payouts for type in (paid, failed, paid)]
     answers = await answers_to(ledger, requests)
-    assert [told(answer.result) for answer in answers] == [
+    assert [outcome_of(answer.result) for answer in answers] == [
         "CREATED",
         "CREATED",
         "FAILED_PRECONDITION",
@@ -218,8 +199,8 @@ async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: Runni
         assert await call.read() is aio.EOF
         await writing
     assert [len(answer.results) for answer in answers] == [500] * 30
-    assert {told(answer.results[0]) for answer in answers} == {"CREATED"}
-    assert {told(answer.results[-1]) for answer in answers} == {"INVALID_ARGUMENT"}
+    assert {outcome_of(answer.results[0]) for answer in answers} == {"CREATED"}
+    assert {outcome_of(answer.results[-1]) for answer in answers} == {"INVALID_ARGUMENT"}
 
 
 class StalledLedger(FakeEventLedger):
@@ -317,7 +298,7 @@ def read_until_the_end(
             for answer in stream(iter(requests), timeout=DEADLINE_SECONDS):
                 on_answer(Response.FromString(answer))
         except grpc.RpcError as error:
-            return ended_with(error)
+            return (error.code(), reason_of(error))
         return None
 
 
@@ -347,7 +328,7 @@ async def test_stop_breaks_a_stream_off_after_what_is_answered(database: Databas
         await ledger.server.stop(10)
         assert await reading == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         over.set()
-        assert {told(answer.result) for answer in answered} == {"CREATED"}
+        assert {outcome_of(answer.result) for answer in answered} == {"CREATED"}
         assert {event.event_id for event in events[: len(answered)]} <= await stored_ids(
             ledger, restaurant_id
         )
@@ -372,7 +353,7 @@ async def test_malformed_message_ends_the_stream_after_the_answers_before_it(
         read_until_the_end, shared_ledger.address, messages, answers.append
     )
     assert ended == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
-    assert [told(answer.result) for answer in answers] == ["CREATED"] * 20
+    assert [outcome_of(answer.result) for answer in answers] == ["CREATED"] * 20
     assert await stored_ids(shared_ledger, restaurant_id) == {
         request.event.event_id for request in before
     }
@@ -457,7 +438,7 @@ async def test_request_that_waits_for_room_is_not_parsed(
         assert not parsed
         room.set()
         (answer,) = await answering
-    assert [told(result) for result in answer.results] == ["CREATED"]
+    assert [outcome_of(result) for result in answer.results] == ["CREATED"]
     assert parsed == [request.ByteSize()]
 
 

@@ -3,14 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import grpc
 import pytest
-from google.type import date_pb2
 from grpc import aio
 from structlog.testing import capture_logs
+from support.dates import date_message, days_ago
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 from support.waiting import until
@@ -33,8 +32,8 @@ def calls_of(
     ledger: RunningLedger, restaurant_id: str, event_id: str
 ) -> list[Callable[[], Awaitable[object]]]:
     """A call of each kind that asks the database."""
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    as_of = date_pb2.Date(year=yesterday.year, month=yesterday.month, day=yesterday.day)
+    yesterday = days_ago(1)
+    as_of = date_message(yesterday)
     stub, pb = ledger.stub, ledger_pb2
 
     def run(*, dry_run: bool) -> Awaitable[object]:

@@ -85,7 +85,7 @@ async def test_malformed_requests_are_summed_up(database: Database, tmp_path: Pa
                 grpc.StatusCode.INVALID_ARGUMENT
             }
     lines = server.log.read_bytes()[before:].decode().splitlines()
-    assert calls_told(lines, "refused", "MalformedMessage") == 200
+    assert calls_logged(lines, "refused", "MalformedMessage") == 200
     assert len(lines) < 20
 
 
@@ -110,15 +110,15 @@ async def test_outage_is_not_logged_call_by_call(
     lines = server.log.read_bytes()[before:].decode().splitlines()
     failures = [line for line in lines if " call failed " in line]
     assert (
-        calls_told(lines, "failed", "DatabaseUnavailable")
-        + calls_told(lines, "failed", "DatabaseTimeout")
+        calls_logged(lines, "failed", "DatabaseUnavailable")
+        + calls_logged(lines, "failed", "DatabaseTimeout")
         == 100
     )
     assert all("cause=" in line and "request_id=" in line for line in failures)
     assert len(failures) < 20
 
 
-def calls_told(lines: list[str], verb: str, error: str) -> int:
+def calls_logged(lines: list[str], verb: str, error: str) -> int:
     """How many calls the log tells of that ended with the error."""
     firsts = [line for line in lines if f" call {verb} " in line and f"error={error}" in line]
     counts = [

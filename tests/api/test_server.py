@@ -16,11 +16,9 @@ import grpc
 import pytest
 import structlog
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -28,6 +26,8 @@ from sqlalchemy.pool import NullPool
 from support.certificates import HERE, Authority
 from support.events import event_message, unique
 from support.running import RunningLedger, execute_alone, running_ledger
+from support.statuses import answer_or_error, details_of, reason_of
+from support.waiting import until
 
 from ledger.api.ledger_service import LedgerService
 from ledger.api.metrics import UncountedCalls
@@ -47,39 +47,6 @@ REQUEST_ID = "x-request-id"
 DEADLINE_SECONDS = 60.0
 # What a caller is told when the server or its database has too much to do; all of them may be repeated.
 RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
-
-
-def details_of(error: aio.AioRpcError) -> dict[str, Any]:
-    """The details of a failed call by the names of their messages; empty when grpc itself has answered."""
-    told: Any = error
-    status = rpc_status.from_call(told)
-    found: dict[str, Any] = {}
-    for detail in status.details if status is not None else ():
-        for kind in (
-            error_details_pb2.ErrorInfo,
-            error_details_pb2.RetryInfo,
-            error_details_pb2.BadRequest,
-        ):
-            message = kind()
-            if detail.Unpack(message):
-                found[kind.DESCRIPTOR.name] = message
-    return found
-
-
-def reason_of(error: aio.AioRpcError) -> str | None:
-    """The reason of a failed call."""
-    info = details_of(error).get("ErrorInfo")
-    return None if info is None else info.reason
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Asks until the condition holds; fails after the deadline."""
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await condition():  # noqa: ASYNC110  # what is waited for happens in another process
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"not within {DEADLINE_SECONDS} s: {what}")
 
 
 def health_stub(channel: aio.Channel) -> Any:
@@ -104,7 +71,7 @@ async def until_serving(ledger: RunningLedger) -> None:
     async def serving() -> bool:
         return await health_of(ledger) == SERVING
 
-    await until(serving, "SERVING")
+    await until(serving, what="SERVING")
 
 
 async def is_stored(ledger: RunningLedger, event_id: str) -> bool:
@@ -171,7 +138,7 @@ async def until_blocked(ledger: RunningLedger, sessions: int = 1) -> None:
     async def blocked() -> bool:
         return len(await blocked_since(ledger)) >= sessions
 
-    await until(blocked, "the booking waits for the lock")
+    await until(blocked, what="the booking waits for the lock")
 
 
 # Health
@@ -280,7 +247,7 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
             async def not_ready() -> bool:
                 return await health_of(ledger) == NOT_SERVING
 
-            await until(not_ready, "NOT_SERVING without a database")
+            await until(not_ready, what="NOT_SERVING without a database")
             assert await health_of(ledger, "") == SERVING, "the process is alive"
         finally:
             await execute_alone(server_url, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
@@ -316,11 +283,13 @@ async def test_readiness_outlives_any_failure_of_the_ping(
             async def told(status: int) -> bool:
                 return int((await stub.Check(request)).status) == status
 
-            await until(lambda: told(SERVING), "SERVING at first")
+            await until(lambda: told(SERVING), what="SERVING at first")
             failing = True
-            await until(lambda: told(NOT_SERVING), f"NOT_SERVING while the ping raises {failure!r}")
+            await until(
+                lambda: told(NOT_SERVING), what=f"NOT_SERVING while the ping raises {failure!r}"
+            )
             failing = False
-            await until(lambda: told(SERVING), "SERVING afterwards")
+            await until(lambda: told(SERVING), what="SERVING afterwards")
     finally:
         await server.stop(0)
 
@@ -630,20 +599,22 @@ async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> N
             async def all_taken_up() -> bool:
                 return started.calls == 1 + len(calls)
 
-            await until(all_taken_up, "the calls are under way")
+            await until(all_taken_up, what="the calls are under way")
             stopping = asyncio.create_task(ledger.server.stop(2 * DEADLINE_SECONDS))
             async with aio.insecure_channel(ledger.address) as channel:
                 late = ledger_pb2_grpc.LedgerServiceStub(channel)
 
                 async def refused() -> bool:
                     request = ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant_id)
-                    outcome = await _outcome(late.GetRestaurant(request, timeout=DEADLINE_SECONDS))
+                    outcome = await answer_or_error(
+                        late.GetRestaurant(request, timeout=DEADLINE_SECONDS)
+                    )
                     return (
                         isinstance(outcome, aio.AioRpcError)
                         and outcome.code() == grpc.StatusCode.UNAVAILABLE
                     )
 
-                await until(refused, "a new call is refused")
+                await until(refused, what="a new call is refused")
             assert not stopping.done()
             assert not any(call.done() for call in calls)
             await release()
@@ -680,7 +651,7 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(
                     grpc.StatusCode.CANCELLED,
                 }
             await release()
-        await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
+        await until(lambda: is_stored(ledger, event.event_id), what="the event is booked")
 
 
 # Calls that are given up
@@ -707,7 +678,7 @@ async def test_cancelled_call_does_not_cancel_its_booking(
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await release()
-    await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
+    await until(lambda: is_stored(ledger, event.event_id), what="the event is booked")
     repeated = await ledger.stub.IngestEvent(request_of(event))
     assert repeated.status == ledger_pb2.INGEST_STATUS_DUPLICATE
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
@@ -731,10 +702,11 @@ async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningL
             return bool(await blocked_since(ledger))
 
         await until(
-            given_up_while_it_waits, "the event waits for the lock when the call's time is over"
+            given_up_while_it_waits,
+            what="the event waits for the lock when the call's time is over",
         )
         await release()
-    await until(lambda: is_stored(ledger, event.event_id), "the event is booked")
+    await until(lambda: is_stored(ledger, event.event_id), what="the event is booked")
     repeated = await ledger.stub.IngestEvent(request_of(event))
     assert repeated.status == ledger_pb2.INGEST_STATUS_DUPLICATE
 
@@ -751,7 +723,7 @@ async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedge
         async def tried_again() -> bool:
             return any(since > first for since in await blocked_since(ledger))
 
-        await until(tried_again, "another attempt after the lock timeout")
+        await until(tried_again, what="another attempt after the lock timeout")
         await release()
         answer = await call
     assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
@@ -811,7 +783,7 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
         )
         return not rows
 
-    await until(idle, "no session is left inside a transaction")
+    await until(idle, what="no session is left inside a transaction")
     assert (
         await ledger.stub.IngestEvent(request_of(event))
     ).status == ledger_pb2.INGEST_STATUS_DUPLICATE
@@ -829,11 +801,11 @@ async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) ->
     ]
     calls = []
     for number, event in enumerate(events):
-        calls.append(_outcome(ledger.stub.IngestEvent(request_of(event))))
+        calls.append(answer_or_error(ledger.stub.IngestEvent(request_of(event))))
         balance = ledger_pb2.GetBalanceRequest(
             restaurant_id=restaurant_ids[number % 10], currency="PEN"
         )
-        calls.append(_outcome(ledger.stub.GetBalance(balance)))
+        calls.append(answer_or_error(ledger.stub.GetBalance(balance)))
     outcomes = await asyncio.gather(*calls)
     refused = [outcome for outcome in outcomes if isinstance(outcome, aio.AioRpcError)]
     assert {error.code() for error in refused} <= RETRYABLE
@@ -854,13 +826,6 @@ async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) ->
     assert sum(balance.available_minor for balance in balances) == 10 * 10_000 + 1500 * 100
     await until_serving(ledger)
     assert balances[0].as_of.ToDatetime(UTC) <= datetime.now(UTC)
-
-
-async def _outcome(call: Any) -> Any:
-    try:
-        return await call
-    except aio.AioRpcError as error:
-        return error
 
 
 KILL_BLOCKED = """

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,6 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
-from google.type import date_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.audit import assert_books_in_order
+from support.dates import date_message, days_ago
 from support.events import event_message, timestamp, unique
 from support.page_tokens import keyed_token
 from support.running import RunningLedger, running_ledger
@@ -366,8 +366,8 @@ async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: Runn
 async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLedger) -> None:
     """A reserve, which no event caused, and the reversal of a payout that failed; both by the payout's id."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
-    today = datetime.now(UTC).date()
-    run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_date(today))
+    today = days_ago(0)
+    run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_message(today))
     started = (await ledger.stub.RunPayouts(run)).payout_run
     async with asyncio.timeout(60):
         while started.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
@@ -403,10 +403,6 @@ async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLed
         2:
     ]
     await assert_books_in_order(ledger.database)
-
-
-def as_date(day: date) -> date_pb2.Date:
-    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
 
 
 async def test_unknown_restaurant_and_unknown_currency(shared_ledger: RunningLedger) -> None:

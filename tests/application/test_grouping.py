@@ -2,9 +2,10 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
+from support.waiting import run_ready_tasks, until
 
 from ledger.application import grouping
 from ledger.application.grouping import PRUNE_ITEMS, Answer, Grouping
@@ -66,19 +67,6 @@ def grouping_of(
     )
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns once it holds; fails after the deadline."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.001)
-
-
-async def settled() -> None:
-    """Lets everything run that can run without a timer."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
 @pytest.fixture
 def _no_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a timer waits for longer than any test."""
@@ -119,7 +107,7 @@ async def test_group_that_is_complete_waits_for_no_timer() -> None:
         for _ in range(20):
             await asyncio.gather(*(groups.add(number) for number in range(10)))
         futures = [groups.add(number) for number in range(9)]
-        await settled()
+        await run_ready_tasks()
         assert len(work.groups) == 20, "an incomplete group waits for a while"
         await asyncio.gather(*futures, groups.add(9))
         await groups.close()
@@ -261,7 +249,7 @@ async def test_next_group_waits_for_the_one_before() -> None:
     first = groups.add(0)
     await until(lambda: bool(work.groups))
     second = groups.add(1)
-    await settled()
+    await run_ready_tasks()
     assert work.groups == [[0]]
     work.let()
     async with asyncio.timeout(DEADLINE_SECONDS):
@@ -281,9 +269,9 @@ async def test_group_that_takes_long_does_not_hold_up_the_next(
     futures = []
     for number in range(3):
         futures.append(groups.add(number))
-        await until(lambda number=number: len(work.groups) == number + 1)  # type: ignore[misc]
+        await until(lambda number=number: len(work.groups) == number + 1)
     futures += [groups.add(3), groups.add(4)]
-    await settled()
+    await run_ready_tasks()
     assert work.groups == [[0], [1], [2]]
     work.let()
     assert await asyncio.gather(*futures) == [0, 2, 4, 6, 8]
@@ -318,7 +306,7 @@ async def test_close_drains_and_takes_no_more() -> None:
     futures = [groups.add(number) for number in range(7)]
     await until(lambda: bool(work.groups))
     closing = asyncio.create_task(groups.close())
-    await settled()
+    await run_ready_tasks()
     assert not closing.done()
     with pytest.raises(ShuttingDown):
         groups.add(7)

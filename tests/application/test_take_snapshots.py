@@ -1,10 +1,11 @@
 """The worker that takes snapshots: of what was reported, once, and never in anybody's way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from support.waiting import until
 
 from ledger.application import take_snapshots
 from ledger.application.take_snapshots import SnapshotWorker
@@ -47,14 +48,6 @@ async def working(
     finally:
         snapshots.may_go_on.set()
         await asyncio.wait_for(worker.stop(), DEADLINE_SECONDS)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.001)
 
 
 async def test_long_tails_are_shortened_in_order() -> None:
@@ -141,7 +134,7 @@ async def test_rest_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         for times in (1, 2, 3):
             worker.report([(1, 99)])
             await until(
-                lambda wanted=times: len(snapshots.asked) == wanted and worker.wanted_count == 0  # type: ignore[misc]
+                lambda wanted=times: len(snapshots.asked) == wanted and worker.wanted_count == 0
             )
 
 

@@ -18,11 +18,12 @@ from sqlalchemy import make_url
 from support.archives import make_older
 from support.audit import assert_books_in_order
 from support.commands import INTERRUPTIBLE, Outcome, run_command, start_process
-from support.events import event_message
-from support.payout_runs import days_ago, finished_run
+from support.dates import days_ago
+from support.events import event_message, unique
+from support.payout_runs import finished_run
 from support.running import RunningLedger, query, running_ledger
 from support.snapshots import make_marks, take_snapshots
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
@@ -63,8 +64,8 @@ async def old_books(
             )
         )
         await ledger.query("UPDATE restaurants SET active = false WHERE restaurant_id = 'res_0'")
-        await finished_run(ledger)
-        await finished_run(ledger)
+        await finished_run(ledger, request_id=unique("run"))
+        await finished_run(ledger, request_id=unique("run"))
         await query(
             database.migration_url,
             """
@@ -91,7 +92,7 @@ async def until_rows(database: Database, question: str) -> None:
     async def told() -> bool:
         return bool((await query(database.migration_url, question))[0][0])
 
-    await until_told(told, TIMEOUT_SECONDS)
+    await until(told, TIMEOUT_SECONDS)
 
 
 async def archive(*arguments: str) -> Outcome:
@@ -586,7 +587,7 @@ async def test_archived_run_gets_no_items_by_a_downgrade(
                 for n in range(RESTAURANTS)
             )
         )
-        await finished_run(ledger)
+        await finished_run(ledger, request_id=unique("run"))
     canceled = """
     WITH run AS (
       INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,

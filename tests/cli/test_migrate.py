@@ -1,28 +1,14 @@
 """`ledger migrate` on databases of its own."""
 
-import os
-from collections.abc import AsyncIterator
-
 import pytest
 from support.commands import run_command
-from support.running import execute_alone, query
+from support.running import query
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.schema.migrations import (
-    create_database,
-    database_url,
     head_revision,
 )
-
-
-@pytest.fixture
-async def empty_url(server_url: str) -> AsyncIterator[str]:
-    """A database without a schema."""
-    name = f"ledger_empty_{os.getpid()}"
-    await create_database(server_url, name)
-    yield database_url(server_url, database=name)
-    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 async def test_empty_database_gets_the_newest_schema(

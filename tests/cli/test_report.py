@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.commands import run_command, run_process
+from support.dates import days_ago
 from support.events import event_message
-from support.payout_runs import answer, days_ago, finished_run
+from support.payout_runs import answer, finished_run
 from support.running import RunningLedger
 
 from ledger.cli.failures import ExitStatus

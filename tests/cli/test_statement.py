@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support.commands import run_command
+from support.commands import run_command, table_cells
 from support.events import event_message, unique
 from support.running import RunningLedger
 
@@ -27,14 +27,6 @@ async def booked(ledger: RunningLedger) -> tuple[str, str, str]:
     return restaurant_id, charge.event_id, refund.event_id
 
 
-def rows_of(stdout: str) -> list[list[str]]:
-    return [
-        [cell.strip() for cell in line.split("│")[1:-1]]
-        for line in stdout.splitlines()
-        if "│" in line
-    ]
-
-
 async def test_statement_runs_from_balance_to_balance(shared_ledger: RunningLedger) -> None:
     """Signed amounts in the currency's units, and the balance after each."""
     restaurant_id, charge_id, refund_id = await booked(shared_ledger)
@@ -48,7 +40,7 @@ async def test_statement_runs_from_balance_to_balance(shared_ledger: RunningLedg
         "opening balance 0.00",
     ]
     assert lines[-2:] == ["closing balance -22.50", "3 entries"]
-    assert [row[1:] for row in rows_of(outcome.stdout)] == [
+    assert [row[1:] for row in table_cells(outcome.stdout)] == [
         ["charge", "100.00", "100.00", charge_id],
         ["fee", "-2.50", "97.50", charge_id],
         ["refund", "-120.00", "-22.50", refund_id],
@@ -70,7 +62,7 @@ async def test_filtered_statement_has_no_running_balance(shared_ledger: RunningL
         shared_ledger.address,
     )
     outcome = await run_command(*arguments)
-    assert [row[1:] for row in rows_of(outcome.stdout)] == [
+    assert [row[1:] for row in table_cells(outcome.stdout)] == [
         ["fee", "-2.50", charge_id],
         ["refund", "-120.00", refund_id],
     ]
@@ -178,7 +170,7 @@ async def test_statement_of_many_pages(
     outcome = await run_command(
         "statement", restaurant_id, "PEN", "--address", shared_ledger.address
     )
-    assert [row[3] for row in rows_of(outcome.stdout)] == ["100.00", "97.50", "-22.50"]
+    assert [row[3] for row in table_cells(outcome.stdout)] == ["100.00", "97.50", "-22.50"]
 
 
 async def test_refusals_are_told_in_the_contracts_words(shared_ledger: RunningLedger) -> None:

@@ -10,7 +10,7 @@ import socket
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -30,6 +30,7 @@ from support.audit import assert_books_in_order
 from support.commands import TIMEOUT_SECONDS, start_process
 from support.events import event_message, unique
 from support.running import query, role_settings
+from support.waiting import until
 
 from ledger.api.server import Server
 from ledger.api.transport.listening import AddressUnavailable
@@ -94,15 +95,6 @@ class RunningWorkers:
         """Waits for the end of everybody who could write to standard error; the supervisor's exit status."""
         await asyncio.wait_for(self.reading, TIMEOUT_SECONDS)
         return await asyncio.wait_for(self.process.wait(), TIMEOUT_SECONDS)
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Waits for `condition`; fails when it takes too long."""
-    deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
-    while not condition():
-        if asyncio.get_running_loop().time() > deadline:
-            pytest.fail(f"{what} did not come about within {TIMEOUT_SECONDS:.0f} s")
-        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -186,12 +178,12 @@ async def workers(shared_database: Database) -> AsyncIterator[RunningWorkers]:
 async def test_workers_are_one_server(workers: RunningWorkers) -> None:
     """Ready once all serve; each answers some connections; the metrics are of all of them."""
     # Standard error is read beside standard output.
-    await until(lambda: set(workers.pids()) == {1, 2}, "two workers")
+    await until(lambda: set(workers.pids()) == {1, 2}, what="two workers")
     await until(
         lambda: (
             {line["worker"] for line in workers.said("serving: the database answers")} == {1, 2}
         ),
-        "both serve",
+        what="both serve",
     )
     restaurant_id = unique("res")
     before = Counter(await workers.metrics())
@@ -220,7 +212,7 @@ async def test_misspelt_setting_is_warned_of(workers: RunningWorkers) -> None:
 
 async def test_json_log_holds_nothing_else(workers: RunningWorkers) -> None:
     """A program that reads the log meets one format, whatever a worker or the supervisor writes."""
-    await until(lambda: len(workers.said("serving: the database answers")) >= 2, "both serve")
+    await until(lambda: len(workers.said("serving: the database answers")) >= 2, what="both serve")
     assert workers.plain_lines == []
 
 
@@ -279,7 +271,7 @@ async def test_worker_that_is_killed_is_replaced(
 
     async with stubs_of(workers.address, CHANNELS) as stubs:
         sending = [asyncio.create_task(send(stub)) for stub in stubs]
-        await until(lambda: answered > 2 * CHANNELS, "calls")
+        await until(lambda: answered > 2 * CHANNELS, what="calls")
         before = await workers.metrics()
         os.kill(killed, signal.SIGKILL)
         sent = sum(await asyncio.gather(*sending))
@@ -287,7 +279,7 @@ async def test_worker_that_is_killed_is_replaced(
     assert {"worker": 1, "pid": killed, "ended_by": "SIGKILL"}.items() <= ended.items()
     await until(
         lambda: len(workers.said("serving: the database answers", worker=1)) == 2,
-        "the new worker serves",
+        what="the new worker serves",
     )
     assert workers.pids()[1] != killed
     stored = "SELECT count(*), sum(amount_minor) FROM processor_events WHERE restaurant_id = :restaurant_id"
@@ -352,7 +344,7 @@ async def test_stop_lets_calls_end(database: Database) -> None:
             workers.process.send_signal(signal.SIGTERM)
             await until(
                 lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2},
-                "the workers stop",
+                what="the workers stop",
             )
             workers.process.send_signal(signal.SIGINT)
         assert await workers.ended() == 0
@@ -372,7 +364,7 @@ async def test_workers_end_with_their_supervisor(database: Database, tmp_path: P
             workers.process.kill()
             await until(
                 lambda: {line.get("worker") for line in workers.said("stopping")} >= {1, 2},
-                "the workers stop",
+                what="the workers stop",
             )
         # Standard error ends when the last process that has it does.
         assert await workers.ended() == -signal.SIGKILL

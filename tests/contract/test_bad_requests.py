@@ -23,10 +23,13 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from support.books import superuser
+from support.dates import date_message, days_ago
 from support.events import event_message, timestamp, unique
+from support.http2 import frame, grpc_message
 from support.page_tokens import checksummed_token
+from support.payout_runs import payout_event
 from support.running import RunningLedger, running_ledger
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.engine import Connection
@@ -156,7 +159,7 @@ async def assert_serving(ledger: RunningLedger) -> None:
 
     assert await is_told("")
     # Ready once its database has answered in time, which may be a moment after the start.
-    await until_told(lambda: is_told(SERVICE), DEADLINE_SECONDS)
+    await until(lambda: is_told(SERVICE), DEADLINE_SECONDS)
 
 
 def varint(number: int) -> bytes:
@@ -834,9 +837,7 @@ def bad_payout_runs() -> Iterator[tuple[str, Case]]:
     future = (datetime.now(UTC) + timedelta(days=2)).date()
     yield (
         "64-as_of-future",
-        run_case(
-            "as_of", as_of=date_pb2.Date(year=future.year, month=future.month, day=future.day)
-        ),
+        run_case("as_of", as_of=date_message(future)),
     )
     for amount in (-1, INT64_MIN):
         yield f"65-min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
@@ -1390,7 +1391,7 @@ async def test_payout_event_names_a_payout_in_its_one_spelling(
     for spelling in sorted(spellings):
         await assert_payout_event_refused(
             ledger,
-            about(payout, type, payout_id=spelling),
+            payout_event(payout, type, payout_id=spelling),
             (grpc.StatusCode.NOT_FOUND, "PAYOUT_NOT_FOUND"),
             {"payout_id": spelling},
         )
@@ -1402,8 +1403,8 @@ async def created_payout(ledger: RunningLedger) -> ledger_pb2.Payout:
     """The payout of a restaurant, in flight."""
     await ledger.ingest(event_message(restaurant_id="res_paid", amount_minor=918_273))
     await ledger.ingest(event_message(restaurant_id="res_other", amount_minor=1))
-    today = datetime.now(UTC).date()
-    as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    today = days_ago(0)
+    as_of = date_message(today)
     run = (await ledger.stub.RunPayouts(run_request(as_of=as_of, min_amount_minor=2))).payout_run
     async with asyncio.timeout(DEADLINE_SECONDS):
         while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
@@ -1419,17 +1420,6 @@ async def created_payout(ledger: RunningLedger) -> ledger_pb2.Payout:
 async def payout_of(ledger: RunningLedger, payout_id: str) -> ledger_pb2.Payout:
     """A payout with its history."""
     return (await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout_id))).payout
-
-
-def about(payout: ledger_pb2.Payout, type: int, **changes: Any) -> ledger_pb2.ProcessorEvent:
-    """What the bank did with the payout, with some fields changed."""
-    fields: dict[str, Any] = {
-        "restaurant_id": payout.restaurant_id,
-        "currency": payout.currency,
-        "amount_minor": payout.amount_minor,
-        "payout_id": payout.payout_id,
-    }
-    return event_message(type, **(fields | changes))
 
 
 async def assert_payout_event_refused(
@@ -1477,7 +1467,7 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(
     for differing, changes in contradictions.items():
         metadata = {"payout_id": payout.payout_id, "differing_fields": differing}
         expected = (grpc.StatusCode.FAILED_PRECONDITION, "PAYOUT_MISMATCH")
-        event = about(payout, type, **changes)
+        event = payout_event(payout, type, **changes)
         await assert_payout_event_refused(ledger, event, expected, metadata)
         with pytest.raises(aio.AioRpcError) as caught:
             await send(ledger, "IngestEvent", ingest(event))
@@ -1511,13 +1501,13 @@ async def test_payout_move_that_does_not_exist_is_refused(
 ) -> None:
     """Rows 44 and 45: another event about a payout that has ended: FAILED_PRECONDITION with its state; a repeat is DUPLICATE."""
     payout = await created_payout(ledger)
-    made = [about(payout, move) for move in moves]
+    made = [payout_event(payout, move) for move in moves]
     for event in made:
         assert [result.status for result in await ledger.ingest(event)] == [
             ledger_pb2.INGEST_STATUS_CREATED
         ]
     moved, before = await payout_of(ledger, payout.payout_id), await counts(ledger)
-    refused = about(payout, refused_move)
+    refused = payout_event(payout, refused_move)
     booked = ",".join(sorted(event.event_id for event in made))
     metadata = {
         "payout_id": payout.payout_id,
@@ -1539,8 +1529,8 @@ async def test_payment_after_the_failure_is_refused_with_both_events(
 ) -> None:
     """By their `occurred_at` the bank paid what it had refused: FAILED_PRECONDITION with the two events, in either order."""
     payout = await created_payout(ledger)
-    failed = about(payout, PAYOUT_FAILED)
-    paid = about(payout, PAYOUT_PAID)
+    failed = payout_event(payout, PAYOUT_FAILED)
+    paid = payout_event(payout, PAYOUT_PAID)
     paid.occurred_at.FromMicroseconds(failed.occurred_at.ToMicroseconds() + 1)
     booked, refused = (paid, failed) if first == PAYOUT_PAID else (failed, paid)
     assert [result.status for result in await ledger.ingest(booked)] == [
@@ -1898,16 +1888,6 @@ async def test_reference_and_metadata_are_text_and_no_statement(
 # What no gRPC library sends: HTTP/2 frames by hand (RFC 9113), headers as plain literals (RFC 7541, section 6.2.2).
 HEADERS_FRAME, DATA_FRAME, SETTINGS_FRAME, RESET_FRAME, GOAWAY_FRAME = 1, 0, 4, 3, 7
 END_STREAM, END_HEADERS = 1, 4
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame."""
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
-
-
-def grpc_message(raw: bytes, *, compressed: int = 0) -> bytes:
-    """A message as gRPC frames it."""
-    return bytes([compressed]) + len(raw).to_bytes(4) + raw
 
 
 def call_by_hand(body: bytes, **changed: str) -> bytes:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from support.events import event_message
 from support.fuzzing import INTEGERS, METHODS, UUID_TEXT, VALID
 from support.running import RunningLedger
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.v1 import error_reason_pb2, ledger_pb2
 
@@ -199,7 +199,7 @@ async def assert_healthy(ledger: RunningLedger) -> None:
         answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    await until_told(serving, DEADLINE_SECONDS)
+    await until(serving, DEADLINE_SECONDS)
     orphans = await ledger.query(
         "SELECT e.event_id FROM ledger_entries AS e WHERE e.event_id IS NOT NULL "
         "AND NOT EXISTS (SELECT FROM processor_events AS v WHERE v.event_id = e.event_id) "

@@ -19,10 +19,10 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from google.type import date_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from support.audit import assert_books_in_order
+from support.dates import date_message
 from support.events import event_message
 from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
 from support.processes import SERVICE, server_process
@@ -173,7 +173,7 @@ async def paid_out(channel: aio.Channel) -> dict[str, Message]:
     )
     await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=charge))
     today = datetime.now(UTC)
-    as_of = date_pb2.Date(year=today.year, month=today.month, day=today.day)
+    as_of = date_message(today)
     run = (
         await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="USD", as_of=as_of))
     ).payout_run

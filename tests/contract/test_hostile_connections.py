@@ -23,11 +23,11 @@ from h2.settings import SettingCodes
 from support.audit import assert_books_in_order
 from support.commands import INTERRUPTIBLE
 from support.events import event_message, unique
-from support.http2 import Http2, Stream
+from support.http2 import Http2, Stream, frame, grpc_message
 from support.processes import SERVICE, ServerProcess, server_process
 from support.running import query, running_ledger
 from support.tokens import token_line
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.api import call_limits as crowding
 from ledger.api import server as api_server
@@ -78,16 +78,11 @@ async def unharmed(
     assert hostile.log_bytes() - words < LOG_BYTES_MAX, hostile.log.read_text()[-4096:]
 
 
-def message(raw: bytes, *, compressed: int = 0) -> bytes:
-    """A message as gRPC frames it."""
-    return bytes([compressed]) + len(raw).to_bytes(4) + raw
-
-
 def request(path: str, **fields: Any) -> bytes:
     """A framed request with one valid event."""
     event = event_message(restaurant_id=unique("res"), **fields)
     kind = ledger_pb2.IngestEventRequest if path == INGEST else ledger_pb2.StreamEventsRequest
-    return message(kind(event=event).SerializeToString())
+    return grpc_message(kind(event=event).SerializeToString())
 
 
 def assert_turned_away(told: Stream, *codes: grpc.StatusCode) -> None:
@@ -105,13 +100,15 @@ async def test_gzip_bomb_is_not_unpacked(hostile: ServerProcess, path: str, size
     """Rows 76 and 77: RESOURCE_EXHAUSTED once the unpacked part is larger than a message may be; the rest stays packed."""
     bomb = gzip.compress(bytes(size), 9)
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, message(bomb, compressed=1), [("grpc-encoding", "gzip")])
+        told = await connection.call(
+            path, grpc_message(bomb, compressed=1), [("grpc-encoding", "gzip")]
+        )
         assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess) -> None:
     """Row 77: thirty of them cost what is unpacked of each for a moment, not three gigabytes."""
-    body = message(gzip.compress(bytes(100_000_000), 9), compressed=1)
+    body = grpc_message(gzip.compress(bytes(100_000_000), 9), compressed=1)
     async with unharmed(hostile, rss_mib=192), AsyncExitStack() as stack:
         connections = [
             await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(30)
@@ -126,19 +123,19 @@ async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess
 async def test_message_beyond_the_limit_is_refused(hostile: ServerProcess, path: str) -> None:
     """Row 75: 5 MB as they are, and 4 GiB that are only announced."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        for body in (message(bytes(5_000_000)), b"\0\xff\xff\xff\xff" + bytes(1000)):
+        for body in (grpc_message(bytes(5_000_000)), b"\0\xff\xff\xff\xff" + bytes(1000)):
             assert (await connection.call(path, body)).code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        pytest.param([("grpc-encoding", "snail")], message(b"x", compressed=1), id="unknown"),
-        pytest.param([], message(b"x", compressed=1), id="none-said"),
-        pytest.param([("grpc-encoding", "gzip")], message(b"x", compressed=1), id="not-gzip"),
+        pytest.param([("grpc-encoding", "snail")], grpc_message(b"x", compressed=1), id="unknown"),
+        pytest.param([], grpc_message(b"x", compressed=1), id="none-said"),
+        pytest.param([("grpc-encoding", "gzip")], grpc_message(b"x", compressed=1), id="not-gzip"),
         pytest.param(
             [("grpc-encoding", "gzip")],
-            message(gzip.compress(bytes(100))[:-9], compressed=1),
+            grpc_message(gzip.compress(bytes(100))[:-9], compressed=1),
             id="gzip-cut",
         ),
     ],
@@ -161,7 +158,7 @@ async def test_flag_of_a_message_that_is_none_books_nothing(
     """Row 78: to the library it is no message, or one like others; a stream ends there; what is not answered is not booked."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(
-            path, message(b"x", compressed=flag), [("grpc-timeout", "500m")]
+            path, grpc_message(b"x", compressed=flag), [("grpc-timeout", "500m")]
         )
         assert not told.body
         if path == INGEST:
@@ -515,11 +512,6 @@ def continuations() -> bytes:
     return frame(1, 0, 1, b"\x83\x86") + frame(9, 0, 1, b"\0\1a\1b" * 64) * 1000
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame."""
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
-
-
 FLOODS = {
     "settings": frame(4, 0, 0, (3).to_bytes(2) + (1).to_bytes(4)) * 10_000,
     "empty-settings": frame(4, 0, 0, b"") * 10_000,
@@ -561,7 +553,7 @@ async def hostile_is_quiet(hostile: ServerProcess, path: str) -> None:
     async def quiet() -> bool:
         return not await query(hostile.database.migration_url, AT_WORK)
 
-    await until_told(quiet, TIMEOUT_SECONDS)
+    await until(quiet, TIMEOUT_SECONDS)
 
 
 async def hostile_has_read(hostile: ServerProcess) -> None:
@@ -836,7 +828,7 @@ async def test_connections_beyond_the_descriptors_are_closed(
                     await health_at(settings["health_address"])
                     == health_pb2.HealthCheckResponse.SERVING
                 )
-        await until_told(partial(is_well, server), TIMEOUT_SECONDS)
+        await until(partial(is_well, server), TIMEOUT_SECONDS)
 
 
 async def test_silent_connections_take_no_place(database: Database, tmp_path: Path) -> None:

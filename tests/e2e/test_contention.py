@@ -48,7 +48,7 @@ CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 # The real one, which the other tests do not wait for.
 UNTIL = ContendedGroups.until
 
-Told = IngestStatus | type[BaseException]
+Outcome = IngestStatus | type[BaseException]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ async def books(database: Database) -> AsyncIterator[Books]:
         yield books
 
 
-def told(call: "asyncio.Task[list[IngestOutcome]]") -> Told:
+def outcome_of(call: "asyncio.Task[list[IngestOutcome]]") -> Outcome:
     """What a call that has ended was told, in short."""
     error = call.exception()
     if error is not None:
@@ -188,7 +188,7 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
         calls = books.send(events)
         await until_all_but(calls, {place})
         assert not calls[place].done(), "the lock is held still"
-        assert {told(call) for call in calls if call is not calls[place]} == {CREATED}
+        assert {outcome_of(call) for call in calls if call is not calls[place]} == {CREATED}
         await (holder.commit() if commits else holder.rollback())
         async with asyncio.timeout(DEADLINE_SECONDS):
             (outcome,) = await calls[place]
@@ -211,13 +211,13 @@ async def test_event_that_stays_locked_is_told_so_alone(books: Books, time_is_up
         time_is_up.has_come = True
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(calls)
-        assert [told(call) for call in calls] == [
+        assert [outcome_of(call) for call in calls] == [
             DatabaseContention if place == 7 else CREATED for place in range(EVENTS)
         ]
     again = books.send(events)
     async with asyncio.timeout(DEADLINE_SECONDS):
         await asyncio.wait(again)
-    assert [told(call) for call in again] == [
+    assert [outcome_of(call) for call in again] == [
         CREATED if place == 7 else DUPLICATE for place in range(EVENTS)
     ]
     await books.check(1 + EVENTS)
@@ -255,11 +255,11 @@ async def test_many_locked_events_of_one_account_and_some_of_others(books: Books
         assert {place for place, call in enumerate(calls) if not call.done()} == held
         await holder.commit()
         await until_all_but(calls, held - {0, 1, 44})
-        assert [told(calls[place]) for place in (0, 1, 44)] == [DUPLICATE] * 3
+        assert [outcome_of(calls[place]) for place in (0, 1, 44)] == [DUPLICATE] * 3
         assert not any(calls[place].done() for place in held - {0, 1, 44})
     async with asyncio.timeout(DEADLINE_SECONDS):
         await asyncio.wait(calls)
-    assert [told(call) for call in calls] == [
+    assert [outcome_of(call) for call in calls] == [
         DUPLICATE if place in {0, 1, 44} else CREATED for place in range(EVENTS)
     ]
     await books.check(6 + EVENTS)
@@ -280,7 +280,7 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
         await holder.rollback()
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(calls)
-    assert [told(call) for call in calls] == [CREATED, CREATED, DUPLICATE, EventIdReused]
+    assert [outcome_of(call) for call in calls] == [CREATED, CREATED, DUPLICATE, EventIdReused]
     await books.check(3)
 
 
@@ -300,14 +300,14 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
             (neighbour,) = books.send([processor_event()])
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await neighbour
-            assert told(neighbour) is CREATED
+            assert outcome_of(neighbour) is CREATED
         await until(lambda: calls[0].done() and calls[1].done(), DEADLINE_SECONDS)
-        assert [told(call) for call in calls[:2]] == [DatabaseContention] * 2
+        assert [outcome_of(call) for call in calls[:2]] == [DatabaseContention] * 2
         assert not calls[2].done(), "one may wait"
         await holder.rollback()
         async with asyncio.timeout(DEADLINE_SECONDS):
             await calls[2]
-        assert told(calls[2]) is CREATED
+        assert outcome_of(calls[2]) is CREATED
         await books.check(1 + 3 + 1)
 
 
@@ -331,13 +331,13 @@ async def test_groups_full_of_locked_events_make_room_too(
                 (neighbour,) = books.send([processor_event()])
                 async with asyncio.timeout(DEADLINE_SECONDS):
                     await neighbour
-                assert told(neighbour) is CREATED
+                assert outcome_of(neighbour) is CREATED
             older, younger, _ = held
-            assert {told(call) for call in older} == {DatabaseContention}
+            assert {outcome_of(call) for call in older} == {DatabaseContention}
             assert not any(call.done() for call in younger), "one may wait"
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(younger)
-        assert {told(call) for call in younger} == {CREATED}
+        assert {outcome_of(call) for call in younger} == {CREATED}
         await books.check(1 + 3 + 100)
 
 
@@ -355,7 +355,7 @@ async def test_locked_tables_hold_up_everybody_and_lose_nobody(books: Books) -> 
         await holder.rollback()
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(calls)
-    assert {told(call) for call in calls} == {CREATED}
+    assert {outcome_of(call) for call in calls} == {CREATED}
     await books.check(1 + EVENTS)
 
 

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import urllib.request
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from google.type import date_pb2
 from grpc import aio
 from prometheus_client.parser import text_string_to_metric_families
 from support.commands import TIMEOUT_SECONDS
+from support.dates import date_message, days_ago
 from support.events import event_message, unique
 from support.processes import ServerProcess, server_process
 from support.running import query
@@ -44,10 +43,8 @@ async def page_of(server: ServerProcess) -> dict[str, float]:
 
 async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.PayoutRun:
     """A payout run of today, ended."""
-    today = datetime.now(UTC).date()
-    request = ledger_pb2.RunPayoutsRequest(
-        currency="PEN", as_of=date_pb2.Date(year=today.year, month=today.month, day=today.day)
-    )
+    today = days_ago(0)
+    request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_message(today))
     run = (await stub.RunPayouts(request)).payout_run
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING:

@@ -9,21 +9,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 import uuid_utils.compat
-from e2e.test_payout_runs import (
-    DEADLINE_SECONDS,
-    POLL_SECONDS,
-    as_of,
-    assert_reconciled,
-    charge_all,
-    end_of_run,
-    start_run,
-    today,
-)
 from grpc import aio
 from support.audit import assert_books_in_order
 from support.commands import PATIENT, RunningServer, start_process
+from support.dates import date_message, today
+from support.payout_runs import charge_all, end_of_run, start_run
+from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, query, role_settings, running_ledger
 from support.sessions import locked, sessions_gone, waiting_sessions
+from support.waiting import DEADLINE_SECONDS, POLL_SECONDS
 
 from ledger.bootstrap.database import Database
 from ledger.cli.serve.command import READY_PREFIX
@@ -66,7 +60,7 @@ async def serving_on(
 
 async def start_run_at(server: RunningServer) -> str:
     """Starts a run of today through a server that is another process; its id."""
-    request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of(today()))
+    request = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_message(today()))
     async with aio.insecure_channel(server.address) as channel:
         return (
             await ledger_pb2_grpc.LedgerServiceStub(channel).RunPayouts(request)

@@ -7,27 +7,26 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
-from e2e.test_payout_runs import (
-    MATURITY,
-    about,
-    as_of,
-    assert_reconciled,
-    end_of,
-    finished_run,
-    items_of,
-    outcomes_of,
-    payouts_of,
-    put_restaurant,
-    reason_of,
-    start_run,
-    today,
-)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.audit import assert_books_in_order
+from support.books import MATURITY
+from support.dates import days_ago, end_of, today
 from support.events import event_message
+from support.payout_runs import (
+    finished_run,
+    items_of,
+    outcomes_of,
+    payout_event,
+    payouts_of,
+    put_restaurant,
+    start_run,
+)
+from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, running_ledger
+from support.statuses import reason_of
 
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
@@ -139,7 +138,7 @@ class Walk:
             case "charge":
                 # At either side of the end of a day, or not before tomorrow.
                 age = self.chance.randint(1, 4)
-                available_at = end_of(today() - timedelta(days=age)) + timedelta(
+                available_at = end_of(days_ago(age)) + timedelta(
                     microseconds=self.chance.choice([0, 1, -1])
                 )
                 if self.chance.random() < 0.2:
@@ -198,7 +197,7 @@ class Walk:
         twin.CopyFrom(event)
         twin.amount_minor += 1
         (result,) = await self.ledger.ingest(twin)
-        assert reason_of(result) == "EVENT_ID_REUSED"
+        assert reason_of(result.error) == "EVENT_ID_REUSED"
 
     async def toggle(self) -> None:
         """A restaurant is paid no longer, or again."""
@@ -214,9 +213,12 @@ class Walk:
             self.chance.choice([0, 0, 1, 500, 2_000]),
             f"r{self.chance.randint(1, 12)}",
         )
-        fields = {
-            "currency": self.currency, "as_of": as_of(day), "min_amount_minor": minimum, "request_id": request_id
-        }  # fmt: skip
+        fields: dict[str, Any] = {
+            "currency": self.currency,
+            "as_of": day,
+            "min_amount_minor": minimum,
+            "request_id": request_id,
+        }
         known = self.runs.get((day, minimum, request_id))
         if known is not None:
             before = len(await payouts_of(self.ledger, payout_run_id=known))
@@ -281,7 +283,7 @@ class Walk:
             return
         paid = self.chance.random() < 0.5
         kind = ledger_pb2.EVENT_TYPE_PAYOUT_PAID if paid else ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
-        event = about(payout.told, kind)
+        event = payout_event(payout.told, kind)
         event.occurred_at.FromSeconds(event.occurred_at.seconds + self.chance.randint(0, 2))
         (result,) = await self.ledger.ingest(event)
         moves = {
@@ -292,14 +294,14 @@ class Walk:
         }
         to = moves.get((payout.state, paid))
         if to is None:
-            assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
+            assert reason_of(result.error) == "PAYOUT_MOVE_NOT_ALLOWED"
             return
         if payout.events:
             paid_event, failed_event = (
                 (event, payout.events[0]) if paid else (payout.events[0], event)
             )
             if paid_event.occurred_at.seconds > failed_event.occurred_at.seconds:
-                assert reason_of(result) == "PAYOUT_ANSWERS_CONTRADICT"
+                assert reason_of(result.error) == "PAYOUT_ANSWERS_CONTRADICT"
                 return
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
         payout.state = to

@@ -6,34 +6,24 @@ from typing import Any
 
 import grpc
 import pytest
-from e2e.test_payout_runs import (
-    assert_reconciled,
-    charge_all,
-    end_of_run,
-    reason_of,
-    start_run,
-    today,
-)
 from grpc import aio
-from grpc_status import rpc_status
 from support.audit import assert_books_in_order
 from support.commands import run_command
+from support.dates import today
 from support.events import event_message
+from support.payout_runs import charge_all, end_of_run, start_run
+from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, running_ledger
 from support.sessions import locked, waiting_sessions
-from support.waiting import until_told
+from support.statuses import reason_of
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.bootstrap.database import Database
 from ledger.domain.money import INT64_MAX
 from ledger.v1 import ledger_pb2
 
-DEADLINE_SECONDS = 60
 HELD = "SELECT FROM balance_accounts WHERE restaurant_id = 'res_0007' FOR UPDATE"
 CANCELED = ledger_pb2.PAYOUT_RUN_STATE_CANCELED
-
-
-def reason_of_call(error: aio.AioRpcError) -> str:
-    return reason_of(ledger_pb2.IngestResult(error=rpc_status.from_call(error)))  # type: ignore[arg-type]  # it has what the function asks for
 
 
 async def get(ledger: RunningLedger, payout_run_id: str) -> ledger_pb2.PayoutRun:
@@ -54,7 +44,7 @@ async def considered(ledger: RunningLedger, payout_run_id: str, restaurants: int
     async def all_but_the_held() -> bool:
         return (await get(ledger, payout_run_id)).restaurants_considered == restaurants
 
-    await until_told(all_but_the_held, DEADLINE_SECONDS)
+    await until(all_but_the_held, DEADLINE_SECONDS)
 
 
 async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
@@ -92,7 +82,7 @@ async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
         assert await get(ledger, run.payout_run_id) == ended
         with pytest.raises(aio.AioRpcError) as caught:
             await cancel(ledger, again.payout_run_id)
-        assert (caught.value.code(), reason_of_call(caught.value)) == (
+        assert (caught.value.code(), reason_of(caught.value)) == (
             grpc.StatusCode.FAILED_PRECONDITION,
             "PAYOUT_RUN_ENDED",
         )
@@ -114,7 +104,7 @@ async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
                     (1,)
                 ]
 
-            await until_told(is_canceled, DEADLINE_SECONDS)
+            await until(is_canceled, DEADLINE_SECONDS)
             assert not canceling.done()
             await gate.rollback()
             ended = await canceling
@@ -143,7 +133,7 @@ async def test_runs_under_way_are_bounded(database: Database) -> None:
             runs = [await start_run(ledger, request_id=f"run_{number}") for number in range(2)]
             with pytest.raises(aio.AioRpcError) as caught:
                 await start_run(ledger, request_id="one_more")
-            assert (caught.value.code(), reason_of_call(caught.value)) == (
+            assert (caught.value.code(), reason_of(caught.value)) == (
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "TOO_MANY_PAYOUT_RUNS",
             )
@@ -221,7 +211,7 @@ async def test_run_that_pays_more_than_int64_can_be_read(
     assert (told.total_amount_minor, told.is_capped) == capped
     with pytest.raises(aio.AioRpcError) as caught:
         await cancel(ledger, told.payout_run_id)
-    assert reason_of_call(caught.value) == "PAYOUT_RUN_ENDED"
+    assert reason_of(caught.value) == "PAYOUT_RUN_ENDED"
     here = ("--address", ledger.address)
     run = ("payouts", "run", "PEN", "--as-of", today().isoformat())
     for shows in (run, ("payouts", "show", told.payout_run_id)):

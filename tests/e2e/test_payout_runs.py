@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -11,13 +10,26 @@ from zoneinfo import ZoneInfo
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from google.type import date_pb2
 from grpc import aio
+from support.dates import days_ago, end_of
 from support.events import event_message
+from support.payout_runs import (
+    charge_all,
+    end_of_run,
+    finished_run,
+    items_of,
+    outcomes_of,
+    payout_event,
+    payout_of,
+    payouts_of,
+    put_restaurant,
+    start_run,
+)
+from support.reconciliation import assert_reconciled
 from support.running import RunningLedger, query, running_ledger
 from support.sessions import deadlocks_of, locked
-from support.waiting import until_told
+from support.statuses import reason_of
+from support.waiting import DEADLINE_SECONDS, until
 
 from ledger.application import run_payouts
 from ledger.bootstrap.database import Database
@@ -27,33 +39,7 @@ CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_
 CHARGE, REFUND = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED
 PAID, FAILED = ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
 MATURITY = timedelta(days=7)
-DEADLINE_SECONDS = 60
-POLL_SECONDS = 0.02
 FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION.value[0]
-
-# Which entries a payout has in each state, by the chart of accounts: type, debit, credit.
-RESERVE = ("PAYOUT_RESERVE", "restaurant_payable", "payout_reserved")
-RELEASE = ("PAYOUT_RELEASE", "payout_reserved", "platform_cash")
-REVERSAL = ("PAYOUT_REVERSAL", "payout_reserved", "restaurant_payable")
-RETURN = ("PAYOUT_RETURN", "platform_cash", "restaurant_payable")
-ENTRIES_BY_STATE = {
-    "CREATED": [RESERVE],
-    "PAID": sorted([RESERVE, RELEASE]),
-    "FAILED": sorted([RESERVE, REVERSAL]),
-    "RETURNED": sorted([RESERVE, RELEASE, RETURN]),
-}
-# It failed before it was told that it had been paid.
-RETURNED_IN_THE_OTHER_ORDER = ENTRIES_BY_STATE["FAILED"]
-
-
-def as_of(day: date) -> date_pb2.Date:
-    """The date as a message."""
-    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
-
-
-def today() -> date:
-    """The date in the default settlement time zone."""
-    return datetime.now(UTC).date()
 
 
 async def wait_past(period: timedelta, margin: timedelta = timedelta(seconds=5)) -> None:
@@ -61,263 +47,6 @@ async def wait_past(period: timedelta, margin: timedelta = timedelta(seconds=5))
     left = period - (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)) % period
     if left < margin:
         await asyncio.sleep(left.total_seconds() + 0.01)
-
-
-def end_of(day: date) -> datetime:
-    """The last microsecond of a date in UTC."""
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
-
-
-async def start_run(ledger: RunningLedger, **fields: Any) -> ledger_pb2.PayoutRun:
-    """Starts a run of PEN and today, unless told otherwise."""
-    request = ledger_pb2.RunPayoutsRequest(**{"currency": "PEN", "as_of": as_of(today()), **fields})
-    return (await ledger.stub.RunPayouts(request)).payout_run
-
-
-async def end_of_run(
-    ledger: RunningLedger, payout_run_id: str, timeout_seconds: float = DEADLINE_SECONDS
-) -> ledger_pb2.PayoutRun:
-    """Waits for the end of a run."""
-    async with asyncio.timeout(timeout_seconds):
-        while True:
-            told = await ledger.stub.GetPayoutRun(
-                ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)
-            )
-            if told.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-                return told.payout_run
-            await asyncio.sleep(POLL_SECONDS)
-
-
-async def finished_run(ledger: RunningLedger, **fields: Any) -> ledger_pb2.PayoutRun:
-    """Starts a run and waits for its end."""
-    return await end_of_run(ledger, (await start_run(ledger, **fields)).payout_run_id)
-
-
-async def payouts_of(ledger: RunningLedger, **fields: Any) -> list[ledger_pb2.Payout]:
-    """Payouts without items and history, latest first, all pages of them."""
-    found: list[ledger_pb2.Payout] = []
-    token = ""
-    while True:
-        page = await ledger.stub.ListPayouts(
-            ledger_pb2.ListPayoutsRequest(**fields, page_size=1000, page_token=token)
-        )
-        found.extend(page.payouts)
-        token = page.next_page_token
-        if not token:
-            return found
-
-
-async def payout_of(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Payout:
-    """A restaurant's latest payout, with items and history."""
-    latest = (await payouts_of(ledger, restaurant_id=restaurant_id))[0]
-    return (
-        await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=latest.payout_id))
-    ).payout
-
-
-async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[str, str]:
-    """What became of each restaurant of a run: the reason of its skip, or the amount it is paid."""
-    outcomes: dict[str, str] = {}
-    token = ""
-    while True:
-        page = await ledger.stub.ListPayoutRunItems(
-            ledger_pb2.ListPayoutRunItemsRequest(
-                payout_run_id=run.payout_run_id, page_size=1000, page_token=token
-            )
-        )
-        for item in page.items:
-            skipped = ledger_pb2.SkipReason.Name(item.skip_reason).removeprefix("SKIP_REASON_")
-            outcomes[item.restaurant_id] = (
-                str(item.amount_minor) if skipped == "UNSPECIFIED" else skipped
-            )
-        token = page.next_page_token
-        if not token:
-            return outcomes
-
-
-def items_of(payout: ledger_pb2.Payout) -> dict[str, int]:
-    """What a payout consists of, by entry type."""
-    return {
-        ledger_pb2.EntryType.Name(item.type).removeprefix("ENTRY_TYPE_"): item.amount_minor
-        for item in payout.items
-    }
-
-
-def about(payout: ledger_pb2.Payout, kind: int, **fields: Any) -> ledger_pb2.ProcessorEvent:
-    """The bank's answer to a payout."""
-    values: dict[str, Any] = {
-        "restaurant_id": payout.restaurant_id,
-        "currency": payout.currency,
-        "amount_minor": payout.amount_minor,
-        "payout_id": payout.payout_id,
-    }
-    return event_message(kind, **(values | fields))
-
-
-def reason_of(result: ledger_pb2.IngestResult) -> str:
-    """Why an event was refused; empty if it was not."""
-    info = error_details_pb2.ErrorInfo()
-    return info.reason if result.error.details and result.error.details[0].Unpack(info) else ""
-
-
-async def put_restaurant(ledger: RunningLedger, restaurant_id: str, **profile: Any) -> None:
-    """Replaces a restaurant's profile."""
-    await ledger.stub.PutRestaurant(
-        ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, **profile)
-    )
-
-
-async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
-    """Adds the books up anew, account by account, from the rows alone, and compares them with the payouts and their items.
-
-    With `quiet`, nothing was ingested while a run was paying, so that what each payout counted can be told exactly.
-    """
-    entries: dict[int, list[Any]] = defaultdict(list)
-    for entry in await query(
-        url,
-        """SELECT balance_account_id, recorded_txid::text::bigint, entry_type, debit_account, credit_account, amount_minor,
-                  available_at, payout_id, transaction_id FROM ledger_entries""",
-    ):
-        entries[entry[0]].append(entry[1:])
-    payouts: dict[int, list[Any]] = defaultdict(list)
-    for payout in await query(
-        url,
-        """SELECT balance_account_id, payout_id, sequence, amount_minor, available_minor, as_of, cutoff_at, state, transaction_id,
-                  payout_run_id, created_at FROM payouts ORDER BY balance_account_id, sequence""",
-    ):
-        payouts[payout[0]].append(payout[1:])
-    items: dict[Any, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for payout_id, entry_type, counted_minor, amount_minor in await query(
-        url, "SELECT payout_id, entry_type, counted_minor, amount_minor FROM payout_items"
-    ):
-        items[payout_id][entry_type] = (counted_minor, amount_minor)
-    assert set(payouts) <= set(entries)
-    for account, rows in entries.items():
-        _assert_account_reconciled(account, rows, payouts[account], items, quiet=quiet)
-    await _assert_runs_reconciled(url, payouts)
-
-
-def _sum(rows: Iterable[Any], ledger_account: str) -> int:
-    """What a ledger account was credited, less what it was debited."""
-    credit = {True: 1, False: 0}
-    return sum(
-        row[4] * (credit[row[3] == ledger_account] - credit[row[2] == ledger_account])
-        for row in rows
-    )
-
-
-def _assert_account_reconciled(
-    account: int,
-    rows: list[Any],
-    payouts: list[Any],
-    items: dict[Any, dict[str, tuple[int, int]]],
-    *,
-    quiet: bool,
-) -> None:
-    by_state: Counter[str] = Counter()
-    for payout in payouts:
-        by_state[payout[6]] += payout[2]
-    out = by_state["CREATED"] + by_state["PAID"]
-    assert _sum(rows, "payout_reserved") == by_state["CREATED"], account
-    assert _sum(rows, "platform_cash") == by_state["PAID"], account
-    earned = _sum((row for row in rows if row[6] is None), "restaurant_payable")
-    assert _sum(rows, "restaurant_payable") == earned - out, account
-
-    assert [payout[1] for payout in payouts] == list(range(1, len(payouts) + 1)), account
-    assert [payout[5] for payout in payouts] == sorted(payout[5] for payout in payouts), (
-        "a cut-off went back"
-    )
-    assert sum(payout[6] == "CREATED" for payout in payouts) <= 1, account
-    live = [payout[4] for payout in payouts if payout[6] in ("CREATED", "PAID")]
-    assert len(live) == len(set(live)), f"account {account} was paid twice for one date"
-
-    before: dict[str, int] = {}
-    reserved_before = 0
-    for (
-        payout_id,
-        _,
-        amount_minor,
-        available_minor,
-        _,
-        cutoff_at,
-        state,
-        transaction_id,
-        _,
-        _,
-    ) in payouts:
-        assert 1 <= amount_minor <= available_minor, payout_id
-        own = [row for row in rows if row[6] == payout_id]
-        entries = sorted((row[1], row[2], row[3]) for row in own)
-        if state != "RETURNED" or entries != RETURNED_IN_THE_OTHER_ORDER:
-            assert entries == ENTRIES_BY_STATE[state], payout_id
-        assert {row[4] for row in own} == {amount_minor}, payout_id
-        (reserve,) = (row for row in own if row[1] == "PAYOUT_RESERVE")
-        assert reserve[7] == transaction_id
-        counted = {entry_type: item[0] for entry_type, item in items[payout_id].items()}
-        assert sum(item[1] for item in items[payout_id].values()) == amount_minor, payout_id
-        for entry_type, (counted_minor, item_minor) in items[payout_id].items():
-            assert item_minor == counted_minor - before.get(entry_type, 0), (payout_id, entry_type)
-        assert set(before) <= set(counted), "a type that was counted is counted no more"
-        # It telescopes: all that was ever counted is what all payouts so far have set aside.
-        reserved_before += amount_minor
-        assert sum(counted.values()) == reserved_before, payout_id
-        if quiet:
-            seen = [
-                row
-                for row in rows
-                if row[0] < reserve[0] and (row[5] is None or row[5] <= cutoff_at)
-            ]
-            by_type: Counter[str] = Counter()
-            for row in seen:
-                by_type[row[1]] += _sum([row], "restaurant_payable")
-            assert _sum(seen, "restaurant_payable") == amount_minor, payout_id
-            del by_type["PAYOUT_RESERVE"]
-            wrong = {
-                entry_type
-                for entry_type in counted | by_type
-                if counted.get(entry_type, 0) != by_type[entry_type]
-            }
-            assert not wrong, (payout_id, wrong)
-        before = counted
-
-
-async def _assert_runs_reconciled(url: str, payouts: dict[int, list[Any]]) -> None:
-    """Every payout is the item of one run, and every restaurant is in each run of its currency once at the most."""
-    rows = await query(
-        url,
-        """SELECT r.payout_run_id, r.state, r.currency, a.currency, i.balance_account_id, i.outcome, i.payout_id,
-                  a.restaurant_id = i.restaurant_id
-           FROM payout_run_items AS i JOIN payout_runs AS r USING (payout_run_id)
-           JOIN balance_accounts AS a USING (balance_account_id)""",
-    )
-    assert all(row[2] == row[3] and row[7] for row in rows)
-    assert len({(row[0], row[4]) for row in rows}) == len(rows)
-    assert not [row for row in rows if row[1] == "SUCCEEDED" and row[5] == "OPEN"]
-    told = {(row[0], row[4], row[6]) for row in rows if row[5] == "PAYOUT_CREATED"}
-    assert told == {
-        (payout[8], account, payout[0]) for account, all_ in payouts.items() for payout in all_
-    }
-
-
-async def charge_all(
-    ledger: RunningLedger, restaurants: int, prefix: str = "res", amount_minor: int = 1_000
-) -> list[str]:
-    """Gives as many restaurants a matured charge each, of different amounts."""
-    ids = [f"{prefix}_{number:04d}" for number in range(restaurants)]
-    for start in range(0, restaurants, 500):
-        page = ids[start : start + 500]
-        results = await ledger.ingest(
-            *(
-                event_message(
-                    restaurant_id=restaurant_id,
-                    amount_minor=amount_minor + place,
-                    fee_minor=place % 7,
-                )
-                for place, restaurant_id in enumerate(page, start)
-            )
-        )
-        assert {result.status for result in results} == {CREATED}
-    return ids
 
 
 async def servers_on(
@@ -366,7 +95,7 @@ async def test_different_runs_at_once_never_pay_twice(database: Database) -> Non
             # The dates go back and forth, too.
             wanted: list[dict[str, Any]] = [
                 {
-                    "as_of": as_of(today() - timedelta(days=days)),
+                    "as_of": days_ago(days),
                     "min_amount_minor": minimum,
                     "request_id": f"r{number}",
                 }
@@ -392,7 +121,7 @@ async def test_different_runs_at_once_never_pay_twice(database: Database) -> Non
                                                     WHEN debit_account THEN -amount_minor ELSE 0 END) AS payable_minor
                    FROM ledger_entries GROUP BY balance_account_id) AS b WHERE payable_minor < 0"""
             ) == [(0,)]
-            answers = [about(payout, chance.choice([PAID, FAILED])) for payout in created]
+            answers = [payout_event(payout, chance.choice([PAID, FAILED])) for payout in created]
             assert {result.status for result in await servers[1].ingest(*answers)} <= {CREATED}
     assert await deadlocks_of(database) == 0
     await assert_reconciled(database.migration_url)
@@ -457,7 +186,7 @@ async def test_events_storm_while_two_servers_pay(database: Database) -> None:
                 created = await payouts_of(servers[0], state=ledger_pb2.PAYOUT_STATE_CREATED)
                 for page in (created[:200], created[200:]):
                     answers = [
-                        about(payout, FAILED)
+                        payout_event(payout, FAILED)
                         for payout in page
                         if number < 1 or chance.random() < 0.5
                     ]
@@ -476,7 +205,7 @@ async def test_events_storm_while_two_servers_pay(database: Database) -> None:
             == sum(payout.amount_minor for payout in created)
             > 0
         )
-        await servers[0].ingest(*(about(payout, FAILED) for payout in created))
+        await servers[0].ingest(*(payout_event(payout, FAILED) for payout in created))
         last = await finished_run(servers[0], request_id="last")
         assert last.total_amount_minor == sum(amount for amount in net.values() if amount > 0)
         assert await outcomes_of(servers[0], last) == {
@@ -493,7 +222,7 @@ async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) 
         await charge_all(servers[0], 6)
         await finished_run(servers[0])
         for payout in await payouts_of(servers[0]):
-            events = [about(payout, kind) for _ in range(32) for kind in (PAID, FAILED)]
+            events = [payout_event(payout, kind) for _ in range(32) for kind in (PAID, FAILED)]
             told = await asyncio.gather(
                 *(servers[place % 2].ingest(event) for place, event in enumerate(events))
             )
@@ -506,7 +235,7 @@ async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) 
             assert won == [PAID, FAILED]
             lost = [result for result in results if result.status != CREATED]
             assert {result.error.code for result in lost} == {FAILED_PRECONDITION}
-            assert {reason_of(result) for result in lost} == {"PAYOUT_MOVE_NOT_ALLOWED"}
+            assert {reason_of(result.error) for result in lost} == {"PAYOUT_MOVE_NOT_ALLOWED"}
             stored = await servers[0].query(
                 "SELECT count(*) FROM processor_events WHERE payout_id = :payout_id",
                 payout_id=payout.payout_id,
@@ -528,7 +257,7 @@ async def test_one_payout_event_from_sixty_four_callers(database: Database) -> N
         await finished_run(servers[0])
         (payout,) = await payouts_of(servers[0])
         for kind in (PAID, FAILED):
-            event = about(payout, kind)
+            event = payout_event(payout, kind)
             told = await asyncio.gather(*(servers[place % 2].ingest(event) for place in range(64)))
             assert Counter(result.status for (result,) in told) == {CREATED: 1, DUPLICATE: 63}
             assert len({result.transaction_id for (result,) in told}) == 1
@@ -546,17 +275,19 @@ async def test_saying_it_again_with_another_event_is_refused(
     await finished_run(ledger)
     (payout,) = await payouts_of(ledger)
     for kind in kinds:
-        assert [result.status for result in await ledger.ingest(about(payout, kind))] == [CREATED]
+        assert [result.status for result in await ledger.ingest(payout_event(payout, kind))] == [
+            CREATED
+        ]
     before = (
         await ledger.query("SELECT count(*) FROM ledger_entries"),
         await ledger.query("SELECT * FROM payouts"),
     )
-    again = about(payout, kinds[-1])
+    again = payout_event(payout, kinds[-1])
     with pytest.raises(aio.AioRpcError) as caught:
         await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=again))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     (result,) = await ledger.ingest(again)
-    assert reason_of(result) == "PAYOUT_MOVE_NOT_ALLOWED"
+    assert reason_of(result.error) == "PAYOUT_MOVE_NOT_ALLOWED"
     assert (
         await ledger.query("SELECT count(*) FROM ledger_entries"),
         await ledger.query("SELECT * FROM payouts"),
@@ -580,10 +311,10 @@ async def test_an_event_about_another_payout_is_refused(
     await charge_all(ledger, 2)
     await finished_run(ledger)
     payout = await payout_of(ledger, "res_0000")
-    event = about(payout, PAID, **wrong)
+    event = payout_event(payout, PAID, **wrong)
     (result,) = await ledger.ingest(event)
-    assert (result.error.code, reason_of(result)) == (FAILED_PRECONDITION, "PAYOUT_MISMATCH")
-    (result,) = await ledger.ingest(about(payout, PAID, event_id=event.event_id))
+    assert (result.error.code, reason_of(result.error)) == (FAILED_PRECONDITION, "PAYOUT_MISMATCH")
+    (result,) = await ledger.ingest(payout_event(payout, PAID, event_id=event.event_id))
     assert result.status == CREATED
     await assert_reconciled(ledger.database.migration_url)
 
@@ -591,16 +322,16 @@ async def test_an_event_about_another_payout_is_refused(
 async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLedger) -> None:
     """Paid, then refunded into the red, it is skipped until it has earned more, and the payout then shows the refund."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=300))
-    await finished_run(ledger, as_of=as_of(today() - timedelta(days=3)))
-    await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+    await finished_run(ledger, as_of=days_ago(3))
+    await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), PAID))
     await ledger.ingest(event_message(REFUND, restaurant_id="res_1", amount_minor=4_000))
-    red = await finished_run(ledger, as_of=as_of(today() - timedelta(days=2)))
+    red = await finished_run(ledger, as_of=days_ago(2))
     assert await outcomes_of(ledger, red) == {"res_1": "NOTHING_AVAILABLE"}
     assert (await ledger.balance("res_1")).available_minor == -4_000
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=4_000))
-    assert await outcomes_of(
-        ledger, await finished_run(ledger, as_of=as_of(today() - timedelta(days=1)))
-    ) == {"res_1": "NOTHING_AVAILABLE"}
+    assert await outcomes_of(ledger, await finished_run(ledger, as_of=days_ago(1))) == {
+        "res_1": "NOTHING_AVAILABLE"
+    }
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1_500, fee_minor=100))
     await finished_run(ledger)
     payout = await payout_of(ledger, "res_1")
@@ -611,7 +342,7 @@ async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLe
 
 async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLedger) -> None:
     """Charges of one day mature on different days: each run pays what had matured by its date, each charge once."""
-    days = [today() - timedelta(days=age) for age in (4, 3, 2, 1)]
+    days = [days_ago(age) for age in (4, 3, 2, 1)]
     events = [
         # The last microsecond of a day belongs to it, the one after does not.
         event_message(
@@ -628,12 +359,12 @@ async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLed
     )
     await ledger.ingest(*events)
     for place, day in enumerate(days):
-        run = await finished_run(ledger, as_of=as_of(day))
+        run = await finished_run(ledger, as_of=day)
         assert run.cutoff_at.ToDatetime(tzinfo=UTC) == end_of(day)
         payout = await payout_of(ledger, "res_1")
         assert payout.amount_minor == 10**place + (50_000 if place == 1 else 0)
         assert items_of(payout) == {"CHARGE": payout.amount_minor}
-        await ledger.ingest(about(payout, PAID))
+        await ledger.ingest(payout_event(payout, PAID))
     assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "NOTHING_AVAILABLE"}
     await assert_reconciled(ledger.database.migration_url)
 
@@ -663,7 +394,7 @@ async def test_a_charge_that_matures_while_a_payout_is_in_flight(ledger: Running
             pass
     run = await finished_run(ledger, currency=currency, request_id="two")
     assert await outcomes_of(ledger, run) == {restaurant_id: "PAYOUT_IN_FLIGHT"}
-    await ledger.ingest(about(first, FAILED))
+    await ledger.ingest(payout_event(first, FAILED))
     await finished_run(ledger, currency=currency, request_id="three")
     second = await payout_of(ledger, restaurant_id)
     assert items_of(second) == {"CHARGE": 40, "FEE": -4, "PAYOUT_REVERSAL": 700}
@@ -689,27 +420,27 @@ async def test_a_maturity_of_its_own_decides_when_it_is_paid(ledger: RunningLedg
 
 async def test_dates_one_after_the_other(ledger: RunningLedger) -> None:
     """Yesterday then today pays what came in between; again, or backwards, pays nothing, and each says why."""
-    yesterday = {"as_of": as_of(today() - timedelta(days=1))}
+    yesterday = {"as_of": days_ago(1)}
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=100))
     assert await outcomes_of(ledger, await finished_run(ledger, **yesterday)) == {"res_1": "100"}
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=20))
     assert await outcomes_of(ledger, await finished_run(ledger)) == {"res_1": "PAYOUT_IN_FLIGHT"}
-    await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+    await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), PAID))
     assert await outcomes_of(ledger, await finished_run(ledger, **yesterday, request_id="a")) == {
         "res_1": "ALREADY_PAID"
     }
     assert await outcomes_of(ledger, await finished_run(ledger, request_id="b")) == {"res_1": "20"}
-    await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+    await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), PAID))
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=3))
     assert await outcomes_of(ledger, await finished_run(ledger, request_id="c")) == {
         "res_1": "ALREADY_PAID"
     }
-    earlier = {"as_of": as_of(today() - timedelta(days=5))}
+    earlier = {"as_of": days_ago(5)}
     assert await outcomes_of(ledger, await finished_run(ledger, **earlier)) == {
         "res_1": "CUTOFF_BEFORE_LATEST_PAYOUT"
     }
     # A payout that came back frees its date, and not the dates before it.
-    await ledger.ingest(about(await payout_of(ledger, "res_1"), FAILED))
+    await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), FAILED))
     outcomes = await outcomes_of(ledger, await finished_run(ledger, **earlier, request_id="d"))
     assert outcomes == {"res_1": "CUTOFF_BEFORE_LATEST_PAYOUT"}
     assert await outcomes_of(ledger, await finished_run(ledger, request_id="e")) == {"res_1": "23"}
@@ -725,7 +456,7 @@ async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger
             REFUND, restaurant_id="res_1", amount_minor=400, occurred_at=datetime.now(UTC)
         ),
     )
-    run = await finished_run(ledger, as_of=as_of(today() - timedelta(days=10)))
+    run = await finished_run(ledger, as_of=days_ago(10))
     assert await outcomes_of(ledger, run) == {"res_1": "600"}
     await assert_reconciled(ledger.database.migration_url)
 
@@ -758,12 +489,12 @@ async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
 
 async def test_reasons_in_order_of_precedence(ledger: RunningLedger) -> None:
     """Of several reasons that apply, the first of the list is told."""
-    long_ago = {"as_of": as_of(today() - timedelta(days=9))}
+    long_ago = {"as_of": days_ago(9)}
     await charge_all(ledger, 6, prefix="a")
     await finished_run(ledger)
     payouts = {payout.restaurant_id: payout for payout in await payouts_of(ledger)}
-    await ledger.ingest(*(about(payouts[f"a_000{number}"], PAID) for number in (1, 2, 3, 4)))
-    await ledger.ingest(about(payouts["a_0005"], FAILED))
+    await ledger.ingest(*(payout_event(payouts[f"a_000{number}"], PAID) for number in (1, 2, 3, 4)))
+    await ledger.ingest(payout_event(payouts["a_0005"], FAILED))
     await ledger.ingest(
         event_message(restaurant_id="a_0002", amount_minor=9),
         event_message(REFUND, restaurant_id="a_0003", amount_minor=9),
@@ -823,9 +554,9 @@ async def test_a_date_in_the_future_is_refused(database: Database) -> None:
             day = datetime.now(ZoneInfo(zone)).date()
             for dry_run in (True, False):
                 with pytest.raises(aio.AioRpcError) as caught:
-                    await start_run(ledger, as_of=as_of(day + timedelta(days=1)), dry_run=dry_run)
+                    await start_run(ledger, as_of=day + timedelta(days=1), dry_run=dry_run)
                 assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            plan = await start_run(ledger, as_of=as_of(day), dry_run=True)
+            plan = await start_run(ledger, as_of=day, dry_run=True)
             assert abs(plan.cutoff_at.ToDatetime(tzinfo=UTC) - datetime.now(UTC)) < timedelta(
                 minutes=1
             )
@@ -846,7 +577,7 @@ async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLed
         ),
     )
     await put_restaurant(ledger, "res_0004", active=False)
-    fields = {"as_of": as_of(today() - timedelta(days=1)), "min_amount_minor": 1_010}
+    fields: dict[str, Any] = {"as_of": days_ago(1), "min_amount_minor": 1_010}
     before = await ledger.query("SELECT pg_current_wal_insert_lsn()")
     plan = await start_run(ledger, **fields, dry_run=True)
     for table in ("payout_runs", "payout_run_items", "payouts", "payout_items"):
@@ -911,7 +642,7 @@ async def test_cutoff_is_the_last_microsecond_of_the_date(
     async with running_ledger(shared_database, settlement_timezone=zone) as ledger:
         told = {}
         for day in days:
-            plan = await start_run(ledger, as_of=as_of(date.fromisoformat(day)), dry_run=True)
+            plan = await start_run(ledger, as_of=date.fromisoformat(day), dry_run=True)
             told[day] = plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat()
         assert told == {
             day: last_microsecond(date.fromisoformat(day), zone).isoformat() for day in days
@@ -934,12 +665,10 @@ async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Databas
                 occurred_at=cutoff_at - MATURITY + timedelta(microseconds=1),
             ),
         )
-        assert await outcomes_of(ledger, await finished_run(ledger, as_of=as_of(day))) == {
-            "res_1": "100"
-        }
-        await ledger.ingest(about(await payout_of(ledger, "res_1"), PAID))
+        assert await outcomes_of(ledger, await finished_run(ledger, as_of=day)) == {"res_1": "100"}
+        await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), PAID))
         outcomes = await outcomes_of(
-            ledger, await finished_run(ledger, as_of=as_of(day + timedelta(days=1)))
+            ledger, await finished_run(ledger, as_of=day + timedelta(days=1))
         )
         assert outcomes == {"res_1": "3"}
     await assert_reconciled(database.migration_url)
@@ -993,7 +722,7 @@ async def test_accounts_that_are_locked_hold_up_no_other(
             async def all_others() -> bool:
                 return await ledger.query("SELECT count(*) FROM payouts") == [(1_098,)]
 
-            await until_told(all_others, DEADLINE_SECONDS)
+            await until(all_others, DEADLINE_SECONDS)
             waits = "a payout run waits for balance accounts"
             said = ""
 
@@ -1002,7 +731,7 @@ async def test_accounts_that_are_locked_hold_up_no_other(
                 said += capsys.readouterr().out
                 return waits in said
 
-            await until_told(is_told, DEADLINE_SECONDS)
+            await until(is_told, DEADLINE_SECONDS)
             assert all(restaurant in said for restaurant in held)
             told = await ledger.stub.GetPayoutRun(
                 ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
@@ -1035,7 +764,7 @@ async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
         async def all_others() -> bool:
             return await ledger.query("SELECT count(*) FROM payouts") == [(39,)]
 
-        await until_told(all_others, DEADLINE_SECONDS)
+        await until(all_others, DEADLINE_SECONDS)
         request = ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
         assert (
             await ledger.stub.GetPayoutRun(request)

@@ -1,39 +1,17 @@
 """Payouts, end to end: run, reserve, pay, fail, return."""
 
-import asyncio
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from google.type import date_pb2
 from support.audit import assert_books_in_order
 from support.events import event_message, unique
+from support.payout_runs import finished_run, payout_event
 from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
 
-def as_of(day: date) -> date_pb2.Date:
-    return date_pb2.Date(year=day.year, month=day.month, day=day.day)
-
-
-def today() -> date:
-    return datetime.now(UTC).date()
-
-
-async def finished_run(ledger: RunningLedger, **fields: object) -> ledger_pb2.PayoutRun:
-    """Starts a run and waits for its end."""
-    request = ledger_pb2.RunPayoutsRequest(**{"currency": "PEN", "as_of": as_of(today()), **fields})  # type: ignore[arg-type]
-    run = (await ledger.stub.RunPayouts(request)).payout_run
-    async with asyncio.timeout(60):
-        while run.state != ledger_pb2.PAYOUT_RUN_STATE_SUCCEEDED:
-            response = await ledger.stub.GetPayoutRun(
-                ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
-            )
-            run = response.payout_run
-    return run
-
-
-async def payouts_of(ledger: RunningLedger, **fields: object) -> list[ledger_pb2.Payout]:
+async def payouts_with_history(ledger: RunningLedger, **fields: object) -> list[ledger_pb2.Payout]:
     listed = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(**fields))  # type: ignore[arg-type]
     found = []
     for payout in listed.payouts:
@@ -42,16 +20,6 @@ async def payouts_of(ledger: RunningLedger, **fields: object) -> list[ledger_pb2
         )
         found.append(response.payout)
     return found
-
-
-def about(payout: ledger_pb2.Payout, kind: int, **fields: object) -> ledger_pb2.ProcessorEvent:
-    values = {
-        "restaurant_id": payout.restaurant_id,
-        "currency": payout.currency,
-        "amount_minor": payout.amount_minor,
-        "payout_id": payout.payout_id,
-    }
-    return event_message(kind, **(values | fields))  # type: ignore[arg-type]
 
 
 async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
@@ -80,7 +48,7 @@ async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
     assert [(skipped.reason, skipped.count) for skipped in run.skipped] == [
         (ledger_pb2.SKIP_REASON_NOTHING_AVAILABLE, 1)
     ]
-    (payout,) = await payouts_of(ledger)
+    (payout,) = await payouts_with_history(ledger)
     assert (payout.restaurant_id, payout.amount_minor, payout.state) == (
         "res_1",
         7_500,
@@ -97,7 +65,7 @@ async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
         7_000,
         7_500,
     )
-    (result,) = await ledger.ingest(about(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    (result,) = await ledger.ingest(payout_event(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
     assert result.status == ledger_pb2.INGEST_STATUS_CREATED
     balance = await ledger.balance("res_1")
     assert (balance.available_minor, balance.pending_minor, balance.reserved_minor) == (0, 7_000, 0)
@@ -111,14 +79,14 @@ async def test_failed_payout_can_be_paid_again_the_same_day(
     """Refused or returned, its money is available at once, and the next run of the day pays it, told as what came back."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
-    (first,) = await payouts_of(ledger)
+    (first,) = await payouts_with_history(ledger)
     if paid_before:
-        await ledger.ingest(about(first, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
-    failed = about(first, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+        await ledger.ingest(payout_event(first, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+    failed = payout_event(first, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
     assert [result.status for result in await ledger.ingest(failed, failed)] == [1, 2]
     assert (await ledger.balance("res_1")).available_minor == 10_000
     await finished_run(ledger, request_id=unique("again"))
-    second, again = await payouts_of(ledger)
+    second, again = await payouts_with_history(ledger)
     assert again.state == (
         ledger_pb2.PAYOUT_STATE_RETURNED if paid_before else ledger_pb2.PAYOUT_STATE_FAILED
     )
@@ -139,9 +107,9 @@ async def test_payment_told_after_its_failure_ends_as_returned(
     """As if the two had come in order: returned, with nothing on the restaurant's balance changed, paid again or not."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
-    (first,) = await payouts_of(ledger)
-    failed = about(first, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
-    paid = about(first, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
+    (first,) = await payouts_with_history(ledger)
+    failed = payout_event(first, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
+    paid = payout_event(first, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
     await ledger.ingest(failed)
     if pays_again:
         await finished_run(ledger, request_id=unique("again"))
@@ -155,7 +123,7 @@ async def test_payment_told_after_its_failure_ends_as_returned(
         before.available_minor,
         before.reserved_minor,
     )
-    payouts = {payout.payout_id: payout for payout in await payouts_of(ledger)}
+    payouts = {payout.payout_id: payout for payout in await payouts_with_history(ledger)}
     returned = payouts.pop(first.payout_id)
     assert returned.state == ledger_pb2.PAYOUT_STATE_RETURNED
     assert [(move.state, move.event_id) for move in returned.history] == [
@@ -168,7 +136,7 @@ async def test_payment_told_after_its_failure_ends_as_returned(
     # Whatever comes next counts it as what was reversed.
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=500))
     for payout in payouts.values():
-        await ledger.ingest(about(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
+        await ledger.ingest(payout_event(payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID))
     run = await finished_run(ledger, request_id=unique("later"))
     assert (run.payouts_created, run.total_amount_minor) == ((0, 0) if pays_again else (1, 10_500))
     await assert_books_in_order(ledger.database)

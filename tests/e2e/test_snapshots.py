@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import pytest
-from google.type import date_pb2
 from support.audit import assert_books_in_order
+from support.dates import date_message, days_ago
 from support.events import event_message
-from support.payout_runs import days_ago, finished_run
+from support.payout_runs import finished_run
 from support.running import RunningLedger, running_ledger
 
 from ledger.bootstrap.database import Database
@@ -99,10 +98,10 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
             assert (await ledger.balance("res_1")).reserved_minor == 0
             if round_ == 2:
                 await ledger.query("DELETE FROM balance_snapshots")
-        day = datetime.now(UTC).date()
+        day = days_ago(0)
         plan = ledger_pb2.RunPayoutsRequest(
             currency="PEN",
-            as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+            as_of=date_message(day),
             dry_run=True,
         )
         assert (await ledger.stub.RunPayouts(plan)).payout_run.payouts_created == 0

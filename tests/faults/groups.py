@@ -17,7 +17,7 @@ import asyncpg
 from support.folders import folder_for_all
 from support.haproxy import documented_for_patroni
 from support.ports import held_port, port_of
-from support.waiting import POLL_SECONDS, until_told
+from support.waiting import POLL_SECONDS, until
 
 from faults.stage import Skipped
 from ledger.bootstrap.database import Database
@@ -162,7 +162,7 @@ class Group:
             standbys = [one for one in told if one["role"] in ("sync_standby", "quorum_standby")]
             return len(names) == 1 and bool(standbys)
 
-        await until_told(whole, START_SECONDS)
+        await until(whole, START_SECONDS)
         return next(member for member in self.members if member.name == names[0])
 
     async def switchover(self, leader: Member) -> None:

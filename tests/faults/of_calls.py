@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from support.events import event_message
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -39,7 +39,7 @@ async def _impatient(stage: Stage, mix: Mix) -> None:
     async def nobody_idle() -> bool:
         return await stage.query(_IDLE_IN_TRANSACTION) == [(0,)]
 
-    await until_told(nobody_idle, 30)
+    await until(nobody_idle, 30)
     unknown = {answer.event_id for answer in stage.journal.answers if answer.told is Told.UNKNOWN}
     created = {answer.event_id for answer in stage.journal.answers if answer.told is Told.CREATED}
     booked = len((unknown & stage.journal.acknowledged_at.keys()) - created)

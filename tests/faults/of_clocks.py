@@ -12,7 +12,7 @@ from pathlib import Path
 
 from support.audit import audit_of
 from support.events import event_message
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -90,7 +90,7 @@ class DatabaseClock:
             ((database_at, _),) = await self._stage.query(CLOCKS)
             return bool(abs((database_at - datetime.now(UTC)).total_seconds() - seconds) < 1)
 
-        await until_told(goes_by_it, TOLD_SECONDS)
+        await until(goes_by_it, TOLD_SECONDS)
 
 
 async def cluster_by_clock(stage: Stage) -> DatabaseClock:
@@ -113,7 +113,7 @@ async def cluster_by_clock(stage: Stage) -> DatabaseClock:
         pid_file = first.pgdata / "postmaster.pid"
         return pid_file.is_file() and pid_file.read_text().splitlines()[-1].strip() == "ready"
 
-    await until_told(accepting, TOLD_SECONDS)
+    await until(accepting, TOLD_SECONDS)
     # Attaches to it: it runs already.
     stage.cluster = Cluster(first.data_dir, first.parameters)
     stage.database = stage.cluster.database(name)
@@ -217,7 +217,7 @@ async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> N
             final = await _past(caller, restaurants, final_at)
             await clock.set(seconds)
             if line and place == 0:
-                await until_told(partial(_is_logged, server, line), TOLD_SECONDS)
+                await until(partial(_is_logged, server, line), TOLD_SECONDS)
             await _book_true_now(caller, f"{place}")
             await _charge(caller, restaurants, place + 1)
             assert await _fail_payouts(stage, caller) == restaurants

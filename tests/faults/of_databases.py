@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DBAPIError
 from support.events import event_message
-from support.waiting import until, until_told
+from support.waiting import until
 
 from faults.catalogue import fault
 from faults.load import Load, Mix, load_on
@@ -68,7 +68,7 @@ async def kill_backend(stage: Stage) -> None:
             began = time.monotonic()
             await until(killed, 60)
             await sessions_reset(checkpointers)
-            await until_told(database_answers, 60)
+            await until(database_answers, 60)
             back_seconds.append(time.monotonic() - began)
             await load.acknowledged(100)
     stage.note(

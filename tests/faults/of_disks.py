@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 from support.folders import folder_for_all
-from support.waiting import until, until_told
+from support.waiting import until
 
 from faults.catalogue import fault
 from faults.clusters import Cluster, new_cluster
@@ -127,7 +127,7 @@ async def log_disk_full(stage: Stage) -> None:
                 await asyncio.wait_for(stage.query("SELECT pg_switch_wal()"), 2)
             return await server.health() == "NOT_SERVING"
 
-        await until_told(not_serving, 90)
+        await until(not_serving, 90)
         await asyncio.sleep(stage.size(5, 1))
         panics = (stage.cluster.data_dir / "postgres.log").read_text().count("PANIC")
         ballast.unlink()

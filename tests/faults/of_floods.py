@@ -12,7 +12,7 @@ from support.certificates import HERE, Authority
 from support.events import event_message
 from support.haproxy import NotInstalled, documented_haproxy
 from support.tokens import token_line
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -180,7 +180,7 @@ async def silent_connections(stage: Stage) -> None:
         async def is_open() -> bool:
             return await health_of_newcomer(server.address, ACKNOWLEDGED_SECONDS) == "SERVING"
 
-        await until_told(is_open, ACKNOWLEDGED_SECONDS)
+        await until(is_open, ACKNOWLEDGED_SECONDS)
 
 
 @fault("F82", "connections that say nothing, or one byte, to the documented HAProxy")

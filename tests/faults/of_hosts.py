@@ -5,12 +5,11 @@ import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
-from google.type import date_pb2
 from grpc import aio
+from support.dates import date_message, days_ago
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -63,8 +62,8 @@ async def asking(stage: Stage, servers: Sequence[ServerProcess]) -> AsyncIterato
 
 
 async def _ask_on(stage: Stage, caller: Caller) -> None:
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    as_of = date_pb2.Date(year=yesterday.year, month=yesterday.month, day=yesterday.day)
+    yesterday = days_ago(1)
+    as_of = date_message(yesterday)
     plan = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of, dry_run=True)
     while True:
         acknowledged = list(stage.journal.acknowledged_at)[-50:]

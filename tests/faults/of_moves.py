@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from support.books import burn_numbers
 from support.events import event_message
 from support.running import execute_alone, query
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.catalogue import fault
 from faults.clusters import Cluster, new_cluster, run_as_owner
@@ -74,7 +74,7 @@ async def _replayed(stage: Stage, socket_dir: Path) -> None:
             # It has only just started.
             return False
 
-    await until_told(has_it, CAUGHT_UP_SECONDS)
+    await until(has_it, CAUGHT_UP_SECONDS)
 
 
 @fault("F71", "a standby is promoted, and the primary that it left behind comes back by pg_rewind")
@@ -187,7 +187,7 @@ async def by_subscription(stage: Stage) -> None:
             )
             return states == [("r",)]
 
-        await until_told(copied, CAUGHT_UP_SECONDS)
+        await until(copied, CAUGHT_UP_SECONDS)
         await load.acknowledged(stage.size(2_000, 200))
     stage.database = second_database
     with pytest.raises(RuntimeError, match="the subscription moving brings rows into the books"):
@@ -301,7 +301,7 @@ async def _all_sent(stage: Stage) -> None:
         statement = "SELECT confirmed_flush_lsn >= CAST(:lsn AS text)::pg_lsn FROM pg_replication_slots WHERE slot_name = 'moving'"
         return await stage.query(statement, lsn=reached) == [(True,)]
 
-    await until_told(has_it, CAUGHT_UP_SECONDS)
+    await until(has_it, CAUGHT_UP_SECONDS)
 
 
 async def _migrated(database: Database) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from support.events import event_message
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.catalogue import fault
 from faults.journal import Told
@@ -65,7 +65,7 @@ async def _stored(stage: Stage, event_id: str) -> bool:
         )
 
     try:
-        await until_told(stored, 10)
+        await until(stored, 10)
     except TimeoutError:
         return False
     return True
@@ -91,7 +91,7 @@ async def blackhole(stage: Stage) -> None:
         async def not_serving() -> bool:
             return await server.health() == "NOT_SERVING"
 
-        await until_told(not_serving, 60)
+        await until(not_serving, 60)
         stage.note(f"NOT_SERVING after {time.monotonic() - began:.1f} s")
         await asyncio.sleep(max(0.0, began + stage.size(60, 5) - time.monotonic()))
         refuse_seconds = stage.size(5, 1)

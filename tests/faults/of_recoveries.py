@@ -17,7 +17,7 @@ from support.books import burn_numbers, restore
 from support.events import event_message
 from support.folders import folder_for_all
 from support.running import query
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -98,7 +98,7 @@ async def promoted(stage: Stage) -> None:
     async def writable() -> bool:
         return await stage.query("SELECT pg_is_in_recovery()") == [(False,)]
 
-    await until_told(writable, 60)
+    await until(writable, 60)
 
 
 def database_name(stage: Stage) -> str:
@@ -155,7 +155,7 @@ async def point_in_time(stage: Stage) -> None:
             name=last_file,
         ) == [(True,)]
 
-    await until_told(archived, 60)
+    await until(archived, 60)
     first.stop()
     (copied / "recovery.signal").touch()
     parameters = first.parameters | {
@@ -235,7 +235,7 @@ async def synchronous_standby(stage: Stage) -> Path:
             ("sync",)
         ]
 
-    await until_told(synchronous, 60)
+    await until(synchronous, 60)
     return copied
 
 
@@ -368,7 +368,7 @@ async def business(stage: Stage) -> None:
 
     async with load_on(stage.load(server)) as load:
         await load.acknowledged(stage.size(2_000, 500))
-        await until_told(has_snapshots, 20)
+        await until(has_snapshots, 20)
     await server.kill()
 
 
@@ -413,7 +413,7 @@ async def damaged_page(stage: Stage) -> None:
     stage.cluster.stop()
     _turn(stage.cluster.pgdata / path, place, bit)
     await stage.cluster.restart()
-    await until_told(server_serves, 60)
+    await until(server_serves, 60)
     told = Counter[str]()
     for restaurant_id, balance_minor in balances.items():
         try:

@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 from support.events import event_message
 from support.running import execute_alone
-from support.waiting import POLL_SECONDS, until_told
+from support.waiting import POLL_SECONDS, until
 
 from faults.callers import Caller
 from faults.catalogue import fault
@@ -70,7 +70,7 @@ async def sync_standby_gone(stage: Stage) -> None:
         await load.acknowledged(200)
         async with standby_gone(stage):
             began = time.monotonic()
-            await until_told(lambda: _somebody_waits(stage), 30)
+            await until(lambda: _somebody_waits(stage), 30)
             seconds = stage.size(8, 3)
             await asyncio.sleep(seconds)
             # Commits that were under way when the setting arrived may still be told.
@@ -122,7 +122,7 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
     event = event_message(event_id=f"unsafe_{way}")
     async with standby_gone(stage):
         call = asyncio.create_task(caller.send(event, timeout_seconds=60))
-        await until_told(lambda: _somebody_waits(stage), 30)
+        await until(lambda: _somebody_waits(stage), 30)
         assert not call.done(), "told while one machine alone has it"
         await stage.query(f"SELECT {way}(pid) FROM ({_WAITING}) AS waiting")
 
@@ -134,7 +134,7 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
                 != []
             )
 
-        await until_told(visible, 30)
+        await until(visible, 30)
         shown = asyncio.create_task(_code_of_showing(caller, event.event_id, timeout_seconds=5))
         repeat = await caller.send(event, timeout_seconds=5)
         assert repeat.told is Told.UNKNOWN, (

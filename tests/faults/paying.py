@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from google.type import date_pb2
+from support.dates import date_message
 from support.events import event_message
 
 from faults.callers import Caller
@@ -37,7 +37,7 @@ async def start_run(caller: Caller, *, days_ago: int = 0, request_id: str = "") 
     day = datetime.now(UTC).date() - timedelta(days=days_ago)
     request = ledger_pb2.RunPayoutsRequest(
         currency=CURRENCY,
-        as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+        as_of=date_message(day),
         request_id=request_id,
     )
     return (await caller.stub.RunPayouts(request, timeout=30)).payout_run.payout_run_id

@@ -10,7 +10,7 @@ from typing import Any
 
 from support.running import query
 from support.seals import COUNTS
-from support.waiting import until_told
+from support.waiting import until
 
 from faults.callers import Caller
 from faults.clusters import Cluster
@@ -106,7 +106,7 @@ class Stage:
         async def gone() -> bool:
             return not await self.query(END_SESSIONS)
 
-        await until_told(gone, ENDED_SECONDS)
+        await until(gone, ENDED_SECONDS)
 
     async def servers(self, count: int) -> list[ServerProcess]:
         """Several plain servers of one database; those that a fault before left running are taken again."""
@@ -164,7 +164,7 @@ class Stage:
             nothing_left = 0 < events == events_sealed and entries == entries_sealed
             return nothing_left or await self.query(counted) != before
 
-        await until_told(grown, SEALED_SECONDS)
+        await until(grown, SEALED_SECONDS)
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a statement that the superuser runs, past all faults."""

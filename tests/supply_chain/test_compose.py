@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from support.commands import run_command
 from support.running import query
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.cli.failures import ExitStatus
 from ledger.infrastructure.postgres.embedded import find_bin_dir
@@ -82,7 +82,7 @@ async def asking_server_url(empty_server_url: str) -> str:
     ((path,),) = await query(empty_server_url, "SHOW hba_file")
     ask_everybody(Path(path))
     await query(empty_server_url, "SELECT pg_reload_conf()")
-    await until_told(lambda: is_asked_for_a_password(empty_server_url), RELOAD_SECONDS)
+    await until(lambda: is_asked_for_a_password(empty_server_url), RELOAD_SECONDS)
     return empty_server_url
 
 

@@ -21,7 +21,7 @@ from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.sessions.engine import Connection, autocommit, create_engine
 from support.events import processor_event
-from support.running import execute_alone
+from support.running import RunningLedger, execute_alone
 
 MATURITY_DAYS = 7
 MATURITY = timedelta(days=MATURITY_DAYS)
@@ -91,10 +91,7 @@ async def restore(source_url: str, target_url: str, *options: str) -> None:
     `options` are those of pg_dump.
     """
     dump, psql = (str(find_bin_dir() / program) for program in ("pg_dump", "psql"))
-    addresses = [
-        make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        for url in (source_url, target_url)
-    ]
+    addresses = [libpq_url(url) for url in (source_url, target_url)]
     dumping = await asyncio.create_subprocess_exec(
         dump, *options, "--dbname", addresses[0], stdout=asyncio.subprocess.PIPE
     )
@@ -107,3 +104,16 @@ async def restore(source_url: str, target_url: str, *options: str) -> None:
     )
     await asyncio.wait_for(restoring.communicate(script), 60)
     assert restoring.returncode == 0
+
+
+async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
+    """The ids of a restaurant's events in the books."""
+    rows = await ledger.query(
+        "SELECT event_id FROM processor_events WHERE restaurant_id = :id", id=restaurant_id
+    )
+    return {row[0] for row in rows}
+
+
+def libpq_url(url: str) -> str:
+    """The URL as PostgreSQL's programs write it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

@@ -164,3 +164,12 @@ async def serving(
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+def table_cells(stdout: str) -> list[list[str]]:
+    """The rows of the tables in an output, their headings excepted."""
+    return [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in stdout.splitlines()
+        if "│" in line
+    ]

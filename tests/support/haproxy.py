@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from support.ports import held_port, port_of
-from support.waiting import until_told
+from support.waiting import until
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations"
 # Connections of one address that the documented configuration lets in.
@@ -80,7 +80,7 @@ async def documented_haproxy(
     file.write_text(documented(port, server, inspect_seconds=inspect_seconds))
     process = await asyncio.create_subprocess_exec(program, "-db", "-f", str(file))
     try:
-        await until_told(lambda: answers(port), START_SECONDS)
+        await until(lambda: answers(port), START_SECONDS)
         yield port
     finally:
         process.terminate()

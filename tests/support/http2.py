@@ -234,3 +234,13 @@ class Http2:
                 )
             case _:
                 pass
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def grpc_message(raw: bytes, *, compressed: int = 0) -> bytes:
+    """A message as gRPC frames it."""
+    return bytes([compressed]) + len(raw).to_bytes(4) + raw

@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.embedded.launcher import Launcher, account_for
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
-from support.waiting import until_told
+from support.waiting import until
 
 PORT = 6432
 TIMEOUT_SECONDS = 60.0
@@ -114,7 +114,7 @@ async def pgbouncer(
                 writer.close()
                 return True
 
-            await until_told(listens, TIMEOUT_SECONDS)
+            await until(listens, TIMEOUT_SECONDS)
             application_url, owner_url = (
                 make_url(url)
                 .update_query_dict({"host": str(folder), "port": str(PORT)})

@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from ledger.bootstrap.database import Database
 from support.running import query
-from support.waiting import POLL_SECONDS, until_told
+from support.waiting import POLL_SECONDS, until
 
 DEADLINE_SECONDS = 40
 
@@ -58,7 +58,7 @@ async def deadlocks_of(database: Database) -> int:
     async def all_gone() -> bool:
         return await query(database.migration_url, servers) == []
 
-    await until_told(all_gone, DEADLINE_SECONDS)
+    await until(all_gone, DEADLINE_SECONDS)
     ((deadlocks,),) = await query(
         database.migration_url,
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",

@@ -1,27 +1,41 @@
-"""Waits for what another party does: polls, with a deadline."""
+"""Waits for what another task or process does: polls, with a deadline."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 
+# Between two looks at another process, and at a task of this process.
 POLL_SECONDS = 0.02
+LOCAL_POLL_SECONDS = 0.005
+DEADLINE_SECONDS = 60.0
 
 
-async def until(happened: Callable[[], bool], timeout_seconds: float) -> None:
-    """Returns once `happened` says so. Raises TimeoutError."""
+async def until(
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]],
+    timeout_seconds: float = DEADLINE_SECONDS,
+    *,
+    what: str = "the condition holds",
+) -> None:
+    """Returns once the condition holds. Raises TimeoutError, with the text of `what`.
 
-    async def asked() -> bool:
-        return happened()
+    A condition that asks another process is a coroutine function.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while True:
+                holds = condition()
+                is_remote = inspect.isawaitable(holds)
+                if await holds if inspect.isawaitable(holds) else holds:
+                    return
+                await asyncio.sleep(POLL_SECONDS if is_remote else LOCAL_POLL_SECONDS)
+    except TimeoutError as error:
+        raise TimeoutError(f"not within {timeout_seconds:.0f} s: {what}") from error
 
-    await until_told(asked, timeout_seconds)
 
-
-async def until_told(happened: Callable[[], Awaitable[bool]], timeout_seconds: float) -> None:
-    """As `until`, for what has to be asked of somebody."""
-    async with asyncio.timeout(timeout_seconds):
-        while True:
-            if await happened():
-                return
-            await asyncio.sleep(POLL_SECONDS)
+async def run_ready_tasks() -> None:
+    """Lets every task run until it waits for a timer or for another process."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 class WhenSaid(float):

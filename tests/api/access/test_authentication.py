@@ -49,11 +49,6 @@ UNKNOWN_RESTAURANT = ledger_pb2.GetRestaurantRequest(restaurant_id="res_nobody")
 
 
 @pytest.fixture(scope="module")
-def issuer() -> Issuer:
-    return Issuer()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Path:
     """With the files by which callers are known."""
     folder = tmp_path_factory.mktemp("security")

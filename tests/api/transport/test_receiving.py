@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from grpc import aio
-from support.waiting import until
+from support.waiting import run_ready_tasks, until
 
 from ledger.api.transport import receiving
 from ledger.api.transport.receiving import (
@@ -56,22 +56,16 @@ def start(receives: Receiving, *calls: Call) -> list[asyncio.Task[bytes]]:
     return [asyncio.create_task(receives.read(call, BYTES_MAX)) for call in calls]
 
 
-async def settled() -> None:
-    """All tasks have gone as far as they can."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 async def test_calls_beyond_the_places_are_not_read_before_there_is_room() -> None:
     """The place of one that has arrived goes to the next."""
     receives = Receiving(places=1, waiting_max=1)
     first, second = Call(), Call()
     reading = start(receives, first, second)
-    await settled()
+    await run_ready_tasks()
     assert (first.is_read, second.is_read) == (True, False)
     first.send(b"one")
     assert await reading[0] == b"one"
-    await settled()
+    await run_ready_tasks()
     assert second.is_read
     second.send(b"two")
     assert await reading[1] == b"two"
@@ -81,16 +75,16 @@ async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
     """QueueFull; one that waits and is given up makes room again."""
     receives = Receiving(places=1, waiting_max=1)
     reading = start(receives, Call(), Call())
-    await settled()
+    await run_ready_tasks()
     with pytest.raises(QueueFull):
         await receives.read(Call(), BYTES_MAX)
     reading[1].cancel()
-    await settled()
+    await run_ready_tasks()
     third = Call()
     reading += start(receives, third)
-    await settled()
+    await run_ready_tasks()
     reading[0].cancel()
-    await settled()
+    await run_ready_tasks()
     assert third.is_read
     reading[2].cancel()
 
@@ -100,16 +94,16 @@ async def test_full_line_has_room_for_a_connection_with_less_in_it() -> None:
     receives = Receiving(places=1, waiting_max=4, patience_seconds=TIMEOUT_SECONDS)
     crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
     reading = start(receives, *crowd, fair)
-    await settled()
+    await run_ready_tasks()
     newcomer = asyncio.create_task(receives.read(other, BYTES_MAX))
-    await settled()
+    await run_ready_tasks()
     with pytest.raises(QueueFull):
         await reading[3]
     assert not newcomer.done()
     with pytest.raises(QueueFull):
         await receives.read(Call("other"), BYTES_MAX)
     for call in (crowd[0], crowd[1], fair, other):
-        await until(lambda call=call: call.is_read, TIMEOUT_SECONDS)  # type: ignore[misc]
+        await until(lambda call=call: call.is_read, TIMEOUT_SECONDS)
         call.send(b"")
     assert await newcomer == b""
     for task in reading:
@@ -121,11 +115,11 @@ async def test_connections_take_turns() -> None:
     receives = Receiving(places=1, waiting_max=10)
     holder, crowd, other = Call(), [Call("crowd") for _ in range(3)], Call("other")
     reading = start(receives, holder, *crowd, other)
-    await settled()
+    await run_ready_tasks()
     reading[0].cancel()
-    await settled()
+    await run_ready_tasks()
     crowd[0].send(b"")
-    await settled()
+    await run_ready_tasks()
     assert (other.is_read, crowd[1].is_read) == (True, False)
     for task in reading:
         task.cancel()
@@ -136,7 +130,7 @@ async def test_slow_call_makes_room_for_one_that_waits() -> None:
     receives = Receiving(places=3, waiting_max=10, patience_seconds=0.0)
     slow = [Call("slow"), Call("fair"), Call("slow")]
     reading = start(receives, *slow)
-    await settled()
+    await run_ready_tasks()
     waiting = Call("new")
     reading += start(receives, waiting)
     await until(lambda: waiting.is_read, TIMEOUT_SECONDS)
@@ -192,13 +186,13 @@ async def test_streams_and_batches_share_places_for_large_messages() -> None:
             raise AssertionError("let in")
         batches = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
         reading = start(receives, *batches)
-        await settled()
+        await run_ready_tasks()
         assert [batch.is_read for batch in batches] == [True] * KEPT_FOR_BATCHES + [False]
-    await settled()
+    await run_ready_tasks()
     assert batches[-1].is_read
     for task in reading:
         task.cancel()
-    await settled()
+    await run_ready_tasks()
     with large.stream(), large.stream():
         pass
 
@@ -218,7 +212,7 @@ async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
     slow[0].refuse = refuse  # type: ignore[method-assign]
     waiting = Call()
     reading = start(receives, *slow, waiting)
-    await settled()
+    await run_ready_tasks()
     with pytest.raises(QueueFull), large.stream():
         raise AssertionError("let in")
     ended.set()
@@ -239,7 +233,7 @@ async def test_large_requests_are_parsed_one_in_a_round() -> None:
         parsed_in.append(rounds)
 
     tasks = [asyncio.create_task(parsed(call)) for call in calls]
-    await settled()
+    await run_ready_tasks()
     for call in calls:
         call.send(bytes(TURN_BYTES_MIN + 1))
     async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -255,7 +249,7 @@ async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
     receives = Receiving(places=1, waiting_max=1)
     first, second = Call(), Call()
     reading = start(receives, first, second)
-    await settled()
+    await run_ready_tasks()
     asyncio.get_running_loop().call_soon(lambda: time.sleep(2 * receiving.PATIENCE_SECONDS))
     asyncio.get_running_loop().call_later(2 * receiving.PATIENCE_SECONDS, first.send, b"one")
     await until(lambda: reading[0].done(), TIMEOUT_SECONDS)

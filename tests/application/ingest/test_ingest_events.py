@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 import pytest
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
-from support.waiting import WhenSaid
+from support.waiting import WhenSaid, run_ready_tasks
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
@@ -60,7 +60,7 @@ def use_case(
     return _MADE[-1]
 
 
-def told(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
+def in_short(outcomes: list[IngestOutcome]) -> list[IngestStatus | type]:
     """The outcomes in short: a status, or the kind of the error."""
     return [
         outcome.status if isinstance(outcome, Booked) else type(outcome) for outcome in outcomes
@@ -85,7 +85,7 @@ async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
     event = processor_event()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
     outcomes = await use_case(FakeEventLedger())([event, altered, event])
-    assert told(outcomes) == [CREATED, EventIdReused, DUPLICATE]
+    assert in_short(outcomes) == [CREATED, EventIdReused, DUPLICATE]
     conflict = outcomes[1]
     assert isinstance(conflict, EventIdReused)
     assert conflict.differing_fields == ("amount_minor",)
@@ -110,7 +110,7 @@ async def test_attempt_that_broke_off_after_it_took_effect_is_created_when_repea
     ingest = use_case(ledger)
     await ingest([processor_event(restaurant_id="res_001")])
     ledger.failures, ledger.fail_after_storing = [error("broke off")], True
-    assert told(await ingest([processor_event()])) == [CREATED]
+    assert in_short(await ingest([processor_event()])) == [CREATED]
     assert len(ledger.events) == 2
 
 
@@ -132,7 +132,7 @@ async def test_one_event_that_the_database_refuses_stands_alone() -> None:
     events = [processor_event() for _ in range(256)]
     events[77] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
     outcomes = await ingest(events)
-    assert told(outcomes) == [EventRejected if place == 77 else CREATED for place in range(256)]
+    assert in_short(outcomes) == [EventRejected if place == 77 else CREATED for place in range(256)]
     assert events[77].event_id not in ledger.events
     assert len(ledger.insert_sizes) <= 2 * 8 + 1
 
@@ -145,7 +145,7 @@ async def test_unknown_restaurant_is_refused_when_set_so_and_registers_nobody() 
     outcomes = await ingest(
         [processor_event(restaurant_id="res_unknown"), processor_event(restaurant_id="res_known")]
     )
-    assert told(outcomes) == [RestaurantNotFound, CREATED]
+    assert in_short(outcomes) == [RestaurantNotFound, CREATED]
     assert ledger.restaurants == {"res_known"}
     assert ledger.accounts == {("res_known", "PEN")}
 
@@ -159,7 +159,7 @@ async def test_duplicate_and_conflict_register_nobody() -> None:
     outcomes = await ingest(
         [processor_event(event_id=event.event_id, restaurant_id="res_new"), event]
     )
-    assert told(outcomes) == [EventIdReused, DUPLICATE]
+    assert in_short(outcomes) == [EventIdReused, DUPLICATE]
     assert ledger.restaurants == {"res_known"}
 
 
@@ -169,7 +169,7 @@ async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
     payout = processor_event(EventType.PAYOUT_PAID, event_id="evt_shared", payout_id="payout_1")
     charge = processor_event(event_id="evt_shared")
     outcomes = await use_case(ledger)([payout, payout, charge, payout, charge])
-    assert told(outcomes) == [PayoutNotFound, PayoutNotFound, CREATED, EventIdReused, DUPLICATE]
+    assert in_short(outcomes) == [PayoutNotFound, PayoutNotFound, CREATED, EventIdReused, DUPLICATE]
     assert ledger.events["evt_shared"].event == charge
 
 
@@ -192,7 +192,7 @@ async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> Non
     outcomes = await ingest(
         [processor_event(EventType.PAYOUT_PAID, event_id=charge.event_id, payout_id="payout_1")]
     )
-    assert told(outcomes) == [EventIdReused]
+    assert in_short(outcomes) == [EventIdReused]
 
 
 class SlowLedger(FakeEventLedger):
@@ -216,17 +216,12 @@ class SlowLedger(FakeEventLedger):
             self.under_way -= 1
 
 
-async def settled() -> None:
-    """Lets everything run that can."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def all_told(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
+async def all_in_short(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
     """What single calls that come together are told, in short; the kind of what they raise."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     return [
-        type(answer) if isinstance(answer, BaseException) else told(answer)[0] for answer in answers
+        type(answer) if isinstance(answer, BaseException) else in_short(answer)[0]
+        for answer in answers
     ]
 
 
@@ -239,7 +234,7 @@ async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> No
     ledger.insert_sizes.clear()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
     answers = await asyncio.gather(*(ingest([sent]) for sent in (event, altered, event, other)))
-    assert told([outcome for (outcome,) in answers]) == [
+    assert in_short([outcome for (outcome,) in answers]) == [
         CREATED,
         EventIdReused,
         DUPLICATE,
@@ -261,7 +256,7 @@ async def test_one_poisonous_call_of_a_group_stands_alone() -> None:
     ledger.insert_sizes.clear()
     events = [processor_event() for _ in range(10)]
     events[3] = processor_event(amount_minor=AMOUNT_MINOR_MAX + 1)
-    assert await all_told(*(ingest([event]) for event in events)) == [
+    assert await all_in_short(*(ingest([event]) for event in events)) == [
         EventRejected if n == 3 else CREATED for n in range(10)
     ]
     assert ledger.insert_sizes[0] == 10
@@ -275,8 +270,8 @@ async def test_failure_of_a_group_is_told_to_each_of_its_callers() -> None:
     await ingest([processor_event()])
     ledger.failures, ledger.fail_after_storing = [DatabaseUnavailable("away")] * ATTEMPTS_MAX, True
     events = [processor_event() for _ in range(3)]
-    assert await all_told(*(ingest([event]) for event in events)) == [DatabaseUnavailable] * 3
-    assert await all_told(*(ingest([event]) for event in events)) == [DUPLICATE] * 3
+    assert await all_in_short(*(ingest([event]) for event in events)) == [DatabaseUnavailable] * 3
+    assert await all_in_short(*(ingest([event]) for event in events)) == [DUPLICATE] * 3
     await ingest.close()
 
 
@@ -330,10 +325,12 @@ async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> N
     # Two of each size, and the whole.
     assert len(ledger.insert_sizes) <= 2 * 4 + 1
     giving_up.has_come = True
-    assert await all_told(*calls) == [DatabaseContention if n == 3 else CREATED for n in range(10)]
+    assert await all_in_short(*calls) == [
+        DatabaseContention if n == 3 else CREATED for n in range(10)
+    ]
     assert ledger.under_way_max == 1
     ledger.held.clear()
-    assert await all_told(*(ingest([event]) for event in events)) == [
+    assert await all_in_short(*(ingest([event]) for event in events)) == [
         CREATED if n == 3 else DUPLICATE for n in range(10)
     ]
     await ingest.close()
@@ -356,7 +353,7 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
     while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # what is waited for has no event
         await asyncio.sleep(0)
     giving_up.has_come = True
-    assert await all_told(*calls) == [
+    assert await all_in_short(*calls) == [
         DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants
     ]
     assert ledger.insert_sizes[:2] == [10, 5], "the whole, and the half that is of one account"
@@ -372,10 +369,10 @@ async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.Mo
     await ingest([processor_event()])
     ledger.held = {"res_1"}
     async with asyncio.timeout(60):
-        told_of = await all_told(
+        outcomes = await all_in_short(
             *(ingest([processor_event(restaurant_id="res_1")]) for _ in range(4))
         )
-    assert told_of == [DatabaseContention] * 4
+    assert outcomes == [DatabaseContention] * 4
     await ingest.close()
 
 
@@ -391,7 +388,7 @@ async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
         await ingest(events)
     assert ledger.insert_sizes == [4] * ATTEMPTS_MAX
     ledger.held.clear()
-    assert told(await ingest(events)) == [CREATED] * 4
+    assert in_short(await ingest(events)) == [CREATED] * 4
 
 
 @pytest.mark.usefixtures("giving_up")
@@ -409,7 +406,7 @@ async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_
         later("once more"),
     ]
     ledger.fail_after_storing = True
-    assert await all_told(*(ingest([processor_event()]) for _ in range(6))) == [CREATED] * 6
+    assert await all_in_short(*(ingest([processor_event()]) for _ in range(6))) == [CREATED] * 6
     assert len(ledger.events) == 7
     await ingest.close()
 
@@ -421,7 +418,7 @@ async def test_stalled_database_fills_the_queue_and_no_more() -> None:
     events = [processor_event() for _ in range(LIMITS.queue_events_max + 20)]
     calls = [asyncio.create_task(ingest([event], size_bytes=1)) for event in events]
     await ledger.begun.wait()
-    await settled()
+    await run_ready_tasks()
     refused = [call for call in calls if call.done()]
     assert refused == calls[LIMITS.queue_events_max :]
     assert [type(call.exception()) for call in refused] == [QueueFull] * 20
@@ -429,10 +426,12 @@ async def test_stalled_database_fills_the_queue_and_no_more() -> None:
     with pytest.raises(QueueFull):
         await ingest(batch, size_bytes=1)
     ledger.let.set()
-    assert await all_told(*calls[: LIMITS.queue_events_max]) == [CREATED] * LIMITS.queue_events_max
+    assert (
+        await all_in_short(*calls[: LIMITS.queue_events_max]) == [CREATED] * LIMITS.queue_events_max
+    )
     assert set(ledger.events) == {event.event_id for event in events[: LIMITS.queue_events_max]}
     assert (ingest.queue.events, ingest.queue.size_bytes) == (0, 0)
-    assert told(await ingest(batch, size_bytes=1)) == [CREATED, DUPLICATE]
+    assert in_short(await ingest(batch, size_bytes=1)) == [CREATED, DUPLICATE]
     await ingest.close()
 
 
@@ -443,7 +442,7 @@ async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
     batches = [[processor_event(), processor_event()] for _ in range(50)]
     for batch in batches:
         call = asyncio.create_task(ingest(batch))
-        await settled()
+        await run_ready_tasks()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -465,10 +464,10 @@ async def test_close_books_what_waits_for_its_turn() -> None:
     batches = [[processor_event(), processor_event()] for _ in range(20)]
     calls = [asyncio.create_task(ingest(batch)) for batch in batches]
     await ledger.begun.wait()
-    await settled()
+    await run_ready_tasks()
     calls[5].cancel()
     closing = asyncio.create_task(ingest.close())
-    await settled()
+    await run_ready_tasks()
     assert not closing.done()
     with pytest.raises(ShuttingDown):
         await ingest([processor_event()])
@@ -476,7 +475,7 @@ async def test_close_books_what_waits_for_its_turn() -> None:
     await closing
     del calls[5], batches[5]
     assert set(ledger.events) == {event.event_id for batch in batches for event in batch}
-    assert await all_told(*calls) == [CREATED] * 19
+    assert await all_in_short(*calls) == [CREATED] * 19
 
 
 async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
@@ -503,7 +502,7 @@ async def test_close_waits_for_what_is_under_way_and_takes_no_more() -> None:
     closing = asyncio.create_task(ingest.close())
     ledger.let.set()
     await closing
-    assert told(await call) == [CREATED]
+    assert in_short(await call) == [CREATED]
     with pytest.raises(ShuttingDown):
         await ingest([processor_event()])
     assert len(ledger.events) == 1

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from support.waiting import run_ready_tasks
 
 from ledger.application.ingest.queue import IngestLimits, IngestQueue
 from ledger.errors import DeadlineTooShort, QueueFull
@@ -28,12 +29,6 @@ def admitted(
         yield
     finally:
         queue.leave(events, size_bytes)
-
-
-async def settled() -> None:
-    """Lets everything run that can."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def test_events_and_bytes_are_bounded_together() -> None:
@@ -121,7 +116,7 @@ async def test_caller_that_leaves_makes_room() -> None:
             await asyncio.Event().wait()
 
     task = asyncio.create_task(call())
-    await settled()
+    await run_ready_tasks()
     with pytest.raises(QueueFull):
         queue.check(1, 1, None)
     task.cancel()
@@ -185,13 +180,13 @@ async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
     large.__enter__()
     small.__enter__()
     waiting = [asyncio.create_task(queue.wait_for_room(events, 1)) for events in (10, 30, 1000)]
-    await settled()
+    await run_ready_tasks()
     assert [task.done() for task in waiting] == [False, False, False]
     small.__exit__(None, None, None)
-    await settled()
+    await run_ready_tasks()
     assert [task.done() for task in waiting] == [True, False, False]
     large.__exit__(None, None, None)
-    await settled()
+    await run_ready_tasks()
     assert [task.done() for task in waiting] == [True, True, True]
 
 

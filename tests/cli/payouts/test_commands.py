@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.audit import assert_books_in_order
-from support.commands import Outcome, run_command
+from support.commands import Outcome, run_command, table_cells
 from support.events import event_message
 from support.running import RunningLedger
 
@@ -72,15 +72,6 @@ async def only_payout(ledger: RunningLedger) -> str:
     return str(payout["payout_id"])
 
 
-def cells(stdout: str) -> list[list[str]]:
-    """The rows of the tables in an output, their headings excepted."""
-    return [
-        [cell.strip() for cell in line.split("│")[1:-1]]
-        for line in stdout.splitlines()
-        if "│" in line
-    ]
-
-
 @asynccontextmanager
 async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIterator[None]:
     """A restaurant that no run can get past while the block runs."""
@@ -104,7 +95,7 @@ async def test_run_waits_and_tells_what_it_did(ledger: RunningLedger) -> None:
     )
     outcome = await command(ledger, "run", "PEN", *AS_OF, "--min-amount", "1.00")
     assert (outcome.status, outcome.stderr) == (0, "")
-    rows = cells(outcome.stdout)
+    rows = table_cells(outcome.stdout)
     for row in (
         ["state", "succeeded"],
         ["pays out by", "2026-01-31, cut-off 2026-01-31T23:59:59.999999Z"],
@@ -234,7 +225,7 @@ async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> 
     assert [(move["state"], move["event_id"]) for move in payout["history"]] == [("created", None)]
     outcome = await command(ledger, "show", payout_id)
     assert (outcome.status, outcome.stderr) == (0, "")
-    rows = cells(outcome.stdout)
+    rows = table_cells(outcome.stdout)
     for row in (
         ["payout", payout_id],
         ["amount", "175.00 PEN"],
@@ -262,7 +253,7 @@ async def test_run_is_shown_with_all_its_restaurants(
         *((f"res_{number}", "payout_created", None, str(100 * number)) for number in range(2, 6)),
     ]
     outcome = await command(ledger, "show", run["payout_run_id"])
-    rows = cells(outcome.stdout)
+    rows = table_cells(outcome.stdout)
     assert ["res_1", "skipped", "below_minimum", "", ""] in rows
     assert ["res_5", "payout_created", "", items[-1]["payout_id"], "5.00"] in rows
 
@@ -294,7 +285,9 @@ async def test_list_goes_through_all_pages(
     assert sorted(payout["restaurant_id"] for payout in listed) == restaurants
     outcome = await command(ledger, "list")
     assert outcome.stdout.splitlines()[-1] == "5 payouts"
-    assert [row[0] for row in cells(outcome.stdout)] == [payout["payout_id"] for payout in listed]
+    assert [row[0] for row in table_cells(outcome.stdout)] == [
+        payout["payout_id"] for payout in listed
+    ]
     assert await parsed_lines(ledger, "list", "--restaurant", "res_3", "--state", "created") == [
         payout for payout in listed if payout["restaurant_id"] == "res_3"
     ]

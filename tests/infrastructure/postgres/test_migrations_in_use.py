@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from infrastructure.postgres.schema.test_migrations import CATALOG, empty_url
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
+from support.catalog import CATALOG
 from support.running import query
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.schema import migrations
@@ -19,8 +19,6 @@ from ledger.infrastructure.postgres.schema.migrations import (
     head_revision,
     migrate_async,
 )
-
-__all__ = ["empty_url"]
 
 TIMEOUT_SECONDS = 60
 # Longer than a migration may stand before others, and shorter than it stood before them once.
@@ -48,10 +46,6 @@ async def holding(url: str, statement: str) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
-def engine_of(url: str) -> AsyncEngine:
-    return create_async_engine(url, poolclass=NullPool)
-
-
 async def waits_for(url: str, table: str) -> int:
     """The pid of a session that waits for a lock on the table, once there is one."""
     found: list[int] = []
@@ -60,7 +54,7 @@ async def waits_for(url: str, table: str) -> int:
         found[:] = [row[0] for row in await query(url, WAITING, table=table)]
         return bool(found)
 
-    await until_told(waiting, TIMEOUT_SECONDS)
+    await until(waiting, TIMEOUT_SECONDS)
     return found[0]
 
 
@@ -71,7 +65,7 @@ async def test_nobody_waits_behind_a_migration_that_waits(empty_url: str) -> Non
     async with holding(empty_url, "SELECT count(*) FROM balance_snapshots"):
         migrating = asyncio.create_task(migrate_async(empty_url))
         await waits_for(empty_url, "balance_snapshots")
-        engine = engine_of(empty_url)
+        engine = create_async_engine(empty_url, poolclass=NullPool)
         for _ in range(3):
             async with engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
@@ -132,5 +126,5 @@ async def waits_for_index(url: str) -> int:
         found[:] = [row[0] for row in rows]
         return bool(found)
 
-    await until_told(waiting, TIMEOUT_SECONDS)
+    await until(waiting, TIMEOUT_SECONDS)
     return found[0]

@@ -86,10 +86,10 @@ class PageOfBefore:
         """Writes the payouts; how many."""
         ids = [uuid_utils.compat.uuid7() for _ in self._accounts]
         entry = ("PAYOUT_RESERVE", "restaurant_payable", "payout_reserved")
-        told = await self._connection.fetchrow(
+        progress_of = await self._connection.fetchrow(
             PAY, self._payout_run_id, self._accounts, ids, ids, *entry, 10_000
         )
-        return int(told["payouts_count"])
+        return int(progress_of["payouts_count"])
 
 
 @asynccontextmanager
@@ -191,7 +191,7 @@ async def new_run(runs: PostgresPayoutRuns) -> UUID:
     return payout_run_id
 
 
-async def told(runs: PostgresPayoutRuns, payout_run_id: UUID) -> tuple[int, int, int]:
+async def progress_of(runs: PostgresPayoutRuns, payout_run_id: UUID) -> tuple[int, int, int]:
     """Restaurants in all, those considered, and the payouts."""
     run = await runs.get(payout_run_id)
     assert run is not None
@@ -204,7 +204,7 @@ async def test_start_writes_the_run_and_no_items(database: Database) -> None:
     async with runs_of(database) as runs:
         run = await new_run(runs)
         assert await query(database.migration_url, OF_RUN, run=run) == []
-        assert await told(runs, run) == (3, 0, 0)
+        assert await progress_of(runs, run) == (3, 0, 0)
         items = await runs.items(run, None, "", 10)
         assert [(item.restaurant_id, item.outcome) for item in items] == [
             (f"res_{number}", PayoutRunItemOutcome.OPEN) for number in (1, 2, 3)
@@ -212,7 +212,7 @@ async def test_start_writes_the_run_and_no_items(database: Database) -> None:
         assert await runs.items(run, PayoutRunItemOutcome.OPEN, "res_1", 1) == items[1:2]
         assert await runs.items(run, PayoutRunItemOutcome.SKIPPED, "", 10) == []
         assert len(await runs.pay(run, 2)) == 2
-        assert await told(runs, run) == (3, 2, 2)
+        assert await progress_of(runs, run) == (3, 2, 2)
         assert [
             item.restaurant_id for item in await runs.items(run, PayoutRunItemOutcome.OPEN, "", 10)
         ] == ["res_3"]
@@ -220,7 +220,7 @@ async def test_start_writes_the_run_and_no_items(database: Database) -> None:
         assert len(await runs.pay(run, 2)) == 1
         assert len(await runs.pay(run, 2)) == 0
         assert await runs.finish(run)
-        assert await told(runs, run) == (3, 3, 3)
+        assert await progress_of(runs, run) == (3, 3, 3)
     await assert_books_in_order(database)
 
 
@@ -239,16 +239,16 @@ async def test_restaurants_of_a_run_are_those_when_it_started(
             canceled = uuid_utils.compat.uuid7()
             await runs.start(PayoutRunKey("PEN", date(2026, 1, 1), 0, "canceled"), canceled)
             await runs.pay(canceled, 1)
-            assert await told(runs, run) == (3, 0, 0)
+            assert await progress_of(runs, run) == (3, 0, 0)
             await opening.commit()
-        assert await told(runs, run) == (3, 0, 0)
+        assert await progress_of(runs, run) == (3, 0, 0)
         await query(database.migration_url, NEW_ACCOUNT.format(name="res_later"))
-        assert await told(runs, run) == (3, 0, 0)
+        assert await progress_of(runs, run) == (3, 0, 0)
         assert await runs.cancel(canceled)
         while await runs.pay(run, 1):
             pass
         assert await runs.finish(run)
-        assert (await told(runs, run))[:2] == (3, 3)
+        assert (await progress_of(runs, run))[:2] == (3, 3)
         assert [item.restaurant_id for item in await runs.items(run, None, "", 10)] == [
             "res_1",
             "res_2",
@@ -256,7 +256,7 @@ async def test_restaurants_of_a_run_are_those_when_it_started(
         ]
         # The canceled one looked at one of the three, and gets no further items.
         assert len(await runs.pay(canceled, 1)) == 0
-        assert await told(runs, canceled) == (3, 1, 1)
+        assert await progress_of(runs, canceled) == (3, 1, 1)
         assert await query(database.migration_url, OF_RUN, run=canceled) == [
             ("PAYOUT_CREATED", None, 1)
         ]
@@ -276,12 +276,12 @@ async def test_accounts_of_another_cluster_are_of_the_run(database: Database) ->
     await charge(database, "res_3")
     async with runs_of(database) as runs:
         run = await new_run(runs)
-        assert await told(runs, run) == (3, 0, 0)
+        assert await progress_of(runs, run) == (3, 0, 0)
         assert len(await runs.items(run, None, "", 10)) == 3
         while await runs.pay(run, 500):
             pass
         assert await runs.finish(run)
-        assert await told(runs, run) == (3, 3, 3)
+        assert await progress_of(runs, run) == (3, 3, 3)
     await assert_books_in_order(database)
 
 
@@ -301,7 +301,7 @@ async def test_server_of_before_goes_on_with_a_run_to_its_end(database: Database
         run = await new_run(runs)
         engine = create_engine(database.url, pool_size=1)
         try:
-            while (await told(runs, run))[1] < len(names) or len(rounds) < 3:
+            while (await progress_of(runs, run))[1] < len(names) or len(rounds) < 3:
                 looked_at = 0
                 while True:
                     async with page_of_before(database, run) as page:
@@ -318,7 +318,7 @@ async def test_server_of_before_goes_on_with_a_run_to_its_end(database: Database
         finally:
             await engine.dispose()
         assert rounds == [0, 5_000, 600]
-        assert await told(runs, run) == (5_600, 5_600, 2)
+        assert await progress_of(runs, run) == (5_600, 5_600, 2)
     await assert_books_in_order(database)
 
 
@@ -330,12 +330,12 @@ async def test_run_that_a_server_of_before_started_is_ended(database: Database) 
         await query(database.migration_url, START_OF_BEFORE, run=run)
         await query(database.migration_url, NEW_RESTAURANT.format(name="res_3"))
         await query(database.migration_url, NEW_ACCOUNT.format(name="res_3"))
-        assert await told(runs, run) == (2, 0, 0)
+        assert await progress_of(runs, run) == (2, 0, 0)
         assert not await runs.finish(run)
         assert len(await runs.pay(run, 500)) == 2
         assert len(await runs.pay(run, 500)) == 0
         assert await runs.finish(run)
-        assert await told(runs, run) == (2, 2, 2)
+        assert await progress_of(runs, run) == (2, 2, 2)
     await assert_books_in_order(database)
 
 

@@ -12,7 +12,7 @@ from support.events import event_message, unique
 from support.pgbouncer import pgbouncer
 from support.processes import SERVICE, server_process
 from support.running import query
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
@@ -115,7 +115,7 @@ async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_p
                     return False
                 return True
 
-            await until_told(books, TIMEOUT_SECONDS)
+            await until(books, TIMEOUT_SECONDS)
             assert await settings_of(pooler.database.url) == direct
             pooler.reload("transaction")
 
@@ -126,7 +126,7 @@ async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_p
                 )
                 return bool(told.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
-            await until_told(not_serving, TIMEOUT_SECONDS)
+            await until(not_serving, TIMEOUT_SECONDS)
             for _ in range(20):
                 await books()
             assert codes <= {

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,14 @@ from uuid import UUID
 import pytest
 import uuid_utils.compat
 from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from support.books import engine_on, libpq_url
 from support.events import event_message, processor_event, unique
 from support.payout_runs import finished_run
 from support.running import RunningLedger, execute_alone, query, running_ledger
 from support.seals import COUNTS, seal, seal_everything
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.application.ports.events import Posting
 from ledger.application.seal_ledger import LedgerSealer, SealWorker
@@ -49,17 +49,8 @@ from ledger.v1 import ledger_pb2
 TIMEOUT_SECONDS = 120
 
 
-@asynccontextmanager
-async def engine_of(url: str, *, pool_size: int = 4) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(url, pool_size=pool_size)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
-
-
 async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
-    async with engine_of(url, pool_size=1) as engine:
+    async with engine_on(url, pool_size=1) as engine:
         return await verify_chain(engine, expected_hash)
 
 
@@ -331,7 +322,7 @@ async def tamper(url: str, sql: str) -> dict[str, str]:
     return names
 
 
-def told(report: ChainReport, check: str) -> list[str]:
+def findings_of(report: ChainReport, check: str) -> list[str]:
     return [
         f"{finding.entity} {finding.detail}"
         for finding in report.audit.errors
@@ -359,7 +350,7 @@ async def test_books_in_order_verify(sealed: Database) -> None:
 async def test_tampering_is_named(copy_of_sealed: str, tampering: Tampering) -> None:
     """By row and by what was done to it, and nothing else is accused."""
     names = await tamper(copy_of_sealed, tampering.sql)
-    found = told(await verify(copy_of_sealed), tampering.check)
+    found = findings_of(await verify(copy_of_sealed), tampering.check)
     expected = sorted(text.format_map(names) for text in tampering.named)
     assert len(found) == len(expected)
     for text, beginning in zip(sorted(found), expected, strict=True):
@@ -390,7 +381,7 @@ async def test_chain_that_was_cut_off_lacks_the_expected_head(copy_of_sealed: st
     )
     assert (await verify(copy_of_sealed)).audit.findings == ()
     assert (await verify(copy_of_sealed, before)).audit.findings == ()
-    assert len(told(await verify(copy_of_sealed, last), EXPECTED)) == 1
+    assert len(findings_of(await verify(copy_of_sealed, last), EXPECTED)) == 1
 
 
 async def test_chain_that_was_written_anew_lacks_the_expected_head(copy_of_sealed: str) -> None:
@@ -404,7 +395,7 @@ async def test_chain_that_was_written_anew_lacks_the_expected_head(copy_of_seale
     await seal_everything(copy_of_sealed)
     assert (await verify(copy_of_sealed)).audit.findings == ()
     report = await verify(copy_of_sealed, published)
-    assert told(report, EXPECTED) == [
+    assert findings_of(report, EXPECTED) == [
         f"hash {published.hex()} no seal has it: the chain was cut off or written anew"
     ]
 
@@ -417,7 +408,7 @@ async def test_findings_are_bounded(copy_of_sealed: str) -> None:
         " amount_minor, fee_minor, occurred_at, payout_id, reference, metadata, recorded_txid, recorded_at"
         " FROM processor_events, generate_series(1, 150) AS i WHERE event_id = 'evt_a1'",
     )
-    found = told(await verify(copy_of_sealed), ROWS)
+    found = findings_of(await verify(copy_of_sealed), ROWS)
     assert len(found) == 101
     assert found[-1] == "more 50 more like these"
 
@@ -484,7 +475,7 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
                     await connection.commit()
 
     async def keep_sealing() -> None:
-        async with engine_of(database.url, pool_size=1) as engine:
+        async with engine_on(database.url, pool_size=1) as engine:
             sealer = LedgerSealer(PostgresSealedBooks(engine))
             while writing:
                 await sealer.seal_next()
@@ -543,7 +534,7 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
             (await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one()
         )
     await engine.dispose()
-    async with engine_of(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
+    async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         sealer = LedgerSealer(PostgresSealedBooks(engine, slice_rows=7), read_rows_max=10)
         # A copy of a database is another place: an epoch of its own.
         while not await query(
@@ -572,7 +563,7 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
         "DELETE FROM processor_events WHERE event_id LIKE 'evt_a1\\_1%';"
         "DELETE FROM ledger_seals WHERE sequence = 1",
     )
-    async with engine_of(copy_of_sealed) as engine:
+    async with engine_on(copy_of_sealed) as engine:
         in_slices, at_once = [
             await verify_chain(engine, slice_rows=slice_rows) for slice_rows in (7, 4096)
         ]
@@ -593,7 +584,7 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
             (await connection.exec_driver_sql("SELECT pg_current_xact_id()::text")).scalar_one()
         )
     await engine.dispose()
-    async with engine_of(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
+    async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         books = PostgresSealedBooks(engine, slice_rows=7)
         sealed = "SELECT events_count + entries_count FROM ledger_seals WHERE is_restored ORDER BY sequence"
         while not await query(
@@ -611,7 +602,7 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
         copy_of_sealed,
         "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id LIKE 'evt_a1\\_1%' AND position = 1",
     )
-    async with engine_of(copy_of_sealed) as engine:
+    async with engine_on(copy_of_sealed) as engine:
         report = await verify_chain(engine, slice_rows=7)
     assert len(report.audit.findings) == 101
     assert report.unsealed_count == 0
@@ -642,7 +633,7 @@ async def until_sealed(ledger: RunningLedger) -> None:
     async def sealed() -> bool:
         return await ledger.query("SELECT count(*) FROM ledger_seals") != [(0,)]
 
-    await until_told(sealed, TIMEOUT_SECONDS)
+    await until(sealed, TIMEOUT_SECONDS)
 
 
 async def test_server_seals_by_itself(database: Database) -> None:
@@ -692,16 +683,12 @@ def other_server_url() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def plain(url: str) -> str:
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 async def restore(source_url: str, target_url: str) -> None:
     """Dumps a database and restores it, as an operator would."""
 
     def in_thread() -> None:
         dumped = subprocess.run(
-            [find_bin_dir() / "pg_dump", "--dbname", plain(source_url)],
+            [find_bin_dir() / "pg_dump", "--dbname", libpq_url(source_url)],
             capture_output=True,
             check=True,
             timeout=60,
@@ -714,7 +701,7 @@ async def restore(source_url: str, target_url: str) -> None:
             "-v",
             "ON_ERROR_STOP=1",
             "--dbname",
-            plain(target_url),
+            libpq_url(target_url),
         ]
         subprocess.run(psql, input=script, capture_output=True, check=True, timeout=60)
 
@@ -789,7 +776,8 @@ async def test_chain_goes_on_after_a_restore_into_another_cluster(
         ),
     )
     found = [
-        text.partition(" was ")[2].partition(" after ")[0] for text in told(await verify(url), ROWS)
+        text.partition(" was ")[2].partition(" after ")[0]
+        for text in findings_of(await verify(url), ROWS)
     ]
     assert sorted(found) == ["changed", "changed", "inserted"]
 
@@ -818,7 +806,7 @@ async def test_ingested_posting_is_read_back_as_it_was_hashed(database: Database
         reference="".join(map(chr, range(32, 127))),
         metadata={"": "", "\x02": "\x1f", "ключ": "значение", "k" * 200: "v" * 3000},
     )
-    async with engine_of(database.url) as engine:
+    async with engine_on(database.url) as engine:
         ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=365)
         await ledger.open_accounts([event.account], register=True)
         posting = Posting(event, fingerprint(event), uuid_utils.compat.uuid7(), entries_of(event))

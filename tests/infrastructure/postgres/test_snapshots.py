@@ -25,6 +25,7 @@ from support.books import (
     restore,
     superuser,
 )
+from support.dates import days_ago
 from support.events import processor_event, unique
 from support.running import query
 from support.sessions import locked
@@ -186,7 +187,7 @@ class Traffic:
     async def pay(self) -> None:
         runs = PostgresPayoutRuns(self.engines[1], settlement_timezone="UTC")
         run_id = uuid_utils.compat.uuid7()
-        day = datetime.now(UTC).date() - timedelta(days=self.chance.choice((0, 0, 1, 2)))
+        day = days_ago(0) - timedelta(days=self.chance.choice((0, 0, 1, 2)))
         await runs.start(PayoutRunKey("PEN", day, 0, unique("run")), run_id)
         while await runs.pay(run_id, 2):
             pass
@@ -526,9 +527,7 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
             )
             runs = PostgresPayoutRuns(engine, of_payout, settlement_timezone="UTC")
             run_id = uuid_utils.compat.uuid7()
-            await runs.start(
-                PayoutRunKey("PEN", datetime.now(UTC).date(), 10**9, unique("run")), run_id
-            )
+            await runs.start(PayoutRunKey("PEN", days_ago(0), 10**9, unique("run")), run_id)
             while await runs.pay(run_id, 500):
                 pass
             return [told.tails.get(account) for told in (of_balance, of_group, of_payout)]
@@ -555,7 +554,7 @@ async def test_account_that_is_not_read_in_time_is_told_as_endless(
         await book(engine, charge("res_1", 1, datetime.now(UTC) - timedelta(days=1)))
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
         run_id = uuid_utils.compat.uuid7()
-        await runs.start(PayoutRunKey("PEN", datetime.now(UTC).date()), run_id)
+        await runs.start(PayoutRunKey("PEN", days_ago(0)), run_id)
     ((account,),) = await query(
         database.migration_url, "SELECT balance_account_id FROM balance_accounts"
     )

@@ -16,7 +16,7 @@ from support.commands import run_process
 from support.events import event_message
 from support.processes import SERVICE, server_process
 from support.running import query, running_ledger
-from support.waiting import until_told
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
@@ -50,7 +50,7 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
     async def has_come() -> bool:
         return await query(there, "SELECT count(*) FROM ledger_stays") == [(1,)]
 
-    await until_told(has_come, TIMEOUT_SECONDS)
+    await until(has_come, TIMEOUT_SECONDS)
     urls = {
         "as any server": pair.url(standby),
         "any host": pair.url(standby, options="&target_session_attrs=any"),
@@ -106,7 +106,7 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
                 assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         pair.promote()
         for name, server in servers.items():
-            await until_told(partial(serves, name), TIMEOUT_SECONDS)
+            await until(partial(serves, name), TIMEOUT_SECONDS)
             await server.assert_well()
     # It went on in the same stay: where its numbers are, its snapshots are.
     assert await query(there, "SELECT number FROM ledger_stays") == [(1,)]

@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 from support.audit import assert_books_in_order
 from support.books import balance_of, book, burn_numbers, charge, engine_on, restore
+from support.dates import days_ago
 from support.running import execute_alone, query
 from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
@@ -75,7 +76,7 @@ async def sums(engine: AsyncEngine) -> set[int]:
     page = await PostgresStatements(partial(autocommit, engine)).first_page(whole, 10)
     assert page is not None
     plan = await PostgresPayoutRuns(engine, settlement_timezone="UTC").plan(
-        PayoutRunKey("PEN", datetime.now(UTC).date(), 0, str(uuid_utils.compat.uuid7()))
+        PayoutRunKey("PEN", days_ago(0), 0, str(uuid_utils.compat.uuid7()))
     )
     return {balance.available_minor, page.moment.closing_minor, plan.total_amount_minor}
 

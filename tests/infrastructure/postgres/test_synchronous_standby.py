@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.type import date_pb2
 from grpc import aio
+from support.dates import date_message, days_ago
 from support.events import event_message, unique
-from support.payout_runs import days_ago
 from support.running import RunningLedger, execute_alone, running_ledger
 
 from ledger.bootstrap.database import DATABASE_NAME, Database
@@ -181,7 +180,7 @@ def run_request() -> ledger_pb2.RunPayoutsRequest:
     day = days_ago(1)
     return ledger_pb2.RunPayoutsRequest(
         currency="PEN",
-        as_of=date_pb2.Date(year=day.year, month=day.month, day=day.day),
+        as_of=date_message(day),
         request_id="the_run",
     )
 

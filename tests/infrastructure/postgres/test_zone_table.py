@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from google.type import date_pb2
 from pydantic import ValidationError
 from support.commands import run_command
+from support.dates import date_message
 from support.events import event_message
 from support.payout_runs import finished_run
 from support.running import running_ledger
@@ -50,7 +50,7 @@ async def test_another_zone_table_of_the_host_changes_no_cutoff(
     """Plan, run and report have one cut-off, and the run tells the version of the table."""
     wanted = ledger_pb2.RunPayoutsRequest(
         currency="PEN",
-        as_of=date_pb2.Date(year=DAY.year, month=DAY.month, day=DAY.day),
+        as_of=date_message(DAY),
         dry_run=True,
     )
     async with running_ledger(database, settlement_timezone=ZONE) as ledger:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 from support.audit import assert_books_in_order, audit_of
+from support.books import libpq_url
 from support.events import event_message, unique
 from support.payout_runs import finished_run
 from support.running import execute_alone, query, running_ledger
@@ -65,11 +66,6 @@ async def program(name: str, *arguments: str | Path, lenient: bool = False) -> s
     _, said = await asyncio.wait_for(process.communicate(), 60)
     assert lenient or process.returncode == 0, said.decode()
     return said.decode()
-
-
-def libpq(url: str) -> str:
-    """The URL as PostgreSQL's programs write it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -225,9 +221,9 @@ async def test_restore_without_privileges_is_mended(
     """Privileges, and owners, are what they were; the server says what is missing until then."""
     dump = tmp_path / "dump"
     await program(
-        "pg_dump", "--format=custom", "--file", dump, "--dbname", libpq(books.migration_url)
+        "pg_dump", "--format=custom", "--file", dump, "--dbname", libpq_url(books.migration_url)
     )
-    await program("pg_restore", *options, "--dbname", libpq(empty.migration_url), dump)
+    await program("pg_restore", *options, "--dbname", libpq_url(empty.migration_url), dump)
     with pytest.raises(
         UnfitDatabase, match=r"lacks privileges: SELECT on alembic_version: run `ledger migrate`"
     ):
@@ -260,7 +256,7 @@ async def test_data_only_dump_is_loaded_into_a_migrated_database(
         "--file",
         dump,
         "--dbname",
-        libpq(books.migration_url),
+        libpq_url(books.migration_url),
     )
     arguments = (
         "--no-psqlrc",
@@ -268,7 +264,7 @@ async def test_data_only_dump_is_loaded_into_a_migrated_database(
         "--file",
         dump,
         "--dbname",
-        libpq(database_of_now.migration_url),
+        libpq_url(database_of_now.migration_url),
     )
     assert await program("psql", *arguments, lenient=True) == ""
     assert await query(database_of_now.migration_url, COUNTS) == await query(
@@ -306,7 +302,7 @@ async def test_loaded_items_must_add_up_all_the_same(
                     "--file",
                     dump,
                     "--dbname",
-                    libpq(books.migration_url),
+                    libpq_url(books.migration_url),
                 )
                 if table == second:
                     column = "amount_minor bigint" if second == "payout_items" else "amount_minor"
@@ -330,7 +326,7 @@ async def test_loaded_items_must_add_up_all_the_same(
                     "--file",
                     dump,
                     "--dbname",
-                    libpq(url),
+                    libpq_url(url),
                     lenient=True,
                 )
                 assert ("do not add up to its amount" in said) == (table == second), said

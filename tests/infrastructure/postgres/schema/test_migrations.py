@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from support.catalog import CATALOG
 from support.events import event_message, unique
 from support.running import execute_alone, query, running_ledger
 
@@ -28,41 +29,6 @@ from ledger.infrastructure.postgres.schema.tables import metadata
 from ledger.infrastructure.postgres.verification.start_checks import SchemaMismatch, check_schema
 from ledger.resources import resource
 
-# Everything that makes up a schema, as (kind, name, definition).
-CATALOG = """
-WITH ours AS (
-  -- Privileges that were granted and revoked again are the ones that there are by default.
-  SELECT oid, relname, relkind, relowner,
-         COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner)) AS relacl
-  FROM pg_class WHERE relnamespace = 'public'::regnamespace
-)
-SELECT 'relation' AS kind, relname::text AS name, concat_ws(' ', relkind, pg_get_userbyid(relowner), relacl) AS definition
-FROM ours
-UNION ALL
-SELECT 'column', o.relname || '.' || a.attname,
-       concat_ws(' ', a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
-                 a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid), a.attacl)
-FROM ours AS o
-JOIN pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE o.relkind IN ('r', 'p', 'v', 'm')
-UNION ALL
-SELECT 'constraint', conrelid::regclass || '.' || conname, concat_ws(' ', contype, convalidated, pg_get_constraintdef(oid))
-FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-UNION ALL
-SELECT 'index', o.relname, pg_get_indexdef(o.oid) FROM ours AS o WHERE o.relkind = 'i'
-UNION ALL
-SELECT 'trigger', o.relname || '.' || t.tgname, concat_ws(' ', t.tgenabled, pg_get_triggerdef(t.oid))
-FROM pg_trigger AS t JOIN ours AS o ON o.oid = t.tgrelid WHERE NOT t.tgisinternal
-UNION ALL
-SELECT 'function', oid::regprocedure::text, concat_ws(' ', pg_get_functiondef(oid), COALESCE(proacl, acldefault('f', proowner)))
-FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-UNION ALL
-SELECT 'comment', o.relname || '.' || d.objsubid, d.description
-FROM pg_description AS d JOIN ours AS o ON o.oid = d.objoid AND d.classoid = 'pg_class'::regclass
-ORDER BY 1, 2, 3
-"""
-
 # Runs a migration in a process of its own and prints which revision was there before.
 MIGRATE = "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; print(migrate(sys.argv[1])[0])"
 
@@ -71,15 +37,6 @@ CONSTRAINT_NAMES = {
     "f": "{table}_{columns}_fkey",
     "u": "{table}_{columns}_key",
 }
-
-
-@pytest.fixture
-async def empty_url(server_url: str) -> AsyncIterator[str]:
-    """A superuser's URL of a database with nothing in it."""
-    name = f"ledger_empty_{os.getpid()}_{unique('db')}"
-    await create_database(server_url, name)
-    yield database_url(server_url, database=name)
-    await execute_alone(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @asynccontextmanager

@@ -1,12 +1,13 @@
 """Kept connections: which are used again, which are not, and that none is lost to the pool."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.running import query
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
@@ -40,13 +41,6 @@ async def session(connections: KeptConnections) -> tuple[int, Connection]:
     """The number of the session that the next use has, and its connection."""
     async with asyncio.timeout(DEADLINE_SECONDS), connections.autocommit() as connection:
         return await connection.fetchval("SELECT pg_backend_pid()"), connection
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns once it holds; fails after the deadline."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not condition():  # noqa: ASYNC110  # what is waited for happens in another process
-            await asyncio.sleep(0.005)
 
 
 async def test_connection_stays_for_the_next_use(connections: KeptConnections) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.running import query
-from support.waiting import until, until_told
+from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.errors import (
@@ -76,7 +76,7 @@ async def test_session_that_is_ended_under_a_statement_is_unavailable(
     async def is_ended() -> bool:
         return bool(await query(shared_database.migration_url, ended, pid=pids[0] if pids else 0))
 
-    await until_told(is_ended, DEADLINE_SECONDS)
+    await until(is_ended, DEADLINE_SECONDS)
     with pytest.raises(DatabaseUnavailable):
         await sleeping
     async with autocommit(engine) as connection:

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 from support.running import RunningLedger, query, running_ledger
-from support.waiting import until, until_told
+from support.waiting import until
 
 from ledger.api import server
 from ledger.api.access.authorization import SERVICE_NAME
@@ -375,7 +375,7 @@ async def test_deposed_host_is_left_and_not_used_again(
             async with kept.autocommit() as idle:
                 assert directory_of(idle) == old
             in_use = [asyncio.create_task(sleep(engine)) for engine in engines]
-            await until_told(lambda: sleeping(pair, 2), DEADLINE_SECONDS)
+            await until(lambda: sleeping(pair, 2), DEADLINE_SECONDS)
             pair.freeze()
             # One that knows the standby alone takes no calls, and does once it is promoted.
             async with running_ledger(
@@ -383,7 +383,7 @@ async def test_deposed_host_is_left_and_not_used_again(
             ) as ledger:
                 assert await health_of(ledger) == health_pb2.HealthCheckResponse.NOT_SERVING
                 pair.promote()
-                await until_told(lambda: serves(ledger), DEADLINE_SECONDS)
+                await until(lambda: serves(ledger), DEADLINE_SECONDS)
             for task in in_use:
                 with pytest.raises(DatabaseUnavailable):
                     await task

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
-from support.events import event_message
-from support.payout_runs import answer, days_ago, finished_run
+from support.dates import days_ago
+from support.events import event_message, unique
+from support.payout_runs import answer, finished_run
 from support.running import RunningLedger, execute_alone, query, running_ledger
 from support.snapshots import make_marks, take_snapshots
 
@@ -1258,9 +1259,11 @@ async def pay_everything(ledger: RunningLedger) -> None:
     await take_snapshots(ledger.engine)
     # Told in the wrong order, and paid once more.
     await ledger.ingest(event_message(restaurant_id="res_l", currency="GBP"))
-    await finished_run(ledger, currency="GBP")
+    await finished_run(ledger, currency="GBP", request_id=unique("run"))
     await answer(ledger, "res_l", failed, paid)
-    assert (await finished_run(ledger, currency="GBP")).payouts_created == 1
+    assert (
+        await finished_run(ledger, currency="GBP", request_id=unique("run"))
+    ).payouts_created == 1
     await make_marks(ledger.engine)
 
 

@@ -15,8 +15,9 @@ import uuid_utils.compat
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
-from support.events import event_message
-from support.payout_runs import answer, days_ago, finished_run
+from support.dates import days_ago
+from support.events import event_message, unique
+from support.payout_runs import answer, finished_run
 from support.running import RunningLedger, query
 
 from ledger.application.run_payouts import run_payouts
@@ -227,7 +228,7 @@ async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> No
         event_message(REFUND, restaurant_id="res_red", amount_minor=5),
         event_message(restaurant_id="res_usd", currency="USD"),
     )
-    await finished_run(ledger)
+    await finished_run(ledger, request_id=unique("run"))
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=7))
     rows = await report_of(ledger, "q1_balances", currency="PEN")
     assert [row["restaurant_id"] for row in rows] == ["res_a", "res_red", "res_usd"]
@@ -380,7 +381,7 @@ async def test_integrity_is_silent_on_books_in_order(ledger: RunningLedger) -> N
             for n in range(5)
         )
     )
-    await finished_run(ledger)
+    await finished_run(ledger, request_id=unique("run"))
     for number, kinds in ((1, SETTLED[:1]), (2, SETTLED[1:]), (3, SETTLED), (4, SETTLED[::-1])):
         await answer(ledger, f"res_{number}", *kinds)
     assert await report_of(ledger, "q4_integrity") == []
@@ -400,7 +401,7 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
         ),
         event_message(ledger_pb2.EVENT_TYPE_DISPUTE_WON, restaurant_id="res_won", amount_minor=3),
     )
-    await finished_run(ledger)
+    await finished_run(ledger, request_id=unique("run"))
     account = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{}')"
     payout = f"(SELECT payout_id FROM payouts WHERE balance_account_id = {account})"
     damages = (
@@ -446,10 +447,10 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
 async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -> None:
     """Latest first, each payout with its items, and when the bank answered."""
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000, fee_minor=20))
-    await finished_run(ledger)
+    await finished_run(ledger, request_id=unique("run"))
     await answer(ledger, "res_a", *SETTLED)
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=700))
-    await finished_run(ledger)
+    await finished_run(ledger, request_id=unique("run"))
     rows = await report_of(ledger, "payout_history", restaurant_id="res_a")
     told = [
         (row["sequence"], row["state"], row["amount_minor"], row["item_type"], row["item_minor"])
@@ -527,7 +528,7 @@ def test_parameters_are_explained() -> None:
 async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
     """Run by psql, the file prints the same rows, one query after the other, with defaults and with every variable given."""
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000))
-    await finished_run(ledger)
+    await finished_run(ledger, request_id=unique("run"))
     url = ledger.database.migration_url
     done = psql(url, "-v", "currency=PEN")
     assert (done.returncode, done.stderr) == (0, "")
