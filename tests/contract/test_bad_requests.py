@@ -32,7 +32,7 @@ from support.running import RunningLedger, running_ledger
 from support.waiting import until
 
 from ledger.bootstrap.database import Database
-from ledger.infrastructure.postgres.sessions.engine import Connection
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
 SERVICE = "ledger.v1.LedgerService"

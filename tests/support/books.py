@@ -19,7 +19,8 @@ from ledger.domain.posting_rules import entries_of
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
 from ledger.infrastructure.postgres.embedded import find_bin_dir
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
-from ledger.infrastructure.postgres.sessions.engine import Connection, autocommit, create_engine
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from support.events import processor_event
 from support.running import RunningLedger, execute_alone
 

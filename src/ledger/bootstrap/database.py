@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.get_balance import GROUPS_AT_ONCE_MAX
@@ -17,11 +16,10 @@ from ledger.infrastructure.postgres.schema.migrations import create_database, mi
 from ledger.infrastructure.postgres.sessions.engine import (
     APPLICATION_ROLE,
     GROUP_LOCK_TIMEOUT_SECONDS,
-    connect,
+    autocommit,
     create_engine,
     keeps_session,
 )
-from ledger.infrastructure.postgres.sessions.errors import database_errors
 from ledger.infrastructure.postgres.sessions.hosts import Hosts
 from ledger.settings import Settings
 
@@ -147,16 +145,10 @@ def connections_of_a_server(settings: Settings) -> int:
 
 async def ping(engine: AsyncEngine) -> None:
     """Asks the database for a sign of life. Raises DatabaseUnavailable when there is none a server could work with."""
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            if not await keeps_session(connection):
-                raise DatabaseUnavailable(
-                    "a connection pooler before the database does not keep sessions"
-                )
-            if (
-                await connection.scalar(text("SELECT current_setting('transaction_read_only')"))
-                == "on"
-            ):
-                raise DatabaseUnavailable(
-                    "the database takes no writes: a standby, or made read-only"
-                )
+    async with autocommit(engine) as connection:
+        if not await keeps_session(connection):
+            raise DatabaseUnavailable(
+                "a connection pooler before the database does not keep sessions"
+            )
+        if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+            raise DatabaseUnavailable("the database takes no writes: a standby, or made read-only")

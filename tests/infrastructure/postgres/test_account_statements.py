@@ -33,11 +33,8 @@ from ledger.infrastructure.postgres.account_statements import (
     SELECT_REACH,
     PostgresStatements,
 )
-from ledger.infrastructure.postgres.sessions.engine import (
-    BoundedConnections,
-    Connection,
-    autocommit,
-)
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import BoundedConnections, autocommit
 from ledger.infrastructure.postgres.statement_marks import MARK_ENTRIES, PostgresStatementMarks
 from ledger.infrastructure.postgres.verification.audit import load_checks
 
@@ -193,7 +190,7 @@ async def test_statement_is_what_reading_everything_says(
     restaurant_id = unique(f"res_{book}")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
-        now, txid_end = await connection.fetchrow(NOW_AND_HORIZON)
+        ((now, txid_end),) = await connection.fetch(NOW_AND_HORIZON)
         entries = some_entries(chance, chance.choice((1, 30, 120)), txid_end, now)
         await restore(connection, account, entries)
         if chance.random() < 0.9:
@@ -305,7 +302,7 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
-        now, txid_end = await connection.fetchrow(NOW_AND_HORIZON)
+        ((now, txid_end),) = await connection.fetch(NOW_AND_HORIZON)
         entries = [
             Entry(
                 now - timedelta(seconds=90 - number),
@@ -489,7 +486,7 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
     balances read some hundred rows, not the account; as many at its beginning, in its middle and at its end."""
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
-        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await connection.execute(
             "DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
         )
@@ -509,7 +506,7 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
     async with engine_on(database.url) as engine, autocommit(engine) as connection:
         for place in (0, ACCOUNT_ENTRIES // 2, ACCOUNT_ENTRIES - 150):
             start_at = entries[place].recorded_at
-            reach = await connection.fetchrow(
+            (reach,) = await connection.fetch(
                 SELECT_REACH, "res_1", "PEN", start_at, now, PAGE_ENTRIES + 1 + MARK_ENTRIES
             )
             until = now if reach["complete_before"] is None else reach["complete_before"]
@@ -549,7 +546,7 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
     begin = f"DO $$ BEGIN FOR n IN 1..{batches} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
-        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await connection.execute(begin)
         entries = [
             Entry(
@@ -570,7 +567,7 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
         for place in (batch_entries - 1, 10 * batch_entries - 1, 10 * batch_entries + 200):
             last = entries[place]
             after = AFTER.format(9, 10, 11, 12)
-            reach = await connection.fetchrow(
+            (reach,) = await connection.fetch(
                 SELECT_REACH, "res_1", "PEN", last.recorded_at, now, limit + MARK_ENTRIES
             )
             values = (
@@ -624,7 +621,7 @@ async def test_page_and_balances_are_read_by_one_process(database: Database) -> 
         ):
             await connection.execute(f"ALTER DATABASE {name} SET {setting} = 0")
         account = await open_account(connection, "res_1")
-        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await restore(
             connection,
             account,
@@ -651,7 +648,7 @@ async def test_endless_instants_are_the_last_of_the_contract(database: Database)
     """Only a hand can have written them; the statement shows them all the same."""
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
-        now, first = await connection.fetchrow(NOW_AND_HORIZON)
+        ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         entries = [
             Entry(now - number * MICROSECOND, first - 1, uuid_utils.compat.uuid7(), 1, 1)
             for number in (2, 1)

@@ -47,9 +47,9 @@ from ledger.infrastructure.postgres.schema.migrations import (
     migrate_async,
 )
 from ledger.infrastructure.postgres.sessions import engine as engines
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import (
     APPLICATION_ROLE,
-    Connection,
     KeptConnections,
     autocommit,
 )
@@ -414,7 +414,7 @@ async def test_only_snapshots_of_this_stay_are_used(
         await book(engine, charge(restaurant_id, 100, datetime.now(UTC) + timedelta(days=1)))
         assert await take_snapshots(engine, restaurant_id) == 1
         if stay_id == "DEFAULT":
-            (stay_id,) = await connection.fetchrow(SELECT_DEFAULT_STAY)
+            stay_id = await connection.fetchval(SELECT_DEFAULT_STAY)
         statement = COPY_OF_SNAPSHOT.format(stay_id=stay_id, horizon=horizon)
         await connection.execute(statement.replace(":restaurant_id", f"'{restaurant_id}'"))
         pending_minor = 77_700 if is_used else 100

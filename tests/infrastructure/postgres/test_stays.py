@@ -31,7 +31,8 @@ from ledger.infrastructure.postgres.schema.migrations import (
     database_url,
     migrate_async,
 )
-from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, Connection, autocommit
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import BEGIN_STAY, STAY
 from ledger.infrastructure.postgres.snapshots import find_stay
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain

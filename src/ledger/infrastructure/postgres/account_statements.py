@@ -15,7 +15,8 @@ from ledger.application.ports.statements import (
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import DatabaseTimeout
-from ledger.infrastructure.postgres.sessions.engine import Autocommit, Connection
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON
 from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, report_endless
 from ledger.infrastructure.postgres.statement_marks import (
@@ -280,11 +281,10 @@ async def _page(
     # As far into the account as a page goes, and from the last mark before it.
     reach_entries = limit + 1 + MARK_ENTRIES
     while True:
-        reach = _Reach(
-            *await connection.fetchrow(
-                SELECT_REACH, *query.account, start_at, end_at, reach_entries
-            )
+        (row,) = await connection.fetch(
+            SELECT_REACH, *query.account, start_at, end_at, reach_entries
         )
+        reach = _Reach(*row)
         until = end_at if reach.complete_before is None else min(end_at, reach.complete_before)
         parameters = [
             start_at,

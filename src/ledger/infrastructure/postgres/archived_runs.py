@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from ledger.errors import PayoutRunArchived
-from ledger.infrastructure.postgres.sessions.engine import Connection
+from ledger.infrastructure.postgres.sessions.driver import Connection
 
 # Whether the items of the run $1 are archived. They are removed after that is stored, in several transactions:
 # what is still in the table meanwhile is never counted or shown.

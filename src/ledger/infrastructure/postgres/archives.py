@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.archive_rows import RowsChanged
 from ledger.domain.archives import Archive, ArchiveKind, ItemKind, Part, month_bounds
 from ledger.errors import DatabaseContention
+from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import (
     READ_WHOLE_TABLES,
-    Connection,
     allow_seconds,
     autocommit,
     connect,
+    driver_of,
     wait_for_locks,
 )
 from ledger.infrastructure.postgres.sessions.errors import database_errors
@@ -134,12 +135,10 @@ class PostgresArchives:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Keeps others from archiving meanwhile; takes a connection. Raises DatabaseContention if one does already."""
-        async with aclosing(await connect(self._engine)) as connection:
-            driver_connection: Connection = (
-                await connection.get_raw_connection()
-            ).driver_connection
+        async with aclosing(await connect(self._engine)) as pooled:
+            connection = await driver_of(pooled)
             with database_errors():
-                is_alone = await driver_connection.fetchval(
+                is_alone = await connection.fetchval(
                     "SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK_KEY
                 )
             if not is_alone:
@@ -148,9 +147,9 @@ class PostgresArchives:
             try:
                 yield
             finally:
-                if not driver_connection.is_closed():
+                if not connection.is_closed():
                     with database_errors():
-                        await driver_connection.fetchval(
+                        await connection.fetchval(
                             "SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK_KEY
                         )
 
@@ -279,7 +278,7 @@ def _archived(archive: Archive, archived_at: datetime) -> Archive:
     )
 
 
-def _archive_of(row: Any) -> Archive:
+def _archive_of(row: Row) -> Archive:
     return Archive(
         row["archive_id"],
         ArchiveKind(row["kind"]),

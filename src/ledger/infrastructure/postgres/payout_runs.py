@@ -35,7 +35,8 @@ from ledger.errors import (
     TooManyPayoutRuns,
 )
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
-from ledger.infrastructure.postgres.sessions.engine import Connection, allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,

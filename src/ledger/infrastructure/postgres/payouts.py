@@ -2,10 +2,9 @@
 
 import json
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.ports.payouts import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
@@ -18,6 +17,7 @@ from ledger.domain.payouts import (
     moves_of,
 )
 from ledger.domain.posting_rules import Entry, EntryType
+from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
@@ -144,13 +144,14 @@ class PostgresPayouts:
 class PostgresPayoutSettlement:
     """Implements `ledger.application.ports.payouts.PayoutSettlement` on the connection of a unit of work."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def record(
         self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
     ) -> bool:
-        values = (
+        stored = await self._connection.fetchval(
+            INSERT_EVENT,
             event.event_id,
             fingerprint,
             transaction_id,
@@ -165,8 +166,7 @@ class PostgresPayoutSettlement:
             event.reference,
             json.dumps(dict(event.metadata)),
         )
-        stored = await self._connection.exec_driver_sql(INSERT_EVENT, values)
-        return stored.scalar_one_or_none() is not None
+        return stored is not None
 
     async def lock(self, payout_id: str) -> Payout | None:
         try:
@@ -176,20 +176,14 @@ class PostgresPayoutSettlement:
         # Only its own spelling names a payout.
         if str(identified) != payout_id:
             return None
-        row = (
-            (await self._connection.exec_driver_sql(LOCK_PAYOUT, (identified,)))
-            .mappings()
-            .one_or_none()
-        )
+        row = await self._connection.fetchrow(LOCK_PAYOUT, identified)
         return None if row is None else _payout(row)
 
     async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
-        found = await self._connection.exec_driver_sql(
-            SELECT_ANSWERS, (event.payout_id, event.event_id)
-        )
+        rows = await self._connection.fetch(SELECT_ANSWERS, event.payout_id, event.event_id)
         return [
             PayoutAnswer(row["event_id"], EventType(row["type"]), row["occurred_at"])
-            for row in found.mappings()
+            for row in rows
         ]
 
     async def move(
@@ -200,10 +194,11 @@ class PostgresPayoutSettlement:
         event: ProcessorEvent,
         transaction_id: UUID,
     ) -> None:
-        await self._connection.exec_driver_sql(UPDATE_STATE, (payout.payout_id, state.value))
+        await self._connection.execute(UPDATE_STATE, payout.payout_id, state.value)
         if entry is None:
             return
-        values = (
+        await self._connection.execute(
+            INSERT_ENTRY,
             payout.payout_id,
             transaction_id,
             entry.position,
@@ -214,10 +209,9 @@ class PostgresPayoutSettlement:
             event.occurred_at,
             event.event_id,
         )
-        await self._connection.exec_driver_sql(INSERT_ENTRY, values)
 
 
-def _payout(row: Any) -> Payout:
+def _payout(row: Row) -> Payout:
     return Payout(
         payout_id=row["payout_id"],
         payout_run_id=row["payout_run_id"],

@@ -1,83 +1,76 @@
 """Restaurants on PostgreSQL."""
 
-from typing import Any
-
-from sqlalchemy import Row, Select, func, select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+import json
 
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
-from ledger.infrastructure.postgres.schema.tables import restaurants
+from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 
-_COLUMNS = (
-    restaurants.c.restaurant_id,
-    restaurants.c.name,
-    restaurants.c.active,
-    restaurants.c.maturity_days,
-    restaurants.c.metadata,
-    restaurants.c.created_at,
-    restaurants.c.updated_at,
-)
+_COLUMNS = "restaurant_id, name, active, maturity_days, metadata, created_at, updated_at"
+
+PUT_RESTAURANT = f"""
+INSERT INTO restaurants (restaurant_id, name, active, maturity_days, metadata)
+VALUES ($1, $2, $3, $4, $5::text::jsonb)
+ON CONFLICT (restaurant_id) DO UPDATE
+SET name = EXCLUDED.name, active = EXCLUDED.active, maturity_days = EXCLUDED.maturity_days,
+    metadata = EXCLUDED.metadata, updated_at = now()
+RETURNING {_COLUMNS}
+"""
+
+REGISTER_RESTAURANT = """
+INSERT INTO restaurants (restaurant_id) VALUES ($1) ON CONFLICT (restaurant_id) DO NOTHING
+"""
+
+SELECT_RESTAURANT = f"SELECT {_COLUMNS} FROM restaurants WHERE restaurant_id = $1"
+
+# The key stays as it is: opening a balance account of the restaurant does not wait for this lock.
+LOCK_RESTAURANT = f"{SELECT_RESTAURANT} FOR NO KEY UPDATE"
+
+SELECT_PAGE = f"""
+SELECT {_COLUMNS} FROM restaurants WHERE restaurant_id > $1 ORDER BY restaurant_id LIMIT $2
+"""
 
 
 class PostgresRestaurants:
-    """Implements `ledger.application.ports.unit_of_work.Restaurants` on the connection of a unit of work."""
+    """Implements `ledger.application.ports.unit_of_work.Restaurants` in a unit of work."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def put(self, profile: RestaurantProfile) -> Restaurant:
-        settings = {
-            "name": profile.name,
-            "active": profile.active,
-            "maturity_days": profile.maturity_days,
-            "metadata": dict(profile.metadata),
-        }
-        statement = (
-            insert(restaurants)
-            .values(restaurant_id=profile.restaurant_id, **settings)
-            .on_conflict_do_update(
-                index_elements=["restaurant_id"], set_={**settings, "updated_at": func.now()}
-            )
-            .returning(*_COLUMNS)
+        (row,) = await self._connection.fetch(
+            PUT_RESTAURANT,
+            profile.restaurant_id,
+            profile.name,
+            profile.active,
+            profile.maturity_days,
+            json.dumps(dict(profile.metadata)),
         )
-        return _restaurant((await self._connection.execute(statement)).one())
+        return _restaurant(row)
 
     async def register(self, restaurant_id: str) -> None:
-        statement = insert(restaurants).values(restaurant_id=restaurant_id)
-        await self._connection.execute(
-            statement.on_conflict_do_nothing(index_elements=["restaurant_id"])
-        )
+        await self._connection.execute(REGISTER_RESTAURANT, restaurant_id)
 
     async def get(self, restaurant_id: str) -> Restaurant | None:
-        return await self._one(
-            select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id)
-        )
+        row = await self._connection.fetchrow(SELECT_RESTAURANT, restaurant_id)
+        return None if row is None else _restaurant(row)
 
     async def lock(self, restaurant_id: str) -> Restaurant | None:
-        # The key stays as it is: opening a balance account of the restaurant does not wait.
-        statement = select(*_COLUMNS).where(restaurants.c.restaurant_id == restaurant_id)
-        return await self._one(statement.with_for_update(key_share=True))
-
-    async def _one(self, statement: Select[Any]) -> Restaurant | None:
-        row = (await self._connection.execute(statement)).one_or_none()
+        row = await self._connection.fetchrow(LOCK_RESTAURANT, restaurant_id)
         return None if row is None else _restaurant(row)
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:
-        statement = (
-            select(*_COLUMNS)
-            .where(restaurants.c.restaurant_id > after)
-            .order_by(restaurants.c.restaurant_id)
-            .limit(limit)
-        )
-        return [_restaurant(row) for row in await self._connection.execute(statement)]
+        return [_restaurant(row) for row in await self._connection.fetch(SELECT_PAGE, after, limit)]
 
 
-def _restaurant(row: Row[*tuple[Any, ...]]) -> Restaurant:
+def _restaurant(row: Row) -> Restaurant:
     return Restaurant(
         profile=RestaurantProfile(
-            row.restaurant_id, row.name, row.active, row.maturity_days, row.metadata
+            row["restaurant_id"],
+            row["name"],
+            row["active"],
+            row["maturity_days"],
+            row["metadata"],
         ),
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
     )

@@ -29,6 +29,7 @@ from ledger.domain.seals import (
     unpacked,
 )
 from ledger.errors import DatabaseContention
+from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.snapshots import find_stay
 
@@ -225,12 +226,12 @@ class PostgresSealedBooks:
 
     async def position(self) -> SealPosition:
         async with autocommit(self._engine) as connection:
-            row = await connection.fetchrow(SELECT_POSITION)
+            (row,) = await connection.fetch(SELECT_POSITION)
         if row["this_stay_id"] is None:
             # The books were replaced beneath the server, which has begun the stay of before.
             await find_stay(self._engine)
             async with autocommit(self._engine) as connection:
-                row = await connection.fetchrow(SELECT_POSITION)
+                (row,) = await connection.fetch(SELECT_POSITION)
         return SealPosition(
             head=None if row["sequence"] is None else seal_of(row, b""),
             is_of_this_stay=bool(row["is_of_this_stay"]),
@@ -348,7 +349,7 @@ def _uuid(transaction_id: bytes | None) -> UUID | None:
     return UUID(bytes=transaction_id) if transaction_id else None
 
 
-def seal_of(row: Mapping[str, object], row_digests: bytes) -> Seal:
+def seal_of(row: Row, row_digests: bytes) -> Seal:
     """The seal in a row of SEAL_COLUMNS."""
     names = [name.strip() for name in SEAL_COLUMNS.split(",")]
-    return Seal(**{name: row[name] for name in names}, row_digests=row_digests)  # type: ignore[arg-type]
+    return Seal(**{name: row[name] for name in names}, row_digests=row_digests)

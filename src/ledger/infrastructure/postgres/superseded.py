@@ -84,7 +84,7 @@ class SupersededSnapshots:
             await connection.execute(READ_WHOLE_TABLES)
             for table, superseded in SUPERSEDED.items():
                 statement = COUNT.format(table=table, superseded=superseded)
-                row = await connection.fetchrow(statement, before, timeout=TIMEOUT_SECONDS)
+                (row,) = await connection.fetch(statement, before, timeout=TIMEOUT_SECONDS)
                 found[table] = (row["rows_count"], int(row["rows_bytes"]))
         return found
 

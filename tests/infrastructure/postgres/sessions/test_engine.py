@@ -11,8 +11,8 @@ from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import (
-    Connection,
     KeptConnections,
     autocommit,
     create_engine,

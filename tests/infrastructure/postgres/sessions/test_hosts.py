@@ -29,8 +29,8 @@ from ledger.database_url import driver_url
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.schema.migrations import head_revision, migrate_async
 from ledger.infrastructure.postgres.sessions import outages
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import (
-    Connection,
     KeptConnections,
     autocommit,
     create_engine,
@@ -84,7 +84,7 @@ async def silent_host(path: Path) -> AsyncIterator[Path]:
 
 def directory_of(connection: Connection) -> Path:
     """The directory of the socket that a session uses."""
-    return Path(connection._addr).parent
+    return Path(connection._transport.get_extra_info("peername")).parent  # type: ignore[attr-defined]
 
 
 async def place_of(hosts: Hosts) -> Path:

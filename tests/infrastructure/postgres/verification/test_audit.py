@@ -3,7 +3,7 @@
 import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -28,6 +28,7 @@ from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULE
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.schema.migrations import database_url
+from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.verification.audit import (
     FINDINGS_PER_CHECK_MAX,
@@ -1319,7 +1320,7 @@ async def run_script(url: str, script: str) -> None:
         await engine.dispose()
 
 
-async def findings_after(database: Database, damage: str, check: str) -> list[Mapping[str, str]]:
+async def findings_after(database: Database, damage: str, check: str) -> list[Row]:
     """What a check returns once the damage is done, which is then taken back."""
     engine = create_async_engine(database.migration_url, poolclass=NullPool)
     try:

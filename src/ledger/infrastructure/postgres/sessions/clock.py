@@ -3,15 +3,12 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.infrastructure.postgres.sessions.engine import connect
-from ledger.infrastructure.postgres.sessions.errors import database_errors
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 
 # For books whose sequences did not come with them, as with logical replication, and for those of before.
 CATCH_UP_CLOCK = "SELECT catch_up_ledger_clock()"
@@ -81,22 +78,19 @@ class LedgerClock:
 
         Raises DatabaseUnavailable.
         """
-        with database_errors():
-            async with aclosing(await connect(engine)) as connection:
-                began, steady_at = time.monotonic(), self._steady_clock()
-                row = (await connection.execute(text(SELECT_CLOCKS))).one()
-                ended = time.monotonic()
-        self._ledger_at, self._measured_at = row.ledger_at, (began + ended) / 2
+        async with autocommit(engine) as connection:
+            began, steady_at = time.monotonic(), self._steady_clock()
+            ((database_at, ledger_at),) = await connection.fetch(SELECT_CLOCKS)
+            ended = time.monotonic()
+        self._ledger_at, self._measured_at = ledger_at, (began + ended) / 2
         host_at = self._host_clock() - timedelta(seconds=time.monotonic() - self._measured_at)
         uncertain_seconds = (ended - began) / 2
-        skew_seconds = (host_at - row.database_at).total_seconds()
+        skew_seconds = (host_at - database_at).total_seconds()
         skewed = abs(skew_seconds) > SKEW_SECONDS_MAX + uncertain_seconds
-        jumped_seconds = self._jumped(
-            row.database_at, steady_at + uncertain_seconds, uncertain_seconds
-        )
+        jumped_seconds = self._jumped(database_at, steady_at + uncertain_seconds, uncertain_seconds)
         if jumped_seconds:
             self._tell_jump(jumped_seconds, skew_seconds, is_set_right=self._skewed and not skewed)
-        self._compare(row.database_at, skew_seconds, skewed=skewed)
+        self._compare(database_at, skew_seconds, skewed=skewed)
 
     def _jumped(self, database_at: datetime, steady_at: float, uncertain_seconds: float) -> float:
         """By how many seconds the database's clock moved more than time did; 0 if that may be chance."""

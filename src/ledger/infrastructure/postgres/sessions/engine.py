@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from functools import partial
 from typing import Any
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from sqlalchemy import event
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ledger.errors import DatabaseUnavailable, QueueFull
+from ledger.infrastructure.postgres.sessions.driver import Connection, DriverConnection
 from ledger.infrastructure.postgres.sessions.errors import database_errors
 from ledger.infrastructure.postgres.sessions.horizon import SET_SYSTEM_IDENTIFIER
 from ledger.infrastructure.postgres.sessions.hosts import Hosts
@@ -67,6 +69,8 @@ SAFE_COMMITS = ("on", "remote_apply")
 
 # A setting of ours, by which a session is known again.
 SESSION_NAME = "ledger.session"
+# Of every open connection: the name that its session was given.
+_session_names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 # What PostgreSQL says of a prepared statement that a session does not know, or knows already.
 UNKNOWN_STATEMENT_SQLSTATES = ("26000", "42P05")
 
@@ -127,9 +131,6 @@ READ_WHOLE_TABLES = (
 # And when it goes on with ranges of them.
 READ_RANGES = "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0"
 
-# The driver's own type carries no types; this name says what is meant.
-Connection = Any
-
 # A driver connection outside any transaction block for a `with`, which raises database errors in the ledger's words.
 Autocommit = Callable[[], AbstractAsyncContextManager[Connection]]
 
@@ -167,30 +168,31 @@ def create_engine(
     return engine
 
 
-def _prepare(preparation: str, dbapi_connection: Any, record: Any) -> None:
+def _prepare(preparation: str, dbapi_connection: Any, _record: Any) -> None:
     """Makes a new session one of ours; ends it if it cannot be."""
+    connection: DriverConnection = dbapi_connection.driver_connection
     name = uuid4().hex
-    record.info[SESSION_NAME] = name
     statements = f"{preparation}; SELECT set_config('{SESSION_NAME}', '{name}', false)"
     try:
         dbapi_connection.run_async(lambda connection: connection.execute(statements))
     except BaseException:
-        dbapi_connection.driver_connection.terminate()
+        connection.terminate()
         raise
-    dbapi_connection.driver_connection.add_log_listener(_end_if_unsafe)
+    _session_names[connection] = name
+    connection.add_log_listener(_end_if_unsafe)
 
 
-async def keeps_session(connection: AsyncConnection) -> bool:
-    """Whether it is the session that was prepared: a connection pooler may have put another one there.
+async def keeps_session(connection: Connection) -> bool:
+    """Whether the connection still leads to the session that was prepared for it.
 
-    Asked without a prepared statement, which another session would not know.
+    A connection pooler may have put another one there. Asked without a prepared statement, which
+    another session would not know.
     """
-    driver_connection: Connection = (await connection.get_raw_connection()).driver_connection
-    name = connection.sync_connection.info[SESSION_NAME] if connection.sync_connection else ""
-    told = await driver_connection.execute(
+    name = _session_names[connection]
+    status = await connection.execute(
         f"SELECT 1 WHERE current_setting('{SESSION_NAME}', true) = '{name}'"
     )
-    return bool(told == "SELECT 1")
+    return status == "SELECT 1"
 
 
 def _end_if_unsafe(connection: Connection, message: asyncpg.PostgresLogMessage) -> None:
@@ -230,6 +232,13 @@ async def connect(engine: AsyncEngine) -> AsyncConnection:
         raise DatabaseUnavailable("the database does not let us in") from error
 
 
+async def driver_of(pooled: AsyncConnection) -> Connection:
+    """The driver's connection beneath one of the pool."""
+    raw: Any = await pooled.get_raw_connection()
+    connection: Connection = raw.driver_connection
+    return connection
+
+
 @asynccontextmanager
 async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """A driver connection outside any transaction block: every statement is a transaction of its own, in one round trip.
@@ -237,18 +246,18 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
     Raises the block's database errors in the ledger's words.
     """
     with database_errors():
-        async with aclosing(await connect(engine)) as connection:
+        async with aclosing(await connect(engine)) as pooled:
             try:
-                driver_connection = (await connection.get_raw_connection()).driver_connection
-                yield driver_connection
-                check_safe(driver_connection)
+                connection = await driver_of(pooled)
+                yield connection
+                check_safe(connection)
             except _LOST as error:
                 # A statement that timed out may still be running in that session, and a lost one must not be pooled.
-                await connection.invalidate(error)
+                await pooled.invalidate(error)
                 raise
             except asyncio.CancelledError:
                 # Nor one that was cancelled: it may stand inside a transaction that was to begin, of which nobody here knows.
-                await connection.invalidate()
+                await pooled.invalidate()
                 raise
 
 
@@ -279,40 +288,40 @@ class KeptConnections:
     async def autocommit(self) -> AsyncIterator[Connection]:
         """As the function of this name."""
         with database_errors():
-            connection, driver_connection = await self._take()
+            pooled, connection = await self._take()
             try:
-                yield driver_connection
-                check_safe(driver_connection)
+                yield connection
+                check_safe(connection)
             except _LOST as error:
                 # A cancelled statement may still be running in that session, and a lost one must not be kept.
-                await connection.invalidate(error)
-                await connection.close()
+                await pooled.invalidate(error)
+                await pooled.close()
                 raise
             except asyncio.CancelledError:
-                await connection.invalidate()
-                await connection.close()
+                await pooled.invalidate()
+                await pooled.close()
                 raise
             except BaseException:
-                self._idle.append((connection, driver_connection))
+                self._idle.append((pooled, connection))
                 raise
-            self._idle.append((connection, driver_connection))
+            self._idle.append((pooled, connection))
 
     async def close(self) -> None:
         """Gives all connections back that are not in use."""
         while self._idle:
-            connection, _ = self._idle.popleft()
-            await connection.close()
+            pooled, _ = self._idle.popleft()
+            await pooled.close()
 
     async def _take(self) -> tuple[AsyncConnection, Connection]:
         while self._idle:
             # The one used last: it is the least likely to have been closed meanwhile.
-            connection, driver_connection = self._idle.pop()
-            if not driver_connection.is_closed():
-                return connection, driver_connection
-            await connection.invalidate()
-            await connection.close()
-        connection = await connect(self._engine)
-        return connection, (await connection.get_raw_connection()).driver_connection
+            pooled, connection = self._idle.pop()
+            if not connection.is_closed():
+                return pooled, connection
+            await pooled.invalidate()
+            await pooled.close()
+        pooled = await connect(self._engine)
+        return pooled, await driver_of(pooled)
 
 
 class BoundedConnections:

@@ -1,12 +1,12 @@
 """Readers wait here, under synchronous replication, until what they have read is as safe as what writers are told."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.grouping import Answer, Grouping
+from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
 # A column for whoever reads what must be safe: whether there is something to wait for.
@@ -34,7 +34,7 @@ class Fence:
             self._pass, group_items_max=sys.maxsize, groups_at_once_max=1, on_failure=on_failure
         )
 
-    async def wait(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    async def wait(self, rows: Sequence[Row]) -> None:
         """Returns once `rows` are safe: at once if there are none, or if their column of IS_REPLICATED says so.
 
         To be called after they were read, without holding a connection. Raises DatabaseUnavailable, DatabaseTimeout and

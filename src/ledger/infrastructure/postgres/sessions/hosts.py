@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy.engine import make_url
 
 from ledger.database_url import PORT, TARGETS, driver_url, hosts_of
+from ledger.infrastructure.postgres.sessions.driver import DriverConnection
 from ledger.infrastructure.postgres.sessions.outages import Outages
 
 # For one host, its judgement included: a host that stands still must not hide those after it.
@@ -46,9 +47,6 @@ FROM pg_catalog.pg_control_system()
 """
 
 WATCH_OPTIONS = {"server_settings": {"application_name": "ledger watch"}}
-
-# The driver's own type carries no types; this name says what is meant.
-Connection = Any
 
 T = TypeVar("T")
 
@@ -149,14 +147,14 @@ class Hosts:
         }
         self._outages = Outages()
         self._current: Address | None = self.addresses[0] if alone else None
-        self._sessions: dict[Connection, _Session] = {}
+        self._sessions: dict[DriverConnection, _Session] = {}
         self._newest_timeline: dict[int, int] = {}
         self._finding: asyncio.Task[Address] | None = None
         self._watching: list[asyncio.Task[None]] = []
         self._seen: dict[Address, Standing | BaseException] = {}
 
     @property
-    def sessions(self) -> tuple[Connection, ...]:
+    def sessions(self) -> tuple[DriverConnection, ...]:
         """Those that are open, in use or not."""
         return tuple(self._sessions)
 
@@ -176,7 +174,7 @@ class Hosts:
         self._watching = []
         self._outages.close()
 
-    async def connect(self, **options: Any) -> Connection:
+    async def connect(self, **options: Any) -> DriverConnection:
         """A session on the host to use, with these options of the driver.
 
         Raises HostUnavailable, or what the database says to all who come, such as of a wrong password.
@@ -190,7 +188,7 @@ class Hosts:
                     raise HostUnavailable(f"{address}: {_reason(error)}") from error
         return await self._session(await self._find(), options)
 
-    async def _session(self, address: Address, options: dict[str, Any]) -> Connection:
+    async def _session(self, address: Address, options: dict[str, Any]) -> DriverConnection:
         connection, standing = await _patiently(
             self._open(address, options), self._connect_seconds, _terminate
         )
@@ -203,10 +201,12 @@ class Hosts:
         connection.add_termination_listener(self._forget)
         return connection
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: DriverConnection) -> None:
         self._sessions.pop(connection, None)
 
-    async def _open(self, address: Address, options: dict[str, Any]) -> tuple[Connection, Standing]:
+    async def _open(
+        self, address: Address, options: dict[str, Any]
+    ) -> tuple[DriverConnection, Standing]:
         try:
             connection = await asyncpg.connect(
                 host=address.host,
@@ -311,7 +311,7 @@ class Hosts:
 
     async def _watch(self, address: Address) -> None:
         """Asks one host again and again, in a session of its own."""
-        connection: Connection | None = None
+        connection: DriverConnection | None = None
         try:
             while True:
                 try:
@@ -332,8 +332,8 @@ class Hosts:
                 connection.terminate()
 
     async def _look(
-        self, address: Address, connection: Connection | None
-    ) -> tuple[Connection, Standing]:
+        self, address: Address, connection: DriverConnection | None
+    ) -> tuple[DriverConnection, Standing]:
         """What a host says in its session, or in a new one: a session may be stuck where the host is not."""
         if connection is not None and not connection.is_closed():
             try:
@@ -390,7 +390,7 @@ class Hosts:
             )
 
 
-def lose(connection: Connection) -> None:
+def lose(connection: DriverConnection) -> None:
     """Ends a session that somebody may be using, as if the network had lost it.
 
     The driver's own way takes the ground from under a use that is between two messages: it fails with AttributeError.
@@ -426,7 +426,7 @@ def _is_older(standing: Standing, than: Standing) -> bool:
     )
 
 
-def _notice_vanished_peers(connection: Connection) -> None:
+def _notice_vanished_peers(connection: DriverConnection) -> None:
     """Has the kernel give up a peer that answers nothing. The driver has no way to say so."""
     plug = connection._transport.get_extra_info("socket")
     if plug is None or plug.family == socket.AF_UNIX:
@@ -443,8 +443,8 @@ def _notice_vanished_peers(connection: Connection) -> None:
             plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-async def _standing(connection: Connection) -> Standing:
-    row = await connection.fetchrow(STANDING)
+async def _standing(connection: DriverConnection) -> Standing:
+    (row,) = await connection.fetch(STANDING)
     return Standing(row["system_identifier"], row["timeline"], row["in_recovery"], row["read_only"])
 
 
@@ -477,7 +477,7 @@ async def _patiently(
     return task.result()
 
 
-def _terminate(opened: tuple[Connection, Standing]) -> None:
+def _terminate(opened: tuple[DriverConnection, Standing]) -> None:
     opened[0].terminate()
 
 

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
 from ledger.infrastructure.postgres.sessions.clock import host_now
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import (
     READ_WHOLE_TABLES,
-    Connection,
     allow_seconds,
     autocommit,
 )

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
 
@@ -40,10 +40,10 @@ from ledger.infrastructure.postgres.seals import (
     TXID,
     seal_of,
 )
+from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import (
     READ_RANGES,
     READ_WHOLE_TABLES,
-    Connection,
     allow_seconds,
     autocommit,
 )
@@ -103,7 +103,7 @@ class _StoredRow(NamedTuple):
     event_id: str | None
 
 
-def _of_event(row: Sequence[Any]) -> _StoredRow:
+def _of_event(row: Row) -> _StoredRow:
     transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_EVENT].replace("-", ""))
     return _StoredRow(
         row[0],
@@ -115,7 +115,7 @@ def _of_event(row: Sequence[Any]) -> _StoredRow:
     )
 
 
-def _of_entry(row: Sequence[Any]) -> _StoredRow:
+def _of_entry(row: Row) -> _StoredRow:
     transaction_id = bytes.fromhex(row[_TRANSACTION_ID_OF_ENTRY].replace("-", ""))
     position = row[_POSITION]
     place = min(max(position, EVENT_PLACE + 1), PLACE_MAX)
@@ -132,9 +132,7 @@ def _of_entry(row: Sequence[Any]) -> _StoredRow:
 class _Source:
     """A table's rows of a range, some thousands at a time, in the order of number, transaction id and place."""
 
-    def __init__(
-        self, rows: AsyncIterator[Sequence[Any]], stored_row: Callable[[Sequence[Any]], _StoredRow]
-    ) -> None:
+    def __init__(self, rows: AsyncIterator[Row], stored_row: Callable[[Row], _StoredRow]) -> None:
         self._rows = rows
         self._stored_row = stored_row
         # What comes next is not before this; None if nothing comes.
@@ -168,7 +166,7 @@ async def verify_chain(
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         # To count is to read whole tables; the ranges of the seals are not.
         await connection.execute(READ_WHOLE_TABLES)
-        bounds = await connection.fetchrow(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
+        (bounds,) = await connection.fetch(SELECT_BOUNDS, timeout=CHECK_TIMEOUT_SECONDS)
         await connection.execute(READ_RANGES)
         walk = _Walk(connection, bounds["latest_epoch"], expected_hash, slice_rows)
         while (
@@ -265,7 +263,7 @@ class _Walk:
                 yield rows[:cut]
                 rows = rows[cut:]
 
-    def _rows(self, statement: str, *arguments: int) -> AsyncIterator[Sequence[Any]]:
+    def _rows(self, statement: str, *arguments: int) -> AsyncIterator[Row]:
         rows = self._connection.cursor(
             statement, *arguments, prefetch=self._slice_rows, timeout=CHECK_TIMEOUT_SECONDS
         )

@@ -28,6 +28,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     SAFE_COMMITS,
     SESSION_SETTINGS,
     UNKNOWN_STATEMENT_SQLSTATES,
+    autocommit,
     connect,
     keeps_session,
 )
@@ -134,10 +135,7 @@ async def check_sessions(engine: AsyncEngine) -> None:
     detail = "a connection pooler before the database does not keep sessions"
     try:
         with database_errors():
-            async with (
-                aclosing(await connect(engine)) as first,
-                aclosing(await connect(engine)) as second,
-            ):
+            async with autocommit(engine) as first, autocommit(engine) as second:
                 # No two of the same pattern: a pooler may use its sessions in turn.
                 for connection in (first, first, second, first, second, second, first):
                     if not await keeps_session(connection):
