@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ledger.repeating import Repeating
+
 LOOK_SECONDS, LOOK_SECONDS_MAX = 1.0, 64.0
 GROWN_BYTES = 32 * 1024 * 1024
 # It was worth the look: else the memory is in use, and the next look comes later.
@@ -42,11 +44,20 @@ class FreedMemory:
             else min(2 * self.look_seconds, LOOK_SECONDS_MAX)
         )
 
-    async def keep_looking(self) -> None:
-        """Until it is cancelled. In a thread: a look takes some milliseconds when there is much to give back."""
-        while True:
-            await asyncio.sleep(self.look_seconds)
-            await asyncio.to_thread(self.look)
+    def looking(self) -> Repeating:
+        """Looks in the background, once it is started."""
+        return Repeating(
+            "returning freed memory",
+            self._look_in_thread,
+            every_seconds=LOOK_SECONDS,
+            begins_at_once=False,
+            has_jitter=False,
+        )
+
+    async def _look_in_thread(self) -> float:
+        # In a thread: a look takes some milliseconds when there is much to give back.
+        await asyncio.to_thread(self.look)
+        return self.look_seconds
 
 
 def freed_memory() -> FreedMemory | None:

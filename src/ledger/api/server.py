@@ -19,6 +19,7 @@ from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS
 from ledger.api.transport.listening import AddressUnavailable, Listener
 from ledger.application.call_log import AuditLog
 from ledger.freed_memory import freed_memory
+from ledger.repeating import Repeating
 from ledger.v1 import ledger_pb2_grpc
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -134,8 +135,8 @@ class Server:
         metrics = metrics or UncountedCalls()
         self._health = health.aio.HealthServicer()
         self._ping = ping
-        self._watching: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._failed_pings = FAILED_PINGS_MAX - 1
+        self._background: list[Repeating] = []
         self._health_listener: Listener | None = None
         self._health_frame: CallFrame | None = None
         if health_address:
@@ -184,16 +185,24 @@ class Server:
         if self._health_listener is not None:
             await self._health_listener.start()
         await self._listener.start()
-        await self._follow_database_once(failed_pings=FAILED_PINGS_MAX - 1)
-        self._watching = asyncio.create_task(self._follow_database())
+        await self._follow_database()
+        following = Repeating(
+            "following the database",
+            self._follow_database,
+            every_seconds=PING_INTERVAL_SECONDS,
+            begins_at_once=False,
+            has_jitter=False,
+        )
+        self._background = [following]
         if (freed := freed_memory()) is not None:
-            self._looking = asyncio.create_task(freed.keep_looking())
+            self._background.append(freed.looking())
+        for repeating in self._background:
+            repeating.start()
 
     async def stop(self, grace_seconds: float) -> None:
         """Tells health checks first, takes no new calls, lets those under way end within the grace, cancels the rest."""
-        for task in (self._watching, self._looking):
-            if task is not None:
-                task.cancel()
+        for repeating in self._background:
+            repeating.cancel()
         await self._health.enter_graceful_shutdown()
         self._frame.stop()
         if self._health_frame is not None:
@@ -208,26 +217,21 @@ class Server:
             await self._health_listener.stop(0)
 
     async def _follow_database(self) -> None:
-        failed_pings = 0
-        while True:
-            await asyncio.sleep(PING_INTERVAL_SECONDS)
-            failed_pings = await self._follow_database_once(failed_pings)
-
-    async def _follow_database_once(self, failed_pings: int) -> int:
-        """Pings and sets the health accordingly. Returns how many pings have failed in a row."""
+        """Pings and sets the health accordingly."""
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
-        except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would say SERVING for ever
-            if failed_pings + 1 == FAILED_PINGS_MAX:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the server must not say SERVING
+            self._failed_pings += 1
+            if self._failed_pings == FAILED_PINGS_MAX:
                 # Where the database is, and why it is away, those who watch it tell.
                 _log.info(
                     "not serving: the database does not answer, or takes no writes",
                     cause=repr(error.__cause__ or error),
                 )
                 await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
-            return min(failed_pings + 1, FAILED_PINGS_MAX)
-        if failed_pings:
+            return
+        if self._failed_pings:
             _log.info("serving: the database answers")
+        self._failed_pings = 0
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
-        return 0

@@ -7,17 +7,21 @@ Refusals that say nothing about what was asked are summed up, so that no caller 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
+import structlog
 import uuid_utils.compat
 
 from ledger.application.halving import in_halves
 from ledger.application.repeats import Repeats
-from ledger.errors import LedgerError, StatementRefused
+from ledger.errors import StatementRefused
+from ledger.repeating import Repeating, ReportFailure, attempt
+
+_log = structlog.get_logger("ledger")
 
 FLUSH_SECONDS = 0.1
 FLUSH_CALLS_MAX = 2_000
@@ -59,34 +63,36 @@ class AuditLogTable(Protocol):
 class AuditLog:
     """Takes calls in without waiting, and writes them in groups."""
 
-    def __init__(
-        self, table: AuditLogTable, *, on_failure: Callable[[str, BaseException | None], None]
-    ) -> None:
-        """`on_failure` is told what went wrong, for the log of the server."""
+    def __init__(self, table: AuditLogTable, *, on_failure: ReportFailure) -> None:
+        """`on_failure` logs what could not be written."""
         self._table = table
         self._on_failure = on_failure
         self._waiting: deque[AuditedCall] = deque()
         self._lost = 0
         self._refused: Repeats[tuple[str, str, str, str]] = Repeats(self._record_refusals)
-        self._wake = asyncio.Event()
-        self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._writing = Repeating(
+            "the audit log",
+            self._gather_and_flush,
+            every_seconds=None,
+            begins_at_once=False,
+            has_jitter=False,
+            retry_seconds=RETRY_SECONDS,
+            on_failure=self._on_failure,
+        )
 
     def start(self) -> None:
         """Begins to write."""
-        self._task = asyncio.create_task(self._work())
+        self._writing.start()
 
     def record(self, call: AuditedCall) -> None:
         """Has a call written soon. When too many wait it is lost, which the log then tells by a row of its own."""
         if len(self._waiting) >= WAITING_CALLS_MAX:
             if not self._lost:
-                self._on_failure(
-                    "the audit log loses calls: more of them wait than it can hold", None
-                )
+                _log.error("the audit log loses calls: more of them wait than it can hold")
             self._lost += 1
             return
         self._waiting.append(call)
-        self._wake.set()
+        self._writing.wake()
 
     def record_refusal(self, call: AuditedCall) -> None:
         """Records a call that was refused whatever it was about.
@@ -108,47 +114,40 @@ class AuditLog:
     async def close(self) -> None:
         """Writes what waits, as far as the database takes it within CLOSE_SECONDS."""
         self._refused.flush()
-        self._closing.set()
-        self._wake.set()
-        if self._task is None:
+        if not self._writing.is_working:
             return
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._task
+                await self._writing.stop()
+                while self._waiting or self._lost:
+                    if await attempt("the audit log", self._flush(), self._on_failure) is None:
+                        await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
-            self._on_failure(
-                f"the audit log loses {len(self._waiting) + self._lost} calls: the server stops",
-                None,
+            _log.error(
+                "the audit log loses calls: the server stops",
+                calls=len(self._waiting) + self._lost,
             )
 
-    async def _work(self) -> None:
-        while self._waiting or not self._closing.is_set():
-            await self._wake.wait()
-            self._wake.clear()
-            # What comes meanwhile goes along.
-            if not self._closing.is_set():
-                await asyncio.sleep(FLUSH_SECONDS)
-            try:
-                await self._flush()
-                continue
-            except LedgerError as error:
-                self._on_failure("the audit log must wait for the database", error)
-            except Exception as error:  # noqa: BLE001  # a task that ended would never write again
-                self._on_failure("the audit log failed unexpectedly", error)
-            self._wake.set()
-            await asyncio.sleep(RETRY_SECONDS)
+    async def _gather_and_flush(self) -> None:
+        # What comes meanwhile goes along.
+        await self._writing.rest(FLUSH_SECONDS)
+        await self._flush()
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> int:
+        """Writes what waits. Returns how many calls."""
+        written = 0
         while self._waiting:
             group = list(islice(self._waiting, FLUSH_CALLS_MAX))
             await self._insert(group)
             for _ in group:
                 self._waiting.popleft()
+            written += len(group)
         if lost := self._lost:
             await self._table.insert(
                 [AuditedCall("", "none", LOST_METHOD, "", "", {"calls": lost}, LOST_OUTCOME)]
             )
             self._lost -= lost
+        return written
 
     async def _insert(self, group: Sequence[AuditedCall]) -> None:
         """Stores a group. A call that the database refuses is left out, with a line in the log; it holds up no other.

@@ -1,10 +1,8 @@
 """Runs payouts: starts runs, and goes on with them until every restaurant was looked at."""
 
 import asyncio
-import random
-import time
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -12,12 +10,11 @@ import uuid_utils.compat
 
 from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRuns
 from ledger.domain.payouts import PayoutRun, PayoutRunKey
-from ledger.errors import DatabaseContention, DatabaseTimeout, LedgerError
+from ledger.errors import DatabaseContention, DatabaseTimeout
+from ledger.repeating import Repeating, ReportFailure, attempt
 from ledger.zones import zone_table_version
 
 _log = structlog.get_logger("ledger.payouts")
-
-T = TypeVar("T")
 
 PAGE_ACCOUNTS = 500
 # How long an idle worker sleeps before it looks for the runs of other servers, and for those they left unfinished.
@@ -66,7 +63,7 @@ class PayoutWorker:
         runs: PayoutRuns,
         *,
         concurrency: int,
-        on_failure: Callable[[str, BaseException], None],
+        on_failure: ReportFailure,
         on_waiting: Callable[[int], None] = lambda _accounts: None,
         on_unanswered: Callable[[Mapping[str, tuple[int, float]]], None] | None = None,
     ) -> None:
@@ -79,71 +76,52 @@ class PayoutWorker:
         self._on_failure = on_failure
         self._on_waiting = on_waiting
         self._on_unanswered = on_unanswered
-        self._asks_at = 0.0
+        self._asks_at = -math.inf
         self._told_waiting: dict[UUID, list[str]] = {}
         self._rests_until: dict[UUID, float] = {}
         # For those who would rather wait until it is done.
         self.is_paying = False
-        self._wake = asyncio.Event()
-        self._stopping = False
         self._page_accounts: dict[UUID, int] = {}
-        self._task: asyncio.Task[None] | None = None
+        # Stopping waits for the pages under way: the time limit of their statements bounds it.
+        self._rounds = Repeating(
+            "paying", self._pay_all, every_seconds=POLL_SECONDS, on_failure=on_failure
+        )
 
     def start(self) -> None:
         """Begins to work, with what earlier processes left unfinished."""
-        self._task = asyncio.create_task(self._work())
+        self._rounds.start()
 
     def wake(self) -> None:
         """Tells that there is a new run."""
-        self._wake.set()
+        self._rounds.wake()
 
     def wind_up(self) -> None:
         """Begins no further page: the rest of the run is for other workers."""
-        self._stopping = True
-        self._wake.set()
+        self._rounds.request_stop()
 
     async def stop(self) -> None:
         """Winds up, and returns when the pages under way are done."""
-        self.wind_up()
-        if self._task is not None:
-            await self._task
+        await self._rounds.stop()
 
-    async def _work(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            pause_seconds = POLL_SECONDS
-            for payout_run_id in await self._try_for("the payout runs", self._runs.running()) or ():
-                if time.monotonic() < self._rests_until.get(payout_run_id, 0.0):
-                    continue
-                if not await self._try_for(
-                    f"payout run {payout_run_id}", self._go_on_with(payout_run_id)
-                ):
-                    pause_seconds = BACKOFF_SECONDS
-            if self._on_unanswered is not None and time.monotonic() >= self._asks_at:
-                self._asks_at = time.monotonic() + UNANSWERED_SECONDS
-                unanswered = await self._try_for(
-                    "the payouts without an answer", self._runs.unanswered()
-                )
-                if unanswered is not None:
-                    self._on_unanswered(unanswered)
-            if not self._stopping:
-                # Jitter, so that the workers of several servers do not come all at once.
-                pause_seconds *= random.uniform(0.5, 1.0)  # noqa: S311
-                try:
-                    async with asyncio.timeout(pause_seconds):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
-
-    async def _try_for(self, what: str, work: Awaitable[T]) -> T | None:
-        """The result of `work`; None if it failed, which is told. One run that cannot go on holds up no other."""
-        try:
-            return await work
-        except LedgerError as error:
-            self._on_failure(f"{what} must wait for the database", error)
-        except Exception as error:  # noqa: BLE001  # a worker that ended would leave every run unfinished
-            self._on_failure(f"{what} failed unexpectedly", error)
-        return None
+    async def _pay_all(self) -> float | None:
+        """Goes on with each run once. A run that fails holds up no other: it is tried again after BACKOFF_SECONDS."""
+        pause_seconds = None
+        running = await attempt("the payout runs", self._runs.running(), self._on_failure)
+        for payout_run_id in running or ():
+            if _now() < self._rests_until.get(payout_run_id, 0.0):
+                continue
+            if not await attempt(
+                f"payout run {payout_run_id}", self._go_on_with(payout_run_id), self._on_failure
+            ):
+                pause_seconds = BACKOFF_SECONDS
+        if self._on_unanswered is not None and _now() >= self._asks_at:
+            self._asks_at = _now() + UNANSWERED_SECONDS
+            unanswered = await attempt(
+                "the payouts without an answer", self._runs.unanswered(), self._on_failure
+            )
+            if unanswered is not None:
+                self._on_unanswered(unanswered)
+        return pause_seconds
 
     async def _go_on_with(self, payout_run_id: UUID) -> bool:
         """Pays pages, some at a time, until nothing can be claimed; finishes the run if nothing is left at all.
@@ -167,10 +145,10 @@ class PayoutWorker:
         self._tell_of(paid_round)
         self._rests_until.pop(payout_run_id, None)
         if paid_round.was_refused:
-            self._rests_until[payout_run_id] = time.monotonic() + REFUSED_REST_SECONDS
+            self._rests_until[payout_run_id] = _now() + REFUSED_REST_SECONDS
         if paid_round.waiting:
             return False
-        if not self._stopping:
+        if not self._rounds.is_stopping:
             if await self._runs.finish(payout_run_id):
                 await self._tell_the_end_of(payout_run_id)
             self._page_accounts.pop(payout_run_id, None)
@@ -178,7 +156,7 @@ class PayoutWorker:
 
     async def _pay_page(self, paid_round: "_Round") -> bool:
         """Pays a page; whether there may be more of them."""
-        if self._stopping:
+        if self._rounds.is_stopping:
             return False
         page_accounts = self._page_accounts.get(paid_round.payout_run_id, PAGE_ACCOUNTS)
         try:
@@ -273,6 +251,10 @@ class _Round:
         """Goes on behind the accounts, which stay open for the next round."""
         self.waiting.update(accounts)
         self.after = max(self.after, *accounts)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _each_until_one_fails(count: int, step: Callable[[], Awaitable[bool]]) -> list[Awaitable[None]]:

@@ -2,10 +2,9 @@
 
 import asyncio
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,7 +17,7 @@ from ledger.application.ports.seals import (
     SealPosition,
 )
 from ledger.domain.seals import FIRST_PREVIOUS_HASH, PackedTransaction, Seal, SealContents
-from ledger.errors import LedgerError
+from ledger.repeating import Repeating, ReportFailure
 
 # A seal is full with this many rows; those of one database transaction are never divided.
 SEAL_ROWS = 4096
@@ -388,7 +387,7 @@ class SealWorker:
         sealer: LedgerSealer,
         *,
         interval_seconds: float,
-        on_failure: Callable[[str, BaseException], None],
+        on_failure: ReportFailure,
         is_busy: Callable[[], bool] = lambda: False,
         on_lag: Callable[[SealLag], None] = lambda _lag: None,
         on_alarm: Callable[[SealLag], None] = lambda _lag: None,
@@ -405,42 +404,27 @@ class SealWorker:
         self._alarmed_at = -math.inf
         self._is_busy = is_busy
         self._interval_seconds = interval_seconds
-        self._on_failure = on_failure
-        self._stop = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._work = Repeating(
+            "sealing",
+            self._seal_all,
+            every_seconds=interval_seconds,
+            begins_at_once=False,
+            # What cannot be sealed, such as a transaction of tens of millions of rows that somebody wrote by hand, takes the
+            # database's time with each attempt.
+            retry_seconds=min(2 * interval_seconds, max(PAUSE_SECONDS_MAX, interval_seconds)),
+            retry_seconds_max=PAUSE_SECONDS_MAX,
+            stop_seconds=STOP_SECONDS,
+            on_failure=on_failure,
+        )
 
     def start(self) -> None:
         """Begins to work, after the first interval."""
         if self._interval_seconds > 0:
-            self._task = asyncio.create_task(self._work())
+            self._work.start()
 
     async def stop(self) -> None:
         """Returns when the seal under way is done, or has been given up if it is a long one: the next server begins it anew."""
-        self._stop.set()
-        if self._task is None:
-            return
-        _, under_way = await asyncio.wait([self._task], timeout=STOP_SECONDS)
-        if under_way:
-            self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _work(self) -> None:
-        pause_seconds = self._interval_seconds
-        # Jitter, so that the workers of several servers do not come all at once.
-        while not await self._stops_within(pause_seconds * random.uniform(0.5, 1.0)):  # noqa: S311
-            try:
-                await self._seal_all()
-            except LedgerError as error:
-                self._on_failure("sealing must wait for the database", error)
-            except Exception as error:  # noqa: BLE001  # a worker that ended would leave the books unsealed
-                self._on_failure("sealing failed unexpectedly", error)
-            else:
-                pause_seconds = self._interval_seconds
-                continue
-            # What cannot be sealed, such as a transaction of tens of millions of rows that somebody wrote by hand, takes the
-            # database's time with each attempt.
-            pause_seconds = min(2 * pause_seconds, max(PAUSE_SECONDS_MAX, self._interval_seconds))
+        await self._work.stop()
 
     async def _seal_all(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -454,7 +438,7 @@ class SealWorker:
             if not sealed:
                 return
             behind_seconds = self._sealer.lag.seconds - self._interval_seconds
-            if await self._stops_within(
+            if not await self._work.rest(
                 rest_ratio(behind_seconds, is_busy=self._is_busy()) * (clock() - began_at)
             ):
                 return
@@ -467,11 +451,3 @@ class SealWorker:
         ):
             self._alarmed_at = now
             self._on_alarm(lag)
-
-    async def _stops_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stop.wait()
-        except TimeoutError:
-            return False
-        return True

@@ -1,13 +1,11 @@
 """Takes snapshots of the balance accounts whose sums have become slow, in the background; never for an event that is booked."""
 
 import asyncio
-import random
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from ledger.application.ports.balances import BalanceSnapshots
-from ledger.errors import LedgerError
+from ledger.repeating import Repeating, ReportFailure, attempt, jittered
 
 # Accounts remembered at once, of the wanted and of the resting ones. One that is forgotten is told again by its next read.
 ACCOUNTS_MAX = 10_000
@@ -35,7 +33,7 @@ class SnapshotWorker:
         snapshots: BalanceSnapshots,
         *,
         tail_entries: int,
-        on_failure: Callable[[str, BaseException], None],
+        on_failure: ReportFailure,
         on_taken: Callable[[int], None] = lambda _count: None,
     ) -> None:
         """`tail_entries` is how many entries may be read beyond a snapshot; 0 takes no snapshots at all. `on_failure` is told
@@ -50,9 +48,13 @@ class SnapshotWorker:
         self._rests_until: dict[int, float] = {}
         # Of the wanted accounts that reads wait for, which come first.
         self._tried: dict[int, asyncio.Event] = {}
-        self._wake = asyncio.Event()
-        self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self._work = Repeating(
+            "taking snapshots",
+            self._take_next,
+            every_seconds=None,
+            stop_seconds=STOP_SECONDS,
+            on_failure=on_failure,
+        )
 
     @property
     def entries_max(self) -> int:
@@ -75,14 +77,14 @@ class SnapshotWorker:
                 continue
             if (
                 len(self._wanted) < ACCOUNTS_MAX
-                and self._rests_until.get(balance_account_id, 0.0) <= time.monotonic()
+                and self._rests_until.get(balance_account_id, 0.0) <= _now()
             ):
                 self._wanted[balance_account_id] = None
-                self._wake.set()
+                self._work.wake()
 
     async def shortened(self, balance_account_id: int) -> None:
         """As the port says. An account that rests, since an attempt was in vain just now, is not waited for."""
-        if not self._tail_entries or self._task is None or self._stopping:
+        if not self._tail_entries or not self._work.is_working:
             return
         self.report([(balance_account_id, self._tail_entries + 1)])
         if balance_account_id not in self._wanted:
@@ -94,72 +96,43 @@ class SnapshotWorker:
 
     def start(self) -> None:
         """Begins to work."""
-        self._task = asyncio.create_task(self._work())
+        self._work.start()
 
     async def stop(self) -> None:
         """Returns when the snapshot under way is done, or has been given up as all the others are: nothing is lost with it."""
-        self._stopping = True
-        self._wake.set()
+        self._work.request_stop()
         for tried in self._tried.values():
             tried.set()
-        if self._task is None:
-            return
-        _, under_way = await asyncio.wait([self._task], timeout=STOP_SECONDS)
-        if under_way:
-            self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await self._work.stop()
 
-    async def _work(self) -> None:
-        while not self._stopping:
-            if not self._wanted:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            balance_account_id = next(iter(self._tried or self._wanted))
-            if not await self._take(balance_account_id):
-                await self._pause()
-            # Only now, so that reads meanwhile do not ask for it once more.
-            self._wanted.pop(balance_account_id, None)
-            if (tried := self._tried.pop(balance_account_id, None)) is not None:
-                tried.set()
-
-    async def _take(self, balance_account_id: int) -> bool:
-        """Whether there was nothing wrong, be there a snapshot or not."""
-        try:
-            # Half, so that no snapshot is made for a handful of entries while the others wait for a transaction to end.
-            if await self._snapshots.take(balance_account_id, (self._tail_entries + 1) // 2):
-                self._on_taken(1)
-                return True
-        except LedgerError as error:
-            self._on_failure(
-                f"the snapshot of balance account {balance_account_id} must wait for the database",
-                error,
-            )
-        except Exception as error:  # noqa: BLE001  # a worker that ended would let every balance become slower
-            self._on_failure(
-                f"the snapshot of balance account {balance_account_id} failed unexpectedly", error
-            )
+    async def _take_next(self) -> float | None:
+        """Takes one snapshot, if any is wanted, and pauses only when no other is."""
+        if not self._wanted:
+            return None
+        balance_account_id = next(iter(self._tried or self._wanted))
+        # Half, so that no snapshot is made for a handful of entries while the others wait for a transaction to end.
+        taken = await attempt(
+            f"the snapshot of balance account {balance_account_id}",
+            self._snapshots.take(balance_account_id, (self._tail_entries + 1) // 2),
+            self._on_failure,
+        )
+        if taken:
+            self._on_taken(1)
         else:
             self._let_rest(balance_account_id)
-            return True
-        self._let_rest(balance_account_id)
-        return False
+        if taken is None:
+            await self._work.rest(jittered(BACKOFF_SECONDS))
+        # Only now, so that reads meanwhile do not ask for it once more.
+        self._wanted.pop(balance_account_id, None)
+        if (tried := self._tried.pop(balance_account_id, None)) is not None:
+            tried.set()
+        return 0.0
 
     def _let_rest(self, balance_account_id: int) -> None:
         while len(self._rests_until) >= ACCOUNTS_MAX:
             self._rests_until.pop(next(iter(self._rests_until)))
-        # Jitter, so that the workers of several servers do not come all at once.
-        rest_seconds = REST_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        self._rests_until[balance_account_id] = time.monotonic() + rest_seconds
+        self._rests_until[balance_account_id] = _now() + jittered(REST_SECONDS)
 
-    async def _pause(self) -> None:
-        """Waits a moment, or until the worker is to stop."""
-        ends_at = time.monotonic() + BACKOFF_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
-        while not self._stopping and (left_seconds := ends_at - time.monotonic()) > 0:
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(left_seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                return
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

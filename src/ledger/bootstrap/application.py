@@ -38,6 +38,7 @@ from ledger.infrastructure.postgres.sessions.fence import Fence
 from ledger.infrastructure.postgres.snapshots import PostgresBalanceSnapshots
 from ledger.infrastructure.postgres.statement_marks import PostgresStatementMarks
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+from ledger.repeating import ReportFailure
 from ledger.settings import Settings
 
 _log = structlog.get_logger("ledger")
@@ -134,7 +135,7 @@ class Application:
         self.audit_log = None
         if keeps_audit_log(settings):
             self.audit_log = AuditLog(
-                PostgresAuditLog(engine), on_failure=partial(_log_audit_failure, worker_failed)
+                PostgresAuditLog(engine), on_failure=partial(_log_call_log_failure, worker_failed)
             )
         self.service = LedgerService(
             ingest_events=self._ingest_events,
@@ -184,15 +185,12 @@ class Application:
         await self._hosts.stop()
 
 
-def _log_audit_failure(
-    wait: Callable[[str, BaseException], None], what: str, error: BaseException | None
-) -> None:
+def _log_call_log_failure(worker_failed: ReportFailure, what: str, error: BaseException, /) -> None:
+    """An error unless the database is away: whatever else it is, the record of a call may be lost."""
     if isinstance(error, DatabaseUnavailable):
-        wait(what, error)
+        worker_failed(what, error)
     else:
-        _log.error(
-            what, error=type(error).__name__, cause=repr(error and (error.__cause__ or error))
-        )
+        _log.error(what, error=type(error).__name__, cause=repr(error.__cause__ or error))
 
 
 def _log_seal_lag(lag: SealLag) -> None:

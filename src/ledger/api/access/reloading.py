@@ -4,7 +4,6 @@ A new file that cannot be used changes nothing. A file that says who may call an
 empty lets nobody in: whoever removes it expects that.
 """
 
-import asyncio
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import structlog
+
+from ledger.repeating import Repeating
 
 T = TypeVar("T")
 
@@ -85,17 +86,22 @@ class Reloader:
     ) -> None:
         self._files = tuple(files)
         self._on_change = on_change
-        self._task: asyncio.Task[None] | None = None
+        self._polling = Repeating(
+            "reading changed files again",
+            self._poll,
+            every_seconds=POLL_SECONDS,
+            begins_at_once=False,
+            has_jitter=False,
+        )
 
     def start(self) -> None:
         """Begins to look every POLL_SECONDS."""
         if self._files:
-            self._task = asyncio.create_task(self._poll())
+            self._polling.start()
 
     def stop(self) -> None:
         """Looks no more."""
-        if self._task is not None:
-            self._task.cancel()
+        self._polling.cancel()
 
     def reload(self, *, forced: bool = False) -> None:
         """Reads what has changed, or all of it."""
@@ -104,12 +110,7 @@ class Reloader:
             self._on_change()
 
     async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            try:
-                self.reload()
-            except Exception as error:  # noqa: BLE001  # a task that ended would leave a revoked token in force
-                _log.error("files could not be read again", exc_info=error)
+        self.reload()
 
 
 def read_file(path: Path) -> bytes:

@@ -1,0 +1,306 @@
+"""Work that repeats in the background, on a clock that needs no waiting."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+from support.fake_time import now, run_on_fake_time
+
+from ledger.errors import DatabaseUnavailable
+from ledger.repeating import Repeating, attempt, jittered
+
+
+class Work:
+    """Remembers when it ran. `results` are of the next times: pauses, or errors to raise."""
+
+    def __init__(self, *results: float | Exception | None, seconds: float = 0.0) -> None:
+        self.results = list(results)
+        self.seconds = seconds
+        self.began_at: list[float] = []
+        self.ended_at: list[float] = []
+
+    async def __call__(self) -> float | None:
+        self.began_at.append(now())
+        await asyncio.sleep(self.seconds)
+        self.ended_at.append(now())
+        result = self.results.pop(0) if self.results else None
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+Failures = list[tuple[str, BaseException]]
+
+
+def repeating(work: Work, failures: Failures | None = None, **options: object) -> Repeating:
+    def report(what: str, error: BaseException, /) -> None:
+        if failures is None:
+            raise error
+        failures.append((what, error))
+
+    return Repeating(
+        "the work",
+        work,
+        **{"every_seconds": 10.0, "has_jitter": False, "on_failure": report, **options},  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("begins_at_once", "expected"), [(True, [0, 12, 24, 36]), (False, [10, 22, 34])]
+)
+def test_work_repeats_with_a_pause_between(begins_at_once: bool, expected: list[float]) -> None:
+    """The pause begins when the work ends."""
+    work = Work(seconds=2)
+
+    async def main() -> None:
+        each = repeating(work, begins_at_once=begins_at_once)
+        each.start()
+        await asyncio.sleep(45)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert work.began_at == expected
+
+
+def test_work_may_choose_the_next_pause() -> None:
+    """Once: the pause after that is the usual one again. With 0 the work goes on at once."""
+    work = Work(3, 0, None)
+
+    async def main() -> None:
+        each = repeating(work)
+        each.start()
+        await asyncio.sleep(14)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert work.began_at == [0, 3, 3, 13]
+
+
+def test_jitter_spreads_every_pause() -> None:
+    """Between half of a pause and all of it, and not always the same."""
+    results: list[float | Exception | None] = [4.0, DatabaseUnavailable()] * 100
+    work = Work(*results)
+
+    async def main() -> None:
+        each = repeating(work, [], has_jitter=True, retry_seconds=2.0)
+        each.start()
+        await asyncio.sleep(1000)
+        await each.stop()
+
+    run_on_fake_time(main())
+    pauses = [
+        later - earlier for earlier, later in zip(work.began_at, work.began_at[1:], strict=False)
+    ]
+    for seconds, drawn in ((4.0, pauses[0:200:2]), (2.0, pauses[1:199:2])):
+        assert all(seconds / 2 <= pause <= seconds for pause in drawn)
+        assert len({round(pause, 6) for pause in drawn}) > 10
+    assert {jittered(0.0) for _ in range(10)} == {0.0}
+
+
+def test_backoff_doubles_up_to_its_bound_and_starts_anew_after_a_success() -> None:
+    """And the failures are reported: those of the database and those that are defects."""
+    defect = ZeroDivisionError()
+    away = DatabaseUnavailable()
+    work = Work(away, defect, away, away, None, away)
+    failures: Failures = []
+
+    async def main() -> None:
+        each = repeating(work, failures, retry_seconds=1.0, retry_seconds_max=3.0)
+        each.start()
+        await asyncio.sleep(20.5)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert work.began_at == [0, 1, 3, 6, 9, 19, 20]
+    waits, fails = "the work must wait for the database", "the work failed unexpectedly"
+    assert failures == [(waits, away), (fails, defect), (waits, away), (waits, away), (waits, away)]
+
+
+def test_pause_after_a_failure_is_the_usual_one_unless_it_is_set() -> None:
+    """And does not grow, nor shrink."""
+    work = Work(*[DatabaseUnavailable()] * 3)
+
+    async def main() -> None:
+        each = repeating(work, [], retry_seconds_max=2.0)
+        each.start()
+        await asyncio.sleep(35)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert work.began_at == [0, 10, 20, 30]
+
+
+def test_wake_ends_a_pause_but_not_the_pause_after_a_failure() -> None:
+    """Else a busy server would try again and again what the database cannot do just now."""
+    work = Work(None, DatabaseUnavailable(), None)
+
+    async def main() -> None:
+        each = repeating(work, [], every_seconds=None, retry_seconds=100.0)
+        each.start()
+        await asyncio.sleep(5)
+        each.wake()
+        await asyncio.sleep(5)
+        each.wake()
+        await asyncio.sleep(1000)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert work.began_at == [0, 5, 105]
+
+
+def test_wake_during_the_work_makes_it_run_once_more() -> None:
+    """What came while it worked, it may have overlooked."""
+    work = Work(seconds=2)
+
+    async def main() -> None:
+        each = repeating(work, every_seconds=None)
+        each.start()
+        await asyncio.sleep(1)
+        each.wake()
+        each.wake()
+        await asyncio.sleep(100)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert work.began_at == [0, 2]
+
+
+@pytest.mark.parametrize("result", [None, DatabaseUnavailable()], ids=["pause", "backoff"])
+def test_stop_ends_every_pause_at_once(result: Exception | None) -> None:
+    """No server waits an hour for work that has nothing to do."""
+    work = Work(result)
+
+    async def main() -> None:
+        each = repeating(work, [], every_seconds=3600.0)
+        each.start()
+        await asyncio.sleep(1)
+        await each.stop()
+        assert now() == 1
+
+    run_on_fake_time(main())
+    assert work.began_at == [0]
+
+
+@pytest.mark.parametrize(
+    ("stop_seconds", "ended_at", "stopped_at"), [(None, [60], 60), (90.0, [60], 60), (5.0, [], 6)]
+)
+def test_stop_waits_for_the_work_as_long_as_it_may(
+    stop_seconds: float | None, ended_at: list[float], stopped_at: float
+) -> None:
+    """Then it cancels the work. The work is not begun once more, and a second stop changes nothing."""
+    work = Work(seconds=60)
+
+    async def main() -> None:
+        each = repeating(work, stop_seconds=stop_seconds)
+        each.start()
+        await asyncio.sleep(1)
+        each.request_stop()
+        await each.stop()
+        assert now() == stopped_at
+        await each.stop()
+        await asyncio.sleep(100)
+
+    run_on_fake_time(main())
+    assert (work.began_at, work.ended_at) == ([0], ended_at)
+
+
+def test_stop_before_the_start_is_harmless() -> None:
+    """As when a server fails before it serves."""
+
+    async def main() -> None:
+        each = repeating(Work())
+        assert not each.is_working
+        each.cancel()
+        await each.stop()
+
+    run_on_fake_time(main())
+
+
+def test_cancel_does_not_wait() -> None:
+    """And gives up the work under way."""
+    work = Work(seconds=60)
+
+    async def main() -> None:
+        each = repeating(work)
+        each.start()
+        await asyncio.sleep(1)
+        each.cancel()
+        await asyncio.sleep(100)
+
+    run_on_fake_time(main())
+    assert (work.began_at, work.ended_at) == ([0], [])
+
+
+def test_stop_that_is_cancelled_leaves_no_work_behind() -> None:
+    """As when the time of the stop itself is bounded."""
+    work = Work(seconds=60)
+
+    async def main() -> None:
+        each = repeating(work)
+        each.start()
+        await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await each.stop()
+        await asyncio.sleep(100)
+
+    run_on_fake_time(main())
+    assert (work.began_at, work.ended_at) == ([0], [])
+
+
+def test_work_that_rests_learns_of_a_stop() -> None:
+    """At once, and goes on after the rest otherwise."""
+    rested: list[tuple[float, bool]] = []
+
+    async def main() -> None:
+        async def work() -> None:
+            for _ in range(2):
+                goes_on = await each.rest(50)
+                rested.append((now(), goes_on))
+
+        each = Repeating("the work", work, every_seconds=10)
+        each.start()
+        await asyncio.sleep(60)
+        each.request_stop()
+        assert (each.is_stopping, each.is_working) == (True, False)
+        await each.stop()
+
+    run_on_fake_time(main())
+    assert rested == [(50, True), (60, False)]
+
+
+def test_failures_are_logged_with_traceback_unless_said_otherwise() -> None:
+    """What nobody foresaw must be found."""
+    work = Work(ZeroDivisionError())
+
+    async def main() -> None:
+        each = Repeating("the work", work, every_seconds=10)
+        each.start()
+        await asyncio.sleep(1)
+        await each.stop()
+
+    with capture_logs() as lines:
+        run_on_fake_time(main())
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("error", "the work failed unexpectedly")
+    ]
+    assert isinstance(lines[0]["exc_info"], ZeroDivisionError)
+
+
+async def test_attempt_returns_the_result_or_reports_why_there_is_none() -> None:
+    """One part of the work that fails holds up no other."""
+    failures: Failures = []
+
+    def report(what: str, error: BaseException, /) -> None:
+        failures.append((what, error))
+
+    async def succeed() -> int:
+        return 7
+
+    async def fail() -> int:
+        raise away
+
+    away = DatabaseUnavailable()
+    assert await attempt("run 1", succeed(), report) == 7
+    assert await attempt("run 2", fail(), report) is None
+    assert failures == [("run 2 must wait for the database", away)]
