@@ -17,8 +17,14 @@ from ledger.domain.posting_rules import EntryType
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
-from ledger.infrastructure.postgres.sessions.horizon import FIRST_HORIZON
-from ledger.infrastructure.postgres.snapshots import TAILS_UNTOLD, report_endless
+from ledger.infrastructure.postgres.sessions.horizon import (
+    DATABASE_SNAPSHOT,
+    FIRST_HORIZON,
+    NEXT_NUMBER,
+    next_number,
+    open_numbers,
+)
+from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, report_timed_out
 from ledger.infrastructure.postgres.statement_marks import (
     MARK_ENTRIES,
     PAYABLE_MINOR,
@@ -69,13 +75,13 @@ def _payable_before(instant: str) -> str:
 # and cannot overflow. No start is before the first entry: nothing is recorded before minus infinity.
 SELECT_MOMENT = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
-SELECT moment.now_at AS read_at, pg_snapshot_xmax(seen.transactions)::text AS transactions_end,
-       ARRAY(SELECT open.txid::text FROM pg_snapshot_xip(seen.transactions) AS open (txid)) AS transactions_open,
+SELECT moment.now_at AS read_at, {next_number("seen.transactions")}::text AS transactions_end,
+       ARRAY(SELECT open.txid::text FROM {open_numbers("seen.transactions")} AS open (txid)) AS transactions_open,
        opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor, a.balance_account_id,
        closing.tail_entries
 FROM restaurants AS r
 CROSS JOIN moment
-CROSS JOIN (SELECT pg_current_snapshot() AS transactions) AS seen
+CROSS JOIN (SELECT {DATABASE_SNAPSHOT} AS transactions) AS seen
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = $2
 CROSS JOIN LATERAL {_payable_before("COALESCE($3::timestamptz, '-infinity')")} AS opening
 CROSS JOIN LATERAL {_payable_before("COALESCE($4::timestamptz, moment.now_at)")} AS closing
@@ -190,10 +196,10 @@ AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
 # later, although its recorded_at lies before the end: the statement's balances do not count it. Only what was recorded since
 # shortly before that moment can be such an entry, and only by a transaction that this cluster has begun: entries restored from
 # another one may have numbers that are yet to come.
-SEEN = """(
-  e.recorded_at <= ${}::timestamptz
-  OR e.recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot()))
-  OR (e.recorded_txid < ${}::text::xid8 AND e.recorded_txid <> ALL (${}::text[]::xid8[])))"""
+SEEN = f"""(
+  e.recorded_at <= ${{}}::timestamptz
+  OR e.recorded_txid >= (SELECT {NEXT_NUMBER})
+  OR (e.recorded_txid < ${{}}::text::xid8 AND e.recorded_txid <> ALL (${{}}::text[]::xid8[])))"""
 
 # Looked up, as making them of their values takes as long as the rest of an entry.
 _ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
@@ -210,7 +216,7 @@ class PostgresStatements:
     def __init__(
         self,
         connections: Autocommit,
-        long_tails: LongTails = TAILS_UNTOLD,
+        long_tails: LongTails = NO_LONG_TAILS,
         *,
         tail_entries_max: int = TAIL_ENTRIES_MAX,
     ) -> None:
@@ -223,7 +229,7 @@ class PostgresStatements:
         try:
             return await self._first_page(query, limit)
         except DatabaseTimeout:
-            await report_endless(self._connections, self._long_tails, query.account)
+            await report_timed_out(self._connections, self._long_tails, query.account)
             raise
 
     async def _first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:

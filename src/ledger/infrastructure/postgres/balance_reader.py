@@ -9,10 +9,10 @@ from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.snapshots import (
-    TAILS_UNTOLD,
+    NO_LONG_TAILS,
     latest_snapshot,
     matured_between,
-    report_endless,
+    report_timed_out,
     tail,
 )
 
@@ -85,7 +85,7 @@ CROSS JOIN LATERAL (
 class PostgresBalanceReader:
     """Implements `ledger.application.ports.balances.BalanceReader`."""
 
-    def __init__(self, autocommit: Autocommit, long_tails: LongTails = TAILS_UNTOLD) -> None:
+    def __init__(self, autocommit: Autocommit, long_tails: LongTails = NO_LONG_TAILS) -> None:
         self._autocommit = autocommit
         self._long_tails = long_tails
 
@@ -102,7 +102,7 @@ class PostgresBalanceReader:
         except DatabaseTimeout:
             # No snapshot of now helps to read the past.
             if len(queries) == 1 and queries[0].as_of is None:
-                await report_endless(
+                await report_timed_out(
                     self._autocommit,
                     self._long_tails,
                     queries[0].account,

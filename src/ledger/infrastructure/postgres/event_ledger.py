@@ -14,7 +14,12 @@ from ledger.domain.events import EventType, ProcessorEvent, microseconds
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, wait_for_locks
 from ledger.infrastructure.postgres.sessions.errors import refusals
-from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
+from ledger.infrastructure.postgres.sessions.fence import (
+    HAS_SYNCHRONOUS_STANDBY,
+    IS_REPLICATED,
+    WRITE_MESSAGE,
+    Fence,
+)
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
 # of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
@@ -87,20 +92,25 @@ FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
 
-# The same for whoever acknowledges what it finds. Under synchronous replication a commit that was cancelled while it waited for
-# its standby is visible and not yet safe. A commit that writes waits for everything before it, so then this statement writes
-# something: a message that nobody reads. It does so only where there is a synchronous standby, and something was found.
+# The same for an ingest call that acknowledges what it finds. Under synchronous replication a commit
+# that was cancelled while it waited for its standby is visible and not yet safe. A commit that writes
+# waits for everything before it, so this statement writes a message, but only where there is a
+# synchronous standby and something was found.
+#
+# Not the Fence, which readers share: here a second round trip would lengthen every batch that has a
+# duplicate, and ingest would wait for a connection of another pool. Ingest may hold its own connection
+# while it waits, because few batches run at once; readers may not, because any number come.
 SELECT_EVENTS_ONCE_SAFE = f"""
 WITH fence AS MATERIALIZED (
-  SELECT pg_logical_emit_message(true, 'ledger', '') AS position
-  WHERE current_setting('synchronous_standby_names') <> ''
+  SELECT {WRITE_MESSAGE} AS position
+  WHERE {HAS_SYNCHRONOUS_STANDBY}
 )
 SELECT stored.*
 FROM ({SELECT_EVENTS}) AS stored
 LEFT JOIN fence ON true
 """
 
-# The same for readers, who wait at a fence that they share.
+# The same for readers, which wait at the Fence that they share.
 SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT_EVENTS}) AS stored"
 
 # What one event posted. The event's transaction number leads into the primary key of the entries.
@@ -184,7 +194,8 @@ class PostgresEventLedger:
     ) -> None:
         """`maturity_days` holds for restaurants without a setting of their own.
 
-        With a `fence` whoever must have safe rows waits there, without a connection; else with his own.
+        With a `fence`, reads of safe rows wait there and hold no connection. Without one they wait
+        in the statement and hold the connection.
         """
         self._autocommit = autocommit
         self._maturity_days = maturity_days

@@ -38,9 +38,10 @@ from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archive
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
+from ledger.infrastructure.postgres.sessions.horizon import DATABASE_SNAPSHOT, is_visible
 from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,
-    TAILS_UNTOLD,
+    NO_LONG_TAILS,
     latest_snapshot,
     matured_between,
     tail,
@@ -73,11 +74,11 @@ RETURNING payout_run_id
 
 # The restaurants of the run are those that have an account by this statement's snapshot. The numbers of accounts that came from
 # another cluster may say that they do not: up to the highest of these all that are there are of the run.
-INSERT_PROGRESS = """
-WITH moment AS MATERIALIZED (SELECT pg_current_snapshot() AS accounts_snapshot),
+INSERT_PROGRESS = f"""
+WITH moment AS MATERIALIZED (SELECT {DATABASE_SNAPSHOT} AS accounts_snapshot),
 accounts AS (
   SELECT max(a.balance_account_id) AS last,
-         max(a.balance_account_id) FILTER (WHERE NOT pg_visible_in_snapshot(a.opened_txid, m.accounts_snapshot)) AS moved
+         max(a.balance_account_id) FILTER (WHERE NOT {is_visible("a.opened_txid", "m.accounts_snapshot")}) AS moved
   FROM moment AS m
   CROSS JOIN balance_accounts AS a
 )
@@ -103,9 +104,9 @@ WHERE payout_run_id = $1
 # Of a run ("p", with the terms "r"): whether it has items yet to be written, and whether an account ("a") is one of them. A run
 # has none that are not written if a server of an earlier revision started it.
 _HAS_MORE = "p.reached_balance_account_id < p.last_balance_account_id"
-_IS_OF_THE_RUN = """a.currency = r.currency
+_IS_OF_THE_RUN = f"""a.currency = r.currency
   AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
-       OR pg_visible_in_snapshot(a.opened_txid, p.accounts_snapshot))"""
+       OR {is_visible("a.opened_txid", "p.accounts_snapshot")})"""
 
 # Two sums and no join: statistics that are older than the run would make a join of a hundred thousand rows a gamble.
 SELECT_LOOKED_AT = """
@@ -416,7 +417,7 @@ class PostgresPayoutRuns:
     def __init__(
         self,
         engine: AsyncEngine,
-        long_tails: LongTails = TAILS_UNTOLD,
+        long_tails: LongTails = NO_LONG_TAILS,
         *,
         settlement_timezone: str,
         open_runs_max: int = OPEN_RUNS_MAX,

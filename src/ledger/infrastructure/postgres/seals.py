@@ -31,6 +31,7 @@ from ledger.domain.seals import (
 from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
+from ledger.infrastructure.postgres.sessions.horizon import HORIZON, NEXT_NUMBER, STAY
 from ledger.infrastructure.postgres.snapshots import find_stay
 
 # A slice is put together while the server's other calls wait: some milliseconds.
@@ -47,7 +48,7 @@ UNKNOWN_STAY = UUID(int=0)
 
 SUMMARIZE = "SELECT summarize_recorded_txids()"
 
-NEXT = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+NEXT = f"{NEXT_NUMBER}::text::bigint"
 
 # A seal of a server that knows no stay has zeros. It is of the present one unless that has begun since, and
 # is not the first: then the books have been elsewhere. A promoted standby goes on in the stay of its primary:
@@ -59,7 +60,7 @@ SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_
          AND CASE s.stay_id WHEN '{UNKNOWN_STAY}' THEN stay.number = 1 OR s.sealed_at >= stay.began_at
                             ELSE s.stay_id = stay.stay_id END IS NOT FALSE
          AND (s.is_restored OR {NEXT} - (({NEXT} - s.lower_half) & 4294967295) >= s.end_txid) AS is_of_this_stay,
-       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon_txid,
+       {HORIZON}::text::bigint AS horizon_txid,
        {NEXT} AS next_txid,
        GREATEST(clock_timestamp(), ledger_now()) AS now,
        s.*
@@ -118,7 +119,7 @@ def _row_digests(limit: str) -> str:
     Hashed there and not in Python, which would take the time from the calls that the server answers. $3 asks for rows only whose
     number this cluster has yet to give out: no transaction of its own that this statement sees has one.
     """
-    of_restored = "(NOT $3 OR recorded_txid >= (SELECT pg_snapshot_xmax(pg_current_snapshot())))"
+    of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_NUMBER}))"
     return f"""
   (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place, {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest,
           recorded_at
@@ -193,7 +194,7 @@ SELECT p.rows_count > 0
                     + (SELECT count(*) FROM ledger_entries WHERE {TXID} = $1)
 FROM (SELECT COALESCE(sum(events_count + entries_count), 0) AS rows_count
       FROM ledger_seals
-      WHERE is_restored AND end_txid = $1 + 1 AND stay_id = (SELECT stay_id FROM current_stay)) AS p
+      WHERE is_restored AND end_txid = $1 + 1 AND stay_id = {STAY}) AS p
 """
 
 # For a database that was restored into another cluster; there are few epochs otherwise.

@@ -203,12 +203,13 @@ SELECT_ACCOUNT = (
 )
 
 
-async def report_endless(
+async def report_timed_out(
     connections: Autocommit, long_tails: LongTails, account: BalanceAccount
 ) -> None:
-    """Wants a snapshot of an account that took longer to add up than a statement may take: that of a snapshot may.
+    """Reports an account whose read timed out as one with the longest tail, so that a snapshot is taken.
 
-    Without it no read would ever get to the end that tells how long it was.
+    A snapshot has more time than a read. Without this report no read would ever come to the end of
+    the tail and report its length.
     """
     with suppress(LedgerError):
         async with connections() as connection:
@@ -216,19 +217,19 @@ async def report_endless(
         long_tails.report([(balance_account_id, ENTRIES_MAX)])
 
 
-class TailsUntold:
-    """Implements `ledger.application.ports.balances.LongTails` where nobody takes snapshots."""
+class NoLongTails:
+    """Implements `ledger.application.ports.balances.LongTails` where no snapshots are taken."""
 
     entries_max = ENTRIES_MAX
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
-        """Does nothing, not even look at them."""
+        """Does nothing; `tails` is not read."""
 
     async def shortened(self, balance_account_id: int) -> None:
         """Returns at once."""
 
 
-TAILS_UNTOLD = TailsUntold()
+NO_LONG_TAILS = NoLongTails()
 
 
 class PostgresBalanceSnapshots:
