@@ -13,6 +13,7 @@ import uuid_utils.compat
 from grpc import aio
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support.audit import assert_books_in_order
+from support.booking import Booking
 from support.events import event_message, processor_event
 from support.running import RunningLedger, query, running_ledger
 from support.sessions import locked
@@ -55,7 +56,7 @@ Outcome = IngestStatus | type[BaseException]
 class Books:
     """The use case on a database; `groups` has the size of every group that has ended."""
 
-    ingest: IngestEvents
+    ingest: Booking
     database: Database
     groups: list[int]
 
@@ -94,7 +95,7 @@ async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncI
         on_group=lambda events, _: groups.append(events),
     )
     try:
-        yield Books(ingest, database, groups)
+        yield Books(Booking(ingest), database, groups)
     finally:
         async with asyncio.timeout(DEADLINE_SECONDS):
             await ingest.close()

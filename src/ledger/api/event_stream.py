@@ -11,6 +11,7 @@ from ledger.api.convert import events as convert
 from ledger.api.transport.receiving import ROOM_TO_PARSE
 from ledger.application.ingest.event_batch import IngestOutcome
 from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX, IngestEvents
+from ledger.application.ingest.queue import Admission
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import LedgerError, QueueFull
 from ledger.v1 import ledger_pb2
@@ -26,20 +27,16 @@ UNREAD_SECONDS = 5.0
 async def ingest_decoded(
     ingest_events: IngestEvents,
     decoded: Sequence[convert.DecodedEvent],
-    size_bytes: int,
+    admission: Admission,
     *,
-    seconds_left: float | None,
+    size_bytes: int,
 ) -> list[IngestOutcome]:
     """Books what is valid; what became of each, or what is wrong with it, in their order. Raises as IngestEvents.
 
     `size_bytes` is what all of it takes in memory.
     """
     events = [event for event in decoded if isinstance(event, ProcessorEvent)]
-    outcomes = iter(
-        await ingest_events(events, size_bytes=size_bytes, seconds_left=seconds_left)
-        if events
-        else ()
-    )
+    outcomes = iter(await ingest_events(events, admission, size_bytes=size_bytes) if events else ())
     return [next(outcomes) if isinstance(event, ProcessorEvent) else event for event in decoded]
 
 
@@ -225,9 +222,9 @@ class EventStream:
     async def _book(self, taken: Sequence[_Received]) -> list[ledger_pb2.StreamEventsResponse]:
         decoded = [event for received in taken for event in received.decoded]
         size_bytes = sum(received.size_bytes for received in taken)
-        await self._ingest_events.queue.wait_for_room(len(decoded), size_bytes)
+        admission = await self._ingest_events.wait_for_room(len(decoded), size_bytes)
         outcomes = iter(
-            await ingest_decoded(self._ingest_events, decoded, size_bytes, seconds_left=None)
+            await ingest_decoded(self._ingest_events, decoded, admission, size_bytes=size_bytes)
         )
         self._give_back(size_bytes)
         return [

@@ -76,27 +76,26 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def IngestEvent(
         self, request: ledger_pb2.IngestEventRequest, context: Context
     ) -> ledger_pb2.IngestEventResponse:
-        size_bytes, seconds_left = request.ByteSize(), context.time_remaining()
-        self._ingest_events.queue.check(1, size_bytes, seconds_left)
+        admission = self._ingest_events.admit(1, request.ByteSize(), context.time_remaining())
         events = (convert.decode_ingest_event(request, self._clock()),)
-        (outcome,) = await self._ingest_events(
-            events, size_bytes=convert.memory_bytes(events, size_bytes), seconds_left=seconds_left
-        )
+        size_bytes = convert.memory_bytes(events, admission.request_bytes)
+        (outcome,) = await self._ingest_events(events, admission, size_bytes=size_bytes)
         return convert.encode_ingest_event(outcome)
 
     async def BatchIngestEvents(
         self, request: ledger_pb2.BatchIngestEventsRequest, context: Context
     ) -> ledger_pb2.BatchIngestEventsResponse:
-        size_bytes, seconds_left = request.ByteSize(), context.time_remaining()
-        self._ingest_events.queue.check(len(request.events), size_bytes, seconds_left)
+        admission = self._ingest_events.admit(
+            len(request.events), request.ByteSize(), context.time_remaining()
+        )
         decoded = convert.decode_batch(request, self._clock())
         # Not held while its events wait: it takes as much memory as they do, or far more.
         del request
         outcomes = await ingest_decoded(
             self._ingest_events,
             decoded,
-            convert.memory_bytes(decoded, size_bytes),
-            seconds_left=seconds_left,
+            admission,
+            size_bytes=convert.memory_bytes(decoded, admission.request_bytes),
         )
         return ledger_pb2.BatchIngestEventsResponse(
             results=[convert.encode_result(outcome) for outcome in outcomes]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import pytest
+from support.booking import Booking
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.waiting import WhenSaid, run_ready_tasks
@@ -37,7 +38,7 @@ DEADLINE_SECONDS = 30.0
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
 
-_MADE: list[IngestEvents] = []
+_MADE: list[Booking] = []
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +52,11 @@ async def _all_are_closed() -> AsyncIterator[None]:
 
 def use_case(
     ledger: FakeEventLedger, unknown: UnknownRestaurants = UnknownRestaurants.REGISTER
-) -> IngestEvents:
-    _MADE.append(
-        IngestEvents(
-            ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS
-        )
+) -> Booking:
+    ingest_events = IngestEvents(
+        ledger, lambda: FakeUnitOfWork(ledger), unknown_restaurants=unknown, limits=LIMITS
     )
+    _MADE.append(Booking(ingest_events))
     return _MADE[-1]
 
 
@@ -176,12 +176,13 @@ async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
 async def test_single_payout_events_tell_how_long_single_calls_take() -> None:
     """They wait as single calls, and so end a slow time of these."""
     ingest = use_case(FakeEventLedger())
+    queue = ingest.ingest_events._queue
     for _ in range(100):
-        ingest.queue.booked(30.0)
+        queue.booked(30.0)
     for _ in range(50):
         await ingest([processor_event(EventType.PAYOUT_PAID)], seconds_left=5.0)
-    ingest.queue.enter(1, 1, None)
-    ingest.queue.check(1, 1, 5.0)
+    queue.enter(1, 1, None)
+    ingest.ingest_events.admit(1, 1, 5.0)
 
 
 async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> None:
@@ -430,7 +431,8 @@ async def test_stalled_database_fills_the_queue_and_no_more() -> None:
         await all_in_short(*calls[: LIMITS.queue_events_max]) == [CREATED] * LIMITS.queue_events_max
     )
     assert set(ledger.events) == {event.event_id for event in events[: LIMITS.queue_events_max]}
-    assert (ingest.queue.events, ingest.queue.size_bytes) == (0, 0)
+    queue = ingest.ingest_events._queue
+    assert (queue.events, queue.size_bytes) == (0, 0)
     assert in_short(await ingest(batch, size_bytes=1)) == [CREATED, DUPLICATE]
     await ingest.close()
 
@@ -447,7 +449,7 @@ async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
     assert ledger.under_way == LIMITS.batches_at_once_max
-    assert ingest.queue.events == 0
+    assert not ingest.ingest_events.is_busy
     ledger.let.set()
     await ingest.close()
     assert ledger.under_way_max == LIMITS.batches_at_once_max

@@ -14,7 +14,7 @@ from ledger.application.grouping import Answer, Grouping
 from ledger.application.ingest.contended_groups import ContendedGroups
 from ledger.application.ingest.event_batch import EventBatch, IngestOutcome
 from ledger.application.ingest.post_events import PostEvents
-from ledger.application.ingest.queue import IngestLimits, IngestQueue
+from ledger.application.ingest.queue import Admission, IngestLimits, IngestQueue
 from ledger.application.ingest.repeated_facts import RepeatedFacts
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
@@ -67,7 +67,7 @@ class IngestEvents:
             self._post_groups, groups_at_once_max=limits.batches_at_once_max
         )
         self._on_group = on_group
-        self.queue = IngestQueue(limits, on_change=on_queue)
+        self._queue = IngestQueue(limits, on_change=on_queue)
         self._groups: Grouping[ProcessorEvent, IngestOutcome] = Grouping(
             self._book_timed,
             group_items_max=limits.group_events_max,
@@ -78,23 +78,39 @@ class IngestEvents:
         self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
         self._closed = False
 
-    async def __call__(
-        self,
-        events: Sequence[ProcessorEvent],
-        *,
-        size_bytes: int = 0,
-        seconds_left: float | None = None,
-    ) -> list[IngestOutcome]:
-        """Books valid `events` and tells what became of each, in their order; what is told as booked is durable.
+    @property
+    def is_busy(self) -> bool:
+        """Whether events wait or are being booked."""
+        return self._queue.events > 0
 
-        `size_bytes` is what the events take in memory, `seconds_left` what the caller will wait. A caller that is cancelled
-        meanwhile stops waiting; a booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
-        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known (the same events may be sent
-        again), ShuttingDown after `close`.
+    def admit(self, events: int, request_bytes: int, seconds_left: float | None) -> Admission:
+        """Lets a call in, or refuses it before the work of decoding it. Booking it is the next step.
+
+        `events` and `request_bytes` are what the request has, `seconds_left` is how long its caller
+        will wait. Nothing is reserved. Raises QueueFull and DeadlineTooShort.
+        """
+        self._queue.check(events, request_bytes, seconds_left)
+        return Admission(request_bytes, seconds_left)
+
+    async def wait_for_room(self, events: int, size_bytes: int) -> Admission:
+        """As `admit`, for a caller that can be made to wait: returns when there is room."""
+        await self._queue.wait_for_room(events, size_bytes)
+        return Admission(size_bytes, None)
+
+    async def __call__(
+        self, events: Sequence[ProcessorEvent], admission: Admission, *, size_bytes: int
+    ) -> list[IngestOutcome]:
+        """Books valid `events`; returns the outcome of each, in their order, once it is durable.
+
+        `size_bytes` is what the events take in memory. They may take more room than their request
+        did, so they are checked again as `admit` does. A caller that is cancelled stops waiting; a
+        booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
+        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known (the
+        same events may be sent again); ShuttingDown after `close`.
         """
         if self._closed:
             raise ShuttingDown
-        self.queue.enter(len(events), size_bytes, seconds_left)
+        self._queue.enter(len(events), size_bytes, admission.seconds_left)
         try:
             if len(events) == 1 and events[0].type not in PAYOUT_EVENT_TYPES:
                 return [await self._groups.add(events[0])]
@@ -105,7 +121,7 @@ class IngestEvents:
             task.add_done_callback(self._forget)
             return await asyncio.shield(task)
         finally:
-            self.queue.leave(len(events), size_bytes)
+            self._queue.leave(len(events), size_bytes)
 
     async def close(self) -> None:
         """Takes no further events and returns when those let in are booked."""
@@ -140,7 +156,7 @@ class IngestEvents:
             # What somebody has locked says nothing about the time that others will take.
             # A single payout event is booked by itself, and waits as a single call.
             is_batch = answer is None and len(events) > 1
-            self.queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
+            self._queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
             self._on_group(len(events), seconds)
         return outcomes
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ledger.errors import DeadlineTooShort, QueueFull
 
@@ -27,6 +28,14 @@ class IngestLimits:
     queue_bytes_max: int
     group_events_max: int
     batches_at_once_max: int
+
+
+class Admission(NamedTuple):
+    """A call that was let in before its events were decoded."""
+
+    request_bytes: int
+    # None for a caller that waits as long as it takes.
+    seconds_left: float | None
 
 
 class IngestQueue:
