@@ -15,9 +15,10 @@ from support.events import event_message, unique
 from support.payout_runs import finished_run
 from support.running import RunningLedger
 
-from ledger.application.call_log import AuditedCall, AuditLog
+from ledger.application.call_log import CallLog
+from ledger.application.ports.call_log import RecordedCall
 from ledger.errors import StatementRefused
-from ledger.infrastructure.postgres.call_log import PostgresAuditLog
+from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
@@ -205,19 +206,19 @@ async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -
 
 
 async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningLedger) -> None:
-    """The audit log leaves a call out that it cannot store, and says so; if it can store none, it keeps them."""
+    """The call log leaves a call out that it cannot store, and says so; if it can store none, it keeps them."""
     await refuse(ledger, "audit_log", "identity")
     told: list[tuple[str, BaseException | None]] = []
-    log = AuditLog(
-        PostgresAuditLog(ledger.engine), on_failure=lambda what, error: told.append((what, error))
+    log = CallLog(
+        PostgresCallLog(ledger.engine), on_failure=lambda what, error: told.append((what, error))
     )
 
-    def call(identity: str) -> AuditedCall:
-        return AuditedCall(
+    def call(identity: str) -> RecordedCall:
+        return RecordedCall(
             identity, "token", "/ledger.v1.LedgerService/IngestEvent", "call_1", "", {}, "OK"
         )
 
-    table = PostgresAuditLog(ledger.engine)
+    table = PostgresCallLog(ledger.engine)
     with pytest.raises(StatementRefused) as refused:
         await table.insert([call("poison")])
     assert isinstance(refused.value.__cause__, Exception)
@@ -229,5 +230,5 @@ async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningL
     rows = await ledger.query("SELECT identity FROM audit_log ORDER BY identity")
     assert rows == [(f"caller_{number}",) for number in range(10) if number != 4]
     assert [what for what, _ in told] == [
-        "the audit log loses a call of poison: the database refuses it"
+        "the call log loses a call of poison: the database refuses it"
     ]

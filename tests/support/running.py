@@ -92,7 +92,7 @@ async def running_ledger(
         limits=CallLimits(calls=configured.open_calls, streams=configured.open_streams),
         metrics=metrics.calls,
         security=security,
-        audit_log=application.audit_log,
+        call_log=application.call_log,
     )
     # Keeps a session for the next question: PostgreSQL takes some 10 ms of a core to begin one. No statement is kept
     # prepared, as tests change tables.

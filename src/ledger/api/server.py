@@ -17,7 +17,7 @@ from ledger.api.call_limits import CallLimits
 from ledger.api.metrics import CallMetrics, UncountedCalls
 from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
 from ledger.api.transport.listening import AddressUnavailable, Listener
-from ledger.application.call_log import AuditLog
+from ledger.application.call_log import CallLog
 from ledger.freed_memory import freed_memory
 from ledger.repeating import Repeating
 from ledger.v1 import ledger_pb2_grpc
@@ -116,7 +116,7 @@ class Server:
         limits: CallLimits = CallLimits(),  # noqa: B008  # frozen
         metrics: CallMetrics | None = None,
         security: Security | None = None,
-        audit_log: AuditLog | None = None,
+        call_log: CallLog | None = None,
     ) -> None:
         """`ping` asks the database for a sign of life and raises when there is none. Without `security` anybody may call.
 
@@ -152,7 +152,7 @@ class Server:
             if self._health_listener is not None:
                 self._health_listener.release()
             raise
-        gates = None if security is None else partial(security.gate, audit_log=audit_log)
+        gates = None if security is None else partial(security.gate, call_log=call_log)
         self._frame = CallFrame(self._listener.server, limits, metrics, gates)
         # It has what those who add services ask of a server.
         framed = cast(aio.Server, self._frame)

@@ -1,22 +1,20 @@
-"""The audit log: who called what, for every call that writes.
+"""The call log: who called what, for every call that writes.
 
-Calls that start payouts or change a restaurant are written before they are answered. Calls that send events are written in
-groups, after the fact: each event is a row of its own, so that what a crash loses here is who sent it, not that it came.
-Refusals that say nothing about what was asked are summed up, so that no caller can fill the log with them.
+Calls that start payouts or change a restaurant are written before they are answered. Calls that
+send events are written in groups, after the answer: each event is a row in the books, so a crash
+loses who sent the event, and not that it came. Refusals that depend on the caller alone, such as a
+missing scope, are counted, so that no caller can fill the log with them.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import islice
-from typing import Protocol
-from uuid import UUID
 
 import structlog
-import uuid_utils.compat
 
 from ledger.application.halving import in_halves
+from ledger.application.ports.call_log import CallLogTable, RecordedCall
 from ledger.application.repeats import Repeats
 from ledger.errors import StatementRefused
 from ledger.repeating import Repeating, ReportFailure, attempt
@@ -25,94 +23,70 @@ _log = structlog.get_logger("ledger")
 
 FLUSH_SECONDS = 0.1
 FLUSH_CALLS_MAX = 2_000
-# Some seconds of all that a server can take, so that a database that is away for a moment costs nothing.
+# A few seconds at a server's full load: an outage that short loses no call.
 WAITING_CALLS_MAX = 50_000
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
-# Stands for calls that are not in the log.
+# The row that stands for calls which the log has lost.
 LOST_METHOD = "audit_log"
 LOST_OUTCOME = "DATA_LOSS"
 
 
-@dataclass(frozen=True, slots=True)
-class AuditedCall:
-    """A call that writes: who made it, what it was about, and the name of the status it ended with."""
+class CallLog:
+    """Accepts calls without waiting, and writes them in groups."""
 
-    identity: str
-    credential: str
-    method: str
-    request_id: str
-    peer: str
-    what: Mapping[str, str | int | bool]
-    outcome: str
-    # Of its own, so that writing it again adds no second row.
-    audit_id: UUID = field(default_factory=uuid_utils.compat.uuid7)
-
-
-class AuditLogTable(Protocol):
-    """Where the calls are kept."""
-
-    async def insert(self, calls: Sequence[AuditedCall]) -> None:
-        """Stores those of `calls` that are not stored yet, all or none.
-
-        Raises DataRejected, StatementRefused, DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
-        """
-        ...
-
-
-class AuditLog:
-    """Takes calls in without waiting, and writes them in groups."""
-
-    def __init__(self, table: AuditLogTable, *, on_failure: ReportFailure) -> None:
-        """`on_failure` logs what could not be written."""
+    def __init__(self, table: CallLogTable, *, on_failure: ReportFailure) -> None:
         self._table = table
         self._on_failure = on_failure
-        self._waiting: deque[AuditedCall] = deque()
+        self._waiting: deque[RecordedCall] = deque()
         self._lost = 0
         self._refused: Repeats[tuple[str, str, str, str]] = Repeats(self._record_refusals)
         self._writing = Repeating(
-            "the audit log",
+            "the call log",
             self._gather_and_flush,
             every_seconds=None,
             begins_at_once=False,
             has_jitter=False,
             retry_seconds=RETRY_SECONDS,
-            on_failure=self._on_failure,
+            on_failure=on_failure,
         )
 
     def start(self) -> None:
         """Begins to write."""
         self._writing.start()
 
-    def record(self, call: AuditedCall) -> None:
-        """Has a call written soon. When too many wait it is lost, which the log then tells by a row of its own."""
+    def record(self, call: RecordedCall) -> None:
+        """Queues a call, to be written soon. With WAITING_CALLS_MAX queued the call is lost.
+
+        Lost calls are counted, and a row with their number is written after those that wait.
+        """
         if len(self._waiting) >= WAITING_CALLS_MAX:
             if not self._lost:
-                _log.error("the audit log loses calls: more of them wait than it can hold")
+                _log.error("the call log loses calls: more of them wait than it can hold")
             self._lost += 1
             return
         self._waiting.append(call)
         self._writing.wake()
 
-    def record_refusal(self, call: AuditedCall) -> None:
+    def record_refusal(self, call: RecordedCall) -> None:
         """Records a call that was refused whatever it was about.
 
-        The first one of a caller, a method and an outcome has its row; of the others a row tells
-        every few seconds how many there were, without request id and address.
+        The first refusal of a caller, method and outcome has its row. Repeats are counted: every
+        few seconds a row gives their number, without request id and address.
         """
         if self._refused.is_first((call.identity, call.credential, call.method, call.outcome)):
             self.record(call)
 
     def _record_refusals(self, kind: tuple[str, str, str, str], calls: int) -> None:
         identity, credential, method, outcome = kind
-        self.record(AuditedCall(identity, credential, method, "", "", {"calls": calls}, outcome))
+        self.record(RecordedCall(identity, credential, method, "", "", {"calls": calls}, outcome))
 
-    async def write(self, call: AuditedCall) -> None:
-        """Writes a call at once. Raises as AuditLogTable.insert does."""
+    async def write(self, call: RecordedCall) -> None:
+        """Writes a call at once. Raises as CallLogTable.insert does."""
         await self._table.insert([call])
 
     async def close(self) -> None:
-        """Writes what waits, as far as the database takes it within CLOSE_SECONDS."""
+        """Writes what waits. Logs how many calls are lost if that takes longer than CLOSE_SECONDS."""
         self._refused.flush()
         if not self._writing.is_working:
             return
@@ -120,16 +94,16 @@ class AuditLog:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._writing.stop()
                 while self._waiting or self._lost:
-                    if await attempt("the audit log", self._flush(), self._on_failure) is None:
+                    if await attempt("the call log", self._flush(), self._on_failure) is None:
                         await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
             _log.error(
-                "the audit log loses calls: the server stops",
+                "the call log loses calls: the server stops",
                 calls=len(self._waiting) + self._lost,
             )
 
     async def _gather_and_flush(self) -> None:
-        # What comes meanwhile goes along.
+        # Calls that come during this rest are written in the same group.
         await self._writing.rest(FLUSH_SECONDS)
         await self._flush()
 
@@ -144,15 +118,16 @@ class AuditLog:
             written += len(group)
         if lost := self._lost:
             await self._table.insert(
-                [AuditedCall("", "none", LOST_METHOD, "", "", {"calls": lost}, LOST_OUTCOME)]
+                [RecordedCall("", "none", LOST_METHOD, "", "", {"calls": lost}, LOST_OUTCOME)]
             )
             self._lost -= lost
         return written
 
-    async def _insert(self, group: Sequence[AuditedCall]) -> None:
-        """Stores a group. A call that the database refuses is left out, with a line in the log; it holds up no other.
+    async def _insert(self, group: Sequence[RecordedCall]) -> None:
+        """Stores a group. Logs and drops a call that the database refuses, so it holds up no other.
 
-        Raises StatementRefused if the database refuses each of them for a reason nobody foresaw: then the fault is not theirs.
+        Raises StatementRefused if the database refuses every call of the group and the reason is
+        not their data: then the fault lies elsewhere, and the calls wait.
         """
         parts = await in_halves(self._table.insert, group)
         refused = [(calls[0], error) for calls, error in parts if error is not None]
@@ -162,5 +137,5 @@ class AuditLog:
                     raise error
         for call, error in refused:
             self._on_failure(
-                f"the audit log loses a call of {call.identity}: the database refuses it", error
+                f"the call log loses a call of {call.identity}: the database refuses it", error
             )

@@ -7,9 +7,9 @@ from functools import partial
 
 import structlog
 
-from ledger.api.access.security import keeps_audit_log
+from ledger.api.access.security import keeps_call_log
 from ledger.api.ledger_service import LedgerService
-from ledger.application.call_log import AuditLog
+from ledger.application.call_log import CallLog
 from ledger.application.get_balance import GetBalance
 from ledger.application.ingest.ingest_events import IngestEvents, UnknownRestaurants
 from ledger.application.ingest.queue import IngestLimits
@@ -22,7 +22,7 @@ from ledger.bootstrap.database import Engines
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.account_statements import PostgresStatements
 from ledger.infrastructure.postgres.balance_reader import PostgresBalanceReader
-from ledger.infrastructure.postgres.call_log import PostgresAuditLog
+from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.infrastructure.postgres.event_ledger import PostgresEventLedger
 from ledger.infrastructure.postgres.page_token_keys import PostgresPageTokenKeys
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
@@ -132,10 +132,10 @@ class Application:
             # The rest of the pool is for what callers wait for.
             reads_at_once_max=min(READS_AT_ONCE_MAX, max(1, settings.database_pool_size // 2)),
         )
-        self.audit_log = None
-        if keeps_audit_log(settings):
-            self.audit_log = AuditLog(
-                PostgresAuditLog(engine), on_failure=partial(_log_call_log_failure, worker_failed)
+        self.call_log = None
+        if keeps_call_log(settings):
+            self.call_log = CallLog(
+                PostgresCallLog(engine), on_failure=partial(_log_call_log_failure, worker_failed)
             )
         self.service = LedgerService(
             ingest_events=self._ingest_events,
@@ -159,8 +159,8 @@ class Application:
         self._snapshot_worker.start()
         self._mark_worker.start()
         self._seal_worker.start()
-        if self.audit_log is not None:
-            self.audit_log.start()
+        if self.call_log is not None:
+            self.call_log.start()
 
     def wind_up(self) -> None:
         """Begins nothing that others can do as well, while calls are still answered."""
@@ -175,8 +175,8 @@ class Application:
             self._seal_worker.stop(),
             self._ingest_events.close(),
         )
-        if self.audit_log is not None:
-            await self.audit_log.close()
+        if self.call_log is not None:
+            await self.call_log.close()
         await self._group_connections.close()
         await self._ingest_connections.close()
         await self._get_balance.close()

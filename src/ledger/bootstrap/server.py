@@ -111,7 +111,7 @@ async def run_server(
             limits=CallLimits(settings.open_calls, settings.open_streams, shares.large_places),
             metrics=metrics.calls,
             security=security,
-            audit_log=application.audit_log,
+            call_log=application.call_log,
         )
         security.start()
         await server.start()

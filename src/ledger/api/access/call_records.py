@@ -1,4 +1,4 @@
-"""What the audit log says of a call: by method, from its request and its answer. Short, and never the caller's own words."""
+"""What the call log says of a call: by method, from its request and its answer. Short, and never the caller's own words."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

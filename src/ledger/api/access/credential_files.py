@@ -12,7 +12,7 @@ from pathlib import Path
 from ledger.api.access.authorization import Scope, parse_scopes
 from ledger.api.access.reloading import FileUnusable, NamesNobody, read_file
 
-# A name for a row of the audit log, and for people: printable ASCII without blanks.
+# A name for a row of the call log, and for people: printable ASCII without blanks.
 _IDENTITY = re.compile(r"[!-~]+")
 IDENTITY_LENGTH_MAX = 256
 LINES_MAX = 1000

@@ -29,7 +29,8 @@ from ledger.api.access.call_records import (
 )
 from ledger.api.access.rate_limit import RateLimit
 from ledger.api.errors import code_of
-from ledger.application.call_log import AuditedCall, AuditLog
+from ledger.application.call_log import CallLog
+from ledger.application.ports.call_log import RecordedCall
 from ledger.errors import DeadlineTooShort, QueueFull, RateLimited, ScopeMissing
 from ledger.observability import CALLER
 
@@ -47,7 +48,7 @@ ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
 
 
 class Gate:
-    """Around one method. Without `authenticator` anybody may call it; `audit_log` is None if nothing is to be recorded."""
+    """Around one method. Without `authenticator` anybody may call it; `call_log` is None if nothing is to be recorded."""
 
     def __init__(
         self,
@@ -55,14 +56,14 @@ class Gate:
         *,
         authenticator: Authenticator | None,
         rate_limit: RateLimit | None,
-        audit_log: AuditLog | None,
+        call_log: CallLog | None,
     ) -> None:
         self._scope = SCOPE_BY_METHOD[name]
         self._scopes = scopes_for(name)
         self._books_events = self._scope is Scope.INGEST
         self._authenticator = authenticator
         self._rate_limit = rate_limit
-        self.audit_log = audit_log
+        self.call_log = call_log
         self.method = f"/{SERVICE_NAME}/{name}"
         self.what = WHAT_BY_METHOD.get(name)
         self.kept_of = KEPT_BY_METHOD.get(name)
@@ -138,7 +139,7 @@ class GatedCall:
         self._answered = 0
         self._answered_recorded = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._written: AuditedCall | None = None
+        self._written: RecordedCall | None = None
 
     def read(self, request: Message) -> Message:
         """Takes note of the request, and returns it."""
@@ -155,37 +156,37 @@ class GatedCall:
             yield passed.pop()
 
     def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
-        """The answers of a stream, with rows of the audit log as it goes on: a crash hides no caller."""
-        audit_log = self._gate.audit_log
-        return answers if audit_log is None else self._answer_recorded(answers, audit_log)
+        """The answers of a stream, with rows of the call log as it goes on: a crash hides no caller."""
+        call_log = self._gate.call_log
+        return answers if call_log is None else self._answer_recorded(answers, call_log)
 
     async def _answer_recorded(
-        self, answers: AsyncGenerator[Message], audit_log: AuditLog
+        self, answers: AsyncGenerator[Message], call_log: CallLog
     ) -> AsyncGenerator[Message]:
         """Raises DatabaseUnavailable and its like when a row cannot be written: what was not acknowledged may be sent again."""
         self._stream_id = uuid_utils.uuid7().hex
-        await audit_log.write(self._record(STREAM_OPEN))
+        await call_log.write(self._record(STREAM_OPEN))
         try:
             async with aclosing(answers):
                 async for answer in answers:
                     self._answered += len(getattr(answer, "results", ())) or 1
                     if self._answered - self._answered_recorded > STREAM_ROW_EVENTS:
                         self._answered_recorded = self._answered
-                        await audit_log.write(self._record(STREAM_OPEN))
+                        await call_log.write(self._record(STREAM_OPEN))
                     elif self._timer is None:
                         self._timer = asyncio.get_running_loop().call_later(
-                            STREAM_ROW_SECONDS, self._record_progress, audit_log
+                            STREAM_ROW_SECONDS, self._record_progress, call_log
                         )
                     yield answer
         finally:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def _record_progress(self, audit_log: AuditLog) -> None:
+    def _record_progress(self, call_log: CallLog) -> None:
         self._timer = None
         if self._answered > self._answered_recorded:
             self._answered_recorded = self._answered
-            audit_log.record(self._record(STREAM_OPEN))
+            call_log.record(self._record(STREAM_OPEN))
 
     async def answered(self, response: Message) -> None:
         """Takes note of the answer; where it must not go out without its record, writes that first.
@@ -193,9 +194,9 @@ class GatedCall:
         Raises DatabaseUnavailable and its like then: the call took effect, and may be repeated.
         """
         self._response = response
-        if self._gate.audit_log is not None and self._gate.is_written_before_the_answer:
+        if self._gate.call_log is not None and self._gate.is_written_before_the_answer:
             self._written = self._record("OK")
-            await self._gate.audit_log.write(self._written)
+            await self._gate.call_log.write(self._written)
 
     def __enter__(self) -> Self:
         return self
@@ -206,25 +207,25 @@ class GatedCall:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._gate.audit_log is None:
+        if self._gate.call_log is None:
             return
         if self._written is None:
-            record = self._gate.audit_log.record
+            record = self._gate.call_log.record
             if isinstance(error, SUMMED_UP) and not self._stream_id:
-                record = self._gate.audit_log.record_refusal
+                record = self._gate.call_log.record_refusal
             record(self._record(code_of(error)))
         elif error is not None:
             # The writing failed, or was given up: the same row, as soon as it can be.
-            self._gate.audit_log.record(self._written)
+            self._gate.call_log.record(self._written)
 
-    def _record(self, outcome: str) -> AuditedCall:
+    def _record(self, outcome: str) -> RecordedCall:
         what: What = {}
         if self._stream_id:
             what = {"stream": self._stream_id, "events": self._events, "answered": self._answered}
         elif self._kept is not None and self._gate.what is not None:
             what = self._gate.what(self._kept, self._response)
         caller = self._caller
-        return AuditedCall(
+        return RecordedCall(
             caller.identity,
             caller.credential,
             self._gate.method,

@@ -16,7 +16,7 @@ from ledger.api.access.gate import Gate
 from ledger.api.access.rate_limit import RateLimit
 from ledger.api.access.reloading import FileUnusable, ReloadedFiles, Reloader
 from ledger.api.access.tls import ServerTls, TlsFiles
-from ledger.application.call_log import AuditLog
+from ledger.application.call_log import CallLog
 from ledger.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,19 +66,17 @@ class Security:
         """For the server's port; None: plaintext."""
         return None if self._tls is None else self._tls.credentials()
 
-    def gate(
-        self, service_name: str, method: str, audit_log: AuditLog | None = None
-    ) -> Gate | None:
+    def gate(self, service_name: str, method: str, call_log: CallLog | None = None) -> Gate | None:
         """What stands around a method; None: anybody may call it and nothing is recorded, as with health checks."""
         if method not in WHAT_BY_METHOD:
-            audit_log = None
-        if service_name != SERVICE_NAME or (self._authenticator is None and audit_log is None):
+            call_log = None
+        if service_name != SERVICE_NAME or (self._authenticator is None and call_log is None):
             return None
         return Gate(
             method,
             authenticator=self._authenticator,
             rate_limit=self._rate_limit,
-            audit_log=audit_log,
+            call_log=call_log,
         )
 
     def start(self) -> None:
@@ -109,7 +107,7 @@ def asks_who_calls(settings: Settings) -> bool:
     )
 
 
-def keeps_audit_log(settings: Settings) -> bool:
+def keeps_call_log(settings: Settings) -> bool:
     """Whether calls that write are recorded with who made them."""
     return asks_who_calls(settings) if settings.audit_log is None else settings.audit_log
 

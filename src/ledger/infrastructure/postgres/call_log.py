@@ -1,15 +1,15 @@
-"""The audit log on PostgreSQL."""
+"""The call log on PostgreSQL: the table audit_log."""
 
 import json
 from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.call_log import AuditedCall
+from ledger.application.ports.call_log import RecordedCall
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
 
-# Who writes a call again, not knowing whether it was written, adds no second row.
+# Idempotent: a retry after a lost answer adds no second row.
 INSERT_CALLS = """
 INSERT INTO audit_log (audit_id, identity, credential, method, request_id, peer, what, outcome)
 SELECT c.audit_id, c.identity, c.credential, c.method, c.request_id, c.peer, c.what::jsonb, c.outcome
@@ -19,13 +19,13 @@ ON CONFLICT (audit_id) DO NOTHING
 """
 
 
-class PostgresAuditLog:
-    """Implements `ledger.application.call_log.AuditLogTable`."""
+class PostgresCallLog:
+    """Implements `ledger.application.ports.call_log.CallLogTable`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def insert(self, calls: Sequence[AuditedCall]) -> None:
+    async def insert(self, calls: Sequence[RecordedCall]) -> None:
         with refusals():
             async with autocommit(self._engine) as connection:
                 await connection.execute(

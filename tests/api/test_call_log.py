@@ -1,4 +1,4 @@
-"""The audit log: a row for each call that writes, with who made it, whatever became of it."""
+"""The call log: a row for each call that writes, with who made it, whatever became of it."""
 
 import asyncio
 import os
@@ -21,10 +21,11 @@ from ledger.api.access.authorization import SCOPE_BY_METHOD, Scope
 from ledger.api.access.call_records import WHAT_BY_METHOD
 from ledger.api.access.gate import STREAM_ROW_EVENTS
 from ledger.application import call_log as module
-from ledger.application.call_log import AuditedCall, AuditLog
+from ledger.application.call_log import CallLog
+from ledger.application.ports.call_log import RecordedCall
 from ledger.bootstrap.database import Database
 from ledger.errors import DatabaseUnavailable, DataRejected
-from ledger.infrastructure.postgres.call_log import PostgresAuditLog
+from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 SELECT_CALLS = "SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
@@ -304,13 +305,13 @@ class FlakyTable:
     """Keeps calls in memory; raises what a test has put into `failures`, one each, and refuses calls of `poison`."""
 
     def __init__(self) -> None:
-        self.rows: dict[Any, AuditedCall] = {}
+        self.rows: dict[Any, RecordedCall] = {}
         self.failures: list[Exception] = []
         self.groups: list[int] = []
         self.open = asyncio.Event()
         self.open.set()
 
-    async def insert(self, calls: Sequence[AuditedCall]) -> None:
+    async def insert(self, calls: Sequence[RecordedCall]) -> None:
         await self.open.wait()
         if self.failures:
             raise self.failures.pop()
@@ -320,8 +321,8 @@ class FlakyTable:
         self.rows.update({call.audit_id: call for call in calls})
 
 
-def audited(identity: str = "gateway") -> AuditedCall:
-    return AuditedCall(identity, "token", "/m", "r", "p", {}, "OK")
+def recorded_call(identity: str = "gateway") -> RecordedCall:
+    return RecordedCall(identity, "token", "/m", "r", "p", {}, "OK")
 
 
 @pytest.fixture
@@ -335,47 +336,47 @@ def table() -> FlakyTable:
 
 
 @pytest.fixture
-def log(table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch) -> AuditLog:
+def log(table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch) -> CallLog:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
-    return AuditLog(table, on_failure=lambda what, _: failures.append(what))
+    return CallLog(table, on_failure=lambda what, _: failures.append(what))
 
 
 async def test_database_that_is_away_loses_no_call(
-    log: AuditLog, table: FlakyTable, failures: list[str]
+    log: CallLog, table: FlakyTable, failures: list[str]
 ) -> None:
     """They wait, and are written in one group when it is back."""
     table.failures = [DatabaseUnavailable(), RuntimeError("defect")]
     log.start()
     for _ in range(10):
-        log.record(audited())
+        log.record(recorded_call())
     await log.close()
     assert (len(table.rows), table.groups) == (10, [10])
     assert failures == [
-        "the audit log failed unexpectedly",
-        "the audit log must wait for the database",
+        "the call log failed unexpectedly",
+        "the call log must wait for the database",
     ]
 
 
 async def test_call_that_the_database_refuses_holds_up_no_other(
-    log: AuditLog, table: FlakyTable, failures: list[str]
+    log: CallLog, table: FlakyTable, failures: list[str]
 ) -> None:
     """It is told, and left out."""
     log.start()
     for identity in ("a", "poison", "b", "c"):
-        log.record(audited(identity))
+        log.record(recorded_call(identity))
     await log.close()
     assert [call.identity for call in table.rows.values()] == ["a", "b", "c"]
-    assert failures == ["the audit log loses a call of poison: the database refuses it"]
+    assert failures == ["the call log loses a call of poison: the database refuses it"]
 
 
 async def test_lost_calls_leave_a_row(
-    log: AuditLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
+    log: CallLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When more wait than there is room for, the log itself says how many are missing; nobody was held up."""
     monkeypatch.setattr(module, "WAITING_CALLS_MAX", 5)
     with capture_logs() as lines:
         for _ in range(8):
-            log.record(audited())
+            log.record(recorded_call())
         log.start()
         await log.close()
     calls = list(table.rows.values())
@@ -386,30 +387,30 @@ async def test_lost_calls_leave_a_row(
         "DATA_LOSS",
     )
     assert [line["event"] for line in lines] == [
-        "the audit log loses calls: more of them wait than it can hold"
+        "the call log loses calls: more of them wait than it can hold"
     ]
 
 
 async def test_stop_does_not_wait_for_ever(
-    log: AuditLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
+    log: CallLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says how many calls it takes with it."""
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
     table.open.clear()
     log.start()
-    log.record(audited())
+    log.record(recorded_call())
     with capture_logs() as lines:
         await log.close()
     assert [(line["event"], line["calls"]) for line in lines] == [
-        ("the audit log loses calls: the server stops", 1)
+        ("the call log loses calls: the server stops", 1)
     ]
 
 
 async def test_writing_again_adds_no_second_row(database: Database) -> None:
     """Whoever does not know whether it was written writes it again."""
     async with running_ledger(database) as ledger:
-        table = PostgresAuditLog(ledger.engine)
-        calls = [audited() for _ in range(3)]
+        table = PostgresCallLog(ledger.engine)
+        calls = [recorded_call() for _ in range(3)]
         await table.insert(calls[:2])
         await table.insert(calls)
         assert len(await ledger.query(SELECT_CALLS)) == 3
