@@ -411,13 +411,12 @@ WITH latest AS (
   ORDER BY balance_account_id, sequence DESC
 ),
 booked AS (
-  SELECT l.payout_id, e.entry_type,
-         sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END) AS booked_minor
+  SELECT l.payout_id, m.entry_type, sum(m.signed_minor) AS booked_minor
   FROM latest AS l
-  JOIN ledger_entries AS e ON e.balance_account_id = l.balance_account_id
-  WHERE 'restaurant_payable' IN (e.debit_account, e.credit_account)
-    AND (e.available_at IS NULL OR e.available_at <= l.cutoff_at)
-  GROUP BY l.payout_id, e.entry_type
+  JOIN ledger_movements AS m ON m.balance_account_id = l.balance_account_id
+  WHERE m.ledger_account = 'restaurant_payable'
+    AND (m.available_at IS NULL OR m.available_at <= l.cutoff_at)
+  GROUP BY l.payout_id, m.entry_type
 )
 SELECT 'payouts_count_what_is_booked' AS check_name, 'ERROR' AS severity, 'payout ' || l.payout_id AS entity,
        format('counted %s of %s, the books hold %s', i.counted_minor, i.entry_type, COALESCE(b.booked_minor, 0)) AS detail
@@ -666,21 +665,18 @@ HAVING count(*) > 1;
 -- check: debits_equal_credits
 -- Over all accounts the debits are the credits, in every balance account and in every currency. An entry has both sides in one
 -- row and one amount, so this holds by construction; it is the statement that an auditor asks for first.
-WITH movement AS (
-  SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
-  FROM ledger_entries
-  GROUP BY balance_account_id, debit_account, credit_account
-),
-signed AS (
-  SELECT balance_account_id, amount_minor AS debit_minor, 0 AS credit_minor FROM movement WHERE debit_account IS NOT NULL
-  UNION ALL
-  SELECT balance_account_id, 0, amount_minor FROM movement WHERE credit_account IS NOT NULL
-)
 SELECT 'debits_equal_credits' AS check_name, 'ERROR' AS severity,
        CASE WHEN GROUPING(a.restaurant_id) = 1 THEN 'currency ' || a.currency
             ELSE 'account ' || a.restaurant_id || '/' || a.currency END AS entity,
        format('debits are %s, credits %s', sum(s.debit_minor), sum(s.credit_minor)) AS detail
-FROM signed AS s
+FROM (
+  SELECT balance_account_id,
+         COALESCE(-sum(signed_minor) FILTER (WHERE side = 'debit'), 0) AS debit_minor,
+         COALESCE(sum(signed_minor) FILTER (WHERE side = 'credit'), 0) AS credit_minor
+  FROM ledger_movements
+  WHERE ledger_account IS NOT NULL
+  GROUP BY balance_account_id
+) AS s
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 GROUP BY GROUPING SETS ((a.currency), (a.restaurant_id, a.currency))
 HAVING sum(s.debit_minor) <> sum(s.credit_minor);
@@ -699,24 +695,19 @@ WITH chart (account, normal_side) AS (
     ('dispute_hold', 'credit'),
     ('adjustments', 'debit')
 ),
-movement AS (
-  SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
-  FROM ledger_entries
-  GROUP BY balance_account_id, debit_account, credit_account
-),
-signed AS (
-  SELECT balance_account_id, debit_account AS account, amount_minor FROM movement
-  UNION ALL
-  SELECT balance_account_id, credit_account, -amount_minor FROM movement
+balance AS (
+  SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  GROUP BY balance_account_id, ledger_account
 ),
 sheet AS (
-  SELECT s.balance_account_id,
-         COALESCE(sum(s.amount_minor) FILTER (WHERE c.normal_side = 'debit'), 0) AS assets_minor,
-         COALESCE(-sum(s.amount_minor) FILTER (WHERE c.normal_side = 'credit'), 0) AS liabilities_minor,
-         string_agg(DISTINCT s.account, ', ') FILTER (WHERE c.account IS NULL) AS unknown
-  FROM signed AS s
-  LEFT JOIN chart AS c ON c.account = s.account
-  GROUP BY s.balance_account_id
+  SELECT b.balance_account_id,
+         COALESCE(-sum(b.balance_minor) FILTER (WHERE c.normal_side = 'debit'), 0) AS assets_minor,
+         COALESCE(sum(b.balance_minor) FILTER (WHERE c.normal_side = 'credit'), 0) AS liabilities_minor,
+         string_agg(DISTINCT b.ledger_account, ', ') FILTER (WHERE c.account IS NULL) AS unknown
+  FROM balance AS b
+  LEFT JOIN chart AS c ON c.account = b.ledger_account
+  GROUP BY b.balance_account_id
 )
 SELECT 'balance_sheets_close' AS check_name, 'ERROR' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
@@ -728,23 +719,16 @@ WHERE s.assets_minor <> s.liabilities_minor OR s.unknown IS NOT NULL;
 
 -- check: balances_fit_int64
 -- The balance of every account fits the int64 in which the service tells it.
-WITH movement AS (
-  SELECT balance_account_id, debit_account, credit_account, sum(amount_minor) AS amount_minor
-  FROM ledger_entries
-  GROUP BY balance_account_id, debit_account, credit_account
-),
-signed AS (
-  SELECT balance_account_id, debit_account AS account, amount_minor FROM movement
-  UNION ALL
-  SELECT balance_account_id, credit_account, -amount_minor FROM movement
-)
 SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
-       format('the balance of %s is %s', s.account, abs(sum(s.amount_minor))) AS detail
-FROM signed AS s
-JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
-GROUP BY a.balance_account_id, a.restaurant_id, a.currency, s.account
-HAVING abs(sum(s.amount_minor)) > 9223372036854775807;
+       format('the balance of %s is %s', m.ledger_account, abs(m.balance_minor)) AS detail
+FROM (
+  SELECT balance_account_id, ledger_account, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  GROUP BY balance_account_id, ledger_account
+) AS m
+JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id
+WHERE abs(m.balance_minor) > 9223372036854775807;
 
 -- check: reserved_is_not_negative
 -- No more is released from a restaurant's payouts than was reserved for them.
@@ -752,11 +736,9 @@ SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
        format('payout_reserved is %s', s.balance_minor) AS detail
 FROM (
-  SELECT balance_account_id,
-         sum(CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS balance_minor
-  FROM ledger_entries
-  WHERE 'payout_reserved' IN (debit_account, credit_account)
+  SELECT balance_account_id, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'payout_reserved'
   GROUP BY balance_account_id
 ) AS s
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
@@ -770,11 +752,9 @@ SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
        format('payout_reserved is %s, the payouts in flight are %s', COALESCE(s.balance_minor, 0), COALESCE(p.amount_minor, 0))
          AS detail
 FROM (
-  SELECT balance_account_id,
-         sum(CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS balance_minor
-  FROM ledger_entries
-  WHERE 'payout_reserved' IN (debit_account, credit_account)
+  SELECT balance_account_id, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'payout_reserved'
   GROUP BY balance_account_id
 ) AS s
 FULL JOIN (
@@ -792,13 +772,12 @@ WITH latest AS (
   ORDER BY balance_account_id, sequence DESC
 ),
 booked AS (
-  SELECT e.balance_account_id,
-         sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END) AS payable_minor,
-         COALESCE(sum(e.amount_minor) FILTER (
-           WHERE e.debit_account = 'restaurant_payable' AND e.entry_type <> 'PAYOUT_RESERVE'), 0) AS debits_minor
-  FROM ledger_entries AS e
-  WHERE 'restaurant_payable' IN (e.debit_account, e.credit_account)
-  GROUP BY e.balance_account_id
+  SELECT balance_account_id, sum(signed_minor) AS payable_minor,
+         COALESCE(-sum(signed_minor) FILTER (
+           WHERE side = 'debit' AND entry_type <> 'PAYOUT_RESERVE'), 0) AS debits_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'restaurant_payable'
+  GROUP BY balance_account_id
 ),
 counted AS (
   SELECT payout_id, -COALESCE(sum(counted_minor) FILTER (WHERE counted_minor < 0), 0) AS debits_minor
@@ -941,10 +920,9 @@ place AS (
          last_recorded_at AS told_last_recorded_at, late_by_max AS told_late_by_max, payable_minor AS told_payable_minor
   FROM mark
   UNION ALL
-  SELECT e.balance_account_id, e.recorded_txid, 1, count(*), min(e.recorded_at), max(e.recorded_at),
-         sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor
-                                       ELSE 0 END), NULL, NULL, NULL, NULL
-  FROM ledger_entries AS e
+  SELECT e.balance_account_id, e.recorded_txid, 1, count(*) FILTER (WHERE e.side = 'credit'), min(e.recorded_at), max(e.recorded_at),
+         COALESCE(sum(e.signed_minor) FILTER (WHERE e.ledger_account = 'restaurant_payable'), 0), NULL, NULL, NULL, NULL
+  FROM ledger_movements AS e
   WHERE e.balance_account_id IN (SELECT balance_account_id FROM mark)
   GROUP BY e.balance_account_id, e.recorded_txid
 ),
@@ -1234,6 +1212,56 @@ broken AS (
 )
 SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, 'table ' || table_name AS entity, detail
 FROM broken;
+
+-- check: views_are_as_they_were_made
+-- Every view exists and has the definition of the migrations, so that this audit and the reports
+-- read what is booked. A migration that adds or changes a view changes this list; a test compares
+-- the list with the schema.
+WITH wanted (view_name, definition) AS (
+  VALUES
+    ('current_place',
+     'SELECT COALESCE((NULLIF(current_setting(''ledger.system_identifier''::text, true), ''''::text))'
+     '::bigint, ( SELECT pg_control_system.system_identifier FROM pg_control_system()'
+     ' pg_control_system(pg_control_version, catalog_version_no, system_identifier,'
+     ' pg_control_last_modified))) AS system_identifier,'
+     ' ((''ledger_entries''::regclass)::oid)::bigint AS entries_oid,'
+     ' pg_relation_filepath(''ledger_entries''::regclass) AS entries_file;'),
+    ('current_stay',
+     'SELECT latest.stay_id'
+     ' FROM (( SELECT ledger_stays.number, ledger_stays.stay_id, ledger_stays.system_identifier,'
+     ' ledger_stays.entries_oid, ledger_stays.entries_file, ledger_stays.began_at'
+     ' FROM ledger_stays ORDER BY ledger_stays.number DESC, ledger_stays.stay_id DESC LIMIT 1) latest'
+     ' JOIN current_place place ON (((place.system_identifier = latest.system_identifier)'
+     ' AND (place.entries_oid = latest.entries_oid)'
+     ' AND (place.entries_file = latest.entries_file))))'
+     ' WHERE (NOT (EXISTS ( SELECT FROM ledger_stays other'
+     ' WHERE ((other.number = latest.number) AND (other.stay_id <> latest.stay_id)))));'),
+    ('ledger_movements',
+     'SELECT ledger_entries.balance_account_id, ledger_entries.recorded_txid,'
+     ' ledger_entries.transaction_id, ledger_entries."position", ''credit''::text AS side,'
+     ' ledger_entries.credit_account AS ledger_account,'
+     ' ledger_entries.entry_type, ledger_entries.amount_minor AS signed_minor,'
+     ' ledger_entries.available_at, ledger_entries.occurred_at, ledger_entries.recorded_at,'
+     ' ledger_entries.event_id, ledger_entries.payout_id FROM ledger_entries'
+     ' UNION ALL'
+     ' SELECT ledger_entries.balance_account_id, ledger_entries.recorded_txid,'
+     ' ledger_entries.transaction_id, ledger_entries."position", ''debit''::text AS side,'
+     ' ledger_entries.debit_account AS ledger_account,'
+     ' ledger_entries.entry_type, (- ledger_entries.amount_minor) AS signed_minor,'
+     ' ledger_entries.available_at, ledger_entries.occurred_at, ledger_entries.recorded_at,'
+     ' ledger_entries.event_id, ledger_entries.payout_id FROM ledger_entries;')
+)
+SELECT 'views_are_as_they_were_made' AS check_name, 'ERROR' AS severity,
+       'view ' || w.view_name AS entity,
+       CASE WHEN v.definition IS NULL THEN 'is missing'
+            ELSE 'is not as the migrations made it' END AS detail
+FROM wanted AS w
+LEFT JOIN LATERAL (
+  SELECT btrim(regexp_replace(pg_get_viewdef(c.oid), '\s+', ' ', 'g')) AS definition
+  FROM pg_catalog.pg_class AS c
+  WHERE c.oid = to_regclass(w.view_name) AND c.relkind = 'v'
+) AS v ON true
+WHERE v.definition IS DISTINCT FROM w.definition;
 
 -- check: roles_hold_no_more_than_they_need
 -- The application adds to the books, changes profiles and moves payouts and runs, no more; the reader reads. However they came by a
@@ -1583,10 +1611,9 @@ SELECT 'payable_is_not_negative' AS check_name, 'WARNING' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
        format('available and pending are %s together', s.balance_minor) AS detail
 FROM (
-  SELECT balance_account_id,
-         sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS balance_minor
-  FROM ledger_entries
+  SELECT balance_account_id, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'restaurant_payable'
   GROUP BY balance_account_id
 ) AS s
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
@@ -1598,11 +1625,9 @@ SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
        format('dispute_hold is %s', s.balance_minor) AS detail
 FROM (
-  SELECT balance_account_id,
-         sum(CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS balance_minor
-  FROM ledger_entries
-  WHERE 'dispute_hold' IN (debit_account, credit_account)
+  SELECT balance_account_id, sum(signed_minor) AS balance_minor
+  FROM ledger_movements
+  WHERE ledger_account = 'dispute_hold'
   GROUP BY balance_account_id
 ) AS s
 JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id

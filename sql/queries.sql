@@ -62,22 +62,15 @@ FROM restaurants AS r
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = :'currency'::text
 CROSS JOIN LATERAL (
   SELECT
-    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= now()), 0) AS available_minor,
-    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > now()), 0) AS pending_minor,
-    COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
-    COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
-    max(e.occurred_at) AS last_event_at
-  FROM (
-    SELECT available_at, occurred_at,
-           CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
-             AS payable_minor,
-           CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
-             AS reserved_minor,
-           CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END
-             AS disputed_minor
-    FROM ledger_entries
-    WHERE balance_account_id = a.balance_account_id
-  ) AS e
+    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable'
+                                           AND (m.available_at IS NULL OR m.available_at <= now())), 0) AS available_minor,
+    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable' AND m.available_at > now()), 0)
+      AS pending_minor,
+    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'payout_reserved'), 0) AS reserved_minor,
+    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'dispute_hold'), 0) AS disputed_minor,
+    max(m.occurred_at) AS last_event_at
+  FROM ledger_movements AS m
+  WHERE m.balance_account_id = a.balance_account_id
 ) AS sums
 ORDER BY r.restaurant_id;
 
@@ -150,11 +143,10 @@ account AS (
     SELECT p.cutoff_at FROM payouts AS p WHERE p.balance_account_id = a.balance_account_id ORDER BY p.sequence DESC LIMIT 1
   ) AS latest ON true
   CROSS JOIN LATERAL (
-    SELECT COALESCE(sum(CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END), 0)
-             AS amount_minor
-    FROM ledger_entries AS e
-    WHERE e.balance_account_id = a.balance_account_id AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
-      AND (e.available_at IS NULL OR e.available_at <= terms.cutoff_at)
+    SELECT COALESCE(sum(m.signed_minor), 0) AS amount_minor
+    FROM ledger_movements AS m
+    WHERE m.balance_account_id = a.balance_account_id AND m.ledger_account = 'restaurant_payable'
+      AND (m.available_at IS NULL OR m.available_at <= terms.cutoff_at)
   ) AS payable
 ),
 verdict AS (
@@ -180,15 +172,14 @@ ORDER BY restaurant_id;
 -- is sql/invariants.sql; the names are its own where a check there is about the same.
 WITH net AS (
   SELECT balance_account_id,
-         sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS payable_minor,
-         sum(CASE 'payout_reserved' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS reserved_minor,
-         sum(CASE 'dispute_hold' WHEN credit_account THEN amount_minor WHEN debit_account THEN -amount_minor END)
-           AS disputed_minor,
-         COALESCE(sum(amount_minor) FILTER (WHERE debit_account IS NOT NULL), 0) AS debits_minor,
-         COALESCE(sum(amount_minor) FILTER (WHERE credit_account IS NOT NULL), 0) AS credits_minor
-  FROM ledger_entries
+         sum(signed_minor) FILTER (WHERE ledger_account = 'restaurant_payable') AS payable_minor,
+         sum(signed_minor) FILTER (WHERE ledger_account = 'payout_reserved') AS reserved_minor,
+         sum(signed_minor) FILTER (WHERE ledger_account = 'dispute_hold') AS disputed_minor,
+         COALESCE(-sum(signed_minor) FILTER (
+           WHERE side = 'debit' AND ledger_account IS NOT NULL), 0) AS debits_minor,
+         COALESCE(sum(signed_minor) FILTER (
+           WHERE side = 'credit' AND ledger_account IS NOT NULL), 0) AS credits_minor
+  FROM ledger_movements
   GROUP BY balance_account_id
 ),
 account AS (

@@ -530,6 +530,52 @@ CREATE VIEW current_stay AS
 COMMENT ON VIEW current_stay IS 'The stay that goes on; no row if the books came from elsewhere and no server has run since.';
 COMMENT ON COLUMN current_stay.stay_id IS 'Which one: the snapshots that count have it.';
 
+CREATE VIEW ledger_movements AS
+ SELECT ledger_entries.balance_account_id,
+    ledger_entries.recorded_txid,
+    ledger_entries.transaction_id,
+    ledger_entries."position",
+    'credit'::text AS side,
+    ledger_entries.credit_account AS ledger_account,
+    ledger_entries.entry_type,
+    ledger_entries.amount_minor AS signed_minor,
+    ledger_entries.available_at,
+    ledger_entries.occurred_at,
+    ledger_entries.recorded_at,
+    ledger_entries.event_id,
+    ledger_entries.payout_id
+   FROM ledger_entries
+UNION ALL
+ SELECT ledger_entries.balance_account_id,
+    ledger_entries.recorded_txid,
+    ledger_entries.transaction_id,
+    ledger_entries."position",
+    'debit'::text AS side,
+    ledger_entries.debit_account AS ledger_account,
+    ledger_entries.entry_type,
+    (- ledger_entries.amount_minor) AS signed_minor,
+    ledger_entries.available_at,
+    ledger_entries.occurred_at,
+    ledger_entries.recorded_at,
+    ledger_entries.event_id,
+    ledger_entries.payout_id
+   FROM ledger_entries;
+
+COMMENT ON VIEW ledger_movements IS 'For reports and the audit: each entry twice, once for each of its sides. The sum of signed_minor over an account is its balance, above zero if credits outweigh debits.';
+COMMENT ON COLUMN ledger_movements.balance_account_id IS 'The balance account that the entry stands in.';
+COMMENT ON COLUMN ledger_movements.recorded_txid IS 'The database transaction that recorded the entry.';
+COMMENT ON COLUMN ledger_movements.transaction_id IS 'With the position, the key of the entry.';
+COMMENT ON COLUMN ledger_movements."position" IS 'The place of the entry among those of its transaction id, from 1.';
+COMMENT ON COLUMN ledger_movements.side IS 'credit or debit.';
+COMMENT ON COLUMN ledger_movements.ledger_account IS 'The account that this side of the entry moves.';
+COMMENT ON COLUMN ledger_movements.entry_type IS 'The type of the entry.';
+COMMENT ON COLUMN ledger_movements.signed_minor IS 'The amount in minor units: above zero on the credit side, below on the debit.';
+COMMENT ON COLUMN ledger_movements.available_at IS 'When the amount matures, by the processor''s clock; NULL: it need not.';
+COMMENT ON COLUMN ledger_movements.occurred_at IS 'When the event happened, by the processor''s clock; NULL: no event posted it.';
+COMMENT ON COLUMN ledger_movements.recorded_at IS 'When the entry was recorded, by the database''s clock.';
+COMMENT ON COLUMN ledger_movements.event_id IS 'The event that posted the entry; NULL: none did.';
+COMMENT ON COLUMN ledger_movements.payout_id IS 'The payout that the entry belongs to; NULL: none.';
+
 CREATE TABLE ledger_seals (
     sequence bigint NOT NULL,
     epoch integer NOT NULL,
@@ -1133,6 +1179,8 @@ GRANT INSERT(entries_oid) ON TABLE ledger_stays TO ledger_app;
 GRANT INSERT(entries_file) ON TABLE ledger_stays TO ledger_app;
 GRANT SELECT ON TABLE current_stay TO ledger_app;
 GRANT SELECT ON TABLE current_stay TO ledger_read;
+GRANT SELECT ON TABLE ledger_movements TO ledger_app;
+GRANT SELECT ON TABLE ledger_movements TO ledger_read;
 GRANT SELECT,INSERT ON TABLE ledger_seals TO ledger_app;
 GRANT SELECT ON TABLE ledger_seals TO ledger_read;
 GRANT SELECT ON TABLE page_token_keys TO ledger_app;

@@ -6,6 +6,7 @@ from typing import Any
 from ledger.application.ports.balances import BalanceQuery, LongTails
 from ledger.domain.balances import Balance
 from ledger.errors import DatabaseTimeout
+from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.snapshots import (
@@ -16,7 +17,7 @@ from ledger.infrastructure.postgres.snapshots import (
     tail,
 )
 
-_PAYABLE = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END"
+_PAYABLE = signed_minor("restaurant_payable")
 
 # A row for each query ($1 to $3, in parallel) whose restaurant is registered, with zeros if it has no such account; `place` is
 # the query's, from 1. One statement, hence one moment: what it counts was committed when it began. An instant that is not past
@@ -71,9 +72,9 @@ CROSS JOIN LATERAL (
     count(*) AS entries_count
   FROM (
     SELECT e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
-           CASE 'payout_reserved' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END
+           {signed_minor("payout_reserved")}
              AS reserved_minor,
-           CASE 'dispute_hold' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor END
+           {signed_minor("dispute_hold")}
              AS disputed_minor
     FROM ledger_entries AS e
     WHERE {tail("a.balance_account_id")} AND (NOT instant.is_past OR e.recorded_at < instant.as_of)

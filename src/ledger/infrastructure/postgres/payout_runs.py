@@ -35,6 +35,7 @@ from ledger.errors import (
     TooManyPayoutRuns,
 )
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
+from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
@@ -237,9 +238,7 @@ ORDER BY balance_account_id
 FOR NO KEY UPDATE SKIP LOCKED
 """
 
-_SIGNED = (
-    "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END"
-)
+_SIGNED = signed_minor("restaurant_payable")
 
 # What becomes of each of some balance accounts ("claimed") in a run with the terms "terms". All entries on restaurant_payable
 # that need not mature or had by the cut-off, reserves of earlier payouts among them, add up to what may be paid. It cannot exceed

@@ -17,6 +17,7 @@ or the books came from another cluster, late_by_max is large: statements then re
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import (
     BOOKS_ARE_COMING,
@@ -33,7 +34,7 @@ MARK_ENTRIES = 200
 READ_ENTRIES_MAX = 200_000
 MARK_TIMEOUT_SECONDS = 60
 
-PAYABLE_MINOR = "CASE 'restaurant_payable' WHEN e.credit_account THEN e.amount_minor WHEN e.debit_account THEN -e.amount_minor ELSE 0 END"
+PAYABLE_MINOR = signed_minor("restaurant_payable", otherwise="0")
 
 
 def valid_marks(balance_account_id: str) -> str:

@@ -27,7 +27,9 @@ from ledger.domain.payouts import MOVES, PayoutState
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
+from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.schema.migrations import database_url
+from ledger.infrastructure.postgres.schema.newest_schema import privileges
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.verification.audit import (
@@ -888,11 +890,24 @@ DAMAGE_TO_SNAPSHOTS = (
 TRIGGERS = "append_only_triggers_are_on"
 CONSTRAINTS = "constraints_are_in_force"
 ROLES = "roles_hold_no_more_than_they_need"
+VIEWS = "views_are_as_they_were_made"
 NEEDS, SEQUENCES = "roles_hold_what_they_need", "sequences_are_ahead_of_their_tables"
 SETTINGS, CREATES = "settings_of_roles_are_safe", "only_owners_create_beside_the_books"
 EVENTS_TRIGGER = "TRIGGER processor_events_deny_change"
 
 DAMAGE_TO_GUARDS = (
+    Damage(VIEWS, "DROP VIEW ledger_movements", ("view ledger_movements",)),
+    Damage(
+        VIEWS,
+        "ALTER VIEW ledger_movements RENAME TO both_sides;"
+        "CREATE VIEW ledger_movements AS SELECT * FROM both_sides WHERE entry_type <> 'FEE'",
+        ("view ledger_movements",),
+    ),
+    Damage(
+        VIEWS,
+        "CREATE OR REPLACE VIEW current_stay AS SELECT stay_id FROM ledger_stays",
+        ("view current_stay",),
+    ),
     Damage(
         TRIGGERS,
         f"ALTER TABLE processor_events DISABLE {EVENTS_TRIGGER}",
@@ -1503,6 +1518,49 @@ async def test_unique_indexes_listed_are_those_of_the_schema(booked: Database) -
     )
     lines = [f"    ('{table}', '{index}', {condition})" for table, index, condition in sorted(rows)]
     assert values_of(CONSTRAINTS, "unique_where") == ",\n".join(lines)
+
+
+async def test_views_listed_are_those_of_the_schema(booked: Database) -> None:
+    """The list in the check names every view; that it has their definitions, silent audits show."""
+    rows = await query(
+        booked.migration_url,
+        "SELECT relname::text FROM pg_class"
+        " WHERE relkind = 'v' AND relnamespace = 'public'::regnamespace ORDER BY relname",
+    )
+    listed = re.findall(r"^    \('(\w+)',$", values_of(VIEWS, "wanted"), re.MULTILINE)
+    assert listed == [name for (name,) in rows]
+
+
+async def test_statements_that_read_entries_sign_amounts_as_the_view_does(booked: Database) -> None:
+    """The expression of the calls' statements gives what ledger_movements has, for every account."""
+    for account in NORMAL_SIDE:
+        signed = signed_minor(account)
+        of_entries, of_view, other = (
+            f"SELECT transaction_id, position, {signed} FROM ledger_entries AS e"
+            f" WHERE {signed} IS NOT NULL",
+            "SELECT transaction_id, position, signed_minor FROM ledger_movements"
+            f" WHERE ledger_account = '{account}'",
+            f"SELECT count(*) FROM ledger_entries AS e WHERE {signed_minor(account, '0')} = 0",
+        )
+        url = booked.migration_url
+        found = sorted(await query(url, of_entries))
+        assert found == sorted(await query(url, of_view)) != []
+        ((total,),) = await query(url, "SELECT count(*) FROM ledger_entries")
+        assert await query(url, other) == [(total - len(found),)]
+
+
+def test_functions_listed_are_those_that_the_schema_grants() -> None:
+    """The lists in the check are the functions that the migrations grant the two roles by name."""
+    of_app, of_both = (
+        set(re.findall(r"'(\w+\(.*?\))'", listed))
+        for listed in re.findall(r"f\.called IN \((.*?')\)", CHECKS[NEEDS], re.DOTALL)
+    )
+    granted: dict[str, set[str]] = {"ledger_app": set(), "ledger_read": set()}
+    for privilege in privileges():
+        if privilege.kind == "FUNCTION":
+            granted[privilege.role].add(f"{privilege.name}({privilege.arguments})")
+    assert of_both == granted["ledger_read"]
+    assert of_app == granted["ledger_app"] - of_both
 
 
 async def test_nullable_columns_listed_are_those_of_the_schema(booked: Database) -> None:
