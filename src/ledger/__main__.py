@@ -10,11 +10,12 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command that the arguments name and exits with its status."""
-    # Loading takes a moment, in which Ctrl-C would be a traceback from the middle of a library. There is nothing to clean up yet.
+    # During loading, Ctrl-C would print a traceback from within a library. There is nothing to
+    # clean up yet, so end at once.
     is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_interruptible:
         signal.signal(signal.SIGINT, _end_at_once)
-    # What gRPC's core writes to standard error by itself repeats our own lines in its programmers' words.
+    # gRPC's core writes to standard error what our lines say, in the words of its programmers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from ledger.cli.streams import prepare_streams, settle_streams
 
@@ -25,18 +26,18 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] == "ledger":
             raise  # a defect of ours, not something to install
         sys.exit(
-            f"error: the `ledger` command needs the Python package {error.name}, which is not installed: "
-            "install this package with its extras server and embedded"
+            f"error: the `ledger` command needs the Python package {error.name}, which is not"
+            " installed: install this package with its extras server and embedded"
         )
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()
     settle_streams()
-    # What opens a database or serves may leave something to clean up. Any other command has nothing, and to take the
-    # interpreter apart is a sixth of the time that it takes.
+    # Only commands that open a database or serve may leave something to clean up. For the others
+    # the interpreter's shutdown would be a sixth of their time, so it is skipped.
     if "ledger.bootstrap" not in sys.modules:
         os._exit(status)
-    # Nor is there anything left to clean up when the interpreter takes itself apart.
+    # Nothing of ours is left to clean up during the interpreter's shutdown.
     if is_interruptible and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)
     sys.exit(status)

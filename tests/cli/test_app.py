@@ -15,11 +15,12 @@ from support.events import event_message
 from support.running import RunningLedger
 
 from ledger.cli import balance
-from ledger.cli.app import COMMANDS, run
-from ledger.cli.command_tree import Leaf, every_command
+from ledger.cli.app import COMMANDS, WHAT_COMMANDS_NEED, run
+from ledger.cli.command_tree import Leaf, Needs, every_command
 from ledger.cli.failures import ExitStatus
 
 EVERY = every_command(COMMANDS)
+CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
 def command_of(leaf: Leaf) -> click.Command:
@@ -35,7 +36,7 @@ async def test_id_that_looks_like_an_option_is_told_where_it_stands() -> None:
     assert outcome.status == ExitStatus.USAGE
     assert (
         outcome.stderr.splitlines()[1]
-        == "  what begins with - and is no option stands after --, behind all options"
+        == "  write a value that begins with - after --, behind all options"
     )
     assert "after --" not in (await run_command("balance", "res_1", "PEN", "--nowhere")).stderr
 
@@ -58,6 +59,40 @@ async def test_help_names_every_command() -> None:
         assert (f"  {name} " in outcome.stdout) == (not entry.hidden)
     assert "LEDGER_GRPC_ADDRESS" in outcome.stdout
     assert "Exit status" in outcome.stdout
+
+
+def test_help_and_documentation_say_what_each_command_needs() -> None:
+    """The three lists follow from the table of commands; docs/cli.md has the same ones."""
+    documentation = CLI_PAGE.read_text(encoding="utf-8").replace("`", "")
+    for needs in (Needs.DATABASE, Needs.NOTHING):
+        *names, last = (
+            name for name, entry in COMMANDS.items() if entry.needs is needs and not entry.hidden
+        )
+        listed = f"{', '.join(names)} and {last} "
+        assert listed in WHAT_COMMANDS_NEED
+        assert listed in " ".join(documentation.split())
+
+
+@pytest.mark.parametrize(
+    ("path", "leaf"), [(path, leaf) for path, leaf in EVERY if not leaf.hidden], ids=str
+)
+def test_commands_that_call_a_server_take_its_address(path: tuple[str, ...], leaf: Leaf) -> None:
+    """The others take none; `serve` has the option because it is the server."""
+    takes_address = "address" in {option.name for option in command_of(leaf).params}
+    assert takes_address == (COMMANDS[path[0]].needs is Needs.SERVER or path == ("serve",))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("settings",), ("token", "me", "read"), ("completion", "zsh")]
+)
+async def test_commands_that_need_nothing_work_without_a_database(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Here neither the database nor the server can be reached."""
+    assert COMMANDS[arguments[0]].needs is Needs.NOTHING
+    monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://ledger@127.0.0.1:1/none")
+    monkeypatch.setenv("LEDGER_GRPC_ADDRESS", "127.0.0.1:1")
+    assert (await run_command(*arguments)).status == 0
 
 
 @pytest.mark.parametrize("path", [(), *(path for path, _ in EVERY), ("payouts",)], ids=" ".join)
@@ -131,7 +166,7 @@ def test_every_command_that_shows_something_has_json() -> None:
 
 def test_every_command_is_in_the_documentation() -> None:
     """By its group or its name."""
-    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    text = CLI_PAGE.read_text(encoding="utf-8")
     for path, leaf in EVERY:
         assert leaf.hidden or re.search(rf"\b{path[-1]}\b", text), path
 

@@ -1,36 +1,24 @@
-"""The `ledger` command: all of its commands, and where whatever goes wrong in one of them becomes a line."""
+"""The `ledger` command: the table of its commands, and where every error becomes a line."""
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from ledger.cli.command_tree import CONTEXT, Branch, LazyGroup, Leaf
-from ledger.cli.completion import answer_shell
+from ledger.cli.command_tree import CONTEXT, Branch, LazyGroup, Leaf, Needs
+from ledger.cli.completion import complete_for_shell
 from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.options_given import take_options
 from ledger.cli.parameters import FileName, address_option
 from ledger.cli.streams import OutputLost
 
-HELP = """
-A double-entry ledger for marketplaces that collect card payments for restaurants.
-
-serve, migrate, doctor, verify, report, archive and demo open the database;
-every other command calls the server at LEDGER_GRPC_ADDRESS, or at --address.
-
-Settings are environment variables that begin with LEDGER_, or lines of a file
-.env; `ledger settings` shows those in force.
-
-Exit status: 0 done; 1 refused, or the books are broken; 2 a bad command line,
-setting or file; 3 no answer; 130 interrupted.
-"""
-
 PAYOUTS = Branch(
     {
         "run": Leaf(
             "payouts.run:run_payouts",
-            "Pay out every restaurant of a currency, and wait until that is done.",
+            "Pay out every restaurant of a currency, and wait for the end.",
         ),
         "show": Leaf(
             "payouts.commands:show",
@@ -39,15 +27,15 @@ PAYOUTS = Branch(
         "list": Leaf("payouts.commands:list_payouts", "List payouts, the latest first."),
         "runs": Leaf("payouts.run_list:list_runs", "List payout runs, the latest first."),
         "cancel": Leaf("payouts.run_list:cancel", "End a payout run; what it has paid stays paid."),
-        "paid": Leaf("payouts.answers:paid", "Book that the bank carried a payout out."),
+        "paid": Leaf("payouts.answers:paid", "Book that the bank carried out a payout."),
         "failed": Leaf(
-            "payouts.answers:failed", "Book that the bank refused a payout, or returned it."
+            "payouts.answers:failed", "Book that the bank refused or returned a payout."
         ),
         "export": Leaf(
             "payouts.export:export", "Write the payouts that the bank has not answered, as CSV."
         ),
     },
-    "Pay restaurants out, show payouts, book what the bank answers.",
+    "Pay out restaurants, show payouts, book what the bank answers.",
 )
 RESTAURANTS = Branch(
     {
@@ -56,10 +44,10 @@ RESTAURANTS = Branch(
         ),
         "show": Leaf("restaurants:show", "Show a restaurant's profile."),
         "put": Leaf(
-            "restaurants:put_restaurant", "Register a restaurant, or change what is named of one."
+            "restaurants:put_restaurant", "Register a restaurant, or change the fields given."
         ),
         "update": Leaf(
-            "restaurants:update_restaurant", "Change what is named of a registered restaurant."
+            "restaurants:update_restaurant", "Change the fields given of a registered restaurant."
         ),
         "get": Leaf("restaurants:show", "The old name of show.", hidden=True),
     },
@@ -75,7 +63,8 @@ REPORT = Branch(
             "report:payouts", "The payouts of a restaurant, with what each consists of."
         ),
     },
-    "Ask the books: balances, revenue, who would be paid, what is wrong, payouts.",
+    "Query the books: balances, revenue, who would be paid, what is wrong, payouts.",
+    needs=Needs.DATABASE,
 )
 ARCHIVE = Branch(
     {
@@ -84,27 +73,72 @@ ARCHIVE = Branch(
         "verify": Leaf("archive:verify_archives", "Compare archives with their manifests."),
     },
     "Move old rows out of the database into files, and verify the files.",
+    needs=Needs.DATABASE,
 )
 COMMANDS: dict[str, Leaf | Branch] = {
-    "serve": Leaf("serve.command:serve", "Run the server."),
-    "serve-worker": Leaf("serve.worker:serve_worker", "Not for people.", hidden=True),
-    "migrate": Leaf("migrate:migrate", "Bring the database to the newest schema."),
+    "serve": Leaf("serve.command:serve", "Run the server.", needs=Needs.DATABASE),
+    "serve-worker": Leaf(
+        "serve.worker:serve_worker", "Not for people.", hidden=True, needs=Needs.DATABASE
+    ),
+    "migrate": Leaf(
+        "migrate:migrate", "Bring the database to the newest schema.", needs=Needs.DATABASE
+    ),
     "ingest": Leaf("ingest.command:ingest", "Book the events of a file."),
     "balance": Leaf("balance:balance", "Show what a restaurant has in a currency."),
     "statement": Leaf("statement:statement", "Show what moved a restaurant's balance."),
     "restaurants": RESTAURANTS,
     "payouts": PAYOUTS,
-    "doctor": Leaf("doctor:doctor", "Ask whether the database is fit for a server."),
-    "verify": Leaf("verify:verify", "Audit the books, or the chain of seals."),
+    "doctor": Leaf(
+        "doctor:doctor", "Check whether the database is fit for a server.", needs=Needs.DATABASE
+    ),
+    "verify": Leaf(
+        "verify:verify", "Audit the books, or the chain of seals.", needs=Needs.DATABASE
+    ),
     "report": REPORT,
     "archive": ARCHIVE,
     "settings": Leaf(
-        "settings_shown:settings", "Show the settings in force, and where they come from."
+        "settings_shown:settings",
+        "Show the settings in force, and where they come from.",
+        needs=Needs.NOTHING,
     ),
-    "token": Leaf("token:token", "Make a token for a caller."),
-    "demo": Leaf("demo.command:demo", "Show the service at work, on a server of its own."),
-    "completion": Leaf("completion:completion", "Print what makes a shell complete this command."),
+    "token": Leaf("token:token", "Make a token for a caller.", needs=Needs.NOTHING),
+    "demo": Leaf(
+        "demo.command:demo",
+        "Show the service at work, on a temporary server.",
+        needs=Needs.DATABASE,
+    ),
+    "completion": Leaf(
+        "completion:completion",
+        "Print the script by which a shell completes this command.",
+        needs=Needs.NOTHING,
+    ),
 }
+
+
+def _names_of(needs: Needs) -> str:
+    """The commands in words: "settings, token and completion"."""
+    *names, last = (
+        name for name, entry in COMMANDS.items() if entry.needs is needs and not entry.hidden
+    )
+    return f"{', '.join(names)} and {last}"
+
+
+WHAT_COMMANDS_NEED = (
+    f"{_names_of(Needs.DATABASE)} open the database. {_names_of(Needs.NOTHING)} need neither a"
+    " database nor a server. Every other command calls the server at LEDGER_GRPC_ADDRESS, or at"
+    " --address."
+)
+HELP = f"""
+A double-entry ledger for marketplaces that collect card payments for restaurants.
+
+{textwrap.fill(WHAT_COMMANDS_NEED, 78)}
+
+Settings are environment variables that begin with LEDGER_, or lines of a file
+.env; `ledger settings` shows the settings in force.
+
+Exit status: 0 done; 1 refused, or the books are broken; 2 a bad command line,
+setting or file; 3 no response; 130 interrupted.
+"""
 
 
 def _package_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -136,14 +170,17 @@ def _package_version(ctx: click.Context, _: click.Parameter, value: bool) -> Non
     "--tls-ca",
     type=FileName(),
     metavar="FILE",
-    help="Call with TLS: who issued the server's certificate, in PEM.",
+    help="Call with TLS: the authority that issued the server's certificate, in PEM.",
 )
 @click.option(
     "--tls-cert", type=FileName(), metavar="FILE", help="The certificate chain to show, in PEM."
 )
 @click.option("--tls-key", type=FileName(), metavar="FILE", help="The key of that certificate.")
 @click.option(
-    "--token-file", type=FileName(), metavar="FILE", help="The token to send, alone in the file."
+    "--token-file",
+    type=FileName(),
+    metavar="FILE",
+    help="A file that holds the token to send, and nothing else.",
 )
 def root(
     address: str | None,
@@ -162,11 +199,14 @@ def root(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command that `arguments` name, by default those of the process, and returns its exit status."""
+    """Runs the command that `arguments` name and returns its exit status.
+
+    `arguments` are by default those of the process.
+    """
     try:
         return _status_of(arguments)
     except BrokenPipeError:
-        # The reader of the output has read enough, as `head` does.
+        # The reader of the output has closed it, as `head` does once it has read enough.
         return ExitStatus.REFUSED
     except OutputLost as error:
         report("error", [f"the output could not be written: {error.strerror}"])
@@ -175,7 +215,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _status_of(arguments: Sequence[str] | None) -> int:
     try:
-        if (status := answer_shell(root)) is not None:
+        if (status := complete_for_shell(root)) is not None:
             return status
         with root.make_context(
             "ledger", list(sys.argv[1:] if arguments is None else arguments)
@@ -203,10 +243,10 @@ def _status_of(arguments: Sequence[str] | None) -> int:
 
 
 def _usage_lines(error: click.UsageError) -> list[str]:
-    """What is wrong with the command line, by the option's own name, and where to look."""
+    """What is wrong with the command line, by the name of the option, and where to read more."""
     message = error.format_message()
     if isinstance(error, click.MissingParameter):
-        # The library puts each value that may be chosen on a line of its own.
+        # click puts each possible value on a separate line.
         message = " ".join(message.split())
     if (
         isinstance(error, click.BadParameter)
@@ -226,16 +266,16 @@ def _usage_lines(error: click.UsageError) -> list[str]:
         if message[:1].isupper() and message[1:2].islower()
         else message,
         *(
-            ["what begins with - and is no option stands after --, behind all options"]
+            ["write a value that begins with - after --, behind all options"]
             if is_like_an_id
             else []
         ),
-        f"`{path} --help` shows how",
+        f"see `{path} --help`",
     ]
 
 
 def _report_defect(error: Exception) -> int:
-    """Tells of an error that nobody foresaw; with its traceback only if everything is asked for."""
+    """Reports an unexpected error; its traceback is logged at the level debug only."""
     report(
         "error",
         [

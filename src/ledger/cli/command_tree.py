@@ -1,7 +1,8 @@
-"""Groups of commands whose modules are loaded when a command is called, and not to show what there is."""
+"""Groups of commands. Listing them loads no module of a command; calling one loads only its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,25 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": False}
 
 
+class Needs(Enum):
+    """What must be there for a command of the first level to work."""
+
+    SERVER = auto()
+    DATABASE = auto()
+    NOTHING = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A command: where its function is, and what it does in a few words. A hidden one is an old spelling, or not for people."""
+    """A command: its function as `module:name` below `ledger.cli`, and a summary in a few words.
+
+    A hidden one is an old spelling, or not for people.
+    """
 
     function: str
     summary: str
     hidden: bool = False
+    needs: Needs = Needs.SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +42,11 @@ class Branch:
     entries: Mapping[str, Leaf]
     summary: str
     hidden: bool = False
+    needs: Needs = Needs.SERVER
 
 
 class LazyGroup(click.Group):
-    """The commands of `entries`, in their order."""
+    """Shows the commands of `entries` in their order."""
 
     def __init__(
         self, *arguments: Any, entries: Mapping[str, Leaf | Branch], **attributes: Any
@@ -80,7 +94,7 @@ class LazyGroup(click.Group):
 def every_command(
     entries: Mapping[str, Leaf | Branch], names: Sequence[str] = ()
 ) -> "list[tuple[tuple[str, ...], Leaf]]":
-    """All commands with the names that lead to them, hidden ones included."""
+    """All commands, hidden ones included, each with its path: ("payouts", "run")."""
     found: list[tuple[tuple[str, ...], Leaf]] = []
     for name, entry in entries.items():
         path = (*names, name)

@@ -1,4 +1,4 @@
-"""`ledger completion`: what makes a shell complete the names of commands, options and words."""
+"""`ledger completion`: the scripts by which shells complete commands, options and words."""
 
 import os
 import sys
@@ -6,16 +6,17 @@ import sys
 import click
 
 SHELLS = ("bash", "zsh", "fish")
-# The shell's script sets it, by the name that click gives it.
+# The script in the shell sets this variable; click chose its name.
 VARIABLE = "_LEDGER_COMPLETE"
 
 HELP = """
-Print what makes SHELL complete the commands, options and words of ledger.
+Print the script by which SHELL completes the commands, options and words of
+ledger. Write it to:
 
 \b
-bash   its place is ~/.local/share/bash-completion/completions/ledger
-zsh    its place is _ledger in a folder of your fpath, such as ~/.zfunc
-fish   its place is ~/.config/fish/completions/ledger.fish
+bash   ~/.local/share/bash-completion/completions/ledger
+zsh    _ledger in a folder of your fpath, such as ~/.zfunc
+fish   ~/.config/fish/completions/ledger.fish
 """
 
 
@@ -30,12 +31,12 @@ def completion(shell: str) -> None:
 
     script = get_completion_class(shell)
     if script is None:
-        raise RuntimeError(f"the library does not complete in {shell}")
+        raise RuntimeError(f"click has no completion for {shell}")
     sys.stdout.write(script(root, {}, "ledger", VARIABLE).source())
 
 
-def answer_shell(command: click.Command) -> int | None:
-    """The exit status after answering a shell that asks for completions; None if none asks."""
+def complete_for_shell(command: click.Command) -> int | None:
+    """Prints completions if a shell asks for them, and returns the exit status; else None."""
     instruction = os.environ.get(VARIABLE)
     if not instruction:
         return None
