@@ -15,7 +15,7 @@ from support.running import RunningLedger, running_ledger
 from support.waiting import until
 
 from ledger.bootstrap.database import Database
-from ledger.infrastructure.postgres.sessions.hosts import Hosts, lose
+from ledger.infrastructure.postgres.sessions.hosts import Hosts, abort
 from ledger.v1 import ledger_pb2
 
 DEADLINE_SECONDS = 60.0
@@ -105,7 +105,7 @@ async def test_call_whose_session_ends_is_told_to_come_again(
             async with asyncio.timeout(DEADLINE_SECONDS):
                 for number in range(ROUNDS):
                     for connection in served[0].sessions:
-                        lose(connection)
+                        abort(connection)
                     # At whatever place the calls are by then.
                     for _ in range(number % 50):
                         await asyncio.sleep(0)

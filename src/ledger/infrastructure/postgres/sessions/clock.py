@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
-# For books whose sequences did not come with them, as with logical replication, and for those of before.
+# For books that moved without their sequences, as with logical replication, and for those of
+# earlier revisions.
 CATCH_UP_CLOCK = "SELECT catch_up_ledger_clock()"
 
 SELECT_CLOCKS = "SELECT clock_timestamp() AS database_at, ledger_now() AS ledger_at"
@@ -22,19 +23,22 @@ _log = structlog.get_logger("ledger")
 
 
 def host_now() -> datetime:
-    """The time by the host's clock."""
+    """The time of the host's clock, in UTC."""
     return datetime.now(UTC)
 
 
 def steady_seconds() -> float:
-    """Seconds by a clock that is never set, and that goes on while the host is suspended, where there is one."""
+    """Seconds of a clock that is never set and, where the system has one, continues while the host
+    is suspended.
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 class LedgerClock:
-    """Compares the clocks of books, database and host, and tells the latest of them without asking the database.
+    """Compares the clocks of books, database and host, and knows the latest of them without asking
+    the database.
 
-    Goes on from the last `measure` by the host's monotonic clock.
+    Continues from the last `measure` by the host's monotonic clock.
     """
 
     def __init__(
@@ -45,23 +49,27 @@ class LedgerClock:
         on_measured: Callable[[float, float], None] = lambda _skew_seconds, _behind_seconds: None,
         on_jump: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`on_measured` gets how far the host's clock is ahead of the database's, and the database's behind
-        the latest record; `on_jump` how far the database's clock has jumped, negative when it jumped back."""
+        """All in seconds: `on_measured` gets how far the host's clock is ahead of the database's,
+        and how far the database's is behind the latest record. `on_jump` gets how far the
+        database's clock jumped, negative if it jumped back.
+        """
         self._host_clock = host_clock
         self._steady_clock = steady_clock
         self._on_measured = on_measured
         self._on_jump = on_jump
         self._ledger_at: datetime | None = None
         self._measured_at = 0.0
-        # The reading before: of the database's clock, of the steady one, and by how much both may be off.
+        # The previous reading: the database's clock, the steady clock, and by how much they may be
+        # off.
         self._before: tuple[datetime, float, float] | None = None
         self._skewed = False
         self._behind = False
 
     def latest(self) -> datetime:
-        """The latest time that the clock of the books or of the host tells: `occurred_at` is judged by it.
+        """The later of the books' time and the host's: `occurred_at` is compared with it.
 
-        A clock that is behind never refuses an event of the true now as long as the other is right:
+        A clock that is behind never makes the server reject an event of the true now while the
+        other one is right:
 
             database 2 hours back, host right    the host's time
             host 10 minutes back, books right    the time of the books
@@ -74,7 +82,7 @@ class LedgerClock:
         )
 
     async def measure(self, engine: AsyncEngine) -> None:
-        """Asks the database, and logs when a clock goes wrong and when it is right again.
+        """Reads the database's clock, and logs when a clock goes wrong and when it is right again.
 
         Raises DatabaseUnavailable.
         """
@@ -89,18 +97,21 @@ class LedgerClock:
         skewed = abs(skew_seconds) > SKEW_SECONDS_MAX + uncertain_seconds
         jumped_seconds = self._jumped(database_at, steady_at + uncertain_seconds, uncertain_seconds)
         if jumped_seconds:
-            self._tell_jump(jumped_seconds, skew_seconds, is_set_right=self._skewed and not skewed)
+            self._log_jump(jumped_seconds, skew_seconds, is_set_right=self._skewed and not skewed)
         self._compare(database_at, skew_seconds, skewed=skewed)
 
     def _jumped(self, database_at: datetime, steady_at: float, uncertain_seconds: float) -> float:
-        """By how many seconds the database's clock moved more than time did; 0 if that may be chance."""
+        """The seconds by which the database's clock moved more than time did.
+
+        0 if the readings are too inexact to say.
+        """
         before, self._before = self._before, (database_at, steady_at, uncertain_seconds)
         if before is None:
             return 0.0
         seconds = (database_at - before[0]).total_seconds() - (steady_at - before[1])
         return seconds if abs(seconds) > SKEW_SECONDS_MAX + uncertain_seconds + before[2] else 0.0
 
-    def _tell_jump(self, seconds: float, skew_seconds: float, *, is_set_right: bool) -> None:
+    def _log_jump(self, seconds: float, skew_seconds: float, *, is_set_right: bool) -> None:
         if is_set_right:
             _log.info("the database's clock jumped to the host's time", seconds=round(seconds, 3))
             return
@@ -108,7 +119,7 @@ class LedgerClock:
         fields = {"seconds": round(seconds, 3), "host_ahead_seconds": round(skew_seconds, 3)}
         if seconds > 0:
             _log.error(
-                "the database's clock jumped ahead: what is recorded now is dated too late for good",
+                "the database's clock jumped ahead: what is recorded now keeps a date that is too late",
                 **fields,
             )
         else:
@@ -129,7 +140,8 @@ class LedgerClock:
         behind = behind_seconds > SKEW_SECONDS_MAX
         if behind and not self._behind:
             _log.warning(
-                "the database's clock is behind what was recorded: the time of the books stands still until it is past",
+                "the database's clock is behind the latest record:"
+                " the time of the books stands still until it has caught up",
                 behind_seconds=round(behind_seconds, 3),
             )
         elif self._behind and not behind:

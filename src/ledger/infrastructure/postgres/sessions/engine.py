@@ -1,4 +1,4 @@
-"""Connections: one pool a process, with sessions that can never wait for ever."""
+"""Connections to the database: pools of sessions in which every wait has an end."""
 
 import asyncio
 from collections import deque
@@ -23,58 +23,65 @@ from ledger.infrastructure.postgres.sessions.hosts import Hosts
 POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
 LOCK_TIMEOUT_SECONDS = 3
-# Of the sessions that book groups of single calls: all of a group wait while one of them does, until it is booked apart.
+# For sessions that book groups of single calls: all events of a group wait while one of them waits,
+# until that one is booked separately.
 GROUP_LOCK_TIMEOUT_SECONDS = 1
 IDLE_IN_TRANSACTION_TIMEOUT_SECONDS = 15
-# A server that was stopped in the middle of a transaction, not ended, keeps its locks: the session is not idle as long as part of
-# a statement is missing. More than any transaction of a server takes, but for those that ask for more time.
+# A server process that is stopped, not ended, in the middle of a transaction keeps its locks: the
+# session does not count as idle while part of a statement is missing. This is more than any
+# transaction of a server takes, except those that ask for more time.
 TRANSACTION_TIMEOUT_SECONDS = 30
-# When not even the statement timeout's answer arrives, the network is gone.
+# If not even the error of the statement timeout arrives, the network is gone.
 COMMAND_TIMEOUT_SECONDS = STATEMENT_TIMEOUT_SECONDS + 5
 
-# PostgreSQL's own function in which a commit waits for a synchronous standby. Messages name the function that they come from.
+# The function of PostgreSQL in which a commit waits for a synchronous standby. Messages name the
+# function that they come from.
 SYNCHRONOUS_WAIT = "SyncRepWaitForLSN"
 
 APPLICATION_ROLE = "ledger_app"
 OWNER_ROLE = "ledger_owner"
 READER_ROLE = "ledger_read"
 
-# What every session sets itself, so that nothing rests on what the database, a role or a connection pooler is set to: a startup
-# parameter is dropped by some poolers, and a role may change its own defaults.
+# Every session sets these itself, so that nothing depends on the settings of the database, a role
+# or a connection pooler: some poolers drop startup parameters, and a role may change its defaults.
 SESSION_SETTINGS = {
     "timezone": "UTC",
     "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
     "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_SECONDS}s",
     # The pool keeps idle sessions, which cost nothing.
     "idle_session_timeout": "0",
-    # What is looked up after an insert met a duplicate needs a snapshot of its own.
+    # A look-up after an insert that met a duplicate needs a newer database snapshot.
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
-    # That a commit is not safe is no more than a warning.
+    # PostgreSQL reports an unsafe commit only as a warning.
     "client_min_messages": "warning",
-    # Compiling pays off for long queries only; there are none.
+    # Compiling pays off for long queries only, and there are none.
     "jit": "off",
-    # Every statement is written to be planned once, for any number of rows: planning anew costs a single event half
-    # as much as storing it. And a plan that was made while a table was small must not read it whole once it is large.
+    # Every statement is written to be planned once, for any number of rows: a new plan costs a
+    # single event half as much as storing it. And a plan that was made while a table was small must
+    # not read it whole once it is large.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
-    # A plan for any values takes a range for a third of the table. To start two processes for it costs more than
-    # a page of a statement.
+    # A plan for any values assumes that a range is a third of the table. Starting two processes for
+    # it costs more than a page of an account statement.
     "max_parallel_workers_per_gather": "0",
-    # Only a transaction sets its instant: a default of the role would stop the clock of the books.
+    # Only a transaction sets the instant of the books: a default of the role would stop their
+    # clock.
     "ledger.now": "",
 }
-# The values of synchronous_commit with which a commit is safe, where there is a synchronous standby as well.
+# The values of synchronous_commit with which a commit is safe, where there is a synchronous standby
+# as well.
 SAFE_COMMITS = ("on", "remote_apply")
 
-# A setting of ours, by which a session is known again.
+# A setting of the ledger's that identifies a session.
 SESSION_NAME = "ledger.session"
-# Of every open connection: the name that its session was given.
+# The name that the session of each open connection was given.
 _session_names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
-# What PostgreSQL says of a prepared statement that a session does not know, or knows already.
+# PostgreSQL's errors for a prepared statement that a session does not know, or knows already.
 UNKNOWN_STATEMENT_SQLSTATES = ("26000", "42P05")
 
-# After these nobody knows what the session does, or whose it is: it must not be used again.
+# After these errors it is unknown what the session is doing, or which session it is: it must not be
+# used again.
 _LOST = (
     OSError,
     TimeoutError,
@@ -84,25 +91,29 @@ _LOST = (
     asyncpg.DuplicatePreparedStatementError,
 )
 
-# The path of a session: the schema of the books and nothing else, temporary tables last. Where a database has books in several
-# schemas, the one that the database or the role names first.
+# The search path of a session: the schema of the books and no other, temporary tables last. If a
+# database has books in several schemas, it is the one that comes first in the path of the database
+# or the role.
 _BOOKS_FIRST = f"""
 SELECT set_config('search_path', quote_ident(COALESCE((
   SELECT n.nspname
   FROM pg_class AS c
   JOIN pg_namespace AS n ON n.oid = c.relnamespace
-  WHERE c.relname = 'ledger_entries' AND c.relkind IN ('r', 'p') AND pg_get_userbyid(c.relowner) = '{OWNER_ROLE}'
+  WHERE c.relname = 'ledger_entries' AND c.relkind IN ('r', 'p')
+    AND pg_get_userbyid(c.relowner) = '{OWNER_ROLE}'
   ORDER BY array_position(
-    (SELECT string_to_array(translate(reset_val, '" ', ''), ',') FROM pg_settings WHERE name = 'search_path'), n.nspname::text),
+    (SELECT string_to_array(translate(reset_val, '" ', ''), ',')
+     FROM pg_settings WHERE name = 'search_path'), n.nspname::text),
     n.nspname <> 'public', n.nspname
   LIMIT 1), 'public')) || ', pg_temp', false)
 """
 
 
 def _preparation(role: str, lock_timeout_seconds: int) -> str:
-    """The statements that make a new session one of ours. PostgreSQL has transaction_timeout from 17 on.
+    """The statements that prepare a new session. PostgreSQL has transaction_timeout from 17 on.
 
-    A value that is right already is set all the same: else a reload of the configuration would change it in open sessions.
+    A value that is right already is set all the same: otherwise a reload of the configuration would
+    change it in open sessions.
     """
     settings = {"role": role, **SESSION_SETTINGS, "lock_timeout": f"{lock_timeout_seconds}s"}
     return f"""
@@ -118,20 +129,22 @@ WHERE current_setting('server_version_num')::integer >= 170000;
 """
 
 
-# For a transaction that may take longer. Its clock is running already, and only to be switched off.
+# For a transaction that may take longer. Its timeout is running already and can only be switched
+# off.
 LIFT_TRANSACTION_TIMEOUT = """
 SELECT set_config('transaction_timeout', '0', true)
 WHERE current_setting('server_version_num')::integer >= 170000
 """
 
-# For a transaction that reads whole tables, as audits and reports do.
+# For a transaction that reads whole tables, such as an audit or a report.
 READ_WHOLE_TABLES = (
     "SET LOCAL enable_seqscan = on; SET LOCAL max_parallel_workers_per_gather TO DEFAULT"
 )
-# And when it goes on with ranges of them.
+# For a transaction that has read whole tables and continues with ranges of them.
 READ_RANGES = "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0"
 
-# A driver connection outside any transaction block for a `with`, which raises database errors in the ledger's words.
+# An `async with` that yields a connection outside any transaction and raises the block's database
+# errors as the ledger's errors.
 Autocommit = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
@@ -142,10 +155,10 @@ def create_engine(
     role: str = APPLICATION_ROLE,
     lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS,
 ) -> AsyncEngine:
-    """An engine whose sessions run as `role`, whoever logged in, and are bounded in time.
+    """An engine whose sessions run as `role`, whichever role logged in, and are bounded in time.
 
-    `database` is a SQLAlchemy URL of the asyncpg dialect, or the hosts that several engines share. Connects at the first use,
-    not before.
+    `database` is a SQLAlchemy URL of the asyncpg dialect, or the hosts that several engines share.
+    Connects at the first use, not before.
     """
     hosts = database if isinstance(database, Hosts) else Hosts(database)
     engine = create_async_engine(
@@ -153,11 +166,11 @@ def create_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
-        # Statements are few and known, and each is prepared once a session.
+        # Statements are few and fixed, and each session prepares each of them once.
         async_creator=partial(
             hosts.connect,
             command_timeout=COMMAND_TIMEOUT_SECONDS,
-            # All else is set by the session itself.
+            # The session sets everything else itself.
             server_settings={"application_name": "ledger"},
         ),
     )
@@ -169,7 +182,7 @@ def create_engine(
 
 
 def _prepare(preparation: str, dbapi_connection: Any, _record: Any) -> None:
-    """Makes a new session one of ours; ends it if it cannot be."""
+    """Prepares a new session; ends it if that fails."""
     connection: DriverConnection = dbapi_connection.driver_connection
     name = uuid4().hex
     statements = f"{preparation}; SELECT set_config('{SESSION_NAME}', '{name}', false)"
@@ -185,7 +198,7 @@ def _prepare(preparation: str, dbapi_connection: Any, _record: Any) -> None:
 async def keeps_session(connection: Connection) -> bool:
     """Whether the connection still leads to the session that was prepared for it.
 
-    A connection pooler may have put another one there. Asked without a prepared statement, which
+    A connection pooler may have put another session there. Uses no prepared statement, which
     another session would not know.
     """
     name = _session_names[connection]
@@ -196,18 +209,22 @@ async def keeps_session(connection: Connection) -> bool:
 
 
 def _end_if_unsafe(connection: Connection, message: asyncpg.PostgresLogMessage) -> None:
-    """Ends a session whose commit was cut off while it waited for a standby: PostgreSQL warns of that, and calls it a success.
+    """Ends a session whose commit was cut off while it waited for a standby.
 
-    It has no SQLSTATE of its own, and its words are in the server's language. Only PostgreSQL's function that waits names it.
+    PostgreSQL reports such a commit as a success, with a warning. The warning has no SQLSTATE that
+    others do not have, and its text is in the server's language. Only the name of the function that
+    waits identifies it.
     """
     if getattr(message, "server_source_function", None) == SYNCHRONOUS_WAIT:
         connection.terminate()
 
 
 def check_safe(connection: Connection) -> None:
-    """To be asked after a commit, before anybody is told of it. Raises a driver's error if no standby may have it.
+    """Call this after a commit and before reporting it. Raises a driver's error if no standby may
+    have the commit.
 
-    The driver tells of a warning before it answers the statement that it belongs to.
+    The driver delivers a warning before the result of its statement, so `_end_if_unsafe` has ended
+    the session by then.
     """
     if connection.is_closed():
         raise asyncpg.ConnectionDoesNotExistError(
@@ -216,16 +233,19 @@ def check_safe(connection: Connection) -> None:
 
 
 def _refuse_closed(dbapi_connection: Any, *_: Any) -> None:
-    """Keeps a connection that the server closed while it was idle from being used; costs no round trip.
+    """Refuses a pooled connection that the server closed while it was idle. Costs no round trip.
 
-    The others of the pool were opened before it and are as dead, most likely: the pool is asked to replace all of them.
+    The other connections of the pool are older and most likely as dead: the pool replaces all of
+    them.
     """
     if dbapi_connection.driver_connection.is_closed():
         raise InvalidatePoolError
 
 
 async def connect(engine: AsyncEngine) -> AsyncConnection:
-    """A connection of the pool, for the caller to close. Raises DatabaseUnavailable if the database does not let us in."""
+    """A connection of the pool, for the caller to close. Raises DatabaseUnavailable if the database
+    refuses it.
+    """
     try:
         return await engine.connect()
     except (DBAPIError, asyncpg.PostgresError) as error:
@@ -233,7 +253,7 @@ async def connect(engine: AsyncEngine) -> AsyncConnection:
 
 
 async def driver_of(pooled: AsyncConnection) -> Connection:
-    """The driver's connection beneath one of the pool."""
+    """The driver's connection beneath a pooled one."""
     raw: Any = await pooled.get_raw_connection()
     connection: Connection = raw.driver_connection
     return connection
@@ -241,9 +261,11 @@ async def driver_of(pooled: AsyncConnection) -> Connection:
 
 @asynccontextmanager
 async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
-    """A driver connection outside any transaction block: every statement is a transaction of its own, in one round trip.
+    """A connection outside any transaction: every statement is a separate transaction, in one round
+    trip.
 
-    Raises the block's database errors in the ledger's words.
+    Raises the block's database errors as the ledger's errors. A session that may be in an unknown
+    state is ended, not pooled.
     """
     with database_errors():
         async with aclosing(await connect(engine)) as pooled:
@@ -252,32 +274,37 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
                 yield connection
                 check_safe(connection)
             except _LOST as error:
-                # A statement that timed out may still be running in that session, and a lost one must not be pooled.
+                # A statement that timed out may still be running in the session, and a lost session
+                # must not be pooled.
                 await pooled.invalidate(error)
                 raise
             except asyncio.CancelledError:
-                # Nor one that was cancelled: it may stand inside a transaction that was to begin, of which nobody here knows.
+                # Nor may a cancelled one: it may be inside a transaction whose start was cancelled,
+                # and the driver does not know of it.
                 await pooled.invalidate()
                 raise
 
 
 async def allow_seconds(connection: Connection, seconds: int) -> None:
-    """Lets each statement of the transaction that has begun take so long, and the transaction as long as they do."""
+    """Gives each statement of the open transaction `seconds`, and lifts the timeout of the
+    transaction.
+    """
     await connection.execute(
         f"SET LOCAL statement_timeout = '{seconds}s'; {LIFT_TRANSACTION_TIMEOUT}"
     )
 
 
 async def wait_for_locks(connection: Connection, seconds: float) -> None:
-    """Lets each statement of the transaction that has begun wait so long for a lock."""
+    """Lets each statement of the open transaction wait `seconds` for a lock."""
     await connection.execute(f"SET LOCAL lock_timeout = '{round(seconds * 1000)}ms'")
 
 
 class KeptConnections:
-    """Driver connections for the few that use one all the time: each stays checked out of the pool until it breaks.
+    """Connections for code that uses one all the time: each stays checked out of the pool until it
+    breaks.
 
-    Taking a connection out of the pool and putting it back costs as much as storing a few events. There are never more of them
-    than uses at once, which is for the users to bound, and for the engine's pool.
+    Taking a connection out of the pool and putting it back costs as much as storing a few events.
+    There are never more of them than uses at once; the callers and the engine's pool bound those.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -286,14 +313,15 @@ class KeptConnections:
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[Connection]:
-        """As the function of this name."""
+        """Like the function `autocommit`."""
         with database_errors():
             pooled, connection = await self._take()
             try:
                 yield connection
                 check_safe(connection)
             except _LOST as error:
-                # A cancelled statement may still be running in that session, and a lost one must not be kept.
+                # A statement that timed out may still be running in the session, and a lost session
+                # must not be kept.
                 await pooled.invalidate(error)
                 await pooled.close()
                 raise
@@ -307,14 +335,14 @@ class KeptConnections:
             self._idle.append((pooled, connection))
 
     async def close(self) -> None:
-        """Gives all connections back that are not in use."""
+        """Returns all connections that are not in use to the pool."""
         while self._idle:
             pooled, _ = self._idle.popleft()
             await pooled.close()
 
     async def _take(self) -> tuple[AsyncConnection, Connection]:
         while self._idle:
-            # The one used last: it is the least likely to have been closed meanwhile.
+            # The one used last is the least likely to have been closed since.
             pooled, connection = self._idle.pop()
             if not connection.is_closed():
                 return pooled, connection
@@ -325,20 +353,25 @@ class KeptConnections:
 
 
 class BoundedConnections:
-    """Driver connections for reads that may be long: a few run, some more wait, and the rest is refused at once.
+    """Connections for reads that may be long: a few run, some more wait, and the rest are refused
+    at once.
 
-    With connections of their own, long reads never keep a short one waiting.
+    They come from a separate pool, so a long read never keeps a short one waiting.
     """
 
     def __init__(self, engine: AsyncEngine, *, uses_max: int) -> None:
-        """`uses_max` is how many may run and wait together; the engine's pool says how many run."""
+        """`uses_max` bounds the reads that run and wait together; the engine's pool bounds those
+        that run.
+        """
         self._engine = engine
         self._uses_max = uses_max
         self.uses = 0
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[Connection]:
-        """As the function of this name. Raises QueueFull if as many run and wait already."""
+        """Like the function `autocommit`. Raises QueueFull if `uses_max` reads run and wait
+        already.
+        """
         if self.uses >= self._uses_max:
             raise QueueFull
         self.uses += 1

@@ -1,4 +1,4 @@
-"""PostgreSQL's errors in the ledger's words, told apart by SQLSTATE, never by message."""
+"""Maps PostgreSQL's errors to the ledger's, by SQLSTATE and never by message."""
 
 import re
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from ledger.errors import (
     StatementRefused,
 )
 
-# The first that fits, longest first: a whole SQLSTATE or the two characters of its class.
+# A whole SQLSTATE, or the two characters of its class. The whole one is looked up first.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
     "25006": DatabaseUnavailable,  # read-only transaction: a standby, or a primary being demoted
     "25P03": DatabaseUnavailable,  # idle in transaction for too long
     "25P04": DatabaseUnavailable,  # transaction timeout
-    # A prepared statement that the session does not know, or knows already: a connection pooler has put another
-    # session there.
+    # A prepared statement that the session does not know, or knows already: a connection pooler has
+    # put another session there.
     "26000": DatabaseUnavailable,
     "40001": DatabaseContention,  # serialization failure
     "40003": DatabaseUnavailable,  # statement completion unknown
@@ -38,7 +38,8 @@ _ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
     "57P05": DatabaseUnavailable,  # idle session timeout
     "08": DatabaseUnavailable,  # connection exceptions
     "22": DataRejected,  # data exceptions
-    # The other constraint violations say that this code and the schema do not fit each other, and nothing about the data.
+    # The other constraint violations mean that this code and the schema do not fit each other; they
+    # say nothing about the data.
     "23514": DataRejected,  # a CHECK
     "53": DatabaseUnavailable,  # out of disk, memory or connections
     "58": DatabaseUnavailable,  # input and output errors
@@ -46,7 +47,7 @@ _ERROR_BY_SQLSTATE: dict[str, type[LedgerError]] = {
 
 
 def sqlstate_of(error: BaseException | None) -> str:
-    """The SQLSTATE of a driver's error, also where SQLAlchemy has wrapped it; empty without one."""
+    """The SQLSTATE of a driver's error, also if SQLAlchemy has wrapped it; empty without one."""
     if isinstance(error, DBAPIError):
         # Its adapter wraps the driver's error, which has the SQLSTATE.
         return sqlstate_of(error.orig and (error.orig.__cause__ or error.orig))
@@ -54,7 +55,7 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def error_of(error: BaseException) -> LedgerError | None:
-    """What `error` means to the ledger; None when it has no meaning but a defect."""
+    """The ledger's error for `error`; None if it can only be a defect."""
     if isinstance(error, DBAPIError):
         if error.orig is None:
             return None
@@ -66,7 +67,8 @@ def error_of(error: BaseException) -> LedgerError | None:
         sqlstate = sqlstate_of(error)
         meaning = _ERROR_BY_SQLSTATE.get(sqlstate) or _ERROR_BY_SQLSTATE.get(sqlstate[:2])
         return meaning(f"SQLSTATE {sqlstate}") if meaning else None
-    # A value that the driver cannot put into the parameter's type; before InterfaceError, which it is one of.
+    # A value that the driver cannot convert to the parameter's type. Before InterfaceError, of
+    # which it is a subclass.
     if isinstance(error, asyncpg.DataError):
         return DataRejected("a value does not fit its type")
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
@@ -80,7 +82,9 @@ def error_of(error: BaseException) -> LedgerError | None:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Raises what the block raises in the ledger's words, with the original as its cause; defects pass as they are."""
+    """Raises the block's database errors as the ledger's, with the original as cause; defects pass
+    unchanged.
+    """
     try:
         yield
     except Exception as error:
@@ -90,19 +94,19 @@ def database_errors() -> Iterator[None]:
         raise meaning from error
 
 
-# The driver puts them on lines by themselves.
+# The driver puts these on separate lines.
 _PARTICULARS = re.compile(r"\n(?:DETAIL|HINT): *")
 
 
 def sentence_of(error: BaseException) -> str:
-    """What the database said, without what the libraries around the driver add to it."""
+    """The database's message, without what the libraries around the driver add to it."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
     return _PARTICULARS.sub("; ", str(error)) or type(error).__name__
 
 
 def refusal_of(error: BaseException) -> LedgerError | None:
-    """As `error_of`; StatementRefused for an error of the database that has no meaning in the table."""
+    """Like `error_of`, and StatementRefused for a database error that is not in the table."""
     meaning = error_of(error)
     if meaning is None and isinstance(error, (DBAPIError, asyncpg.PostgresError)):
         return StatementRefused(type(error).__name__)
@@ -111,9 +115,11 @@ def refusal_of(error: BaseException) -> LedgerError | None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """As `database_errors`, and raises StatementRefused for what has no meaning in the table.
+    """Like `database_errors`, and raises StatementRefused for a database error that is not in the
+    table.
 
-    For statements about several rows: the callers of the others must not pay for a row that the database cannot take.
+    For statements with rows of several callers: the ingest use case then halves the rows until the
+    one that the database refuses is alone.
     """
     try:
         yield

@@ -35,7 +35,9 @@ class Fence:
     def __init__(
         self, engine: AsyncEngine, *, on_failure: Callable[[BaseException], None] = lambda _: None
     ) -> None:
-        """`on_failure` gets the error if grouping the waits breaks; each waiting reader gets it too."""
+        """`on_failure` gets the error if grouping the waits breaks; each waiting reader gets it
+        too.
+        """
         self._engine = engine
         self._waiting: Grouping[None, None] = Grouping(
             self._pass, group_items_max=sys.maxsize, groups_at_once_max=1, on_failure=on_failure

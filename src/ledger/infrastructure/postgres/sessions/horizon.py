@@ -55,7 +55,8 @@ FROM pg_control_system()
 # They are copies by the log, which has a snapshot only after the commits of all transactions below
 # its horizon: where the snapshot is, there is what it counts. And the numbers continue above all
 # numbers in the log. With pg_upgrade the numbers continue as well, but the result looks like any
-# cluster with other numbers: a new stay begins, which costs no more than taking the snapshots again.
+# cluster with other numbers: a new stay begins, which costs no more than taking the snapshots
+# again.
 STAY = "(SELECT stay_id FROM current_stay)"
 
 # While a subscription brings entries, rows arrive that no snapshot has counted, with numbers of

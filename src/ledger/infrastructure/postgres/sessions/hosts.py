@@ -1,4 +1,8 @@
-"""The hosts of a database: which of them takes writes, and how sessions on one that no longer does are given up."""
+"""The hosts of a database: finds the one that takes writes, and ends sessions on any other.
+
+With one host nothing is chosen. With several, each is asked for its state (HostState), and the one
+with the highest timeline that takes writes is used.
+"""
 
 import asyncio
 import errno
@@ -18,30 +22,33 @@ from ledger.database_url import PORT, TARGETS, driver_url, hosts_of
 from ledger.infrastructure.postgres.sessions.driver import DriverConnection
 from ledger.infrastructure.postgres.sessions.outages import Outages
 
-# For one host, its judgement included: a host that stands still must not hide those after it.
+# For one of several hosts, its state included: a host that hangs must not delay the others.
 CONNECT_SECONDS = 2
 # For the only host there is.
 CONNECT_SECONDS_ALONE = 5
-# How long a host that takes writes waits for the word of the others, which may say that it was deposed.
+# Once a host that takes writes has answered, how long the others may take to answer: one of them may
+# show that it was deposed.
 SETTLE_SECONDS = 0.5
 # How often each host is asked.
 WATCH_SECONDS = 0.5
-# Without an answer for so long a host is asked in a new session.
+# After this time without an answer a host is asked again in a new session.
 SILENT_SECONDS = 1.0
-# Waited for one after the other, so that a process that was itself held up does not take the database for silent.
-PATIENCE_STEPS = 10
-# For a peer that vanished without a word: the kernel gives up after about ten seconds.
+# A wait is divided into this many steps, so that a process that was itself held up does not take the
+# database for silent.
+WAIT_STEPS = 10
+# For a peer that vanished without closing: the kernel gives up after about ten seconds.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 5, 2, 3
 UNACKNOWLEDGED_SECONDS = 10
 
-# The first part of a log file's name is the timeline that the server writes to. It grows with each promotion. The control file
-# has the one of the last checkpoint, which may be of before.
-STANDING = """
+# The first part of a log file's name is the timeline that the server writes to. It grows with each
+# promotion. The control file has the timeline of the last checkpoint, which may be an older one.
+SELECT_HOST_STATE = """
 SELECT system_identifier,
        pg_catalog.pg_is_in_recovery() AS in_recovery,
        pg_catalog.current_setting('default_transaction_read_only')::boolean AS read_only,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-            THEN ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::bigint
+            THEN ('x' || pg_catalog.left(
+                   pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::bigint
        END AS timeline
 FROM pg_catalog.pg_control_system()
 """
@@ -55,7 +62,10 @@ _log = structlog.get_logger("ledger")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a PostgreSQL listens: a name, an address or a socket's directory; without one, where the driver looks."""
+    """Where a PostgreSQL listens: a name, an address or the directory of a socket.
+
+    Without `host` it is where the driver looks by default.
+    """
 
     host: str | None
     port: int | None
@@ -68,8 +78,8 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What a host says of itself. A host in recovery has no timeline."""
+class HostState:
+    """The state that a host reports. A host in recovery has no timeline."""
 
     system_identifier: int
     timeline: int | None
@@ -80,22 +90,23 @@ class Standing:
 @dataclass(frozen=True, slots=True)
 class _Session:
     address: Address
-    standing: Standing
+    state: HostState
 
 
 class HostUnavailable(OSError):
-    """No host can be used; the message names each with its reason."""
+    """No host can be used now; the message gives the reason for each."""
 
 
 class EnvironmentMisconfigured(Exception):
-    """A variable of libpq is not as it must be; the message names it."""
+    """A variable of libpq has an invalid value; the message names it."""
 
 
 class HostRefused(Exception):
     """The host answers and must not be used."""
 
 
-# What tells that a host cannot be used now. Another refusal, such as a wrong password, is the same on every host.
+# The errors that mean that a host cannot be used now. Any other refusal, such as a wrong password, is
+# the same on every host.
 _UNUSABLE = (
     OSError,
     HostRefused,
@@ -105,24 +116,30 @@ _UNUSABLE = (
     asyncpg.ConnectionFailureError,
     asyncpg.CrashShutdownError,
 )
-# What this process lacks says nothing of a host.
-_OWN_TROUBLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Errors of this process, which lacks files or memory; they say nothing about a host.
+_LOCAL_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Hosts:
     """The hosts that a URL names, shared by all pools of a process.
 
-    Sessions are opened on the host that takes writes. Once `start` was called each host is asked twice a second; when the one in
-    use is silent, or takes no writes any more, or another one has been promoted, all sessions on it are ended at once, those in
-    use too. A promoted host has a higher timeline: a session of a lower one is refused from then on, so that a deposed primary
-    that wakes up is not used again.
+    Sessions are opened on the host that takes writes. After `start` each host is asked twice a
+    second. All sessions on the host in use are ended at once, those in use too, when that host is
+    silent, takes no writes any more, or another host has been promoted. A promotion raises the
+    timeline, and a session of a lower timeline is refused from then on: a deposed primary that
+    wakes up is not used again.
+
+        h1 writes timeline 1, h2 is a standby     sessions are on h1
+        h1 is silent, h2 is promoted              sessions on h1 end; new ones are on h2, timeline 2
+        h1 is back and writes timeline 1          h1 is refused: it was deposed
     """
 
     def __init__(self, url: str, *, target: str | None = None) -> None:
         """`url` is a SQLAlchemy URL as `driver_url` makes it.
 
-        `target` is what is asked of a host where the URL does not say: `read-write`, `primary`, or `any`. Without it the only
-        host may be any, and of several it must take writes. Raises EnvironmentMisconfigured.
+        `target` is what a host must be if the URL does not say: `read-write`, `primary` or `any`.
+        Without `target` a single host may be any, and one of several must take writes. Raises
+        EnvironmentMisconfigured.
         """
         self.url = url
         parsed = make_url(url)
@@ -151,11 +168,11 @@ class Hosts:
         self._newest_timeline: dict[int, int] = {}
         self._finding: asyncio.Task[Address] | None = None
         self._watching: list[asyncio.Task[None]] = []
-        self._seen: dict[Address, Standing | BaseException] = {}
+        self._latest: dict[Address, HostState | BaseException] = {}
 
     @property
     def sessions(self) -> tuple[DriverConnection, ...]:
-        """Those that are open, in use or not."""
+        """The open sessions, in use or not."""
         return tuple(self._sessions)
 
     @property
@@ -163,11 +180,11 @@ class Hosts:
         return self._outages
 
     def start(self) -> None:
-        """Begins to watch the hosts."""
+        """Starts to watch the hosts."""
         self._watching = [asyncio.create_task(self._watch(address)) for address in self.addresses]
 
     async def stop(self) -> None:
-        """Ends the watch; sessions stay as they are."""
+        """Stops the watch; sessions stay open."""
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -175,9 +192,10 @@ class Hosts:
         self._outages.close()
 
     async def connect(self, **options: Any) -> DriverConnection:
-        """A session on the host to use, with these options of the driver.
+        """A session on the host to use; `options` go to the driver.
 
-        Raises HostUnavailable, or what the database says to all who come, such as of a wrong password.
+        Raises HostUnavailable, or the database's error if it refuses every session, as for a wrong
+        password.
         """
         address = self._current
         if address is not None:
@@ -186,18 +204,18 @@ class Hosts:
             except _UNUSABLE as error:
                 if len(self.addresses) == 1:
                     raise HostUnavailable(f"{address}: {_reason(error)}") from error
-        return await self._session(await self._find(), options)
+        return await self._session(await self._find_host(), options)
 
     async def _session(self, address: Address, options: dict[str, Any]) -> DriverConnection:
-        connection, standing = await _patiently(
+        connection, state = await _within(
             self._open(address, options), self._connect_seconds, _terminate
         )
         try:
-            self._judge(standing)
+            self._check(state)
         except BaseException:
             connection.terminate()
             raise
-        self._sessions[connection] = _Session(address, standing)
+        self._sessions[connection] = _Session(address, state)
         connection.add_termination_listener(self._forget)
         return connection
 
@@ -206,7 +224,7 @@ class Hosts:
 
     async def _open(
         self, address: Address, options: dict[str, Any]
-    ) -> tuple[DriverConnection, Standing]:
+    ) -> tuple[DriverConnection, HostState]:
         try:
             connection = await asyncpg.connect(
                 host=address.host,
@@ -220,44 +238,47 @@ class Hosts:
             raise OSError("no host can have that name") from error
         try:
             _notice_vanished_peers(connection)
-            return connection, await _standing(connection)
+            return connection, await _state_of(connection)
         except BaseException:
             connection.terminate()
             raise
 
-    def _judge(self, standing: Standing) -> None:
-        """Raises HostRefused for a host that must not be used. Ends the sessions on those that it tells to be deposed."""
-        if self._target != "any" and standing.in_recovery:
+    def _check(self, state: HostState) -> None:
+        """Raises HostRefused if a host in this state must not be used.
+
+        Ends the sessions on hosts that the state shows to be deposed.
+        """
+        if self._target != "any" and state.in_recovery:
             raise HostRefused("is a standby")
-        if self._target == "read-write" and standing.read_only:
+        if self._target == "read-write" and state.read_only:
             raise HostRefused("is set to read only")
-        if len(self.addresses) > 1 and self._newest_timeline.keys() - {standing.system_identifier}:
+        if len(self.addresses) > 1 and self._newest_timeline.keys() - {state.system_identifier}:
             raise HostRefused(
                 "belongs to another database cluster than the host that was used before"
             )
-        if standing.timeline is None:
+        if state.timeline is None:
             return
-        newest = self._newest_timeline.get(standing.system_identifier, 0)
-        if standing.timeline < newest:
+        newest = self._newest_timeline.get(state.system_identifier, 0)
+        if state.timeline < newest:
             raise HostRefused(
-                f"was deposed: it writes timeline {standing.timeline}, and the primary writes {newest}"
+                f"was deposed: it writes timeline {state.timeline}, and the primary writes {newest}"
             )
-        self._newest_timeline[standing.system_identifier] = standing.timeline
-        if standing.timeline > newest:
-            self._end_sessions("was deposed", lambda session: _is_older(session.standing, standing))
+        self._newest_timeline[state.system_identifier] = state.timeline
+        if state.timeline > newest:
+            self._end_sessions("was deposed", lambda session: _is_older(session.state, state))
 
-    async def _find(self) -> Address:
-        """The host to use, asked of all of them at once, and once for all who want to know at the same time."""
+    async def _find_host(self) -> Address:
+        """The host to use. Asks all hosts at once; concurrent callers share one search."""
         if self._finding is None or self._finding.done():
             self._finding = asyncio.create_task(self._ask_all())
-            # It may be that nobody waits for it any more.
+            # Takes the error: every caller may have been cancelled by then.
             self._finding.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._finding)
 
     async def _ask_all(self) -> Address:
         asked = {asyncio.create_task(self._ask(address)): address for address in self.addresses}
         known = max(self._newest_timeline.values(), default=0)
-        usable: dict[Address, Standing] = {}
+        usable: dict[Address, HostState] = {}
         reasons: dict[Address, BaseException] = {}
         pending = set(asked)
         try:
@@ -270,24 +291,23 @@ class Hosts:
                 for task in done:
                     try:
                         usable[asked[task]] = task.result()
-                    # One that refuses may be behind the others, as a standby that lacks the database yet.
+                    # One that refuses may be behind the others, as a standby that lacks the
+                    # database yet.
                     except (*_UNUSABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                         reasons[asked[task]] = error
-                # A promotion that nobody knew of has the last word; so has silence.
-                if not done or any(
-                    (standing.timeline or 0) > known > 0 for standing in usable.values()
-                ):
+                # Stop at a promotion that was unknown so far, or when no more answers come.
+                if not done or any((state.timeline or 0) > known > 0 for state in usable.values()):
                     break
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
-        # Those that a later answer has deposed are among them.
+        # Some of these may have been deposed according to a later answer.
         for address in sorted(
             usable, key=lambda address: usable[address].timeline or 0, reverse=True
         ):
             try:
-                self._judge(usable[address])
+                self._check(usable[address])
             except HostRefused as error:
                 reasons[address] = error
                 continue
@@ -295,34 +315,35 @@ class Hosts:
             return address
         refusals = [error for error in reasons.values() if not isinstance(error, _UNUSABLE)]
         if refusals:
-            # As of a wrong password: to be told in its own words.
+            # Such as a wrong password: the caller needs the database's own error.
             raise refusals[0]
         raise HostUnavailable(_reasons(reasons))
 
-    async def _ask(self, address: Address) -> Standing:
-        connection, standing = await _patiently(
+    async def _ask(self, address: Address) -> HostState:
+        connection, state = await _within(
             self._open(address, {}), self._connect_seconds, _terminate
         )
         with suppress(*_UNUSABLE):
             await connection.close(timeout=SILENT_SECONDS)
         if self._target != "any":
-            self._judge(standing)
-        return standing
+            self._check(state)
+        return state
 
     async def _watch(self, address: Address) -> None:
-        """Asks one host again and again, in a session of its own."""
+        """Asks one host every WATCH_SECONDS, in a dedicated session."""
         connection: DriverConnection | None = None
         try:
             while True:
                 try:
-                    connection, standing = await self._look(address, connection)
-                    self._judge(standing)
-                    self._see(address, standing)
+                    connection, state = await self._ask_again(address, connection)
+                    self._check(state)
+                    self._take_note(address, state)
                 except _UNUSABLE as error:
-                    if getattr(error, "errno", None) not in _OWN_TROUBLES:
-                        self._see(address, error)
-                except Exception as error:  # noqa: BLE001  # whatever it is: a watch that ended would see nothing any more
-                    # It answers, so sessions that are open may go on.
+                    if getattr(error, "errno", None) not in _LOCAL_ERRNOS:
+                        self._take_note(address, error)
+                # Any error at all: a watch that ended would notice no failure any more.
+                except Exception as error:  # noqa: BLE001
+                    # The host answers, so open sessions may continue.
                     _log.debug(
                         "a database host lets no watch in", host=str(address), cause=repr(error)
                     )
@@ -331,36 +352,37 @@ class Hosts:
             if connection is not None:
                 connection.terminate()
 
-    async def _look(
+    async def _ask_again(
         self, address: Address, connection: DriverConnection | None
-    ) -> tuple[DriverConnection, Standing]:
-        """What a host says in its session, or in a new one: a session may be stuck where the host is not."""
+    ) -> tuple[DriverConnection, HostState]:
+        """The host's state, asked in `connection` or, if that fails, in a new session.
+
+        A session may hang while the host is well.
+        """
         if connection is not None and not connection.is_closed():
             try:
-                return connection, await _patiently(_standing(connection), SILENT_SECONDS)
+                return connection, await _within(_state_of(connection), SILENT_SECONDS)
             except (*_UNUSABLE, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection.terminate()
-        return await _patiently(
-            self._open(address, WATCH_OPTIONS), self._connect_seconds, _terminate
-        )
+        return await _within(self._open(address, WATCH_OPTIONS), self._connect_seconds, _terminate)
 
-    def _see(self, address: Address, found: Standing | BaseException) -> None:
-        """Draws the conclusions from what a host said, or from its silence."""
-        self._seen[address] = found
+    def _take_note(self, address: Address, found: HostState | BaseException) -> None:
+        """Acts on a host's latest state, or on the error if it gave none."""
+        self._latest[address] = found
         if isinstance(found, BaseException):
             self._end_sessions(_reason(found), lambda session: session.address == address)
             if self._current == address and len(self.addresses) > 1:
                 self._current = None
             errors = {
                 other: error
-                for other, error in self._seen.items()
+                for other, error in self._latest.items()
                 if isinstance(error, BaseException)
             }
             if len(errors) == len(self.addresses):
                 self._outages.began(_reasons(errors))
             return
-        current = self._seen.get(self._current) if self._current else None
-        if not isinstance(current, Standing) or _is_older(current, found):
+        current = self._latest.get(self._current) if self._current else None
+        if not isinstance(current, HostState) or _is_older(current, found):
             self._use(address)
         self._outages.ended(str(address))
 
@@ -374,7 +396,10 @@ class Hosts:
         self._current = address
 
     def _end_sessions(self, reason: str, which: Callable[[_Session], bool]) -> None:
-        """Ends sessions, those in use too: whoever uses one is told that it was lost, and the pools replace the others."""
+        """Ends the sessions that `which` selects, those in use too.
+
+        A use of one fails with a lost connection, and the pools replace the idle ones.
+        """
         ended = [
             (connection, session)
             for connection, session in self._sessions.items()
@@ -382,7 +407,7 @@ class Hosts:
         ]
         for connection, _ in ended:
             self._sessions.pop(connection, None)
-            lose(connection)
+            abort(connection)
         if ended:
             hosts = sorted({str(session.address) for _, session in ended})
             _log.info(
@@ -390,16 +415,16 @@ class Hosts:
             )
 
 
-def lose(connection: DriverConnection) -> None:
-    """Ends a session that somebody may be using, as if the network had lost it.
+def abort(connection: DriverConnection) -> None:
+    """Ends a session that may be in use, as if the network had lost it.
 
-    The driver's own way takes the ground from under a use that is between two messages: it fails with AttributeError.
+    The driver's `terminate` would make a use that is between two messages fail with AttributeError.
     """
     connection._transport.abort()
 
 
 def _hosts_of_environment(port: int | None) -> list[tuple[str, int | None]]:
-    """The hosts in libpq's variables, which stand in for what a URL leaves out; `port` is the URL's. None where none is named."""
+    """The hosts that libpq's variables name, for a URL that names none; `port` is the URL's."""
     names, ports = (
         os.environ.get("PGHOST", ""),
         os.environ.get("PGPORT", "") if port is None else str(port),
@@ -420,18 +445,18 @@ def _target_of_environment() -> str | None:
     return target
 
 
-def _is_older(standing: Standing, than: Standing) -> bool:
-    return standing.system_identifier == than.system_identifier and (standing.timeline or 0) < (
+def _is_older(state: HostState, than: HostState) -> bool:
+    return state.system_identifier == than.system_identifier and (state.timeline or 0) < (
         than.timeline or 0
     )
 
 
 def _notice_vanished_peers(connection: DriverConnection) -> None:
-    """Has the kernel give up a peer that answers nothing. The driver has no way to say so."""
-    plug = connection._transport.get_extra_info("socket")
-    if plug is None or plug.family == socket.AF_UNIX:
+    """Makes the kernel give up a silent peer. The driver has no option for that."""
+    tcp_socket = connection._transport.get_extra_info("socket")
+    if tcp_socket is None or tcp_socket.family == socket.AF_UNIX:
         return
-    plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    tcp_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
@@ -440,25 +465,28 @@ def _notice_vanished_peers(connection: DriverConnection) -> None:
     ):
         # Not every system has all of them.
         if hasattr(socket, option):
-            plug.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            tcp_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-async def _standing(connection: DriverConnection) -> Standing:
-    (row,) = await connection.fetch(STANDING)
-    return Standing(row["system_identifier"], row["timeline"], row["in_recovery"], row["read_only"])
+async def _state_of(connection: DriverConnection) -> HostState:
+    (row,) = await connection.fetch(SELECT_HOST_STATE)
+    return HostState(
+        row["system_identifier"], row["timeline"], row["in_recovery"], row["read_only"]
+    )
 
 
-async def _patiently(
+async def _within(
     work: Coroutine[Any, Any, T], seconds: float, give_up: Callable[[T], None] = lambda _: None
 ) -> T:
-    """The result of `work`, if it comes within so many seconds of this process. Raises TimeoutError.
+    """The result of `work`. Raises TimeoutError if it takes more than `seconds`.
 
-    `give_up` gets a result that comes when nobody waits for it any more.
+    Only time counts in which this process runs. If the caller is cancelled, `give_up` gets a result
+    that comes later.
     """
     task = asyncio.ensure_future(work)
     try:
-        for _ in range(PATIENCE_STEPS):
-            await asyncio.wait({task}, timeout=seconds / PATIENCE_STEPS)
+        for _ in range(WAIT_STEPS):
+            await asyncio.wait({task}, timeout=seconds / WAIT_STEPS)
             if task.done():
                 return task.result()
         task.cancel()
@@ -477,12 +505,12 @@ async def _patiently(
     return task.result()
 
 
-def _terminate(opened: tuple[DriverConnection, Standing]) -> None:
+def _terminate(opened: tuple[DriverConnection, HostState]) -> None:
     opened[0].terminate()
 
 
 def _reason(error: BaseException) -> str:
-    """Why a host cannot be used, in words."""
+    """Why a host cannot be used, for people."""
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 

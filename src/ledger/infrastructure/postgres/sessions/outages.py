@@ -1,4 +1,6 @@
-"""The log of outages: a line when the database goes, rarely one while it is away, and a line when it is back."""
+"""Logs outages: a line when the database goes away, a rare one while it is away, a line when it is
+back.
+"""
 
 import asyncio
 import time
@@ -8,13 +10,14 @@ import structlog
 
 from ledger.errors import DatabaseTimeout, DatabaseUnavailable
 
-# After how long the log says once more that the database is away; each time it waits twice as long.
+# When the log repeats that the database is away; the wait doubles each time.
 REMIND_SECONDS_MIN = 60.0
 REMIND_SECONDS_MAX = 3600.0
-# How long a failure for want of the database waits for the watch to tell whether the database is away.
+# How long a failure of a database call waits for the watch to find out whether the database is
+# away.
 DOUBT_SECONDS = 2.0
-# Of how many kinds of failures it is known when they were logged.
-TOLD_MAX = 1000
+# For how many kinds of failures the time of the last log line is kept.
+LOGGED_KINDS_MAX = 1000
 
 _log = structlog.get_logger("ledger")
 
@@ -28,11 +31,11 @@ class Outages:
         self._last_began_at = float("-inf")
         self._remind_at = 0.0
         self._remind_seconds = REMIND_SECONDS_MIN
-        self._told: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self._doubts: dict[str, asyncio.TimerHandle] = {}
 
     def began(self, cause: str) -> None:
-        """Tells that no host can be used; `cause` names them. To be called as long as it is so."""
+        """Reports that no host can be used; `cause` names them. Call it again while that lasts."""
         now = self._clock()
         if self._began_at is None:
             self._began_at = self._last_began_at = now
@@ -48,7 +51,7 @@ class Outages:
         self._remind_at = now + self._remind_seconds
 
     def ended(self, host: str) -> None:
-        """Tells that a host can be used. Does nothing if it was so before."""
+        """Reports that a host can be used. Does nothing if that was so before."""
         if self._began_at is None:
             return
         _log.warning(
@@ -57,36 +60,41 @@ class Outages:
         self._began_at = None
 
     def worker_failed(self, what: str, error: BaseException) -> None:
-        """Logs what a worker could not do, rarely the same, and not while the database is away: that has its line."""
+        """Logs that a worker failed: the same failure rarely, and not during an outage, which has
+        its line.
+
+        `what` is a sentence and the kind of the failure. If the database may be the cause, the line
+        waits DOUBT_SECONDS for an outage to be found.
+        """
         line = {"error": type(error).__name__, "cause": repr(error.__cause__ or error)}
         if not isinstance(error, (DatabaseUnavailable, DatabaseTimeout)):
             _log.warning(what, **line)
             return
         failed_at = self._clock()
-        # A read of a balance can fail a thousand times a second: one doubt stands for all of them.
+        # A read of a balance can fail a thousand times a second: one doubt covers all of them.
         if (
             what in self._doubts
-            or self._told.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN
+            or self._logged_at.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN
         ):
             return
 
         def decide() -> None:
             del self._doubts[what]
             if self._began_at is None and self._last_began_at < failed_at - DOUBT_SECONDS:
-                if len(self._told) >= TOLD_MAX:
-                    self._told.clear()
-                self._told[what] = failed_at
+                if len(self._logged_at) >= LOGGED_KINDS_MAX:
+                    self._logged_at.clear()
+                self._logged_at[what] = failed_at
                 _log.warning(what, **line)
 
         self._doubts[what] = asyncio.get_running_loop().call_later(DOUBT_SECONDS, decide)
 
     @property
     def doubts(self) -> int:
-        """How many kinds of failures may yet be logged."""
+        """How many kinds of failures wait to be logged or dropped."""
         return len(self._doubts)
 
     def close(self) -> None:
-        """Forgets failures that are in doubt."""
+        """Drops the failures that wait."""
         for doubt in self._doubts.values():
             doubt.cancel()
         self._doubts.clear()
