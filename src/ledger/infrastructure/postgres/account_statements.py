@@ -47,23 +47,28 @@ REACH_ENTRIES_MAX = 100_000
 def _payable_before(instant: str) -> str:
     """SQL, for FROM, of available and pending together as of an instant, and how many entries are not below any mark."""
     return f"""(
-    SELECT COALESCE(below.payable_minor, 0) + between_marks.payable_minor + tail.payable_minor AS payable_minor,
+    SELECT COALESCE(below.payable_minor, 0) + between_marks.payable_minor + tail.payable_minor
+           AS payable_minor,
            tail.entries_count AS tail_entries
     FROM (SELECT) AS one
     LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
     LEFT JOIN LATERAL {last_mark_before("a.balance_account_id", instant)} AS below ON true
-    LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", f"{instant} + newest.late_by_max")} AS above ON true
+    LEFT JOIN LATERAL {first_mark_from("a.balance_account_id", f"{instant} + newest.late_by_max")}
+      AS above ON true
     CROSS JOIN LATERAL (
       SELECT COALESCE(sum({PAYABLE_MINOR}), 0) AS payable_minor
       FROM ledger_entries AS e
-      WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(below.horizon, {FIRST_HORIZON})
+      WHERE e.balance_account_id = a.balance_account_id
+        AND e.recorded_txid >= COALESCE(below.horizon, {FIRST_HORIZON})
         AND e.recorded_txid < COALESCE(above.horizon, newest.horizon) AND e.recorded_at < {instant}
     ) AS between_marks
     CROSS JOIN LATERAL (
       SELECT count(*) AS entries_count,
-             COALESCE(sum({PAYABLE_MINOR}) FILTER (WHERE e.recorded_at < {instant}), 0) AS payable_minor
+             COALESCE(sum({PAYABLE_MINOR}) FILTER (WHERE e.recorded_at < {instant}), 0)
+               AS payable_minor
       FROM ledger_entries AS e
-      WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
+      WHERE e.balance_account_id = a.balance_account_id
+        AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
     ) AS tail
   )"""
 
@@ -76,8 +81,10 @@ def _payable_before(instant: str) -> str:
 SELECT_MOMENT = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT moment.now_at AS read_at, {next_number("seen.transactions")}::text AS transactions_end,
-       ARRAY(SELECT open.txid::text FROM {open_numbers("seen.transactions")} AS open (txid)) AS transactions_open,
-       opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor, a.balance_account_id,
+       ARRAY(SELECT open.txid::text FROM {open_numbers("seen.transactions")} AS open (txid))
+         AS transactions_open,
+       opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor,
+       a.balance_account_id,
        closing.tail_entries
 FROM restaurants AS r
 CROSS JOIN moment
@@ -95,7 +102,8 @@ FROM balance_accounts AS a
 LEFT JOIN LATERAL {newest_mark("a.balance_account_id")} AS newest ON true
 CROSS JOIN LATERAL (
   SELECT FROM ledger_entries AS e
-  WHERE e.balance_account_id = a.balance_account_id AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
+  WHERE e.balance_account_id = a.balance_account_id
+    AND e.recorded_txid >= COALESCE(newest.horizon, {FIRST_HORIZON})
   OFFSET $3 LIMIT 1
 ) AS more
 WHERE a.restaurant_id = $1 AND a.currency = $2
@@ -138,7 +146,8 @@ LEFT JOIN LATERAL {
 } AS above ON true
 """
 
-_COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor, e.available_at,
+_COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
+e.amount_minor, e.available_at,
          e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
 
 
@@ -148,12 +157,14 @@ def _microseconds(column: str) -> str:
     Infinity, which nothing but a hand can have written, is the first or last instant of the contract.
     """
     return f"""(1000000 * extract(epoch FROM CASE {column}
-           WHEN 'infinity' THEN '9999-12-31T23:59:59.999999Z' WHEN '-infinity' THEN '0001-01-01T00:00:00Z'
+           WHEN 'infinity' THEN '9999-12-31T23:59:59.999999Z'
+           WHEN '-infinity' THEN '0001-01-01T00:00:00Z'
            ELSE {column} END))::bigint"""
 
 
 # In the order in which a row is unpacked.
-_ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+_ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
+e.amount_minor,
        {_microseconds("e.available_at")},
        {_microseconds("e.occurred_at")},
        {_microseconds("e.recorded_at")} AS recorded_at_microseconds,
@@ -171,13 +182,16 @@ FROM (
   FROM (
     SELECT {_COLUMNS}
     FROM ledger_entries AS e
-    WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
-      AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+    WHERE e.balance_account_id = {_ACCOUNT}
+      AND e.recorded_txid >= $6::text::xid8 AND e.recorded_txid < $7::text::xid8
+      AND e.recorded_at >= $3 AND e.recorded_at < $4
+      AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
     UNION ALL
     SELECT {_COLUMNS}
     FROM ledger_entries AS e
     WHERE e.balance_account_id = {_ACCOUNT} AND e.recorded_txid >= $8::text::xid8
-      AND e.recorded_at >= $3 AND e.recorded_at < $4 AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+      AND e.recorded_at >= $3 AND e.recorded_at < $4
+      AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
   ) AS e
   WHERE true {{conditions}}
   ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position

@@ -31,7 +31,8 @@ WITH archived AS MATERIALIZED (
 )
 SELECT outcome, skip_reason, items_count AS restaurants,
        CASE outcome
-         WHEN 'PAYOUT_CREATED' THEN (SELECT sum(p.amount_minor) FROM payouts AS p WHERE p.payout_run_id = $1)
+         WHEN 'PAYOUT_CREATED'
+           THEN (SELECT sum(p.amount_minor) FROM payouts AS p WHERE p.payout_run_id = $1)
          ELSE 0
        END AS amount_minor
 FROM archived

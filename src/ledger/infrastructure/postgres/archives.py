@@ -34,24 +34,29 @@ _ADVISORY_LOCK_KEY = 0x6C65646765720002
 _ENDED_RUNS = """
 payout_runs AS r
 JOIN payout_run_items AS i ON i.payout_run_id = r.payout_run_id
-WHERE r.state <> 'RUNNING' AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
+WHERE r.state <> 'RUNNING'
+  AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
 """
 
 # The first instant of what may go, for each kind; NULL if there is nothing.
 SELECT_FIRST = {
-    ArchiveKind.PAYOUT_RUN_ITEMS: f"SELECT min(r.finished_at) FROM {_ENDED_RUNS} AND r.finished_at < $1",
+    ArchiveKind.PAYOUT_RUN_ITEMS: (
+        f"SELECT min(r.finished_at) FROM {_ENDED_RUNS} AND r.finished_at < $1"
+    ),
     ArchiveKind.AUDIT_LOG: "SELECT min(recorded_at) FROM audit_log WHERE recorded_at < $1",
 }
 
 # How much there is between each two of the instants $1.
 SELECT_PARTS = {
     ArchiveKind.PAYOUT_RUN_ITEMS: f"""
-SELECT width_bucket(r.finished_at, $1::timestamptz[]) AS place, count(*) AS rows_count, sum(pg_column_size(i.*)) AS rows_bytes
+SELECT width_bucket(r.finished_at, $1::timestamptz[]) AS place, count(*) AS rows_count,
+       sum(pg_column_size(i.*)) AS rows_bytes
 FROM {_ENDED_RUNS} AND r.finished_at < $2
 GROUP BY 1 ORDER BY 1
 """,
     ArchiveKind.AUDIT_LOG: """
-SELECT width_bucket(l.recorded_at, $1::timestamptz[]) AS place, count(*) AS rows_count, sum(pg_column_size(l.*)) AS rows_bytes
+SELECT width_bucket(l.recorded_at, $1::timestamptz[]) AS place, count(*) AS rows_count,
+       sum(pg_column_size(l.*)) AS rows_bytes
 FROM audit_log AS l WHERE l.recorded_at < $2
 GROUP BY 1 ORDER BY 1
 """,
@@ -59,11 +64,13 @@ GROUP BY 1 ORDER BY 1
 
 SELECT_LINES = {
     ArchiveKind.PAYOUT_RUN_ITEMS: f"""
-SELECT row_to_json(i)::text AS line FROM {_ENDED_RUNS} AND r.finished_at >= $1 AND r.finished_at < $2
+SELECT row_to_json(i)::text AS line FROM {_ENDED_RUNS}
+  AND r.finished_at >= $1 AND r.finished_at < $2
 ORDER BY i.payout_run_id, i.restaurant_id
 """,
     ArchiveKind.AUDIT_LOG: """
-SELECT row_to_json(l)::text AS line FROM audit_log AS l WHERE l.recorded_at >= $1 AND l.recorded_at < $2
+SELECT row_to_json(l)::text AS line FROM audit_log AS l
+WHERE l.recorded_at >= $1 AND l.recorded_at < $2
 """,
 }
 
@@ -76,7 +83,8 @@ FOR UPDATE
 """
 
 INSERT_RANGE = """
-INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256)
+INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name,
+  file_bytes, file_sha256)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 RETURNING archived_at
 """
@@ -95,14 +103,16 @@ DELETE_ITEMS = """
 DELETE FROM payout_run_items AS i
 USING unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[])
   AS a (payout_run_id, restaurant_id, outcome, skip_reason, payout_id)
-WHERE i.payout_run_id = a.payout_run_id AND i.restaurant_id = a.restaurant_id AND i.outcome = a.outcome
-  AND i.skip_reason IS NOT DISTINCT FROM a.skip_reason AND i.payout_id IS NOT DISTINCT FROM a.payout_id
+WHERE i.payout_run_id = a.payout_run_id AND i.restaurant_id = a.restaurant_id
+  AND i.outcome = a.outcome AND i.skip_reason IS NOT DISTINCT FROM a.skip_reason
+  AND i.payout_id IS NOT DISTINCT FROM a.payout_id
 """
 
 # By their ids: what was recorded later than the archive was made stays, whatever its time.
 DELETE_CALLS = "DELETE FROM audit_log WHERE audit_id = ANY ($1::uuid[])"
 
-_ARCHIVE = "archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256, archived_at"
+_ARCHIVE = """archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes,
+  file_sha256, archived_at"""
 
 SELECT_ARCHIVES = (
     f"SELECT {_ARCHIVE} FROM archived_ranges ORDER BY from_at, archived_at, archive_id"
@@ -114,7 +124,8 @@ SELECT {_ARCHIVE}
 FROM archived_ranges AS a
 WHERE CASE a.kind
         WHEN 'audit_log' THEN EXISTS (
-          SELECT FROM audit_log AS l WHERE l.recorded_at >= a.from_at AND l.recorded_at < a.before_at)
+          SELECT FROM audit_log AS l
+          WHERE l.recorded_at >= a.from_at AND l.recorded_at < a.before_at)
         ELSE EXISTS (
           SELECT FROM archived_run_outcomes AS z
           WHERE z.archive_id = a.archive_id

@@ -28,12 +28,14 @@ SELECT_BALANCES = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT q.place, instant.is_past, moment.now_at AS read_at, a.balance_account_id,
        settled.matured_minor + since.matured_minor + tail.available_minor AS available_minor,
-       settled.payable_minor - settled.matured_minor - since.matured_minor + tail.pending_minor AS pending_minor,
+       settled.payable_minor - settled.matured_minor - since.matured_minor + tail.pending_minor
+         AS pending_minor,
        settled.reserved_minor + tail.reserved_minor AS reserved_minor,
        settled.disputed_minor + tail.disputed_minor AS disputed_minor,
        GREATEST(s.last_event_at, tail.last_event_at) AS last_event_at,
        since.entries_count + tail.entries_count AS entries_read
-FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
+FROM unnest($1::text[], $2::text[], $3::timestamptz[])
+  WITH ORDINALITY AS q (restaurant_id, currency, as_of, place)
 CROSS JOIN moment
 JOIN restaurants AS r ON r.restaurant_id = q.restaurant_id
 CROSS JOIN LATERAL (
@@ -47,11 +49,16 @@ LEFT JOIN LATERAL {
     )
 } AS s ON true
 CROSS JOIN LATERAL (
-  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0) AS payable_minor,
-         COALESCE(sum(l.matured_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0) AS matured_minor,
-         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'payout_reserved'), 0) AS reserved_minor,
-         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'dispute_hold'), 0) AS disputed_minor
-  FROM unnest(s.ledger_accounts, s.total_minors, s.matured_minors) AS l (ledger_account, total_minor, matured_minor)
+  SELECT COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0)
+           AS payable_minor,
+         COALESCE(sum(l.matured_minor) FILTER (WHERE l.ledger_account = 'restaurant_payable'), 0)
+           AS matured_minor,
+         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'payout_reserved'), 0)
+           AS reserved_minor,
+         COALESCE(sum(l.total_minor) FILTER (WHERE l.ledger_account = 'dispute_hold'), 0)
+           AS disputed_minor
+  FROM unnest(s.ledger_accounts, s.total_minors, s.matured_minors)
+    AS l (ledger_account, total_minor, matured_minor)
 ) AS settled
 CROSS JOIN LATERAL (
   SELECT count(*) AS entries_count,
@@ -63,9 +70,11 @@ CROSS JOIN LATERAL (
 ) AS since
 CROSS JOIN LATERAL (
   SELECT
-    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= instant.as_of), 0)
+    COALESCE(sum(e.payable_minor)
+      FILTER (WHERE e.available_at IS NULL OR e.available_at <= instant.as_of), 0)
       AS available_minor,
-    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > instant.as_of), 0) AS pending_minor,
+    COALESCE(sum(e.payable_minor) FILTER (WHERE e.available_at > instant.as_of), 0)
+      AS pending_minor,
     COALESCE(sum(e.reserved_minor), 0) AS reserved_minor,
     COALESCE(sum(e.disputed_minor), 0) AS disputed_minor,
     max(e.occurred_at) AS last_event_at,

@@ -12,8 +12,10 @@ from ledger.infrastructure.postgres.sessions.errors import refusals
 # Idempotent: a retry after a lost answer adds no second row.
 INSERT_CALLS = """
 INSERT INTO audit_log (audit_id, identity, credential, method, request_id, peer, what, outcome)
-SELECT c.audit_id, c.identity, c.credential, c.method, c.request_id, c.peer, c.what::jsonb, c.outcome
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+SELECT c.audit_id, c.identity, c.credential, c.method, c.request_id, c.peer, c.what::jsonb,
+       c.outcome
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+  $8::text[])
   AS c (audit_id, identity, credential, method, request_id, peer, what, outcome)
 ON CONFLICT (audit_id) DO NOTHING
 """

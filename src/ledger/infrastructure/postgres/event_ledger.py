@@ -35,18 +35,20 @@ from ledger.infrastructure.postgres.sessions.fence import (
 INSERT_EVENTS = """
 WITH candidate AS MATERIALIZED (
   SELECT c.*, a.balance_account_id, COALESCE(r.maturity_days, $13::integer) AS maturity_days
-  FROM unnest($1::text[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+  FROM unnest($1::text[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+    $8::bigint[],
               $9::timestamptz[], $10::text[], $11::text[], $14::integer[], $15::integer[])
-       AS c (event_id, fingerprint, transaction_id, type, restaurant_id, currency, amount_minor, fee_minor,
-             occurred_at, reference, metadata, first_entry, last_entry)
+       AS c (event_id, fingerprint, transaction_id, type, restaurant_id, currency, amount_minor,
+         fee_minor, occurred_at, reference, metadata, first_entry, last_entry)
   JOIN restaurants AS r ON r.restaurant_id = c.restaurant_id
   JOIN balance_accounts AS a ON a.restaurant_id = c.restaurant_id AND a.currency = c.currency
 ),
 new AS (
   INSERT INTO processor_events (
-    event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
-    occurred_at, reference, metadata)
-  SELECT event_id, fingerprint, transaction_id, $12::uuid, type, restaurant_id, currency, amount_minor, fee_minor,
+    event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+    fee_minor, occurred_at, reference, metadata)
+  SELECT event_id, fingerprint, transaction_id, $12::uuid, type, restaurant_id, currency,
+         amount_minor, fee_minor,
          occurred_at, reference, metadata::jsonb
   FROM candidate
   ORDER BY event_id COLLATE "C"
@@ -55,15 +57,17 @@ new AS (
 ),
 posted AS (
   INSERT INTO ledger_entries (
-    balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
-    available_at, occurred_at, event_id)
-  SELECT c.balance_account_id, c.transaction_id, e.position, ($18::text[])[e.rule], ($19::text[])[e.rule],
+    balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+    amount_minor, available_at, occurred_at, event_id)
+  SELECT c.balance_account_id, c.transaction_id, e.position, ($18::text[])[e.rule],
+         ($19::text[])[e.rule],
          ($20::text[])[e.rule], e.amount_minor,
          CASE WHEN ($21::boolean[])[e.rule] AND c.maturity_days > 0
               THEN c.occurred_at + make_interval(hours => 24 * c.maturity_days) END,
          c.occurred_at, c.event_id
   FROM candidate AS c
-  CROSS JOIN LATERAL unnest(($16::integer[])[c.first_entry:c.last_entry], ($17::bigint[])[c.first_entry:c.last_entry])
+  CROSS JOIN LATERAL unnest(($16::integer[])[c.first_entry:c.last_entry],
+    ($17::bigint[])[c.first_entry:c.last_entry])
     WITH ORDINALITY AS e (rule, amount_minor, position)
   WHERE (c.event_id IN (SELECT event_id FROM new)) IS TRUE
 )
@@ -86,8 +90,8 @@ _RULE_NUMBERS = {
 # The stored ones of some ids. A statement after INSERT_EVENTS and not a part of it: only a new snapshot sees the rows which that
 # one waited for.
 SELECT_EVENTS = """
-SELECT event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
-       occurred_at, payout_id, reference, metadata, recorded_at
+SELECT event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+       fee_minor, occurred_at, payout_id, reference, metadata, recorded_at
 FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
@@ -115,8 +119,10 @@ SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT
 
 # What one event posted. The event's transaction number leads into the primary key of the entries.
 SELECT_ENTRIES_OF_EVENT = """
-SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
-       a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at, e.event_id, e.payout_id
+SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
+       e.amount_minor,
+       a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at, e.event_id,
+       e.payout_id
 FROM processor_events AS v
 JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
 JOIN ledger_entries AS e

@@ -66,7 +66,8 @@ WHERE $1::timestamptz <= now_at
 
 # Calls that come at once may each be the last one that is let in.
 INSERT_RUN = """
-INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, zone_table_version)
+INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id,
+  zone_table_version)
 SELECT $1::uuid, $2::text, $3::date, $4::timestamptz, $5::bigint, $6::text, $8::text
 WHERE (SELECT count(*) FROM payout_runs WHERE state = 'RUNNING') < $7
 ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
@@ -79,12 +80,16 @@ INSERT_PROGRESS = f"""
 WITH moment AS MATERIALIZED (SELECT {DATABASE_SNAPSHOT} AS accounts_snapshot),
 accounts AS (
   SELECT max(a.balance_account_id) AS last,
-         max(a.balance_account_id) FILTER (WHERE NOT {is_visible("a.opened_txid", "m.accounts_snapshot")}) AS moved
+         max(a.balance_account_id)
+           FILTER (WHERE NOT {is_visible("a.opened_txid", "m.accounts_snapshot")}) AS moved
   FROM moment AS m
   CROSS JOIN balance_accounts AS a
 )
-INSERT INTO payout_run_progress (payout_run_id, accounts_snapshot, moved_balance_account_id, last_balance_account_id)
-SELECT $1, m.accounts_snapshot, COALESCE(a.moved, 0), COALESCE(a.last, 0) FROM moment AS m CROSS JOIN accounts AS a
+INSERT INTO payout_run_progress (payout_run_id, accounts_snapshot, moved_balance_account_id,
+  last_balance_account_id)
+SELECT $1, m.accounts_snapshot, COALESCE(a.moved, 0), COALESCE(a.last, 0)
+FROM moment AS m
+CROSS JOIN accounts AS a
 """
 
 # A short transaction by itself: its locks must not be held for a page.
@@ -97,7 +102,8 @@ WHERE currency = $1 AND as_of = $2 AND min_amount_minor = $3 AND request_id = $4
 """
 
 SELECT_RUN = f"""
-SELECT currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at, {IS_REPLICATED}
+SELECT currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at,
+       {IS_REPLICATED}
 FROM payout_runs
 WHERE payout_run_id = $1
 """
@@ -113,7 +119,8 @@ _IS_OF_THE_RUN = f"""a.currency = r.currency
 SELECT_LOOKED_AT = """
 SELECT i.outcome, i.skip_reason, count(*) AS restaurants,
        CASE i.outcome
-         WHEN 'PAYOUT_CREATED' THEN (SELECT sum(p.amount_minor) FROM payouts AS p WHERE p.payout_run_id = $1)
+         WHEN 'PAYOUT_CREATED'
+           THEN (SELECT sum(p.amount_minor) FROM payouts AS p WHERE p.payout_run_id = $1)
          ELSE 0
        END AS amount_minor
 FROM payout_run_items AS i
@@ -140,10 +147,12 @@ WHERE p.payout_run_id = $1 AND {_HAS_MORE}
 
 # Latest first, those before a place; {filters} as in payouts.SELECT_PAGE.
 SELECT_RUN_PAGE = f"""
-SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at, finished_at, {IS_REPLICATED}
+SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,
+       finished_at, {IS_REPLICATED}
 FROM payout_runs
 WHERE (created_at, payout_run_id)
-      < (COALESCE($1::timestamptz, 'infinity'), COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      < (COALESCE($1::timestamptz, 'infinity'),
+        COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
   {{filters}}
 ORDER BY created_at DESC, payout_run_id DESC
 LIMIT $3
@@ -191,15 +200,19 @@ WITH found AS (
   WHERE p.payout_run_id = $1 AND {_HAS_MORE} AND NOT {IS_ARCHIVED}
     AND ($3::text IS NULL OR $3 = shown.outcome)
 )
-SELECT f.restaurant_id, f.outcome, f.skip_reason, f.payout_id, COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
-FROM (SELECT restaurant_id, outcome, skip_reason, payout_id FROM found ORDER BY restaurant_id LIMIT $4) AS f
+SELECT f.restaurant_id, f.outcome, f.skip_reason, f.payout_id,
+       COALESCE(p.amount_minor, 0) AS amount_minor, {IS_REPLICATED}
+FROM (
+  SELECT restaurant_id, outcome, skip_reason, payout_id FROM found ORDER BY restaurant_id LIMIT $4
+) AS f
 LEFT JOIN payouts AS p ON p.payout_id = f.payout_id
 ORDER BY f.restaurant_id
 """
 
 # The index of payouts in flight has these alone.
 SELECT_UNANSWERED = """
-SELECT a.currency, count(*) AS payouts, extract(epoch FROM now() - min(p.created_at))::float8 AS oldest_seconds
+SELECT a.currency, count(*) AS payouts,
+       extract(epoch FROM now() - min(p.created_at))::float8 AS oldest_seconds
 FROM payouts AS p
 JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.state = 'CREATED'
@@ -249,11 +262,14 @@ _SIGNED = signed_minor("restaurant_payable")
 #
 # Everything hangs on one row of an account by look-ups in indexes, so the cost grows with the number of accounts and no faster;
 # an EXISTS would be answered from a table of all payouts in flight or paid, which grows for ever.
+_CLAIMED = "c.balance_account_id"
 VERDICT = f"""
 moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 verdict AS MATERIALIZED (
-  SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id, COALESCE(latest.sequence, 0) + 1 AS sequence,
-         sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor, sums.entries_read,
+  SELECT c.*, a.restaurant_id, latest.payout_id AS latest_payout_id,
+         COALESCE(latest.sequence, 0) + 1 AS sequence,
+         sums.entry_types, sums.counted_minors, sums.amount_minor, sums.available_minor,
+         sums.entries_read,
          CASE
            WHEN NOT r.active THEN 'INACTIVE'
            WHEN in_flight.found THEN 'PAYOUT_IN_FLIGHT'
@@ -272,39 +288,51 @@ verdict AS MATERIALIZED (
     WHERE p.balance_account_id = c.balance_account_id ORDER BY p.sequence DESC LIMIT 1
   ) AS latest ON true
   LEFT JOIN LATERAL (
-    SELECT true AS found FROM payouts AS p WHERE p.balance_account_id = c.balance_account_id AND p.state = 'CREATED' LIMIT 1
+    SELECT true AS found FROM payouts AS p
+    WHERE p.balance_account_id = c.balance_account_id AND p.state = 'CREATED' LIMIT 1
   ) AS in_flight ON true
   LEFT JOIN LATERAL (
     SELECT true AS found FROM payouts AS p
-    WHERE p.balance_account_id = c.balance_account_id AND p.as_of = terms.as_of AND p.state IN ('CREATED', 'PAID') LIMIT 1
+    WHERE p.balance_account_id = c.balance_account_id AND p.as_of = terms.as_of
+      AND p.state IN ('CREATED', 'PAID') LIMIT 1
   ) AS live ON true
-  LEFT JOIN LATERAL {latest_snapshot("c.balance_account_id")} AS s ON true
+  LEFT JOIN LATERAL {latest_snapshot(_CLAIMED)} AS s ON true
   CROSS JOIN LATERAL (
     SELECT array_agg(t.entry_type) AS entry_types, array_agg(t.counted_minor) AS counted_minors,
-           COALESCE(sum(t.counted_minor), 0) AS amount_minor, COALESCE(sum(t.available_minor), 0) AS available_minor,
+           COALESCE(sum(t.counted_minor), 0) AS amount_minor,
+           COALESCE(sum(t.available_minor), 0) AS available_minor,
            COALESCE(sum(t.entries_read), 0) AS entries_read
     FROM (
       SELECT e.entry_type,
-             COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= terms.cutoff_at), 0)
-               + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.counted_minor), 0) AS counted_minor,
-             COALESCE(sum(e.signed_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= moment.now_at), 0)
-               + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.available_minor), 0) AS available_minor,
+             COALESCE(sum(e.signed_minor)
+               FILTER (WHERE e.available_at IS NULL OR e.available_at <= terms.cutoff_at), 0)
+               + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.counted_minor), 0)
+                 AS counted_minor,
+             COALESCE(sum(e.signed_minor)
+               FILTER (WHERE e.available_at IS NULL OR e.available_at <= moment.now_at), 0)
+               + COALESCE(sum(e.settled_minor), 0) + COALESCE(sum(e.available_minor), 0)
+                 AS available_minor,
              count(*) FILTER (WHERE e.settled_minor IS NULL) AS entries_read
       FROM (
-        SELECT e.entry_type, e.available_at, {_SIGNED} AS signed_minor, NULL::numeric AS settled_minor,
+        SELECT e.entry_type, e.available_at, {_SIGNED} AS signed_minor,
+               NULL::numeric AS settled_minor,
                NULL::bigint AS counted_minor, NULL::bigint AS available_minor
         FROM ledger_entries AS e
-        WHERE {tail("c.balance_account_id")} AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
+        WHERE {tail(_CLAIMED)}
+          AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
         UNION ALL
         SELECT l.entry_type, NULL, NULL, l.matured_minor, NULL, NULL
-        FROM unnest(s.ledger_accounts, s.entry_types, s.matured_minors) AS l (ledger_account, entry_type, matured_minor)
+        FROM unnest(s.ledger_accounts, s.entry_types, s.matured_minors)
+          AS l (ledger_account, entry_type, matured_minor)
         WHERE l.ledger_account = 'restaurant_payable'
         UNION ALL
         SELECT e.entry_type, NULL, NULL, NULL,
-               {_SIGNED} * ((e.available_at <= terms.cutoff_at)::integer - (e.available_at <= s.taken_at)::integer),
-               {_SIGNED} * ((e.available_at <= moment.now_at)::integer - (e.available_at <= s.taken_at)::integer)
+               {_SIGNED} * ((e.available_at <= terms.cutoff_at)::integer
+                 - (e.available_at <= s.taken_at)::integer),
+               {_SIGNED} * ((e.available_at <= moment.now_at)::integer
+                 - (e.available_at <= s.taken_at)::integer)
         FROM ledger_entries AS e
-        WHERE {matured_between("c.balance_account_id", "s.taken_at", "terms.cutoff_at", "moment.now_at")}
+        WHERE {matured_between(_CLAIMED, "s.taken_at", "terms.cutoff_at", "moment.now_at")}
           AND 'restaurant_payable' IN (e.debit_account, e.credit_account)
       ) AS e
       GROUP BY e.entry_type
@@ -324,13 +352,16 @@ WITH terms AS (
 ),
 claimed AS MATERIALIZED (
   SELECT balance_account_id, payout_id, transaction_id
-  FROM unnest($2::bigint[], $3::uuid[], $4::uuid[]) AS c (balance_account_id, payout_id, transaction_id)
+  FROM unnest($2::bigint[], $3::uuid[], $4::uuid[])
+    AS c (balance_account_id, payout_id, transaction_id)
 ),
 {VERDICT},
 paid AS (
-  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of,
+  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
+    available_minor, as_of,
                        cutoff_at, transaction_id)
-  SELECT v.payout_id, terms.payout_run_id, v.balance_account_id, v.sequence, v.amount_minor, v.available_minor, terms.as_of,
+  SELECT v.payout_id, terms.payout_run_id, v.balance_account_id, v.sequence, v.amount_minor,
+         v.available_minor, terms.as_of,
          terms.cutoff_at, v.transaction_id
   FROM verdict AS v
   CROSS JOIN terms
@@ -338,16 +369,19 @@ paid AS (
 ),
 itemised AS (
   INSERT INTO payout_items (payout_id, entry_type, counted_minor, amount_minor)
-  SELECT v.payout_id, c.entry_type, c.counted_minor, c.counted_minor - COALESCE(before.counted_minor, 0)
+  SELECT v.payout_id, c.entry_type, c.counted_minor,
+         c.counted_minor - COALESCE(before.counted_minor, 0)
   FROM verdict AS v
   CROSS JOIN LATERAL unnest(v.entry_types, v.counted_minors) AS c (entry_type, counted_minor)
   LEFT JOIN LATERAL (
-    SELECT counted_minor FROM payout_items AS i WHERE i.payout_id = v.latest_payout_id AND i.entry_type = c.entry_type
+    SELECT counted_minor FROM payout_items AS i
+    WHERE i.payout_id = v.latest_payout_id AND i.entry_type = c.entry_type
   ) AS before ON true
   WHERE v.skip_reason IS NULL AND c.entry_type <> 'PAYOUT_RESERVE'
 ),
 reserved AS (
-  INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+  INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+    debit_account, credit_account,
                               amount_minor, payout_id)
   SELECT balance_account_id, transaction_id, 1, $5, $6, $7, amount_minor, payout_id
   FROM verdict
@@ -361,22 +395,28 @@ closed AS (
   FROM verdict AS v
   CROSS JOIN LATERAL (
     SELECT o.ctid FROM payout_run_items AS o
-    WHERE o.payout_run_id = $1 AND o.balance_account_id = v.balance_account_id AND o.outcome = 'OPEN' LIMIT 1
+    WHERE o.payout_run_id = $1 AND o.balance_account_id = v.balance_account_id
+      AND o.outcome = 'OPEN' LIMIT 1
   ) AS claimed_item
   WHERE i.ctid = claimed_item.ctid
 )
 SELECT (SELECT count(*) FROM verdict WHERE skip_reason IS NULL) AS payouts_count,
        (SELECT COALESCE(sum(amount_minor), 0) FROM verdict WHERE skip_reason IS NULL) AS paid_minor,
-       ARRAY(SELECT balance_account_id FROM verdict WHERE entries_read > $8 ORDER BY balance_account_id) AS slow_accounts,
-       ARRAY(SELECT entries_read FROM verdict WHERE entries_read > $8 ORDER BY balance_account_id) AS slow_entries
+       ARRAY(SELECT balance_account_id FROM verdict WHERE entries_read > $8
+             ORDER BY balance_account_id) AS slow_accounts,
+       ARRAY(SELECT entries_read FROM verdict WHERE entries_read > $8
+             ORDER BY balance_account_id) AS slow_entries
 """
 
 PLAN = f"""
-WITH terms AS (SELECT $2::date AS as_of, $3::timestamptz AS cutoff_at, $4::bigint AS min_amount_minor),
+WITH terms AS (
+  SELECT $2::date AS as_of, $3::timestamptz AS cutoff_at, $4::bigint AS min_amount_minor
+),
 claimed AS MATERIALIZED (SELECT balance_account_id FROM balance_accounts WHERE currency = $1),
 {VERDICT}
-SELECT CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome, skip_reason,
-       count(*) AS restaurants, COALESCE(sum(amount_minor) FILTER (WHERE skip_reason IS NULL), 0) AS amount_minor
+SELECT CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
+       skip_reason, count(*) AS restaurants,
+       COALESCE(sum(amount_minor) FILTER (WHERE skip_reason IS NULL), 0) AS amount_minor
 FROM verdict
 GROUP BY 1, 2
 """

@@ -22,7 +22,8 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
 _COLUMNS = f"""
-p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at, p.state, p.transaction_id,
+p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at,
+p.state, p.transaction_id,
 p.created_at, {IS_REPLICATED}
 """
 
@@ -37,7 +38,8 @@ WHERE p.payout_id = $1
 LOCK_PAYOUT = f"{SELECT_PAYOUT} FOR NO KEY UPDATE OF p"
 
 SELECT_ITEMS = """
-SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amount_minor <> 0 ORDER BY entry_type
+SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amount_minor <> 0
+ORDER BY entry_type
 """
 
 # In the order of the moves. A payment that came after the failure posted nothing, and is the last;
@@ -48,12 +50,17 @@ SELECT v.type, v.event_id, v.transaction_id, v.recorded_at
 FROM payouts AS p
 JOIN processor_events AS v ON v.payout_id = p.payout_id::text
 LEFT JOIN ledger_entries AS e
-  ON e.balance_account_id = p.balance_account_id AND e.recorded_txid = v.recorded_txid AND e.transaction_id = v.transaction_id
+  ON e.balance_account_id = p.balance_account_id AND e.recorded_txid = v.recorded_txid
+    AND e.transaction_id = v.transaction_id
 WHERE p.payout_id = $1
 ORDER BY e.transaction_id IS NULL, v.type DESC
 """
 
-SELECT_ANSWERS = "SELECT event_id, type, occurred_at FROM processor_events WHERE payout_id = $1 AND event_id <> $2 ORDER BY event_id"
+SELECT_ANSWERS = """
+SELECT event_id, type, occurred_at FROM processor_events
+WHERE payout_id = $1 AND event_id <> $2
+ORDER BY event_id
+"""
 
 # Latest first, those before a place; {filters} stands for the conditions that are given, so that each combination of them is
 # planned for itself.
@@ -62,7 +69,8 @@ SELECT {_COLUMNS}
 FROM payouts AS p
 JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE (p.created_at, p.payout_id)
-      < (COALESCE($1::timestamptz, 'infinity'), COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+      < (COALESCE($1::timestamptz, 'infinity'),
+        COALESCE($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
   {{filters}}
 ORDER BY p.created_at DESC, p.payout_id DESC
 LIMIT $3
@@ -71,7 +79,8 @@ LIMIT $3
 # A payout event; its entry is posted once the payout has been locked and judged.
 INSERT_EVENT = """
 INSERT INTO processor_events (
-  event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor, occurred_at,
+  event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+  fee_minor, occurred_at,
   payout_id, reference, metadata)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)
 ON CONFLICT (event_id) DO NOTHING
@@ -82,7 +91,8 @@ UPDATE_STATE = "UPDATE payouts SET state = $2 WHERE payout_id = $1"
 
 INSERT_ENTRY = """
 INSERT INTO ledger_entries (
-  balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id,
+  balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+  amount_minor, occurred_at, event_id,
   payout_id)
 SELECT balance_account_id, $2, $3, $4, $5, $6, $7, $8, $9, payout_id
 FROM payouts

@@ -40,7 +40,8 @@ SLICE_ROWS = 2048
 SLICES_TIMEOUT_SECONDS = 900
 
 SEAL_COLUMNS = """
-sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_count, entries_count, contents_hash, sealed_at,
+sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_count, entries_count,
+contents_hash, sealed_at,
 previous_hash, hash
 """
 
@@ -57,15 +58,18 @@ NEXT = f"{NEXT_NUMBER}::text::bigint"
 SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_id,
        s.system_identifier = c.system_identifier
-         AND CASE s.stay_id WHEN '{UNKNOWN_STAY}' THEN stay.number = 1 OR s.sealed_at >= stay.began_at
-                            ELSE s.stay_id = stay.stay_id END IS NOT FALSE
-         AND (s.is_restored OR {NEXT} - (({NEXT} - s.lower_half) & 4294967295) >= s.end_txid) AS is_of_this_stay,
+         AND CASE s.stay_id
+               WHEN '{UNKNOWN_STAY}' THEN stay.number = 1 OR s.sealed_at >= stay.began_at
+               ELSE s.stay_id = stay.stay_id END IS NOT FALSE
+         AND (s.is_restored OR {NEXT} - (({NEXT} - s.lower_half) & 4294967295) >= s.end_txid)
+           AS is_of_this_stay,
        {HORIZON}::text::bigint AS horizon_txid,
        {NEXT} AS next_txid,
        GREATEST(clock_timestamp(), ledger_now()) AS now,
        s.*
 FROM (SELECT system_identifier FROM pg_control_system()) AS c
-LEFT JOIN (SELECT t.stay_id, t.number, t.began_at FROM current_stay JOIN ledger_stays AS t USING (stay_id)) AS stay
+LEFT JOIN (SELECT t.stay_id, t.number, t.began_at
+           FROM current_stay JOIN ledger_stays AS t USING (stay_id)) AS stay
        ON true
 LEFT JOIN (SELECT {SEAL_COLUMNS}, stay_id, xmin::text::bigint AS lower_half
            FROM ledger_seals ORDER BY sequence DESC LIMIT 1) AS s ON true
@@ -121,8 +125,8 @@ def _row_digests(limit: str) -> str:
     """
     of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_NUMBER}))"
     return f"""
-  (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place, {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest,
-          recorded_at
+  (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place,
+          {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest, recorded_at
    FROM processor_events
    WHERE {OF_RANGE} AND {of_restored} {limit})
   UNION ALL
@@ -141,14 +145,17 @@ of_id AS (
   SELECT recorded_txid, transaction_id, count(*) AS rows_count,
          count(*) FILTER (WHERE place = {EVENT_PLACE}) AS events_count,
          string_agg(digest, '' ORDER BY place, digest) AS digests,
-         string_agg(set_byte('\\x00', 0, place) || substr(digest, 1, {SHORT_DIGEST_BYTES}), '' ORDER BY place, digest) AS kept,
+         string_agg(set_byte('\\x00', 0, place) || substr(digest, 1, {SHORT_DIGEST_BYTES}), ''
+                    ORDER BY place, digest) AS kept,
          min(recorded_at) AS recorded_at
   FROM row_digest
   GROUP BY recorded_txid, transaction_id
 )
-SELECT recorded_txid, sum(events_count)::bigint AS events_count, sum(rows_count)::bigint AS rows_count,
+SELECT recorded_txid, sum(events_count)::bigint AS events_count,
+       sum(rows_count)::bigint AS rows_count,
        string_agg(digests, '' ORDER BY transaction_id) AS digests,
-       string_agg(uuid_send(transaction_id) || set_byte(kept, {_LAST_PLACE}, get_byte(kept, {_LAST_PLACE}) | {LAST}), ''
+       string_agg(uuid_send(transaction_id)
+                    || set_byte(kept, {_LAST_PLACE}, get_byte(kept, {_LAST_PLACE}) | {LAST}), ''
                   ORDER BY transaction_id) AS row_digests,
        min(recorded_at) AS recorded_at
 FROM of_id
@@ -162,7 +169,8 @@ _OF_PART = (
 )
 SELECT_ROWS = f"""
 WITH row_digest AS ({_row_digests(_OF_PART)})
-SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id, set_byte('\\x00', 0, place) AS place, digest
+SELECT recorded_txid, uuid_send(transaction_id) AS transaction_id,
+       set_byte('\\x00', 0, place) AS place, digest
 FROM row_digest
 ORDER BY row_digest.recorded_txid, row_digest.transaction_id, row_digest.place, row_digest.digest
 """
@@ -182,7 +190,8 @@ OFFSET $3 LIMIT 1
 # stay. So the seals of one kind before the head tell.
 SELECT_EPOCH_BEFORE = f"""
 SELECT before.epoch
-FROM (SELECT epoch, end_txid, stay_id FROM ledger_seals WHERE NOT is_restored ORDER BY sequence DESC LIMIT 1) AS before
+FROM (SELECT epoch, end_txid, stay_id FROM ledger_seals
+      WHERE NOT is_restored ORDER BY sequence DESC LIMIT 1) AS before
 WHERE before.end_txid = $1 AND before.stay_id = $2 AND before.stay_id <> '{UNKNOWN_STAY}'
 """
 
@@ -207,7 +216,8 @@ WHERE epoch < $1 AND first_txid < $3 AND end_txid > $2
 INSERT_SEALS = f"""
 INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id)
 SELECT *, $14::uuid
-FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[], $7::integer[], $8::integer[],
+FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[],
+  $7::integer[], $8::integer[],
             $9::bytea[], $10::timestamptz[], $11::bytea[], $12::bytea[], $13::bytea[])
 """
 

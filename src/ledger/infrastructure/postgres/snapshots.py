@@ -62,7 +62,8 @@ def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinit
 def tail(balance_account_id: str, snapshot: str = "s") -> str:
     """SQL, for WHERE, of the entries that the snapshot does not count; of all entries without one. A range of the primary key."""
     # An OR for the case without a snapshot would read the whole account.
-    return f"e.balance_account_id = {balance_account_id} AND e.recorded_txid >= COALESCE({snapshot}.horizon, {FIRST_HORIZON})"
+    return f"""e.balance_account_id = {balance_account_id}
+      AND e.recorded_txid >= COALESCE({snapshot}.horizon, {FIRST_HORIZON})"""
 
 
 def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s") -> str:
@@ -96,8 +97,10 @@ term AS MATERIALIZED (
   LEFT JOIN previous AS s ON true
 ),
 counted AS MATERIALIZED (
-  SELECT e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count, sum(e.amount_minor) AS total_minor,
-         COALESCE(sum(e.amount_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= s.new_taken_at), 0)
+  SELECT e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count,
+         sum(e.amount_minor) AS total_minor,
+         COALESCE(sum(e.amount_minor)
+           FILTER (WHERE e.available_at IS NULL OR e.available_at <= s.new_taken_at), 0)
            AS matured_minor,
          max(e.recorded_at) AS last_recorded_at, max(e.occurred_at) AS last_event_at
   FROM term AS s
@@ -108,15 +111,18 @@ counted AS MATERIALIZED (
 ),
 matured AS MATERIALIZED (
   SELECT e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count,
-         sum(CASE WHEN s.new_taken_at >= s.taken_at THEN e.amount_minor ELSE -e.amount_minor END) AS matured_minor
+         sum(CASE WHEN s.new_taken_at >= s.taken_at THEN e.amount_minor ELSE -e.amount_minor END)
+           AS matured_minor
   FROM term AS s
   CROSS JOIN LATERAL (
-    SELECT e.* FROM ledger_entries AS e WHERE {matured_between("$1", "s.taken_at", "s.new_taken_at")}
+    SELECT e.* FROM ledger_entries AS e
+    WHERE {matured_between("$1", "s.taken_at", "s.new_taken_at")}
   ) AS e
   GROUP BY e.entry_type, e.debit_account, e.credit_account
 ),
 line AS (
-  SELECT l.ledger_account, l.entry_type, sum(l.total_minor) AS total_minor, sum(l.matured_minor) AS matured_minor
+  SELECT l.ledger_account, l.entry_type, sum(l.total_minor) AS total_minor,
+         sum(l.matured_minor) AS matured_minor
   FROM (
     SELECT u.ledger_account, u.entry_type, u.total_minor, u.matured_minor
     FROM previous AS s
@@ -130,14 +136,16 @@ line AS (
   GROUP BY l.ledger_account, l.entry_type
 )
 INSERT INTO balance_snapshots (
-  balance_account_id, system_identifier, stay_id, horizon, taken_at, entries_count, last_recorded_at,
+  balance_account_id, system_identifier, stay_id, horizon, taken_at, entries_count,
+  last_recorded_at,
   last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
 SELECT $1, {SYSTEM_IDENTIFIER}, s.stay_id, s.new_horizon, s.new_taken_at,
        COALESCE(s.entries_count, 0) + c.entries_count,
        GREATEST(s.last_recorded_at, c.last_recorded_at), GREATEST(s.last_event_at, c.last_event_at),
        l.ledger_accounts, l.entry_types, l.total_minors, l.matured_minors
 FROM term AS s
-CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count, max(last_recorded_at) AS last_recorded_at,
+CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count,
+  max(last_recorded_at) AS last_recorded_at,
                    max(last_event_at) AS last_event_at FROM counted) AS c
 CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count FROM matured) AS m
 CROSS JOIN (

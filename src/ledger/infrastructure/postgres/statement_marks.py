@@ -83,9 +83,11 @@ def first_mark_from(balance_account_id: str, instant: str) -> str:
 # READ COMMITTED, so that the horizon is that of this very statement.
 INSERT_MARKS = f"""
 WITH previous AS MATERIALIZED (
-  SELECT {HORIZON} AS limit_txid, {STAY} AS stay_id, COALESCE(m.horizon, {FIRST_HORIZON}) AS horizon,
+  SELECT {HORIZON} AS limit_txid, {STAY} AS stay_id,
+         COALESCE(m.horizon, {FIRST_HORIZON}) AS horizon,
          COALESCE(m.entries_count, 0) AS entries_count, m.last_recorded_at,
-         COALESCE(m.late_by_max, interval '0') AS late_by_max, COALESCE(m.payable_minor, 0) AS payable_minor
+         COALESCE(m.late_by_max, interval '0') AS late_by_max,
+         COALESCE(m.payable_minor, 0) AS payable_minor
   FROM (SELECT) AS one
   LEFT JOIN {newest_mark("$1")} AS m ON true
 ),
@@ -93,7 +95,8 @@ WITH previous AS MATERIALIZED (
 enough AS MATERIALIZED (
   SELECT (
     SELECT e.recorded_txid FROM ledger_entries AS e
-    WHERE e.balance_account_id = $1 AND e.recorded_txid >= p.horizon AND e.recorded_txid < p.limit_txid
+    WHERE e.balance_account_id = $1 AND e.recorded_txid >= p.horizon
+      AND e.recorded_txid < p.limit_txid
     ORDER BY e.recorded_txid
     OFFSET $4 LIMIT 1) AS txid
   FROM previous AS p
@@ -101,7 +104,8 @@ enough AS MATERIALIZED (
 reach AS MATERIALIZED (
   SELECT p.*, COALESCE((
     SELECT e.recorded_txid FROM ledger_entries AS e
-    WHERE e.balance_account_id = $1 AND e.recorded_txid > enough.txid AND e.recorded_txid < p.limit_txid
+    WHERE e.balance_account_id = $1 AND e.recorded_txid > enough.txid
+      AND e.recorded_txid < p.limit_txid
     ORDER BY e.recorded_txid
     LIMIT 1), p.limit_txid) AS end_txid
   FROM previous AS p
@@ -113,7 +117,8 @@ txid AS MATERIALIZED (
   FROM reach AS r
   CROSS JOIN LATERAL (
     SELECT e.* FROM ledger_entries AS e
-    WHERE e.balance_account_id = $1 AND e.recorded_txid >= r.horizon AND e.recorded_txid < r.end_txid
+    WHERE e.balance_account_id = $1 AND e.recorded_txid >= r.horizon
+      AND e.recorded_txid < r.end_txid
   ) AS e
   GROUP BY e.recorded_txid
 ),
@@ -121,7 +126,8 @@ step AS (
   SELECT t.recorded_txid, t.entries_count,
          r.entries_count + sum(t.entries_count) OVER so_far AS entries_so_far,
          GREATEST(r.last_recorded_at, max(t.last_recorded_at) OVER so_far) AS last_recorded_at,
-         GREATEST(r.last_recorded_at, max(t.last_recorded_at) OVER before) - t.first_recorded_at AS late_by,
+         GREATEST(r.last_recorded_at, max(t.last_recorded_at) OVER before) - t.first_recorded_at
+           AS late_by,
          r.late_by_max,
          r.payable_minor + sum(t.payable_minor) OVER so_far AS payable_minor,
          lead(t.recorded_txid) OVER (ORDER BY t.recorded_txid) AS next_txid,
@@ -132,17 +138,22 @@ step AS (
   WINDOW so_far AS (ORDER BY t.recorded_txid ROWS UNBOUNDED PRECEDING),
          before AS (ORDER BY t.recorded_txid ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 )
-INSERT INTO statement_marks (balance_account_id, stay_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor)
-SELECT $1, stay_id, COALESCE(next_txid, end_txid), entries_so_far, last_recorded_at, late_by_max, payable_minor
+INSERT INTO statement_marks (balance_account_id, stay_id, horizon, entries_count, last_recorded_at,
+  late_by_max, payable_minor)
+SELECT $1, stay_id, COALESCE(next_txid, end_txid), entries_so_far, last_recorded_at, late_by_max,
+       payable_minor
 FROM (
-  SELECT recorded_txid, next_txid, end_txid, stay_id, entries_count, entries_so_far, last_recorded_at, payable_minor,
+  SELECT recorded_txid, next_txid, end_txid, stay_id, entries_count, entries_so_far,
+         last_recorded_at, payable_minor,
          entries_read,
-         GREATEST(late_by_max, max(late_by) OVER (ORDER BY recorded_txid ROWS UNBOUNDED PRECEDING)) AS late_by_max
+         GREATEST(late_by_max, max(late_by) OVER (ORDER BY recorded_txid ROWS UNBOUNDED PRECEDING))
+           AS late_by_max
   FROM step
 ) AS mark
 WHERE entries_read >= $2
   AND stay_id IS NOT NULL AND NOT {BOOKS_ARE_COMING}
-  AND (next_txid IS NULL OR trunc(entries_so_far / $3) > trunc((entries_so_far - entries_count) / $3))
+  AND (next_txid IS NULL
+    OR trunc(entries_so_far / $3) > trunc((entries_so_far - entries_count) / $3))
 ON CONFLICT DO NOTHING
 """
 

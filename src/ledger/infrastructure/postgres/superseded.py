@@ -35,7 +35,8 @@ WHERE newer.balance_account_id = old.balance_account_id AND newer.stay_id = old.
 """
 SUPERSEDED = {
     "balance_snapshots": f"""EXISTS ({_NEWER.format(table="balance_snapshots")}
-  AND date_trunc('month', newer.last_recorded_at, 'UTC') = date_trunc('month', old.last_recorded_at, 'UTC'))""",
+  AND date_trunc('month', newer.last_recorded_at, 'UTC')
+      = date_trunc('month', old.last_recorded_at, 'UTC'))""",
     "statement_marks": f"""old.stay_id <> {STAY} AND EXISTS ({_NEWER.format(table="statement_marks")})""",
 }
 
@@ -54,9 +55,11 @@ removed AS (
     AND old.last_recorded_at < $1 AND {superseded}
   RETURNING 1
 )
-SELECT balance_account_id, stay_id, last_recorded_at, horizon::text AS horizon, (SELECT count(*) FROM removed) AS removed_count
+SELECT balance_account_id, stay_id, last_recorded_at, horizon::text AS horizon,
+       (SELECT count(*) FROM removed) AS removed_count
 FROM page
-ORDER BY page.balance_account_id DESC, page.stay_id DESC, page.last_recorded_at DESC, page.horizon DESC
+ORDER BY page.balance_account_id DESC, page.stay_id DESC, page.last_recorded_at DESC,
+  page.horizon DESC
 LIMIT 1
 """
 
