@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from ledger.api.transport.listening import AddressUnavailable
-from ledger.metrics import told_metrics
+from ledger.metrics import served_metrics
 from ledger.settings import Settings
 
 
@@ -17,6 +17,6 @@ def test_metrics_address_that_is_taken_is_refused() -> None:
         settings = Settings(_env_file=None, metrics_address=address)
         with (
             pytest.raises(AddressUnavailable, match=f"cannot serve the metrics at {address}"),
-            told_metrics(settings),
+            served_metrics(settings),
         ):
             pass

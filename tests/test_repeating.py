@@ -1,13 +1,17 @@
 """Work that repeats in the background, on a clock that needs no waiting."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 from support.fake_time import now, run_on_fake_time
 
+import ledger
 from ledger.errors import DatabaseUnavailable
-from ledger.repeating import Repeating, attempt, jittered
+from ledger.jitter import jittered
+from ledger.repeating import Repeating, attempt
 
 
 class Work:
@@ -304,3 +308,18 @@ async def test_attempt_returns_the_result_or_reports_why_there_is_none() -> None
     assert await attempt("run 1", succeed(), report) == 7
     assert await attempt("run 2", fail(), report) is None
     assert failures == [("run 2 must wait for the database", away)]
+
+
+def test_jitter_is_drawn_in_one_place() -> None:
+    """Two waits draw from bounds that are not those of `jittered`, and stay where they are."""
+    package = Path(ledger.__file__).parent
+    drawing = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"^import random$|^from random import", path.read_text(), re.MULTILINE)
+    }
+    assert drawing == {
+        "jitter.py",
+        "application/ingest/contended_groups.py",
+        "infrastructure/postgres/schema/migrations.py",
+    }

@@ -30,7 +30,7 @@ class Metrics:
 
 
 @contextmanager
-def told_metrics(settings: Settings) -> Iterator[Metrics]:
+def served_metrics(settings: Settings) -> Iterator[Metrics]:
     """Counts what this process does, and tells it at the address that is set, if one is. Raises AddressUnavailable."""
     if not settings.metrics_address:
         yield Metrics()

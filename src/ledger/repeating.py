@@ -5,13 +5,13 @@ unsealed, or a revoked token in force.
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import structlog
 
 from ledger.errors import LedgerError
+from ledger.jitter import jittered
 
 _log = structlog.get_logger("ledger")
 
@@ -27,14 +27,6 @@ class ReportFailure(Protocol):
 def log_failure(what: str, error: BaseException, /) -> None:
     """Logs the failure with its traceback."""
     _log.error(what, exc_info=error)
-
-
-def jittered(seconds: float) -> float:
-    """A random time between half of `seconds` and `seconds`.
-
-    So several servers that began together do not come back together.
-    """
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 async def attempt(what: str, work: Awaitable[T], on_failure: ReportFailure) -> T | None:

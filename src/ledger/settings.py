@@ -9,9 +9,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ledger.addresses import ADDRESS_PATTERN, DEFAULT_ADDRESS, PORT_MAX, has_port_in_range
+from ledger.addresses import (
+    ADDRESS_PATTERN,
+    DEFAULT_ADDRESS,
+    PORT_MAX,
+    has_port_in_range,
+    is_within_this_machine,
+)
 from ledger.database_url import driver_url
-from ledger.domain.restaurants import MATURITY_DAYS_MAX
+from ledger.domain.restaurants import MATURITY_DAYS_MAX, UnknownRestaurants
 from ledger.workers import WORKERS_MAX
 from ledger.zones import settlement_zone
 
@@ -47,13 +53,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-class UnknownRestaurantsSetting(StrEnum):
-    """What an event of an unregistered restaurant does."""
-
-    REGISTER = "register"
-    REJECT = "reject"
 
 
 def _timezone(name: str) -> str:
@@ -209,8 +208,8 @@ class Settings(BaseSettings):
         description="Entries that a balance or a payout may read beyond the account's snapshot before a new one is made; "
         "0 makes none.",
     )
-    unknown_restaurants: UnknownRestaurantsSetting = Field(
-        default=UnknownRestaurantsSetting.REGISTER,
+    unknown_restaurants: UnknownRestaurants = Field(
+        default=UnknownRestaurants.REGISTER,
         description="What the first event of an unknown restaurant does: register it, or be rejected with NOT_FOUND.",
     )
     workers: int = Field(
@@ -358,7 +357,7 @@ class Settings(BaseSettings):
 
     @field_validator("migration_database_url")
     @classmethod
-    def _goes_where_the_books_are(cls, url: str, info: ValidationInfo) -> str:
+    def _needs_database_url(cls, url: str, info: ValidationInfo) -> str:
         if url and not info.data.get("database_url"):
             raise ValueError("must be empty unless LEDGER_DATABASE_URL is set")
         return url
@@ -367,6 +366,23 @@ class Settings(BaseSettings):
     def url_for_migrations(self) -> str:
         """The URL that may change the schema; empty when the database is embedded."""
         return self.migration_database_url or self.database_url
+
+    @property
+    def identifies_callers(self) -> bool:
+        """Whether a caller must show who it is."""
+        return bool(self.auth_tokens_file or self.auth_identities_file or self.jwt_jwks_file)
+
+    @property
+    def keeps_call_log(self) -> bool:
+        """Whether calls that write are recorded with the caller that made them."""
+        return self.identifies_callers if self.audit_log is None else self.audit_log
+
+    @property
+    def offers_reflection(self) -> bool:
+        """Whether the server describes its services to clients."""
+        if self.reflection is None:
+            return is_within_this_machine(self.grpc_address)
+        return self.reflection
 
     @property
     def ingest_pool_size(self) -> int:

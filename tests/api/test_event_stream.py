@@ -28,10 +28,10 @@ from ledger.api.transport.receiving import ROOM_TO_PARSE
 from ledger.application.ingest.ingest_events import (
     BATCH_EVENTS_MAX,
     IngestEvents,
-    UnknownRestaurants,
 )
 from ledger.application.ingest.queue import IngestLimits
 from ledger.bootstrap.database import Database
+from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import QueueFull
 from ledger.v1 import ledger_pb2
 

@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 from support.waiting import run_ready_tasks, until
 
 from ledger.application import grouping
@@ -54,16 +55,12 @@ class Work:
 def grouping_of(
     work: Work, *, group_items_max: int = 100, groups_at_once_max: int = 1
 ) -> Grouping[int, int]:
-    """A grouping of this work, which must never break."""
-
-    def fail(error: BaseException) -> None:
-        raise AssertionError from error
-
+    """A grouping of this work."""
     return Grouping(
         work,
         group_items_max=group_items_max,
         groups_at_once_max=groups_at_once_max,
-        on_failure=fail,
+        what="items",
     )
 
 
@@ -164,7 +161,7 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
             return list(items)[1:]
 
         forgetting: Grouping[int, int] = Grouping(
-            forgetful, group_items_max=10, groups_at_once_max=1, on_failure=lambda error: None
+            forgetful, group_items_max=10, groups_at_once_max=1, what="items"
         )
         told = await asyncio.gather(
             *(forgetting.add(number) for number in range(3)), return_exceptions=True
@@ -193,7 +190,7 @@ async def test_answer_is_told_before_the_others_have_theirs() -> None:
             return [2 * item for item in items]
 
         groups: Grouping[int, int] = Grouping(
-            work, group_items_max=10, groups_at_once_max=1, on_failure=lambda _: None
+            work, group_items_max=10, groups_at_once_max=1, what="items"
         )
         futures = [groups.add(number) for number in range(3)]
         futures[2].cancel()
@@ -344,11 +341,10 @@ async def test_gathering_that_breaks_tells_its_callers_and_begins_anew(
 ) -> None:
     """As it does without memory: nobody waits for ever, and the next call is served."""
     work = Work()
-    told: list[BaseException] = []
     groups: Grouping[int, int] = Grouping(
-        work, group_items_max=100, groups_at_once_max=2, on_failure=told.append
+        work, group_items_max=100, groups_at_once_max=2, what="items"
     )
-    with monkeypatch.context() as broken:
+    with monkeypatch.context() as broken, capture_logs() as lines:
 
         def take(self: object) -> None:
             raise MemoryError
@@ -358,7 +354,9 @@ async def test_gathering_that_breaks_tells_its_callers_and_begins_anew(
         async with asyncio.timeout(DEADLINE_SECONDS):
             outcomes = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [RuntimeError, RuntimeError]
-    assert [type(error) for error in told] == [MemoryError]
+    assert [(line["event"], type(line["exc_info"])) for line in lines] == [
+        ("gathering items into groups broke", MemoryError)
+    ]
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await groups.add(3) == 6
         await groups.close()

@@ -22,12 +22,13 @@ from support.waiting import WhenSaid, until
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.contended_groups import ContendedGroups
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
-from ledger.application.ingest.ingest_events import IngestEvents, UnknownRestaurants
+from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.ports.events import Posting
 from ledger.bootstrap.database import Database
 from ledger.domain.events import ProcessorEvent, fingerprint
 from ledger.domain.posting_rules import entries_of
+from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseContention, EventIdReused
 from ledger.infrastructure.postgres.event_ledger import (
     INSERT_EVENTS,

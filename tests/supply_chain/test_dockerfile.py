@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from ledger.api.access.security import is_within_this_machine
+from ledger.addresses import is_within_this_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ledger.api.access.security import Security, describes_itself
+from ledger.api.access.security import Security
 from ledger.api.call_limits import CallLimits
 from ledger.api.server import Server
 from ledger.bootstrap.application import Application
@@ -86,7 +86,7 @@ async def running_ledger(
         application.service,
         address=configured.grpc_address,
         health_address=configured.health_address,
-        reflect=describes_itself(configured),
+        reflect=configured.offers_reflection,
         ping=lambda: ping(engines.ping),
         connection_age_seconds=configured.max_connection_age_seconds,
         limits=CallLimits(calls=configured.open_calls, streams=configured.open_streams),

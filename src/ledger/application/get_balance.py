@@ -40,13 +40,11 @@ class GetBalance:
         balances: BalanceReader,
         past_balances: BalanceReader,
         *,
-        on_failure: Callable[[BaseException], None],
         on_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
     ) -> None:
         """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once, `past_balances` for PAST_READS_AT_ONCE_MAX calls.
 
-        `on_failure` is told if gathering calls into groups breaks, `on_group` of each group how many queries it had and how many
-        seconds it took.
+        `on_group` gets, for each group, how many queries it had and how many seconds it took.
         """
         self._balances = balances
         self._past_balances = past_balances
@@ -54,7 +52,7 @@ class GetBalance:
             self._read_timed,
             group_items_max=GROUP_QUERIES_MAX,
             groups_at_once_max=GROUPS_AT_ONCE_MAX,
-            on_failure=on_failure,
+            what="balance reads",
         )
         self._on_group = on_group
         self._waiting = 0

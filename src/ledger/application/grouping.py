@@ -13,7 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
+import structlog
+
 from ledger.errors import ShuttingDown
+
+_log = structlog.get_logger("ledger")
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -41,17 +45,17 @@ class Grouping(Generic[Item, Outcome]):
         *,
         group_items_max: int,
         groups_at_once_max: int,
-        on_failure: Callable[[BaseException], None],
+        what: str,
     ) -> None:
         """`work` returns an outcome for each item of a group, in their order, or raises what each of them is told. Those whom it
         has answered meanwhile have heard already.
 
-        `on_failure` is told if gathering itself breaks, which it never should.
+        `what` names the items in the log, should gathering itself break.
         """
         self._work = work
         self._group_items_max = group_items_max
         self._groups_at_once_max = groups_at_once_max
-        self._on_failure = on_failure
+        self._what = what
         self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
         self._pruned_at_items = PRUNE_ITEMS
         self._awaited_items = 1
@@ -187,7 +191,7 @@ class Grouping(Generic[Item, Outcome]):
             self._gathering = None
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self._on_failure(error)
+        _log.error(f"gathering {self._what} into groups broke", exc_info=error)
         for _, future in [*self._taken, *self._waiting]:
             if not future.done():
                 future.set_exception(RuntimeError("gathering broke"))

@@ -95,7 +95,7 @@ class PayoutWorker:
         """Tells that there is a new run."""
         self._rounds.wake()
 
-    def wind_up(self) -> None:
+    def request_stop(self) -> None:
         """Begins no further page: the rest of the run is for other workers."""
         self._rounds.request_stop()
 

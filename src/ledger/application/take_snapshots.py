@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from ledger.application.ports.balances import BalanceSnapshots
-from ledger.repeating import Repeating, ReportFailure, attempt, jittered
+from ledger.jitter import jittered
+from ledger.repeating import Repeating, ReportFailure, attempt
 
 # Accounts remembered at once, of the wanted and of the resting ones. One that is forgotten is told again by its next read.
 ACCOUNTS_MAX = 10_000

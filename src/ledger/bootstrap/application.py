@@ -7,11 +7,10 @@ from functools import partial
 
 import structlog
 
-from ledger.api.access.security import keeps_call_log
 from ledger.api.ledger_service import LedgerService
 from ledger.application.call_log import CallLog
 from ledger.application.get_balance import GetBalance
-from ledger.application.ingest.ingest_events import IngestEvents, UnknownRestaurants
+from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.application.ports.seals import SealLag
@@ -77,10 +76,7 @@ class Application:
             on_failure=worker_failed,
         )
         long_reads = BoundedConnections(engines.long_reads, uses_max=settings.long_reads)
-        self._fence = Fence(
-            engine,
-            on_failure=partial(worker_failed, "gathering those who wait for a standby broke"),
-        )
+        self._fence = Fence(engine)
         runs = PostgresPayoutRuns(
             engine,
             self._snapshot_worker,
@@ -97,7 +93,7 @@ class Application:
             group_ledger=PostgresEventLedger(
                 self._group_connections.autocommit, maturity_days=settings.maturity_days
             ),
-            unknown_restaurants=UnknownRestaurants(settings.unknown_restaurants.value),
+            unknown_restaurants=settings.unknown_restaurants,
             limits=IngestLimits(
                 queue_calls_max=settings.ingest_queue_calls,
                 queue_events_max=settings.ingest_queue_events,
@@ -112,7 +108,6 @@ class Application:
         self._get_balance = GetBalance(
             PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
             PostgresBalanceReader(long_reads.autocommit, self._snapshot_worker),
-            on_failure=partial(worker_failed, "gathering balance reads into groups broke"),
             on_group=partial(metrics.group, "balance"),
         )
         self._payout_worker = PayoutWorker(
@@ -133,7 +128,7 @@ class Application:
             reads_at_once_max=min(READS_AT_ONCE_MAX, max(1, settings.database_pool_size // 2)),
         )
         self.call_log = None
-        if keeps_call_log(settings):
+        if settings.keeps_call_log:
             self.call_log = CallLog(
                 PostgresCallLog(engine), on_failure=partial(_log_call_log_failure, worker_failed)
             )
@@ -162,9 +157,9 @@ class Application:
         if self.call_log is not None:
             self.call_log.start()
 
-    def wind_up(self) -> None:
+    def request_stop(self) -> None:
         """Begins nothing that others can do as well, while calls are still answered."""
-        self._payout_worker.wind_up()
+        self._payout_worker.request_stop()
 
     async def close(self) -> None:
         """Ends what is under way; afterwards the engines may be disposed of."""

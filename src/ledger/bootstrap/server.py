@@ -10,7 +10,8 @@ from functools import partial
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.api.access.security import Security, describes_itself
+from ledger.addresses import with_port
+from ledger.api.access.security import Security
 from ledger.api.call_limits import CallLimits
 from ledger.api.memory_shares import MIB, MemoryShares, memory_limit_bytes, part_of_a_worker
 from ledger.api.server import Server
@@ -101,7 +102,7 @@ async def run_server(
             application.service,
             address=settings.grpc_address,
             health_address=settings.health_address,
-            reflect=describes_itself(settings),
+            reflect=settings.offers_reflection,
             ping=partial(_look, application.clock, engines.ping),
             share_port=share_port,
             connection_age_seconds=settings.max_connection_age_seconds,
@@ -118,14 +119,14 @@ async def run_server(
         application.start()
         # Beside the calls, as it takes longer the more accounts there are.
         numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
-        _spare_the_collector()
+        _tune_garbage_collection()
         on_ready(
-            listening_address(settings.grpc_address, server.port),
-            listening_address(settings.health_address, server.health_port),
+            with_port(settings.grpc_address, server.port),
+            with_port(settings.health_address, server.health_port),
         )
         await stop.wait()
         _log.info("stopping")
-        application.wind_up()
+        application.request_stop()
         await server.stop(settings.shutdown_grace_seconds)
         numbers_compared.cancel()
         await application.close()
@@ -167,7 +168,7 @@ def _reload(security: Security) -> None:
         _log.info("SIGHUP: there are no certificates or tokens to read again")
 
 
-def _spare_the_collector() -> None:
+def _tune_garbage_collection() -> None:
     """Keeps Python from looking through all that is loaded for garbage, again and again: it stays. Nor need calls be looked
     through as often as by default, since hardly any of them leaves a cycle behind."""
     gc.collect()
@@ -178,10 +179,3 @@ def _spare_the_collector() -> None:
 async def _look(clock: LedgerClock, engine: AsyncEngine) -> None:
     await ping(engine)
     await clock.measure(engine)
-
-
-def listening_address(address: str, port: int) -> str:
-    """`address` with the port that was bound, which differs when port 0 was asked for; empty if it is."""
-    if not address or address.startswith("unix:"):
-        return address
-    return f"{address.rpartition(':')[0]}:{port}"

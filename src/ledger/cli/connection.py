@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ledger.addresses import is_within_this_machine
 from ledger.cli.client_settings import ClientSettings
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.refusals import failure_of, refusal_of_call
@@ -84,9 +85,6 @@ def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None"
             None if certificate is None else _read(certificate),
         )
     elif token is not None:
-        # Imported when needed: it brings the libraries of the server along.
-        from ledger.api.access.security import is_within_this_machine
-
         if not is_within_this_machine(settings.grpc_address):
             raise CommandFailure(
                 f"the token would go to {settings.grpc_address} in plaintext: set LEDGER_CLIENT_TLS_CA_FILE",

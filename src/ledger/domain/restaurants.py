@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from ledger.domain.fields import ID_RULE, METADATA_RULE, NAME_RULE, is_id, is_metadata, is_name
@@ -14,6 +15,13 @@ MATURITY_DAYS_MAX = 365
 ETAG_LENGTH = 32
 # What a change may name.
 CHANGEABLE_FIELDS = frozenset({"name", "active", "maturity_days", "metadata"})
+
+
+class UnknownRestaurants(StrEnum):
+    """What the first event of a restaurant that is not registered does."""
+
+    REGISTER = "register"
+    REJECT = "reject"
 
 
 @dataclass(frozen=True, slots=True)

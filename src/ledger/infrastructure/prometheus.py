@@ -33,6 +33,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from ledger.addresses import host_and_port, with_port
 from ledger.application.metrics import GroupKind
 from ledger.zones import zone_table_version
 
@@ -402,17 +403,16 @@ class MetricsPage:
     """
 
     def __init__(self, address: str, registry: CollectorRegistry) -> None:
-        asked_host, _, port = address.rpartition(":")
-        host = asked_host.strip("[]")
+        host, port = host_and_port(address)
         server_class = _IPv6PageServer if ":" in host else _PageServer
         self._server = make_server(
             host,
-            int(port),
+            port,
             make_wsgi_app(registry),
             server_class=server_class,
             handler_class=_Request,
         )
-        self.address = f"{asked_host}:{self._server.server_port}"
+        self.address = with_port(address, self._server.server_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="metrics", daemon=True
         )

@@ -11,11 +11,12 @@ from support.waiting import WhenSaid, run_ready_tasks
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
-from ledger.application.ingest.ingest_events import ATTEMPTS_MAX, IngestEvents, UnknownRestaurants
+from ledger.application.ingest.ingest_events import ATTEMPTS_MAX, IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.ports.events import Posting
 from ledger.domain.events import EventType
 from ledger.domain.money import AMOUNT_MINOR_MAX
+from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import (
     DatabaseContention,
     DatabaseUnavailable,

@@ -1,6 +1,5 @@
 """How the port is guarded, put together from the settings; refuses what makes no sense before anybody can call."""
 
-import ipaddress
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from ledger.addresses import is_within_this_machine
 from ledger.api.access.authentication import Authenticator
 from ledger.api.access.authorization import SERVICE_NAME
 from ledger.api.access.call_records import WHAT_BY_METHOD
@@ -43,7 +43,7 @@ class Security:
         except FileUnusable as error:
             raise SecurityMisconfigured(str(error)) from error
         self._authenticator = None
-        if asks_who_calls(settings):
+        if settings.identifies_callers:
             self._authenticator = Authenticator(
                 tokens=self._tokens, jwt=self._jwt, identities=self._identities
             )
@@ -100,41 +100,6 @@ class Security:
             self._authenticator.forget()
 
 
-def asks_who_calls(settings: Settings) -> bool:
-    """Whether a caller of the service must be known."""
-    return bool(
-        settings.auth_tokens_file or settings.auth_identities_file or settings.jwt_jwks_file
-    )
-
-
-def keeps_call_log(settings: Settings) -> bool:
-    """Whether calls that write are recorded with who made them."""
-    return asks_who_calls(settings) if settings.audit_log is None else settings.audit_log
-
-
-def is_within_this_machine(address: str) -> bool:
-    """Whether only this machine can call there: loopback addresses and unix sockets."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        # Another name; it may mean anything, another thing tomorrow.
-        return False
-
-
-def describes_itself(settings: Settings) -> bool:
-    """Whether the server offers reflection."""
-    return (
-        is_within_this_machine(settings.grpc_address)
-        if settings.reflection is None
-        else settings.reflection
-    )
-
-
 def _check(settings: Settings) -> None:
     """Raises SecurityMisconfigured for settings that do nothing, or not what whoever set them must think they do."""
     needs = (
@@ -153,12 +118,12 @@ def _check(settings: Settings) -> None:
             raise SecurityMisconfigured(
                 f"LEDGER_{given.upper()} does nothing without LEDGER_{needed.upper()}: set both, or neither"
             )
-    if settings.tls_client_ca_file and not asks_who_calls(settings):
+    if settings.tls_client_ca_file and not settings.identifies_callers:
         raise SecurityMisconfigured(
             "LEDGER_TLS_CLIENT_CA_FILE lets in whoever has a certificate, to do anything: set LEDGER_AUTH_IDENTITIES_FILE, which "
             "says who may do what, or LEDGER_AUTH_TOKENS_FILE or LEDGER_JWT_JWKS_FILE"
         )
-    if settings.rate_limit_calls_per_second and not asks_who_calls(settings):
+    if settings.rate_limit_calls_per_second and not settings.identifies_callers:
         raise SecurityMisconfigured(
             "LEDGER_RATE_LIMIT_CALLS_PER_SECOND is a limit for each caller: set LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or "
             "LEDGER_AUTH_IDENTITIES_FILE, by which callers are known"
@@ -172,7 +137,7 @@ def _check_exposure(settings: Settings) -> None:
     missing = []
     if settings.tls_certificate_file is None:
         missing.append("TLS (LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE)")
-    if not asks_who_calls(settings):
+    if not settings.identifies_callers:
         missing.append(
             "authentication (LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or LEDGER_AUTH_IDENTITIES_FILE)"
         )

@@ -4,9 +4,7 @@ The database decides: an event is new if and only if its insert made the row wit
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
-from enum import Enum
 
 import structlog
 
@@ -19,20 +17,15 @@ from ledger.application.ingest.repeated_facts import RepeatedFacts
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent
+from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import DatabaseContention, DatabaseUnavailable, ShuttingDown
+from ledger.jitter import jittered
 
 _log = structlog.get_logger("ledger.ingest")
 
 BATCH_EVENTS_MAX = 1000
 ATTEMPTS_MAX = 3
 BACKOFF_SECONDS = 0.05
-
-
-class UnknownRestaurants(Enum):
-    """What to do with an event of a restaurant that is not registered."""
-
-    REGISTER = "register"
-    REJECT = "reject"
 
 
 class IngestEvents:
@@ -72,7 +65,7 @@ class IngestEvents:
             self._book_timed,
             group_items_max=limits.group_events_max,
             groups_at_once_max=limits.batches_at_once_max,
-            on_failure=_log_broken_grouping,
+            what="events",
         )
         self._batches = asyncio.Semaphore(limits.batches_at_once_max)
         self._running: set[asyncio.Task[list[IngestOutcome]]] = set()
@@ -205,9 +198,5 @@ class IngestEvents:
                 # The batch id lets the next attempt know what this one may have stored before it broke off.
                 if attempt == ATTEMPTS_MAX:
                     raise
-                await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+                await asyncio.sleep(jittered(BACKOFF_SECONDS * 2**attempt))
                 attempt += 1
-
-
-def _log_broken_grouping(error: BaseException) -> None:
-    _log.error("gathering events into groups broke", exc_info=error)

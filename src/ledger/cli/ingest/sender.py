@@ -1,7 +1,6 @@
 """Sends batches of events to the server, all in one stream, and again when the server is away for a moment."""
 
 import queue
-import random
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.ingest.batches import Batch
 from ledger.cli.refusals import refusal_of_call, refusal_of_status
+from ledger.jitter import jittered
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class EventSender:
 
 def _backoff_seconds(attempt: int) -> float:
     longest_seconds: float = min(BACKOFF_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
-    return longest_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+    return jittered(longest_seconds)
 
 
 def _is_retryable(result: ledger_pb2.IngestResult) -> bool:

@@ -1,11 +1,11 @@
 """What to try with a server that has just started: commands that can be copied, with the credentials that it asks for."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from ledger.addresses import callable_address
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.serve.invocation import command_line, from_here
 from ledger.settings import Settings
@@ -13,12 +13,8 @@ from ledger.settings import Settings
 
 def first_calls(settings: Settings, listening_address: str) -> list[str]:
     """Lines for people: how to call the server at `listening_address`, and from where the files come that it takes."""
-    # Imported when needed: it brings the libraries of the server along.
-    from ledger.api.access.security import describes_itself
-
     default_address = Settings.model_fields["grpc_address"].default
-    # 0.0.0.0 and its like are all addresses of this machine, and none that can be called everywhere.
-    address = re.sub(r"^(0\.0\.0\.0|\[::\]|\*):", "127.0.0.1:", listening_address)
+    address = callable_address(listening_address)
     option = [] if address == default_address else ["--address", address]
     credentials = _credentials(settings)
     # They stand before the name of a command.
@@ -30,7 +26,7 @@ def first_calls(settings: Settings, listening_address: str) -> list[str]:
         f"  {command_line(*shown, 'ingest', from_here(DEMO_FILE), *option)}",
         f"  {command_line(*shown, 'balance', restaurant_id, currency, *option)}",
     ]
-    if describes_itself(settings) and not credentials:
+    if settings.offers_reflection and not credentials:
         request = shlex.quote(json.dumps({"restaurant_id": restaurant_id, "currency": currency}))
         lines.append(
             f"  grpcurl -plaintext -d {request} {address} ledger.v1.LedgerService/GetBalance"

@@ -39,7 +39,7 @@ def serve_until_stopped(address: str | None, workers: int | None) -> None:
 def _serve_alone(settings: Settings) -> None:
     from ledger.bootstrap.database import open_database
     from ledger.bootstrap.server import new_event_loop, run_server
-    from ledger.metrics import told_metrics
+    from ledger.metrics import served_metrics
 
     with open_database(settings) as database:
 
@@ -47,7 +47,7 @@ def _serve_alone(settings: Settings) -> None:
             _announce(settings, address, health_address, database)
 
         with (
-            told_metrics(settings) as metrics,
+            served_metrics(settings) as metrics,
             asyncio.Runner(loop_factory=new_event_loop) as runner,
         ):
             runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))

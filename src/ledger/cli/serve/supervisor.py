@@ -9,7 +9,6 @@ that the supervisor is gone, however it went.
 
 import asyncio
 import os
-import random
 import signal
 import socket
 import sys
@@ -20,13 +19,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from ledger.addresses import host_and_port, with_port
 from ledger.api.server import LAST_CALLS_SECONDS
 from ledger.api.transport.listening import AddressUnavailable
 from ledger.bootstrap.database import Database
-from ledger.bootstrap.server import listening_address
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.serve.worker import SERVING, STOP_MARGIN_SECONDS
 from ledger.hangup import ends_at_hangup
+from ledger.jitter import jittered
 from ledger.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,16 +61,13 @@ def reserved_address(address: str) -> Iterator[str]:
             raise AddressUnavailable(
                 f"cannot listen on {address}: it is not an address of this machine, or another server has it"
             ) from error
-        yield listening_address(address, port)
+        yield with_port(address, port)
 
 
 def _reserve(address: str, reservations: ExitStack) -> int:
     """Binds what `address` stands for, which may be more than one address, all with the same port. Returns the port."""
-    host, _, port_text = address.rpartition(":")
-    port = int(port_text)
-    found = socket.getaddrinfo(
-        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    host, port = host_and_port(address)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, where in found:
         reservation = reservations.enter_context(socket.socket(family, kind, protocol))
         # Bound as if alone, so that it fails if anybody listens there; only connections that have ended do not count. Then it is
@@ -209,10 +206,9 @@ class Supervisor:
                 if served_seconds is not None and served_seconds >= SETTLED_SECONDS
                 else deaths + 1
             )
-            # Jitter, so that workers that died together do not come back together.
-            delay_seconds = min(
-                BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(deaths, 10)
-            ) * random.uniform(0.5, 1.0)  # noqa: S311
+            delay_seconds = jittered(
+                min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(deaths, 10))
+            )
             try:
                 async with asyncio.timeout(delay_seconds):
                     await self._stop.wait()

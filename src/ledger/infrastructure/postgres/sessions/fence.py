@@ -1,7 +1,7 @@
 """Under synchronous replication, readers wait here until what they read is replicated."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -32,15 +32,13 @@ class Fence:
     that do not wait for it.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, *, on_failure: Callable[[BaseException], None] = lambda _: None
-    ) -> None:
-        """`on_failure` gets the error if grouping the waits breaks; each waiting reader gets it
-        too.
-        """
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._waiting: Grouping[None, None] = Grouping(
-            self._pass, group_items_max=sys.maxsize, groups_at_once_max=1, on_failure=on_failure
+            self._pass,
+            group_items_max=sys.maxsize,
+            groups_at_once_max=1,
+            what="readers that wait for a standby",
         )
 
     async def wait(self, rows: Sequence[Row]) -> None:
