@@ -1,4 +1,7 @@
-"""Statements on PostgreSQL: the entries of a period on restaurant_payable, page by page, as of the moment of the first page."""
+"""Account statements on PostgreSQL, page by page.
+
+A statement is the entries of a period on restaurant_payable, as of the moment of its first page.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -34,18 +37,22 @@ from ledger.infrastructure.postgres.statement_marks import (
     valid_marks,
 )
 
-# No transaction that books runs for longer: the timeouts of statements and of idle sessions are seconds.
+# Longer than any transaction that books: the timeouts of its statements and of idle sessions are
+# seconds.
 BOOKING_TIME_MAX = timedelta(minutes=10)
-# With more entries beyond the newest mark, marks are made before the first page is read: that takes less time than to read them
-# for the balances and for the page.
+# With more entries than this beyond the newest mark, marks are made before the first page is read.
+# That takes less time than reading the entries for the balances and for the page.
 TAIL_ENTRIES_MAX = 10_000
-# How much more of an account is read at once when that before had less than a page of what is asked for.
+# By what factor the next read of an account grows when the last one found less than a page.
 REACH_GROWTH = 4
 REACH_ENTRIES_MAX = 100_000
 
 
 def _payable_before(instant: str) -> str:
-    """SQL, for FROM, of available and pending together as of an instant, and how many entries are not below any mark."""
+    """SQL, for FROM: available and pending together as of an instant.
+
+    Also the number of entries that no mark counts.
+    """
     return f"""(
     SELECT COALESCE(below.payable_minor, 0) + between_marks.payable_minor + tail.payable_minor
            AS payable_minor,
@@ -73,11 +80,13 @@ def _payable_before(instant: str) -> str:
   )"""
 
 
-# The moment that a statement shows, and its balances: one row for a registered restaurant, none for an unknown one. Which
-# transactions this statement sees is written down, so that later pages, which see more, can leave out what came after.
+# The moment that a statement shows, and its balances: one row for a registered restaurant, none for
+# an unknown one. The row has the transactions that this database snapshot sees, so that later
+# pages, which see more, can leave out what came after.
 #
-# The balances are those of SELECT_BALANCES as of the same instants, available and pending together. Sums of bigint are numeric
-# and cannot overflow. No start is before the first entry: nothing is recorded before minus infinity.
+# The balances are those of SELECT_BALANCES as of the same instants, available and pending together.
+# Sums of bigint are numeric and cannot overflow. Without a start the period begins at minus
+# infinity, before which nothing is recorded.
 SELECT_MOMENT = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT moment.now_at AS read_at, {next_number("seen.transactions")}::text AS transactions_end,
@@ -109,17 +118,21 @@ CROSS JOIN LATERAL (
 WHERE a.restaurant_id = $1 AND a.currency = $2
 """
 
-# What instants of PostgreSQL are counted in.
+# The step between two instants of PostgreSQL.
 _NEXT_INSTANT = "interval '1 microsecond'"
 _ACCOUNT = (
     "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
 )
 
-# Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid, end_txid), and those from tail_txid
-# on. They are the first of [$3, $4), $5 or more if there are as many; complete_before is NULL when they are all of it.
+# Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid,
+# end_txid), and those from tail_txid on. They are the first entries of [$3, $4), at least $5 of
+# them if there are as many; complete_before is NULL if they are all of them.
 #
-# A batch may be a thousand entries of one instant. So entries of the instant $3, which may be on the
-# page before, are not among the $5; and the reach ends after the last instant that is needed.
+# A batch may be a thousand entries of one instant. So entries of the instant $3, which may be on
+# the previous page, are not among the $5, and the range ends after the last instant that is needed.
+#
+# It looks up the present stay for each of the marks, five times: one look-up that the joins share
+# would be a sixth join, whose plan would have to be proved again.
 SELECT_REACH = f"""
 SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
        COALESCE(above.horizon, newest.horizon, {FIRST_HORIZON})::text AS end_txid,
@@ -154,7 +167,8 @@ e.amount_minor, e.available_at,
 def _microseconds(column: str) -> str:
     """SQL for an instant in microseconds since 1970, which the driver reads in a tenth of the time.
 
-    Infinity, which nothing but a hand can have written, is the first or last instant of the contract.
+    Infinity, which only a manual write can have stored, becomes the first or last instant of the
+    contract.
     """
     return f"""(1000000 * extract(epoch FROM CASE {column}
            WHEN 'infinity' THEN '9999-12-31T23:59:59.999999Z'
@@ -162,7 +176,7 @@ def _microseconds(column: str) -> str:
            ELSE {column} END))::bigint"""
 
 
-# In the order in which a row is unpacked.
+# In the order in which `_entries` unpacks a row.
 _ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
 e.amount_minor,
        {_microseconds("e.available_at")},
@@ -170,11 +184,12 @@ e.amount_minor,
        {_microseconds("e.recorded_at")} AS recorded_at_microseconds,
        e.event_id, e.payout_id, e.recorded_txid"""
 
-# Entries of [$3, $4) on restaurant_payable. The instant, then the number of the transaction, which every entry of a transaction
-# shares, then what is unique inside it: the order is total, and never changes once entries are there. {conditions} stands for
-# what else is asked for, so that each combination is planned for itself.
+# Entries of [$3, $4) on restaurant_payable. They are ordered by the instant, then by the number of
+# the transaction, which all entries of a transaction share, then by what is unique inside it: the
+# order is total, and never changes once entries are there. {conditions} stands for what else the
+# caller asks, so that each combination gets a plan.
 #
-# Only the two ranges of the primary key are read in which such entries are.
+# Only the two ranges of the primary key that can hold such entries are read.
 SELECT_PAGE = f"""
 SELECT {_ROW}
 FROM (
@@ -202,25 +217,26 @@ ORDER BY e.recorded_at, e.recorded_txid, e.transaction_id, e.position
 
 PAGE_PARAMETERS = 8
 
-# On later pages: only what comes after the last entry of the page before.
+# On later pages: only the entries after the last one of the page before.
 AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
   > (${}::timestamptz, ${}::text::xid8, ${}::uuid, ${}::smallint)"""
 
-# On later pages: left out is what was booked after the first one, by transactions that were under way at its moment or began
-# later, although its recorded_at lies before the end: the statement's balances do not count it. Only what was recorded since
-# shortly before that moment can be such an entry, and only by a transaction that this cluster has begun: entries restored from
-# another one may have numbers that are yet to come.
+# On later pages: leaves out what was booked after the first page, by transactions that were open at
+# its moment or began later, although its recorded_at is before the end of the period: the
+# statement's balances do not count it. Only an entry recorded since shortly before that moment can
+# be such an entry, and only if a transaction of this cluster wrote it: entries restored from
+# another cluster may have numbers that this one has yet to give out.
 SEEN = f"""(
   e.recorded_at <= ${{}}::timestamptz
   OR e.recorded_txid >= (SELECT {NEXT_NUMBER})
   OR (e.recorded_txid < ${{}}::text::xid8 AND e.recorded_txid <> ALL (${{}}::text[]::xid8[])))"""
 
-# Looked up, as making them of their values takes as long as the rest of an entry.
+# Looked up: making an enum of its value takes as long as the rest of an entry.
 _ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
 _LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# The driver writes it as -infinity, which is before any entry.
+# The driver sends this as -infinity, which is before any entry.
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -234,7 +250,7 @@ class PostgresStatements:
         *,
         tail_entries_max: int = TAIL_ENTRIES_MAX,
     ) -> None:
-        """`long_tails` is told of accounts with many entries beyond their newest mark."""
+        """Accounts with many entries beyond their newest mark are reported to `long_tails`."""
         self._connections = connections
         self._long_tails = long_tails
         self._tail_entries_max = tail_entries_max
@@ -253,7 +269,7 @@ class PostgresStatements:
             )
         if account is not None:
             await self._long_tails.shortened(account)
-        # One snapshot, so that the balances and the entries agree.
+        # One database snapshot, so that the balances and the entries agree.
         async with (
             self._connections() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -298,7 +314,7 @@ async def _page(
     end_at = query.end_at or moment.read_at
     conditions = _Conditions(query, after)
     rows: list[Any] = []
-    # As far into the account as a page goes, and from the last mark before it.
+    # As far into the account as a page goes, plus the distance from the last mark before it.
     reach_entries = limit + 1 + MARK_ENTRIES
     while True:
         (row,) = await connection.fetch(
@@ -320,7 +336,7 @@ async def _page(
             *parameters,
             *conditions.values,
         )
-        # One more than asked for tells whether more follow.
+        # One more than asked for shows whether more follow.
         if len(rows) > limit or until == end_at:
             place = _place_of(moment, rows, limit)
             return StatementPage(moment, _entries(query, rows[:limit]), place)
@@ -329,7 +345,7 @@ async def _page(
 
 
 class _Conditions:
-    """What else is asked of the entries of a page, as SQL and its parameters."""
+    """The further conditions on the entries of a page, as SQL and its parameters."""
 
     def __init__(self, query: StatementQuery, after: StatementPlace | None) -> None:
         self.sql = ""
@@ -378,7 +394,7 @@ def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> State
 
 def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:
     holder_id, currency = query.account
-    # By place: to look the columns up by name takes as long as to read them.
+    # By place: looking columns up by name takes as long as reading them.
     return [
         StoredEntry(
             transaction_id,

@@ -1,4 +1,4 @@
-"""Old rows of payout runs and of the call log on PostgreSQL, on their way into archives."""
+"""Old rows of payout runs and of the call log on PostgreSQL: reads and removes what is archived."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -22,15 +22,15 @@ from ledger.infrastructure.postgres.sessions.engine import (
 )
 from ledger.infrastructure.postgres.sessions.errors import database_errors
 
-# What reads a month of rows, or finds out how many there are, takes as long as that is large.
+# For a statement that reads or counts a month of rows: it takes as long as there are rows.
 TIMEOUT_SECONDS = 3600
-# For a page of a run that was canceled a moment ago.
+# Long enough for the last page of a run that was canceled a moment ago.
 LOCK_WAIT_SECONDS = 60
 ROWS_AT_ONCE = 2000
-# One command at a time; any constant does, as long as nothing else uses it.
+# One command at a time. Any constant will do, as long as nothing else uses it.
 _ADVISORY_LOCK_KEY = 0x6C65646765720002
 
-# The items of these may go: the run has ended, and they are in no archive yet.
+# The runs whose items may be archived: the run has ended, and its items are in no archive yet.
 _ENDED_RUNS = """
 payout_runs AS r
 JOIN payout_run_items AS i ON i.payout_run_id = r.payout_run_id
@@ -38,7 +38,7 @@ WHERE r.state <> 'RUNNING'
   AND NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = r.payout_run_id)
 """
 
-# The first instant of what may go, for each kind; NULL if there is nothing.
+# The first instant of the rows that may be archived, for each kind; NULL if there are none.
 SELECT_FIRST = {
     ArchiveKind.PAYOUT_RUN_ITEMS: (
         f"SELECT min(r.finished_at) FROM {_ENDED_RUNS} AND r.finished_at < $1"
@@ -46,7 +46,7 @@ SELECT_FIRST = {
     ArchiveKind.AUDIT_LOG: "SELECT min(recorded_at) FROM audit_log WHERE recorded_at < $1",
 }
 
-# How much there is between each two of the instants $1.
+# The number of rows and bytes between each two of the instants $1.
 SELECT_PARTS = {
     ArchiveKind.PAYOUT_RUN_ITEMS: f"""
 SELECT width_bucket(r.finished_at, $1::timestamptz[]) AS place, count(*) AS rows_count,
@@ -74,7 +74,7 @@ WHERE l.recorded_at >= $1 AND l.recorded_at < $2
 """,
 }
 
-# A page that pays for one of these runs holds its key.
+# Waits for open pages: a page that pays for one of these runs holds a lock on its key.
 LOCK_RUNS = """
 SELECT payout_run_id FROM payout_runs
 WHERE payout_run_id = ANY ($1::uuid[]) AND state <> 'RUNNING'
@@ -98,7 +98,8 @@ GROUP BY payout_run_id, outcome, skip_reason
 RETURNING payout_run_id, outcome, skip_reason, items_count
 """
 
-# Those that are as they were archived. A trigger refuses what no archive covers.
+# The items that are unchanged since they were archived. A trigger refuses to remove what no archive
+# covers.
 DELETE_ITEMS = """
 DELETE FROM payout_run_items AS i
 USING unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[])
@@ -108,7 +109,7 @@ WHERE i.payout_run_id = a.payout_run_id AND i.restaurant_id = a.restaurant_id
   AND i.payout_id IS NOT DISTINCT FROM a.payout_id
 """
 
-# By their ids: what was recorded later than the archive was made stays, whatever its time.
+# By their ids: a call that was recorded after the archive was made stays, whatever its time.
 DELETE_CALLS = "DELETE FROM audit_log WHERE audit_id = ANY ($1::uuid[])"
 
 _ARCHIVE = """archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes,
@@ -118,7 +119,8 @@ SELECT_ARCHIVES = (
     f"SELECT {_ARCHIVE} FROM archived_ranges ORDER BY from_at, archived_at, archive_id"
 )
 
-# Those of calls may also be done: a call that was recorded late is in their range and in no archive.
+# Archives whose rows are still in the tables. An archive of calls may be listed although it is
+# done: a call that was recorded late is in its range and in no archive.
 SELECT_UNFINISHED = f"""
 SELECT {_ARCHIVE}
 FROM archived_ranges AS a
@@ -136,16 +138,22 @@ ORDER BY a.from_at, a.archive_id
 
 
 class PostgresArchives:
-    """Implements `ledger.application.archive_rows.ArchivedTables`. The engine's sessions are the owner's."""
+    """Implements `ledger.application.archive_rows.ArchivedTables`.
+
+    The engine's sessions are of the role that owns the tables.
+    """
 
     def __init__(self, engine: AsyncEngine, zone: tzinfo) -> None:
-        """`zone` is that in which months begin and end."""
+        """`zone` is the time zone in which months begin and end."""
         self._engine = engine
         self._zone = zone
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Keeps others from archiving meanwhile; takes a connection. Raises DatabaseContention if one does already."""
+        """Keeps other commands from archiving until the block ends; holds a connection.
+
+        Raises DatabaseContention if another command is archiving.
+        """
         async with aclosing(await connect(self._engine)) as pooled:
             connection = await driver_of(pooled)
             with database_errors():
@@ -154,7 +162,8 @@ class PostgresArchives:
                 )
             if not is_alone:
                 raise DatabaseContention("another `ledger archive run` is under way")
-            # What goes wrong in the block is its own: a reader of the output that went away, for one.
+            # Errors of the block are not the database's: the reader of the output may have gone
+            # away.
             try:
                 yield
             finally:
@@ -184,7 +193,7 @@ class PostgresArchives:
                     SELECT_PARTS[kind], bounds, before, timeout=TIMEOUT_SECONDS
                 )
                 for row in rows:
-                    # width_bucket counts from 1 and tells the place of the bound before it.
+                    # width_bucket counts from 1 and returns the place of the bound before the row.
                     from_at, before_at = bounds[row["place"] - 1], bounds[row["place"]]
                     found.append(
                         Part(kind, from_at, before_at, row["rows_count"], row["rows_bytes"])
@@ -257,7 +266,7 @@ class PostgresArchives:
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Connection]:
-        """A transaction that sees one moment, for as long as files are slow."""
+        """A transaction on one database snapshot, with time for slow files."""
         async with (
             autocommit(self._engine) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -270,7 +279,7 @@ class PostgresArchives:
 
 
 async def list_archives(engine: AsyncEngine) -> list[Archive]:
-    """All archives that were recorded, in the order of their ranges. Any role that may read will do."""
+    """All recorded archives, in the order of their ranges. Any role that may read will do."""
     async with autocommit(engine) as connection:
         return [_archive_of(row) for row in await connection.fetch(SELECT_ARCHIVES)]
 

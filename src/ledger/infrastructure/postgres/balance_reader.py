@@ -1,4 +1,4 @@
-"""Balances on PostgreSQL: calculated by one statement from the latest snapshot and the entries it does not count."""
+"""Balances on PostgreSQL: one statement adds the latest snapshot and the entries beyond it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +19,13 @@ from ledger.infrastructure.postgres.snapshots import (
 
 _PAYABLE = signed_minor("restaurant_payable")
 
-# A row for each query ($1 to $3, in parallel) whose restaurant is registered, with zeros if it has no such account; `place` is
-# the query's, from 1. One statement, hence one moment: what it counts was committed when it began. An instant that is not past
-# counts as now. A balance as of an instant goes on from a snapshot that counts nothing recorded at that instant or later.
+# A row for each query ($1 to $3, in parallel) whose restaurant is registered, with zeros if it has
+# no such account. `place` is the number of the query, from 1. One statement, hence one moment: it
+# counts what was committed when it began. An instant in the future counts as now. A balance as of
+# an instant starts from a snapshot that counts nothing recorded at that instant or later.
 #
-# Sums of bigint are numeric and cannot overflow. Matured means available_at reached; no available_at means from the beginning.
+# Sums of bigint are numeric and cannot overflow. An entry has matured when its available_at has
+# passed; without available_at it is available from the beginning.
 SELECT_BALANCES = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT q.place, instant.is_past, moment.now_at AS read_at, a.balance_account_id,
@@ -81,10 +83,8 @@ CROSS JOIN LATERAL (
     count(*) AS entries_count
   FROM (
     SELECT e.available_at, e.occurred_at, {_PAYABLE} AS payable_minor,
-           {signed_minor("payout_reserved")}
-             AS reserved_minor,
-           {signed_minor("dispute_hold")}
-             AS disputed_minor
+           {signed_minor("payout_reserved")} AS reserved_minor,
+           {signed_minor("dispute_hold")} AS disputed_minor
     FROM ledger_entries AS e
     WHERE {tail("a.balance_account_id")} AND (NOT instant.is_past OR e.recorded_at < instant.as_of)
   ) AS e
@@ -110,7 +110,7 @@ class PostgresBalanceReader:
                         [query.as_of for query in queries],
                     )
         except DatabaseTimeout:
-            # No snapshot of now helps to read the past.
+            # A snapshot of now does not help to read the past.
             if len(queries) == 1 and queries[0].as_of is None:
                 await report_timed_out(
                     self._autocommit,
@@ -134,6 +134,7 @@ def _balance(query: BalanceQuery, row: Any) -> Balance:
         reserved_minor=int(row["reserved_minor"]),
         disputed_minor=int(row["disputed_minor"]),
         last_event_at=row["last_event_at"],
-        # As it was asked for: the driver reads the first instant of the year 1 back as minus infinity.
+        # The instant of the query: the driver reads the first instant of the year 1 back as minus
+        # infinity.
         as_of=query.as_of if query.as_of is not None and row["is_past"] else row["read_at"],
     )

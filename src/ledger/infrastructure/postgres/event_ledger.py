@@ -1,4 +1,4 @@
-"""The append-only books on PostgreSQL: events, the entries they post, and the accounts they post to."""
+"""The append-only books on PostgreSQL: events, their entries, and the balance accounts."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -21,17 +21,21 @@ from ledger.infrastructure.postgres.sessions.fence import (
     Fence,
 )
 
-# Stores events and posts their entries, both or neither. The primary key decides which events are new: an insert waits for one
-# of the same id that is under way, and takes its place if that one fails. READ COMMITTED; do not raise it.
+# Stores events and posts their entries, both or neither. The primary key decides which events are
+# new: an insert waits for an event of the same id that another transaction is inserting, and
+# succeeds if that transaction rolls back. Needs READ COMMITTED; do not raise it.
 #
-# Events are inserted in the byte order of their ids, as every writer does, so that no two writers wait for each other.
-# An event without a balance account falls out of the join and is not returned. The maturity is the restaurant's at this moment.
+# Events are inserted in the byte order of their ids, as by every writer, so that no two writers
+# deadlock. An event without a balance account falls out of the join and is not returned. The
+# maturity is the restaurant's at this moment.
 #
-# $14 to $17 hold the entries: those of an event are a slice, each an amount and the number of its line in the posting rules. Only
-# integers are sliced: the place of an element of a text array has to be searched for.
+# $14 to $17 hold the entries. The entries of an event are a slice of $16 and $17: the number of
+# each entry's line in the posting rules, and its amount. Only integers are sliced: PostgreSQL has
+# to search for an element of a text array.
 #
-# What is planned for a batch of ten serves a batch of a thousand, so nothing may be joined that a nested loop would make
-# quadratic. IS TRUE keeps the look-up in `new` a hash table of its own and from becoming such a join.
+# One plan serves batches of ten and of a thousand, so no join may be here that a nested loop would
+# make quadratic. IS TRUE makes the look-up in `new` a separate hash table and keeps it from
+# becoming such a join.
 INSERT_EVENTS = """
 WITH candidate AS MATERIALIZED (
   SELECT c.*, a.balance_account_id, COALESCE(r.maturity_days, $13::integer) AS maturity_days
@@ -74,7 +78,8 @@ posted AS (
 SELECT event_id FROM new
 """
 
-# The posting rules as $18 to $21 of that statement; an entry names its line by number, from 1 as SQL counts.
+# The posting rules as $18 to $21 of INSERT_EVENTS. An entry names its line by number, from 1 as SQL
+# counts.
 _RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
 _RULE_COLUMNS = (
     [rule.entry_type.value for rule in _RULES],
@@ -87,8 +92,8 @@ _RULE_NUMBERS = {
     for number, rule in enumerate(_RULES, start=1)
 }
 
-# The stored ones of some ids. A statement after INSERT_EVENTS and not a part of it: only a new snapshot sees the rows which that
-# one waited for.
+# The stored events of some ids. A separate statement after INSERT_EVENTS: only a newer database
+# snapshot sees the rows that the insert waited for.
 SELECT_EVENTS = """
 SELECT event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
        fee_minor, occurred_at, payout_id, reference, metadata, recorded_at
@@ -96,13 +101,13 @@ FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
 
-# The same for an ingest call that acknowledges what it finds. Under synchronous replication a commit
-# that was cancelled while it waited for its standby is visible and not yet safe. A commit that writes
-# waits for everything before it, so this statement writes a message, but only where there is a
-# synchronous standby and something was found.
+# The same for an ingest call that acknowledges what it finds. Under synchronous replication a
+# commit that was cancelled while it waited for its standby is visible and not yet safe. A commit
+# that writes waits for everything before it, so this statement writes a message, but only where
+# there is a synchronous standby and something was found.
 #
 # Not the Fence, which readers share: here a second round trip would lengthen every batch that has a
-# duplicate, and ingest would wait for a connection of another pool. Ingest may hold its own connection
+# duplicate, and ingest would wait for a connection of another pool. Ingest may hold its connection
 # while it waits, because few batches run at once; readers may not, because any number come.
 SELECT_EVENTS_ONCE_SAFE = f"""
 WITH fence AS MATERIALIZED (
@@ -117,7 +122,7 @@ LEFT JOIN fence ON true
 # The same for readers, which wait at the Fence that they share.
 SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT_EVENTS}) AS stored"
 
-# What one event posted. The event's transaction number leads into the primary key of the entries.
+# The entries of one event. The event's transaction number leads into their primary key.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
        e.amount_minor,
@@ -140,7 +145,8 @@ WHERE NOT EXISTS (
   SELECT FROM restaurants AS r WHERE r.restaurant_id = wanted.restaurant_id)
 """
 
-# Registers restaurants by their first event. Sorted, so that two servers doing the same do not wait for each other in turn.
+# Registers restaurants by their first event. Sorted, so that two servers that do this at once do
+# not deadlock.
 INSERT_RESTAURANTS = """
 INSERT INTO restaurants (restaurant_id)
 SELECT DISTINCT wanted.restaurant_id COLLATE "C" AS restaurant_id
@@ -163,7 +169,7 @@ ON CONFLICT (restaurant_id, currency) DO NOTHING
 def insert_arguments(
     postings: Sequence[Posting], batch_id: UUID, *, maturity_days: int
 ) -> tuple[Any, ...]:
-    """The parameters of INSERT_EVENTS; `maturity_days` holds for restaurants without a setting of their own."""
+    """The parameters of INSERT_EVENTS; `maturity_days` is for restaurants that set none."""
     events = [posting.event for posting in postings]
     entries = [entry for posting in postings for entry in posting.entries]
     last_entries = list(accumulate(len(posting.entries) for posting in postings))
@@ -198,7 +204,7 @@ class PostgresEventLedger:
     def __init__(
         self, autocommit: Autocommit, *, maturity_days: int, fence: Fence | None = None
     ) -> None:
-        """`maturity_days` holds for restaurants without a setting of their own.
+        """`maturity_days` is for restaurants that set none.
 
         With a `fence`, reads of safe rows wait there and hold no connection. Without one they wait
         in the statement and hold the connection.

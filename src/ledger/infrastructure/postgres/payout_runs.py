@@ -1,4 +1,4 @@
-"""Payout runs on PostgreSQL: a run is rows, so any server goes on with it wherever another one died."""
+"""Payout runs on PostgreSQL. A run is rows, so any server continues it where another stopped."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -49,14 +49,15 @@ from ledger.infrastructure.postgres.snapshots import (
 )
 from ledger.zones import settlement_zone, zone_table_version
 
-# Over all restaurants of a currency: longer than any other statement may take.
+# For a statement over all restaurants of a currency, which takes longer than any other.
 RUN_TIMEOUT_SECONDS = 120
-# Runs under way at once.
+# How many runs may be under way at once.
 OPEN_RUNS_MAX = 50
-# Items that a run gets at a time, when a worker finds none open: some pages of them.
+# How many items a run gets when a worker finds none open: some pages of them.
 ITEMS_MAX = 2_000
 
-# The cut-off of a date that begins at $1 and ends at $2: its last microsecond, or now if that is earlier; no row if it is ahead.
+# The cut-off of a date that begins at $1 and ends at $2: its last microsecond, or now if that is
+# earlier. No row if the date is in the future.
 SELECT_CUTOFF = """
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
 SELECT LEAST($2::timestamptz - interval '1 microsecond', now_at) AS cutoff_at
@@ -64,7 +65,7 @@ FROM moment
 WHERE $1::timestamptz <= now_at
 """
 
-# Calls that come at once may each be the last one that is let in.
+# Concurrent calls may each count one run too few, so a few runs more than $7 may be under way.
 INSERT_RUN = """
 INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id,
   zone_table_version)
@@ -74,8 +75,9 @@ ON CONFLICT (currency, as_of, min_amount_minor, request_id) DO NOTHING
 RETURNING payout_run_id
 """
 
-# The restaurants of the run are those that have an account by this statement's snapshot. The numbers of accounts that came from
-# another cluster may say that they do not: up to the highest of these all that are there are of the run.
+# The restaurants of a run are those that have an account in this statement's database snapshot.
+# Accounts that came from another cluster have numbers that may say otherwise: up to the highest of
+# these (`moved`), every account that exists belongs to the run.
 INSERT_PROGRESS = f"""
 WITH moment AS MATERIALIZED (SELECT {DATABASE_SNAPSHOT} AS accounts_snapshot),
 accounts AS (
@@ -92,7 +94,7 @@ FROM moment AS m
 CROSS JOIN accounts AS a
 """
 
-# A short transaction by itself: its locks must not be held for a page.
+# Runs as a short, separate transaction: its locks must not be held for a page.
 WRITE_ITEMS = "SELECT write_payout_run_items($1, $2)"
 
 SELECT_RUN_ID = """
@@ -108,14 +110,16 @@ FROM payout_runs
 WHERE payout_run_id = $1
 """
 
-# Of a run ("p", with the terms "r"): whether it has items yet to be written, and whether an account ("a") is one of them. A run
-# has none that are not written if a server of an earlier revision started it.
+# Two conditions on a run ("p", with the terms "r"): whether it has items yet to be written, and
+# whether an account ("a") belongs to it. A run that a server of an earlier revision started has
+# written all its items.
 _HAS_MORE = "p.reached_balance_account_id < p.last_balance_account_id"
 _IS_OF_THE_RUN = f"""a.currency = r.currency
   AND (a.opened_txid IS NULL OR a.balance_account_id <= p.moved_balance_account_id
        OR {is_visible("a.opened_txid", "p.accounts_snapshot")})"""
 
-# Two sums and no join: statistics that are older than the run would make a join of a hundred thousand rows a gamble.
+# Two sums and no join: with statistics older than the run, PostgreSQL may plan a join of a hundred
+# thousand rows badly.
 SELECT_LOOKED_AT = """
 SELECT i.outcome, i.skip_reason, count(*) AS restaurants,
        CASE i.outcome
@@ -128,7 +132,7 @@ WHERE i.payout_run_id = $1
 GROUP BY i.outcome, i.skip_reason
 """
 
-# The items may be archived; what never had one is counted all the same.
+# The items may be archived. Accounts that have no item yet are counted as open in any case.
 SELECT_PROGRESS = f"""
 {or_archived(SELECT_LOOKED_AT)}
 UNION ALL
@@ -145,7 +149,7 @@ CROSS JOIN LATERAL (
 WHERE p.payout_run_id = $1 AND {_HAS_MORE}
 """
 
-# Latest first, those before a place; {filters} as in payouts.SELECT_PAGE.
+# The runs before a place, latest first; {filters} as in payouts.SELECT_PAGE.
 SELECT_RUN_PAGE = f"""
 SELECT payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,
        finished_at, {IS_REPLICATED}
@@ -160,7 +164,11 @@ LIMIT $3
 
 
 def _shown(outcome: str, skip_reason: str) -> str:
-    """What a run ("r") was canceled before it came to stays open in the table, and is shown as skipped."""
+    """SQL, for FROM: the outcome and the skip reason of an item of the run "r" as callers see them.
+
+    An item that was open when its run was canceled stays open in the table, and is shown as
+    skipped.
+    """
     is_left = f"{outcome} = 'OPEN' AND r.state = 'CANCELED'"
     return f"""(
     SELECT CASE WHEN {is_left} THEN 'SKIPPED' ELSE {outcome} END AS outcome,
@@ -168,8 +176,9 @@ def _shown(outcome: str, skip_reason: str) -> str:
   )"""
 
 
-# What has no item yet is shown as open. It is read in the order of restaurants, by the index for that alone: by ids each page
-# would read all of it.
+# An account without an item is shown as open. These accounts are read in the order of restaurants,
+# by the index for that alone: in the order of their ids every page would read all of them. (`+ 0`
+# keeps the planner from that.)
 SELECT_RUN_ITEMS = f"""
 WITH found AS (
   (
@@ -209,7 +218,7 @@ LEFT JOIN payouts AS p ON p.payout_id = f.payout_id
 ORDER BY f.restaurant_id
 """
 
-# The index of payouts in flight has these alone.
+# The index of payouts in flight has exactly these rows.
 SELECT_UNANSWERED = """
 SELECT a.currency, count(*) AS payouts,
        extract(epoch FROM now() - min(p.created_at))::float8 AS oldest_seconds
@@ -223,14 +232,15 @@ SELECT_RUNNING = (
     "SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING' ORDER BY created_at LIMIT 100"
 )
 
-# Whether the run is under way. Its row is locked until the page is committed, in the way in which the
-# page's own rows lock it: whoever cancels the run waits for that, and holds up no page. The trigger
-# check_run_is_under_way looks again once the page is written: it fails if the run has ended meanwhile.
+# Whether the run is under way. Its row is locked until the page is committed, in the same way as
+# the page's own rows lock it: a cancellation waits for that, and delays no page. The trigger
+# check_run_is_under_way checks again once the page is written, and fails the page if the run has
+# ended by then.
 LOCK_RUN = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING' FOR KEY SHARE"
 
 IS_UNDER_WAY = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 AND state = 'RUNNING'"
 
-# Claims open items that no other worker has claimed; they stay claimed until the transaction ends.
+# Claims open items that no other worker has claimed. They stay claimed until the transaction ends.
 CLAIM_ITEMS = """
 SELECT balance_account_id, restaurant_id
 FROM payout_run_items
@@ -240,9 +250,9 @@ LIMIT $2
 FOR NO KEY UPDATE SKIP LOCKED
 """
 
-# A statement of its own: the next one then sees every payout that was created before these locks were
-# had. Ingest only asks for the key, and is not held up. What somebody else has locked is left out: it
-# must not keep the others of its page waiting.
+# A separate statement, so that the next one sees every payout that was created before these locks
+# were taken. Ingest only needs the key of the row, and does not wait. Accounts that another session
+# has locked are left out: one of them must not keep the rest of the page waiting.
 LOCK_BALANCE_ACCOUNTS = """
 SELECT balance_account_id
 FROM balance_accounts
@@ -253,15 +263,19 @@ FOR NO KEY UPDATE SKIP LOCKED
 
 _SIGNED = signed_minor("restaurant_payable")
 
-# What becomes of each of some balance accounts ("claimed") in a run with the terms "terms". All entries on restaurant_payable
-# that need not mature or had by the cut-off, reserves of earlier payouts among them, add up to what may be paid. It cannot exceed
-# what is available: a charge never credits less than its fee takes, so what matured since the cut-off only adds to it.
+# Decides the outcome of some balance accounts ("claimed") in a run with the terms "terms". The
+# amount that may be paid is the sum of all entries on restaurant_payable that need not mature or
+# had matured by the cut-off, with the reserves of earlier payouts. It cannot exceed what is
+# available: a charge never credits less than its fee takes, so what matured since the cut-off only
+# adds to it.
 #
-# What the account's snapshot counts is in its lines, as it had matured when it was taken; whatever matured between then and the
-# cut-off, or now, is put right. A type is in the result if there is an entry of it, whatever its sum, with a snapshot or without.
+# The lines of the account's snapshot hold what it counts, as matured when it was taken; what
+# matured between then and the cut-off, or now, is corrected. An entry type is in the result if
+# there is an entry of it, whatever its sum, with a snapshot or without.
 #
-# Everything hangs on one row of an account by look-ups in indexes, so the cost grows with the number of accounts and no faster;
-# an EXISTS would be answered from a table of all payouts in flight or paid, which grows for ever.
+# Everything is looked up in indexes from one row of an account, so the cost grows with the number
+# of accounts and no faster. An EXISTS would be planned as a table of all payouts in flight or paid,
+# which grows for ever.
 _CLAIMED = "c.balance_account_id"
 VERDICT = f"""
 moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
@@ -341,9 +355,11 @@ verdict AS MATERIALIZED (
 )
 """
 
-# Creates the payouts of claimed and locked accounts, with items and reserves, and closes their items of the run. An item is what
-# the payout counts of a type less what the account's payout before counted, so the items add up to the amount. The items of the
-# run are found by their place in the table: the claim has locked them, so they stay there, and other open ones are not read.
+# Creates the payouts of claimed and locked accounts, with items and reserves, and closes the run's
+# items of these accounts. An item of a payout is what that payout counts of an entry type, less
+# what the account's previous payout counted, so the items add up to the amount. The run's items are
+# found by their place in the table: the claim has locked them, so they stay there, and other open
+# items are not read.
 #
 # Returns the accounts of which more than $8 entries were read.
 PAY = f"""
@@ -381,8 +397,7 @@ itemised AS (
 ),
 reserved AS (
   INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
-    debit_account, credit_account,
-                              amount_minor, payout_id)
+    debit_account, credit_account, amount_minor, payout_id)
   SELECT balance_account_id, transaction_id, 1, $5, $6, $7, amount_minor, payout_id
   FROM verdict
   WHERE skip_reason IS NULL
@@ -435,12 +450,13 @@ WHERE payout_run_id = $1 AND state = 'RUNNING'
 RETURNING payout_run_id
 """
 
-# After CANCEL is committed, so that every page that ends from now on fails: waits for those that had
-# looked at the run before.
+# Runs after CANCEL is committed, so that every page that ends from now on fails. Waits for the
+# pages that had checked the run before.
 WAIT_FOR_PAGES = "SELECT 1 FROM payout_runs WHERE payout_run_id = $1 FOR UPDATE"
 
-# Not when nothing can be claimed: what another worker has claimed may yet be rolled back. The trigger
-# payout_runs_keep_going lets it be while restaurants are left that have no item yet.
+# Ends the run if no item is open. Finding nothing to claim is not enough: what another worker has
+# claimed may yet be rolled back. The trigger payout_runs_keep_going keeps the run while restaurants
+# have no item yet.
 FINISH = """
 UPDATE payout_runs
 SET state = 'SUCCEEDED', finished_at = ledger_now()
@@ -463,8 +479,10 @@ class PostgresPayoutRuns:
         fence: Fence | None = None,
         metrics: LedgerMetrics | None = None,
     ) -> None:
-        """`settlement_timezone` is the IANA zone in which a date begins and ends; `open_runs_max` bounds
-        the runs under way."""
+        """`settlement_timezone` is the IANA zone in which a date begins and ends.
+
+        `open_runs_max` bounds the runs under way.
+        """
         self._open_runs_max = open_runs_max
         self._metrics = metrics or UncountedWork()
         self._engine = engine
@@ -473,8 +491,8 @@ class PostgresPayoutRuns:
         self._zone = settlement_zone(settlement_timezone)
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
-        # First, as an insert that finds the run has moved the clock of the books by then: its commit
-        # would wait for a standby with the connection, where the fence waits without one.
+        # Looked up first: an insert that finds the run has moved the clock of the books by then, so
+        # its commit would wait for a standby and hold the connection, where the fence holds none.
         found = await self._run_id(key)
         if found is None:
             await self._insert(key, payout_run_id)
@@ -494,7 +512,7 @@ class PostgresPayoutRuns:
         return found
 
     async def _insert(self, key: PayoutRunKey, payout_run_id: UUID) -> None:
-        """Stores a new run, unless as many are open as may be, or it is stored meanwhile."""
+        """Stores a new run, unless the limit is reached or the run exists by now."""
         async with autocommit(self._engine) as connection, connection.transaction():
             cutoff_at = await self._cutoff(connection, key.as_of)
             created = await connection.fetchval(
@@ -590,15 +608,15 @@ class PostgresPayoutRuns:
             return [row["payout_run_id"] for row in await connection.fetch(SELECT_RUNNING)]
 
     async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
-        # Another worker may be faster with the items that this one has written.
+        # Another worker may claim the items first that this one has written.
         while True:
             page = await self._pay_open(payout_run_id, limit, after)
             if page or not await self._write_items(payout_run_id):
                 return page
 
     async def _write_items(self, payout_run_id: UUID) -> int:
-        """Gives the run its next open items; how many. None while others write some for long."""
-        # It says nothing of the pages, which a worker makes smaller after contention.
+        """Writes the run's next open items and returns how many; 0 if other writers hold the locks."""
+        # This contention says nothing about pages, which a worker makes smaller after contention.
         with suppress(DatabaseContention):
             async with autocommit(self._engine) as connection:
                 written: int = await connection.fetchval(WRITE_ITEMS, payout_run_id, ITEMS_MAX)
@@ -606,7 +624,7 @@ class PostgresPayoutRuns:
         return 0
 
     async def _pay_open(self, payout_run_id: UUID, limit: int, after: int) -> PayoutPage:
-        """As `pay`, of the items that are written already."""
+        """Like `pay`, for the items that are already written."""
         restaurants: dict[int, str] = {}
         accounts: list[int] = []
         told: Any = None
@@ -636,15 +654,17 @@ class PostgresPayoutRuns:
                         self._long_tails.entries_max,
                     )
         except DatabaseTimeout:
-            # A snapshot may take longer. The run would come to this account again and again.
+            # A snapshot has more time. Without one the run would time out at this account again and
+            # again.
             if len(accounts) == 1:
                 self._long_tails.report([(accounts[0], ENTRIES_MAX)])
             raise
         except (DataRejected, asyncpg.UniqueViolationError) as error:
-            # One of the indexes that keep a restaurant from being paid twice: that restaurant's fault, as a CHECK is.
+            # One of the indexes that keep a restaurant from being paid twice. The data of that
+            # restaurant is at fault, as with a CHECK.
             raise PageRejected(accounts, is_data=True) from error
         except (DBAPIError, asyncpg.PostgresError) as error:
-            # Perhaps this code and the schema do not fit: nobody may be skipped for that.
+            # Perhaps this code and the schema do not fit: no restaurant may be skipped for that.
             if not accounts:
                 raise
             if not await self._is_under_way(payout_run_id):

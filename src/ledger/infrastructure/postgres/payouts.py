@@ -34,7 +34,8 @@ JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.payout_id = $1
 """
 
-# As SELECT_PAYOUT, for whoever moves it: the second of two callers waits here and then sees the state the first one left.
+# SELECT_PAYOUT for a caller that moves the payout: the second of two callers waits here and then
+# sees the state that the first one left.
 LOCK_PAYOUT = f"{SELECT_PAYOUT} FOR NO KEY UPDATE OF p"
 
 SELECT_ITEMS = """
@@ -42,9 +43,9 @@ SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amoun
 ORDER BY entry_type
 """
 
-# In the order of the moves. A payment that came after the failure posted nothing, and is the last;
-# else a payout is paid before it fails. Of two transactions the one that began first need not be the
-# first that got to move the payout.
+# In the order of the moves: a payout is paid before it fails. A payment that arrived after the
+# failure posted nothing, and comes last. The order of the transactions would not do: the one that
+# began first need not be the first to move the payout.
 SELECT_PAYOUT_EVENTS = """
 SELECT v.type, v.event_id, v.transaction_id, v.recorded_at
 FROM payouts AS p
@@ -62,8 +63,8 @@ WHERE payout_id = $1 AND event_id <> $2
 ORDER BY event_id
 """
 
-# Latest first, those before a place; {filters} stands for the conditions that are given, so that each combination of them is
-# planned for itself.
+# The payouts before a place, latest first. {filters} stands for the conditions that the caller
+# gives, so that each combination of them gets a plan.
 SELECT_PAGE = f"""
 SELECT {_COLUMNS}
 FROM payouts AS p
@@ -76,7 +77,7 @@ ORDER BY p.created_at DESC, p.payout_id DESC
 LIMIT $3
 """
 
-# A payout event; its entry is posted once the payout has been locked and judged.
+# A payout event. Its entry is posted after the payout has been locked and checked.
 INSERT_EVENT = """
 INSERT INTO processor_events (
   event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
@@ -108,7 +109,7 @@ class PostgresPayouts:
         self._fence = fence
 
     async def get(self, payout_id: UUID) -> PayoutDetails | None:
-        # One snapshot, so that the state and the history agree.
+        # One database snapshot, so that the state and the history agree.
         async with (
             autocommit(self._engine) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -152,7 +153,7 @@ class PostgresPayouts:
 
 
 class PostgresPayoutSettlement:
-    """Implements `ledger.application.ports.payouts.PayoutSettlement` on the connection of a unit of work."""
+    """Implements `ledger.application.ports.payouts.PayoutSettlement` in a unit of work."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -183,7 +184,7 @@ class PostgresPayoutSettlement:
             identified = UUID(payout_id)
         except ValueError:
             return None
-        # Only its own spelling names a payout.
+        # Other spellings of the same UUID name no payout.
         if str(identified) != payout_id:
             return None
         row = await self._connection.fetchrow(LOCK_PAYOUT, identified)
