@@ -17,7 +17,7 @@ from support.booking import Booking
 from support.events import event_message, processor_event
 from support.running import RunningLedger, query, running_ledger
 from support.sessions import locked
-from support.waiting import WhenSaid, until
+from support.waiting import TimeLimit, until
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.contended_groups import ContendedGroups
@@ -47,8 +47,8 @@ DEADLINE_SECONDS = 30.0
 EVENTS = 60
 CREATED, DUPLICATE = IngestStatus.CREATED, IngestStatus.DUPLICATE
 
-# The real one, which the other tests do not wait for.
-UNTIL = ContendedGroups.until
+# The check of the time limit, which a fixture replaces.
+IS_OVER = ContendedGroups.is_over
 
 Outcome = IngestStatus | type[BaseException]
 
@@ -104,11 +104,11 @@ async def books_on(database: Database, *, groups_at_once_max: int = 1) -> AsyncI
 
 
 @pytest.fixture(autouse=True)
-def time_is_up(monkeypatch: pytest.MonkeyPatch) -> "WhenSaid":
-    """How long groups go on with what is locked: for ever, so that a busy machine changes nothing, or until a test says so."""
-    instant = WhenSaid()
-    monkeypatch.setattr(ContendedGroups, "until", staticmethod(lambda: instant))
-    return instant
+def limit(monkeypatch: pytest.MonkeyPatch) -> TimeLimit:
+    """The time limit of groups with locked events. It is over when a test says so."""
+    limit = TimeLimit()
+    monkeypatch.setattr(ContendedGroups, "is_over", staticmethod(lambda _: limit.is_over))
+    return limit
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
     await books.check(2 + EVENTS)
 
 
-async def test_event_that_stays_locked_is_told_so_alone(books: Books, time_is_up: WhenSaid) -> None:
+async def test_event_that_stays_locked_is_told_so_alone(books: Books, limit: TimeLimit) -> None:
     """When its time is over its caller is told that the outcome is not known; repeated afterwards, it is booked, once."""
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
@@ -210,7 +210,7 @@ async def test_event_that_stays_locked_is_told_so_alone(books: Books, time_is_up
         await insert_without_commit(holder, events[7])
         calls = books.send(events)
         await until_all_but(calls, {7})
-        time_is_up.has_come = True
+        limit.is_over = True
         async with asyncio.timeout(DEADLINE_SECONDS):
             await asyncio.wait(calls)
         assert [outcome_of(call) for call in calls] == [
@@ -225,12 +225,14 @@ async def test_event_that_stays_locked_is_told_so_alone(books: Books, time_is_up
     await books.check(1 + EVENTS)
 
 
-async def test_time_of_a_contended_group_begins_when_it_is_found_to_be_one() -> None:
-    """From then on it goes on for as long as the constant says."""
+async def test_time_limit_begins_when_a_group_meets_a_lock() -> None:
+    """It lasts as long as the constant says."""
     loop = asyncio.get_running_loop()
     before = loop.time()
-    began = UNTIL() - contended_groups.CONTENTION_SECONDS
+    began = ContendedGroups.until() - contended_groups.CONTENTION_SECONDS
     assert before - 0.001 <= began <= loop.time() + 0.001
+    assert IS_OVER(before)
+    assert not IS_OVER(loop.time() + 3600)
 
 
 async def test_many_locked_events_of_one_account_and_some_of_others(books: Books) -> None:
@@ -372,7 +374,7 @@ async def _apart(database: Database) -> bool:
 
 
 async def test_callers_of_a_server_are_told_one_by_one(
-    database: Database, time_is_up: WhenSaid
+    database: Database, limit: TimeLimit
 ) -> None:
     """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE, and CREATED when repeated."""
     async with running_ledger(database) as ledger:
@@ -385,7 +387,7 @@ async def test_callers_of_a_server_are_told_one_by_one(
                 lambda: all(call.done() for place, call in enumerate(calls) if place != 30),
                 DEADLINE_SECONDS,
             )
-            time_is_up.has_come = True
+            limit.is_over = True
             answers = await asyncio.gather(*calls)
             assert answers == [
                 grpc.StatusCode.UNAVAILABLE if place == 30 else "CREATED" for place in range(EVENTS)

@@ -35,12 +35,16 @@ runpy.run_module("ledger", run_name="__main__", alter_sys=True)
 """
 
 
-# The same, on a database whose locks tests hold: a machine that is busy meanwhile must not have them time out.
+# The same, with sessions that wait for locks as long as a test holds them, on any machine.
 PATIENT = f"""
-from ledger.infrastructure.postgres import engine
-engine.STATEMENT_TIMEOUT_SECONDS = {TIMEOUT_SECONDS:.0f}
+from functools import partial
+from ledger.bootstrap import database
+from ledger.infrastructure.postgres.sessions import engine
 engine.COMMAND_TIMEOUT_SECONDS = {TIMEOUT_SECONDS:.0f}
-engine.create_engine.__kwdefaults__["lock_timeout_seconds"] = {TIMEOUT_SECONDS:.0f}
+engine.SESSION_SETTINGS["statement_timeout"] = "{TIMEOUT_SECONDS:.0f}s"
+database.create_engine = partial(
+    engine.create_engine, lock_timeout_seconds={TIMEOUT_SECONDS:.0f}
+)
 {INTERRUPTIBLE}
 """
 

@@ -57,6 +57,8 @@ from ledger.observability import CALL_IDS
 _WITH_A_QUEUE_OF_THEIR_OWN = {"IngestEvent", "GetBalance", "Check", "Watch"}
 REQUEST_ID_KEY = "x-request-id"
 LAST_WORDS_SECONDS = 0.2
+# The name of the task in which an open stream waits for the stop of the server.
+STOPPING_TASK = "stream waits for the stop"
 # Requests of the ledger that are received at once, and that wait for it: up to 4 MiB each that is
 # received, whatever its method takes, and 16 KiB each that waits. One that is honest has arrived
 # before it is read: 64 callers are as fast with 8 places as with 128.
@@ -272,7 +274,7 @@ class CallFrame:
 
     async def _until_stopping(self, answering: Awaitable[None]) -> None:
         task = asyncio.ensure_future(answering)
-        stopping = asyncio.ensure_future(self._stopping.wait())
+        stopping = asyncio.create_task(self._stopping.wait(), name=STOPPING_TASK)
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
             # What it has to say about the stop, as a health watch has, it may still say.

@@ -7,7 +7,7 @@ import pytest
 from support.booking import Booking
 from support.events import processor_event
 from support.fakes import FakeEventLedger, FakeUnitOfWork
-from support.waiting import WhenSaid, run_ready_tasks
+from support.waiting import TimeLimit, run_ready_tasks
 
 from ledger.application.ingest import contended_groups
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
@@ -304,15 +304,17 @@ class LockedLedger(FakeEventLedger):
 
 
 @pytest.fixture
-def giving_up(monkeypatch: pytest.MonkeyPatch) -> WhenSaid:
-    giving_up = WhenSaid()
-    monkeypatch.setattr(contended_groups.ContendedGroups, "until", staticmethod(lambda: giving_up))
+def limit(monkeypatch: pytest.MonkeyPatch) -> TimeLimit:
+    limit = TimeLimit()
+    monkeypatch.setattr(
+        contended_groups.ContendedGroups, "is_over", staticmethod(lambda _: limit.is_over)
+    )
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 3600.0)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
-    return giving_up
+    return limit
 
 
-async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> None:
+async def test_one_locked_call_of_a_group_stands_alone(limit: TimeLimit) -> None:
     """It alone is told that the outcome is not known, the others are booked, in few statements, one after the other."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
@@ -326,7 +328,7 @@ async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> N
     assert ledger.insert_sizes[0] == 10
     # Two of each size, and the whole.
     assert len(ledger.insert_sizes) <= 2 * 4 + 1
-    giving_up.has_come = True
+    limit.is_over = True
     assert await all_in_short(*calls) == [
         DatabaseContention if n == 3 else CREATED for n in range(10)
     ]
@@ -339,7 +341,7 @@ async def test_one_locked_call_of_a_group_stands_alone(giving_up: WhenSaid) -> N
 
 
 async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(
-    giving_up: WhenSaid,
+    limit: TimeLimit,
 ) -> None:
     """However many of its events there are: the others of the group are booked after few statements."""
     ledger = LockedLedger()
@@ -354,7 +356,7 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
     ]
     while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # what is waited for has no event
         await asyncio.sleep(0)
-    giving_up.has_come = True
+    limit.is_over = True
     assert await all_in_short(*calls) == [
         DatabaseContention if restaurant == "res_1" else CREATED for restaurant in restaurants
     ]
@@ -393,7 +395,7 @@ async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
     assert in_short(await ingest(events)) == [CREATED] * 4
 
 
-@pytest.mark.usefixtures("giving_up")
+@pytest.mark.usefixtures("limit")
 @pytest.mark.parametrize("later", [DatabaseContention, DatabaseUnavailable])
 async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_in_parts(
     later: type[DatabaseContention | DatabaseUnavailable],

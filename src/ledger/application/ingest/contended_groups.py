@@ -37,6 +37,11 @@ class ContendedGroups:
         """When a group that turns out contended now gives up, in the event loop's time."""
         return asyncio.get_running_loop().time() + CONTENTION_SECONDS
 
+    @staticmethod
+    def is_over(until: float) -> bool:
+        """Whether the time `until` of the event loop has come."""
+        return asyncio.get_running_loop().time() >= until
+
     async def post(self, batch: EventBatch, answer: Answer[IngestOutcome], until: float) -> None:
         """Posts what is left of a group in ever smaller parts, so that what others have locked ends up alone; answers the rest.
 
@@ -76,7 +81,7 @@ class ContendedGroups:
             except DatabaseContention:
                 is_apart = len(part) == 1 and not mixed and all(len(other) == 1 for other in alike)
                 is_done = is_apart or loop.time() >= undisturbed_until
-                if loop.time() >= until or (is_done and self._must_make_room(batch)):
+                if self.is_over(until) or (is_done and self._must_make_room(batch)):
                     raise
                 put(_halves([posting for posting in part if batch.is_undecided(posting)]))
                 # No faster than parts wait for locks, should the database refuse without waiting.
