@@ -27,13 +27,13 @@ from ledger.api.convert.wire_format import parse_request
 from ledger.api.event_stream import EventStream, HeldRequests
 from ledger.api.transport.receiving import ROOM_TO_PARSE
 from ledger.application.ingest.ingest_events import (
-    BATCH_EVENTS_MAX,
     IngestEvents,
 )
 from ledger.application.ingest.queue import IngestLimits
 from ledger.bootstrap.database import Database
 from ledger.domain.restaurants import UnknownRestaurants
 from ledger.errors import QueueFull
+from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
 Request = ledger_pb2.StreamEventsRequest

@@ -13,7 +13,7 @@ from ledger.api.memory_shares import (
     part_of_a_worker,
 )
 from ledger.api.transport.connections import CONNECTIONS_MAX
-from ledger.api.transport.receiving import LARGE_BYTES_MAX
+from ledger.limits import MESSAGE_BYTES_MAX
 
 
 def shares_of(memory_bytes: int | None) -> MemoryShares:
@@ -36,7 +36,7 @@ def test_more_memory_never_means_less_of_anything() -> None:
     """Up to what there may be at all, which is there without a limit, too."""
     shares = [shares_of(memory) for memory in range(0, 1000 * MIB, MIB)]
     for one, more in pairwise(shares):
-        assert one.connections <= more.connections + LARGE_BYTES_MAX // CONNECTION_BYTES + 1
+        assert one.connections <= more.connections + MESSAGE_BYTES_MAX // CONNECTION_BYTES + 1
         assert one.large_places <= more.large_places
     assert shares[-1] == shares_of(None)
     assert shares[-1].connections == CONNECTIONS_MAX

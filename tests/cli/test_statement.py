@@ -159,7 +159,7 @@ async def test_statement_of_many_pages(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The running balance goes on over the pages."""
-    monkeypatch.setattr(statement, "PAGE_SIZE", 2)
+    monkeypatch.setattr(statement, "PAGE_SIZE_MAX", 2)
     restaurant_id, _, _ = await booked(shared_ledger)
     for kind in ("--csv", "--json"):
         outcome = await run_command(

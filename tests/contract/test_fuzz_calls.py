@@ -28,6 +28,7 @@ from support.fuzzing import METHODS, VALID, FuzzCase, fuzz_cases, valid_requests
 from support.processes import SERVICE, server_process
 
 from ledger.bootstrap.database import Database
+from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
 
 CASES = int(os.environ.get("LEDGER_FUZZ_CASES", "5000"))
@@ -39,7 +40,6 @@ CALLS_AT_ONCE = 32
 TIMEOUT_SECONDS = 60.0
 # The working set of a server that has answered everything once, and what the allocator keeps.
 RSS_MIB_MAX = 96
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 C = grpc.StatusCode
 INGEST = {C.NOT_FOUND, C.ALREADY_EXISTS, C.FAILED_PRECONDITION}

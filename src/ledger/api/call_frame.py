@@ -39,10 +39,8 @@ from ledger.api.errors import (
 )
 from ledger.api.metrics import CallMetrics
 from ledger.api.transport.receiving import (
-    LARGE_BYTES_MAX,
     LARGE_PATIENCE_SECONDS,
     ROOM_TO_PARSE,
-    SMALL_BYTES_MAX,
     LargePlaces,
     LargeTurns,
     Receiving,
@@ -50,6 +48,7 @@ from ledger.api.transport.receiving import (
 )
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, ShuttingDown
+from ledger.limits import MESSAGE_BYTES_MAX, SMALL_REQUEST_BYTES_MAX
 from ledger.observability import CALL_IDS
 
 # Calls of a method that is registered wait in a queue of their own before they are taken up: health checks are not behind events.
@@ -191,7 +190,9 @@ class CallFrame:
         """With `unread` answers are counted there; one that `is_refusable` may be refused for want of room."""
         answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
-        bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
+        bytes_max = (
+            MESSAGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_REQUEST_BYTES_MAX
+        )
 
         async def call(_: object, context: Context) -> Message:
             framed = _Call(self._log, self._refusals, self._metrics, method, context)
@@ -240,7 +241,9 @@ class CallFrame:
         receiving: Receiving,
     ) -> Handler:
         parse: Callable[[bytes], Message] = handler.request_deserializer
-        bytes_max = LARGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_BYTES_MAX
+        bytes_max = (
+            MESSAGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_REQUEST_BYTES_MAX
+        )
         is_ledger = receiving is not self._open_receiving
 
         async def call(_: object, context: Context) -> None:

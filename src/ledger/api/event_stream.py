@@ -10,10 +10,11 @@ from typing import Protocol
 from ledger.api.convert import events as convert
 from ledger.api.transport.receiving import ROOM_TO_PARSE
 from ledger.application.ingest.event_batch import IngestOutcome
-from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX, IngestEvents
+from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import Admission
 from ledger.domain.events import ProcessorEvent
 from ledger.errors import LedgerError, QueueFull
+from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
 # Read ahead of what is being booked, in memory; a single request may be larger.

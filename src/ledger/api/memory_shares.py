@@ -18,7 +18,8 @@ from ledger.api.call_frame import (
 from ledger.api.call_limits import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX
 from ledger.api.event_stream import HELD_BYTES_MAX
 from ledger.api.transport.connections import CONNECTIONS_MAX
-from ledger.api.transport.receiving import KEPT_FOR_BATCHES, LARGE_BYTES_MAX
+from ledger.api.transport.receiving import KEPT_FOR_BATCHES
+from ledger.limits import MESSAGE_BYTES_MAX
 
 KIB, MIB = 1024, 1024 * 1024
 # A server that has worked and is at rest: code, the libraries' tables, the database's connections.
@@ -32,7 +33,7 @@ WAITING_CALL_BYTES = 28 * KIB
 PARSED_BYTES = 40 * MIB
 DECODED_BYTES = 28 * MIB
 # The statement that books a large batch, as text, in the driver and on its way.
-STATEMENT_BYTES = 3 * LARGE_BYTES_MAX
+STATEMENT_BYTES = 3 * MESSAGE_BYTES_MAX
 CONNECTION_BYTES = 60 * KIB
 # Of what is left; the rest is for messages that are not whole.
 CONNECTIONS_SHARE = 1 / 3
@@ -60,7 +61,7 @@ class MemoryShares:
         """
         fixed_bytes = (
             RESTING_BYTES
-            + (READING_MAX + OPEN_READING_MAX) * LARGE_BYTES_MAX
+            + (READING_MAX + OPEN_READING_MAX) * MESSAGE_BYTES_MAX
             + (WAITING_MAX + BATCHES_WAITING_MAX + OPEN_WAITING_MAX) * WAITING_CALL_BYTES
             + queue_bytes
             + HELD_BYTES_MAX
@@ -76,10 +77,10 @@ class MemoryShares:
             of_places = left_bytes - min(
                 connections * CONNECTION_BYTES, int(left_bytes * CONNECTIONS_SHARE)
             )
-            large_places = min(large_places, max(PLACES_MIN, of_places // LARGE_BYTES_MAX))
-            of_connections = left_bytes - large_places * LARGE_BYTES_MAX
+            large_places = min(large_places, max(PLACES_MIN, of_places // MESSAGE_BYTES_MAX))
+            of_connections = left_bytes - large_places * MESSAGE_BYTES_MAX
             connections = min(connections, max(CONNECTIONS_MIN, of_connections // CONNECTION_BYTES))
-        sum_bytes = fixed_bytes + connections * CONNECTION_BYTES + large_places * LARGE_BYTES_MAX
+        sum_bytes = fixed_bytes + connections * CONNECTION_BYTES + large_places * MESSAGE_BYTES_MAX
         return cls(connections, large_places, sum_bytes)
 
     @property

@@ -19,10 +19,10 @@ from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS
 from ledger.api.transport.listening import AddressUnavailable, Listener
 from ledger.application.call_log import CallLog
 from ledger.freed_memory import freed_memory
+from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.repeating import Repeating
 from ledger.v1 import ledger_pb2_grpc
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 METADATA_BYTES_MAX = 16 * 1024
 WINDOW_BYTES = 16 * 1024
 STREAMS_MAX = 128

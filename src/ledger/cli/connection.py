@@ -9,6 +9,7 @@ from ledger.addresses import is_within_this_machine
 from ledger.cli.client_settings import ClientSettings
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.refusals import failure_of, refusal_of_call
+from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
 # Imported when something is called: it takes longer to load than the rest of a command.
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import grpc
 
     from ledger.v1 import ledger_pb2_grpc
-
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 
 def connect(

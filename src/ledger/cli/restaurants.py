@@ -26,12 +26,12 @@ from ledger.cli.parameters import (
     json_option,
     restaurant_argument,
 )
+from ledger.limits import PAGE_SIZE_MAX
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
-PAGE_SIZE = 1000
 
 PUT_HELP = """
 Register RESTAURANT; of one that is registered, change what is named and nothing
@@ -208,7 +208,7 @@ def _pages(stub: "ledger_pb2_grpc.LedgerServiceStub") -> Iterator[Sequence[ledge
     page_token = ""
     while True:
         answer = stub.ListRestaurants(
-            ledger_pb2.ListRestaurantsRequest(page_size=PAGE_SIZE, page_token=page_token)
+            ledger_pb2.ListRestaurantsRequest(page_size=PAGE_SIZE_MAX, page_token=page_token)
         )
         yield answer.restaurants
         page_token = answer.next_page_token

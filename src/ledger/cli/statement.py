@@ -25,13 +25,13 @@ from ledger.cli.parameters import (
 )
 from ledger.cli.words import amount_of, amount_or_none, word_of
 from ledger.domain.posting_rules import EntryType
+from ledger.limits import PAGE_SIZE_MAX
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
 ENTRY_TYPE = Word("ENTRY_TYPE_", [entry_type.lower() for entry_type in EntryType])
-PAGE_SIZE = 1000
 
 HELP = """
 Show what moved the balance (available and pending together) of RESTAURANT in
@@ -122,7 +122,7 @@ def statement(
         entry_types=[
             ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.upper()}") for entry_type in types
         ],
-        page_size=PAGE_SIZE,
+        page_size=PAGE_SIZE_MAX,
     )
     write = _write_json if json else _write_csv if as_csv else _write_tables
     with connect(settings) as stub:

@@ -18,6 +18,7 @@ from ledger.api.transport.receiving import (
     Receiving,
 )
 from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
+from ledger.limits import MESSAGE_BYTES_MAX
 
 TIMEOUT_SECONDS = 60.0
 BYTES_MAX = 100
@@ -262,7 +263,7 @@ async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
 def test_times_are_long_enough_for_the_largest_request() -> None:
     """Over 1 Mbit/s if the server is idle. While others wait a batch needs 8 Mbit/s: were it given
     up before, more callers than there are places would give up each other's batches for ever."""
-    megabits = receiving.LARGE_BYTES_MAX * 8 / 1_000_000
+    megabits = MESSAGE_BYTES_MAX * 8 / 1_000_000
     assert megabits / 1 < receiving.RECEIVE_SECONDS
     assert megabits / 8 < receiving.LARGE_PATIENCE_SECONDS
 

@@ -15,9 +15,10 @@ from support.processes import server_process
 from support.running import role_settings
 from support.waiting import until
 
-from ledger.api.transport.unix_socket import PATH_BYTES_MAX, SocketTaken, UnixSocket
+from ledger.api.transport.unix_socket import SocketTaken, UnixSocket
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
+from ledger.limits import SOCKET_PATH_BYTES_MAX
 
 
 @pytest.fixture
@@ -127,7 +128,9 @@ def test_claim_ends_with_its_release(path: Path) -> None:
 @pytest.mark.parametrize("spare_bytes", [0, 1, 6, 7])
 def test_path_may_be_as_long_as_a_socket_can_have(path: Path, name: str, spare_bytes: int) -> None:
     """The name that the library listens at is no longer then."""
-    length = PATH_BYTES_MAX - spare_bytes - len(os.fsencode(path.parent)) - 1 - len(name.encode())
+    length = (
+        SOCKET_PATH_BYTES_MAX - spare_bytes - len(os.fsencode(path.parent)) - 1 - len(name.encode())
+    )
     place = path.with_name("x" * length + name)
     claimed = UnixSocket(f"unix:{quote(str(place))}")
     with bind(claimed):
@@ -139,7 +142,7 @@ def test_path_may_be_as_long_as_a_socket_can_have(path: Path, name: str, spare_b
 
 def test_path_that_is_too_long_is_told_as_such(path: Path) -> None:
     """Not as a port that another server has."""
-    place = path.with_name("x" * PATH_BYTES_MAX)
+    place = path.with_name("x" * SOCKET_PATH_BYTES_MAX)
     with pytest.raises(OSError, match="longer than") as caught:
         UnixSocket(f"unix:{place}")
     assert caught.value.filename == str(place)

@@ -3,9 +3,9 @@
 import io
 import json
 
-from ledger.cli.connection import MESSAGE_BYTES_MAX
 from ledger.cli.ingest.batches import LINE_BYTES_MAX, Batch, read_batches
 from ledger.cli.ingest.lines import InvalidLine
+from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
 

@@ -11,7 +11,6 @@ from ledger.api.access.authorization import REFUSED_EVENT_TYPES
 from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.errors import status_of
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
-from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX
 from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.events import StoredEntry, StoredEvent
 from ledger.domain.balances import Balance, BalanceAccount
@@ -34,10 +33,9 @@ from ledger.errors import (
     LedgerError,
     ScopeMissing,
 )
+from ledger.limits import BATCH_EVENTS_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
 from ledger.v1 import ledger_pb2
 
-PAGE_SIZE_DEFAULT = 100
-PAGE_SIZE_MAX = 1000
 # A page ends early rather than be larger than the 4 MiB that clients take by default.
 PAGE_BYTES_MAX = 3 * 1024 * 1024
 

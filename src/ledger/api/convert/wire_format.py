@@ -9,8 +9,8 @@ from ledger.api.convert.events import (
     too_much_metadata,
     wrong_number_of_events,
 )
-from ledger.application.ingest.ingest_events import BATCH_EVENTS_MAX
 from ledger.errors import MalformedMessage
+from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
 # A smaller request is parsed as it is: it takes 15 MiB at the most, and has at most 45,000 entries

@@ -31,8 +31,6 @@ END_SECONDS = 0.1
 # A call that takes a place beyond the share of its connection has it for so long, if others wait.
 CROWD_PATIENCE_SECONDS = 0.1
 
-LARGE_BYTES_MAX = 4 * 1024 * 1024
-SMALL_BYTES_MAX = 256 * 1024
 # A smaller request is parsed at once: it takes some 10 ms at the most.
 TURN_BYTES_MIN = 512 * 1024
 # Of the places for large messages, so that streams that are open and idle keep no batch out.
@@ -74,7 +72,7 @@ class LargeTurns:
 
 
 class LargePlaces:
-    """Places for messages of LARGE_BYTES_MAX that are not whole: each open stream has one, and each batch while it is received.
+    """Places for messages of MESSAGE_BYTES_MAX that are not whole: each open stream has one, and each batch while it is received.
 
     A stream that waits for its next message cannot be told from one that is slow. So it has its place
     for as long as it is open; some are kept for batches.

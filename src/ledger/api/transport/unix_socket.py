@@ -5,15 +5,14 @@ import fcntl
 import os
 import socket
 import stat
-import sys
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from ledger.limits import SOCKET_PATH_BYTES_MAX
+
 PREFIX = "unix:"
 LOCK_SUFFIX = ".lock"
-# Of sun_path of sockaddr_un, less its closing NUL.
-PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 
 
 class SocketTaken(Exception):
@@ -31,9 +30,11 @@ class UnixSocket:
         """Takes the lock beside the path, which the system releases when the process ends. Raises SocketTaken, OSError."""
         self._path = _path_of(address)
         self._own: tuple[int, int] | None = None
-        if len(os.fsencode(self._path)) > PATH_BYTES_MAX:
+        if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES_MAX:
             raise OSError(
-                errno.ENAMETOOLONG, f"longer than {PATH_BYTES_MAX} bytes", os.fspath(self._path)
+                errno.ENAMETOOLONG,
+                f"longer than {SOCKET_PATH_BYTES_MAX} bytes",
+                os.fspath(self._path),
             )
         self._bound = _name_beside(self._path, f".{os.getpid()}")
         self.bind_address = PREFIX + quote(os.fspath(self._bound))
@@ -70,7 +71,7 @@ def _path_of(address: str) -> Path:
 def _name_beside(path: Path, suffix: str) -> Path:
     """The path with the suffix at its end; no longer than the path itself where it would be too long for a socket."""
     beside = path.with_name(path.name + suffix)
-    if len(os.fsencode(beside)) <= PATH_BYTES_MAX:
+    if len(os.fsencode(beside)) <= SOCKET_PATH_BYTES_MAX:
         return beside
     kept = os.fsencode(path.name)[: max(0, len(os.fsencode(path.name)) - len(suffix))]
     return path.with_name(kept.decode(errors="ignore") + suffix)

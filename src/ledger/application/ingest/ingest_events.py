@@ -23,7 +23,6 @@ from ledger.jitter import jittered
 
 _log = structlog.get_logger("ledger.ingest")
 
-BATCH_EVENTS_MAX = 1000
 ATTEMPTS_MAX = 3
 BACKOFF_SECONDS = 0.05
 

@@ -13,7 +13,7 @@ from ledger.cli.connection import connect_plainly
 from ledger.cli.demo.server import demo_data_dir, demo_server, demo_settings
 from ledger.cli.demo_file import DEMO_FILE, read_demo_lines
 from ledger.cli.failures import CommandFailure, report
-from ledger.cli.ingest.batches import BATCH_EVENTS_MAX, read_batches
+from ledger.cli.ingest.batches import read_batches
 from ledger.cli.ingest.command import IngestSummary, ResultReporter, write_error_line
 from ledger.cli.ingest.lines import parse_event_line
 from ledger.cli.ingest.sender import EventSender
@@ -25,6 +25,7 @@ from ledger.cli.refusals import refusal_of_call
 from ledger.cli.verify import audit_configured_books, findings_table, summary_of
 from ledger.cli.words import word_of
 from ledger.domain.money import format_minor
+from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RUN_TIMEOUT_SECONDS = 60.0

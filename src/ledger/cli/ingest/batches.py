@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Self
 
-from ledger.cli.connection import MESSAGE_BYTES_MAX
 from ledger.cli.ingest.lines import InvalidLine, parse_event_line
 from ledger.errors import FieldViolation
+from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
-BATCH_EVENTS_MAX = 1000
 # Far more than an event with the most metadata takes, however it is escaped, and far less than a message may have.
 LINE_BYTES_MAX = 1024 * 1024
 # An event takes up to five bytes more in a message than alone: its tag and its length. The rest of the slack is for the frame.

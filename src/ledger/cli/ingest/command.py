@@ -15,12 +15,13 @@ import click
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus, printable
-from ledger.cli.ingest.batches import BATCH_EVENTS_MAX, Batch, read_batches
+from ledger.cli.ingest.batches import Batch, read_batches
 from ledger.cli.ingest.lines import InvalidLine
 from ledger.cli.ingest.sender import EventSender, Pace, Results
 from ledger.cli.output import JsonValue, print_json, print_line
 from ledger.cli.parameters import WholeNumber, address_option, json_option
 from ledger.cli.refusals import refusal_of_status
+from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
 ERRORS_SHOWN = 20

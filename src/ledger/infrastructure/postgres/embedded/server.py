@@ -21,7 +21,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -41,6 +40,7 @@ from ledger.infrastructure.postgres.embedded.launcher import (
     Launcher,
     account_for,
 )
+from ledger.limits import SOCKET_PATH_BYTES_MAX
 
 _START_TIMEOUT_SECONDS = 120.0  # crash recovery replays up to max_wal_size, 1 GB
 _POLL_SECONDS = 0.005
@@ -48,8 +48,6 @@ _LOG_BYTES_MAX = 4 * 1024 * 1024
 _LOG_TAIL_BYTES = 2048
 _PORT = 5432
 _SOCKET_NAME = f".s.PGSQL.{_PORT}"
-# sun_path of sockaddr_un, less its closing NUL.
-_SOCKET_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103
 
 # A caller may override these.
 _PARAMETERS = {
@@ -271,7 +269,7 @@ def _choose_socket_dir(data_dir: Path, cluster: Path, account: Account | None) -
     if link.is_symlink():
         _remove_socket_dir(link.readlink())
         link.unlink()
-    if len(os.fsencode(cluster / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES_MAX and not set(
+    if len(os.fsencode(cluster / _SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX and not set(
         str(cluster)
     ) & set(',:"@'):
         return cluster
