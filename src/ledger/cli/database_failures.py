@@ -12,7 +12,7 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.database_url import shown_url
 from ledger.errors import DatabaseUnavailable, LedgerError
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError
-from ledger.infrastructure.postgres.schema.migrations import CannotMigrate
+from ledger.infrastructure.postgres.schema.failures import CannotMigrate
 from ledger.infrastructure.postgres.sessions.errors import sentence_of
 from ledger.infrastructure.postgres.sessions.hosts import EnvironmentMisconfigured
 from ledger.infrastructure.postgres.verification.start_checks import UnfitDatabase

@@ -14,11 +14,8 @@ from support.waiting import until
 
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.schema import migrations
-from ledger.infrastructure.postgres.schema.migrations import (
-    CannotMigrate,
-    head_revision,
-    migrate_async,
-)
+from ledger.infrastructure.postgres.schema.failures import CannotMigrate
+from ledger.infrastructure.postgres.schema.migrations import head_revision, migrate_async
 
 TIMEOUT_SECONDS = 60
 # Longer than a migration may stand before others, and shorter than it stood before them once.

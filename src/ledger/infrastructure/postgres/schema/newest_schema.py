@@ -1,6 +1,6 @@
-"""What the newest schema grants, and which of its triggers are on in every session.
+"""What the newest schema has: tables, views, functions, triggers and grants.
 
-Read from sql/schema.sql: `make lint` fails unless it is what the migrations make.
+Read from sql/schema.sql. `make lint` fails unless that file is what the migrations make.
 """
 
 import re
@@ -27,10 +27,11 @@ _FUNCTION = re.compile(r"^CREATE FUNCTION (\w+\(.*?\)) RETURNS ", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Privilege:
-    """One that `role` needs. `kind` is TABLE, SEQUENCE, FUNCTION or SCHEMA; `column` is empty for all of them.
+    """A privilege that `role` needs.
 
-    `arguments` are those of a function as pg_get_function_identity_arguments() gives them, with their names: PostgreSQL
-    looks up types only.
+    `kind` is TABLE, SEQUENCE or FUNCTION. `column` is empty if the privilege is for all columns.
+    `arguments` are a function's, with their names, as pg_get_function_identity_arguments()
+    returns them: PostgreSQL looks a function up by types only.
     """
 
     role: str
@@ -42,7 +43,7 @@ class Privilege:
 
     @property
     def grant(self) -> str:
-        """The statement that grants it, in a session whose path leads to the books."""
+        """The SQL that grants it, for a session whose path leads to the books."""
         columns = f' ("{self.column}")' if self.column else ""
         arguments = f"({self.arguments})" if self.kind == "FUNCTION" else ""
         return (
@@ -51,7 +52,7 @@ class Privilege:
 
     @property
     def sentence(self) -> str:
-        """What the role may not do, if it has it not."""
+        """The privilege in words, as in "UPDATE on payouts (state)"."""
         column = f" ({self.column})" if self.column else ""
         return f"{self.privilege} on {self.name}{column}"
 
@@ -61,7 +62,7 @@ def privileges() -> tuple[Privilege, ...]:
     """What ledger_app and ledger_read need, sorted."""
     found = []
     for line in _GRANT.finditer(_script()):
-        # The schema has the name that its administrators gave it.
+        # Administrators may give the schema another name.
         if line["kind"] == "SCHEMA":
             continue
         for part in _PRIVILEGE.finditer(line["privileges"]):
@@ -83,7 +84,7 @@ def privileges() -> tuple[Privilege, ...]:
 
 @cache
 def trigger_states() -> dict[tuple[str, str], str]:
-    """By table and name each trigger's tgenabled of pg_trigger: A for those that are on in every session, else O."""
+    """The tgenabled of each trigger by table and name: A if it is on in every session, else O."""
     states = {(found["table"], found["name"]): "O" for found in _TRIGGER.finditer(_script())}
     return states | {(found["table"], found["name"]): "A" for found in _ALWAYS.finditer(_script())}
 
@@ -108,7 +109,7 @@ def views() -> tuple[str, ...]:
 
 @cache
 def functions() -> tuple[str, ...]:
-    """All functions with their arguments, as pg_get_function_arguments() gives them."""
+    """All functions with their arguments, as pg_get_function_arguments() returns them."""
     return tuple(_FUNCTION.findall(_script()))
 
 

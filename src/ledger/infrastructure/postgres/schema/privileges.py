@@ -1,16 +1,14 @@
-"""What a session could do to the books beyond adding to them, and what its role may not do that it has to."""
+"""The privileges of the session's role: what it could do to the books, and what it lacks."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.schema.newest_schema import Privilege, privileges
-from ledger.infrastructure.postgres.sessions.engine import connect
-from ledger.infrastructure.postgres.sessions.errors import database_errors
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.engine import autocommit
 
-# What is only ever added to.
+# Tables to which rows are added and in which no row changes.
 APPEND_ONLY_TABLES = (
     "processor_events",
     "ledger_entries",
@@ -22,17 +20,21 @@ APPEND_ONLY_TABLES = (
     "archived_run_outcomes",
 )
 
-# The role that a session runs as, and the one that logged in, which it may become again by RESET ROLE: each with what it holds by
-# itself or could come to hold by SET ROLE, inherited or not. A superuser holds everything, and is told once. Up to PostgreSQL 15,
-# who may make roles may become any of them. A trigger of its own could swallow rows; the owner of the schema, to whom the
-# database's owner belongs, may drop tables.
+# $1: the append-only tables. Two roles are examined: the one that the session runs as, and the one
+# that logged in, which RESET ROLE restores. For each, the privileges count that it holds itself or
+# could hold by SET ROLE, inherited or not. A superuser holds all privileges and is listed once.
+#
+# Up to PostgreSQL 15 a role that may make roles may become any role. A role with TRIGGER could
+# discard rows in a trigger. The owner of the schema, a role that the database's owner belongs to,
+# may drop tables.
 SELECT_EXCESSES = """
 WITH role AS (
-  SELECT oid, rolname, rolsuper, rolcreaterole FROM pg_catalog.pg_roles WHERE rolname IN (session_user, current_user)
+  SELECT oid, rolname, rolsuper, rolcreaterole FROM pg_catalog.pg_roles
+  WHERE rolname IN (session_user, current_user)
 ),
 books AS (
   SELECT c.oid, c.relname, c.relowner, n.nspname, n.nspowner
-  FROM unnest(CAST(:tables AS text[])) AS wanted (table_name)
+  FROM unnest($1::text[]) AS wanted (table_name)
   JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass(wanted.table_name)
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 ),
@@ -80,29 +82,28 @@ excess (rolname, position, sentence) AS (
   FROM can_become
   WHERE has_parameter_privilege(becomes, 'session_replication_role', 'SET')
 )
-SELECT rolname::text, array_agg(sentence ORDER BY position, sentence) AS sentences FROM excess GROUP BY rolname ORDER BY rolname
+SELECT rolname::text, array_agg(sentence ORDER BY position, sentence) AS sentences
+FROM excess
+GROUP BY rolname
+ORDER BY rolname
 """
 
 
 async def excessive_privileges(engine: AsyncEngine) -> list[tuple[str, list[str]]]:
-    """What the session's role, or the one that logged in, could do to the books beyond adding to them: (role, what it is or may).
+    """What the session's role, or the role that logged in, could do to the books but add to them.
 
-    Raises DatabaseUnavailable.
+    Each such role with what it is or may do, in words. Raises DatabaseUnavailable.
     """
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            rows = await connection.execute(
-                text(SELECT_EXCESSES), {"tables": list(APPEND_ONLY_TABLES)}
-            )
-            return [(role, list(sentences)) for role, sentences in rows]
+    async with autocommit(engine) as connection:
+        rows = await connection.fetch(SELECT_EXCESSES, list(APPEND_ONLY_TABLES))
+    return [(row["rolname"], list(row["sentences"])) for row in rows]
 
 
-# By its place which of the wanted privileges is not there, however the role might have come by it.
-# What the privilege is about may be missing itself: then every answer is NULL.
+# The places, from 1, of the wanted privileges that the role does not hold, by a grant or otherwise.
+# A table, column or function may be missing itself: then the function of PostgreSQL returns NULL.
 SELECT_LACKING = """
 SELECT w.place
-FROM unnest(CAST(:roles AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]), CAST(:privileges AS text[]),
-            CAST(:columns AS text[]), CAST(:arguments AS text[]))
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
      WITH ORDINALITY AS w (role, kind, name, privilege, column_name, arguments, place)
 JOIN pg_catalog.pg_roles AS r ON r.rolname = w.role
 LEFT JOIN pg_catalog.pg_attribute AS a
@@ -111,27 +112,30 @@ LEFT JOIN pg_catalog.pg_proc AS p
   ON w.kind = 'FUNCTION' AND p.proname = w.name AND pg_function_is_visible(p.oid)
   AND pg_get_function_identity_arguments(p.oid) = w.arguments
 WHERE CASE
-        WHEN w.kind = 'SEQUENCE' THEN has_sequence_privilege(r.oid, to_regclass(w.name), w.privilege)
+        WHEN w.kind = 'SEQUENCE' THEN
+          has_sequence_privilege(r.oid, to_regclass(w.name), w.privilege)
         WHEN w.kind = 'FUNCTION' THEN has_function_privilege(r.oid, p.oid, w.privilege)
-        WHEN w.column_name <> '' THEN has_column_privilege(r.oid, a.attrelid, a.attnum, w.privilege)
+        WHEN w.column_name <> '' THEN
+          has_column_privilege(r.oid, a.attrelid, a.attnum, w.privilege)
         ELSE has_table_privilege(r.oid, to_regclass(w.name), w.privilege)
       END IS NOT TRUE
 ORDER BY w.place
 """
 
 
-async def lacking_privileges(connection: AsyncConnection, roles: Sequence[str]) -> list[Privilege]:
-    """What the newest schema grants these roles and they have not, on a session whose path leads to the books."""
+async def lacking_privileges(connection: Connection, roles: Sequence[str]) -> list[Privilege]:
+    """What the newest schema grants these roles and they do not hold.
+
+    For a session whose path leads to the books.
+    """
     wanted = [privilege for privilege in privileges() if privilege.role in roles]
-    rows = await connection.execute(
-        text(SELECT_LACKING),
-        {
-            "roles": [privilege.role for privilege in wanted],
-            "kinds": [privilege.kind for privilege in wanted],
-            "names": [privilege.name for privilege in wanted],
-            "privileges": [privilege.privilege for privilege in wanted],
-            "columns": [privilege.column for privilege in wanted],
-            "arguments": [privilege.arguments for privilege in wanted],
-        },
+    rows = await connection.fetch(
+        SELECT_LACKING,
+        [privilege.role for privilege in wanted],
+        [privilege.kind for privilege in wanted],
+        [privilege.name for privilege in wanted],
+        [privilege.privilege for privilege in wanted],
+        [privilege.column for privilege in wanted],
+        [privilege.arguments for privilege in wanted],
     )
-    return [wanted[place - 1] for (place,) in rows]
+    return [wanted[row["place"] - 1] for row in rows]

@@ -1,4 +1,4 @@
-"""Alembic's part of a migration: from the revision that a database has to another one."""
+"""Alembic's part of a migration: the steps from one revision to another."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from alembic import command
-from ledger.infrastructure.postgres.schema.migrations import CannotMigrate
+from ledger.infrastructure.postgres.schema.failures import CannotMigrate
 from ledger.infrastructure.postgres.schema.tables import metadata
 from ledger.resources import resource
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration, wherever the migrations are."""
+    """Alembic's configuration, for the migrations of a checkout or of an installed wheel."""
     config = Config()
     config.set_main_option("script_location", str(resource("alembic")))
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
@@ -33,8 +33,8 @@ def schema_revision(connection: Connection) -> str | None:
 def move_schema(connection: Connection, revision: str) -> None:
     """Moves the schema to `revision`. Raises CannotMigrate.
 
-    Up, each step is a transaction: those made before one that fails stay made, and the next call goes on from
-    there. Down is one transaction, as it is to leave everything as it was if one of its steps is refused.
+    Up, each step is a transaction: if one fails, the steps before it stay, and the next call
+    continues from there. Down is one transaction: if a step is refused, nothing has changed.
     """
     before = schema_revision(connection)
     config = alembic_config()
@@ -52,7 +52,10 @@ def move_schema(connection: Connection, revision: str) -> None:
 
 
 def run_environment(context: Any) -> None:
-    """What alembic/env.py does: runs migrations on the connection in the configuration, or prints their SQL when offline."""
+    """Runs migrations on the connection in the configuration; offline, prints their SQL.
+
+    The whole of alembic/env.py.
+    """
     if context.is_offline_mode():
         context.configure(
             dialect_name="postgresql", target_metadata=metadata, transaction_per_migration=True
@@ -61,7 +64,7 @@ def run_environment(context: Any) -> None:
         connection = context.config.attributes.get("connection")
         if connection is None:
             raise RuntimeError(
-                "alembic has no connection of its own here: use `make migrate` and `make revision`"
+                "alembic opens no connection here: use `make migrate` and `make revision`"
             )
         context.configure(
             connection=connection,
@@ -75,7 +78,7 @@ def run_environment(context: Any) -> None:
 
 
 def _is_older(config: Config, revision: str, than: str) -> bool:
-    """Whether `revision` is a true ancestor of the revision `than`."""
+    """Whether `revision` comes before the revision `than`."""
     if revision in ("head", than):
         return False
     lineage = ScriptDirectory.from_config(config).iterate_revisions(than, "base")

@@ -1,13 +1,11 @@
-"""Triggers that are not on as they were made, as dumps with --disable-triggers leave them."""
-
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+"""Triggers that are not on as the migrations made them, as after a dump with --disable-triggers."""
 
 from ledger.infrastructure.postgres.schema.newest_schema import tables, trigger_states
+from ledger.infrastructure.postgres.sessions.driver import Connection
 
 SELECT_TRIGGERS = """
 SELECT c.relname::text, t.tgname::text, t.tgenabled::text
-FROM unnest(CAST(:tables AS text[])) AS wanted (name)
+FROM unnest($1::text[]) AS wanted (name)
 JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(wanted.name) AND NOT t.tgisinternal
 JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 ORDER BY c.relname, t.tgname
@@ -22,24 +20,19 @@ _STATES = {
 }
 
 
-async def triggers_off(connection: AsyncConnection) -> list[tuple[str, str, str]]:
-    """Each such trigger: its name, the statement that turns it on, and a sentence about it.
+async def triggers_off(connection: Connection) -> list[tuple[str, str, str]]:
+    """Each such trigger: its name, the SQL that turns it on, and a sentence about it.
 
-    Not those of foreign keys, which are a superuser's to turn on: the audit tells of them.
+    Leaves out the triggers of foreign keys: only a superuser can turn them on, and the audit
+    reports them.
     """
     found = []
     wanted = trigger_states()
-    rows = await connection.execute(text(SELECT_TRIGGERS), {"tables": [*tables()]})
-    for table, name, state in list(rows):
+    for table, name, state in await connection.fetch(SELECT_TRIGGERS, [*tables()]):
         right = wanted.get((table, name), state)
         if state != right:
             always = "ALWAYS " if right == "A" else ""
             statement = f"ALTER TABLE {table} ENABLE {always}TRIGGER {name}"
-            found.append(
-                (
-                    name,
-                    statement,
-                    f"the trigger {name} is on {_STATES[state]}, not {_STATES[right]}",
-                )
-            )
+            sentence = f"the trigger {name} is on {_STATES[state]}, not {_STATES[right]}"
+            found.append((name, statement, sentence))
     return found

@@ -1,9 +1,10 @@
-"""Whether the database is fit for a server: every check of the start, and what to do about each."""
+"""Checks whether the database is fit for a server, and says what to do where it is not."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,18 +30,18 @@ from ledger.infrastructure.postgres.verification.start_checks import (
 
 
 class Fitness(StrEnum):
-    """What a check has found."""
+    """The outcome of a check, in a word."""
 
     OK = "ok"
-    # A server runs; an operator should look.
+    # Servers run, and the operator should look at it.
     WARNING = "warning"
-    # No server starts, or none does its work.
+    # No server starts, or servers do not work.
     BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The outcome of a check; what is wrong and what to do about it are empty if it is fine."""
+    """The outcome of a check. `detail` and `remedy` are empty if nothing is wrong."""
 
     check: str
     fitness: Fitness
@@ -48,9 +49,9 @@ class Condition:
     remedy: str = ""
 
 
-# In an order that has each after those that it relies on.
+# Each check comes after the checks that it relies on.
 SESSIONS, SCHEMA = "sessions are kept", "the schema is the newest"
-# What a setting may waive.
+# A setting may waive these two.
 DURABLE, RESTRICTED = "commits are durable", "the role may do no more than it has to"
 CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
     SESSIONS: check_sessions,
@@ -72,9 +73,10 @@ CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
 async def examine(
     engine: AsyncEngine, *, not_required: frozenset[str] = frozenset()
 ) -> tuple[Condition, ...]:
-    """Makes every check of CHECKS, in order, and writes nothing. `engine` has two connections at least.
+    """Makes every check of CHECKS, in order, and writes nothing.
 
-    What is broken and `not_required` is a warning; so is a check that gets no answer in time. Raises DatabaseUnavailable.
+    `engine` has at least two connections. A check that fails and is `not_required` is a warning,
+    as is a check that takes too long. Raises DatabaseUnavailable.
     """
     conditions: list[Condition] = []
     needed = ""
@@ -102,15 +104,15 @@ async def _examine(
     except UnfitDatabase as unfit:
         return Condition(name, Fitness.BROKEN, unfit.detail, unfit.remedy)
     except (DatabaseContention, DatabaseTimeout) as error:
-        # As for very many accounts, or while a table is locked. What the other checks found is worth knowing.
+        # With very many accounts, or while a table is locked. The other checks still count.
         return Condition(
             name,
             Fitness.WARNING,
             f"no answer in time: {error}",
             "ask again when the database is less busy",
         )
-    except DBAPIError as error:
-        # As for a privilege that another check names. One answer that is missing must not hide the others.
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        # For lack of a privilege that another check names. The other checks still count.
         return Condition(
             name,
             Fitness.BROKEN,

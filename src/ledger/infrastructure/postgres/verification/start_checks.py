@@ -1,17 +1,15 @@
-"""What a server asks of its database before it serves: sessions, encoding, schema, commits, roles."""
+"""What a server checks before it serves: sessions, encoding, schema, durability, privileges."""
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.errors import DatabaseUnavailable, LedgerError
+from ledger.infrastructure.postgres.schema.failures import MayNotRead
 from ledger.infrastructure.postgres.schema.migrations import (
     ENCODING,
-    MayNotRead,
     current_revision,
     head_revision,
 )
@@ -29,50 +27,55 @@ from ledger.infrastructure.postgres.sessions.engine import (
     SESSION_SETTINGS,
     UNKNOWN_STATEMENT_SQLSTATES,
     autocommit,
-    connect,
     keeps_session,
 )
 from ledger.infrastructure.postgres.sessions.errors import database_errors, sqlstate_of
 from ledger.infrastructure.postgres.snapshots import number_ahead
 
-# The settings of PostgreSQL without which an acknowledged commit is not safe, and their safe values. `local` and `remote_write`
-# are not among them: where there is a synchronous standby, a failover to it may lose what those acknowledged.
+# The settings of PostgreSQL that make an acknowledged commit safe, with their safe values. Not among
+# them are `local` and `remote_write`: a failover to a synchronous standby may lose such commits.
 DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": SAFE_COMMITS}
 
 _log = structlog.get_logger("ledger")
 
-# What a role must not be set to differently than the sessions of a server set it: they are not
-# harmed, but others of that role are. Those that follow are left to the administrator.
+# Sessions of servers set these themselves, whatever a role or database has. Other sessions of the
+# role do not, so a differing value harms them: the operator gets a warning.
 _SESSION_SETTINGS = (*SESSION_SETTINGS, "search_path", "synchronous_commit")
-# Of several complaints of one kind.
+# If there are more of a kind, only their number is shown.
 _COMPLAINTS_SHOWN = 3
+_RAISE_NUMBERS = (
+    "docs/operations/backup.md, Backup and restore, says how to raise the cluster's numbers"
+)
 
 SELECT_ROLE_SETTINGS = """
-SELECT COALESCE('the role ' || r.rolname, 'the database ' || d.datname, 'every role') AS whose, setting
+SELECT COALESCE('the role ' || r.rolname, 'the database ' || d.datname, 'every role') AS owner,
+       setting
 FROM pg_catalog.pg_db_role_setting AS s
 LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase AND r.oid IS NULL
 CROSS JOIN LATERAL unnest(s.setconfig) AS setting
-WHERE (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+WHERE (s.setdatabase = 0 OR s.setdatabase = (
+         SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
   AND (s.setrole = 0 OR r.rolname IN (session_user, current_user))
-  AND split_part(setting, '=', 1) = ANY (CAST(:names AS text[]))
+  AND split_part(setting, '=', 1) = ANY ($1::text[])
   -- The path of a database is how its books get a schema of another name.
   AND NOT (s.setrole = 0 AND setting LIKE 'search_path=%')
-ORDER BY whose, setting
+ORDER BY owner, setting
 """
 
-
 SELECT_SUBSCRIPTIONS = """
-SELECT DISTINCT s.subname::text
+SELECT DISTINCT s.subname::text AS name
 FROM pg_catalog.pg_subscription_rel AS r
 JOIN pg_catalog.pg_subscription AS s ON s.oid = r.srsubid
-WHERE r.srrelid IN (SELECT to_regclass(t.name) FROM unnest(CAST(:tables AS text[])) AS t (name))
+WHERE r.srrelid IN (SELECT to_regclass(t.name) FROM unnest($1::text[]) AS t (name))
 ORDER BY 1
 """
 
+SELECT_SETTING = "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = $1"
+
 
 class UnfitDatabase(Exception):
-    """No server can or should run on the database: why, and what to do about it."""
+    """No server can or may run on the database: the reason, and what to do about it."""
 
     def __init__(self, detail: str, remedy: str) -> None:
         super().__init__(f"{detail}: {remedy}")
@@ -81,27 +84,28 @@ class UnfitDatabase(Exception):
 
 
 class DoubtfulDatabase(UnfitDatabase):
-    """A server runs on the database, and its operator should look at something."""
+    """A server can run on the database, but the operator should look at something."""
 
 
 class NotDurable(UnfitDatabase):
-    """The database is set so that a crash may take back what it has acknowledged."""
+    """The database has settings with which a crash may undo acknowledged commits."""
 
 
 class TooPrivileged(UnfitDatabase):
-    """The server would log in as a role that may change or remove what is recorded."""
+    """The server would log in as a role that may change or remove recorded rows."""
 
 
 class SchemaMismatch(UnfitDatabase):
-    """The database's schema is not the one this code was written for."""
+    """The database's schema is not the one that this code needs."""
 
 
 async def check_before_serving(
     engine: AsyncEngine, *, require_durable: bool, require_restricted_role: bool
 ) -> None:
-    """Logs what is doubtful about the database. `engine` has two connections at least.
+    """Makes the checks of a server's start. Logs a warning for each doubt.
 
-    Raises UnfitDatabase or DatabaseUnavailable when no server may or can run on it.
+    `engine` has at least two connections. Raises UnfitDatabase if no server may run on the
+    database, DatabaseUnavailable.
     """
     for check in (check_sessions, check_encoding, check_schema, check_subscriptions):
         await check(engine)
@@ -123,20 +127,21 @@ async def check_before_serving(
 
 
 async def check_sessions(engine: AsyncEngine) -> None:
-    """Raises UnfitDatabase unless two connections have a session each, and keep it; DatabaseUnavailable.
+    """Raises UnfitDatabase unless two connections each have a session and keep it.
 
-    A connection pooler may give every transaction another session: what one has set is not there.
-    Its prepared statements are not there either, which is why nothing else is to be asked before.
+    A connection pooler may give every transaction another session, which lacks the settings and
+    the prepared statements of the one before. So this check comes first. Raises
+    DatabaseUnavailable.
     """
     remedy = (
-        "let it keep a session for each connection (PgBouncer: pool_mode = session, server_reset_query = DISCARD ALL),"
-        " or connect to PostgreSQL itself"
+        "let it keep a session for each connection (PgBouncer: pool_mode = session,"
+        " server_reset_query = DISCARD ALL), or connect to PostgreSQL itself"
     )
     detail = "a connection pooler before the database does not keep sessions"
     try:
         with database_errors():
             async with autocommit(engine) as first, autocommit(engine) as second:
-                # No two of the same pattern: a pooler may use its sessions in turn.
+                # An irregular order, because a pooler may use its sessions in turn.
                 for connection in (first, first, second, first, second, second, first):
                     if not await keeps_session(connection):
                         raise UnfitDatabase(detail, remedy)
@@ -147,8 +152,8 @@ async def check_sessions(engine: AsyncEngine) -> None:
 
 
 async def check_encoding(engine: AsyncEngine) -> None:
-    """Raises UnfitDatabase when the database cannot keep every text; DatabaseUnavailable."""
-    encoding = await _asked(engine, "SELECT current_setting('server_encoding')")
+    """Raises UnfitDatabase when the database cannot keep every text, DatabaseUnavailable."""
+    encoding = await _value(engine, "SELECT current_setting('server_encoding')")
     if encoding != ENCODING:
         raise UnfitDatabase(
             f"the database has the encoding {encoding}, which cannot keep every text",
@@ -158,7 +163,10 @@ async def check_encoding(engine: AsyncEngine) -> None:
 
 
 async def check_schema(engine: AsyncEngine) -> None:
-    """Raises SchemaMismatch when the database has not the newest schema that this code knows, DatabaseUnavailable."""
+    """Raises SchemaMismatch unless the schema is the newest that this code knows.
+
+    Raises DatabaseUnavailable.
+    """
     try:
         revision, head = await current_revision(engine), head_revision()
     except MayNotRead as error:
@@ -171,37 +179,38 @@ async def check_schema(engine: AsyncEngine) -> None:
 
 
 async def check_subscriptions(engine: AsyncEngine) -> None:
-    """Raises UnfitDatabase while a subscription brings rows into the books; DatabaseUnavailable.
+    """Raises UnfitDatabase while a subscription brings rows into the books, DatabaseUnavailable.
 
-    What a server counted meanwhile would lack the rows that come later.
+    A snapshot that a server takes in the meantime would lack rows that arrive later.
     """
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            rows = await connection.execute(text(SELECT_SUBSCRIPTIONS), {"tables": list(tables())})
-            found = [f"the subscription {name} brings rows into the books" for (name,) in rows]
-    if found:
+    async with autocommit(engine) as connection:
+        rows = await connection.fetch(SELECT_SUBSCRIPTIONS, [*tables()])
+    if rows:
         raise UnfitDatabase(
-            _some(found),
-            "finish the move and drop the subscription, then start servers: docs/operations/backup.md, Moving house",
+            _some([f"the subscription {row['name']} brings rows into the books" for row in rows]),
+            "finish the move and drop the subscription, then start servers:"
+            " docs/operations/backup.md, Moving house",
         )
 
 
 async def check_durability(engine: AsyncEngine) -> None:
-    """Raises NotDurable when the database may forget what it has acknowledged, DatabaseUnavailable."""
+    """Raises NotDurable when a crash may undo acknowledged commits, DatabaseUnavailable."""
     for name, values in DURABLE_VALUES.items():
-        # What it is without the session's own settings.
-        value = await _asked(
-            engine, "SELECT reset_val FROM pg_catalog.pg_settings WHERE name = :name", name=name
-        )
+        # The value without the session's settings.
+        value = await _value(engine, SELECT_SETTING, name)
         if value not in values:
             raise NotDurable(
                 f"the database has {name} = {value}, so it may forget what it has acknowledged",
-                f"set it to {values[0]}, or LEDGER_REQUIRE_DURABLE_DATABASE=false for books that nobody will miss",
+                f"set it to {values[0]}, or LEDGER_REQUIRE_DURABLE_DATABASE=false for books that"
+                " you can afford to lose",
             )
 
 
 async def check_privileges(engine: AsyncEngine) -> None:
-    """Raises TooPrivileged when the session's role, or the one that logged in, may change the books; DatabaseUnavailable."""
+    """Raises TooPrivileged when the session's role, or the one that logged in, may change the books.
+
+    Raises DatabaseUnavailable.
+    """
     excesses = await excessive_privileges(engine)
     if not excesses:
         return
@@ -211,42 +220,44 @@ async def check_privileges(engine: AsyncEngine) -> None:
         remedy = "revoke it, which `ledger verify` lists in full"
     else:
         remedy = (
-            f"log in as {APPLICATION_ROLE}, which may only add to them (as a superuser: ALTER ROLE {APPLICATION_ROLE} "
-            f"PASSWORD '…'; then LEDGER_DATABASE_URL=postgresql://{APPLICATION_ROLE}:…@host/database), and keep the mightier URL "
-            "in LEDGER_MIGRATION_DATABASE_URL, for `ledger migrate`"
+            f"log in as {APPLICATION_ROLE}, which may only add to them (as a superuser:"
+            f" ALTER ROLE {APPLICATION_ROLE} PASSWORD '…'; then"
+            f" LEDGER_DATABASE_URL=postgresql://{APPLICATION_ROLE}:…@host/database), and keep the"
+            " mightier URL in LEDGER_MIGRATION_DATABASE_URL, for `ledger migrate`"
         )
     raise TooPrivileged(
-        f"the database role {role} {sentences[0]}{more}, so whoever has the server's connection can change the books",
+        f"the database role {role} {sentences[0]}{more}, so anything that has the server's"
+        " connection can change the books",
         f"{remedy}; or set LEDGER_REQUIRE_RESTRICTED_ROLE=false to try things out",
     )
 
 
 async def check_grants(engine: AsyncEngine) -> None:
-    """Raises UnfitDatabase when the server's role may not do what it has to; DatabaseUnavailable.
+    """Raises UnfitDatabase when the server's role lacks a privilege, DatabaseUnavailable.
 
-    The newest schema must be there: `check_schema` comes first.
+    Needs the newest schema, so `check_schema` comes first.
     """
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            lacking = await lacking_privileges(connection, (APPLICATION_ROLE,))
+    async with autocommit(engine) as connection:
+        lacking = await lacking_privileges(connection, (APPLICATION_ROLE,))
     if lacking:
         raise _lacking([privilege.sentence for privilege in lacking])
 
 
 async def check_sequences(engine: AsyncEngine) -> None:
-    """Raises UnfitDatabase when a sequence would give what its table has already; DatabaseUnavailable."""
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            lagging = await lagging_sequences(connection)
+    """Raises UnfitDatabase when the next value of a sequence is in its table already.
+
+    Raises DatabaseUnavailable.
+    """
+    async with autocommit(engine) as connection:
+        lagging = await lagging_sequences(connection)
     if lagging:
         raise UnfitDatabase(lagging[0].sentence, "run `ledger migrate`, which moves it past them")
 
 
 async def check_triggers(engine: AsyncEngine) -> None:
-    """Raises DoubtfulDatabase when a trigger is not on as it was made; DatabaseUnavailable."""
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            found = [sentence for _, _, sentence in await triggers_off(connection)]
+    """Raises DoubtfulDatabase when a trigger is not on as it was made, DatabaseUnavailable."""
+    async with autocommit(engine) as connection:
+        found = [sentence for _, _, sentence in await triggers_off(connection)]
     if found:
         raise DoubtfulDatabase(
             _some(found), "run `ledger migrate`, which turns them on as they were made"
@@ -254,23 +265,23 @@ async def check_triggers(engine: AsyncEngine) -> None:
 
 
 async def check_role_settings(engine: AsyncEngine) -> None:
-    """Raises DoubtfulDatabase when the role or the database is set to what a server would not have; DatabaseUnavailable."""
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            rows = await connection.execute(
-                text(SELECT_ROLE_SETTINGS), {"names": list(_SESSION_SETTINGS)}
-            )
-            found = [f"{whose} has {setting}" for whose, setting in rows]
-    if found:
+    """Raises DoubtfulDatabase when the role or the database has settings that servers override.
+
+    Raises DatabaseUnavailable.
+    """
+    async with autocommit(engine) as connection:
+        rows = await connection.fetch(SELECT_ROLE_SETTINGS, [*_SESSION_SETTINGS])
+    if rows:
         raise DoubtfulDatabase(
-            _some(found),
-            "the sessions of servers set it themselves; if nobody else needs it, take it back (ALTER ROLE … RESET …)",
+            _some([f"{row['owner']} has {row['setting']}" for row in rows]),
+            "the sessions of servers set it themselves; if no other program needs it, take it back"
+            " (ALTER ROLE … RESET …)",
         )
 
 
 async def check_writable(engine: AsyncEngine) -> None:
-    """Raises DoubtfulDatabase when the database takes no writes now; DatabaseUnavailable."""
-    if await _asked(engine, "SELECT current_setting('transaction_read_only')") == "on":
+    """Raises DoubtfulDatabase when the database takes no writes now, DatabaseUnavailable."""
+    if await _value(engine, "SELECT current_setting('transaction_read_only')") == "on":
         raise DoubtfulDatabase(
             "the database takes no writes: it is a standby, or was made read-only",
             "a server says NOT_SERVING until it is promoted, or takes writes again",
@@ -280,39 +291,63 @@ async def check_writable(engine: AsyncEngine) -> None:
 async def check_clocks(
     engine: AsyncEngine, *, host_clock: Callable[[], datetime] = host_now
 ) -> None:
-    """Raises DoubtfulDatabase if the database's clock differs from the host's, or is behind the latest record."""
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            before_at = host_clock()
-            row = (await connection.execute(text(SELECT_CLOCKS))).one()
-            after_at = host_clock()
-    remedy = "set the clock that is wrong: docs/operations/databases.md, Clocks"
+    """Raises DoubtfulDatabase if the database's clock is wrong, DatabaseUnavailable.
+
+    It is compared with this host's clock and with the latest record.
+    """
+    async with autocommit(engine) as connection:
+        before_at = host_clock()
+        row = await connection.fetchrow(SELECT_CLOCKS)
+        after_at = host_clock()
+    if row is None:
+        raise RuntimeError("a statement without FROM returned no row")
+    database_at, ledger_at = row["database_at"], row["ledger_at"]
     tolerance = timedelta(seconds=SKEW_SECONDS_MAX)
-    if row.database_at > after_at + tolerance:
-        ahead_seconds = (row.database_at - after_at).total_seconds()
-        raise DoubtfulDatabase(
-            f"the database's clock is {ahead_seconds:.0f} s ahead of this host's", remedy
-        )
-    if row.database_at < before_at - tolerance:
-        behind_seconds = (before_at - row.database_at).total_seconds()
-        raise DoubtfulDatabase(
-            f"the database's clock is {behind_seconds:.0f} s behind this host's", remedy
-        )
-    if row.ledger_at > row.database_at + tolerance:
-        behind_seconds = (row.ledger_at - row.database_at).total_seconds()
-        raise DoubtfulDatabase(
-            f"the database's clock is {behind_seconds:.0f} s behind the latest record", remedy
-        )
+    if database_at > after_at + tolerance:
+        ahead_seconds = (database_at - after_at).total_seconds()
+        raise _wrong_clock(f"{ahead_seconds:.0f} s ahead of this host's")
+    if database_at < before_at - tolerance:
+        behind_seconds = (before_at - database_at).total_seconds()
+        raise _wrong_clock(f"{behind_seconds:.0f} s behind this host's")
+    if ledger_at > database_at + tolerance:
+        behind_seconds = (ledger_at - database_at).total_seconds()
+        raise _wrong_clock(f"{behind_seconds:.0f} s behind the latest record")
 
 
 async def check_numbers(engine: AsyncEngine) -> None:
-    """Raises DoubtfulDatabase if entries have transaction numbers that the cluster has yet to give out."""
+    """Raises DoubtfulDatabase if entries have numbers above all transactions of the cluster.
+
+    Raises DatabaseUnavailable, DatabaseTimeout.
+    """
     ahead = await number_ahead(engine)
     if ahead is not None:
         raise DoubtfulDatabase(
             f"entries have transaction numbers up to {ahead[0]}, this cluster is at {ahead[1]}: "
             "answers are right, but read more of the history",
-            "docs/operations/backup.md, Backup and restore, tells how to raise the cluster's numbers",
+            _RAISE_NUMBERS,
+        )
+
+
+async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
+    """Logs a warning if entries have numbers above all transactions of the cluster.
+
+    As after a restore into another cluster.
+    """
+    try:
+        ahead = await number_ahead(engine)
+    except LedgerError as error:
+        # With very many accounts there is no time for it. The audit reports it.
+        _log.info(
+            "the transaction numbers were not compared with the cluster's",
+            error=type(error).__name__,
+        )
+        return
+    if ahead is not None:
+        _log.warning(
+            "entries have transaction numbers ahead of this cluster: answers are right, but read"
+            f" more of the history; {_RAISE_NUMBERS}",
+            recorded_txid=ahead[0],
+            next_txid=ahead[1],
         )
 
 
@@ -323,32 +358,18 @@ def _lacking(sentences: Sequence[str]) -> UnfitDatabase:
     )
 
 
+def _wrong_clock(found: str) -> DoubtfulDatabase:
+    return DoubtfulDatabase(
+        f"the database's clock is {found}",
+        "set the clock that is wrong: docs/operations/databases.md, Clocks",
+    )
+
+
 def _some(sentences: Sequence[str]) -> str:
     more = len(sentences) - _COMPLAINTS_SHOWN
     return ", ".join(sentences[:_COMPLAINTS_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
-async def _asked(engine: AsyncEngine, statement: str, **parameters: str) -> str:
-    with database_errors():
-        async with aclosing(await connect(engine)) as connection:
-            return str(await connection.scalar(text(statement), parameters))
-
-
-async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
-    """Says so if entries have transaction numbers that the cluster has yet to give out, as after a restore into another one."""
-    try:
-        ahead = await number_ahead(engine)
-    except LedgerError as error:
-        # With very many accounts there is no time for it; the audit will tell.
-        _log.info(
-            "the transaction numbers were not compared with the cluster's",
-            error=type(error).__name__,
-        )
-        return
-    if ahead is not None:
-        _log.warning(
-            "entries have transaction numbers ahead of this cluster: answers are right, but read more of the history; "
-            "docs/operations/backup.md, Backup and restore, tells how to raise the cluster's numbers",
-            recorded_txid=ahead[0],
-            next_txid=ahead[1],
-        )
+async def _value(engine: AsyncEngine, statement: str, *arguments: str) -> str:
+    async with autocommit(engine) as connection:
+        return str(await connection.fetchval(statement, *arguments))
