@@ -5,7 +5,7 @@ A statement is the entries of a period on restaurant_payable, as of the moment o
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.events import StoredEntry
@@ -18,7 +18,7 @@ from ledger.application.ports.statements import (
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import DatabaseTimeout
-from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.horizon import (
     DATABASE_SNAPSHOT,
@@ -295,7 +295,7 @@ class PostgresStatements:
 
 
 class _Reach(NamedTuple):
-    """A row of SELECT_REACH."""
+    """The part of an account that one read covers: a row of SELECT_REACH."""
 
     first_txid: str
     end_txid: str
@@ -310,10 +310,11 @@ async def _page(
     after: StatementPlace | None,
     limit: int,
 ) -> StatementPage:
+    """Reads a part of the account, then larger ones, until the page is full or the period ends."""
     start_at = (query.start_at or _BEGINNING) if after is None else after.recorded_at
     end_at = query.end_at or moment.read_at
     conditions = _Conditions(query, after)
-    rows: list[Any] = []
+    rows: list[Row] = []
     # As far into the account as a page goes, plus the distance from the last mark before it.
     reach_entries = limit + 1 + MARK_ENTRIES
     while True:
@@ -382,7 +383,7 @@ class _Conditions:
         self.values += values
 
 
-def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> StatementPlace | None:
+def _place_of(moment: StatementMoment, rows: Sequence[Row], limit: int) -> StatementPlace | None:
     if len(rows) <= limit:
         return None
     last = rows[limit - 1]
@@ -392,7 +393,7 @@ def _place_of(moment: StatementMoment, rows: Sequence[Any], limit: int) -> State
     )
 
 
-def _entries(query: StatementQuery, rows: Sequence[Any]) -> list[StoredEntry]:
+def _entries(query: StatementQuery, rows: Sequence[Row]) -> list[StoredEntry]:
     holder_id, currency = query.account
     # By place: looking columns up by name takes as long as reading them.
     return [

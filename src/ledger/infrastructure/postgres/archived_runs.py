@@ -1,12 +1,12 @@
-"""Payout runs whose items are in an archive: what their totals are counted from, and where the items are."""
+"""Payout runs whose items are in an archive: the source of their totals, and their archives."""
 
 from uuid import UUID
 
 from ledger.errors import PayoutRunArchived
 from ledger.infrastructure.postgres.sessions.driver import Connection
 
-# Whether the items of the run $1 are archived. They are removed after that is stored, in several transactions:
-# what is still in the table meanwhile is never counted or shown.
+# Whether the items of the run $1 are archived. They are removed in several transactions after the
+# archive is recorded: items that are still in the table by then are never counted or shown.
 IS_ARCHIVED = "EXISTS (SELECT FROM archived_run_outcomes WHERE payout_run_id = $1)"
 
 SELECT_ARCHIVE_OF_RUN = """
@@ -19,7 +19,7 @@ LIMIT 1
 
 
 def or_archived(progress: str) -> str:
-    """SQL: what `progress` returns of the run $1, from the counts of its archive if there is one.
+    """SQL: the rows of `progress` for the run $1, or the counts of its archive if there is one.
 
     One statement, so that the items are counted before their removal or not at all.
     """

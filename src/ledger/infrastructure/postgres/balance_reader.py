@@ -1,12 +1,12 @@
 """Balances on PostgreSQL: one statement adds the latest snapshot and the entries beyond it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ledger.application.ports.balances import BalanceQuery, LongTails
 from ledger.domain.balances import Balance
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.movements import signed_minor
+from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.snapshots import (
@@ -126,7 +126,7 @@ class PostgresBalanceReader:
         return balances
 
 
-def _balance(query: BalanceQuery, row: Any) -> Balance:
+def _balance(query: BalanceQuery, row: Row) -> Balance:
     return Balance(
         account=query.account,
         available_minor=int(row["available_minor"]),

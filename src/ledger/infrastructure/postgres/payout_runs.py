@@ -4,12 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date, datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import uuid_utils.compat
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.metrics import LedgerMetrics, UncountedWork
@@ -36,7 +34,7 @@ from ledger.errors import (
 )
 from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
 from ledger.infrastructure.postgres.movements import signed_minor
-from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 from ledger.infrastructure.postgres.sessions.horizon import DATABASE_SNAPSHOT, is_visible
@@ -615,7 +613,7 @@ class PostgresPayoutRuns:
                 return page
 
     async def _write_items(self, payout_run_id: UUID) -> int:
-        """Writes the run's next open items and returns how many; 0 if other writers hold the locks."""
+        """Writes the run's next open items and returns how many; 0 if others hold the locks."""
         # This contention says nothing about pages, which a worker makes smaller after contention.
         with suppress(DatabaseContention):
             async with autocommit(self._engine) as connection:
@@ -627,7 +625,7 @@ class PostgresPayoutRuns:
         """Like `pay`, for the items that are already written."""
         restaurants: dict[int, str] = {}
         accounts: list[int] = []
-        told: Any = None
+        paid: Row | None = None
         reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
@@ -642,7 +640,7 @@ class PostgresPayoutRuns:
                     locked = await connection.fetch(LOCK_BALANCE_ACCOUNTS, list(restaurants))
                     accounts = [row["balance_account_id"] for row in locked]
                 if accounts:
-                    told = await connection.fetchrow(
+                    paid = await connection.fetchrow(
                         PAY,
                         payout_run_id,
                         accounts,
@@ -663,23 +661,23 @@ class PostgresPayoutRuns:
             # One of the indexes that keep a restaurant from being paid twice. The data of that
             # restaurant is at fault, as with a CHECK.
             raise PageRejected(accounts, is_data=True) from error
-        except (DBAPIError, asyncpg.PostgresError) as error:
+        except asyncpg.PostgresError as error:
             # Perhaps this code and the schema do not fit: no restaurant may be skipped for that.
             if not accounts:
                 raise
             if not await self._is_under_way(payout_run_id):
                 return PayoutPage((), {}, 0, 0)
             raise PageRejected(accounts, is_data=False) from error
-        if told is not None:
-            self._long_tails.report(zip(told["slow_accounts"], told["slow_entries"], strict=True))
-            self._metrics.payouts_made(told["payouts_count"])
+        if paid is not None:
+            self._long_tails.report(zip(paid["slow_accounts"], paid["slow_entries"], strict=True))
+            self._metrics.payouts_made(paid["payouts_count"])
         return PayoutPage(
             balance_account_ids=list(restaurants),
             locked={
                 account: restaurants[account] for account in restaurants.keys() - set(accounts)
             },
-            payouts_created=0 if told is None else told["payouts_count"],
-            amount_minor=0 if told is None else int(told["paid_minor"]),
+            payouts_created=0 if paid is None else paid["payouts_count"],
+            amount_minor=0 if paid is None else int(paid["paid_minor"]),
         )
 
     async def give_up(self, payout_run_id: UUID, balance_account_id: int) -> None:
@@ -703,7 +701,7 @@ class PostgresPayoutRuns:
         return cutoff_at
 
 
-def _run_of(payout_run_id: UUID, row: Any, progress: Sequence[Any]) -> PayoutRun:
+def _run_of(payout_run_id: UUID, row: Row, progress: Sequence[Row]) -> PayoutRun:
     key = PayoutRunKey(row["currency"], row["as_of"], row["min_amount_minor"], row["request_id"])
     state = PayoutRunState(row["state"])
     return _run(
@@ -718,7 +716,7 @@ def _run(
     state: PayoutRunState,
     created_at: datetime | None,
     finished_at: datetime | None,
-    progress: Sequence[Any],
+    progress: Sequence[Row],
 ) -> PayoutRun:
     counts: Counter[tuple[str, str | None]] = Counter()
     for row in progress:

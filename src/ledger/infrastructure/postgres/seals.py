@@ -1,4 +1,4 @@
-"""Seals on PostgreSQL: what there is to seal, and the chain that they are added to."""
+"""Seals on PostgreSQL: reads the rows to seal, and adds seals to the chain."""
 
 import asyncio
 from collections import deque
@@ -34,9 +34,11 @@ from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autoco
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON, NEXT_NUMBER, STAY
 from ledger.infrastructure.postgres.snapshots import find_stay
 
-# A slice is put together while the server's other calls wait: some milliseconds.
+# Rows of one slice. Python assembles a slice while the server's other calls wait: some
+# milliseconds.
 SLICE_ROWS = 2048
-# For the first slice of a large transaction, before which PostgreSQL has to hash and sort all its rows: some 8 s for a million.
+# For the first slice of a large transaction, before which PostgreSQL has to hash and sort all rows
+# of it: some 8 s for a million.
 SLICES_TIMEOUT_SECONDS = 900
 
 SEAL_COLUMNS = """
@@ -51,10 +53,14 @@ SUMMARIZE = "SELECT summarize_recorded_txids()"
 
 NEXT = f"{NEXT_NUMBER}::text::bigint"
 
-# A seal of a server that knows no stay has zeros. It is of the present one unless that has begun since, and
-# is not the first: then the books have been elsewhere. A promoted standby goes on in the stay of its primary:
-# a seal of that one that came as a row was stored by a number below those that it covers, whereas a sealer of
-# here has a number above them. PostgreSQL keeps the lower half of it, in xmin.
+# Whether the latest seal belongs to the present stay. A server that knows no stays writes zeros as
+# the stay of its seals: such a seal is of the present stay unless that one began later and is not
+# the first, because then the books have been elsewhere.
+#
+# A promoted standby continues the stay of its primary. A seal of that old primary that came here as
+# a copied row was stored by a transaction with a number below those that the seal covers, whereas a
+# sealer of this cluster has a number above them. PostgreSQL keeps the lower half of the number in
+# xmin.
 SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_id,
        s.system_identifier = c.system_identifier
@@ -77,11 +83,11 @@ LEFT JOIN (SELECT {SEAL_COLUMNS}, stay_id, xmin::text::bigint AS lower_half
 
 
 def _microseconds(column: str) -> str:
-    """Microseconds since 1970 as text, exactly, infinity too: extract() is numeric."""
+    """SQL: exact microseconds since 1970 as text, also of infinity: extract() is numeric."""
     return f"trim_scale(extract(epoch FROM {column}) * 1000000)::text"
 
 
-# How a field is written where it is not its column as it is.
+# How a field is written if not as its column.
 _WRITTEN = {
     **{name: _microseconds(name) for name in ("available_at", "occurred_at", "recorded_at")},
     **{
@@ -93,8 +99,9 @@ _WRITTEN = {
 EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in EVENT_FIELDS}
 ENTRY_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in ENTRY_FIELDS}
 
-# An entry with its balance account's restaurant and currency, if that is there. Looked up one by one: joined, the accounts of a
-# few entries would be sought among all there are.
+# An entry with the restaurant and the currency of its balance account, if that exists. LATERAL and
+# OFFSET 0 look the accounts up one by one: a join would search all accounts for those of a few
+# entries.
 ENTRIES_WITH_ACCOUNT = """
 ledger_entries
 LEFT JOIN LATERAL (
@@ -102,17 +109,17 @@ LEFT JOIN LATERAL (
   WHERE balance_accounts.balance_account_id = ledger_entries.balance_account_id
   OFFSET 0) AS account ON true
 """
-# The expression that BRIN has indexed; the index is the only one that a range of it can use.
+# The expression of the BRIN index, which is the only index that serves a range of it.
 TXID = "recorded_txid::text::bigint"
 OF_RANGE = f"{TXID} >= $1 AND {TXID} < $2"
-# Where the place of the last of a transaction id's rows is in what is kept of them.
+# The offset of the last row's place in `kept`, the packed rows of a transaction id.
 _LAST_PLACE = f"length(kept) - {ROW_BYTES}"
-# Seven bits hold it; the rules post at most three entries to a transaction.
+# Seven bits hold it: the rules post at most three entries to a transaction.
 PLACE = f"LEAST(GREATEST(position, {EVENT_PLACE + 1}), {PLACE_MAX})"
 
 
 def _digest(title: str, values: Mapping[str, str]) -> str:
-    """SQL for `ledger.domain.seals.row_digest`; tests keep the two together."""
+    """SQL of `ledger.domain.seals.row_digest`; tests compare the two."""
     written = ", ".join(f"COALESCE(({value})::text, '{ABSENT}')" for value in values.values())
     return f"sha256(convert_to(concat_ws(E'\\n', '{title}', {written}), 'UTF8'))"
 
@@ -120,8 +127,9 @@ def _digest(title: str, values: Mapping[str, str]) -> str:
 def _row_digests(limit: str) -> str:
     """SQL for the digest of each row of a range.
 
-    Hashed there and not in Python, which would take the time from the calls that the server answers. $3 asks for rows only whose
-    number this cluster has yet to give out: no transaction of its own that this statement sees has one.
+    PostgreSQL hashes, because hashing in Python would take the time of the calls that the server
+    answers. With $3, only rows count whose number this cluster has yet to give out: no transaction
+    of this cluster that the statement sees has such a number.
     """
     of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_NUMBER}))"
     return f"""
@@ -137,8 +145,9 @@ def _row_digests(limit: str) -> str:
 """
 
 
-# A row for each database transaction, packed as `ledger.domain.seals.packed` does it. In Python 5 us a row went into that, which
-# calls had to wait for; PostgreSQL packs while it sorts. One row more than are wanted tells that there are more.
+# A row for each database transaction, packed like `ledger.domain.seals.packed`. PostgreSQL packs
+# while it sorts; in Python this took 5 us a row, during which calls waited. One row more than
+# wanted shows that there are more.
 SELECT_TRANSACTIONS = f"""
 WITH row_digest AS ({_row_digests("LIMIT $4 + 1")}),
 of_id AS (
@@ -163,7 +172,7 @@ GROUP BY recorded_txid
 ORDER BY recorded_txid
 """
 
-# Sorted by PostgreSQL, on its disk if need be: no index leads along the rows of a transaction.
+# PostgreSQL sorts, on its disk if necessary: no index is in the order of a transaction's rows.
 _OF_PART = (
     "AND ($4::uuid IS NULL OR transaction_id > $4) AND ($5::uuid IS NULL OR transaction_id <= $5)"
 )
@@ -175,7 +184,7 @@ FROM row_digest
 ORDER BY row_digest.recorded_txid, row_digest.transaction_id, row_digest.place, row_digest.digest
 """
 
-# Where a part of about $3 rows ends, if it is not all that is left. No row is hashed for that.
+# The transaction id that ends a part of about $3 rows; none if fewer are left. No row is hashed.
 SELECT_PART_END = f"""
 SELECT uuid_send(transaction_id)
 FROM (SELECT transaction_id FROM processor_events WHERE {TXID} = $1
@@ -186,8 +195,9 @@ ORDER BY transaction_id
 OFFSET $3 LIMIT 1
 """
 
-# A part begins where the epoch before it ends, which is of the same stay; what was restored comes first in a
-# stay. So the seals of one kind before the head tell.
+# The epoch of which the latest seal is a part. A part begins where the previous epoch of the same
+# stay ends, and restored rows are sealed first in a stay. So the last seal that is not of restored
+# rows decides.
 SELECT_EPOCH_BEFORE = f"""
 SELECT before.epoch
 FROM (SELECT epoch, end_txid, stay_id FROM ledger_seals
@@ -206,7 +216,7 @@ FROM (SELECT COALESCE(sum(events_count + entries_count), 0) AS rows_count
       WHERE is_restored AND end_txid = $1 + 1 AND stay_id = {STAY}) AS p
 """
 
-# For a database that was restored into another cluster; there are few epochs otherwise.
+# For a database that was restored into another cluster; otherwise there are few epochs.
 SELECT_ROW_DIGESTS_BEFORE = """
 SELECT row_digests
 FROM ledger_seals
@@ -230,7 +240,7 @@ class PostgresSealedBooks:
         self._slice_rows = slice_rows
 
     async def index_new_rows(self) -> None:
-        # Somebody else is at it, or a vacuum, which does it too.
+        # Another server or a vacuum is doing the same.
         with suppress(DatabaseContention):
             async with autocommit(self._engine) as connection:
                 await connection.execute(SUMMARIZE)
@@ -239,7 +249,8 @@ class PostgresSealedBooks:
         async with autocommit(self._engine) as connection:
             (row,) = await connection.fetch(SELECT_POSITION)
         if row["this_stay_id"] is None:
-            # The books were replaced beneath the server, which has begun the stay of before.
+            # The books were replaced while the server ran, and it had begun the stay of the books
+            # before.
             await find_stay(self._engine)
             async with autocommit(self._engine) as connection:
                 (row,) = await connection.fetch(SELECT_POSITION)
@@ -306,7 +317,7 @@ class PostgresSealedBooks:
             if epoch is None:
                 return None
             row_digests = await connection.fetchval(SELECT_ROW_DIGESTS, head.sequence)
-        # In a thread: there are millions.
+        # In a thread, because there are millions of rows.
         (last,) = await asyncio.to_thread(lambda: deque(unpacked(row_digests), maxlen=1))
         return PartedTransaction(head.end_txid - 1, last.transaction_id, epoch)
 
@@ -320,7 +331,7 @@ class PostgresSealedBooks:
             )
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
-        # The usual case, and no earlier epoch to ask for.
+        # The usual case: there is no earlier epoch.
         if epoch == 1:
             return set()
         async with autocommit(self._engine) as connection:

@@ -1,14 +1,16 @@
-"""Balance snapshots on PostgreSQL: sums of final entries, from which whoever needs a sum of all entries goes on.
+"""Balance snapshots on PostgreSQL: sums of final entries, from which a sum of all entries starts.
 
-A sum over the entries of a balance account, of which those with an `available_at` count if it is not after a cut-off c, is
+A sum over the entries of a balance account, in which an entry with an `available_at` counts if that
+is not after a cut-off c, is
 
     the lines of a snapshot, taken at s
     + entries below its horizon with s < available_at <= c, or less those with c < available_at <= s
     + entries at or above its horizon that count by c
 
-in one statement, so that all three see the same entries. Entries below a horizon are never joined by others, so that is a pure
-function of the entry's own number: nothing is missed or counted twice, whatever commits out of order. Without a snapshot the
-horizon is below every number, and the third term is all there is.
+in one statement, so that all three see the same entries. No entry is ever added below a horizon, so
+where an entry counts depends on its number alone: none is missed or counted twice, in whatever
+order transactions commit. Without a snapshot the horizon is below every number, and the third term
+is the whole sum.
 """
 
 from collections.abc import Iterable
@@ -43,10 +45,11 @@ _log = structlog.get_logger("ledger")
 
 
 def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinity'") -> str:
-    """SQL, for FROM, of an account's latest snapshot that counts nothing recorded at `recorded_before` or later; one row or none.
+    """SQL, for FROM: an account's latest snapshot; one row or none.
 
-    Only one of the present stay, whose numbers are those of this cluster. And none with a horizon yet
-    to come: of numbers from there on, this cluster might give some out that it believes counted.
+    The snapshot counts nothing recorded at `recorded_before` or later. It is of the present stay,
+    whose numbers are those of this cluster. Its horizon is not in the future: this cluster might
+    give out a number below such a horizon, and the snapshot would seem to count it.
     """
     return f"""(
     SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
@@ -60,37 +63,42 @@ def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinit
 
 
 def tail(balance_account_id: str, snapshot: str = "s") -> str:
-    """SQL, for WHERE, of the entries that the snapshot does not count; of all entries without one. A range of the primary key."""
+    """SQL, for WHERE: the entries that the snapshot does not count; all entries without one.
+
+    A range of the primary key.
+    """
     # An OR for the case without a snapshot would read the whole account.
     return f"""e.balance_account_id = {balance_account_id}
       AND e.recorded_txid >= COALESCE({snapshot}.horizon, {FIRST_HORIZON})"""
 
 
 def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s") -> str:
-    """SQL, for WHERE, of the entries counted by the snapshot that matured after the first of the instants and by the last one.
+    """SQL, for WHERE: entries counted by the snapshot that matured in a span of time.
 
-    They may be in any order. None without a snapshot, and nothing is read.
+    The span is from the earliest of `instants`, exclusive, to the latest, inclusive. Without a
+    snapshot there are no such entries and nothing is read.
     """
-    # IS TRUE keeps the range of the primary key, all that there ever was, from looking as good as that of the other index while
-    # the table is small: the plan is kept when it has grown.
+    # While the table is small, the range of the primary key would look as good to the planner as
+    # that of the other index; IS TRUE excludes it. The plan is kept when the table has grown, and
+    # that range is the whole history.
     one_or_other = ", ".join(instants)
     return f"""{snapshot}.horizon IS NOT NULL AND e.balance_account_id = {balance_account_id}
       AND e.available_at > LEAST({one_or_other}) AND e.available_at <= GREATEST({one_or_other})
       AND (e.recorded_txid < {snapshot}.horizon) IS TRUE"""
 
 
-# Makes a snapshot of the balance account $1, from the one before and what came since. Nothing is made unless that is $2 entries
-# at the least: the horizon stands still while a transaction, of whomever, goes on. Two servers may do this at once: both
-# are right.
+# Takes a snapshot of the balance account $1, from the previous one and the entries since. Takes
+# none unless these are at least $2: the horizon stands still while any transaction is open. Two
+# servers may do this at once, and both are right.
 #
-# READ COMMITTED, so that the horizon is that of this very statement. taken_at only says up to when what is in it has matured; it
-# is read once.
+# Alone in a READ COMMITTED transaction, so that the horizon is that of this very statement.
+# taken_at, which is read once, only says up to when the counted entries have matured.
 INSERT_SNAPSHOT = f"""
 WITH moment AS MATERIALIZED (
   SELECT {HORIZON} AS horizon, {STAY} AS stay_id, ledger_now() AS taken_at
 ),
 previous AS MATERIALIZED (SELECT s.* FROM {latest_snapshot("$1")} AS s),
--- One row, also without a snapshot before.
+-- One row, also if there is no previous snapshot.
 term AS MATERIALIZED (
   SELECT m.horizon AS new_horizon, m.stay_id, m.taken_at AS new_taken_at, s.*
   FROM moment AS m
@@ -161,7 +169,8 @@ RETURNING true
 """
 
 
-# The number of an entry that this cluster has yet to give out, of any account: the last of each is looked up.
+# An entry of any account with a number that this cluster has yet to give out. Only the last entry
+# of each account is looked up.
 SELECT_NUMBER_AHEAD = f"""
 SELECT latest.recorded_txid::text AS recorded_txid, {NEXT_NUMBER}::text AS next_txid
 FROM balance_accounts AS a
@@ -177,9 +186,10 @@ LIMIT 1
 
 
 async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
-    """The number of an entry that is ahead of this cluster's transactions, and the next number of those; None if all are past.
+    """The number of an entry that is ahead of this cluster's, and the cluster's next number.
 
-    No snapshot counts such an entry. Raises DatabaseUnavailable, DatabaseTimeout.
+    None if no entry is ahead. No snapshot counts an entry that is. Raises DatabaseUnavailable,
+    DatabaseTimeout.
     """
     async with autocommit(engine) as connection:
         row = await connection.fetchrow(SELECT_NUMBER_AHEAD)
@@ -187,14 +197,14 @@ async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
 
 
 async def find_stay(engine: AsyncEngine) -> None:
-    """Begins a new stay if the books came from elsewhere, and logs it. Books that never moved are in stay 1.
+    """Begins a new stay, and logs it, if the books came from another place.
 
-    Raises DatabaseUnavailable, DatabaseTimeout.
+    Books that never moved are in stay 1. Raises DatabaseUnavailable, DatabaseTimeout.
     """
     async with autocommit(engine) as connection:
         if not await connection.fetchval(SELECT_STAY_IS_TO_BEGIN):
             return
-        # Before the stay, so that it is done again if it fails.
+        # Before the stay begins, so that a failure here is made up for at the next call.
         async with connection.transaction():
             await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
             await connection.execute(CATCH_UP_CLOCK, timeout=SNAPSHOT_TIMEOUT_SECONDS)
@@ -214,7 +224,7 @@ SELECT_ACCOUNT = (
 async def report_timed_out(
     connections: Autocommit, long_tails: LongTails, account: BalanceAccount
 ) -> None:
-    """Reports an account whose read timed out as one with the longest tail, so that a snapshot is taken.
+    """Reports an account whose read timed out as one with a long tail, to get a snapshot taken.
 
     A snapshot has more time than a read. Without this report no read would ever come to the end of
     the tail and report its length.

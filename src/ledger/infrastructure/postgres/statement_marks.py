@@ -1,18 +1,22 @@
-"""Statement marks on PostgreSQL: facts about an account's entries, by which a statement reads only those that it shows.
+"""Statement marks on PostgreSQL: with them a statement reads only the entries that it shows.
 
-Statements are in the order of recorded_at, and entries are stored in the order of recorded_txid. The two are nearly the same:
-a transaction has its instant when it begins, and its number moments later. A mark says by how much they differ. With the
-horizon h of a mark, its last_recorded_at, and the late_by_max of the newest mark:
+Statements are in the order of recorded_at, and entries are stored in the order of recorded_txid.
+The two are nearly the same: a transaction gets its instant when it begins, and its number moments
+later. A mark says by how much they differ. With the horizon h of a mark, its last_recorded_at, and
+the late_by_max of the newest mark:
 
     every entry below h was recorded at last_recorded_at or before;
-    every entry from h up to the newest mark's horizon was recorded at last_recorded_at - late_by_max or later.
+    every entry from h up to the newest mark's horizon was recorded at
+    last_recorded_at - late_by_max or later.
 
-So entries recorded in [r, e) have numbers between the horizon of the latest mark with last_recorded_at < r and that of the
-first mark with last_recorded_at >= e + late_by_max, or at or above the newest mark's horizon, where nothing is known yet.
+So entries recorded in [r, e) have numbers between the horizon of the latest mark with
+last_recorded_at < r and that of the first mark with last_recorded_at >= e + late_by_max, or at or
+above the newest mark's horizon, where nothing is known yet.
 
-Each mark is a function of the entries below its horizon alone, which are never joined by others. So marks may be missing,
-and two servers may make them at once. Where recorded_at does not follow the numbers, because the database's clock was set back
-or the books came from another cluster, late_by_max is large: statements then read more, and are right.
+Each mark depends only on the entries below its horizon, and none is ever added there. So marks may
+be missing, and two servers may make them at once. Where recorded_at does not follow the numbers,
+because the database's clock was set back or the books came from another cluster, late_by_max is
+large: statements then read more entries and are right.
 """
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,9 +32,10 @@ from ledger.infrastructure.postgres.sessions.horizon import (
 )
 from ledger.infrastructure.postgres.snapshots import find_stay
 
-# From one mark to the next. A mark takes some 200 bytes with its index, 200 entries some 100 kB with theirs.
+# The entries from one mark to the next. A mark takes some 200 bytes with its index, 200 entries
+# some 100 kB with theirs.
 MARK_ENTRIES = 200
-# What one statement reads: a second's work, some hundred thousand entries.
+# The entries that one statement reads: a second's work.
 READ_ENTRIES_MAX = 200_000
 MARK_TIMEOUT_SECONDS = 60
 
@@ -38,9 +43,10 @@ PAYABLE_MINOR = signed_minor("restaurant_payable", otherwise="0")
 
 
 def valid_marks(balance_account_id: str) -> str:
-    """SQL, for FROM and beyond, of an account's marks of the present stay; to be continued by AND or ORDER BY.
+    """SQL, for FROM and WHERE: an account's marks of the present stay. Add AND or ORDER BY.
 
-    Not one with a horizon yet to come: entries with lower numbers might still be stored.
+    Marks with a horizon in the future are left out: entries with lower numbers might still be
+    stored.
     """
     return f"""statement_marks AS m
     WHERE m.balance_account_id = {balance_account_id} AND m.stay_id = {STAY} AND {written_here("m")}
@@ -48,7 +54,10 @@ def valid_marks(balance_account_id: str) -> str:
 
 
 def newest_mark(balance_account_id: str) -> str:
-    """SQL, for FROM, of an account's newest mark; one row or none. Both columns of the order grow together."""
+    """SQL, for FROM: an account's newest mark; one row or none.
+
+    Both columns of the order grow together.
+    """
     return f"""(
     SELECT m.horizon, m.entries_count, m.last_recorded_at, m.late_by_max, m.payable_minor
     FROM {valid_marks(balance_account_id)}
@@ -58,7 +67,10 @@ def newest_mark(balance_account_id: str) -> str:
 
 
 def last_mark_before(balance_account_id: str, instant: str) -> str:
-    """SQL, for FROM, of the newest mark that counts nothing recorded at `instant` or later; one row or none."""
+    """SQL, for FROM: the newest mark before an instant; one row or none.
+
+    It counts nothing recorded at `instant` or later.
+    """
     return f"""(
     SELECT m.horizon, m.entries_count, m.payable_minor
     FROM {valid_marks(balance_account_id)} AND m.last_recorded_at < {instant}
@@ -68,7 +80,10 @@ def last_mark_before(balance_account_id: str, instant: str) -> str:
 
 
 def first_mark_from(balance_account_id: str, instant: str) -> str:
-    """SQL, for FROM, of the oldest mark that counts an entry recorded at `instant` or later; one row or none."""
+    """SQL, for FROM: the oldest mark from an instant on; one row or none.
+
+    It counts an entry recorded at `instant` or later.
+    """
     return f"""(
     SELECT m.horizon, m.last_recorded_at
     FROM {valid_marks(balance_account_id)} AND m.last_recorded_at >= {instant}
@@ -77,10 +92,11 @@ def first_mark_from(balance_account_id: str, instant: str) -> str:
   )"""
 
 
-# Makes marks of the balance account $1 from its newest mark on: one after each $3 entries, and one at the end of what is read,
-# about $4 entries or all that are final. None unless those are $2 entries at the least. Never inside a transaction.
+# Makes marks of the balance account $1 from its newest mark on: one after each $3 entries, and one
+# at the end of what it reads, which is about $4 entries or all that are final. Makes none unless
+# these are at least $2 entries.
 #
-# READ COMMITTED, so that the horizon is that of this very statement.
+# Alone in a READ COMMITTED transaction, so that the horizon is that of this very statement.
 INSERT_MARKS = f"""
 WITH previous AS MATERIALIZED (
   SELECT {HORIZON} AS limit_txid, {STAY} AS stay_id,
@@ -91,7 +107,7 @@ WITH previous AS MATERIALIZED (
   FROM (SELECT) AS one
   LEFT JOIN {newest_mark("$1")} AS m ON true
 ),
--- The transaction in which there have been enough is read to its end.
+-- The transaction that reaches the number of entries is read to its end.
 enough AS MATERIALIZED (
   SELECT (
     SELECT e.recorded_txid FROM ledger_entries AS e
@@ -159,7 +175,10 @@ ON CONFLICT DO NOTHING
 
 
 class PostgresStatementMarks:
-    """Implements `ledger.application.ports.balances.BalanceSnapshots` for statements: a snapshot is some marks."""
+    """Implements `ledger.application.ports.balances.BalanceSnapshots` for statements.
+
+    Here a snapshot is a number of marks.
+    """
 
     def __init__(
         self,

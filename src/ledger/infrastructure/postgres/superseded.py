@@ -1,8 +1,9 @@
-"""Snapshots and marks that others supersede: removing them changes no answer.
+"""Superseded snapshots and marks: removing them changes no result.
 
-Of balance snapshots the newest of each account, stay and month stays, so a balance as of a past instant reads a
-month of entries at the most. Marks are read for the statement of any period, at some quarter of a percent of what
-the entries take: those of the present stay all stay. Of a stay that has ended the newest mark of each account does.
+The newest balance snapshot of each account, stay and month is kept, so a balance as of a past
+instant reads at most a month of entries. Marks serve the statement of any period, and take a
+quarter of a percent of what the entries take: all marks of the present stay are kept, and of an
+ended stay the newest one of each account.
 """
 
 from collections.abc import Mapping
@@ -19,14 +20,14 @@ from ledger.infrastructure.postgres.sessions.engine import (
 )
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON, STAY, written_here
 
-# What is looked at in one transaction.
+# The rows that one transaction examines.
 ROWS_AT_ONCE = 5000
 TIMEOUT_SECONDS = 600
 
 _KEY = ("balance_account_id", "stay_id", "last_recorded_at", "horizon")
 
-# SQL of a row "old" that another row of its account and stay supersedes, by the table. That one must be usable:
-# with a horizon yet to come, or copied here as a row, it is not.
+# SQL: whether another row of its account and stay supersedes a row "old", by table. The other row
+# must be usable: one with a horizon in the future, or that was copied here as a row, is not.
 _NEWER = f"""
 SELECT FROM {{table}} AS newer
 WHERE newer.balance_account_id = old.balance_account_id AND newer.stay_id = old.stay_id
@@ -37,10 +38,12 @@ SUPERSEDED = {
     "balance_snapshots": f"""EXISTS ({_NEWER.format(table="balance_snapshots")}
   AND date_trunc('month', newer.last_recorded_at, 'UTC')
       = date_trunc('month', old.last_recorded_at, 'UTC'))""",
-    "statement_marks": f"""old.stay_id <> {STAY} AND EXISTS ({_NEWER.format(table="statement_marks")})""",
+    "statement_marks": f"""old.stay_id <> {STAY}
+  AND EXISTS ({_NEWER.format(table="statement_marks")})""",
 }
 
-# A range of the primary key after the place $2 to $5, whose last row tells where the next one begins.
+# Prunes a range of the primary key after the place $2 to $5. The row returned is the last of the
+# range: the next one begins after it.
 PRUNE = """
 WITH page AS MATERIALIZED (
   SELECT {key} FROM {table}
@@ -69,18 +72,21 @@ FROM {table} AS old
 WHERE old.last_recorded_at < $1 AND {superseded}
 """
 
-# Before every account.
+# A place before every account.
 _FIRST = (0, UUID(int=0), datetime(2000, 1, 1, tzinfo=UTC), "0")
 
 
 class SupersededSnapshots:
-    """Implements `ledger.application.archive_rows.Snapshots`. The engine's sessions are the owner's."""
+    """Implements `ledger.application.archive_rows.Snapshots`.
+
+    The engine's sessions are of the role that owns the tables.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def count(self, before: datetime) -> Mapping[str, tuple[int, int]]:
-        """How many `prune` would remove, by table, and their size in bytes without indexes."""
+        """How many rows `prune` would remove, by table, and their bytes without indexes."""
         found = {}
         async with autocommit(self._engine) as connection, connection.transaction(readonly=True):
             await allow_seconds(connection, TIMEOUT_SECONDS)
@@ -92,7 +98,10 @@ class SupersededSnapshots:
         return found
 
     async def prune(self, before: datetime) -> Mapping[str, int]:
-        """Removes them, some thousand in a transaction: how many, by table. Servers may run meanwhile."""
+        """Removes superseded rows recorded before `before`; the number removed, by table.
+
+        Each transaction examines some thousand rows. Servers may run at the same time.
+        """
         return {table: await self._prune(table, before) for table in SUPERSEDED}
 
     async def _prune(self, table: str, before: datetime) -> int:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own: binaries from a wheel, the lifecycle ours."""
+"""The embedded PostgreSQL server: binaries from a wheel, started and stopped by the ledger."""
 
 from ledger.infrastructure.postgres.embedded.binaries import find_bin_dir
 from ledger.infrastructure.postgres.embedded.launcher import EmbeddedPostgresError, default_data_dir

