@@ -1,11 +1,22 @@
 """How the parts are put together."""
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
 
-from ledger.bootstrap.database import embedded_connections
+from ledger.bootstrap.database import (
+    WATCH_SESSIONS,
+    Engines,
+    connections_of_a_server,
+    embedded_connections,
+    pool_sizes,
+)
 from ledger.settings import Settings
 
 
@@ -16,13 +27,50 @@ from ledger.settings import Settings
 def test_embedded_database_has_room_for_all_workers(
     workers: int, pool_size: int, connections: int
 ) -> None:
-    """All their pools, and 50 for others."""
+    """All their pools, and 50 more."""
     assert (
         embedded_connections(
             Settings(_env_file=None, workers=workers, database_pool_size=pool_size)
         )
         == connections
     )
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = [
+    {},
+    {"ingest_concurrency": 7, "database_pool_size": 31, "long_read_pool_size": 13},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_connections_of_a_server_are_those_of_its_pools(settings: dict[str, int]) -> None:
+    """And one that watches the host."""
+    configured = Settings(_env_file=None, **settings)  # type: ignore[arg-type]
+    engines = Engines.of("postgresql+asyncpg://localhost/ledger", configured)
+    pools = [
+        engine.pool
+        for field in fields(engines)
+        if isinstance(engine := getattr(engines, field.name), AsyncEngine)
+    ]
+    assert len(pools) == len(pool_sizes(configured))
+    sizes = [pool.size() for pool in pools if isinstance(pool, QueuePool)]
+    assert sum(sizes) + WATCH_SESSIONS == connections_of_a_server(configured)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_formula_in_the_documentation(settings: dict[str, int]) -> None:
+    """It gives the number of connections that a server opens."""
+    text = (ROOT / "docs" / "operations" / "servers.md").read_text(encoding="utf-8")
+    found = re.search(r"^ +\(([A-Z_0-9 x+]+)\) x workers x hosts$", text, re.MULTILINE)
+    assert found is not None
+    configured = Settings(_env_file=None, **settings)  # type: ignore[arg-type]
+    total = 0
+    for summand in found[1].split(" + "):
+        factor, _, name = summand.rpartition(" x ")
+        value = int(name) if name.isdigit() else getattr(configured, name[7:].lower())
+        total += int(factor or 1) * value
+    assert total == connections_of_a_server(configured)
 
 
 def test_server_that_migrates_nothing_does_without_alembic() -> None:

@@ -14,10 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ledger.api.access.security import Security
-from ledger.api.call_limits import CallLimits
 from ledger.api.server import Server
-from ledger.bootstrap.application import Application
-from ledger.bootstrap.database import Database, Engines, ping
+from ledger.bootstrap.database import Database, Engines
+from ledger.bootstrap.server import assemble
 from ledger.infrastructure.postgres.sessions.clock import host_now
 from ledger.metrics import Metrics
 from ledger.settings import Settings
@@ -66,34 +65,26 @@ async def running_ledger(
     *,
     address: str = "127.0.0.1:0",
     metrics: Metrics | None = None,
-    host_clock: Callable[[], datetime] | None = None,
+    host_clock: Callable[[], datetime] = host_now,
     **settings: Any,
 ) -> AsyncIterator[RunningLedger]:
-    """A server on `database`, at a free port unless an address is given, stopped at the end.
+    """Runs a server on `database`, assembled as by `ledger serve`; stops it at the end.
 
-    With `host_clock` it has that clock, and compares it with the database's when it starts.
+    It listens at a free port unless an address is given.
     """
     configured = Settings(
         _env_file=None, database_url=database.url, grpc_address=address, **settings
     )
     engines = Engines.of(database.url, configured)
-    metrics = metrics or Metrics()
-    application = Application(configured, engines, metrics.work, host_clock=host_clock or host_now)
-    if host_clock is not None:
-        await application.clock.measure(engines.ping)
     security = Security(configured)
-    server = Server(
-        application.service,
-        address=configured.grpc_address,
-        health_address=configured.health_address,
-        reflect=configured.offers_reflection,
-        ping=lambda: ping(engines.ping),
-        connection_age_seconds=configured.max_connection_age_seconds,
-        limits=CallLimits(calls=configured.open_calls, streams=configured.open_streams),
-        metrics=metrics.calls,
+    assembled = await assemble(
+        configured,
+        engines,
         security=security,
-        call_log=application.call_log,
+        metrics=metrics or Metrics(),
+        host_clock=host_clock,
     )
+    server = assembled.server
     # Keeps a session for the next question: PostgreSQL takes some 10 ms of a core to begin one. No statement is kept
     # prepared, as tests change tables.
     superuser = create_async_engine(
@@ -104,8 +95,8 @@ async def running_ledger(
         connect_args={"prepared_statement_cache_size": 0},
     )
     has_ended = asyncio.Event()
-    await server.start()
-    application.start()
+    # Not `security.start()`: a test says when changed files are read again.
+    await assembled.start()
     address = f"127.0.0.1:{server.port}"
     try:
         async with aio.insecure_channel(address) as channel:
@@ -122,9 +113,8 @@ async def running_ledger(
                 has_ended,
             )
     finally:
-        # No grace: whoever is still calling is a test that has ended.
-        await server.stop(0)
-        await application.close()
+        # No grace: a call that is still open belongs to a test that has ended.
+        await assembled.stop(0)
         await engines.dispose()
         has_ended.set()
         await superuser.dispose()

@@ -1,1 +1,1 @@
-"""Puts the parts together: settings, database, application and server."""
+"""Assembles a server from settings, database and application."""

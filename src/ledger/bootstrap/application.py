@@ -1,4 +1,4 @@
-"""The service on a database, with its background work."""
+"""Assembles the service on a database, and its background work."""
 
 import asyncio
 from collections.abc import Callable
@@ -44,7 +44,7 @@ _log = structlog.get_logger("ledger")
 
 
 class Application:
-    """The service on a database, and what works in the background for it."""
+    """The service on a database, with the workers that run in the background."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Application:
             on_failure=worker_failed,
             on_lag=lambda lag: metrics.seal_lag(lag.rows, lag.seconds),
             on_alarm=_log_seal_lag,
-            # The rest of the pool is for what callers wait for.
+            # The rest of the pool serves calls.
             reads_at_once_max=min(READS_AT_ONCE_MAX, max(1, settings.database_pool_size // 2)),
         )
         self.call_log = None
@@ -148,7 +148,7 @@ class Application:
         )
 
     def start(self) -> None:
-        """Begins to work in the background."""
+        """Starts the background work."""
         self._hosts.start()
         self._payout_worker.start()
         self._snapshot_worker.start()
@@ -158,11 +158,11 @@ class Application:
             self.call_log.start()
 
     def request_stop(self) -> None:
-        """Begins nothing that others can do as well, while calls are still answered."""
+        """Begins no work that another server can do. Calls are still answered."""
         self._payout_worker.request_stop()
 
     async def close(self) -> None:
-        """Ends what is under way; afterwards the engines may be disposed of."""
+        """Ends the work under way. Then the engines may be disposed of."""
         await asyncio.gather(
             self._payout_worker.stop(),
             self._snapshot_worker.stop(),
@@ -181,7 +181,7 @@ class Application:
 
 
 def _log_call_log_failure(worker_failed: ReportFailure, what: str, error: BaseException, /) -> None:
-    """An error unless the database is away: whatever else it is, the record of a call may be lost."""
+    """Logs an error, unless the database is away: then the calls wait, and none is lost."""
     if isinstance(error, DatabaseUnavailable):
         worker_failed(what, error)
     else:

@@ -1,4 +1,4 @@
-"""Commands that work on the books without a server."""
+"""The work of commands that use the books without a server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -35,9 +35,10 @@ T = TypeVar("T")
 
 
 def examine_database(settings: Settings) -> tuple[Condition, ...]:
-    """Asks the configured database, or the embedded one, whether it is fit for a server, and writes nothing.
+    """Checks whether the configured or embedded database is fit for a server. Writes nothing.
 
-    From the main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable.
+    Call it in the main thread, outside an event loop. Raises EmbeddedPostgresError,
+    DatabaseUnavailable.
     """
     not_required = set()
     if not settings.require_durable_database:
@@ -58,28 +59,28 @@ def examine_database(settings: Settings) -> tuple[Condition, ...]:
 
 
 def audit_books(settings: Settings) -> AuditReport:
-    """Audits the books of the configured database, or of the embedded one, and writes nothing into them.
+    """Audits the books of the configured or embedded database. Writes nothing.
 
-    From the main thread and outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable,
-    DatabaseTimeout.
+    Call it in the main thread, outside an event loop. Raises SchemaMismatch,
+    EmbeddedPostgresError, DatabaseUnavailable, DatabaseTimeout.
     """
     return on_books(settings, partial(audit, payout_answer_days=settings.payout_answer_days))
 
 
 def verify_seals(settings: Settings, expected_hash: bytes | None) -> ChainReport:
-    """Recomputes the chain of seals of the books, likewise."""
+    """Recomputes the chain of seals. The rest is as for `audit_books`."""
     return on_books(settings, lambda engine: verify_chain(engine, expected_hash))
 
 
 def on_books(
     settings: Settings, work: Callable[[AsyncEngine], Awaitable[T]], *, as_owner: bool = False
 ) -> T:
-    """What `work` returns on the books of the configured database, or of the embedded one, which must exist already.
+    """Runs `work` on the existing books of the configured or embedded database.
 
-    The one way for a command to read books, and with `as_owner` to remove from them: `work` then has two
-    connections, of the role that owns the tables, on the host that takes writes. From the main thread and
-    outside an event loop. Raises SchemaMismatch, EmbeddedPostgresError, DatabaseUnavailable, and what `work`
-    raises.
+    Every command that reads books calls it, and with `as_owner` those that remove rows: then `work`
+    has two sessions of the role that owns the tables, on the host that takes writes. Creates no
+    books. Call it in the main thread, outside an event loop. Raises SchemaMismatch,
+    EmbeddedPostgresError, DatabaseUnavailable, and what `work` raises.
     """
 
     async def work_on(database: Database) -> T:

@@ -1,10 +1,10 @@
-"""The configured database or the embedded one, and the connections of a server to it."""
+"""The configured database or the embedded one, and a server's pools of sessions."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self, get_args
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,6 +16,7 @@ from ledger.infrastructure.postgres.schema.migrations import create_database, mi
 from ledger.infrastructure.postgres.sessions.engine import (
     APPLICATION_ROLE,
     GROUP_LOCK_TIMEOUT_SECONDS,
+    LOCK_TIMEOUT_SECONDS,
     autocommit,
     create_engine,
     keeps_session,
@@ -25,20 +26,19 @@ from ledger.settings import Settings
 
 DATABASE_NAME = "ledger"
 
-
-# The embedded server's: how many it has for others than the workers, such as `ledger verify`; and how many it has at least.
-EMBEDDED_CONNECTIONS_SPARE = 50
-
-
-EMBEDDED_CONNECTIONS_MIN = 200
+# The sessions of the embedded PostgreSQL: besides those of the workers, and at least.
+EMBEDDED_SESSIONS_SPARE = 50
+EMBEDDED_SESSIONS_MIN = 200
+# The session of `Hosts` that watches a host.
+WATCH_SESSIONS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the books are: as the server opens them, and as migrations do.
+    """Where the books are: `url` for servers, `migration_url` for migrations.
 
-    `embedded_in` names the data directory, if any; `attached` tells that another process runs the embedded server, and will
-    stop it.
+    `embedded_in` is the data directory of an embedded PostgreSQL. `attached` is true if another
+    process started that PostgreSQL, and will stop it.
     """
 
     url: str
@@ -48,7 +48,7 @@ class Database:
 
     @property
     def description(self) -> str:
-        """For people: where the database is, without password."""
+        """Where the database is, for people and without the password."""
         if self.embedded_in is not None:
             return f"embedded PostgreSQL in {self.embedded_in}"
         return shown_url(self.url)
@@ -56,10 +56,11 @@ class Database:
 
 @contextmanager
 def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator[Database]:
-    """The configured database, or an embedded one, started if it is not running, and stopped at the end if so.
+    """Gives the configured database, or an embedded one.
 
-    The embedded one is brought to the newest schema unless the caller does not want it; nobody else administers it. From the
-    main thread and outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable, CannotMigrate.
+    Starts the embedded PostgreSQL if it is not running, and then stops it at the end. Unless
+    `newest_schema` is false, migrates it: it has no other administrator. Call it in the main
+    thread, outside an event loop. Raises EmbeddedPostgresError, DatabaseUnavailable, CannotMigrate.
     """
     if settings.database_url:
         yield Database(settings.database_url, settings.url_for_migrations)
@@ -80,13 +81,28 @@ def open_database(settings: Settings, *, newest_schema: bool = True) -> Iterator
         yield Database(application_url, owner_url, str(data_dir), postgres.attached)
 
 
+Pool = Literal["groups", "ingest", "balances", "long_reads", "other", "ping"]
+
+
+def pool_sizes(settings: Settings) -> Mapping[Pool, int]:
+    """How many sessions each pool of a server may open. docs/operations/servers.md has the table."""
+    return {
+        "groups": settings.ingest_concurrency,
+        "ingest": settings.ingest_pool_size,
+        "balances": GROUPS_AT_ONCE_MAX,
+        "long_reads": settings.long_read_pool_size,
+        "other": settings.database_pool_size,
+        "ping": 1,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The connections of a server, in pools of their own, so that no kind of call can take them from another, and all of them on
-    the host that takes writes.
+    """The sessions of a server, all on the host that takes writes.
 
-    `groups` books single calls, `ingest` batches. `ping` is apart so that a server whose connections are all busy is not taken
-    for one without a database.
+    Each kind of work has a separate pool, so that no kind can take the sessions of another.
+    `groups` books single calls, `ingest` batches. `ping` is separate so that a server whose
+    sessions are all in use does not look like one without a database.
     """
 
     groups: AsyncEngine
@@ -99,52 +115,47 @@ class Engines:
 
     @classmethod
     def of(cls, url: str, settings: Settings) -> Self:
-        """The engines of a database; they connect at their first use."""
+        """The engines of a database. They connect at their first use."""
         hosts = Hosts(url, target="read-write")
+
+        sizes = pool_sizes(settings)
+
+        def engine(pool: Pool, *, lock_timeout_seconds: int = LOCK_TIMEOUT_SECONDS) -> AsyncEngine:
+            return create_engine(
+                hosts, pool_size=sizes[pool], lock_timeout_seconds=lock_timeout_seconds
+            )
+
         return cls(
-            groups=create_engine(
-                hosts,
-                pool_size=settings.ingest_concurrency,
-                lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS,
-            ),
-            ingest=create_engine(hosts, pool_size=settings.ingest_pool_size),
-            balances=create_engine(hosts, pool_size=GROUPS_AT_ONCE_MAX),
-            long_reads=create_engine(hosts, pool_size=settings.long_read_pool_size),
-            other=create_engine(hosts, pool_size=settings.database_pool_size),
-            ping=create_engine(hosts, pool_size=1),
+            groups=engine("groups", lock_timeout_seconds=GROUP_LOCK_TIMEOUT_SECONDS),
+            ingest=engine("ingest"),
+            balances=engine("balances"),
+            long_reads=engine("long_reads"),
+            other=engine("other"),
+            ping=engine("ping"),
             hosts=hosts,
         )
 
     async def dispose(self) -> None:
-        """Closes all connections."""
-        for engine in (
-            self.groups,
-            self.ingest,
-            self.balances,
-            self.long_reads,
-            self.other,
-            self.ping,
-        ):
-            await engine.dispose()
-
-
-def embedded_connections(settings: Settings) -> int:
-    """How many connections the embedded server takes: those of each worker, and some for others."""
-    return max(
-        EMBEDDED_CONNECTIONS_MIN,
-        settings.workers * connections_of_a_server(settings) + EMBEDDED_CONNECTIONS_SPARE,
-    )
+        """Closes all sessions."""
+        for pool in get_args(Pool):
+            await getattr(self, pool).dispose()
 
 
 def connections_of_a_server(settings: Settings) -> int:
-    """How many connections a server process opens to a host, at the most; two of them to see whether it is well."""
-    of_events = settings.ingest_concurrency + settings.ingest_pool_size
-    of_reads = GROUPS_AT_ONCE_MAX + settings.long_read_pool_size + settings.database_pool_size
-    return of_events + of_reads + 2
+    """How many connections a server process opens to a host, at most."""
+    return sum(pool_sizes(settings).values()) + WATCH_SESSIONS
+
+
+def embedded_connections(settings: Settings) -> int:
+    """How many connections the embedded PostgreSQL accepts: those of all workers, and some more."""
+    return max(
+        EMBEDDED_SESSIONS_MIN,
+        settings.workers * connections_of_a_server(settings) + EMBEDDED_SESSIONS_SPARE,
+    )
 
 
 async def ping(engine: AsyncEngine) -> None:
-    """Asks the database for a sign of life. Raises DatabaseUnavailable when there is none a server could work with."""
+    """Checks that a server can work with the database. Raises DatabaseUnavailable if not."""
     async with autocommit(engine) as connection:
         if not await keeps_session(connection):
             raise DatabaseUnavailable(

@@ -1,10 +1,12 @@
-"""A server process, from its checks at the start to the end of its last call."""
+"""A server process, from the checks at the start to the end of the last call."""
 
 import asyncio
 import gc
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -20,10 +22,8 @@ from ledger.bootstrap.application import Application
 from ledger.bootstrap.database import Database, Engines, connections_of_a_server, ping
 from ledger.errors import DatabaseUnavailable
 from ledger.hangup import ends_at_hangup
-from ledger.infrastructure.postgres.sessions.clock import LedgerClock
-from ledger.infrastructure.postgres.sessions.engine import (
-    create_engine,
-)
+from ledger.infrastructure.postgres.sessions.clock import LedgerClock, host_now
+from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.snapshots import find_stay
 from ledger.infrastructure.postgres.verification.start_checks import (
     check_before_serving,
@@ -35,12 +35,11 @@ from ledger.settings import Settings
 # How many more objects than before make Python look for garbage; by default 700.
 GARBAGE_THRESHOLD = 20_000
 
-
 _log = structlog.get_logger("ledger")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """For a server: uvloop's where it is installed, which takes less time a call."""
+    """For a server: uvloop's event loop where it is installed, which spends less time on a call."""
     try:
         import uvloop
     except ImportError:
@@ -50,12 +49,15 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def check_security(settings: Settings) -> None:
-    """Raises SecurityMisconfigured when a server could not be guarded as the settings say; before it starts a database."""
+    """Raises SecurityMisconfigured if the settings cannot guard a server.
+
+    So `ledger serve` finds out before it starts a database.
+    """
     Security(settings)
 
 
 async def check_database(settings: Settings, database: Database) -> None:
-    """Raises UnfitDatabase or DatabaseUnavailable when no server may or can run on `database`."""
+    """Raises UnfitDatabase or DatabaseUnavailable if a server cannot or must not use `database`."""
     engine = create_engine(database.url, pool_size=2)
     try:
         await check_before_serving(
@@ -68,6 +70,62 @@ async def check_database(settings: Settings, database: Database) -> None:
         await engine.dispose()
 
 
+@dataclass(frozen=True, slots=True)
+class AssembledServer:
+    """A server with the application behind it, as `assemble` makes it."""
+
+    server: Server
+    application: Application
+
+    async def start(self) -> None:
+        """Answers calls and starts the background work."""
+        await self.server.start()
+        self.application.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls, lets calls under way end within the grace, then ends all work."""
+        self.application.request_stop()
+        await self.server.stop(grace_seconds)
+        await self.application.close()
+
+
+async def assemble(
+    settings: Settings,
+    engines: Engines,
+    *,
+    security: Security,
+    metrics: Metrics,
+    share_port: bool = False,
+    host_clock: Callable[[], datetime] = host_now,
+) -> AssembledServer:
+    """Assembles a server on the database of `engines`, for `ledger serve` and for tests.
+
+    Binds the port, and answers nothing before `start`. Raises AddressUnavailable.
+    """
+    application = Application(settings, engines, metrics.work, host_clock=host_clock)
+    # A standby that becomes the primary accepts no session yet: then the first ping reads its clock.
+    with suppress(DatabaseUnavailable):
+        await application.clock.measure(engines.ping)
+    shares = _memory_shares(settings)
+    server = Server(
+        application.service,
+        address=settings.grpc_address,
+        health_address=settings.health_address,
+        reflect=settings.offers_reflection,
+        ping=partial(_ping_and_read_clock, application.clock, engines.ping),
+        share_port=share_port,
+        connection_age_seconds=settings.max_connection_age_seconds,
+        connections_max=min(
+            shares.connections, room_for_connections(_descriptors_for_others(settings))
+        ),
+        limits=CallLimits(settings.open_calls, settings.open_streams, shares.large_places),
+        metrics=metrics.calls,
+        security=security,
+        call_log=application.call_log,
+    )
+    return AssembledServer(server, application)
+
+
 async def run_server(
     settings: Settings,
     database: Database,
@@ -76,11 +134,11 @@ async def run_server(
     metrics: Metrics,
     share_port: bool = False,
 ) -> None:
-    """Serves until SIGTERM or SIGINT, or until its terminal is closed, then drains.
+    """Serves until SIGTERM or SIGINT, or until the terminal is closed; then drains.
 
-    Calls `on_ready` with the address, and the one for health checks alone, once calls are answered.
-    `share_port` lets other processes serve at the same address, each some of the connections. Raises AddressUnavailable,
-    UnfitDatabase, SecurityMisconfigured, DatabaseUnavailable.
+    Calls `on_ready` once calls are answered, with the address and the one for health checks alone.
+    With `share_port` other processes can serve at the same address, each some of the connections.
+    Raises AddressUnavailable, UnfitDatabase, SecurityMisconfigured, DatabaseUnavailable.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,43 +151,22 @@ async def run_server(
     engines = Engines.of(database.url, settings)
     try:
         await check_database(settings, database)
-        application = Application(settings, engines, metrics.work)
-        # A standby takes no session of ours yet: its clock is read with the first sign of life.
-        with suppress(DatabaseUnavailable):
-            await application.clock.measure(engines.ping)
-        shares = _memory_shares(settings)
-        server = Server(
-            application.service,
-            address=settings.grpc_address,
-            health_address=settings.health_address,
-            reflect=settings.offers_reflection,
-            ping=partial(_look, application.clock, engines.ping),
-            share_port=share_port,
-            connection_age_seconds=settings.max_connection_age_seconds,
-            connections_max=min(
-                shares.connections, room_for_connections(_descriptors_for_others(settings))
-            ),
-            limits=CallLimits(settings.open_calls, settings.open_streams, shares.large_places),
-            metrics=metrics.calls,
-            security=security,
-            call_log=application.call_log,
+        assembled = await assemble(
+            settings, engines, security=security, metrics=metrics, share_port=share_port
         )
         security.start()
-        await server.start()
-        application.start()
-        # Beside the calls, as it takes longer the more accounts there are.
+        await assembled.start()
+        # While calls are answered: it takes longer the more accounts there are.
         numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
         _tune_garbage_collection()
         on_ready(
-            with_port(settings.grpc_address, server.port),
-            with_port(settings.health_address, server.health_port),
+            with_port(settings.grpc_address, assembled.server.port),
+            with_port(settings.health_address, assembled.server.health_port),
         )
         await stop.wait()
         _log.info("stopping")
-        application.request_stop()
-        await server.stop(settings.shutdown_grace_seconds)
         numbers_compared.cancel()
-        await application.close()
+        await assembled.stop(settings.shutdown_grace_seconds)
     finally:
         security.stop()
         await engines.dispose()
@@ -137,7 +174,7 @@ async def run_server(
 
 
 def _descriptors_for_others(settings: Settings) -> int:
-    """What a server keeps for others than its clients: the database, and health checks at their own address."""
+    """How many file descriptors a server needs for the database and the port of health checks."""
     return connections_of_a_server(settings) + (
         HEALTH_CONNECTIONS_MAX if settings.health_address else 0
     )
@@ -169,13 +206,16 @@ def _reload(security: Security) -> None:
 
 
 def _tune_garbage_collection() -> None:
-    """Keeps Python from looking through all that is loaded for garbage, again and again: it stays. Nor need calls be looked
-    through as often as by default, since hardly any of them leaves a cycle behind."""
+    """Spares Python needless searches for garbage.
+
+    What is loaded by now stays, so it is not searched again. Calls leave hardly any reference
+    cycles, so a search comes less often than by default.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
 
 
-async def _look(clock: LedgerClock, engine: AsyncEngine) -> None:
+async def _ping_and_read_clock(clock: LedgerClock, engine: AsyncEngine) -> None:
     await ping(engine)
     await clock.measure(engine)
