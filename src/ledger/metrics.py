@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from ledger.api.metrics import CallMetrics, UncountedCalls
+from ledger.api.metrics import CallMetrics, NoCallMetrics
 from ledger.api.transport.listening import AddressUnavailable
 from ledger.application.metrics import LedgerMetrics, UncountedWork
 from ledger.settings import Settings
@@ -25,7 +25,7 @@ _log = structlog.get_logger("ledger")
 class Metrics:
     """Whom the server tells what it does; nobody unless it is said."""
 
-    calls: CallMetrics = field(default_factory=UncountedCalls)
+    calls: CallMetrics = field(default_factory=NoCallMetrics)
     work: LedgerMetrics = field(default_factory=UncountedWork)
 
 

@@ -20,7 +20,7 @@ from support.running import RunningLedger, running_ledger
 from support.statuses import answer_or_error, reason_of, retry_seconds_of
 from support.waiting import until
 
-from ledger.api.metrics import UncountedCalls
+from ledger.api.metrics import NoCallMetrics
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions import engine
 from ledger.metrics import Metrics
@@ -53,12 +53,12 @@ async def locked_events(database: Database) -> AsyncIterator[Callable[[], Awaita
         await engine.dispose()
 
 
-class CountedRefusals(UncountedCalls):
+class CountedRefusals(NoCallMetrics):
     """Counts the calls that were turned away."""
 
     calls = 0
 
-    def turned_away(self, method: str, reason: str) -> None:
+    def refused_under_load(self, method: str, reason: str) -> None:
         self.calls += 1
 
 

@@ -6,8 +6,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from ledger.api.call_limits import CallBounds, CallLimits, OpenCalls, RefusalLog, UnreadAnswers
+from ledger.api.call_limits import CallLimits, OpenCalls, OpenCallsLimits
 from ledger.api.errors import status_of
+from ledger.api.methods import METHODS
+from ledger.api.refusal_log import RefusalLog
+from ledger.api.unread_responses import UnreadResponses
 from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
 from ledger.observability import CALLER
 
@@ -25,14 +28,12 @@ def test_call_beyond_the_bound_is_refused_until_one_has_ended() -> None:
 
 
 def test_each_method_has_its_bound() -> None:
-    """Streams share one, other calls another; what waits in a queue of its own has none here."""
-    bounds = CallBounds(CallLimits(calls=1, streams=1))
-    assert bounds.of("StreamEvents", is_stream=True) is bounds.of("WatchEvents", is_stream=True)
-    assert bounds.of("ListEntries", is_stream=False) is bounds.of("RunPayouts", is_stream=False)
-    assert bounds.of("ListEntries", is_stream=False) is not bounds.of(
-        "StreamEvents", is_stream=True
-    )
-    assert bounds.of("IngestEvent", is_stream=False) is None
+    """Streams have one, other calls share another; the ingest queue limits events."""
+    limits = OpenCallsLimits(CallLimits(calls=1, streams=1))
+    assert limits.of(METHODS["ListEntries"]) is limits.of(METHODS["RunPayouts"])
+    assert limits.of(METHODS["ListEntries"]) is not limits.of(METHODS["StreamEvents"])
+    assert limits.of(METHODS["StreamEvents"]) is not None
+    assert limits.of(METHODS["IngestEvent"]) is None
 
 
 class Ending:
@@ -55,7 +56,7 @@ class Ending:
 
 def test_answers_are_refused_while_too_much_is_unread() -> None:
     """What cannot be refused is counted all the same, and the next call is told before it is looked at."""
-    unread, calls = UnreadAnswers(100), [Ending(f"connection {number}") for number in range(3)]
+    unread, calls = UnreadResponses(100), [Ending(f"connection {number}") for number in range(3)]
     contexts: list[Any] = list(calls)
     unread.keep(contexts[0], 60, is_refusable=True)
     with pytest.raises(QueueFull):
@@ -74,7 +75,7 @@ def test_answers_are_refused_while_too_much_is_unread() -> None:
 
 def test_a_caller_that_reads_no_answers_keeps_out_no_other() -> None:
     """By its name if it has one, whatever connections it has; else by its connection."""
-    unread = UnreadAnswers(100)
+    unread = UnreadResponses(100)
     contexts: list[Any] = [Ending("one"), Ending("another")]
     unread.keep(contexts[0], 50, is_refusable=True)
     with pytest.raises(QueueFull):

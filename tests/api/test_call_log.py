@@ -17,8 +17,6 @@ from support.processes import server_process
 from support.running import RunningLedger, query, running_ledger
 from support.tokens import token_line
 
-from ledger.api.access.authorization import SCOPE_BY_METHOD, Scope
-from ledger.api.access.call_records import WHAT_BY_METHOD
 from ledger.api.access.gate import STREAM_ROW_EVENTS
 from ledger.application import call_log as module
 from ledger.application.call_log import CallLog
@@ -63,13 +61,6 @@ async def code_of_call(call: Any) -> grpc.StatusCode:
     with pytest.raises(aio.AioRpcError) as caught:
         await call
     return caught.value.code()
-
-
-def test_exactly_the_methods_that_write_are_recorded() -> None:
-    """A new one is recorded, or only asks."""
-    assert set(WHAT_BY_METHOD) == {
-        method for method, scope in SCOPE_BY_METHOD.items() if scope is not Scope.READ
-    }
 
 
 async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -> None:

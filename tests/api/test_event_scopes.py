@@ -13,7 +13,8 @@ from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
 from support.tokens import AUDIENCE, ISSUER, Issuer, token_line
 
-from ledger.api.access.authorization import SCOPE_BY_EVENT_TYPE, Scope
+from ledger.api.access.authorization import SCOPE_BY_EVENT_TYPE
+from ledger.api.methods import Scope
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 

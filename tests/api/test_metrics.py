@@ -40,7 +40,7 @@ class CountedCalls:
         self.answers.append((method, code))
         self.seconds.append(seconds)
 
-    def turned_away(self, method: str, reason: str) -> None:
+    def refused_under_load(self, method: str, reason: str) -> None:
         self.turned[method, reason] += 1
 
     def forget(self) -> None:

@@ -30,7 +30,7 @@ from support.statuses import answer_or_error, details_of, reason_of
 from support.waiting import until
 
 from ledger.api.ledger_service import LedgerService
-from ledger.api.metrics import UncountedCalls
+from ledger.api.metrics import NoCallMetrics
 from ledger.api.server import LAST_CALLS_SECONDS, Server
 from ledger.api.transport.listening import AddressUnavailable
 from ledger.bootstrap.database import Database
@@ -572,7 +572,7 @@ async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningL
         ).status == ledger_pb2.INGEST_STATUS_CREATED
 
 
-class StartedCalls(UncountedCalls):
+class StartedCalls(NoCallMetrics):
     """Counts the calls that the server has taken up."""
 
     calls = 0

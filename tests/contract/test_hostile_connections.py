@@ -29,8 +29,8 @@ from support.running import query, running_ledger
 from support.tokens import token_line
 from support.waiting import until
 
-from ledger.api import call_limits as crowding
 from ledger.api import server as api_server
+from ledger.api import unread_responses
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -706,7 +706,7 @@ async def test_answers_that_nobody_reads_are_bounded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that takes no answers has its further reads refused, and nobody else's."""
-    monkeypatch.setattr(crowding, "UNREAD_BYTES_MAX", 2000)
+    monkeypatch.setattr(unread_responses, "UNREAD_BYTES_MAX", 2000)
     async with running_ledger(database) as ledger:
         event, small = event_message(metadata={"filling": "x" * 900}), event_message()
         await ledger.ingest(event)

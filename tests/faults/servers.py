@@ -15,7 +15,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.ports import held_port, port_of
 
-from ledger.api.access.authorization import SERVICE_NAME
+from ledger.api.methods import SERVICE_NAME
 from ledger.bootstrap.database import Database
 from ledger.cli.serve.command import READY_PREFIX
 

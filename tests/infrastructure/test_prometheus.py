@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from ledger.api.call_limits import TURNED_AWAY
+from ledger.api.errors import REASONS_OF_OVERLOAD
 from ledger.infrastructure.prometheus import (
     MetricsPage,
     PrometheusCallMetrics,
@@ -82,10 +82,10 @@ def test_calls_that_were_turned_away_are_told_by_reason() -> None:
         for name, value in samples_of(registry).items()
         if name.startswith(series)
     }
-    assert told == dict.fromkeys(TURNED_AWAY.values(), 0)
+    assert told == dict.fromkeys(REASONS_OF_OVERLOAD.values(), 0)
     for turned, reason in enumerate(told, 1):
         for _ in range(turned):
-            calls.turned_away(INGEST, reason)
+            calls.refused_under_load(INGEST, reason)
     samples = samples_of(registry)
     assert [samples[series + reason] for reason in told] == [1, 2, 3]
 

@@ -1,14 +1,18 @@
-"""The frame around every call: it reads the request, gives the call an id, and turns whatever is raised into a status.
+"""The frame around every call.
 
-The stock library answers undecodable bytes and unexpected exceptions with UNKNOWN and their text; here neither gets out.
+It reads the request, gives the call an id, and turns every exception into a status. The gRPC library
+answers undecodable bytes and unexpected exceptions with UNKNOWN and their text; here neither leaves
+the server.
 
-It is put around the methods when they are registered: an interceptor would look up and wrap the method anew in every call.
+Methods get their frame when they are registered. An interceptor would look the method up and wrap it
+again in every call (ADR 0020).
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import grpc
@@ -19,17 +23,10 @@ from google.rpc import status_pb2
 from grpc import aio
 
 from ledger.api.access.gate import Gate, OpenGate
-from ledger.api.call_limits import (
-    TURNED_AWAY,
-    CallBounds,
-    CallLimits,
-    OpenCalls,
-    RefusalLog,
-    UnreadAnswers,
-    is_read,
-)
+from ledger.api.call_limits import CallLimits, OpenCalls, OpenCallsLimits
 from ledger.api.convert.wire_format import parse_request
 from ledger.api.errors import (
+    REASONS_OF_OVERLOAD,
     has_status,
     internal,
     not_implemented,
@@ -37,71 +34,94 @@ from ledger.api.errors import (
     status_code_of,
     status_of,
 )
+from ledger.api.methods import METHODS, SERVICE_NAME, Method
 from ledger.api.metrics import CallMetrics
+from ledger.api.refusal_log import RefusalLog
 from ledger.api.transport.receiving import (
     LARGE_PATIENCE_SECONDS,
     ROOM_TO_PARSE,
     LargePlaces,
     LargeTurns,
     Receiving,
-    is_large,
 )
+from ledger.api.unread_responses import UnreadLimits, UnreadResponses
 from ledger.domain.fields import is_id
 from ledger.errors import LedgerError, ShuttingDown
 from ledger.limits import MESSAGE_BYTES_MAX, SMALL_REQUEST_BYTES_MAX
 from ledger.observability import CALL_IDS
 
-# Calls of a method that is registered wait in a queue of their own before they are taken up: health checks are not behind events.
-# The others share one. Not all are registered, as each of them costs every call half a microsecond.
-_WITH_A_QUEUE_OF_THEIR_OWN = {"IngestEvent", "GetBalance", "Check", "Watch"}
 REQUEST_ID_KEY = "x-request-id"
-LAST_WORDS_SECONDS = 0.2
+# How long a stream has to end by itself when the server stops.
+LAST_RESPONSE_SECONDS = 0.2
 # The name of the task in which an open stream waits for the stop of the server.
 STOPPING_TASK = "stream waits for the stop"
-# Requests of the ledger that are received at once, and that wait for it: up to 4 MiB each that is
-# received, whatever its method takes, and 16 KiB each that waits. One that is honest has arrived
-# before it is read: 64 callers are as fast with 8 places as with 128.
+# How many requests of the ledger are received at once, and how many wait for that. Each that is
+# received may take 4 MiB, whatever its method accepts; each that waits takes 16 KiB. The request of
+# an honest client has arrived before it is read: 64 callers are as fast with 8 places as with 128.
 READING_MAX, WAITING_MAX = 8, 1000
-# The same of batches of events, which are that large, and share their places with open streams.
+# The same for batches of events, which share their places with open streams.
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
-# The same of health checks and reflection, which ask nobody who they are.
+# The same for health checks and reflection, which need no credentials.
 OPEN_READING_MAX, OPEN_WAITING_MAX = 2, 200
-# They have a few bytes, which come with their headers.
+# Their requests have a few bytes, which come with the headers.
 OPEN_PATIENCE_SECONDS = 0.1
 _HEALTH_SERVICE = "grpc.health."
-_LEDGER_SERVICE = "ledger."
+# Health checks do not wait behind events.
+_HEALTH_METHODS = frozenset({"Check", "Watch"})
 _STATUS_DETAILS_KEY = "grpc-status-details-bin"
-# How long the retries that gRPC makes by itself wait; they know nothing of RetryInfo.
+# How long gRPC waits before it retries by itself; it does not read RetryInfo.
 _RETRY_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
-# Made once: it keeps nothing.
-_BOUNDED_ELSEWHERE = nullcontext()
+# One for all calls: it has no state.
+_NO_LIMIT = nullcontext()
 
 Context = aio.ServicerContext[Any, Any]
 # grpc's own type for handlers knows synchronous methods only.
 Handler = Any
 
 
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What surrounds every call of one method. `method` is None for health checks and reflection."""
+
+    path: str
+    method: Method | None
+    receiving: Receiving
+    gate: Gate | None
+    open_calls: OpenCalls | None
+    unread: UnreadResponses | None
+    answers_while_stopping: bool
+
+    @property
+    def request_bytes_max(self) -> int:
+        is_large = self.method is not None and self.method.is_large
+        return MESSAGE_BYTES_MAX if is_large else SMALL_REQUEST_BYTES_MAX
+
+
 class CallFrame:
-    """Takes the place of a server when services are added to it, and registers their methods there, each in its frame."""
+    """Registers the methods of services with a server, each in its frame.
+
+    Generated code takes it for the server (`add_…_to_server`): it has the two methods they call.
+    """
 
     def __init__(
         self,
         server: aio.Server,
         limits: CallLimits,
         metrics: CallMetrics,
-        gates: Callable[[str, str], Gate | None] | None = None,
+        gate_of: Callable[[Method], Gate | None] | None = None,
     ) -> None:
-        """`gates` gives the gate before a method of a service, None if there is none."""
+        """`gate_of` returns the gate of a method of the ledger, None if it has none."""
         self._server = server
         large = LargePlaces(
             limits.streams + BATCHES_READING_MAX
             if limits.large_places is None
             else limits.large_places
         )
-        self._bounds = CallBounds(limits, large)
+        self._open_calls = OpenCallsLimits(limits, large)
+        self._unread = UnreadLimits()
         self._metrics = metrics
-        self._gates = gates
+        self._gate_of = gate_of
         self._turns = LargeTurns()
         self._receiving = Receiving(READING_MAX, WAITING_MAX)
         self._receiving_batches = Receiving(
@@ -114,29 +134,35 @@ class CallFrame:
         )
         self._open_receiving = Receiving(OPEN_READING_MAX, OPEN_WAITING_MAX, OPEN_PATIENCE_SECONDS)
         self._stopping = asyncio.Event()
-        # Bound once: finding out what is logged costs more than a call that logs nothing should.
+        # Bound once: to look up the log level costs more than a call that logs nothing should.
         self._log = structlog.get_logger("ledger.calls").bind()
         self._refusals = RefusalLog(self._log)
 
     def stop(self) -> None:
-        """Answers every further call of the ledger with ShuttingDown, and ends every call whose answer is a stream: an open one,
-        such as a health watch, would hold up the stop."""
+        """Answers further calls of the ledger with ShuttingDown, and ends every open stream.
+
+        An open stream, such as a health watch, would hold up the stop.
+        """
         self._stopping.set()
         self._refusals.report()
 
     def add_generic_rpc_handlers(self, _: Any) -> None:
-        """Does nothing: what services add in this way they add in the other one, too."""
+        """Does nothing: generated code registers the same methods in the other way, too."""
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Handler]
     ) -> None:
-        """Registers the methods of a service."""
+        """Registers the methods of a service.
+
+        A registered method has a separate queue for calls that the server has not taken up. The
+        others share one queue: they are registered as generic handlers.
+        """
         framed = {
             name: self._framed(service_name, name, handler)
             for name, handler in method_handlers.items()
         }
         own = {
-            name: handler for name, handler in framed.items() if name in _WITH_A_QUEUE_OF_THEIR_OWN
+            name: handler for name, handler in framed.items() if _has_own_queue(service_name, name)
         }
         rest = {name: handler for name, handler in framed.items() if name not in own}
         if own:
@@ -147,68 +173,61 @@ class CallFrame:
             )
 
     def _framed(self, service_name: str, name: str, handler: Handler) -> Handler:
-        method = f"/{service_name}/{name}"
-        is_ledger = service_name.startswith(_LEDGER_SERVICE)
-        bound = self._bounds.of(name, is_stream=handler.response_streaming) if is_ledger else None
-        receiving = self._receiving_of(name) if is_ledger else self._open_receiving
-        gate = None if self._gates is None else self._gates(service_name, name)
+        around = self._around(service_name, name)
         if handler.response_streaming:
-            return self._streaming(method, handler, bound, gate or OpenGate(), receiving)
+            return self._streaming(around, handler)
         if handler.request_streaming:
             raise NotImplementedError(
                 "the contract has no method that takes a stream and answers once"
             )
-        unread = self._bounds.of_answers(name) if is_ledger else None
-        is_refusable = is_ledger and is_read(name)
-        is_health = service_name.startswith(_HEALTH_SERVICE)
-        return self._single(
+        return self._single(around, handler)
+
+    def _around(self, service_name: str, name: str) -> _Surroundings:
+        path = f"/{service_name}/{name}"
+        if service_name != SERVICE_NAME:
+            is_health = service_name.startswith(_HEALTH_SERVICE)
+            return _Surroundings(path, None, self._open_receiving, None, None, None, is_health)
+        method = METHODS[name]
+        return _Surroundings(
+            path,
             method,
-            handler,
-            bound,
-            gate,
-            receiving,
-            unread,
-            is_health=is_health,
-            is_refusable=is_refusable,
+            self._receiving_batches if method.is_large else self._receiving,
+            None if self._gate_of is None else self._gate_of(method),
+            self._open_calls.of(method),
+            self._unread.of(method),
+            answers_while_stopping=False,
         )
 
-    def _receiving_of(self, name: str) -> Receiving:
-        return self._receiving_batches if is_large(name) else self._receiving
-
-    def _single(
-        self,
-        method: str,
-        handler: Handler,
-        bound: OpenCalls | None,
-        gate: Gate | None,
-        receiving: Receiving,
-        unread: UnreadAnswers | None,
-        *,
-        is_health: bool,
-        is_refusable: bool,
-    ) -> Handler:
-        """With `unread` answers are counted there; one that `is_refusable` may be refused for want of room."""
+    def _single(self, around: _Surroundings, handler: Handler) -> Handler:
+        """The handler of a method with one request and one response."""
         answer: Callable[[Message, Context], Awaitable[Message]] = handler.unary_unary
         parse: Callable[[bytes], Message] = handler.request_deserializer
-        bytes_max = (
-            MESSAGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_REQUEST_BYTES_MAX
+        # Looked up here and not in each call.
+        path, receiving, gate = around.path, around.receiving, around.gate
+        open_calls, unread, bytes_max = (
+            around.open_calls,
+            around.unread,
+            around.request_bytes_max,
         )
+        is_refusable = around.method is not None and around.method.is_read
+        answers_while_stopping = around.answers_while_stopping
 
         async def call(_: object, context: Context) -> Message:
-            framed = _Call(self._log, self._refusals, self._metrics, method, context)
+            framed = _Call(self._log, self._refusals, self._metrics, path, context)
             raw: list[bytes] = []
             request: list[Message] = []
             try:
-                if self._stopping.is_set() and not is_health:
+                if self._stopping.is_set() and not answers_while_stopping:
                     raise ShuttingDown
-                # The caller first: what a stranger sends is not received.
+                # The caller first: nothing is received from a stranger.
                 gated = None if gate is None else gate.call(context, framed.request_id)
-                # Passed on and not held: of a batch it is several MiB, which its method drops early.
+                # Popped from lists: a batch has several MiB, which its method drops early. A variable
+                # here would hold it until the end of the call.
                 raw = [await receiving.read(framed, bytes_max)]
                 if unread is not None:
                     unread.check(context)
                 request.append(parse_request(parse, raw.pop()))
-                with bound.admitted() if bound is not None else _BOUNDED_ELSEWHERE:
+                with open_calls.admitted() if open_calls is not None else _NO_LIMIT:
                     if gated is None:
                         response = await answer(request.pop(), context)
                     else:
@@ -218,55 +237,50 @@ class CallFrame:
                 if unread is not None:
                     unread.keep(context, response.ByteSize(), is_refusable=is_refusable)
             except BaseException as error:
-                if not framed.takes(error):
+                if not framed.became_status(error):
                     raise
             else:
                 framed.answered()
                 return response
-            # Nor held while the refusal is sent, if it was not passed on.
+            # Not held while the refusal is sent, either.
             raw.clear()
             request.clear()
             await framed.abort()
             raise RuntimeError("an aborted call went on")
 
-        # As if it took a stream: the library would read a single request before it calls anything of ours.
+        # Registered as if it took a stream: the library would read a single request before it calls
+        # any code of ours.
         return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
-    def _streaming(
-        self,
-        method: str,
-        handler: Handler,
-        bound: OpenCalls | None,
-        gate: Gate | OpenGate,
-        receiving: Receiving,
-    ) -> Handler:
+    def _streaming(self, around: _Surroundings, handler: Handler) -> Handler:
+        """The handler of a method whose response is a stream."""
         parse: Callable[[bytes], Message] = handler.request_deserializer
-        bytes_max = (
-            MESSAGE_BYTES_MAX if receiving is self._receiving_batches else SMALL_REQUEST_BYTES_MAX
-        )
-        is_ledger = receiving is not self._open_receiving
+        path, receiving, open_calls = around.path, around.receiving, around.open_calls
+        gate: Gate | OpenGate = around.gate or OpenGate()
+        bytes_max = around.request_bytes_max
+        is_ledger = around.method is not None
 
         async def call(_: object, context: Context) -> None:
-            framed = _Call(self._log, self._refusals, self._metrics, method, context)
+            framed = _Call(self._log, self._refusals, self._metrics, path, context)
             try:
                 with (
-                    bound.admitted() if bound is not None else nullcontext(),
+                    open_calls.admitted() if open_calls is not None else nullcontext(),
                     gate.call(context, framed.request_id) as gated,
                 ):
                     if handler.request_streaming:
-                        # The bound on open streams is the one on what those of the ledger are sent:
-                        # one that waits for its next event cannot be told from one that is slow.
+                        # For the ledger the limit on open streams also limits what is received: a
+                        # stream that waits for its next event looks the same as a slow one.
                         raws = _Requests(context) if is_ledger else _read_each(receiving, framed)
                         parsed = _parse_each(parse, gate.admit_each(raws, context), self._turns)
-                        answers = gated.answer_each(
+                        responses = gated.answer_each(
                             handler.stream_stream(gated.read_each(parsed), context)
                         )
                     else:
                         request = parse_request(parse, await receiving.read(framed, bytes_max))
-                        answers = handler.unary_stream(gated.read(request), context)
-                    await self._until_stopping(_write_all(answers, context))
+                        responses = handler.unary_stream(gated.read(request), context)
+                    await self._until_stopping(_write_all(responses, context))
             except BaseException as error:
-                if not framed.takes(error):
+                if not framed.became_status(error):
                     raise
             else:
                 framed.answered()
@@ -280,8 +294,8 @@ class CallFrame:
         stopping = asyncio.create_task(self._stopping.wait(), name=STOPPING_TASK)
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            # What it has to say about the stop, as a health watch has, it may still say.
-            await asyncio.wait({task}, timeout=LAST_WORDS_SECONDS)
+            # It may still send what it has to say about the stop, as a health watch does.
+            await asyncio.wait({task}, timeout=LAST_RESPONSE_SECONDS)
             if not task.done():
                 raise ShuttingDown
             await task
@@ -290,10 +304,17 @@ class CallFrame:
             task.cancel()
 
 
-class _Call:
-    """One call: its id, which its log lines carry, and the status of what it raised, which `abort` sends.
+def _has_own_queue(service_name: str, name: str) -> bool:
+    if service_name == SERVICE_NAME:
+        return METHODS[name].has_own_queue
+    return service_name.startswith(_HEALTH_SERVICE) and name in _HEALTH_METHODS
 
-    `abort` itself raises, and an exception raised inside `except` would drag the cause along: hence the two steps.
+
+class _Call:
+    """One call: its id, which its log lines carry, and the status that `abort` sends.
+
+    In two steps, `became_status` and then `abort`: `abort` raises, and an exception raised inside
+    `except` would keep the first one as its context.
     """
 
     __slots__ = (
@@ -323,32 +344,33 @@ class _Call:
         metrics.started(method)
 
     def answered(self) -> None:
-        """The call was answered with what it asked for."""
+        """Counts the call as answered with OK."""
         self._log.debug("call answered")
         self._count(grpc.StatusCode.OK)
 
-    def takes(self, error: BaseException) -> bool:
-        """Whether `error` has become a status; cancellations and aborts have not, and go their way."""
-        is_taken = self._judge(error)
+    def became_status(self, error: BaseException) -> bool:
+        """Counts the call; true if `error` is a status now. Cancellations and aborts are to be raised."""
+        has_become = self._set_status(error)
         if self._status is not None:
             self._count(status_code_of(self._status))
         else:
-            # Cancelled by the caller, by its deadline, or at the end of the grace, unless a library aborted it.
+            # Cancelled by the client, by its deadline, or at the end of the grace; or aborted by a
+            # library.
             self._count(
                 self.context.code()
                 if isinstance(error, aio.AbortError)
                 else grpc.StatusCode.CANCELLED
             )
-        return is_taken
+        return has_become
 
     def _count(self, code: grpc.StatusCode) -> None:
         self._metrics.answered(self._method, code, time.perf_counter() - self._started_at)
 
-    def _judge(self, error: BaseException) -> bool:
+    def _set_status(self, error: BaseException) -> bool:
         if isinstance(error, LedgerError) and has_status(error):
             self._status = status_of(error)
-            if (reason := TURNED_AWAY.get(type(error))) is not None:
-                self._metrics.turned_away(self._method, reason)
+            if (reason := REASONS_OF_OVERLOAD.get(type(error))) is not None:
+                self._metrics.refused_under_load(self._method, reason)
             code = status_code_of(self._status)
             cause = error.__cause__
             if cause is None:
@@ -360,7 +382,7 @@ class _Call:
             isinstance(error, NotImplementedError)
             and self.context.code() == grpc.StatusCode.UNIMPLEMENTED
         ):
-            # What the generated service does for methods that are not overridden.
+            # The generated service raises this for methods that are not overridden.
             self._status = not_implemented(self._method)
             return True
         if isinstance(error, aio.AbortError) or not isinstance(error, Exception):
@@ -371,16 +393,17 @@ class _Call:
         return True
 
     async def refuse(self, error: LedgerError) -> None:
-        """Ends the call while its own task waits for its request, which is answered by an AbortError.
+        """Ends the call from another task, while the call waits for its request.
 
-        A caller that has left meanwhile cannot be told: the library raises an InternalError then.
+        The waiting read then raises AbortError. For a client that has left, the library raises
+        InternalError here.
         """
-        self._judge(error)
+        self._set_status(error)
         with suppress(aio.AbortError, aio.InternalError):
             await self.abort()
 
     async def abort(self) -> None:
-        """Ends the call with the status. Always raises."""
+        """Sends the status. Always raises."""
         if self._status is None:
             raise RuntimeError("there is no status to end the call with")
         trailers: tuple[tuple[str, str | bytes], ...] = (
@@ -393,7 +416,7 @@ class _Call:
 
 
 def _request_id_given(context: Context) -> str | None:
-    """The id that the caller gave the call, if it can be one."""
+    """The id in the call's metadata, if it is a valid one."""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY:
             return value if isinstance(value, str) and is_id(value) else None
@@ -406,7 +429,7 @@ async def _read_each(receiving: Receiving, call: _Call) -> AsyncIterator[bytes]:
 
 
 class _Requests:
-    """What a stream is sent. The library's own iterator holds each until the next one comes."""
+    """The requests of a stream. The library's iterator would hold each until the next one comes."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -434,12 +457,12 @@ async def _parse_each(
         yield message.pop()
 
 
-async def _write_all(answers: Any, context: Context) -> None:
-    """Sends what a streaming method yields; one that writes to the context by itself is only awaited."""
-    if hasattr(answers, "__aiter__"):
-        # What it has begun ends with the call, not when somebody collects what is left of it.
-        async with aclosing(answers):
-            async for answer in answers:
-                await context.write(answer)
+async def _write_all(responses: Any, context: Context) -> None:
+    """Sends what a streaming method yields; a method that writes to the context is awaited."""
+    if hasattr(responses, "__aiter__"):
+        # It ends with the call, not when the generator is collected.
+        async with aclosing(responses):
+            async for response in responses:
+                await context.write(response)
     else:
-        await answers
+        await responses

@@ -311,3 +311,9 @@ _MADE_ONCE = {
     for kind, row in _TABLE.items()
     if row.text is not None and row.metadata is None and row.details is None
 }
+
+# Refusals that do not depend on the request: the server has more work than it can hold, or the caller
+# calls more often than it may. By class, with the reason that metrics name.
+REASONS_OF_OVERLOAD: Mapping[type[LedgerError], str] = {
+    kind: reason_of(kind) for kind in (QueueFull, DeadlineTooShort, RateLimited)
+}

@@ -15,10 +15,10 @@ from ledger.api.call_frame import (
     READING_MAX,
     WAITING_MAX,
 )
-from ledger.api.call_limits import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX
 from ledger.api.event_stream import HELD_BYTES_MAX
 from ledger.api.transport.connections import CONNECTIONS_MAX
 from ledger.api.transport.receiving import KEPT_FOR_BATCHES
+from ledger.api.unread_responses import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX
 from ledger.limits import MESSAGE_BYTES_MAX
 
 KIB, MIB = 1024, 1024 * 1024

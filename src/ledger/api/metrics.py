@@ -1,4 +1,4 @@
-"""What is told of every call, for whoever counts them."""
+"""What the api reports of every call, for metrics."""
 
 from typing import Protocol
 
@@ -6,9 +6,9 @@ import grpc
 
 
 class CallMetrics(Protocol):
-    """Is told what becomes of calls. `method` is the whole path of one that exists, "/package.Service/Method".
+    """Counts calls. `method` is the path of a method that exists: "/package.Service/Method".
 
-    The methods are called on the path of every call, so they have to be fast, and must not raise.
+    Every call runs these methods, so they must be fast, and must not raise.
     """
 
     def started(self, method: str) -> None:
@@ -17,15 +17,15 @@ class CallMetrics(Protocol):
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         """A call that began has ended."""
 
-    def turned_away(self, method: str, reason: str) -> None:
-        """A call is being refused, whatever it asks, as there is more to do than can be held or than its caller may ask for.
+    def refused_under_load(self, method: str, reason: str) -> None:
+        """A call is refused because the server has too much work or the caller calls too often.
 
-        `reason` is the contract's, without its prefix. The answer is told besides.
+        `reason` is the contract's, without its prefix. `answered` follows.
         """
 
 
-class UncountedCalls:
-    """Nobody wants to know."""
+class NoCallMetrics:
+    """Discards everything."""
 
     def started(self, method: str) -> None:
         pass
@@ -33,5 +33,5 @@ class UncountedCalls:
     def answered(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
         pass
 
-    def turned_away(self, method: str, reason: str) -> None:
+    def refused_under_load(self, method: str, reason: str) -> None:
         pass

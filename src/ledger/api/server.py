@@ -10,11 +10,11 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from ledger.api.access.authorization import SERVICE_NAME
 from ledger.api.access.security import Security
 from ledger.api.call_frame import CallFrame
 from ledger.api.call_limits import CallLimits
-from ledger.api.metrics import CallMetrics, UncountedCalls
+from ledger.api.methods import SERVICE_NAME
+from ledger.api.metrics import CallMetrics, NoCallMetrics
 from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
 from ledger.api.transport.listening import AddressUnavailable, Listener
 from ledger.application.call_log import CallLog
@@ -132,7 +132,7 @@ class Server:
             # A connection costs about 60 KiB; those beyond are closed at once.
             ("grpc.max_allowed_incoming_connections", connections_max),
         )
-        metrics = metrics or UncountedCalls()
+        metrics = metrics or NoCallMetrics()
         self._health = health.aio.HealthServicer()
         self._ping = ping
         self._failed_pings = FAILED_PINGS_MAX - 1
@@ -152,8 +152,8 @@ class Server:
             if self._health_listener is not None:
                 self._health_listener.release()
             raise
-        gates = None if security is None else partial(security.gate, call_log=call_log)
-        self._frame = CallFrame(self._listener.server, limits, metrics, gates)
+        gate_of = None if security is None else partial(security.gate, call_log=call_log)
+        self._frame = CallFrame(self._listener.server, limits, metrics, gate_of)
         # It has what those who add services ask of a server.
         framed = cast(aio.Server, self._frame)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, framed)

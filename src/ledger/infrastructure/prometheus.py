@@ -105,7 +105,7 @@ class PrometheusCallMetrics:
             )
         counter.inc()
 
-    def turned_away(self, method: str, reason: str) -> None:
+    def refused_under_load(self, method: str, reason: str) -> None:
         self._of(method).turned_away[reason].inc()
 
     def _of(self, method: str) -> "_OfMethod":

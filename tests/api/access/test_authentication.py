@@ -32,11 +32,11 @@ from ledger.api.access.authentication import (
     Credential,
     JwtRefused,
 )
-from ledger.api.access.authorization import SCOPE_BY_METHOD, Scope, scopes_for
 from ledger.api.access.credential_files import read_identities, read_tokens
 from ledger.api.access.jwt_tokens import LEEWAY_SECONDS, JwtVerifier
 from ledger.api.access.reloading import FileUnusable, ReloadedFiles
 from ledger.api.access.security import Security, SecurityMisconfigured
+from ledger.api.methods import METHODS, Scope
 from ledger.bootstrap.database import Database
 from ledger.errors import NotAuthenticated
 from ledger.settings import Settings
@@ -269,27 +269,15 @@ async def test_unauthenticated_calls_write_nothing(guarded: RunningLedger) -> No
 # Scopes
 
 
-def test_every_method_of_the_contract_needs_a_scope() -> None:
-    """A new one fails here until somebody has decided who may call it."""
-    methods = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
-    assert set(SCOPE_BY_METHOD) == set(methods)
-
-
-def test_asking_needs_the_scope_for_asking() -> None:
-    """And nothing else does."""
-    for method, scope in SCOPE_BY_METHOD.items():
-        assert (scope is Scope.READ) == method.startswith(("Get", "List"))
-
-
-@pytest.mark.parametrize("method", sorted(SCOPE_BY_METHOD))
+@pytest.mark.parametrize("method", sorted(METHODS))
 async def test_method_takes_its_scope_and_no_other(
     guarded: RunningLedger, issuer: Issuer, method: str
 ) -> None:
     """Who has every other scope is refused, and told which one is missing; who has that one gets through."""
-    needed = SCOPE_BY_METHOD[method]
+    needed = METHODS[method].scope
     request = getattr(ledger_pb2, f"{method}Request")()
     others = issuer.sign(
-        scope=" ".join(scope for scope in Scope if scope not in scopes_for(method))
+        scope=" ".join(scope for scope in Scope if scope not in METHODS[method].scopes)
     )
     alone = issuer.sign(scope=needed)
     if method == "StreamEvents":
@@ -316,9 +304,8 @@ def test_server_that_asks_nobody_has_no_gates(folder: Path) -> None:
         Security(Settings(_env_file=None, auth_tokens_file=folder / "tokens")),
     )
     for method in methods:
-        assert nobody.gate("ledger.v1.LedgerService", method) is None
-        assert somebody.gate("ledger.v1.LedgerService", method) is not None
-    assert somebody.gate("grpc.health.v1.Health", "Check") is None
+        assert nobody.gate(METHODS[method]) is None
+        assert somebody.gate(METHODS[method]) is not None
 
 
 # Certificates

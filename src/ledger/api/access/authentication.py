@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from grpc import aio
 
-from ledger.api.access.authorization import Scope
 from ledger.api.access.credential_files import DNS_KIND, URI_KIND, StaticToken, is_identity
 from ledger.api.access.reloading import ReloadedFiles
+from ledger.api.methods import Scope
 from ledger.errors import NotAuthenticated
 
 if TYPE_CHECKING:

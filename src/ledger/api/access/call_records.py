@@ -1,21 +1,25 @@
-"""What the call log says of a call: by method, from its request and its answer. Short, and never the caller's own words."""
+"""What the call log records of a call's content, by method, from its request and response.
+
+It is short, and quotes nothing of the caller's but ids.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ledger.domain.fields import is_id
 from ledger.domain.restaurants import CHANGEABLE_FIELDS
 from ledger.v1 import ledger_pb2
 
-What = Mapping[str, str | int | bool]
+Content = Mapping[str, str | int | bool]
 _LENGTH_SHOWN = 128
 
 
-def _event(request: ledger_pb2.IngestEventRequest, _: object) -> What:
+def _event(request: ledger_pb2.IngestEventRequest, _: object) -> Content:
     return {"event_id": _shown(request.event.event_id)}
 
 
-def _batch(events: int, response: ledger_pb2.BatchIngestEventsResponse | None) -> What:
+def _batch(events: int, response: ledger_pb2.BatchIngestEventsResponse | None) -> Content:
     if response is None:
         return {"events": events}
     return {
@@ -24,12 +28,12 @@ def _batch(events: int, response: ledger_pb2.BatchIngestEventsResponse | None) -
     }
 
 
-def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> What:
+def _restaurant(request: ledger_pb2.PutRestaurantRequest, _: object) -> Content:
     return {"restaurant_id": _shown(request.restaurant_id)}
 
 
-def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -> What:
-    # Which field, but no key of the metadata: that is the caller's own word.
+def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -> Content:
+    # Names of fields, but no keys of metadata: callers choose those.
     changed = {path.partition(".")[0] for path in request.update_mask.paths}
     return {
         "restaurant_id": _shown(request.restaurant.restaurant_id),
@@ -39,45 +43,49 @@ def _restaurant_change(request: ledger_pb2.UpdateRestaurantRequest, _: object) -
 
 def _payout_run(
     request: ledger_pb2.RunPayoutsRequest, response: ledger_pb2.RunPayoutsResponse | None
-) -> What:
+) -> Content:
     as_of = request.as_of
-    what: dict[str, str | int | bool] = {
+    content: dict[str, str | int | bool] = {
         "currency": _shown(request.currency),
         "as_of": f"{as_of.year:04}-{as_of.month:02}-{as_of.day:02}",
         "min_amount_minor": request.min_amount_minor,
         "request_id": _shown(request.request_id),
         "dry_run": request.dry_run,
     }
-    return (
-        what if response is None else {**what, "payout_run_id": response.payout_run.payout_run_id}
-    )
+    if response is not None:
+        content["payout_run_id"] = response.payout_run.payout_run_id
+    return content
 
 
-def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> What:
+def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> Content:
     return {"payout_run_id": _shown(request.payout_run_id)}
 
 
-# The methods that write, each with what is said of it, from what is kept of its request. A stream's
-# events are counted as they pass.
-WHAT_BY_METHOD: Mapping[str, Callable[[Any, Any], What]] = {
-    "IngestEvent": _event,
-    "BatchIngestEvents": _batch,
-    "StreamEvents": lambda _, __: {},
-    "RunPayouts": _payout_run,
-    "CancelPayoutRun": _canceled_run,
-    "PutRestaurant": _restaurant,
-    "UpdateRestaurant": _restaurant_change,
+@dataclass(frozen=True, slots=True)
+class ContentRule:
+    """How to get the content of a call's record.
+
+    `describe` takes what was kept of the request, and the response or None. `keep` is what to keep of
+    the request until then; None: all of it.
+    """
+
+    describe: Callable[[Any, Any], Content]
+    keep: Callable[[Any], Any] | None = None
+
+
+# One for each method that the call log records. The events of a stream are counted as they pass.
+CONTENT_BY_METHOD: Mapping[str, ContentRule] = {
+    "IngestEvent": ContentRule(_event),
+    # The whole request would take too much memory.
+    "BatchIngestEvents": ContentRule(_batch, keep=lambda request: len(request.events)),
+    "StreamEvents": ContentRule(lambda _, __: {}),
+    "RunPayouts": ContentRule(_payout_run),
+    "CancelPayoutRun": ContentRule(_canceled_run),
+    "PutRestaurant": ContentRule(_restaurant),
+    "UpdateRestaurant": ContentRule(_restaurant_change),
 }
-# What is kept of a request until then, where all of it would be too much.
-KEPT_BY_METHOD: Mapping[str, Callable[[Any], Any]] = {
-    "BatchIngestEvents": lambda request: len(request.events)
-}
-# Those whose answer waits for the log: they are few, and what they do is nowhere else told with who did it.
-WRITTEN_BEFORE_THE_ANSWER = frozenset(
-    {"RunPayouts", "CancelPayoutRun", "PutRestaurant", "UpdateRestaurant"}
-)
 
 
 def _shown(text: str) -> str:
-    """An id as it is; of anything else so much as helps to find the caller."""
+    """An id unchanged; of any other text enough to find the caller, with escapes."""
     return text if is_id(text) else text[:_LENGTH_SHOWN].encode("unicode_escape").decode()

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.api.access.authorization import Scope, parse_scopes
+from ledger.api.access.authorization import parse_scopes
 from ledger.api.access.reloading import FileUnusable, NamesNobody, read_file
+from ledger.api.methods import Scope
 
 # A name for a row of the call log, and for people: printable ASCII without blanks.
 _IDENTITY = re.compile(r"[!-~]+")

@@ -1,6 +1,7 @@
-"""What stands around each method of the service: who may call it, how often, and the record of who did.
+"""The gate of a method: who may call it, how often, and the call log's record of each call.
 
-A gate is put around a method when it is registered, and only if there is something to ask or to record: else a call passes none.
+A method gets a gate when it is registered, and only if there is something to check or to record.
+Without one a call pays nothing.
 """
 
 import asyncio
@@ -15,59 +16,55 @@ from google.protobuf.message import Message
 from ledger.api.access.authentication import Authenticator, Caller, Context, Credential
 from ledger.api.access.authorization import (
     REFUSED_EVENT_TYPES,
-    SCOPE_BY_METHOD,
-    SERVICE_NAME,
-    Scope,
     refused_event_types,
-    scopes_for,
 )
-from ledger.api.access.call_records import (
-    KEPT_BY_METHOD,
-    WHAT_BY_METHOD,
-    WRITTEN_BEFORE_THE_ANSWER,
-    What,
-)
+from ledger.api.access.call_records import CONTENT_BY_METHOD, Content
 from ledger.api.access.rate_limit import RateLimit
 from ledger.api.errors import code_of
+from ledger.api.methods import Method, Recorded, Scope
 from ledger.application.call_log import CallLog
 from ledger.application.ports.call_log import RecordedCall
 from ledger.errors import DeadlineTooShort, QueueFull, RateLimited, ScopeMissing
 from ledger.observability import CALLER
 
-# A stream has a row when it opens, before more events than these are acknowledged that no row counts,
-# after so many seconds in which some were, and at its end.
+# A stream gets a row when it opens, before it acknowledges more than STREAM_ROW_EVENTS events that
+# no row counts, STREAM_ROW_SECONDS after an event that no row counts, and when it ends.
 STREAM_ROW_EVENTS = 1_000
 STREAM_ROW_SECONDS = 1.0
-# The outcome of a stream that goes on.
+# The outcome of a stream that has not ended.
 STREAM_OPEN = "OPEN"
 
-# Refusals that say nothing about what was asked.
+# Refusals that do not depend on the request: the call log counts them instead of listing each.
 SUMMED_UP = (ScopeMissing, QueueFull, DeadlineTooShort)
 
 ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
 
 
 class Gate:
-    """Around one method. Without `authenticator` anybody may call it; `call_log` is None if nothing is to be recorded."""
+    """The gate of one method.
+
+    Without `authenticator` every caller may call it; without `call_log` nothing is recorded.
+    """
 
     def __init__(
         self,
-        name: str,
+        method: Method,
         *,
         authenticator: Authenticator | None,
         rate_limit: RateLimit | None,
         call_log: CallLog | None,
     ) -> None:
-        self._scope = SCOPE_BY_METHOD[name]
-        self._scopes = scopes_for(name)
+        self._scope = method.scope
+        self._scopes = method.scopes
         self._books_events = self._scope is Scope.INGEST
         self._authenticator = authenticator
         self._rate_limit = rate_limit
         self.call_log = call_log
-        self.method = f"/{SERVICE_NAME}/{name}"
-        self.what = WHAT_BY_METHOD.get(name)
-        self.kept_of = KEPT_BY_METHOD.get(name)
-        self.is_written_before_the_answer = name in WRITTEN_BEFORE_THE_ANSWER
+        self.method = method.path
+        content = CONTENT_BY_METHOD.get(method.name)
+        self.describe = None if content is None else content.describe
+        self.keep = None if content is None else content.keep
+        self.is_recorded_before_response = method.recorded is Recorded.BEFORE_RESPONSE
 
     def call(self, context: Context, request_id: str) -> "GatedCall":
         """Lets a call in. Raises NotAuthenticated, RateLimited, and ScopeMissing, which is recorded.
@@ -143,8 +140,8 @@ class GatedCall:
 
     def read(self, request: Message) -> Message:
         """Takes note of the request, and returns it."""
-        kept_of = self._gate.kept_of
-        self._kept = request if kept_of is None else kept_of(request)
+        keep = self._gate.keep
+        self._kept = request if keep is None else keep(request)
         return request
 
     async def read_each(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
@@ -194,7 +191,7 @@ class GatedCall:
         Raises DatabaseUnavailable and its like then: the call took effect, and may be repeated.
         """
         self._response = response
-        if self._gate.call_log is not None and self._gate.is_written_before_the_answer:
+        if self._gate.call_log is not None and self._gate.is_recorded_before_response:
             self._written = self._record("OK")
             await self._gate.call_log.write(self._written)
 
@@ -219,11 +216,11 @@ class GatedCall:
             self._gate.call_log.record(self._written)
 
     def _record(self, outcome: str) -> RecordedCall:
-        what: What = {}
+        what: Content = {}
         if self._stream_id:
             what = {"stream": self._stream_id, "events": self._events, "answered": self._answered}
-        elif self._kept is not None and self._gate.what is not None:
-            what = self._gate.what(self._kept, self._response)
+        elif self._kept is not None and self._gate.describe is not None:
+            what = self._gate.describe(self._kept, self._response)
         caller = self._caller
         return RecordedCall(
             caller.identity,

@@ -9,9 +9,9 @@ from typing import Any
 import jwt
 
 from ledger.api.access.authentication import JwtRefused, VerifiedClaims
-from ledger.api.access.authorization import Scope
 from ledger.api.access.credential_files import is_identity
 from ledger.api.access.reloading import FileUnusable, NamesNobody, ReloadedFiles, read_file
+from ledger.api.methods import Scope
 
 # What the clocks of two machines may differ by.
 LEEWAY_SECONDS = 10

@@ -9,13 +9,12 @@ import grpc
 
 from ledger.addresses import is_within_this_machine
 from ledger.api.access.authentication import Authenticator
-from ledger.api.access.authorization import SERVICE_NAME
-from ledger.api.access.call_records import WHAT_BY_METHOD
 from ledger.api.access.credential_files import read_identities, read_tokens
 from ledger.api.access.gate import Gate
 from ledger.api.access.rate_limit import RateLimit
 from ledger.api.access.reloading import FileUnusable, ReloadedFiles, Reloader
 from ledger.api.access.tls import ServerTls, TlsFiles
+from ledger.api.methods import Method, Recorded
 from ledger.application.call_log import CallLog
 from ledger.settings import Settings
 
@@ -66,11 +65,11 @@ class Security:
         """For the server's port; None: plaintext."""
         return None if self._tls is None else self._tls.credentials()
 
-    def gate(self, service_name: str, method: str, call_log: CallLog | None = None) -> Gate | None:
-        """What stands around a method; None: anybody may call it and nothing is recorded, as with health checks."""
-        if method not in WHAT_BY_METHOD:
+    def gate(self, method: Method, call_log: CallLog | None = None) -> Gate | None:
+        """The gate of a method; None if it checks nothing and records nothing."""
+        if method.recorded is Recorded.NO:
             call_log = None
-        if service_name != SERVICE_NAME or (self._authenticator is None and call_log is None):
+        if self._authenticator is None and call_log is None:
             return None
         return Gate(
             method,

@@ -35,7 +35,6 @@ CROWD_PATIENCE_SECONDS = 0.1
 TURN_BYTES_MIN = 512 * 1024
 # Of the places for large messages, so that streams that are open and idle keep no batch out.
 KEPT_FOR_BATCHES = 2
-_LARGE = {"BatchIngestEvents", "StreamEvents"}
 
 
 # What reads a stream of requests waits for before it has one parsed, by its bytes: as a message it
@@ -109,11 +108,6 @@ class LargePlaces:
         finally:
             self._streams -= 1
             self.on_free()
-
-
-def is_large(name: str) -> bool:
-    """Whether requests of the method may be large: those with many events."""
-    return name in _LARGE
 
 
 class Receiving:

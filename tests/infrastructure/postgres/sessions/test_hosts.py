@@ -20,7 +20,7 @@ from support.running import RunningLedger, query, running_ledger
 from support.waiting import until
 
 from ledger.api import server
-from ledger.api.access.authorization import SERVICE_NAME
+from ledger.api.methods import SERVICE_NAME
 from ledger.application import run_payouts
 from ledger.bootstrap.database import Database, Engines
 from ledger.cli.database_failures import database_failures

@@ -1,0 +1,148 @@
+"""The methods of the contract, and what the server does differently from one to the other.
+
+This is the only place that lists methods by name: the gate, the call log, the frame around each call
+and the limits read it. Tests hold the contract, `service_config.json` and the scopes in
+`docs/operations/security.md` to it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from ledger.v1 import ledger_pb2
+
+SERVICE_NAME = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
+
+
+class Scope(StrEnum):
+    """What a caller may do. `ingest` includes the three scopes that start with it."""
+
+    INGEST = "ingest"
+    INGEST_PROCESSOR = "ingest:processor"
+    INGEST_BANK = "ingest:bank"
+    INGEST_ADJUSTMENT = "ingest:adjustment"
+    READ = "read"
+    PAYOUT = "payout"
+    ADMIN = "admin"
+
+
+class Recorded(Enum):
+    """Whether the call log has a row for each call, and whether the response waits for that row."""
+
+    NO = "no"
+    SOON = "soon"
+    # These calls are rare, and only the call log knows who made them.
+    BEFORE_RESPONSE = "before the response"
+
+
+class OpenCallsLimit(Enum):
+    """What limits how many calls of a method are open at once."""
+
+    CALLS = "LEDGER_OPEN_CALLS"
+    STREAMS = "LEDGER_OPEN_STREAMS"
+    # The ingest queue for events. Balances are read in groups: many calls share one query.
+    ELSEWHERE = "elsewhere"
+
+
+class Responses(Enum):
+    """Which limit counts a method's responses that clients have not read yet."""
+
+    NOT_COUNTED = "not counted"
+    READS = "reads"
+    BATCHES = "batches"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC. `timeout_seconds` is the deadline in the service config; None: none, for a stream.
+
+    `is_large`: its requests may have up to MESSAGE_BYTES_MAX.
+    `has_own_queue`: its calls do not wait behind those of other methods before the server takes them
+    up. Each such method costs every call half a microsecond.
+    """
+
+    name: str
+    scope: Scope
+    recorded: Recorded = Recorded.NO
+    open_calls_limit: OpenCallsLimit = OpenCallsLimit.CALLS
+    responses: Responses = Responses.NOT_COUNTED
+    timeout_seconds: int | None = 10
+    is_large: bool = False
+    has_own_queue: bool = False
+
+    @property
+    def path(self) -> str:
+        """As in HTTP/2: /ledger.v1.LedgerService/IngestEvent."""
+        return f"/{SERVICE_NAME}/{self.name}"
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        """The scopes any of which allows the call: each part of `ingest` allows what `ingest` does.
+
+        Which events the caller may send is checked for each event (`access/authorization.py`).
+        """
+        return frozenset(
+            scope for scope in Scope if scope is self.scope or scope.partition(":")[0] == self.scope
+        )
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the method changes nothing: it may be refused even when its response is ready."""
+        return self.scope is Scope.READ
+
+
+def _read(name: str) -> Method:
+    return Method(name, Scope.READ, responses=Responses.READS)
+
+
+def _by_name(methods: Iterable[Method]) -> Mapping[str, Method]:
+    return {method.name: method for method in methods}
+
+
+METHODS: Mapping[str, Method] = _by_name(
+    (
+        Method(
+            "IngestEvent",
+            Scope.INGEST,
+            Recorded.SOON,
+            OpenCallsLimit.ELSEWHERE,
+            has_own_queue=True,
+        ),
+        Method(
+            "BatchIngestEvents",
+            Scope.INGEST,
+            Recorded.SOON,
+            OpenCallsLimit.ELSEWHERE,
+            Responses.BATCHES,
+            timeout_seconds=30,
+            is_large=True,
+        ),
+        Method(
+            "StreamEvents",
+            Scope.INGEST,
+            Recorded.SOON,
+            OpenCallsLimit.STREAMS,
+            timeout_seconds=None,
+            is_large=True,
+        ),
+        _read("GetEvent"),
+        Method(
+            "GetBalance",
+            Scope.READ,
+            open_calls_limit=OpenCallsLimit.ELSEWHERE,
+            has_own_queue=True,
+        ),
+        _read("ListEntries"),
+        Method("RunPayouts", Scope.PAYOUT, Recorded.BEFORE_RESPONSE, timeout_seconds=150),
+        _read("GetPayoutRun"),
+        _read("ListPayoutRuns"),
+        Method("CancelPayoutRun", Scope.PAYOUT, Recorded.BEFORE_RESPONSE),
+        _read("ListPayoutRunItems"),
+        _read("GetPayout"),
+        _read("ListPayouts"),
+        Method("PutRestaurant", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
+        Method("UpdateRestaurant", Scope.ADMIN, Recorded.BEFORE_RESPONSE),
+        _read("GetRestaurant"),
+        _read("ListRestaurants"),
+    )
+)

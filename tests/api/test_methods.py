@@ -1,0 +1,68 @@
+"""The table of methods: complete, and the same as what else describes methods."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from ledger.api.access.call_records import CONTENT_BY_METHOD
+from ledger.api.methods import METHODS, SERVICE_NAME, OpenCallsLimit, Recorded, Scope
+from ledger.v1 import ledger_pb2
+
+ROOT = Path(__file__).parents[2]
+CONTRACT = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
+
+
+def test_methods_are_those_of_the_contract() -> None:
+    """A new RPC fails here until it has a row."""
+    assert set(METHODS) == set(CONTRACT)
+    assert all(name == method.name for name, method in METHODS.items())
+
+
+def test_exactly_the_methods_that_get_and_list_need_the_scope_read() -> None:
+    for name, method in METHODS.items():
+        assert method.is_read == name.startswith(("Get", "List"))
+
+
+def test_exactly_the_methods_that_write_are_recorded() -> None:
+    """Each with a rule for what its record says."""
+    recorded = {name for name, method in METHODS.items() if method.recorded is not Recorded.NO}
+    assert recorded == {name for name, method in METHODS.items() if not method.is_read}
+    assert recorded == set(CONTENT_BY_METHOD)
+
+
+def test_exactly_the_streams_have_the_limit_on_open_streams() -> None:
+    """And no deadline: a stream is open for as long as its client has events."""
+    for name, method in METHODS.items():
+        is_stream = CONTRACT[name].server_streaming
+        assert (method.open_calls_limit is OpenCallsLimit.STREAMS) == is_stream
+        assert (method.timeout_seconds is None) == is_stream
+
+
+def test_service_config_has_the_timeouts_of_the_table() -> None:
+    """An entry for the method itself, or the one for all methods of the service."""
+    config = json.loads((files("ledger.v1") / "service_config.json").read_text())
+    timeouts = {
+        name.get("method"): entry.get("timeout")
+        for entry in config["methodConfig"]
+        for name in entry["name"]
+        if name["service"] == SERVICE_NAME
+    }
+    for method in METHODS.values():
+        seconds = method.timeout_seconds
+        wanted = None if seconds is None else f"{seconds}s"
+        assert timeouts.get(method.name, timeouts[None]) == wanted, method.name
+
+
+def test_documented_scopes_are_those_of_the_table() -> None:
+    """The table names each method, or all that begin alike: `Get…`."""
+    text = (ROOT / "docs" / "operations" / "security.md").read_text()
+    table = text.partition("| scope | methods |\n")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `([a-z:]+)` \| (.+) \|$", table, re.MULTILINE))
+    assert set(rows) == set(Scope)
+    for scope in {method.scope for method in METHODS.values()}:
+        named = [
+            re.escape(name).replace("…", ".+") for name in re.findall(r"`(\w+…?)`", rows[scope])
+        ]
+        documented = {name for name in METHODS if re.fullmatch("|".join(named), name)}
+        assert documented == {name for name, method in METHODS.items() if method.scope is scope}
