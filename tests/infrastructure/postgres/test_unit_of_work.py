@@ -1,21 +1,26 @@
 """The unit of work: all or nothing, and nothing unless it was committed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from support.events import unique
+from support.running import query
 
 from ledger.bootstrap.database import Database
 from ledger.domain.restaurants import Restaurant, RestaurantProfile
 from ledger.errors import DatabaseUnavailable, DataRejected
+from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
+
+POOL_SIZE = 2
 
 
 @pytest.fixture
 async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(shared_database.url, pool_size=2)
+    engine = create_engine(shared_database.url, pool_size=POOL_SIZE)
     yield engine
     await engine.dispose()
 
@@ -23,6 +28,11 @@ async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
 async def read(engine: AsyncEngine, restaurant_id: str) -> Restaurant | None:
     async with PostgresUnitOfWork(engine) as uow:
         return await uow.restaurants.get(restaurant_id)
+
+
+def session_of(uow: PostgresUnitOfWork) -> Connection:
+    """The connection that the unit of work uses."""
+    return uow.restaurants._connection
 
 
 async def test_what_was_committed_is_seen_by_another_session(engine: AsyncEngine) -> None:
@@ -61,6 +71,47 @@ async def test_database_errors_come_in_the_ledger_s_words(engine: AsyncEngine) -
         async with PostgresUnitOfWork(engine) as uow:
             await uow.restaurants.put(RestaurantProfile(unique("res"), maturity_days=366))
     assert await read(engine, "res_absent") is None
+
+
+async def test_lost_session_leaves_nothing_and_is_replaced(
+    engine: AsyncEngine, shared_database: Database
+) -> None:
+    """The block raises DatabaseUnavailable, and the next unit of work has another session."""
+    for _ in range(2 * POOL_SIZE):
+        restaurant_id = unique("res")
+        with pytest.raises(DatabaseUnavailable):
+            async with PostgresUnitOfWork(engine) as uow:
+                await uow.restaurants.put(RestaurantProfile(restaurant_id))
+                pid = await session_of(uow).fetchval("SELECT pg_backend_pid()")
+                await query(shared_database.migration_url, f"SELECT pg_terminate_backend({pid})")
+                await uow.commit()
+        assert await read(engine, restaurant_id) is None
+
+
+async def test_cancellation_leaves_nothing_and_the_pool_whole(engine: AsyncEngine) -> None:
+    """Cancelled in a statement or between two: the transaction ends, and the pool has its places."""
+    for waits_in_statement in (True, False) * POOL_SIZE:
+        restaurant_id = unique("res")
+        begun = asyncio.Event()
+
+        async def work(
+            restaurant_id: str = restaurant_id,
+            begun: asyncio.Event = begun,
+            waits_in_statement: bool = waits_in_statement,
+        ) -> None:
+            async with PostgresUnitOfWork(engine) as uow:
+                await uow.restaurants.put(RestaurantProfile(restaurant_id))
+                begun.set()
+                if waits_in_statement:
+                    await session_of(uow).execute("SELECT pg_sleep(60)")
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await read(engine, restaurant_id) is None
 
 
 async def test_unreachable_database_is_unavailable(shared_database: Database) -> None:

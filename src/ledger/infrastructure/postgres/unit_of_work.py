@@ -1,6 +1,7 @@
 """The unit of work on PostgreSQL: one transaction, rolled back unless `commit` was reached."""
 
-from contextlib import AsyncExitStack, suppress
+import asyncio
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ from ledger.infrastructure.postgres.sessions.errors import refusals
 class PostgresUnitOfWork:
     """Implements `ledger.application.ports.unit_of_work.UnitOfWork`.
 
-    Its block raises database errors in the ledger's words.
+    Its block raises database errors as the ledger's errors.
     """
 
     restaurants: PostgresRestaurants
@@ -36,7 +37,7 @@ class PostgresUnitOfWork:
             connection = await exits.enter_async_context(autocommit(self._engine))
             transaction = connection.transaction()
             await transaction.start()
-            exits.push_async_callback(self._roll_back)
+            exits.push_async_exit(self._roll_back)
             self._exits = exits.pop_all()
         self._connection, self._open = connection, transaction
         self.restaurants = PostgresRestaurants(connection)
@@ -58,9 +59,19 @@ class PostgresUnitOfWork:
     ) -> None:
         await self._exits.__aexit__(kind, error, trace)
 
-    async def _roll_back(self) -> None:
-        if self._open is not None:
+    async def _roll_back(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        # `autocommit` ends a cancelled session, and its transaction with it.
+        if isinstance(error, asyncio.CancelledError):
+            return
+        if self._connection is not None and self._open is not None:
             transaction, self._open = self._open, None
-            # With a lost session goes what was to be rolled back, and the pool has another one.
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            try:
                 await transaction.rollback()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                # The transaction ends with its session, and the pool opens another one.
+                self._connection.terminate()

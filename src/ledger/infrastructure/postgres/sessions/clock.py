@@ -28,17 +28,17 @@ def host_now() -> datetime:
 
 
 def steady_seconds() -> float:
-    """Seconds of a clock that is never set and, where the system has one, continues while the host
-    is suspended.
+    """Seconds of a clock that is never set.
+
+    Where the system has such a clock, it continues while the host is suspended.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 class LedgerClock:
-    """Compares the clocks of books, database and host, and knows the latest of them without asking
-    the database.
+    """Compares the clocks of books, database and host, and knows the latest of them.
 
-    Continues from the last `measure` by the host's monotonic clock.
+    It asks the database in `measure` only, and continues from there by the host's monotonic clock.
     """
 
     def __init__(
@@ -49,9 +49,11 @@ class LedgerClock:
         on_measured: Callable[[float, float], None] = lambda _skew_seconds, _behind_seconds: None,
         on_jump: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """All in seconds: `on_measured` gets how far the host's clock is ahead of the database's,
-        and how far the database's is behind the latest record. `on_jump` gets how far the
-        database's clock jumped, negative if it jumped back.
+        """The callbacks get seconds.
+
+        `on_measured` gets how far the host's clock is ahead of the database's, and how far the
+        database's is behind the latest record. `on_jump` gets how far the database's clock jumped,
+        negative if it jumped back.
         """
         self._host_clock = host_clock
         self._steady_clock = steady_clock

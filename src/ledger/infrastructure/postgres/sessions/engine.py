@@ -220,11 +220,10 @@ def _end_if_unsafe(connection: Connection, message: asyncpg.PostgresLogMessage) 
 
 
 def check_safe(connection: Connection) -> None:
-    """Call this after a commit and before reporting it. Raises a driver's error if no standby may
-    have the commit.
+    """Raises a driver's error if the commit before it may not be safe on any standby.
 
-    The driver delivers a warning before the result of its statement, so `_end_if_unsafe` has ended
-    the session by then.
+    Call it after a commit and before reporting that. The driver delivers a warning before the
+    result of its statement, so `_end_if_unsafe` has ended the session by then.
     """
     if connection.is_closed():
         raise asyncpg.ConnectionDoesNotExistError(
@@ -243,8 +242,9 @@ def _refuse_closed(dbapi_connection: Any, *_: Any) -> None:
 
 
 async def connect(engine: AsyncEngine) -> AsyncConnection:
-    """A connection of the pool, for the caller to close. Raises DatabaseUnavailable if the database
-    refuses it.
+    """A connection of the pool, for the caller to close.
+
+    Raises DatabaseUnavailable if the database refuses it.
     """
     try:
         return await engine.connect()
@@ -261,8 +261,7 @@ async def driver_of(pooled: AsyncConnection) -> Connection:
 
 @asynccontextmanager
 async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
-    """A connection outside any transaction: every statement is a separate transaction, in one round
-    trip.
+    """A connection outside any transaction: each statement is one, in one round trip.
 
     Raises the block's database errors as the ledger's errors. A session that may be in an unknown
     state is ended, not pooled.
@@ -286,8 +285,9 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[Connection]:
 
 
 async def allow_seconds(connection: Connection, seconds: int) -> None:
-    """Gives each statement of the open transaction `seconds`, and lifts the timeout of the
-    transaction.
+    """Gives each statement of the open transaction `seconds`.
+
+    Lifts the timeout of the transaction as a whole.
     """
     await connection.execute(
         f"SET LOCAL statement_timeout = '{seconds}s'; {LIFT_TRANSACTION_TIMEOUT}"
@@ -300,11 +300,11 @@ async def wait_for_locks(connection: Connection, seconds: float) -> None:
 
 
 class KeptConnections:
-    """Connections for code that uses one all the time: each stays checked out of the pool until it
-    breaks.
+    """Connections for code that uses one all the time.
 
-    Taking a connection out of the pool and putting it back costs as much as storing a few events.
-    There are never more of them than uses at once; the callers and the engine's pool bound those.
+    Each stays checked out of the pool until it breaks: taking a connection out of the pool and
+    putting it back costs as much as storing a few events. There are never more of them than uses at
+    once; the callers and the engine's pool bound those.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -353,15 +353,15 @@ class KeptConnections:
 
 
 class BoundedConnections:
-    """Connections for reads that may be long: a few run, some more wait, and the rest are refused
-    at once.
+    """Connections for reads that may be long: a few run, some wait, the rest are refused.
 
     They come from a separate pool, so a long read never keeps a short one waiting.
     """
 
     def __init__(self, engine: AsyncEngine, *, uses_max: int) -> None:
-        """`uses_max` bounds the reads that run and wait together; the engine's pool bounds those
-        that run.
+        """`uses_max` bounds the reads that run and wait together.
+
+        The engine's pool bounds those that run.
         """
         self._engine = engine
         self._uses_max = uses_max
@@ -369,8 +369,9 @@ class BoundedConnections:
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[Connection]:
-        """Like the function `autocommit`. Raises QueueFull if `uses_max` reads run and wait
-        already.
+        """Like the function `autocommit`.
+
+        Raises QueueFull if `uses_max` reads run and wait already.
         """
         if self.uses >= self._uses_max:
             raise QueueFull

@@ -82,8 +82,9 @@ def error_of(error: BaseException) -> LedgerError | None:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Raises the block's database errors as the ledger's, with the original as cause; defects pass
-    unchanged.
+    """Raises the block's database errors as the ledger's, with the original as cause.
+
+    Any other error is a defect and passes unchanged.
     """
     try:
         yield
@@ -115,8 +116,7 @@ def refusal_of(error: BaseException) -> LedgerError | None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Like `database_errors`, and raises StatementRefused for a database error that is not in the
-    table.
+    """Like `database_errors`, and raises StatementRefused for a database error not in the table.
 
     For statements with rows of several callers: the ingest use case then halves the rows until the
     one that the database refuses is alone.

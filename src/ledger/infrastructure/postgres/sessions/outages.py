@@ -1,6 +1,4 @@
-"""Logs outages: a line when the database goes away, a rare one while it is away, a line when it is
-back.
-"""
+"""Logs an outage of the database: its beginning, its end, and a rare line in between."""
 
 import asyncio
 import time
@@ -60,11 +58,10 @@ class Outages:
         self._began_at = None
 
     def worker_failed(self, what: str, error: BaseException) -> None:
-        """Logs that a worker failed: the same failure rarely, and not during an outage, which has
-        its line.
+        """Logs that a worker failed: the same failure rarely, and not during an outage.
 
-        `what` is a sentence and the kind of the failure. If the database may be the cause, the line
-        waits DOUBT_SECONDS for an outage to be found.
+        `what` is a sentence and the kind of the failure. An outage has a separate line, so if the
+        database may be the cause, this line waits DOUBT_SECONDS for an outage to be found.
         """
         line = {"error": type(error).__name__, "cause": repr(error.__cause__ or error)}
         if not isinstance(error, (DatabaseUnavailable, DatabaseTimeout)):
