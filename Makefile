@@ -18,7 +18,7 @@ RUN := "$(UV)" run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-service run demo test faults failover moves lint format proto
+.PHONY: help install install-service run demo test test-fast coverage faults failover moves lint format proto
 .PHONY: proto-lint migrate revision schema verify bench bench-short soak overload fuzz
 .PHONY: vulnerabilities sbom wheel release clean
 
@@ -120,6 +120,13 @@ overload: install ## Offer a server of its own ten times what it can take, for a
 fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
 	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) \
 	  $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
+
+test-fast: install ## Run the tests that need no database
+	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest --no-database $(ARGS)
+
+coverage: install ## Run every test and show which lines and branches no test reaches
+	@mkdir -p .cache/coverage
+	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest --cov --cov-report=term-missing $(ARGS)
 
 faults: install ## Break everything around the service, judge the books: ARGS="--only F14"
 	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)

@@ -1,7 +1,9 @@
 """Fixtures for every test: one PostgreSQL server for all of them, and databases cloned from one that is migrated once."""
 
 import os
+import secrets
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -40,6 +42,43 @@ TEMPLATE = f"ledger_template_{os.getpid()}"
 SERVER_PARAMETERS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 # As long as a test of today's payouts may take.
 MIDNIGHT_MARGIN_SECONDS = 60
+# The seed of all random tests of a run.
+SEED_VARIABLE = "LEDGER_TEST_SEED"
+
+
+# What `make test-fast` leaves out: every test with this fixture, which all fixtures that start a
+# PostgreSQL request.
+DATABASE_FIXTURE = "starts_postgres"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-database", action="store_true", help="run the tests that need no PostgreSQL"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses the seeds of a run once, in the process that starts the workers."""
+    os.environ.setdefault(SEED_VARIABLE, str(secrets.randbits(32)))
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = os.environ[SEED_VARIABLE]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """How to repeat the random tests of this run."""
+    hypothesis_seed = config.getoption("hypothesis_seed")
+    return f"seeds: {SEED_VARIABLE}={os.environ[SEED_VARIABLE]} --hypothesis-seed={hypothesis_seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--no-database"):
+        return
+    with_database = [
+        item for item in items if DATABASE_FIXTURE in getattr(item, "fixturenames", ())
+    ]
+    config.hook.pytest_deselected(items=with_database)
+    items[:] = [item for item in items if item not in set(with_database)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,6 +86,34 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One process more than there are cores: tests that wait for a deadline leave a fifth of the cores idle."""
     cores = yield
     return cores + 1
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a random test: another one in each run, and the same under the same LEDGER_TEST_SEED."""
+    run_seed = os.environ[SEED_VARIABLE]
+    print(f"repeat with {SEED_VARIABLE}={run_seed}")  # noqa: T201
+    return zlib.crc32(f"{run_seed}/{request.node.name}".encode())
+
+
+@pytest.fixture(scope="session")
+def starts_postgres() -> None:
+    """Requested by every fixture that starts a PostgreSQL, and by tests that start one themselves."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_hidden_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --no-database, a test that starts a PostgreSQL without `starts_postgres` fails."""
+    if not request.config.getoption("--no-database"):
+        yield
+        return
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a test that starts a PostgreSQL requests the fixture starts_postgres")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmbeddedPostgres, "start", start)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +132,7 @@ def _is_given() -> bool:
 
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
+def server_url(starts_postgres: None) -> Iterator[str]:
     """A superuser's URL of the test server: LEDGER_TEST_DATABASE_URL, or an embedded server that forgets on power loss."""
     given = os.environ.get("LEDGER_TEST_DATABASE_URL")
     if given:
@@ -79,7 +146,7 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def empty_server_url() -> Iterator[str]:
+def empty_server_url(starts_postgres: None) -> Iterator[str]:
     """A superuser's URL of a server that has never seen the ledger: not even its roles."""
     try:
         find_bin_dir()

@@ -3,16 +3,20 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules() -> dict[str, ast.Module]:
     """Every module of the tests by its path."""
-    for path in sorted(TESTS.rglob("*.py")):
-        yield str(path.relative_to(TESTS)), ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        str(path.relative_to(TESTS)): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(TESTS.rglob("*.py"))
+    }
 
 
 def helpers_of(module: ast.Module) -> Iterator[Definition]:
@@ -36,7 +40,7 @@ def body_of(helper: Definition) -> str:
 def test_helpers_are_written_once() -> None:
     """Two modules with a helper of the same body are one helper that belongs in tests/support."""
     places: dict[str, dict[str, str]] = defaultdict(dict)
-    for path, module in modules():
+    for path, module in modules().items():
         for helper in helpers_of(module):
             places[body_of(helper)][path] = f"{path}:{helper.lineno} {helper.name}"
     copies = [
@@ -49,7 +53,7 @@ def test_helpers_are_not_imported_from_tests() -> None:
     """A module of tests imports from tests/support, never from another module of tests."""
     wrong = [
         f"{path} imports {node.module}"
-        for path, module in modules()
+        for path, module in modules().items()
         for node in ast.walk(module)
         if isinstance(node, ast.ImportFrom)
         and any(part.startswith("test_") for part in (node.module or "").split("."))

@@ -24,7 +24,7 @@ def _no_terminal_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def enterable_folder() -> Iterator[Path]:
+def enterable_folder(starts_postgres: None) -> Iterator[Path]:
     """A temporary folder that PostgreSQL can enter."""
     with folder_for_all() as folder:
         yield folder

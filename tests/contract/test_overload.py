@@ -6,10 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240.0
 
 
+@pytest.mark.usefixtures("starts_postgres")
 async def test_overload_is_refused_in_good_order() -> None:
     """Ten times the peak: work is done, callers are told QUEUE_FULL and keep back the rest; nothing acknowledged is lost, health
     checks are answered, and the memory is bounded. How much work is done is for `make overload` on a quiet machine to say."""

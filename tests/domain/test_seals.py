@@ -149,9 +149,9 @@ def test_what_is_packed_is_unpacked() -> None:
         list(unpacked(packed[:-1]))
 
 
-def test_packed_transactions_are_sealed_as_their_rows_are() -> None:
+def test_packed_transactions_are_sealed_as_their_rows_are(seed: int) -> None:
     """Several transaction ids of one database transaction, then another one; and without what an earlier epoch has sealed."""
-    chance = random.Random(seed := random.randrange(2**32))
+    chance = random.Random(seed)
 
     def rows(txid: int, number: int) -> SealedTransaction:
         places = bytes(sorted(chance.choices(range(PLACE_MAX + 1), k=chance.randrange(1, 5))))

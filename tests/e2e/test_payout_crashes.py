@@ -199,10 +199,8 @@ async def test_killed_while_it_writes_items(database: Database) -> None:
 ITEMS, LOCK = "SELECT FROM payout_run_items", "FOR NO KEY UPDATE"
 
 
-async def test_killed_at_random_instants(database: Database) -> None:
+async def test_killed_at_random_instants(database: Database, seed: int) -> None:
     """Round after round the server is killed at any instant of the run, commits included, and started anew."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)
     async with running_ledger(database) as ledger:
         ids = await charge_all(ledger, 4_000)

@@ -82,11 +82,9 @@ async def test_same_run_through_three_servers_at_once_pays_each_once(database: D
     await assert_reconciled(database.migration_url)
 
 
-async def test_different_runs_at_once_never_pay_twice(database: Database) -> None:
+async def test_different_runs_at_once_never_pay_twice(database: Database, seed: int) -> None:
     """Twelve runs of different dates, minimums and request ids at once through three servers, round after round, the bank's
     answers in between: one payout for each restaurant and round, no debt, no deadlock."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 3)
@@ -143,11 +141,9 @@ async def test_hundred_run_payouts_at_once(database: Database) -> None:
     await assert_reconciled(database.migration_url)
 
 
-async def test_events_storm_while_two_servers_pay(database: Database) -> None:
+async def test_events_storm_while_two_servers_pay(database: Database, seed: int) -> None:
     """Charges and refunds pour in while runs pay hundreds of restaurants: what is reserved is what the payouts say, no payout
     exceeds what was there, and a last run in the quiet pays all the rest to the cent."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)

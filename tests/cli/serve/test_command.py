@@ -28,7 +28,7 @@ def new_data_dir(enterable_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data_dir() -> Iterator[Path]:
+def data_dir(starts_postgres: None) -> Iterator[Path]:
     """The same for the tests of a module, one after the other: the first of their servers makes the cluster."""
     with folder_for_all() as folder:
         yield folder / "data"

@@ -146,7 +146,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECON
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def place(starts_postgres: None) -> Iterator[Path]:
     """An empty directory that every account can pass through, which pytest's own below a 0700 one is not."""
     path = Path(tempfile.mkdtemp(prefix="ledger-test-"))
     path.chmod(0o711)
@@ -155,7 +155,7 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[EmbeddedPostgres]:
+def running(starts_postgres: None) -> Iterator[EmbeddedPostgres]:
     """One server with the default settings for all the tests that only look."""
     path = Path(tempfile.mkdtemp(prefix="ledger-test-"))
     with EmbeddedPostgres.start(path) as server:

@@ -438,11 +438,9 @@ async def test_what_commits_late_is_sealed_later(database: Database) -> None:
 
 
 async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
-    database: Database,
+    database: Database, seed: int
 ) -> None:
     """Writers that take numbers early and commit late, some never, beside two sealers."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")  # noqa: T201
     dice = random.Random(seed)
     books = create_async_engine(database.url, pool_size=8)
     accounts = create_engine(database.url, pool_size=1)

@@ -198,10 +198,8 @@ class Traffic:
             await asyncio.sleep(self.chance.uniform(0, 0.02))
 
 
-async def test_no_answer_depends_on_snapshots(database: Database) -> None:
+async def test_no_answer_depends_on_snapshots(database: Database, seed: int) -> None:
     """Balances now and past, what payouts count, statements: the same without snapshots, under load and at rest."""
-    seed = time.time_ns()
-    print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)
     async with (
         engine_on(database.url) as one,

@@ -29,7 +29,7 @@ WRITES = "writes are taken"
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
+def pair(starts_postgres: None) -> Iterator[Pair]:
     with primary_and_standby() as pair:
         yield pair
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[EmbeddedPostgres]:
+def cluster(starts_postgres: None) -> Iterator[EmbeddedPostgres]:
     """A server of these tests' own: what is set here holds for all databases of a server."""
     folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
     folder.chmod(0o755)

@@ -59,7 +59,7 @@ class Pairs:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> Iterator[Pairs]:
+def pairs(starts_postgres: None) -> Iterator[Pairs]:
     with ExitStack() as exits:
         yield Pairs(exits)
 
