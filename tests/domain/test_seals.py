@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import pytest
 
 from ledger.domain.seals import (
-    ENTRY_FIELDS,
     ENTRY_TITLE,
-    EVENT_FIELDS,
     EVENT_TITLE,
     FIRST_PREVIOUS_HASH,
     PLACE_MAX,
+    SEALED_ENTRY_FIELDS,
+    SEALED_EVENT_FIELDS,
     Change,
     Seal,
     SealContents,
@@ -80,8 +80,8 @@ SEAL = Seal(
 
 def example() -> Seal:
     """The seal over the two rows above."""
-    event = row_digest(EVENT_TITLE, [EVENT[name] for name in EVENT_FIELDS])  # type: ignore[misc]
-    entry = row_digest(ENTRY_TITLE, [ENTRY[name] for name in ENTRY_FIELDS])  # type: ignore[misc]
+    event = row_digest(EVENT_TITLE, [EVENT[name] for name in SEALED_EVENT_FIELDS])  # type: ignore[misc]
+    entry = row_digest(ENTRY_TITLE, [ENTRY[name] for name in SEALED_ENTRY_FIELDS])  # type: ignore[misc]
     transaction = SealedTransaction(
         812, bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0"), b"\x00\x01", event + entry
     )

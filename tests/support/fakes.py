@@ -25,12 +25,13 @@ class FakeUnitOfWork:
         self._uncommitted: list[str] = []
         self.settlement = self
 
-    async def record(
-        self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
-    ) -> bool:
+    async def record(self, posting: Posting, batch_id: UUID) -> bool:
+        event = posting.event
         if event.event_id in self._ledger.events:
             return False
-        stored = StoredEvent(event, fingerprint, transaction_id, batch_id, datetime.now(UTC))
+        stored = StoredEvent(
+            event, posting.fingerprint, posting.transaction_id, batch_id, datetime.now(UTC)
+        )
         self._ledger.events[event.event_id] = stored
         self._uncommitted.append(event.event_id)
         return True
@@ -46,8 +47,7 @@ class FakeUnitOfWork:
         payout: Payout,
         state: PayoutState,
         entry: Entry | None,
-        event: ProcessorEvent,
-        transaction_id: UUID,
+        posting: Posting,
     ) -> None:
         raise AssertionError("there are no payouts to move")
 

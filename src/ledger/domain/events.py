@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import cast
 
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.fields import (
@@ -77,17 +78,11 @@ class ProcessorEvent:
         return BalanceAccount(self.restaurant_id, self.currency)
 
 
-# The fields that make an event what it is: two events with the same id must agree on all of them. Metadata is not among them.
-BUSINESS_FIELDS = (
-    "type",
-    "restaurant_id",
-    "currency",
-    "amount_minor",
-    "fee_minor",
-    "occurred_at",
-    "payout_id",
-    "reference",
-)
+# The fields of an event, listed once, above. Fingerprints, conflicts, seals and the columns that
+# servers write follow from these two tuples.
+EVENT_FIELDS = tuple(field.name for field in fields(ProcessorEvent))
+# Two events with the same id must agree on these. Metadata is not among them.
+BUSINESS_FIELDS = tuple(name for name in EVENT_FIELDS if name not in ("event_id", "metadata"))
 
 
 def event_violations(
@@ -152,13 +147,36 @@ def fingerprint(event: ProcessorEvent) -> bytes:
     """SHA-256 over the business fields, 32 bytes: equal if and only if two events say the same thing.
 
     Not over serialized protobuf, whose bytes are not canonical. None of the fields can hold a line feed, so joining by it is
-    unambiguous. The leading version lets another set of fields be told apart one day.
+    unambiguous. Another set of fields gets another version in front: stored fingerprints stay valid.
     """
+    # Spelled out, because to walk BUSINESS_FIELDS costs a seventh more for each event.
     text = (
-        f"1\n{event.type}\n{event.restaurant_id}\n{event.currency}\n{event.amount_minor}\n{event.fee_minor}\n"
-        f"{microseconds(event.occurred_at)}\n{event.payout_id}\n{event.reference}"
+        f"1\n{event.type}\n{event.restaurant_id}\n{event.currency}"
+        f"\n{event.amount_minor}\n{event.fee_minor}\n{microseconds(event.occurred_at)}"
+        f"\n{event.payout_id}\n{event.reference}"
     )
     return hashlib.sha256(text.encode()).digest()
+
+
+class _ReadFields:
+    """Stands in for an event, and notes which of its fields are read."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __getattr__(self, name: str) -> datetime:
+        self.names.append(name)
+        return OCCURRED_AT_MIN
+
+
+def _require_all_in_fingerprint() -> None:
+    read = _ReadFields()
+    fingerprint(cast(ProcessorEvent, read))
+    if tuple(read.names) != BUSINESS_FIELDS:
+        raise TypeError(f"the fingerprint is of {read.names}, not of {BUSINESS_FIELDS}")
+
+
+_require_all_in_fingerprint()
 
 
 def differing_fields(stored: ProcessorEvent, other: ProcessorEvent) -> list[str]:

@@ -14,30 +14,23 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ledger.domain.audit import AuditReport
-from ledger.domain.events import microseconds
+from ledger.domain.events import BUSINESS_FIELDS, microseconds
 
 # The fields of a row in the order in which they are hashed, by the names of their columns; restaurant_id and currency of an entry
 # are its balance account's. The number in a title lets another set of fields be told apart one day.
 EVENT_TITLE = "ledger-event/1"
-EVENT_FIELDS = (
+SEALED_EVENT_FIELDS = (
     "event_id",
     "fingerprint",
     "transaction_id",
     "batch_id",
-    "type",
-    "restaurant_id",
-    "currency",
-    "amount_minor",
-    "fee_minor",
-    "occurred_at",
-    "payout_id",
-    "reference",
+    *BUSINESS_FIELDS,
     "recorded_txid",
     "recorded_at",
     "metadata",
 )
 ENTRY_TITLE = "ledger-entry/1"
-ENTRY_FIELDS = (
+SEALED_ENTRY_FIELDS = (
     "recorded_txid",
     "transaction_id",
     "position",

@@ -15,7 +15,7 @@ from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.events import StoredEntry, StoredEvent
 from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EventType, ProcessorEvent, event_violations
+from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, event_violations
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, is_currency
 from ledger.domain.posting_rules import EntryType
@@ -70,6 +70,10 @@ _EXACT_BYTES_MIN = 256 * 1024
 _EVENT_FIELD_ORDER = {
     field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields
 }
+if _EVENT_FIELD_ORDER.keys() != set(EVENT_FIELDS):
+    raise TypeError("ProcessorEvent has other fields in the contract than in the domain")
+# The fields that are alike in the contract and the domain.
+_FIELDS_ALIKE = [field for field in EVENT_FIELDS if field not in ("type", "occurred_at")]
 _EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
 ENTRY_TYPE_NUMBERS = {
     entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}")
@@ -284,16 +288,9 @@ def encode_event(stored: StoredEvent, entries: list[StoredEntry]) -> ledger_pb2.
     event = stored.event
     response = ledger_pb2.GetEventResponse(
         event=ledger_pb2.ProcessorEvent(
-            event_id=event.event_id,
             type=_EVENT_TYPE_NUMBERS[event.type],
-            restaurant_id=event.restaurant_id,
-            currency=event.currency,
-            amount_minor=event.amount_minor,
-            fee_minor=event.fee_minor,
             occurred_at=encode_instant(event.occurred_at),
-            payout_id=event.payout_id,
-            reference=event.reference,
-            metadata=event.metadata,
+            **{field: getattr(event, field) for field in _FIELDS_ALIKE},
         ),
         transaction_id=str(stored.transaction_id),
         recorded_at=encode_instant(stored.recorded_at),

@@ -75,9 +75,7 @@ class PostEvents:
         for posting in batch.unsettled:
             event = posting.event
             try:
-                new = await settle_payout(
-                    self._begin, event, posting.fingerprint, posting.transaction_id, batch.batch_id
-                )
+                new = await settle_payout(self._begin, posting, batch.batch_id)
             except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
                 batch.refuse(posting, error)
             except PayoutAnswersContradict as error:

@@ -4,8 +4,8 @@ from uuid import UUID
 
 import structlog
 
+from ledger.application.ports.events import Posting
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
-from ledger.domain.events import ProcessorEvent
 from ledger.domain.payouts import PayoutState, settle
 from ledger.domain.posting_rules import Available, Entry
 from ledger.errors import PayoutNotFound
@@ -15,9 +15,7 @@ _log = structlog.get_logger("ledger.payouts")
 
 async def settle_payout(
     begin: UnitOfWorkFactory,
-    event: ProcessorEvent,
-    fingerprint: bytes,
-    transaction_id: UUID,
+    posting: Posting,
     batch_id: UUID,
 ) -> bool:
     """Stores a payout event, moves its payout and posts the move, all or nothing; False if the event's id is stored already.
@@ -25,9 +23,10 @@ async def settle_payout(
     Raises PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed, PayoutAnswersContradict, DataRejected or StatementRefused, with
     nothing stored; DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
     """
+    event = posting.event
     async with begin() as uow:
         # The event first: what is stored already is a duplicate or a conflict, whatever has become of the payout since.
-        if not await uow.settlement.record(event, fingerprint, transaction_id, batch_id):
+        if not await uow.settlement.record(posting, batch_id):
             return False
         payout = await uow.settlement.lock(event.payout_id)
         if payout is None:
@@ -38,7 +37,7 @@ async def settle_payout(
         if rule is not None:
             matures = rule.available is Available.AT_MATURITY
             entry = Entry(1, rule.entry_type, rule.debit, rule.credit, payout.amount_minor, matures)
-        await uow.settlement.move(payout, state, entry, event, transaction_id)
+        await uow.settlement.move(payout, state, entry, posting)
         await uow.commit()
     _log.info(
         "payout moved",

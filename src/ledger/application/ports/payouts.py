@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from ledger.application.ports.events import Posting
 from ledger.domain.events import ProcessorEvent
 from ledger.domain.payouts import (
     Payout,
@@ -155,10 +156,11 @@ class Payouts(Protocol):
 class PayoutSettlement(Protocol):
     """What the bank did with payouts, inside a unit of work."""
 
-    async def record(
-        self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
-    ) -> bool:
-        """Stores a payout event unless its id is stored; whether it was. Waits for another one of the same id."""
+    async def record(self, posting: Posting, batch_id: UUID) -> bool:
+        """Stores a payout event; False if its id is stored already. Posts no entry.
+
+        Waits for a transaction that is storing the same id.
+        """
         ...
 
     async def lock(self, payout_id: str) -> Payout | None:
@@ -174,8 +176,7 @@ class PayoutSettlement(Protocol):
         payout: Payout,
         state: PayoutState,
         entry: Entry | None,
-        event: ProcessorEvent,
-        transaction_id: UUID,
+        posting: Posting,
     ) -> None:
-        """Moves the payout to `state` and posts `entry`, if there is one, in its balance account."""
+        """Moves the payout to `state` by the event of `posting`; posts `entry` unless it is None."""
         ...

@@ -1,6 +1,5 @@
 """The append-only books on PostgreSQL: events, their entries, and the balance accounts."""
 
-import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import accumulate
@@ -12,6 +11,12 @@ from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent, microseconds
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
+from ledger.infrastructure.postgres.event_columns import (
+    EVENT_COLUMNS,
+    array_parameters,
+    listed,
+    metadata_json,
+)
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, wait_for_locks
 from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.sessions.fence import (
@@ -21,6 +26,28 @@ from ledger.infrastructure.postgres.sessions.fence import (
     Fence,
 )
 
+# Of the columns of an event, batch_id is one value for all of them. payout_id is left out: payout
+# events are stored by `ledger.infrastructure.postgres.payouts`.
+_WRITTEN_COLUMNS = [column for column in EVENT_COLUMNS if column != "payout_id"]
+_CANDIDATE_COLUMNS = [column for column in _WRITTEN_COLUMNS if column != "batch_id"]
+
+_PARAMETERS = len(_CANDIDATE_COLUMNS) + 10
+
+# The other parameters of INSERT_EVENTS, in the order of `insert_arguments`.
+(
+    _BATCH_ID,
+    _MATURITY_DAYS,
+    _FIRST_ENTRIES,
+    _LAST_ENTRIES,
+    _RULES,
+    _AMOUNTS,
+    _RULE_TYPES,
+    _RULE_DEBITS,
+    _RULE_CREDITS,
+    _RULE_MATURES,
+) = (f"${number}" for number in range(len(_CANDIDATE_COLUMNS) + 1, _PARAMETERS + 1))
+_WRITTEN_VALUES = {"batch_id": f"{_BATCH_ID}::uuid", "metadata": "metadata::jsonb"}
+
 # Stores events and posts their entries, both or neither. The primary key decides which events are
 # new: an insert waits for an event of the same id that another transaction is inserting, and
 # succeeds if that transaction rolls back. Needs READ COMMITTED; do not raise it.
@@ -29,31 +56,27 @@ from ledger.infrastructure.postgres.sessions.fence import (
 # deadlock. An event without a balance account falls out of the join and is not returned. The
 # maturity is the restaurant's at this moment.
 #
-# $14 to $17 hold the entries. The entries of an event are a slice of $16 and $17: the number of
-# each entry's line in the posting rules, and its amount. Only integers are sliced: PostgreSQL has
-# to search for an element of a text array.
+# RULES and AMOUNTS hold the entries. The entries of an event are a slice of both, from its first to
+# its last entry: the number of each entry's line in the posting rules, and its amount. Only integers
+# are sliced: PostgreSQL has to search for an element of a text array.
 #
 # One plan serves batches of ten and of a thousand, so no join may be here that a nested loop would
 # make quadratic. IS TRUE makes the look-up in `new` a separate hash table and keeps it from
 # becoming such a join.
-INSERT_EVENTS = """
+INSERT_EVENTS = f"""
 WITH candidate AS MATERIALIZED (
-  SELECT c.*, a.balance_account_id, COALESCE(r.maturity_days, $13::integer) AS maturity_days
-  FROM unnest($1::text[], $2::bytea[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[],
-    $8::bigint[],
-              $9::timestamptz[], $10::text[], $11::text[], $14::integer[], $15::integer[])
-       AS c (event_id, fingerprint, transaction_id, type, restaurant_id, currency, amount_minor,
-         fee_minor, occurred_at, reference, metadata, first_entry, last_entry)
+  SELECT c.*, a.balance_account_id,
+         COALESCE(r.maturity_days, {_MATURITY_DAYS}::integer) AS maturity_days
+  FROM unnest({array_parameters(_CANDIDATE_COLUMNS)},
+              {_FIRST_ENTRIES}::integer[], {_LAST_ENTRIES}::integer[])
+       AS c ({listed(_CANDIDATE_COLUMNS)}, first_entry, last_entry)
   JOIN restaurants AS r ON r.restaurant_id = c.restaurant_id
   JOIN balance_accounts AS a ON a.restaurant_id = c.restaurant_id AND a.currency = c.currency
 ),
 new AS (
   INSERT INTO processor_events (
-    event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
-    fee_minor, occurred_at, reference, metadata)
-  SELECT event_id, fingerprint, transaction_id, $12::uuid, type, restaurant_id, currency,
-         amount_minor, fee_minor,
-         occurred_at, reference, metadata::jsonb
+    {listed(_WRITTEN_COLUMNS)})
+  SELECT {listed(_WRITTEN_VALUES.get(column, column) for column in _WRITTEN_COLUMNS)}
   FROM candidate
   ORDER BY event_id COLLATE "C"
   ON CONFLICT (event_id) DO NOTHING
@@ -63,40 +86,39 @@ posted AS (
   INSERT INTO ledger_entries (
     balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
     amount_minor, available_at, occurred_at, event_id)
-  SELECT c.balance_account_id, c.transaction_id, e.position, ($18::text[])[e.rule],
-         ($19::text[])[e.rule],
-         ($20::text[])[e.rule], e.amount_minor,
-         CASE WHEN ($21::boolean[])[e.rule] AND c.maturity_days > 0
+  SELECT c.balance_account_id, c.transaction_id, e.position,
+         ({_RULE_TYPES}::text[])[e.rule], ({_RULE_DEBITS}::text[])[e.rule],
+         ({_RULE_CREDITS}::text[])[e.rule], e.amount_minor,
+         CASE WHEN ({_RULE_MATURES}::boolean[])[e.rule] AND c.maturity_days > 0
               THEN c.occurred_at + make_interval(hours => 24 * c.maturity_days) END,
          c.occurred_at, c.event_id
   FROM candidate AS c
-  CROSS JOIN LATERAL unnest(($16::integer[])[c.first_entry:c.last_entry],
-    ($17::bigint[])[c.first_entry:c.last_entry])
+  CROSS JOIN LATERAL unnest(({_RULES}::integer[])[c.first_entry:c.last_entry],
+                            ({_AMOUNTS}::bigint[])[c.first_entry:c.last_entry])
     WITH ORDINALITY AS e (rule, amount_minor, position)
   WHERE (c.event_id IN (SELECT event_id FROM new)) IS TRUE
 )
 SELECT event_id FROM new
 """
 
-# The posting rules as $18 to $21 of INSERT_EVENTS. An entry names its line by number, from 1 as SQL
-# counts.
-_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
+# The posting rules as the last four parameters of INSERT_EVENTS. An entry names its line by number,
+# from 1 as SQL counts.
+_POSTING_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
 _RULE_COLUMNS = (
-    [rule.entry_type.value for rule in _RULES],
-    [rule.debit.value for rule in _RULES],
-    [rule.credit.value for rule in _RULES],
-    [rule.available is Available.AT_MATURITY for rule in _RULES],
+    [rule.entry_type.value for rule in _POSTING_RULES],
+    [rule.debit.value for rule in _POSTING_RULES],
+    [rule.credit.value for rule in _POSTING_RULES],
+    [rule.available is Available.AT_MATURITY for rule in _POSTING_RULES],
 )
 _RULE_NUMBERS = {
     (rule.entry_type, rule.available is Available.AT_MATURITY): number
-    for number, rule in enumerate(_RULES, start=1)
+    for number, rule in enumerate(_POSTING_RULES, start=1)
 }
 
 # The stored events of some ids. A separate statement after INSERT_EVENTS: only a newer database
 # snapshot sees the rows that the insert waited for.
-SELECT_EVENTS = """
-SELECT event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
-       fee_minor, occurred_at, payout_id, reference, metadata, recorded_at
+SELECT_EVENTS = f"""
+SELECT {listed(EVENT_COLUMNS)}, recorded_at
 FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
@@ -174,6 +196,7 @@ def insert_arguments(
     entries = [entry for posting in postings for entry in posting.entries]
     last_entries = list(accumulate(len(posting.entries) for posting in postings))
     return (
+        # _CANDIDATE_COLUMNS, spelled out: every group of events comes by here.
         [event.event_id for event in events],
         [posting.fingerprint for posting in postings],
         [posting.transaction_id for posting in postings],
@@ -184,7 +207,7 @@ def insert_arguments(
         [event.fee_minor for event in events],
         [event.occurred_at for event in events],
         [event.reference for event in events],
-        [json.dumps(dict(event.metadata)) if event.metadata else "{}" for event in events],
+        [metadata_json(event) if event.metadata else "{}" for event in events],
         batch_id,
         maturity_days,
         [
@@ -196,6 +219,10 @@ def insert_arguments(
         [entry.amount_minor for entry in entries],
         *_RULE_COLUMNS,
     )
+
+
+if len(insert_arguments([], UUID(int=0), maturity_days=0)) != _PARAMETERS:
+    raise TypeError("insert_arguments leaves out a column that INSERT_EVENTS writes")
 
 
 class PostgresEventLedger:

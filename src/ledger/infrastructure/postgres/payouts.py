@@ -1,11 +1,11 @@
 """Payouts on PostgreSQL: reading them, and moving them as the bank's answers come in."""
 
-import json
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ledger.application.ports.events import Posting
 from ledger.application.ports.payouts import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payouts import (
@@ -17,6 +17,7 @@ from ledger.domain.payouts import (
     moves_of,
 )
 from ledger.domain.posting_rules import Entry, EntryType
+from ledger.infrastructure.postgres.event_columns import EVENT_COLUMNS, VALUE_OF, listed
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
@@ -77,13 +78,15 @@ ORDER BY p.created_at DESC, p.payout_id DESC
 LIMIT $3
 """
 
+_PLACEHOLDERS = (
+    f"${number}::text::jsonb" if column == "metadata" else f"${number}"
+    for number, column in enumerate(EVENT_COLUMNS, start=1)
+)
+
 # A payout event. Its entry is posted after the payout has been locked and checked.
-INSERT_EVENT = """
-INSERT INTO processor_events (
-  event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
-  fee_minor, occurred_at,
-  payout_id, reference, metadata)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)
+INSERT_EVENT = f"""
+INSERT INTO processor_events ({listed(EVENT_COLUMNS)})
+VALUES ({listed(_PLACEHOLDERS)})
 ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id
 """
@@ -158,26 +161,12 @@ class PostgresPayoutSettlement:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def record(
-        self, event: ProcessorEvent, fingerprint: bytes, transaction_id: UUID, batch_id: UUID
-    ) -> bool:
-        stored = await self._connection.fetchval(
-            INSERT_EVENT,
-            event.event_id,
-            fingerprint,
-            transaction_id,
-            batch_id,
-            event.type.value,
-            event.restaurant_id,
-            event.currency,
-            event.amount_minor,
-            event.fee_minor,
-            event.occurred_at,
-            event.payout_id,
-            event.reference,
-            json.dumps(dict(event.metadata)),
-        )
-        return stored is not None
+    async def record(self, posting: Posting, batch_id: UUID) -> bool:
+        values = [
+            batch_id if column == "batch_id" else VALUE_OF[column](posting)
+            for column in EVENT_COLUMNS
+        ]
+        return await self._connection.fetchval(INSERT_EVENT, *values) is not None
 
     async def lock(self, payout_id: str) -> Payout | None:
         try:
@@ -202,8 +191,7 @@ class PostgresPayoutSettlement:
         payout: Payout,
         state: PayoutState,
         entry: Entry | None,
-        event: ProcessorEvent,
-        transaction_id: UUID,
+        posting: Posting,
     ) -> None:
         await self._connection.execute(UPDATE_STATE, payout.payout_id, state.value)
         if entry is None:
@@ -211,14 +199,14 @@ class PostgresPayoutSettlement:
         await self._connection.execute(
             INSERT_ENTRY,
             payout.payout_id,
-            transaction_id,
+            posting.transaction_id,
             entry.position,
             entry.entry_type.value,
             entry.debit.value,
             entry.credit.value,
             entry.amount_minor,
-            event.occurred_at,
-            event.event_id,
+            posting.event.occurred_at,
+            posting.event.event_id,
         )
 
 

@@ -14,14 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.ports.seals import WHOLE, PartedTransaction, SealPart, SealPosition
 from ledger.domain.seals import (
     ABSENT,
-    ENTRY_FIELDS,
     ENTRY_TITLE,
-    EVENT_FIELDS,
     EVENT_PLACE,
     EVENT_TITLE,
     LAST,
     PLACE_MAX,
     ROW_BYTES,
+    SEALED_ENTRY_FIELDS,
+    SEALED_EVENT_FIELDS,
     SHORT_DIGEST_BYTES,
     PackedTransaction,
     Seal,
@@ -96,8 +96,8 @@ _WRITTEN = {
     },
     "fingerprint": "encode(fingerprint, 'hex')",
 }
-EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in EVENT_FIELDS}
-ENTRY_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in ENTRY_FIELDS}
+EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in SEALED_EVENT_FIELDS}
+ENTRY_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in SEALED_ENTRY_FIELDS}
 
 # An entry with the restaurant and the currency of its balance account, if that exists. LATERAL and
 # OFFSET 0 look the accounts up one by one: a join would search all accounts for those of a few

@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.domain.audit import AuditReport, Finding, Severity
 from ledger.domain.seals import (
-    ENTRY_FIELDS,
     ENTRY_TITLE,
-    EVENT_FIELDS,
     EVENT_PLACE,
     EVENT_TITLE,
     PLACE_MAX,
+    SEALED_ENTRY_FIELDS,
+    SEALED_EVENT_FIELDS,
     ChainReport,
     Change,
     KeptRow,
@@ -85,11 +85,11 @@ FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency FROM {ENT
 WHERE {OF_RANGE}
 ORDER BY number, entry.transaction_id, {PLACE}
 """
-_TRANSACTION_ID_OF_EVENT = 1 + EVENT_FIELDS.index("transaction_id")
-_EVENT_ID_OF_EVENT = 1 + EVENT_FIELDS.index("event_id")
-_TRANSACTION_ID_OF_ENTRY = 1 + ENTRY_FIELDS.index("transaction_id")
-_EVENT_ID_OF_ENTRY = 1 + ENTRY_FIELDS.index("event_id")
-_POSITION = 1 + ENTRY_FIELDS.index("position")
+_TRANSACTION_ID_OF_EVENT = 1 + SEALED_EVENT_FIELDS.index("transaction_id")
+_EVENT_ID_OF_EVENT = 1 + SEALED_EVENT_FIELDS.index("event_id")
+_TRANSACTION_ID_OF_ENTRY = 1 + SEALED_ENTRY_FIELDS.index("transaction_id")
+_EVENT_ID_OF_ENTRY = 1 + SEALED_ENTRY_FIELDS.index("event_id")
+_POSITION = 1 + SEALED_ENTRY_FIELDS.index("position")
 
 
 class _StoredRow(NamedTuple):

@@ -1,0 +1,57 @@
+"""The columns of processor_events that servers write, once: their order, types and values.
+
+Both INSERTs of events and the SELECT that reads them back follow from this list, and this list
+follows from the fields of ProcessorEvent.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any
+
+from ledger.application.ports.events import Posting
+from ledger.domain.events import BUSINESS_FIELDS, EVENT_FIELDS, ProcessorEvent
+
+EVENT_COLUMNS = (
+    "event_id",
+    "fingerprint",
+    "transaction_id",
+    "batch_id",
+    *BUSINESS_FIELDS,
+    "metadata",
+)
+
+_TYPES = {
+    "fingerprint": "bytea",
+    "transaction_id": "uuid",
+    "amount_minor": "bigint",
+    "fee_minor": "bigint",
+    "occurred_at": "timestamptz",
+}
+
+
+def metadata_json(event: ProcessorEvent) -> str:
+    """The metadata as PostgreSQL reads it."""
+    return json.dumps(dict(event.metadata)) if event.metadata else "{}"
+
+
+# What a column holds of an event that is booked. All columns but batch_id, which the attempt has.
+VALUE_OF: Mapping[str, Callable[[Posting], Any]] = {
+    "fingerprint": attrgetter("fingerprint"),
+    "transaction_id": attrgetter("transaction_id"),
+    **{field: attrgetter(f"event.{field}") for field in EVENT_FIELDS},
+    "type": attrgetter("event.type.value"),
+    "metadata": lambda posting: metadata_json(posting.event),
+}
+
+
+def listed(columns: Iterable[str]) -> str:
+    """The columns as SQL lists them."""
+    return ", ".join(columns)
+
+
+def array_parameters(columns: Iterable[str]) -> str:
+    """Parameters from $1 on, one array for each column, for `unnest`. Metadata is JSON in text."""
+    return ", ".join(
+        f"${number}::{_TYPES.get(column, 'text')}[]" for number, column in enumerate(columns, 1)
+    )
