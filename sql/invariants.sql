@@ -1,21 +1,25 @@
--- The audit of the books: every invariant, as a statement that returns rows only where it is broken.
+-- The audit of the books: each invariant is a statement that returns rows only if it is broken.
 --
--- `ledger verify` runs the statements in one read-only transaction. So does psql; it prints nothing when all is well:
+-- `ledger verify` runs the statements in one read-only transaction. So does psql, which prints
+-- nothing if the books are in order:
 --
 --   psql -X -q -At -v ON_ERROR_STOP=1 -f sql/invariants.sql
 --
--- A line `-- check: name` opens a check; the comment below says what the check proves; the statement ends with the first
--- semicolon that ends a line. Each row is (check_name, severity, entity, detail). ERROR: the books are broken, or what
--- guards them is. WARNING: a fact worth a look, recorded faithfully. Any role that may read the tables can run it.
+-- A line `-- check: name` opens a check. The comment below it says what the check proves. The
+-- statement ends with the first semicolon that ends a line. Each row is (check_name, severity,
+-- entity, detail). ERROR: the books are broken, or what guards them is. WARNING: a fact that an
+-- operator should look at; the books recorded it faithfully. Any role that may read the tables can
+-- run the file.
 --
 -- Sums of bigint are numeric and cannot overflow.
 
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- check: entries_follow_posting_rules
--- Every event has exactly the entries that the posting rules say: types, accounts, amounts, positions. An entry of the fee
--- exists if and only if the fee is above 0; a refund's fee posts nothing. What payouts post is in the payout checks below.
--- The rules are those of ledger.domain.posting_rules; a test keeps the two together.
+-- Every event has exactly the entries of the posting rules: types, accounts, amounts, positions. An
+-- entry of the fee exists if and only if the fee is above 0; the fee of a refund posts nothing. The
+-- entries of payouts have checks further below. The rules are those of ledger.domain.posting_rules.
+-- A test compares the two.
 WITH rule (event_type, position, entry_type, debit_account, credit_account, amount) AS (
   VALUES
     ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant_payable', 'amount'),
@@ -25,10 +29,12 @@ WITH rule (event_type, position, entry_type, debit_account, credit_account, amou
     ('adjustment_credited', 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', 'amount'),
     ('adjustment_debited', 1, 'ADJUSTMENT_DEBIT', 'restaurant_payable', 'adjustments', 'amount'),
     ('dispute_opened', 1, 'DISPUTE_HOLD', 'restaurant_payable', 'dispute_hold', 'amount'),
-    ('dispute_opened', 2, 'DISPUTE_WITHDRAWAL', 'dispute_receivable', 'processor_clearing', 'amount'),
+    ('dispute_opened', 2, 'DISPUTE_WITHDRAWAL', 'dispute_receivable', 'processor_clearing',
+     'amount'),
     ('dispute_opened', 3, 'DISPUTE_FEE', 'restaurant_payable', 'processor_clearing', 'fee'),
     ('dispute_won', 1, 'DISPUTE_RELEASE', 'dispute_hold', 'restaurant_payable', 'amount'),
-    ('dispute_won', 2, 'DISPUTE_REINSTATEMENT', 'processor_clearing', 'dispute_receivable', 'amount'),
+    ('dispute_won', 2, 'DISPUTE_REINSTATEMENT', 'processor_clearing', 'dispute_receivable',
+     'amount'),
     ('dispute_lost', 1, 'DISPUTE_LOSS', 'dispute_hold', 'dispute_receivable', 'amount')
 ),
 expected AS (
@@ -53,7 +59,8 @@ SELECT 'entries_follow_posting_rules' AS check_name, 'ERROR' AS severity,
            format('has an entry %s that no rule posts: %s, debit %s, credit %s, %s',
                   p.position, p.entry_type, p.debit_account, p.credit_account, p.amount_minor)
          ELSE
-           format('entry %s is %s, debit %s, credit %s, %s; the rules say %s, debit %s, credit %s, %s',
+           format('entry %s is %s, debit %s, credit %s, %s;'
+                  ' the rules say %s, debit %s, credit %s, %s',
                   p.position, p.entry_type, p.debit_account, p.credit_account, p.amount_minor,
                   x.entry_type, x.debit_account, x.credit_account, x.amount_minor)
        END AS detail
@@ -72,7 +79,8 @@ GROUP BY event_id, position
 HAVING count(*) > 1;
 
 -- check: entries_agree_with_their_event
--- An entry has the transaction id, recorded_txid, occurred_at and recorded_at of its event: one database transaction stored both.
+-- An entry has the transaction id, recorded_txid, occurred_at and recorded_at of its event: one
+-- database transaction stored both.
 SELECT 'entries_agree_with_their_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        format('differs from event %s in %s', v.event_id, concat_ws(', ',
@@ -89,7 +97,8 @@ WHERE (e.transaction_id, e.recorded_txid, e.occurred_at, e.recorded_at)
 -- An entry stands in the balance account of its event's restaurant and currency.
 SELECT 'entries_stand_in_the_account_of_their_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
-       format('stands in %s/%s; event %s is of %s/%s', a.restaurant_id, a.currency, v.event_id, v.restaurant_id, v.currency)
+       format('stands in %s/%s; event %s is of %s/%s', a.restaurant_id, a.currency, v.event_id,
+              v.restaurant_id, v.currency)
          AS detail
 FROM ledger_entries AS e
 JOIN processor_events AS v ON v.event_id = e.event_id
@@ -97,7 +106,8 @@ JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (v.restaurant_id, v.currency);
 
 -- check: entries_have_an_event
--- An entry names the event that posted it, and that event is stored. Only a payout's reserve has none: no event made it.
+-- An entry names the event that posted it, and that event is stored. Only a payout's reserve names
+-- no event: none posted it.
 SELECT 'entries_have_an_event' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        CASE WHEN e.event_id IS NULL THEN format('a %s names no event', e.entry_type)
@@ -116,16 +126,19 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = e.balance_account_id
 WHERE a.balance_account_id IS NULL;
 
 -- check: charges_mature_after_whole_days
--- Only entries of charges carry available_at, and it is 1 to 365 times 24 hours after occurred_at. No days at all is NULL.
--- How many days the restaurant had when it was booked is stored nowhere else.
+-- Only entries of charges have available_at, and it is 1 to 365 times 24 hours after occurred_at.
+-- For 0 days it is NULL. No other column stores how many days the restaurant had when the charge
+-- was booked.
 SELECT 'charges_mature_after_whole_days' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
-       format('a %s of a %s event is available at %s, having occurred at %s', e.entry_type, v.type, e.available_at, e.occurred_at)
+       format('a %s of a %s event is available at %s, having occurred at %s', e.entry_type, v.type,
+              e.available_at, e.occurred_at)
          AS detail
 FROM ledger_entries AS e
 JOIN processor_events AS v ON v.event_id = e.event_id
 CROSS JOIN LATERAL (
-  SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.occurred_at) AS maturity_seconds) AS m
+  SELECT extract(epoch FROM e.available_at) - extract(epoch FROM e.occurred_at)
+           AS maturity_seconds) AS m
 WHERE e.available_at IS NOT NULL
   AND (v.type = 'charge_succeeded'
        AND m.maturity_seconds % 86400 = 0
@@ -133,51 +146,66 @@ WHERE e.available_at IS NOT NULL
 
 -- check: fees_mature_with_their_charge
 -- The fee of a charge has the charge's available_at, so that what matures is always the net amount.
-SELECT 'fees_mature_with_their_charge' AS check_name, 'ERROR' AS severity, 'event ' || c.event_id AS entity,
+SELECT 'fees_mature_with_their_charge' AS check_name, 'ERROR' AS severity,
+       'event ' || c.event_id AS entity,
        format('the charge is available at %s, its fee at %s',
-              COALESCE(c.available_at::text, 'once'), COALESCE(f.available_at::text, 'once')) AS detail
+              COALESCE(c.available_at::text, 'once'), COALESCE(f.available_at::text, 'once'))
+                AS detail
 FROM ledger_entries AS c
 JOIN ledger_entries AS f ON f.event_id = c.event_id
-WHERE c.entry_type = 'CHARGE' AND f.entry_type = 'FEE' AND f.available_at IS DISTINCT FROM c.available_at;
+WHERE c.entry_type = 'CHARGE' AND f.entry_type = 'FEE'
+  AND f.available_at IS DISTINCT FROM c.available_at;
 
 -- check: payout_events_have_a_payout
--- A payout event names a payout that exists, in its very spelling, and has its restaurant, currency and amount.
-SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity, 'event ' || v.event_id AS entity,
+-- A payout event names a payout that exists, spelled as the database spells it, and has its
+-- restaurant, currency and amount.
+SELECT 'payout_events_have_a_payout' AS check_name, 'ERROR' AS severity,
+       'event ' || v.event_id AS entity,
        CASE
          WHEN p.payout_id IS NULL THEN
-           format('a %s event of payout %s, which does not exist', v.type, COALESCE(v.payout_id, '(none)'))
+           format('a %s event of payout %s, which does not exist', v.type,
+                  COALESCE(v.payout_id, '(none)'))
          ELSE
-           format('%s of %s/%s, its payout %s is %s of %s/%s', v.amount_minor, v.restaurant_id, v.currency,
+           format('%s of %s/%s, its payout %s is %s of %s/%s', v.amount_minor, v.restaurant_id,
+                  v.currency,
                   p.payout_id, p.amount_minor, a.restaurant_id, a.currency)
        END AS detail
 FROM processor_events AS v
 LEFT JOIN payouts AS p ON p.payout_id::text = v.payout_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE (v.type IN ('payout_paid', 'payout_failed') OR v.payout_id IS NOT NULL)
-  AND (v.restaurant_id, v.currency, v.amount_minor) IS DISTINCT FROM (a.restaurant_id, a.currency, p.amount_minor);
+  AND (v.restaurant_id, v.currency, v.amount_minor)
+    IS DISTINCT FROM (a.restaurant_id, a.currency, p.amount_minor);
 
 -- check: payout_entries_have_a_payout
--- An entry of a payout names a payout that exists, and its event, if it has one, names the same.
+-- An entry of a payout names a payout that exists. If it has an event, the event names the same
+-- payout.
 SELECT 'payout_entries_have_a_payout' AS check_name, 'ERROR' AS severity,
        'entry ' || e.transaction_id || '/' || e.position AS entity,
        CASE
          WHEN p.payout_id IS NULL THEN
-           format('a %s of payout %s, which does not exist', e.entry_type, COALESCE(e.payout_id::text, '(none)'))
-         ELSE format('a %s of payout %s, event %s is of payout %s', e.entry_type, e.payout_id, v.event_id,
+           format('a %s of payout %s, which does not exist', e.entry_type,
+                  COALESCE(e.payout_id::text, '(none)'))
+         ELSE format('a %s of payout %s, event %s is of payout %s', e.entry_type, e.payout_id,
+                     v.event_id,
                      COALESCE(v.payout_id, '(none)'))
        END AS detail
 FROM ledger_entries AS e
 LEFT JOIN payouts AS p ON p.payout_id = e.payout_id
 LEFT JOIN processor_events AS v ON v.event_id = e.event_id
 WHERE (e.entry_type LIKE 'PAYOUT\_%' OR e.payout_id IS NOT NULL)
-  AND (p.payout_id IS NULL OR v.payout_id <> e.payout_id::text OR (v.event_id IS NOT NULL AND v.payout_id IS NULL));
+  AND (p.payout_id IS NULL OR v.payout_id <> e.payout_id::text
+       OR (v.event_id IS NOT NULL AND v.payout_id IS NULL));
 
 -- check: payout_events_follow_posting_rules
--- A payout event has exactly one entry: a release if the bank paid; if it did not, a return of what had been paid before, else
--- a reversal. After a reversal a payment that occurred no later than the failure has none. That entries have the right accounts and
--- amount is checked with their payout, below.
+-- A payout event has exactly one entry. If the bank paid, it is a release. If the bank did not pay,
+-- it is a return if the payout had been paid before, and a reversal otherwise. After a reversal, a
+-- payment that occurred no later than the failure has no entry. The checks of payouts below compare
+-- the accounts and amounts of these entries.
 WITH reversed AS (
-  SELECT payout_id::text AS payout_id FROM ledger_entries WHERE entry_type IN ('PAYOUT_RELEASE', 'PAYOUT_REVERSAL')
+  SELECT payout_id::text AS payout_id
+  FROM ledger_entries
+  WHERE entry_type IN ('PAYOUT_RELEASE', 'PAYOUT_REVERSAL')
   GROUP BY payout_id HAVING bool_and(entry_type = 'PAYOUT_REVERSAL')
 ),
 settled AS (
@@ -191,7 +219,8 @@ settled AS (
 ),
 expected AS (
   SELECT event_id, CASE
-                     WHEN type = 'payout_paid' AND is_reversed AND occurred_at <= failed_at THEN NULL
+                     WHEN type = 'payout_paid' AND is_reversed
+                       AND occurred_at <= failed_at THEN NULL
                      WHEN type = 'payout_paid' THEN 'PAYOUT_RELEASE'
                      WHEN is_paid AND NOT is_reversed THEN 'PAYOUT_RETURN'
                      ELSE 'PAYOUT_REVERSAL'
@@ -206,18 +235,22 @@ posted AS (
 )
 SELECT 'payout_events_follow_posting_rules' AS check_name, 'ERROR' AS severity,
        'event ' || COALESCE(x.event_id, p.event_id) AS entity,
-       format('posted %s; the rules say %s', COALESCE(p.entry_types, 'nothing'), COALESCE(x.entry_types, 'nothing')) AS detail
+       format('posted %s; the rules say %s', COALESCE(p.entry_types, 'nothing'),
+              COALESCE(x.entry_types, 'nothing')) AS detail
 FROM expected AS x
 FULL JOIN posted AS p ON p.event_id = x.event_id
 WHERE p.entry_types IS DISTINCT FROM x.entry_types;
 
 -- check: payouts_are_where_their_events_lead
--- No event leaves a payout CREATED, a payment makes it PAID, a failure FAILED, both in either order RETURNED.
-SELECT 'payouts_are_where_their_events_lead' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+-- Without an event a payout is CREATED. A payment makes it PAID, a failure FAILED, and both, in
+-- either order, RETURNED.
+SELECT 'payouts_are_where_their_events_lead' AS check_name, 'ERROR' AS severity,
+       'payout ' || p.payout_id AS entity,
        format('is %s; its events are %s', p.state, COALESCE(v.event_ids, 'none')) AS detail
 FROM payouts AS p
 LEFT JOIN (
-  SELECT payout_id, bool_or(type = 'payout_paid') AS is_paid, bool_or(type = 'payout_failed') AS is_failed,
+  SELECT payout_id, bool_or(type = 'payout_paid') AS is_paid,
+         bool_or(type = 'payout_failed') AS is_failed,
          string_agg(type || ' ' || event_id, ', ' ORDER BY type DESC, event_id) AS event_ids
   FROM processor_events
   WHERE type IN ('payout_paid', 'payout_failed')
@@ -231,10 +264,11 @@ WHERE p.state <> CASE
                  END;
 
 -- check: payouts_have_the_entries_of_their_state
--- A payout has exactly one entry for each state it went through, of its amount, in its balance account, between the accounts
--- that the rules say; its reserve has its transaction id and was recorded when it was created. A payout that was returned has the
--- entries of a failed one if it failed first: the payment that came later posted none. The rules are those of
--- ledger.domain.posting_rules, the states that lead to a state follow from MOVES of ledger.domain.payouts; tests keep them together.
+-- A payout has exactly one entry for each state it went through, of its amount, in its balance
+-- account, between the accounts of the rules. Its reserve has its transaction id and was recorded
+-- when it was created. A returned payout that failed first has the entries of a failed one: the
+-- later payment posted none. The rules are those of ledger.domain.posting_rules, and the states
+-- that lead to a state follow from MOVES of ledger.domain.payouts; tests compare them.
 WITH rule (state, entry_type, debit_account, credit_account) AS (
   VALUES
     ('CREATED', 'PAYOUT_RESERVE', 'restaurant_payable', 'payout_reserved'),
@@ -263,7 +297,9 @@ expected AS (
     JOIN processor_events AS v ON v.payout_id = e.payout_id::text AND v.type = 'payout_paid'
     WHERE e.entry_type = 'PAYOUT_REVERSAL'
   ) AS reversed ON reversed.payout_id = p.payout_id
-  JOIN path AS s ON s.state = CASE WHEN p.state = 'RETURNED' AND reversed.payout_id IS NOT NULL THEN 'FAILED' ELSE p.state END
+  JOIN path AS s
+    ON s.state = CASE WHEN p.state = 'RETURNED' AND reversed.payout_id IS NOT NULL THEN 'FAILED'
+                      ELSE p.state END
   JOIN rule AS r ON r.state = s.passed
 ),
 posted AS (
@@ -277,26 +313,34 @@ SELECT 'payouts_have_the_entries_of_their_state' AS check_name, 'ERROR' AS sever
        'payout ' || COALESCE(x.payout_id, e.payout_id) AS entity,
        CASE
          WHEN e.payout_id IS NULL THEN format('is %s and lacks its %s', x.state, x.entry_type)
-         WHEN x.payout_id IS NULL THEN format('has a %s, which its state does not explain', e.entry_type)
+         WHEN x.payout_id IS NULL THEN format('has a %s, which its state does not explain',
+                                              e.entry_type)
          ELSE format('its %s differs in %s', e.entry_type, concat_ws(', ',
            CASE WHEN e.entries_count > 1 THEN 'number' END,
            CASE WHEN e.balance_account_id <> x.balance_account_id THEN 'balance account' END,
            CASE WHEN e.amount_minor <> x.amount_minor THEN 'amount' END,
-           CASE WHEN (e.debit_account, e.credit_account) IS DISTINCT FROM (x.debit_account, x.credit_account)
-                THEN 'accounts' END,
+           CASE WHEN (e.debit_account, e.credit_account)
+                     IS DISTINCT FROM (x.debit_account, x.credit_account) THEN 'accounts' END,
            CASE WHEN e.position <> 1 THEN 'position' END,
-           CASE WHEN e.entry_type = 'PAYOUT_RESERVE' AND e.transaction_id <> x.transaction_id THEN 'transaction id' END,
-           CASE WHEN e.entry_type = 'PAYOUT_RESERVE' AND e.recorded_at <> x.created_at THEN 'recorded_at' END))
+           CASE WHEN e.entry_type = 'PAYOUT_RESERVE' AND e.transaction_id <> x.transaction_id
+                THEN 'transaction id' END,
+           CASE WHEN e.entry_type = 'PAYOUT_RESERVE' AND e.recorded_at <> x.created_at
+                THEN 'recorded_at' END))
        END AS detail
 FROM expected AS x
 FULL JOIN posted AS e ON e.payout_id = x.payout_id AND e.entry_type = x.entry_type
-WHERE (e.balance_account_id, e.amount_minor, e.debit_account, e.credit_account, e.position, e.entries_count)
-      IS DISTINCT FROM (x.balance_account_id, x.amount_minor, x.debit_account, x.credit_account, 1, 1)
-   OR (e.entry_type = 'PAYOUT_RESERVE' AND (e.transaction_id, e.recorded_at) IS DISTINCT FROM (x.transaction_id, x.created_at));
+WHERE (e.balance_account_id, e.amount_minor, e.debit_account, e.credit_account, e.position,
+       e.entries_count)
+      IS DISTINCT FROM (x.balance_account_id, x.amount_minor, x.debit_account, x.credit_account,
+                        1, 1)
+   OR (e.entry_type = 'PAYOUT_RESERVE'
+       AND (e.transaction_id, e.recorded_at) IS DISTINCT FROM (x.transaction_id, x.created_at));
 
 -- check: payouts_are_within_limits
--- A payout pays at least one minor unit and no more than was available, by a cut-off that was past, and is in a known state.
-SELECT 'payouts_are_within_limits' AS check_name, 'ERROR' AS severity, 'payout ' || payout_id AS entity,
+-- A payout pays at least one minor unit and no more than was available by its cut-off, which was
+-- past. Its state is known.
+SELECT 'payouts_are_within_limits' AS check_name, 'ERROR' AS severity,
+       'payout ' || payout_id AS entity,
        format('%s of %s available, cut-off %s, created at %s, state %s',
               amount_minor, available_minor, cutoff_at, created_at, state) AS detail
 FROM payouts
@@ -305,19 +349,23 @@ WHERE (amount_minor >= 1 AND amount_minor <= available_minor AND cutoff_at <= cr
 
 -- check: payouts_have_a_balance_account
 -- A payout's balance account exists.
-SELECT 'payouts_have_a_balance_account' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+SELECT 'payouts_have_a_balance_account' AS check_name, 'ERROR' AS severity,
+       'payout ' || p.payout_id AS entity,
        format('balance account %s does not exist', p.balance_account_id) AS detail
 FROM payouts AS p
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE a.balance_account_id IS NULL;
 
 -- check: payouts_are_numbered_without_gaps
--- The payouts of a balance account are numbered 1, 2, 3 and so on: an item refers to the payout before, by its number.
+-- The payouts of a balance account are numbered 1, 2, 3 and so on: an item refers to the payout
+-- before by its number.
 SELECT 'payouts_are_numbered_without_gaps' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+         AS entity,
        format('has %s payouts, numbered %s', s.payouts_count, s.sequences) AS detail
 FROM (
-  SELECT balance_account_id, count(*) AS payouts_count, left(string_agg(sequence::text, ', ' ORDER BY sequence), 100) AS sequences
+  SELECT balance_account_id, count(*) AS payouts_count,
+         left(string_agg(sequence::text, ', ' ORDER BY sequence), 100) AS sequences
   FROM payouts
   GROUP BY balance_account_id
   HAVING min(sequence) <> 1 OR max(sequence) <> count(*) OR count(DISTINCT sequence) <> count(*)
@@ -325,11 +373,14 @@ FROM (
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 
 -- check: payouts_are_live_once
--- A balance account has at most one payout in flight, and at most one in flight or paid for each date.
+-- A balance account has at most one payout in flight, and at most one in flight or paid for each
+-- date.
 SELECT 'payouts_are_live_once' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+         AS entity,
        CASE WHEN s.as_of IS NULL THEN format('%s payouts are in flight', s.payouts_count)
-            ELSE format('%s payouts as of %s are in flight or paid', s.payouts_count, s.as_of) END AS detail
+            ELSE format('%s payouts as of %s are in flight or paid', s.payouts_count, s.as_of) END
+              AS detail
 FROM (
   SELECT balance_account_id, NULL AS as_of, count(*) AS payouts_count
   FROM payouts
@@ -346,16 +397,21 @@ FROM (
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id;
 
 -- check: payout_cutoffs_never_go_back
--- A payout's cut-off is not before that of the payout before it: going back would count less than was counted already.
-SELECT 'payout_cutoffs_never_go_back' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
-       format('its cut-off is %s, that of the payout before %s', p.cutoff_at, before.cutoff_at) AS detail
+-- A payout's cut-off is not before that of the previous payout, which would have counted more than
+-- this one.
+SELECT 'payout_cutoffs_never_go_back' AS check_name, 'ERROR' AS severity,
+       'payout ' || p.payout_id AS entity,
+       format('its cut-off is %s, that of the payout before %s', p.cutoff_at, before.cutoff_at)
+         AS detail
 FROM payouts AS p
-JOIN payouts AS before ON before.balance_account_id = p.balance_account_id AND before.sequence = p.sequence - 1
+JOIN payouts AS before ON before.balance_account_id = p.balance_account_id
+  AND before.sequence = p.sequence - 1
 WHERE p.cutoff_at < before.cutoff_at;
 
 -- check: payout_items_have_a_payout
 -- An item belongs to a payout that exists.
-SELECT 'payout_items_have_a_payout' AS check_name, 'ERROR' AS severity, 'payout ' || i.payout_id AS entity,
+SELECT 'payout_items_have_a_payout' AS check_name, 'ERROR' AS severity,
+       'payout ' || i.payout_id AS entity,
        format('does not exist and has an item %s of %s', i.entry_type, i.amount_minor) AS detail
 FROM payout_items AS i
 LEFT JOIN payouts AS p ON p.payout_id = i.payout_id
@@ -364,17 +420,21 @@ WHERE p.payout_id IS NULL;
 -- check: payout_items_add_up
 -- The items of a payout add up to its amount.
 SELECT 'payout_items_add_up' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
-       format('the amount is %s, the items are %s', p.amount_minor, COALESCE(i.amount_minor::text, 'missing')) AS detail
+       format('the amount is %s, the items are %s', p.amount_minor,
+              COALESCE(i.amount_minor::text, 'missing')) AS detail
 FROM payouts AS p
-LEFT JOIN (SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id) AS i
+LEFT JOIN (
+  SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id) AS i
   ON i.payout_id = p.payout_id
 WHERE i.amount_minor IS DISTINCT FROM p.amount_minor;
 
 -- check: payout_items_telescope
--- An item is what its payout counted of a type less what the payout before it counted of it, and each type that was ever counted
--- is counted again. Entries are only added and cut-offs do not go back, so no item has the other sign than its type.
+-- An item is what its payout counted of a type less what the previous payout counted of it. Each
+-- type that one payout counted, the next counts again. Entries are only added and cut-offs do not
+-- go back, so no item has a sign that its type cannot have.
 WITH item AS (
-  SELECT p.payout_id, p.balance_account_id, p.sequence, i.entry_type, i.counted_minor, i.amount_minor
+  SELECT p.payout_id, p.balance_account_id, p.sequence, i.entry_type, i.counted_minor,
+         i.amount_minor
   FROM payouts AS p
   JOIN payout_items AS i ON i.payout_id = p.payout_id
 ),
@@ -387,23 +447,28 @@ SELECT 'payout_items_telescope' AS check_name, 'ERROR' AS severity,
        'payout ' || COALESCE(i.payout_id, f.payout_id) AS entity,
        CASE
          WHEN i.payout_id IS NULL THEN
-           format('has no item %s, of which the payout before counted %s', f.entry_type, f.counted_minor)
+           format('has no item %s, of which the payout before counted %s', f.entry_type,
+                  f.counted_minor)
          ELSE
            format('counted %s of %s, the payout before %s; its item is %s',
                   i.counted_minor, i.entry_type, COALESCE(f.counted_minor, 0), i.amount_minor)
        END AS detail
 FROM item AS i
 FULL JOIN following AS f
-  ON f.balance_account_id = i.balance_account_id AND f.sequence = i.sequence AND f.entry_type = i.entry_type
-WHERE i.amount_minor::numeric IS DISTINCT FROM i.counted_minor::numeric - COALESCE(f.counted_minor, 0)
+  ON f.balance_account_id = i.balance_account_id AND f.sequence = i.sequence
+    AND f.entry_type = i.entry_type
+WHERE i.amount_minor::numeric
+  IS DISTINCT FROM i.counted_minor::numeric - COALESCE(f.counted_minor, 0)
    OR i.payout_id IS NULL
-   OR CASE WHEN i.entry_type IN ('FEE', 'REFUND', 'ADJUSTMENT_DEBIT', 'DISPUTE_HOLD', 'DISPUTE_FEE') THEN i.amount_minor > 0
+   OR CASE WHEN i.entry_type IN ('FEE', 'REFUND', 'ADJUSTMENT_DEBIT', 'DISPUTE_HOLD',
+                                 'DISPUTE_FEE') THEN i.amount_minor > 0
            ELSE i.amount_minor < 0 END;
 
 -- check: payouts_count_what_is_booked
--- Of each type the latest payout of a balance account counted no more than the books hold of what counts by its cut-off; with the
--- check before, that goes for every payout. Not that it counted all of it: entries may have been booked since, and no number
--- tells which had been committed when a payout's statement began. (A transaction with a lower recorded_txid may have committed
+-- The latest payout of a balance account counted no more of a type than the books hold of it by the
+-- cut-off; with the check before, that holds for every payout. That it counted all of it cannot be
+-- proved: entries may have been booked since, and no number says which transactions had committed
+-- when a payout's statement began. (A transaction with a lower recorded_txid may have committed
 -- later, one with a higher may have committed before.)
 WITH latest AS (
   SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id, cutoff_at
@@ -418,35 +483,42 @@ booked AS (
     AND (m.available_at IS NULL OR m.available_at <= l.cutoff_at)
   GROUP BY l.payout_id, m.entry_type
 )
-SELECT 'payouts_count_what_is_booked' AS check_name, 'ERROR' AS severity, 'payout ' || l.payout_id AS entity,
-       format('counted %s of %s, the books hold %s', i.counted_minor, i.entry_type, COALESCE(b.booked_minor, 0)) AS detail
+SELECT 'payouts_count_what_is_booked' AS check_name, 'ERROR' AS severity,
+       'payout ' || l.payout_id AS entity,
+       format('counted %s of %s, the books hold %s', i.counted_minor, i.entry_type,
+              COALESCE(b.booked_minor, 0)) AS detail
 FROM latest AS l
 JOIN payout_items AS i ON i.payout_id = l.payout_id
 LEFT JOIN booked AS b ON b.payout_id = i.payout_id AND b.entry_type = i.entry_type
 WHERE abs(i.counted_minor) > abs(COALESCE(b.booked_minor, 0));
 
 -- check: payouts_count_what_came_back
--- A payout counted, as reversed, exactly what of the payouts before it has failed: none was in flight when it was created, and
--- what was paid can only be returned.
-SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
-       format('counted %s as reversed, %s had failed', COALESCE(i.counted_minor, 0), p.failed_minor) AS detail
+-- A payout counted as reversed exactly what had failed of the payouts before it: none was in flight
+-- when it was created, and a paid one can only be returned.
+SELECT 'payouts_count_what_came_back' AS check_name, 'ERROR' AS severity,
+       'payout ' || p.payout_id AS entity,
+       format('counted %s as reversed, %s had failed', COALESCE(i.counted_minor, 0),
+              p.failed_minor) AS detail
 FROM (
   SELECT p.payout_id,
-         COALESCE(sum(p.amount_minor) FILTER (WHERE p.state = 'FAILED' OR reversed.payout_id IS NOT NULL) OVER (
-           PARTITION BY p.balance_account_id ORDER BY p.sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
-           AS failed_minor
+         COALESCE(
+           sum(p.amount_minor) FILTER (WHERE p.state = 'FAILED' OR reversed.payout_id IS NOT NULL)
+           OVER (PARTITION BY p.balance_account_id ORDER BY p.sequence
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS failed_minor
   FROM payouts AS p
-  LEFT JOIN (SELECT DISTINCT payout_id FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS reversed
+  LEFT JOIN (
+    SELECT DISTINCT payout_id FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS reversed
     ON reversed.payout_id = p.payout_id
 ) AS p
 LEFT JOIN payout_items AS i ON i.payout_id = p.payout_id AND i.entry_type = 'PAYOUT_REVERSAL'
 WHERE COALESCE(i.counted_minor, 0) <> p.failed_minor;
 
 -- check: payouts_agree_with_their_run
--- A payout's run exists, has its date, cut-off and currency and a minimum it reaches, and an item for its restaurant names it,
--- unless the items of the run are archived.
+-- A payout's run exists and has its date, cut-off and currency, and a minimum that the payout
+-- reaches. An item for its restaurant names the payout, unless the items of the run are archived.
 WITH archived AS (SELECT DISTINCT payout_run_id FROM archived_run_outcomes)
-SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity, 'payout ' || p.payout_id AS entity,
+SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity,
+       'payout ' || p.payout_id AS entity,
        CASE
          WHEN r.payout_run_id IS NULL THEN format('run %s does not exist', p.payout_run_id)
          ELSE format('differs from run %s in %s', r.payout_run_id, concat_ws(', ',
@@ -454,28 +526,34 @@ SELECT 'payouts_agree_with_their_run' AS check_name, 'ERROR' AS severity, 'payou
            CASE WHEN p.cutoff_at <> r.cutoff_at THEN 'cutoff_at' END,
            CASE WHEN a.currency <> r.currency THEN 'currency' END,
            CASE WHEN p.amount_minor < r.min_amount_minor THEN 'min_amount_minor' END,
-           CASE WHEN i.payout_id IS DISTINCT FROM p.payout_id AND z.payout_run_id IS NULL THEN 'the item of its restaurant' END))
+           CASE WHEN i.payout_id IS DISTINCT FROM p.payout_id AND z.payout_run_id IS NULL
+                THEN 'the item of its restaurant' END))
        END AS detail
 FROM payouts AS p
 LEFT JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 LEFT JOIN archived AS z ON z.payout_run_id = p.payout_run_id
-LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id AND i.restaurant_id = a.restaurant_id
+LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id
+  AND i.restaurant_id = a.restaurant_id
 WHERE (p.as_of, p.cutoff_at, a.currency) IS DISTINCT FROM (r.as_of, r.cutoff_at, r.currency)
    OR (i.payout_id IS DISTINCT FROM p.payout_id AND z.payout_run_id IS NULL)
    OR p.amount_minor < r.min_amount_minor;
 
 -- check: run_items_agree_with_their_payout
--- An item of a run is of a run that exists and of its restaurant's balance account in the run's currency; one with a payout names
--- a payout of that run and account, and it alone does.
+-- An item of a run belongs to a run that exists and to its restaurant's balance account in the
+-- run's currency. If it has a payout, the payout is of that run and account, and no other item has
+-- it.
 SELECT 'run_items_agree_with_their_payout' AS check_name, 'ERROR' AS severity,
        'run ' || i.payout_run_id || ', restaurant ' || i.restaurant_id AS entity,
        CASE
          WHEN r.payout_run_id IS NULL THEN 'the run does not exist'
          WHEN (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currency) THEN
-           format('balance account %s is %s/%s, the run is in %s', i.balance_account_id, a.restaurant_id, a.currency, r.currency)
-         ELSE format('is %s and names the payout %s, which is %s', i.outcome, COALESCE(i.payout_id::text, '(none)'),
-                     COALESCE('of run ' || p.payout_run_id || ', account ' || p.balance_account_id, 'not there'))
+           format('balance account %s is %s/%s, the run is in %s', i.balance_account_id,
+                  a.restaurant_id, a.currency, r.currency)
+         ELSE format('is %s and names the payout %s, which is %s', i.outcome,
+                     COALESCE(i.payout_id::text, '(none)'),
+                     COALESCE('of run ' || p.payout_run_id || ', account ' || p.balance_account_id,
+                              'not there'))
        END AS detail
 FROM payout_run_items AS i
 LEFT JOIN payout_runs AS r ON r.payout_run_id = i.payout_run_id
@@ -485,12 +563,14 @@ WHERE (a.restaurant_id, a.currency) IS DISTINCT FROM (i.restaurant_id, r.currenc
    OR (i.outcome = 'PAYOUT_CREATED') IS DISTINCT FROM (i.payout_id IS NOT NULL)
    OR (i.outcome = 'SKIPPED') IS DISTINCT FROM (i.skip_reason IS NOT NULL)
    OR (i.payout_id IS NOT NULL
-       AND (p.payout_run_id, p.balance_account_id) IS DISTINCT FROM (i.payout_run_id, i.balance_account_id));
+       AND (p.payout_run_id, p.balance_account_id)
+         IS DISTINCT FROM (i.payout_run_id, i.balance_account_id));
 
 -- check: finished_runs_have_no_open_items
--- A run that has succeeded has come to every restaurant, and looked at it. One that was canceled has left some, and tells them as
--- skipped.
-SELECT 'finished_runs_have_no_open_items' AS check_name, 'ERROR' AS severity, 'run ' || r.payout_run_id AS entity,
+-- A run that has succeeded has reached every restaurant, and judged it. A canceled run has left
+-- some, and reports them as skipped.
+SELECT 'finished_runs_have_no_open_items' AS check_name, 'ERROR' AS severity,
+       'run ' || r.payout_run_id AS entity,
        format('is %s and has %s open items', r.state, count(*)) AS detail
 FROM payout_runs AS r
 JOIN payout_run_items AS i ON i.payout_run_id = r.payout_run_id
@@ -498,23 +578,27 @@ WHERE r.state NOT IN ('RUNNING', 'CANCELED') AND i.outcome = 'OPEN'
 GROUP BY r.payout_run_id, r.state
 UNION ALL
 SELECT 'finished_runs_have_no_open_items', 'ERROR', 'run ' || r.payout_run_id,
-       format('is %s and has come to balance account %s of %s', r.state, p.reached_balance_account_id, p.last_balance_account_id)
+       format('is %s and has reached balance account %s of %s', r.state,
+              p.reached_balance_account_id, p.last_balance_account_id)
 FROM payout_runs AS r
 JOIN payout_run_progress AS p ON p.payout_run_id = r.payout_run_id
-WHERE r.state NOT IN ('RUNNING', 'CANCELED') AND p.reached_balance_account_id < p.last_balance_account_id;
+WHERE r.state NOT IN ('RUNNING', 'CANCELED')
+  AND p.reached_balance_account_id < p.last_balance_account_id;
 
 -- check: runs_have_an_item_for_each_account_they_reached
--- A run has come to the balance accounts of its currency up to one: those that there were when it started have an item, no other
--- one has, unless they are archived. A run without progress was started by a server that wrote its items at once.
+-- A run has reached the balance accounts of its currency up to one. Those of them that existed when
+-- it started have an item, and no others have one, unless the items are archived. A run without
+-- progress was started by a server that wrote all its items at once.
 SELECT 'runs_have_an_item_for_each_account_they_reached' AS check_name, 'ERROR' AS severity,
        'run ' || p.payout_run_id || ', restaurant ' || a.restaurant_id AS entity,
-       format('balance account %s has %s, the run has come to %s of %s', a.balance_account_id,
+       format('balance account %s has %s, the run has reached %s of %s', a.balance_account_id,
               CASE WHEN i.payout_run_id IS NULL THEN 'no item' ELSE 'an item' END,
               p.reached_balance_account_id, p.last_balance_account_id) AS detail
 FROM payout_run_progress AS p
 JOIN payout_runs AS r ON r.payout_run_id = p.payout_run_id
 JOIN balance_accounts AS a ON a.currency = r.currency
-LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id AND i.restaurant_id = a.restaurant_id
+LEFT JOIN payout_run_items AS i ON i.payout_run_id = p.payout_run_id
+  AND i.restaurant_id = a.restaurant_id
 WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id = p.payout_run_id)
   AND (i.payout_run_id IS NOT NULL)
       <> (a.balance_account_id <= p.reached_balance_account_id
@@ -522,36 +606,53 @@ WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS z WHERE z.payout_run_id =
                OR pg_visible_in_snapshot(a.opened_txid, p.accounts_snapshot)));
 
 -- check: ended_runs_created_no_payout
--- A run that has ended creates no further payout. A server of a revision before 0018, whose database let it, went on with runs that
--- were canceled. Ten seconds are left for the end itself: others see it, and stop, when it is committed.
-SELECT 'ended_runs_created_no_payout' AS check_name, 'WARNING' AS severity, 'run ' || r.payout_run_id AS entity,
-       format('is %s since %s; %s payouts were created after that, the last at %s', r.state, r.finished_at, count(*),
+-- A run that has ended creates no further payout. Servers of a revision before 0018 continued
+-- canceled runs, and the database of that revision did not refuse it. Ten seconds are left for the
+-- end itself: workers see it, and stop, once it is committed.
+SELECT 'ended_runs_created_no_payout' AS check_name, 'WARNING' AS severity,
+       'run ' || r.payout_run_id AS entity,
+       format('is %s since %s; %s payouts were created after that, the last at %s', r.state,
+              r.finished_at, count(*),
               max(p.created_at)) AS detail
 FROM payout_runs AS r
-JOIN payouts AS p ON p.payout_run_id = r.payout_run_id AND p.created_at > r.finished_at + interval '10 seconds'
+JOIN payouts AS p ON p.payout_run_id = r.payout_run_id
+  AND p.created_at > r.finished_at + interval '10 seconds'
 GROUP BY r.payout_run_id, r.state, r.finished_at;
 
 -- check: archives_agree_with_their_runs
--- The items of a run went into an archive only once the run had ended. The archive counts as many of them with a payout as the
--- run has payouts, and as many in all as its file has rows.
-SELECT 'archives_agree_with_their_runs' AS check_name, 'ERROR' AS severity, 'run ' || r.payout_run_id AS entity,
-       format('is %s, has %s payouts, and its archive counts %s', r.state, p.payouts_count, z.payouts_count) AS detail
-FROM (SELECT payout_run_id, COALESCE(sum(items_count) FILTER (WHERE outcome = 'PAYOUT_CREATED'), 0) AS payouts_count
-      FROM archived_run_outcomes GROUP BY payout_run_id) AS z
+-- The items of a run were archived only after the run had ended. The archive counts as many items
+-- with a payout as the run has payouts, and as many items in all as its file has rows.
+SELECT 'archives_agree_with_their_runs' AS check_name, 'ERROR' AS severity,
+       'run ' || r.payout_run_id AS entity,
+       format('is %s, has %s payouts, and its archive counts %s', r.state, p.payouts_count,
+              z.payouts_count) AS detail
+FROM (
+  SELECT payout_run_id,
+         COALESCE(sum(items_count) FILTER (WHERE outcome = 'PAYOUT_CREATED'), 0) AS payouts_count
+  FROM archived_run_outcomes
+  GROUP BY payout_run_id) AS z
 JOIN payout_runs AS r ON r.payout_run_id = z.payout_run_id
-CROSS JOIN LATERAL (SELECT count(*) AS payouts_count FROM payouts AS p WHERE p.payout_run_id = r.payout_run_id) AS p
+CROSS JOIN LATERAL (
+  SELECT count(*) AS payouts_count FROM payouts AS p
+  WHERE p.payout_run_id = r.payout_run_id) AS p
 WHERE r.state = 'RUNNING' OR p.payouts_count <> z.payouts_count
 UNION ALL
 SELECT 'archives_agree_with_their_runs', 'ERROR', 'archive ' || a.archive_id,
-       format('%s of %s rows, and its runs have %s items', a.kind, a.rows_count, COALESCE(z.items_count, 0))
+       format('%s of %s rows, and its runs have %s items', a.kind, a.rows_count,
+              COALESCE(z.items_count, 0))
 FROM archived_ranges AS a
-LEFT JOIN (SELECT archive_id, sum(items_count) AS items_count FROM archived_run_outcomes GROUP BY archive_id) AS z
+LEFT JOIN (
+  SELECT archive_id, sum(items_count) AS items_count FROM archived_run_outcomes
+  GROUP BY archive_id) AS z
   ON z.archive_id = a.archive_id
-WHERE COALESCE(z.items_count, 0) <> CASE a.kind WHEN 'payout_run_items' THEN a.rows_count ELSE 0 END;
+WHERE COALESCE(z.items_count, 0)
+      <> CASE a.kind WHEN 'payout_run_items' THEN a.rows_count ELSE 0 END;
 
 -- check: ended_runs_have_their_items
--- A run that has succeeded has its items, or an archive has them: there was a restaurant to look at a minute before it began.
-SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity, 'run ' || r.payout_run_id AS entity,
+-- A run that has succeeded has its items, or an archive has them: there was a restaurant to judge a
+-- minute before the run began.
+SELECT 'ended_runs_have_their_items' AS check_name, 'ERROR' AS severity,
+       'run ' || r.payout_run_id AS entity,
        'has no items, and no archive has them' AS detail
 FROM payout_runs AS r
 WHERE r.state = 'SUCCEEDED'
@@ -561,7 +662,8 @@ WHERE r.state = 'SUCCEEDED'
       > (SELECT min(a.created_at) FROM balance_accounts AS a WHERE a.currency = r.currency);
 
 -- check: events_are_stored_once
--- The event id is the idempotency key. The primary key guards what is inserted; this says it of what is there.
+-- The event id is the idempotency key. The primary key guards inserts; this check reads what is
+-- stored.
 SELECT 'events_are_stored_once' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
        format('is stored %s times', count(*)) AS detail
 FROM processor_events
@@ -569,8 +671,9 @@ GROUP BY event_id
 HAVING count(*) > 1;
 
 -- check: transaction_ids_belong_to_one_event
--- No two events share a transaction id, nor do an event and a payout's creation, or two of those.
-SELECT 'transaction_ids_belong_to_one_event' AS check_name, 'ERROR' AS severity, 'transaction ' || transaction_id AS entity,
+-- No two events share a transaction id, nor do an event and a payout's creation, or two payouts.
+SELECT 'transaction_ids_belong_to_one_event' AS check_name, 'ERROR' AS severity,
+       'transaction ' || transaction_id AS entity,
        format('is shared by %s, among them %s and %s', count(*), min(owner), max(owner)) AS detail
 FROM (
   SELECT transaction_id, event_id AS owner FROM processor_events
@@ -581,19 +684,23 @@ GROUP BY transaction_id
 HAVING count(*) > 1;
 
 -- check: fingerprints_match_their_events
--- The fingerprint is the SHA-256 of the stored fields, so nobody changed one of them afterwards. The text is that of
--- ledger.domain.events.fingerprint. extract() is numeric, so the microseconds are exact.
-SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+-- The fingerprint is the SHA-256 of the stored fields, so no field was changed later. The text is
+-- that of ledger.domain.events.fingerprint. extract() is numeric, so the microseconds are exact.
+SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity,
+       'event ' || event_id AS entity,
        'the stored fields are not those that the fingerprint was made of' AS detail
 FROM processor_events
 WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
   concat_ws(E'\n', '1', type, restaurant_id, currency, amount_minor, fee_minor,
-            trim_scale(extract(epoch FROM occurred_at) * 1000000), COALESCE(payout_id, ''), reference), 'UTF8'));
+            trim_scale(extract(epoch FROM occurred_at) * 1000000), COALESCE(payout_id, ''),
+            reference), 'UTF8'));
 
 -- check: events_are_within_limits
--- Ids, amounts, fees and instants are as the contract promises. CHECK constraints say the same of what is inserted; this says
--- it of what is there, after a restore that left them out too. A payout is a sum of events, so it may be above an event's limit.
-SELECT 'events_are_within_limits' AS check_name, 'ERROR' AS severity, 'event ' || event_id AS entity,
+-- Ids, amounts, fees and instants are as the contract promises. CHECK constraints guard inserts.
+-- This check reads what is stored, for instance after a restore without constraints. A payout is a
+-- sum of events, so its amount may be above an event's limit.
+SELECT 'events_are_within_limits' AS check_name, 'ERROR' AS severity,
+       'event ' || event_id AS entity,
        format('%s of %s minor units, fee %s, occurred at %s, reference "%s"',
               type, amount_minor, fee_minor, occurred_at, reference) AS detail
 FROM processor_events
@@ -607,16 +714,20 @@ WHERE (event_id ~ '^[A-Za-z0-9._:-]+$' AND octet_length(event_id) <= 128
        AND (payout_id IS NOT NULL) = (type IN ('payout_paid', 'payout_failed'))) IS NOT TRUE;
 
 -- check: event_types_are_known
--- Every event has a type that the posting rules or payouts know, so none is passed over by the checks above.
-SELECT 'event_types_are_known' AS check_name, 'ERROR' AS severity, 'type ' || COALESCE(type, '(none)') AS entity,
+-- Every event has a type that the posting rules or payouts know, so the checks above leave out
+-- none.
+SELECT 'event_types_are_known' AS check_name, 'ERROR' AS severity,
+       'type ' || COALESCE(type, '(none)') AS entity,
        format('%s events, among them %s', count(*), min(event_id)) AS detail
 FROM processor_events
 GROUP BY type
-HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed', 'adjustment_credited', 'adjustment_debited',
-                 'dispute_opened', 'dispute_won', 'dispute_lost', 'payout_paid', 'payout_failed')) IS NOT TRUE;
+HAVING (type IN ('charge_succeeded', 'refund_succeeded', 'fee_assessed',
+                 'adjustment_credited', 'adjustment_debited', 'dispute_opened',
+                 'dispute_won', 'dispute_lost', 'payout_paid', 'payout_failed')) IS NOT TRUE;
 
 -- check: currencies_are_known
--- Every currency is one of ledger.domain.money, whose minor unit is known; a test keeps the two together.
+-- Every currency is one of ledger.domain.money, which knows its minor unit; a test compares the
+-- two.
 WITH used AS (
   SELECT currency, 'events' AS place FROM processor_events GROUP BY currency
   UNION ALL
@@ -624,20 +735,24 @@ WITH used AS (
   UNION ALL
   SELECT currency, 'payout runs' FROM payout_runs GROUP BY currency
 )
-SELECT 'currencies_are_known' AS check_name, 'ERROR' AS severity, 'currency ' || COALESCE(currency, '(none)') AS entity,
+SELECT 'currencies_are_known' AS check_name, 'ERROR' AS severity,
+       'currency ' || COALESCE(currency, '(none)') AS entity,
        'is used by ' || place || ' and is none of the ISO 4217 codes the ledger knows' AS detail
 FROM used
 WHERE (currency = ANY (string_to_array(
-  'AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF '
-  'CHW CLF CLP CNY COP COU CRC CUC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD '
-  'HNL HRK HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL '
-  'MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD '
-  'RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SLL SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD '
-  'USN UYI UYU UYW UZS VED VES VND VUV WST XAD XAF XCD XCG XOF XPF YER ZAR ZMW ZWG ZWL', ' '))) IS NOT TRUE;
+  'AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN '
+  'BWP BYN BZD CAD CDF CHE CHF CHW CLF CLP CNY COP COU CRC CUC CUP CVE CZK DJF DKK DOP DZD EGP '
+  'ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HRK HTG HUF IDR ILS INR IQD IRR '
+  'ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD '
+  'MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR '
+  'PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SLL SOS SRD SSP STN SVC SYP SZL '
+  'THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD USN UYI UYU UYW UZS VED VES VND VUV WST XAD '
+  'XAF XCD XCG XOF XPF YER ZAR ZMW ZWG ZWL', ' '))) IS NOT TRUE;
 
 -- check: events_have_a_balance_account
 -- The restaurant of an event is registered and has a balance account in the event's currency.
-SELECT 'events_have_a_balance_account' AS check_name, 'ERROR' AS severity, 'event ' || v.event_id AS entity,
+SELECT 'events_have_a_balance_account' AS check_name, 'ERROR' AS severity,
+       'event ' || v.event_id AS entity,
        format('there is no balance account %s/%s', v.restaurant_id, v.currency) AS detail
 FROM processor_events AS v
 LEFT JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
@@ -656,15 +771,17 @@ WHERE r.restaurant_id IS NULL;
 -- A restaurant has one balance account in each currency: two would split its balance.
 SELECT 'balance_accounts_are_unique' AS check_name, 'ERROR' AS severity,
        'account ' || restaurant_id || '/' || currency AS entity,
-       format('there are %s of it: %s', count(*), string_agg(balance_account_id::text, ', ' ORDER BY balance_account_id))
+       format('there are %s of it: %s', count(*),
+              string_agg(balance_account_id::text, ', ' ORDER BY balance_account_id))
          AS detail
 FROM balance_accounts
 GROUP BY restaurant_id, currency
 HAVING count(*) > 1;
 
 -- check: debits_equal_credits
--- Over all accounts the debits are the credits, in every balance account and in every currency. An entry has both sides in one
--- row and one amount, so this holds by construction; it is the statement that an auditor asks for first.
+-- The debits of all accounts are the credits, in every balance account and in every currency. An
+-- entry has both sides in one row and one amount, so this holds by construction; it is the first
+-- thing an auditor asks for.
 SELECT 'debits_equal_credits' AS check_name, 'ERROR' AS severity,
        CASE WHEN GROUPING(a.restaurant_id) = 1 THEN 'currency ' || a.currency
             ELSE 'account ' || a.restaurant_id || '/' || a.currency END AS entity,
@@ -682,8 +799,9 @@ GROUP BY GROUPING SETS ((a.currency), (a.restaurant_id, a.currency))
 HAVING sum(s.debit_minor) <> sum(s.credit_minor);
 
 -- check: balance_sheets_close
--- In every balance account the accounts that grow by debits hold together as much as those that grow by credits, so every entry
--- moves accounts of the chart only. The chart is that of ledger.domain.chart_of_accounts; a test keeps the two together.
+-- In every balance account, the accounts that grow by debits hold together as much as those that
+-- grow by credits, and every entry moves accounts of the chart only. The chart is that of
+-- ledger.domain.chart_of_accounts; a test compares the two.
 WITH chart (account, normal_side) AS (
   VALUES
     ('processor_clearing', 'debit'),
@@ -703,7 +821,8 @@ balance AS (
 sheet AS (
   SELECT b.balance_account_id,
          COALESCE(-sum(b.balance_minor) FILTER (WHERE c.normal_side = 'debit'), 0) AS assets_minor,
-         COALESCE(sum(b.balance_minor) FILTER (WHERE c.normal_side = 'credit'), 0) AS liabilities_minor,
+         COALESCE(sum(b.balance_minor) FILTER (WHERE c.normal_side = 'credit'), 0)
+           AS liabilities_minor,
          string_agg(DISTINCT b.ledger_account, ', ') FILTER (WHERE c.account IS NULL) AS unknown
   FROM balance AS b
   LEFT JOIN chart AS c ON c.account = b.ledger_account
@@ -718,7 +837,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.assets_minor <> s.liabilities_minor OR s.unknown IS NOT NULL;
 
 -- check: balances_fit_int64
--- The balance of every account fits the int64 in which the service tells it.
+-- The balance of every account fits the int64 in which the service returns it.
 SELECT 'balances_fit_int64' AS check_name, 'ERROR' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
        format('the balance of %s is %s', m.ledger_account, abs(m.balance_minor)) AS detail
@@ -731,7 +850,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id
 WHERE abs(m.balance_minor) > 9223372036854775807;
 
 -- check: reserved_is_not_negative
--- No more is released from a restaurant's payouts than was reserved for them.
+-- A restaurant's payouts release no more than was reserved for them.
 SELECT 'reserved_is_not_negative' AS check_name, 'ERROR' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
        format('payout_reserved is %s', s.balance_minor) AS detail
@@ -745,11 +864,13 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: reserved_is_in_payouts
--- What is reserved in a balance account is what its payouts in flight amount to.
+-- The reserve of a balance account is the sum of its payouts in flight.
 SELECT 'reserved_is_in_payouts' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, COALESCE(s.balance_account_id, p.balance_account_id)::text)
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency,
+                              COALESCE(s.balance_account_id, p.balance_account_id)::text)
          AS entity,
-       format('payout_reserved is %s, the payouts in flight are %s', COALESCE(s.balance_minor, 0), COALESCE(p.amount_minor, 0))
+       format('payout_reserved is %s, the payouts in flight are %s', COALESCE(s.balance_minor, 0),
+              COALESCE(p.amount_minor, 0))
          AS detail
 FROM (
   SELECT balance_account_id, sum(signed_minor) AS balance_minor
@@ -758,14 +879,19 @@ FROM (
   GROUP BY balance_account_id
 ) AS s
 FULL JOIN (
-  SELECT balance_account_id, sum(amount_minor) AS amount_minor FROM payouts WHERE state = 'CREATED' GROUP BY balance_account_id
+  SELECT balance_account_id, sum(amount_minor) AS amount_minor
+  FROM payouts
+  WHERE state = 'CREATED'
+  GROUP BY balance_account_id
 ) AS p ON p.balance_account_id = s.balance_account_id
-LEFT JOIN balance_accounts AS a ON a.balance_account_id = COALESCE(s.balance_account_id, p.balance_account_id)
+LEFT JOIN balance_accounts AS a
+  ON a.balance_account_id = COALESCE(s.balance_account_id, p.balance_account_id)
 WHERE COALESCE(s.balance_minor, 0) <> COALESCE(p.amount_minor, 0);
 
 -- check: payouts_leave_nothing_negative
--- A payout never takes more than there is, so where payouts were made, restaurant_payable is below zero by no more than the debits
--- that the latest payout had not counted: they came later, or are fees that wait for their charges.
+-- A payout never takes more than there is. So where there were payouts, restaurant_payable is below
+-- zero by no more than the debits that the latest payout did not count: they came later, or are
+-- fees that wait for their charges.
 WITH latest AS (
   SELECT DISTINCT ON (balance_account_id) balance_account_id, payout_id
   FROM payouts
@@ -780,12 +906,14 @@ booked AS (
   GROUP BY balance_account_id
 ),
 counted AS (
-  SELECT payout_id, -COALESCE(sum(counted_minor) FILTER (WHERE counted_minor < 0), 0) AS debits_minor
+  SELECT payout_id, -COALESCE(sum(counted_minor) FILTER (WHERE counted_minor < 0), 0)
+         AS debits_minor
   FROM payout_items
   GROUP BY payout_id
 )
 SELECT 'payouts_leave_nothing_negative' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, b.balance_account_id::text) AS entity,
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, b.balance_account_id::text)
+         AS entity,
        format('restaurant_payable is %s, the debits since the latest payout explain %s',
               b.payable_minor, COALESCE(c.debits_minor, 0) - b.debits_minor) AS detail
 FROM booked AS b
@@ -795,11 +923,12 @@ LEFT JOIN balance_accounts AS a ON a.balance_account_id = b.balance_account_id
 WHERE b.payable_minor < LEAST(0, COALESCE(c.debits_minor, 0) - b.debits_minor);
 
 -- check: snapshots_agree_with_the_entries
--- A snapshot of the present stay holds what its entries add up to: those with a recorded_txid below
--- its horizon, by ledger account and type, in all and as far as they had matured by taken_at; how many
--- they are, and the latest of their instants. Snapshots of other stays, and those written elsewhere, are never read. Each is compared
--- with what adds up to it from the first on: every entry is read once, and once more where it matured
--- between two snapshots, however many there are.
+-- A snapshot of the present stay holds the sums of the entries with a recorded_txid below its
+-- horizon, by ledger account and type, in all and as far as they had matured by taken_at; their
+-- number; and the latest of their instants. No server reads snapshots of other stays, or those
+-- written elsewhere. The check adds up the differences from one snapshot to the next: it reads
+-- every entry once, and once more if it matured between two snapshots, however many snapshots there
+-- are.
 WITH snapshot AS MATERIALIZED (
   SELECT balance_account_id, horizon, taken_at, entries_count, last_recorded_at, last_event_at,
          ledger_accounts, entry_types, total_minors, matured_minors,
@@ -810,9 +939,11 @@ WITH snapshot AS MATERIALIZED (
 ),
 -- What each snapshot has more, or less, than the one before.
 difference AS (
-  SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account, count(*) AS entries_count,
+  SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account,
+         count(*) AS entries_count,
          sum(e.amount_minor) AS total_minor,
-         COALESCE(sum(e.amount_minor) FILTER (WHERE e.available_at IS NULL OR e.available_at <= s.taken_at), 0) AS matured_minor,
+         COALESCE(sum(e.amount_minor) FILTER (
+           WHERE e.available_at IS NULL OR e.available_at <= s.taken_at), 0) AS matured_minor,
          max(e.recorded_at) AS last_recorded_at, max(e.occurred_at) AS last_event_at
   FROM snapshot AS s
   CROSS JOIN LATERAL (
@@ -823,33 +954,40 @@ difference AS (
   GROUP BY s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account
   UNION ALL
   SELECT s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account, 0, 0,
-         sum(CASE WHEN s.taken_at > s.taken_before THEN e.amount_minor ELSE -e.amount_minor END), NULL, NULL
+         sum(CASE WHEN s.taken_at > s.taken_before THEN e.amount_minor ELSE -e.amount_minor END),
+         NULL, NULL
   FROM snapshot AS s
   CROSS JOIN LATERAL (
     SELECT e.* FROM ledger_entries AS e
     WHERE e.balance_account_id = s.balance_account_id AND e.recorded_txid < s.horizon_before
-      AND e.available_at > LEAST(s.taken_before, s.taken_at) AND e.available_at <= GREATEST(s.taken_before, s.taken_at)
+      AND e.available_at > LEAST(s.taken_before, s.taken_at)
+        AND e.available_at <= GREATEST(s.taken_before, s.taken_at)
   ) AS e
   GROUP BY s.balance_account_id, s.horizon, e.entry_type, e.debit_account, e.credit_account
 ),
 step AS (
-  SELECT balance_account_id, horizon, ledger_account, entry_type, sum(entries_count) AS entries_count,
+  SELECT balance_account_id, horizon, ledger_account, entry_type,
+         sum(entries_count) AS entries_count,
          sum(total_minor) AS total_minor, sum(matured_minor) AS matured_minor,
          max(last_recorded_at) AS last_recorded_at, max(last_event_at) AS last_event_at
   FROM (
-    SELECT balance_account_id, horizon, credit_account AS ledger_account, entry_type, entries_count, total_minor, matured_minor,
-           last_recorded_at, last_event_at
+    SELECT balance_account_id, horizon, credit_account AS ledger_account, entry_type,
+           entries_count, total_minor, matured_minor, last_recorded_at, last_event_at
     FROM difference
     UNION ALL
-    SELECT balance_account_id, horizon, debit_account, entry_type, 0, -total_minor, -matured_minor, NULL, NULL FROM difference
+    SELECT balance_account_id, horizon, debit_account, entry_type,
+           0, -total_minor, -matured_minor, NULL, NULL
+    FROM difference
   ) AS side
   GROUP BY balance_account_id, horizon, ledger_account, entry_type
 ),
 -- A line for each snapshot from the first on that has it, whether it moved or not.
 expected AS (
   SELECT s.balance_account_id, s.horizon, l.ledger_account, l.entry_type,
-         sum(d.entries_count) OVER so_far AS entries_count, sum(d.total_minor) OVER so_far AS total_minor,
-         sum(d.matured_minor) OVER so_far AS matured_minor, max(d.last_recorded_at) OVER so_far AS last_recorded_at,
+         sum(d.entries_count) OVER so_far AS entries_count,
+         sum(d.total_minor) OVER so_far AS total_minor,
+         sum(d.matured_minor) OVER so_far AS matured_minor,
+         max(d.last_recorded_at) OVER so_far AS last_recorded_at,
          max(d.last_event_at) OVER so_far AS last_event_at
   FROM snapshot AS s
   JOIN (SELECT balance_account_id, ledger_account, entry_type, min(horizon) AS first_horizon
@@ -858,30 +996,37 @@ expected AS (
   LEFT JOIN step AS d
     ON d.balance_account_id = s.balance_account_id AND d.horizon = s.horizon
     AND d.ledger_account = l.ledger_account AND d.entry_type = l.entry_type
-  WINDOW so_far AS (PARTITION BY s.balance_account_id, l.ledger_account, l.entry_type ORDER BY s.horizon)
+  WINDOW so_far AS (
+    PARTITION BY s.balance_account_id, l.ledger_account, l.entry_type ORDER BY s.horizon)
 ),
 recomputed AS (
-  SELECT balance_account_id, horizon, sum(entries_count) AS entries_count, max(last_recorded_at) AS last_recorded_at,
+  SELECT balance_account_id, horizon, sum(entries_count) AS entries_count,
+         max(last_recorded_at) AS last_recorded_at,
          max(last_event_at) AS last_event_at,
-         array_agg(format('%s %s %s %s', ledger_account, entry_type, trim_scale(total_minor), trim_scale(matured_minor))
+         array_agg(format('%s %s %s %s', ledger_account, entry_type, trim_scale(total_minor),
+                          trim_scale(matured_minor))
                    ORDER BY ledger_account, entry_type) AS lines
   FROM expected
   GROUP BY balance_account_id, horizon
 )
 SELECT 'snapshots_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) || ', snapshot ' || s.horizon
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+       || ', snapshot ' || s.horizon
          AS entity,
        CASE WHEN (r.entries_count, r.last_recorded_at, r.last_event_at)
-                 IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at) THEN
-              format('counts %s entries up to %s, %s; there are %s up to %s, %s', s.entries_count, s.last_recorded_at,
-                     s.last_event_at, COALESCE(r.entries_count, 0), r.last_recorded_at, r.last_event_at)
+                 IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at)
+            THEN
+              format('counts %s entries up to %s, %s; there are %s up to %s, %s',
+                     s.entries_count, s.last_recorded_at, s.last_event_at,
+                     COALESCE(r.entries_count, 0), r.last_recorded_at, r.last_event_at)
             ELSE format('says %s; the entries say %s', left(array_to_string(held.lines, ', '), 300),
                         left(array_to_string(r.lines, ', '), 300)) END AS detail
 FROM snapshot AS s
 LEFT JOIN recomputed AS r ON r.balance_account_id = s.balance_account_id AND r.horizon = s.horizon
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 CROSS JOIN LATERAL (
-  SELECT array_agg(format('%s %s %s %s', l.ledger_account, l.entry_type, trim_scale(l.total_minor), trim_scale(l.matured_minor))
+  SELECT array_agg(format('%s %s %s %s', l.ledger_account, l.entry_type, trim_scale(l.total_minor),
+                          trim_scale(l.matured_minor))
                    ORDER BY l.ledger_account, l.entry_type) AS lines
   FROM unnest(s.ledger_accounts, s.entry_types, s.total_minors, s.matured_minors)
     AS l (ledger_account, entry_type, total_minor, matured_minor)
@@ -890,24 +1035,30 @@ WHERE (r.entries_count, r.last_recorded_at, r.last_event_at, r.lines)
       IS DISTINCT FROM (s.entries_count::numeric, s.last_recorded_at, s.last_event_at, held.lines);
 
 -- check: snapshots_are_settled
--- A snapshot of the present stay was taken in the past, of transactions that have all ended, and is of
--- a balance account that exists. A minute is left for a clock set back. One ahead of the cluster's numbers is not read; somebody put it there, or went back.
+-- A snapshot of the present stay was taken in the past, of transactions that have all ended, and
+-- belongs to a balance account that exists. A minute is left for a clock set back. A horizon above
+-- the cluster's numbers means that the row was inserted by hand, or that the cluster went back in
+-- time; servers do not read such a snapshot.
 SELECT 'snapshots_are_settled' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text) || ', snapshot ' || s.horizon
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, s.balance_account_id::text)
+       || ', snapshot ' || s.horizon
          AS entity,
        CASE WHEN a.balance_account_id IS NULL THEN 'the balance account does not exist'
-            ELSE format('taken at %s, it is %s now; all transactions below %s have ended', s.taken_at, clock_timestamp(),
+            ELSE format('taken at %s, it is %s now; all transactions below %s have ended',
+                        s.taken_at, clock_timestamp(),
                         pg_snapshot_xmin(pg_current_snapshot())) END AS detail
 FROM balance_snapshots AS s
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.stay_id = (SELECT stay_id FROM current_stay) AND s.xmin = s.written_txid::xid
-  AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot()) OR s.taken_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute'
+  AND (s.horizon > pg_snapshot_xmin(pg_current_snapshot())
+       OR s.taken_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute'
        OR a.balance_account_id IS NULL);
 
 -- check: statement_marks_agree_with_the_entries
--- A statement mark of the present stay tells the truth about the entries with a recorded_txid below its horizon: how many they are,
--- the latest recorded_at, how far one lies before that of a lower number, and what they add up to. All those transactions have
--- ended. Every entry of an account with marks is read once, in the order of the numbers, with the marks in between.
+-- A mark of the present stay agrees with the entries with a recorded_txid below its horizon: their
+-- number, the latest recorded_at, the longest time by which one of them lies before an entry of a
+-- lower number, and the sum. All those transactions have ended. The check reads every entry of an
+-- account with marks once, in the order of the numbers, with the marks in between.
 WITH mark AS MATERIALIZED (
   SELECT balance_account_id, horizon, entries_count, last_recorded_at, late_by_max, payable_minor
   FROM statement_marks
@@ -915,16 +1066,20 @@ WITH mark AS MATERIALIZED (
 ),
 -- A mark comes before the entries at its horizon, which it does not count.
 place AS (
-  SELECT balance_account_id, horizon AS txid, 0 AS kind, 0 AS entries_count, NULL::timestamptz AS first_recorded_at,
-         NULL::timestamptz AS last_recorded_at, 0 AS payable_minor, entries_count AS told_entries_count,
-         last_recorded_at AS told_last_recorded_at, late_by_max AS told_late_by_max, payable_minor AS told_payable_minor
+  SELECT balance_account_id, horizon AS txid, 0 AS kind, 0 AS entries_count,
+         NULL::timestamptz AS first_recorded_at, NULL::timestamptz AS last_recorded_at,
+         0 AS payable_minor, entries_count AS mark_entries_count,
+         last_recorded_at AS mark_last_recorded_at, late_by_max AS mark_late_by_max,
+         payable_minor AS mark_payable_minor
   FROM mark
   UNION ALL
-  SELECT e.balance_account_id, e.recorded_txid, 1, count(*) FILTER (WHERE e.side = 'credit'), min(e.recorded_at), max(e.recorded_at),
-         COALESCE(sum(e.signed_minor) FILTER (WHERE e.ledger_account = 'restaurant_payable'), 0), NULL, NULL, NULL, NULL
-  FROM ledger_movements AS e
-  WHERE e.balance_account_id IN (SELECT balance_account_id FROM mark)
-  GROUP BY e.balance_account_id, e.recorded_txid
+  SELECT m.balance_account_id, m.recorded_txid, 1, count(*) FILTER (WHERE m.side = 'credit'),
+         min(m.recorded_at), max(m.recorded_at),
+         COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable'), 0),
+         NULL, NULL, NULL, NULL
+  FROM ledger_movements AS m
+  WHERE m.balance_account_id IN (SELECT balance_account_id FROM mark)
+  GROUP BY m.balance_account_id, m.recorded_txid
 ),
 late AS (
   SELECT p.*, max(p.last_recorded_at) OVER before - p.first_recorded_at AS late_by
@@ -933,30 +1088,39 @@ late AS (
                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 recomputed AS (
-  SELECT l.balance_account_id, l.txid AS horizon, l.kind, l.told_entries_count, l.told_last_recorded_at, l.told_late_by_max,
-         l.told_payable_minor, sum(l.entries_count) OVER so_far AS entries_count,
+  SELECT l.balance_account_id, l.txid AS horizon, l.kind, l.mark_entries_count,
+         l.mark_last_recorded_at, l.mark_late_by_max,
+         l.mark_payable_minor, sum(l.entries_count) OVER so_far AS entries_count,
          max(l.last_recorded_at) OVER so_far AS last_recorded_at,
-         GREATEST(interval '0', max(l.late_by) OVER so_far) AS late_by_max, sum(l.payable_minor) OVER so_far AS payable_minor
+         GREATEST(interval '0', max(l.late_by) OVER so_far) AS late_by_max,
+         sum(l.payable_minor) OVER so_far AS payable_minor
   FROM late AS l
-  WINDOW so_far AS (PARTITION BY l.balance_account_id ORDER BY l.txid, l.kind ROWS UNBOUNDED PRECEDING)
+  WINDOW so_far AS (
+    PARTITION BY l.balance_account_id ORDER BY l.txid, l.kind ROWS UNBOUNDED PRECEDING)
 )
 SELECT 'statement_marks_agree_with_the_entries' AS check_name, 'ERROR' AS severity,
-       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, r.balance_account_id::text) || ', mark ' || r.horizon
+       'account ' || COALESCE(a.restaurant_id || '/' || a.currency, r.balance_account_id::text)
+       || ', mark ' || r.horizon
          AS entity,
        CASE WHEN r.horizon > pg_snapshot_xmin(pg_current_snapshot()) THEN
-              format('all transactions below %s have ended, no more', pg_snapshot_xmin(pg_current_snapshot()))
-            ELSE format('counts %s entries up to %s, late by %s, worth %s; there are %s up to %s, late by %s, worth %s',
-                        r.told_entries_count, r.told_last_recorded_at, r.told_late_by_max, r.told_payable_minor,
-                        r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor) END AS detail
+              format('all transactions below %s have ended, no more',
+                     pg_snapshot_xmin(pg_current_snapshot()))
+            ELSE format('counts %s entries up to %s, late by %s, worth %s;'
+                        ' there are %s up to %s, late by %s, worth %s',
+                        r.mark_entries_count, r.mark_last_recorded_at, r.mark_late_by_max,
+                        r.mark_payable_minor,
+                        r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor) END
+                          AS detail
 FROM recomputed AS r
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = r.balance_account_id
 WHERE r.kind = 0
   AND (r.horizon > pg_snapshot_xmin(pg_current_snapshot())
-       OR (r.told_entries_count, r.told_last_recorded_at, r.told_late_by_max, r.told_payable_minor)
+       OR (r.mark_entries_count, r.mark_last_recorded_at, r.mark_late_by_max, r.mark_payable_minor)
           IS DISTINCT FROM (r.entries_count, r.last_recorded_at, r.late_by_max, r.payable_minor));
 
 -- check: nothing_is_recorded_in_the_future
--- recorded_at is the database's clock when the transaction began, so it is past. A minute is left for a clock set back.
+-- recorded_at is the database's clock when the transaction began, so it is past. A minute is left
+-- for a clock set back.
 SELECT 'nothing_is_recorded_in_the_future' AS check_name, 'ERROR' AS severity, r.entity,
        format('was recorded at %s; it is %s now', r.recorded_at, clock_timestamp()) AS detail
 FROM (
@@ -971,12 +1135,14 @@ FROM (
 WHERE r.recorded_at > GREATEST(clock_timestamp(), ledger_clock_at()) + interval '1 minute';
 
 -- check: append_only_triggers_are_on
--- The triggers that deny changes, and those that check a payout's moves, items and run, are there as the migrations made them: of the
--- same type, in every session where that was said (ENABLE ALWAYS), with the same condition or none; and their functions still
--- raise, or let no change through, and look for tables in the schema of the books alone. What dump, restore and replication do to
--- them `ledger migrate` mends.
--- A migration that adds a trigger adds it here; a test keeps the list and the schema together.
--- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
+-- The triggers that deny changes, and those that check a payout's moves, items and run, are as the
+-- migrations made them: of the same type, in every session where the migrations said so (ENABLE
+-- ALWAYS), with the same condition or none. Their functions still raise, or let no change through,
+-- and look up tables in the schema of the books alone. `ledger migrate` mends what dump, restore
+-- and replication do to them. A migration that adds a trigger adds it here; a test compares the
+-- list with the schema.
+-- Types, see pg_trigger.h: for each ROW 1 (else statement), BEFORE 2 (else after), INSERT 4, DELETE
+-- 8, UPDATE 16, TRUNCATE 32.
 WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, condition) AS (
   VALUES
     ('archived_ranges', 'archived_ranges_deny_change', 'deny_change', 58, 'A', ''),
@@ -1024,32 +1190,40 @@ WITH wanted (table_name, trigger_name, function_name, trigger_type, enabled, con
     ('processor_events', 'processor_events_deny_change', 'deny_change', 58, 'A', ''),
     ('statement_marks', 'statement_marks_deny_change', 'deny_change', 18, 'A', '')
 )
-SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity, 'table ' || w.table_name AS entity,
+SELECT 'append_only_triggers_are_on' AS check_name, 'ERROR' AS severity,
+       'table ' || w.table_name AS entity,
        format('trigger %s %s', w.trigger_name,
               CASE WHEN t.oid IS NULL THEN 'is missing'
                    WHEN t.tgenabled::text <> w.enabled THEN
-                     format('is not on as it should be, which `ledger migrate` mends: tgenabled is %s, not %s', t.tgenabled, w.enabled)
-                   WHEN NOT f.has_fixed_path THEN format('has a function without a fixed search_path: %s', f.proname)
+                     format('is not on as it should be, which `ledger migrate` mends:'
+                            ' tgenabled is %s, not %s', t.tgenabled, w.enabled)
+                   WHEN NOT f.has_fixed_path THEN
+                     format('has a function without a fixed search_path: %s', f.proname)
                    ELSE 'is not as the migrations made it' END) AS detail
 FROM wanted AS w
-LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(w.table_name) AND t.tgname = w.trigger_name
+LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(w.table_name)
+  AND t.tgname = w.trigger_name
 LEFT JOIN LATERAL (
   SELECT p.proname, p.prosrc,
-         format('search_path=pg_catalog, %I, pg_temp', n.nspname) = ANY (COALESCE(p.proconfig, '{}')) AS has_fixed_path
+         format('search_path=pg_catalog, %I, pg_temp', n.nspname)
+           = ANY (COALESCE(p.proconfig, '{}')) AS has_fixed_path
   FROM pg_catalog.pg_proc AS p
   JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
   WHERE p.oid = t.tgfoid
 ) AS f ON true
 WHERE (t.tgenabled::text = w.enabled AND t.tgtype = w.trigger_type AND t.tgattr::text = ''
-       AND COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), '') = w.condition
+       AND COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), '')
+         = w.condition
        AND f.proname = w.function_name AND f.has_fixed_path
-       AND f.prosrc LIKE CASE f.proname WHEN 'keep_payout_run_going' THEN '%RETURN NULL%' ELSE '%RAISE EXCEPTION%' END
+       AND f.prosrc LIKE CASE f.proname WHEN 'keep_payout_run_going' THEN '%RETURN NULL%'
+                                        ELSE '%RAISE EXCEPTION%' END
       ) IS NOT TRUE;
 
 -- check: constraints_are_in_force
--- Every constraint is there and validated, no column may be NULL that should not, every foreign key's trigger is on, every index
--- is valid, and those that say which payouts exclude each other are there. A migration that adds a constraint, a unique index or a
--- nullable column adds it here; tests keep the lists and the schema together.
+-- Every constraint exists and is validated, no column allows NULL that should not, every foreign
+-- key's trigger is on, every index is valid, and the indexes exist that let payouts exclude each
+-- other. A migration that adds a constraint, a unique index or a nullable column adds it here.
+-- Tests compare the lists with the schema.
 WITH wanted (table_name, constraint_name) AS (
   VALUES
     ('archived_ranges', 'archived_ranges_file_bytes_check'),
@@ -1183,14 +1357,17 @@ ours AS (
 ),
 broken AS (
   SELECT w.table_name, format('constraint %s %s', w.constraint_name,
-                              CASE WHEN c.oid IS NULL THEN 'is missing' ELSE 'is not validated' END) AS detail
+                              CASE WHEN c.oid IS NULL THEN 'is missing'
+                                   ELSE 'is not validated' END) AS detail
   FROM wanted AS w
-  LEFT JOIN pg_catalog.pg_constraint AS c ON c.conrelid = to_regclass(w.table_name) AND c.conname = w.constraint_name
+  LEFT JOIN pg_catalog.pg_constraint AS c ON c.conrelid = to_regclass(w.table_name)
+    AND c.conname = w.constraint_name
   WHERE c.convalidated IS NOT TRUE
   UNION ALL
   SELECT o.table_name, format('column %s may be NULL', a.attname)
   FROM ours AS o
-  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.table_oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.table_oid AND a.attnum > 0
+    AND NOT a.attisdropped
   LEFT JOIN nullable AS n ON n.table_name = o.table_name AND n.column_name = a.attname
   WHERE NOT a.attnotnull AND n.column_name IS NULL
   UNION ALL
@@ -1205,12 +1382,15 @@ broken AS (
   WHERE NOT (i.indisvalid AND i.indisready)
   UNION ALL
   SELECT w.table_name, format('index %s %s', w.index_name,
-                              CASE WHEN i.indexrelid IS NULL THEN 'is missing' ELSE 'is not as the migrations made it' END)
+                              CASE WHEN i.indexrelid IS NULL THEN 'is missing'
+                                   ELSE 'is not as the migrations made it' END)
   FROM unique_where AS w
-  LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass(w.index_name) AND i.indrelid = to_regclass(w.table_name)
+  LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass(w.index_name)
+    AND i.indrelid = to_regclass(w.table_name)
   WHERE (i.indisunique AND pg_get_expr(i.indpred, i.indrelid) = w.condition) IS NOT TRUE
 )
-SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity, 'table ' || table_name AS entity, detail
+SELECT 'constraints_are_in_force' AS check_name, 'ERROR' AS severity,
+       'table ' || table_name AS entity, detail
 FROM broken;
 
 -- check: views_are_as_they_were_made
@@ -1220,7 +1400,8 @@ FROM broken;
 WITH wanted (view_name, definition) AS (
   VALUES
     ('current_place',
-     'SELECT COALESCE((NULLIF(current_setting(''ledger.system_identifier''::text, true), ''''::text))'
+     'SELECT COALESCE('
+     '(NULLIF(current_setting(''ledger.system_identifier''::text, true), ''''::text))'
      '::bigint, ( SELECT pg_control_system.system_identifier FROM pg_control_system()'
      ' pg_control_system(pg_control_version, catalog_version_no, system_identifier,'
      ' pg_control_last_modified))) AS system_identifier,'
@@ -1230,7 +1411,8 @@ WITH wanted (view_name, definition) AS (
      'SELECT latest.stay_id'
      ' FROM (( SELECT ledger_stays.number, ledger_stays.stay_id, ledger_stays.system_identifier,'
      ' ledger_stays.entries_oid, ledger_stays.entries_file, ledger_stays.began_at'
-     ' FROM ledger_stays ORDER BY ledger_stays.number DESC, ledger_stays.stay_id DESC LIMIT 1) latest'
+     ' FROM ledger_stays ORDER BY ledger_stays.number DESC, ledger_stays.stay_id DESC LIMIT 1)'
+     ' latest'
      ' JOIN current_place place ON (((place.system_identifier = latest.system_identifier)'
      ' AND (place.entries_oid = latest.entries_oid)'
      ' AND (place.entries_file = latest.entries_file))))'
@@ -1264,10 +1446,12 @@ LEFT JOIN LATERAL (
 WHERE v.definition IS DISTINCT FROM w.definition;
 
 -- check: roles_hold_no_more_than_they_need
--- The application adds to the books, changes profiles and moves payouts and runs, no more; the reader reads. However they came by a
--- privilege (a grant, one to PUBLIC, a membership), it is found. A migration that grants something adds it here.
+-- The application adds to the books, changes profiles and moves payouts and runs, and no more; the
+-- reader reads. The check finds every privilege, whether by a grant, a grant to PUBLIC or a
+-- membership. A migration that grants something adds it here.
 WITH role AS (
-  SELECT w.role_name, r.oid, r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
+  SELECT w.role_name, r.oid,
+         r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls AS is_mighty,
          pg_has_role(r.oid, o.oid, 'MEMBER') AS is_owner
   FROM (VALUES ('ledger_app'), ('ledger_read')) AS w (role_name)
   LEFT JOIN pg_catalog.pg_roles AS r ON r.rolname = w.role_name
@@ -1308,15 +1492,18 @@ ours AS (
   SELECT oid, relname::text AS table_name
   FROM pg_catalog.pg_class
   WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
-    AND relnamespace = (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = to_regclass('ledger_entries'))
+    AND relnamespace = (SELECT relnamespace FROM pg_catalog.pg_class
+                        WHERE oid = to_regclass('ledger_entries'))
 ),
 held (role_name, table_name, privilege, column_name) AS (
   SELECT r.role_name, o.table_name, p.privilege, ''
   FROM role AS r
   CROSS JOIN ours AS o
-  CROSS JOIN (VALUES ('INSERT'), ('DELETE'), ('TRUNCATE'), ('REFERENCES'), ('TRIGGER')) AS p (privilege)
+  CROSS JOIN (VALUES ('INSERT'), ('DELETE'), ('TRUNCATE'), ('REFERENCES'), ('TRIGGER'))
+    AS p (privilege)
   WHERE has_table_privilege(r.oid, o.oid, p.privilege)
-     OR (p.privilege IN ('INSERT', 'REFERENCES') AND has_any_column_privilege(r.oid, o.oid, p.privilege))
+     OR (p.privilege IN ('INSERT', 'REFERENCES')
+         AND has_any_column_privilege(r.oid, o.oid, p.privilege))
   UNION ALL
   SELECT r.role_name, o.table_name, 'UPDATE', a.attname::text
   FROM role AS r
@@ -1337,30 +1524,36 @@ broken AS (
   UNION ALL
   SELECT role_name, 'is a member of ledger_owner' FROM role WHERE is_owner AND NOT is_mighty
   UNION ALL
-  SELECT h.role_name, format('may %s %s%s', h.privilege, h.table_name, COALESCE('.' || NULLIF(h.column_name, ''), ''))
+  SELECT h.role_name, format('may %s %s%s', h.privilege, h.table_name,
+                             COALESCE('.' || NULLIF(h.column_name, ''), ''))
   FROM (SELECT role_name, table_name, privilege, column_name FROM held
         EXCEPT
         SELECT role_name, table_name, privilege, column_name FROM allowed) AS h
   JOIN role AS r ON r.role_name = h.role_name
   WHERE NOT r.is_mighty AND r.is_owner IS NOT TRUE
 )
-SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail
+SELECT 'roles_hold_no_more_than_they_need' AS check_name, 'ERROR' AS severity,
+       'role ' || role_name AS entity, detail
 FROM broken;
 
 -- check: rows_are_sealed_in_time
--- What was recorded ten minutes ago is sealed. Servers seal every few seconds: no server runs, none seals
--- (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays open, or one wrote more under one id than a seal can keep. After a
--- restore into another cluster nothing counts as sealed until a server has looked at it.
+-- What was recorded ten minutes ago is sealed. Servers seal every few seconds. If rows are not
+-- sealed, no server runs, none seals (LEDGER_SEAL_INTERVAL_SECONDS=0), a transaction stays open, or
+-- one wrote more under one id than a seal can hold. After a restore into another cluster nothing
+-- counts as sealed until a server has checked it.
 WITH head AS (
   SELECT COALESCE((
-    SELECT CASE WHEN s.system_identifier = c.system_identifier AND NOT s.is_restored THEN s.end_txid END
+    SELECT CASE WHEN s.system_identifier = c.system_identifier AND NOT s.is_restored
+                THEN s.end_txid END
     FROM ledger_seals AS s
     CROSS JOIN pg_control_system() AS c
     ORDER BY s.sequence DESC
     LIMIT 1), 0) AS end_txid
 )
-SELECT 'rows_are_sealed_in_time' AS check_name, 'WARNING' AS severity, 'table ledger_seals' AS entity,
-       format('%s rows are not sealed, the oldest was recorded at %s', count(*), min(r.recorded_at)) AS detail
+SELECT 'rows_are_sealed_in_time' AS check_name, 'WARNING' AS severity,
+       'table ledger_seals' AS entity,
+       format('%s rows are not sealed, the oldest was recorded at %s', count(*),
+              min(r.recorded_at)) AS detail
 FROM (
   SELECT recorded_at FROM processor_events
   WHERE recorded_txid::text::bigint >= (SELECT end_txid FROM head)
@@ -1373,38 +1566,47 @@ FROM (
 HAVING min(r.recorded_at) < clock_timestamp() - interval '10 minutes';
 
 -- check: archives_are_finished
--- Nothing that is in an archive is in its table, too: the removal was cut off, or calls were recorded later than the archive was
--- made. `ledger archive run` goes on with it, and archives the calls.
-SELECT 'archives_are_finished' AS check_name, 'WARNING' AS severity, 'archive ' || a.archive_id AS entity,
-       format('rows of it, or of its range, are in %s; run `ledger archive run` again', a.kind) AS detail
+-- No row is both in an archive and in its table. If one is, the removal was cut off, or calls were
+-- recorded after their archive was made. `ledger archive run` continues the removal, and archives
+-- the calls.
+SELECT 'archives_are_finished' AS check_name, 'WARNING' AS severity,
+       'archive ' || a.archive_id AS entity,
+       format('rows of it, or of its range, are in %s; run `ledger archive run` again', a.kind)
+         AS detail
 FROM archived_ranges AS a
 WHERE (a.kind = 'audit_log' AND EXISTS (
-         SELECT FROM audit_log AS l WHERE l.recorded_at >= a.from_at AND l.recorded_at < a.before_at))
+         SELECT FROM audit_log AS l
+         WHERE l.recorded_at >= a.from_at AND l.recorded_at < a.before_at))
    OR EXISTS (
          SELECT FROM archived_run_outcomes AS z
          WHERE z.archive_id = a.archive_id
            AND EXISTS (SELECT FROM payout_run_items AS i WHERE i.payout_run_id = z.payout_run_id));
 
 -- check: clock_is_not_behind_the_books
--- The database's clock is not behind what was recorded. Where it was set back, everything is recorded as
--- just after the latest record, and nothing else matures, until the clock is past that.
+-- The database's clock is not behind the latest record. If it was set back, everything is recorded
+-- as just after the latest record, and nothing else matures, until the clock is past that.
 SELECT 'clock_is_not_behind_the_books' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
-       format('it is %s; the latest was recorded at %s', clock_timestamp(), ledger_clock_at()) AS detail
+       format('it is %s; the latest was recorded at %s', clock_timestamp(), ledger_clock_at())
+         AS detail
 WHERE ledger_clock_at() > clock_timestamp() + interval '1 second';
 
 -- check: clock_agrees_with_the_host
--- The database's clock agrees with that of the host that asks, which says in ledger.host_during between which
--- two instants the transaction began there. While the database's is ahead, everything is recorded too late.
+-- The database's clock agrees with the clock of the auditing host, which gives in
+-- ledger.host_during the two instants between which the transaction began there. While the
+-- database's clock is ahead, everything is recorded too late.
 SELECT 'clock_agrees_with_the_host' AS check_name, 'WARNING' AS severity, 'clock' AS entity,
-       format('the database began at %s, which the host that asks calls %s', now(), h.during) AS detail
+       format('the database began at %s, while the auditing host''s clock was at %s', now(),
+              h.during) AS detail
 FROM (SELECT NULLIF(current_setting('ledger.host_during', true), '')::tstzrange AS during) AS h
-WHERE now() > upper(h.during) + interval '1 second' OR now() < lower(h.during) - interval '1 second';
+WHERE now() > upper(h.during) + interval '1 second'
+  OR now() < lower(h.during) - interval '1 second';
 
 -- check: roles_hold_what_they_need
--- The application may insert into every table of the books, in each column that nothing else fills, and
--- read all of them; so may the reader, but for secrets. Both may use the schema, and call the functions
--- that they need. A restore without privileges leaves nothing of
--- that, and `ledger migrate` grants what is missing. `ledger doctor` looks at every privilege.
+-- The application may insert into every table of the books, in each column that has no default, and
+-- read all tables. The reader may read all tables but secrets. Both may use the schema and call the
+-- functions that they need; a test compares the functions with the grants of the migrations. A
+-- restore without privileges leaves none of that, and `ledger migrate` grants what is missing.
+-- `ledger doctor` examines every single privilege.
 WITH books AS (
   SELECT n.oid, n.nspname
   FROM pg_catalog.pg_class AS c
@@ -1421,7 +1623,8 @@ broken AS (
   SELECT r.rolname::text AS role_name, format('may not SELECT %s', o.table_name) AS detail
   FROM pg_catalog.pg_roles AS r
   CROSS JOIN ours AS o
-  WHERE r.rolname IN ('ledger_app', 'ledger_read') AND NOT has_table_privilege(r.oid, o.oid, 'SELECT')
+  WHERE r.rolname IN ('ledger_app', 'ledger_read')
+    AND NOT has_table_privilege(r.oid, o.oid, 'SELECT')
   UNION ALL
   SELECT r.rolname::text, format('may not INSERT %s.%s', o.table_name, a.attname)
   FROM pg_catalog.pg_roles AS r
@@ -1437,42 +1640,53 @@ broken AS (
   CROSS JOIN books AS b
   JOIN pg_catalog.pg_proc AS p ON p.pronamespace = b.oid
   -- With its arguments: what others have made by the same name is not ours.
-  CROSS JOIN LATERAL (SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS called) AS f
-  WHERE (r.rolname = 'ledger_app' AND f.called IN ('advance_ledger_clock()', 'catch_up_ledger_clock()',
+  CROSS JOIN LATERAL (
+    SELECT p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS called) AS f
+  WHERE (r.rolname = 'ledger_app'
+         AND f.called IN ('advance_ledger_clock()', 'catch_up_ledger_clock()',
                                                    'summarize_recorded_txids()', 'recorded_now()',
                                                    'write_payout_run_items(uuid, integer)')
-         OR r.rolname IN ('ledger_app', 'ledger_read') AND f.called IN ('ledger_now()', 'ledger_now_behind()', 'ledger_clock_at()'))
+         OR r.rolname IN ('ledger_app', 'ledger_read')
+            AND f.called IN ('ledger_now()', 'ledger_now_behind()', 'ledger_clock_at()'))
     AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
   UNION ALL
   SELECT r.rolname::text, format('may not USE the schema %s', b.nspname)
   FROM pg_catalog.pg_roles AS r
   CROSS JOIN books AS b
-  WHERE r.rolname IN ('ledger_app', 'ledger_read') AND NOT has_schema_privilege(r.oid, b.oid, 'USAGE')
+  WHERE r.rolname IN ('ledger_app', 'ledger_read')
+    AND NOT has_schema_privilege(r.oid, b.oid, 'USAGE')
 )
-SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity, 'role ' || role_name AS entity, detail
+SELECT 'roles_hold_what_they_need' AS check_name, 'ERROR' AS severity,
+       'role ' || role_name AS entity, detail
 FROM broken;
 
 -- check: sequences_are_ahead_of_their_tables
--- A sequence gives what no row of its table has yet. One that is behind, as replication leaves it, lets no balance account be
--- opened; `ledger migrate` moves it on.
-SELECT 'sequences_are_ahead_of_their_tables' AS check_name, 'ERROR' AS severity, 'table balance_accounts' AS entity,
-       format('the sequence gives %s next, and the table has %s', s.last_value + s.is_called::integer, a.highest) AS detail
+-- No row has the next value of its sequence yet. While a sequence is behind, as after replication,
+-- no balance account can be opened; `ledger migrate` moves it on.
+SELECT 'sequences_are_ahead_of_their_tables' AS check_name, 'ERROR' AS severity,
+       'table balance_accounts' AS entity,
+       format('the sequence gives %s next, and the table has %s',
+              s.last_value + s.is_called::integer, a.highest) AS detail
 FROM balance_accounts_balance_account_id_seq AS s
 CROSS JOIN (SELECT max(balance_account_id) AS highest FROM balance_accounts) AS a
 WHERE s.last_value + s.is_called::integer <= a.highest;
 
 -- check: the_database_keeps_every_text
--- The encoding is UTF8: in any other, texts that callers may send are refused, or kept as bytes that nobody understands.
-SELECT 'the_database_keeps_every_text' AS check_name, 'ERROR' AS severity, 'database ' || datname AS entity,
+-- The encoding is UTF8. Any other refuses some texts that callers may send, or keeps them as bytes
+-- without a meaning.
+SELECT 'the_database_keeps_every_text' AS check_name, 'ERROR' AS severity,
+       'database ' || datname AS entity,
        format('the encoding is %s', pg_encoding_to_char(encoding)) AS detail
 FROM pg_catalog.pg_database
 WHERE datname = current_database() AND pg_encoding_to_char(encoding) <> 'UTF8';
 
 -- check: settings_of_roles_are_safe
--- Neither the database nor a role is set to commits that are not safe, or a role to another path. Servers set both in each of their
--- sessions; other programs may not. The path of a database is how its books get a schema of another name.
+-- Neither the database nor a role has a setting that makes commits unsafe, and no role has another
+-- path. Sessions of servers set both themselves; those of other programs may not. The path of a
+-- database is how its books get a schema of another name.
 SELECT 'settings_of_roles_are_safe' AS check_name, 'WARNING' AS severity,
-       COALESCE('role ' || r.rolname, 'database ' || d.datname, 'every role') AS entity, format('has %s', setting) AS detail
+       COALESCE('role ' || r.rolname, 'database ' || d.datname, 'every role') AS entity,
+       format('has %s', setting) AS detail
 FROM pg_catalog.pg_db_role_setting AS s
 LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
 LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase
@@ -1481,29 +1695,38 @@ WHERE (s.setdatabase = 0 OR d.datname = current_database())
   AND (s.setrole = 0 OR r.rolname IN ('ledger_app', 'ledger_owner', 'ledger_read') OR EXISTS (
     -- A login of the administrator's, which works as one of these.
     SELECT FROM pg_catalog.pg_auth_members AS m
-    WHERE m.member = r.oid AND m.roleid::regrole::text IN ('ledger_app', 'ledger_owner', 'ledger_read')))
-  AND (setting IN ('synchronous_commit=off', 'synchronous_commit=local', 'synchronous_commit=remote_write')
-       OR setting LIKE 'session_replication_role=%' OR (setting LIKE 'search_path=%' AND s.setrole <> 0));
+    WHERE m.member = r.oid
+      AND m.roleid::regrole::text IN ('ledger_app', 'ledger_owner', 'ledger_read')))
+  AND (setting IN ('synchronous_commit=off', 'synchronous_commit=local',
+                   'synchronous_commit=remote_write')
+       OR setting LIKE 'session_replication_role=%'
+       OR (setting LIKE 'search_path=%' AND s.setrole <> 0));
 
 -- check: only_owners_create_beside_the_books
--- Nobody but the owners of the books and of their schema may create in it, as every role may in a schema public of PostgreSQL 14. A
--- function there is called in the place of one of PostgreSQL's with the same name where its types fit as well: its maker's code
--- runs as ledger_app, or as the owner. Take it back by REVOKE CREATE ON SCHEMA.
+-- Only the owners of the books and of their schema may create objects in the schema. In the schema
+-- public of PostgreSQL 14 every role may. PostgreSQL calls a function there in the place of its own
+-- function of the same name where its types fit as well: the code of that role then runs as
+-- ledger_app, or as the owner. REVOKE CREATE ON SCHEMA takes the right back.
 SELECT 'only_owners_create_beside_the_books' AS check_name, 'WARNING' AS severity,
-       COALESCE('role ' || r.rolname, 'every role') AS entity, format('may create in the schema %s', n.nspname) AS detail
+       COALESCE('role ' || r.rolname, 'every role') AS entity,
+       format('may create in the schema %s', n.nspname) AS detail
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL aclexplode(n.nspacl) AS acl
 LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = acl.grantee
-WHERE c.oid = to_regclass('ledger_entries') AND acl.privilege_type = 'CREATE' AND acl.grantee <> n.nspowner
+WHERE c.oid = to_regclass('ledger_entries') AND acl.privilege_type = 'CREATE'
+  AND acl.grantee <> n.nspowner
   AND (r.oid IS NULL OR r.rolname <> 'ledger_owner' AND NOT r.rolsuper);
 
 -- check: recorded_txids_are_past
--- Every recorded_txid is below the next number that this database cluster will give out. After a restore into another cluster
--- they may lawfully be above it: balances stay right, but read all entries until the numbers have caught up.
-SELECT 'recorded_txids_are_past' AS check_name, 'WARNING' AS severity, 'table ' || r.table_name AS entity,
-       format('%s rows have a recorded_txid up to %s, this cluster is at %s: if the database was restored into another cluster, '
-              'stop the server and raise its next transaction id above that (pg_resetwal --epoch, --next-transaction-id)',
+-- Every recorded_txid is below the next number that this database cluster will give out. After a
+-- restore into another cluster they may be above it: balances stay right, but read all entries
+-- until the numbers have caught up.
+SELECT 'recorded_txids_are_past' AS check_name, 'WARNING' AS severity,
+       'table ' || r.table_name AS entity,
+       format('%s rows have a recorded_txid up to %s, this cluster is at %s:'
+              ' if the database was restored into another cluster, stop the server and raise its'
+              ' next transaction id above that (pg_resetwal --epoch, --next-transaction-id)',
               count(*), max(r.recorded_txid), pg_snapshot_xmax(pg_current_snapshot())) AS detail
 FROM (
   SELECT 'processor_events' AS table_name, recorded_txid FROM processor_events
@@ -1514,48 +1737,61 @@ WHERE r.recorded_txid >= pg_snapshot_xmax(pg_current_snapshot())
 GROUP BY r.table_name;
 
 -- check: events_occurred_before_they_were_recorded
--- An event may be at most five minutes ahead of the server that takes it; a minute more is left for the database's clock. One
--- that is further ahead tells of a clock that was wrong.
-SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS severity, 'event ' || event_id AS entity,
+-- An event may be at most five minutes ahead of the server that takes it; a minute more is left for
+-- the database's clock. An event further ahead means that a clock was wrong.
+SELECT 'events_occurred_before_they_were_recorded' AS check_name, 'WARNING' AS severity,
+       'event ' || event_id AS entity,
        format('occurred at %s, was recorded at %s', occurred_at, recorded_at) AS detail
 FROM processor_events
 WHERE occurred_at > recorded_at + interval '6 minutes';
 
 -- check: answers_of_the_bank_are_in_order
--- A payout that was returned was paid no later than it failed. Else only the bank can tell whether the restaurant has its money:
--- see "The bank's answers contradict each other" in docs/operations/settlement.md. Servers refuse such answers; earlier ones booked them.
-SELECT 'answers_of_the_bank_are_in_order' AS check_name, 'WARNING' AS severity, 'payout ' || paid.payout_id AS entity,
-       format('was paid at %s by event %s and failed before, at %s, by event %s', paid.occurred_at, paid.event_id,
+-- A returned payout was paid no later than it failed. Otherwise only the bank knows whether the
+-- restaurant has its money: see "The bank's answers contradict each other" in
+-- docs/operations/settlement.md. Servers refuse such answers; earlier versions booked them.
+SELECT 'answers_of_the_bank_are_in_order' AS check_name, 'WARNING' AS severity,
+       'payout ' || paid.payout_id AS entity,
+       format('was paid at %s by event %s and failed before, at %s, by event %s', paid.occurred_at,
+              paid.event_id,
               failed.occurred_at, failed.event_id) AS detail
 FROM processor_events AS paid
-JOIN processor_events AS failed ON failed.payout_id = paid.payout_id AND failed.type = 'payout_failed'
-WHERE paid.type = 'payout_paid' AND paid.payout_id IS NOT NULL AND paid.occurred_at > failed.occurred_at;
+JOIN processor_events AS failed ON failed.payout_id = paid.payout_id
+  AND failed.type = 'payout_failed'
+WHERE paid.type = 'payout_paid' AND paid.payout_id IS NOT NULL
+  AND paid.occurred_at > failed.occurred_at;
 
 -- check: payouts_are_answered
--- The bank has answered for every payout within some days (LEDGER_PAYOUT_ANSWER_DAYS; 5 with psql). Until it has, no run pays the
--- restaurant again.
-SELECT 'payouts_are_answered' AS check_name, 'WARNING' AS severity, 'currency ' || COALESCE(a.currency, '(none)') AS entity,
-       format('%s payouts were created more than %s days ago and have no answer of the bank; the oldest is %s, of %s',
-              count(*), min(given.days), (array_agg(p.payout_id ORDER BY p.created_at, p.payout_id))[1], min(p.created_at)) AS detail
+-- The bank has answered for every payout within some days (LEDGER_PAYOUT_ANSWER_DAYS; 5 with psql).
+-- Until it has, no run pays the restaurant again.
+SELECT 'payouts_are_answered' AS check_name, 'WARNING' AS severity,
+       'currency ' || COALESCE(a.currency, '(none)') AS entity,
+       format('%s payouts were created more than %s days ago and have no answer of the bank;'
+              ' the oldest is %s, of %s', count(*), min(given.days),
+              (array_agg(p.payout_id ORDER BY p.created_at, p.payout_id))[1], min(p.created_at))
+         AS detail
 FROM payouts AS p
-CROSS JOIN (SELECT COALESCE(NULLIF(current_setting('ledger.payout_answer_days', true), ''), '5')::integer AS days) AS given
+CROSS JOIN (SELECT COALESCE(NULLIF(current_setting('ledger.payout_answer_days', true), ''),
+                            '5')::integer AS days) AS given
 LEFT JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
 WHERE p.state = 'CREATED' AND p.created_at < now() - make_interval(days => given.days)
 GROUP BY a.currency;
 
 -- check: facts_are_booked_once
--- No two events of one type say the same of one reference within some days: restaurant, currency and amount. It may be right, as two
--- refunds of one payment are; or one fact was sent under two ids, see "One fact, one id" in docs/api.md.
+-- No two events of one type, restaurant, currency and amount have the same reference within some
+-- days. Two may be right, as two refunds of one payment are; or one fact was sent under two ids,
+-- see "One fact, one id" in docs/api.md.
 SELECT 'facts_are_booked_once' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
-       format('%s %s events of %s, among them %s and %s', count(*), type, amount_minor, min(event_id), max(event_id)) AS detail
+       format('%s %s events of %s, among them %s and %s', count(*), type, amount_minor,
+              min(event_id), max(event_id)) AS detail
 FROM processor_events
 WHERE reference <> '' AND payout_id IS NULL
 GROUP BY type, restaurant_id, currency, reference, amount_minor
 HAVING count(*) > 1 AND max(occurred_at) - min(occurred_at) <= interval '7 days' * (count(*) - 1);
 
 -- check: refunds_stay_within_their_charge
--- No more is refunded of a payment than was charged, as far as events name the payment by their reference.
+-- The refunds of a payment are no more than its charges, as far as events name the payment by their
+-- reference.
 SELECT 'refunds_stay_within_their_charge' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
        format('charged %s, refunded %s', charged_minor, refunded_minor) AS detail
@@ -1573,7 +1809,8 @@ WHERE refunded_minor > charged_minor;
 -- A refund's reference is that of a charge of the same restaurant and currency.
 WITH payment AS (
   SELECT reference, restaurant_id, currency,
-         bool_or(type = 'charge_succeeded') AS is_charged, bool_or(type = 'refund_succeeded') AS is_refunded,
+         bool_or(type = 'charge_succeeded') AS is_charged,
+         bool_or(type = 'refund_succeeded') AS is_refunded,
          min(event_id) FILTER (WHERE type = 'refund_succeeded') AS refund_event_id
   FROM processor_events
   WHERE type IN ('charge_succeeded', 'refund_succeeded') AND reference <> ''
@@ -1582,7 +1819,8 @@ WITH payment AS (
 SELECT 'refunds_name_a_known_charge' AS check_name, 'WARNING' AS severity,
        'reference ' || p.restaurant_id || '/' || p.currency || '/' || p.reference AS entity,
        format('event %s refunds it, and %s', min(p.refund_event_id),
-              COALESCE('it was charged for ' || min(other.restaurant_id || '/' || other.currency), 'nobody was charged for it'))
+              COALESCE('it was charged for ' || min(other.restaurant_id || '/' || other.currency),
+                       'no restaurant was charged for it'))
          AS detail
 FROM payment AS p
 LEFT JOIN payment AS other ON other.reference = p.reference AND other.is_charged
@@ -1590,7 +1828,7 @@ WHERE p.is_refunded AND NOT p.is_charged
 GROUP BY p.restaurant_id, p.currency, p.reference;
 
 -- check: disputes_end_as_they_opened
--- What disputes were won and lost of a reference is no more than was opened.
+-- The disputes of a reference that were won or lost are no more than those that were opened.
 SELECT 'disputes_end_as_they_opened' AS check_name, 'WARNING' AS severity,
        'reference ' || restaurant_id || '/' || currency || '/' || reference AS entity,
        CASE WHEN opened_minor IS NULL THEN format('won or lost %s, never opened', ended_minor)
@@ -1620,7 +1858,7 @@ JOIN balance_accounts AS a ON a.balance_account_id = s.balance_account_id
 WHERE s.balance_minor < 0;
 
 -- check: dispute_hold_is_not_negative
--- No more is taken out of a restaurant's disputed money than was put there.
+-- No more is taken out of a restaurant's disputed money than was put in.
 SELECT 'dispute_hold_is_not_negative' AS check_name, 'WARNING' AS severity,
        'account ' || a.restaurant_id || '/' || a.currency AS entity,
        format('dispute_hold is %s', s.balance_minor) AS detail

@@ -1,23 +1,26 @@
--- Questions that people ask of the books, each a statement with a name. Nothing here writes.
+-- Questions about the books, each a statement with a name. Nothing here writes.
 --
--- `ledger report` runs one of them. So does psql, all in one read-only transaction, with the parameters as variables; those with
--- a default may be left out:
+-- `ledger report` runs one of them. psql runs all of them in one read-only transaction, with the
+-- parameters as variables. Those with a default may be left out:
 --
 --   psql -X -v ON_ERROR_STOP=1 -v currency=PEN -v restaurant_id=res_001 -f sql/queries.sql
 --
---   currency             ISO 4217 code (q1_balances, q3_payout_eligibility)
---   until_at             the instant at which the seven days end, exclusive; now (q2_top_restaurants)
---   as_of                the date to pay out by, in the settlement time zone; today there (q3_payout_eligibility)
---   begins_at            the instant at which that date begins in the settlement time zone (q3_payout_eligibility)
---   ends_at              the instant at which the next date begins there (q3_payout_eligibility)
---   settlement_timezone  for psql alone, where those three are left out: an IANA zone, by PostgreSQL's zone table, which
---                        may be of another version than the servers'; UTC
---   min_amount_minor     the least that is paid, in minor units; 0 (q3_payout_eligibility)
---   restaurant_id        the restaurant; none (payout_history)
+--   currency             q1_balances, q3_payout_eligibility: an ISO 4217 code
+--   until_at             q2_top_restaurants: the instant at which the seven days end,
+--                        exclusive; default: now
+--   as_of                q3_payout_eligibility: the date to pay out by, in the settlement time
+--                        zone; default: today there
+--   begins_at            q3_payout_eligibility: the instant at which that date begins there
+--   ends_at              q3_payout_eligibility: the instant at which the next date begins there
+--   settlement_timezone  for psql alone, if those three are left out: an IANA zone, by PostgreSQL's
+--                        zone table, whose version may differ from the servers'; default: UTC
+--   min_amount_minor     q3_payout_eligibility: the least that is paid, in minor units; default: 0
+--   restaurant_id        payout_history: the restaurant; default: none
 --
--- A line `-- query: name` opens a query; the comment below says what it answers; the statement ends with the first semicolon that
--- ends a line. :'name' is a parameter: psql quotes its value, the program binds it. Amounts are in minor units of the row's
--- currency. Sums of bigint are numeric and cannot overflow.
+-- A line `-- query: name` opens a query. The comment below it says what it answers. The statement
+-- ends with the first semicolon that ends a line. :'name' is a parameter: psql quotes its value,
+-- the program binds it. Amounts are in minor units of the row's currency. Sums of bigint are
+-- numeric and cannot overflow.
 
 \if :{?until_at}
 \else
@@ -54,20 +57,27 @@ SELECT (:'as_of'::date + 1)::timestamp AT TIME ZONE :'settlement_timezone' AS en
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 
 -- query: q1_balances
--- The balances of every restaurant in a currency, as GetBalance tells them; zeros for one that has no account in it.
--- Reads the entries of the currency's accounts by the primary key of ledger_entries, and no others.
-SELECT r.restaurant_id, r.name, sums.available_minor, sums.pending_minor, sums.reserved_minor, sums.disputed_minor,
+-- The balances of every restaurant in a currency, as GetBalance returns them; zeros for a
+-- restaurant without an account in it. Reads the entries of the currency's accounts by the primary
+-- key of ledger_entries, and no others.
+SELECT r.restaurant_id, r.name, sums.available_minor, sums.pending_minor, sums.reserved_minor,
+       sums.disputed_minor,
        sums.last_event_at
 FROM restaurants AS r
-LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id AND a.currency = :'currency'::text
+LEFT JOIN balance_accounts AS a ON a.restaurant_id = r.restaurant_id
+  AND a.currency = :'currency'::text
 CROSS JOIN LATERAL (
   SELECT
-    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable'
-                                           AND (m.available_at IS NULL OR m.available_at <= now())), 0) AS available_minor,
-    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'restaurant_payable' AND m.available_at > now()), 0)
+    COALESCE(sum(m.signed_minor) FILTER (
+      WHERE m.ledger_account = 'restaurant_payable'
+        AND (m.available_at IS NULL OR m.available_at <= now())), 0) AS available_minor,
+    COALESCE(sum(m.signed_minor) FILTER (
+      WHERE m.ledger_account = 'restaurant_payable' AND m.available_at > now()), 0)
       AS pending_minor,
-    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'payout_reserved'), 0) AS reserved_minor,
-    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'dispute_hold'), 0) AS disputed_minor,
+    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'payout_reserved'), 0)
+      AS reserved_minor,
+    COALESCE(sum(m.signed_minor) FILTER (WHERE m.ledger_account = 'dispute_hold'), 0)
+      AS disputed_minor,
     max(m.occurred_at) AS last_event_at
   FROM ledger_movements AS m
   WHERE m.balance_account_id = a.balance_account_id
@@ -75,10 +85,12 @@ CROSS JOIN LATERAL (
 ORDER BY r.restaurant_id;
 
 -- query: q2_top_restaurants
--- Of each currency the ten restaurants with the highest net revenue of seven days: charges less fees less refunds, by the time at
--- which they happened. Fees are those of charges and those assessed by themselves, not those of disputes. The share is of what
--- all restaurants of the currency made together, in percent rounded half away from zero to two digits; none where that is not
--- positive. Equal revenues have equal ranks; of those, the restaurants first in the order of ids are shown.
+-- The ten restaurants of each currency with the highest net revenue of seven days: charges less
+-- fees less refunds, by the time at which they happened. Fees are those of charges and those
+-- assessed alone, not those of disputes. The share is in percent of the net revenue of all
+-- restaurants of the currency, rounded half away from zero to two digits; none where that sum is
+-- not positive. Equal revenues have equal ranks; among them, the first in the order of ids are
+-- shown.
 WITH movement AS (
   SELECT e.balance_account_id,
          count(*) FILTER (WHERE e.entry_type = 'CHARGE') AS charges_count,
@@ -88,15 +100,17 @@ WITH movement AS (
          count(*) FILTER (WHERE e.entry_type = 'REFUND') AS refunds_count,
          COALESCE(sum(e.amount_minor) FILTER (WHERE e.entry_type = 'REFUND'), 0) AS refunded_minor
   FROM ledger_entries AS e
-  WHERE e.occurred_at >= :'until_at'::timestamptz - interval '168 hours' AND e.occurred_at < :'until_at'::timestamptz
-    -- An event is recorded at most five minutes before it occurs, so this leaves nothing out that the line above lets in. It is
-    -- here for an index on recorded_at, if there is one.
+  WHERE e.occurred_at >= :'until_at'::timestamptz - interval '168 hours'
+    AND e.occurred_at < :'until_at'::timestamptz
+    -- An event is recorded at most five minutes before it occurs, so this leaves nothing out that
+    -- the line above lets in. It is here for an index on recorded_at, if there is one.
     AND e.recorded_at >= :'until_at'::timestamptz - interval '168 hours' - interval '6 minutes'
     AND e.entry_type IN ('CHARGE', 'FEE', 'REFUND')
   GROUP BY e.balance_account_id
 ),
 revenue AS (
-  SELECT a.currency, a.restaurant_id, m.charges_count, m.charged_minor, m.fees_count, m.fees_minor, m.refunds_count,
+  SELECT a.currency, a.restaurant_id, m.charges_count, m.charged_minor, m.fees_count, m.fees_minor,
+         m.refunds_count,
          m.refunded_minor, m.charged_minor - m.fees_minor - m.refunded_minor AS net_minor
   FROM movement AS m
   JOIN balance_accounts AS a ON a.balance_account_id = m.balance_account_id
@@ -108,17 +122,21 @@ ranked AS (
          sum(net_minor) OVER (PARTITION BY currency) AS total_minor
   FROM revenue
 )
-SELECT currency, rank, restaurant_id, charges_count, charged_minor, fees_count, fees_minor, refunds_count, refunded_minor,
-       net_minor, CASE WHEN total_minor > 0 THEN round(100 * net_minor / total_minor, 2) END AS share_percent
+SELECT currency, rank, restaurant_id, charges_count, charged_minor, fees_count, fees_minor,
+       refunds_count, refunded_minor,
+       net_minor, CASE WHEN total_minor > 0 THEN round(100 * net_minor / total_minor, 2) END
+         AS share_percent
 FROM ranked
 WHERE place <= 10
 ORDER BY currency, place;
 
 -- query: q3_payout_eligibility
--- What a payout run would do now, restaurant by restaurant: what it would pay, or why it would skip it. Of several reasons the
--- first is told, in the order of SkipReason in ledger.domain.payouts. No rows for a date in the future, which a run refuses.
--- The cut-off is the date's last microsecond, or now if that is earlier; all entries on restaurant_payable that need not mature
--- or had by then add up to what may be paid. A restaurant without an account in the currency is in no run.
+-- What a payout run would do now, restaurant by restaurant: what it would pay, or why it would skip
+-- it. Of several reasons the first counts, in the order of SkipReason in ledger.domain.payouts. No
+-- rows for a date in the future, which a run refuses. The cut-off is the date's last microsecond,
+-- or now if that is earlier. What may be paid is the sum of all entries on restaurant_payable that
+-- need not mature or had matured by then. A restaurant without an account in the currency is in no
+-- run.
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at),
 terms AS (
   SELECT :'as_of'::date AS as_of, :'min_amount_minor'::bigint AS min_amount_minor,
@@ -127,20 +145,23 @@ terms AS (
   WHERE :'begins_at'::timestamptz <= moment.now_at
 ),
 account AS (
-  SELECT a.balance_account_id, a.restaurant_id, r.active, terms.as_of, terms.cutoff_at, terms.min_amount_minor,
+  SELECT a.balance_account_id, a.restaurant_id, r.active, terms.as_of, terms.cutoff_at,
+         terms.min_amount_minor,
          in_flight.payout_id AS in_flight_payout_id, same_date.payout_id AS same_date_payout_id,
          latest.cutoff_at AS latest_cutoff_at, payable.amount_minor
   FROM terms
   JOIN balance_accounts AS a ON a.currency = :'currency'::text
   JOIN restaurants AS r ON r.restaurant_id = a.restaurant_id
-  -- Each at most one row, by a unique index. Eligible is who has neither.
+  -- Each at most one row, by a unique index. A restaurant with neither is eligible.
   LEFT JOIN payouts AS in_flight
     ON in_flight.balance_account_id = a.balance_account_id AND in_flight.state = 'CREATED'
   LEFT JOIN payouts AS same_date
     ON same_date.balance_account_id = a.balance_account_id AND same_date.as_of = terms.as_of
     AND same_date.state IN ('CREATED', 'PAID')
   LEFT JOIN LATERAL (
-    SELECT p.cutoff_at FROM payouts AS p WHERE p.balance_account_id = a.balance_account_id ORDER BY p.sequence DESC LIMIT 1
+    SELECT p.cutoff_at FROM payouts AS p
+    WHERE p.balance_account_id = a.balance_account_id
+    ORDER BY p.sequence DESC LIMIT 1
   ) AS latest ON true
   CROSS JOIN LATERAL (
     SELECT COALESCE(sum(m.signed_minor), 0) AS amount_minor
@@ -161,15 +182,22 @@ verdict AS (
          END AS skip_reason
   FROM account
 )
-SELECT restaurant_id, CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome, skip_reason,
-       CASE WHEN skip_reason IS NULL THEN amount_minor ELSE 0 END AS pays_minor, amount_minor AS payable_minor, cutoff_at,
+SELECT restaurant_id,
+       CASE WHEN skip_reason IS NULL THEN 'PAYOUT_CREATED' ELSE 'SKIPPED' END AS outcome,
+       skip_reason,
+       CASE WHEN skip_reason IS NULL THEN amount_minor ELSE 0 END AS pays_minor,
+       amount_minor AS payable_minor, cutoff_at,
        COALESCE(in_flight_payout_id, same_date_payout_id) AS live_payout_id
 FROM verdict
 ORDER BY restaurant_id;
 
 -- query: q4_integrity
--- What is wrong with the books, at a glance: one row for each anomaly, errors first. The whole audit, with what guards the books,
--- is sql/invariants.sql; the names are its own where a check there is about the same.
+-- What is wrong with the books, at a glance: one row for each anomaly, errors first. The whole
+-- audit, with what guards the books, is sql/invariants.sql.
+-- Where the audit has a check of the same thing, the names are the audit's; a test breaks the books
+-- and compares the two. The checks are written again here, because this is one statement that psql
+-- and `ledger report` run like the others, and each sum is made once for several checks; the audit
+-- runs a statement for each check.
 WITH net AS (
   SELECT balance_account_id,
          sum(signed_minor) FILTER (WHERE ledger_account = 'restaurant_payable') AS payable_minor,
@@ -183,7 +211,8 @@ WITH net AS (
   GROUP BY balance_account_id
 ),
 account AS (
-  SELECT net.*, COALESCE(a.restaurant_id || '/' || a.currency, net.balance_account_id::text) AS name,
+  SELECT net.*, COALESCE(a.restaurant_id || '/' || a.currency, net.balance_account_id::text)
+         AS name,
          a.balance_account_id IS NULL AS is_orphaned
   FROM net
   LEFT JOIN balance_accounts AS a ON a.balance_account_id = net.balance_account_id
@@ -204,7 +233,10 @@ itemised AS (
   SELECT payout_id, sum(amount_minor) AS amount_minor FROM payout_items GROUP BY payout_id
 ),
 in_flight AS (
-  SELECT balance_account_id, sum(amount_minor) AS amount_minor FROM payouts WHERE state = 'CREATED' GROUP BY balance_account_id
+  SELECT balance_account_id, sum(amount_minor) AS amount_minor
+  FROM payouts
+  WHERE state = 'CREATED'
+  GROUP BY balance_account_id
 ),
 payment AS (
   SELECT restaurant_id, currency, reference,
@@ -216,32 +248,38 @@ payment AS (
 ),
 anomaly (check_name, severity, entity, detail) AS (
   SELECT 'entries_have_an_event', 'ERROR', 'entry ' || e.transaction_id || '/' || e.position,
-         format('%s of %s: event %s is not stored', e.entry_type, e.amount_minor, COALESCE(e.event_id, '(none)'))
+         format('%s of %s: event %s is not stored', e.entry_type, e.amount_minor,
+                COALESCE(e.event_id, '(none)'))
   FROM ledger_entries AS e
   LEFT JOIN processor_events AS v ON v.event_id = e.event_id
   WHERE v.event_id IS NULL AND (e.event_id IS NOT NULL OR e.entry_type <> 'PAYOUT_RESERVE')
   UNION ALL
-  SELECT 'entries_have_a_balance_account', 'ERROR', 'account ' || name, 'has entries and does not exist'
+  SELECT 'entries_have_a_balance_account', 'ERROR', 'account ' || name,
+         'has entries and does not exist'
   FROM account
   WHERE is_orphaned
   UNION ALL
   SELECT 'payout_entries_have_a_payout', 'ERROR', 'entry ' || e.transaction_id || '/' || e.position,
-         format('%s of %s: payout %s does not exist', e.entry_type, e.amount_minor, COALESCE(e.payout_id::text, '(none)'))
+         format('%s of %s: payout %s does not exist', e.entry_type, e.amount_minor,
+                COALESCE(e.payout_id::text, '(none)'))
   FROM ledger_entries AS e
   LEFT JOIN payouts AS p ON p.payout_id = e.payout_id
   WHERE (e.payout_id IS NOT NULL OR e.entry_type LIKE 'PAYOUT\_%') AND p.payout_id IS NULL
   UNION ALL
-  SELECT 'events_have_entries', 'ERROR', 'event ' || event_id, format('a %s event that posted nothing', type)
+  SELECT 'events_have_entries', 'ERROR', 'event ' || event_id,
+         format('a %s event that posted nothing', type)
   FROM posted AS n
   -- But for a payment that came after the failure of its payout, and occurred no later.
   WHERE entries_count = 0 AND NOT EXISTS (
     SELECT FROM processor_events AS v
-    JOIN processor_events AS f ON f.payout_id = v.payout_id AND f.type = 'payout_failed' AND f.occurred_at >= v.occurred_at
+    JOIN processor_events AS f ON f.payout_id = v.payout_id AND f.type = 'payout_failed'
+      AND f.occurred_at >= v.occurred_at
     JOIN ledger_entries AS r ON r.event_id = f.event_id AND r.entry_type = 'PAYOUT_REVERSAL'
     WHERE v.event_id = n.event_id AND v.type = 'payout_paid')
   UNION ALL
   SELECT 'payouts_have_one_reserve', 'ERROR', 'payout ' || p.payout_id,
-         format('of %s has %s reserves of %s', p.amount_minor, COALESCE(r.entries_count, 0), COALESCE(r.amount_minor, 0))
+         format('of %s has %s reserves of %s', p.amount_minor, COALESCE(r.entries_count, 0),
+                COALESCE(r.amount_minor, 0))
   FROM payouts AS p
   LEFT JOIN reserve AS r ON r.payout_id = p.payout_id
   WHERE (r.entries_count, r.amount_minor) IS DISTINCT FROM (1::bigint, p.amount_minor::numeric)
@@ -252,25 +290,30 @@ anomaly (check_name, severity, entity, detail) AS (
   LEFT JOIN itemised AS i ON i.payout_id = p.payout_id
   WHERE i.amount_minor IS DISTINCT FROM p.amount_minor
   UNION ALL
-  SELECT 'debits_equal_credits', 'ERROR', 'account ' || name, format('debits are %s, credits %s', debits_minor, credits_minor)
+  SELECT 'debits_equal_credits', 'ERROR', 'account ' || name,
+         format('debits are %s, credits %s', debits_minor, credits_minor)
   FROM account
   WHERE debits_minor <> credits_minor
   UNION ALL
   SELECT 'reserved_is_in_payouts', 'ERROR', 'account ' || n.name,
-         format('payout_reserved is %s, the payouts in flight are %s', COALESCE(n.reserved_minor, 0), COALESCE(f.amount_minor, 0))
+         format('payout_reserved is %s, the payouts in flight are %s',
+                COALESCE(n.reserved_minor, 0), COALESCE(f.amount_minor, 0))
   FROM account AS n
   LEFT JOIN in_flight AS f ON f.balance_account_id = n.balance_account_id
   WHERE COALESCE(n.reserved_minor, 0) <> COALESCE(f.amount_minor, 0)
   UNION ALL
-  SELECT 'payable_is_not_negative', 'WARNING', 'account ' || name, format('available and pending are %s together', payable_minor)
+  SELECT 'payable_is_not_negative', 'WARNING', 'account ' || name,
+         format('available and pending are %s together', payable_minor)
   FROM account
   WHERE payable_minor < 0
   UNION ALL
-  SELECT 'dispute_hold_is_not_negative', 'WARNING', 'account ' || name, format('dispute_hold is %s', disputed_minor)
+  SELECT 'dispute_hold_is_not_negative', 'WARNING', 'account ' || name,
+         format('dispute_hold is %s', disputed_minor)
   FROM account
   WHERE disputed_minor < 0
   UNION ALL
-  SELECT 'refunds_stay_within_their_charge', 'WARNING', 'reference ' || restaurant_id || '/' || currency || '/' || reference,
+  SELECT 'refunds_stay_within_their_charge', 'WARNING',
+         'reference ' || restaurant_id || '/' || currency || '/' || reference,
          format('charged %s, refunded %s', charged_minor, refunded_minor)
   FROM payment
   WHERE refunded_minor > charged_minor
@@ -280,9 +323,10 @@ FROM anomaly
 ORDER BY severity, check_name, entity, detail;
 
 -- query: payout_history
--- The payouts of a restaurant in all currencies, latest first, each with what it consists of: a row for each item that is not 0.
--- Of a payout that was paid and then returned both instants are told.
-SELECT a.currency, p.sequence, p.payout_id, p.payout_run_id, p.as_of, p.cutoff_at, p.created_at, p.state, p.amount_minor,
+-- The payouts of a restaurant in all currencies, latest first, each with what it consists of: a row
+-- for each item that is not 0. A payout that was paid and then returned has both instants.
+SELECT a.currency, p.sequence, p.payout_id, p.payout_run_id, p.as_of, p.cutoff_at, p.created_at,
+       p.state, p.amount_minor,
        i.entry_type AS item_type, i.amount_minor AS item_minor, bank.paid_at, bank.failed_at
 FROM balance_accounts AS a
 JOIN payouts AS p ON p.balance_account_id = a.balance_account_id

@@ -28,7 +28,7 @@ from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.verification import reports
-from ledger.infrastructure.postgres.verification.audit import audit
+from ledger.infrastructure.postgres.verification.audit import audit, load_checks
 from ledger.infrastructure.postgres.verification.reports import (
     Report,
     Value,
@@ -442,6 +442,14 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
     assert ("payable_is_not_negative", "account res_0/PEN") in warnings
     assert ("dispute_hold_is_not_negative", "account res_won/PEN") in warnings
     assert all(row["detail"] for row in rows)
+    # Where the audit has a check of the same name, it finds the same.
+    checks = {check.name for check in load_checks()}
+    found = {(row["check_name"], row["severity"]) for row in rows if row["check_name"] in checks}
+    audited = (await audit(ledger.engine)).findings
+    reported = set(re.findall(r"SELECT '([a-z_]+)', '", load_queries()["q4_integrity"].statement))
+    assert found == {
+        (finding.check, finding.severity.value) for finding in audited if finding.check in reported
+    }
 
 
 async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -> None:
