@@ -98,7 +98,7 @@ def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CommandFailure) as caught:
         load_settings("nowhere")
     head, *lines = caught.value.lines
-    assert head == "3 settings are not as they must be:"
+    assert head == "3 settings are wrong:"
     assert [line.split()[0] for line in lines] == [
         "--address",
         "LEDGER_MATURITY_DAYS",
@@ -170,7 +170,7 @@ def test_unknown_setting_is_named_beside_a_bad_one(monkeypatch: pytest.MonkeyPat
     with pytest.raises(CommandFailure) as caught:
         load_settings()
     head, *lines = caught.value.lines
-    assert head == "2 settings are not as they must be:"
+    assert head == "2 settings are wrong:"
     assert [line.split()[0] for line in lines] == ["LEDGER_MATURITY_DAYS", "LEDGER_LOG_LEVLE"]
 
 

@@ -98,7 +98,7 @@ async def test_token_goes_in_plaintext_to_this_machine_only(
         assert refused.status == ExitStatus.REFUSED
         assert refused.stderr.startswith("error: UNAUTHENTICATED NOT_AUTHENTICATED: ")
         assert (
-            "--token-file before the name of the command or LEDGER_CLIENT_TOKEN_FILE"
+            "--token-file before the name of the command, or with LEDGER_CLIENT_TOKEN_FILE"
             in refused.stderr
         )
     outcome = await run_command("--token-file", "operator", *LIST, "--address", "192.0.2.1:50051")

@@ -126,7 +126,7 @@ def test_minimum_is_one_amount(
         ("JPY", {"amount": "10.00"}, "--min-amount must be an amount in JPY such as 12"),
         ("XNW", {"amount": "10"}, "--min-amount is in 'XNW'"),
         ("USD", {"amount": "10", "amount_minor": 1000}, "give one minimum"),
-        ("USD", {"old": "10.00"}, "--min takes minor units, and '10.00' looks like something else"),
+        ("USD", {"old": "10.00"}, "--min takes minor units, which '10.00' is not"),
         ("USD", {"old": "1_0"}, "--min takes minor units"),
     ],
 )
@@ -157,6 +157,6 @@ async def test_minimum_reaches_the_run(ledger: RunningLedger) -> None:
     assert outcome.status == 0
     assert (
         outcome.stderr
-        == "warning: --min 1000 is 10.00 USD; better say --min-amount or --min-amount-minor\n"
+        == "warning: --min 1000 is 10.00 USD; better give --min-amount or --min-amount-minor\n"
     )
     assert "1 below_minimum" in outcome.stdout

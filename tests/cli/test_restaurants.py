@@ -7,7 +7,7 @@ from support.commands import run_command
 from support.events import unique
 from support.running import RunningLedger
 
-from ledger.cli import restaurants
+from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
 
 
@@ -145,7 +145,7 @@ async def test_list_goes_through_all_pages(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are."""
-    monkeypatch.setattr(restaurants, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     names = [f"res_{number}" for number in range(5)]
     for name in names:
         await run_command("restaurants", "put", name, "--address", ledger.address)

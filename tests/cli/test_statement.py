@@ -10,7 +10,7 @@ from support.commands import run_command, table_cells
 from support.events import event_message, unique
 from support.running import RunningLedger
 
-from ledger.cli import statement
+from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
 from ledger.v1 import ledger_pb2
 
@@ -159,7 +159,7 @@ async def test_statement_of_many_pages(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The running balance goes on over the pages."""
-    monkeypatch.setattr(statement, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     restaurant_id, _, _ = await booked(shared_ledger)
     for kind in ("--csv", "--json"):
         outcome = await run_command(

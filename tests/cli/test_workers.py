@@ -275,7 +275,7 @@ async def test_worker_that_is_killed_is_replaced(
         before = await workers.metrics()
         os.kill(killed, signal.SIGKILL)
         sent = sum(await asyncio.gather(*sending))
-    (ended,) = workers.said("worker ended; another will take its place")
+    (ended,) = workers.said("worker ended; another one will replace it")
     assert {"worker": 1, "pid": killed, "ended_by": "SIGKILL"}.items() <= ended.items()
     await until(
         lambda: len(workers.said("serving: the database answers", worker=1)) == 2,

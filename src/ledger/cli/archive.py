@@ -1,4 +1,4 @@
-"""`ledger archive run`, `list` and `verify`."""
+"""`ledger archive run`, `list` and `verify`: moves old rows into files, and checks the files."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -10,19 +10,20 @@ from ledger.cli.failures import CommandFailure, ExitStatus, report
 from ledger.cli.output import (
     JsonValue,
     Table,
+    counted,
     instant_text,
     print_json_lines,
     print_line,
     print_table,
 )
 from ledger.cli.parameters import FileName, SettlementDate, Word, json_lines_option
+from ledger.domain.archives import Archive, ArchiveKind, Part
 
-# The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
+# Imported when needed: the database's libraries take longer to load than most other commands.
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ledger.application.archive_rows import Outcome
-    from ledger.domain.archives import Archive, ArchiveKind, Part
     from ledger.infrastructure.archive_files import ArchiveFiles
     from ledger.infrastructure.postgres.archives import PostgresArchives
     from ledger.settings import Settings
@@ -30,39 +31,40 @@ if TYPE_CHECKING:
     Plan = tuple[list[Part], dict[str, tuple[int, int]]]
 
 _SNAPSHOTS = "snapshots"
-KIND = Word("", ["payout_run_items", "audit_log", _SNAPSHOTS])
+KIND = Word("", [*(kind.value for kind in ArchiveKind), _SNAPSHOTS])
 
 RUN_HELP = """
-Write what is of before DATE into files of DIRECTORY, then remove it from the
-database: the items of payout runs that had ended, and the rows of the audit
+Write the rows from before DATE into files in DIRECTORY, then remove them from
+the database: the items of payout runs that have ended, and the rows of the call
 log. Runs keep their totals, and everything else stays.
 
-A file has the rows of a month, as JSON lines, compressed, with a manifest
-beside it. It is made safe and read back, and the database records it, before
-its rows are removed. Killed anywhere, the command may be run again.
+A file holds the rows of one month as compressed JSON lines, with a manifest
+beside it. Before its rows are removed, the file is synced to disk, read back
+and recorded in the database. If the command is killed, run it again.
 
 Balance snapshots that later ones supersede are removed without a file: they can
-be calculated again, and no answer changes.
+be calculated again, and no balance changes.
 
-The database is that of LEDGER_MIGRATION_DATABASE_URL, else of
+The database is the one of LEDGER_MIGRATION_DATABASE_URL, else of
 LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; servers may be
 running on it. The role must be a superuser, or a member of ledger_owner.
 
-Exit status: 0 done, 1 refused, or a file cannot be written or read; 2 a bad
-setting, date or directory, 3 if the database cannot be reached.
+Exit status: 0 done; 1 refused, or a file cannot be written or read; 2 a bad
+setting, date or directory; 3 the database cannot be reached.
 """
 LIST_HELP = """
-List what was archived, in the order of time: rows of before these instants are
-in the files, and no longer in the database.
+List what was archived, oldest first. Rows from before these instants are in the
+files, and no longer in the database.
 
-The database is that of LEDGER_DATABASE_URL, else the embedded one in
+The database is the one of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.
 """
 VERIFY_HELP = """
 Compare archives with their manifests: SHA-256, size and number of rows. PATH is
-a file, its manifest, or a directory, for all in it. No database is needed.
+a file, its manifest, or a directory, for all archives in it. It needs no
+database.
 
-Exit status: 0 if all are as their manifests say, 1 if one is not.
+Exit status: 0 if all archives match their manifests, 1 if one does not.
 """
 
 
@@ -71,7 +73,7 @@ Exit status: 0 if all are as their manifests say, 1 if one is not.
     "directory",
     metavar="DIRECTORY",
     type=FileName(),
-    help="Where the files go. It must be there already.",
+    help="The directory for the files. It must exist.",
 )
 @click.option(
     "--before",
@@ -86,12 +88,12 @@ Exit status: 0 if all are as their manifests say, 1 if one is not.
     metavar="KIND",
     type=KIND,
     multiple=True,
-    help=f"Only this; may be given again: {', '.join(KIND.words)}.  [default: all]",
+    help=f"Only this kind; may be repeated: {', '.join(KIND.words)}.  [default: all]",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what would go and how large it is; write and remove nothing.",
+    help="Show what would be archived, with sizes; write and remove nothing.",
 )
 @json_lines_option
 def run_archive(
@@ -103,7 +105,7 @@ def run_archive(
     wanted = frozenset(kinds or KIND.words)
     if not directory.is_dir():
         raise CommandFailure(
-            f"DIRECTORY must be a directory that is there (it is {directory})",
+            f"DIRECTORY must be an existing directory (it is {directory})",
             exit_status=ExitStatus.USAGE,
         )
     files = ArchiveFiles(directory)
@@ -111,11 +113,12 @@ def run_archive(
         report(
             "warning",
             [
-                f"{leftover} was left by a command that was killed; nothing was removed for it, delete it"
+                f"{leftover} was left by a command that was killed; no rows were removed for it,"
+                " delete it"
             ],
         )
     if dry_run:
-        _tell_plan(_plan(settings, before, wanted), json=json)
+        _print_plan(_plan(settings, before, wanted), json=json)
         return
     outcome = _archive(settings, files, before, wanted, json=json)
     if not json:
@@ -162,7 +165,7 @@ def list_archived(json: bool) -> None:
         )
     if archives:
         print_table(table)
-    print_line(f"{len(archives) or 'no'} archive{'' if len(archives) == 1 else 's'}")
+    print_line(counted(len(archives), "archive"))
 
 
 @click.command("verify", help=VERIFY_HELP)
@@ -196,12 +199,10 @@ def verify_archives(path: Path, json: bool) -> None:
                 verdict.file.name,
                 verdict.kind,
                 str(verdict.rows_count),
-                verdict.problem or "as its manifest says",
+                verdict.problem or "matches its manifest",
             )
         print_table(table)
-        print_line(
-            f"{len(verdicts)} archive{'' if len(verdicts) == 1 else 's'}, {len(broken) or 'none'} damaged"
-        )
+        print_line(f"{counted(len(verdicts), 'archive')}, {len(broken) or 'none'} damaged")
     if broken:
         raise click.exceptions.Exit(ExitStatus.REFUSED)
 
@@ -216,12 +217,13 @@ def _archive(
     from ledger.infrastructure.postgres.superseded import SupersededSnapshots
     from ledger.zones import settlement_zone
 
-    def tell(archive: "Archive", removed: int) -> None:
+    def print_archive(archive: Archive, removed: int) -> None:
         if json:
             print_json_lines([{**_json_of(archive), "rows_removed": str(removed)}])
         else:
             print_line(
-                f"{archive.file_name}: {archive.rows_count} rows, {archive.file_bytes} bytes; {removed} rows removed"
+                f"{archive.file_name}: {archive.rows_count} rows, {archive.file_bytes} bytes;"
+                f" {removed} rows removed"
             )
 
     async def work(engine: "AsyncEngine") -> "Outcome":
@@ -233,7 +235,7 @@ def _archive(
                 _kinds(wanted),
                 await _beginning(archives, settings, before),
                 snapshots=SupersededSnapshots(engine) if _SNAPSHOTS in wanted else None,
-                on_archived=tell,
+                on_archived=print_archive,
             )
 
     try:
@@ -241,7 +243,7 @@ def _archive(
             return on_books(settings, work, as_owner=True)
     except ArchiveFailed as error:
         raise CommandFailure(
-            str(error), "nothing was removed that is in no archive; run the command again"
+            str(error), "only archived rows were removed; run the command again"
         ) from error
 
 
@@ -264,7 +266,7 @@ def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
         return on_books(settings, work, as_owner=True)
 
 
-def _tell_plan(plan: "Plan", *, json: bool) -> None:
+def _print_plan(plan: "Plan", *, json: bool) -> None:
     parts, superseded = plan
     rows: list[tuple[str, datetime | None, datetime | None, int, int]] = [
         *(
@@ -290,11 +292,11 @@ def _tell_plan(plan: "Plan", *, json: bool) -> None:
         table.add(kind, _text(from_at), _text(before_at), str(count), str(size))
     if rows:
         print_table(table)
-    print_line("nothing was written or removed; the sizes are without indexes")
+    print_line("nothing was written or removed; the sizes do not include indexes")
 
 
 async def _beginning(archives: "PostgresArchives", settings: "Settings", before: date) -> datetime:
-    """The first instant that stays. Raises CommandFailure if it is yet to come."""
+    """The first instant that stays. Raises CommandFailure if it is in the future."""
     from ledger.domain.payouts import day_bounds
     from ledger.zones import settlement_zone
 
@@ -306,9 +308,7 @@ async def _beginning(archives: "PostgresArchives", settings: "Settings", before:
     return beginning
 
 
-def _kinds(wanted: frozenset[str]) -> "frozenset[ArchiveKind]":
-    from ledger.domain.archives import ArchiveKind
-
+def _kinds(wanted: frozenset[str]) -> frozenset[ArchiveKind]:
     return frozenset(kind for kind in ArchiveKind if kind.value in wanted)
 
 
@@ -321,7 +321,7 @@ def _settings() -> "Settings":
     return settings
 
 
-def _json_of(archive: "Archive") -> dict[str, JsonValue]:
+def _json_of(archive: Archive) -> dict[str, JsonValue]:
     return {
         "archive_id": str(archive.archive_id),
         "kind": archive.kind.value,

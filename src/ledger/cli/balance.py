@@ -1,4 +1,4 @@
-"""`ledger balance`: what a restaurant has in one currency."""
+"""`ledger balance`: shows what a restaurant has in one currency."""
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,8 +21,8 @@ HELP = """
 Show what RESTAURANT has in CURRENCY, now or at a past instant.
 
 Available is what may be paid out, pending what has not matured, reserved what
-is inside payouts under way, disputed what is held back for open disputes. All
-of them may be negative: the restaurant owes the platform then.
+is in payouts under way, disputed what is held for open disputes. Each may be
+negative: then the restaurant owes the platform.
 """
 
 
@@ -35,7 +35,8 @@ of them may be negative: the restaurant owes the platform then.
     type=Instant(),
     help="A past instant, such as 2025-12-01T10:00:00Z.  [default: now]",
 )
-# The old name. A date there would be taken for the end of a day, as that of a payout run is.
+# The old name. It takes no dates: a reader would take one for the end of that day, as --as-of of a
+# payout run is.
 @click.option("--as-of", metavar="INSTANT", type=Instant(takes_dates=False), hidden=True)
 @json_option
 @address_option
@@ -49,53 +50,54 @@ def balance(
 ) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
-        answer = stub.GetBalance(
+        response = stub.GetBalance(
             ledger_pb2.GetBalanceRequest(
                 restaurant_id=restaurant, currency=currency, as_of=as_of if at is None else at
             )
         )
     if json:
-        print_json(_json_of(answer))
+        print_json(_json_of(response))
     else:
         last_event = (
-            format_instant(answer.last_event_at) if answer.HasField("last_event_at") else "none"
+            format_instant(response.last_event_at) if response.HasField("last_event_at") else "none"
         )
         print_line(
-            f"{answer.restaurant_id} as of {format_instant(answer.as_of)}, last event: {last_event}"
+            f"{response.restaurant_id} as of {format_instant(response.as_of)},"
+            f" last event: {last_event}"
         )
-        print_table(_table_of(answer))
+        print_table(_table_of(response))
 
 
-def _amounts_of(answer: ledger_pb2.GetBalanceResponse) -> dict[str, int]:
+def _amounts_of(response: ledger_pb2.GetBalanceResponse) -> dict[str, int]:
     return {
-        "available": answer.available_minor,
-        "pending": answer.pending_minor,
-        "reserved": answer.reserved_minor,
-        "disputed": answer.disputed_minor,
+        "available": response.available_minor,
+        "pending": response.pending_minor,
+        "reserved": response.reserved_minor,
+        "disputed": response.disputed_minor,
     }
 
 
-def _table_of(answer: ledger_pb2.GetBalanceResponse) -> Table:
+def _table_of(response: ledger_pb2.GetBalanceResponse) -> Table:
     table = Table(
-        ("", answer.currency, "minor units"), right=frozenset((answer.currency, "minor units"))
+        ("", response.currency, "minor units"), right=frozenset((response.currency, "minor units"))
     )
-    for name, amount_minor in _amounts_of(answer).items():
-        table.add(name, amount_of(amount_minor, answer.currency), str(amount_minor))
+    for name, amount_minor in _amounts_of(response).items():
+        table.add(name, amount_of(amount_minor, response.currency), str(amount_minor))
     return table
 
 
-def _json_of(answer: ledger_pb2.GetBalanceResponse) -> JsonValue:
+def _json_of(response: ledger_pb2.GetBalanceResponse) -> JsonValue:
     """The response under its names in the contract, and each amount also as people write it."""
     written: dict[str, JsonValue] = {}
-    for name, amount_minor in _amounts_of(answer).items():
+    for name, amount_minor in _amounts_of(response).items():
         written[f"{name}_minor"] = str(amount_minor)
-        written[name] = amount_or_none(amount_minor, answer.currency)
+        written[name] = amount_or_none(amount_minor, response.currency)
     return {
-        "restaurant_id": answer.restaurant_id,
-        "currency": answer.currency,
+        "restaurant_id": response.restaurant_id,
+        "currency": response.currency,
         **written,
-        "last_event_at": format_instant(answer.last_event_at)
-        if answer.HasField("last_event_at")
+        "last_event_at": format_instant(response.last_event_at)
+        if response.HasField("last_event_at")
         else None,
-        "as_of": format_instant(answer.as_of),
+        "as_of": format_instant(response.as_of),
     }

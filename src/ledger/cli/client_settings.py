@@ -1,7 +1,8 @@
 """The settings of a command that calls the server.
 
-Checking all settings takes longer than most calls, for the libraries that it loads. Where only those of a client are set, which
-are texts, there is nothing to check that this module cannot; anywhere else the whole settings are checked as for every command.
+Loading the libraries that check all settings takes longer than most calls. Settings of a client are
+texts, which this module can check itself. If any other setting is set, all of them are checked, as
+for every command.
 """
 
 import os
@@ -18,7 +19,7 @@ _ENV_FILE = Path(".env")
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Where the server is, and what to show it."""
+    """The server's address, and the credentials to send."""
 
     grpc_address: str = DEFAULT_ADDRESS
     client_tls_ca_file: Path | None = None
@@ -32,7 +33,7 @@ _NAMES = {f"{_PREFIX}{field.upper()}": field for field in _FIELDS}
 
 
 def load_client_settings(address: str | None = None) -> ClientSettings:
-    """The settings, with `address` in the place of LEDGER_GRPC_ADDRESS if it is given. Raises CommandFailure."""
+    """The settings; `address`, if given, replaces LEDGER_GRPC_ADDRESS. Raises CommandFailure."""
     variables = _variables()
     values = {_NAMES[name]: value for name, value in variables.items() if name in _NAMES}
     values |= {field: str(value) for field, value in given_options(grpc_address=address).items()}
@@ -44,7 +45,7 @@ def load_client_settings(address: str | None = None) -> ClientSettings:
         and not any(map(_needs_a_home, files.values()))
     ):
         return ClientSettings(grpc_address, **files)
-    # Imported when needed, as the head of this module says.
+    # Imported when needed: the docstring of this module says why.
     from ledger.cli.configuration import load_settings
 
     settings = load_settings(address)
@@ -52,7 +53,10 @@ def load_client_settings(address: str | None = None) -> ClientSettings:
 
 
 def _variables() -> Mapping[str, str]:
-    """What is set under names that look like settings, in the file and in the environment, which wins; empty is not set."""
+    """The variables that look like settings, of the file and of the environment, which wins.
+
+    An empty value counts as not set.
+    """
     variables: dict[str, str] = {}
     if _ENV_FILE.exists():
         from dotenv import dotenv_values
@@ -60,7 +64,7 @@ def _variables() -> Mapping[str, str]:
         try:
             variables |= {name: value or "" for name, value in dotenv_values(_ENV_FILE).items()}
         except (OSError, UnicodeDecodeError):
-            # No setting of a client: so the whole settings are read, which tell what is wrong with the file.
+            # This name is no setting of a client, so load_settings runs and reports the problem.
             return {_PREFIX: str(_ENV_FILE)}
     variables |= {name: value for name, value in os.environ.items() if value}
     return {

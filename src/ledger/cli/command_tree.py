@@ -1,4 +1,4 @@
-"""Groups of commands. Listing them loads no module of a command; calling one loads only its own."""
+"""Groups of commands. Listing them loads no module of a command; calling one loads one module."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The settings of a command; what is wrong with them is told by the names under which people set them."""
+"""Loads the settings of a command, and reports errors by the names under which people set them."""
 
 import difflib
 import os
@@ -29,11 +29,10 @@ KNOWN_NAMES = SETTING_NAMES | {
     "LEDGER_FUZZ_EXAMPLES",
     "LEDGER_FUZZ_SEED",
 }
-# What Kubernetes puts into the environment of every container where a service's name begins with ledger.
+# Kubernetes puts such variables into every container if the name of a service begins with ledger.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_(TCP|UDP)(_|$)")
 
-# Settings that the command line may give as well. How to show credentials is the same for all commands, and told before their
-# names.
+# Settings that the command line may give as well.
 _OPTION_BY_FIELD = {
     "grpc_address": "--address",
     "workers": "--workers",
@@ -42,7 +41,7 @@ _OPTION_BY_FIELD = {
     "client_tls_key_file": "--tls-key",
     "client_token_file": "--token-file",
 }
-# What a value must be, by pydantic's name of the error; its own texts speak to programmers.
+# What a value must be, by pydantic's name of the error; pydantic's texts are for programmers.
 _RULE_BY_ERROR_TYPE = {
     "bool_parsing": "must be true or false",
     "enum": "must be {expected}",
@@ -57,14 +56,15 @@ _RULE_BY_ERROR_TYPE = {
 def load_settings(
     address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE
 ) -> Settings:
-    """The settings, with `address` in the place of LEDGER_GRPC_ADDRESS if it is given, and so on.
+    """The settings; `address` and `workers`, if given, replace those of the environment.
 
-    Raises CommandFailure with a line for each setting that is not as it must be, and for each
-    variable that looks like a setting and is none, unless LEDGER_ALLOW_UNKNOWN_SETTINGS is set.
+    Raises CommandFailure with a line for each invalid setting, and for each variable that looks
+    like a setting and is none, unless LEDGER_ALLOW_UNKNOWN_SETTINGS is set.
     """
     given = given_options(grpc_address=address, workers=workers)
     try:
-        settings = Settings(_env_file=env_file, **given)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
+        # pydantic's plugin for mypy does not know dictionaries of keywords.
+        settings = Settings(_env_file=env_file, **given)  # type: ignore[arg-type]
         lines = [] if settings.allow_unknown_settings else _unknown_lines(env_file)
         if not lines:
             return settings
@@ -76,18 +76,18 @@ def load_settings(
     else:
         raise CommandFailure(*lines, exit_status=ExitStatus.USAGE)
     if len(lines) > 1:
-        lines.insert(0, f"{len(lines)} settings are not as they must be:")
+        lines.insert(0, f"{len(lines)} settings are wrong:")
     raise CommandFailure(*lines, exit_status=ExitStatus.USAGE)
 
 
 def warn_of_unknown_settings() -> None:
-    """Writes a warning for each unknown setting, where LEDGER_ALLOW_UNKNOWN_SETTINGS lets them pass."""
+    """Writes a warning for each unknown setting. LEDGER_ALLOW_UNKNOWN_SETTINGS lets them pass."""
     for line in _unknown_lines(ENV_FILE):
         report("warning", [line])
 
 
 def _unknown_lines(env_file: str | None) -> list[str]:
-    """A line for each variable that looks like a setting and is none: most likely it is misspelt."""
+    """A line for each variable that looks like a setting and is none: probably a misspelt one."""
     lines = []
     in_file = {} if env_file is None else dotenv_values(env_file)
     for name in sorted(unknown_settings({**in_file, **os.environ})):

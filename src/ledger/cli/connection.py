@@ -1,4 +1,4 @@
-"""The connection of a command to the server: any client's, with the timeouts and retries that the contract recommends."""
+"""Connects a command to the server, with the timeouts and retries that the contract recommends."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +12,7 @@ from ledger.cli.refusals import failure_of, refusal_of_call
 from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
-# Imported when something is called: it takes longer to load than the rest of a command.
+# Imported by the first call: gRPC takes longer to load than the rest of a command.
 if TYPE_CHECKING:
     import grpc
 
@@ -24,13 +24,13 @@ def connect(
 ) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
     """A client of the server at LEDGER_GRPC_ADDRESS, with the credentials of LEDGER_CLIENT_…
 
-    Raises CommandFailure for a call of the block that was refused, and for credentials that cannot be used.
+    Raises CommandFailure if a call of the block fails, or if the credentials cannot be used.
     """
     return _client(settings.grpc_address, credentials_of(settings))
 
 
 def connect_plainly(address: str) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
-    """The same for a server that asks for no credentials, whatever the settings say."""
+    """A client of a server that asks for no credentials, whatever the settings say."""
     return _client(address, None)
 
 
@@ -46,7 +46,8 @@ def _client(
     try:
         yield ledger_pb2_grpc.LedgerServiceStub(channel)
     except KeyboardInterrupt:
-        # Not closed: what was interrupted inside gRPC may hold the lock that closing waits for, and the process ends anyway.
+        # Not closed: a call interrupted inside gRPC may hold the lock that closing waits for, and
+        # the process ends anyway.
         raise
     except grpc.RpcError as error:
         channel.close()
@@ -58,7 +59,7 @@ def _client(
 
 
 def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None":
-    """What the settings say the channel has to show; None: a plaintext channel. Raises CommandFailure."""
+    """The channel's credentials by the settings; None for plaintext. Raises CommandFailure."""
     authorities, certificate, key = (
         settings.client_tls_ca_file,
         settings.client_tls_certificate_file,
@@ -86,7 +87,8 @@ def credentials_of(settings: ClientSettings) -> "grpc.ChannelCredentials | None"
     elif token is not None:
         if not is_within_this_machine(settings.grpc_address):
             raise CommandFailure(
-                f"the token would go to {settings.grpc_address} in plaintext: set LEDGER_CLIENT_TLS_CA_FILE",
+                f"the token would go to {settings.grpc_address} in plaintext:"
+                " set LEDGER_CLIENT_TLS_CA_FILE",
                 exit_status=ExitStatus.USAGE,
             )
         is_unix = settings.grpc_address.startswith("unix:")
@@ -120,7 +122,10 @@ def _read(path: Path) -> bytes:
 def open_channel(
     address: str, credentials: "grpc.ChannelCredentials | None" = None
 ) -> "grpc.Channel":
-    """A channel to `address`, in plaintext without `credentials`; connects at its first call. To be closed."""
+    """A channel to `address`, in plaintext without `credentials`. It connects at the first call.
+
+    The caller closes it.
+    """
     import grpc
 
     service_config = (
@@ -130,9 +135,10 @@ def open_channel(
         ("grpc.service_config", service_config),
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        # What is larger is sent once, whatever the retry policy says; by default 256 KiB, which a batch may exceed.
+        # A larger message is never retried, whatever the policy says. The default is 256 KiB, and a
+        # batch may be larger.
         ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES_MAX),
-        # The proxy in a user's environment is the way to the web; the ledger is inside the house.
+        # The proxy in a user's environment leads to the web; the ledger is in the internal network.
         ("grpc.enable_http_proxy", 0),
     )
     if credentials is not None:

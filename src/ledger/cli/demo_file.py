@@ -1,4 +1,4 @@
-"""The events that come with the package, for trying the service: scripts/make_demo_events.py makes them."""
+"""The example events of the package. scripts/make_demo_events.py makes them."""
 
 import json
 from pathlib import Path
@@ -8,5 +8,5 @@ DEMO_FILE = Path(__file__).with_name("demo_events.jsonl")
 
 
 def read_demo_lines() -> list[dict[str, Any]]:
-    """The lines as they stand there: event_id, event_type, restaurant_id, currency, amount and fee in minor units, and so on."""
+    """The lines of the file: event_id, event_type, amount and fee in minor units, and so on."""
     return [json.loads(line) for line in DEMO_FILE.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do what it was asked: lines on standard error, and a status that scripts can rely on."""
+"""How a command fails: lines on standard error, and an exit status that scripts can rely on."""
 
 import sys
 from collections.abc import Iterable
@@ -10,18 +10,18 @@ class ExitStatus(IntEnum):
     """What a command exits with; `ledger --help` shows them."""
 
     DONE = 0
-    # The server, the database or the books said no.
+    # The server or the database refused, or the books are broken.
     REFUSED = 1
-    # The command line, a setting or a file is not as it must be. What the command-line parser exits with, too.
+    # The command line, a setting or a file is wrong. click exits with the same status.
     USAGE = 2
-    # Nobody answers, or has no time: the same command may be run again.
+    # No response, or the server is busy: the same command may be run again.
     UNREACHABLE = 3
-    # By Ctrl-C, as shells have it.
+    # By Ctrl-C: 128 and the number of SIGINT, as in shells.
     INTERRUPTED = 130
 
 
 class CommandFailure(Exception):
-    """The command ends here: the first line says why, further ones give particulars."""
+    """Ends the command: the first line says why, further lines give details."""
 
     def __init__(self, *lines: str, exit_status: ExitStatus = ExitStatus.REFUSED) -> None:
         super().__init__("\n".join(lines))
@@ -29,19 +29,19 @@ class CommandFailure(Exception):
         self.exit_status = exit_status
 
 
-# Whether this invocation reports by its log, as a server that logs JSON does.
+# Whether this invocation reports into its log, as a server that logs JSON does.
 _REPORTS_ARE_LOGGED: ContextVar[bool] = ContextVar("_REPORTS_ARE_LOGGED", default=False)
 
 
 def log_reports() -> None:
-    """Makes `report` write log lines from here on, so that standard error holds one format only."""
+    """Makes `report` write log lines from now on, so that standard error has one format only."""
     _REPORTS_ARE_LOGGED.set(True)
 
 
 def report(label: str, lines: Iterable[str]) -> None:
     """Writes lines to standard error, the first one after `label`, the others indented.
 
-    As one log line after `log_reports`; `label` is its level then, `error` or `warning`.
+    After `log_reports` it writes one log line instead, at the level `label`: `error` or `warning`.
     """
     if _REPORTS_ARE_LOGGED.get():
         import structlog
@@ -58,7 +58,7 @@ def report(label: str, lines: Iterable[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """`text` with everything escaped that could steer a terminal or break a line."""
+    """`text` with every character escaped that could control a terminal or break a line."""
     if text.isprintable():
         return text
     return "".join(

@@ -6,7 +6,10 @@ from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-INSTANT_RULE = "must be an ISO 8601 instant with Z or an offset, such as 2025-12-01T10:00:00Z or 2025-12-01T05:00:00.5-05:00"
+INSTANT_RULE = (
+    "must be an ISO 8601 instant with Z or an offset, such as 2025-12-01T10:00:00Z or"
+    " 2025-12-01T05:00:00.5-05:00"
+)
 
 _INSTANT = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
@@ -17,10 +20,10 @@ _SECOND = timedelta(seconds=1)
 
 
 def parse_instant(text: str) -> Timestamp:
-    """The instant that `text` writes, with a fraction of up to nine digits.
+    """Parses an instant with a fraction of up to nine digits.
 
-    Raises ValueError, with a rule for people, for anything else: no zone, a day or a second that no calendar has (leap seconds
-    among them), more digits.
+    Raises ValueError, with a rule for people, for anything else: no zone, more digits, or a day or
+    second that does not exist. Leap seconds count as such.
     """
     match = _INSTANT.fullmatch(text)
     if match is None:
@@ -35,7 +38,7 @@ def parse_instant(text: str) -> Timestamp:
             zone = timezone(offset if sign == "+" else -offset)
         year, month, day, hour, minute, second = map(int, date_and_time)
         instant = datetime(year, month, day, hour, minute, second, tzinfo=zone)
-        # Raises when the offset leads out of the years 1 to 9999.
+        # Raises OverflowError if the instant in UTC is outside the years 1 to 9999.
         seconds = (instant.astimezone(UTC) - _EPOCH) // _SECOND
     except (ValueError, OverflowError):
         raise ValueError(f"{INSTANT_RULE}; there is no such date, time or offset") from None
@@ -43,16 +46,16 @@ def parse_instant(text: str) -> Timestamp:
 
 
 def format_instant(timestamp: Timestamp) -> str:
-    """The instant in UTC, with as many digits of the fraction as it needs: 0, 3, 6 or 9."""
+    """The instant in UTC, with 0, 3, 6 or 9 digits of the fraction, as many as it needs."""
     return _formatted(timestamp.seconds, timestamp.nanos)
 
 
-# The entries of an event share their instants, those of a batch the time of recording.
+# Cached: the entries of an event share their instants, the entries of a batch the recording time.
 @lru_cache(maxsize=1024)
 def _formatted(seconds: int, nanos: int) -> str:
     timestamp = Timestamp(seconds=seconds, nanos=nanos)
     try:
         return timestamp.ToJsonString()
     except ValueError:
-        # Beyond the years 1 to 9999; no ledger of ours answers that.
+        # Outside the years 1 to 9999; our servers never send such an instant.
         return f"{timestamp.seconds} s"

@@ -1,4 +1,4 @@
-"""What commands print on standard output: tables for people, JSON and CSV for programs."""
+"""Prints tables for people, and JSON and CSV for programs, on standard output."""
 
 import json
 import re
@@ -15,10 +15,11 @@ from ledger.cli.failures import printable
 
 JsonValue = str | int | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
-# A cell that begins with one of these is a formula to a spreadsheet; the last four are the wide forms of the first four.
+# A spreadsheet takes a cell that begins with one of these for a formula. The last four are the wide
+# forms of the first four.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
-# What a cell of CSV has only within quotes.
+# A cell of CSV that holds one of these needs quotes.
 _SEPARATOR = re.compile('[,"\r\n]')
 
 _WITH_LINES = ("┏━┳┓", "┃", "┡━╇┩", "│", "└─┴┘", "├─┼┤", "┌─┬┐")
@@ -26,19 +27,19 @@ _IN_ASCII = ("+-++", "|", "+-++", "|", "+-++", "+-++", "+-++")
 
 
 def print_json(value: JsonValue) -> None:
-    """Prints `value`, indented."""
+    """Prints `value` as indented JSON."""
     sys.stdout.write(f"{_json_text(value, indent=2)}\n")
 
 
 def print_json_lines(values: Iterable[JsonValue]) -> None:
-    """Prints each of `values` in a line of its own."""
+    """Prints each of `values` as JSON on one line."""
     for value in values:
         sys.stdout.write(f"{_json_text(value)}\n")
     sys.stdout.flush()
 
 
 def _json_text(value: JsonValue, indent: int | None = None) -> str:
-    """JSON, in which every character is escaped that could steer a terminal or that the output's encoding lacks."""
+    """JSON text. Escapes characters that could control a terminal or that the encoding lacks."""
     text = _json_encoder(not _is_unicode(sys.stdout), indent).encode(value)
     if text.isascii():
         return text
@@ -50,7 +51,7 @@ def _json_text(value: JsonValue, indent: int | None = None) -> str:
 
 @cache
 def _json_encoder(ensure_ascii: bool, indent: int | None) -> json.JSONEncoder:
-    """Kept, since to make one takes as long as to write a line with it."""
+    """Cached, since making an encoder takes as long as writing a line with it."""
     return json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent)
 
 
@@ -60,23 +61,26 @@ def instant_text(instant: datetime) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """So many of something: "no runs", "1 run", "2 runs"."""
+    """A count in words: "no runs", "1 run", "2 runs"."""
     return f"{count or 'no'} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def print_line(line: str = "") -> None:
-    """Prints a line, at once, without what could steer a terminal."""
+    """Prints a line at once; characters that could control a terminal are escaped."""
     sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
 
 class CsvWriter:
-    """Writes CSV in UTF-8, a row a line, with every cell quoted by ' that a spreadsheet would take for a formula."""
+    """Writes CSV in UTF-8. A cell that a spreadsheet would take for a formula begins with '."""
 
     def __init__(
         self, stream: TextIO, columns: Sequence[str], *, shown_on: TextIO | None = None
     ) -> None:
-        """`columns` are the header, which is written at once; `shown_on` is where the stream's text goes, if elsewhere."""
+        """Writes the header, `columns`, at once.
+
+        `shown_on` is the stream that later receives the text, if it is not `stream` itself.
+        """
         if stream is sys.stdout:
             write_unicode(stream)
         self._is_terminal = (shown_on or stream).isatty()
@@ -85,7 +89,7 @@ class CsvWriter:
         self._write(self._columns)
 
     def write(self, row: Mapping[str, object]) -> None:
-        """Writes a row by the names of its columns; what it lacks or is None is empty."""
+        """Writes a row, by the names of its columns; a missing value or None is an empty cell."""
         cells = (row.get(column) for column in self._columns)
         self._write(["" if cell is None else self._harmless(str(cell)) for cell in cells])
 
@@ -94,7 +98,8 @@ class CsvWriter:
         return f"'{shown}" if text.startswith(_FORMULA_STARTS) and not _is_number(text) else shown
 
     def _write(self, cells: Iterable[str]) -> None:
-        # Not by the library: it leaves a carriage return without quotes, where spreadsheets begin a row.
+        # Not by the csv module: it leaves a carriage return without quotes, and spreadsheets begin
+        # a row there.
         self._stream.write(",".join(map(_csv_cell, cells)) + "\n")
 
 
@@ -103,7 +108,7 @@ def _csv_cell(text: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is a number with or without a minus: -12.50."""
+    """Whether `text` is a number with or without a minus: -12.50."""
     whole, _, fraction = text.removeprefix("-").partition(".")
     return (
         text.isascii()
@@ -114,17 +119,17 @@ def _is_number(text: str) -> bool:
 
 @dataclass(slots=True)
 class Table:
-    """Rows of texts under titles. Columns named in `right` stand on the right, as numbers do.
+    """Rows of texts under titles. Columns named in `right` are aligned right, as numbers are.
 
-    `optional` are the columns that a narrow terminal goes without, the least important first. Without titles it is a list of
-    names and values.
+    `optional` are the columns that a narrow terminal does not show, the least important first.
+    Without a header the table is a list of names and values.
     """
 
     titles: Sequence[str]
     right: frozenset[str] = frozenset()
     optional: Sequence[str] = ()
     rows: list[Sequence[str]] = field(default_factory=list)
-    # Stands below a line, as a total does.
+    # The last row, below a line: a total, for example.
     footer: Sequence[str] = ()
     has_header: bool = True
 
@@ -138,15 +143,16 @@ class Table:
 
 
 def facts() -> Table:
-    """A table of names and values, which needs no titles."""
+    """An empty table of names and values, without a header."""
     return Table(("name", "value"), has_header=False)
 
 
 def print_table(table: Table) -> None:
     """Prints `table` without cutting any cell.
 
-    A terminal that is too narrow gets fewer columns, or a block of lines a row, and so nothing of a
-    table without rows; where there is none, the lines are as long as they need be.
+    On a terminal that is too narrow it prints fewer columns, or else a block of lines for each row,
+    and so nothing for a table without rows. If the output is no terminal, lines are as long as
+    needed.
     """
     table = _writable(table)
     shown = list(range(len(table.titles)))
@@ -164,7 +170,7 @@ def print_table(table: Table) -> None:
 
 
 def _writable(table: Table) -> Table:
-    """The table with its characters escaped that the output's encoding lacks."""
+    """The table; characters that the output's encoding lacks are escaped."""
     if _is_unicode(sys.stdout):
         return table
 
@@ -226,7 +232,7 @@ def _print_grid(table: Table, shown: Sequence[int], widths: Sequence[int]) -> No
 
 
 def _print_blocks(table: Table) -> None:
-    """Each row as lines of a title and a value; what is empty is left out."""
+    """Prints each row as lines of a title and a value, without the empty values."""
     width = (
         max((text_width(title) for title in table.titles), default=0)
         if table.has_header
@@ -256,18 +262,18 @@ def text_width(text: str) -> int:
 
 
 def _character_width(character: str) -> int:
-    # Marks stand on the character before them, as do the vowels and endings of a Korean syllable that is written in parts.
+    # Marks take no column, nor do the vowels and endings of a Korean syllable written in parts.
     if unicodedata.category(character) in {"Mn", "Me"} or "\u1160" <= character <= "\u11ff":
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _is_unicode(stream: TextIO) -> bool:
-    """Whether every character can be written; streams without an encoding are in memory."""
+    """Whether `stream` can write every character; a stream without an encoding is in memory."""
     return (stream.encoding or "utf-8").lower().replace("_", "-").startswith("utf")
 
 
 def write_unicode(stream: TextIO) -> None:
-    """A file for a spreadsheet has one encoding everywhere, whatever the terminal's is."""
+    """Sets UTF-8: files for spreadsheets have one encoding everywhere, whatever the terminal's."""
     if not _is_unicode(stream) and hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What may stand on the command line: one type for each kind of value, and the options that many commands have.
+"""One type for each kind of value on the command line, and the options that many commands share.
 
 `docs/cli.md` describes them for people.
 """
@@ -13,7 +13,7 @@ import click
 
 from ledger.domain.money import INT64_MAX
 
-# What reading it needs is imported when there is one: most commands are called without.
+# Imported only when a value needs it: most calls have no such value.
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -63,7 +63,7 @@ class Seconds(click.ParamType[float]):
 
 
 class Instant(click.ParamType[Any]):
-    """An instant, or a date, which stands for its first instant in UTC."""
+    """An instant, or a date, which means its first instant in UTC."""
 
     name = "instant"
 
@@ -95,7 +95,7 @@ class SettlementDate(click.ParamType[date]):
         if isinstance(value, date):
             return value
         try:
-            # The library takes more spellings than people agree on.
+            # `fromisoformat` accepts more spellings than people agree on.
             found = date.fromisoformat(value) if _DATE.fullmatch(value) else None
         except ValueError:
             found = None
@@ -105,9 +105,9 @@ class SettlementDate(click.ParamType[date]):
 
 
 class Word(click.ParamType[str]):
-    """One of the contract's words, in small or capital letters, with its prefix or without: fee, FEE, ENTRY_TYPE_FEE.
+    """One of the contract's words, in either case, with its prefix or without.
 
-    The value is the word in small letters.
+    fee, FEE and ENTRY_TYPE_FEE are the same; the value is the word in small letters: fee.
     """
 
     name = "word"
@@ -131,7 +131,7 @@ class Word(click.ParamType[str]):
 
 
 class FileName(click.ParamType[Path]):
-    """The name of a file; shells complete it."""
+    """The name of a file, which shells complete."""
 
     name = "file"
 
@@ -147,44 +147,44 @@ class FileName(click.ParamType[Path]):
 
 
 def date_message(day: date) -> "date_pb2.Date":
-    """The date as the contract has it."""
+    """The date as a message of the contract."""
     from google.type import date_pb2
 
     return date_pb2.Date(year=day.year, month=day.month, day=day.day)
 
 
 def restaurant_argument(function: Decorator) -> Decorator:
-    """RESTAURANT."""
+    """Adds RESTAURANT."""
     return click.argument("restaurant", metavar="RESTAURANT", help="The restaurant's id.")(function)
 
 
 def currency_argument(function: Decorator) -> Decorator:
-    """CURRENCY."""
+    """Adds CURRENCY."""
     return click.argument(
         "currency", metavar="CURRENCY", help="ISO 4217 code in capitals, such as PEN."
     )(function)
 
 
 def json_option(function: Decorator) -> Decorator:
-    """--json, of a command that shows one thing."""
+    """Adds --json, for a command that shows one thing."""
     return click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")(function)
 
 
 def json_lines_option(function: Decorator) -> Decorator:
-    """--json, of a command that lists."""
+    """Adds --json, for a command that lists things."""
     return click.option(
-        "--json", "json", is_flag=True, help="Print JSON lines, an object a line, for programs."
+        "--json", "json", is_flag=True, help="Print JSON lines, one object a line, for programs."
     )(function)
 
 
 def csv_option(function: Decorator) -> Decorator:
-    """--csv."""
+    """Adds --csv."""
     return click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")(
         function
     )
 
 
 def address_option(function: Decorator) -> Decorator:
-    """--address, of a command that calls the server, or is it."""
+    """Adds --address, for a command that calls a server, and for `serve` itself."""
     text = "The server: host:port, or unix:path.  [default: LEDGER_GRPC_ADDRESS]"
     return click.option("--address", metavar="HOST:PORT", help=text)(function)

@@ -1,4 +1,4 @@
-"""What a server answers instead of a result: its google.rpc.Status in words."""
+"""Turns the errors of calls, which are google.rpc.Status messages, into words."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -7,22 +7,24 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.words import word_of
 from ledger.errors import FieldViolation
 
-# Imported when needed: most calls are not refused.
+# Imported when needed: most calls succeed.
 if TYPE_CHECKING:
     import grpc
     from google.rpc import status_pb2
 
-# The call took no effect, or it is not known whether it did; every method of the contract may be repeated then.
+# With these codes the call had no effect, or it is unknown whether it had one. Every method of the
+# contract may be repeated then.
 _RETRYABLE_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
-# Whatever a server asks for, nobody waits longer than this for one attempt.
+# The longest wait before one attempt, whatever the server asks for.
 RETRY_DELAY_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Code and reason by name, a sentence, and what is wrong with which field. The reason is empty if no ledger answered.
+    """The error of a call: code and reason by name, a sentence, and the violations by field.
 
-    `retry_delay_seconds` is what the server asks to wait before the same call, 0 if it does not say.
+    The reason is empty if the error does not come from one of our servers. `retry_delay_seconds` is
+    the wait that the server asks for before the same call, 0 if it names none.
     """
 
     code: str
@@ -33,12 +35,12 @@ class Refusal:
 
     @property
     def is_retryable(self) -> bool:
-        """Whether the same call may succeed a little later."""
+        """Whether the same call may succeed later."""
         return self.code in _RETRYABLE_CODES
 
     @property
     def is_unanswered(self) -> bool:
-        """Whether not even a server said so."""
+        """Whether no server of ours was reached."""
         return self.code == "UNAVAILABLE" and not self.reason
 
     def __str__(self) -> str:
@@ -50,7 +52,7 @@ class Refusal:
 
 
 def refusal_of_status(status: "status_pb2.Status") -> Refusal:
-    """What `status` says."""
+    """The refusal in `status`."""
     from google.rpc import code_pb2, error_details_pb2
 
     info, request, retry = (
@@ -59,7 +61,7 @@ def refusal_of_status(status: "status_pb2.Status") -> Refusal:
         error_details_pb2.RetryInfo(),
     )
     for detail in status.details:
-        # Each unpacks only what is of its own type.
+        # Unpack does nothing if the detail is of another type.
         detail.Unpack(info)
         detail.Unpack(request)
         detail.Unpack(retry)
@@ -79,14 +81,14 @@ def refusal_of_status(status: "status_pb2.Status") -> Refusal:
 
 
 def refusal_of_call(error: "grpc.RpcError") -> Refusal:
-    """What the error of a call says, with the details that the server sent."""
+    """The refusal in the error of a call, with the details that the server sent."""
     from grpc_status import rpc_status
 
     call = cast("grpc.Call", error)
     try:
         status = rpc_status.from_call(call)
     except ValueError:
-        # The details contradict the call's code: somebody between us and the server has replaced it.
+        # The details contradict the code of the call: a proxy on the way has replaced the code.
         status = None
     if status is not None:
         return refusal_of_status(status)
@@ -94,12 +96,14 @@ def refusal_of_call(error: "grpc.RpcError") -> Refusal:
 
 
 def failure_of(refusal: Refusal, address: str) -> CommandFailure:
-    """How a command ends that was refused by the server at `address`."""
+    """The failure of a command whose call to the server at `address` was refused."""
     if refusal.is_unanswered:
         return CommandFailure(
-            f"no server answers at {address}; start one with `ledger serve`, or name another with --address",
-            # gRPC does not tell the one from the other but in its texts.
-            "one that speaks TLS needs --tls-ca before the name of the command, and may ask for --tls-cert and --tls-key",
+            f"no server answers at {address}; start one with `ledger serve`, or name another with"
+            " --address",
+            # Only the texts of gRPC distinguish a server with TLS from none.
+            "a server with TLS needs --tls-ca before the name of the command, and may need"
+            " --tls-cert and --tls-key",
             exit_status=ExitStatus.UNREACHABLE,
         )
     if refusal.code == "DEADLINE_EXCEEDED":
@@ -109,14 +113,14 @@ def failure_of(refusal: Refusal, address: str) -> CommandFailure:
     if refusal.code == "UNAUTHENTICATED":
         return CommandFailure(
             str(refusal),
-            "a token goes into a file, and that into --token-file before the name of the command or LEDGER_CLIENT_TOKEN_FILE; "
-            "`ledger token` makes one",
-            "a server that knows callers by certificates needs --tls-cert and --tls-key there",
+            "put a token into a file, and name the file with --token-file before the name of the"
+            " command, or with LEDGER_CLIENT_TOKEN_FILE; `ledger token` makes a token",
+            "a server that knows callers by certificates needs --tls-cert and --tls-key instead",
         )
     status = ExitStatus.UNREACHABLE if refusal.is_retryable else ExitStatus.REFUSED
     if not refusal.violations:
         return CommandFailure(str(refusal), exit_status=status)
     # The server's sentence is the same list in one line.
-    first = f"{refusal.code} {refusal.reason}: the request is not as it must be"
+    first = f"{refusal.code} {refusal.reason}: the request is invalid"
     particulars = [f"{violation.field} {violation.description}" for violation in refusal.violations]
     return CommandFailure(first, *particulars, exit_status=status)

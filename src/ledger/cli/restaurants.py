@@ -1,9 +1,9 @@
-"""`ledger restaurants`: the restaurants' profiles."""
+"""`ledger restaurants`: shows and changes the restaurants' profiles."""
 
 import json as json_text
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -20,25 +20,21 @@ from ledger.cli.output import (
     print_line,
     print_table,
 )
+from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     address_option,
     json_lines_option,
     json_option,
     restaurant_argument,
 )
-from ledger.limits import PAGE_SIZE_MAX
 from ledger.v1 import ledger_pb2
 
-if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
-
-
 PUT_HELP = """
-Register RESTAURANT; of one that is registered, change what is named and nothing
-else.
+Register RESTAURANT. If it is registered already, change the fields given and
+nothing else.
 """
 UPDATE_HELP = """
-Change what is named of a registered RESTAURANT, and nothing else.
+Change the fields given of a registered RESTAURANT, and nothing else.
 """
 
 
@@ -49,13 +45,12 @@ def list_restaurants(json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     count = 0
     with connect(settings) as stub:
-        # Page by page: however many restaurants there are, only one page of them is held.
-        for page in _pages(stub):
-            count += len(page)
+        for page in pages_of(stub.ListRestaurants, ledger_pb2.ListRestaurantsRequest()):
+            count += len(page.restaurants)
             if json:
-                print_json_lines(map(_json_of, page))
-            elif page:
-                print_table(_table_of(page))
+                print_json_lines(map(_json_of, page.restaurants))
+            elif page.restaurants:
+                print_table(_table_of(page.restaurants))
     if not json:
         print_line(f"{count} restaurants")
 
@@ -67,12 +62,12 @@ def list_restaurants(json: bool, address: str | None) -> None:
 def show(restaurant: str, json: bool, address: str | None) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
-        answer = stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant))
-    _print_restaurant(answer.restaurant, json=json)
+        response = stub.GetRestaurant(ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant))
+    _print_restaurant(response.restaurant, json=json)
 
 
 def _changes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that name what to change."""
+    """Adds the options that say what to change."""
     for option in (
         address_option,
         json_option,
@@ -80,12 +75,13 @@ def _changes(function: Callable[..., Any]) -> Callable[..., Any]:
             "--metadata",
             metavar="KEY=VALUE",
             multiple=True,
-            help="To keep with it; may be repeated.",
+            help="A pair to store with it; may be repeated.",
         ),
         click.option(
             "--maturity-days",
             metavar="DAYS",
-            help="Days of 24 hours until its charges are available, or default: the server's setting.",
+            help="Days of 24 hours until its charges are available, or `default`: the server's"
+            " setting.",
         ),
         click.option("--active/--inactive", default=None, help="Whether payout runs pay it."),
         click.option("--name", metavar="TEXT", help="The name for people."),
@@ -114,7 +110,9 @@ def put_restaurant(
 @click.command(help=UPDATE_HELP)
 @restaurant_argument
 @_changes
-@click.option("--remove-metadata", metavar="KEY", multiple=True, help="To remove; may be repeated.")
+@click.option(
+    "--remove-metadata", metavar="KEY", multiple=True, help="A key to remove; may be repeated."
+)
 @click.option(
     "--etag",
     metavar="ETAG",
@@ -134,7 +132,7 @@ def update_restaurant(
 ) -> None:
     request = _change_of(restaurant, name, active, maturity_days, metadata, remove_metadata)
     if not request.update_mask.paths:
-        raise CommandFailure("name what to change: see --help", exit_status=ExitStatus.USAGE)
+        raise CommandFailure("say what to change: see --help", exit_status=ExitStatus.USAGE)
     request.restaurant.etag = etag
     _update(request, json=json, address=address)
 
@@ -164,7 +162,7 @@ def _change_of(
     metadata: Sequence[str],
     remove_metadata: Sequence[str],
 ) -> ledger_pb2.UpdateRestaurantRequest:
-    """A request that names what was given, and nothing else. Raises CommandFailure."""
+    """A request that changes the fields given, and nothing else. Raises CommandFailure."""
     pairs = _pairs_of(metadata)
     request = ledger_pb2.UpdateRestaurantRequest(
         restaurant=ledger_pb2.Restaurant(restaurant_id=restaurant, metadata=pairs)
@@ -200,20 +198,8 @@ def _update(
 ) -> None:
     settings = load_client_settings(address)
     with connect(settings) as stub:
-        answer = stub.UpdateRestaurant(request)
-    _print_restaurant(answer.restaurant, json=json)
-
-
-def _pages(stub: "ledger_pb2_grpc.LedgerServiceStub") -> Iterator[Sequence[ledger_pb2.Restaurant]]:
-    page_token = ""
-    while True:
-        answer = stub.ListRestaurants(
-            ledger_pb2.ListRestaurantsRequest(page_size=PAGE_SIZE_MAX, page_token=page_token)
-        )
-        yield answer.restaurants
-        page_token = answer.next_page_token
-        if not page_token:
-            return
+        response = stub.UpdateRestaurant(request)
+    _print_restaurant(response.restaurant, json=json)
 
 
 def _pairs_of(metadata: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`ledger settings`: the settings in force and where each comes from."""
+"""`ledger settings`: the settings in force, and where each comes from."""
 
 import os
 import re
@@ -20,10 +20,10 @@ Show every setting in force, and where it comes from: an option before the name
 of the command, the environment, the file .env in the working directory, or its
 default. Passwords are not shown.
 
-Other commands add options of their own, such as --workers.
+Some commands have options for more settings, such as --workers.
 """
 
-# In a URL the password stands between the name and the host, or among the parameters.
+# A URL holds the password between the name and the host, or among the parameters.
 _PASSWORD = re.compile(r"(?<=://)([^/@]*?):[^/]*@|(?<=[?&]password=)[^&]*")
 _HIDDEN = "***"
 
@@ -64,7 +64,7 @@ def _shown(field: str, settings: "Settings") -> str:
 
 
 def without_password(url: str) -> str:
-    """The URL as people write it, with *** in the place of a password."""
+    """The URL as people write it, with *** instead of the password."""
     shown = url.replace("postgresql+asyncpg://", "postgresql://", 1)
     return _PASSWORD.sub(
         lambda match: _HIDDEN if match[1] is None else f"{match[1]}:{_HIDDEN}@", shown
@@ -72,7 +72,7 @@ def without_password(url: str) -> str:
 
 
 def _source_of(field: str) -> str:
-    """Where the setting's value was found, in the order in which it is looked for. Empty variables do not count."""
+    """Where the setting's value was found. An empty variable counts as not set."""
     from dotenv import dotenv_values
 
     from ledger.settings import ENV_FILE

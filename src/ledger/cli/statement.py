@@ -1,10 +1,9 @@
-"""`ledger statement`: what moved a restaurant's balance over a period, between the balances before and after."""
+"""`ledger statement`: what moved a restaurant's balance, and the balances before and after."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +13,7 @@ from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.instants import format_instant
 from ledger.cli.output import CsvWriter, JsonValue, Table, print_json_lines, print_line, print_table
+from ledger.cli.pages import pages_of
 from ledger.cli.parameters import (
     Instant,
     Word,
@@ -23,23 +23,25 @@ from ledger.cli.parameters import (
     json_lines_option,
     restaurant_argument,
 )
-from ledger.cli.words import amount_of, amount_or_none, word_of
-from ledger.domain.posting_rules import EntryType
-from ledger.limits import PAGE_SIZE_MAX
+from ledger.cli.words import (
+    amount_of,
+    amount_or_none,
+    number_of,
+    prefix_of,
+    word_of,
+    words_of,
+)
 from ledger.v1 import ledger_pb2
 
-if TYPE_CHECKING:
-    from ledger.v1 import ledger_pb2_grpc
-
-ENTRY_TYPE = Word("ENTRY_TYPE_", [entry_type.lower() for entry_type in EntryType])
+ENTRY_TYPE = Word(prefix_of(ledger_pb2.EntryType), words_of(ledger_pb2.EntryType))
 
 HELP = """
 Show what moved the balance (available and pending together) of RESTAURANT in
 CURRENCY, oldest first, between the balances before and after.
 
-The period is of the times of recording, its beginning in it and its end not:
---from 2025-12-01 --to 2026-01-01 is December 2025. The running balance is shown
-when all entries are, that is without --type.
+An entry belongs to the period in which it was recorded. --from is in the period
+and --to is not: --from 2025-12-01 --to 2026-01-01 is December 2025. With --type
+no running balance is shown.
 
 --csv has a row for each entry, between a row opening_balance and a row
 closing_balance. --json prints the statement with its balances, then each entry.
@@ -63,9 +65,10 @@ _CSV_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An entry as a statement tells it: signed as it moved the balance, and the balance after it if all entries are shown.
+    """An entry with its signed amount, and the balance after it if all entries are shown.
 
-    None is what cannot be told of an entry between accounts that only a newer server knows, nor of the balances after it.
+    The amount is None for an entry between accounts that only a newer server knows, and so are the
+    balances from there on.
     """
 
     entry: ledger_pb2.LedgerEntry
@@ -119,33 +122,15 @@ def statement(
         currency=currency,
         start_at=start,
         end_at=end,
-        entry_types=[
-            ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.upper()}") for entry_type in types
-        ],
-        page_size=PAGE_SIZE_MAX,
+        entry_types=[number_of(ledger_pb2.EntryType, entry_type) for entry_type in types],
     )
     write = _write_json if json else _write_csv if as_csv else _write_tables
     with connect(settings) as stub:
-        # Page by page: however many entries there are, only one page of them is held.
-        pages = _pages(stub, request)
+        pages = pages_of(stub.ListEntries, request)
         first = next(pages)
         write(request, first, _lines_of(request, first, pages))
-    # So that a full disk is told by the exit status.
+    # So that a full disk sets the exit status.
     sys.stdout.flush()
-
-
-def _pages(
-    stub: "ledger_pb2_grpc.LedgerServiceStub", request: ledger_pb2.ListEntriesRequest
-) -> Iterator[ledger_pb2.ListEntriesResponse]:
-    """The pages of the statement, at least one."""
-    wanted = ledger_pb2.ListEntriesRequest()
-    wanted.CopyFrom(request)
-    while True:
-        page = stub.ListEntries(wanted)
-        yield page
-        wanted.page_token = page.next_page_token
-        if not wanted.page_token:
-            return
 
 
 def _lines_of(
@@ -153,7 +138,7 @@ def _lines_of(
     first: ledger_pb2.ListEntriesResponse,
     others: Iterable[ledger_pb2.ListEntriesResponse],
 ) -> Iterator[list[Line]]:
-    """The lines of each page that has any."""
+    """The lines of each page, without empty pages."""
     balance_minor: int | None = None if request.entry_types else first.opening_balance_minor
     for page in chain([first], others):
         lines: list[Line] = []
@@ -167,7 +152,7 @@ def _lines_of(
 
 
 def _signed_amount(entry: ledger_pb2.LedgerEntry) -> int | None:
-    """How the entry moved the balance; None where only a newer command can tell."""
+    """How the entry moved the balance; None if only a newer command knows its accounts."""
     if entry.credit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE:
         return entry.amount_minor
     if entry.debit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE:
@@ -274,7 +259,7 @@ def _balance_fields(balance_minor: int, currency: str) -> dict[str, JsonValue]:
 
 
 def _fields_of(line: Line) -> dict[str, JsonValue]:
-    """An entry by the names of _CSV_COLUMNS; what it lacks is None."""
+    """An entry by the names of _CSV_COLUMNS; None where it has no value."""
     entry, amount_minor, balance_minor = line.entry, line.amount_minor, line.balance_minor
     return {
         "recorded_at": format_instant(entry.recorded_at),

@@ -1,4 +1,4 @@
-"""The standard streams of a process: what happens where they are closed, full, or lack a character."""
+"""Makes standard streams safe that are closed or full, or whose encoding lacks a character."""
 
 import io
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class OutputLost(OSError):
-    """Standard output took no more, as on a full disk."""
+    """Standard output cannot be written, as on a full disk."""
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output. A reader who went away stays a BrokenPipeError."""
+    """Standard output. Raises OutputLost; BrokenPipeError if the reader has closed it."""
 
     def write(self, text: str) -> int:
         try:
@@ -32,7 +32,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _Errors(io.TextIOWrapper):
-    """Standard error. What it does not take is lost: that stops no work and changes no exit status."""
+    """Standard error. If it cannot be written, the text is lost, and the command goes on."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -45,24 +45,25 @@ class _Errors(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Makes the streams of this process safe to use, whatever its caller gave it. Call it once."""
-    # A file that is opened next would get the number of a closed stream, and with it what is written there.
+    """Makes the streams of this process safe to use. Call it once."""
+    # The next file to be opened would get the number of a closed stream, and receive its text.
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            stream = Path(os.devnull).open("r" if name == "stdin" else "w")  # noqa: SIM115  # for as long as the process
+            # Open as long as the process runs.
+            stream = Path(os.devnull).open("r" if name == "stdin" else "w")  # noqa: SIM115
             setattr(sys, name, stream)
     for name, kind in (("stdout", _Output), ("stderr", _Errors)):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream = _as(kind, stream)
             setattr(sys, name, stream)
-            # The stream that Python began with can be used no more.
+            # Python's first stream is detached and cannot be used any more.
             setattr(sys, f"__{name}__", stream)
 
 
 def _as(kind: type[io.TextIOWrapper], stream: io.TextIOWrapper) -> io.TextIOWrapper:
     encoding, is_by_line, is_at_once = stream.encoding, stream.line_buffering, stream.write_through
-    # A character that the encoding lacks is shown as its number.
+    # A character that the encoding lacks is written as its number.
     return kind(
         stream.detach(),
         encoding,
@@ -73,12 +74,12 @@ def _as(kind: type[io.TextIOWrapper], stream: io.TextIOWrapper) -> io.TextIOWrap
 
 
 def settle_streams() -> None:
-    """Drops what the streams have not taken. Python would try again at its end, and fail by that."""
+    """Drops text that the streams did not take. Python would write it again at exit, and fail."""
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
             continue
         try:
-            # Not by its own method: those of standard error tell nothing.
+            # Not `stream.flush()`: that of standard error hides errors.
             io.TextIOWrapper.flush(stream)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

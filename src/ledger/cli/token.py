@@ -9,22 +9,22 @@ from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.output import print_json, print_line
 from ledger.cli.parameters import json_option
 
-# Random enough that a fast hash of it tells nobody anything.
+# With so many random bytes even a fast hash cannot be reversed.
 TOKEN_BYTES = 32
-# So that whoever finds one knows what it is for, and scanners for secrets can be taught to.
+# Shows what a token that is found belongs to; scanners for secrets can look for it.
 TOKEN_PREFIX = "ledger_"  # noqa: S105  # no token
 
 HELP = """
-Make a token by which IDENTITY calls a server, and the line that lets the server
-know it.
+Make a token by which IDENTITY calls a server, and the line by which the server
+knows it.
 
-The token is shown once and stored nowhere: give it to the caller, who sends it
-as authorization: Bearer TOKEN. The line, which holds its SHA-256 and not the
-token, goes into LEDGER_AUTH_TOKENS_FILE; servers read the file again by
+The token is shown once and stored nowhere. Give it to the caller, which sends
+it as authorization: Bearer TOKEN. Add the line to LEDGER_AUTH_TOKENS_FILE; it
+holds the SHA-256 of the token, not the token. Servers read the file again by
 themselves.
 
-Scopes: ingest sends events, read asks, payout starts payout runs, admin changes
-restaurants. None includes another.
+Scopes: ingest sends events, read reads, payout starts payout runs, admin
+changes restaurants. No scope includes another.
 """
 
 
@@ -33,13 +33,14 @@ restaurants. None includes another.
 @click.argument("scopes", metavar="SCOPES", help="What for: some of ingest,read,payout,admin.")
 @json_option
 def token(identity: str, scopes: str, json: bool) -> None:
-    # Imported when needed: it brings the libraries of the server along.
+    # Imported when needed: it loads the libraries of the server.
     from ledger.api.access.authorization import parse_scopes
     from ledger.api.access.credential_files import IDENTITY_LENGTH_MAX, is_identity
 
     if not is_identity(identity) or "#" in identity:
         raise CommandFailure(
-            f"IDENTITY must be at most {IDENTITY_LENGTH_MAX} printable ASCII characters without blanks and #",
+            f"IDENTITY must be at most {IDENTITY_LENGTH_MAX} printable ASCII characters without"
+            " blanks and #",
             exit_status=ExitStatus.USAGE,
         )
     try:

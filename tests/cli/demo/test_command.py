@@ -38,7 +38,7 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
         "A second run of the same day: 1 payout, 1969.65 PEN in all; 4 restaurants have their payout already.",
         "payout_reversal",
         "checks, no errors, no warnings.",
-        "Everything was as it must be",
+        "Everything was right",
     ):
         assert sentence in outcome.stdout
     # The balances before, the payouts, the balances after.

@@ -19,8 +19,8 @@ from support.events import event_message
 from support.running import RunningLedger
 
 from ledger.application import run_payouts
+from ledger.cli import pages
 from ledger.cli.failures import ExitStatus
-from ledger.cli.payouts import pages as payout_pages
 from ledger.v1 import ledger_pb2
 
 # A date that has ended in every time zone, and by which the tests' events have matured.
@@ -179,7 +179,7 @@ async def test_waiting_for_a_run_that_is_canceled_ends_with_1(ledger: RunningLed
         )
         assert (
             outcome.stderr.splitlines()[0]
-            == "error: the run was canceled: 1 of 2 restaurants were not looked at"
+            == "error: the run was canceled: 1 of 2 restaurants were not considered"
         )
 
 
@@ -240,7 +240,7 @@ async def test_run_is_shown_with_all_its_restaurants(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many pages they are; and what became of each."""
-    monkeypatch.setattr(payout_pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
     run = await parsed(ledger, "run", "PEN", *AS_OF, "--min-amount-minor", "200")
     shown, *items = await parsed_lines(ledger, "show", run["payout_run_id"])
@@ -276,7 +276,7 @@ async def test_list_goes_through_all_pages(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without filters."""
-    monkeypatch.setattr(payout_pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     assert await parsed_lines(ledger, "list") == []
     restaurants = [f"res_{number}" for number in range(5)]
     await charge(ledger, **dict.fromkeys(restaurants, 10_000))
@@ -357,7 +357,7 @@ async def test_export_holds_what_the_bank_has_not_answered(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it, in the order of the list, of one currency or one run if asked for."""
-    monkeypatch.setattr(payout_pages, "PAGE_SIZE_MAX", 2)
+    monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     await charge(ledger, **{f"res_{number}": 10_005 for number in range(5)})
     await ledger.ingest(event_message(restaurant_id="res_jp", currency="JPY", amount_minor=700))
     run = await parsed(ledger, "run", "PEN", *AS_OF)

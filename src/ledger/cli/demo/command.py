@@ -3,17 +3,15 @@
 import click
 
 HELP = """
-Show the service at work on a server and a database of its own, which are gone
-afterwards.
+Show the service at work on a temporary server and database.
 
-It books the 70 events that come with the package, books them again, shows the
-balances, one event with its entries, and a contradiction that is refused. Then
-it pays the restaurants out: a plan, a run for each currency, a payout with what
-it consists of, one that the bank carries out, and one that fails and is paid by
-another run. At last it audits the books. What it shows is compared with what
-the file itself adds up to.
+It books the 70 events of the package, books them again, and shows the balances,
+one event with its entries, and a contradiction that is refused. Then it pays
+out the restaurants: a plan, a run for each currency, a payout with its items,
+one that the bank carries out, and one that fails and is paid by another run.
+Finally it audits the books. It compares what it shows with the sums of the file.
 
-Exit status: 0 if everything was as it must be, 1 otherwise.
+Exit status: 0 if everything is right, 1 otherwise.
 """
 
 

@@ -1,4 +1,4 @@
-"""The demonstration: shows the service at work, and checks that everything it shows is right."""
+"""Shows the service at work, and checks that everything it shows is right."""
 
 import signal
 from collections import defaultdict
@@ -29,29 +29,33 @@ from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 RUN_TIMEOUT_SECONDS = 60.0
+NOT_RIGHT = "not everything was right"
 
-# A line of the file, as JSON has it.
+# A line of the file, parsed from JSON.
 _Line = dict[str, Any]
 # A restaurant and a currency.
 _Account = tuple[str, str]
 
 
 class _Demonstration:
-    """Says what happens in plain sentences, and remembers what was not as it must be."""
+    """Says what happens in plain sentences, and keeps what was wrong."""
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
         self._is_interrupted = False
 
     def interrupt(self, *_: object) -> None:
-        """Ends it before the next sentence: raised wherever the program happens to be, an interruption can leave gRPC holding a
-        lock that cleaning up then waits for. Asked a second time it does not wait."""
+        """Ends the demonstration before the next sentence; the second time, at once.
+
+        Raised at any point, an interruption can leave gRPC holding a lock that the clean-up waits
+        for.
+        """
         if self._is_interrupted:
             raise KeyboardInterrupt
         self._is_interrupted = True
 
     def say(self, sentence: str) -> None:
-        """Says something, unless the user has asked for the end meanwhile. Raises KeyboardInterrupt then."""
+        """Prints a sentence. Raises KeyboardInterrupt if the user has asked for the end."""
         if self._is_interrupted:
             raise KeyboardInterrupt
         print_line()
@@ -59,22 +63,22 @@ class _Demonstration:
             print_line(line)
 
     def expect(self, what: str, seen: object, expected: object) -> None:
-        """Remembers and tells a difference."""
+        """Keeps and reports a difference."""
         if seen != expected:
             self.complaints.append(f"{what}: {seen}, which should be {expected}")
             report("wrong", [self.complaints[-1]])
 
 
 def demonstrate() -> None:
-    """Raises CommandFailure if anything was not as it must be."""
+    """Runs the demonstration. Raises CommandFailure if anything was wrong."""
     demonstration = _Demonstration()
-    # So that the server and the data are cleaned up in these cases too.
+    # So that the server and its data are removed in these cases too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, demonstration.interrupt)
     lines = read_demo_lines()
     with demo_data_dir() as data_dir:
         demonstration.say(
-            f"Starting a server of its own, with an embedded PostgreSQL in {data_dir}."
+            f"Starting a temporary server, with an embedded PostgreSQL in {data_dir}."
         )
         with demo_server(data_dir) as address, connect_plainly(address) as stub:
             demonstration.say(f"It listens on {address}.")
@@ -85,8 +89,8 @@ def demonstrate() -> None:
             _pay_out(demonstration, stub, lines)
             _audit(demonstration, data_dir)
     if demonstration.complaints:
-        raise CommandFailure("not everything was as it must be", *demonstration.complaints)
-    demonstration.say("Everything was as it must be; the server and its data are gone again.")
+        raise CommandFailure(NOT_RIGHT, *demonstration.complaints)
+    demonstration.say("Everything was right; the server and its data are removed again.")
 
 
 def _ingest_twice(
@@ -99,7 +103,8 @@ def _ingest_twice(
     demonstration.expect("created", summary.created, len(lines))
     again = _ingest_demo_file(stub)
     demonstration.say(
-        f"Sent them again, as processors do: {again.duplicates} were duplicates, {again.created} were created."
+        f"Sent them again, as processors do: {again.duplicates} were duplicates,"
+        f" {again.created} were created."
     )
     demonstration.expect("duplicates", again.duplicates, len(lines))
 
@@ -113,9 +118,10 @@ def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummar
 
 
 def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
-    """What the lines add up to for each restaurant and currency, in minor units: charges less fees and refunds.
+    """The sum of the lines for each restaurant and currency, in minor units.
 
-    Added up here and not by any code of the service, which it is to be compared with.
+    It is charges less fees and refunds, calculated here, since it is compared with the sums of the
+    service.
     """
     owed: defaultdict[_Account, int] = defaultdict(int)
     for line in lines:
@@ -146,7 +152,8 @@ def _show_balances(
         demonstration.expect(f"reserved {name}", answer.reserved_minor, 0)
         demonstration.expect(f"disputed {name}", answer.disputed_minor, 0)
     demonstration.say(
-        "This is what each restaurant may be paid now: its charges, less 5 % commission, less its refunds."
+        "This is what each restaurant may be paid now: its charges, less 5 % commission, less its"
+        " refunds."
     )
     print_table(table)
 
@@ -154,7 +161,7 @@ def _show_balances(
 def _show_event(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", line: _Line
 ) -> None:
-    """The entries of a charge with a fee."""
+    """Shows the entries of a charge with a fee."""
     answer = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=line["event_id"]))
     table = Table(
         ("entry", "debit", "credit", line["currency"]), right=frozenset((line["currency"],))
@@ -179,7 +186,7 @@ def _show_event(
 
 
 def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
-    """Sends an event that is stored once more, with another amount."""
+    """Sends a stored event again, with another amount."""
     first_line = DEMO_FILE.read_text(encoding="utf-8").partition("\n")[0]
     event = parse_event_line(first_line)
     event.amount_minor += 100
@@ -198,7 +205,7 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
 def _pay_out(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
-    """Pays everybody; the bank then carries one payout out and refuses another one, which a second run pays."""
+    """Pays all restaurants; the bank carries out one payout and refuses one, which is paid again."""
     owed = owed_by_account(lines)
     # The demonstration's server has the settlement zone UTC.
     today = datetime.now(UTC).date()
@@ -224,19 +231,20 @@ def _pay_out(
     _be_paid(demonstration, stub, payouts[paid_account])
     _fail(demonstration, stub, payouts[failed_account])
     _pay_again(demonstration, stub, as_of, payouts[failed_account], owed)
-    # All of it is inside payouts now, but for what the bank has paid.
+    # Everything is reserved in payouts now, except what the bank has paid.
     _show_reserved(demonstration, stub, owed | {paid_account: 0})
 
 
 def _summary_of(run: ledger_pb2.PayoutRun) -> str:
     noun = "payout" if run.payouts_created == 1 else "payouts"
-    return f"{run.payouts_created} {noun}, {format_minor(run.total_amount_minor, run.currency)} {run.currency} in all"
+    total = format_minor(run.total_amount_minor, run.currency)
+    return f"{run.payouts_created} {noun}, {total} {run.currency} in all"
 
 
 def _expect_run(
     demonstration: _Demonstration, run: ledger_pb2.PayoutRun, paid: dict[_Account, int]
 ) -> None:
-    """Expects `run` to have paid these amounts."""
+    """Checks that `run` has paid these amounts."""
     name = f"run in {run.currency}"
     demonstration.expect(f"payouts of the {name}", run.payouts_created, len(paid))
     demonstration.expect(
@@ -277,7 +285,7 @@ def _list_payouts(
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     owed: dict[_Account, int],
 ) -> dict[_Account, ledger_pb2.Payout]:
-    """The payouts, each by its restaurant and currency."""
+    """Shows the payouts; returns them by restaurant and currency."""
     listed = stub.ListPayouts(ledger_pb2.ListPayoutsRequest()).payouts
     demonstration.say("These payouts go to the bank; what they pay is reserved until it answers.")
     print_table(payouts_table(listed))
@@ -285,12 +293,12 @@ def _list_payouts(
     amounts = {account: payout.amount_minor for account, payout in payouts.items()}
     demonstration.expect("amounts of the payouts, minor units", amounts, owed)
     if amounts.keys() != owed.keys():
-        raise CommandFailure("not everything was as it must be", *demonstration.complaints)
+        raise CommandFailure(NOT_RIGHT, *demonstration.complaints)
     return payouts
 
 
 def _items_of(lines: list[_Line], account: _Account) -> list[tuple[str, int]]:
-    """What the lines of an account add up to by entry type, in minor units, in the order of the types' names."""
+    """The sums of an account's lines by entry type, in minor units, ordered by the type's name."""
     amounts: defaultdict[str, int] = defaultdict(int)
     for line in lines:
         if (line["restaurant_id"], line["currency"]) == account:
@@ -345,7 +353,8 @@ def _fail(
     available_minor = stub.GetBalance(request).available_minor
     demonstration.say(
         f"The payout to {payout.restaurant_id} failed; "
-        f"{format_minor(available_minor, payout.currency)} {payout.currency} of it are available again at once:"
+        f"{format_minor(available_minor, payout.currency)} {payout.currency} of it are available"
+        " again at once:"
     )
     demonstration.expect(
         "available after a failed payout, minor units", available_minor, payout.amount_minor
@@ -364,11 +373,12 @@ def _pay_again(
     failed: ledger_pb2.Payout,
     owed: dict[_Account, int],
 ) -> None:
-    """A second run of the day, which pays what failed and nobody twice."""
+    """Starts a second run of the day, which pays what failed, and no restaurant twice."""
     run = _finished_run(stub, failed.currency, as_of, request_id="again")
     skipped = sum(reason.count for reason in run.skipped)
     demonstration.say(
-        f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout already."
+        f"A second run of the same day: {_summary_of(run)}; {skipped} restaurants have their payout"
+        " already."
     )
     account = (failed.restaurant_id, failed.currency)
     _expect_run(demonstration, run, {account: owed[account]})
@@ -420,7 +430,7 @@ def _show_reserved(
 def _payout(
     stub: "ledger_pb2_grpc.LedgerServiceStub", payout: ledger_pb2.Payout
 ) -> ledger_pb2.Payout:
-    """The payout as it is now, with its items and its history."""
+    """Reads the payout again, with its items and its history."""
     return stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)).payout
 
 
@@ -429,7 +439,7 @@ def _name(item: ledger_pb2.PayoutItem) -> str:
 
 
 def _audit(demonstration: _Demonstration, data_dir: Path) -> None:
-    """The audit, on the database that the server is running on."""
+    """Audits the database while the server runs on it."""
     report = audit_configured_books(demo_settings(data_dir))
     demonstration.say(f"Audited the books: {summary_of(report)}.")
     if report.findings:

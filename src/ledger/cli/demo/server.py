@@ -1,4 +1,4 @@
-"""A server of the demonstration's own: a process on a free port, with its data in a directory that is gone afterwards."""
+"""Runs a server for the demonstration: a process on a free port, with a temporary directory."""
 
 import os
 import shutil
@@ -29,10 +29,10 @@ _BOOKS = "books"
 
 @contextmanager
 def demo_data_dir() -> Iterator[Path]:
-    """A new directory, removed at the end."""
+    """Makes a directory, and removes it at the end."""
     data_dir = Path(tempfile.mkdtemp(prefix="ledger-demo-"))
     try:
-        # As root the embedded PostgreSQL runs as another account, which has to pass through.
+        # As root, the embedded PostgreSQL runs as another account, which must enter the directory.
         data_dir.chmod(0o755)
         yield data_dir
     finally:
@@ -41,9 +41,9 @@ def demo_data_dir() -> Iterator[Path]:
 
 @contextmanager
 def demo_server(data_dir: Path) -> Iterator[str]:
-    """The address of a running server that keeps its books in `data_dir`; stopped at the end.
+    """Runs a server that keeps its books in `data_dir` during the block; yields its address.
 
-    Raises CommandFailure when it does not start, with what it said.
+    Raises CommandFailure with the server's output if it does not start.
     """
     output, log = data_dir / "server.out", data_dir / "server.log"
     with output.open("wb") as stdout, log.open("wb") as stderr:
@@ -66,7 +66,7 @@ def demo_server(data_dir: Path) -> Iterator[str]:
 
 
 def _environment(data_dir: Path) -> Mapping[str, str]:
-    """The user's, without settings that could lead to another database than the demonstration's own."""
+    """The user's environment, without settings that could name another database."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -85,7 +85,7 @@ def demo_settings(data_dir: Path) -> Settings:
 def _wait_for_address(
     server: "subprocess.Popen[bytes]", output: Path, log: Path, deadline: float
 ) -> str:
-    """The address that the server announces."""
+    """Returns the address that the server announces."""
     while time.monotonic() < deadline:
         first, newline, _ = output.read_text(encoding="utf-8").partition("\n")
         if newline and first.startswith(READY_PREFIX):
@@ -108,7 +108,7 @@ def _wait_until_serving(
         service=ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name
     )
     with open_channel(address) as channel:
-        # The library's own stub has no types.
+        # The stub of grpc_health has no types.
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -130,13 +130,13 @@ def _last_lines(log: Path) -> list[str]:
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """Ends the server, whatever else the user presses meanwhile: cleaning up is soon done."""
+    """Stops the server. Ignores signals from here on: cleaning up is short."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     server.terminate()
     try:
         server.wait(STOP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        # Its PostgreSQL goes with it.
+        # Its PostgreSQL ends with it.
         server.kill()
         server.wait()

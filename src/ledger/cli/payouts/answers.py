@@ -1,4 +1,4 @@
-"""`ledger payouts paid` and `failed`: book what the bank answers."""
+"""`ledger payouts paid` and `failed`: books what the bank answers."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
 PAID_HELP = """
-Book that the bank carried a payout out. May be repeated: it is booked once.
+Book that the bank carried out a payout. May be repeated: it is booked once.
 """
 FAILED_HELP = """
-Book that the bank refused a payout, or returned it after it was paid: its
+Book that the bank refused a payout, or returned it after it was paid. Its
 amount is available again at once. May be repeated: it is booked once.
 """
 
 
 def _parameters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Those of every answer of the bank."""
+    """Adds the parameters that both commands share."""
     at = click.option(
         "--occurred-at",
         metavar="INSTANT",
         type=Instant(),
-        help="When the bank did it.  [default: now; on repeat, what was told the first time]",
+        help="When the bank did it.  [default: now; on repeat, the time of the first call]",
     )
     return click.argument("payout_id", metavar="PAYOUT", help="The payout's id.")(
         at(json_option(address_option(function)))
@@ -59,11 +59,11 @@ def settle(
     type: ledger_pb2.EventType.ValueType,
     occurred_at: Timestamp | None = None,
 ) -> tuple[str, ledger_pb2.IngestEventResponse]:
-    """Sends the event of `type` about `payout`; its id and the answer. On repeat the answer is DUPLICATE.
+    """Sends the event of `type` for `payout`; returns its id and the response, DUPLICATE on repeat.
 
-    The id follows from the payout, so the event is booked once. Unless `occurred_at` is given a new event has the time of now,
-    and a repeat that of the event that is stored: another time would make it another event under the same id. Raises
-    grpc.RpcError.
+    The id follows from the payout, so the event is booked once. Without `occurred_at` a new event
+    has the time of now, and a repeat has the time of the stored event: with another time it would
+    be another event under the same id, a conflict. Raises grpc.RpcError.
     """
     import grpc
 
@@ -83,7 +83,7 @@ def settle(
     except grpc.RpcError as error:
         if occurred_at is not None or refusal_of_call(error).reason != "EVENT_ID_REUSED":
             raise
-    # Whatever else differs from what is stored is refused once more.
+    # If anything else differs from the stored event, the server refuses it again.
     stored = stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id)).event
     event.occurred_at.CopyFrom(stored.occurred_at)
     return event.event_id, stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
@@ -100,23 +100,24 @@ def _settle(
     settings = load_client_settings(address)
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
     with connect(settings) as stub:
-        event_id, answer = settle(stub, stub.GetPayout(request).payout, type, occurred_at)
+        event_id, response = settle(stub, stub.GetPayout(request).payout, type, occurred_at)
         payout = stub.GetPayout(request).payout
-    status = word_of(ledger_pb2.IngestStatus, answer.status)
+    status = word_of(ledger_pb2.IngestStatus, response.status)
     if json:
         print_json(
             {
                 "status": status,
                 "event_id": event_id,
-                "transaction_id": answer.transaction_id,
+                "transaction_id": response.transaction_id,
                 "payout": json_of_payout(payout),
             }
         )
         return
     amount = f"{amount_of(payout.amount_minor, payout.currency)} {payout.currency}"
-    print_line(f"{status}: event {event_id}, transaction id {answer.transaction_id}")
+    print_line(f"{status}: event {event_id}, transaction id {response.transaction_id}")
     print_line(
-        f"payout {payout.payout_id} of {amount} to {payout.restaurant_id} is {payout_state(payout.state)}"
+        f"payout {payout.payout_id} of {amount} to {payout.restaurant_id} is"
+        f" {payout_state(payout.state)}"
     )
 
 

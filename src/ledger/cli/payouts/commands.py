@@ -10,8 +10,8 @@ from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, report
 from ledger.cli.instants import format_instant
 from ledger.cli.output import print_json, print_json_lines, print_line, print_table
+from ledger.cli.pages import pages_of
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
-from ledger.cli.payouts.pages import payout_pages, run_item_pages
 from ledger.cli.payouts.views import (
     history_table,
     items_table,
@@ -24,24 +24,17 @@ from ledger.cli.payouts.views import (
     run_table,
 )
 from ledger.cli.refusals import refusal_of_call
-from ledger.cli.words import word_of
+from ledger.cli.words import number_of, prefix_of, words_of
 from ledger.v1 import ledger_pb2
 
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
-# As the server's setting for the audit is by default, which the command cannot know.
+# The default of the server's setting for the audit; the command cannot know the setting itself.
 OLD_DAYS = 5
 OLD_SECONDS = OLD_DAYS * 86_400
 
-PAYOUT_STATE = Word(
-    "PAYOUT_STATE_",
-    [
-        word_of(ledger_pb2.PayoutState, number)
-        for number in ledger_pb2.PayoutState.values()
-        if number
-    ],
-)
+PAYOUT_STATE = Word(prefix_of(ledger_pb2.PayoutState), words_of(ledger_pb2.PayoutState))
 
 SHOW_HELP = """
 Show a payout with its items and its history, or a payout run with its
@@ -88,29 +81,34 @@ def list_payouts(
     settings = load_client_settings(address)
     request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant, payout_run_id=payout_run_id)
     if state is not None:
-        request.state = ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.upper()}")
+        request.state = number_of(ledger_pb2.PayoutState, state)
     count = 0
     old_count = 0
     oldest: ledger_pb2.Payout | None = None
     old_before = time.time() - OLD_SECONDS
     with connect(settings) as stub:
-        for page in payout_pages(stub, request):
-            count += len(page)
-            created = [payout for payout in page if payout.state == ledger_pb2.PAYOUT_STATE_CREATED]
-            found = [payout for payout in created if payout.created_at.seconds < old_before]
-            # The latest first: the oldest is the last one of all.
-            old_count += len(found)
-            oldest = found[-1] if found else oldest
+        for page in pages_of(stub.ListPayouts, request):
+            count += len(page.payouts)
+            old = [
+                payout
+                for payout in page.payouts
+                if payout.state == ledger_pb2.PAYOUT_STATE_CREATED
+                and payout.created_at.seconds < old_before
+            ]
+            old_count += len(old)
+            # The list begins with the latest, so the last one is the oldest.
+            oldest = old[-1] if old else oldest
             if json:
-                print_json_lines(json_of_payout(payout) for payout in page)
-            elif page:
-                print_table(payouts_table(page))
+                print_json_lines(map(json_of_payout, page.payouts))
+            elif page.payouts:
+                print_table(payouts_table(page.payouts))
     if not json:
         print_line(f"{count} payouts")
         if oldest is not None:
             since = format_instant(oldest.created_at)
             print_line(
-                f"{old_count} of them have waited for the bank's answer for more than {OLD_DAYS} days, since {since}"
+                f"{old_count} of them have waited for the bank's answer for more than"
+                f" {OLD_DAYS} days, the oldest since {since}"
             )
 
 
@@ -153,12 +151,13 @@ def _show_run(
         print_json_lines([json_of_run(run)])
     else:
         print_table(run_table(run))
+    request = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run.payout_run_id)
     try:
-        for page in run_item_pages(stub, run.payout_run_id):
+        for page in pages_of(stub.ListPayoutRunItems, request):
             if json:
-                print_json_lines(json_of_run_item(item) for item in page)
-            elif page:
-                print_table(run_items_table(page, run.currency))
+                print_json_lines(map(json_of_run_item, page.items))
+            elif page.items:
+                print_table(run_items_table(page.items, run.currency))
     except grpc.RpcError as error:
         refusal = refusal_of_call(error)
         if refusal.reason != "PAYOUT_RUN_ARCHIVED":

@@ -1,4 +1,4 @@
-"""`ledger payouts export`: the file of payouts for the bank."""
+"""`ledger payouts export`: writes the file of payouts for the bank."""
 
 import shutil
 import sys
@@ -11,8 +11,8 @@ from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.failures import CommandFailure, ExitStatus
 from ledger.cli.output import CsvWriter, write_unicode
+from ledger.cli.pages import pages_of
 from ledger.cli.parameters import address_option
-from ledger.cli.payouts.pages import payout_pages
 from ledger.cli.payouts.views import is_under_way, json_of_payout
 from ledger.domain.money import is_currency
 from ledger.v1 import ledger_pb2
@@ -20,7 +20,7 @@ from ledger.v1 import ledger_pb2
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
-# How often an export looks again because runs appeared while it was reading.
+# How often an export reads the list again because runs appeared while it was reading.
 EXPORT_PASSES_MAX = 10
 
 _EXPORT_COLUMNS = (
@@ -38,11 +38,11 @@ Write the payouts that the bank has not answered, as CSV for the bank, to
 standard output; the latest first.
 
 Columns: payout_id, restaurant_id, currency, amount_minor, amount, as_of,
-created_at. The payout id is the bank's idempotency key: as long as the bank
-takes each id once, a file may be sent twice.
+created_at. The payout id is the bank's idempotency key: if the bank takes each
+id once, a file may be sent twice.
 
-Nothing is written until everything was read, and nothing at all while one of
-the runs in it is under way: exit status 0 says that the file is whole.
+Nothing is written until everything is read, and nothing at all while one of its
+runs is under way. Exit status 0 means that the file is complete.
 """
 
 
@@ -51,7 +51,7 @@ the runs in it is under way: exit status 0 says that the file is whole.
 @click.option("--run", "payout_run_id", metavar="RUN", default="", help="Only payouts of this run.")
 @address_option
 def export(currency: str, payout_run_id: str, address: str | None) -> None:
-    # A misspelt one would be a file without payouts.
+    # A misspelt currency would give a file without payouts.
     if currency and not is_currency(currency):
         raise CommandFailure(
             f"--currency must be an ISO 4217 code, in capitals (it is {currency!r})",
@@ -64,17 +64,17 @@ def export(currency: str, payout_run_id: str, address: str | None) -> None:
         whole.seek(0)
         write_unicode(sys.stdout)
         shutil.copyfileobj(whole, sys.stdout)
-        # So that a full disk is told by the exit status.
+        # So that a full disk sets the exit status.
         sys.stdout.flush()
 
 
 def _collect_export(
     stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str
 ) -> None:
-    """Writes to `whole` every payout in state CREATED, and no run's half.
+    """Writes every payout in state CREATED to `whole`; a run is in it completely or not at all.
 
-    Payouts of a run under way may appear behind the page that is being read. So what counts is a reading of which all runs are
-    known to have ended before it began.
+    A run under way may add payouts to pages that were read already. So a reading counts only if all
+    of its runs are known to have ended before it began.
     """
     ended: set[str] = set()
     if payout_run_id:
@@ -98,22 +98,23 @@ def _collect_export(
 def _read_export(
     stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str
 ) -> set[str]:
-    """One reading; the runs whose payouts are in it."""
+    """Reads the list once and writes it to `whole`. Returns the runs whose payouts are in it."""
     request = ledger_pb2.ListPayoutsRequest(
         payout_run_id=payout_run_id, state=ledger_pb2.PAYOUT_STATE_CREATED
     )
     runs: set[str] = set()
     rows = CsvWriter(whole, _EXPORT_COLUMNS, shown_on=sys.stdout)
-    for page in payout_pages(stub, request):
-        for payout in page:
+    for page in pages_of(stub.ListPayouts, request):
+        for payout in page.payouts:
             if currency not in ("", payout.currency):
                 continue
             runs.add(payout.payout_run_id)
             values = json_of_payout(payout)
             if values["amount"] is None:
                 raise CommandFailure(
-                    f"payout {payout.payout_id} is in {payout.currency!r}, a currency that this version of the command does not "
-                    "know: update it, or export another currency with --currency"
+                    f"payout {payout.payout_id} is in {payout.currency!r}, a currency that this"
+                    " version of the command does not know: update it, or export another currency"
+                    " with --currency"
                 )
             rows.write(values)
     return runs
@@ -123,7 +124,8 @@ def _require_ended(stub: "ledger_pb2_grpc.LedgerServiceStub", payout_run_id: str
     run = stub.GetPayoutRun(ledger_pb2.GetPayoutRunRequest(payout_run_id=payout_run_id)).payout_run
     if is_under_way(run):
         raise CommandFailure(
-            f"run {payout_run_id} has considered {run.restaurants_considered} of {run.restaurants_total} restaurants, "
-            "so its payouts are not all there yet; try again when it has ended",
+            f"run {payout_run_id} has considered {run.restaurants_considered} of"
+            f" {run.restaurants_total} restaurants, so some of its payouts are missing;"
+            " try again when it has ended",
             exit_status=ExitStatus.UNREACHABLE,
         )

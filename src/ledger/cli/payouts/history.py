@@ -1,4 +1,4 @@
-"""The payouts of `ledger report payouts`, one a row: the query has a row for each item of a payout."""
+"""Folds the rows of `ledger report payouts`, one for each item, into one row for each payout."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ _RULES = (
     *(rule for rules in EVENT_POSTING_RULES.values() for rule in rules),
     *PAYOUT_POSTING_RULES.values(),
 )
-# What a payout may consist of: what moves the payable, but for the reserve of a payout itself.
+# The types of item that a payout may have: all that move the payable, except the reserve of the
+# payout itself.
 ITEM_TYPES = tuple(
     entry_type
     for entry_type in EntryType
@@ -27,9 +28,10 @@ ITEM_TYPES = tuple(
 
 
 def one_row_a_payout(found: "Report") -> "Report":
-    """The payouts with a column for each type of item, 0 where a payout has none: the columns are always the same.
+    """The payouts with a column for each type of item, 0 where a payout has no such item.
 
-    Types that only a newer schema knows come after the others. A payout whose items may have been cut off is left out.
+    The columns are always the same; types that only a newer schema knows come after them. If the
+    report is incomplete, its last payout is left out, since items of it may be missing.
     """
     kept = [column for column in found.columns if column not in ("item_type", "item_minor")]
     places = {column: place for place, column in enumerate(found.columns)}

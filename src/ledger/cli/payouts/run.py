@@ -1,4 +1,4 @@
-"""`ledger payouts run`: starts a payout run, or finds the one that the same words started, and waits for its end."""
+"""`ledger payouts run`: starts a payout run, or finds the same one again, and waits for its end."""
 
 import re
 import sys
@@ -38,21 +38,21 @@ _POLL_SECONDS_MAX = 1.0
 _POLL_FACTOR = 1.5
 
 HELP = """
-Pay out every restaurant of CURRENCY what it may be paid by the end of a date,
-and wait until that is done.
+Pay every restaurant of CURRENCY what it may be paid by the end of a date, and
+wait until the run ends.
 
-The date is one of the server's settlement time zone and is not guessed: --as-of
-is required. What has matured by its end counts, or by now if it is today there;
-refunds, disputes and fees count at once.
+--as-of is required; the date is one of the server's settlement time zone. What
+has matured by the end of that date counts, or by now if the date is today.
+Refunds, disputes and fees count at once.
 
 The same date, minimum and request id name the same run: the same command again
-starts nothing and shows that run. With --request-id it starts another, to pay
-again what failed, for example. What is paid or under way for a date is never
-paid again for it.
+starts nothing and shows that run. Another --request-id starts another run, for
+example to pay again what failed. A restaurant that has a payout for a date,
+paid or under way, gets no second one for it.
 
-Exit status: 0 once every restaurant was looked at, 1 if the run was refused or
-somebody has canceled it, 3 without an answer or when the time is over: the run
-goes on at the servers then, and the same command waits for it again.
+Exit status: 0 once every restaurant was considered; 1 if the run was refused or
+canceled; 3 without a response or after the timeout. In the last case the run
+goes on at the servers, and the same command waits for it again.
 """
 
 
@@ -77,7 +77,7 @@ goes on at the servers then, and the same command waits for it again.
     help="The same in minor units, such as 1250.",
 )
 @click.option("--min", "old_minimum", metavar="NUMBER", hidden=True)
-@click.option("--request-id", metavar="ID", default="", help="Tells runs of one date apart.")
+@click.option("--request-id", metavar="ID", default="", help="Distinguishes runs of one date.")
 @click.option("--dry-run", is_flag=True, help="Show what a run would do, and write nothing.")
 @click.option(
     "--wait/--no-wait",
@@ -89,7 +89,7 @@ goes on at the servers then, and the same command waits for it again.
     metavar="SECONDS",
     type=Seconds(),
     default=WAIT_TIMEOUT_SECONDS,
-    help=f"How long to wait at the most.  [default: {WAIT_TIMEOUT_SECONDS:g}]",
+    help=f"How long to wait at most.  [default: {WAIT_TIMEOUT_SECONDS:g}]",
 )
 @json_option
 @address_option
@@ -128,7 +128,8 @@ def run_payouts(
     if run.state == ledger_pb2.PAYOUT_RUN_STATE_CANCELED:
         left = run.restaurants_total - run.restaurants_considered
         raise CommandFailure(
-            f"the run was canceled: {left} of {run.restaurants_total} restaurants were not looked at",
+            f"the run was canceled: {left} of {run.restaurants_total} restaurants were not"
+            " considered",
             "what it has paid stays paid; --request-id starts another run",
         )
 
@@ -136,10 +137,10 @@ def run_payouts(
 def minimum_of(
     currency: str, amount: str | None, amount_minor: int | None, old: str | None = None
 ) -> int:
-    """The least to pay in minor units, from whichever option gives it, 0 from none. Raises CommandFailure.
+    """The least amount to pay, in minor units; 0 if no option is given. Raises CommandFailure.
 
-    `old` is what --min was given, which takes minor units without saying so: it is read back in words, so that 10 is not
-    taken for ten whole units of the currency unnoticed, and refused where it looks like one of those.
+    `old` is the value of --min, an old option in minor units whose name does not say so. A warning
+    repeats it with decimals: --min 10 is 0.10 PEN, not 10 PEN. A value with decimals is refused.
     """
     given = [option for option in (amount, amount_minor, old) if option is not None]
     if len(given) > 1:
@@ -157,14 +158,16 @@ def minimum_of(
         return amount_minor or 0
     if not re.fullmatch("[0-9]{1,18}", old):
         raise CommandFailure(
-            f"--min takes minor units, and {old!r} looks like something else: give --min-amount 12.50 or --min-amount-minor 1250",
+            f"--min takes minor units, which {old!r} is not: give --min-amount 12.50 or"
+            " --min-amount-minor 1250",
             exit_status=ExitStatus.USAGE,
         )
     minimum = int(old)
     report(
         "warning",
         [
-            f"--min {old} is {amount_of(minimum, currency)} {currency}; better say --min-amount or --min-amount-minor"
+            f"--min {old} is {amount_of(minimum, currency)} {currency}; better give --min-amount"
+            " or --min-amount-minor"
         ],
     )
     return minimum
@@ -177,10 +180,10 @@ def wait_for_run(
     timeout_seconds: float,
     on_progress: Callable[[ledger_pb2.PayoutRun], None],
 ) -> ledger_pb2.PayoutRun:
-    """The run once it has ended; `on_progress` is told how it stands meanwhile.
+    """Waits until the run has ended, and returns it; calls `on_progress` with each state before.
 
-    Servers that do not answer are asked again: the run is in the database, and any of them goes on with it. Raises
-    CommandFailure when the time is over, or on Ctrl-C; grpc.RpcError for a refusal that would not pass.
+    Retries calls that fail: the run is in the database, and any server continues it. Raises
+    CommandFailure after the timeout or on Ctrl-C, grpc.RpcError for an error that will not pass.
     """
     import grpc
 
@@ -213,11 +216,11 @@ def wait_for_run(
 
 @contextmanager
 def _progress_bar(run: ledger_pb2.PayoutRun) -> Iterator[Callable[[ledger_pb2.PayoutRun], None]]:
-    """A bar on standard error while the block runs, if that is a terminal."""
+    """Shows a bar on standard error while the block runs, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    # Imported when it is seen: it takes longer to load than the rest of a command.
+    # Imported only for a terminal: rich takes longer to load than the rest of a command.
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -233,6 +236,8 @@ def _progress_bar(run: ledger_pb2.PayoutRun) -> Iterator[Callable[[ledger_pb2.Pa
 
 def _goes_on(run: ledger_pb2.PayoutRun) -> tuple[str, str]:
     return (
-        f"run {run.payout_run_id} had considered {run.restaurants_considered} of {run.restaurants_total} restaurants",
-        "it goes on at the servers; the same command again waits for it, and `ledger payouts show` tells how it stands",
+        f"run {run.payout_run_id} had considered {run.restaurants_considered} of"
+        f" {run.restaurants_total} restaurants",
+        "it goes on at the servers; the same command again waits for it, and `ledger payouts show`"
+        " shows its progress",
     )

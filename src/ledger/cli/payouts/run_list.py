@@ -5,30 +5,26 @@ import click
 from ledger.cli.client_settings import load_client_settings
 from ledger.cli.connection import connect
 from ledger.cli.output import counted, print_json, print_json_lines, print_line, print_table
+from ledger.cli.pages import pages_of
 from ledger.cli.parameters import Word, address_option, json_lines_option, json_option
-from ledger.cli.payouts.pages import run_pages
 from ledger.cli.payouts.views import json_of_listed_run, json_of_run, run_table, runs_table
-from ledger.cli.words import word_of
+from ledger.cli.words import number_of, prefix_of, words_of
 from ledger.v1 import ledger_pb2
 
+# Without PLANNED, the state of a dry run, which is stored nowhere.
 RUN_STATE = Word(
-    "PAYOUT_RUN_STATE_",
-    [
-        word_of(ledger_pb2.PayoutRunState, number)
-        for number in ledger_pb2.PayoutRunState.values()
-        if number
-        not in (ledger_pb2.PAYOUT_RUN_STATE_UNSPECIFIED, ledger_pb2.PAYOUT_RUN_STATE_PLANNED)
-    ],
+    prefix_of(ledger_pb2.PayoutRunState),
+    words_of(ledger_pb2.PayoutRunState, without=(ledger_pb2.PAYOUT_RUN_STATE_PLANNED,)),
 )
 
 RUNS_HELP = """
-List payout runs, the latest first. `ledger payouts show RUN` tells how far one
-is and what it paid.
+List payout runs, the latest first. `ledger payouts show RUN` shows the progress
+of a run and what it paid.
 """
 
 CANCEL_HELP = """
 End a payout run that is under way. What it has paid stays paid; the restaurants
-that it has not looked at are skipped as canceled. May be repeated.
+that it has not considered are skipped as canceled. May be repeated.
 
 Exit status: 1 if the run has succeeded already.
 """
@@ -48,15 +44,15 @@ def list_runs(currency: str, state: str | None, json: bool, address: str | None)
     settings = load_client_settings(address)
     request = ledger_pb2.ListPayoutRunsRequest(currency=currency)
     if state is not None:
-        request.state = ledger_pb2.PayoutRunState.Value(f"PAYOUT_RUN_STATE_{state.upper()}")
+        request.state = number_of(ledger_pb2.PayoutRunState, state)
     count = 0
     with connect(settings) as stub:
-        for page in run_pages(stub, request):
-            count += len(page)
+        for page in pages_of(stub.ListPayoutRuns, request):
+            count += len(page.payout_runs)
             if json:
-                print_json_lines(json_of_listed_run(run) for run in page)
-            elif page:
-                print_table(runs_table(page))
+                print_json_lines(map(json_of_listed_run, page.payout_runs))
+            elif page.payout_runs:
+                print_table(runs_table(page.payout_runs))
     if not json:
         print_line(counted(count, "run"))
 

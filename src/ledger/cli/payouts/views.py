@@ -1,4 +1,4 @@
-"""What `ledger payouts` shows: runs and payouts as tables for people and as JSON for scripts."""
+"""Shows runs and payouts as tables for people and as JSON for programs."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from ledger.v1 import ledger_pb2
 
 
 def run_table(run: ledger_pb2.PayoutRun) -> Table:
-    """A run or the plan of one: what it is, how far it is, what it paid, and what it skipped for which reason."""
+    """A run or its plan: its terms, progress, payouts, and the number skipped for each reason."""
     table = facts()
     if run.payout_run_id:
         table.add("run", run.payout_run_id)
@@ -77,7 +77,7 @@ def payouts_table(payouts: Iterable[ledger_pb2.Payout]) -> Table:
 
 
 def items_table(payout: ledger_pb2.Payout) -> Table:
-    """What a payout's amount consists of."""
+    """The items that add up to a payout's amount."""
     table = Table(("item", payout.currency), right=frozenset((payout.currency,)))
     for item in payout.items:
         table.add(_item_type(item), amount_of(item.amount_minor, payout.currency))
@@ -102,7 +102,10 @@ def history_table(payout: ledger_pb2.Payout) -> Table:
 
 
 def is_under_way(run: ledger_pb2.PayoutRun) -> bool:
-    """Whether the run goes on: one in a state that only a newer server knows does until it has a time of its end."""
+    """Whether the run has not ended.
+
+    In a state that only a newer server knows, it has ended if it has the time of its end.
+    """
     if run.state in ledger_pb2.PayoutRunState.values():
         return run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
     return not run.HasField("finished_at")
@@ -187,7 +190,7 @@ def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
     }
 
 
-# What lists of runs leave out.
+# Fields that lists of runs leave out.
 _PROGRESS = (
     "payouts_created",
     "total_amount_minor",
@@ -214,7 +217,7 @@ def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
 
 
 def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
-    """The payout under its names in the contract; with items and history only if it has come with them."""
+    """The payout by its names in the contract; items and history only if the response has them."""
     written: dict[str, JsonValue] = {
         "payout_id": payout.payout_id,
         "payout_run_id": payout.payout_run_id,

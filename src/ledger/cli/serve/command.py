@@ -6,22 +6,22 @@ from ledger.cli.parameters import WholeNumber, address_option
 from ledger.workers import WORKERS_MAX
 
 HELP = """
-Run the server until Ctrl-C, SIGTERM or the end of its terminal, which let the
-calls under way end. Without a terminal, SIGHUP makes it read certificates and
+Run the server until Ctrl-C, SIGTERM or the end of its terminal. It finishes the
+calls under way first. Without a terminal, SIGHUP makes it read certificates and
 tokens again.
 
-With LEDGER_DATABASE_URL it keeps the books there, and refuses to start if the
-schema is not the newest (see `ledger migrate`). Without, it starts an embedded
-PostgreSQL in LEDGER_DATA_DIR and brings its schema up to date itself.
+With LEDGER_DATABASE_URL it keeps the books in that database, and refuses to
+start if the schema is not the newest (see `ledger migrate`). Without, it starts
+an embedded PostgreSQL in LEDGER_DATA_DIR and migrates it.
 
-One process uses one processor core. With --workers several of them serve at the
-same address, and those that die are replaced.
+One process uses one processor core. With --workers several processes serve at
+the same address, and a process that dies is replaced.
 
-Exit status: 0 after it was stopped, 1 if it cannot serve, 2 for a bad setting
-or file, 3 if the database is not reached at the start.
+Exit status: 0 after a stop; 1 if it cannot serve; 2 for a bad setting or file;
+3 if the database cannot be reached at the start.
 """
 
-# The address follows, and nothing else: the first line on standard output, for programs that wait for it. With
+# The first line on standard output is this and the address, for programs that wait for it. With
 # LEDGER_LOG_FORMAT=json that line is an object with the field `address`.
 READY_PREFIX = "ledger serves gRPC on "
 

@@ -1,4 +1,4 @@
-"""What to try with a server that has just started: commands that can be copied, with the credentials that it asks for."""
+"""Suggests commands to try with a new server, ready to copy, with the credentials it asks for."""
 
 import json
 import shlex
@@ -12,12 +12,12 @@ from ledger.settings import Settings
 
 
 def first_calls(settings: Settings, listening_address: str) -> list[str]:
-    """Lines for people: how to call the server at `listening_address`, and from where the files come that it takes."""
+    """Lines for people: how to call the server at `listening_address`, and with which files."""
     default_address = Settings.model_fields["grpc_address"].default
     address = callable_address(listening_address)
     option = [] if address == default_address else ["--address", address]
     credentials = _credentials(settings)
-    # They stand before the name of a command.
+    # These options stand before the name of a command.
     shown = [word for credential in credentials for word in (credential.option, credential.shown)]
     example = read_demo_lines()[0]
     restaurant_id, currency = str(example["restaurant_id"]), str(example["currency"])
@@ -34,14 +34,15 @@ def first_calls(settings: Settings, listening_address: str) -> list[str]:
     missing = [credential for credential in credentials if credential.file is None]
     if missing:
         lines.append(
-            "It asks for credentials: put the names of your files in the place of the words in capitals."
+            "The server asks for credentials: replace the words in capitals by the names of your"
+            " files."
         )
         lines.extend(f"  {credential.placeholder}: {credential.meaning}" for credential in missing)
     return lines
 
 
 class _Credential(NamedTuple):
-    """A file that a command needs to call the server; None where the settings of our own commands name none."""
+    """A file that a command needs to call the server; None if the client settings name none."""
 
     option: str
     file: Path | None
@@ -61,11 +62,12 @@ def _credentials(settings: Settings) -> list[_Credential]:
                 "--tls-ca",
                 settings.client_tls_ca_file,
                 "CA_FILE",
-                "who issued the server's certificate, in PEM",
+                "the authority that issued the server's certificate, in PEM",
             )
         )
     if settings.tls_client_ca_file:
-        meaning = f"a certificate in PEM that an authority in {from_here(settings.tls_client_ca_file)} issued"
+        authorities = from_here(settings.tls_client_ca_file)
+        meaning = f"a certificate in PEM that an authority in {authorities} issued"
         found.append(
             _Credential(
                 "--tls-cert", settings.client_tls_certificate_file, "CERTIFICATE_FILE", meaning
@@ -75,13 +77,14 @@ def _credentials(settings: Settings) -> list[_Credential]:
             _Credential("--tls-key", settings.client_tls_key_file, "KEY_FILE", "its key in PEM")
         )
     if settings.auth_identities_file:
-        # Who is known by a certificate needs no token.
+        # A caller known by a certificate needs no token.
         return found
     if settings.auth_tokens_file:
         made = command_line("token", "me", "ingest,read")
-        meaning = f"a token and nothing else; `{made}` makes one, and its line for {from_here(settings.auth_tokens_file)}"
+        tokens = from_here(settings.auth_tokens_file)
+        meaning = f"a token and nothing else; `{made}` makes one, and its line for {tokens}"
         found.append(_Credential("--token-file", settings.client_token_file, "TOKEN_FILE", meaning))
     elif settings.jwt_jwks_file:
-        meaning = f"a JWT and nothing else, that {settings.jwt_issuer} issued"
+        meaning = f"a JWT that {settings.jwt_issuer} issued, and nothing else"
         found.append(_Credential("--token-file", settings.client_token_file, "TOKEN_FILE", meaning))
     return found

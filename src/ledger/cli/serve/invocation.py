@@ -1,4 +1,4 @@
-"""How a user can call this very command again, for hints that can be copied as they are."""
+"""Writes command lines for hints, so that a user can copy them."""
 
 import shlex
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def command_line(*arguments: str) -> str:
-    """`ledger` with `arguments`, as it was found this time: from an environment that is not active it needs its path."""
+    """`ledger` with `arguments`, as it was called this time: with its path if it is not in PATH."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         return shlex.join([from_here(Path(sys.executable)), "-m", "ledger", *arguments])
@@ -14,7 +14,7 @@ def command_line(*arguments: str) -> str:
 
 
 def from_here(path: Path) -> str:
-    """The path as seen from the working directory, if it is below it."""
+    """The path, relative to the working directory if it is below that."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

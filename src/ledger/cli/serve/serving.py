@@ -1,4 +1,4 @@
-"""What `ledger serve` does: one server process, or several and their supervisor."""
+"""Runs the server of `ledger serve`: one process, or several and their supervisor."""
 
 import asyncio
 import signal
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 
 def serve_until_stopped(address: str | None, workers: int | None) -> None:
-    """Serves with the settings in force, in which `address` and `workers` count first. Raises CommandFailure."""
+    """Serves until stopped; `address` and `workers`, if given, override the settings.
+
+    Raises CommandFailure.
+    """
     settings = load_settings(address, workers=workers)
-    # Imported when needed: the database's libraries take longer to load than most other commands take in all.
+    # Imported when needed: the database's libraries take longer to load than most other commands.
     from ledger.bootstrap.server import check_security
     from ledger.cli.database_failures import database_failures
 
@@ -51,7 +54,7 @@ def _serve_alone(settings: Settings) -> None:
             asyncio.Runner(loop_factory=new_event_loop) as runner,
         ):
             runner.run(run_server(settings, database, on_ready=on_ready, metrics=metrics))
-            # Being told to stop once more must not cut the stop of the embedded PostgreSQL short.
+            # A second signal must not interrupt the stop of the embedded PostgreSQL.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
 
@@ -69,7 +72,7 @@ def _serve_with_workers(settings: Settings) -> None:
         else nullcontext("") as health_address,
         open_database(settings) as database,
     ):
-        # Here, where it is told once and ends the command, and not only in each worker.
+        # Each worker checks too; here a failure is reported once and ends the command.
         asyncio.run(check_database(settings, database))
         with summed_metrics(settings) as metrics:
             environment = worker_environment(settings, address, health_address, database)
@@ -81,7 +84,10 @@ def _serve_with_workers(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, address: str, health_address: str, database: "Database") -> None:
-    """Prints where the server is, and what to try next. A reader who has gone, as `head` does, stops no server."""
+    """Prints the server's address and what to try next.
+
+    If the reader has closed the output, as `head` does, the server goes on.
+    """
     with suppress(OSError):
         _print_ready(settings, address, health_address, database)
     _warn_if_attached(database)
@@ -112,6 +118,7 @@ def _warn_if_attached(database: "Database") -> None:
         report(
             "warning",
             [
-                "another process runs the embedded PostgreSQL and will stop it; this server loses its database then"
+                "another process runs the embedded PostgreSQL and will stop it;"
+                " then this server loses its database"
             ],
         )

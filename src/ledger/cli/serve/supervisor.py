@@ -1,10 +1,11 @@
-"""The supervisor of several server processes at one address: it starts them, replaces those that die, and stops them.
+"""Starts several worker processes at one address, replaces workers that die, and stops them.
 
-It serves no calls itself. Each worker is a program of its own (`ledger serve-worker`), for gRPC does not survive a fork. All of
-them listen on the same port, and the kernel gives each new connection to one of them.
+The supervisor serves no calls itself. Each worker is a separate program (`ledger serve-worker`),
+because gRPC does not survive a fork. All workers listen on the same port, and the kernel gives each
+new connection to one of them.
 
-A worker holds one end of a socket pair, the supervisor the other. The worker writes to it once it serves; and it reads from it
-that the supervisor is gone, however it went.
+The supervisor and each worker hold the two ends of a socket pair. The worker writes to it once it
+serves. When the supervisor ends, in whatever way, the worker reads the end of the stream.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ START_TIMEOUT_SECONDS = 120.0
 FAILED_STARTS_MAX = 5
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 5.0
-# A worker that has served for so long does not die of what its predecessors died of.
+# The death of a worker that has served this long has nothing to do with earlier deaths.
 SETTLED_SECONDS = 10.0
 
 _log = structlog.get_logger("ledger.supervisor")
@@ -44,14 +45,16 @@ _log = structlog.get_logger("ledger.supervisor")
 
 @contextmanager
 def reserved_address(address: str) -> Iterator[str]:
-    """Keeps `address` for our workers until the end of the block; yields it with the port, which is chosen here if it is 0.
+    """Reserves `address` for our workers during the block; yields it with the port.
 
-    Nobody but other processes of our account that share the port on purpose can listen there meanwhile. Raises
-    AddressUnavailable, CommandFailure for an address that cannot be shared.
+    If the port is 0, chooses one. Only processes of our account that share the port on purpose can
+    listen there during the block. Raises AddressUnavailable, and CommandFailure for an address that
+    cannot be shared.
     """
     if address.startswith("unix:"):
         raise CommandFailure(
-            f"several workers cannot share {address}: give the server host:port, or one worker (LEDGER_WORKERS=1)",
+            f"several workers cannot share {address}: give the server host:port, or one worker"
+            " (LEDGER_WORKERS=1)",
             exit_status=ExitStatus.USAGE,
         )
     with ExitStack() as reservations:
@@ -59,19 +62,21 @@ def reserved_address(address: str) -> Iterator[str]:
             port = _reserve(address, reservations)
         except (OSError, UnicodeError) as error:
             raise AddressUnavailable(
-                f"cannot listen on {address}: it is not an address of this machine, or another server has it"
+                f"cannot listen on {address}: it is not an address of this machine, or another"
+                " server has it"
             ) from error
         yield with_port(address, port)
 
 
 def _reserve(address: str, reservations: ExitStack) -> int:
-    """Binds what `address` stands for, which may be more than one address, all with the same port. Returns the port."""
+    """Binds every address that `address` resolves to, all with the same port. Returns the port."""
     host, port = host_and_port(address)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, where in found:
         reservation = reservations.enter_context(socket.socket(family, kind, protocol))
-        # Bound as if alone, so that it fails if anybody listens there; only connections that have ended do not count. Then it is
-        # shared. Two servers that start at the very same instant could both come through; one that serves is always found.
+        # First bound without sharing, which fails if another process listens there; connections
+        # that have ended do not count. Then it is shared. Two servers that start at the same
+        # instant may both succeed; a server that serves already is always detected.
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reservation.bind((where[0], port, *where[2:]))
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -83,14 +88,14 @@ def _reserve(address: str, reservations: ExitStack) -> int:
 def worker_environment(
     settings: Settings, address: str, health_address: str, database: Database
 ) -> Mapping[str, str]:
-    """The environment of a worker: every setting as the supervisor has it, whatever becomes of `.env` meanwhile.
+    """The environment of a worker: every setting as the supervisor has it, even if `.env` changes.
 
-    It is the way by which the database's password gets there: other accounts can read command lines.
+    The database's password is passed here because other accounts can read command lines.
     """
     of_the_system = {
         name: value for name, value in os.environ.items() if not name.upper().startswith("LEDGER_")
     }
-    # What only migrations may do, a worker need not be able to.
+    # A worker does not migrate, so it does not get the rights for that.
     changed = {
         "grpc_address": address,
         "health_address": health_address,
@@ -130,7 +135,10 @@ class Supervisor:
         self._last_status: int | None = None
 
     async def run(self) -> None:
-        """Returns when everybody has ended. Raises CommandFailure when workers do not start and none serves."""
+        """Returns when all workers have ended.
+
+        Raises CommandFailure if workers do not start and none serves.
+        """
         self._listen_to_signals()
         stop = asyncio.create_task(self._stop.wait())
         keepers = [
@@ -138,7 +146,7 @@ class Supervisor:
             for number in range(1, self._settings.workers + 1)
         ]
         await asyncio.wait({stop, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-        # If it is not that we were told to stop, a keeper has given up.
+        # Either a signal has asked for the stop, or a keeper has given up.
         self._stop.set()
         _log.info("stopping", workers=len(self._alive))
         for process in self._alive.values():
@@ -161,7 +169,10 @@ class Supervisor:
             raise failures[0]
 
     def _listen_to_signals(self) -> None:
-        """For good: the loop's own way would leave a signal deadly again while the database is being stopped."""
+        """Sets handlers that stay after the loop has ended, while the database is being stopped.
+
+        The loop's own handlers would be removed then, and a signal would kill the process.
+        """
         loop = asyncio.get_running_loop()
 
         def stop(*_: object) -> None:
@@ -177,12 +188,12 @@ class Supervisor:
         signal.signal(signal.SIGHUP, stop if ends_at_hangup() else pass_on)
 
     def _pass_on(self, number: int) -> None:
-        # One that does not serve yet would die of it, and reads everything anew anyhow.
+        # The signal would kill a worker that does not serve yet; it will read the files anyway.
         for worker in self._serving:
             _signal(self._alive[worker], number)
 
     async def _keep(self, number: int) -> None:
-        """Runs worker after worker under this number."""
+        """Runs a worker under this number, and starts a new one whenever it ends."""
         deaths = 0
         while not self._stop.is_set():
             served_seconds = await self._run_worker(number)
@@ -191,12 +202,12 @@ class Supervisor:
             if served_seconds is None:
                 self._failed_starts += 1
                 if self._failed_starts >= FAILED_STARTS_MAX and not self._serving:
-                    # Now, so that the others neither try again nor give up as well.
+                    # At once, so that the other keepers neither retry nor raise this as well.
                     self._stop.set()
                     raise CommandFailure(
-                        f"the workers do not start: {self._failed_starts} in a row ended before they served, and none is left; "
-                        "what they said stands above",
-                        # If the database is away, the same command may do better later.
+                        f"the workers do not start: {self._failed_starts} in a row ended before"
+                        " they served, and none is left; their output is above",
+                        # If the database cannot be reached, the same command may succeed later.
                         exit_status=ExitStatus.UNREACHABLE
                         if self._last_status == ExitStatus.UNREACHABLE
                         else ExitStatus.REFUSED,
@@ -216,19 +227,19 @@ class Supervisor:
                 continue
 
     async def _run_worker(self, number: int) -> float | None:
-        """Starts a worker and waits for its end. Returns for how long it has served; None if it never did."""
+        """Runs a worker to its end. Returns how many seconds it served; None if it never did."""
         with ExitStack() as connections:
             try:
                 ours, its = map(connections.enter_context, socket.socketpair())
                 ours.setblocking(False)
                 process = await self._start(number, its)
-            # Out of descriptors, memory, processes or, which is a RuntimeError, threads: the other workers may still serve, and
-            # are not to suffer for it.
+            # Out of descriptors, memory, processes, or threads (a RuntimeError). The other workers
+            # may still serve, so this is not raised.
             except (OSError, RuntimeError) as error:
                 _log.error("a worker cannot be started", worker=number, cause=repr(error))
                 self._last_status = None
                 return None
-            # The worker has it now, and its end is noticed only if nobody else has.
+            # Only the worker may hold this end: else its death would not end the stream.
             its.close()
             _log.info("worker started", worker=number, pid=process.pid)
             self._alive[number] = process
@@ -248,7 +259,7 @@ class Supervisor:
         if self._stop.is_set():
             _log.info("worker ended", **ended)
         else:
-            _log.warning("worker ended; another will take its place", **ended)
+            _log.warning("worker ended; another one will replace it", **ended)
         return None if served_from is None else time.monotonic() - served_from
 
     async def _start(self, number: int, its: socket.socket) -> asyncio.subprocess.Process:
@@ -258,7 +269,7 @@ class Supervisor:
             env=self._environment,
             pass_fds=(its.fileno(),),
             stdin=asyncio.subprocess.DEVNULL,
-            # Standard output is for the supervisor's own lines, on which programs wait.
+            # Standard output is for the supervisor's lines, which programs wait for.
             stdout=sys.stderr.fileno(),
             # Ctrl-C in the terminal is for the supervisor.
             start_new_session=True,
@@ -267,7 +278,10 @@ class Supervisor:
     async def _wait_until_serving(
         self, number: int, process: asyncio.subprocess.Process, ours: socket.socket
     ) -> float | None:
-        """Since when it serves, on the monotonic clock; None if it ends before, or takes too long and is killed."""
+        """When the worker began to serve, on the monotonic clock.
+
+        None if it ends before, or takes too long and is killed.
+        """
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 said = await asyncio.get_running_loop().sock_recv(ours, len(SERVING))

@@ -1,4 +1,4 @@
-"""`ledger serve-worker`: one of the server processes that a supervisor starts. Not for people."""
+"""`ledger serve-worker`: runs a worker process for a supervisor. Not for people."""
 
 import asyncio
 import os
@@ -15,9 +15,9 @@ from ledger.cli.parameters import WholeNumber
 
 HELP = "Serve as one of the workers of `ledger serve --workers`, which starts this command itself."
 
-# What a worker tells its supervisor once it answers calls.
+# A worker sends this to its supervisor once it serves calls.
 SERVING = b"s"
-# How long a stop may take beyond the grace: statements under way, and connections that are closed.
+# How long a stop may take beyond the grace, for queries under way and for closing connections.
 STOP_MARGIN_SECONDS = 20.0
 
 
@@ -34,9 +34,10 @@ def serve_worker(number: int, supervisor: int) -> None:
     from ledger.cli.configuration import load_settings
     from ledger.observability import configure_logging
 
-    # Means that certificates have changed. There are none.
+    # SIGHUP means that certificates have changed. None is loaded yet.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The supervisor has put every setting into the environment; a later `.env` is for a later supervisor.
+    # The supervisor has put every setting into the environment; a changed `.env` is for the next
+    # supervisor.
     settings = load_settings(env_file=None)
     connection = socket.socket(fileno=supervisor)
     patience_seconds = settings.shutdown_grace_seconds + STOP_MARGIN_SECONDS
@@ -52,7 +53,7 @@ def serve_worker(number: int, supervisor: int) -> None:
     configure_logging(settings.log_format, settings.log_level, worker=number)
 
     def on_ready(*_: str) -> None:
-        # Without a supervisor there is nobody to tell, and the stop is under way.
+        # If the supervisor has ended, this worker is stopping already.
         with suppress(OSError):
             connection.sendall(SERVING)
 
@@ -72,7 +73,10 @@ def serve_worker(number: int, supervisor: int) -> None:
 def _stop_without_supervisor(
     connection: socket.socket, orphaned: threading.Event, patience_seconds: float
 ) -> None:
-    """Waits in a thread of its own for the end of the supervisor, and then stops this process: at first as SIGTERM does."""
+    """Waits for the end of the supervisor, then stops this process, first by SIGTERM.
+
+    Runs in a separate thread.
+    """
     with suppress(OSError):
         while connection.recv(1):
             pass
