@@ -1,4 +1,4 @@
-"""Runs payouts: starts runs, and goes on with them until every restaurant was looked at."""
+"""Runs payouts: starts runs, and pays page by page until every restaurant has its turn."""
 
 import asyncio
 import math
@@ -17,22 +17,23 @@ from ledger.zones import zone_table_version
 _log = structlog.get_logger("ledger.payouts")
 
 PAGE_ACCOUNTS = 500
-# How long an idle worker sleeps before it looks for the runs of other servers, and for those they left unfinished.
+# How long an idle worker sleeps before it looks for runs that other servers started or left.
 POLL_SECONDS = 2.0
-# How long a worker leaves alone what it could not do just now.
+# The pause of a worker when a run could not go on.
 BACKOFF_SECONDS = 0.5
-# How often it is asked which payouts the bank has not answered.
+# How often a worker counts the payouts that the bank has not answered.
 UNANSWERED_SECONDS = 60.0
-# The same for a run of which the database refused something for a reason that nobody foresaw.
+# How long a run rests after the database refused an account for a reason other than its data.
 REFUSED_REST_SECONDS = 10.0
-# Restaurants that a line in the log names, of those that a run waits for.
+# How many of the restaurants that a run waits for one log line names.
 WAITING_NAMED_MAX = 10
 
 
 async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> PayoutRun:
-    """The run of `key`, started unless it is there; or with `dry_run` what it would do.
+    """Starts the run of `key`, or returns the one that is there. A dry run only plans it.
 
-    Raises InvalidRequest for a date in the future, DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+    Raises InvalidRequest for a date in the future, DatabaseUnavailable, DatabaseContention,
+    DatabaseTimeout.
     """
     if dry_run:
         return await runs.plan(key)
@@ -53,9 +54,10 @@ async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> 
 
 
 class PayoutWorker:
-    """Goes on with every unfinished run, beside as many other workers as there are: each claims pages of restaurants.
+    """Pays every unfinished run, page by page, together with the workers of other servers.
 
-    All state is in the database: a worker that dies leaves its page unclaimed and undone, and any other one takes it.
+    Each worker claims its pages, and all state is in the database: when a worker dies its page is
+    neither claimed nor paid, and any other worker takes it.
     """
 
     def __init__(
@@ -67,55 +69,57 @@ class PayoutWorker:
         on_waiting: Callable[[int], None] = lambda _accounts: None,
         on_unanswered: Callable[[Mapping[str, tuple[int, float]]], None] | None = None,
     ) -> None:
-        """`concurrency` is how many pages are paid at a time. `on_failure` is told what went wrong, for the log; the worker tries
-        again by itself. `on_waiting` is told how many balance accounts the runs wait for,
-        `on_unanswered`, once a minute, how many payouts the bank has not answered, by currency, with the age of the oldest.
+        """`concurrency` is how many pages are paid at a time.
+
+        `on_waiting` gets how many balance accounts the runs wait for. `on_unanswered` gets, once a
+        minute and by currency, how many payouts the bank has not answered, and the age in seconds
+        of the oldest.
         """
         self._runs = runs
         self._concurrency = concurrency
         self._on_failure = on_failure
         self._on_waiting = on_waiting
         self._on_unanswered = on_unanswered
-        self._asks_at = -math.inf
-        self._told_waiting: dict[UUID, list[str]] = {}
+        self._count_unanswered_at = -math.inf
+        self._logged_waiting: dict[UUID, list[str]] = {}
         self._rests_until: dict[UUID, float] = {}
-        # For those who would rather wait until it is done.
+        # The sealer leaves more of the database to a run that is being paid.
         self.is_paying = False
         self._page_accounts: dict[UUID, int] = {}
-        # Stopping waits for the pages under way: the time limit of their statements bounds it.
+        # A stop waits for the pages under way: the time limit of their statements bounds it.
         self._rounds = Repeating(
             "paying", self._pay_all, every_seconds=POLL_SECONDS, on_failure=on_failure
         )
 
     def start(self) -> None:
-        """Begins to work, with what earlier processes left unfinished."""
+        """Begins to work, with the runs that earlier processes left unfinished."""
         self._rounds.start()
 
     def wake(self) -> None:
-        """Tells that there is a new run."""
+        """Makes the worker look for new runs at once."""
         self._rounds.wake()
 
     def request_stop(self) -> None:
-        """Begins no further page: the rest of the run is for other workers."""
+        """Begins no further page. Other workers pay the rest of the run."""
         self._rounds.request_stop()
 
     async def stop(self) -> None:
-        """Winds up, and returns when the pages under way are done."""
+        """Begins no further page, and returns when the pages under way have ended."""
         await self._rounds.stop()
 
     async def _pay_all(self) -> float | None:
-        """Goes on with each run once. A run that fails holds up no other: it is tried again after BACKOFF_SECONDS."""
+        """Pays each run as far as it goes. A run that fails holds up no other, and is tried again."""
         pause_seconds = None
         running = await attempt("the payout runs", self._runs.running(), self._on_failure)
         for payout_run_id in running or ():
             if _now() < self._rests_until.get(payout_run_id, 0.0):
                 continue
             if not await attempt(
-                f"payout run {payout_run_id}", self._go_on_with(payout_run_id), self._on_failure
+                f"payout run {payout_run_id}", self._pay_run(payout_run_id), self._on_failure
             ):
                 pause_seconds = BACKOFF_SECONDS
-        if self._on_unanswered is not None and _now() >= self._asks_at:
-            self._asks_at = _now() + UNANSWERED_SECONDS
+        if self._on_unanswered is not None and _now() >= self._count_unanswered_at:
+            self._count_unanswered_at = _now() + UNANSWERED_SECONDS
             unanswered = await attempt(
                 "the payouts without an answer", self._runs.unanswered(), self._on_failure
             )
@@ -123,12 +127,12 @@ class PayoutWorker:
                 self._on_unanswered(unanswered)
         return pause_seconds
 
-    async def _go_on_with(self, payout_run_id: UUID) -> bool:
-        """Pays pages, some at a time, until nothing can be claimed; finishes the run if nothing is left at all.
-        Whether that is so: what somebody else has locked, and what the database refuses for a reason that
-        nobody foresaw, is passed over, and has its turn in the next round.
+    async def _pay_run(self, payout_run_id: UUID) -> bool:
+        """Pays pages until none can be claimed, and finishes the run if no item is open.
 
-        Raises what went wrong with a page, when the pages under way are done.
+        Returns False if accounts were passed over, because they are locked or because the database
+        refuses them for a reason other than their data. They have their turn in the next round.
+        Raises the error of a page, when the other pages under way have ended.
         """
         paid_round = _Round(payout_run_id)
         self.is_paying = True
@@ -142,7 +146,7 @@ class PayoutWorker:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        self._tell_of(paid_round)
+        self._log_waiting(paid_round)
         self._rests_until.pop(payout_run_id, None)
         if paid_round.was_refused:
             self._rests_until[payout_run_id] = _now() + REFUSED_REST_SECONDS
@@ -150,19 +154,19 @@ class PayoutWorker:
             return False
         if not self._rounds.is_stopping:
             if await self._runs.finish(payout_run_id):
-                await self._tell_the_end_of(payout_run_id)
+                await self._log_finished(payout_run_id)
             self._page_accounts.pop(payout_run_id, None)
         return True
 
     async def _pay_page(self, paid_round: "_Round") -> bool:
-        """Pays a page; whether there may be more of them."""
+        """Pays a page. Returns whether there may be more pages."""
         if self._rounds.is_stopping:
             return False
         page_accounts = self._page_accounts.get(paid_round.payout_run_id, PAGE_ACCOUNTS)
         try:
             page = await self._runs.pay(paid_round.payout_run_id, page_accounts, paid_round.after)
         except (DatabaseContention, DatabaseTimeout):
-            # Accounts with long histories: fewer of them fit into the time that a statement may take.
+            # Accounts with long histories: fewer of them fit into the time limit of a statement.
             # First the other runs have their turn.
             self._page_accounts[paid_round.payout_run_id] = max(1, page_accounts // 4)
             raise
@@ -174,31 +178,26 @@ class PayoutWorker:
         return len(page) > 0
 
     async def _pay_one_by_one(self, paid_round: "_Round", accounts: Sequence[int]) -> None:
-        """Looks at some restaurants each for itself, so that one that cannot be paid holds up no other."""
+        """Pays accounts one by one, so that one that cannot be paid holds up no other."""
         for account in accounts:
             try:
                 paid_round.count(await self._runs.pay(paid_round.payout_run_id, 1, account - 1))
             except PageRejected as rejected:
                 for balance_account_id in rejected.balance_account_ids:
+                    name = f"balance account {balance_account_id}"
                     if rejected.is_data:
-                        self._on_failure(
-                            f"balance account {balance_account_id} cannot be paid", rejected
-                        )
+                        self._on_failure(f"{name} cannot be paid", rejected)
                         await self._runs.give_up(paid_round.payout_run_id, balance_account_id)
                         continue
                     if not paid_round.was_refused:
-                        self._on_failure(
-                            f"balance account {balance_account_id} cannot be paid for now", rejected
-                        )
+                        self._on_failure(f"{name} cannot be paid for now", rejected)
                     paid_round.was_refused = True
-                    paid_round.pass_over(
-                        {balance_account_id: f"balance account {balance_account_id}"}
-                    )
+                    paid_round.pass_over({balance_account_id: name})
 
-    def _tell_of(self, paid_round: "_Round") -> None:
-        """Says what the run waits for, when that has changed."""
+    def _log_waiting(self, paid_round: "_Round") -> None:
+        """Logs and counts which accounts the run waits for; logs only a change."""
         waiting = sorted(paid_round.waiting.values())
-        if waiting and waiting != self._told_waiting.get(paid_round.payout_run_id):
+        if waiting and waiting != self._logged_waiting.get(paid_round.payout_run_id):
             _log.warning(
                 "a payout run waits for balance accounts that are locked or cannot be paid",
                 payout_run_id=str(paid_round.payout_run_id),
@@ -206,12 +205,12 @@ class PayoutWorker:
                 among_them=waiting[:WAITING_NAMED_MAX],
             )
         if waiting:
-            self._told_waiting[paid_round.payout_run_id] = waiting
+            self._logged_waiting[paid_round.payout_run_id] = waiting
         else:
-            self._told_waiting.pop(paid_round.payout_run_id, None)
-        self._on_waiting(sum(map(len, self._told_waiting.values())))
+            self._logged_waiting.pop(paid_round.payout_run_id, None)
+        self._on_waiting(sum(map(len, self._logged_waiting.values())))
 
-    async def _tell_the_end_of(self, payout_run_id: UUID) -> None:
+    async def _log_finished(self, payout_run_id: UUID) -> None:
         run = await self._runs.get(payout_run_id)
         if run is not None:
             _log.info(
@@ -226,14 +225,14 @@ class PayoutWorker:
 
 
 class _Round:
-    """A walk over the open items of a run, which several pages at a time make, in the order of account ids."""
+    """One walk over the open items of a run, by several pages at a time, in the order of account ids."""
 
     def __init__(self, payout_run_id: UUID) -> None:
         self.payout_run_id = payout_run_id
-        # The accounts up to here have had their turn, if any of them was passed over.
+        # 0, or after accounts were passed over the id of the last one: later pages begin behind it.
         self.after = 0
         self.waiting: dict[int, str] = {}
-        # By the database, for a reason that nobody foresaw, which may well be one that all accounts share.
+        # The database refused an account for a reason other than its data. All may share the reason.
         self.was_refused = False
 
     def count(self, page: PayoutPage) -> None:
@@ -258,7 +257,7 @@ def _now() -> float:
 
 
 def _each_until_one_fails(count: int, step: Callable[[], Awaitable[bool]]) -> list[Awaitable[None]]:
-    """Loops, to be run together, each repeating `step` until it is false, or until another loop has raised."""
+    """Loops to be run together. Each repeats `step` until it returns False or any loop has failed."""
     failed = False
 
     async def loop() -> None:

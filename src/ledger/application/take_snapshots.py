@@ -1,4 +1,7 @@
-"""Takes snapshots of the balance accounts whose sums have become slow, in the background; never for an event that is booked."""
+"""Takes snapshots of balance accounts whose sums have become slow, in the background.
+
+Booking an event never takes one, and never waits for one.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -8,25 +11,26 @@ from ledger.application.ports.balances import BalanceSnapshots
 from ledger.jitter import jittered
 from ledger.repeating import Repeating, ReportFailure, attempt
 
-# Accounts remembered at once, of the wanted and of the resting ones. One that is forgotten is told again by its next read.
+# How many wanted accounts are remembered, and how many resting ones. The next read of a forgotten
+# account reports it again.
 ACCOUNTS_MAX = 10_000
-# How long an account is left alone after an attempt in vain: a transaction that holds the horizon back may go on for hours, and
-# all that time every read asks.
+# How long an account rests after an attempt in vain. A transaction that holds the horizon back may
+# last for hours, and all that time every read reports the account.
 REST_SECONDS = 10.0
 # How long the worker waits for a database that failed.
 BACKOFF_SECONDS = 1.0
-# How long a read waits for a snapshot that makes it fast, which takes half a second for a million entries.
+# How long a read waits for a snapshot that makes it fast. One of a million entries takes 0.5 s.
 READ_WAITS_SECONDS = 5.0
-# How long a snapshot may go on when the server stops; the first one of a long history takes longer.
+# How long a stop waits for a snapshot. The first one of a long history takes longer.
 STOP_SECONDS = 1.0
 
 
 class SnapshotWorker:
-    """Implements `ledger.application.ports.balances.LongTails`: takes a snapshot of every account
-    reported with a long tail, one by one.
+    """Implements `ledger.application.ports.balances.LongTails`.
 
-    Beside as many other workers as there are: two snapshots of one account are both right. What is wanted is kept in memory only,
-    since the next read of the account asks again.
+    Takes a snapshot of every account reported with a long tail, one at a time. Other servers may do
+    the same: two snapshots of one account are both right. What is wanted is kept in memory only,
+    since the next read of the account reports it again.
     """
 
     def __init__(
@@ -37,17 +41,18 @@ class SnapshotWorker:
         on_failure: ReportFailure,
         on_taken: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """`tail_entries` is how many entries may be read beyond a snapshot; 0 takes no snapshots at all. `on_failure` is told
-        what went wrong, for the log, `on_taken` how many snapshots were taken.
+        """`tail_entries` is how many entries a read may add to a snapshot; 0 takes no snapshots.
+
+        `on_taken` gets how many snapshots were taken.
         """
         self._on_taken = on_taken
         self._snapshots = snapshots
         self._tail_entries = tail_entries
         self._on_failure = on_failure
-        # In the order in which they were asked for.
+        # In the order in which they were reported.
         self._wanted: dict[int, None] = {}
         self._rests_until: dict[int, float] = {}
-        # Of the wanted accounts that reads wait for, which come first.
+        # The wanted accounts that reads wait for, which come first; set once they were tried.
         self._tried: dict[int, asyncio.Event] = {}
         self._work = Repeating(
             "taking snapshots",
@@ -59,16 +64,14 @@ class SnapshotWorker:
 
     @property
     def entries_max(self) -> int:
-        """More entries than these are worth telling; as good as endless when no snapshots are taken."""
+        """A longer tail is worth a report. Practically endless when no snapshots are taken."""
         return self._tail_entries or 2**62
 
-    @property
-    def wanted_count(self) -> int:
-        """How many accounts a snapshot is wanted of, that under way included."""
-        return len(self._wanted)
-
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
-        """Wants a snapshot of each account with a long tail, unless it rests or very many are wanted."""
+        """Wants a snapshot of each account with a long tail.
+
+        Not of an account that rests, and of none beyond ACCOUNTS_MAX.
+        """
         for balance_account_id, entries in tails:
             if (
                 balance_account_id is None
@@ -84,7 +87,7 @@ class SnapshotWorker:
                 self._work.wake()
 
     async def shortened(self, balance_account_id: int) -> None:
-        """As the port says. An account that rests, since an attempt was in vain just now, is not waited for."""
+        """As the port says. Returns at once for an account that rests after an attempt in vain."""
         if not self._tail_entries or not self._work.is_working:
             return
         self.report([(balance_account_id, self._tail_entries + 1)])
@@ -100,18 +103,22 @@ class SnapshotWorker:
         self._work.start()
 
     async def stop(self) -> None:
-        """Returns when the snapshot under way is done, or has been given up as all the others are: nothing is lost with it."""
+        """Forgets what is wanted. Waits STOP_SECONDS for the snapshot under way, then gives it up.
+
+        Nothing is lost: snapshots only make sums faster.
+        """
         self._work.request_stop()
         for tried in self._tried.values():
             tried.set()
         await self._work.stop()
 
     async def _take_next(self) -> float | None:
-        """Takes one snapshot, if any is wanted, and pauses only when no other is."""
+        """Takes one snapshot. Pauses only when no other is wanted."""
         if not self._wanted:
             return None
         balance_account_id = next(iter(self._tried or self._wanted))
-        # Half, so that no snapshot is made for a handful of entries while the others wait for a transaction to end.
+        # Half the tail: while others wait for a transaction to end, no snapshot is worth a handful
+        # of entries.
         taken = await attempt(
             f"the snapshot of balance account {balance_account_id}",
             self._snapshots.take(balance_account_id, (self._tail_entries + 1) // 2),
@@ -123,7 +130,7 @@ class SnapshotWorker:
             self._let_rest(balance_account_id)
         if taken is None:
             await self._work.rest(jittered(BACKOFF_SECONDS))
-        # Only now, so that reads meanwhile do not ask for it once more.
+        # Not before, so that reads during the attempt do not want the account once more.
         self._wanted.pop(balance_account_id, None)
         if (tried := self._tried.pop(balance_account_id, None)) is not None:
             tried.set()
