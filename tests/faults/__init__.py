@@ -1,1 +1,1 @@
-"""Faults on purpose, and the proof that no cent was lost or doubled by them: `make faults`."""
+"""Faults on purpose, and the proof that they lose or double no cent: `make faults`."""

@@ -1,7 +1,7 @@
-"""Plays the faults one after the other, each on a durable database and with a seed of its own, and reports.
+"""Plays the faults one after the other, each on a durable database and with a seed, and reports.
 
-`make faults` plays them all; `make faults ARGS="--seed 7 --only F14,F15"` plays those two again as they were; `--short` plays
-little of each.
+`make faults` plays all; `make faults ARGS="--seed 7 --only F14,F15"` repeats two of them exactly;
+`--short` plays a little of each.
 """
 
 import argparse
@@ -48,7 +48,8 @@ def main() -> int:
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
     failed = [outcome.fault for outcome in outcomes if outcome.status is Status.FAILED]
     minutes = (time.monotonic() - began) / 60
-    print(f"{len(outcomes)} faults in {minutes:.1f} minutes, seed {seed}, written to {REPORT}")  # noqa: T201
+    summary = f"{len(outcomes)} faults in {minutes:.1f} minutes, seed {seed}, written to {REPORT}"
+    print(summary)  # noqa: T201
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)  # noqa: T201
     return 1 if failed else 0
@@ -90,9 +91,15 @@ async def _play_all(faults: list[Fault], *, seed: int, full: bool) -> list[Outco
 
 
 def _line(outcome: Outcome) -> str:
-    figures = f"acked {outcome.acked}, lost {outcome.lost}, doubled {outcome.doubled}, longest gap {outcome.gap_seconds} s"
+    figures = (
+        f"acked {outcome.acked}, lost {outcome.lost}, doubled {outcome.doubled},"
+        f" longest gap {outcome.gap_seconds} s"
+    )
     notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
-    return f"{outcome.fault} {outcome.title}: {outcome.status}, {figures}, seed {outcome.seed}, {outcome.seconds} s{notes}"
+    return (
+        f"{outcome.fault} {outcome.title}: {outcome.status}, {figures},"
+        f" seed {outcome.seed}, {outcome.seconds} s{notes}"
+    )
 
 
 def _show(outcomes: list[Outcome]) -> None:

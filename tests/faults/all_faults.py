@@ -1,4 +1,4 @@
-"""The whole catalogue, in the order of its numbers: importing the modules of faults puts them into it."""
+"""The whole catalogue, in order: importing the modules of faults adds them to it."""
 
 from faults import (
     of_calls,

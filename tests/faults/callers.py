@@ -1,4 +1,4 @@
-"""A caller that writes down what it means to do before it does it, and what it was told."""
+"""A caller that records what it will send before it sends it, and every reply."""
 
 import asyncio
 import time
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import grpc
 from grpc import aio
 
-from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Answer, Contents, Journal, Told
+from faults.journal import AMBIGUOUS_CODES, FORBIDDEN_CODES, Answer, Contents, Journal, Reply
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 KNOWN_SECONDS = 60.0
 ATTEMPT_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
-# Every attempt is seen, so none is made behind the caller's back; and a server that is back is found at once.
+# No hidden retries: the caller sees every attempt. A server that is back is found at once.
 CHANNEL_OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -34,7 +34,7 @@ class Caller:
         *,
         token: str = "",
     ) -> None:
-        """`credentials` for a server that speaks TLS; `token` for one that asks who calls."""
+        """`credentials` for a server with TLS; `token` for one with authentication."""
         self.address = address
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         if credentials is None:
@@ -49,34 +49,34 @@ class Caller:
     async def send(
         self, event: ledger_pb2.ProcessorEvent, *, timeout_seconds: float | None = 30.0
     ) -> Answer:
-        """One call of IngestEvent. A caller that is cancelled has written down that it does not know."""
+        """One call of IngestEvent. A cancelled caller has recorded that it does not know."""
         self._journal.intend(event)
         sent_at = time.monotonic()
-        told, code, transaction_id = Told.UNKNOWN, grpc.StatusCode.CANCELLED, ""
+        reply, code, transaction_id = Reply.UNKNOWN, grpc.StatusCode.CANCELLED, ""
         try:
             response = await self.stub.IngestEvent(
                 ledger_pb2.IngestEventRequest(event=event),
                 timeout=timeout_seconds,
                 metadata=self.metadata,
             )
-            told, code, transaction_id = (
-                _told(response.status),
+            reply, code, transaction_id = (
+                _reply_of(response.status),
                 grpc.StatusCode.OK,
                 response.transaction_id,
             )
         except aio.AioRpcError as error:
             code = error.code()
-            told = _meaning(code)
+            reply = _meaning(code)
         finally:
-            answer = self._record(event, sent_at, told, code, transaction_id)
+            answer = self._record(event, sent_at, reply, code, transaction_id)
         return answer
 
     async def send_until_known(self, event: ledger_pb2.ProcessorEvent) -> Answer:
-        """Sends the event again and again. Returns the first definite answer. Raises TimeoutError."""
+        """Sends the event until a reply is definite, and returns that. Raises TimeoutError."""
         async with asyncio.timeout(KNOWN_SECONDS):
             while True:
                 answer = await self.send(event, timeout_seconds=ATTEMPT_SECONDS)
-                if answer.told.is_definite:
+                if answer.reply.is_definite:
                     return answer
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -100,8 +100,8 @@ class Caller:
         answers = []
         for event, result in zip(events, response.results, strict=True):
             code = next(code for code in grpc.StatusCode if code.value[0] == result.error.code)
-            told = _told(result.status) if code is grpc.StatusCode.OK else _meaning(code)
-            answers.append(self._record(event, sent_at, told, code, result.transaction_id))
+            reply = _reply_of(result.status) if code is grpc.StatusCode.OK else _meaning(code)
+            answers.append(self._record(event, sent_at, reply, code, result.transaction_id))
         return answers
 
     async def close(self) -> None:
@@ -111,7 +111,7 @@ class Caller:
         self,
         event: ledger_pb2.ProcessorEvent,
         sent_at: float,
-        told: Told,
+        reply: Reply,
         code: grpc.StatusCode,
         transaction_id: str,
     ) -> Answer:
@@ -122,7 +122,7 @@ class Caller:
             self.address,
             sent_at,
             time.monotonic(),
-            told,
+            reply,
             code,
             transaction_id,
         )
@@ -130,16 +130,16 @@ class Caller:
         return answer
 
 
-def _told(status: ledger_pb2.IngestStatus.ValueType) -> Told:
+def _reply_of(status: ledger_pb2.IngestStatus.ValueType) -> Reply:
     return {
-        ledger_pb2.INGEST_STATUS_CREATED: Told.CREATED,
-        ledger_pb2.INGEST_STATUS_DUPLICATE: Told.DUPLICATE,
+        ledger_pb2.INGEST_STATUS_CREATED: Reply.CREATED,
+        ledger_pb2.INGEST_STATUS_DUPLICATE: Reply.DUPLICATE,
     }[status]
 
 
-def _meaning(code: grpc.StatusCode) -> Told:
+def _meaning(code: grpc.StatusCode) -> Reply:
     if code is grpc.StatusCode.ALREADY_EXISTS:
-        return Told.CONFLICT
+        return Reply.CONFLICT
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Told.NOT_NOW
-    return Told.UNKNOWN if code in AMBIGUOUS_CODES | FORBIDDEN_CODES else Told.REFUSED
+        return Reply.NOT_NOW
+    return Reply.UNKNOWN if code in AMBIGUOUS_CODES | FORBIDDEN_CODES else Reply.REFUSED

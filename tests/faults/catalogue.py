@@ -1,4 +1,4 @@
-"""The faults by number, how one is played, and what is reported about it."""
+"""The faults by number, how each is played, and its report."""
 
 import random
 import time
@@ -19,7 +19,7 @@ Play = Callable[[Stage], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault of the catalogue. `missing` names what the service lacks to stand it; it must fail as long as it does."""
+    """One fault. `missing` names what the service lacks to pass it; until then it must fail."""
 
     number: str
     title: str
@@ -31,7 +31,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(number: str, title: str, *, missing: str = "") -> Callable[[Play], Play]:
-    """Puts a function that plays a fault into the catalogue. Raises ValueError for a number that is taken."""
+    """Adds a function that plays a fault to the catalogue. Raises ValueError for a used number."""
 
     def add(play: Play) -> Play:
         if number in FAULTS:
@@ -43,7 +43,7 @@ def fault(number: str, title: str, *, missing: str = "") -> Callable[[Play], Pla
 
 
 def together(*faults: Fault) -> Fault:
-    """Several faults on one stage, one after the other, judged once: for what leaves servers and database as they were."""
+    """Several faults on one stage in turn, judged once: for faults that leave the stage intact."""
 
     async def play_each(stage: Stage) -> None:
         for fault in faults:
@@ -58,12 +58,12 @@ def together(*faults: Fault) -> Fault:
 
 
 class Status(StrEnum):
-    """How it went."""
+    """The result of a fault."""
 
     PASSED = "passed"
     FAILED = "FAILED"
     SKIPPED = "skipped"
-    # What the service is known to lack: it failed as expected.
+    # It failed as expected: the service is known to lack something.
     MISSING = "missing"
 
 
@@ -89,7 +89,7 @@ class Outcome:
 
 
 async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full: bool) -> Outcome:
-    """Plays one fault on a database of its own and judges the books afterwards, whatever the fault itself expected."""
+    """Plays one fault on a new database, then judges the books, whatever the fault expected."""
     began = time.monotonic()
     outcome = Outcome(fault.number, fault.title, Status.PASSED, seed)
     failures: list[str] = []
@@ -100,10 +100,10 @@ async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full:
             await fault.play(stage)
         except Skipped as reason:
             return Outcome(fault.number, fault.title, Status.SKIPPED, seed, notes=(str(reason),))
-        except Exception:  # noqa: BLE001  # the outermost edge: whatever it was is reported, and the next fault is played
+        except Exception:  # noqa: BLE001  # the outermost edge: report it and play the next fault
             failures.append(traceback.format_exc(limit=-4))
         try:
-            # Of what is booked while the judge reads, the books and the journal would tell different things.
+            # Bookings while the judge reads would make the books and the journal differ.
             await stage.end_servers()
             verdict = await judge(stage.database, stage.journal)
         except Exception:  # noqa: BLE001  # as above
@@ -133,7 +133,7 @@ async def play(fault: Fault, cluster: Cluster, folder: Path, *, seed: int, full:
 def _judged(outcome: Outcome, fault: Fault, failures: list[str], seconds: float) -> Outcome:
     status, notes = Status.FAILED if failures else Status.PASSED, outcome.notes
     if fault.missing:
-        # It must not stay in the catalogue as missing once it is there.
+        # Once the service has it, the catalogue must not list it as missing.
         status = Status.MISSING if failures else Status.FAILED
         notes += (
             f"missing: {fault.missing}" if failures else f"not missing any more: {fault.missing}",

@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster that can be hurt: killed, stopped, restarted, cut off from its disk."""
+"""A PostgreSQL cluster for faults: killed, stopped, restarted, cut off from its disk."""
 
 import asyncio
 import os
@@ -27,12 +27,12 @@ from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 TEMPLATE = "ledger_template"
 RESTART_SECONDS = 90.0
-# What a cluster that is only to be killed may leave out; a kill does not lose what the kernel has.
+# Kills do not lose what the kernel has, so such clusters need no fsync.
 FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Cluster:
-    """An embedded PostgreSQL in a folder of its own. From the main thread only."""
+    """An embedded PostgreSQL in a separate folder. From the main thread only."""
 
     def __init__(self, data_dir: Path, parameters: Mapping[str, str]) -> None:
         self.data_dir = data_dir
@@ -54,12 +54,12 @@ class Cluster:
 
     @property
     def socket(self) -> Path:
-        """Where it listens."""
+        """The directory of its socket."""
         return Path(self._pid_file()[4]) / f".s.PGSQL.{self._pid_file()[3]}"
 
     @property
     def postmaster(self) -> int:
-        """The pid of the process that the others are children of."""
+        """The pid of the postmaster."""
         return int(self._pid_file()[0])
 
     def children(self, kind: str = "") -> list[int]:
@@ -81,9 +81,9 @@ class Cluster:
                 os.kill(pid, number)
 
     async def restart(self) -> float:
-        """Starts a server that has died, over and over until it starts. Returns the seconds that took.
+        """Starts a dead server, over and over until it starts. Returns the seconds.
 
-        Blocks the event loop meanwhile: what the callers are told is not lost, only heard late.
+        Blocks the event loop: replies to callers are not lost, only late.
         """
         began = time.monotonic()
         while True:
@@ -97,9 +97,9 @@ class Cluster:
                 await asyncio.sleep(0.1)
 
     def run(self, program: str, *arguments: str | Path) -> str:
-        """Runs one of PostgreSQL's programs to its end as the account that the cluster belongs to, which may not be root.
+        """Runs one of PostgreSQL's programs as the owner of the cluster, which may not be root.
 
-        Returns what it said. Raises RuntimeError with that.
+        Returns its output. Raises RuntimeError with it.
         """
         return run_as_owner(
             self.data_dir, account_for(self.pgdata), [find_bin_dir() / program, *arguments]
@@ -111,7 +111,7 @@ class Cluster:
             self._postgres = None
 
     async def make_template(self) -> None:
-        """A migrated database for the others to be copied from."""
+        """A migrated database, the template of the others."""
         await create_database(self.superuser_url, TEMPLATE)
         await migrate_async(database_url(self.superuser_url, database=TEMPLATE))
 
@@ -127,7 +127,7 @@ class Cluster:
         return Database(database_url(owner_url, user=APPLICATION_ROLE), owner_url)
 
     async def configure(self, **settings: str | None) -> None:
-        """Sets server-wide settings that take effect at once; None takes a setting back."""
+        """Sets server-wide settings with immediate effect; None resets one."""
         for name, value in settings.items():
             change = f"RESET {name}" if value is None else f"SET {name} = '{value}'"
             await execute_alone(self.superuser_url, f"ALTER SYSTEM {change}")
@@ -138,7 +138,7 @@ class Cluster:
 
 
 def run_as_owner(data_dir: Path, account: Account | None, command: Sequence[str | Path]) -> str:
-    """Runs a program in a data directory to its end. Returns what it said. Raises RuntimeError with that."""
+    """Runs a program in a data directory. Returns its output. Raises RuntimeError with it."""
     with (data_dir / "programs.lock").open("w") as lock:
         status, said = Launcher(data_dir, account, lock.fileno()).run(command)
     if status != 0:
@@ -148,7 +148,7 @@ def run_as_owner(data_dir: Path, account: Account | None, command: Sequence[str 
 
 @contextmanager
 def new_cluster(data_dir: Path, parameters: Mapping[str, str] = {}) -> Iterator[Cluster]:
-    """A cluster that runs; stopped at the end."""
+    """A running cluster; stopped at the end."""
     cluster = Cluster(data_dir, parameters)
     try:
         yield cluster

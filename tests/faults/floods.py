@@ -1,6 +1,6 @@
-"""What sends too much on purpose, as a process beside the honest callers: `python -m faults.floods KIND ADDRESS TOKEN`.
+"""Clients that send too much: `python -m faults.floods KIND ADDRESS TOKEN`.
 
-It goes on until its standard input ends; calls that are refused are made again.
+The process runs beside the honest callers until its standard input ends, and repeats refused calls.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from ledger.v1 import ledger_pb2
 MIB = 1024 * 1024
 PATHS = "/ledger.v1.LedgerService/"
 UNFINISHED_BYTES = int(3.9 * MIB)
-# What is refused is not made again at once: the machine has others to serve, the honest callers among them.
+# Before a refused call is repeated: honest callers share the machine.
 PAUSE_SECONDS = 0.05
 FLOODING = b"flooding\n"
 NEW_ID_PREFIX = "flood_"
@@ -31,7 +31,7 @@ def _message(size_bytes: int) -> bytes:
 
 
 async def _unfinished(address: str, headers: Headers, path: str, calls: int) -> None:
-    """One connection with as many calls as it may have, each a message of 3.9 MiB without its last byte."""
+    """One connection full of calls, each a message of 3.9 MiB without its last byte."""
     body = _message(UNFINISHED_BYTES) + bytes(UNFINISHED_BYTES - 1)
     async with Http2.connect(address) as connection:
         open_calls: dict[int, int] = {}
@@ -51,7 +51,7 @@ async def _unfinished(address: str, headers: Headers, path: str, calls: int) -> 
 
 
 async def _byte_by_byte(address: str, headers: Headers, path: str, calls: int) -> None:
-    """One connection whose calls send a byte of an event now and then."""
+    """One connection whose calls send a byte of an event from time to time."""
     event = ledger_pb2.IngestEventRequest(event=event_message(event_id="never")).SerializeToString()
     body = _message(len(event)) + event
     async with Http2.connect(address) as connection:
@@ -63,7 +63,7 @@ async def _byte_by_byte(address: str, headers: Headers, path: str, calls: int) -
             while len(places) < calls:
                 places[connection.open(path, headers)] = 0
             for stream, place in places.items():
-                # All but the last: it never is a whole one.
+                # All but the last byte.
                 if place < len(body) - 1:
                     places[stream] += connection.send_some(stream, body[: place + 1], place)
             await connection.drain()
@@ -80,14 +80,14 @@ def large_events() -> list[ledger_pb2.ProcessorEvent]:
 
 
 def new_event(event_id: str) -> ledger_pb2.ProcessorEvent:
-    """An event that nobody has sent before, always the same for an id."""
+    """An event of a new id, always the same for that id."""
     return event_message(
         event_id=event_id, restaurant_id="flooded", metadata={"filling": "x" * 4000}
     )
 
 
 async def _new_batches(address: str, headers: Headers, calls: int) -> None:
-    """Complete batches of 4 MiB, so many at once, of events that are all to be booked."""
+    """Complete batches of 4 MiB of new events, so many at once."""
     async with aio.insecure_channel(
         address, options=(("grpc.use_local_subchannel_pool", 1),)
     ) as channel:
@@ -122,7 +122,7 @@ async def _whole_batches(address: str, headers: Headers, calls: int) -> None:
 
 
 async def _unread_streams(address: str, headers: Headers, streams: int) -> None:
-    """Streams whose answers nobody reads, each sent batches of 4 MiB for as long as it takes them."""
+    """Streams that read no responses, each sent batches of 4 MiB as long as it takes them."""
     raw = ledger_pb2.StreamEventsRequest(events=large_events()).SerializeToString()
     async with aio.insecure_channel(
         address, options=(("grpc.use_local_subchannel_pool", 1),)
@@ -142,7 +142,7 @@ async def _unread_streams(address: str, headers: Headers, streams: int) -> None:
 
 
 async def _again(flood: Callable[[], Awaitable[None]]) -> None:
-    """Connects again whenever the server has closed the connection, or is not there."""
+    """Connects again when the server has closed the connection or is not there."""
     while True:
         with suppress(OSError, TimeoutError, aio.AioRpcError):
             await flood()
@@ -169,14 +169,14 @@ KINDS: dict[str, tuple[Flood, ...]] = {
 
 
 async def flood(kinds: str, address: str, token: str) -> None:
-    """Some kinds at once, parted by commas, until standard input ends. Writes FLOODING when they have begun."""
+    """Some kinds at once, joined by commas, until standard input ends. Writes FLOODING at first."""
     headers = [("authorization", f"Bearer {token}")] if token else []
     floods = [each for kind in kinds.split(",") for each in KINDS[kind]]
     tasks = [
         asyncio.create_task(_again(lambda each=each: each(address, headers)))  # type: ignore[misc]
         for each in floods
     ]
-    # The first requests are made, which takes some of them a while.
+    # Some first requests take a while.
     await asyncio.sleep(PAUSE_SECONDS)
     print(FLOODING.decode(), end="", flush=True)  # noqa: T201
     await asyncio.to_thread(sys.stdin.read)

@@ -1,4 +1,4 @@
-"""PostgreSQL under Patroni with etcd, and HAProxy in front: three members on this machine, each to be killed or frozen."""
+"""PostgreSQL under Patroni, with etcd and HAProxy: three members on one machine."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 
 MEMBERS = 3
 DATABASE = "ledger"
-# The shortest that Patroni takes.
+# The shortest that Patroni accepts.
 TTL_SECONDS = 20
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
@@ -57,7 +57,7 @@ class Member:
 
     @property
     def pids(self) -> list[int]:
-        """All processes of the host: Patroni, its children, the postmaster and the postmaster's children."""
+        """All processes of the host: Patroni, the postmaster, and their children."""
         roots = set() if self.process is None else {self.process.pid}
         with suppress(OSError, IndexError):
             roots.add(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
@@ -76,7 +76,7 @@ class Member:
 
 
 class Group:
-    """Members, with the etcd that they agree by."""
+    """The members and their etcd."""
 
     def __init__(self, folder: Path, log: IO[bytes], lock: int) -> None:
         self._folder = folder
@@ -142,8 +142,8 @@ class Group:
         configuration.chmod(0o644)
         self._start_other([program("haproxy", "package haproxy"), "-db", "-f", str(configuration)])
 
-    async def members_told(self) -> list[dict[str, Any]]:
-        """What Patroni says of the members, whoever of them answers."""
+    async def reported_members(self) -> list[dict[str, Any]]:
+        """The members by Patroni, from the first member that responds."""
         for member in self.members:
             with suppress(OSError, ValueError, TimeoutError):
                 answer = await self._http(member, "GET", "/cluster")
@@ -155,21 +155,25 @@ class Group:
         names: list[str] = []
 
         async def whole() -> bool:
-            told = await self.members_told()
+            reported = await self.reported_members()
             names[:] = [
-                one["name"] for one in told if one["role"] == "leader" and one["state"] == "running"
+                one["name"]
+                for one in reported
+                if one["role"] == "leader" and one["state"] == "running"
             ]
-            standbys = [one for one in told if one["role"] in ("sync_standby", "quorum_standby")]
+            standbys = [
+                one for one in reported if one["role"] in ("sync_standby", "quorum_standby")
+            ]
             return len(names) == 1 and bool(standbys)
 
         await until(whole, START_SECONDS)
         return next(member for member in self.members if member.name == names[0])
 
     async def switchover(self, leader: Member) -> None:
-        """Has the synchronous standby take over in good order."""
-        told = await self.members_told()
+        """Switches over to the synchronous standby."""
+        reported = await self.reported_members()
         candidate = next(
-            one["name"] for one in told if one["role"] in ("sync_standby", "quorum_standby")
+            one["name"] for one in reported if one["role"] in ("sync_standby", "quorum_standby")
         )
         await self._http(
             leader,
@@ -179,7 +183,7 @@ class Group:
         )
 
     async def writes_elsewhere(self, than: Member) -> float:
-        """When another member took a commit for the first time, by the clock of the loop: the group's own gap ends then."""
+        """When another member first took a commit, by the loop's clock: the gap ends."""
         tasks = [
             asyncio.create_task(_writes(member)) for member in self.members if member is not than
         ]
@@ -265,11 +269,14 @@ class Group:
         self._others.append(self._launcher.start(command, self._log))
 
     async def _http(self, member: Member, method: str, path: str, body: str = "") -> str:
-        """Patroni's answer. Raises OSError, TimeoutError, ValueError when there is none, or a refusal."""
+        """Patroni's response. Raises OSError, TimeoutError, or ValueError for a refusal."""
         async with asyncio.timeout(30 if body else 2):
             reader, writer = await asyncio.open_connection("127.0.0.1", member.rest_port)
             try:
-                head = f"{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                head = (
+                    f"{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: {len(body)}\r\n\r\n"
+                )
                 writer.write((head + body).encode())
                 answer = (await reader.read()).decode()
             finally:
@@ -281,7 +288,7 @@ class Group:
 
 
 async def _writes(member: Member) -> float:
-    """When a member took a commit, asked again and again."""
+    """When a member took a commit, tried over and over."""
     while True:
         try:
             async with asyncio.timeout(2):
@@ -299,7 +306,7 @@ async def _writes(member: Member) -> float:
 
 @asynccontextmanager
 async def patroni_group() -> AsyncIterator[Group]:
-    """A group with the books' database on it, migrated. Raises Skipped where a program is absent."""
+    """A group with a migrated database. Raises Skipped where a program is absent."""
     with (
         folder_for_all() as folder,
         (folder / "group.log").open("ab") as log,

@@ -1,4 +1,4 @@
-"""What callers meant to do and what they were told, kept by the callers: the evidence that the books are judged by."""
+"""What callers sent and what the server replied: the evidence for the judge."""
 
 import itertools
 import time
@@ -18,35 +18,35 @@ AMBIGUOUS_CODES = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAVAILABLE,
 }
-# No fault may ever be told so.
+# No fault may cause these.
 FORBIDDEN_CODES = {
     grpc.StatusCode.DATA_LOSS,
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.UNKNOWN,
 }
-# For as much as a caller that sends on can stand for; the digits of the account below must stay under the largest amount.
+# Charges of one digit account: their sum must stay below the largest amount.
 CHARGES_PER_ACCOUNT = 20
 
 
-class Told(Enum):
+class Reply(Enum):
     """What a caller knows about its event after one call."""
 
     CREATED = "created"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"  # stored with other contents
-    REFUSED = "refused"  # for good: nothing is stored on behalf of this call
-    NOT_NOW = "not now"  # the server had no room for it: nothing is stored on behalf of this call
+    REFUSED = "refused"  # for good: this call stored nothing
+    NOT_NOW = "not now"  # the server had no room: this call stored nothing
     UNKNOWN = "unknown"  # it may or may not be stored
 
     @property
     def is_definite(self) -> bool:
-        return self not in (Told.UNKNOWN, Told.NOT_NOW)
+        return self not in (Reply.UNKNOWN, Reply.NOT_NOW)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is compared when an event id comes again, in the words of the table it is stored in."""
+    """The fields that are compared when an event id comes again, by column."""
 
     type: str
     restaurant_id: str
@@ -73,21 +73,21 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One call for one event, as its caller saw it; instants are seconds of a clock that never steps."""
+    """One call for one event, as its caller saw it; seconds of a monotonic clock."""
 
     event_id: str
     contents: Contents
     server: str
     sent_at: float
     ended_at: float
-    told: Told
+    reply: Reply
     code: grpc.StatusCode
     transaction_id: str = ""
 
 
 @dataclass(slots=True)
 class Journal:
-    """All callers' evidence. Intents are written before they are sent."""
+    """The evidence of all callers. Events are recorded before they are sent."""
 
     intents: dict[str, set[Contents]] = field(default_factory=dict)
     events: list[ledger_pb2.ProcessorEvent] = field(
@@ -99,7 +99,7 @@ class Journal:
     ack_instants: list[float] = field(default_factory=list)
     load_spans: list[tuple[float, float]] = field(
         default_factory=list
-    )  # in which there was always somebody to acknowledge
+    )  # in which a server could always acknowledge
     violations: list[str] = field(default_factory=list)  # what readers saw and must not have seen
     reads: int = 0
     forgiven_codes: set[grpc.StatusCode] = field(
@@ -107,7 +107,7 @@ class Journal:
     )  # forbidden ones that one fault may bring about
 
     def intend(self, event: ledger_pb2.ProcessorEvent) -> None:
-        """Writes down that an event is about to be sent."""
+        """Records that an event is about to be sent."""
         contents = self.intents.setdefault(event.event_id, set())
         if not contents:
             self.events.append(event)
@@ -115,15 +115,15 @@ class Journal:
         contents.add(Contents.of(event))
 
     def record(self, answer: Answer) -> None:
-        """Writes down what a caller was told."""
+        """Records a reply."""
         self.answers.append(answer)
-        if answer.told in (Told.CREATED, Told.DUPLICATE):
+        if answer.reply in (Reply.CREATED, Reply.DUPLICATE):
             self.acknowledged_at.setdefault(answer.event_id, answer.ended_at)
             self.ack_instants.append(answer.ended_at)
 
     @property
     def longest_gap_seconds(self) -> float:
-        """The longest time between two acknowledgements while there was a load, whoever got them."""
+        """The longest time between two acknowledgements under load, of any caller."""
         gaps = [0.0]
         for first, last in self.load_spans:
             instants = sorted(instant for instant in self.ack_instants if first <= instant <= last)
@@ -131,7 +131,7 @@ class Journal:
         return max(gaps)
 
     def restored(self, event_ids: set[str]) -> "Journal":
-        """What is left of the evidence after books that held only these events were restored: the intents, and their answers."""
+        """The evidence about books restored with only these events."""
         journal = Journal()
         for event in self.events:
             journal.intend(event)
@@ -143,21 +143,22 @@ class Journal:
 
     @property
     def forbidden_codes(self) -> set[grpc.StatusCode]:
-        """What nobody may be told."""
+        """Replies that no caller may get."""
         return FORBIDDEN_CODES - self.forgiven_codes
 
     @property
     def codes(self) -> Counter[str]:
-        """How often which status was told."""
+        """How often each status was returned."""
         return Counter(answer.code.name for answer in self.answers)
 
 
 @dataclass(slots=True)
 class DigitAccounts:
-    """Restaurants whose balance tells which of their charges it counts.
+    """Restaurants whose balance shows which of their charges it counts.
 
-    Charge n of an account has the amount 2 * 4^n and the fee 4^n, so it is worth 4^n: in base 4 the balance has the digit 1
-    where a charge is counted, 0 where it is not, and anything else where one is counted in part or twice.
+    Charge n of an account has the amount 2 * 4^n and the fee 4^n, so it is worth 4^n. In base 4 the
+    balance has the digit 1 for a counted charge, 0 for others, and another digit for one counted in
+    part or twice.
     """
 
     taken: int = 0
@@ -172,14 +173,15 @@ class DigitAccounts:
         return restaurant_id, 2 * 4**digit, 4**digit
 
     def counted(self, restaurant_id: str, balance_minor: int) -> set[str]:
-        """The ids of the events that a balance counts. Raises ValueError if it is not a sum of whole charges."""
+        """The ids of the events in a balance. Raises ValueError for a part of a charge."""
         counted = set()
         rest = balance_minor
         for event_id in self.event_ids[restaurant_id]:
             rest, digit = divmod(rest, 4)
             if digit not in (0, 1):
                 raise ValueError(
-                    f"balance {balance_minor} of {restaurant_id} counts {event_id} with the digit {digit}"
+                    f"balance {balance_minor} of {restaurant_id} counts {event_id}"
+                    f" with the digit {digit}"
                 )
             if digit:
                 counted.add(event_id)

@@ -1,4 +1,4 @@
-"""Judges the books by what callers wrote down, sharing no code with the service but its contract."""
+"""Compares the books with the callers' records. Shares only the contract with the service."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ from support.model import ModelBalance, model_balances
 from support.running import RunningLedger, query, running_ledger
 from support.seals import seal_everything
 
-from faults.journal import Answer, Contents, Journal, Told
+from faults.journal import Answer, Contents, Journal, Reply
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
@@ -21,11 +21,11 @@ from ledger.v1 import ledger_pb2
 SEAL_SECONDS = 120.0
 MATURITY = timedelta(days=7)
 PAYOUT_TYPES = ("payout_paid", "payout_failed")
-# How many entries an event posts without a fee above 0, and with one.
+# The entries of an event without a fee and with one.
 ENTRIES_BY_TYPE = {"dispute_opened": (2, 3), "dispute_won": (2, 2), "charge_succeeded": (1, 2)}
 
-# A payment that came after the failure of its payout posts nothing. In one statement: of what a server books meanwhile, it
-# counts the event with its entries, or neither.
+# A payment after the failure of its payout posts nothing. One query: it counts an event that is
+# booked at the same time with its entries, or not at all.
 _STORED = """
 WITH entries AS (
   SELECT event_id, count(*) AS entries, count(DISTINCT transaction_id) AS transactions
@@ -33,10 +33,13 @@ WITH entries AS (
 )
 SELECT v.event_id, v.transaction_id::text, v.type = 'payout_paid' AND r.payout_id IS NOT NULL,
        COALESCE(e.entries, 0), COALESCE(e.transactions, 0),
-       v.type, v.restaurant_id, v.currency, v.amount_minor, v.fee_minor, v.occurred_at, COALESCE(v.payout_id, ''), v.reference
+       v.type, v.restaurant_id, v.currency, v.amount_minor, v.fee_minor, v.occurred_at,
+       COALESCE(v.payout_id, ''), v.reference
 FROM processor_events AS v
 LEFT JOIN entries AS e USING (event_id)
-LEFT JOIN (SELECT payout_id::text FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL') AS r ON r.payout_id = v.payout_id
+LEFT JOIN (
+  SELECT payout_id::text FROM ledger_entries WHERE entry_type = 'PAYOUT_REVERSAL'
+) AS r ON r.payout_id = v.payout_id
 """
 _PAYOUTS = """
 SELECT a.restaurant_id, a.currency, p.state, sum(p.amount_minor)::bigint
@@ -64,7 +67,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the books are worth after a fault."""
+    """The result of judging the books."""
 
     calls: int
     unknown_calls: int
@@ -72,13 +75,13 @@ class Verdict:
     lost: int
     doubled: int
     reads: int
-    seals: int  # that servers made meanwhile
+    seals: int  # that servers made during the fault
     gap_seconds: float
     violations: tuple[str, ...]
 
 
 async def judge(database: Database, journal: Journal) -> Verdict:
-    """Reads everything that is stored, and asks a server of its own for every balance. Nobody may write meanwhile."""
+    """Reads all rows, and asks a new server for every balance. No one else may write."""
     stored = await stored_events(database)
     answers = defaultdict[str, list[Answer]](list)
     for answer in journal.answers:
@@ -87,12 +90,10 @@ async def judge(database: Database, journal: Journal) -> Verdict:
     doubled = sorted(_doubled(stored, answers))
     violations = list(dict.fromkeys(journal.violations))
     violations += [f"H1: {event_id} was acknowledged and is not stored" for event_id in lost]
-    violations += [
-        f"H3: {event_id} is booked twice, or was told as created twice" for event_id in doubled
-    ]
+    violations += [f"H3: {event_id} is booked twice, or was CREATED twice" for event_id in doubled]
     violations += _unsent(stored, journal)
-    for event_id, told in answers.items():
-        violations += _wrongly_told(told, stored.get(event_id))
+    for event_id, replies in answers.items():
+        violations += _wrong_replies(replies, stored.get(event_id))
     violations += [
         f"it was answered {code.name}"
         for code in journal.forbidden_codes
@@ -108,7 +109,7 @@ async def judge(database: Database, journal: Journal) -> Verdict:
         violations.append("the audit checked nothing")
     ((seals,),) = await query(database.migration_url, "SELECT count(*) FROM ledger_seals")
     violations += await wrong_seals(database)
-    unknown = sum(answer.told is Told.UNKNOWN for answer in journal.answers)
+    unknown = sum(answer.reply is Reply.UNKNOWN for answer in journal.answers)
     return Verdict(
         len(journal.answers),
         unknown,
@@ -124,19 +125,16 @@ async def judge(database: Database, journal: Journal) -> Verdict:
 
 async def stored_events(database: Database) -> dict[str, StoredEvent]:
     """Every event that is stored, by its id."""
+    rows = await query(database.migration_url, _STORED)
     return {
-        event_id: StoredEvent(
-            Contents(*contents), transaction_id, is_late_payment, entries, transactions
-        )
-        for event_id, transaction_id, is_late_payment, entries, transactions, *contents in await query(
-            database.migration_url, _STORED
-        )
+        event_id: StoredEvent(Contents(*contents), transaction_id, is_late, entries, transactions)
+        for event_id, transaction_id, is_late, entries, transactions, *contents in rows
     }
 
 
 def _doubled(stored: dict[str, StoredEvent], answers: dict[str, list[Answer]]) -> Iterator[str]:
     for event_id in stored.keys() | answers.keys():
-        created = sum(answer.told is Told.CREATED for answer in answers.get(event_id, ()))
+        created = sum(answer.reply is Reply.CREATED for answer in answers.get(event_id, ()))
         event = stored.get(event_id)
         booked_twice = event is not None and (
             event.entries > event.entries_expected or event.transactions > 1
@@ -148,25 +146,28 @@ def _doubled(stored: dict[str, StoredEvent], answers: dict[str, list[Answer]]) -
 def _unsent(stored: dict[str, StoredEvent], journal: Journal) -> Iterator[str]:
     for event_id, event in stored.items():
         if event.contents not in journal.intents.get(event_id, ()):
-            yield f"H2: {event_id} is stored with contents that nobody sent"
+            yield f"H2: {event_id} is stored with contents that no caller sent"
         if event.entries < event.entries_expected:
-            yield f"H1: {event_id} is stored and has {event.entries} entries instead of {event.entries_expected}"
+            yield (
+                f"H1: {event_id} is stored and has {event.entries} entries"
+                f" instead of {event.entries_expected}"
+            )
 
 
-def _wrongly_told(answers: list[Answer], event: StoredEvent | None) -> Iterator[str]:
-    """What callers were told about one event and cannot be true."""
+def _wrong_replies(answers: list[Answer], event: StoredEvent | None) -> Iterator[str]:
+    """Replies about one event that cannot be true."""
     event_id = answers[0].event_id
-    told = Counter(answer.told for answer in answers)
-    if told[Told.DUPLICATE] and not told[Told.CREATED] and not told[Told.UNKNOWN]:
-        yield f"H4: {event_id} is a duplicate of a call that nobody can have made"
+    counts = Counter(answer.reply for answer in answers)
+    if counts[Reply.DUPLICATE] and not counts[Reply.CREATED] and not counts[Reply.UNKNOWN]:
+        yield f"H4: {event_id} is a duplicate without an earlier call"
     if event is not None and not any(
-        told[known] for known in (Told.CREATED, Told.DUPLICATE, Told.CONFLICT, Told.UNKNOWN)
+        counts[known] for known in (Reply.CREATED, Reply.DUPLICATE, Reply.CONFLICT, Reply.UNKNOWN)
     ):
         yield f"H4: {event_id} is stored, and every call for it was refused"
     for answer in answers:
-        if answer.told is Told.CONFLICT and (event is None or answer.contents == event.contents):
-            yield f"H7: {event_id} was told as a conflict with what it is stored as"
-        if answer.told in (Told.CREATED, Told.DUPLICATE) and event is not None:
+        if answer.reply is Reply.CONFLICT and (event is None or answer.contents == event.contents):
+            yield f"H7: {event_id} was a conflict with its own contents"
+        if answer.reply in (Reply.CREATED, Reply.DUPLICATE) and event is not None:
             if answer.contents != event.contents:
                 yield f"H7: {event_id} was acknowledged with contents that are not stored"
             if answer.transaction_id != event.transaction_id:
@@ -174,7 +175,7 @@ def _wrongly_told(answers: list[Answer], event: StoredEvent | None) -> Iterator[
 
 
 async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -> list[str]:
-    """H6: where the service's balance is not what the model makes of the stored events and payouts."""
+    """H6: balances that differ from the model of the stored events and payouts."""
     events = [
         _message(number, event.contents)
         for number, event in enumerate(stored)
@@ -191,29 +192,32 @@ async def wrong_balances(ledger: RunningLedger, stored: Iterable[StoredEvent]) -
             reserved[restaurant_id, currency] += amount_minor
     room = asyncio.Semaphore(32)
 
-    async def told(restaurant_id: str, currency: str) -> tuple[ModelBalance, int]:
+    async def read(restaurant_id: str, currency: str) -> tuple[ModelBalance, int]:
         async with room:
             answer = await ledger.balance(restaurant_id, currency)
         balance = ModelBalance(answer.available_minor, answer.pending_minor, answer.disputed_minor)
         return balance, answer.reserved_minor
 
     wrong = []
-    balances = await asyncio.gather(*(told(*account) for account in model))
+    balances = await asyncio.gather(*(read(*account) for account in model))
     for account, expected, (balance, reserved_minor) in zip(
         model, model.values(), balances, strict=True
     ):
-        # What payout events are about is no restaurant's latest event in this model.
+        # In this model payout events are no restaurant's latest event.
         expected.last_event_at = None
         if (balance, reserved_minor) != (expected, reserved[account]):
             wrong.append(
-                f"H6: {account} has {balance}, {reserved_minor} reserved; expected {expected}, {reserved[account]}"
+                f"H6: {account} has {balance}, {reserved_minor} reserved;"
+                f" expected {expected}, {reserved[account]}"
             )
     return wrong
 
 
 async def wrong_seals(database: Database) -> list[str]:
-    """What is wrong with the chain of seals: it goes on from what servers have sealed, over every row once, and nothing is unlike
-    what was sealed."""
+    """What is wrong with the chain of seals.
+
+    It must continue what servers have sealed, cover every row once, and match every row.
+    """
     try:
         await seal_everything(database.url, timeout_seconds=SEAL_SECONDS)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""A load: callers that send events of all kinds, each until it knows what became of it, and read balances in between."""
+"""A load: callers that send events until the outcome is known, and read balances in between."""
 
 import asyncio
 import random
@@ -37,16 +37,16 @@ class Mix:
         None  # drawn for each first attempt, instead
     )
     cancel_range_seconds: tuple[float, float] | None = (
-        None  # each first attempt is cancelled after so long
+        None  # the seconds after which each first attempt is cancelled
     )
-    repeat_share: float = 0.15  # sends what somebody has sent before
+    repeat_share: float = 0.15  # repeats an event of any caller
     altered_share: float = 0.1  # of the repeats: with other contents
     read_share: float = 0.2  # reads the balance after its event is acknowledged
     restaurants: int = 8
 
 
 class Load:
-    """Callers that send events of all kinds, each until the outcome is known, and read balances in between."""
+    """Callers that send events until the outcome is known, and read balances in between."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Load:
             self._tasks.append(asyncio.create_task(self._send_on(number)))
 
     async def stop(self) -> None:
-        """Lets every caller come to know what became of its event. Raises TimeoutError if one cannot."""
+        """Waits until every caller knows the outcome. Raises TimeoutError if one does not."""
         self.journal.load_spans.append((self._began, time.monotonic()))
         self._stopping.set()
         done, pending = await asyncio.wait(self._tasks, timeout=SETTLE_SECONDS)
@@ -85,11 +85,11 @@ class Load:
             task.result()
         if pending:
             raise TimeoutError(
-                f"{len(pending)} callers did not learn in {SETTLE_SECONDS:.0f} s what became of their events"
+                f"{len(pending)} callers did not learn the outcome in {SETTLE_SECONDS:.0f} s"
             )
 
     async def abandon(self) -> None:
-        """Ends at once, without asking what became of anything."""
+        """Ends at once, without waiting for outcomes."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -122,7 +122,7 @@ class Load:
     async def _send_until_known(
         self, callers: list[Caller], event: ledger_pb2.ProcessorEvent, chance: random.Random
     ) -> Caller:
-        """Sends to one server after the other, beginning with any, until the outcome is known. Returns who knows it."""
+        """Sends to one server after the other until the outcome is known; returns the caller."""
         first = chance.randrange(len(callers))
         for attempt in count():
             self.attempts_max = max(self.attempts_max, attempt + 1)
@@ -132,7 +132,7 @@ class Load:
                 if attempt == 0
                 else self._attempt(caller, event)
             )
-            if answer is not None and answer.told.is_definite:
+            if answer is not None and answer.reply.is_definite:
                 return caller
             await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))
         raise RuntimeError("unreachable")
@@ -196,20 +196,20 @@ class Load:
         )
 
     async def read(self, caller: Caller, chance: random.Random) -> None:
-        """Reads a balance whose digits tell what it counts: whole charges, all that were acknowledged, none that was not sent."""
+        """Reads a balance by its digits: whole charges, all acknowledged ones, no unsent one."""
         if not self._digits.event_ids:
             return
-        # The newest are those that are being written to.
+        # The newest accounts are being written.
         restaurant_id = chance.choice(list(self._digits.event_ids)[-3:])
         acknowledged = (
             set(self._digits.event_ids[restaurant_id]) & self.journal.acknowledged_at.keys()
         )
         request = ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency="PEN")
         try:
-            told = await caller.stub.GetBalance(
+            balance = await caller.stub.GetBalance(
                 request, timeout=self.mix.timeout_seconds, metadata=caller.metadata
             )
-            balance_minor = told.available_minor
+            balance_minor = balance.available_minor
         except aio.AioRpcError as error:
             if error.code() in self.journal.forbidden_codes:
                 self.journal.violations.append(f"a read was answered {error.code().name}")
@@ -232,7 +232,7 @@ class Load:
 
 @asynccontextmanager
 async def load_on(load: Load) -> AsyncIterator[Load]:
-    """Runs a load for as long as the block takes, and then until every outcome is known."""
+    """Runs a load for the time of the block, then until every outcome is known."""
     load.start()
     try:
         yield load

@@ -1,4 +1,4 @@
-"""A limit on the memory of a process, as a container has one: by control groups of Linux, version 1 or 2."""
+"""A memory limit as of a container, by control groups of Linux, version 1 or 2."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _GONE_SECONDS = 10.0
 
 
 class NoMemoryLimit(Exception):
-    """This machine lets nobody limit memory, or not this user."""
+    """Memory cannot be limited on this machine, or not by this user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class MemoryLimit:
     folder: Path
 
     def command(self, *command: str) -> tuple[str, ...]:
-        """The command, started within the limit: what a process has before it enters does not count."""
+        """The command, started within the limit; earlier memory of the process does not count."""
         return (
             "/bin/sh",
             "-c",
@@ -43,7 +43,7 @@ class MemoryLimit:
 
 @contextmanager
 def memory_limit(limit_bytes: int) -> Iterator[MemoryLimit]:
-    """A group below our own, so that what limits us still does. Raises NoMemoryLimit."""
+    """A group below ours, so that our limits still hold. Raises NoMemoryLimit."""
     folder, files = _own_group()
     folder /= f"ledger-{uuid4().hex[:8]}"
     try:
@@ -62,7 +62,7 @@ def memory_limit(limit_bytes: int) -> Iterator[MemoryLimit]:
 
 
 def _own_group() -> tuple[Path, tuple[str, ...]]:
-    """The folder of the group that we are in, and the files that take the limit. Raises NoMemoryLimit."""
+    """The folder of our group, and the files for the limit. Raises NoMemoryLimit."""
     try:
         groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     except FileNotFoundError as error:

@@ -8,20 +8,21 @@ from support.waiting import until
 
 from faults.callers import Caller
 from faults.catalogue import fault
-from faults.journal import Answer, Told
+from faults.journal import Answer, Reply
 from faults.load import Mix, load_on
 from faults.servers import ServerProcess
 from faults.stage import Stage
 
 _IDLE_IN_TRANSACTION = """
 SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'ledger' AND state LIKE 'idle in transaction%'
+WHERE datname = current_database() AND application_name = 'ledger'
+  AND state LIKE 'idle in transaction%'
 """
 
 
 @fault("F19", "calls cancelled half-way")
 async def cancelled(stage: Stage) -> None:
-    """Every first attempt is cancelled after 0 to 6 ms: what was booked is told as a duplicate, nothing is half done."""
+    """Every first attempt is cancelled after 0 to 6 ms: booked events are duplicates afterwards."""
     await _impatient(stage, Mix(cancel_range_seconds=(0.0, 0.006)))
 
 
@@ -40,8 +41,8 @@ async def _impatient(stage: Stage, mix: Mix) -> None:
         return await stage.query(_IDLE_IN_TRANSACTION) == [(0,)]
 
     await until(nobody_idle, 30)
-    unknown = {answer.event_id for answer in stage.journal.answers if answer.told is Told.UNKNOWN}
-    created = {answer.event_id for answer in stage.journal.answers if answer.told is Told.CREATED}
+    unknown = {answer.event_id for answer in stage.journal.answers if answer.reply is Reply.UNKNOWN}
+    created = {answer.event_id for answer in stage.journal.answers if answer.reply is Reply.CREATED}
     booked = len((unknown & stage.journal.acknowledged_at.keys()) - created)
     assert unknown
     stage.note(f"{len(unknown)} events left half-way, {booked} of them had been booked")
@@ -49,7 +50,7 @@ async def _impatient(stage: Stage, mix: Mix) -> None:
 
 @fault("F38", "ten times as many calls as it can take")
 async def overload(stage: Stage) -> None:
-    """Calls come at a fixed rate far above the best: the server goes on answering, refuses or is late, and does not grow."""
+    """Calls far above the peak: the server responds, refuses or is late, and stays small."""
     server = await stage.server()
     async with load_on(
         stage.load(server, mix=Mix(callers=64, repeat_share=0, read_share=0))
@@ -62,11 +63,12 @@ async def overload(stage: Stage) -> None:
     seconds = stage.size(20, 2)
     answers = await _flood(stage, server, calls_per_second=10 * peak, seconds=seconds)
     grown_bytes = server.rss_bytes - rss_bytes
-    booked = [answer for answer in answers if answer.told is Told.CREATED]
+    booked = [answer for answer in answers if answer.reply is Reply.CREATED]
     span = max(answer.ended_at for answer in booked) - min(answer.sent_at for answer in booked)
     stage.note(
-        f"best {peak:.0f} calls/s; {len(answers) / seconds:.0f}/s came, {len(booked) / span:.0f}/s booked, "
-        f"memory grew by {max(grown_bytes, 0) >> 20} MiB; told: {dict(stage.journal.codes)}"
+        f"best {peak:.0f} calls/s; {len(answers) / seconds:.0f}/s came, "
+        f"{len(booked) / span:.0f}/s booked, "
+        f"memory grew by {max(grown_bytes, 0) >> 20} MiB; replies: {dict(stage.journal.codes)}"
     )
     assert grown_bytes < 300 << 20
     caller = stage.caller(server)

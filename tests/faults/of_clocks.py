@@ -17,7 +17,7 @@ from support.waiting import until
 from faults.callers import Caller
 from faults.catalogue import fault
 from faults.clusters import Cluster
-from faults.journal import Told
+from faults.journal import Reply
 from faults.load import load_on
 from faults.of_processes import find_faketime
 from faults.of_recoveries import own_cluster, owned
@@ -35,7 +35,10 @@ SELECT p.payout_id::text, a.restaurant_id, p.amount_minor
 FROM payouts AS p JOIN balance_accounts AS a USING (balance_account_id)
 WHERE p.state = 'CREATED'
 """
-OUTCOMES = "SELECT COALESCE(skip_reason, outcome), count(*) FROM payout_run_items WHERE payout_run_id = :run GROUP BY 1"
+OUTCOMES = """
+SELECT COALESCE(skip_reason, outcome), count(*) FROM payout_run_items
+WHERE payout_run_id = :run GROUP BY 1
+"""
 
 
 @contextmanager
@@ -94,7 +97,7 @@ class DatabaseClock:
 
 
 async def cluster_by_clock(stage: Stage) -> DatabaseClock:
-    """Moves the stage onto a cluster whose clock can be set. Raises Skipped where libfaketime is absent."""
+    """Moves the stage to a cluster with a clock to set. Raises Skipped without libfaketime."""
     found = find_faketime()
     folder = await own_cluster(stage)
     library = folder / found.name
@@ -131,7 +134,7 @@ async def _book_true_now(caller: Caller, name: str) -> None:
     event = event_message(
         event_id=f"now_{name}", occurred_at=datetime.now(UTC).replace(microsecond=0)
     )
-    assert (await caller.send_until_known(event)).told is Told.CREATED
+    assert (await caller.send_until_known(event)).reply is Reply.CREATED
 
 
 async def _pay(stage: Stage, caller: Caller, request_id: str) -> str:
@@ -162,8 +165,11 @@ async def _is_logged(server: ServerProcess, line: str) -> bool:
 
 
 async def _charge(caller: Caller, restaurants: int, round_: int) -> None:
-    """Gives each restaurant one more charge. A statement that runs while the clock jumps ahead may reach its timeout:
-    its outcome is not known then, and the same events are sent again."""
+    """Gives each restaurant one more charge.
+
+    A SQL statement that runs while the clock jumps ahead may time out. Its outcome is then unknown,
+    and the same events are sent again.
+    """
     events = [
         event_message(
             event_id=f"paid_{round_}_{number:05d}",
@@ -181,7 +187,7 @@ async def _charge(caller: Caller, restaurants: int, round_: int) -> None:
 
 async def _are_booked(caller: Caller, events: list[ledger_pb2.ProcessorEvent]) -> bool:
     answers = await caller.send_batch(events)
-    return {answer.told for answer in answers} <= {Told.CREATED, Told.DUPLICATE}
+    return {answer.reply for answer in answers} <= {Reply.CREATED, Reply.DUPLICATE}
 
 
 async def _fail_payouts(stage: Stage, caller: Caller) -> int:
@@ -196,12 +202,12 @@ async def _fail_payouts(stage: Stage, caller: Caller) -> int:
             amount_minor=amount_minor,
             payout_id=payout_id,
         )
-        assert (await caller.send_until_known(failed)).told is Told.CREATED
+        assert (await caller.send_until_known(failed)).reply is Reply.CREATED
     return len(in_flight)
 
 
 async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> None:
-    """Business before and after each step of the clock: past balances stay, and failed money is paid again."""
+    """Business around each step of the clock: past balances stay, failed money is paid again."""
     restaurants = stage.size(200, 20)
     clock = await cluster_by_clock(stage)
     server = await stage.server(env={"LEDGER_LOG_LEVEL": "warning"})
@@ -211,7 +217,7 @@ async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> N
         await load.acknowledged(stage.size(1_000, 100))
         await _pay(stage, caller, "before")
         for place, seconds in enumerate(steps):
-            # What the books call past now has been recorded, and no transaction of then is under way.
+            # Everything that is past for the books is recorded: no older transaction is open.
             final_at = await _books_at(stage)
             await load.acknowledged(20)
             final = await _past(caller, restaurants, final_at)
@@ -231,19 +237,21 @@ async def _changed_clock(stage: Stage, steps: tuple[float, ...], line: str) -> N
     ((behind,),) = await stage.query("SELECT ledger_now() - clock_timestamp()")
     codes = {code: count for code, count in stage.journal.codes.items() if code != "OK"}
     stage.note(
-        f"{line or 'no jump'}; the books are {max(0.0, behind.total_seconds()):.1f} s past the clock; not OK: {codes or 'none'}"
+        f"{line or 'no jump'};"
+        f" the books are {max(0.0, behind.total_seconds()):.1f} s past the clock;"
+        f" not OK: {codes or 'none'}"
     )
 
 
 @fault("F66", "the database's clock is set back 2 hours")
 async def set_back(stage: Stage) -> None:
-    """In load. The books stand still until the clock is past them; events of the true now are booked."""
+    """Under load. The books stand still until the clock has passed; present events are booked."""
     await _changed_clock(stage, (-7200,), "the database's clock jumped back")
 
 
 @fault("F67", "the database's clock is set 2 hours ahead, and right again")
 async def set_ahead(stage: Stage) -> None:
-    """In load. A jump ahead is told at once, as what is recorded by it stays ahead."""
+    """Under load. A jump ahead is logged at once, as later records stay ahead."""
     await _changed_clock(stage, (7200, 0), "the database's clock jumped ahead")
 
 
@@ -257,8 +265,7 @@ async def slewed_back(stage: Stage) -> None:
 
 @fault("F69", "the database's clock has been behind for hours")
 async def behind_from_the_start(stage: Stage) -> None:
-    """Nothing was recorded by the true time, so only the host's clock knows it: events of the true now are booked,
-    by a server that has just started, too."""
+    """Only the host's clock knows the true time: present events are booked, by a new server too."""
     clock = await cluster_by_clock(stage)
     await clock.set(-7200)
     server = await stage.server()

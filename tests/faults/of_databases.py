@@ -57,7 +57,7 @@ async def kill_backend(stage: Stage) -> None:
         return False
 
     async def sessions_reset(checkpointers: list[int]) -> None:
-        """Waits for the reset, which may begin a moment after the kill: it brings another one of these processes."""
+        """Waits for the reset, which may begin after the kill: it starts another such process."""
         await until(lambda: stage.cluster.children("checkpointer") not in ([], checkpointers), 60)
 
     async with load_on(stage.load(server)) as load:
@@ -88,7 +88,7 @@ async def immediate_shutdown(stage: Stage) -> None:
 
 @fault("F6", "SIGSTOP the database")
 async def freeze_database(stage: Stage) -> None:
-    """Only some of its processes, all of them for a second, all of them for longer than callers wait."""
+    """Some processes, then all for a second, then all for longer than callers wait."""
     server = await stage.server()
     long_seconds = stage.size(12, 3)
     async with load_on(stage.load(server, mix=Mix(callers=64, timeout_seconds=2))) as load:

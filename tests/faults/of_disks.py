@@ -32,7 +32,7 @@ CHUNK_BYTES = 1 << 16
 
 @contextmanager
 def small_disk(place: Path, size_mib: int) -> Iterator[Path]:
-    """A file system of its own in memory. Raises Skipped where one cannot be mounted."""
+    """A separate file system in memory. Raises Skipped where none can be mounted."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         raise Skipped("mounting a small file system takes root and mount")
     place.mkdir(parents=True)
@@ -60,7 +60,7 @@ def fill(disk: Path) -> Path:
 
 
 def move(directory: Path, target: Path) -> None:
-    """Moves a directory of a cluster that is stopped to another disk, and leaves a link; the owners stay."""
+    """Moves a directory of a stopped cluster to another disk and leaves a link; owners stay."""
     shutil.copytree(directory, target, dirs_exist_ok=True)
     for path in (target, *target.rglob("*")):
         owner = (directory / path.relative_to(target)).stat()
@@ -73,7 +73,7 @@ def move(directory: Path, target: Path) -> None:
 async def cluster_of_its_own(
     stage: Stage, folder: Path, parameters: dict[str, str], moved: tuple[str, Path]
 ) -> ServerProcess:
-    """Moves the stage onto another cluster, of which one directory is elsewhere. Returns a server of it."""
+    """Moves the stage to another cluster with one directory elsewhere. Returns its server."""
     cluster = stage.exits.enter_context(new_cluster(folder, stage.cluster.parameters | parameters))
     name, target = moved
     cluster.stop()
@@ -87,7 +87,7 @@ async def cluster_of_its_own(
 
 @fault("F8", "no room left for data")
 async def data_disk_full(stage: Stage) -> None:
-    """The tables' disk is full: plain refusals that may be repeated, and all goes on once there is room."""
+    """The tables' disk is full: calls fail and may be repeated; with room all works again."""
     folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 250))
     server = await cluster_of_its_own(
@@ -108,7 +108,7 @@ async def data_disk_full(stage: Stage) -> None:
 
 @fault("F9", "no room left for the log")
 async def log_disk_full(stage: Stage) -> None:
-    """The write-ahead log's disk is full: PostgreSQL panics and stays down until there is room; health says so."""
+    """The log's disk is full: PostgreSQL panics and stays down until there is room."""
     folder = stage.exits.enter_context(folder_for_all())
     disk = stage.exits.enter_context(small_disk(folder / "disk", 100))
     server = await cluster_of_its_own(
@@ -132,7 +132,8 @@ async def log_disk_full(stage: Stage) -> None:
         panics = (stage.cluster.data_dir / "postgres.log").read_text().count("PANIC")
         ballast.unlink()
         stage.note(
-            f"{panics} PANIC, NOT_SERVING; restarted in {await stage.cluster.restart():.1f} s once there was room"
+            f"{panics} PANIC, NOT_SERVING;"
+            f" restarted in {await stage.cluster.restart():.1f} s once there was room"
         )
         await load.acknowledged(500)
     assert panics > 0
@@ -141,8 +142,10 @@ async def log_disk_full(stage: Stage) -> None:
 
 @fault("F27", "dump and restore into another cluster")
 async def dump_and_restore(stage: Stage) -> None:
-    """The books are dumped while events come in and restored elsewhere: what had been acknowledged by then is there and counts,
-    and everything sent again is booked once."""
+    """The books are dumped under load and restored elsewhere.
+
+    What was acknowledged by then is there and counts; everything sent again is booked once.
+    """
     server = await stage.server()
     folder = stage.exits.enter_context(folder_for_all())
     dump = folder / "books.dump"
@@ -182,7 +185,9 @@ async def dump_and_restore(stage: Stage) -> None:
     assert restored.audit.errors == ()
     await stage.send_again(kept)
     stage.note(
-        f"{len(kept)} events carried over, {len(stage.journal.events) - len(kept)} sent since the dump and sent again"
+        f"{len(kept)} events carried over,"
+        f" {len(stage.journal.events) - len(kept)} sent since the dump"
+        " and sent again"
     )
     stage.note(f"longest gap while it was dumped {gap_seconds:.2f} s")
 

@@ -1,4 +1,4 @@
-"""Events that come too often, altered, out of order, poisoned, or while others hold what they need."""
+"""Events that come too often, altered, out of order, poisoned, or against foreign locks."""
 
 import asyncio
 from contextlib import suppress
@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 from support.events import OCCURRED_AT, event_message
 
 from faults.catalogue import fault
-from faults.journal import Answer, Told
+from faults.journal import Answer, Reply
 from faults.load import load_on
 from faults.stage import Stage
 from ledger.v1 import ledger_pb2
@@ -20,18 +20,23 @@ from ledger.v1 import ledger_pb2
 _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 _FOREIGN_INSERT = """
 INSERT INTO processor_events
-  (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor, fee_minor, occurred_at)
+  (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency,
+   amount_minor, fee_minor, occurred_at)
 VALUES
-  (:event_id, sha256('x'), gen_random_uuid(), gen_random_uuid(), 'charge_succeeded', 'foreign', 'PEN', 1, 0, now())
+  (:event_id, sha256('x'), gen_random_uuid(), gen_random_uuid(), 'charge_succeeded',
+   'foreign', 'PEN', 1, 0, now())
 """
 _POISON = """
 CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF NEW.reference = 'poison' THEN RAISE EXCEPTION 'poison' USING ERRCODE = 'check_violation'; END IF;
+  IF NEW.reference = 'poison' THEN
+    RAISE EXCEPTION 'poison' USING ERRCODE = 'check_violation';
+  END IF;
   RETURN NEW;
 END
 $$;
-CREATE TRIGGER refuse_poison BEFORE INSERT ON processor_events FOR EACH ROW EXECUTE FUNCTION refuse_poison();
+CREATE TRIGGER refuse_poison BEFORE INSERT ON processor_events
+  FOR EACH ROW EXECUTE FUNCTION refuse_poison();
 """
 
 
@@ -42,7 +47,7 @@ def _p99_ms(answers: list[Answer]) -> float:
 
 @fault("F14", "duplicate storm")
 async def duplicate_storm(stage: Stage) -> None:
-    """64 callers of two servers send the same ids at once, one by one and in overlapping batches in opposite order."""
+    """64 callers of two servers send the same ids at once, singly and in overlapping batches."""
     callers = [stage.caller(server) for server in await stage.servers(2)]
     normal = await asyncio.gather(
         *(
@@ -58,27 +63,29 @@ async def duplicate_storm(stage: Stage) -> None:
         answers = await asyncio.gather(
             *(callers[place % 2].send(event, timeout_seconds=30) for place in range(64))
         )
-        assert sum(answer.told is Told.CREATED for answer in answers) == 1
-        assert sum(answer.told is Told.DUPLICATE for answer in answers) == 63
+        assert sum(answer.reply is Reply.CREATED for answer in answers) == 1
+        assert sum(answer.reply is Reply.DUPLICATE for answer in answers) == 63
         storm += answers
     for number in range(stage.size(20, 2)):
         events = [
             event_message(event_id=f"batch_{number}_{place}", restaurant_id=f"storm_{place % 5}")
             for place in range(300)
         ]
-        told = await asyncio.gather(
+        replies = await asyncio.gather(
             callers[0].send_batch(events),
             callers[1].send_batch(events[::-1]),
             callers[0].send_batch(events[100:]),
         )
-        assert sum(answer.told is Told.CREATED for answers in told for answer in answers) == 300
+        assert (
+            sum(answer.reply is Reply.CREATED for answers in replies for answer in answers) == 300
+        )
     assert await stage.query(_DEADLOCKS) == [(0,)]
     stage.note(f"p99 {_p99_ms(storm):.0f} ms, without duplicates {_p99_ms(list(normal)):.0f} ms")
 
 
 @fault("F15", "conflict storm")
 async def conflict_storm(stage: Stage) -> None:
-    """Of the repeats 3 in 100 are altered: a conflict for exactly those, and what is stored stays."""
+    """3 in 100 repeats are altered: exactly those are conflicts, and stored events stay."""
     callers = [stage.caller(server) for server in await stage.servers(stage.size(2, 1))]
     events = [
         event_message(
@@ -102,7 +109,7 @@ async def conflict_storm(stage: Stage) -> None:
                 [_alter_amount, _alter_restaurant, _alter_instant, _alter_reference]
             )(event)
         answer = await callers[place % len(callers)].send(event, timeout_seconds=30)
-        assert answer.told is (Told.CONFLICT if is_altered else Told.DUPLICATE)
+        assert answer.reply is (Reply.CONFLICT if is_altered else Reply.DUPLICATE)
 
     for start in range(0, repeats, 64):
         await asyncio.gather(*(repeat(place) for place in range(start, start + 64)))
@@ -128,7 +135,7 @@ def _alter_reference(event: ledger_pb2.ProcessorEvent) -> None:
 
 @fault("F16", "one id several times in one batch")
 async def repeated_in_batch(stage: Stage) -> None:
-    """The first is created, the same again a duplicate, another under its id a conflict; wherever they stand."""
+    """The first is created, its repeat a duplicate, another of its id a conflict."""
     (server,) = await stage.servers(1)
     caller = stage.caller(server)
     for number in range(stage.size(20, 3)):
@@ -137,14 +144,14 @@ async def repeated_in_batch(stage: Stage) -> None:
         other = event_message(event_id=event_id, amount_minor=1)
         crowd = [event_message(event_id=f"crowd_{number}_{place}") for place in range(20)]
         events = [*crowd[:7], first, *crowd[7:14], again, other, *crowd[14:], again]
-        told = [answer.told for answer in await caller.send_batch(events)]
+        replies = [answer.reply for answer in await caller.send_batch(events)]
         expected = (
-            [Told.CREATED] * 15
-            + [Told.DUPLICATE, Told.CONFLICT]
-            + [Told.CREATED] * 6
-            + [Told.DUPLICATE]
+            [Reply.CREATED] * 15
+            + [Reply.DUPLICATE, Reply.CONFLICT]
+            + [Reply.CREATED] * 6
+            + [Reply.DUPLICATE]
         )
-        assert told == expected, told
+        assert replies == expected, replies
 
 
 @fault("F18", "events out of order")
@@ -154,14 +161,14 @@ async def out_of_order(stage: Stage) -> None:
     refund = event_message(
         ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, event_id="refund", amount_minor=500
     )
-    assert (await caller.send(refund)).told is Told.CREATED
+    assert (await caller.send(refund)).reply is Reply.CREATED
     request = ledger_pb2.GetBalanceRequest(restaurant_id="res_001", currency="PEN")
     assert (await caller.stub.GetBalance(request)).available_minor == -500
     for days in range(20):
         event = event_message(
             event_id=f"day_{days}", amount_minor=100, occurred_at=OCCURRED_AT - timedelta(days=days)
         )
-        assert (await caller.send(event)).told is Told.CREATED
+        assert (await caller.send(event)).reply is Reply.CREATED
     balance = await caller.stub.GetBalance(request)
     assert balance.available_minor == 20 * 100 - 500
     assert balance.last_event_at.ToDatetime(tzinfo=UTC) == OCCURRED_AT
@@ -181,7 +188,7 @@ async def out_of_order(stage: Stage) -> None:
 
 @fault("F21", "a poisoned event in a batch")
 async def poison(stage: Stage) -> None:
-    """The database refuses one event of 256: the others are booked, the offender is told as invalid, wherever it stands."""
+    """The database refuses one event of 256: it is invalid, the others are booked."""
     caller = stage.caller(await stage.server())
     for statement in _POISON.strip().split("\n$$;\n"):
         await stage.query(statement + ("\n$$" if statement.startswith("CREATE FUNCTION") else ""))
@@ -195,13 +202,13 @@ async def poison(stage: Stage) -> None:
         events[place].reference = "poison"
         answers = await caller.send_batch(events)
         assert answers[place].code is grpc.StatusCode.INVALID_ARGUMENT
-        assert sum(answer.told is Told.CREATED for answer in answers) == 255
+        assert sum(answer.reply is Reply.CREATED for answer in answers) == 255
     await stage.query("DROP FUNCTION refuse_poison CASCADE")
 
 
 @fault("F13", "deadlock storm")
 async def deadlock_storm(stage: Stage) -> None:
-    """The service's own writers never wait in a circle; a foreign writer in reverse order makes them repeat, no more."""
+    """The service's writers never deadlock; a foreign writer in reverse order makes them repeat."""
     servers = await stage.servers(2)
     async with load_on(stage.load(*servers)) as load:
         await load.acknowledged(stage.size(2_000, 300))
@@ -223,16 +230,14 @@ async def deadlock_storm(stage: Stage) -> None:
         )
         # Whatever became of them, now they are known.
         answers = await callers[0].send_batch(events)
-        assert {answer.told for answer in answers} <= {Told.CREATED, Told.DUPLICATE}
+        assert {answer.reply for answer in answers} <= {Reply.CREATED, Reply.DUPLICATE}
     ((deadlocks,),) = await stage.query(_DEADLOCKS)
-    unknown = sum(answer.told is Told.UNKNOWN for answer in stage.journal.answers)
-    stage.note(
-        f"none among servers, {deadlocks} with foreign writers, {unknown} events told as unknown"
-    )
+    unknown = sum(answer.reply is Reply.UNKNOWN for answer in stage.journal.answers)
+    stage.note(f"none among servers, {deadlocks} with foreign writers, {unknown} events unknown")
 
 
 async def _reversed_writer(stage: Stage, event_ids: list[str]) -> None:
-    """Inserts the same ids in the opposite order, and takes everything back; or is the one that PostgreSQL picks."""
+    """Inserts the same ids in reverse order and rolls back, or is PostgreSQL's deadlock victim."""
     engine = create_async_engine(stage.database.migration_url, poolclass=NullPool)
     try:
         with suppress(DBAPIError):

@@ -17,7 +17,7 @@ from support.waiting import until
 from faults.callers import Caller
 from faults.catalogue import fault
 from faults.floods import FLOODING, KINDS, large_events, new_event
-from faults.journal import Told
+from faults.journal import Reply
 from faults.load import Mix, load_on
 from faults.memory_limits import MemoryLimit, NoMemoryLimit, memory_limit
 from faults.servers import DescriptorLimit, ServerProcess, health_of_newcomer
@@ -26,7 +26,7 @@ from faults.strangers import ADDRESSES, THERE
 
 LIMIT_BYTES = 512_000_000
 ACKNOWLEDGED_SECONDS = 120.0
-# A repeat by an honest caller of what a flood has sent would look as if it had been told a lie.
+# An honest caller's repeat of a flood's event would look like a false reply.
 HONEST = Mix(callers=4, repeat_share=0)
 HONEST_TOKEN, FLOOD_TOKEN = "token-of-honest-callers", "token-of-the-flood"
 _TESTS = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ _TESTS = Path(__file__).resolve().parents[1]
 
 @asynccontextmanager
 async def beside_us(module: str, *arguments: str, begun: bytes) -> AsyncIterator[None]:
-    """Runs a module of ours in a process beside us while the block runs, from when it has said `begun`."""
+    """Runs a module in another process during the block, once it has written `begun`."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         cwd=_TESTS,
@@ -62,7 +62,7 @@ def flooded(
 def strangers(
     address: str, number: int, first: bytes = b"", *, addresses: int = ADDRESSES
 ) -> AbstractAsyncContextManager[None]:
-    """Connections that send `first` and no more, each opened anew when it is closed, while the block runs."""
+    """Connections that send `first` and no more, during the block; closed ones are opened again."""
     return beside_us(
         "faults.strangers", address, str(number), first.hex(), str(addresses), begun=THERE
     )
@@ -70,8 +70,9 @@ def strangers(
 
 @fault("F76", "floods of large messages, in 512 MB of memory")
 async def floods_in_little_memory(stage: Stage) -> None:
-    """The server lives, and books what honest callers send meanwhile: each flood by itself, then all at once, twice;
-    then by callers it knows and by strangers, on a server that asks who they are.
+    """The server lives and books for honest callers under each flood, then under all, twice.
+
+    Then under floods of known callers and of strangers, on a server with authentication.
     """
     try:
         limit = stage.exits.enter_context(memory_limit(LIMIT_BYTES))
@@ -109,7 +110,7 @@ async def _serves_beside(
     *,
     token: str = "",
 ) -> None:
-    """Notes how honest callers are served during these floods, and how much memory the server takes."""
+    """Notes the latency of honest callers during these floods, and the server's memory."""
     before = len(stage.journal.answers)
     server.forget_rss_max()
     async with (
@@ -121,7 +122,8 @@ async def _serves_beside(
     seconds = sorted(answer.ended_at - answer.sent_at for answer in stage.journal.answers[before:])
     name = kinds[0] if len(kinds) == 1 else "all at once"
     stage.note(
-        f"{name}{f' with {token}' if token else ''}: {len(seconds)} calls, p50 {seconds[len(seconds) // 2]:.2f} s, "
+        f"{name}{f' with {token}' if token else ''}: {len(seconds)} calls,"
+        f" p50 {seconds[len(seconds) // 2]:.2f} s, "
         f"p99 {seconds[len(seconds) * 99 // 100]:.2f} s, at most {server.rss_bytes_max >> 20} MiB"
     )
     assert limit.killed == 0
@@ -132,7 +134,7 @@ async def _serves_beside(
     "callers that send a byte now and then, or stop in the middle, while the server is killed",
 )
 async def slow_senders(stage: Stage) -> None:
-    """Honest callers are served beside them, before and after; what is not whole is never booked."""
+    """Honest callers are served before, beside and after; no partial event is booked."""
     server = await stage.server()
     async with (
         flooded(server, "byte-by-byte", "single-calls", "one-connection", "health-checks"),
@@ -144,13 +146,14 @@ async def slow_senders(stage: Stage) -> None:
             await server.start()
         await load.acknowledged(stage.size(200, 20), timeout_seconds=ACKNOWLEDGED_SECONDS)
         assert await server.health() == "SERVING"
-    stage.note(f"told: {dict(stage.journal.codes)}")
+    stage.note(f"replies: {dict(stage.journal.codes)}")
 
 
 @fault("F80", "more connections than a server takes, of clients that say nothing, then one byte")
 async def silent_connections(stage: Stage) -> None:
-    """Silent ones keep no caller out. Those that send a byte keep new callers out while they come
-    back; connected callers are acknowledged all along, and health checks are answered at their address.
+    """Silent connections keep no caller out. Those that send a byte keep new callers out.
+
+    Connected callers and health checks at their address are served all the time.
     """
     number = stage.size(5_000, 400)
     health_address = f"unix:{stage.folder}/health.sock"
@@ -185,7 +188,7 @@ async def silent_connections(stage: Stage) -> None:
 
 @fault("F82", "connections that say nothing, or one byte, to the documented HAProxy")
 async def strangers_before_haproxy(stage: Stage) -> None:
-    """Every newcomer's event is booked at its first call, however many addresses the strangers have."""
+    """Each new caller's event is booked at its first call, whatever the strangers' addresses."""
     number = stage.size(5_000, 400)
     authority = Authority()
     certificate, key = stage.folder / "server.pem", stage.folder / "server.key"
@@ -210,10 +213,11 @@ async def strangers_before_haproxy(stage: Stage) -> None:
                     newcomer = Caller(address, stage.journal, credentials)
                     answer = await newcomer.send(event, timeout_seconds=ACKNOWLEDGED_SECONDS)
                     await newcomer.close()
-                    assert answer.told is Told.CREATED, (
+                    assert answer.reply is Reply.CREATED, (
                         f"{name} from {addresses} addresses: {answer.code}"
                     )
                     seconds.append(answer.ended_at - answer.sent_at)
             stage.note(
-                f"{number} {name} from {addresses} addresses: all {len(seconds)} within {max(seconds):.2f} s"
+                f"{number} {name} from {addresses} addresses:"
+                f" all {len(seconds)} within {max(seconds):.2f} s"
             )

@@ -1,4 +1,4 @@
-"""A group under Patroni: what `make failover` plays. Skipped where Patroni, etcd or HAProxy are absent."""
+"""A group under Patroni, for `make failover`. Skipped without Patroni, etcd or HAProxy."""
 
 import asyncio
 import signal
@@ -44,7 +44,7 @@ async def _switch_over(group: Group, leader: Member) -> None:
 
 
 async def _play(stage: Stage, way: str, *, haproxy: bool = False) -> None:
-    """Changes the primary under load, as often as there is time for, and compares the gap with the group's own."""
+    """Changes the primary under load and compares the callers' gap with the group's."""
     hurt = {"kill": _kill, "freeze": _freeze, "switchover": _switch_over}[way]
     group = await stage.exits.enter_async_context(patroni_group())
     servers = await _servers(stage, group, haproxy=haproxy)

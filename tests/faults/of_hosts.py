@@ -1,4 +1,4 @@
-"""Servers that know several database hosts: the primary stands still or is cut off, and is deposed meanwhile."""
+"""Servers with several database hosts: the primary freezes or is cut off, and is deposed."""
 
 import asyncio
 import signal
@@ -22,7 +22,7 @@ from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE
 from ledger.v1 import ledger_pb2
 
 ASK_SECONDS = 0.02
-# What a caller may be told while the primary changes.
+# The statuses that callers may get while the primary changes.
 PASSING = {
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -89,14 +89,18 @@ async def _booking_after_take_over(stage: Stage, load: Load, standby: Path) -> N
         await load.acknowledged(1)
     first = min(instant for instant in stage.journal.ack_instants if instant > began)
     stage.note(
-        f"promoted within {took_seconds:.2f} s, acknowledged again {first - began:.2f} s after it was asked for"
+        f"promoted within {took_seconds:.2f} s,"
+        f" acknowledged again {first - began:.2f} s after the promotion began"
     )
 
 
 @fault("F30", "the primary stands still, is deposed, and wakes up")
 async def frozen_primary(stage: Stage) -> None:
-    """Servers know both hosts. They go over to the promoted standby by themselves, with all their sessions; the old primary
-    wakes up, still takes itself for the primary, and is not asked again, also not by a server that starts then."""
+    """Servers follow the promoted standby with all their sessions.
+
+    The old primary wakes up and still believes that it is the primary. No server uses it again, not
+    even a new one.
+    """
     standby = await synchronous_standby(stage)
     old = stage.cluster
     hosts = [str(old.socket.parent), str(standby)]
@@ -124,8 +128,10 @@ async def frozen_primary(stage: Stage) -> None:
 
 @fault("F31", "the servers are cut off from the primary, and its standby takes over")
 async def partition(stage: Stage) -> None:
-    """Servers know both hosts, each behind a network. The one to the primary swallows everything; the standby is promoted. Once
-    the network is whole again both take themselves for the primary."""
+    """The network to the primary swallows everything; the standby is promoted.
+
+    With the network back, both believe that they are the primary.
+    """
     standby = await synchronous_standby(stage)
     networks = [
         await stage.exits.enter_async_context(fault_proxy(socket, seed=stage.seed))

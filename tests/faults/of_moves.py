@@ -1,4 +1,4 @@
-"""Books that move: to a promoted standby and back, by rows from cluster to cluster, and to a newer PostgreSQL."""
+"""Books that move: to a promoted standby and back, row by row, and to a newer PostgreSQL."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from support.waiting import until
 
 from faults.catalogue import fault
 from faults.clusters import Cluster, new_cluster, run_as_owner
-from faults.journal import DigitAccounts, Journal, Told
+from faults.journal import DigitAccounts, Journal, Reply
 from faults.load import load_on
 from faults.of_recoveries import (
     business,
@@ -39,14 +39,17 @@ CAUGHT_UP_SECONDS = 60.0
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations" / "backup.md"
 # Rows that came from elsewhere to a place that has the same stay.
 COPIED_SNAPSHOTS = """
-SELECT count(*) FROM balance_snapshots WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin <> written_txid::xid
+SELECT count(*) FROM balance_snapshots
+WHERE stay_id = (SELECT stay_id FROM current_stay) AND xmin <> written_txid::xid
 """
 STAYS = "SELECT count(DISTINCT number) FROM ledger_stays"
 
 
 async def _standby(stage: Stage, pgdata: Path) -> Path:
-    """Runs a copy of the stage's cluster as its standby. Returns the directory of its socket, which is not
-    among the files: pg_rewind copies those."""
+    """Runs a copy of the stage's cluster as its standby. Returns the directory of its socket.
+
+    The socket is not among the files, as pg_rewind copies those.
+    """
     ((max_connections,),) = await stage.query("SHOW max_connections")
     socket_dir = pgdata.parent / "sockets"
     socket_dir.mkdir()
@@ -79,8 +82,10 @@ async def _replayed(stage: Stage, socket_dir: Path) -> None:
 
 @fault("F71", "a standby is promoted, and the primary that it left behind comes back by pg_rewind")
 async def promoted_and_back(stage: Stage) -> None:
-    """Both take themselves for the primary, and book; the old one is rewound, follows, and takes over again. What it
-    booked alone is gone with its snapshots, and all go on in one stay."""
+    """Both book as primaries; the old one is rewound, follows, and takes over again.
+
+    What it booked alone is gone, with its snapshots, and the stay continues.
+    """
     folder = await own_cluster(stage, full_page_writes="on", wal_keep_size="512MB")
     first = stage.cluster
     copied = copy_while_running(first, folder / "second", "--write-recovery-conf")
@@ -91,7 +96,7 @@ async def promoted_and_back(stage: Stage) -> None:
     await take_over(stage, copied)
     await business(stage)
     promoted, kept = (stage.cluster, stage.database), (stage.journal, stage.digits)
-    # Of what is booked there nobody keeps anything.
+    # What is booked there is lost.
     (stage.cluster, stage.database), (stage.journal, stage.digits) = (
         left_behind,
         (Journal(), DigitAccounts()),
@@ -118,8 +123,10 @@ async def promoted_and_back(stage: Stage) -> None:
 
 @fault("F72", "a promoted standby that follows its primary row by row")
 async def copied_as_rows(stage: Stage) -> None:
-    """The two have one system identifier, and the table the same OID and file. Snapshots that the primary makes
-    afterwards come to the other as rows, with horizons that its own numbers have yet to pass."""
+    """The two share the system identifier, and the table's OID and file.
+
+    Later snapshots of the primary reach the other as rows, with horizons beyond its numbers.
+    """
     folder = await own_cluster(stage, wal_level="logical")
     first, first_database = stage.cluster, stage.database
     copied = copy_while_running(first, folder / "second", "--write-recovery-conf")
@@ -156,13 +163,14 @@ async def copied_as_rows(stage: Stage) -> None:
         await load.acknowledged(stage.size(2_000, 200))
     assert await stage.query(STAYS) == [(1,)]
     stage.note(
-        f"{copies} snapshots came as rows and were not believed; mended: {'; '.join(mended) or 'nothing'}"
+        f"{copies} snapshots came as rows and did not count;"
+        f" mended: {'; '.join(mended) or 'nothing'}"
     )
 
 
 @fault("F73", "a logical subscription to a new cluster, under load")
 async def by_subscription(stage: Stage) -> None:
-    """As docs/operations/backup.md tells, by its own statements; from an older version of PostgreSQL where there is one."""
+    """By the SQL of docs/operations/backup.md; from an older PostgreSQL where there is one."""
     older = _older_bin_dir()
     with _binaries(older):
         folder = await own_cluster(stage, wal_level="logical")
@@ -193,7 +201,7 @@ async def by_subscription(stage: Stage) -> None:
     with pytest.raises(RuntimeError, match="the subscription moving brings rows into the books"):
         await stage.server()
     stage.database = first_database
-    # The last step: nobody writes any more.
+    # The last step: there are no more writers.
     await server.kill()
     await _all_sent(stage)
     await execute_alone(second_database.migration_url, "DROP SUBSCRIPTION moving")
@@ -213,7 +221,7 @@ async def by_subscription(stage: Stage) -> None:
 
 
 async def _paid_anew(stage: Stage, restaurants: int) -> None:
-    """A run pays nobody twice, and those who have come since."""
+    """A run pays no restaurant twice, and pays the new ones."""
     caller = stage.caller(await stage.server())
     answers = await caller.send_batch(
         [
@@ -226,7 +234,7 @@ async def _paid_anew(stage: Stage, restaurants: int) -> None:
             for number in range(restaurants // 10)
         ]
     )
-    assert {answer.told for answer in answers} == {Told.CREATED}
+    assert {answer.reply for answer in answers} == {Reply.CREATED}
     run = await finished(caller, await start_run(caller, request_id=str(uuid4())))
     assert run.payouts_created == restaurants // 10
     await paid_once(stage, restaurants + restaurants // 10)
@@ -234,11 +242,12 @@ async def _paid_anew(stage: Stage, restaurants: int) -> None:
 
 @fault("F74", "pg_upgrade to a newer version of PostgreSQL")
 async def upgraded(stage: Stage) -> None:
-    """The files of the tables and the numbers stay, the system identifier is new: a new stay, nothing believed of before."""
+    """Files and numbers stay, the system identifier is new: a new stay, without old snapshots."""
     older = _older_bin_dir()
     if older is None:
         raise Skipped(
-            "there are no binaries of an older version of PostgreSQL: package postgresql-15, or LEDGER_OLD_PG_BIN"
+            "there are no binaries of an older PostgreSQL:"
+            " package postgresql-15, or LEDGER_OLD_PG_BIN"
         )
     with _binaries(older):
         folder = await own_cluster(stage)
@@ -285,7 +294,7 @@ def _short(version: str) -> str:
 
 
 async def _subscribe(source: Cluster, name: str, target: Database, options: str = "") -> None:
-    """Has the target follow the source's database of that name, as the documentation tells."""
+    """Makes the target follow the source's database of that name, as documented."""
     statement = _documented("CREATE SUBSCRIPTION").replace(
         "host=old dbname=ledger",
         f"host={source.socket.parent} port=5432 user=postgres dbname={name}",
@@ -298,7 +307,10 @@ async def _all_sent(stage: Stage) -> None:
     ((reached,),) = await stage.query("SELECT pg_current_wal_flush_lsn()::text")
 
     async def has_it() -> bool:
-        statement = "SELECT confirmed_flush_lsn >= CAST(:lsn AS text)::pg_lsn FROM pg_replication_slots WHERE slot_name = 'moving'"
+        statement = """
+        SELECT confirmed_flush_lsn >= CAST(:lsn AS text)::pg_lsn FROM pg_replication_slots
+        WHERE slot_name = 'moving'
+        """
         return await stage.query(statement, lsn=reached) == [(True,)]
 
     await until(has_it, CAUGHT_UP_SECONDS)
@@ -318,7 +330,7 @@ def _documented(beginning: str) -> str:
 
 
 def _older_bin_dir() -> Path | None:
-    """Binaries of a version before ours: LEDGER_OLD_PG_BIN, or those of Debian's packages; None without any."""
+    """Binaries of an older version: LEDGER_OLD_PG_BIN, or Debian's packages; None without any."""
     named = os.environ.get("LEDGER_OLD_PG_BIN")
     ours = int(re.split(r"[^0-9]", version_of(find_bin_dir()))[0])
     folders = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -330,7 +342,7 @@ def _older_bin_dir() -> Path | None:
 
 @contextmanager
 def _binaries(bin_dir: Path | None) -> Iterator[None]:
-    """Clusters are made by these binaries meanwhile."""
+    """These binaries make the clusters during the block."""
     before = os.environ.get("LEDGER_PG_BIN")
     if bin_dir is not None:
         os.environ["LEDGER_PG_BIN"] = str(bin_dir)

@@ -7,7 +7,7 @@ from support.events import event_message
 from support.waiting import until
 
 from faults.catalogue import fault
-from faults.journal import Told
+from faults.journal import Reply
 from faults.load import Mix, load_on
 from faults.proxy import BLACKHOLE, CLEAR, REPLIES_SWALLOWED, Condition
 from faults.stage import Stage
@@ -15,13 +15,13 @@ from faults.stage import Stage
 
 @fault("F10", "connection reset between query and reply")
 async def lost_reply(stage: Stage) -> None:
-    """The booking is committed and its answer never arrives: the server's own repeat is created, a caller's a duplicate."""
+    """A commit whose reply is lost: the server's repeat is CREATED, a caller's DUPLICATE."""
     network = await stage.network()
     server = await stage.server(through=network)
     caller = stage.caller(server)
     tries, stored_unanswered = stage.size(10, 3), 0
     for number in range(tries):
-        # A restaurant that is known, and connections that have prepared the statement: it takes one message then.
+        # With a known restaurant and a prepared statement the booking is one message.
         first = [
             event_message(event_id=f"first_{number}_{place}", restaurant_id=f"lost_{number}")
             for place in range(24)
@@ -35,8 +35,8 @@ async def lost_reply(stage: Stage) -> None:
         stored_unanswered += await _stored(stage, event.event_id)
         assert network.reset() > 0
         network.condition = CLEAR
-        assert (await call).told is Told.CREATED
-        assert (await caller.send(event)).told is Told.DUPLICATE
+        assert (await call).reply is Reply.CREATED
+        assert (await caller.send(event)).reply is Reply.DUPLICATE
     # Where the statement had to be prepared first, it was not stored either.
     assert stored_unanswered > 0
     rounds = stage.size(20, 2)
@@ -48,7 +48,8 @@ async def lost_reply(stage: Stage) -> None:
             network.reset()
             network.condition = CLEAR
     stage.note(
-        f"{stored_unanswered} of {tries} stored without an answer and told as created; {rounds} resets under load"
+        f"{stored_unanswered} of {tries} stored without a reply and then CREATED;"
+        f" {rounds} resets under load"
     )
     stage.gap_within(2)
 
@@ -73,7 +74,7 @@ async def _stored(stage: Stage, event_id: str) -> bool:
 
 @fault("F11", "the network swallows everything")
 async def blackhole(stage: Stage) -> None:
-    """Nothing arrives and nobody hears of it: callers are answered by their deadlines, health says so, all recovers by itself."""
+    """Nothing arrives: calls end at their deadlines, health reports it, and all recovers."""
     network = await stage.network()
     server = await stage.server(through=network)
     caller = stage.caller(server)
@@ -107,7 +108,8 @@ async def blackhole(stage: Stage) -> None:
         )
     answer = await asyncio.wait_for(lonely, 60)
     stage.note(
-        f"a call without deadline ended after {answer.ended_at - answer.sent_at:.1f} s as {answer.code.name}"
+        f"a call without deadline ended after {answer.ended_at - answer.sent_at:.1f} s"
+        f" as {answer.code.name}"
     )
     longest = max(
         one.ended_at - one.sent_at for one in stage.journal.answers if one.event_id != "no_deadline"
@@ -139,7 +141,8 @@ async def slow_network(stage: Stage) -> None:
             )
             p99_ms = 1000 * times[int(len(times) * 0.99)]
             stage.note(
-                f"{name}: {len(times) / (time.monotonic() - began):.0f} calls/s, p99 {p99_ms:.0f} ms"
+                f"{name}: {len(times) / (time.monotonic() - began):.0f} calls/s,"
+                f" p99 {p99_ms:.0f} ms"
             )
             network.condition = CLEAR
     assert server.rss_bytes - rss_bytes < 200 << 20

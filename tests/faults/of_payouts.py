@@ -5,7 +5,7 @@ import asyncio
 from support.events import event_message
 
 from faults.catalogue import fault
-from faults.journal import Told
+from faults.journal import Reply
 from faults.load import load_on
 from faults.paying import CURRENCY, charge_restaurants, finished, paid_once, start_run
 from faults.stage import Stage
@@ -14,7 +14,7 @@ from ledger.v1 import ledger_pb2
 
 @fault("F22", "a server killed while it pays")
 async def killed_while_paying(stage: Stage) -> None:
-    """Killed at any instant of a run, round after round, while events come in: the run goes on, everybody is paid once."""
+    """Killed at random instants of runs under load: each restaurant is paid once."""
     restaurants, rounds = stage.size(4_000, 1_000), stage.size(8, 1)
     # One server: the worker of a second would take the run over at once.
     server = await stage.server()
@@ -38,7 +38,7 @@ async def killed_while_paying(stage: Stage) -> None:
 
 @fault("F23", "the same run many times at once")
 async def same_run(stage: Stage) -> None:
-    """24 calls through two servers for one date, by the same request and by others: everybody is paid once."""
+    """24 calls through two servers for one date, equal and different: each is paid once."""
     restaurants = stage.size(2_000, 300)
     callers = [stage.caller(server) for server in await stage.servers(2)]
     await charge_restaurants(callers[0], restaurants)
@@ -56,7 +56,7 @@ async def same_run(stage: Stage) -> None:
 
 @fault("F24", "runs of different dates at once")
 async def different_dates(stage: Stage) -> None:
-    """Runs of four dates race through two servers, with new charges in between: nobody is paid more than there is."""
+    """Runs of four dates race, with new charges in between: no payout exceeds the balance."""
     restaurants = stage.size(1_000, 200)
     callers = [stage.caller(server) for server in await stage.servers(2)]
     for round_ in range(stage.size(3, 2)):
@@ -73,7 +73,8 @@ async def different_dates(stage: Stage) -> None:
           SELECT a.balance_account_id,
                  (SELECT sum(amount_minor - fee_minor) FROM processor_events AS v
                   WHERE v.restaurant_id = a.restaurant_id AND v.currency = a.currency) AS owed,
-                 (SELECT sum(amount_minor) FROM payouts AS p WHERE p.balance_account_id = a.balance_account_id) AS paid
+                 (SELECT sum(amount_minor) FROM payouts AS p
+        WHERE p.balance_account_id = a.balance_account_id) AS paid
           FROM balance_accounts AS a WHERE a.currency = :currency) AS account
         WHERE paid > owed
         """,
@@ -88,7 +89,7 @@ async def different_dates(stage: Stage) -> None:
 
 @fault("F25", "paid and failed race for one payout")
 async def answers_race(stage: Stage) -> None:
-    """64 callers of two servers say paid and failed at once: one story of each payout, and everybody is told the same one."""
+    """64 callers of two servers report paid and failed at once: each payout has one history."""
     callers = [stage.caller(server) for server in await stage.servers(2)]
     restaurants = stage.size(30, 5)
     await charge_restaurants(callers[0], restaurants)
@@ -117,14 +118,18 @@ async def answers_race(stage: Stage) -> None:
         )
         # A call for each once more, when all is over: from then on it is what it is.
         paid, failed = [await callers[0].send(event) for event in events]
-        told = ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)
+        request = ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id)
         state = ledger_pb2.PayoutState.Name(
-            (await callers[0].stub.GetPayout(told)).payout.state
+            (await callers[0].stub.GetPayout(request)).payout.state
         ).removeprefix("PAYOUT_STATE_")
         # Whichever comes first, the two end in the same state.
         assert state == "RETURNED", (state, paid, failed)
-        assert {paid.told, failed.told} <= {Told.DUPLICATE, Told.CREATED}
-        assert {answer.told for answer in answers} <= {Told.DUPLICATE, Told.CREATED, Told.UNKNOWN}
+        assert {paid.reply, failed.reply} <= {Reply.DUPLICATE, Reply.CREATED}
+        assert {answer.reply for answer in answers} <= {
+            Reply.DUPLICATE,
+            Reply.CREATED,
+            Reply.UNKNOWN,
+        }
         reversals = await stage.query(
             "SELECT 1 FROM ledger_entries WHERE payout_id = :id AND entry_type = 'PAYOUT_REVERSAL'",
             id=payout.payout_id,

@@ -29,7 +29,7 @@ async def kill_server(stage: Stage) -> None:
     server = await stage.server()
     ready_seconds = []
     rounds = stage.size(20, 1)
-    # A killed server is heard of at once: nobody has to wait for the end of his time.
+    # Clients see a killed server at once: no call waits for its deadline.
     async with load_on(stage.load(server, mix=Mix(timeout_seconds=PATIENCE_SECONDS))) as load:
         for _ in range(rounds):
             await load.acknowledged(1)
@@ -45,12 +45,12 @@ async def kill_server(stage: Stage) -> None:
 
 @fault("F2", "SIGTERM in load: drain")
 async def drain(stage: Stage) -> None:
-    """Two servers are stopped in turns: what they accepted is answered, and one repeat elsewhere is enough."""
+    """Two servers stop in turn: accepted calls get a response; one repeat elsewhere is enough."""
     servers = await stage.servers(2)
     exit_seconds = []
     async with load_on(stage.load(*servers, mix=Mix(timeout_seconds=PATIENCE_SECONDS))) as load:
         for server in servers * stage.size(3, 1):
-            # Until the callers have come back to the one before: after a failure a channel leaves a server alone for a moment.
+            # Until callers are back at the earlier server: channels avoid a failed one at first.
             await load.acknowledged(1000)
             began = time.monotonic()
             server.signal(signal.SIGTERM)
@@ -59,7 +59,7 @@ async def drain(stage: Stage) -> None:
             await load.acknowledged(50)
             await server.start()
     assert load.attempts_max <= 2, f"{load.attempts_max} attempts were needed"
-    # A call that arrives on a busy machine just as the server stops listening is told as CANCELLED by the library.
+    # On a busy machine the library may cancel a call that arrives as the server stops listening.
     codes = stage.journal.codes
     assert set(codes) <= {"OK", "ALREADY_EXISTS", "UNAVAILABLE", "CANCELLED"}, codes
     stage.note(
@@ -71,7 +71,7 @@ async def drain(stage: Stage) -> None:
 
 @fault("F7", "SIGSTOP a server under load")
 async def freeze_server(stage: Stage) -> None:
-    """One of two servers freezes: nobody waits for it longer than for an answer, and it goes on when it wakes up."""
+    """One of two servers freezes: callers wait one deadline at most; then it wakes up."""
     frozen, other = await stage.servers(2)
     seconds = stage.size(20, 2)
     async with load_on(stage.load(frozen, other, mix=Mix(timeout_seconds=1))) as load:
@@ -87,7 +87,7 @@ async def freeze_server(stage: Stage) -> None:
 
 @fault("F7b", "SIGSTOP a server in the middle of a payout page")
 async def freeze_payouts(stage: Stage) -> None:
-    """A server freezes with restaurants locked, between two messages of one statement: another one pays them before long."""
+    """A server freezes with restaurants locked: another one soon pays them."""
     restaurants = 600
     frozen, other = await stage.servers(2)
     await charge_restaurants(stage.caller(other), restaurants)
@@ -111,7 +111,7 @@ async def freeze_payouts(stage: Stage) -> None:
 
 @fault("F17", "clocks that are wrong, and step")
 async def wrong_clocks(stage: Stage) -> None:
-    """Servers a day behind and a day ahead, and one that steps back an hour in load: bookings and dates follow the database."""
+    """Servers' clocks are wrong or step back: bookings and dates follow the database."""
     library = find_faketime()
     began_at = datetime.now(UTC)
     step = stage.folder / "clock"
@@ -140,7 +140,8 @@ async def wrong_clocks(stage: Stage) -> None:
     await paid_once(stage, 20)
     refused = await start_run_refused(stage.caller(ahead), days_ahead=1)
     stage.note(
-        f"clocks of servers -1 day, +1 day, -1 h in load; a run for tomorrow by a server a day ahead: {refused}"
+        "clocks of servers -1 day, +1 day, -1 h in load;"
+        f" a run for tomorrow by a server a day ahead: {refused}"
     )
     assert refused == "INVALID_ARGUMENT"
 
@@ -170,7 +171,7 @@ def find_faketime() -> Path:
 
 @fault("F37", "limits of file descriptors and memory")
 async def limits(stage: Stage) -> None:
-    """A server that gets no further descriptor, then no further memory: it refuses or ends, and the next start is clean."""
+    """No more descriptors, then no memory: the server refuses or ends; the next start is clean."""
     if not hasattr(resource, "prlimit"):
         raise Skipped("this system cannot change the limits of a running process")
     # What it says of a call for which it had no memory: that something unexpected happened.
@@ -182,7 +183,7 @@ async def limits(stage: Stage) -> None:
         used = server.descriptors
         _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, hard))
-        # Every load has connections of its own, and there is none left to be had.
+        # Every load has separate connections, and there are none left.
         crowd = stage.load(server, mix=Mix(callers=32, timeout_seconds=1))
         crowd.start()
         await load.acknowledged(200)
@@ -202,13 +203,14 @@ async def limits(stage: Stage) -> None:
         await load.acknowledged(200)
     internal = stage.journal.codes["INTERNAL"]
     stage.note(
-        f"at most {used} descriptors; without memory it {'ended' if ended else 'went on'}, {internal} calls INTERNAL"
+        f"at most {used} descriptors; without memory it {'ended' if ended else 'went on'},"
+        f" {internal} calls INTERNAL"
     )
 
 
 @fault("F26", "a foreign transaction that never ends")
 async def foreign_transaction(stage: Stage) -> None:
-    """Somebody's transaction stays open, with a number: bookings and balances go on as if it were not there."""
+    """A foreign transaction stays open: bookings and balances are not affected."""
     server = await stage.server()
     async with (
         load_on(stage.load(server)) as load,
@@ -218,5 +220,5 @@ async def foreign_transaction(stage: Stage) -> None:
         await asyncio.sleep(stage.size(20, 0))
         await load.acknowledged(200)
         assert await server.health() == "SERVING"
-    stage.note("snapshots that would stop meanwhile are not looked at")
+    stage.note("snapshots, which stop during it, are not part of this")
     stage.gap_within(1)

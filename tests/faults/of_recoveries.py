@@ -1,4 +1,4 @@
-"""Clusters that go on as a copy: at a moment of the past, as a standby that takes over; with far numbers, and with damage."""
+"""Recovered clusters: to a past moment, by a standby, with far numbers, and with damage."""
 
 import asyncio
 import os
@@ -42,7 +42,8 @@ TWO_TO_32 = 1 << 32
 NUMBERS_PER_FILE = 1 << 20
 PAGE_BYTES = 8192
 LONGEST = """
-SELECT a.restaurant_id FROM balance_accounts AS a JOIN ledger_entries AS e USING (balance_account_id)
+SELECT a.restaurant_id FROM balance_accounts AS a
+JOIN ledger_entries AS e USING (balance_account_id)
 WHERE a.currency = 'PEN' GROUP BY a.restaurant_id ORDER BY count(*) DESC LIMIT 1
 """
 SNAPSHOTS_OF_STAY = """
@@ -52,7 +53,7 @@ WHERE stay_id = (SELECT stay_id FROM ledger_stays ORDER BY number DESC LIMIT 1)
 
 
 async def own_cluster(stage: Stage, **parameters: str) -> Path:
-    """Moves the stage onto a cluster that no other fault uses. Returns a folder with room for more of them."""
+    """Moves the stage to a new cluster. Returns a folder with room for more clusters."""
     folder = stage.exits.enter_context(folder_for_all())
     cluster = stage.exits.enter_context(
         new_cluster(folder / "first", stage.cluster.parameters | parameters)
@@ -70,7 +71,7 @@ def owned(path: Path, cluster: Cluster) -> Path:
 
 
 def copy_while_running(cluster: Cluster, data_dir: Path, *options: str) -> Path:
-    """The cluster's files as of now, where a cluster of its own looks for them. Returns their directory."""
+    """A base backup of the cluster, for another cluster. Returns its directory."""
     data_dir.mkdir()
     owned(data_dir, cluster)
     target = data_dir / cluster.pgdata.name
@@ -123,8 +124,10 @@ async def chain_of(stage: Stage, expected_hash: bytes) -> ChainReport:
 
 @fault("F28", "recovery to a moment of the past")
 async def point_in_time(stage: Stage) -> None:
-    """A copy that was made in load, and the archived log up to a moment: everything acknowledged by then is there, and nothing
-    that was sent later. Sent again, everything is booked once."""
+    """A base backup under load, and the archived log up to a moment.
+
+    Everything acknowledged by then is there, and nothing later. Sent again, all is booked once.
+    """
     folder = await own_cluster(stage, archive_mode="on", archive_command="cp %p ../archive/%f")
     first = stage.cluster
     archive = first.data_dir / "archive"
@@ -179,7 +182,8 @@ async def point_in_time(stage: Stage) -> None:
     ]
     await stage.send_again(kept)
     stage.note(
-        f"{len(acknowledged)} acknowledged by that moment and kept, {len(later)} sent later and not there, sent again"
+        f"{len(acknowledged)} acknowledged by that moment and kept,"
+        f" {len(later)} sent later and not there, sent again"
     )
     stage.note(f"longest gap while it was copied {verdict.gap_seconds:.2f} s")
 
@@ -188,9 +192,9 @@ async def point_in_time(stage: Stage) -> None:
 def running_standby(
     cluster: Cluster, pgdata: Path, *, max_connections: str, socket_dir: Path | None = None
 ) -> Iterator[None]:
-    """Runs a copy as a standby of the cluster, until the block ends, whatever it has become by then.
+    """Runs a copy as a standby of the cluster during the block; then stops it, promoted or not.
 
-    It does not start with fewer connections than the cluster has. Its socket is among its files, unless
+    It needs at least as many connections as the cluster. Its socket is among its files unless
     `socket_dir` is given.
     """
     settings = {
@@ -219,7 +223,7 @@ def running_standby(
 
 
 async def synchronous_standby(stage: Stage) -> Path:
-    """Moves the stage onto a cluster whose commits wait for a standby of it. Returns the standby's directory."""
+    """Moves the stage to a cluster with a synchronous standby. Returns the standby's directory."""
     folder = await own_cluster(stage)
     primary = stage.cluster
     copied = copy_while_running(primary, folder / "second", "--write-recovery-conf")
@@ -250,8 +254,10 @@ async def take_over(stage: Stage, pgdata: Path) -> None:
 
 @fault("F29", "the primary dies and its synchronous standby takes over")
 async def failover(stage: Stage) -> None:
-    """The primary is killed with all its processes and never comes back; the standby is promoted by hand, and the network leads
-    to it. What was acknowledged is there, because commits waited for the standby."""
+    """The primary is killed for good; the standby is promoted, and the network leads to it.
+
+    Everything acknowledged is there, because commits waited for the standby.
+    """
     copied = await synchronous_standby(stage)
     primary = stage.cluster
     network = await stage.network()
@@ -274,7 +280,7 @@ async def failover(stage: Stage) -> None:
 
 
 async def leap(cluster: Cluster, number: int) -> None:
-    """Restarts the cluster with a far next transaction number, and makes what is older readable from there."""
+    """Restarts the cluster with a far next transaction number; older rows stay readable."""
     cluster.stop()
     cluster.run("pg_resetwal", f"--next-transaction-id={number}", cluster.pgdata)
     statuses = cluster.pgdata / "pg_xact" / f"{number // NUMBERS_PER_FILE:04X}"
@@ -298,8 +304,7 @@ async def leap(cluster: Cluster, number: int) -> None:
 
 @fault("F40", "transaction numbers that pass 32 bits")
 async def far_numbers(stage: Stage) -> None:
-    """The cluster is led to the end of 32 bits, as if it had booked for years, and passes it in load: balances, snapshots and
-    seals go on."""
+    """Transaction numbers pass 32 bits under load: balances, snapshots and seals continue."""
     await own_cluster(stage)
     server = await stage.server()
     before = TWO_TO_32 - stage.size(1_000, 100)
@@ -317,7 +322,9 @@ async def far_numbers(stage: Stage) -> None:
     ((early, just_before, after),) = await stage.query(
         f"""
         SELECT count(*) FILTER (WHERE recorded_txid < '1000000000'),
-               count(*) FILTER (WHERE recorded_txid >= '{before}' AND recorded_txid < '{TWO_TO_32}'),
+               count(*) FILTER (
+         WHERE recorded_txid >= '{before}' AND recorded_txid < '{TWO_TO_32}'
+       ),
                count(*) FILTER (WHERE recorded_txid >= '{TWO_TO_32}')
         FROM processor_events
         """
@@ -335,8 +342,10 @@ async def _next_number(stage: Stage) -> int:
 
 @fault("F65", "books that are dumped into another cluster and back")
 async def there_and_back(stage: Stage) -> None:
-    """Business in A, in B and in A again, whose numbers are far ahead of B's: the snapshots that A made before
-    it gave its books away count nothing of what B booked."""
+    """Business in A, B and A again; A's numbers are far ahead of B's.
+
+    The snapshots that A made before the move must not count B's bookings as included.
+    """
     folder = await own_cluster(stage)
     first, first_database = stage.cluster, stage.database
     second = stage.exits.enter_context(new_cluster(folder / "second", first.parameters))
@@ -356,7 +365,7 @@ async def there_and_back(stage: Stage) -> None:
 
 
 async def business(stage: Stage) -> None:
-    """A server of the stage's database books under load until there are snapshots of this stay, and ends."""
+    """A server books under load until there are snapshots of this stay, then ends."""
     server = await stage.server(env={"LEDGER_SNAPSHOT_TAIL_ENTRIES": "10"})
     caller = stage.caller(server)
 
@@ -382,8 +391,11 @@ async def _move(source: Database, target: Database) -> None:
 
 @fault("F35", "a damaged page")
 async def damaged_page(stage: Stage) -> None:
-    """A bit of a page of entries turns while the cluster is down: whoever reads it is told of an error, never a wrong balance,
-    and verify says so. With the page as it was, everything is there."""
+    """A bit of a page of entries flips while the cluster is down.
+
+    Reads of it fail and never return a wrong balance, and verify names it. With the page restored,
+    everything is there.
+    """
     await own_cluster(stage)
     server = await stage.server()
     async with load_on(stage.load(server)) as load:
@@ -414,15 +426,15 @@ async def damaged_page(stage: Stage) -> None:
     _turn(stage.cluster.pgdata / path, place, bit)
     await stage.cluster.restart()
     await until(server_serves, 60)
-    told = Counter[str]()
+    reads = Counter[str]()
     for restaurant_id, balance_minor in balances.items():
         try:
             assert await _balance(caller, restaurant_id) == balance_minor
-            told["right"] += 1
+            reads["right"] += 1
         except aio.AioRpcError as error:
-            told[error.code().name] += 1
-    assert told.total() > told["right"]
-    stage.note(f"balances: {dict(told)}")
+            reads[error.code().name] += 1
+    assert reads.total() > reads["right"]
+    stage.note(f"balances: {dict(reads)}")
     for arguments in ((), ("--chain",)):
         status, said = await _verify(stage, *arguments)
         assert status != 0

@@ -1,4 +1,4 @@
-"""Synchronous standbys that do not answer: nothing may be told as booked that only one machine has."""
+"""Synchronous standbys that do not respond: no event is acknowledged that one machine has alone."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from support.waiting import POLL_SECONDS, until
 
 from faults.callers import Caller
 from faults.catalogue import fault
-from faults.journal import Told
+from faults.journal import Reply
 from faults.load import Mix, load_on
 from faults.stage import Stage
 from ledger.v1 import ledger_pb2
@@ -24,13 +24,14 @@ SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'ledger' AND wait_event = 'SyncRep'
   AND query NOT LIKE '%ledger_seals%'
 """
-_ACKED = (Told.CREATED, Told.DUPLICATE)
+_ACKED = (Reply.CREATED, Reply.DUPLICATE)
 
-# A commit that writes, which nobody reads, and those of its kind that wait for the standby.
+# A commit with a write, and how many such commits wait for the standby.
 _PROBE = "SELECT FROM pg_logical_emit_message(true, 'probe', '')"
 _PROBES_WAITING = """
 SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND query LIKE '%''probe''%' AND pid <> pg_backend_pid() AND wait_event = 'SyncRep'
+WHERE datname = current_database() AND query LIKE '%''probe''%' AND pid <> pg_backend_pid()
+  AND wait_event = 'SyncRep'
 """
 
 
@@ -46,7 +47,7 @@ async def standby_gone(stage: Stage) -> AsyncIterator[None]:
 
 
 async def commits_wait(stage: Stage) -> None:
-    """Commits until a commit waits: the checkpointer, which tells all others of the setting, takes its time."""
+    """Commits until a commit waits: the checkpointer passes the setting on with a delay."""
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         while True:
             probe = group.create_task(execute_alone(stage.database.migration_url, _PROBE))
@@ -62,7 +63,7 @@ async def commits_wait(stage: Stage) -> None:
 
 @fault("F33", "the synchronous standby is gone")
 async def sync_standby_gone(stage: Stage) -> None:
-    """Writes wait, never silently alone: nobody is acknowledged; callers are answered at their deadlines; then it all goes on."""
+    """Writes wait: no event is acknowledged, calls end at their deadlines; then all works again."""
     server = await stage.server()
     async with load_on(
         stage.load(server, mix=Mix(callers=8, timeout_seconds=2, repeat_share=0))
@@ -73,15 +74,16 @@ async def sync_standby_gone(stage: Stage) -> None:
             await until(lambda: _somebody_waits(stage), 30)
             seconds = stage.size(8, 3)
             await asyncio.sleep(seconds)
-            # Commits that were under way when the setting arrived may still be told.
+            # Commits under way when the setting arrived may still be acknowledged.
             silently = sum(
-                answer.sent_at >= began and answer.told in _ACKED
+                answer.sent_at >= began and answer.reply in _ACKED
                 for answer in stage.journal.answers
             )
             late = stage.journal.codes
         await load.acknowledged(200)
     stage.note(
-        f"{seconds} s without a standby: {silently} acknowledged, {late['DEADLINE_EXCEEDED']} DEADLINE_EXCEEDED"
+        f"{seconds} s without a standby: {silently} acknowledged,"
+        f" {late['DEADLINE_EXCEEDED']} DEADLINE_EXCEEDED"
     )
     assert silently == 0
     stage.gap_within(seconds + 5)
@@ -106,12 +108,15 @@ async def _code_of_showing(
 
 @fault("F34", "a commit cut off while it waits for the standby")
 async def duplicate_of_unsafe(stage: Stage) -> None:
-    """A booking whose commit was cut off before any standby had it is visible and not safe: before a standby has confirmed, a
-    repeat of it must not be told as a duplicate, nor may it be shown to whoever asks what became of it."""
+    """A booking whose commit was cut off before a standby had it is visible and not safe.
+
+    Until a standby has it, a repeat must not be a duplicate, and GetEvent must not show it.
+    """
     server = await stage.server()
     caller = stage.caller(server)
     await caller.send_until_known(event_message(event_id="before"))
-    # As a failover does and an administrator may: the session ends, or only its wait, of which PostgreSQL warns as of a success.
+    # As in a failover, or by an administrator: the session ends, or only its wait, which PostgreSQL
+    # reports as a success with a warning.
     ways = ["pg_terminate_backend", "pg_cancel_backend"]
     stage.chance.shuffle(ways)
     for way in ways[: stage.size(2, 1)]:
@@ -123,7 +128,7 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
     async with standby_gone(stage):
         call = asyncio.create_task(caller.send(event, timeout_seconds=60))
         await until(lambda: _somebody_waits(stage), 30)
-        assert not call.done(), "told while one machine alone has it"
+        assert not call.done(), "acknowledged while one machine alone has it"
         await stage.query(f"SELECT {way}(pid) FROM ({_WAITING}) AS waiting")
 
         async def visible() -> bool:
@@ -137,14 +142,12 @@ async def _cut_off(stage: Stage, caller: Caller, way: str) -> None:
         await until(visible, 30)
         shown = asyncio.create_task(_code_of_showing(caller, event.event_id, timeout_seconds=5))
         repeat = await caller.send(event, timeout_seconds=5)
-        assert repeat.told is Told.UNKNOWN, (
-            f"told as {repeat.told.value} while one machine alone has it"
-        )
+        assert repeat.reply is Reply.UNKNOWN, f"{repeat.reply.value} while one machine alone has it"
         assert await shown is grpc.StatusCode.DEADLINE_EXCEEDED, (
             "shown while one machine alone has it"
         )
-        assert not call.done(), "told while one machine alone has it"
-    # The server has tried again meanwhile, and may have given up.
-    assert (await call).told in (Told.CREATED, Told.UNKNOWN)
+        assert not call.done(), "acknowledged while one machine alone has it"
+    # The server has tried again by now, and may have given up.
+    assert (await call).reply in (Reply.CREATED, Reply.UNKNOWN)
     assert await _code_of_showing(caller, event.event_id, timeout_seconds=30) is grpc.StatusCode.OK
-    assert (await caller.send_until_known(event)).told in _ACKED
+    assert (await caller.send_until_known(event)).reply in _ACKED

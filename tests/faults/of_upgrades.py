@@ -20,7 +20,7 @@ from ledger.infrastructure.postgres.schema.migrations import head_revision
 
 EARLY_REVISION = "0007"
 
-# What a migration of a later version may do to a table that is written to, each in a transaction of its own.
+# What a later migration may do to a table under load, each step in a separate transaction.
 _CHANGES = (
     "ALTER TABLE restaurants ADD COLUMN later text",
     "ALTER TABLE processor_events ADD COLUMN later text",
@@ -41,7 +41,7 @@ _INDEX = (
 
 @fault("F39", "a migration and a rolling restart under load")
 async def rolling_upgrade(stage: Stage) -> None:
-    """`ledger migrate` again, changes of tables with a lock timeout, an index, then each of two servers anew: one repeat does."""
+    """Migrations, table changes, an index, then restarts of two servers: one repeat is enough."""
     servers = await stage.servers(2)
     url = stage.database.migration_url
     async with load_on(stage.load(*servers)) as load:
@@ -54,7 +54,7 @@ async def rolling_upgrade(stage: Stage) -> None:
         for statement in _INDEX:
             await execute_alone(url, statement)
         for server in servers:
-            # Until the callers have come back to the one before: after a failure a channel leaves a server alone for a moment.
+            # Until callers are back at the earlier server: channels avoid a failed one at first.
             await load.acknowledged(1000)
             server.signal(signal.SIGTERM)
             assert await asyncio.wait_for(server.process.wait(), 20) == 0
@@ -63,15 +63,18 @@ async def rolling_upgrade(stage: Stage) -> None:
     assert load.attempts_max <= 2, f"{load.attempts_max} attempts were needed"
     codes = stage.journal.codes
     stage.note(
-        f"{len(_CHANGES) + len(_BACK)} changes in {tries} tries; UNAVAILABLE {codes['UNAVAILABLE']}, one repeat was enough"
+        f"{len(_CHANGES) + len(_BACK)} changes in {tries} tries;"
+        f" UNAVAILABLE {codes['UNAVAILABLE']}, one repeat was enough"
     )
     stage.gap_within(1)
 
 
 @fault("F70", "`ledger migrate` killed anywhere")
 async def killed_migration(stage: Stage) -> None:
-    """Of books that were moved back to an early revision, with SIGKILL, again and again: it goes on each time, and
-    ends with the schema that it makes at once."""
+    """Killed over and over on books of an early revision, it continues each time.
+
+    It ends with the same schema as in one go.
+    """
     await own_cluster(stage)
     server = await stage.server()
     async with load_on(stage.load(server)) as load:
@@ -84,7 +87,8 @@ async def killed_migration(stage: Stage) -> None:
     while revisions[-1] != newest:
         process = await _migration(stage)
         # Anywhere between two looks at a revision that it has come by.
-        while process.returncode is None and await _revision(stage) == revisions[-1]:  # noqa: ASYNC110
+        newest = revisions[-1]
+        while process.returncode is None and await _revision(stage) == newest:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await asyncio.sleep(stage.chance.uniform(0, 0.02))
         if process.returncode is None:
@@ -119,7 +123,7 @@ def _schema(stage: Stage) -> list[str]:
 
 
 async def _change(stage: Stage, statement: str) -> int:
-    """Makes one change, giving way to the load when its lock cannot be had at once. Returns how many tries it took."""
+    """Makes one change; gives way to the load while it cannot get its lock. Returns the tries."""
     engine = create_async_engine(stage.database.migration_url, poolclass=NullPool)
     try:
         for attempt in range(1, 51):

@@ -1,4 +1,4 @@
-"""A primary and a standby of it, for tests that let the one take over from the other."""
+"""A primary and its standby, for tests in which the standby takes over."""
 
 import shutil
 import signal
@@ -29,13 +29,14 @@ class Pair:
         return self.primary.socket.parent, self.standby_pgdata
 
     def url(self, *directories: Path, user: str = APPLICATION_ROLE, options: str = "") -> str:
-        """The URL of the database on hosts that have their sockets there; without any, on both, the standby first."""
+        """The URL of the database at these sockets; by default both, the standby first."""
         hosts = directories or self.directories[::-1]
         ports = ",".join("5432" for _ in hosts)
-        return f"postgresql+asyncpg://{user}@/ledger_template?host={','.join(map(str, hosts))}&port={ports}{options}"
+        sockets = ",".join(map(str, hosts))
+        return f"postgresql+asyncpg://{user}@/ledger_template?host={sockets}&port={ports}{options}"
 
     def freeze(self) -> None:
-        """The primary does nothing any more, and nobody is told."""
+        """Freezes the primary without a signal to anyone."""
         self.primary.signal_all(signal.SIGSTOP)
         self.is_frozen = True
 
@@ -44,18 +45,18 @@ class Pair:
         self.is_frozen = False
 
     def stop_standby(self) -> None:
-        """Stops it, whatever it has become by then. Does nothing if it was stopped."""
+        """Stops the standby, promoted or not. Does nothing if it has stopped."""
         self._standby.close()
 
     def promote(self) -> None:
-        """The standby takes over; the primary is not asked."""
+        """Promotes the standby, whatever the primary does."""
         self.is_promoted = True
         promote(self.standby_pgdata)
 
 
 @contextmanager
 def primary_and_standby() -> Iterator[Pair]:
-    """Both, running; stopped at the end. From the main thread only. The database is for the block to make."""
+    """Both, running, without a database; stopped at the end. From the main thread only."""
     folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
     folder.chmod(0o755)
     try:

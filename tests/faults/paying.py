@@ -1,4 +1,4 @@
-"""Payouts in a currency that no load uses, so that the load's own balances stay what they are."""
+"""Payouts in a currency that no load uses, so that they do not change the load's balances."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from support.dates import date_message
 from support.events import event_message
 
 from faults.callers import Caller
-from faults.journal import Told
+from faults.journal import Reply
 from faults.stage import Stage
 from ledger.v1 import ledger_pb2
 
@@ -29,7 +29,7 @@ async def charge_restaurants(caller: Caller, restaurants: int, *, round_: int = 
                 for number in range(start, min(start + 500, restaurants))
             ]
         )
-        assert {answer.told for answer in answers} == {Told.CREATED}
+        assert {answer.reply for answer in answers} == {Reply.CREATED}
 
 
 async def start_run(caller: Caller, *, days_ago: int = 0, request_id: str = "") -> str:
@@ -66,7 +66,8 @@ async def paid_once(stage: Stage, restaurants: int) -> None:
         FROM payouts AS p
         JOIN balance_accounts AS a USING (balance_account_id)
         JOIN processor_events AS v
-          ON v.restaurant_id = a.restaurant_id AND v.currency = a.currency AND v.type = 'charge_succeeded'
+          ON v.restaurant_id = a.restaurant_id AND v.currency = a.currency
+        AND v.type = 'charge_succeeded'
         GROUP BY 1, 2 HAVING p.amount_minor <> sum(v.amount_minor - v.fee_minor)
         """
     )

@@ -1,4 +1,4 @@
-"""A network that fails on purpose: a proxy between two parties whose condition can be changed at any time."""
+"""A network that fails on purpose: a proxy whose condition can change at any time."""
 
 import asyncio
 import random
@@ -12,15 +12,15 @@ from pathlib import Path
 from support.ports import held_port, port_of
 
 CHUNK_BYTES = 65536
-# SO_LINGER on and of no length: the close sends RST instead of FIN, and what was under way is lost.
+# SO_LINGER of 0 s: a close sends RST instead of FIN and drops what was under way.
 RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the network does with what comes next, on connections that are open too.
+    """What the network does with further bytes, on open connections too.
 
-    What is held back arrives late, once it may pass, as from a network that retransmits; only a reset loses it.
+    Held bytes arrive late, as from a network that retransmits; only a reset loses them.
     """
 
     delay_seconds: tuple[float, float] = (
@@ -53,10 +53,10 @@ class _Connection:
 
 
 class FaultProxy:
-    """Listens on a TCP port of its own and passes on to `target`: a host and port, or the path of a unix socket."""
+    """Listens on a TCP port and passes on to `target`: host and port, or a unix socket's path."""
 
     def __init__(self, target: tuple[str, int] | Path, *, seed: int) -> None:
-        # While it refuses, too: nobody else must get it.
+        # Kept while it refuses: no other process may get it.
         self._port = held_port()
         self._target = target
         self._chance = random.Random(seed)
@@ -64,7 +64,7 @@ class FaultProxy:
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
-        # Bytes that came from the target and were held back.
+        # Bytes from the target that were held back.
         self.held_reply_bytes = 0
 
     @property
@@ -82,7 +82,7 @@ class FaultProxy:
         self._changed = asyncio.Event()
 
     def lead_to(self, target: tuple[str, int] | Path) -> None:
-        """Where connections lead that are made from now on."""
+        """The target of new connections."""
         self._target = target
 
     @property
@@ -91,18 +91,18 @@ class FaultProxy:
         return len(self._connections)
 
     async def accept(self) -> None:
-        """Takes connections, on the same port every time. Does nothing while it does."""
+        """Accepts connections, always on the same port. Does nothing if it does already."""
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     def refuse(self) -> None:
-        """Refuses further connections; those that are open stay."""
+        """Refuses new connections; open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def reset(self) -> int:
-        """Cuts every open connection off, both ways, with RST where there is such a thing. Returns how many."""
+        """Cuts off every open connection, both ways, by RST over TCP. Returns how many."""
         connections, self._connections = self._connections, set()
         for connection in connections:
             connection.reset()
@@ -142,7 +142,7 @@ class FaultProxy:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool
     ) -> None:
-        """Passes one direction on. Raises EOFError at its end, which is the end of the whole connection."""
+        """Passes one direction on. Raises EOFError at its end, which ends the whole connection."""
         with suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
                 while chunk:
@@ -167,7 +167,7 @@ class FaultProxy:
 
 @asynccontextmanager
 async def fault_proxy(target: tuple[str, int] | Path, *, seed: int) -> AsyncIterator[FaultProxy]:
-    """A proxy that takes connections; closed at the end with all of them."""
+    """A proxy that accepts connections; closes all at the end."""
     proxy = FaultProxy(target, seed=seed)
     await proxy.accept()
     try:

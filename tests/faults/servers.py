@@ -1,4 +1,4 @@
-"""`ledger serve` as a process of its own, to be killed, stopped and started again at the same address."""
+"""`ledger serve` processes: killed, stopped and started again at the same address."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ READY_SECONDS = 60.0
 
 
 class Limit(Protocol):
-    """What a server may have."""
+    """A limit on a server."""
 
     def command(self, *command: str) -> tuple[str, ...]:
         """The command, started within the limit."""
@@ -52,7 +52,7 @@ class ServerProcess:
         env: Mapping[str, str],
         within: Limit | None = None,
     ) -> None:
-        # Also while it does not run: nobody else must get it before the next start.
+        # Kept while it does not run: no other process may get it before the next start.
         self._port = held_port()
         self.address = f"127.0.0.1:{port_of(self._port)}"
         self.log = log
@@ -64,7 +64,7 @@ class ServerProcess:
             "LEDGER_GRPC_ADDRESS": self.address,
             "LEDGER_LOG_LEVEL": "warning",
             "LEDGER_SHUTDOWN_GRACE_SECONDS": "10",
-            # So that it is at it whatever happens.
+            # Short, so that it seals whatever happens.
             "LEDGER_SEAL_INTERVAL_SECONDS": "0.5",
             **env,
         }
@@ -85,23 +85,23 @@ class ServerProcess:
 
     @property
     def rss_bytes(self) -> int:
-        """The memory it has."""
+        """Its resident memory."""
         return self._pages(1)
 
     @property
     def rss_bytes_max(self) -> int:
-        """The most memory that it had since it was started, or since `forget_rss_max`."""
+        """Its largest resident memory since its start, or since `forget_rss_max`."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024
 
     def forget_rss_max(self) -> None:
-        """`rss_bytes_max` begins anew."""
+        """Starts `rss_bytes_max` anew."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     @property
     def address_space_bytes(self) -> int:
-        """The memory it has asked for."""
+        """Its address space."""
         return self._pages(0)
 
     def _pages(self, column: int) -> int:
@@ -115,7 +115,7 @@ class ServerProcess:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     async def start(self, env: Mapping[str, str] = {}) -> float:
-        """Starts it, and waits until it is ready. Returns the seconds that took. Raises RuntimeError if it ends instead."""
+        """Starts it and waits until it is ready; the seconds. Raises RuntimeError if it ends."""
         began = time.monotonic()
         command: tuple[str, ...] = (sys.executable, "-m", "ledger", "serve")
         if self._within is not None:
@@ -141,7 +141,7 @@ class ServerProcess:
         self.process.send_signal(number)
 
     async def kill(self) -> None:
-        """SIGKILL; returns when it is gone. Does nothing if it is."""
+        """SIGKILL; returns when it has ended. Does nothing if it has."""
         if self.runs:
             self.process.kill()
         if self._process is not None:
@@ -152,13 +152,13 @@ class ServerProcess:
         self._port.close()
 
     async def health(self) -> str:
-        """What it says about itself: SERVING, NOT_SERVING; empty when it does not answer."""
+        """Its health: SERVING, NOT_SERVING; empty without a response."""
         async with aio.insecure_channel(self.address) as channel:
             return await _health(channel, 2)
 
 
 async def health_of_newcomer(address: str, timeout_seconds: float) -> str:
-    """What a server says about itself on a connection that nobody has used before; empty when it does not answer."""
+    """Its health on a new connection; empty without a response."""
     async with aio.insecure_channel(
         address, options=(("grpc.use_local_subchannel_pool", 1),)
     ) as channel:
@@ -166,7 +166,7 @@ async def health_of_newcomer(address: str, timeout_seconds: float) -> str:
 
 
 async def _health(channel: aio.Channel, timeout_seconds: float) -> str:
-    health: Any = health_pb2_grpc.HealthStub(channel)  # its types know synchronous channels only
+    health: Any = health_pb2_grpc.HealthStub(channel)  # typed for synchronous channels only
     request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
     try:
         answer = await health.Check(request, timeout=timeout_seconds)
@@ -185,7 +185,7 @@ async def new_server(
     env: Mapping[str, str] = {},
     within: Limit | None = None,
 ) -> AsyncIterator[ServerProcess]:
-    """A server on a database, which it reaches at `url` if that is given; killed at the end if it still runs."""
+    """A server on a database, at `url` if that is given; killed at the end if it still runs."""
     port_log = folder / f"server-{time.monotonic_ns()}.log"
     server = ServerProcess(url or database.url, port_log, durable=durable, env=env, within=within)
     try:

@@ -1,4 +1,4 @@
-"""What a fault is played on: a cluster, a database, servers, callers, and the journal of what they were told."""
+"""The stage of a fault: a cluster, a database, servers, callers and their journal."""
 
 import asyncio
 import random
@@ -14,14 +14,14 @@ from support.waiting import until
 
 from faults.callers import Caller
 from faults.clusters import Cluster
-from faults.journal import DigitAccounts, Journal, Told
+from faults.journal import DigitAccounts, Journal, Reply
 from faults.load import Load, Mix
 from faults.proxy import FaultProxy, fault_proxy
 from faults.servers import Limit, ServerProcess, new_server
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.migrations import database_url
 
-# Generous, for machines that many others use too; the report has the figure.
+# Generous, for shared machines; the report has the figure.
 GAP_FACTOR = 30
 SEALED_SECONDS = 60.0
 ENDED_SECONDS = 60.0
@@ -37,7 +37,7 @@ class Skipped(Exception):
 
 @dataclass(slots=True)
 class Stage:
-    """Made anew for every fault; `exits` are taken after the books have been judged."""
+    """Made anew for every fault; `exits` run after the books were judged."""
 
     cluster: Cluster
     database: Database
@@ -48,7 +48,7 @@ class Stage:
     journal: Journal = field(default_factory=Journal)
     digits: DigitAccounts = field(default_factory=DigitAccounts)
     notes: list[str] = field(default_factory=list)
-    # That callers send along; none if it is empty.
+    # Of callers; empty for none.
     token: str = ""
     plain_servers: list[ServerProcess] = field(default_factory=list)
     chance: random.Random = field(init=False)
@@ -59,15 +59,15 @@ class Stage:
         self.chance = random.Random(self.seed)
 
     def size(self, full: int, short: int) -> int:
-        """How much of it: the whole, or what an ordinary test run has the time for."""
+        """The full size, or the short one of an ordinary test run."""
         return full if self.full else short
 
     def note(self, text: str) -> None:
-        """Something for the report."""
+        """Adds a note to the report."""
         self.notes.append(text)
 
     def gap_within(self, seconds: float) -> None:
-        """Fails if nobody was acknowledged for far longer than expected; the figure itself is in the report."""
+        """Fails if the gap was far longer than expected; the report has the figure."""
         gap_seconds = self.journal.longest_gap_seconds
         assert gap_seconds <= GAP_FACTOR * seconds, (
             f"no acknowledgement for {gap_seconds:.1f} s, expected {seconds} s"
@@ -80,7 +80,7 @@ class Stage:
         env: Mapping[str, str] = {},
         within: Limit | None = None,
     ) -> ServerProcess:
-        """A server of the stage's database that runs, with settings added to its environment."""
+        """A running server of the stage's database, with more settings."""
         url = None
         if through is not None:
             url = _through(self.database.url, through)
@@ -96,9 +96,9 @@ class Stage:
         return self._started[-1]
 
     async def end_servers(self) -> None:
-        """Kills the servers that still run, and ends the sessions that they leave.
+        """Kills the servers that still run, and ends their sessions.
 
-        A fault that failed half way leaves servers at work, and a session may commit after its server.
+        A failed fault leaves servers running, and a session may commit after its server.
         """
         for server in self._started:
             await server.kill()
@@ -109,7 +109,7 @@ class Stage:
         await until(gone, ENDED_SECONDS)
 
     async def servers(self, count: int) -> list[ServerProcess]:
-        """Several plain servers of one database; those that a fault before left running are taken again."""
+        """Several plain servers of one database; reuses running ones of an earlier fault."""
         self.plain_servers = [server for server in self.plain_servers if server.runs]
         missing = count - len(self.plain_servers)
         self.plain_servers += await asyncio.gather(*(self.server() for _ in range(missing)))
@@ -122,7 +122,7 @@ class Stage:
         )
 
     def load(self, *servers: ServerProcess, mix: Mix | None = None) -> Load:
-        """A load of its own, to be run with `load_on`."""
+        """A load, to be run with `load_on`."""
         self._loads += 1
         if mix is None:
             mix = Mix()
@@ -137,24 +137,24 @@ class Stage:
         )
 
     def caller(self, server: ServerProcess) -> Caller:
-        """Somebody who calls one server."""
+        """A caller of one server."""
         caller = Caller(server.address, self.journal, token=self.token)
         self.exits.push_async_callback(caller.close)
         return caller
 
     async def send_again(self, kept: set[str]) -> None:
-        """Has a new server told everything once more, of which the books hold these events; other answers are forgotten."""
+        """Sends all events again to a new server whose books hold `kept`; forgets other replies."""
         self.journal = self.journal.restored(kept)
         caller = self.caller(await self.server())
         events = self.journal.events
         for start in range(0, len(events), 500):
             for answer in await caller.send_batch(events[start : start + 500]):
-                assert answer.told is not Told.CREATED or answer.event_id not in kept
+                assert answer.reply is not Reply.CREATED or answer.event_id not in kept
 
     async def sealed_more(self) -> None:
-        """Waits until a server has added to the chain of seals, or nothing is left for it to add: it may have been quicker.
+        """Waits until a server has added a seal, or has nothing left to seal.
 
-        For when callers rest: in load it takes its time.
+        For when callers rest: under load a sealer takes its time.
         """
         counted = "SELECT count(*) FROM ledger_seals"
         before = await self.query(counted)
@@ -167,7 +167,7 @@ class Stage:
         await until(grown, SEALED_SECONDS)
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a statement that the superuser runs, past all faults."""
+        """The rows of a query by the superuser, around all faults."""
         return await query(self.database.migration_url, statement, **parameters)
 
 

@@ -1,8 +1,8 @@
-"""Connections that say little or nothing, as a process beside the honest callers:
-`python -m faults.strangers ADDRESS NUMBER FIRST FROM`, with the bytes that each sends in hexadecimal digits, and the number of
-addresses that they come from.
+"""Connections that send little or nothing: `python -m faults.strangers ADDRESS NUMBER FIRST FROM`.
 
-One that the server closes is opened anew. It writes `there` once each has been open, and goes on until its standard input ends.
+FIRST is what each sends, in hexadecimal digits, and FROM the number of their addresses. The process
+runs beside the honest callers. It opens a connection again when the server closes it, writes
+`there` once each was open, and runs until its standard input ends.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from itertools import cycle, islice
 
-# A bound for each address does not meet them all.
+# A limit for each address does not hit them all.
 ADDRESSES = 16
 _FIRST_ADDRESS = IPv4Address("127.0.0.2")
 THERE = b"there\n"
@@ -32,7 +32,7 @@ class Strangers:
         self._missing = number
 
     async def run(self) -> None:
-        """Until standard input ends."""
+        """Runs until standard input ends."""
         tasks = [
             asyncio.create_task(self._stay(here))
             for here in islice(cycle(self._addresses), self._number)

@@ -1,4 +1,4 @@
-"""A little of the faults that matter most, as ordinary tests; `make faults` plays the whole of all of them."""
+"""A short form of the most valuable faults; `make faults` plays all in full."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +23,7 @@ PLAYED = [
 
 @pytest.fixture(scope="module")
 async def cluster_and_folder(starts_postgres: None) -> AsyncIterator[tuple[Cluster, Path]]:
-    """A cluster that other tests do not use: it is going to be hurt."""
+    """A cluster for these tests alone: faults damage it."""
     with folder_for_all() as folder, new_cluster(folder / "database", FORGETFUL) as cluster:
         await cluster.make_template()
         logs = folder / "logs"
@@ -39,7 +39,7 @@ def _marked(fault: Fault) -> object:
 
 @pytest.mark.parametrize("fault", [_marked(fault) for fault in PLAYED])
 async def test_fault(cluster_and_folder: tuple[Cluster, Path], fault: Fault, seed: int) -> None:
-    """Nothing lost, nothing doubled, and what else the fault expects."""
+    """Nothing is lost or doubled, and the fault's other expectations hold."""
     cluster, folder = cluster_and_folder
     outcome = await play(fault, cluster, folder, seed=seed, full=False)
     print(f"seed {seed}: {outcome}")  # noqa: T201

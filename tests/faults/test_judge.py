@@ -1,4 +1,4 @@
-"""The judge sees what it is there to see: each kind of lie, loss and doubling is planted once."""
+"""The judge finds what it must: each kind of false reply, loss and doubling is planted once."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -14,14 +14,16 @@ from support.seals import seal_everything
 
 from faults import judge as judge_module
 from faults.callers import Caller
-from faults.journal import CHARGES_PER_ACCOUNT, Answer, Contents, DigitAccounts, Journal, Told
+from faults.journal import CHARGES_PER_ACCOUNT, Answer, Contents, DigitAccounts, Journal, Reply
 from faults.judge import judge
 from faults.load import Load, Mix
 
 _FORGED_ENTRY = """
 INSERT INTO ledger_entries
-  (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id)
-SELECT balance_account_id, gen_random_uuid(), 1, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id
+  (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+   amount_minor, occurred_at, event_id)
+SELECT balance_account_id, gen_random_uuid(), 1, entry_type, debit_account, credit_account,
+       amount_minor, occurred_at, event_id
 FROM ledger_entries WHERE event_id = 'evt_a' AND entry_type = 'CHARGE'
 """
 
@@ -32,8 +34,10 @@ async def evidence(ledger: RunningLedger) -> Journal:
     caller = Caller(ledger.address, journal)
     for name in ("evt_a", "evt_b", "evt_c"):
         await caller.send(event_message(event_id=name, fee_minor=3))
-    assert (await caller.send(event_message(event_id="evt_a", fee_minor=3))).told is Told.DUPLICATE
-    assert (await caller.send(event_message(event_id="evt_b", fee_minor=4))).told is Told.CONFLICT
+    assert (
+        await caller.send(event_message(event_id="evt_a", fee_minor=3))
+    ).reply is Reply.DUPLICATE
+    assert (await caller.send(event_message(event_id="evt_b", fee_minor=4))).reply is Reply.CONFLICT
     await caller.close()
     return journal
 
@@ -52,7 +56,7 @@ async def test_honest_books_pass(ledger: RunningLedger) -> None:
 async def test_event_that_is_booked_meanwhile_has_its_entries(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server may book between any two statements of the judge: an event never stands there without its entries."""
+    """A server may book between two queries of the judge: an event never lacks its entries."""
     journal = Journal()
     caller = Caller(ledger.address, journal)
 
@@ -92,7 +96,7 @@ async def post_twice(ledger: RunningLedger, journal: Journal) -> None:
     await ledger.query(_FORGED_ENTRY)
 
 
-async def store_what_nobody_sent(ledger: RunningLedger, journal: Journal) -> None:
+async def store_what_no_caller_sent(ledger: RunningLedger, journal: Journal) -> None:
     await ledger.ingest(event_message(event_id="evt_forged"))
 
 
@@ -102,35 +106,35 @@ async def store_other_contents(ledger: RunningLedger, journal: Journal) -> None:
 
 async def tell_duplicate_of_nothing(ledger: RunningLedger, journal: Journal) -> None:
     created = answer_of(journal, "evt_c")
-    journal.answers[journal.answers.index(created)] = replace(created, told=Told.DUPLICATE)
+    journal.answers[journal.answers.index(created)] = replace(created, reply=Reply.DUPLICATE)
 
 
 async def refuse_what_is_stored(ledger: RunningLedger, journal: Journal) -> None:
     created = answer_of(journal, "evt_c")
-    journal.answers[journal.answers.index(created)] = replace(created, told=Told.NOT_NOW)
+    journal.answers[journal.answers.index(created)] = replace(created, reply=Reply.NOT_NOW)
 
 
-async def tell_conflict_with_itself(ledger: RunningLedger, journal: Journal) -> None:
-    journal.record(replace(answer_of(journal, "evt_a"), told=Told.CONFLICT))
+async def reply_conflict_with_itself(ledger: RunningLedger, journal: Journal) -> None:
+    journal.record(replace(answer_of(journal, "evt_a"), reply=Reply.CONFLICT))
 
 
 async def acknowledge_other_contents(ledger: RunningLedger, journal: Journal) -> None:
     event = event_message(event_id="evt_a", amount_minor=1)
     journal.intend(event)
     journal.record(
-        replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, contents=Contents.of(event))
+        replace(answer_of(journal, "evt_a"), reply=Reply.DUPLICATE, contents=Contents.of(event))
     )
 
 
 async def tell_another_transaction(ledger: RunningLedger, journal: Journal) -> None:
     journal.record(
-        replace(answer_of(journal, "evt_a"), told=Told.DUPLICATE, transaction_id="another")
+        replace(answer_of(journal, "evt_a"), reply=Reply.DUPLICATE, transaction_id="another")
     )
 
 
 async def answer_internal(ledger: RunningLedger, journal: Journal) -> None:
     journal.record(
-        replace(answer_of(journal, "evt_a"), told=Told.UNKNOWN, code=grpc.StatusCode.INTERNAL)
+        replace(answer_of(journal, "evt_a"), reply=Reply.UNKNOWN, code=grpc.StatusCode.INTERNAL)
     )
 
 
@@ -139,11 +143,11 @@ PLANTED: dict[str, tuple[Callable[[RunningLedger, Journal], Awaitable[None]], li
     "lost": (lose, ["H1: evt_lost was acknowledged and is not stored"]),
     "created twice": (tell_created_twice, ["H3: evt_a"]),
     "posted twice": (post_twice, ["H3: evt_a", "H6: ('res_001', 'PEN')", "audit: "]),
-    "nobody sent it": (store_what_nobody_sent, ["H2: evt_forged"]),
+    "no caller sent it": (store_what_no_caller_sent, ["H2: evt_forged"]),
     "other contents": (store_other_contents, ["H2: evt_c"]),
     "duplicate of nothing": (tell_duplicate_of_nothing, ["H4: evt_c is a duplicate"]),
     "refused and stored": (refuse_what_is_stored, ["H4: evt_c is stored"]),
-    "conflict with itself": (tell_conflict_with_itself, ["H7: evt_a was told as a conflict"]),
+    "conflict with itself": (reply_conflict_with_itself, ["H7: evt_a was a conflict"]),
     "other contents acknowledged": (
         acknowledge_other_contents,
         ["H7: evt_a was acknowledged with contents"],
@@ -173,8 +177,8 @@ async def test_planted_damage_is_found(ledger: RunningLedger, planted: str) -> N
     assert verdict.doubled == (planted in ("created twice", "posted twice"))
 
 
-def test_digits_tell_which_charges_a_balance_counts() -> None:
-    """Any set of whole charges is told exactly; half a charge, one twice, and one that was never sent are not taken."""
+def test_digits_show_which_charges_a_balance_counts() -> None:
+    """A balance shows its whole charges; half a one, one twice or an unsent one is an error."""
     digits = DigitAccounts()
     charges = {}
     for number in range(CHARGES_PER_ACCOUNT):
@@ -205,7 +209,7 @@ def test_gap_is_measured_while_there_is_a_load() -> None:
 
 
 async def test_reader_sees_a_missing_acknowledgement(ledger: RunningLedger) -> None:
-    """H5: a balance without an event that was acknowledged before the read is a violation; with it, it is none."""
+    """H5: a balance without an event acknowledged before the read is a violation."""
     journal, digits = Journal(), DigitAccounts()
     load = Load([ledger.address], journal, digits, seed="1", mix=Mix(timeout_seconds=30))
     caller = Caller(ledger.address, journal)

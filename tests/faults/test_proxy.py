@@ -1,4 +1,4 @@
-"""The faulty network does what it is told to, and nothing else."""
+"""The faulty network does what its condition says, and nothing else."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ async def calling(
 
 
 async def test_passes_both_ways_and_ends_with_either_side() -> None:
-    """Clear weather: bytes arrive whole, and the end of one side is the end of the other."""
+    """Without faults bytes arrive whole, and the end of one side is the end of the other."""
     async with echo_behind_proxy() as (_, proxy), calling(proxy) as (reader, writer):
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"hello"
@@ -66,7 +66,7 @@ async def test_passes_both_ways_and_ends_with_either_side() -> None:
 
 
 async def test_swallowed_replies() -> None:
-    """The request arrives, the answer does not; it comes late when the condition ends, as the network would send it again."""
+    """The request arrives, the response does not: it comes late, when the condition ends."""
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = REPLIES_SWALLOWED
         writer.write(b"hello")
@@ -79,7 +79,7 @@ async def test_swallowed_replies() -> None:
 
 
 async def test_blackhole() -> None:
-    """Nothing arrives, and nobody hears of it."""
+    """Nothing arrives, and neither side notices."""
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = BLACKHOLE
         writer.write(b"hello")
@@ -89,7 +89,7 @@ async def test_blackhole() -> None:
 
 
 async def test_reset_loses_what_was_held_back() -> None:
-    """A reset connection is told as reset, and what was swallowed before never arrives."""
+    """Both sides see the reset, and swallowed bytes never arrive."""
     async with echo_behind_proxy() as (echo, proxy), calling(proxy) as (reader, writer):
         proxy.condition = REPLIES_SWALLOWED
         writer.write(b"hello")
@@ -102,7 +102,7 @@ async def test_reset_loses_what_was_held_back() -> None:
 
 
 async def test_refused_connections() -> None:
-    """Refused while it refuses, on the same port again afterwards; what was open stays open."""
+    """New connections fail while it refuses, then work on the same port; open ones stay."""
     async with echo_behind_proxy() as (_, proxy), calling(proxy) as (reader, writer):
         writer.write(b"a")
         await reader.readexactly(1)
@@ -126,7 +126,7 @@ async def test_fragments_and_delays() -> None:
         writer.write(message)
         assert await asyncio.wait_for(reader.readexactly(70), PATIENCE_SECONDS) == message
         assert max(echo.reads) < 70
-        # Ten fragments there, at the least.
+        # At least ten fragments.
         assert asyncio.get_running_loop().time() - began >= 0.05
 
 
