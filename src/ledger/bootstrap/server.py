@@ -24,7 +24,7 @@ from ledger.errors import DatabaseUnavailable
 from ledger.hangup import ends_at_hangup
 from ledger.infrastructure.postgres.sessions.clock import LedgerClock, host_now
 from ledger.infrastructure.postgres.sessions.engine import create_engine
-from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.start_checks import (
     check_before_serving,
     warn_of_numbers_ahead,
@@ -65,7 +65,7 @@ async def check_database(settings: Settings, database: Database) -> None:
             require_durable=settings.require_durable_database,
             require_restricted_role=settings.require_restricted_role,
         )
-        await find_stay(engine)
+        await begin_stay_if_moved(engine)
     finally:
         await engine.dispose()
 

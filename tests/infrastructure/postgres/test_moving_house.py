@@ -9,7 +9,7 @@ from support.running import execute_alone, query
 
 from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.newest_schema import tables
-from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.start_checks import (
     UnfitDatabase,
     check_subscriptions,
@@ -49,9 +49,9 @@ async def test_books_that_are_coming_are_not_counted(database: Database) -> None
             UnfitDatabase, match="the subscription moving brings rows into the books"
         ):
             await check_subscriptions(engine)
-        await find_stay(engine)
+        await begin_stay_if_moved(engine)
         assert await query(database.migration_url, "SELECT count(*) FROM ledger_stays") == [(0,)]
         await execute_alone(database.migration_url, "DROP SUBSCRIPTION moving")
         await check_subscriptions(engine)
-        await find_stay(engine)
+        await begin_stay_if_moved(engine)
         assert await query(database.migration_url, "SELECT count(*) FROM ledger_stays") == [(1,)]

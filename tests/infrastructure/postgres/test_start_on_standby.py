@@ -20,7 +20,7 @@ from support.waiting import until
 
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import ExitStatus
-from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.doctor import CHECKS
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
@@ -44,7 +44,7 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
     ) as ledger:
         (booked,) = await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=900))
         assert booked.transaction_id
-        await find_stay(ledger.engine)
+        await begin_stay_if_moved(ledger.engine)
     there = pair.url(standby, user="postgres")
 
     async def has_come() -> bool:

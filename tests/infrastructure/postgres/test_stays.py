@@ -34,7 +34,7 @@ from ledger.infrastructure.postgres.schema.migrations import (
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import APPLICATION_ROLE, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import BEGIN_STAY, STAY
-from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 
 RESTAURANT = "res_1"
@@ -167,7 +167,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
     past = datetime.now(UTC) - PAST
     await burn_numbers(database.migration_url, AHEAD_NUMBERS)
     async with engine_on(database.url) as open_engine:
-        await find_stay(open_engine)
+        await begin_stay_if_moved(open_engine)
         await book(open_engine, charge(RESTAURANT, IN_A_MINOR, past))
         assert await take_snapshots(open_engine) == 1
         assert await make_marks(open_engine) == 1
@@ -181,8 +181,8 @@ async def test_books_that_went_and_came_back_answer_the_same(
         await restore(database.migration_url, b_url)
         async with engine_on(database_url(b_url, user=APPLICATION_ROLE)) as engine:
             with capture_logs() as logged:
-                await find_stay(engine)
-                await find_stay(engine)
+                await begin_stay_if_moved(engine)
+                await begin_stay_if_moved(engine)
             assert [(line["log_level"], line["stay"]) for line in logged] == [("warning", 2)]
             await book(engine, charge(RESTAURANT, IN_B_MINOR, past))
             await take_snapshots(engine)
@@ -195,7 +195,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
         async with engine_on(back.url) as engine:
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR}
             with capture_logs() as logged:
-                await find_stay(engine)
+                await begin_stay_if_moved(engine)
             assert [line["stay"] for line in logged] == [3]
             await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, past))
             assert await take_snapshots(engine) == 1
@@ -253,7 +253,7 @@ async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
             "ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change"
         )
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
-        await find_stay(engine)
+        await begin_stay_if_moved(engine)
         assert await stays(database.migration_url) == [1, 2]
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
         assert await take_snapshots(engine) == 1
@@ -320,7 +320,7 @@ USABLE_MARKS = "SELECT count(*) FROM statement_marks WHERE xmin = written_txid::
 async def test_marks_of_before_are_made_again(database: Database) -> None:
     """Those of before revision 0020 do not count, and have the keys of those that would: a migration removes them."""
     async with engine_on(database.url) as engine:
-        await find_stay(engine)
+        await begin_stay_if_moved(engine)
         for _ in range(9):
             await book(engine, *(charge(RESTAURANT, 1, datetime.now(UTC) - PAST) for _ in range(2)))
         await make_marks(engine, mark_entries=4)
@@ -349,7 +349,7 @@ async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str
             f" VALUES (1, '{stay_id}', 1, 1, 'base/1/1')",
         )
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
-        await find_stay(engine)
+        await begin_stay_if_moved(engine)
         assert await stays(database.migration_url) == [1, 1, 2]
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
 
@@ -400,7 +400,7 @@ async def test_seals_of_servers_that_know_no_stay_end_with_it(database: Database
         for change in ("", forget_stays, forget_stays + ";" + be_elsewhere, forget_stays):
             if change:
                 await connection.execute(change)
-                await find_stay(engine)
+                await begin_stay_if_moved(engine)
             await book(engine, charge(RESTAURANT, IN_A_MINOR, datetime.now(UTC) - PAST))
             await seal_everything(database.url)
             ((epoch,),) = await query(database.migration_url, "SELECT max(epoch) FROM ledger_seals")

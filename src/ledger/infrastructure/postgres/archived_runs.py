@@ -18,7 +18,7 @@ LIMIT 1
 """
 
 
-def or_archived(progress: str) -> str:
+def or_archived_counts(progress: str) -> str:
     """SQL: the rows of `progress` for the run $1, or the counts of its archive if there is one.
 
     One statement, so that the items are counted before their removal or not at all.

@@ -18,7 +18,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     autocommit,
     connect,
     driver_of,
-    wait_for_locks,
+    set_lock_timeout,
 )
 from ledger.infrastructure.postgres.sessions.errors import database_errors
 
@@ -212,7 +212,7 @@ class PostgresArchives:
         runs = sorted({item.payout_run_id for item in items})
         async with autocommit(self._engine) as connection, connection.transaction():
             await allow_seconds(connection, TIMEOUT_SECONDS)
-            await wait_for_locks(connection, LOCK_WAIT_SECONDS)
+            await set_lock_timeout(connection, LOCK_WAIT_SECONDS)
             locked = await connection.fetch(LOCK_RUNS, runs, timeout=TIMEOUT_SECONDS)
             archived_at = await connection.fetchval(
                 INSERT_RANGE,

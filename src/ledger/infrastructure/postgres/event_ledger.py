@@ -17,7 +17,7 @@ from ledger.infrastructure.postgres.event_columns import (
     listed,
     metadata_json,
 )
-from ledger.infrastructure.postgres.sessions.engine import Autocommit, wait_for_locks
+from ledger.infrastructure.postgres.sessions.engine import Autocommit, set_lock_timeout
 from ledger.infrastructure.postgres.sessions.errors import refusals
 from ledger.infrastructure.postgres.sessions.fence import (
     HAS_SYNCHRONOUS_STANDBY,
@@ -255,7 +255,7 @@ class PostgresEventLedger:
                 rows = await connection.fetch(INSERT_EVENTS, *arguments)
             else:
                 async with connection.transaction():
-                    await wait_for_locks(connection, lock_wait_seconds)
+                    await set_lock_timeout(connection, lock_wait_seconds)
                     rows = await connection.fetch(INSERT_EVENTS, *arguments)
         return {row[0] for row in rows}
 
@@ -328,7 +328,7 @@ class PostgresEventLedger:
         with refusals():
             async with self._autocommit() as connection, connection.transaction():
                 if lock_wait_seconds is not None:
-                    await wait_for_locks(connection, lock_wait_seconds)
+                    await set_lock_timeout(connection, lock_wait_seconds)
                 if register:
                     await connection.execute(INSERT_RESTAURANTS, restaurant_ids)
                     unknown = set[str]()

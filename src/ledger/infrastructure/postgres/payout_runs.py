@@ -32,7 +32,11 @@ from ledger.errors import (
     InvalidRequest,
     TooManyPayoutRuns,
 )
-from ledger.infrastructure.postgres.archived_runs import IS_ARCHIVED, or_archived, refuse_archived
+from ledger.infrastructure.postgres.archived_runs import (
+    IS_ARCHIVED,
+    or_archived_counts,
+    refuse_archived,
+)
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
@@ -118,7 +122,7 @@ _IS_OF_THE_RUN = f"""a.currency = r.currency
 
 # Two sums and no join: with statistics older than the run, PostgreSQL may plan a join of a hundred
 # thousand rows badly.
-SELECT_LOOKED_AT = """
+SELECT_ITEM_COUNTS = """
 SELECT i.outcome, i.skip_reason, count(*) AS restaurants,
        CASE i.outcome
          WHEN 'PAYOUT_CREATED'
@@ -132,7 +136,7 @@ GROUP BY i.outcome, i.skip_reason
 
 # The items may be archived. Accounts that have no item yet are counted as open in any case.
 SELECT_PROGRESS = f"""
-{or_archived(SELECT_LOOKED_AT)}
+{or_archived_counts(SELECT_ITEM_COUNTS)}
 UNION ALL
 SELECT 'OPEN', NULL, ahead.restaurants, 0
 FROM payout_run_progress AS p

@@ -32,7 +32,7 @@ from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import HORIZON, NEXT_NUMBER, STAY
-from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 
 # Rows of one slice. Python assembles a slice while the server's other calls wait: some
 # milliseconds.
@@ -251,7 +251,7 @@ class PostgresSealedBooks:
         if row["this_stay_id"] is None:
             # The books were replaced while the server ran, and it had begun the stay of the books
             # before.
-            await find_stay(self._engine)
+            await begin_stay_if_moved(self._engine)
             async with autocommit(self._engine) as connection:
                 (row,) = await connection.fetch(SELECT_POSITION)
         return SealPosition(

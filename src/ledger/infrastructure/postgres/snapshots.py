@@ -196,7 +196,7 @@ async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
     return None if row is None else (int(row["recorded_txid"]), int(row["next_txid"]))
 
 
-async def find_stay(engine: AsyncEngine) -> None:
+async def begin_stay_if_moved(engine: AsyncEngine) -> None:
     """Begins a new stay, and logs it, if the books came from another place.
 
     Books that never moved are in stay 1. Raises DatabaseUnavailable, DatabaseTimeout.
@@ -258,7 +258,7 @@ class PostgresBalanceSnapshots:
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
         # The books may have been replaced since the server started.
-        await find_stay(self._engine)
+        await begin_stay_if_moved(self._engine)
         async with autocommit(self._engine) as connection, connection.transaction():
             await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
             taken = await connection.fetchval(

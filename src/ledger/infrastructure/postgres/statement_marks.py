@@ -30,7 +30,7 @@ from ledger.infrastructure.postgres.sessions.horizon import (
     STAY,
     written_here,
 )
-from ledger.infrastructure.postgres.snapshots import find_stay
+from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 
 # The entries from one mark to the next. A mark takes some 200 bytes with its index, 200 entries
 # some 100 kB with theirs.
@@ -193,7 +193,7 @@ class PostgresStatementMarks:
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
         # The books may have been replaced since the server started.
-        await find_stay(self._engine)
+        await begin_stay_if_moved(self._engine)
         made = 0
         while marks := await self._make_marks(balance_account_id, max(1, entries_min)):
             made += marks

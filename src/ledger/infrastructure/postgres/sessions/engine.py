@@ -249,7 +249,7 @@ async def connect(engine: AsyncEngine) -> AsyncConnection:
     try:
         return await engine.connect()
     except (DBAPIError, asyncpg.PostgresError) as error:
-        raise DatabaseUnavailable("the database does not let us in") from error
+        raise DatabaseUnavailable("the database refuses the connection") from error
 
 
 async def driver_of(pooled: AsyncConnection) -> Connection:
@@ -294,7 +294,7 @@ async def allow_seconds(connection: Connection, seconds: int) -> None:
     )
 
 
-async def wait_for_locks(connection: Connection, seconds: float) -> None:
+async def set_lock_timeout(connection: Connection, seconds: float) -> None:
     """Lets each statement of the open transaction wait `seconds` for a lock."""
     await connection.execute(f"SET LOCAL lock_timeout = '{round(seconds * 1000)}ms'")
 
