@@ -1,4 +1,4 @@
-"""What can go wrong with the database or the port of a command that works without a server, in a line each."""
+"""Failures of the database or the port, as messages of a command that needs no server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +24,10 @@ _HINT_BY_SQLSTATE = {
     "22023": _NEW_DATABASE,  # a role that does not exist
     "28000": _NEW_DATABASE,  # the same, by name
     "28P01": _NEW_DATABASE,  # wrong password
-    # May not.
+    # A missing privilege.
     "42501": (
-        "`ledger migrate` grants what is missing; its LEDGER_MIGRATION_DATABASE_URL must name a superuser, or a member of"
-        " ledger_owner"
+        "`ledger migrate` grants what is missing; its LEDGER_MIGRATION_DATABASE_URL must name a"
+        " superuser, or a member of ledger_owner"
     ),
 }
 
@@ -36,9 +36,9 @@ _HINT_OF_CONNECT = "as a superuser, GRANT CONNECT ON DATABASE … TO the role th
 
 @contextmanager
 def database_failures(url: str) -> Iterator[None]:
-    """Raises CommandFailure for what the block raises and an operator can do something about; defects pass as they are.
+    """Raises CommandFailure for the block's errors that an operator can do something about.
 
-    `url` is the database's, empty for the embedded one.
+    Other errors are defects, and pass. `url` is the database's, empty for the embedded one.
     """
     where = f"the database {shown_url(url)}" if url else "the embedded database"
     try:
@@ -60,11 +60,11 @@ def database_failures(url: str) -> Iterator[None]:
 
 
 def _hints(error: BaseException) -> list[str]:
-    """What to do about some refusals, which PostgreSQL cannot know."""
+    """What an operator can do about some refusals."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
     sqlstate = getattr(error, "sqlstate", None) or ""
-    # Nothing else that is not allowed ends a session: CONNECT is asked for when it is opened.
+    # The only privilege whose lack ends a session is CONNECT, checked when the session opens.
     if sqlstate == "42501" and getattr(error, "severity_en", None) == "FATAL":
         return [_HINT_OF_CONNECT]
     hint = _HINT_BY_SQLSTATE.get(sqlstate)

@@ -1,19 +1,19 @@
-"""`ledger doctor`: asks whether the database is fit for a server."""
+"""`ledger doctor`: checks whether the database is fit for a server."""
 
 import click
 
 from ledger.cli.failures import ExitStatus
-from ledger.cli.output import Table, print_json, print_line, print_table
+from ledger.cli.output import Table, counted, print_json, print_line, print_table
 from ledger.cli.parameters import json_option
 
 HELP = """
-Ask the database whether a server can run on it, and say what to do where it
+Check whether a server can run on the database, and say what to do where it
 cannot. It writes nothing.
 
 It makes the checks that `ledger serve` makes when it starts: sessions,
 encoding, durability, writes, settings, schema, privileges, triggers, sequences,
-transaction numbers and clocks. Whether the books are right, `ledger verify`
-tells.
+transaction numbers and clocks. `ledger verify` says whether the books are
+right.
 
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.
@@ -26,7 +26,7 @@ if the database cannot be reached.
 @click.command(help=HELP)
 @json_option
 def doctor(json: bool) -> None:
-    # Imported when needed: the database's libraries take longer to load than most other commands.
+    # Imported when needed: the database's libraries take longer to load than most commands run.
     from ledger.cli.configuration import load_settings
     from ledger.observability import configure_logging
 
@@ -61,9 +61,7 @@ def doctor(json: bool) -> None:
         for condition in conditions:
             table.add(condition.fitness.value, condition.check, condition.detail, condition.remedy)
         print_table(table)
-        plural = "" if warnings == 1 else "s"
-        print_line(
-            f"{len(conditions)} checks, {broken or 'nothing'} broken, {warnings or 'no'} warning{plural}"
-        )
+        found = f"{broken or 'nothing'} broken, {counted(warnings, 'warning')}"
+        print_line(f"{len(conditions)} checks, {found}")
     if broken:
         raise click.exceptions.Exit(ExitStatus.REFUSED)

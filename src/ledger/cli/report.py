@@ -32,7 +32,7 @@ from ledger.cli.payouts.history import one_row_a_payout
 from ledger.cli.payouts.run import minimum_of
 from ledger.domain.money import is_currency
 
-# The database's libraries take longer to load than most other commands take in all, so they are imported when needed.
+# Imported when needed: the database's libraries take longer to load than most other commands run.
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -75,7 +75,8 @@ def q1(currency: str, json: bool, as_csv: bool) -> None:
 
 
 @click.command(
-    help=f"Show the ten restaurants of each currency with the highest net revenue of seven days.\n\n{_WHERE}"
+    help="Show the ten restaurants of each currency with the highest net revenue of seven days."
+    f"\n\n{_WHERE}"
 )
 @click.option(
     "--until", metavar="INSTANT", type=Instant(), help="When the seven days end.  [default: now]"
@@ -87,7 +88,8 @@ def q2(until: Timestamp | None, json: bool, as_csv: bool) -> None:
 
 
 @click.command(
-    help=f"Show what a payout run would pay each restaurant in CURRENCY, or why it would skip it.\n\n{_WHERE}"
+    help="Show what a payout run would pay each restaurant in CURRENCY, or why it would skip it."
+    f"\n\n{_WHERE}"
 )
 @currency_argument
 @click.option(
@@ -141,7 +143,8 @@ def q3(
 
 
 @click.command(
-    help=f"Show what is wrong with the books, errors first; `ledger verify` is the whole audit.\n\n{_WHERE}"
+    help="Show what is wrong with the books, errors first; `ledger verify` is the whole audit."
+    f"\n\n{_WHERE}"
 )
 @_output_options
 def q4(json: bool, as_csv: bool) -> None:
@@ -223,7 +226,7 @@ def _show(
 
 
 def _ask_configured_books(settings: "Settings", question: "Question") -> "Report":
-    """The answer of the settings' database. From the main thread. Raises CommandFailure."""
+    """The report of the settings' database. From the main thread. Raises CommandFailure."""
     from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
 
@@ -237,7 +240,7 @@ def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table
         for column in columns
         if column.endswith(("_minor", "_count", "_percent")) or column in ("rank", "sequence")
     )
-    # Of the items of a payout only those that are there.
+    # Columns of items only if some payout has the item.
     shown = [
         column
         for column in columns
@@ -255,7 +258,7 @@ def _text(column: str, value: "Value") -> str | None:
     if isinstance(value, datetime):
         return instant_text(value)
     if isinstance(value, Decimal):
-        # str() writes a sum such as 2000000 as 2.00E+6 where the database sent it with digits to spare.
+        # str() writes a sum such as 2000000 as 2.00E+6 if the database sent it with spare digits.
         return f"{value:f}"
     if isinstance(value, date):
         return value.isoformat()

@@ -26,11 +26,11 @@ HELP = """
 Audit the books: make every check of sql/invariants.sql on the database itself,
 and report what breaks one. It writes nothing.
 
-An error says that the books are broken; a warning, that they tell of something
-a person should look at.
+An error says that the books are broken; a warning, that a person should look
+at something in them.
 
-With --chain recompute the chain of seals instead: what was changed, deleted or
-inserted since it was sealed is named. Keep the head that is printed elsewhere:
+With --chain recompute the chain of seals instead, and name every row that was
+changed, deleted or inserted since it was sealed. Keep the head that is printed elsewhere:
 given later with --expect, it proves that the chain up to it was not written
 anew.
 
@@ -97,7 +97,7 @@ def _verify_chain(settings: "Settings", expected_hash: bytes | None, *, json: bo
 
 def audit_configured_books(settings: "Settings") -> AuditReport:
     """The audit of the settings' database. From the main thread. Raises CommandFailure."""
-    # Imported when needed: the database's libraries take longer to load than most other commands take in all.
+    # Imported when needed: the database's libraries take longer to load than most commands run.
     from ledger.bootstrap.books import audit_books
     from ledger.cli.database_failures import database_failures
 
@@ -106,7 +106,7 @@ def audit_configured_books(settings: "Settings") -> AuditReport:
 
 
 def findings_table(report: AuditReport) -> Table:
-    """The findings, errors first."""
+    """A table of the findings, errors first."""
     table = Table(("severity", "check", "about", "finding"))
     for finding in (*report.errors, *report.warnings):
         table.add(finding.severity.value, finding.check, finding.entity, finding.detail)
@@ -115,7 +115,9 @@ def findings_table(report: AuditReport) -> Table:
 
 def summary_of(report: AuditReport) -> str:
     """One line: how many checks there were and what they found."""
-    return f"{len(report.checks)} checks, {counted(len(report.errors), 'error')}, {counted(len(report.warnings), 'warning')}"
+    errors, warnings = len(report.errors), len(report.warnings)
+    checks = f"{len(report.checks)} checks"
+    return f"{checks}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
 
 
 def _chain_lines(report: ChainReport) -> list[str]:
@@ -123,10 +125,12 @@ def _chain_lines(report: ChainReport) -> list[str]:
     if report.head is None:
         lines.append("nothing is sealed yet")
     else:
-        sealed = f"{counted(report.events_count, 'event')} and {counted(report.entries_count, 'entry', 'entries')}"
+        events = counted(report.events_count, "event")
+        entries = counted(report.entries_count, "entry", "entries")
         lines.append(f"head: {report.head.hash.hex()}")
         lines.append(
-            f"seal {report.head.sequence}, made at {instant_text(report.head.sealed_at)}; the chain covers {sealed}"
+            f"seal {report.head.sequence}, made at {instant_text(report.head.sealed_at)};"
+            f" the chain covers {events} and {entries}"
         )
     lines.append(f"not sealed yet: {counted(report.unsealed_count, 'row')}")
     if report.expected_sequence is not None:

@@ -1,4 +1,4 @@
-"""Restores what a move of the books leaves undone: owners, privileges, triggers, sequences, marks."""
+"""Mends what a move of the books leaves: owners, privileges, triggers, sequences and marks."""
 
 from ledger.infrastructure.postgres.schema.newest_schema import functions, sequences, tables, views
 from ledger.infrastructure.postgres.schema.privileges import lacking_privileges

@@ -1,6 +1,7 @@
-"""The tables as SQLAlchemy knows them: for the statements it composes, and for `make revision` to compare the database with.
+"""The tables as SQLAlchemy knows them, with which `make revision` compares the database.
 
-The migrations are what makes them; constraints that only the database needs to know (CHECK, triggers, grants) stand there.
+The migrations make the tables. What only the database needs (CHECK constraints, triggers, grants)
+is in the migrations alone.
 """
 
 from sqlalchemy import (
@@ -50,7 +51,7 @@ class PgSnapshot(UserDefinedType[str]):
         return "pg_snapshot"
 
 
-# SQLAlchemy does not know the types by itself, and so could not compare the database with the tables below.
+# SQLAlchemy does not know these types, and without them could not compare the database.
 PGDialect.ischema_names["xid8"] = Xid8
 PGDialect.ischema_names["pg_snapshot"] = PgSnapshot
 
@@ -60,7 +61,7 @@ def _bytewise() -> Text:
     return Text(collation="C")
 
 
-# A transaction's number as BRIN takes it: it knows no xid8.
+# The number of a transaction as a bigint, because BRIN takes no xid8.
 _TXID = text("((recorded_txid::text)::bigint)")
 
 restaurants = Table(

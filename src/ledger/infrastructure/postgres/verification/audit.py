@@ -19,7 +19,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
 from ledger.resources import resource
 
 FINDINGS_PER_CHECK_MAX = 100
-# A check reads whole tables, so it takes as long as they are large; the sessions of the service are bounded far below.
+# A check reads whole tables, and the time grows with them. Sessions of servers have far less time.
 CHECK_TIMEOUT_SECONDS = 3600
 # Longer than a weekend with a holiday.
 PAYOUT_ANSWER_DAYS = 5
@@ -29,13 +29,14 @@ WORK_MEM = "64MB"
 _CHECK_HEADER = re.compile(r"^-- check: (?P<name>[a-z0-9_]+)$", re.MULTILINE)
 _STATEMENT_END = re.compile(r";$", re.MULTILINE)
 
-# Errors first, so that warnings never crowd one out. The check is planned for all of its rows, not for the first few.
+# Errors first, so that warnings never displace one. MATERIALIZED, so that PostgreSQL plans the
+# check for all its rows and not for the first ones.
 _BOUNDED = """
 WITH finding AS MATERIALIZED (
 {statement}
 )
-SELECT check_name, severity, COALESCE(entity, '(nameless)') AS entity, COALESCE(detail, '') AS detail,
-       (SELECT count(*) FROM finding) AS findings_count
+SELECT check_name, severity, COALESCE(entity, '(nameless)') AS entity,
+       COALESCE(detail, '') AS detail, (SELECT count(*) FROM finding) AS findings_count
 FROM finding
 ORDER BY severity, entity, detail
 LIMIT {limit}
@@ -44,7 +45,7 @@ LIMIT {limit}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check of the file: its name, and the statement that returns what breaks it."""
+    """A check of the file: its name, and the statement that returns a row for each fault."""
 
     name: str
     statement: str
@@ -56,11 +57,13 @@ async def audit(
     payout_answer_days: int = PAYOUT_ANSWER_DAYS,
     host_clock: Callable[[], datetime] = host_now,
 ) -> AuditReport:
-    """Makes every check on one snapshot of the database, so that events booked meanwhile do not disturb it. Writes nothing.
+    """Makes every check and writes nothing.
 
-    Payouts that the bank has not answered for `payout_answer_days` are warned of.
-    Reports the first FINDINGS_PER_CHECK_MAX findings of a check and, in one more, how many it leaves out. `engine` may log in
-    as any role that reads the tables. Raises DatabaseUnavailable, DatabaseTimeout.
+    All checks read one database snapshot, so events that are booked at the same time do not
+    disturb them. A payout that the bank has not answered for `payout_answer_days` is a warning.
+    Reports the first FINDINGS_PER_CHECK_MAX findings of a check and, in one more, how many it
+    leaves out. `engine` may log in as any role that reads the tables. Raises DatabaseUnavailable,
+    DatabaseTimeout.
     """
     checks = load_checks()
     findings: list[Finding] = []
@@ -73,7 +76,7 @@ async def audit(
         host_during = f"[{began_at.isoformat()},{host_clock().isoformat()}]"
         await allow_seconds(connection, CHECK_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
-        # Checks read whole tables, which the server's own statements must never do.
+        # Checks read whole tables, which statements of servers must never do.
         await connection.execute(READ_WHOLE_TABLES)
         await connection.execute(f"SET LOCAL ledger.payout_answer_days = '{payout_answer_days:d}'")
         await connection.execute(f"SET LOCAL ledger.host_during = '{host_during}'")
@@ -83,7 +86,10 @@ async def audit(
 
 
 def load_checks() -> tuple[Check, ...]:
-    """The checks of the shipped file, in its order. Raises ValueError when the file is not as its head says."""
+    """The checks of sql/invariants.sql, in its order.
+
+    Raises ValueError if the file does not have the form that its head describes.
+    """
     checks = tuple(_parse(resource("sql", "invariants.sql").read_text()))
     names = [check.name for check in checks]
     if not names or len(names) != len(set(names)):
@@ -102,8 +108,9 @@ def _parse(script: str) -> Iterator[Check]:
 
 
 async def _findings(connection: Connection, check: Check) -> list[Finding]:
-    # Prepared anew each time: the driver would keep the statement, and PostgreSQL the plan it made when the tables were small.
-    # The driver has a timeout of its own, meant for the statements of the service.
+    # Prepared each time: otherwise the driver would keep the statement, and PostgreSQL the plan
+    # that it made when the tables were small. The timeout replaces the driver's, which is for
+    # servers.
     statement = await connection.prepare(
         _BOUNDED.format(statement=check.statement, limit=FINDINGS_PER_CHECK_MAX)
     )

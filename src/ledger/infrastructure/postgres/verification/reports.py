@@ -21,7 +21,7 @@ from ledger.resources import resource
 from ledger.zones import settlement_zone
 
 ROWS_MAX = 100_000
-# Reports are for people, who wait; the sessions of the service are bounded far below.
+# People wait for reports. Sessions of servers have far less time.
 REPORT_TIMEOUT_SECONDS = 300
 WORK_MEM = "64MB"
 
@@ -38,7 +38,7 @@ IS_REGISTERED = "SELECT EXISTS (SELECT FROM restaurants WHERE restaurant_id = $1
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query of the file: its name, its statement for the driver, and which parameter each $1, $2 and so on is."""
+    """A query of the file: its name, and its statement, whose $1, $2 and so on are `parameters`."""
 
     name: str
     statement: str
@@ -47,7 +47,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a query returned. `is_complete` is false when there were more than ROWS_MAX rows, which are left out."""
+    """What a query returned. `is_complete` is false if rows beyond ROWS_MAX were left out."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
@@ -57,8 +57,9 @@ class Report:
 async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Value]) -> Report:
     """Runs the query of that name in a read-only transaction; at most ROWS_MAX rows.
 
-    `parameters` are those of the query, no more and no fewer; their values are bound, never put into the statement. Raises
-    KeyError for another name, ValueError for other parameters, DatabaseUnavailable, DatabaseTimeout, DataRejected.
+    `parameters` are exactly those of the query. Their values are bound, never put into the
+    statement. Raises KeyError for an unknown name, ValueError for other parameters,
+    DatabaseUnavailable, DatabaseTimeout, DataRejected.
     """
     query = load_queries()[name]
     if set(parameters) != set(query.parameters):
@@ -70,10 +71,10 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
     ):
         await allow_seconds(connection, REPORT_TIMEOUT_SECONDS)
         await connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
-        # The sessions of the service never plan for the values or read a table whole; a report may well have to.
+        # Sessions of servers never plan for given values or read a whole table. A report may.
         await connection.execute("SET LOCAL plan_cache_mode = 'force_custom_plan'")
         await connection.execute(READ_WHOLE_TABLES)
-        # The driver has a timeout of its own, meant for the statements of the service.
+        # Replaces the driver's timeout, which is for servers.
         timeout_seconds = REPORT_TIMEOUT_SECONDS + 5
         statement = await connection.prepare(query.statement, timeout=timeout_seconds)
         cursor = await statement.cursor(*values, timeout=timeout_seconds)
@@ -83,7 +84,10 @@ async def run_query(engine: AsyncEngine, name: str, parameters: Mapping[str, Val
 
 
 async def payout_history(engine: AsyncEngine, restaurant_id: str) -> Report:
-    """The payouts of a restaurant. Raises RestaurantNotFound, DatabaseUnavailable, DatabaseTimeout."""
+    """The payouts of a restaurant.
+
+    Raises RestaurantNotFound, DatabaseUnavailable, DatabaseTimeout.
+    """
     found = await run_query(engine, "payout_history", {"restaurant_id": restaurant_id})
     if not found.rows:
         async with autocommit(engine) as connection:
@@ -100,10 +104,10 @@ async def payout_eligibility(
     settlement_timezone: str,
     min_amount_minor: int,
 ) -> Report:
-    """What a payout run of these terms would do now; None is today in the settlement time zone.
+    """What a payout run of these terms would do now. Without `as_of`, the date is today.
 
-    The date begins and ends as for a run, and today is the database's. Raises InvalidRequest for a date in
-    the future or before there were events, and what `run_query` raises.
+    The date is in the settlement time zone, as for a run, and today is the database's. Raises
+    InvalidRequest for a date in the future or before OCCURRED_AT_MIN, and what `run_query` raises.
     """
     zone = settlement_zone(settlement_timezone)
     async with autocommit(engine) as connection:
@@ -128,7 +132,10 @@ async def payout_eligibility(
 
 
 def load_queries() -> dict[str, Query]:
-    """The queries of the shipped file by name, in its order. Raises ValueError when the file is not as its head says."""
+    """The queries of sql/queries.sql by name, in its order.
+
+    Raises ValueError if the file does not have the form that its head describes.
+    """
     queries = list(_parse(resource("sql", "queries.sql").read_text()))
     by_name = {query.name: query for query in queries}
     if not queries or len(by_name) != len(queries):

@@ -1,4 +1,4 @@
-"""The audit of the seals: recomputes the whole chain and names what is not as it was sealed."""
+"""The audit of the seals: recomputes the whole chain and reports what changed since."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -61,7 +61,12 @@ SLICE_ROWS = 4096
 # How many slices are held in memory when a seal has to be compared with what it keeps of its rows.
 COMPARED_SLICES = 16
 
-SELECT_SEAL = f"SELECT {SEAL_COLUMNS}, row_digests FROM ledger_seals WHERE sequence > $1 ORDER BY sequence LIMIT 1"
+SELECT_SEAL = f"""
+SELECT {SEAL_COLUMNS}, row_digests FROM ledger_seals
+WHERE sequence > $1
+ORDER BY sequence
+LIMIT 1
+"""
 
 SELECT_BOUNDS = """
 SELECT (SELECT COALESCE(max(epoch), 0) FROM ledger_seals WHERE NOT is_restored) AS latest_epoch,
@@ -73,15 +78,18 @@ def _columns(values: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{value} AS {name}" for name, value in values)
 
 
-# Told by the same expressions as when it was sealed, but put together and hashed here. PostgreSQL sorts, on its disk if need be;
-# the digest is left to us, by which few rows need to be sorted.
+# The same expressions as when a row was sealed, but joined and hashed here. PostgreSQL sorts, on
+# disk if need be, but not by the digest: few rows are equal in everything else.
 SELECT_EVENTS = f"""
 SELECT {TXID} AS number, {_columns(EVENT_VALUES.items())} FROM processor_events WHERE {OF_RANGE}
 ORDER BY number, processor_events.transaction_id
 """
 SELECT_ENTRIES = f"""
 SELECT {TXID} AS number, {_columns(ENTRY_VALUES.items())}
-FROM (SELECT ledger_entries.*, account.restaurant_id, account.currency FROM {ENTRIES_WITH_ACCOUNT}) AS entry
+FROM (
+  SELECT ledger_entries.*, account.restaurant_id, account.currency
+  FROM {ENTRIES_WITH_ACCOUNT}
+) AS entry
 WHERE {OF_RANGE}
 ORDER BY number, entry.transaction_id, {PLACE}
 """
@@ -130,17 +138,21 @@ def _of_entry(row: Row) -> _StoredRow:
 
 
 class _Source:
-    """A table's rows of a range, some thousands at a time, in the order of number, transaction id and place."""
+    """A table's rows of a range, some thousands at a time.
+
+    In the order of number, transaction id and place.
+    """
 
     def __init__(self, rows: AsyncIterator[Row], stored_row: Callable[[Row], _StoredRow]) -> None:
         self._rows = rows
         self._stored_row = stored_row
-        # What comes next is not before this; None if nothing comes.
+        # The next row is not before this; None if there are no more.
         self.reached: tuple[int, bytes, int] | None = (0, b"", 0)
 
     async def read(self, count: int) -> list[_StoredRow]:
         found = []
-        # To the end, which closes the cursor: the transaction, which is open until all seals are seen, would keep it.
+        # To the end, which closes the cursor: the transaction is open until all seals are read, and
+        # would keep it.
         async for row in self._rows:
             found.append(self._stored_row(row))
             if len(found) == count:
@@ -153,11 +165,12 @@ class _Source:
 async def verify_chain(
     engine: AsyncEngine, expected_hash: bytes | None = None, *, slice_rows: int = SLICE_ROWS
 ) -> ChainReport:
-    """Recomputes every seal from the rows that it covers, on one snapshot of the database. Writes nothing.
+    """Recomputes every seal from the rows that it covers, and writes nothing.
 
-    With `expected_hash` also tells whether a seal of the chain has it. Holds a seal at a time, and some thousands of its rows; of
-    one that is broken, or was sealed before a restore, the transaction ids too. `engine` may log in as any role that reads the
-    tables. Raises DatabaseUnavailable, DatabaseTimeout.
+    All rows are read from one database snapshot. With `expected_hash` the report also says which
+    seal of the chain has it. Holds one seal in memory, and some thousands of its rows; if the seal
+    is broken, or from before a restore, its transaction ids as well. `engine` may log in as any
+    role that reads the tables. Raises DatabaseUnavailable, DatabaseTimeout.
     """
     async with (
         autocommit(engine) as connection,
@@ -177,7 +190,7 @@ async def verify_chain(
 
 
 class _Walk:
-    """The way along the chain: what was found so far."""
+    """A pass along the chain, with the findings so far."""
 
     def __init__(
         self,
@@ -200,7 +213,7 @@ class _Walk:
         self.head: Seal | None = None
 
     async def go_on_to(self, seal: Seal) -> None:
-        """Looks at the next seal, its link to the one before and its rows."""
+        """Checks the next seal: its link to the previous one, and its rows."""
         fault = link_fault(self.head, seal)
         if fault is not None:
             self._found(LINKS, f"seal {seal.sequence}", fault)
@@ -240,7 +253,10 @@ class _Walk:
         )
 
     async def _stored_rows(self, seal: Seal) -> AsyncIterator[list[_StoredRow]]:
-        """The rows of its range in order, some at a time; those of one number, transaction id and place are not divided."""
+        """The rows of the seal's range in order, some at a time.
+
+        Rows of the same number, transaction id and place come together.
+        """
         range_ = (seal.first_txid, seal.end_txid)
         sources = [
             _Source(self._rows(SELECT_EVENTS, *range_), _of_event),
@@ -248,7 +264,7 @@ class _Walk:
         ]
         rows: list[_StoredRow] = []
         while behind := [source for source in sources if source.reached is not None]:
-            # Whatever is before the one that is furthest behind is complete once it has been read on.
+            # After reading on in the source that is furthest behind, all rows before it are known.
             rows += await min(behind, key=_reached).read(self._slice_rows)
             rows.sort()
             complete = min(
@@ -290,10 +306,10 @@ class _Walk:
             self._found(
                 ROWS,
                 f"seal {seal.sequence}",
-                "its row digests cannot be read, so its rows cannot be told",
+                "its row digests cannot be read, so its rows are unknown",
             )
             return
-        # After a restore the ranges of epochs overlap, and a range holds rows of other seals too.
+        # After a restore the ranges of epochs overlap: this range may hold rows of other seals.
         own = SealContents()
         async for rows in self._rows_again(seal, at_hand):
             own.add(each for each in _transactions(rows) if each.transaction_id in sealed_ids)
@@ -302,7 +318,8 @@ class _Walk:
         tampered_count = 0
         if not is_broken and seal.epoch != self._latest_epoch:
             return
-        # Transaction by transaction, but in as few turns as memory allows: each reads all the rows.
+        # A turn compares some of the transactions, and reads all rows of the range. Memory allows
+        # only so many transactions in a turn.
         turns = 1 if at_hand is not None else 1 + contents.rows_count // self._compared_rows
         for turn in range(turns):
 
@@ -331,7 +348,7 @@ class _Walk:
     async def _rows_again(
         self, seal: Seal, at_hand: list[_StoredRow] | None
     ) -> AsyncIterator[list[_StoredRow]]:
-        """The rows of its range once more: those at hand, or all as `_stored_rows`."""
+        """The rows of the seal's range again: `at_hand` if they are, else from the database."""
         if at_hand is not None:
             yield at_hand
             return
@@ -341,7 +358,10 @@ class _Walk:
     async def _check_others(
         self, seal: Seal, sealed_ids: set[bytes], rows: Sequence[_StoredRow]
     ) -> None:
-        """What is in the range of a seal of the latest epoch, and in no seal, was not there when it was made."""
+        """Reports rows in the range of a seal of the latest epoch that no seal has.
+
+        They were inserted after the seal was made.
+        """
         others = [row for row in rows if row.transaction_id not in sealed_ids]
         if others and seal.epoch > 1:
             found = await self._connection.fetch(
@@ -372,7 +392,7 @@ class _Walk:
         )
         transaction_id = UUID(bytes=tampered.transaction_id)
         if tampered.place == EVENT_PLACE:
-            # Of a deleted event its entries tell the id, if they are there.
+            # The entries of a deleted event have its id, if they are still there.
             event_id = next(
                 (
                     row.event_id
@@ -394,7 +414,8 @@ class _Walk:
         self._found(
             ROWS,
             entity,
-            f"{tampered.change} after seal {seal.sequence} was made at {seal.sealed_at:%Y-%m-%dT%H:%M:%SZ}",
+            f"{tampered.change} after seal {seal.sequence} was made"
+            f" at {seal.sealed_at:%Y-%m-%dT%H:%M:%SZ}",
         )
 
     def _found(self, check: str, entity: str, detail: str) -> None:
@@ -405,12 +426,12 @@ class _Walk:
 
 def _reached(source: _Source) -> tuple[int, bytes, int]:
     if source.reached is None:
-        raise ValueError("nothing comes from it any more")
+        raise ValueError("there are no more rows")
     return source.reached
 
 
 def _transactions(rows: Iterable[_StoredRow]) -> list[SealedTransaction]:
-    """Ordered rows, put together by transaction."""
+    """The transactions of ordered rows."""
     places: dict[tuple[int, bytes], bytearray] = defaultdict(bytearray)
     digests: dict[tuple[int, bytes], list[bytes]] = defaultdict(list)
     for row in rows:

@@ -32,8 +32,8 @@ from ledger.infrastructure.postgres.sessions.engine import (
 from ledger.infrastructure.postgres.sessions.errors import database_errors, sqlstate_of
 from ledger.infrastructure.postgres.snapshots import number_ahead
 
-# The settings of PostgreSQL that make an acknowledged commit safe, with their safe values. Not among
-# them are `local` and `remote_write`: a failover to a synchronous standby may lose such commits.
+# The settings of PostgreSQL that make an acknowledged commit safe, with their safe values. `local`
+# and `remote_write` are not safe: a failover to a synchronous standby may lose such commits.
 DURABLE_VALUES = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": SAFE_COMMITS}
 
 _log = structlog.get_logger("ledger")
@@ -207,9 +207,9 @@ async def check_durability(engine: AsyncEngine) -> None:
 
 
 async def check_privileges(engine: AsyncEngine) -> None:
-    """Raises TooPrivileged when the session's role, or the one that logged in, may change the books.
+    """Raises TooPrivileged when the session may change the books, DatabaseUnavailable.
 
-    Raises DatabaseUnavailable.
+    The rights of its role count, and of the role that logged in.
     """
     excesses = await excessive_privileges(engine)
     if not excesses:
