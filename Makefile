@@ -149,7 +149,7 @@ sbom: install ## Write the packages of a server to .cache/sbom.json (CycloneDX)
 	  --output-file .cache/sbom.json
 
 wheel: install ## Build the wheel, install it in a clean environment and try it there
-	@$(RUN) python scripts/try_wheel.py "$(UV)"
+	@$(RUN) python scripts/try_wheel.py "$(UV)" $(ARGS)
 
 release: install ## Commit and tag a release: make release VERSION=0.2.0
 	@test -n "$(VERSION)" || { echo 'name the version: make release VERSION=0.2.0' >&2; exit 2; }

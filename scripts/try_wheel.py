@@ -3,7 +3,11 @@
 The environment is a temporary folder outside the checkout, so that the checkout cannot stand in for
 a file that the wheel lacks. The trial is `ledger demo`: migrations, a server, events, payouts and
 the audit, on an embedded PostgreSQL. Then it installs the wheel without extras, as a client does,
-and imports the stubs. Prints each step; exits with 1 at the first that fails. Its argument is uv.
+and imports the stubs. Prints each step; exits with 1 at the first that fails.
+
+    python scripts/try_wheel.py UV [--locked]
+
+It installs the newest versions that the wheel allows, as users do; with `--locked` those of uv.lock.
 """
 
 import os
@@ -29,17 +33,27 @@ def run(*command: str | Path, cwd: Path) -> None:
     subprocess.run(command, cwd=cwd, env=environment, check=True)
 
 
-def try_wheel(uv: str, scratch: Path) -> None:
+def try_wheel(uv: str, scratch: Path, *, locked: bool) -> None:
     """Builds below `scratch` and tries what was built. Raises CalledProcessError."""
+    constraints: tuple[str, ...] = ()
+    if locked:
+        export = (
+            "export",
+            "--locked",
+            "--all-extras",
+            "--no-emit-project",
+            "--no-hashes",
+            "--quiet",
+        )
+        run(uv, *export, "--output-file", scratch / "constraints.txt", cwd=ROOT)
+        constraints = ("--constraint", str(scratch / "constraints.txt"))
     run(uv, "build", "--wheel", "--quiet", "--out-dir", scratch / "dist", ROOT, cwd=scratch)
     (wheel,) = (scratch / "dist").glob("*.whl")
     for name, extras in (("server", "[server,embedded]"), ("client", "")):
         run(uv, "venv", "--quiet", "--python", sys.executable, scratch / name, cwd=scratch)
         python = scratch / name / "bin" / "python"
-        run(
-            *(uv, "pip", "install", "--quiet", "--python", python, f"{wheel}{extras}"),
-            cwd=scratch,
-        )
+        install = (uv, "pip", "install", "--quiet", "--python", str(python), *constraints)
+        run(*install, f"{wheel}{extras}", cwd=scratch)
     run(scratch / "server" / "bin" / "ledger", "--version", cwd=scratch)
     run(scratch / "server" / "bin" / "ledger", "demo", cwd=scratch)
     run(scratch / "client" / "bin" / "python", "-c", IMPORT_STUBS, cwd=scratch)
@@ -48,7 +62,9 @@ def try_wheel(uv: str, scratch: Path) -> None:
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            try_wheel(sys.argv[1], Path(folder))
+            # Commands run elsewhere, where a relative path leads to nothing.
+            uv = sys.argv[1] if os.sep not in sys.argv[1] else str(Path(sys.argv[1]).resolve())
+            try_wheel(uv, Path(folder), locked="--locked" in sys.argv[2:])
         except subprocess.CalledProcessError as error:
             print(f"the wheel does not work: {error}", file=sys.stderr)
             return 1
