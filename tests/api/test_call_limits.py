@@ -1,4 +1,4 @@
-"""Bounds of open calls, and how refusals for want of room are told."""
+"""Limits on open calls and unread responses, and the log lines of refusals."""
 
 from typing import Any
 
@@ -15,19 +15,19 @@ from ledger.errors import NotAuthenticated, QueueFull, ScopeMissing
 from ledger.observability import CALLER
 
 
-def test_call_beyond_the_bound_is_refused_until_one_has_ended() -> None:
-    """Also when the one that ended failed."""
-    bound = OpenCalls(1)
-    with pytest.raises(KeyError), bound.admitted():
-        with pytest.raises(QueueFull), bound.admitted():
+def test_call_beyond_the_limit_is_refused_until_one_has_ended() -> None:
+    """Also when that call ended with an exception."""
+    limit = OpenCalls(1)
+    with pytest.raises(KeyError), limit.admitted():
+        with pytest.raises(QueueFull), limit.admitted():
             raise AssertionError("let in")
         raise KeyError
-    with bound.admitted():
-        assert bound.calls == 1
-    assert bound.calls == 0
+    with limit.admitted():
+        assert limit.calls == 1
+    assert limit.calls == 0
 
 
-def test_each_method_has_its_bound() -> None:
+def test_each_method_has_its_limit() -> None:
     """Streams have one, other calls share another; the ingest queue limits events."""
     limits = OpenCallsLimits(CallLimits(calls=1, streams=1))
     assert limits.of(METHODS["ListEntries"]) is limits.of(METHODS["RunPayouts"])
@@ -41,21 +41,21 @@ class Ending:
 
     def __init__(self, connection: str) -> None:
         self._connection = connection
-        self._told: list[Any] = []
+        self._callbacks: list[Any] = []
 
     def peer(self) -> str:
         return self._connection
 
-    def add_done_callback(self, told: Any) -> None:
-        self._told.append(told)
+    def add_done_callback(self, callback: Any) -> None:
+        self._callbacks.append(callback)
 
     def end(self) -> None:
-        for told in self._told:
-            told(self)
+        for callback in self._callbacks:
+            callback(self)
 
 
-def test_answers_are_refused_while_too_much_is_unread() -> None:
-    """What cannot be refused is counted all the same, and the next call is told before it is looked at."""
+def test_responses_are_refused_while_too_much_is_unread() -> None:
+    """Responses that are not refusable count too, and the next call is refused before its request."""
     unread, calls = UnreadResponses(100), [Ending(f"connection {number}") for number in range(3)]
     contexts: list[Any] = list(calls)
     unread.keep(contexts[0], 60, is_refusable=True)
@@ -73,8 +73,8 @@ def test_answers_are_refused_while_too_much_is_unread() -> None:
     assert unread.size_bytes == 0
 
 
-def test_a_caller_that_reads_no_answers_keeps_out_no_other() -> None:
-    """By its name if it has one, whatever connections it has; else by its connection."""
+def test_caller_that_reads_no_responses_keeps_no_other_out() -> None:
+    """A caller is its identity over all its connections; without one it is its connection."""
     unread = UnreadResponses(100)
     contexts: list[Any] = [Ending("one"), Ending("another")]
     unread.keep(contexts[0], 50, is_refusable=True)
@@ -98,7 +98,7 @@ def test_a_caller_that_reads_no_answers_keeps_out_no_other() -> None:
 
 
 async def test_refusals_are_summed_up() -> None:
-    """A thousand of them: a line for the first of each kind and caller, and one with the number of the others."""
+    """One line for the first of each kind and caller, and one with the number of the others."""
     with capture_logs() as lines:
         refusals = RefusalLog(structlog.get_logger("test").bind())
         for _ in range(1000):
@@ -108,9 +108,10 @@ async def test_refusals_are_summed_up() -> None:
         refusals.refused(ScopeMissing("payout"), "PERMISSION_DENIED")
         refusals.report()
         refusals.report()
-    told = [line for line in lines if line["log_level"] != "debug"]
+    logged = [line for line in lines if line["log_level"] != "debug"]
     assert [
-        (line["log_level"], line["error"], line.get("identity"), line.get("calls")) for line in told
+        (line["log_level"], line["error"], line.get("identity"), line.get("calls"))
+        for line in logged
     ] == [
         ("warning", "QueueFull", None, None),
         ("warning", "NotAuthenticated", None, None),
@@ -120,11 +121,11 @@ async def test_refusals_are_summed_up() -> None:
         ("warning", "NotAuthenticated", None, 999),
         ("warning", "NotAuthenticated", "gateway", 999),
     ]
-    assert len(lines) - len(told) == 3 * 999
+    assert len(lines) - len(logged) == 3 * 999
 
 
-def test_refusals_for_want_of_room_are_made_once() -> None:
-    """A few statuses for all of them, with different delays: there is no time to make one when it is needed."""
+def test_statuses_of_refusals_under_load_are_prepared() -> None:
+    """A few statuses with different delays serve all refusals: to make each would take too long."""
     statuses = {
         id(status): status
         for status in (status_of(QueueFull(str(number))) for number in range(1000))

@@ -186,7 +186,7 @@ async def test_open_stream_follows_the_scopes_of_its_caller(
 
         assert await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED) == BOOKED
         tokens.write_text(token_line("clerk", "ingest:processor", "one"))
-        ledger.security.reload_changed()
+        ledger.security.reloader.reload()
         assert (
             await sent(ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED)
             == "SCOPE_MISSING ingest:adjustment"

@@ -95,7 +95,7 @@ async def running_ledger(
         connect_args={"prepared_statement_cache_size": 0},
     )
     has_ended = asyncio.Event()
-    # Not `security.start()`: a test says when changed files are read again.
+    # Not `security.reloader.start()`: a test says when changed files are read again.
     await assembled.start()
     address = f"127.0.0.1:{server.port}"
     try:

@@ -1,11 +1,11 @@
 """The frame around every call.
 
-It reads the request, gives the call an id, and turns every exception into a status. The gRPC library
-answers undecodable bytes and unexpected exceptions with UNKNOWN and their text; here neither leaves
-the server.
+It reads the request, gives the call an id, and turns every exception into a status. The gRPC
+library answers undecodable bytes and unexpected exceptions with UNKNOWN and their text; here
+neither leaves the server.
 
-Methods get their frame when they are registered. An interceptor would look the method up and wrap it
-again in every call (ADR 0020).
+Methods get their frame when they are registered, and no interceptor does it in each call: ADR 0020
+has the reasons.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""The one table from the ledger's errors to gRPC statuses. What is not in it is INTERNAL, with nothing of the inside told."""
+"""The table from the ledger's errors to gRPC statuses.
+
+Any other exception is INTERNAL, with a text that shows nothing of the inside.
+"""
 
 import asyncio
 import math
@@ -48,17 +51,18 @@ from ledger.errors import (
 from ledger.v1 import error_reason_pb2
 
 DOMAIN = "ledger.v1"
-# Not one for all: those who were refused together are not to come back together.
-RETRY_DELAYS_SECONDS = tuple(
-    0.5 + place / 16 for place in (5, 12, 2, 15, 8, 0, 11, 6, 14, 3, 9, 1, 13, 7, 10, 4)
-)
+# Different delays in turn, so that calls that were refused together do not retry together.
+RETRY_DELAYS_SECONDS = tuple(0.5 + step / 16 for step in range(16))
 RETRY_PUSHBACK_MS_MAX = 2000
 _REASON_PREFIX = "ERROR_REASON_"
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """How an error is told: its code, its reason, a text (None: the error's own) and the metadata that its reason promises."""
+    """The status of an error: its code, its reason, a text and the metadata that its reason promises.
+
+    `text` is None if each error has another one. With `retry` the status says when to retry.
+    """
 
     code: grpc.StatusCode
     reason: error_reason_pb2.ErrorReason.ValueType
@@ -73,18 +77,18 @@ def _bad_request(error: InvalidRequest) -> list[Message]:
 
 
 def _field_violations(violations: Sequence[FieldViolation]) -> list[Message]:
-    told = [
+    described = [
         error_details_pb2.BadRequest.FieldViolation(
             field=violation.field, description=violation.description
         )
         for violation in violations
     ]
-    return [error_details_pb2.BadRequest(field_violations=told)]
+    return [error_details_pb2.BadRequest(field_violations=described)]
 
 
 def _retry_info(seconds: float) -> list[Message]:
     delay = duration_pb2.Duration()
-    # Rounded up: to the nanosecond below there would be no call to take yet.
+    # Rounded up: a nanosecond earlier the call would be refused again.
     delay.FromMicroseconds(math.ceil(seconds * 1_000_000))
     return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
@@ -101,7 +105,8 @@ _TABLE: dict[type[LedgerError], _Row] = {
     EventTypeUnknown: _Row(
         grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_EVENT_TYPE_UNKNOWN,
         metadata=lambda error: {"field": error.field, "event_type": str(error.number)},
-        details=lambda error: _field_violations([FieldViolation(error.field, "is a type that this server does not know")])),
+        details=lambda error: _field_violations(
+            [FieldViolation(error.field, "is a type that this server does not know")])),
     MalformedMessage: _Row(
         grpc.StatusCode.INVALID_ARGUMENT, error_reason_pb2.ERROR_REASON_MALFORMED_MESSAGE,
         text="the request is not the message that this method takes"),
@@ -113,7 +118,8 @@ _TABLE: dict[type[LedgerError], _Row] = {
         text="internal error", metadata=lambda error: {"error_id": error.error_id}),
     EventIdReused: _Row(
         grpc.StatusCode.ALREADY_EXISTS, error_reason_pb2.ERROR_REASON_EVENT_ID_REUSED,
-        metadata=lambda error: {"event_id": error.event_id, "differing_fields": ",".join(error.differing_fields)}),
+        metadata=lambda error: {
+            "event_id": error.event_id, "differing_fields": ",".join(error.differing_fields)}),
     EventNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_EVENT_NOT_FOUND,
         metadata=lambda error: {"event_id": error.event_id}),
@@ -131,10 +137,12 @@ _TABLE: dict[type[LedgerError], _Row] = {
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),
     PayoutRunArchived: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_ARCHIVED,
-        metadata=lambda error: {"payout_run_id": error.payout_run_id, "file_name": error.file_name}),
+        metadata=lambda error: {
+            "payout_run_id": error.payout_run_id, "file_name": error.file_name}),
     TooManyPayoutRuns: _Row(
         grpc.StatusCode.RESOURCE_EXHAUSTED, error_reason_pb2.ERROR_REASON_TOO_MANY_PAYOUT_RUNS,
-        text="as many payout runs are under way as may be; wait for one to end, or cancel one", retry=True),
+        text="as many payout runs are under way as may be; wait for one to end, or cancel one",
+        retry=True),
     PayoutRunNotFound: _Row(
         grpc.StatusCode.NOT_FOUND, error_reason_pb2.ERROR_REASON_PAYOUT_RUN_NOT_FOUND,
         metadata=lambda error: {"payout_run_id": error.payout_run_id}),
@@ -150,7 +158,8 @@ _TABLE: dict[type[LedgerError], _Row] = {
             "booked_event_id": error.booked_event_id}),
     PayoutMismatch: _Row(
         grpc.StatusCode.FAILED_PRECONDITION, error_reason_pb2.ERROR_REASON_PAYOUT_MISMATCH,
-        metadata=lambda error: {"payout_id": error.payout_id, "differing_fields": ",".join(error.differing_fields)}),
+        metadata=lambda error: {
+            "payout_id": error.payout_id, "differing_fields": ",".join(error.differing_fields)}),
     AmountOutOfRange: _Row(
         grpc.StatusCode.OUT_OF_RANGE, error_reason_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE,
         metadata=lambda error: {"field": error.field}),
@@ -197,7 +206,7 @@ def has_status(error: BaseException) -> bool:
 
 
 def code_of(error: BaseException | None) -> str:
-    """The name of the status code that a call ends with which raises `error`; OK if it raises nothing."""
+    """The name of the status code of a call that raises `error`; OK for None."""
     if error is None:
         return grpc.StatusCode.OK.name
     if type(error) in _TABLE:
@@ -212,14 +221,17 @@ def code_of(error: BaseException | None) -> str:
 
 
 def reason_of(error: type[LedgerError]) -> str:
-    """The reason by which the contract knows errors of this class, without its prefix. Only if they have a status."""
+    """The contract's reason for errors of this class, without its prefix. See `has_status`."""
     return _reason_name(_TABLE[error].reason)
 
 
 def status_of(error: LedgerError) -> status_pb2.Status:
-    """The google.rpc.Status that tells `error`: an ErrorInfo always, and what else its kind promises. Only if it has one."""
-    if (made := _MADE_ONCE.get(type(error))) is not None:
-        return next(made)
+    """The google.rpc.Status of `error`: an ErrorInfo, and the details that its row adds.
+
+    Only for an error that `has_status`.
+    """
+    if (prepared := _PREPARED.get(type(error))) is not None:
+        return next(prepared)
     row = _TABLE[type(error)]
     return _status(
         row.code,
@@ -231,7 +243,7 @@ def status_of(error: LedgerError) -> status_pb2.Status:
 
 
 def not_implemented(method: str) -> status_pb2.Status:
-    """The status of a method that the contract has and this server has not."""
+    """The status of a method of the contract that this server does not implement."""
     return _status(
         grpc.StatusCode.UNIMPLEMENTED,
         error_reason_pb2.ERROR_REASON_METHOD_NOT_IMPLEMENTED,
@@ -241,7 +253,7 @@ def not_implemented(method: str) -> status_pb2.Status:
 
 
 def internal(error_id: str) -> status_pb2.Status:
-    """The status of anything unexpected: a constant text, and the id under which the log has the cause."""
+    """The status of an unexpected exception. The log has its cause under `error_id`."""
     return _status(
         grpc.StatusCode.INTERNAL,
         error_reason_pb2.ERROR_REASON_INTERNAL,
@@ -251,15 +263,15 @@ def internal(error_id: str) -> status_pb2.Status:
 
 
 def status_code_of(status: status_pb2.Status) -> grpc.StatusCode:
-    """The code of `status` as grpc names it."""
+    """The code of `status` as grpc's enum."""
     return _CODE_BY_NUMBER[status.code]
 
 
 def retry_pushback_of(status: status_pb2.Status) -> str | None:
-    """What `status` says to wait before the next attempt, in milliseconds as gRPC's own retries read them; None: as they like.
+    """How long gRPC's own retries should wait, in milliseconds; None leaves it to their policy.
 
-    Only for those who must not come back early: whoever was told UNAVAILABLE may find another server at once. "-1" keeps them
-    from trying again: what takes long is for the caller to know, who would only see his deadline pass.
+    Only for RESOURCE_EXHAUSTED: after UNAVAILABLE another server may answer at once. "-1" stops the
+    retries. Where the wait is long, the caller should know it and not see the deadline pass.
     """
     if status.code != code_pb2.RESOURCE_EXHAUSTED:
         return None
@@ -298,8 +310,9 @@ def _reason_name(reason: error_reason_pb2.ErrorReason.ValueType) -> str:
     return error_reason_pb2.ErrorReason.Name(reason).removeprefix(_REASON_PREFIX)
 
 
-# Made once: they are told when there is no time to lose, and thousands of times a second.
-_MADE_ONCE = {
+# Statuses that are the same for each error of a class. A server under load sends thousands a second;
+# to make one takes 11 µs, to take a prepared one 0.5 µs (ADR 0020).
+_PREPARED = {
     kind: cycle(
         [
             _status(row.code, row.reason, row.text, {}, _retry_info(seconds))

@@ -154,7 +154,7 @@ async def run_server(
         assembled = await assemble(
             settings, engines, security=security, metrics=metrics, share_port=share_port
         )
-        security.start()
+        security.reloader.start()
         await assembled.start()
         # While calls are answered: it takes longer the more accounts there are.
         numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
@@ -168,7 +168,7 @@ async def run_server(
         numbers_compared.cancel()
         await assembled.stop(settings.shutdown_grace_seconds)
     finally:
-        security.stop()
+        security.reloader.stop()
         await engines.dispose()
     _log.info("stopped")
 
@@ -199,8 +199,8 @@ def _memory_shares(settings: Settings) -> MemoryShares:
 
 
 def _reload(security: Security) -> None:
-    if security.has_files:
-        security.reload()
+    if security.reloader.has_files:
+        security.reloader.reload(forced=True)
     else:
         _log.info("SIGHUP: there are no certificates or tokens to read again")
 

@@ -352,7 +352,7 @@ async def test_client_certificate_is_who_calls(database: Database, tmp_path: Pat
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == NOT_FOUND
             (tmp_path / "identities").write_text("reader.internal read\n")
-            ledger.security.reload()
+            ledger.security.reloader.reload(forced=True)
             assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == SCOPE_MISSING
 
 
@@ -521,11 +521,11 @@ async def test_changed_files_take_effect_without_a_restart(
         assert first.result.status == ledger_pb2.INGEST_STATUS_CREATED
         tokens.write_text("gateway everything\n")
         with capture_logs() as lines:
-            ledger.security.reload_changed()
+            ledger.security.reloader.reload()
         assert [line["log_level"] for line in lines] == ["error"]
         assert await read(ledger, f"Bearer {TOKEN}") == NOT_FOUND
         tokens.write_text(token_line("gateway", "ingest,read", "ledger_new"))
-        ledger.security.reload_changed()
+        ledger.security.reloader.reload()
         assert await read(ledger, f"Bearer {TOKEN}") == NOT_AUTHENTICATED
         assert await read(ledger, "Bearer ledger_new") == NOT_FOUND
         await stream.write(ledger_pb2.StreamEventsRequest(event=event_message()))
@@ -558,13 +558,13 @@ async def test_tokens_that_are_gone_let_nobody_in(
         assert await read(ledger, f"Bearer {TOKEN}") == NOT_FOUND
         end(tokens)
         with capture_logs() as lines:
-            ledger.security.reload_changed()
+            ledger.security.reloader.reload()
         assert [(line["log_level"], line["event"]) for line in lines] == [
-            ("error", "a file is gone or empty: nobody is let in by it")
+            ("error", "a file is missing or empty: it admits no caller")
         ]
         assert await read(ledger, f"Bearer {TOKEN}") == NOT_AUTHENTICATED
         tokens.write_text(token_line("gateway", "read", TOKEN))
-        ledger.security.reload_changed()
+        ledger.security.reloader.reload()
         assert await read(ledger, f"Bearer {TOKEN}") == NOT_FOUND
 
 
@@ -606,13 +606,13 @@ def test_file_that_others_may_write_is_refused(
     ):
         Security(settings)
     with capture_logs() as lines:
-        security.reload_changed()
+        security.reloader.reload()
     assert [(line["log_level"], line["event"]) for line in lines] == [
-        ("error", "a new file cannot be used, the old contents stay in force")
+        ("error", "a new file is unusable: the old contents stay in force")
     ]
     (tmp_path / name).chmod(0o644)
     with capture_logs() as lines:
-        security.reload_changed()
+        security.reloader.reload()
     assert [line["event"] for line in lines] == ["files were read again"]
 
 
@@ -634,8 +634,8 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "names nobody"),
-        ("# nobody\n", "names nobody"),
+        ("", "names no caller"),
+        ("# nobody\n", "names no caller"),
         ("gateway ingest secret\n", ":1: a line is: identity scopes sha256"),
         (f"gateway ingest {'A' * 64}\n", ":1: a line is"),
         (
@@ -645,7 +645,7 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
         (f"gateway ingest, {'a' * 64}\n", ":1: scopes must be some of"),
         (
             f"gatewäy ingest {'a' * 64}\n",
-            ":1: an identity is at most 256 printable ASCII characters",
+            ":1: an identity has at most 256 printable ASCII characters",
         ),
         (
             f"a ingest {'a' * 64}\n\nb ingest {'a' * 64}\n",
@@ -751,7 +751,7 @@ def test_key_set_must_be_as_it_must_be(tmp_path: Path, issuer: Issuer) -> None:
                 "tls_key_file": "server.key",
                 "tls_client_ca_file": "clients.pem",
             },
-            "LEDGER_TLS_CLIENT_CA_FILE lets in whoever has a certificate, to do anything",
+            "LEDGER_TLS_CLIENT_CA_FILE lets every caller with a certificate do anything",
         ),
         ({"auth_tokens_file": "missing"}, "cannot read missing: No such file or directory"),
     ],

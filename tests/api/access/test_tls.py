@@ -149,10 +149,7 @@ async def test_new_certificate_is_taken_without_a_restart(
 
 
 def _reload(security: Security, *, forced: bool) -> None:
-    if forced:
-        security.reload()
-    else:
-        security.reload_changed()
+    security.reloader.reload(forced=forced)
 
 
 async def test_broken_certificate_changes_nothing(folder: Path, authority: Authority) -> None:
@@ -160,18 +157,18 @@ async def test_broken_certificate_changes_nothing(folder: Path, authority: Autho
     async with tls_server(folder) as server:
         Authority("another").issue(*HERE).write(folder / "server.pem", folder / "unused.key")
         with capture_logs() as lines:
-            server.security.reload_changed()
-            server.security.reload_changed()
+            server.security.reloader.reload()
+            server.security.reloader.reload()
         assert [line["log_level"] for line in lines] == ["error"]
         assert "is not the key of the certificate" in lines[0]["why"]
         assert await health(server.address, authority) == SERVING
         (folder / "server.pem").unlink()
         with capture_logs() as lines:
-            server.security.reload()
+            server.security.reloader.reload(forced=True)
         assert [line["log_level"] for line in lines] == ["error"]
         assert await health(server.address, authority) == SERVING
         authority.issue(*HERE).write(folder / "server.pem", folder / "server.key")
-        server.security.reload_changed()
+        server.security.reloader.reload()
         assert await health(server.address, authority) == SERVING
 
 
@@ -249,7 +246,7 @@ async def test_files_are_looked_at_again_by_themselves(
     monkeypatch.setattr("ledger.api.access.reloading.POLL_SECONDS", 0.01)
     another = Authority("another")
     async with tls_server(folder) as server:
-        reloader = server.security._reloader
+        reloader = server.security.reloader
         reload, failures = reloader.reload, iter([RuntimeError("defect")])
 
         def fail_once() -> None:
@@ -258,7 +255,7 @@ async def test_files_are_looked_at_again_by_themselves(
             reload()
 
         monkeypatch.setattr(reloader, "reload", fail_once)
-        server.security.start()
+        server.security.reloader.start()
         try:
             another.issue(*HERE).write(folder / "server.pem", folder / "server.key")
             async with asyncio.timeout(60):
@@ -267,7 +264,7 @@ async def test_files_are_looked_at_again_by_themselves(
                         break
                     await asyncio.sleep(0.02)
         finally:
-            server.security.stop()
+            server.security.reloader.stop()
 
 
 @pytest.mark.parametrize("is_removed", [True, False])
@@ -282,12 +279,12 @@ async def test_authorities_that_are_gone_let_nobody_in(
             (folder / "clients.pem").unlink()
         else:
             (folder / "clients.pem").write_bytes(b"")
-        server.security.reload_changed()
+        server.security.reloader.reload()
         assert await health(server.address, authority, client) == UNAVAILABLE
         with pytest.raises(SecurityMisconfigured):
             Security(tls_settings(folder, **clients(folder)))
         (folder / "clients.pem").write_bytes(authority.certificate_pem)
-        server.security.reload_changed()
+        server.security.reloader.reload()
         assert await health(server.address, authority, client) == SERVING
 
 
@@ -309,8 +306,8 @@ async def test_key_that_is_gone_leaves_the_old_one_in_force(
     async with tls_server(folder, **clients(folder)) as server:
         (folder / "server.key").unlink()
         with capture_logs() as lines:
-            server.security.reload_changed()
+            server.security.reloader.reload()
         assert [line["event"] for line in lines] == [
-            "a new file cannot be used, the old contents stay in force"
+            "a new file is unusable: the old contents stay in force"
         ]
         assert await health(server.address, authority, client) == SERVING

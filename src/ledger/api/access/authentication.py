@@ -1,4 +1,4 @@
-"""Who is calling: by bearer token, or by the certificate that the caller has shown."""
+"""Identifies callers, by bearer token or client certificate."""
 
 import hashlib
 import hmac
@@ -22,9 +22,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 TOKEN_BYTES_MAX = 8 * 1024
-# How many tokens and certificates are remembered, the accepted ones and the refused ones.
+# How many accepted tokens, refused tokens and certificates are remembered, each.
 REMEMBERED_MAX = 10_000
-# So long a token that was refused is not looked at again: short, since the one whose time had not come may be good by then.
+# How long a refusal is remembered. Short: a token refused as not yet valid may have become valid.
 REFUSAL_SECONDS = 5.0
 NEVER = float("inf")
 _HEADER = "authorization"
@@ -34,7 +34,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class Credential(StrEnum):
-    """By what a caller is known. The same name by another credential is another caller."""
+    """How a caller is identified. The same name with another credential is another caller."""
 
     NONE = "none"
     TOKEN = "token"  # noqa: S105  # a word, not a secret
@@ -44,7 +44,7 @@ class Credential(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls and what they may do, until `expires_at` in seconds of the epoch."""
+    """A caller and its scopes, valid until `expires_at` in seconds since the epoch."""
 
     identity: str
     credential: Credential
@@ -53,12 +53,12 @@ class Caller:
 
 
 class JwtRefused(Exception):
-    """The token proves nothing. The text says why, for the log."""
+    """A token is not accepted. The text has the reason, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
-    """What a token proves: who, what they may do, and until when, in seconds of the epoch."""
+    """The identity and scopes that a token proves, until `expires_at` in seconds since the epoch."""
 
     identity: str
     scopes: frozenset[Scope]
@@ -66,15 +66,15 @@ class VerifiedClaims:
 
 
 class TokenVerifier(Protocol):
-    """Verifies tokens of somebody who issues them; an implementation brings a library along that most commands do without."""
+    """Verifies tokens of an issuer. A protocol, as the implementation imports a slow library."""
 
     def verify(self, token: str) -> VerifiedClaims:
-        """What the token proves. Raises JwtRefused."""
+        """Returns the claims. Raises JwtRefused."""
         ...
 
 
 class Authenticator:
-    """Tells who calls. Everything it has verified is remembered, until it expires or a file changes."""
+    """Identifies callers. Remembers what it verified until it expires or a file changes."""
 
     def __init__(
         self,
@@ -88,19 +88,22 @@ class Authenticator:
         self._jwt = jwt
         self._identities = identities
         self._clock = clock
-        # By the token's hash: a copy of the memory holds nobody's token.
+        # By the token's hash: a dump of the memory holds no tokens.
         self._accepted: dict[bytes, Caller] = {}
         self._refused: dict[bytes, float] = {}
         self._certificates: dict[bytes, Caller | None] = {}
 
     def forget(self) -> None:
-        """Verifies everything anew from now on: what a file says has changed."""
+        """Forgets all callers: the next call of each is verified again."""
         self._accepted.clear()
         self._refused.clear()
         self._certificates.clear()
 
     def caller_of(self, context: Context) -> Caller:
-        """The caller. Raises NotAuthenticated. A token goes before a certificate."""
+        """The caller, by its token if there is one, else by its certificate.
+
+        Raises NotAuthenticated.
+        """
         header = None
         for key, value in context.invocation_metadata() or ():
             if key == _HEADER:
@@ -145,7 +148,7 @@ class Authenticator:
         """Raises JwtRefused."""
         found = None
         for known in self._tokens.value if self._tokens is not None else ():
-            # All of them, each in constant time: how long it takes tells nothing.
+            # All lines, each in constant time: the time that it takes reveals nothing.
             if hmac.compare_digest(known.digest, digest):
                 found = known
         if found is not None:
@@ -164,13 +167,16 @@ class Authenticator:
         caller = self._certificates[pem]
         if caller is None:
             raise NotAuthenticated("the client certificate has no URI and no DNS name")
-        # The handshake has looked at it, but connections stay open for days.
+        # The handshake checks it once, and a connection may stay open for days.
         if self._clock() >= caller.expires_at:
             raise NotAuthenticated("the client certificate has expired", identity=caller.identity)
         return caller
 
     def _certified(self, pem: bytes) -> Caller | None:
-        """Who shows this certificate, which the handshake has verified; without scopes if no line names them."""
+        """The caller with this certificate, which the handshake has verified; None without a name.
+
+        Has no scopes if no line of the file names it.
+        """
         from cryptography import x509
 
         certificate = x509.load_pem_x509_certificate(pem)
@@ -186,8 +192,9 @@ class Authenticator:
 
 
 def _names_of(certificate: "x509.Certificate") -> list[str]:
-    """The URIs of the certificate's subject alternative name, or if there are none its DNS names,
-    each with its kind. Never the common name, which authorities do not vouch for.
+    """The URIs in the certificate's subject alternative name, else its DNS names, with their kind.
+
+    Never the common name: authorities do not vouch for it.
     """
     from cryptography import x509
 

@@ -1,7 +1,7 @@
-"""The files that say who may do what: lines for tokens and for client certificates. `#` begins a comment.
+"""The files of callers and their scopes: one line for each token or client certificate.
 
-A name in a certificate is called by its kind, `uri:spiffe://house/admin` or `dns:admin.internal`:
-a certificate may have any text in either.
+`#` begins a comment. A name in a certificate is written with its kind, `uri:spiffe://house/admin` or
+`dns:admin.internal`: a certificate may have any text in either.
 """
 
 import re
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.api.access.authorization import parse_scopes
-from ledger.api.access.reloading import FileUnusable, NamesNobody, read_file
+from ledger.api.access.reloading import FileMissingOrEmpty, FileUnusable, read_file
 from ledger.api.methods import Scope
 
-# A name for a row of the call log, and for people: printable ASCII without blanks.
+# A name in the call log, for people: printable ASCII without blanks.
 _IDENTITY = re.compile(r"[!-~]+")
 IDENTITY_LENGTH_MAX = 256
 LINES_MAX = 1000
 URI_KIND = "uri:"
 DNS_KIND = "dns:"
-# Names without their kind, as files had them: what cannot be a DNS name, and what cannot be a URI.
+# Names without their kind, from older files: what cannot be a DNS name, and what cannot be a URI.
 _PLAIN_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://|urn:).+")
 _PLAIN_DNS_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class StaticToken:
-    """A line of the file of tokens. `digest` is the SHA-256 of the token, which itself is nowhere."""
+    """A line of the file of tokens. `digest` is the token's SHA-256; the token is not stored."""
 
     identity: str
     scopes: frozenset[Scope]
@@ -35,7 +35,7 @@ class StaticToken:
 
 
 def is_identity(text: str) -> bool:
-    """Whether somebody may be called so."""
+    """Whether `text` can be the name of a caller."""
     return len(text) <= IDENTITY_LENGTH_MAX and _IDENTITY.fullmatch(text) is not None
 
 
@@ -44,7 +44,7 @@ def read_tokens(path: Path) -> tuple[StaticToken, ...]:
     tokens: dict[bytes, StaticToken] = {}
     for number, words in _lines(path):
         if len(words) != 3 or not _DIGEST.fullmatch(words[2]):
-            # The line is not shown: somebody may have put the token itself there.
+            # The line is not shown: it may have the token itself.
             raise FileUnusable(
                 f"{path}:{number}: a line is: identity scopes sha256-of-the-token-in-lower-case-hex"
             )
@@ -71,7 +71,7 @@ def read_identities(path: Path) -> Mapping[str, frozenset[Scope]]:
 
 
 def _with_kind(path: Path, number: int, name: str) -> str:
-    """`name` with its kind, which a name that can only be of one kind need not have."""
+    """`name` with its kind. Adds the kind to a name that can only be of one."""
     if name.startswith((URI_KIND, DNS_KIND)):
         if name in (URI_KIND, DNS_KIND):
             raise FileUnusable(f"{path}:{number}: there is no name after {name}")
@@ -88,7 +88,8 @@ def _with_kind(path: Path, number: int, name: str) -> str:
 def _entry(path: Path, number: int, words: list[str]) -> tuple[str, frozenset[Scope]]:
     if not is_identity(words[0]):
         raise FileUnusable(
-            f"{path}:{number}: an identity is at most {IDENTITY_LENGTH_MAX} printable ASCII characters"
+            f"{path}:{number}: an identity has at most {IDENTITY_LENGTH_MAX} printable ASCII "
+            "characters"
         )
     try:
         return words[0], parse_scopes(words[1])
@@ -97,7 +98,7 @@ def _entry(path: Path, number: int, words: list[str]) -> tuple[str, frozenset[Sc
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The words of the lines that have any, with the numbers of the lines."""
+    """The words of each line that has any, with the line's number."""
     try:
         lines = read_file(path).decode().splitlines()
     except UnicodeDecodeError as error:
@@ -107,9 +108,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(lines, 1)
         if (words := line.partition("#")[0].split())
     ]
-    # Each verification of a token looks at every line.
+    # To verify a token takes a look at every line.
     if len(found) > LINES_MAX:
         raise FileUnusable(f"{path} has more than {LINES_MAX} lines")
     if not found:
-        raise NamesNobody(f"{path} names nobody")
+        raise FileMissingOrEmpty(f"{path} names no caller")
     yield from found

@@ -37,7 +37,7 @@ STREAM_OPEN = "OPEN"
 # Refusals that do not depend on the request: the call log counts them instead of listing each.
 SUMMED_UP = (ScopeMissing, QueueFull, DeadlineTooShort)
 
-ANYBODY = Caller("", Credential.NONE, frozenset(Scope))
+ANY_CALLER = Caller("", Credential.NONE, frozenset(Scope))
 
 
 class Gate:
@@ -67,9 +67,9 @@ class Gate:
         self.is_recorded_before_response = method.recorded is Recorded.BEFORE_RESPONSE
 
     def call(self, context: Context, request_id: str) -> "GatedCall":
-        """Lets a call in. Raises NotAuthenticated, RateLimited, and ScopeMissing, which is recorded.
+        """Admits a call. Raises NotAuthenticated, RateLimited, and ScopeMissing, which is recorded.
 
-        The other two are not: they have no caller, or so many that the log would be full of them.
+        The other two are not recorded: they have no caller, or would fill the log.
         """
         caller = self._caller_of(context)
         call = GatedCall(self, caller, context, request_id)
@@ -83,10 +83,10 @@ class Gate:
     async def admit_each(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
-        """Admits every request of a stream anew: its caller may have expired, or been removed, since it was opened.
+        """Admits each request of a stream: its caller may have expired or been removed since.
 
-        A stream that is faster than it may be is held back; that costs its caller nothing but time. Raises NotAuthenticated,
-        ScopeMissing.
+        A stream that is faster than its rate limit is slowed down and not refused. Raises
+        NotAuthenticated, ScopeMissing.
         """
         async for request in requests:
             while True:
@@ -98,17 +98,17 @@ class Gate:
             if self._scopes.isdisjoint(caller.scopes):
                 raise ScopeMissing(self._scope)
             REFUSED_EVENT_TYPES.set(refused_event_types(caller.scopes))
-            # Passed on without being held until the next one comes: it may have 4 MiB.
+            # Not held in a variable until the next one comes: it may have 4 MiB.
             passed = [request]
             del request
             yield passed.pop()
 
     def _caller_of(self, context: Context) -> Caller:
         if self._authenticator is None:
-            return ANYBODY
+            return ANY_CALLER
         caller = self._authenticator.caller_of(context)
         CALLER.set(caller.identity)
-        # Before the scope: whoever keeps asking for what he may not have is slowed down, too.
+        # Before the scope, so that a caller without the scope is limited, too.
         if self._rate_limit is not None and (
             seconds := self._rate_limit.take((caller.credential, caller.identity))
         ):
@@ -117,7 +117,7 @@ class Gate:
 
 
 class GatedCall:
-    """A call that was let in, for a `with` around its work: what becomes of it is recorded."""
+    """An admitted call. A `with` around its work records its outcome."""
 
     __slots__ = (
         *("_caller", "_context", "_gate", "_kept", "_request_id", "_response", "_written"),
@@ -139,7 +139,7 @@ class GatedCall:
         self._written: RecordedCall | None = None
 
     def read(self, request: Message) -> Message:
-        """Takes note of the request, and returns it."""
+        """Keeps what the record needs of the request, and returns the request."""
         keep = self._gate.keep
         self._kept = request if keep is None else keep(request)
         return request
@@ -153,14 +153,20 @@ class GatedCall:
             yield passed.pop()
 
     def answer_each(self, answers: AsyncGenerator[Message]) -> AsyncGenerator[Message]:
-        """The answers of a stream, with rows of the call log as it goes on: a crash hides no caller."""
+        """Passes the responses of a stream on, with rows in the call log while it is open.
+
+        So the call log has the caller of a stream that a crash ends.
+        """
         call_log = self._gate.call_log
         return answers if call_log is None else self._answer_recorded(answers, call_log)
 
     async def _answer_recorded(
         self, answers: AsyncGenerator[Message], call_log: CallLog
     ) -> AsyncGenerator[Message]:
-        """Raises DatabaseUnavailable and its like when a row cannot be written: what was not acknowledged may be sent again."""
+        """Raises DatabaseUnavailable and the like if a row cannot be written.
+
+        The client then sends again the events that were not acknowledged.
+        """
         self._stream_id = uuid_utils.uuid7().hex
         await call_log.write(self._record(STREAM_OPEN))
         try:
@@ -186,9 +192,9 @@ class GatedCall:
             call_log.record(self._record(STREAM_OPEN))
 
     async def answered(self, response: Message) -> None:
-        """Takes note of the answer; where it must not go out without its record, writes that first.
+        """Keeps the response for the record; writes the record now if the response must wait for it.
 
-        Raises DatabaseUnavailable and its like then: the call took effect, and may be repeated.
+        Raises DatabaseUnavailable and the like if it cannot. The call took effect, and may be repeated.
         """
         self._response = response
         if self._gate.call_log is not None and self._gate.is_recorded_before_response:
@@ -212,15 +218,19 @@ class GatedCall:
                 record = self._gate.call_log.record_refusal
             record(self._record(code_of(error)))
         elif error is not None:
-            # The writing failed, or was given up: the same row, as soon as it can be.
+            # It was not written, or it is not known: the same row again, as soon as possible.
             self._gate.call_log.record(self._written)
 
     def _record(self, outcome: str) -> RecordedCall:
-        what: Content = {}
+        content: Content = {}
         if self._stream_id:
-            what = {"stream": self._stream_id, "events": self._events, "answered": self._answered}
+            content = {
+                "stream": self._stream_id,
+                "events": self._events,
+                "answered": self._answered,
+            }
         elif self._kept is not None and self._gate.describe is not None:
-            what = self._gate.describe(self._kept, self._response)
+            content = self._gate.describe(self._kept, self._response)
         caller = self._caller
         return RecordedCall(
             caller.identity,
@@ -228,15 +238,15 @@ class GatedCall:
             self._gate.method,
             self._request_id,
             self._context.peer(),
-            what,
+            content,
             outcome,
         )
 
 
 class OpenGate:
-    """Takes the place of a gate, and of a call that it let in, where there is nothing to ask and nothing to record.
+    """Stands for both a gate and its call where there is nothing to check or record.
 
-    For streams. Single calls have a way of their own without it: they are too many to pay for what does nothing.
+    Only streams use it. Single calls skip the gate instead: each pays for every call of a method.
     """
 
     def call(self, _context: Context, _request_id: str) -> Self:

@@ -1,4 +1,4 @@
-"""JSON Web Tokens: verified by the public keys of their issuer."""
+"""Verifies JSON Web Tokens with the public keys of their issuer."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ import jwt
 
 from ledger.api.access.authentication import JwtRefused, VerifiedClaims
 from ledger.api.access.credential_files import is_identity
-from ledger.api.access.reloading import FileUnusable, NamesNobody, ReloadedFiles, read_file
+from ledger.api.access.reloading import FileMissingOrEmpty, FileUnusable, ReloadedFiles, read_file
 from ledger.api.methods import Scope
 
-# What the clocks of two machines may differ by.
+# How far the clocks of two machines may differ.
 LEEWAY_SECONDS = 10
 RSA_BITS_MIN = 2048
 _REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
@@ -22,13 +22,13 @@ _SCOPES = {scope.value: scope for scope in Scope}
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A public key and the algorithms that it may be used with: those of its kind, and the one it names if it names one."""
+    """A public key and its algorithms: those of its kind, or only the one that its `alg` names."""
 
     public_key: Any
     algorithms: frozenset[str]
 
 
-# By key id; None for a key without.
+# By key id; None for the only key, if it has no id.
 KeySet = Mapping[str | None, VerificationKey]
 
 
@@ -40,20 +40,20 @@ class JwtVerifier:
     ) -> None:
         """Raises FileUnusable."""
         self.keys: ReloadedFiles[KeySet] = ReloadedFiles(
-            [jwks], lambda: read_keys(jwks, algorithms), nobody=lambda: {}
+            [jwks], lambda: read_keys(jwks, algorithms), admit_none=lambda: {}
         )
         self._issuer = issuer
         self._audience = audience
 
     def verify(self, token: str) -> VerifiedClaims:
-        """What the token proves. Takes some 50 to 100 µs. Raises JwtRefused."""
+        """Returns the claims. Takes 50 to 100 µs. Raises JwtRefused."""
         try:
             header = jwt.get_unverified_header(token)
             key = self._key_of(header)
             claims = jwt.decode(
                 token,
                 key.public_key,
-                # What the header says is only believed if it is what the key is for.
+                # The header's algorithm counts only if it is one of the key's.
                 algorithms=[str(header.get("alg"))] if header.get("alg") in key.algorithms else [],
                 issuer=self._issuer,
                 audience=self._audience,
@@ -63,9 +63,8 @@ class JwtVerifier:
             return _claims_of(claims)
         except JwtRefused:
             raise
-        except (
-            Exception
-        ) as error:  # whatever a stranger's bytes do to a parser, they are not accepted
+        except Exception as error:
+            # Whatever a stranger's bytes do to a parser, the token is not accepted.
             raise JwtRefused(f"{type(error).__name__}: {error}"[:200]) from error
 
     def _key_of(self, header: Mapping[str, Any]) -> VerificationKey:
@@ -83,16 +82,16 @@ def _claims_of(claims: Mapping[str, Any]) -> VerifiedClaims:
         raise JwtRefused("its sub is no identity")
     if not isinstance(scope, str):
         raise JwtRefused("its scope is not a text")
-    # Other words are other services' business.
+    # Other words are scopes of other services.
     scopes = frozenset(_SCOPES[word] for word in scope.split(" ") if word in _SCOPES)
     return VerifiedClaims(identity, scopes, float(int(claims["exp"])) + LEEWAY_SECONDS)
 
 
 def read_keys(path: Path, algorithms: frozenset[str]) -> KeySet:
-    """The keys of a JWKS file that verify with one of `algorithms`. Raises FileUnusable."""
+    """The keys of a JWKS file that can verify with one of `algorithms`. Raises FileUnusable."""
     contents = read_file(path)
     if not contents.strip():
-        raise NamesNobody(f"{path} is empty")
+        raise FileMissingOrEmpty(f"{path} is empty")
     try:
         listed = json.loads(contents)["keys"]
         keys: dict[str | None, VerificationKey] = {}
@@ -109,7 +108,7 @@ def read_keys(path: Path, algorithms: frozenset[str]) -> KeySet:
         raise FileUnusable(f"{path} is no JSON Web Key Set") from error
     if not keys:
         says = f"{path} has no key for the algorithms {','.join(sorted(algorithms))}"
-        raise FileUnusable(says) if listed else NamesNobody(says)
+        raise FileUnusable(says) if listed else FileMissingOrEmpty(says)
     return keys
 
 
@@ -133,7 +132,7 @@ def _algorithms_of(path: Path, public_key: Any) -> frozenset[str]:
     if isinstance(public_key, rsa.RSAPublicKey):
         if public_key.key_size < RSA_BITS_MIN:
             raise FileUnusable(
-                f"{path} holds an RSA key of {public_key.key_size} bits; {RSA_BITS_MIN} is the least"
+                f"{path} holds an RSA key of {public_key.key_size} bits; the minimum is {RSA_BITS_MIN}"
             )
         return frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
     if isinstance(public_key, ec.EllipticCurvePublicKey):

@@ -1,17 +1,17 @@
-"""How often a caller may call: a token bucket for each."""
+"""Limits how often each caller may call, with a token bucket for each."""
 
 import time
 from collections.abc import Callable, Hashable
 
-# Callers are known by then, and few; but a JWT's issuer may know many.
+# Callers are authenticated before, and usually few. The issuer of JWTs may have many.
 BUCKETS_MAX = 10_000
 
 
 class RateLimit:
     """Buckets that hold `burst_calls` calls and fill up by `calls_per_second`.
 
-    A bucket is one number: when it will be full again. One that is full is not kept, as it is like one that never was.
-    This is the generic cell rate algorithm (ITU-T I.371).
+    A bucket is one number: when it will be full again. A full bucket is not stored, because a new one
+    is full, too. This is the generic cell rate algorithm (ITU-T I.371).
     """
 
     def __init__(
@@ -27,7 +27,10 @@ class RateLimit:
         self._full_at: dict[Hashable, float] = {}
 
     def take(self, caller: Hashable) -> float:
-        """Takes a call out of the caller's bucket and returns 0; or takes nothing and returns the seconds until there is one."""
+        """Takes a call from the caller's bucket and returns 0.
+
+        If the bucket is empty, takes nothing and returns the seconds until it has a call.
+        """
         now = self._clock()
         full_at = max(self._full_at.get(caller, now), now) + self._call_seconds
         missing_seconds = full_at - now - self._burst_seconds
@@ -40,7 +43,7 @@ class RateLimit:
         return 0.0
 
     def _make_room(self, now: float) -> None:
-        """Lets the full buckets go; if there are none, the one that was made first, whose caller then gets a full one."""
+        """Removes the full buckets, or if there are none the oldest, whose caller gets a full one."""
         self._full_at = {
             caller: full_at for caller, full_at in self._full_at.items() if full_at > now
         }

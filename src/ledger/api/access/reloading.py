@@ -1,7 +1,7 @@
-"""What is read from files and read again when they change: certificates, tokens, keys.
+"""Certificates, tokens and keys from files, which are read again when they change.
 
-A new file that cannot be used changes nothing. A file that says who may call and that is gone or
-empty lets nobody in: whoever removes it expects that.
+A new file that is unusable changes nothing. A file of callers that is missing or empty admits no
+caller: an operator who removes it expects that.
 """
 
 import os
@@ -17,56 +17,69 @@ from ledger.repeating import Repeating
 T = TypeVar("T")
 
 POLL_SECONDS = 2.0
-# Nobody keeps more in such a file by intention.
+# Far more than such files hold. It keeps a wrong path from filling the memory.
 FILE_BYTES_MAX = 4 * 1024 * 1024
 
 _log = structlog.get_logger("ledger.security")
 
 
 class FileUnusable(Exception):
-    """A file of the configuration is missing, or not as it must be. The text says which and why, without its secrets."""
+    """A file of the configuration is missing or invalid.
+
+    The text names the file and the reason, and shows no secrets.
+    """
 
 
-class NamesNobody(FileUnusable):
-    """A file is gone or has nothing in it."""
+class FileMissingOrEmpty(FileUnusable):
+    """A file does not exist, or lists nothing."""
 
 
 class ReloadedFiles(Generic[T]):
-    """`value` is what `read` made of the files when they were last as they must be."""
+    """`value` is what `read` returned when the files were last usable."""
 
     def __init__(
-        self, paths: Sequence[Path], read: Callable[[], T], *, nobody: Callable[[], T] | None = None
+        self,
+        paths: Sequence[Path],
+        read: Callable[[], T],
+        *,
+        admit_none: Callable[[], T] | None = None,
     ) -> None:
-        """`nobody` makes the value that lets nobody in, for files that say who may call. Raises FileUnusable, as `read` does."""
+        """`admit_none` returns the value that admits no caller, for files that list callers.
+
+        Raises FileUnusable, as `read` does.
+        """
         self._paths = tuple(paths)
         self._read = read
-        self._nobody = nobody
-        # Before reading: what changes meanwhile is read again.
+        self._admit_none = admit_none
+        # Before reading: a file that changes while it is read is read again.
         self._seen = self._state()
         self.value: T = read()
 
     def reload(self, *, forced: bool = False) -> bool:
-        """Reads the files if they have changed since, or in any case; whether there is a new value. Logs why not."""
+        """Reads the files if they have changed or if `forced`. True if there is a new value.
+
+        Logs an unusable file.
+        """
         state = self._state()
         if state == self._seen and not forced:
             return False
-        # Also when it is broken, so that it is told once and not every time.
+        # Also of an unusable file, so that it is logged once and not at every poll.
         self._seen = state
         names = [str(path) for path in self._paths]
         try:
             try:
                 self.value = self._read()
-            except NamesNobody as error:
-                if self._nobody is None:
+            except FileMissingOrEmpty as error:
+                if self._admit_none is None:
                     raise
-                self.value = self._nobody()
+                self.value = self._admit_none()
                 _log.error(
-                    "a file is gone or empty: nobody is let in by it", files=names, why=str(error)
+                    "a file is missing or empty: it admits no caller", files=names, why=str(error)
                 )
                 return True
         except FileUnusable as error:
             _log.error(
-                "a new file cannot be used, the old contents stay in force",
+                "a new file is unusable: the old contents stay in force",
                 files=names,
                 why=str(error),
             )
@@ -79,7 +92,7 @@ class ReloadedFiles(Generic[T]):
 
 
 class Reloader:
-    """Looks after several files. `on_change` is called when one of them has a new value."""
+    """Reads several files again when they change, and then calls `on_change`."""
 
     def __init__(
         self, files: Sequence["ReloadedFiles[Any]"], *, on_change: Callable[[], None]
@@ -94,18 +107,26 @@ class Reloader:
             has_jitter=False,
         )
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there is any file to read again."""
+        return bool(self._files)
+
     def start(self) -> None:
-        """Begins to look every POLL_SECONDS."""
+        """Looks for changed files every POLL_SECONDS."""
         if self._files:
             self._polling.start()
 
     def stop(self) -> None:
-        """Looks no more."""
+        """Ends the polling."""
         self._polling.cancel()
 
     def reload(self, *, forced: bool = False) -> None:
-        """Reads what has changed, or all of it."""
-        # A list, as each of them is to be looked at.
+        """Reads the files that have changed, or all of them if `forced`.
+
+        An unusable file is logged and keeps its old value, or admits no caller (see above).
+        """
+        # A list and no generator: `any` would skip the files after the first change.
         if any([file.reload(forced=forced) for file in self._files]):
             self._on_change()
 
@@ -114,13 +135,16 @@ class Reloader:
 
 
 def read_file(path: Path) -> bytes:
-    """The contents of a small file that nobody but root and the server's user may change. Raises FileUnusable."""
+    """The contents of a small file that only root and the server's user may change.
+
+    Raises FileUnusable.
+    """
     try:
         with path.open("rb") as file:
             _check_safe(path, os.fstat(file.fileno()))
             contents = file.read(FILE_BYTES_MAX + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NamesNobody(f"cannot read {path}: {error.strerror}") from error
+        raise FileMissingOrEmpty(f"cannot read {path}: {error.strerror}") from error
     except OSError as error:
         raise FileUnusable(f"cannot read {path}: {error.strerror}") from error
     if len(contents) > FILE_BYTES_MAX:
@@ -129,12 +153,13 @@ def read_file(path: Path) -> bytes:
 
 
 def _check_safe(path: Path, status: os.stat_result) -> None:
-    """Raises FileUnusable. Whoever may write into the file could let themselves in."""
+    """Raises FileUnusable if another user may write the file: that user could admit callers."""
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise FileUnusable(f"{path} may be written by others than its owner: run chmod go-w on it")
     if status.st_uid not in (0, os.geteuid()):
         raise FileUnusable(
-            f"{path} belongs to the user {status.st_uid}: it must belong to root or to the server's user {os.geteuid()}"
+            f"{path} belongs to the user {status.st_uid}: it must belong to root or to the "
+            f"server's user {os.geteuid()}"
         )
 
 
@@ -143,5 +168,5 @@ def _state_of(path: Path) -> tuple[int, ...] | None:
         status = path.stat()
     except OSError:
         return None
-    # Whoever replaces a file by a link or a rename may keep the time of the old one.
+    # Not the time alone: a file that a link or a rename replaces may have the time of the old one.
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_uid

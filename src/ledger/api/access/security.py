@@ -1,4 +1,7 @@
-"""How the port is guarded, put together from the settings; refuses what makes no sense before anybody can call."""
+"""TLS, authentication and rate limits of the server's port, made from the settings.
+
+Settings that make no sense are refused before the server takes a call.
+"""
 
 import math
 from collections.abc import Callable
@@ -25,11 +28,14 @@ T = TypeVar("T")
 
 
 class SecurityMisconfigured(Exception):
-    """The settings of TLS and of who may call do not fit together, or a file they name is not as it must be."""
+    """Settings of TLS or authentication contradict each other, or a file they name is unusable."""
 
 
 class Security:
-    """What stands between the network and the service."""
+    """The credentials of the server's port, and the gates of its methods.
+
+    `reloader` reads the files again when they change.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Reads the files. Raises SecurityMisconfigured."""
@@ -53,16 +59,12 @@ class Security:
             self._identities,
             self._jwt.keys if self._jwt is not None else None,
         )
-        self._files = [file for file in files if file is not None]
-        self._reloader = Reloader(self._files, on_change=self._forget)
-
-    @property
-    def has_files(self) -> bool:
-        """Whether there is something to read again."""
-        return bool(self._files)
+        self.reloader = Reloader(
+            [file for file in files if file is not None], on_change=self._forget
+        )
 
     def credentials(self) -> grpc.ServerCredentials | None:
-        """For the server's port; None: plaintext."""
+        """For the server's port; None for plaintext."""
         return None if self._tls is None else self._tls.credentials()
 
     def gate(self, method: Method, call_log: CallLog | None = None) -> Gate | None:
@@ -78,29 +80,13 @@ class Security:
             call_log=call_log,
         )
 
-    def start(self) -> None:
-        """Begins to look for changed files."""
-        self._reloader.start()
-
-    def stop(self) -> None:
-        """Looks no more."""
-        self._reloader.stop()
-
-    def reload(self) -> None:
-        """Reads all files again. What is broken stays as it was, and is logged; what is gone lets nobody in."""
-        self._reloader.reload(forced=True)
-
-    def reload_changed(self) -> None:
-        """The same for the files that have changed, as happens every few seconds by itself."""
-        self._reloader.reload()
-
     def _forget(self) -> None:
         if self._authenticator is not None:
             self._authenticator.forget()
 
 
 def _check(settings: Settings) -> None:
-    """Raises SecurityMisconfigured for settings that do nothing, or not what whoever set them must think they do."""
+    """Raises SecurityMisconfigured for settings without effect, or with a surprising one."""
     needs = (
         ("tls_certificate_file", "tls_key_file"),
         ("tls_key_file", "tls_certificate_file"),
@@ -115,17 +101,20 @@ def _check(settings: Settings) -> None:
     for given, needed in needs:
         if getattr(settings, given) and not getattr(settings, needed):
             raise SecurityMisconfigured(
-                f"LEDGER_{given.upper()} does nothing without LEDGER_{needed.upper()}: set both, or neither"
+                f"LEDGER_{given.upper()} does nothing without LEDGER_{needed.upper()}: "
+                "set both, or neither"
             )
     if settings.tls_client_ca_file and not settings.identifies_callers:
         raise SecurityMisconfigured(
-            "LEDGER_TLS_CLIENT_CA_FILE lets in whoever has a certificate, to do anything: set LEDGER_AUTH_IDENTITIES_FILE, which "
-            "says who may do what, or LEDGER_AUTH_TOKENS_FILE or LEDGER_JWT_JWKS_FILE"
+            "LEDGER_TLS_CLIENT_CA_FILE lets every caller with a certificate do anything: set "
+            "LEDGER_AUTH_IDENTITIES_FILE, which lists what each may do, or LEDGER_AUTH_TOKENS_FILE "
+            "or LEDGER_JWT_JWKS_FILE"
         )
     if settings.rate_limit_calls_per_second and not settings.identifies_callers:
         raise SecurityMisconfigured(
-            "LEDGER_RATE_LIMIT_CALLS_PER_SECOND is a limit for each caller: set LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or "
-            "LEDGER_AUTH_IDENTITIES_FILE, by which callers are known"
+            "LEDGER_RATE_LIMIT_CALLS_PER_SECOND is a limit for each caller: set "
+            "LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or LEDGER_AUTH_IDENTITIES_FILE, which "
+            "identify callers"
         )
     _check_exposure(settings)
 
@@ -138,12 +127,14 @@ def _check_exposure(settings: Settings) -> None:
         missing.append("TLS (LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE)")
     if not settings.identifies_callers:
         missing.append(
-            "authentication (LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or LEDGER_AUTH_IDENTITIES_FILE)"
+            "authentication (LEDGER_AUTH_TOKENS_FILE, LEDGER_JWT_JWKS_FILE or "
+            "LEDGER_AUTH_IDENTITIES_FILE)"
         )
     if missing:
         raise SecurityMisconfigured(
-            f"{settings.grpc_address} can be called from other machines, and there is no {' and no '.join(missing)}: set that, "
-            "or LEDGER_ALLOW_INSECURE=true if something else keeps strangers away"
+            f"{settings.grpc_address} can be called from other machines, and there is no "
+            f"{' and no '.join(missing)}: set that, or LEDGER_ALLOW_INSECURE=true if something else "
+            "keeps strangers away"
         )
 
 
@@ -157,7 +148,7 @@ def _tls_of(settings: Settings) -> ServerTls | None:
 def _jwt_of(settings: Settings) -> "JwtVerifier | None":
     if settings.jwt_jwks_file is None:
         return None
-    # Imported when needed: its libraries take a tenth of a second to load.
+    # Imported when needed: its libraries take 0.1 s to load.
     from ledger.api.access.jwt_tokens import JwtVerifier
 
     return JwtVerifier(
@@ -169,9 +160,11 @@ def _jwt_of(settings: Settings) -> "JwtVerifier | None":
 
 
 def _reloaded(
-    path: Path | None, read: Callable[[Path], T], nobody: Callable[[], T]
+    path: Path | None, read: Callable[[Path], T], admit_none: Callable[[], T]
 ) -> ReloadedFiles[T] | None:
-    return None if path is None else ReloadedFiles([path], lambda: read(path), nobody=nobody)
+    return (
+        None if path is None else ReloadedFiles([path], lambda: read(path), admit_none=admit_none)
+    )
 
 
 def _rate_limit_of(settings: Settings) -> RateLimit | None:

@@ -1,4 +1,4 @@
-"""TLS for the server's port: certificates from files, replaced while it runs."""
+"""TLS of the server's port, with certificates from files that may change while it runs."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from ledger.api.access.reloading import FileUnusable, NamesNobody, ReloadedFiles, read_file
+from ledger.api.access.reloading import FileMissingOrEmpty, FileUnusable, ReloadedFiles, read_file
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -18,7 +18,10 @@ _log = structlog.get_logger("ledger.security")
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the server's certificate chain, its key, and the authorities whose clients are let in, if they must show one."""
+    """PEM files: the server's certificate chain and key, and the authorities of client certificates.
+
+    With `client_ca` every client must show a certificate of one of its authorities.
+    """
 
     certificate: Path
     key: Path
@@ -26,7 +29,7 @@ class TlsFiles:
 
 
 class ServerTls:
-    """The server's side of TLS. New connections get the newest certificate; those that are open keep theirs."""
+    """TLS of the server. New connections get the newest certificate; open connections keep theirs."""
 
     def __init__(self, files: TlsFiles) -> None:
         """Raises FileUnusable."""
@@ -36,7 +39,7 @@ class ServerTls:
             *([files.client_ca] if files.client_ca is not None else []),
         ]
         self.files = ReloadedFiles(
-            paths, lambda: _read(files), nobody=lambda: _read(files, admits_nobody=True)
+            paths, lambda: _read(files), admit_none=lambda: _read(files, admits_none=True)
         )
         self._given = self.files.value
         self._demands_certificate = files.client_ca is not None
@@ -46,12 +49,13 @@ class ServerTls:
         self._given = self.files.value
         return grpc.dynamic_ssl_server_credentials(
             self._given,
-            self._newer,  # type: ignore[arg-type]  # the library takes None for "as before"; its types know nothing of it
+            # The library takes None for "unchanged", which its types do not allow.
+            self._newer,  # type: ignore[arg-type]
             require_client_authentication=self._demands_certificate,
         )
 
     def _newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called by gRPC at every handshake, in a thread of its own; None: as before."""
+        """gRPC calls this at every handshake, in another thread. None: unchanged."""
         current = self.files.value
         if current is self._given:
             return None
@@ -59,30 +63,32 @@ class ServerTls:
         return current
 
 
-def _read(files: TlsFiles, *, admits_nobody: bool = False) -> grpc.ServerCertificateConfiguration:
-    """With `admits_nobody` the authorities of the clients are not read: no certificate is taken.
+def _read(files: TlsFiles, *, admits_none: bool = False) -> grpc.ServerCertificateConfiguration:
+    """Reads the files. With `admits_none` no client certificate is accepted, whatever the files hold.
 
-    Raises FileUnusable: gRPC would take anything, and let every handshake fail.
+    Raises FileUnusable: gRPC itself would accept invalid files, and fail every handshake.
     """
     chain, key = read_file(files.certificate), read_file(files.key)
     _check_pair(files, chain, key)
     authorities = None
     if files.client_ca is not None:
-        authorities = _authority_of_nobody() if admits_nobody else read_file(files.client_ca)
+        authorities = (
+            _authority_without_certificates() if admits_none else read_file(files.client_ca)
+        )
         if not authorities.strip():
-            raise NamesNobody(f"{files.client_ca} is empty")
+            raise FileMissingOrEmpty(f"{files.client_ca} is empty")
         _certificates(files.client_ca, authorities)
     return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
 
 
-def _authority_of_nobody() -> bytes:
-    """An authority that issues no certificate: its key is thrown away. gRPC takes no empty list of them."""
+def _authority_without_certificates() -> bytes:
+    """An authority that issued no certificate: its key is discarded. gRPC takes no empty list."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nobody")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "none")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -99,7 +105,7 @@ def _authority_of_nobody() -> bytes:
 
 
 def _check_pair(files: TlsFiles, chain: bytes, key: bytes) -> None:
-    # Imported when needed: a server without TLS does without.
+    # Imported when needed: a server without TLS does not need it.
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
@@ -107,7 +113,7 @@ def _check_pair(files: TlsFiles, chain: bytes, key: bytes) -> None:
     try:
         private_key = serialization.load_pem_private_key(key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # Its text may quote the file.
+        # Without the text of `error`, which may quote the file.
         raise FileUnusable(
             f"{files.key} holds no private key in PEM without a passphrase"
         ) from error
@@ -121,7 +127,7 @@ def _check_pair(files: TlsFiles, chain: bytes, key: bytes) -> None:
     if not belongs:
         raise FileUnusable(f"{files.key} is not the key of the certificate in {files.certificate}")
     if leaf.not_valid_after_utc <= datetime.now(UTC):
-        # Not refused: it may be what there is, and clients refuse it by themselves.
+        # Not refused: there may be no other, and clients refuse it by themselves.
         _log.warning(
             "the server's certificate has expired",
             file=str(files.certificate),
