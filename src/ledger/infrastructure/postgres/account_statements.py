@@ -160,8 +160,7 @@ LEFT JOIN LATERAL {
 """
 
 _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
-e.amount_minor, e.available_at,
-         e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
+         e.amount_minor, e.available_at, e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
 
 
 def _microseconds(column: str) -> str:
@@ -178,7 +177,7 @@ def _microseconds(column: str) -> str:
 
 # In the order in which `_entries` unpacks a row.
 _ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
-e.amount_minor,
+       e.amount_minor,
        {_microseconds("e.available_at")},
        {_microseconds("e.occurred_at")},
        {_microseconds("e.recorded_at")} AS recorded_at_microseconds,

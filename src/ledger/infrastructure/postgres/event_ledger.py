@@ -57,8 +57,8 @@ _WRITTEN_VALUES = {"batch_id": f"{_BATCH_ID}::uuid", "metadata": "metadata::json
 # maturity is the restaurant's at this moment.
 #
 # RULES and AMOUNTS hold the entries. The entries of an event are a slice of both, from its first to
-# its last entry: the number of each entry's line in the posting rules, and its amount. Only integers
-# are sliced: PostgreSQL has to search for an element of a text array.
+# its last entry: the number of each entry's line in the posting rules, and its amount. Only
+# integers are sliced: PostgreSQL has to search for an element of a text array.
 #
 # One plan serves batches of ten and of a thousand, so no join may be here that a nested loop would
 # make quadratic. IS TRUE makes the look-up in `new` a separate hash table and keeps it from
@@ -147,9 +147,8 @@ SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT
 # The entries of one event. The event's transaction number leads into their primary key.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
-       e.amount_minor,
-       a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at, e.event_id,
-       e.payout_id
+       e.amount_minor, a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at,
+       e.event_id, e.payout_id
 FROM processor_events AS v
 JOIN balance_accounts AS a ON a.restaurant_id = v.restaurant_id AND a.currency = v.currency
 JOIN ledger_entries AS e

@@ -376,11 +376,9 @@ claimed AS MATERIALIZED (
 {VERDICT},
 paid AS (
   INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
-    available_minor, as_of,
-                       cutoff_at, transaction_id)
+    available_minor, as_of, cutoff_at, transaction_id)
   SELECT v.payout_id, terms.payout_run_id, v.balance_account_id, v.sequence, v.amount_minor,
-         v.available_minor, terms.as_of,
-         terms.cutoff_at, v.transaction_id
+         v.available_minor, terms.as_of, terms.cutoff_at, v.transaction_id
   FROM verdict AS v
   CROSS JOIN terms
   WHERE v.skip_reason IS NULL

@@ -24,8 +24,7 @@ from ledger.infrastructure.postgres.sessions.fence import IS_REPLICATED, Fence
 
 _COLUMNS = f"""
 p.payout_id, p.payout_run_id, a.restaurant_id, a.currency, p.amount_minor, p.as_of, p.cutoff_at,
-p.state, p.transaction_id,
-p.created_at, {IS_REPLICATED}
+p.state, p.transaction_id, p.created_at, {IS_REPLICATED}
 """
 
 SELECT_PAYOUT = f"""
@@ -96,8 +95,7 @@ UPDATE_STATE = "UPDATE payouts SET state = $2 WHERE payout_id = $1"
 INSERT_ENTRY = """
 INSERT INTO ledger_entries (
   balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
-  amount_minor, occurred_at, event_id,
-  payout_id)
+  amount_minor, occurred_at, event_id, payout_id)
 SELECT balance_account_id, $2, $3, $4, $5, $6, $7, $8, $9, payout_id
 FROM payouts
 WHERE payout_id = $1

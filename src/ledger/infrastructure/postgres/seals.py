@@ -43,8 +43,7 @@ SLICES_TIMEOUT_SECONDS = 900
 
 SEAL_COLUMNS = """
 sequence, epoch, is_restored, system_identifier, first_txid, end_txid, events_count, entries_count,
-contents_hash, sealed_at,
-previous_hash, hash
+contents_hash, sealed_at, previous_hash, hash
 """
 
 UNKNOWN_STAY = UUID(int=0)
@@ -227,8 +226,8 @@ INSERT_SEALS = f"""
 INSERT INTO ledger_seals ({SEAL_COLUMNS}, row_digests, stay_id)
 SELECT *, $14::uuid
 FROM unnest($1::bigint[], $2::integer[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[],
-  $7::integer[], $8::integer[],
-            $9::bytea[], $10::timestamptz[], $11::bytea[], $12::bytea[], $13::bytea[])
+            $7::integer[], $8::integer[], $9::bytea[], $10::timestamptz[], $11::bytea[],
+            $12::bytea[], $13::bytea[])
 """
 
 

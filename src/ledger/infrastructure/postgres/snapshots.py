@@ -145,16 +145,17 @@ line AS (
 )
 INSERT INTO balance_snapshots (
   balance_account_id, system_identifier, stay_id, horizon, taken_at, entries_count,
-  last_recorded_at,
-  last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
+  last_recorded_at, last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
 SELECT $1, {SYSTEM_IDENTIFIER}, s.stay_id, s.new_horizon, s.new_taken_at,
        COALESCE(s.entries_count, 0) + c.entries_count,
        GREATEST(s.last_recorded_at, c.last_recorded_at), GREATEST(s.last_event_at, c.last_event_at),
        l.ledger_accounts, l.entry_types, l.total_minors, l.matured_minors
 FROM term AS s
-CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count,
-  max(last_recorded_at) AS last_recorded_at,
-                   max(last_event_at) AS last_event_at FROM counted) AS c
+CROSS JOIN (
+  SELECT COALESCE(sum(entries_count), 0) AS entries_count,
+         max(last_recorded_at) AS last_recorded_at, max(last_event_at) AS last_event_at
+  FROM counted
+) AS c
 CROSS JOIN (SELECT COALESCE(sum(entries_count), 0) AS entries_count FROM matured) AS m
 CROSS JOIN (
   SELECT array_agg(ledger_account ORDER BY ledger_account, entry_type) AS ledger_accounts,
