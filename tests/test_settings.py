@@ -1,5 +1,6 @@
 """Settings: what is set, what is documented, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_example_names_every_setting_once_and_no_other() -> None:
         if line.startswith("LEDGER_")
     ]
     assert sorted(names) == sorted(f"LEDGER_{name.upper()}" for name in Settings.model_fields)
+
+
+def test_example_has_the_descriptions_of_the_settings() -> None:
+    """Word for word: there is one text about each setting."""
+    blocks = re.findall(r"((?:^# .*\n)+)LEDGER_(\w+)=", EXAMPLE.read_text(), re.MULTILINE)
+    shown = {
+        name.lower(): " ".join(re.sub("^# ", "", text, flags=re.M).split()) for text, name in blocks
+    }
+    described = {name: field.description for name, field in Settings.model_fields.items()}
+    assert shown == described
 
 
 def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every setting of the service: environment variables that begin with LEDGER_, or the same names in a file `.env`."""
+"""All settings: environment variables that begin with LEDGER_, or the same names in `.env`."""
 
 import re
 from collections.abc import Mapping
@@ -29,25 +29,25 @@ def _port_in_range(address: str) -> str:
 
 
 def _expanded(path: Path | None) -> Path | None:
-    """No shell expands the ~ of a line in `.env`."""
+    """Expands ~, which no shell does for a line in `.env`."""
     try:
         return None if path is None else path.expanduser()
     except RuntimeError:
-        raise ValueError("must not begin with the home directory of a user who has none") from None
+        raise ValueError("must not begin with the home directory of a user that has none") from None
 
 
 ENV_FILE = ".env"
 
 
 class LogFormat(StrEnum):
-    """How a log line looks."""
+    """The format of a log line."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """From which severity on lines are written."""
+    """The lowest severity that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -60,7 +60,8 @@ def _timezone(name: str) -> str:
     return name
 
 
-# Each with a key of its own for verifying: with a shared secret whoever verifies could sign, and "none" is no signature.
+# Each has separate keys for signing and verifying. With a shared secret a verifier could sign, too;
+# "none" is no signature.
 JWT_ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
@@ -69,9 +70,7 @@ JWT_ALGORITHMS = frozenset(
 def _jwt_algorithms(text: str) -> str:
     names = text.split(",")
     if not set(names) <= JWT_ALGORITHMS or len(set(names)) != len(names):
-        raise ValueError(
-            f"must be some of {','.join(sorted(JWT_ALGORITHMS))}, with commas between them"
-        )
+        raise ValueError(f"must be some of {','.join(sorted(JWT_ALGORITHMS))}, separated by commas")
     return text
 
 
@@ -86,7 +85,7 @@ DatabaseUrl = Annotated[str, AfterValidator(driver_url)]
 
 
 class Settings(BaseSettings):
-    """`.env.example` shows them all with their defaults; a test keeps the two together."""
+    """`.env.example` shows all settings with their defaults; a test holds the two together."""
 
     model_config = SettingsConfigDict(
         env_prefix="LEDGER_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
@@ -95,244 +94,279 @@ class Settings(BaseSettings):
     grpc_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default=DEFAULT_ADDRESS,
         pattern=ADDRESS_PATTERN,
-        description="Where the server listens and where the `ledger` command calls: host:port, or unix:path.",
+        description="Where the server listens, and where the `ledger` command calls: host:port "
+        "or unix:path.",
     )
     health_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default="",
         pattern=rf"^$|{ADDRESS_PATTERN}",
-        description="Where only health checks are answered, in plaintext and with room apart: host:port, or unix:path. "
-        "For an orchestrator's probes; keep strangers away from it. Empty: nowhere.",
+        description="Where the server answers health checks and nothing else, in plaintext and "
+        "with reserved connections: host:port or unix:path. For an orchestrator's "
+        "probes; let only them reach it. Empty: nowhere.",
     )
     database_url: DatabaseUrl = Field(
         default="",
-        description="The PostgreSQL to keep the books in: postgresql://user:password@host:5432/database. "
-        "Several hosts: postgresql://user:password@h1:5432,h2:5432/database; the server uses the one that takes writes. "
-        "Without a password: the one in PGPASSWORD. Empty: an embedded one in the data directory.",
+        description="The PostgreSQL that keeps the books: "
+        "postgresql://user:password@host:5432/database. Several hosts: "
+        "postgresql://user:password@h1:5432,h2:5432/database; the server uses the "
+        "one that takes writes. Without a password, PGPASSWORD is used. Empty: an "
+        "embedded PostgreSQL in the data directory.",
     )
     migration_database_url: DatabaseUrl = Field(
         default="",
-        description="The same database, for `ledger migrate`: a superuser, or a member of ledger_owner. "
-        "Empty: as LEDGER_DATABASE_URL.",
+        description="The same database for `ledger migrate`: as a superuser or a member of "
+        "ledger_owner. Empty: LEDGER_DATABASE_URL.",
     )
     require_durable_database: bool = Field(
         default=True,
-        description="Whether to refuse a database that may forget what it has acknowledged: fsync, full_page_writes or "
-        "synchronous_commit off, or only local.",
+        description="Whether to refuse a database that may lose what it has acknowledged: "
+        "fsync, full_page_writes or synchronous_commit is off, or "
+        "synchronous_commit is local.",
     )
     require_restricted_role: bool = Field(
         default=True,
-        description="Whether to refuse a database role that may change or remove what is recorded, such as a superuser. "
-        "false: for trying things out.",
+        description="Whether to refuse a database role that may change or remove what is "
+        "recorded, such as a superuser. Set false only to try things out.",
     )
     database_pool_size: int = Field(
         default=10,
         ge=1,
         le=200,
-        description="Connections to the database, at the most, of each worker, for everything but booking events.",
+        description="Database sessions of each worker, at most, for all work but booking events "
+        "and long reads.",
     )
     long_read_pool_size: int = Field(
         default=4,
         ge=1,
         le=200,
-        description="The same for reads that may be long, which have connections apart: statements, past balances.",
+        description="Database sessions of each worker, at most, for reads that may be long: "
+        "statements and past balances.",
     )
     long_reads: int = Field(
         default=32,
         ge=1,
         le=10_000,
-        description="Such reads of each worker that may run or wait at once; one beyond is answered RESOURCE_EXHAUSTED.",
+        description="Long reads of each worker that may run or wait at once; one more gets "
+        "RESOURCE_EXHAUSTED.",
     )
     ingest_queue_calls: int = Field(
         default=500,
         ge=1,
         le=100_000,
-        description="Calls of each worker whose events wait or are booked at once; one beyond is answered RESOURCE_EXHAUSTED.",
+        description="Calls with events that each worker may book or queue at once; one more "
+        "gets RESOURCE_EXHAUSTED.",
     )
     ingest_queue_events: int = Field(
         default=20_000,
         ge=1,
         le=1_000_000,
-        description="The same in events, for batches and streams.",
+        description="The same bound in events, for batches and streams.",
     )
     ingest_queue_megabytes: int = Field(
-        default=32, ge=1, le=4096, description="The same in MiB of memory."
+        default=32, ge=1, le=4096, description="The same bound in MiB of memory."
     )
     ingest_group_events: int = Field(
         default=500,
         ge=1,
         le=1000,
-        description="Events of single calls that share a statement and a commit, at the most.",
+        description="Events of single calls that share an SQL statement and a commit, at most.",
     )
     ingest_concurrency: int = Field(
         default=3,
         ge=1,
         le=16,
-        description="Batches and streams that each worker books at once, and groups of single calls: with 1, a single event that "
-        "somebody has locked keeps all others waiting. Booking takes up to three times as many connections.",
+        description="Batches and streams that each worker books at once, and as many groups of "
+        "single calls. With 1, a single event that waits for a lock holds up all "
+        "others. Booking takes up to three times as many database sessions.",
     )
     data_dir: Annotated[Path | None, AfterValidator(_expanded)] = Field(
         default=None,
-        description="Where the embedded PostgreSQL keeps its data. Empty: ~/.local/share/ledger, or /var/lib/ledger for root.",
+        description="Where the embedded PostgreSQL keeps its data. Empty: "
+        "~/.local/share/ledger, or /var/lib/ledger for root.",
     )
     maturity_days: int = Field(
         default=7,
         ge=0,
         le=MATURITY_DAYS_MAX,
-        description="Days of 24 hours until a charge is available, where the restaurant has no setting of its own.",
+        description="Days of 24 hours until a charge is available, for restaurants whose "
+        "profile does not say.",
     )
     settlement_timezone: SettlementTimezone = Field(
         default="UTC",
-        description="The IANA time zone in which a payout run's date begins and ends, such as America/Lima.",
+        description="The IANA time zone in which the date of a payout run begins and ends, such "
+        "as America/Lima.",
     )
     payout_concurrency: int = Field(
         default=2,
         ge=1,
         le=16,
-        description="Pages of restaurants that a server pays at a time, each on a connection of its own.",
+        description="Pages of restaurants that a server pays at a time, each in a separate "
+        "database session.",
     )
     payout_runs_open: int = Field(
         default=50,
         ge=1,
         le=1000,
-        description="Payout runs that may be under way at once; one more is answered RESOURCE_EXHAUSTED.",
+        description="Payout runs that may be under way at once; one more gets RESOURCE_EXHAUSTED.",
     )
     payout_answer_days: int = Field(
         default=5,
         ge=1,
         le=365,
-        description="After how many days without the bank's answer `ledger verify` warns of payouts.",
+        description="Days without an answer of the bank after which `ledger verify` warns about "
+        "a payout.",
     )
     snapshot_tail_entries: int = Field(
         default=200,
         ge=0,
-        description="Entries that a balance or a payout may read beyond the account's snapshot before a new one is made; "
-        "0 makes none.",
+        description="Entries that a balance or a payout may read beyond the account's snapshot "
+        "before the server takes a new one. 0: takes no snapshots.",
     )
     unknown_restaurants: UnknownRestaurants = Field(
         default=UnknownRestaurants.REGISTER,
-        description="What the first event of an unknown restaurant does: register it, or be rejected with NOT_FOUND.",
+        description="What the first event of an unknown restaurant does: register (it registers "
+        "the restaurant) or reject (it is rejected with NOT_FOUND).",
     )
     workers: int = Field(
         default=1,
         ge=1,
         le=WORKERS_MAX,
-        description="Server processes that share the address. With more than one, a supervisor starts them and replaces those "
-        "that die.",
+        description="Server processes that share the address. With more than one, a supervisor "
+        "starts them and replaces those that die.",
     )
     metrics_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default="",
         pattern=r"^(.+:[0-9]{1,5})?$",
-        description="Where the metrics are served for Prometheus, at /metrics over HTTP: host:port. It asks nobody who they are, "
-        "so keep it on the loopback or behind a firewall. Empty: nowhere.",
+        description="Where the server shows its metrics to Prometheus, at /metrics over HTTP: "
+        "host:port. The page has no authentication: keep it on the loopback or "
+        "behind a firewall. Empty: nowhere.",
     )
     seal_interval_seconds: float = Field(
         default=10,
         ge=0,
         le=3600,
-        description="How often the books are sealed against tampering, at the least. 0: not by this server.",
+        description="The longest pause between two seals of the books. 0: this server does not "
+        "seal.",
     )
     max_connection_age_seconds: int = Field(
         default=0,
         ge=0,
         le=86_400,
-        description="After how long a client is asked to connect anew, so that a balancer of connections spreads it over all "
-        "servers; streams that are open 3 minutes later are cut off. 0: never.",
+        description="Age at which a client is asked to connect anew, so that a load balancer "
+        "spreads its connections over all servers. Streams that are still open 3 "
+        "minutes later are cut off. 0: never.",
     )
     memory_megabytes: int = Field(
         default=0,
         ge=0,
         le=1_048_576,
-        description="MiB of memory that the workers may take together: so many connections, streams and batches under way "
-        "are let in as fit. 0: the limit of the container, or of the control group; without one, all that are allowed at all.",
+        description="MiB of memory that all workers may take together. The server accepts as "
+        "many connections, streams and batches as fit. 0: the limit of the "
+        "container or control group; without a limit, as many as the other settings "
+        "allow.",
     )
     open_calls: int = Field(
         default=1000,
         ge=1,
         le=100_000,
-        description="Calls other than booking events that may be open at once; one more is answered RESOURCE_EXHAUSTED.",
+        description="Calls other than booking events that may be open at once; one more gets "
+        "RESOURCE_EXHAUSTED.",
     )
     open_streams: int = Field(
         default=32,
         ge=1,
         le=10_000,
-        description="The same for streams of events. Each may hold a message of 4 MiB that is not whole yet: fewer are "
-        "let in where memory is limited.",
+        description="Streams of events that may be open at once. Each may hold an incomplete "
+        "message of 4 MiB, so where memory is limited the server accepts fewer.",
     )
     reflection: bool | None = Field(
         default=None,
-        description="Whether the server describes itself to grpcurl and the like. Empty: on loopback and unix sockets only.",
+        description="Whether the server offers gRPC reflection, by which grpcurl and similar "
+        "tools find its methods. Empty: on loopback addresses and unix sockets "
+        "only.",
     )
     tls_certificate_file: SecurityFile = Field(
         default=None, description="The server's certificate chain in PEM. Empty: no TLS."
     )
     tls_key_file: SecurityFile = Field(
-        default=None, description="Its private key in PEM, without a passphrase."
+        default=None,
+        description="The private key of that certificate in PEM, without a passphrase.",
     )
     tls_client_ca_file: SecurityFile = Field(
         default=None,
-        description="The authorities, in PEM, one of which must have issued the certificate that every client then has to show.",
+        description="The authorities in PEM that issue client certificates. Every client must "
+        "then show one. Empty: clients show none.",
     )
     auth_identities_file: SecurityFile = Field(
         default=None,
-        description="Who may do what by client certificate: lines of uri:NAME or dns:NAME and scopes.",
+        description="Which client certificate has which scopes: lines of uri:NAME or dns:NAME "
+        "and scopes.",
     )
     auth_tokens_file: SecurityFile = Field(
         default=None,
-        description="Who may do what by token: lines of identity, scopes, SHA-256 of the token. `ledger token` makes them.",
+        description="Which token has which scopes: lines of identity, scopes and SHA-256 of the "
+        "token. `ledger token` makes them.",
     )
     jwt_jwks_file: SecurityFile = Field(
-        default=None, description="The public keys (JWKS) by which JWTs are verified."
+        default=None, description="The public keys (JWKS) that verify JWTs."
     )
-    jwt_issuer: str = Field(default="", description="Who must have issued a JWT: its iss.")
-    jwt_audience: str = Field(default="", description="Whom a JWT must be for: its aud.")
+    jwt_issuer: str = Field(default="", description="The issuer that a JWT must have (iss).")
+    jwt_audience: str = Field(default="", description="The audience that a JWT must have (aud).")
     jwt_algorithms: Annotated[str, AfterValidator(_jwt_algorithms)] = Field(
         default="RS256,ES256,EdDSA",
-        description="By which algorithms a JWT may be signed; none with a shared secret.",
+        description="The algorithms that may sign a JWT; those with a shared secret are not "
+        "allowed.",
     )
     rate_limit_calls_per_second: float = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="Calls a second of one identity, a stream's requests among them. 0: any number.",
+        description="Calls a second that one identity may make; each request of a stream "
+        "counts. 0: no limit.",
     )
     rate_limit_burst_calls: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="How many of them may come at once. 0: as many as a second allows.",
+        description="How many of these calls may come at once. 0: as many as one second allows.",
     )
     allow_insecure: bool = Field(
         default=False,
-        description="Whether to listen beyond this machine although there is no TLS, or nobody is asked who they are.",
+        description="Whether the server may listen beyond this machine without TLS or without "
+        "authentication.",
     )
     audit_log: bool | None = Field(
         default=None,
-        description="Whether to keep a row of every call that writes, and who made it. Empty: if callers are asked who they are.",
+        description="Whether to record every call that writes, with the caller. Empty: if "
+        "callers authenticate.",
     )
     client_tls_ca_file: SecurityFile = Field(
         default=None,
-        description="For the `ledger` command: the authorities, in PEM, that issued the server's certificate. Empty: no TLS.",
+        description="For the `ledger` command: the authorities in PEM that issued the server's "
+        "certificate. Empty: no TLS.",
     )
     client_tls_certificate_file: SecurityFile = Field(
         default=None,
-        description="For the `ledger` command: the certificate chain it shows, in PEM.",
+        description="For the `ledger` command: its certificate chain in PEM.",
     )
     client_tls_key_file: SecurityFile = Field(
-        default=None, description="For the `ledger` command: the key of that certificate."
+        default=None, description="For the `ledger` command: the private key of that certificate."
     )
     client_token_file: SecurityFile = Field(
-        default=None, description="For the `ledger` command: the token it sends, alone in the file."
+        default=None,
+        description="For the `ledger` command: the file that holds its token and nothing else.",
     )
     shutdown_grace_seconds: float = Field(
         default=10,
         ge=0,
         le=300,
-        description="How long calls under way may go on once the server is told to stop.",
+        description="How long calls under way may go on when the server stops.",
     )
     allow_unknown_settings: bool = Field(
         default=False,
-        description="Whether to go on although a variable that begins with LEDGER_ is not a setting, "
-        "as in a file written for a newer version. `ledger serve` then warns of each.",
+        description="Whether to start although a variable that begins with LEDGER_ is not a "
+        "setting, as in a file for a newer version. `ledger serve` then warns about "
+        "each.",
     )
     log_format: LogFormat = Field(default=LogFormat.CONSOLE, description="console or json.")
     log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
@@ -340,7 +374,10 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_in_digits(cls, value: Any, info: ValidationInfo) -> Any:
-        """As on the command line, but for blanks around it, which files have. The library would take 1_0 for 10."""
+        """Accepts numbers as the command line does, and blanks around them, which files have.
+
+        The library would read 1_0 as 10.
+        """
         if (
             isinstance(value, str)
             and (rule := _NUMBER_RULES.get(cls._kind_of(info.field_name))) is not None
@@ -364,7 +401,7 @@ class Settings(BaseSettings):
 
     @property
     def url_for_migrations(self) -> str:
-        """The URL that may change the schema; empty when the database is embedded."""
+        """The URL of a role that may change the schema. Empty when the database is embedded."""
         return self.migration_database_url or self.database_url
 
     @property
@@ -386,5 +423,8 @@ class Settings(BaseSettings):
 
     @property
     def ingest_pool_size(self) -> int:
-        """Connections for batches, and as many for the payout events among them; groups of single calls have their own."""
+        """Sessions for batches, and as many for the payout events among them.
+
+        Groups of single calls have a separate pool.
+        """
         return 2 * self.ingest_concurrency
