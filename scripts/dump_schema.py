@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,14 @@ HEADER = """\
 # What a dump says of itself and of the session that reads it: none of it is the schema.
 NOISE = re.compile(
     r"\\(un)?restrict .*|SET .*;|SELECT pg_catalog\.set_config\(.*\);|ALTER .* OWNER TO .*;|--.*"
+)
+
+COLUMNS_MAX = 100
+COMMENT = re.compile(r"(?P<on>COMMENT ON .*? IS) '(?P<text>.*)';")
+# Where a long line may be broken.
+BREAK = re.compile(
+    r" (?:AND|OR|THEN|ELSE|WHEN|FROM|WHERE|CHECK|USING|FOREIGN|REFERENCES|REFERENCING)\b"
+    r"| (?:FOR EACH|EXECUTE|ON DELETE)\b|(?<=,) | [+*] "
 )
 
 
@@ -55,6 +64,34 @@ def dump(url: str) -> str:
     return done.stdout
 
 
+def wrapped(line: str, indent: int | None = None) -> list[str]:
+    """A line in parts of at most COLUMNS_MAX columns, broken outside literals.
+
+    Breaks where the fewest parentheses are open, as late as possible. Long comments become several
+    literals, which SQL joins.
+    """
+    if len(line) <= COLUMNS_MAX:
+        return [line]
+    if indent is None:
+        indent = len(line) - len(line.lstrip()) + 4
+    if found := COMMENT.fullmatch(line):
+        words = textwrap.wrap(
+            found["text"], COLUMNS_MAX - 6, drop_whitespace=False, break_on_hyphens=False
+        )
+        literals = [f"  '{part}'" for part in words]
+        return [found["on"], *literals[:-1], f"{literals[-1]};"]
+    depth, breaks, is_literal = 0, [], False
+    for place, character in enumerate(line[:COLUMNS_MAX]):
+        is_literal ^= character == "'"
+        depth += (character == "(") - (character == ")")
+        if not is_literal and place > indent and BREAK.match(line, place):
+            breaks.append((depth, -place))
+    if not breaks:
+        return [line]
+    place = -min(breaks)[1]
+    return [line[:place].rstrip(), *wrapped(" " * indent + line[place:].lstrip(), indent)]
+
+
 def readable(dumped: str) -> str:
     """A dump without noise: comments and grants together, long conditions on several lines."""
     text = "\n".join("" if NOISE.fullmatch(line) else line for line in dumped.splitlines()).replace(
@@ -62,10 +99,7 @@ def readable(dumped: str) -> str:
     )
     text = re.sub(r"\n{3,}", "\n\n", text)
     text = re.sub(r"(?m)^((?:COMMENT|GRANT|REVOKE) .*;)\n\n(?=COMMENT|GRANT|REVOKE)", r"\1\n", text)
-    lines = [
-        re.sub(r" (?=OR \()", "\n        ", line) if len(line) > 130 else line
-        for line in text.splitlines()
-    ]
+    lines = [part for line in text.splitlines() for part in wrapped(line)]
     return HEADER + "\n" + "\n".join(lines).strip() + "\n"
 
 

@@ -7,23 +7,28 @@ CREATE FUNCTION advance_ledger_clock() RETURNS timestamp with time zone
     AS $$
 BEGIN
   RETURN CASE
-    WHEN (date_part('epoch', clock_timestamp()) * 1000000)::bigint < pg_sequence_last_value('ledger_clock') THEN
-      'epoch'::timestamptz + set_config('ledger.now', nextval('ledger_clock')::text, true)::bigint * interval '1 microsecond'
+    WHEN (date_part('epoch', clock_timestamp())
+        * 1000000)::bigint < pg_sequence_last_value('ledger_clock') THEN
+      'epoch'::timestamptz + set_config('ledger.now', nextval('ledger_clock')::text, true)::bigint
+          * interval '1 microsecond'
     WHEN setval('ledger_clock', greatest(
-           (date_part('epoch', now()) * 1000000)::bigint, pg_sequence_last_value('ledger_clock'))) >= 0
+           (date_part('epoch', now()) * 1000000)::bigint,
+               pg_sequence_last_value('ledger_clock'))) >= 0
          AND set_config('ledger.now', 'clock', true) = 'clock' THEN now()
   END;
 END
 $$;
 
-COMMENT ON FUNCTION advance_ledger_clock() IS 'Moves the clock of the books on to now, and gives this transaction its instant, in ledger.now.';
+COMMENT ON FUNCTION advance_ledger_clock() IS
+  'Moves the clock of the books on to now, and gives this transaction its instant, in ledger.now.';
 
 CREATE FUNCTION catch_up_ledger_clock() RETURNS timestamp with time zone
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
   SELECT 'epoch'::timestamptz + interval '1 microsecond' * setval('ledger_clock', greatest(
-    (extract(epoch FROM max(r.recorded_at)) * 1000000)::bigint, pg_sequence_last_value('ledger_clock'), 0))
+    (extract(epoch FROM max(r.recorded_at)) * 1000000)::bigint,
+        pg_sequence_last_value('ledger_clock'), 0))
   FROM (
     SELECT latest.recorded_at
     FROM balance_accounts AS a
@@ -41,7 +46,9 @@ CREATE FUNCTION catch_up_ledger_clock() RETURNS timestamp with time zone
   WHERE r.recorded_at < clock_timestamp() + interval '1 day'
 $$;
 
-COMMENT ON FUNCTION catch_up_ledger_clock() IS 'Sets the clock of the books to the latest record, for books whose sequences did not come with them.';
+COMMENT ON FUNCTION catch_up_ledger_clock() IS
+  'Sets the clock of the books to the latest record, for books whose sequences did not come with '
+  'them.';
 
 CREATE FUNCTION check_payout_items() RETURNS trigger
     LANGUAGE plpgsql
@@ -52,21 +59,27 @@ DECLARE
 BEGIN
   SELECT a.payout_id INTO wrong
   FROM (SELECT DISTINCT payout_id FROM added) AS a
-  CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items WHERE payout_id = a.payout_id) AS i
-  LEFT JOIN LATERAL (SELECT amount_minor FROM payouts WHERE payout_id = a.payout_id OFFSET 0) AS p ON true
+  CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items
+      WHERE payout_id = a.payout_id) AS i
+  LEFT JOIN LATERAL (SELECT amount_minor FROM payouts
+      WHERE payout_id = a.payout_id OFFSET 0) AS p ON true
   WHERE i.amount_minor IS DISTINCT FROM p.amount_minor
   LIMIT 1;
   IF wrong IS NOT NULL AND current_query() ~* '^\s*COPY\s'
-     AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE') THEN
+     AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
+         THEN
     SELECT a.payout_id INTO wrong
     FROM (SELECT DISTINCT payout_id FROM added) AS a
-    CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items WHERE payout_id = a.payout_id) AS i
-    CROSS JOIN LATERAL (SELECT amount_minor FROM payouts WHERE payout_id = a.payout_id OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT sum(amount_minor) AS amount_minor FROM payout_items
+        WHERE payout_id = a.payout_id) AS i
+    CROSS JOIN LATERAL (SELECT amount_minor FROM payouts
+        WHERE payout_id = a.payout_id OFFSET 0) AS p
     WHERE i.amount_minor <> p.amount_minor
     LIMIT 1;
   END IF;
   IF wrong IS NOT NULL THEN
-    RAISE EXCEPTION 'the items of payout % do not add up to its amount', wrong USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'the items of payout % do not add up to its amount', wrong
+        USING ERRCODE = 'check_violation';
   END IF;
   RETURN NULL;
 END
@@ -80,15 +93,18 @@ CREATE FUNCTION check_payout_move() RETURNS trigger
     AS $$
 BEGIN
   IF (to_jsonb(OLD) - 'state') <> (to_jsonb(NEW) - 'state') OR NOT (
-    (OLD.state = 'CREATED' AND NEW.state IN ('PAID', 'FAILED')) OR (OLD.state IN ('PAID', 'FAILED') AND NEW.state = 'RETURNED')
+    (OLD.state = 'CREATED' AND NEW.state IN ('PAID', 'FAILED'))
+        OR (OLD.state IN ('PAID', 'FAILED') AND NEW.state = 'RETURNED')
   ) THEN
-    RAISE EXCEPTION 'payout % cannot be changed so', OLD.payout_id USING ERRCODE = 'check_violation';
+    RAISE EXCEPTION 'payout % cannot be changed so', OLD.payout_id
+        USING ERRCODE = 'check_violation';
   END IF;
   RETURN NEW;
 END
 $$;
 
-COMMENT ON FUNCTION check_payout_move() IS 'Lets a payout change its state only, and only along the allowed moves.';
+COMMENT ON FUNCTION check_payout_move() IS
+  'Lets a payout change its state only, and only along the allowed moves.';
 
 CREATE FUNCTION check_run_is_under_way() RETURNS trigger
     LANGUAGE plpgsql
@@ -107,13 +123,15 @@ BEGIN
     current_query() ~* '^\s*COPY\s'
     AND pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
   ) THEN
-    RAISE EXCEPTION 'payout run % has ended', ended USING ERRCODE = 'object_not_in_prerequisite_state';
+    RAISE EXCEPTION 'payout run % has ended', ended
+        USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   RETURN NULL;
 END
 $$;
 
-COMMENT ON FUNCTION check_run_is_under_way() IS 'Keeps a payout run that has ended as it ended.';
+COMMENT ON FUNCTION check_run_is_under_way() IS
+  'Refuses payouts, and outcomes of items, of a payout run that has ended.';
 
 CREATE FUNCTION deny_call_removal() RETURNS trigger
     LANGUAGE plpgsql
@@ -123,32 +141,37 @@ BEGIN
   IF EXISTS (SELECT FROM removed AS r WHERE NOT EXISTS (
     SELECT FROM archived_ranges AS a
     WHERE a.kind = 'audit_log' AND r.recorded_at >= a.from_at AND r.recorded_at < a.before_at)) THEN
-    RAISE EXCEPTION '% is append-only: % of what is in no archive is not allowed', TG_TABLE_NAME, TG_OP
+    RAISE EXCEPTION '% is append-only: % of what is in no archive is not allowed', TG_TABLE_NAME,
+        TG_OP
       USING ERRCODE = 'insufficient_privilege';
   END IF;
   RETURN NULL;
 END
 $$;
 
-COMMENT ON FUNCTION deny_call_removal() IS 'Lets only calls be removed whose time is in the range of an archive.';
+COMMENT ON FUNCTION deny_call_removal() IS
+  'Lets only calls be removed whose time is in the range of an archive.';
 
 CREATE FUNCTION deny_change() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 BEGIN
-  RAISE EXCEPTION '% is append-only: % is not allowed', TG_TABLE_NAME, TG_OP USING ERRCODE = 'insufficient_privilege';
+  RAISE EXCEPTION '% is append-only: % is not allowed', TG_TABLE_NAME, TG_OP
+      USING ERRCODE = 'insufficient_privilege';
 END
 $$;
 
-COMMENT ON FUNCTION deny_change() IS 'Refuses UPDATE, DELETE and TRUNCATE to everybody, the owner and superusers included.';
+COMMENT ON FUNCTION deny_change() IS
+  'Refuses UPDATE, DELETE and TRUNCATE to every role, the owner and superusers included.';
 
 CREATE FUNCTION deny_move() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 BEGIN
-  RAISE EXCEPTION 'a row of % cannot be changed so', TG_TABLE_NAME USING ERRCODE = 'check_violation';
+  RAISE EXCEPTION 'a row of % cannot be changed so', TG_TABLE_NAME
+      USING ERRCODE = 'check_violation';
 END
 $$;
 
@@ -159,15 +182,19 @@ CREATE FUNCTION deny_run_item_removal() RETURNS trigger
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     AS $$
 BEGIN
-  IF EXISTS (SELECT FROM removed AS r WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS a WHERE a.payout_run_id = r.payout_run_id)) THEN
-    RAISE EXCEPTION '% is append-only: % of what is in no archive is not allowed', TG_TABLE_NAME, TG_OP
+  IF EXISTS (SELECT FROM removed AS r
+      WHERE NOT EXISTS (SELECT FROM archived_run_outcomes AS a
+      WHERE a.payout_run_id = r.payout_run_id)) THEN
+    RAISE EXCEPTION '% is append-only: % of what is in no archive is not allowed', TG_TABLE_NAME,
+        TG_OP
       USING ERRCODE = 'insufficient_privilege';
   END IF;
   RETURN NULL;
 END
 $$;
 
-COMMENT ON FUNCTION deny_run_item_removal() IS 'Lets only items of runs be removed that are in an archive.';
+COMMENT ON FUNCTION deny_run_item_removal() IS
+  'Lets only items of runs be removed that are in an archive.';
 
 CREATE FUNCTION keep_payout_run_going() RETURNS trigger
     LANGUAGE plpgsql
@@ -192,7 +219,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION keep_payout_run_going() IS 'Keeps a payout run under way until it has come to all its restaurants.';
+COMMENT ON FUNCTION keep_payout_run_going() IS
+  'Keeps a payout run under way until it has reached all its restaurants.';
 
 CREATE SEQUENCE ledger_clock
     START WITH 0
@@ -201,11 +229,15 @@ CREATE SEQUENCE ledger_clock
     NO MAXVALUE
     CACHE 1;
 
-COMMENT ON SEQUENCE ledger_clock IS 'The latest instant at which something was recorded, in microseconds since 1970. Never set back.';
+COMMENT ON SEQUENCE ledger_clock IS
+  'The latest instant at which something was recorded, in microseconds since 1970. Never set '
+  'back.';
 
 CREATE FUNCTION ledger_clock_at() RETURNS timestamp with time zone
     LANGUAGE sql
-    RETURN ('1970-01-01 00:00:00+00'::timestamp with time zone + ((COALESCE(pg_sequence_last_value('ledger_clock'::regclass), (0)::bigint))::double precision * '00:00:00.000001'::interval));
+    RETURN ('1970-01-01 00:00:00+00'::timestamp with time zone
+        + ((COALESCE(pg_sequence_last_value('ledger_clock'::regclass),
+        (0)::bigint))::double precision * '00:00:00.000001'::interval));
 
 COMMENT ON FUNCTION ledger_clock_at() IS 'The latest instant at which something was recorded.';
 
@@ -215,23 +247,41 @@ CREATE FUNCTION ledger_now_behind() RETURNS timestamp with time zone
     AS $$
 BEGIN
   RETURN 'epoch'::timestamptz + set_config('ledger.now', greatest(
-    (date_part('epoch', now()) * 1000000)::bigint, pg_sequence_last_value('ledger_clock') + 1)::text, true)::bigint * interval '1 microsecond';
+    (date_part('epoch', now()) * 1000000)::bigint, pg_sequence_last_value('ledger_clock')
+        + 1)::text, true)::bigint * interval '1 microsecond';
 END
 $$;
 
-COMMENT ON FUNCTION ledger_now_behind() IS 'The time of the books while the database''s clock is behind: a microsecond after the latest record.';
+COMMENT ON FUNCTION ledger_now_behind() IS
+  'The time of the books while the database''s clock is behind: a microsecond after the latest '
+  'record.';
 
 CREATE FUNCTION ledger_now() RETURNS timestamp with time zone
     LANGUAGE sql
-    RETURN CASE WHEN (current_setting('ledger.now'::text, true) = 'clock'::text) THEN now() WHEN (current_setting('ledger.now'::text, true) <> ''::text) THEN ('1970-01-01 00:00:00+00'::timestamp with time zone + (((current_setting('ledger.now'::text, true))::bigint)::double precision * '00:00:00.000001'::interval)) WHEN (clock_timestamp() < ledger_clock_at()) THEN ledger_now_behind() ELSE now() END;
+    RETURN CASE WHEN (current_setting('ledger.now'::text, true) = 'clock'::text) THEN now()
+        WHEN (current_setting('ledger.now'::text, true) <> ''::text)
+        THEN ('1970-01-01 00:00:00+00'::timestamp with time zone
+        + (((current_setting('ledger.now'::text, true))::bigint)::double precision
+        * '00:00:00.000001'::interval)) WHEN (clock_timestamp() < ledger_clock_at())
+        THEN ledger_now_behind() ELSE now() END;
 
-COMMENT ON FUNCTION ledger_now() IS 'The time of the books: now(), or just after the latest record if the clock is behind that.';
+COMMENT ON FUNCTION ledger_now() IS
+  'The time of the books: now(), or just after the latest record if the clock is behind that.';
 
 CREATE FUNCTION recorded_now() RETURNS timestamp with time zone
     LANGUAGE sql
-    RETURN COALESCE(CASE COALESCE(current_setting('ledger.now'::text, true), ''::text) WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE CASE WHEN ((current_setting('ledger.now'::text, true))::bigint <= pg_sequence_last_value('ledger_clock'::regclass)) THEN GREATEST(now(), ('1970-01-01 00:00:00+00'::timestamp with time zone + (((current_setting('ledger.now'::text, true))::bigint)::double precision * '00:00:00.000001'::interval))) ELSE NULL::timestamp with time zone END END, advance_ledger_clock());
+    RETURN COALESCE(CASE COALESCE(current_setting('ledger.now'::text, true), ''::text)
+        WHEN 'clock'::text THEN now() WHEN ''::text THEN NULL::timestamp with time zone ELSE CASE
+        WHEN ((current_setting('ledger.now'::text,
+        true))::bigint <= pg_sequence_last_value('ledger_clock'::regclass))
+        THEN GREATEST(now(),
+        ('1970-01-01 00:00:00+00'::timestamp with time zone
+        + (((current_setting('ledger.now'::text, true))::bigint)::double precision
+        * '00:00:00.000001'::interval))) ELSE NULL::timestamp with time zone END END,
+        advance_ledger_clock());
 
-COMMENT ON FUNCTION recorded_now() IS 'When a row is recorded: the time of the books, the same for all rows of a transaction.';
+COMMENT ON FUNCTION recorded_now() IS
+  'When a row is recorded: the time of the books, the same for all rows of a transaction.';
 
 CREATE FUNCTION write_payout_run_items(uuid, integer) RETURNS integer
     LANGUAGE plpgsql
@@ -257,7 +307,8 @@ BEGIN
   END IF;
   -- As check_run_is_under_way() looks: after the lock.
   PERFORM FROM payout_runs WHERE payout_run_id = run FOR KEY SHARE;
-  SELECT currency INTO run_currency FROM payout_runs WHERE payout_run_id = run AND state = 'RUNNING';
+  SELECT currency INTO run_currency FROM payout_runs WHERE payout_run_id = run
+      AND state = 'RUNNING';
   IF NOT FOUND THEN
     RETURN 0;
   END IF;
@@ -277,7 +328,8 @@ BEGIN
     SELECT run, restaurant_id, balance_account_id FROM page
   )
   SELECT count(*),
-         CASE WHEN count(*) = items_max THEN max(balance_account_id) ELSE progress.last_balance_account_id END
+         CASE WHEN count(*) = items_max THEN max(balance_account_id)
+             ELSE progress.last_balance_account_id END
   INTO written, reached
   FROM page;
   UPDATE payout_run_progress SET reached_balance_account_id = reached WHERE payout_run_id = run;
@@ -285,7 +337,8 @@ BEGIN
 END
 $_$;
 
-COMMENT ON FUNCTION write_payout_run_items(uuid, integer) IS 'Gives a payout run that is under way its next open items, and tells how many.';
+COMMENT ON FUNCTION write_payout_run_items(uuid, integer) IS
+  'Gives a payout run that is under way its next open items, and returns how many.';
 
 CREATE TABLE alembic_version (
     version_num character varying(32) NOT NULL
@@ -303,22 +356,32 @@ CREATE TABLE archived_ranges (
     archived_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
     CONSTRAINT archived_ranges_file_bytes_check CHECK ((file_bytes >= 1)),
     CONSTRAINT archived_ranges_file_hash_check CHECK ((octet_length(file_sha256) = 32)),
-    CONSTRAINT archived_ranges_file_name_check CHECK ((file_name ~ '^[A-Za-z0-9._-]{1,128}$'::text)),
-    CONSTRAINT archived_ranges_kind_check CHECK ((kind = ANY (ARRAY['payout_run_items'::text, 'audit_log'::text]))),
+    CONSTRAINT archived_ranges_file_name_check
+        CHECK ((file_name ~ '^[A-Za-z0-9._-]{1,128}$'::text)),
+    CONSTRAINT archived_ranges_kind_check
+        CHECK ((kind = ANY (ARRAY['payout_run_items'::text, 'audit_log'::text]))),
     CONSTRAINT archived_ranges_range_check CHECK ((from_at < before_at)),
     CONSTRAINT archived_ranges_rows_count_check CHECK ((rows_count >= 1))
 );
 
-COMMENT ON TABLE archived_ranges IS 'A row for each file of archived rows, stored before the first of them is removed from its table. Append-only.';
-COMMENT ON COLUMN archived_ranges.archive_id IS 'Made by `ledger archive run`; the file''s name ends with it.';
+COMMENT ON TABLE archived_ranges IS
+  'A row for each file of archived rows, stored before the first of them is removed from its '
+  'table. Append-only.';
+COMMENT ON COLUMN archived_ranges.archive_id IS
+  'Made by `ledger archive run`; the file''s name ends with it.';
 COMMENT ON COLUMN archived_ranges.kind IS 'The table that the rows are of.';
-COMMENT ON COLUMN archived_ranges.from_at IS 'The first instant of the range: of recorded_at of calls, of finished_at of runs; by the database''s clock.';
-COMMENT ON COLUMN archived_ranges.before_at IS 'The instant at which the range ends; not in it. By the database''s clock.';
+COMMENT ON COLUMN archived_ranges.from_at IS
+  'The first instant of the range: of recorded_at of calls, of finished_at of runs; by the '
+  'database''s clock.';
+COMMENT ON COLUMN archived_ranges.before_at IS
+  'The instant at which the range ends; not in it. By the database''s clock.';
 COMMENT ON COLUMN archived_ranges.rows_count IS 'How many rows the file has.';
 COMMENT ON COLUMN archived_ranges.file_name IS 'The name of the file, without its directory.';
 COMMENT ON COLUMN archived_ranges.file_bytes IS 'The size of the file in bytes, compressed.';
 COMMENT ON COLUMN archived_ranges.file_sha256 IS 'The SHA-256 of the file as it is, compressed.';
-COMMENT ON COLUMN archived_ranges.archived_at IS 'When the file was safe and the row was stored, by the database''s clock. The rows were removed after it.';
+COMMENT ON COLUMN archived_ranges.archived_at IS
+  'When the file was safe and the row was stored, by the database''s clock. The rows were removed'
+  ' after it.';
 
 CREATE TABLE archived_run_outcomes (
     payout_run_id uuid NOT NULL,
@@ -331,10 +394,15 @@ CREATE TABLE archived_run_outcomes (
     CONSTRAINT archived_run_outcomes_skip_reason_check CHECK ((skip_reason ~ '^[A-Z_]*$'::text))
 );
 
-COMMENT ON TABLE archived_run_outcomes IS 'How many items of a run had which outcome, for runs whose items are archived: a run keeps its counts. Append-only.';
-COMMENT ON COLUMN archived_run_outcomes.payout_run_id IS 'The run. All of its items are in one archive.';
-COMMENT ON COLUMN archived_run_outcomes.outcome IS 'The outcome, as in payout_run_items. OPEN only of a canceled run.';
-COMMENT ON COLUMN archived_run_outcomes.skip_reason IS 'Why no payout was created; empty if one was, or for OPEN.';
+COMMENT ON TABLE archived_run_outcomes IS
+  'How many items of a run had which outcome, for runs whose items are archived: a run keeps its '
+  'counts. Append-only.';
+COMMENT ON COLUMN archived_run_outcomes.payout_run_id IS
+  'The run. All of its items are in one archive.';
+COMMENT ON COLUMN archived_run_outcomes.outcome IS
+  'The outcome, as in payout_run_items. OPEN only of a canceled run.';
+COMMENT ON COLUMN archived_run_outcomes.skip_reason IS
+  'Why no payout was created; empty if one was, or for OPEN.';
 COMMENT ON COLUMN archived_run_outcomes.items_count IS 'How many items.';
 COMMENT ON COLUMN archived_run_outcomes.archive_id IS 'The archive that has the items.';
 
@@ -349,8 +417,11 @@ CREATE TABLE audit_log (
     what jsonb NOT NULL,
     outcome text NOT NULL,
     CONSTRAINT audit_log_caller_check CHECK (((identity = ''::text) = (credential = 'none'::text))),
-    CONSTRAINT audit_log_credential_check CHECK ((credential = ANY (ARRAY['none'::text, 'token'::text, 'jwt'::text, 'certificate'::text]))),
-    CONSTRAINT audit_log_identity_check CHECK (((identity ~ '^[!-~]*$'::text) AND (octet_length(identity) <= 256))),
+    CONSTRAINT audit_log_credential_check
+        CHECK ((credential = ANY (ARRAY['none'::text, 'token'::text, 'jwt'::text,
+        'certificate'::text]))),
+    CONSTRAINT audit_log_identity_check
+        CHECK (((identity ~ '^[!-~]*$'::text) AND (octet_length(identity) <= 256))),
     CONSTRAINT audit_log_method_check CHECK ((method <> ''::text)),
     CONSTRAINT audit_log_outcome_check CHECK ((outcome ~ '^[A-Z_]+$'::text)),
     CONSTRAINT audit_log_peer_check CHECK ((octet_length(peer) <= 256)),
@@ -358,16 +429,26 @@ CREATE TABLE audit_log (
     CONSTRAINT audit_log_what_check CHECK ((jsonb_typeof(what) = 'object'::text))
 );
 
-COMMENT ON TABLE audit_log IS 'Who called what: a row for each call that writes, whatever became of it. Only added to; old rows go into archives.';
-COMMENT ON COLUMN audit_log.audit_id IS 'Made by the server, so that writing it again adds no second row; in the order of time.';
-COMMENT ON COLUMN audit_log.recorded_at IS 'When it was recorded, by the database''s clock: at most moments after the call ended.';
-COMMENT ON COLUMN audit_log.identity IS 'Who called; empty if the server asked nobody who they are.';
-COMMENT ON COLUMN audit_log.credential IS 'By what the caller was known.';
+COMMENT ON TABLE audit_log IS
+  'The call log: a row for each call that writes, whatever its outcome. Only added to; old rows '
+  'go into archives.';
+COMMENT ON COLUMN audit_log.audit_id IS
+  'Made by the server, so that writing it again adds no second row; in the order of time.';
+COMMENT ON COLUMN audit_log.recorded_at IS
+  'When it was recorded, by the database''s clock: at most moments after the call ended.';
+COMMENT ON COLUMN audit_log.identity IS 'The caller; empty if the server authenticates no callers.';
+COMMENT ON COLUMN audit_log.credential IS 'The kind of credential that authenticated the caller.';
 COMMENT ON COLUMN audit_log.method IS 'The method, as logs name it.';
-COMMENT ON COLUMN audit_log.request_id IS 'The id of the call, as in the logs; empty for refusals that are summed up.';
-COMMENT ON COLUMN audit_log.peer IS 'The address that the call came from: the caller''s, or that of what stands before it; empty for refusals that are summed up.';
-COMMENT ON COLUMN audit_log.what IS 'What the call was about: an event''s id or a number of events, a restaurant, a payout run; how many refusals are summed up.';
-COMMENT ON COLUMN audit_log.outcome IS 'The gRPC status code that the call ended with; OPEN for a stream that goes on.';
+COMMENT ON COLUMN audit_log.request_id IS
+  'The id of the call, as in the logs; empty for refusals that are summed up.';
+COMMENT ON COLUMN audit_log.peer IS
+  'The address that the call came from: of the client, or of a proxy before it; empty for '
+  'refusals that are summed up.';
+COMMENT ON COLUMN audit_log.what IS
+  'What the call was about: an event''s id or a number of events, a restaurant, a payout run; how'
+  ' many refusals are summed up.';
+COMMENT ON COLUMN audit_log.outcome IS
+  'The gRPC status code that the call ended with; OPEN for a stream that goes on.';
 
 CREATE TABLE balance_accounts (
     balance_account_id bigint NOT NULL,
@@ -379,13 +460,18 @@ CREATE TABLE balance_accounts (
     CONSTRAINT balance_accounts_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text))
 );
 
-COMMENT ON TABLE balance_accounts IS 'One restaurant in one currency: the unit that is summed, locked and sharded. Every entry stays inside one of them.';
+COMMENT ON TABLE balance_accounts IS
+  'One restaurant in one currency: the unit that is summed, locked and sharded. Every entry stays'
+  ' inside one of them.';
 COMMENT ON COLUMN balance_accounts.balance_account_id IS 'Internal; gaps mean nothing.';
 COMMENT ON COLUMN balance_accounts.restaurant_id IS 'Whose account it is.';
 COMMENT ON COLUMN balance_accounts.currency IS 'ISO 4217 code; amounts are in its minor units.';
-COMMENT ON COLUMN balance_accounts.lock_pad IS 'Never written. The application may lock rows only where it may update a column, and this is the one.';
+COMMENT ON COLUMN balance_accounts.lock_pad IS
+  'Never written. The application may lock rows only where it may update a column, and this is '
+  'the one.';
 COMMENT ON COLUMN balance_accounts.created_at IS 'When it was opened, by the database''s clock.';
-COMMENT ON COLUMN balance_accounts.opened_txid IS 'The number of the transaction that opened it; NULL if that was before the column was.';
+COMMENT ON COLUMN balance_accounts.opened_txid IS
+  'The number of the transaction that opened it; NULL for accounts older than this column.';
 
 ALTER TABLE balance_accounts ALTER COLUMN balance_account_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME balance_accounts_balance_account_id_seq
@@ -411,24 +497,57 @@ CREATE TABLE balance_snapshots (
     stay_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     written_txid xid8 DEFAULT pg_current_xact_id(),
     CONSTRAINT balance_snapshots_entries_count_check CHECK ((entries_count >= 1)),
-    CONSTRAINT balance_snapshots_ledger_accounts_check CHECK ((ledger_accounts <@ ARRAY['processor_clearing'::text, 'restaurant_payable'::text, 'payout_reserved'::text, 'platform_fees'::text, 'platform_cash'::text, 'dispute_receivable'::text, 'dispute_hold'::text, 'adjustments'::text])),
-    CONSTRAINT balance_snapshots_lines_check CHECK (((cardinality(ledger_accounts) >= 2) AND (array_ndims(ledger_accounts) = 1) AND (array_ndims(entry_types) = 1) AND (cardinality(entry_types) = cardinality(ledger_accounts)) AND (array_ndims(total_minors) = 1) AND (cardinality(total_minors) = cardinality(ledger_accounts)) AND (array_ndims(matured_minors) = 1) AND (cardinality(matured_minors) = cardinality(ledger_accounts)) AND (array_position(ledger_accounts, NULL::text) IS NULL) AND (array_position(entry_types, NULL::text) IS NULL) AND (array_position(total_minors, NULL::numeric) IS NULL) AND (array_position(matured_minors, NULL::numeric) IS NULL)))
+    CONSTRAINT balance_snapshots_ledger_accounts_check
+        CHECK ((ledger_accounts <@ ARRAY['processor_clearing'::text, 'restaurant_payable'::text,
+        'payout_reserved'::text, 'platform_fees'::text, 'platform_cash'::text,
+        'dispute_receivable'::text, 'dispute_hold'::text, 'adjustments'::text])),
+    CONSTRAINT balance_snapshots_lines_check
+        CHECK (((cardinality(ledger_accounts) >= 2) AND (array_ndims(ledger_accounts) = 1)
+        AND (array_ndims(entry_types) = 1)
+        AND (cardinality(entry_types) = cardinality(ledger_accounts))
+        AND (array_ndims(total_minors) = 1)
+        AND (cardinality(total_minors) = cardinality(ledger_accounts))
+        AND (array_ndims(matured_minors) = 1)
+        AND (cardinality(matured_minors) = cardinality(ledger_accounts))
+        AND (array_position(ledger_accounts, NULL::text) IS NULL)
+        AND (array_position(entry_types, NULL::text) IS NULL)
+        AND (array_position(total_minors, NULL::numeric) IS NULL)
+        AND (array_position(matured_minors, NULL::numeric) IS NULL)))
 );
 
-COMMENT ON TABLE balance_snapshots IS 'Sums of all entries of a balance account below a horizon. Made by the server; may be deleted at any time: no answer changes.';
-COMMENT ON COLUMN balance_snapshots.balance_account_id IS 'The restaurant and currency whose entries were added up.';
-COMMENT ON COLUMN balance_snapshots.system_identifier IS 'The database cluster that it was taken in; servers of before 0010 ignore it in any other.';
-COMMENT ON COLUMN balance_snapshots.horizon IS 'Entries with a lower recorded_txid are counted: their transactions had all ended. All others are not.';
-COMMENT ON COLUMN balance_snapshots.taken_at IS 'The instant by which what is in matured_minors had matured, by the database''s clock.';
+COMMENT ON TABLE balance_snapshots IS
+  'Sums of all entries of a balance account below a horizon. Made by the server; may be deleted '
+  'at any time: no answer changes.';
+COMMENT ON COLUMN balance_snapshots.balance_account_id IS
+  'The restaurant and currency whose entries were added up.';
+COMMENT ON COLUMN balance_snapshots.system_identifier IS
+  'The database cluster that it was taken in; servers of before 0010 ignore it in any other.';
+COMMENT ON COLUMN balance_snapshots.horizon IS
+  'Entries with a lower recorded_txid are counted: their transactions had all ended. All others '
+  'are not.';
+COMMENT ON COLUMN balance_snapshots.taken_at IS
+  'The instant by which what is in matured_minors had matured, by the database''s clock.';
 COMMENT ON COLUMN balance_snapshots.entries_count IS 'How many entries were counted.';
-COMMENT ON COLUMN balance_snapshots.last_recorded_at IS 'The latest recorded_at of the entries counted, by the database''s clock: a balance as of a later instant counts them all.';
-COMMENT ON COLUMN balance_snapshots.last_event_at IS 'The latest occurred_at of the entries counted, by the processor''s clock.';
-COMMENT ON COLUMN balance_snapshots.ledger_accounts IS 'The account of the chart that a line is about. A line has its place in all four arrays.';
+COMMENT ON COLUMN balance_snapshots.last_recorded_at IS
+  'The latest recorded_at of the entries counted, by the database''s clock: a balance as of a '
+  'later instant counts them all.';
+COMMENT ON COLUMN balance_snapshots.last_event_at IS
+  'The latest occurred_at of the entries counted, by the processor''s clock.';
+COMMENT ON COLUMN balance_snapshots.ledger_accounts IS
+  'The account of the chart that a line is about. A line has its place in all four arrays.';
 COMMENT ON COLUMN balance_snapshots.entry_types IS 'The type of the entries that a line adds up.';
-COMMENT ON COLUMN balance_snapshots.total_minors IS 'What they credited to the account less what they debited, in minor units of the balance account''s currency.';
-COMMENT ON COLUMN balance_snapshots.matured_minors IS 'The same of those alone that need not mature or had by taken_at.';
-COMMENT ON COLUMN balance_snapshots.stay_id IS 'The stay whose numbers the horizon is one of; ignored in any other. Zeros: not known.';
-COMMENT ON COLUMN balance_snapshots.written_txid IS 'The transaction that wrote the row. PostgreSQL keeps its lower half with each row, in xmin, and a copy of the files keeps that; a dump, COPY and logical replication do not. NULL: of before 0020.';
+COMMENT ON COLUMN balance_snapshots.total_minors IS
+  'What they credited to the account less what they debited, in minor units of the balance '
+  'account''s currency.';
+COMMENT ON COLUMN balance_snapshots.matured_minors IS
+  'The same sum, of only the entries that need not mature or had matured by taken_at, in minor '
+  'units.';
+COMMENT ON COLUMN balance_snapshots.stay_id IS
+  'The stay that the horizon is a number of; no other stay reads the row. Zeros: not known.';
+COMMENT ON COLUMN balance_snapshots.written_txid IS
+  'The transaction that wrote the row. PostgreSQL keeps its lower half with each row, in xmin, '
+  'and a copy of the files keeps that; a dump, COPY and logical replication do not. NULL: of '
+  'before 0020.';
 
 CREATE TABLE ledger_entries (
     balance_account_id bigint NOT NULL,
@@ -444,47 +563,86 @@ CREATE TABLE ledger_entries (
     recorded_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
     event_id text COLLATE pg_catalog."C",
     payout_id uuid,
-    CONSTRAINT ledger_entries_accounts_check CHECK (((((((((((((((((entry_type = 'CHARGE'::text) AND (debit_account = 'processor_clearing'::text) AND (credit_account = 'restaurant_payable'::text))
-        OR ((entry_type = 'FEE'::text) AND (debit_account = 'restaurant_payable'::text) AND (credit_account = 'platform_fees'::text)))
-        OR ((entry_type = 'REFUND'::text) AND (debit_account = 'restaurant_payable'::text) AND (credit_account = 'processor_clearing'::text)))
-        OR ((entry_type = 'ADJUSTMENT_CREDIT'::text) AND (debit_account = 'adjustments'::text) AND (credit_account = 'restaurant_payable'::text)))
-        OR ((entry_type = 'ADJUSTMENT_DEBIT'::text) AND (debit_account = 'restaurant_payable'::text) AND (credit_account = 'adjustments'::text)))
-        OR ((entry_type = 'DISPUTE_HOLD'::text) AND (debit_account = 'restaurant_payable'::text) AND (credit_account = 'dispute_hold'::text)))
-        OR ((entry_type = 'DISPUTE_WITHDRAWAL'::text) AND (debit_account = 'dispute_receivable'::text) AND (credit_account = 'processor_clearing'::text)))
-        OR ((entry_type = 'DISPUTE_FEE'::text) AND (debit_account = 'restaurant_payable'::text) AND (credit_account = 'processor_clearing'::text)))
-        OR ((entry_type = 'DISPUTE_RELEASE'::text) AND (debit_account = 'dispute_hold'::text) AND (credit_account = 'restaurant_payable'::text)))
-        OR ((entry_type = 'DISPUTE_REINSTATEMENT'::text) AND (debit_account = 'processor_clearing'::text) AND (credit_account = 'dispute_receivable'::text)))
-        OR ((entry_type = 'DISPUTE_LOSS'::text) AND (debit_account = 'dispute_hold'::text) AND (credit_account = 'dispute_receivable'::text)))
-        OR ((entry_type = 'PAYOUT_RESERVE'::text) AND (debit_account = 'restaurant_payable'::text) AND (credit_account = 'payout_reserved'::text)))
-        OR ((entry_type = 'PAYOUT_RELEASE'::text) AND (debit_account = 'payout_reserved'::text) AND (credit_account = 'platform_cash'::text)))
-        OR ((entry_type = 'PAYOUT_REVERSAL'::text) AND (debit_account = 'payout_reserved'::text) AND (credit_account = 'restaurant_payable'::text)))
-        OR ((entry_type = 'PAYOUT_RETURN'::text) AND (debit_account = 'platform_cash'::text) AND (credit_account = 'restaurant_payable'::text)))),
+    CONSTRAINT ledger_entries_accounts_check
+        CHECK (((((((((((((((((entry_type = 'CHARGE'::text)
+        AND (debit_account = 'processor_clearing'::text)
+        AND (credit_account = 'restaurant_payable'::text))
+        OR ((entry_type = 'FEE'::text) AND (debit_account = 'restaurant_payable'::text)
+        AND (credit_account = 'platform_fees'::text)))
+        OR ((entry_type = 'REFUND'::text) AND (debit_account = 'restaurant_payable'::text)
+        AND (credit_account = 'processor_clearing'::text)))
+        OR ((entry_type = 'ADJUSTMENT_CREDIT'::text) AND (debit_account = 'adjustments'::text)
+        AND (credit_account = 'restaurant_payable'::text)))
+        OR ((entry_type = 'ADJUSTMENT_DEBIT'::text)
+        AND (debit_account = 'restaurant_payable'::text)
+        AND (credit_account = 'adjustments'::text)))
+        OR ((entry_type = 'DISPUTE_HOLD'::text) AND (debit_account = 'restaurant_payable'::text)
+        AND (credit_account = 'dispute_hold'::text)))
+        OR ((entry_type = 'DISPUTE_WITHDRAWAL'::text)
+        AND (debit_account = 'dispute_receivable'::text)
+        AND (credit_account = 'processor_clearing'::text)))
+        OR ((entry_type = 'DISPUTE_FEE'::text) AND (debit_account = 'restaurant_payable'::text)
+        AND (credit_account = 'processor_clearing'::text)))
+        OR ((entry_type = 'DISPUTE_RELEASE'::text) AND (debit_account = 'dispute_hold'::text)
+        AND (credit_account = 'restaurant_payable'::text)))
+        OR ((entry_type = 'DISPUTE_REINSTATEMENT'::text)
+        AND (debit_account = 'processor_clearing'::text)
+        AND (credit_account = 'dispute_receivable'::text)))
+        OR ((entry_type = 'DISPUTE_LOSS'::text) AND (debit_account = 'dispute_hold'::text)
+        AND (credit_account = 'dispute_receivable'::text)))
+        OR ((entry_type = 'PAYOUT_RESERVE'::text) AND (debit_account = 'restaurant_payable'::text)
+        AND (credit_account = 'payout_reserved'::text)))
+        OR ((entry_type = 'PAYOUT_RELEASE'::text) AND (debit_account = 'payout_reserved'::text)
+        AND (credit_account = 'platform_cash'::text)))
+        OR ((entry_type = 'PAYOUT_REVERSAL'::text) AND (debit_account = 'payout_reserved'::text)
+        AND (credit_account = 'restaurant_payable'::text)))
+        OR ((entry_type = 'PAYOUT_RETURN'::text) AND (debit_account = 'platform_cash'::text)
+        AND (credit_account = 'restaurant_payable'::text)))),
     CONSTRAINT ledger_entries_amount_minor_check CHECK ((amount_minor >= 1)),
-    CONSTRAINT ledger_entries_available_at_check CHECK (((available_at IS NULL)
-        OR (entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text])))),
-    CONSTRAINT ledger_entries_cause_check CHECK ((((event_id IS NULL) = (entry_type = 'PAYOUT_RESERVE'::text)) AND ((event_id IS NULL) = (occurred_at IS NULL)))),
-    CONSTRAINT ledger_entries_payout_id_check CHECK (((payout_id IS NOT NULL) = (entry_type = ANY (ARRAY['PAYOUT_RESERVE'::text, 'PAYOUT_RELEASE'::text, 'PAYOUT_REVERSAL'::text, 'PAYOUT_RETURN'::text])))),
+    CONSTRAINT ledger_entries_available_at_check
+        CHECK (((available_at IS NULL) OR (entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text])))),
+    CONSTRAINT ledger_entries_cause_check
+        CHECK ((((event_id IS NULL) = (entry_type = 'PAYOUT_RESERVE'::text))
+        AND ((event_id IS NULL) = (occurred_at IS NULL)))),
+    CONSTRAINT ledger_entries_payout_id_check
+        CHECK (((payout_id IS NOT NULL) = (entry_type = ANY (ARRAY['PAYOUT_RESERVE'::text,
+        'PAYOUT_RELEASE'::text, 'PAYOUT_REVERSAL'::text, 'PAYOUT_RETURN'::text])))),
     CONSTRAINT ledger_entries_position_check CHECK (("position" >= 1))
 );
 
-COMMENT ON TABLE ledger_entries IS 'The books: each row debits one account and credits one account with one amount, so none can be unbalanced. Append-only.';
-COMMENT ON COLUMN ledger_entries.balance_account_id IS 'The restaurant and currency in whose books it stands.';
-COMMENT ON COLUMN ledger_entries.recorded_txid IS 'The database transaction that stored it: what is below the oldest running one is final.';
-COMMENT ON COLUMN ledger_entries.transaction_id IS 'Shared by the entries that one event or one payout step posted.';
-COMMENT ON COLUMN ledger_entries."position" IS 'The place among the entries of its transaction id, from 1.';
-COMMENT ON COLUMN ledger_entries.entry_type IS 'Why it was posted; docs/accounting.md has the rules.';
+COMMENT ON TABLE ledger_entries IS
+  'The books: each row debits one account and credits one account with one amount, so none can be'
+  ' unbalanced. Append-only.';
+COMMENT ON COLUMN ledger_entries.balance_account_id IS
+  'The restaurant and currency in whose books it stands.';
+COMMENT ON COLUMN ledger_entries.recorded_txid IS
+  'The database transaction that stored it: what is below the oldest running one is final.';
+COMMENT ON COLUMN ledger_entries.transaction_id IS
+  'Shared by the entries that one event or one payout step posted.';
+COMMENT ON COLUMN ledger_entries."position" IS
+  'The place among the entries of its transaction id, from 1.';
+COMMENT ON COLUMN ledger_entries.entry_type IS
+  'Why it was posted; docs/accounting.md has the rules.';
 COMMENT ON COLUMN ledger_entries.debit_account IS 'The account of the chart that is debited.';
 COMMENT ON COLUMN ledger_entries.credit_account IS 'The account of the chart that is credited.';
-COMMENT ON COLUMN ledger_entries.amount_minor IS 'In minor units of the balance account''s currency.';
-COMMENT ON COLUMN ledger_entries.available_at IS 'When it matures; NULL: it counts from the moment it is recorded.';
-COMMENT ON COLUMN ledger_entries.occurred_at IS 'The event''s occurred_at, by the processor''s clock; NULL on a payout''s reserve.';
-COMMENT ON COLUMN ledger_entries.recorded_at IS 'When its transaction began, by the database''s clock.';
-COMMENT ON COLUMN ledger_entries.event_id IS 'The event that posted it; NULL on a payout''s reserve.';
-COMMENT ON COLUMN ledger_entries.payout_id IS 'The payout it belongs to; NULL on entries that no payout has.';
+COMMENT ON COLUMN ledger_entries.amount_minor IS
+  'In minor units of the balance account''s currency.';
+COMMENT ON COLUMN ledger_entries.available_at IS
+  'When it matures; NULL: it counts from the moment it is recorded.';
+COMMENT ON COLUMN ledger_entries.occurred_at IS
+  'The event''s occurred_at, by the processor''s clock; NULL on a payout''s reserve.';
+COMMENT ON COLUMN ledger_entries.recorded_at IS
+  'When its transaction began, by the database''s clock.';
+COMMENT ON COLUMN ledger_entries.event_id IS
+  'The event that posted it; NULL on a payout''s reserve.';
+COMMENT ON COLUMN ledger_entries.payout_id IS
+  'The payout it belongs to; NULL on entries that no payout has.';
 
 CREATE VIEW current_place AS
- SELECT COALESCE((NULLIF(current_setting('ledger.system_identifier'::text, true), ''::text))::bigint, ( SELECT pg_control_system.system_identifier
-           FROM pg_control_system() pg_control_system(pg_control_version, catalog_version_no, system_identifier, pg_control_last_modified))) AS system_identifier,
+ SELECT COALESCE((NULLIF(current_setting('ledger.system_identifier'::text, true),
+     ''::text))::bigint, ( SELECT pg_control_system.system_identifier
+           FROM pg_control_system() pg_control_system(pg_control_version, catalog_version_no,
+               system_identifier, pg_control_last_modified))) AS system_identifier,
     (('ledger_entries'::regclass)::oid)::bigint AS entries_oid,
     pg_relation_filepath('ledger_entries'::regclass) AS entries_file;
 
@@ -503,13 +661,23 @@ CREATE TABLE ledger_stays (
     CONSTRAINT ledger_stays_number_check CHECK ((number >= 1))
 );
 
-COMMENT ON TABLE ledger_stays IS 'A row for each time that the books came to a place: a cluster, a database, a table. Never changed.';
-COMMENT ON COLUMN ledger_stays.number IS 'Counts up from 1, across all places of the books. The highest number is the latest stay.';
-COMMENT ON COLUMN ledger_stays.stay_id IS 'From the number and the place, so that two servers that begin a stay at once write one row.';
-COMMENT ON COLUMN ledger_stays.system_identifier IS 'The database cluster. A physical copy keeps it; a dump, logical replication and pg_upgrade do not.';
-COMMENT ON COLUMN ledger_stays.entries_oid IS 'The OID of ledger_entries: another one once the table was made anew.';
-COMMENT ON COLUMN ledger_stays.entries_file IS 'The file of ledger_entries: the OID of the database is in it, and a number that TRUNCATE changes.';
-COMMENT ON COLUMN ledger_stays.began_at IS 'When a server first found the books there, by the database''s clock.';
+COMMENT ON TABLE ledger_stays IS
+  'A row for each time that the books came to a place: a cluster, a database, a table. Never '
+  'changed.';
+COMMENT ON COLUMN ledger_stays.number IS
+  'Counts up from 1, across all places of the books. The highest number is the latest stay.';
+COMMENT ON COLUMN ledger_stays.stay_id IS
+  'From the number and the place, so that two servers that begin a stay at once write one row.';
+COMMENT ON COLUMN ledger_stays.system_identifier IS
+  'The database cluster. A physical copy keeps it; a dump, logical replication and pg_upgrade do '
+  'not.';
+COMMENT ON COLUMN ledger_stays.entries_oid IS
+  'The OID of ledger_entries: another one once the table was made anew.';
+COMMENT ON COLUMN ledger_stays.entries_file IS
+  'The file of ledger_entries: the OID of the database is in it, and a number that TRUNCATE '
+  'changes.';
+COMMENT ON COLUMN ledger_stays.began_at IS
+  'When a server first found the books there, by the database''s clock.';
 
 CREATE VIEW current_stay AS
  SELECT latest.stay_id
@@ -522,13 +690,16 @@ CREATE VIEW current_stay AS
            FROM ledger_stays
           ORDER BY ledger_stays.number DESC, ledger_stays.stay_id DESC
          LIMIT 1) latest
-     JOIN current_place place ON (((place.system_identifier = latest.system_identifier) AND (place.entries_oid = latest.entries_oid) AND (place.entries_file = latest.entries_file))))
+     JOIN current_place place ON (((place.system_identifier = latest.system_identifier)
+         AND (place.entries_oid = latest.entries_oid)
+         AND (place.entries_file = latest.entries_file))))
   WHERE (NOT (EXISTS ( SELECT
            FROM ledger_stays other
           WHERE ((other.number = latest.number) AND (other.stay_id <> latest.stay_id)))));
 
-COMMENT ON VIEW current_stay IS 'The stay that goes on; no row if the books came from elsewhere and no server has run since.';
-COMMENT ON COLUMN current_stay.stay_id IS 'Which one: the snapshots that count have it.';
+COMMENT ON VIEW current_stay IS
+  'The stay that goes on; no row if the books came from elsewhere and no server has run since.';
+COMMENT ON COLUMN current_stay.stay_id IS 'Its id. Only snapshots and marks with this id count.';
 
 CREATE VIEW ledger_movements AS
  SELECT ledger_entries.balance_account_id,
@@ -561,18 +732,28 @@ UNION ALL
     ledger_entries.payout_id
    FROM ledger_entries;
 
-COMMENT ON VIEW ledger_movements IS 'For reports and the audit: each entry twice, once for each of its sides. The sum of signed_minor over an account is its balance, above zero if credits outweigh debits.';
-COMMENT ON COLUMN ledger_movements.balance_account_id IS 'The balance account that the entry stands in.';
-COMMENT ON COLUMN ledger_movements.recorded_txid IS 'The database transaction that recorded the entry.';
+COMMENT ON VIEW ledger_movements IS
+  'For reports and the audit: each entry twice, once for each of its sides. The sum of '
+  'signed_minor over an account is its balance, above zero if credits outweigh debits.';
+COMMENT ON COLUMN ledger_movements.balance_account_id IS
+  'The balance account that the entry stands in.';
+COMMENT ON COLUMN ledger_movements.recorded_txid IS
+  'The database transaction that recorded the entry.';
 COMMENT ON COLUMN ledger_movements.transaction_id IS 'With the position, the key of the entry.';
-COMMENT ON COLUMN ledger_movements."position" IS 'The place of the entry among those of its transaction id, from 1.';
+COMMENT ON COLUMN ledger_movements."position" IS
+  'The place of the entry among those of its transaction id, from 1.';
 COMMENT ON COLUMN ledger_movements.side IS 'credit or debit.';
-COMMENT ON COLUMN ledger_movements.ledger_account IS 'The account that this side of the entry moves.';
+COMMENT ON COLUMN ledger_movements.ledger_account IS
+  'The account that this side of the entry moves.';
 COMMENT ON COLUMN ledger_movements.entry_type IS 'The type of the entry.';
-COMMENT ON COLUMN ledger_movements.signed_minor IS 'The amount in minor units: above zero on the credit side, below on the debit.';
-COMMENT ON COLUMN ledger_movements.available_at IS 'When the amount matures, by the processor''s clock; NULL: it need not.';
-COMMENT ON COLUMN ledger_movements.occurred_at IS 'When the event happened, by the processor''s clock; NULL: no event posted it.';
-COMMENT ON COLUMN ledger_movements.recorded_at IS 'When the entry was recorded, by the database''s clock.';
+COMMENT ON COLUMN ledger_movements.signed_minor IS
+  'The amount in minor units: above zero on the credit side, below on the debit.';
+COMMENT ON COLUMN ledger_movements.available_at IS
+  'When the amount matures, by the processor''s clock; NULL: it need not.';
+COMMENT ON COLUMN ledger_movements.occurred_at IS
+  'When the event happened, by the processor''s clock; NULL: no event posted it.';
+COMMENT ON COLUMN ledger_movements.recorded_at IS
+  'When the entry was recorded, by the database''s clock.';
 COMMENT ON COLUMN ledger_movements.event_id IS 'The event that posted the entry; NULL: none did.';
 COMMENT ON COLUMN ledger_movements.payout_id IS 'The payout that the entry belongs to; NULL: none.';
 
@@ -603,21 +784,36 @@ CREATE TABLE ledger_seals (
 );
 ALTER TABLE ONLY ledger_seals ALTER COLUMN row_digests SET STORAGE EXTERNAL;
 
-COMMENT ON TABLE ledger_seals IS 'A chain of hashes over events and entries, so that a change to either shows: docs/seals.md. Append-only.';
-COMMENT ON COLUMN ledger_seals.sequence IS 'The place in the chain, from 1 without gaps. The key lets only one sealer add it.';
-COMMENT ON COLUMN ledger_seals.epoch IS 'Seals of one epoch cover ranges that follow each other; each stay of the books begins a new one.';
-COMMENT ON COLUMN ledger_seals.is_restored IS 'Whether it covers rows restored from another cluster with numbers ahead, or a part of a large transaction.';
-COMMENT ON COLUMN ledger_seals.system_identifier IS 'The database cluster that sealed it, to which its numbers belong.';
+COMMENT ON TABLE ledger_seals IS
+  'A chain of hashes over events and entries, so that a change to either shows: docs/seals.md. '
+  'Append-only.';
+COMMENT ON COLUMN ledger_seals.sequence IS
+  'The place in the chain, from 1 without gaps. The key lets only one sealer add it.';
+COMMENT ON COLUMN ledger_seals.epoch IS
+  'Seals of one epoch cover ranges that follow each other; each stay of the books begins a new '
+  'one.';
+COMMENT ON COLUMN ledger_seals.is_restored IS
+  'Whether it covers rows restored from another cluster with numbers ahead, or a part of a large '
+  'transaction.';
+COMMENT ON COLUMN ledger_seals.system_identifier IS
+  'The database cluster that sealed it, to which its numbers belong.';
 COMMENT ON COLUMN ledger_seals.first_txid IS 'The least recorded_txid that it covers.';
 COMMENT ON COLUMN ledger_seals.end_txid IS 'The recorded_txid before which it ends.';
-COMMENT ON COLUMN ledger_seals.events_count IS 'How many events it covers: those of its range that no earlier epoch has sealed.';
-COMMENT ON COLUMN ledger_seals.entries_count IS 'How many entries it covers, likewise.';
-COMMENT ON COLUMN ledger_seals.contents_hash IS 'SHA-256 over the SHA-256 of each of its rows, in order.';
-COMMENT ON COLUMN ledger_seals.row_digests IS 'The transaction ids it covers, each with the first bytes of the SHA-256 of its rows: they tell which row was changed.';
+COMMENT ON COLUMN ledger_seals.events_count IS
+  'How many events it covers: those of its range that no earlier epoch has sealed.';
+COMMENT ON COLUMN ledger_seals.entries_count IS
+  'How many entries it covers: those of its range that no earlier epoch has sealed.';
+COMMENT ON COLUMN ledger_seals.contents_hash IS
+  'SHA-256 over the SHA-256 of each of its rows, in order.';
+COMMENT ON COLUMN ledger_seals.row_digests IS
+  'The transaction ids it covers, each with the first bytes of the SHA-256 of its rows, which '
+  'show which row was changed.';
 COMMENT ON COLUMN ledger_seals.sealed_at IS 'When it was made, by the database''s clock.';
 COMMENT ON COLUMN ledger_seals.previous_hash IS 'The hash of the seal before; zeros in the first.';
 COMMENT ON COLUMN ledger_seals.hash IS 'SHA-256 over all of the above: what is published.';
-COMMENT ON COLUMN ledger_seals.stay_id IS 'The stay in which it was made; another one begins an epoch. No part of the hash. Zeros: not known.';
+COMMENT ON COLUMN ledger_seals.stay_id IS
+  'The stay in which it was made; another one begins an epoch. No part of the hash. Zeros: not '
+  'known.';
 
 CREATE TABLE page_token_keys (
     page_token_key_id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -626,8 +822,11 @@ CREATE TABLE page_token_keys (
     CONSTRAINT page_token_keys_secret_check CHECK ((octet_length(secret) >= 32))
 );
 
-COMMENT ON TABLE page_token_keys IS 'By which servers authenticate page tokens: the newest key makes them, all of them verify. Only for ledger_app.';
-COMMENT ON COLUMN page_token_keys.page_token_key_id IS 'Random, so that the keys of two databases can stand beside each other.';
+COMMENT ON TABLE page_token_keys IS
+  'Keys with which servers authenticate page tokens: the newest signs, all of them verify. Only '
+  'for ledger_app.';
+COMMENT ON COLUMN page_token_keys.page_token_key_id IS
+  'Random, so that the keys of two databases can stand beside each other.';
 COMMENT ON COLUMN page_token_keys.secret IS 'The key of HMAC-SHA256. Never shown.';
 COMMENT ON COLUMN page_token_keys.created_at IS 'When it was made, by the database''s clock.';
 
@@ -636,14 +835,22 @@ CREATE TABLE payout_items (
     entry_type text NOT NULL,
     counted_minor bigint NOT NULL,
     amount_minor bigint NOT NULL,
-    CONSTRAINT payout_items_entry_type_check CHECK ((entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text, 'REFUND'::text, 'ADJUSTMENT_CREDIT'::text, 'ADJUSTMENT_DEBIT'::text, 'DISPUTE_HOLD'::text, 'DISPUTE_FEE'::text, 'DISPUTE_RELEASE'::text, 'PAYOUT_REVERSAL'::text, 'PAYOUT_RETURN'::text])))
+    CONSTRAINT payout_items_entry_type_check
+        CHECK ((entry_type = ANY (ARRAY['CHARGE'::text, 'FEE'::text, 'REFUND'::text,
+        'ADJUSTMENT_CREDIT'::text, 'ADJUSTMENT_DEBIT'::text, 'DISPUTE_HOLD'::text,
+        'DISPUTE_FEE'::text, 'DISPUTE_RELEASE'::text, 'PAYOUT_REVERSAL'::text,
+        'PAYOUT_RETURN'::text])))
 );
 
 COMMENT ON TABLE payout_items IS 'What a payout''s amount consists of, by entry type. Append-only.';
 COMMENT ON COLUMN payout_items.payout_id IS 'The payout.';
 COMMENT ON COLUMN payout_items.entry_type IS 'The type of the entries that were added up.';
-COMMENT ON COLUMN payout_items.counted_minor IS 'The sum of all such entries on restaurant_payable that the payout counted, since the first, in minor units.';
-COMMENT ON COLUMN payout_items.amount_minor IS 'That sum less the same of the balance account''s payout before, in minor units: what this payout has of it.';
+COMMENT ON COLUMN payout_items.counted_minor IS
+  'The sum of all such entries on restaurant_payable that the payout counted, since the first, in'
+  ' minor units.';
+COMMENT ON COLUMN payout_items.amount_minor IS
+  'That sum less the sum that the account''s previous payout counted, in minor units: what this '
+  'payout pays of it.';
 
 CREATE TABLE payout_run_items (
     payout_run_id uuid NOT NULL,
@@ -652,16 +859,25 @@ CREATE TABLE payout_run_items (
     outcome text DEFAULT 'OPEN'::text NOT NULL,
     skip_reason text,
     payout_id uuid,
-    CONSTRAINT payout_run_items_outcome_check CHECK ((outcome = ANY (ARRAY['OPEN'::text, 'PAYOUT_CREATED'::text, 'SKIPPED'::text]))),
-    CONSTRAINT payout_run_items_skip_reason_check CHECK ((skip_reason = ANY (ARRAY['INACTIVE'::text, 'PAYOUT_IN_FLIGHT'::text, 'ALREADY_PAID'::text, 'CUTOFF_BEFORE_LATEST_PAYOUT'::text, 'NOTHING_AVAILABLE'::text, 'BELOW_MINIMUM'::text, 'FAILED'::text]))),
-    CONSTRAINT payout_run_items_state_check CHECK ((((outcome = 'SKIPPED'::text) = (skip_reason IS NOT NULL)) AND ((outcome = 'PAYOUT_CREATED'::text) = (payout_id IS NOT NULL))))
+    CONSTRAINT payout_run_items_outcome_check
+        CHECK ((outcome = ANY (ARRAY['OPEN'::text, 'PAYOUT_CREATED'::text, 'SKIPPED'::text]))),
+    CONSTRAINT payout_run_items_skip_reason_check
+        CHECK ((skip_reason = ANY (ARRAY['INACTIVE'::text, 'PAYOUT_IN_FLIGHT'::text,
+        'ALREADY_PAID'::text, 'CUTOFF_BEFORE_LATEST_PAYOUT'::text, 'NOTHING_AVAILABLE'::text,
+        'BELOW_MINIMUM'::text, 'FAILED'::text]))),
+    CONSTRAINT payout_run_items_state_check
+        CHECK ((((outcome = 'SKIPPED'::text) = (skip_reason IS NOT NULL))
+        AND ((outcome = 'PAYOUT_CREATED'::text) = (payout_id IS NOT NULL))))
 );
 
-COMMENT ON TABLE payout_run_items IS 'The restaurants of a run and what became of each. Only that changes, once. Those of old runs go into archives.';
+COMMENT ON TABLE payout_run_items IS
+  'The restaurants of a run, each with its outcome, which is set once. Items of old runs go into '
+  'archives.';
 COMMENT ON COLUMN payout_run_items.payout_run_id IS 'The run.';
 COMMENT ON COLUMN payout_run_items.restaurant_id IS 'The restaurant.';
-COMMENT ON COLUMN payout_run_items.balance_account_id IS 'The restaurant''s balance account in the run''s currency.';
-COMMENT ON COLUMN payout_run_items.outcome IS 'OPEN until a worker has looked at it.';
+COMMENT ON COLUMN payout_run_items.balance_account_id IS
+  'The restaurant''s balance account in the run''s currency.';
+COMMENT ON COLUMN payout_run_items.outcome IS 'OPEN until a worker has judged the restaurant.';
 COMMENT ON COLUMN payout_run_items.skip_reason IS 'Why no payout was created; NULL if one was.';
 COMMENT ON COLUMN payout_run_items.payout_id IS 'The payout that was created; NULL if none was.';
 
@@ -671,15 +887,23 @@ CREATE TABLE payout_run_progress (
     moved_balance_account_id bigint NOT NULL,
     last_balance_account_id bigint NOT NULL,
     reached_balance_account_id bigint DEFAULT 0 NOT NULL,
-    CONSTRAINT payout_run_progress_reached_check CHECK (((reached_balance_account_id >= 0) AND (reached_balance_account_id <= last_balance_account_id)))
+    CONSTRAINT payout_run_progress_reached_check
+        CHECK (((reached_balance_account_id >= 0)
+        AND (reached_balance_account_id <= last_balance_account_id)))
 );
 
-COMMENT ON TABLE payout_run_progress IS 'Which balance accounts a payout run has items for. No row: for all of them, since it started.';
+COMMENT ON TABLE payout_run_progress IS
+  'Which balance accounts a payout run has items for. No row: for all of them, since it started.';
 COMMENT ON COLUMN payout_run_progress.payout_run_id IS 'The run.';
-COMMENT ON COLUMN payout_run_progress.accounts_snapshot IS 'Which transactions had ended when the run started: its accounts are those that were opened by them.';
-COMMENT ON COLUMN payout_run_progress.moved_balance_account_id IS 'The highest id of an account that was there and whose opened_txid is another cluster''s; 0 if there was none.';
-COMMENT ON COLUMN payout_run_progress.last_balance_account_id IS 'The highest id of a balance account when the run started; 0 if there was none.';
-COMMENT ON COLUMN payout_run_progress.reached_balance_account_id IS 'Accounts with ids up to this one have their items. It only grows.';
+COMMENT ON COLUMN payout_run_progress.accounts_snapshot IS
+  'The database snapshot when the run started: the run''s accounts are those that it shows.';
+COMMENT ON COLUMN payout_run_progress.moved_balance_account_id IS
+  'The highest id of an account that was there and whose opened_txid is another cluster''s; 0 if '
+  'there was none.';
+COMMENT ON COLUMN payout_run_progress.last_balance_account_id IS
+  'The highest id of a balance account when the run started; 0 if there was none.';
+COMMENT ON COLUMN payout_run_progress.reached_balance_account_id IS
+  'Accounts with ids up to this one have their items. It only grows.';
 
 CREATE TABLE payout_runs (
     payout_run_id uuid NOT NULL,
@@ -694,24 +918,34 @@ CREATE TABLE payout_runs (
     zone_table_version text,
     CONSTRAINT payout_runs_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT payout_runs_cutoff_at_check CHECK ((cutoff_at <= created_at)),
-    CONSTRAINT payout_runs_finished_at_check CHECK (((state <> 'RUNNING'::text) = (finished_at IS NOT NULL))),
+    CONSTRAINT payout_runs_finished_at_check
+        CHECK (((state <> 'RUNNING'::text) = (finished_at IS NOT NULL))),
     CONSTRAINT payout_runs_min_amount_minor_check CHECK ((min_amount_minor >= 0)),
-    CONSTRAINT payout_runs_request_id_check CHECK (((request_id ~ '^[A-Za-z0-9._:-]*$'::text) AND (octet_length(request_id) <= 128))),
-    CONSTRAINT payout_runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'CANCELED'::text]))),
-    CONSTRAINT payout_runs_zone_table_version_check CHECK (((zone_table_version <> ''::text) AND (octet_length(zone_table_version) <= 64)))
+    CONSTRAINT payout_runs_request_id_check
+        CHECK (((request_id ~ '^[A-Za-z0-9._:-]*$'::text) AND (octet_length(request_id) <= 128))),
+    CONSTRAINT payout_runs_state_check
+        CHECK ((state = ANY (ARRAY['RUNNING'::text, 'SUCCEEDED'::text, 'CANCELED'::text]))),
+    CONSTRAINT payout_runs_zone_table_version_check
+        CHECK (((zone_table_version <> ''::text) AND (octet_length(zone_table_version) <= 64)))
 );
 
-COMMENT ON TABLE payout_runs IS 'Payout runs: one for each currency, date, minimum and request id. Only the progress changes.';
+COMMENT ON TABLE payout_runs IS
+  'Payout runs: one for each currency, date, minimum and request id. Only the progress changes.';
 COMMENT ON COLUMN payout_runs.payout_run_id IS 'Made by the server that created the run.';
 COMMENT ON COLUMN payout_runs.currency IS 'ISO 4217 code of all payouts of the run.';
 COMMENT ON COLUMN payout_runs.as_of IS 'The date to pay out by, in the settlement time zone.';
 COMMENT ON COLUMN payout_runs.cutoff_at IS 'What matures after this instant waits for a later run.';
 COMMENT ON COLUMN payout_runs.min_amount_minor IS 'The least amount that is paid, in minor units.';
-COMMENT ON COLUMN payout_runs.request_id IS 'The caller''s, to tell runs of one date apart; empty when it gave none.';
-COMMENT ON COLUMN payout_runs.state IS 'RUNNING as long as a restaurant is to be looked at. CANCELED: what is open was not looked at, and never will be.';
+COMMENT ON COLUMN payout_runs.request_id IS
+  'Given by the caller to distinguish runs of one date; empty if none was given.';
+COMMENT ON COLUMN payout_runs.state IS
+  'RUNNING while restaurants are left to judge. CANCELED: its open restaurants are never judged.';
 COMMENT ON COLUMN payout_runs.created_at IS 'When it was created, by the database''s clock.';
-COMMENT ON COLUMN payout_runs.finished_at IS 'When it ended or was canceled, by the database''s clock.';
-COMMENT ON COLUMN payout_runs.zone_table_version IS 'The version of the zone table (tzdata) that told when the date ends; null in runs of servers before it was kept.';
+COMMENT ON COLUMN payout_runs.finished_at IS
+  'When it ended or was canceled, by the database''s clock.';
+COMMENT ON COLUMN payout_runs.zone_table_version IS
+  'The version of the zone table (tzdata) that says when the date ends; NULL in runs of servers '
+  'that did not keep it.';
 
 CREATE TABLE payouts (
     payout_id uuid NOT NULL,
@@ -728,20 +962,30 @@ CREATE TABLE payouts (
     CONSTRAINT payouts_amount_minor_check CHECK ((amount_minor >= 1)),
     CONSTRAINT payouts_available_minor_check CHECK ((amount_minor <= available_minor)),
     CONSTRAINT payouts_sequence_check CHECK ((sequence >= 1)),
-    CONSTRAINT payouts_state_check CHECK ((state = ANY (ARRAY['CREATED'::text, 'PAID'::text, 'FAILED'::text, 'RETURNED'::text])))
+    CONSTRAINT payouts_state_check
+        CHECK ((state = ANY (ARRAY['CREATED'::text, 'PAID'::text, 'FAILED'::text,
+        'RETURNED'::text])))
 );
 
-COMMENT ON TABLE payouts IS 'What a restaurant is paid at once. Only the state changes, and only along the allowed moves.';
+COMMENT ON TABLE payouts IS
+  'What a restaurant is paid at once. Only the state changes, and only along the allowed moves.';
 COMMENT ON COLUMN payouts.payout_id IS 'Made by the server; the bank''s idempotency key.';
 COMMENT ON COLUMN payouts.payout_run_id IS 'The run that created it.';
 COMMENT ON COLUMN payouts.balance_account_id IS 'The restaurant and currency that is paid.';
-COMMENT ON COLUMN payouts.sequence IS 'Its number among the payouts of its balance account, from 1.';
-COMMENT ON COLUMN payouts.amount_minor IS 'What is paid, in minor units of the balance account''s currency.';
-COMMENT ON COLUMN payouts.available_minor IS 'What was available when it was created, in minor units.';
+COMMENT ON COLUMN payouts.sequence IS
+  'Its number among the payouts of its balance account, from 1.';
+COMMENT ON COLUMN payouts.amount_minor IS
+  'What is paid, in minor units of the balance account''s currency.';
+COMMENT ON COLUMN payouts.available_minor IS
+  'What was available when it was created, in minor units.';
 COMMENT ON COLUMN payouts.as_of IS 'The date it pays out by, that of its run.';
-COMMENT ON COLUMN payouts.cutoff_at IS 'The cut-off of its run: it counts what had matured by then.';
-COMMENT ON COLUMN payouts.state IS 'CREATED becomes PAID or FAILED; PAID becomes RETURNED by a failure, FAILED by a payment that was before it.';
-COMMENT ON COLUMN payouts.transaction_id IS 'That of the entry that set its amount aside.';
+COMMENT ON COLUMN payouts.cutoff_at IS
+  'The cut-off of its run: it counts what had matured by then.';
+COMMENT ON COLUMN payouts.state IS
+  'CREATED becomes PAID or FAILED. A later failure makes a PAID payout RETURNED; so does an '
+  'earlier payment a FAILED one.';
+COMMENT ON COLUMN payouts.transaction_id IS
+  'The transaction id of the entry that reserved its amount.';
 COMMENT ON COLUMN payouts.created_at IS 'When it was created, by the database''s clock.';
 
 CREATE TABLE processor_events (
@@ -760,35 +1004,64 @@ CREATE TABLE processor_events (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     recorded_txid xid8 DEFAULT pg_current_xact_id() NOT NULL,
     recorded_at timestamp with time zone DEFAULT recorded_now() NOT NULL,
-    CONSTRAINT processor_events_amount_minor_check CHECK (((amount_minor >= 1) AND ((amount_minor <= '1000000000000'::bigint)
+    CONSTRAINT processor_events_amount_minor_check
+        CHECK (((amount_minor >= 1)
+        AND ((amount_minor <= '1000000000000'::bigint)
         OR (type = ANY (ARRAY['payout_paid'::text, 'payout_failed'::text]))))),
-    CONSTRAINT processor_events_event_id_check CHECK (((event_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(event_id) <= 128))),
-    CONSTRAINT processor_events_fee_minor_check CHECK (((fee_minor = 0)
-        OR (((fee_minor >= 1) AND (fee_minor <= amount_minor)) AND (type = ANY (ARRAY['charge_succeeded'::text, 'dispute_opened'::text, 'refund_succeeded'::text]))))),
+    CONSTRAINT processor_events_event_id_check
+        CHECK (((event_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(event_id) <= 128))),
+    CONSTRAINT processor_events_fee_minor_check
+        CHECK (((fee_minor = 0)
+        OR (((fee_minor >= 1) AND (fee_minor <= amount_minor))
+        AND (type = ANY (ARRAY['charge_succeeded'::text, 'dispute_opened'::text,
+        'refund_succeeded'::text]))))),
     CONSTRAINT processor_events_fingerprint_check CHECK ((octet_length(fingerprint) = 32)),
     CONSTRAINT processor_events_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT processor_events_occurred_at_check CHECK ((occurred_at >= '2000-01-01 00:00:00+00'::timestamp with time zone)),
-    CONSTRAINT processor_events_payout_id_check CHECK (((type = ANY (ARRAY['payout_paid'::text, 'payout_failed'::text])) = (payout_id IS NOT NULL))),
-    CONSTRAINT processor_events_reference_check CHECK (((reference ~ '^[ -~]*$'::text) AND (octet_length(reference) <= 255))),
-    CONSTRAINT processor_events_type_check CHECK ((type = ANY (ARRAY['charge_succeeded'::text, 'refund_succeeded'::text, 'fee_assessed'::text, 'adjustment_credited'::text, 'adjustment_debited'::text, 'dispute_opened'::text, 'dispute_won'::text, 'dispute_lost'::text, 'payout_paid'::text, 'payout_failed'::text])))
+    CONSTRAINT processor_events_occurred_at_check
+        CHECK ((occurred_at >= '2000-01-01 00:00:00+00'::timestamp with time zone)),
+    CONSTRAINT processor_events_payout_id_check
+        CHECK (((type = ANY (ARRAY['payout_paid'::text,
+        'payout_failed'::text])) = (payout_id IS NOT NULL))),
+    CONSTRAINT processor_events_reference_check
+        CHECK (((reference ~ '^[ -~]*$'::text) AND (octet_length(reference) <= 255))),
+    CONSTRAINT processor_events_type_check
+        CHECK ((type = ANY (ARRAY['charge_succeeded'::text, 'refund_succeeded'::text,
+        'fee_assessed'::text, 'adjustment_credited'::text, 'adjustment_debited'::text,
+        'dispute_opened'::text, 'dispute_won'::text, 'dispute_lost'::text, 'payout_paid'::text,
+        'payout_failed'::text])))
 );
 
-COMMENT ON TABLE processor_events IS 'What the payment processor told us, each event once: its primary key is the idempotency key. Append-only.';
-COMMENT ON COLUMN processor_events.event_id IS 'The processor''s id of the event, compared byte by byte.';
-COMMENT ON COLUMN processor_events.fingerprint IS 'SHA-256 over the normalised business fields, 32 bytes: the same id with another fingerprint is a conflict.';
+COMMENT ON TABLE processor_events IS
+  'The events of the payment processor, each once: the primary key is the idempotency key. '
+  'Append-only.';
+COMMENT ON COLUMN processor_events.event_id IS
+  'The processor''s id of the event, compared byte by byte.';
+COMMENT ON COLUMN processor_events.fingerprint IS
+  'SHA-256 over the normalised business fields, 32 bytes: the same id with another fingerprint is'
+  ' a conflict.';
 COMMENT ON COLUMN processor_events.transaction_id IS 'Shared by the entries that the event posted.';
-COMMENT ON COLUMN processor_events.batch_id IS 'The attempt that booked it: a repeated attempt recognises its own events by it.';
+COMMENT ON COLUMN processor_events.batch_id IS
+  'The attempt that booked it: a repeated attempt recognises its own events by it.';
 COMMENT ON COLUMN processor_events.type IS 'What happened.';
 COMMENT ON COLUMN processor_events.restaurant_id IS 'The restaurant it happened to.';
 COMMENT ON COLUMN processor_events.currency IS 'ISO 4217 code of the amounts.';
 COMMENT ON COLUMN processor_events.amount_minor IS 'The amount that moved, in minor units.';
-COMMENT ON COLUMN processor_events.fee_minor IS 'In minor units: a charge''s commission, a dispute''s fee; a refund''s is kept here and not posted.';
-COMMENT ON COLUMN processor_events.occurred_at IS 'When it happened, by the processor''s clock, in microseconds.';
-COMMENT ON COLUMN processor_events.payout_id IS 'The payout that a payout event is about; NULL on all others.';
-COMMENT ON COLUMN processor_events.reference IS 'The processor''s id of what the event is about (payment, refund''s payment, dispute); empty when absent.';
-COMMENT ON COLUMN processor_events.metadata IS 'Whatever the caller keeps with it: an object of strings. Not compared.';
-COMMENT ON COLUMN processor_events.recorded_txid IS 'The database transaction that stored it; that of its entries.';
-COMMENT ON COLUMN processor_events.recorded_at IS 'When that transaction began, by the database''s clock.';
+COMMENT ON COLUMN processor_events.fee_minor IS
+  'In minor units: a charge''s commission, a dispute''s fee; a refund''s is kept here and not '
+  'posted.';
+COMMENT ON COLUMN processor_events.occurred_at IS
+  'When it happened, by the processor''s clock, in microseconds.';
+COMMENT ON COLUMN processor_events.payout_id IS
+  'The payout that a payout event is about; NULL on all others.';
+COMMENT ON COLUMN processor_events.reference IS
+  'The processor''s id of what the event is about (payment, refund''s payment, dispute); empty '
+  'when absent.';
+COMMENT ON COLUMN processor_events.metadata IS
+  'Whatever the caller keeps with it: an object of strings. Not compared.';
+COMMENT ON COLUMN processor_events.recorded_txid IS
+  'The database transaction that stored it; that of its entries.';
+COMMENT ON COLUMN processor_events.recorded_at IS
+  'When that transaction began, by the database''s clock.';
 
 CREATE TABLE restaurants (
     restaurant_id text NOT NULL COLLATE pg_catalog."C",
@@ -798,20 +1071,29 @@ CREATE TABLE restaurants (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT restaurants_maturity_days_check CHECK (((maturity_days >= 0) AND (maturity_days <= 365))),
+    CONSTRAINT restaurants_maturity_days_check
+        CHECK (((maturity_days >= 0) AND (maturity_days <= 365))),
     CONSTRAINT restaurants_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT restaurants_name_check CHECK ((char_length(name) <= 200)),
-    CONSTRAINT restaurants_restaurant_id_check CHECK (((restaurant_id ~ '^[A-Za-z0-9._:-]+$'::text) AND (octet_length(restaurant_id) <= 128)))
+    CONSTRAINT restaurants_restaurant_id_check
+        CHECK (((restaurant_id ~ '^[A-Za-z0-9._:-]+$'::text)
+        AND (octet_length(restaurant_id) <= 128)))
 );
 
-COMMENT ON TABLE restaurants IS 'Whose money it is. The profile may change; rows are never deleted.';
+COMMENT ON TABLE restaurants IS
+  'The restaurants whose money the books hold. A profile may change; rows are never deleted.';
 COMMENT ON COLUMN restaurants.restaurant_id IS 'The caller''s id, compared byte by byte.';
-COMMENT ON COLUMN restaurants.name IS 'For people; empty when the restaurant was registered by its first event.';
+COMMENT ON COLUMN restaurants.name IS
+  'For people; empty when the restaurant was registered by its first event.';
 COMMENT ON COLUMN restaurants.active IS 'Whether payout runs pay it.';
-COMMENT ON COLUMN restaurants.maturity_days IS 'Days of 24 hours from a charge''s occurred_at until it is available; 0 at once; NULL: the service''s setting.';
-COMMENT ON COLUMN restaurants.metadata IS 'Whatever the caller keeps with it: an object of strings.';
+COMMENT ON COLUMN restaurants.maturity_days IS
+  'Days of 24 hours from a charge''s occurred_at until it is available; 0 at once; NULL: the '
+  'service''s setting.';
+COMMENT ON COLUMN restaurants.metadata IS
+  'Whatever the caller keeps with it: an object of strings.';
 COMMENT ON COLUMN restaurants.created_at IS 'When it was registered, by the database''s clock.';
-COMMENT ON COLUMN restaurants.updated_at IS 'When its profile was last put, by the database''s clock.';
+COMMENT ON COLUMN restaurants.updated_at IS
+  'When its profile was last put, by the database''s clock.';
 
 CREATE TABLE statement_marks (
     balance_account_id bigint NOT NULL,
@@ -826,33 +1108,54 @@ CREATE TABLE statement_marks (
     CONSTRAINT statement_marks_late_by_max_check CHECK ((late_by_max >= '00:00:00'::interval))
 );
 
-COMMENT ON TABLE statement_marks IS 'Where pages of statements begin and end: facts about the entries of a balance account below a horizon. Made by the server; may be deleted at any time: no answer changes.';
-COMMENT ON COLUMN statement_marks.balance_account_id IS 'The restaurant and currency whose entries were counted.';
-COMMENT ON COLUMN statement_marks.stay_id IS 'The stay whose numbers the horizon is one of; ignored in any other.';
-COMMENT ON COLUMN statement_marks.horizon IS 'Entries with a lower recorded_txid are counted: their transactions had all ended. All others are not.';
+COMMENT ON TABLE statement_marks IS
+  'Where pages of statements begin and end: facts about the entries of a balance account below a '
+  'horizon. Made by the server; may be deleted at any time: no answer changes.';
+COMMENT ON COLUMN statement_marks.balance_account_id IS
+  'The restaurant and currency whose entries were counted.';
+COMMENT ON COLUMN statement_marks.stay_id IS
+  'The stay that the horizon is a number of; no other stay reads the row.';
+COMMENT ON COLUMN statement_marks.horizon IS
+  'Entries with a lower recorded_txid are counted: their transactions had all ended. All others '
+  'are not.';
 COMMENT ON COLUMN statement_marks.entries_count IS 'How many entries were counted.';
-COMMENT ON COLUMN statement_marks.last_recorded_at IS 'The latest recorded_at of the entries counted, by the database''s clock.';
-COMMENT ON COLUMN statement_marks.late_by_max IS 'How far the recorded_at of an entry counted lies before that of one with a lower recorded_txid, at the most.';
-COMMENT ON COLUMN statement_marks.payable_minor IS 'What the entries counted credited to restaurant_payable less what they debited, in minor units.';
-COMMENT ON COLUMN statement_marks.written_txid IS 'The transaction that wrote the row. PostgreSQL keeps its lower half with each row, in xmin, and a copy of the files keeps that; a dump, COPY and logical replication do not. NULL: of before 0020.';
+COMMENT ON COLUMN statement_marks.last_recorded_at IS
+  'The latest recorded_at of the entries counted, by the database''s clock.';
+COMMENT ON COLUMN statement_marks.late_by_max IS
+  'The longest time by which the recorded_at of a counted entry lies before that of an entry with'
+  ' a lower recorded_txid.';
+COMMENT ON COLUMN statement_marks.payable_minor IS
+  'What the entries counted credited to restaurant_payable less what they debited, in minor '
+  'units.';
+COMMENT ON COLUMN statement_marks.written_txid IS
+  'The transaction that wrote the row. PostgreSQL keeps its lower half with each row, in xmin, '
+  'and a copy of the files keeps that; a dump, COPY and logical replication do not. NULL: of '
+  'before 0020.';
 
-CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries USING brin ((((recorded_txid)::text)::bigint));
+CREATE INDEX ledger_entries_recorded_txid_idx ON ledger_entries
+    USING brin ((((recorded_txid)::text)::bigint));
 
-COMMENT ON INDEX ledger_entries_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
+COMMENT ON INDEX ledger_entries_recorded_txid_idx IS
+  'For sealing and for checking seals, which read by ranges of it.';
 
-CREATE INDEX processor_events_recorded_txid_idx ON processor_events USING brin ((((recorded_txid)::text)::bigint));
+CREATE INDEX processor_events_recorded_txid_idx ON processor_events
+    USING brin ((((recorded_txid)::text)::bigint));
 
-COMMENT ON INDEX processor_events_recorded_txid_idx IS 'For sealing and for checking seals, which read by ranges of it.';
+COMMENT ON INDEX processor_events_recorded_txid_idx IS
+  'For sealing and for checking seals, which read by ranges of it.';
 
 CREATE FUNCTION summarize_recorded_txids() RETURNS integer
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     SET lock_timeout TO '100ms'
     BEGIN ATOMIC
- SELECT (brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass) + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass));
+ SELECT (brin_summarize_new_values('processor_events_recorded_txid_idx'::regclass)
+     + brin_summarize_new_values('ledger_entries_recorded_txid_idx'::regclass));
 END;
 
-COMMENT ON FUNCTION summarize_recorded_txids() IS 'Has BRIN take in the pages filled since the last time; how many ranges it did. For the sealer.';
+COMMENT ON FUNCTION summarize_recorded_txids() IS
+  'Adds the pages filled since the last call to the BRIN indexes, and returns how many ranges. '
+  'For the sealer.';
 
 ALTER TABLE ONLY alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
@@ -876,10 +1179,12 @@ ALTER TABLE ONLY balance_accounts
     ADD CONSTRAINT balance_accounts_restaurant_id_currency_key UNIQUE (restaurant_id, currency);
 
 ALTER TABLE ONLY balance_snapshots
-    ADD CONSTRAINT balance_snapshots_pkey PRIMARY KEY (balance_account_id, stay_id, last_recorded_at, horizon);
+    ADD CONSTRAINT balance_snapshots_pkey PRIMARY KEY (balance_account_id, stay_id,
+        last_recorded_at, horizon);
 
 ALTER TABLE ONLY ledger_entries
-    ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (balance_account_id, recorded_txid, transaction_id, "position");
+    ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (balance_account_id, recorded_txid,
+        transaction_id, "position");
 
 ALTER TABLE ONLY ledger_seals
     ADD CONSTRAINT ledger_seals_pkey PRIMARY KEY (sequence);
@@ -903,7 +1208,8 @@ ALTER TABLE ONLY payout_run_progress
     ADD CONSTRAINT payout_run_progress_pkey PRIMARY KEY (payout_run_id);
 
 ALTER TABLE ONLY payout_runs
-    ADD CONSTRAINT payout_runs_currency_as_of_min_amount_minor_request_id_key UNIQUE (currency, as_of, min_amount_minor, request_id);
+    ADD CONSTRAINT payout_runs_currency_as_of_min_amount_minor_request_id_key UNIQUE (currency,
+        as_of, min_amount_minor, request_id);
 
 ALTER TABLE ONLY payout_runs
     ADD CONSTRAINT payout_runs_pkey PRIMARY KEY (payout_run_id);
@@ -921,25 +1227,32 @@ ALTER TABLE ONLY restaurants
     ADD CONSTRAINT restaurants_pkey PRIMARY KEY (restaurant_id);
 
 ALTER TABLE ONLY statement_marks
-    ADD CONSTRAINT statement_marks_pkey PRIMARY KEY (balance_account_id, stay_id, last_recorded_at, horizon);
+    ADD CONSTRAINT statement_marks_pkey PRIMARY KEY (balance_account_id, stay_id, last_recorded_at,
+        horizon);
 
 CREATE INDEX audit_log_recorded_at_idx ON audit_log USING brin (recorded_at);
 
-COMMENT ON INDEX audit_log_recorded_at_idx IS 'For whoever asks what was called in a span of time.';
+COMMENT ON INDEX audit_log_recorded_at_idx IS 'For queries about the calls of a span of time.';
 
-CREATE INDEX ledger_entries_available_at_idx ON ledger_entries USING btree (balance_account_id, available_at) WHERE (available_at IS NOT NULL);
+CREATE INDEX ledger_entries_available_at_idx ON ledger_entries
+    USING btree (balance_account_id, available_at) WHERE (available_at IS NOT NULL);
 
-COMMENT ON INDEX ledger_entries_available_at_idx IS 'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
+COMMENT ON INDEX ledger_entries_available_at_idx IS
+  'For what has matured since a snapshot was taken, and what had not by an earlier instant.';
 
-CREATE INDEX payout_run_items_open_idx ON payout_run_items USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
+CREATE INDEX payout_run_items_open_idx ON payout_run_items
+    USING btree (payout_run_id, balance_account_id) WHERE (outcome = 'OPEN'::text);
 
-COMMENT ON INDEX payout_run_items_open_idx IS 'For the workers, which claim open items by balance account.';
+COMMENT ON INDEX payout_run_items_open_idx IS
+  'For the workers, which claim open items by balance account.';
 
-CREATE INDEX payout_runs_created_at_payout_run_id_idx ON payout_runs USING btree (created_at, payout_run_id);
+CREATE INDEX payout_runs_created_at_payout_run_id_idx ON payout_runs
+    USING btree (created_at, payout_run_id);
 
 COMMENT ON INDEX payout_runs_created_at_payout_run_id_idx IS 'For lists, latest first.';
 
-CREATE INDEX payout_runs_running_idx ON payout_runs USING btree (created_at) WHERE (state = 'RUNNING'::text);
+CREATE INDEX payout_runs_running_idx ON payout_runs USING btree (created_at)
+    WHERE (state = 'RUNNING'::text);
 
 COMMENT ON INDEX payout_runs_running_idx IS 'For the workers, which look for what is unfinished.';
 
@@ -947,159 +1260,198 @@ CREATE INDEX payouts_created_at_payout_id_idx ON payouts USING btree (created_at
 
 COMMENT ON INDEX payouts_created_at_payout_id_idx IS 'For lists, latest first.';
 
-CREATE UNIQUE INDEX payouts_in_flight_key ON payouts USING btree (balance_account_id) WHERE (state = 'CREATED'::text);
+CREATE UNIQUE INDEX payouts_in_flight_key ON payouts USING btree (balance_account_id)
+    WHERE (state = 'CREATED'::text);
 
 COMMENT ON INDEX payouts_in_flight_key IS 'At most one payout of a balance account is in flight.';
 
-CREATE UNIQUE INDEX payouts_live_key ON payouts USING btree (balance_account_id, as_of) WHERE (state = ANY (ARRAY['CREATED'::text, 'PAID'::text]));
+CREATE UNIQUE INDEX payouts_live_key ON payouts USING btree (balance_account_id, as_of)
+    WHERE (state = ANY (ARRAY['CREATED'::text, 'PAID'::text]));
 
-COMMENT ON INDEX payouts_live_key IS 'At most one payout of a balance account and date is in flight or paid.';
+COMMENT ON INDEX payouts_live_key IS
+  'At most one payout of a balance account and date is in flight or paid.';
 
-CREATE INDEX payouts_payout_run_id_idx ON payouts USING btree (payout_run_id, created_at, payout_id);
+CREATE INDEX payouts_payout_run_id_idx ON payouts
+    USING btree (payout_run_id, created_at, payout_id);
 
-COMMENT ON INDEX payouts_payout_run_id_idx IS 'For the payouts of a run, and the sum of their amounts.';
+COMMENT ON INDEX payouts_payout_run_id_idx IS
+  'For the payouts of a run, and the sum of their amounts.';
 
-CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (payout_id) WHERE (payout_id IS NOT NULL);
+CREATE INDEX processor_events_payout_id_idx ON processor_events USING btree (payout_id)
+    WHERE (payout_id IS NOT NULL);
 
-COMMENT ON INDEX processor_events_payout_id_idx IS 'For the history of a payout; only payout events are in it.';
+COMMENT ON INDEX processor_events_payout_id_idx IS
+  'For the history of a payout; only payout events are in it.';
 
-CREATE TRIGGER archived_ranges_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON archived_ranges FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER archived_ranges_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON archived_ranges
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE archived_ranges ENABLE ALWAYS TRIGGER archived_ranges_deny_change;
 
-CREATE TRIGGER archived_run_outcomes_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON archived_run_outcomes FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER archived_run_outcomes_deny_change BEFORE DELETE OR UPDATE
+    OR TRUNCATE ON archived_run_outcomes FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE archived_run_outcomes ENABLE ALWAYS TRIGGER archived_run_outcomes_deny_change;
 
-CREATE TRIGGER audit_log_deny_change BEFORE UPDATE OR TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER audit_log_deny_change BEFORE UPDATE OR TRUNCATE ON audit_log FOR EACH STATEMENT
+    EXECUTE FUNCTION deny_change();
 
 ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_deny_change;
 
-CREATE TRIGGER audit_log_deny_removal AFTER DELETE ON audit_log REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION deny_call_removal();
+CREATE TRIGGER audit_log_deny_removal AFTER DELETE ON audit_log REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_call_removal();
 
 ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_deny_removal;
 
-CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER balance_snapshots_deny_change BEFORE UPDATE ON balance_snapshots FOR EACH STATEMENT
+    EXECUTE FUNCTION deny_change();
 
 ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_change;
 
-CREATE TRIGGER ledger_entries_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_entries FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER ledger_entries_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE ledger_entries ENABLE ALWAYS TRIGGER ledger_entries_deny_change;
 
-CREATE TRIGGER ledger_seals_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_seals FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER ledger_seals_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_seals
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE ledger_seals ENABLE ALWAYS TRIGGER ledger_seals_deny_change;
 
-CREATE TRIGGER ledger_stays_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_stays FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER ledger_stays_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON ledger_stays
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change;
 
-CREATE TRIGGER payout_items_check_items AFTER INSERT ON payout_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
+CREATE TRIGGER payout_items_check_items AFTER INSERT ON payout_items REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
-CREATE TRIGGER payout_items_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON payout_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER payout_items_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON payout_items
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_items ENABLE ALWAYS TRIGGER payout_items_deny_change;
 
-CREATE TRIGGER payout_run_items_check_run AFTER UPDATE ON payout_run_items REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
+CREATE TRIGGER payout_run_items_check_run AFTER UPDATE ON payout_run_items
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
 
-CREATE TRIGGER payout_run_items_deny_change BEFORE TRUNCATE ON payout_run_items FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER payout_run_items_deny_change BEFORE TRUNCATE ON payout_run_items FOR EACH STATEMENT
+    EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_change;
 
-CREATE TRIGGER payout_run_items_deny_move AFTER UPDATE ON payout_run_items FOR EACH ROW WHEN (((old.outcome <> 'OPEN'::text)
-        OR (new.outcome = 'OPEN'::text)
-        OR (old.payout_run_id <> new.payout_run_id)
-        OR (old.restaurant_id <> new.restaurant_id)
-        OR (old.balance_account_id <> new.balance_account_id))) EXECUTE FUNCTION deny_move();
+CREATE TRIGGER payout_run_items_deny_move AFTER UPDATE ON payout_run_items FOR EACH ROW
+    WHEN (((old.outcome <> 'OPEN'::text) OR (new.outcome = 'OPEN'::text)
+    OR (old.payout_run_id <> new.payout_run_id) OR (old.restaurant_id <> new.restaurant_id)
+    OR (old.balance_account_id <> new.balance_account_id))) EXECUTE FUNCTION deny_move();
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_move;
 
-CREATE TRIGGER payout_run_items_deny_removal AFTER DELETE ON payout_run_items REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION deny_run_item_removal();
+CREATE TRIGGER payout_run_items_deny_removal AFTER DELETE ON payout_run_items
+    REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION deny_run_item_removal();
 
 ALTER TABLE payout_run_items ENABLE ALWAYS TRIGGER payout_run_items_deny_removal;
 
-CREATE TRIGGER payout_run_progress_deny_change BEFORE DELETE OR TRUNCATE ON payout_run_progress FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER payout_run_progress_deny_change BEFORE DELETE OR TRUNCATE ON payout_run_progress
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_run_progress ENABLE ALWAYS TRIGGER payout_run_progress_deny_change;
 
-CREATE TRIGGER payout_run_progress_deny_move AFTER UPDATE ON payout_run_progress FOR EACH ROW WHEN (((old.reached_balance_account_id > new.reached_balance_account_id)
-        OR (old.payout_run_id <> new.payout_run_id)
-        OR ((old.accounts_snapshot)::text <> (new.accounts_snapshot)::text)
-        OR (old.moved_balance_account_id <> new.moved_balance_account_id)
-        OR (old.last_balance_account_id <> new.last_balance_account_id))) EXECUTE FUNCTION deny_move();
+CREATE TRIGGER payout_run_progress_deny_move AFTER UPDATE ON payout_run_progress FOR EACH ROW
+    WHEN (((old.reached_balance_account_id > new.reached_balance_account_id)
+    OR (old.payout_run_id <> new.payout_run_id)
+    OR ((old.accounts_snapshot)::text <> (new.accounts_snapshot)::text)
+    OR (old.moved_balance_account_id <> new.moved_balance_account_id)
+    OR (old.last_balance_account_id <> new.last_balance_account_id))) EXECUTE FUNCTION deny_move();
 
 ALTER TABLE payout_run_progress ENABLE ALWAYS TRIGGER payout_run_progress_deny_move;
 
-CREATE TRIGGER payout_runs_deny_change BEFORE DELETE OR TRUNCATE ON payout_runs FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER payout_runs_deny_change BEFORE DELETE OR TRUNCATE ON payout_runs FOR EACH STATEMENT
+    EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_change;
 
-CREATE TRIGGER payout_runs_deny_move AFTER UPDATE ON payout_runs FOR EACH ROW WHEN (((old.state <> 'RUNNING'::text)
-        OR (old.payout_run_id <> new.payout_run_id)
-        OR (old.currency <> new.currency)
-        OR (old.as_of <> new.as_of)
-        OR (old.cutoff_at <> new.cutoff_at)
-        OR (old.min_amount_minor <> new.min_amount_minor)
-        OR (old.request_id <> new.request_id)
-        OR (old.created_at <> new.created_at))) EXECUTE FUNCTION deny_move();
+CREATE TRIGGER payout_runs_deny_move AFTER UPDATE ON payout_runs FOR EACH ROW
+    WHEN (((old.state <> 'RUNNING'::text) OR (old.payout_run_id <> new.payout_run_id)
+    OR (old.currency <> new.currency) OR (old.as_of <> new.as_of)
+    OR (old.cutoff_at <> new.cutoff_at) OR (old.min_amount_minor <> new.min_amount_minor)
+    OR (old.request_id <> new.request_id) OR (old.created_at <> new.created_at)))
+    EXECUTE FUNCTION deny_move();
 
 ALTER TABLE payout_runs ENABLE ALWAYS TRIGGER payout_runs_deny_move;
 
-CREATE TRIGGER payout_runs_keep_going BEFORE UPDATE ON payout_runs FOR EACH ROW WHEN (((old.state = 'RUNNING'::text) AND (new.state = 'SUCCEEDED'::text))) EXECUTE FUNCTION keep_payout_run_going();
+CREATE TRIGGER payout_runs_keep_going BEFORE UPDATE ON payout_runs FOR EACH ROW
+    WHEN (((old.state = 'RUNNING'::text) AND (new.state = 'SUCCEEDED'::text)))
+    EXECUTE FUNCTION keep_payout_run_going();
 
-CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
+CREATE TRIGGER payouts_check_items AFTER INSERT ON payouts REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION check_payout_items();
 
-CREATE TRIGGER payouts_check_move BEFORE UPDATE ON payouts FOR EACH ROW EXECUTE FUNCTION check_payout_move();
+CREATE TRIGGER payouts_check_move BEFORE UPDATE ON payouts FOR EACH ROW
+    EXECUTE FUNCTION check_payout_move();
 
 ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_check_move;
 
-CREATE TRIGGER payouts_check_run AFTER INSERT ON payouts REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
+CREATE TRIGGER payouts_check_run AFTER INSERT ON payouts REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION check_run_is_under_way();
 
-CREATE TRIGGER payouts_deny_change BEFORE DELETE OR TRUNCATE ON payouts FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER payouts_deny_change BEFORE DELETE OR TRUNCATE ON payouts FOR EACH STATEMENT
+    EXECUTE FUNCTION deny_change();
 
 ALTER TABLE payouts ENABLE ALWAYS TRIGGER payouts_deny_change;
 
-CREATE TRIGGER processor_events_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON processor_events FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER processor_events_deny_change BEFORE DELETE OR UPDATE OR TRUNCATE ON processor_events
+    FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
 
 ALTER TABLE processor_events ENABLE ALWAYS TRIGGER processor_events_deny_change;
 
-CREATE TRIGGER statement_marks_deny_change BEFORE UPDATE ON statement_marks FOR EACH STATEMENT EXECUTE FUNCTION deny_change();
+CREATE TRIGGER statement_marks_deny_change BEFORE UPDATE ON statement_marks FOR EACH STATEMENT
+    EXECUTE FUNCTION deny_change();
 
 ALTER TABLE statement_marks ENABLE ALWAYS TRIGGER statement_marks_deny_change;
 
 ALTER TABLE ONLY archived_run_outcomes
-    ADD CONSTRAINT archived_run_outcomes_archive_id_fkey FOREIGN KEY (archive_id) REFERENCES archived_ranges(archive_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT archived_run_outcomes_archive_id_fkey FOREIGN KEY (archive_id)
+        REFERENCES archived_ranges(archive_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY archived_run_outcomes
-    ADD CONSTRAINT archived_run_outcomes_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT archived_run_outcomes_payout_run_id_fkey FOREIGN KEY (payout_run_id)
+        REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY balance_accounts
-    ADD CONSTRAINT balance_accounts_restaurant_id_fkey FOREIGN KEY (restaurant_id) REFERENCES restaurants(restaurant_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT balance_accounts_restaurant_id_fkey FOREIGN KEY (restaurant_id)
+        REFERENCES restaurants(restaurant_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY balance_snapshots
-    ADD CONSTRAINT balance_snapshots_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT balance_snapshots_balance_account_id_fkey FOREIGN KEY (balance_account_id)
+        REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY ledger_entries
-    ADD CONSTRAINT ledger_entries_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT ledger_entries_balance_account_id_fkey FOREIGN KEY (balance_account_id)
+        REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payout_run_items
-    ADD CONSTRAINT payout_run_items_payout_id_fkey FOREIGN KEY (payout_id) REFERENCES payouts(payout_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT payout_run_items_payout_id_fkey FOREIGN KEY (payout_id)
+        REFERENCES payouts(payout_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payout_run_items
-    ADD CONSTRAINT payout_run_items_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT payout_run_items_payout_run_id_fkey FOREIGN KEY (payout_run_id)
+        REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payout_run_progress
-    ADD CONSTRAINT payout_run_progress_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT payout_run_progress_payout_run_id_fkey FOREIGN KEY (payout_run_id)
+        REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payouts
-    ADD CONSTRAINT payouts_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT payouts_balance_account_id_fkey FOREIGN KEY (balance_account_id)
+        REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY payouts
-    ADD CONSTRAINT payouts_payout_run_id_fkey FOREIGN KEY (payout_run_id) REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT payouts_payout_run_id_fkey FOREIGN KEY (payout_run_id)
+        REFERENCES payout_runs(payout_run_id) ON DELETE RESTRICT;
 
 ALTER TABLE ONLY statement_marks
-    ADD CONSTRAINT statement_marks_balance_account_id_fkey FOREIGN KEY (balance_account_id) REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
+    ADD CONSTRAINT statement_marks_balance_account_id_fkey FOREIGN KEY (balance_account_id)
+        REFERENCES balance_accounts(balance_account_id) ON DELETE RESTRICT;
 
 GRANT ALL ON SCHEMA public TO ledger_owner;
 GRANT USAGE ON SCHEMA public TO ledger_app;

@@ -15,7 +15,7 @@ _GRANT = re.compile(
     re.MULTILINE,
 )
 _PRIVILEGE = re.compile(r"(?P<privilege>[A-Z]+)(?:\((?P<columns>[^)]*)\))?")
-_TRIGGER = re.compile(r"^CREATE TRIGGER (?P<name>\w+) .*? ON (?P<table>\w+) ", re.MULTILINE)
+_TRIGGER = re.compile(r"^CREATE TRIGGER (?P<name>\w+) .*? ON (?P<table>\w+)\s", re.MULTILINE)
 _ALWAYS = re.compile(
     r"^ALTER TABLE (?P<table>\w+) ENABLE ALWAYS TRIGGER (?P<name>\w+);$", re.MULTILINE
 )
