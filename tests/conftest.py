@@ -1,4 +1,4 @@
-"""Fixtures for every test: one PostgreSQL server for all of them, and databases cloned from one that is migrated once."""
+"""Fixtures for every test: one PostgreSQL server, and databases cloned from a migrated one."""
 
 import os
 import secrets
@@ -37,8 +37,8 @@ os.umask(os.umask(0o022) | 0o022)
 
 # Several processes of one test run may share a server.
 TEMPLATE = f"ledger_template_{os.getpid()}"
-# Autovacuum would visit hundreds of databases, and its transactions put off what tests wait for: snapshots and seals wait for
-# every transaction of the cluster.
+# Autovacuum would visit hundreds of databases. Its transactions would delay snapshots and seals,
+# which wait for every transaction of the cluster.
 SERVER_PARAMETERS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 # As long as a test of today's payouts may take.
 MIDNIGHT_MARGIN_SECONDS = 60
@@ -83,14 +83,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """One process more than there are cores: tests that wait for a deadline leave a fifth of the cores idle."""
+    """One process more than cores: tests that wait for deadlines leave a fifth of them idle."""
     cores = yield
     return cores + 1
 
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """The seed of a random test: another one in each run, and the same under the same LEDGER_TEST_SEED."""
+    """The seed of a random test: new in each run, and the same under one LEDGER_TEST_SEED."""
     run_seed = os.environ[SEED_VARIABLE]
     print(f"repeat with {SEED_VARIABLE}={run_seed}")  # noqa: T201
     return zlib.crc32(f"{run_seed}/{request.node.name}".encode())
@@ -98,7 +98,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def starts_postgres() -> None:
-    """Requested by every fixture that starts a PostgreSQL, and by tests that start one themselves."""
+    """Requested by each fixture that starts a PostgreSQL, and by tests that start one."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -118,7 +118,7 @@ def _no_hidden_database(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_day() -> None:
-    """A test has the same date from its beginning to its end: at most once a day, it begins later."""
+    """A test has one date from beginning to end: near midnight it begins later."""
     now = datetime.now(UTC)
     midnight = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=1)
     left_seconds = (midnight - now).total_seconds()
@@ -133,7 +133,7 @@ def _is_given() -> bool:
 
 @pytest.fixture(scope="session")
 def server_url(starts_postgres: None) -> Iterator[str]:
-    """A superuser's URL of the test server: LEDGER_TEST_DATABASE_URL, or an embedded server that forgets on power loss."""
+    """A superuser's URL of LEDGER_TEST_DATABASE_URL or of an embedded server without fsync."""
     given = os.environ.get("LEDGER_TEST_DATABASE_URL")
     if given:
         yield Settings(_env_file=None, database_url=given).database_url
@@ -161,7 +161,7 @@ def empty_server_url(starts_postgres: None) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def template_url(server_url: str) -> AsyncIterator[str]:
-    """A migrated database that others are cloned from; nobody stays connected to it."""
+    """A migrated database that others are cloned from, without sessions."""
     url = database_url(server_url, database=TEMPLATE)
     await execute_alone(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
     await create_database(server_url, TEMPLATE)

@@ -75,7 +75,10 @@ def test_formula_in_the_documentation(settings: dict[str, int]) -> None:
 
 def test_server_that_migrates_nothing_does_without_alembic() -> None:
     """It is an eighth of the time that each worker takes to load."""
-    loading = "import sys; import ledger.bootstrap, ledger.cli.database_failures; print('alembic' in sys.modules)"
+    loading = (
+        "import sys; import ledger.bootstrap, ledger.cli.database_failures;"
+        " print('alembic' in sys.modules)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", loading], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system, and what is in use is not looked for in vain all the time."""
+"""Freed memory returns to the system, without needless searches."""
 
 from ledger.freed_memory import (
     GROWN_BYTES,
@@ -51,7 +51,7 @@ def test_memory_in_use_is_looked_at_ever_more_seldom() -> None:
 
 
 def test_process_can_give_memory_back() -> None:
-    """With the C library that is there; where it cannot, nobody looks."""
+    """With the C library of the machine, where it can."""
     freed = freed_memory()
     if freed is not None:
         freed.look()

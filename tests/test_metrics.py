@@ -1,4 +1,4 @@
-"""Where metrics are told."""
+"""Where metrics go."""
 
 import socket
 from contextlib import closing

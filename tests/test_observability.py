@@ -16,7 +16,7 @@ from ledger.settings import LogFormat, LogLevel
 
 @pytest.mark.parametrize("log_format", LogFormat)
 def test_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch, log_format: LogFormat) -> None:
-    """With its end, although Python does not buffer, as in the container: else the lines of workers run into each other."""
+    """With its line end in one write, also unbuffered: else lines of workers mix."""
     ours, log = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     # As PYTHONUNBUFFERED makes it. Each write is a datagram.
     unbuffered = io.TextIOWrapper(io.FileIO(log.fileno(), "w", closefd=False), write_through=True)
@@ -35,7 +35,7 @@ def test_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch, log_format: Lo
 
 
 def test_clients_that_left_write_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC logs one where the connection is reset in the moment of an answer; what else goes wrong in it is logged."""
+    """gRPC's line about a reset during a response is dropped; its other lines are logged."""
     log = io.StringIO()
     library = logging.getLogger("grpc._cython.cygrpc")
     with logging_kept():

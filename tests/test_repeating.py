@@ -45,7 +45,12 @@ def repeating(work: Work, failures: Failures | None = None, **options: object) -
     return Repeating(
         "the work",
         work,
-        **{"every_seconds": 10.0, "has_jitter": False, "on_failure": report, **options},  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]
+            "every_seconds": 10.0,
+            "has_jitter": False,
+            "on_failure": report,
+            **options,
+        },
     )
 
 
@@ -102,7 +107,7 @@ def test_jitter_spreads_every_pause() -> None:
 
 
 def test_backoff_doubles_up_to_its_bound_and_starts_anew_after_a_success() -> None:
-    """And the failures are reported: those of the database and those that are defects."""
+    """Failures are reported, of the database and defects alike."""
     defect = ZeroDivisionError()
     away = DatabaseUnavailable()
     work = Work(away, defect, away, away, None, away)
@@ -191,7 +196,7 @@ def test_stop_ends_every_pause_at_once(result: Exception | None) -> None:
 def test_stop_waits_for_the_work_as_long_as_it_may(
     stop_seconds: float | None, ended_at: list[float], stopped_at: float
 ) -> None:
-    """Then it cancels the work. The work is not begun once more, and a second stop changes nothing."""
+    """Then it cancels the work, which does not begin again; a second stop changes nothing."""
     work = Work(seconds=60)
 
     async def main() -> None:
@@ -274,7 +279,7 @@ def test_work_that_rests_learns_of_a_stop() -> None:
 
 
 def test_failures_are_logged_with_traceback_unless_said_otherwise() -> None:
-    """What nobody foresaw must be found."""
+    """An unexpected failure must be found."""
     work = Work(ZeroDivisionError())
 
     async def main() -> None:

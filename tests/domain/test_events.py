@@ -33,7 +33,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 @pytest.mark.parametrize("field", BUSINESS_FIELDS)
 def test_each_business_field_is_part_of_the_fingerprint(field: str) -> None:
-    """An event that differs in one field, by the least amount, is another event, and the field is named."""
+    """An event that differs minimally in one field is another event, and the field is named."""
     event = processor_event()
     other = replace(event, **{field: OTHER_VALUES[field]})
     assert fingerprint(event) != fingerprint(other)

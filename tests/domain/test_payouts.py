@@ -36,7 +36,8 @@ PAYOUT = Payout(
     created_at=CREATED_AT,
 )
 
-# Every state with every payout event; what is not allowed has no state. A payment after the failure posts nothing.
+# Every state with every payout event; an illegal move has no state. A payment after the failure
+# posts nothing.
 # state    event          moves to  posts
 SETTLED = """
 CREATED    payout_paid    PAID      PAYOUT_RELEASE
@@ -163,7 +164,7 @@ def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
     ],
 )
 def test_history_follows_from_the_events(events: tuple[str, ...], states: tuple[str, ...]) -> None:
-    """It begins with the creation, which no event caused; each move has its event's ids and time."""
+    """It begins with the creation, without an event; each move has its event's ids and time."""
     recorded = [
         (EventType(event), f"evt_{number}", uuid4(), CREATED_AT + timedelta(days=number))
         for number, event in enumerate(events, start=1)
@@ -179,7 +180,7 @@ def test_history_follows_from_the_events(events: tuple[str, ...], states: tuple[
 
 
 def test_history_of_impossible_events_is_no_history() -> None:
-    """Books that hold such events are broken, and are not told as if they were right."""
+    """Books with such events are broken: reading the history fails."""
     paid_twice = [
         (EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT) for number in (1, 2)
     ]

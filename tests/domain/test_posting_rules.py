@@ -16,20 +16,20 @@ from ledger.domain.posting_rules import (
 )
 
 # Every event has the amount 1000, and the fee 50 where it may have one.
-# event               position  entry type             debit               credit              amount  matures
+# event             place entry type            debit              credit             amount matures
 POSTED = """
-charge_succeeded      1         CHARGE                 processor_clearing  restaurant_payable  1000    yes
-charge_succeeded      2         FEE                    restaurant_payable  platform_fees       50      yes
-refund_succeeded      1         REFUND                 restaurant_payable  processor_clearing  1000    no
-fee_assessed          1         FEE                    restaurant_payable  platform_fees       1000    no
-adjustment_credited   1         ADJUSTMENT_CREDIT      adjustments         restaurant_payable  1000    no
-adjustment_debited    1         ADJUSTMENT_DEBIT       restaurant_payable  adjustments         1000    no
-dispute_opened        1         DISPUTE_HOLD           restaurant_payable  dispute_hold        1000    no
-dispute_opened        2         DISPUTE_WITHDRAWAL     dispute_receivable  processor_clearing  1000    no
-dispute_opened        3         DISPUTE_FEE            restaurant_payable  processor_clearing  50      no
-dispute_won           1         DISPUTE_RELEASE        dispute_hold        restaurant_payable  1000    no
-dispute_won           2         DISPUTE_REINSTATEMENT  processor_clearing  dispute_receivable  1000    no
-dispute_lost          1         DISPUTE_LOSS           dispute_hold        dispute_receivable  1000    no
+charge_succeeded     1     CHARGE                processor_clearing restaurant_payable 1000   yes
+charge_succeeded     2     FEE                   restaurant_payable platform_fees      50     yes
+refund_succeeded     1     REFUND                restaurant_payable processor_clearing 1000   no
+fee_assessed         1     FEE                   restaurant_payable platform_fees      1000   no
+adjustment_credited  1     ADJUSTMENT_CREDIT     adjustments        restaurant_payable 1000   no
+adjustment_debited   1     ADJUSTMENT_DEBIT      restaurant_payable adjustments        1000   no
+dispute_opened       1     DISPUTE_HOLD          restaurant_payable dispute_hold       1000   no
+dispute_opened       2     DISPUTE_WITHDRAWAL    dispute_receivable processor_clearing 1000   no
+dispute_opened       3     DISPUTE_FEE           restaurant_payable processor_clearing 50     no
+dispute_won          1     DISPUTE_RELEASE       dispute_hold       restaurant_payable 1000   no
+dispute_won          2     DISPUTE_REINSTATEMENT processor_clearing dispute_receivable 1000   no
+dispute_lost         1     DISPUTE_LOSS          dispute_hold       dispute_receivable 1000   no
 """
 # state  entry type       debit               credit
 PAYOUT_POSTED = """
@@ -99,7 +99,7 @@ def test_every_event_type_but_the_payout_ones_has_rules() -> None:
 
 
 def test_payouts_post_what_the_table_says() -> None:
-    """One entry for each state that a payout can move to: its whole amount, which counts at once."""
+    """One entry for each state of a payout: its whole amount, which counts at once."""
     assert [
         [state, rule.entry_type.value, rule.debit.value, rule.credit.value]
         for state, rule in PAYOUT_POSTING_RULES.items()
@@ -111,7 +111,7 @@ def test_payouts_post_what_the_table_says() -> None:
 
 @pytest.mark.parametrize("row", PAYOUT_WAYS.strip().splitlines())
 def test_payouts_leave_what_their_way_says(row: str) -> None:
-    """A payout that came back leaves nothing behind, and one that was paid left by the bank account."""
+    """A returned payout leaves nothing; a paid one leaves by the bank account."""
     way, *expected = row.split()
     credited: dict[LedgerAccount, int] = dict.fromkeys(LedgerAccount, 0)
     for state in way.split(","):

@@ -1,4 +1,4 @@
-"""Canonical bytes, the chain, and how a tampered row is told."""
+"""Canonical bytes, the chain, and how a tampered row is found."""
 
 import hashlib
 import random
@@ -91,15 +91,17 @@ def example() -> Seal:
 
 
 def test_canonical_bytes_are_those_of_the_example() -> None:
-    """Fixed for ever: a seal that was made must be computed so by every later version, and by anybody's program."""
+    """Fixed for ever: every later version, and every other program, must compute the same seal."""
     seal = example()
     event = (
-        f"ledger-event/1\nevt_1\n{'00' * 31}ff\n01a1f8be-b56e-716f-800d-991ee07bd5b0\n01a1f8be-b56e-716f-800d-991ee07bd5b1\n"
+        f"ledger-event/1\nevt_1\n{'00' * 31}ff\n"
+        "01a1f8be-b56e-716f-800d-991ee07bd5b0\n01a1f8be-b56e-716f-800d-991ee07bd5b1\n"
         "charge_succeeded\nres_lima\nPEN\n10000\n300\n1764583200000001\n~\n\n812\n1764583201000000\n"
         '{"a": "é", "bb": "1\\n2"}'
     )
     entry = (
-        "ledger-entry/1\n812\n01a1f8be-b56e-716f-800d-991ee07bd5b0\n1\n7\nres_lima\nPEN\nCHARGE\nprocessor_clearing\n"
+        "ledger-entry/1\n812\n01a1f8be-b56e-716f-800d-991ee07bd5b0\n1\n7\nres_lima\nPEN\n"
+        "CHARGE\nprocessor_clearing\n"
         "restaurant_payable\n10000\n1765188000000001\n1764583200000001\n1764583201000000\nevt_1\n~"
     )
     event_digest, entry_digest = (hashlib.sha256(text.encode()).digest() for text in (event, entry))
@@ -127,7 +129,7 @@ def test_example_is_documented() -> None:
 
 
 def transaction(number: int, *digests: bytes, places: bytes | None = None) -> SealedTransaction:
-    """The rows of one transaction id; their places are 0, 1, 2 unless told."""
+    """The rows of one transaction id; their places are 0, 1, 2 by default."""
     given = bytes(range(len(digests))) if places is None else places
     return SealedTransaction(
         number, number.to_bytes(16, "big"), given, b"".join(digest * 32 for digest in digests)
@@ -150,7 +152,7 @@ def test_what_is_packed_is_unpacked() -> None:
 
 
 def test_packed_transactions_are_sealed_as_their_rows_are(seed: int) -> None:
-    """Several transaction ids of one database transaction, then another one; and without what an earlier epoch has sealed."""
+    """Several transaction ids of one database transaction, then another; without earlier epochs."""
     chance = random.Random(seed)
 
     def rows(txid: int, number: int) -> SealedTransaction:
@@ -200,7 +202,7 @@ def test_rows_may_be_taken_in_some_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "told"),
+    ("stored", "reported"),
     [
         (SEALED, []),
         ([transaction(1, b"a", b"x", b"c"), SEALED[1]], [(Change.CHANGED, 1, 1)]),
@@ -222,13 +224,13 @@ def test_rows_may_be_taken_in_some_at_a_time() -> None:
     ],
 )
 def test_tampered_rows_are_told(
-    stored: list[SealedTransaction], told: list[tuple[Change, int, int]]
+    stored: list[SealedTransaction], reported: list[tuple[Change, int, int]]
 ) -> None:
     """By what was done to them, their transaction and their place."""
     found = tampered_rows(unpacked(contents_of(SEALED).row_digests()), stored)
     assert [
         (row.change, int.from_bytes(row.transaction_id, "big"), row.place) for row in found
-    ] == told
+    ] == reported
 
 
 def sealed(seal: Seal) -> Seal:
@@ -263,7 +265,7 @@ def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
     ],
 )
 def test_fault_between_seals_is_told(seal: Seal, words: str) -> None:
-    """A missing seal, one that was replaced, one that was changed, and a range that was left out."""
+    """A missing seal, a replaced one, a changed one, and a range that was left out."""
     fault = link_fault(FIRST, seal)
     assert fault is not None
     assert words in fault

@@ -1,4 +1,4 @@
-"""docker-compose.yml: its steps on a PostgreSQL that asks for passwords, as far as they can be taken without Docker."""
+"""docker-compose.yml: its steps without Docker, on a PostgreSQL with passwords."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def services() -> dict[str, Any]:
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:
-    """`text` as Compose passes it on. Only ${NAME:?message} is known, so that no variable can be forgotten, and $$."""
+    """`text` as Compose passes it on. Knows ${NAME:?message} and $$ alone."""
 
     def replaced(found: re.Match[str]) -> str:
         return "$" if found.group() == "$$" else variables[found["name"]]
@@ -52,7 +52,7 @@ def ask_everybody(hba_file: Path) -> None:
 
 
 def run_login(variables: Mapping[str, str], socket_dir: str) -> tuple[int, str]:
-    """The service `login`, at the socket of another host than its own; its status and all that it says."""
+    """The service `login` at another host's socket; its status and output."""
     login = services()["login"]
     (line,) = login["command"]
     assert line.count("--host postgres ") == 1
@@ -75,7 +75,7 @@ def run_login(variables: Mapping[str, str], socket_dir: str) -> tuple[int, str]:
 
 @pytest.fixture
 async def asking_server_url(empty_server_url: str) -> str:
-    """A superuser's URL, without the password, of a server that asks everybody for one and has an empty database `ledger`."""
+    """A superuser's URL without password, of a server with passwords and an empty `ledger`."""
     await create_database(empty_server_url, "ledger")
     quoted = OWNER_PASSWORD.replace("'", "''").replace(":", "\\:")
     await query(empty_server_url, f"ALTER ROLE postgres PASSWORD '{quoted}'")
@@ -98,7 +98,7 @@ async def is_asked_for_a_password(url: str) -> bool:
 async def test_any_passwords_let_the_services_in(
     asking_server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The migrations run, ledger_app gets its password, and the server's own URL opens the books with it, but with no other."""
+    """Migrations run; the server's URL opens the books with its password and no other."""
     variables = {"LEDGER_OWNER_PASSWORD": OWNER_PASSWORD, "LEDGER_APP_PASSWORD": APP_PASSWORD}
     socket_dir = str(make_url(asking_server_url).query["host"])
     # Away from the developer's settings, in the environment and in `.env`.
@@ -138,7 +138,7 @@ def test_passwords_are_in_no_url() -> None:
 
 
 def test_postgres_is_healthy_once_others_reach_it() -> None:
-    """While its image fills a new volume, a server answers at the socket that takes no connections from elsewhere."""
+    """A server that fills a new volume answers at its socket and not over the network."""
     kind, program, *arguments = services()["postgres"]["healthcheck"]["test"]
     assert (kind, program) == ("CMD", "pg_isready")
     assert arguments[:2] == ["--host", "127.0.0.1"]

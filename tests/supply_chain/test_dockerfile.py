@@ -40,7 +40,7 @@ def test_image_is_a_slim_debian_of_one_python() -> None:
 
 
 def test_server_runs_as_nobody_in_particular() -> None:
-    """The last USER is one that the image makes, without a shell, and a number: a name does not tell that it is not root's."""
+    """The last USER is a number, of an account without a shell: a name could be root's."""
     last = stages()[-1]
     user = arguments_of(last, "USER")[-1]
     assert int(user) > 0
@@ -50,7 +50,7 @@ def test_server_runs_as_nobody_in_particular() -> None:
 
 
 def test_health_is_asked_by_a_program_that_compiles() -> None:
-    """It asks the gRPC health service at the address that the image sets for it, which is within the container."""
+    """It asks the gRPC health service at the image's address, within the container."""
     last = stages()[-1]
     (check,) = arguments_of(last, "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])

@@ -26,7 +26,8 @@ def test_version_that_does_not_follow_is_refused(version: str) -> None:
 def test_changelog_gets_a_dated_section() -> None:
     """The entries move below the version; a new empty section follows."""
     assert with_release(CHANGELOG, "0.2.0", date(2026, 12, 1)) == (
-        "# Changelog\n\n## Unreleased\n\n## 0.2.0, 2026-12-01\n\n- New.\n\n## 0.1.9, 2026-11-01\n\n- Old.\n"
+        "# Changelog\n\n## Unreleased\n\n## 0.2.0, 2026-12-01\n\n- New.\n\n"
+        "## 0.1.9, 2026-11-01\n\n- Old.\n"
     )
 
 
@@ -35,6 +36,6 @@ def test_changelog_gets_a_dated_section() -> None:
     [CHANGELOG.replace("- New.\n\n", ""), CHANGELOG.replace("## Unreleased\n", "")],
 )
 def test_release_without_changes_is_refused(changelog: str) -> None:
-    """There is nothing to tell callers."""
+    """Without entries callers have nothing to read."""
     with pytest.raises(NotReleasable):
         with_release(changelog, "0.2.0", date(2026, 12, 1))

@@ -77,7 +77,7 @@ def test_service_out_of_reach_passes_and_says_so(tmp_path: Path, stderr: str) ->
     "stderr",
     [
         "pip-audit: error: unrecognized arguments\n",
-        # Somebody in between: the certificate is not the service's.
+        # A proxy in between: the certificate is not the service's.
         "requests.exceptions.SSLError: certificate verify failed\n",
     ],
 )
