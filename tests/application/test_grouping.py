@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from support.waiting import run_ready_tasks, until
 
 from ledger.application import grouping
-from ledger.application.grouping import PRUNE_ITEMS, Answer, Grouping
+from ledger.application.grouping import PRUNE_ITEMS, Grouping
 from ledger.errors import DatabaseUnavailable, ShuttingDown
 
 CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
@@ -36,7 +36,7 @@ class Work:
         """They wait no longer."""
         self._let.set()
 
-    async def __call__(self, items: Sequence[int], _answer: Answer[int]) -> Sequence[int]:
+    async def __call__(self, items: Sequence[int]) -> Sequence[int]:
         self.groups.append(list(items))
         self.callers.append(CALLER.get())
         self.under_way += 1
@@ -55,7 +55,6 @@ class Work:
 def grouping_of(
     work: Work, *, group_items_max: int = 100, groups_at_once_max: int = 1
 ) -> Grouping[int, int]:
-    """A grouping of this work."""
     return Grouping(
         work,
         group_items_max=group_items_max,
@@ -157,7 +156,7 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
         with pytest.raises(asyncio.CancelledError):
             await future
 
-        async def forgetful(items: Sequence[int], _answer: Answer[int]) -> Sequence[int]:
+        async def forgetful(items: Sequence[int]) -> Sequence[int]:
             return list(items)[1:]
 
         forgetting: Grouping[int, int] = Grouping(
@@ -171,40 +170,37 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
         await groups.close()
 
 
-async def test_answer_is_told_before_the_others_have_theirs() -> None:
-    """Who is answered early does not wait for the group; what the group ends with is told to the others only."""
-    for ends_well in (True, False):
-        let = asyncio.Event()
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_outcome_that_the_work_sets_early_is_kept(ends_well: bool) -> None:
+    """Its caller does not wait for the group; the result or error of the group is for the others."""
+    may_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    outcomes: list[asyncio.Future[int]] = [loop.create_future() for _ in range(3)]
 
-        async def work(
-            items: Sequence[int],
-            answer: Answer[int],
-            let: asyncio.Event = let,
-            ends_well: bool = ends_well,
-        ) -> list[int]:
-            answer(1, -1)
-            answer(1, -2)
-            await let.wait()
-            if not ends_well:
-                raise DatabaseUnavailable("away")
-            return [2 * item for item in items]
+    async def work(items: Sequence[int]) -> list[int]:
+        outcomes[1].set_result(-1)
+        await may_end.wait()
+        if not ends_well:
+            raise DatabaseUnavailable("away")
+        return [2 * item for item in items]
 
-        groups: Grouping[int, int] = Grouping(
-            work, group_items_max=10, groups_at_once_max=1, what="items"
-        )
-        futures = [groups.add(number) for number in range(3)]
-        futures[2].cancel()
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            assert await futures[1] == -1
-            assert not futures[0].done()
-            let.set()
+    groups: Grouping[int, int] = Grouping(
+        work, group_items_max=10, groups_at_once_max=1, what="items"
+    )
+    for number, outcome in enumerate(outcomes):
+        assert groups.add(number, outcome) is outcome
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await outcomes[1] == -1
+        assert not outcomes[0].done()
+        may_end.set()
+        for outcome, expected in ((outcomes[0], 0), (outcomes[2], 4)):
             if ends_well:
-                assert await futures[0] == 0
+                assert await outcome == expected
             else:
                 with pytest.raises(DatabaseUnavailable):
-                    await futures[0]
-            await groups.close()
-        assert futures[1].result() == -1
+                    await outcome
+        await groups.close()
+    assert outcomes[1].result() == -1
 
 
 async def test_cancelled_caller_leaves_the_others_untouched() -> None:
@@ -336,14 +332,12 @@ async def test_groups_are_nobodys_calls() -> None:
     await groups.close()
 
 
-async def test_gathering_that_breaks_tells_its_callers_and_begins_anew(
+async def test_gathering_that_breaks_fails_its_callers_and_begins_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As it does without memory: nobody waits for ever, and the next call is served."""
+    """As it breaks without memory: no caller waits for ever, and the next call is served."""
     work = Work()
-    groups: Grouping[int, int] = Grouping(
-        work, group_items_max=100, groups_at_once_max=2, what="items"
-    )
+    groups = grouping_of(work)
     with monkeypatch.context() as broken, capture_logs() as lines:
 
         def take(self: object) -> None:

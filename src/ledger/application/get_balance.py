@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from ledger.application.grouping import Answer, Grouping
+from ledger.application.grouping import Grouping
 from ledger.application.halving import in_halves
 from ledger.application.ports.balances import BalanceQuery, BalanceReader
 from ledger.domain.balances import Balance
@@ -95,7 +95,7 @@ class GetBalance:
         return balance
 
     async def _read_timed(
-        self, queries: Sequence[BalanceQuery], _answer: Answer[Balance | LedgerError | None]
+        self, queries: Sequence[BalanceQuery]
     ) -> Sequence[Balance | LedgerError | None]:
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -10,7 +10,6 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
@@ -21,9 +20,6 @@ _log = structlog.get_logger("ledger")
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-# Tells the caller of the item at this place of the group what became of it, before the others are told.
-Answer = Callable[[int, Outcome], None]
 
 LINGER_SECONDS = 0.002
 # How fast the number of those who are usually here follows what is seen at the end of each group.
@@ -41,14 +37,14 @@ class Grouping(Generic[Item, Outcome]):
 
     def __init__(
         self,
-        work: Callable[[Sequence[Item], Answer[Outcome]], Awaitable[Sequence[Outcome]]],
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]],
         *,
         group_items_max: int,
         groups_at_once_max: int,
         what: str,
     ) -> None:
-        """`work` returns an outcome for each item of a group, in their order, or raises what each of them is told. Those whom it
-        has answered meanwhile have heard already.
+        """`work` returns an outcome for each item of a group, in their order, or raises the error
+        of all of them.
 
         `what` names the items in the log, should gathering itself break.
         """
@@ -69,16 +65,20 @@ class Grouping(Generic[Item, Outcome]):
         self._gathering: asyncio.Task[None] | None = None
         self._closing = False
 
-    def add(self, item: Item) -> asyncio.Future[Outcome]:
-        """The outcome to come of `item`. Whoever awaits it may be cancelled; the work of a group goes on for the others.
+    def add(
+        self, item: Item, outcome: asyncio.Future[Outcome] | None = None
+    ) -> asyncio.Future[Outcome]:
+        """Returns the future outcome of `item`. Cancelling it does not stop the work of its group.
 
+        The work may know the future `outcome` and set it before the group ends; else one is made.
         Raises ShuttingDown after `close`.
         """
         if self._closing:
             raise ShuttingDown
         if len(self._waiting) >= self._pruned_at_items:
             self._prune()
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        if outcome is None:
+            outcome = asyncio.get_running_loop().create_future()
         self._waiting.append((item, outcome))
         if len(self._waiting) >= self._awaited_items:
             self._wake_up()
@@ -163,7 +163,7 @@ class Grouping(Generic[Item, Outcome]):
     async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
             try:
-                outcomes = await self._work([item for item, _ in group], partial(_answer, group))
+                outcomes = await self._work([item for item, _ in group])
             finally:
                 # Before everybody is answered, and asks again.
                 here = len(self._waiting) + len(group)
@@ -197,11 +197,3 @@ class Grouping(Generic[Item, Outcome]):
                 future.set_exception(RuntimeError("gathering broke"))
         self._taken = []
         self._waiting.clear()
-
-
-def _answer(
-    group: Sequence[tuple[Item, asyncio.Future[Outcome]]], place: int, outcome: Outcome
-) -> None:
-    future = group[place][1]
-    if not future.done():
-        future.set_result(outcome)

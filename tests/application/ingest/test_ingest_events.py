@@ -10,8 +10,9 @@ from support.fakes import FakeEventLedger, FakeUnitOfWork
 from support.waiting import TimeLimit, run_ready_tasks
 
 from ledger.application.ingest import contended_groups
+from ledger.application.ingest.attempts import ATTEMPTS_MAX
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
-from ledger.application.ingest.ingest_events import ATTEMPTS_MAX, IngestEvents
+from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
 from ledger.application.ports.events import Posting
 from ledger.domain.events import EventType

@@ -1,24 +1,26 @@
-"""Books groups some of whose events somebody else has locked: in parts, so that the others need not wait."""
+"""Books groups in parts when another session has locked some of their events.
+
+So the other events of the group need not wait.
+"""
 
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ledger.application.grouping import Answer
-from ledger.application.ingest.event_batch import EventBatch, IngestOutcome
+from ledger.application.ingest.event_batch import Decisions, EventBatch
 from ledger.application.ingest.post_events import PostEvents
 from ledger.application.ports.events import Posting
 from ledger.errors import DatabaseContention
 
-# How long a group goes on with those of its events that somebody else has locked, and how long one part of it waits for a lock
-# as long as there are others. What is decided of the group is answered meanwhile.
-# In all, with the first wait and the last, it is less than the 10 seconds that callers are recommended to wait.
+# How long a group goes on with its locked events. With the first wait for a lock and the last, this
+# is less than the 10 seconds that callers are advised to wait.
 CONTENTION_SECONDS = 6.0
+# How long one part waits for a lock while other parts or groups could go on.
 PART_LOCK_WAIT_SECONDS = 0.01
-# How long it may go on before it has found what is locked, when all places are taken by groups like it.
+# After this time a group may have to make room although it has not found what is locked.
 UNDISTURBED_SECONDS = 2.0
-# Between two attempts at what is left, when there is nothing else to do: up to twice as long.
+# The pause between two attempts at the last event; up to twice as long.
 LAST_PAUSE_SECONDS = 0.1
 
 
@@ -29,7 +31,7 @@ class ContendedGroups:
         """`groups_at_once_max` is how many groups are booked at once, contended or not."""
         self._post_events = post_events
         self._groups_at_once_max = groups_at_once_max
-        # The one that has been longest first.
+        # The one that has waited longest is first.
         self._waiting: list[EventBatch] = []
 
     @staticmethod
@@ -42,66 +44,101 @@ class ContendedGroups:
         """Whether the time `until` of the event loop has come."""
         return asyncio.get_running_loop().time() >= until
 
-    async def post(self, batch: EventBatch, answer: Answer[IngestOutcome], until: float) -> None:
-        """Posts what is left of a group in ever smaller parts, so that what others have locked ends up alone; answers the rest.
+    async def post(self, batch: EventBatch, answer: Callable[[], None], until: float) -> None:
+        """Posts what is left of a group, in ever smaller parts, until what is locked is alone.
 
-        One part at a time, each in a transaction of its own: a group never waits for itself, nor takes more than one connection.
-        What is locked is tried in turn. Raises DatabaseContention if some of it still is at the time `until` of the event loop,
-        or when other groups need the place; else as PostEvents does.
+        Calls `answer` whenever events are decided. One part at a time, each in a separate
+        transaction: a group never waits for itself, and takes one connection. Three events of the
+        accounts a and b, of which a2 is locked:
+
+            [a1 a2] [b1]      a1 and a2 meet the lock: divided, and put behind b1
+            [b1] [a1] [a2]    b1 and a1 are booked and answered, one after the other
+            [a2]              tried again and again; as the last part of the only contended
+                              group, it waits for its lock as long as the ledger does
+
+        Raises DatabaseContention when some events are still locked at the time `until`, or when
+        other groups need the place; else as PostEvents does.
         """
+        # The attempt that met the lock may have decided some events.
+        answer()
         self._waiting.append(batch)
         try:
             await self._post(batch, answer, until)
         finally:
             self._waiting.remove(batch)
 
-    async def _post(self, batch: EventBatch, answer: Answer[IngestOutcome], until: float) -> None:
-        # An account whose row is locked holds up all of its events: parts of several accounts come first.
-        mixed: deque[list[Posting]] = deque()
-        alike: deque[list[Posting]] = deque()
-
-        def put(parts: list[list[Posting]]) -> None:
-            for part in parts:
-                (mixed if len({posting.event.account for posting in part}) > 1 else alike).append(
-                    part
-                )
+    async def _post(self, batch: EventBatch, answer: Callable[[], None], until: float) -> None:
+        def decide(decisions: Decisions) -> None:
+            batch.decide(decisions)
+            answer()
 
         loop = asyncio.get_running_loop()
         undisturbed_until = loop.time() + UNDISTURBED_SECONDS
-        put(_halves(batch.postings))
-        while mixed or alike:
-            part = (mixed or alike).popleft()
-            # Nobody else waits for this one, neither of this group nor for its place.
-            is_last = len(part) == 1 and not mixed and not alike and len(self._waiting) == 1
+        parts = _Parts(batch.postings)
+        while parts:
+            part = parts.take()
+            # No other part and no other group could go on while this event waits.
+            is_last = len(part) == 1 and not parts and len(self._waiting) == 1
+            lock_wait_seconds = None if is_last else PART_LOCK_WAIT_SECONDS
             began = loop.time()
             try:
                 await self._post_events.post(
-                    batch, part, None if is_last else PART_LOCK_WAIT_SECONDS
+                    part, batch.batch_id, decide, lock_wait_seconds=lock_wait_seconds
                 )
             except DatabaseContention:
-                is_apart = len(part) == 1 and not mixed and all(len(other) == 1 for other in alike)
-                is_done = is_apart or loop.time() >= undisturbed_until
-                if self.is_over(until) or (is_done and self._must_make_room(batch)):
+                has_found_locked = len(part) == 1 and parts.are_single
+                may_make_room = has_found_locked or loop.time() >= undisturbed_until
+                if self.is_over(until) or (may_make_room and self._must_make_room(batch)):
                     raise
-                put(_halves([posting for posting in part if batch.is_undecided(posting)]))
+                parts.divide([posting for posting in part if batch.is_undecided(posting)])
                 # No faster than parts wait for locks, should the database refuse without waiting.
                 pause_seconds = began + PART_LOCK_WAIT_SECONDS - loop.time()
                 if is_last:
                     pause_seconds = LAST_PAUSE_SECONDS * random.uniform(1.0, 2.0)  # noqa: S311
                 await asyncio.sleep(pause_seconds)
-            finally:
-                for place, outcome in batch.outcomes().items():
-                    answer(place, outcome)
 
     def _must_make_room(self, batch: EventBatch) -> bool:
-        """Whether groups that wait for locks have all the places there are, and this one has had its for longest."""
+        """Whether contended groups have all the places, and this one has waited longest."""
         return len(self._waiting) >= self._groups_at_once_max > 1 and self._waiting[0] is batch
 
 
-def _halves(postings: Sequence[Posting]) -> list[list[Posting]]:
-    """Two parts of `postings`, about as large, each sorted as a batch is; no account is in both, if there are several.
+class _Parts:
+    """The parts of a group that are still to be tried, in their order.
 
-    What is one or none stays so.
+    A locked account holds up all of its events. So parts of several accounts are tried first, to
+    find the accounts that are not locked.
+    """
+
+    def __init__(self, postings: Sequence[Posting]) -> None:
+        self._of_several_accounts: deque[list[Posting]] = deque()
+        self._of_one_account: deque[list[Posting]] = deque()
+        self.divide(postings)
+
+    def __bool__(self) -> bool:
+        return bool(self._of_several_accounts or self._of_one_account)
+
+    @property
+    def are_single(self) -> bool:
+        """Whether each part has one event."""
+        return not self._of_several_accounts and all(
+            len(part) == 1 for part in self._of_one_account
+        )
+
+    def take(self) -> list[Posting]:
+        """Removes and returns the part to be tried next."""
+        return (self._of_several_accounts or self._of_one_account).popleft()
+
+    def divide(self, postings: Sequence[Posting]) -> None:
+        """Adds `postings` as two parts, as a single one if it is one event; none adds nothing."""
+        for part in _halves(postings):
+            is_of_one_account = len({posting.event.account for posting in part}) == 1
+            (self._of_one_account if is_of_one_account else self._of_several_accounts).append(part)
+
+
+def _halves(postings: Sequence[Posting]) -> list[list[Posting]]:
+    """Divides `postings` about in the middle, between two accounts if there are several.
+
+    Each half is sorted by event id, as a batch is.
     """
     if len(postings) < 2:
         return [list(postings)] if postings else []

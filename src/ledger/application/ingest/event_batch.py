@@ -1,8 +1,9 @@
-"""The events of a batch or a group while they are being booked, and what becomes of each."""
+"""The events of a batch or a group while they are booked, and the outcome of each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from operator import itemgetter
 from uuid import UUID
 
 import uuid_utils.compat
@@ -14,7 +15,7 @@ from ledger.errors import EventIdReused, LedgerError
 
 
 class IngestStatus(Enum):
-    """What became of an event that was accepted."""
+    """Whether an accepted event is new."""
 
     CREATED = "created"
     DUPLICATE = "duplicate"
@@ -22,99 +23,123 @@ class IngestStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """An accepted event with the transaction id of its entries, which every repeat of the event is answered with."""
+    """An accepted event, with the transaction id of its entries: every repeat gets the same one."""
 
     status: IngestStatus
     transaction_id: UUID
 
 
-# A refused event's error is told in its place; it does not touch the other events of its batch.
+# An error concerns one event of a request; the other events are booked all the same.
 IngestOutcome = Booked | LedgerError
+
+# What was decided of a candidate: the posting itself if it was stored now, the event that was
+# stored before under its id, or the error if it was refused and nothing was stored.
+Decision = Posting | StoredEvent | LedgerError
+# By event id.
+Decisions = Mapping[str, Decision]
 
 
 class EventBatch:
-    """The events at some places of a request while they are being booked: of each id the first occurrence is the candidate."""
+    """The events at some places of a request. The first event with an id is the candidate for it.
+
+    Only candidates are posted. An event that comes later with the same id is a duplicate of what is
+    stored, or in conflict with it.
+    """
 
     def __init__(self, events: Sequence[ProcessorEvent], places: Sequence[int]) -> None:
+        # An attempt that is repeated knows by it which events an earlier attempt has stored.
         self.batch_id: UUID = uuid_utils.compat.uuid7()
-        self.new: set[str] = set()
-        self.stored: dict[str, StoredEvent] = {}
-        self.refused: dict[str, LedgerError] = {}
-        self._occurrences = [(place, events[place], fingerprint(events[place])) for place in places]
         self._candidates: dict[str, Posting] = {}
-        for _, event, print_ in self._occurrences:
-            if event.event_id not in self._candidates:
+        self._decisions: dict[str, Decision] = {}
+        # Place, event, fingerprint, and whether the event is the candidate.
+        self._occurrences: list[tuple[int, ProcessorEvent, bytes, bool]] = []
+        for place in places:
+            event = events[place]
+            event_id, event_fingerprint = event.event_id, fingerprint(event)
+            is_candidate = event_id not in self._candidates
+            self._occurrences.append((place, event, event_fingerprint, is_candidate))
+            if is_candidate:
                 # What a payout event posts depends on the state of its payout.
                 entries = [] if event.type in PAYOUT_EVENT_TYPES else entries_of(event)
-                self._candidates[event.event_id] = Posting(
-                    event, print_, uuid_utils.compat.uuid7(), entries
+                self._candidates[event_id] = Posting(
+                    event, event_fingerprint, uuid_utils.compat.uuid7(), entries
                 )
 
     @property
     def postings(self) -> list[Posting]:
-        """What is still to be posted, sorted, so that two batches never wait for each other in opposite order."""
-        return sorted(
-            (posting for posting in self._pending if posting.event.type not in PAYOUT_EVENT_TYPES),
-            key=lambda posting: posting.event.event_id,
-        )
+        """The candidates still to be posted, but for payout events.
+
+        Sorted by event id, so that two batches never wait for each other in opposite order.
+        """
+        return [
+            posting
+            for event_id, posting in sorted(self._candidates.items(), key=itemgetter(0))
+            if event_id not in self._decisions and posting.event.type not in PAYOUT_EVENT_TYPES
+        ]
 
     @property
-    def unsettled(self) -> list[Posting]:
-        """The payout events that are still to be booked, in the order of the request."""
-        return [posting for posting in self._pending if posting.event.type in PAYOUT_EVENT_TYPES]
-
-    @property
-    def _pending(self) -> Iterator[Posting]:
-        for posting in self._candidates.values():
-            if self.is_undecided(posting):
-                yield posting
+    def payout_events(self) -> list[Posting]:
+        """The payout events still to be booked, in the order of the request."""
+        return [
+            posting
+            for event_id, posting in self._candidates.items()
+            if posting.event.type in PAYOUT_EVENT_TYPES and event_id not in self._decisions
+        ]
 
     def is_undecided(self, posting: Posting) -> bool:
-        """Whether it is not known yet what becomes of the candidate."""
-        event_id = posting.event.event_id
-        return (
-            event_id not in self.new
-            and event_id not in self.stored
-            and event_id not in self.refused
-        )
+        return posting.event.event_id not in self._decisions
 
-    def refuse(self, posting: Posting, error: LedgerError) -> None:
-        """Records that the candidate was refused, with nothing stored."""
-        self.refused[posting.event.event_id] = error
+    def decide(self, decisions: Decisions) -> None:
+        """Takes what was decided of some candidates."""
+        self._decisions.update(decisions)
 
     def outcomes(self) -> dict[int, IngestOutcome]:
-        """What became of each place, but for those that are undecided and those that come after something else under an id whose
-        candidate was refused.
+        """The outcome of each place, as far as it is known.
+
+        A candidate that was refused leaves its id free. Repeats of it are refused as it was. The
+        first event that differs from it, and all that follow, have no outcome yet: they are the
+        next batch. Three events with one id, of the amounts 5, 9 and 5:
+
+                the id is new    5 is stored already    5 is refused
+            5   CREATED          DUPLICATE              its error
+            9   EventIdReused    EventIdReused          candidate of the next batch
+            5   DUPLICATE        DUPLICATE              in the next batch
         """
         outcomes: dict[int, IngestOutcome] = {}
-        first: set[str] = set()
-        candidate_prints: dict[str, bytes] = {}
         left: set[str] = set()
-        for place, event, print_ in self._occurrences:
+        for place, event, event_fingerprint, is_candidate in self._occurrences:
             event_id = event.event_id
-            is_first = event_id not in first
-            first.add(event_id)
-            if event_id in self.refused:
-                if candidate_prints.setdefault(event_id, print_) != print_:
+            decision = self._decisions.get(event_id)
+            if decision is None or event_id in left:
+                continue
+            if isinstance(decision, LedgerError):
+                if event_fingerprint == self._candidates[event_id].fingerprint:
+                    outcomes[place] = decision
+                else:
                     left.add(event_id)
-                if event_id not in left:
-                    outcomes[place] = self.refused[event_id]
-            elif event_id in self.new:
-                outcomes[place] = self._judge(
-                    event, print_, self._candidates[event_id], created=is_first
-                )
-            elif (stored := self.stored.get(event_id)) is not None:
-                outcomes[place] = self._judge(
-                    event, print_, stored, created=is_first and stored.batch_id == self.batch_id
-                )
+            elif event_fingerprint != decision.fingerprint:
+                outcomes[place] = EventIdReused(event_id, differing_fields(decision.event, event))
+            else:
+                is_created = is_candidate and self._is_new(decision)
+                status = IngestStatus.CREATED if is_created else IngestStatus.DUPLICATE
+                outcomes[place] = Booked(status, decision.transaction_id)
         return outcomes
 
-    @staticmethod
-    def _judge(
-        event: ProcessorEvent, print_: bytes, kept: Posting | StoredEvent, *, created: bool
-    ) -> IngestOutcome:
-        if kept.fingerprint != print_:
-            return EventIdReused(event.event_id, differing_fields(kept.event, event))
-        return Booked(
-            IngestStatus.CREATED if created else IngestStatus.DUPLICATE, kept.transaction_id
-        )
+    def _is_new(self, decision: Posting | StoredEvent) -> bool:
+        """Whether this batch stored it: now, or in an attempt whose result was lost."""
+        return isinstance(decision, Posting) or decision.batch_id == self.batch_id
+
+
+def rounds(
+    events: Sequence[ProcessorEvent], outcomes: dict[int, IngestOutcome]
+) -> Iterator[EventBatch]:
+    """Yields the events as a batch for the caller to book; then, as another, those left undecided.
+
+    Fills `outcomes` by place as batches are booked.
+    """
+    pending: Sequence[int] = range(len(events))
+    while pending:
+        batch = EventBatch(events, pending)
+        yield batch
+        outcomes.update(batch.outcomes())
+        pending = [place for place in pending if place not in outcomes]

@@ -6,11 +6,10 @@ The database decides: an event is new if and only if its insert made the row wit
 import asyncio
 from collections.abc import Callable, Sequence
 
-import structlog
-
-from ledger.application.grouping import Answer, Grouping
-from ledger.application.ingest.contended_groups import ContendedGroups
-from ledger.application.ingest.event_batch import EventBatch, IngestOutcome
+from ledger.application.grouping import Grouping
+from ledger.application.ingest.book_batch import BookBatch
+from ledger.application.ingest.book_group import BookGroup, SingleCall
+from ledger.application.ingest.event_batch import IngestOutcome
 from ledger.application.ingest.post_events import PostEvents
 from ledger.application.ingest.queue import Admission, IngestLimits, IngestQueue
 from ledger.application.ingest.repeated_facts import RepeatedFacts
@@ -18,13 +17,7 @@ from ledger.application.ports.events import EventLedger
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.events import PAYOUT_EVENT_TYPES, ProcessorEvent
 from ledger.domain.restaurants import UnknownRestaurants
-from ledger.errors import DatabaseContention, DatabaseUnavailable, ShuttingDown
-from ledger.jitter import jittered
-
-_log = structlog.get_logger("ledger.ingest")
-
-ATTEMPTS_MAX = 3
-BACKOFF_SECONDS = 0.05
+from ledger.errors import DatabaseContention, ShuttingDown
 
 
 class IngestEvents:
@@ -53,15 +46,15 @@ class IngestEvents:
         """
         register = unknown_restaurants is UnknownRestaurants.REGISTER
         facts = RepeatedFacts(on_repeated)
-        self._post_batches = PostEvents(ledger, begin, facts, register=register)
-        self._post_groups = PostEvents(group_ledger or ledger, begin, facts, register=register)
-        self._contended = ContendedGroups(
-            self._post_groups, groups_at_once_max=limits.batches_at_once_max
+        self._book_batch = BookBatch(PostEvents(ledger, begin, facts, register=register))
+        self._book_group = BookGroup(
+            PostEvents(group_ledger or ledger, begin, facts, register=register),
+            groups_at_once_max=limits.batches_at_once_max,
         )
         self._on_group = on_group
         self._queue = IngestQueue(limits, on_change=on_queue)
-        self._groups: Grouping[ProcessorEvent, IngestOutcome] = Grouping(
-            self._book_timed,
+        self._groups: Grouping[SingleCall, IngestOutcome] = Grouping(
+            self._book_group_timed,
             group_items_max=limits.group_events_max,
             groups_at_once_max=limits.batches_at_once_max,
             what="events",
@@ -105,10 +98,11 @@ class IngestEvents:
         self._queue.enter(len(events), size_bytes, admission.seconds_left)
         try:
             if len(events) == 1 and events[0].type not in PAYOUT_EVENT_TYPES:
-                return [await self._groups.add(events[0])]
+                outcome: asyncio.Future[IngestOutcome] = asyncio.get_running_loop().create_future()
+                return [await self._groups.add(SingleCall(events[0], outcome), outcome)]
             await self._batches.acquire()
             # Whether a cancelled COMMIT took effect cannot be told, so no call owns one: this task does, and keeps its turn.
-            task = asyncio.create_task(self._book_timed(events))
+            task = asyncio.create_task(self._book_batch_timed(events))
             self._running.add(task)
             task.add_done_callback(self._forget)
             return await asyncio.shield(task)
@@ -131,71 +125,33 @@ class IngestEvents:
             # Its caller may be gone; asking for the exception keeps asyncio from reporting it a second time.
             task.exception()
 
-    async def _book_timed(
-        self, events: Sequence[ProcessorEvent], answer: Answer[IngestOutcome] | None = None
-    ) -> list[IngestOutcome]:
-        """Books a batch, or a group, whose callers can be answered one by one."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+    async def _book_batch_timed(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:
+        began = asyncio.get_running_loop().time()
         waited_for_locks = False
         try:
-            outcomes, waited_for_locks = await self._book(events, answer)
+            return await self._book_batch(events)
         except DatabaseContention:
             waited_for_locks = True
             raise
         finally:
-            seconds = loop.time() - began
-            # What somebody has locked says nothing about the time that others will take.
-            # A single payout event is booked by itself, and waits as a single call.
-            is_batch = answer is None and len(events) > 1
-            self._queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
-            self._on_group(len(events), seconds)
+            # A payout event that comes alone is booked as a batch, and waits as a single call.
+            is_batch = len(events) > 1
+            self._booked(len(events), began, is_batch=is_batch, waited_for_locks=waited_for_locks)
+
+    async def _book_group_timed(self, calls: Sequence[SingleCall]) -> list[IngestOutcome]:
+        began = asyncio.get_running_loop().time()
+        waited_for_locks = False
+        try:
+            outcomes, waited_for_locks = await self._book_group(calls)
+        except DatabaseContention:
+            waited_for_locks = True
+            raise
+        finally:
+            self._booked(len(calls), began, is_batch=False, waited_for_locks=waited_for_locks)
         return outcomes
 
-    async def _book(
-        self, events: Sequence[ProcessorEvent], answer: Answer[IngestOutcome] | None
-    ) -> tuple[list[IngestOutcome], bool]:
-        """What became of each event, and whether some of them had to be booked apart."""
-        outcomes: dict[int, IngestOutcome] = {}
-        pending = list(range(len(events)))
-        was_apart = False
-        while pending:
-            batch = EventBatch(events, pending)
-            was_apart |= await self._book_candidates(batch, answer)
-            outcomes.update(batch.outcomes())
-            # Left are events whose id was first used by another one that was refused, so that the id is free again.
-            pending = [place for place in pending if place not in outcomes]
-        return [outcomes[place] for place in range(len(events))], was_apart
-
-    async def _book_candidates(
-        self, batch: EventBatch, answer: Answer[IngestOutcome] | None
-    ) -> bool:
-        """Posts and settles what is to be; returns whether it was done in parts."""
-        post_events = self._post_batches if answer is None else self._post_groups
-        apart_until: float | None = None
-        attempt = 1
-        while True:
-            try:
-                if answer is None or apart_until is None:
-                    await post_events.post(batch, batch.postings)
-                else:
-                    await self._contended.post(batch, answer, apart_until)
-                await post_events.settle(batch)
-                return apart_until is not None
-            except (DatabaseContention, DatabaseUnavailable) as error:
-                _log.warning(
-                    "an attempt to book broke off",
-                    attempt=attempt,
-                    cause=repr(error.__cause__ or error),
-                )
-                if answer is not None and isinstance(error, DatabaseContention):
-                    if apart_until is not None:
-                        raise
-                    # A batch has one caller, who waits for all of it. A group has many, most of whom have nothing to wait for.
-                    apart_until = self._contended.until()
-                    continue
-                # The batch id lets the next attempt know what this one may have stored before it broke off.
-                if attempt == ATTEMPTS_MAX:
-                    raise
-                await asyncio.sleep(jittered(BACKOFF_SECONDS * 2**attempt))
-                attempt += 1
+    def _booked(self, events: int, began: float, *, is_batch: bool, waited_for_locks: bool) -> None:
+        seconds = asyncio.get_running_loop().time() - began
+        # The time of a lock says nothing about the time that others will take.
+        self._queue.booked(None if waited_for_locks else seconds, is_batch=is_batch)
+        self._on_group(events, seconds)

@@ -1,19 +1,24 @@
-"""Stores the events of a batch: what is new in one transaction, and what was there before is looked up."""
+"""Stores candidates: the new ones in one transaction, and looks up those that were stored before."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from uuid import UUID
 
 import structlog
 import uuid_utils
 
-from ledger.application.ingest.event_batch import EventBatch
+from ledger.application.halving import in_halves
+from ledger.application.ingest.event_batch import Decision, Decisions
 from ledger.application.ingest.repeated_facts import RepeatedFacts
 from ledger.application.ingest.settle_payout import settle_payout
-from ledger.application.ports.events import EventLedger, Posting
+from ledger.application.ports.events import EventLedger, Posting, StoredEvent
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
+from ledger.domain.balances import BalanceAccount
 from ledger.errors import (
     DataRejected,
     EventFailed,
     EventRejected,
+    LedgerError,
     PayoutAnswersContradict,
     PayoutMismatch,
     PayoutMoveNotAllowed,
@@ -26,142 +31,159 @@ _log = structlog.get_logger("ledger.ingest")
 
 
 class PostEvents:
-    """Tells a batch what has become of its candidates: they are new, were stored before, or are refused.
+    """Stores candidates, and decides of each: it is new, was stored before, or is refused.
 
-    What the database refuses is tried in halves until the offender stands alone, whatever the reason: at most twice as many
-    statements as there are events. Only contention, a timeout and the loss of the database concern all events at once.
+    What the database refuses is tried in halves until the offender is alone, whatever the reason.
+    Only contention, a timeout and the loss of the database concern all events at once.
     """
 
     def __init__(
         self, ledger: EventLedger, begin: UnitOfWorkFactory, facts: RepeatedFacts, *, register: bool
     ) -> None:
-        """`register` says whether a restaurant that is not known is registered, or its events refused."""
+        """`register`: whether unknown restaurants are registered; else their events are refused."""
         self._facts = facts
         self._ledger = ledger
         self._begin = begin
         self._register = register
 
     async def post(
-        self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None = None
+        self,
+        postings: Sequence[Posting],
+        batch_id: UUID,
+        decide: Callable[[Decisions], None],
+        *,
+        lock_wait_seconds: float | None = None,
     ) -> None:
-        """Stores what is new of `postings`, and looks up what was there before: a later statement, which sees what the first
-        waited for.
+        """Posts `postings`, and reports to `decide` what each step decided, until all are decided.
 
-        A lock is waited for as long as the ledger does, or `lock_wait_seconds`. Raises DatabaseUnavailable,
-        DatabaseContention and DatabaseTimeout; what was stored by then can be learnt by posting the same batch again.
+        1. Insert: stores those that are new.
+        2. Look up the others. A separate SQL statement, which sees what the first one waited for.
+        3. Those in neither result have no balance account yet: open it. Not earlier, so that a
+           duplicate or a conflict registers no restaurant.
+        4. Insert and look up once more.
+
+        Waits for a lock for `lock_wait_seconds`, or as long as the ledger does. Raises
+        DatabaseUnavailable, DatabaseContention and DatabaseTimeout. What was stored by then and not
+        reported is found by posting again with the same `batch_id`.
         """
-        missing = await self._insert(batch, postings, lock_wait_seconds)
-        if not missing:
+        if not postings:
             return
-        await self._look_up(batch, missing)
-        missing = [posting for posting in missing if batch.is_undecided(posting)]
-        if not missing:
-            return
-        # In neither answer: there is no balance account yet. Only now, so that a duplicate or a conflict registers nobody.
-        await self._open_accounts(batch, missing, lock_wait_seconds)
-        missing = [posting for posting in missing if batch.is_undecided(posting)]
-        missing = await self._insert(batch, missing, lock_wait_seconds)
-        if missing:
-            await self._look_up(batch, missing)
-            for posting in missing:
-                if batch.is_undecided(posting):
-                    batch.refuse(
-                        posting,
-                        _failed(posting, "it was not stored, although its balance account is open"),
-                    )
+        undecided = postings
+        for step in (
+            self._insert,
+            self._look_up,
+            self._open_accounts,
+            self._insert,
+            self._look_up,
+            self._fail,
+        ):
+            decisions = await step(undecided, batch_id, lock_wait_seconds)
+            decide(decisions)
+            if len(decisions) == len(undecided):
+                return
+            undecided = [
+                posting for posting in undecided if posting.event.event_id not in decisions
+            ]
 
-    async def settle(self, batch: EventBatch) -> None:
-        """Books the payout events, each in a transaction of its own, in the order of the request. Raises as `post` does."""
-        for posting in batch.unsettled:
-            event = posting.event
-            try:
-                new = await settle_payout(self._begin, posting, batch.batch_id)
-            except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
-                batch.refuse(posting, error)
-            except PayoutAnswersContradict as error:
-                # A person has to ask the bank, and would find nothing in the books.
-                _log.warning(
-                    "answers of the bank contradict each other",
-                    payout_id=error.payout_id,
-                    payout_state=error.state,
-                    event_id=error.event_id,
-                    booked_event_id=error.booked_event_id,
-                )
-                batch.refuse(posting, error)
-            except (DataRejected, StatementRefused) as error:
-                batch.refuse(posting, _refused(posting, error))
-            else:
-                if new:
-                    batch.new.add(event.event_id)
-                else:
-                    await self._look_up(batch, [posting])
+    async def settle(self, posting: Posting, batch_id: UUID) -> Decisions:
+        """Books a payout event in a transaction by itself. Raises as `post` does."""
+        event = posting.event
+        try:
+            is_new = await settle_payout(self._begin, posting, batch_id)
+        except (PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed) as error:
+            return {event.event_id: error}
+        except PayoutAnswersContradict as error:
+            # A person has to ask the bank, and would find nothing in the books.
+            _log.warning(
+                "answers of the bank contradict each other",
+                payout_id=error.payout_id,
+                payout_state=error.state,
+                event_id=error.event_id,
+                booked_event_id=error.booked_event_id,
+            )
+            return {event.event_id: error}
+        except (DataRejected, StatementRefused) as error:
+            return {event.event_id: _refused(posting, error)}
+        return (
+            {event.event_id: posting} if is_new else await self._look_up([posting], batch_id, None)
+        )
 
     async def _insert(
-        self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None
-    ) -> list[Posting]:
-        """Stores `postings` in one transaction, or in more if an offender must be left out. Returns those that were not new."""
-        if not postings:
-            return []
-        try:
-            new = await self._ledger.insert(
-                postings, batch.batch_id, lock_wait_seconds=lock_wait_seconds
-            )
-        except (DataRejected, StatementRefused) as error:
-            if len(postings) == 1:
-                batch.refuse(postings[0], _refused(postings[0], error))
-                return []
-            middle = len(postings) // 2
-            first = await self._insert(batch, postings[:middle], lock_wait_seconds)
-            return first + await self._insert(batch, postings[middle:], lock_wait_seconds)
-        batch.new.update(new)
-        self._facts.booked(posting.event for posting in postings if posting.event.event_id in new)
-        return [posting for posting in postings if posting.event.event_id not in new]
+        self, postings: Sequence[Posting], batch_id: UUID, lock_wait_seconds: float | None
+    ) -> Decisions:
+        """Stores what is new, in one transaction, or in more if offenders must be left out."""
+        insert = partial(self._insert_part, batch_id, lock_wait_seconds)
+        decisions: dict[str, Decision] = {}
+        for part, stored in await in_halves(insert, postings):
+            if isinstance(stored, LedgerError):
+                decisions[part[0].event.event_id] = _refused(part[0], stored)
+            else:
+                decisions.update(stored)
+        return decisions
 
-    async def _look_up(self, batch: EventBatch, postings: Sequence[Posting]) -> None:
-        """Tells `batch` which of `postings` are stored, and refuses those that the database cannot read."""
-        try:
-            batch.stored.update(
-                await self._ledger.stored(
-                    [posting.event.event_id for posting in postings], once_safe=True
-                )
-            )
-        except (DataRejected, StatementRefused) as error:
-            if len(postings) == 1:
-                batch.refuse(postings[0], _failed(postings[0], repr(error.__cause__ or error)))
-                return
-            middle = len(postings) // 2
-            await self._look_up(batch, postings[:middle])
-            await self._look_up(batch, postings[middle:])
+    async def _insert_part(
+        self, batch_id: UUID, lock_wait_seconds: float | None, postings: Sequence[Posting]
+    ) -> dict[str, Posting]:
+        new = await self._ledger.insert(postings, batch_id, lock_wait_seconds=lock_wait_seconds)
+        stored = {
+            posting.event.event_id: posting for posting in postings if posting.event.event_id in new
+        }
+        self._facts.booked(posting.event for posting in stored.values())
+        return stored
+
+    async def _look_up(
+        self, postings: Sequence[Posting], _batch_id: UUID, _lock_wait_seconds: float | None
+    ) -> Decisions:
+        """Finds which are stored, and refuses those that the database cannot read."""
+
+        async def look_up(part: Sequence[Posting]) -> dict[str, StoredEvent]:
+            event_ids = [posting.event.event_id for posting in part]
+            return await self._ledger.stored(event_ids, once_safe=True)
+
+        decisions: dict[str, Decision] = {}
+        for part, stored in await in_halves(look_up, postings):
+            if isinstance(stored, LedgerError):
+                cause = repr(stored.__cause__ or stored)
+                decisions[part[0].event.event_id] = _failed(part[0], cause)
+            else:
+                decisions.update(stored)
+        return decisions
 
     async def _open_accounts(
-        self, batch: EventBatch, postings: Sequence[Posting], lock_wait_seconds: float | None
-    ) -> None:
-        """Opens the balance accounts that `postings` need, and refuses those of unknown restaurants if it is set so."""
-        accounts = sorted({posting.event.account for posting in postings})
-        try:
-            unknown = await self._ledger.open_accounts(
+        self, postings: Sequence[Posting], _batch_id: UUID, lock_wait_seconds: float | None
+    ) -> Decisions:
+        """Opens the balance accounts of `postings`; refuses those whose account cannot be opened."""
+
+        async def open_accounts(accounts: Sequence[BalanceAccount]) -> set[str]:
+            return await self._ledger.open_accounts(
                 accounts, register=self._register, lock_wait_seconds=lock_wait_seconds
             )
-        except (DataRejected, StatementRefused) as error:
-            if len(accounts) == 1:
-                for posting in postings:
-                    batch.refuse(posting, _refused(posting, error))
-                return
-            middle = set(accounts[: len(accounts) // 2])
-            for inside in (True, False):
-                half = [
-                    posting for posting in postings if (posting.event.account in middle) is inside
-                ]
-                await self._open_accounts(batch, half, lock_wait_seconds)
-            return
+
+        accounts = sorted({posting.event.account for posting in postings})
+        unknown: set[str] = set()
+        refused: dict[BalanceAccount, LedgerError] = {}
+        for part, result in await in_halves(open_accounts, accounts):
+            if isinstance(result, LedgerError):
+                refused[part[0]] = result
+            else:
+                unknown |= result
+        decisions: dict[str, Decision] = {}
         for posting in postings:
-            if posting.event.restaurant_id in unknown:
-                batch.refuse(posting, RestaurantNotFound(posting.event.restaurant_id))
+            event = posting.event
+            if event.restaurant_id in unknown:
+                decisions[event.event_id] = RestaurantNotFound(event.restaurant_id)
+            elif posting.event.account in refused:
+                decisions[event.event_id] = _refused(posting, refused[posting.event.account])
+        return decisions
+
+    async def _fail(
+        self, postings: Sequence[Posting], _batch_id: UUID, _lock_wait_seconds: float | None
+    ) -> Decisions:
+        cause = "it was not stored, although its balance account is open"
+        return {posting.event.event_id: _failed(posting, cause) for posting in postings}
 
 
-def _refused(
-    posting: Posting, error: DataRejected | StatementRefused
-) -> EventRejected | EventFailed:
+def _refused(posting: Posting, error: LedgerError) -> EventRejected | EventFailed:
     """The error for the caller; the log has what the database said."""
     cause = repr(error.__cause__ or error)
     if isinstance(error, StatementRefused):
@@ -172,7 +194,7 @@ def _refused(
 
 
 def _failed(posting: Posting, cause: str) -> EventFailed:
-    """The error for the caller of an event that failed for a reason nobody foresaw."""
+    """The error for the caller of an event that failed for an unknown reason; the log has the cause."""
     failed = EventFailed(posting.event.event_id, uuid_utils.uuid7().hex)
     _log.error(
         "an event failed unexpectedly",

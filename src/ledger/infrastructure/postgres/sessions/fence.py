@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.grouping import Answer, Grouping
+from ledger.application.grouping import Grouping
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
@@ -54,7 +54,7 @@ class Fence:
         """Returns when no reader waits any more; later waits raise ShuttingDown."""
         await self._waiting.close()
 
-    async def _pass(self, waiting: Sequence[None], _answer: Answer[None]) -> Sequence[None]:
+    async def _pass(self, waiting: Sequence[None]) -> Sequence[None]:
         async with autocommit(self._engine) as connection:
             await connection.execute(EMIT_MESSAGE)
         return waiting

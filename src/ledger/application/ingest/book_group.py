@@ -1,0 +1,76 @@
+"""Books a group: single calls that came at the same time."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from ledger.application.ingest import attempts
+from ledger.application.ingest.contended_groups import ContendedGroups
+from ledger.application.ingest.event_batch import EventBatch, IngestOutcome, rounds
+from ledger.application.ingest.post_events import PostEvents
+from ledger.domain.events import ProcessorEvent
+from ledger.errors import DatabaseContention, DatabaseUnavailable
+
+
+class SingleCall(NamedTuple):
+    """A call with one event, and the future that its caller awaits."""
+
+    event: ProcessorEvent
+    outcome: asyncio.Future[IngestOutcome]
+
+
+class BookGroup:
+    """Books the events of a group together, in parts if some of them are locked.
+
+    A group has many callers. If it waits for a lock, most of them have nothing to wait for: each is
+    answered as soon as the outcome of its event is known.
+    """
+
+    def __init__(self, post_events: PostEvents, *, groups_at_once_max: int) -> None:
+        self._post_events = post_events
+        self._contended = ContendedGroups(post_events, groups_at_once_max=groups_at_once_max)
+
+    async def __call__(self, calls: Sequence[SingleCall]) -> tuple[list[IngestOutcome], bool]:
+        """Returns the outcome of each call, in their order, and whether the group waited for locks.
+
+        None of the events is a payout event. Raises as BookBatch does, DatabaseContention when an
+        event is still locked after CONTENTION_SECONDS; the error is for the calls without outcome.
+        """
+        waited_for_locks = False
+        outcomes: dict[int, IngestOutcome] = {}
+        for batch in rounds([call.event for call in calls], outcomes):
+            waited_for_locks |= await self._book(batch, calls)
+        return [outcomes[place] for place in range(len(calls))], waited_for_locks
+
+    async def _book(self, batch: EventBatch, calls: Sequence[SingleCall]) -> bool:
+        """Returns whether the batch waited for locks, and so was booked in parts."""
+        in_parts_until: float | None = None
+        attempt = 1
+        while True:
+            try:
+                if in_parts_until is None:
+                    await self._post_events.post(batch.postings, batch.batch_id, batch.decide)
+                else:
+                    answer = partial(_answer_early, batch, calls)
+                    await self._contended.post(batch, answer, in_parts_until)
+                return in_parts_until is not None
+            except DatabaseContention as error:
+                attempts.log_broken_off(attempt, error)
+                if in_parts_until is not None:
+                    raise
+                in_parts_until = self._contended.until()
+                continue
+            except DatabaseUnavailable as error:
+                attempts.log_broken_off(attempt, error)
+                if attempt == attempts.ATTEMPTS_MAX:
+                    raise
+            await attempts.back_off(attempt)
+            attempt += 1
+
+
+def _answer_early(batch: EventBatch, calls: Sequence[SingleCall]) -> None:
+    """Answers the calls whose outcome is known, before their group ends."""
+    for place, outcome in batch.outcomes().items():
+        if not calls[place].outcome.done():
+            calls[place].outcome.set_result(outcome)
