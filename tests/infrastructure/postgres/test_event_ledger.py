@@ -1,4 +1,4 @@
-"""The append-only books: the same promises of the fake and of PostgreSQL."""
+"""The append-only books: the fake and PostgreSQL keep the same promises."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,10 +45,13 @@ def batch_id() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
-async def test_told_how_long_to_wait_for_a_lock_books_as_ever_and_waits_no_longer(
+async def test_lock_wait_is_bounded_by_the_argument(
     books: EventLedger, shared_database: Database
 ) -> None:
-    """Accounts are opened and events booked; with a row locked by another session, it gives up and nothing is stored."""
+    """Accounts are opened and events booked.
+
+    With a row locked by another session, the call gives up in time and stores nothing.
+    """
     restaurant, other = unique("res"), unique("res")
     await books.open_accounts(
         [BalanceAccount(restaurant, "PEN")], register=True, lock_wait_seconds=0.001
@@ -76,7 +79,10 @@ async def test_told_how_long_to_wait_for_a_lock_books_as_ever_and_waits_no_longe
 
 
 async def test_insert_returns_the_new_ones_and_stores_them_whole(books: EventLedger) -> None:
-    """What is returned is stored as it was given; what was there before is not returned and stays as it was."""
+    """Returned events are stored as given.
+
+    Events that were there before are not returned, and do not change.
+    """
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     old = posting(
@@ -113,7 +119,7 @@ async def test_insert_returns_the_new_ones_and_stores_them_whole(books: EventLed
 async def test_event_without_balance_account_is_neither_stored_nor_returned(
     books: EventLedger,
 ) -> None:
-    """An unknown restaurant, or a known one in another currency, stores nothing and fails nothing else."""
+    """It stores nothing and fails nothing else: an unknown restaurant, or another currency."""
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     known = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
@@ -149,7 +155,8 @@ async def test_entries_stand_under_their_event_with_their_maturity(books: EventL
     await books.insert([charge, credit], batch_id())
     stored = await books.stored([charge.event.event_id, credit.event.event_id])
     lines = [
-        f"{entry.position} {entry.entry_type} {entry.debit} {entry.credit} {entry.amount_minor} {entry.available_at_microseconds}"
+        f"{entry.position} {entry.entry_type} {entry.debit} {entry.credit} {entry.amount_minor}"
+        f" {entry.available_at_microseconds}"
         for event in (charge, credit)
         for entry in await books.entries(stored[event.event.event_id])
     ]
@@ -169,7 +176,7 @@ async def test_entries_stand_under_their_event_with_their_maturity(books: EventL
 
 
 async def test_refused_batch_stores_nothing_of_itself(books: EventLedger) -> None:
-    """All or none: one event that breaks a rule of the database takes its whole statement with it."""
+    """All or none: one event that breaks a constraint fails its whole statement."""
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     good = posting(processor_event(event_id=unique("evt"), restaurant_id=restaurant))
@@ -184,7 +191,10 @@ async def test_refused_batch_stores_nothing_of_itself(books: EventLedger) -> Non
 
 
 async def test_unknown_restaurants_are_registered_only_when_asked(books: EventLedger) -> None:
-    """Without `register` they are returned and nothing is opened for them; known ones get their account all the same."""
+    """Without `register` they are returned and get no account.
+
+    Known restaurants get their account in any case.
+    """
     known, unknown = unique("res"), unique("res")
     await books.open_accounts([BalanceAccount(known, "PEN")], register=True)
     assert await books.open_accounts(
@@ -201,7 +211,7 @@ async def test_unknown_restaurants_are_registered_only_when_asked(books: EventLe
 async def test_thousand_events_with_mixed_entries_land_on_their_own_events(
     books: EventLedger,
 ) -> None:
-    """A full batch of all types: each event has exactly the entries that its own posting says."""
+    """A full batch of all types: each event has exactly the entries of its posting."""
     restaurant = unique("res")
     await books.open_accounts([BalanceAccount(restaurant, "PEN")], register=True)
     types = [event_type for event_type in EventType if not event_type.value.startswith("payout")]
@@ -234,7 +244,7 @@ async def test_thousand_events_with_mixed_entries_land_on_their_own_events(
 async def test_restaurants_own_maturity_overrides_the_setting(
     shared_database: Database, maturity_days: int, available: datetime | None
 ) -> None:
-    """The restaurant's days count, read when the event is recorded; 0 days is at once, which is no instant at all."""
+    """The restaurant's days count, as of the record; 0 days means no maturity instant at all."""
     restaurant = unique("res")
     engine = create_engine(shared_database.url, pool_size=1)
     books = PostgresEventLedger(partial(autocommit, engine), maturity_days=7)

@@ -1,5 +1,8 @@
-"""Payout runs on PostgreSQL: what a page that fails leaves behind, that a run that has ended pays nobody, and that a
-run comes to the restaurants that there were when it started, whichever servers go on with it."""
+"""Payout runs on PostgreSQL.
+
+What a failed page leaves behind, that an ended run pays no restaurant, and that a run considers the
+restaurants of its start, whichever servers continue it.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,8 +34,11 @@ from ledger.infrastructure.postgres.payout_runs import (
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 
 
-async def test_schema_that_does_not_fit_skips_nobody(database: Database) -> None:
-    """A column that this code does not know is no restaurant's fault: the page fails, and all its restaurants stay open."""
+async def test_schema_that_does_not_fit_skips_no_restaurant(database: Database) -> None:
+    """A column that this code does not know is no restaurant's fault.
+
+    The page fails, and all its restaurants stay open.
+    """
     async with running_ledger(database) as ledger:
         await ledger.ingest(
             event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2")
@@ -59,7 +65,7 @@ WRITE_ALL = "SELECT write_payout_run_items(CAST(:run AS uuid), 1000000)"
 
 @asynccontextmanager
 async def runs_of(database: Database) -> AsyncIterator[PostgresPayoutRuns]:
-    """Runs that no worker goes on with."""
+    """Payout runs without a worker."""
     engine = create_engine(database.url, pool_size=3)
     try:
         yield PostgresPayoutRuns(engine, settlement_timezone="UTC")
@@ -67,8 +73,11 @@ async def runs_of(database: Database) -> AsyncIterator[PostgresPayoutRuns]:
         await engine.dispose()
 
 
-class PageOfBefore:
-    """A page as servers write it that do not know of canceled runs: it never asks whether its run is under way."""
+class EarlierPage:
+    """A page of a server of an earlier revision, which knows no canceled runs.
+
+    It never checks whether its run is under way.
+    """
 
     def __init__(self, connection: Any, payout_run_id: UUID) -> None:
         self._connection = connection
@@ -76,14 +85,14 @@ class PageOfBefore:
         self._accounts: list[int] = []
 
     async def claim(self) -> int:
-        """Claims the run's open items and locks their accounts; how many."""
+        """Claims the run's open items and locks their accounts; returns how many."""
         rows = await self._connection.fetch(CLAIM_ITEMS, self._payout_run_id, 500, 0)
         self._accounts = [row["balance_account_id"] for row in rows]
         await self._connection.fetch(LOCK_BALANCE_ACCOUNTS, self._accounts)
         return len(self._accounts)
 
     async def pay(self) -> int:
-        """Writes the payouts; how many."""
+        """Writes the payouts; returns how many."""
         ids = [uuid_utils.compat.uuid7() for _ in self._accounts]
         entry = ("PAYOUT_RESERVE", "restaurant_payable", "payout_reserved")
         progress_of = await self._connection.fetchrow(
@@ -93,18 +102,18 @@ class PageOfBefore:
 
 
 @asynccontextmanager
-async def page_of_before(database: Database, payout_run_id: UUID) -> AsyncIterator[PageOfBefore]:
+async def earlier_page(database: Database, payout_run_id: UUID) -> AsyncIterator[EarlierPage]:
     """Such a page, in a transaction that is committed when the block ends."""
     engine = create_engine(database.url, pool_size=1)
     try:
         async with autocommit(engine) as connection, connection.transaction():
-            yield PageOfBefore(connection, payout_run_id)
+            yield EarlierPage(connection, payout_run_id)
     finally:
         await engine.dispose()
 
 
 async def run_to_cancel(database: Database, min_amount_minor: int = 0) -> UUID:
-    """A run of two restaurants that have something to be paid."""
+    """A run of two restaurants, each with a positive amount."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(
             event_message(restaurant_id="res_1"), event_message(restaurant_id="res_2")
@@ -117,7 +126,7 @@ async def run_to_cancel(database: Database, min_amount_minor: int = 0) -> UUID:
 
 
 async def assert_nothing_was_looked_at(runs: PostgresPayoutRuns, payout_run_id: UUID) -> None:
-    """The canceled run has no payouts, and tells both restaurants as skipped."""
+    """The canceled run has no payouts, and shows both restaurants as skipped."""
     run = await runs.get(payout_run_id)
     assert run is not None
     assert (run.state, run.payouts_created, run.restaurants_considered) == (
@@ -130,14 +139,17 @@ async def assert_nothing_was_looked_at(runs: PostgresPayoutRuns, payout_run_id: 
 
 @pytest.mark.parametrize("min_amount_minor", [0, 10**9], ids=["to be paid", "to be skipped"])
 @pytest.mark.parametrize("step", ["before it claims", "before it writes", "before it commits"])
-async def test_server_of_before_goes_on_with_no_canceled_run(
+async def test_earlier_server_continues_no_canceled_run(
     database: Database, step: str, min_amount_minor: int
 ) -> None:
-    """Wherever its page is when the run is canceled: it is refused, or committed before the cancel is answered."""
+    """At any step of its page when the run is canceled.
+
+    The page fails, or it is committed before the cancellation returns.
+    """
     payout_run_id = await run_to_cancel(database, min_amount_minor)
     async with runs_of(database) as runs:
         if step == "before it commits":
-            async with page_of_before(database, payout_run_id) as page:
+            async with earlier_page(database, payout_run_id) as page:
                 await page.claim()
                 await page.pay()
                 canceling = asyncio.create_task(runs.cancel(payout_run_id))
@@ -150,7 +162,7 @@ async def test_server_of_before_goes_on_with_no_canceled_run(
             assert run.payouts_created == (0 if min_amount_minor else 2)
         else:
             with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="has ended"):
-                async with page_of_before(database, payout_run_id) as page:
+                async with earlier_page(database, payout_run_id) as page:
                     if step == "before it claims":
                         assert await runs.cancel(payout_run_id)
                     await page.claim()
@@ -161,24 +173,27 @@ async def test_server_of_before_goes_on_with_no_canceled_run(
     await assert_books_in_order(database)
 
 
-OF_RUN = "SELECT outcome, skip_reason, count(*) FROM payout_run_items WHERE payout_run_id = :run GROUP BY 1, 2"
+OF_RUN = """
+SELECT outcome, skip_reason, count(*) FROM payout_run_items WHERE payout_run_id = :run GROUP BY 1, 2
+"""
 NEW_ACCOUNT = "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ('{name}', 'PEN')"
 NEW_RESTAURANT = (
     "INSERT INTO restaurants (restaurant_id, name, metadata) VALUES ('{name}', '', '{{}}')"
 )
-# As servers of before start a run, with all its items.
-START_OF_BEFORE = """
+# The start of a run on a server of an earlier revision, with all its items.
+EARLIER_START = """
 WITH started AS (
   INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
   VALUES (CAST(:run AS uuid), 'PEN', '2026-01-01', '2026-01-01T23:59:59.999999Z', 0, 'of_before')
 )
 INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
-SELECT CAST(:run AS uuid), restaurant_id, balance_account_id FROM balance_accounts WHERE currency = 'PEN'
+SELECT CAST(:run AS uuid), restaurant_id, balance_account_id
+FROM balance_accounts WHERE currency = 'PEN'
 """
 
 
 async def charge(database: Database, *restaurants: str) -> None:
-    """A charge in PEN for each."""
+    """A charge in PEN for each restaurant."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(
             *(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants)
@@ -192,14 +207,17 @@ async def new_run(runs: PostgresPayoutRuns) -> UUID:
 
 
 async def progress_of(runs: PostgresPayoutRuns, payout_run_id: UUID) -> tuple[int, int, int]:
-    """Restaurants in all, those considered, and the payouts."""
+    """The numbers of restaurants, of those considered, and of payouts."""
     run = await runs.get(payout_run_id)
     assert run is not None
     return run.restaurants_total, run.restaurants_considered, run.payouts_created
 
 
 async def test_start_writes_the_run_and_no_items(database: Database) -> None:
-    """All restaurants are told as open all the same, by page and by outcome; the first page gives them their items."""
+    """All restaurants are shown as open, by page and by outcome.
+
+    The first page gives them their items.
+    """
     await charge(database, "res_1", "res_2", "res_3")
     async with runs_of(database) as runs:
         run = await new_run(runs)
@@ -227,7 +245,10 @@ async def test_start_writes_the_run_and_no_items(database: Database) -> None:
 async def test_restaurants_of_a_run_are_those_when_it_started(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An account that is committed later is not one of them, even if it has a lower id than others; nor is a later one."""
+    """An account that is committed later does not belong to it, even with a lower id.
+
+    Neither does an account that is opened later.
+    """
     monkeypatch.setattr(payout_runs, "ITEMS_MAX", 1)
     await charge(database, "res_1")
     for name in ("res_late", "res_later"):
@@ -254,7 +275,7 @@ async def test_restaurants_of_a_run_are_those_when_it_started(
             "res_2",
             "res_3",
         ]
-        # The canceled one looked at one of the three, and gets no further items.
+        # The canceled run considered one of the three, and gets no further items.
         assert len(await runs.pay(canceled, 1)) == 0
         assert await progress_of(runs, canceled) == (3, 1, 1)
         assert await query(database.migration_url, OF_RUN, run=canceled) == [
@@ -270,7 +291,10 @@ async def test_restaurants_of_a_run_are_those_when_it_started(
 
 
 async def test_accounts_of_another_cluster_are_of_the_run(database: Database) -> None:
-    """Books that were moved to a cluster whose own numbers are lower: nobody is left out, then or in a later run."""
+    """Books that were moved to a cluster whose numbers are lower.
+
+    No restaurant is left out, in this run or a later one.
+    """
     await charge(database, "res_1", "res_2")
     await query(database.migration_url, "UPDATE balance_accounts SET opened_txid = '1000000000000'")
     await charge(database, "res_3")
@@ -285,14 +309,16 @@ async def test_accounts_of_another_cluster_are_of_the_run(database: Database) ->
     await assert_books_in_order(database)
 
 
-async def test_server_of_before_goes_on_with_a_run_to_its_end(database: Database) -> None:
-    """It finds no open item and ends the run: the run gets its items instead, as often as there are more."""
+async def test_earlier_server_continues_a_run_to_its_end(database: Database) -> None:
+    """It finds no open item and ends the run: instead the run gets its next items."""
     names = [f"res_{number:04d}" for number in range(5_600)]
     await query(
         database.migration_url,
         "WITH r AS (INSERT INTO restaurants (restaurant_id, name, metadata)"
-        " SELECT name, '', '{}' FROM unnest(CAST(:names AS text[])) AS name RETURNING restaurant_id)"
-        " INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, 'PEN' FROM r",
+        " SELECT name, '', '{}' FROM unnest(CAST(:names AS text[])) AS name"
+        " RETURNING restaurant_id)"
+        " INSERT INTO balance_accounts (restaurant_id, currency)"
+        " SELECT restaurant_id, 'PEN' FROM r",
         names=names,
     )
     await charge(database, "res_0000", "res_5599")
@@ -304,7 +330,7 @@ async def test_server_of_before_goes_on_with_a_run_to_its_end(database: Database
             while (await progress_of(runs, run))[1] < len(names) or len(rounds) < 3:
                 looked_at = 0
                 while True:
-                    async with page_of_before(database, run) as page:
+                    async with earlier_page(database, run) as page:
                         claimed = await page.claim()
                         await page.pay()
                     looked_at += claimed
@@ -322,12 +348,12 @@ async def test_server_of_before_goes_on_with_a_run_to_its_end(database: Database
     await assert_books_in_order(database)
 
 
-async def test_run_that_a_server_of_before_started_is_ended(database: Database) -> None:
+async def test_run_that_an_earlier_server_started_is_ended(database: Database) -> None:
     """All its items are there from the start."""
     await charge(database, "res_1", "res_2")
     async with runs_of(database) as runs:
         run = uuid_utils.compat.uuid7()
-        await query(database.migration_url, START_OF_BEFORE, run=run)
+        await query(database.migration_url, EARLIER_START, run=run)
         await query(database.migration_url, NEW_RESTAURANT.format(name="res_3"))
         await query(database.migration_url, NEW_ACCOUNT.format(name="res_3"))
         assert await progress_of(runs, run) == (2, 0, 0)
@@ -340,7 +366,10 @@ async def test_run_that_a_server_of_before_started_is_ended(database: Database) 
 
 
 async def test_page_does_not_fail_for_items_that_others_are_writing(database: Database) -> None:
-    """There is nothing to be paid just now, and the run has not ended: no worker makes its pages smaller for that."""
+    """There is nothing to pay at the moment, and the run has not ended.
+
+    No worker makes its pages smaller for that.
+    """
     await charge(database, "res_1", "res_2")
     async with runs_of(database) as runs:
         run = await new_run(runs)
@@ -354,7 +383,10 @@ async def test_page_does_not_fail_for_items_that_others_are_writing(database: Da
 
 
 async def test_run_does_not_end_beside_items_that_are_being_written(database: Database) -> None:
-    """Who ends it has looked before the last items were written: it waits for them, and the run goes on."""
+    """The session that ends it has looked before the last items were written.
+
+    It waits for them, and the run continues.
+    """
     await charge(database, "res_1", "res_2")
     async with runs_of(database) as runs:
         run = await new_run(runs)

@@ -1,4 +1,4 @@
-"""PgBouncer before the database: refused where it does not keep sessions, and unnoticed where it does."""
+"""PgBouncer before the database: refused if it swaps sessions, without effect if it keeps them."""
 
 import asyncio
 from pathlib import Path
@@ -25,7 +25,7 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 TIMEOUT_SECONDS = 60.0
 NOT_KEPT = "a connection pooler before the database does not keep sessions"
-# What a session of ours is bound by, and what a transaction rests on.
+# Settings that bound a session, or that its transactions depend on.
 SETTINGS = (
     *SESSION_SETTINGS,
     "role",
@@ -34,7 +34,10 @@ SETTINGS = (
     "synchronous_commit",
     "transaction_timeout",
 )
-BACKENDS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+BACKENDS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 async def command(database: Database, *arguments: str) -> Outcome:
@@ -48,7 +51,7 @@ async def command(database: Database, *arguments: str) -> Outcome:
 
 
 async def settings_of(url: str) -> dict[str, str]:
-    """What a new session of a server has."""
+    """The settings of a new session of a server."""
     engine = create_engine(url, pool_size=1)
     try:
         async with autocommit(engine) as connection:
@@ -61,8 +64,10 @@ async def settings_of(url: str) -> dict[str, str]:
 
 
 async def test_pooler_that_swaps_sessions_is_refused(database: Database) -> None:
-    """No server starts; the line says what to set, and the doctor says the same. Also where both ask at once, so that
-    each meets what the other one has prepared."""
+    """No server starts; the line says what to set, and so does the doctor.
+
+    Also if both ask at once, so that each meets what the other one has prepared.
+    """
     async with pgbouncer(database, "transaction") as pooler:
         served, examined = await asyncio.gather(
             command(pooler.database, "serve"), command(pooler.database, "doctor")
@@ -77,7 +82,7 @@ async def test_pooler_that_swaps_sessions_is_refused(database: Database) -> None
 
 
 async def test_pooler_that_takes_no_transactions_is_refused(database: Database) -> None:
-    """PgBouncer's own word for it is shown."""
+    """The error shows PgBouncer's own text."""
     async with pgbouncer(database, "statement") as pooler:
         served = await command(pooler.database, "serve")
     assert served.status == ExitStatus.UNREACHABLE
@@ -86,13 +91,15 @@ async def test_pooler_that_takes_no_transactions_is_refused(database: Database) 
 
 
 async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_path: Path) -> None:
-    """A server serves, every session is bound as without it, also those that take over a used one and those
-    that come after all were lost. Once the pooler swaps sessions, the server is NOT_SERVING and answers no
-    call with INTERNAL."""
+    """A server serves, and every session is bound as without the pooler.
+
+    Also a session that takes over a used one, and those after all were lost. Once the pooler swaps
+    sessions, the server is NOT_SERVING and answers no call with INTERNAL.
+    """
     direct = await settings_of(database.url)
     async with pgbouncer(database, "session") as pooler:
         assert await settings_of(pooler.database.url) == direct
-        # The backend of before, which PgBouncer has reset.
+        # The previous backend, which PgBouncer has reset.
         assert await settings_of(pooler.database.url) == direct
         examined = await command(pooler.database, "doctor")
         assert examined.status == ExitStatus.DONE, examined.stdout
@@ -121,10 +128,10 @@ async def test_pooler_that_keeps_sessions_is_unnoticed(database: Database, tmp_p
 
             async def not_serving() -> bool:
                 await books()
-                told = await health.Check(
+                reported = await health.Check(
                     health_pb2.HealthCheckRequest(service=SERVICE), timeout=TIMEOUT_SECONDS
                 )
-                return bool(told.status == health_pb2.HealthCheckResponse.NOT_SERVING)
+                return bool(reported.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
             await until(not_serving, TIMEOUT_SECONDS)
             for _ in range(20):

@@ -1,4 +1,4 @@
-"""What a session of the service sets itself, whatever the database and the roles are set to."""
+"""The settings that a session makes itself, whatever the database and the roles are set to."""
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -9,7 +9,7 @@ from ledger.bootstrap.database import Database
 from ledger.infrastructure.postgres.schema.migrations import migrate_async
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 
-# What a role may set for itself and its next sessions, and what safety or time rests on.
+# Settings that a role may change for its later sessions, and that safety or time depend on.
 LOOSE = {
     "synchronous_commit": "'off'",
     "search_path": "hidden, public",
@@ -30,7 +30,7 @@ LOOSE = {
 
 
 async def settings_of(url: str) -> dict[str, str]:
-    """What a new session of a server has."""
+    """The settings of a new session of a server."""
     engine = create_engine(url, pool_size=1)
     try:
         async with autocommit(engine) as connection:
@@ -44,7 +44,10 @@ async def settings_of(url: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("whose", ["ROLE ledger_app IN DATABASE {name}", "DATABASE {name}"])
 async def test_role_and_database_settings_change_no_session(database: Database, whose: str) -> None:
-    """A role may change its own defaults: no acknowledgement, table or time-out of a server rests on them."""
+    """A role may change its defaults.
+
+    No acknowledgement, table or timeout of a server depends on them.
+    """
     before = await settings_of(database.url)
     name = make_url(database.url).database
     for setting, value in LOOSE.items():
@@ -57,7 +60,7 @@ async def test_role_and_database_settings_change_no_session(database: Database, 
 
 
 async def test_stricter_commits_are_left_alone(database: Database) -> None:
-    """A database whose commits wait until standbys show them keeps that."""
+    """A database whose commits wait until standbys show them keeps that setting."""
     await query(
         database.migration_url,
         f"ALTER DATABASE {make_url(database.url).database} SET synchronous_commit = remote_apply",
@@ -69,7 +72,7 @@ async def test_stricter_commits_are_left_alone(database: Database) -> None:
 async def test_reload_of_the_configuration_changes_no_open_session(
     database: Database, commits: str
 ) -> None:
-    """PostgreSQL leaves alone what a session has set itself, even to the value that was in force."""
+    """PostgreSQL keeps what a session has set itself, even to the value that was in force."""
     if commits:
         name = make_url(database.url).database
         await query(
@@ -84,7 +87,7 @@ async def test_reload_of_the_configuration_changes_no_open_session(
             )
     finally:
         await engine.dispose()
-    # PostgreSQL shows settings of ours, such as ledger.now, in no view.
+    # No view of PostgreSQL shows the ledger's settings, such as ledger.now.
     assert {name: source for name, source in rows} == dict.fromkeys(
         LOOSE.keys() - {"ledger.now"}, "session"
     )
@@ -92,7 +95,7 @@ async def test_reload_of_the_configuration_changes_no_open_session(
 
 @pytest.mark.parametrize("schema", ["books", "Books of 2026"])
 async def test_books_may_have_a_schema_of_another_name(database: Database, schema: str) -> None:
-    """The first schema on the database's path when it was migrated; the sessions find it, and so do the functions."""
+    """The first schema on the database's path at its migration; sessions and functions find it."""
     url, name = database.migration_url, make_url(database.url).database
     await migrate_async(url, "base")
     await query(url, "DROP TABLE alembic_version")
@@ -103,7 +106,7 @@ async def test_books_may_have_a_schema_of_another_name(database: Database, schem
         (result,) = await ledger.ingest(event_message(amount_minor=700))
         assert result.transaction_id
         assert (await ledger.balance("res_001")).available_minor == 700
-        # The path of a role leads nowhere else.
+        # The search path of a role does not matter.
         await query(url, f"ALTER ROLE ledger_app IN DATABASE {name} SET search_path = public")
         assert (await settings_of(database.url))["search_path"].endswith(", pg_temp")
         assert await query(url, f'SELECT count(*) FROM "{schema}".processor_events') == [(1,)]

@@ -36,7 +36,7 @@ def session_of(uow: PostgresUnitOfWork) -> Connection:
 
 
 async def test_what_was_committed_is_seen_by_another_session(engine: AsyncEngine) -> None:
-    """After `commit` everybody sees it, with every field as it was put."""
+    """After `commit` another session reads every field as it was put."""
     profile = RestaurantProfile(
         unique("res"), "Chifa Ñandú", active=False, maturity_days=3, metadata={"k": "v"}
     )
@@ -56,7 +56,7 @@ async def test_without_commit_nothing_is_left(engine: AsyncEngine) -> None:
 
 
 async def test_exception_leaves_nothing(engine: AsyncEngine) -> None:
-    """An exception rolls back and goes on to the caller as it is."""
+    """An exception rolls back, and the caller gets it unchanged."""
     restaurant_id = unique("res")
     with pytest.raises(ZeroDivisionError):
         async with PostgresUnitOfWork(engine) as uow:
@@ -66,7 +66,10 @@ async def test_exception_leaves_nothing(engine: AsyncEngine) -> None:
 
 
 async def test_database_errors_come_in_the_ledger_s_words(engine: AsyncEngine) -> None:
-    """A refused row is DataRejected, with the driver's error as its cause, and the connection is usable again."""
+    """A refused row is DataRejected, with the driver's error as its cause.
+
+    The connection can be used again.
+    """
     with pytest.raises(DataRejected):
         async with PostgresUnitOfWork(engine) as uow:
             await uow.restaurants.put(RestaurantProfile(unique("res"), maturity_days=366))
@@ -89,7 +92,10 @@ async def test_lost_session_leaves_nothing_and_is_replaced(
 
 
 async def test_cancellation_leaves_nothing_and_the_pool_whole(engine: AsyncEngine) -> None:
-    """Cancelled in a statement or between two: the transaction ends, and the pool has its places."""
+    """Its transaction ends, and the pool keeps its size.
+
+    Cancelled in a statement, or between two.
+    """
     for waits_in_statement in (True, False) * POOL_SIZE:
         restaurant_id = unique("res")
         begun = asyncio.Event()
@@ -123,7 +129,7 @@ async def test_unreachable_database_is_unavailable(shared_database: Database) ->
 
 
 async def test_pages_go_through_all_in_byte_order(engine: AsyncEngine) -> None:
-    """Pages by the last id seen neither miss nor repeat a restaurant; upper case comes before lower case."""
+    """Pages neither miss nor repeat a restaurant; upper case comes before lower case."""
     prefix = unique("res")
     ids = [f"{prefix}{suffix}" for suffix in ("Z", "a", "B", "b", "-", ".", "_")]
     async with PostgresUnitOfWork(engine) as uow:

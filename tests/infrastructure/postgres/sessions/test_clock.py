@@ -1,4 +1,4 @@
-"""The clock of the books: what was recorded is never overtaken by what is recorded later, whatever the database's clock does."""
+"""The clock of the books: a later record never gets an earlier time, whatever the clock does."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -27,8 +27,10 @@ from ledger.metrics import Metrics
 from ledger.v1 import ledger_pb2
 
 RESTAURANT = "res_1"
-# As if the database's clock had been set back by as much: the latest record lies ahead of it.
-SET_BACK = "SELECT setval('ledger_clock', (extract(epoch FROM now() + interval '2 hours') * 1000000)::bigint)"
+# As if the database's clock had been set back two hours: the latest record is in the future.
+SET_BACK = """
+SELECT setval('ledger_clock', (extract(epoch FROM now() + interval '2 hours') * 1000000)::bigint)
+"""
 CLOCK_AND_LATEST = """
 SELECT ledger_clock_at() = max(recorded_at) FROM ledger_entries
 """
@@ -36,7 +38,10 @@ RECORDED = "SELECT recorded_at FROM ledger_entries ORDER BY recorded_txid, posit
 
 
 async def test_a_clock_set_back_changes_no_past_balance(database: Database) -> None:
-    """Two hours back: what is booked then comes after what was booked before, a past balance stays, and payouts are made."""
+    """After two hours back a new event comes after the older ones, and payouts are made.
+
+    A balance as of a past instant stays the same.
+    """
     past = datetime.now(UTC) - timedelta(days=1)
     async with engine_on(database.url) as engine:
         await book(engine, charge(RESTAURANT, 100, past))
@@ -71,10 +76,10 @@ async def test_a_clock_set_back_changes_no_past_balance(database: Database) -> N
 async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(
     database: Database,
 ) -> None:
-    """One line when the clock is found behind, one when it is past the latest record."""
-    told: list[float] = []
+    """One line when the clock is found behind, one when it has passed the latest record."""
+    reported: list[float] = []
     clock = LedgerClock(
-        on_measured=lambda _skew_seconds, behind_seconds: told.append(behind_seconds)
+        on_measured=lambda _skew_seconds, behind_seconds: reported.append(behind_seconds)
     )
     async with engine_on(database.url) as engine:
         with capture_logs() as logged:
@@ -88,11 +93,11 @@ async def test_a_clock_that_is_behind_is_logged_once_and_when_it_is_over(
             await clock.measure(engine)
             assert clock.latest() < datetime.now(UTC) + timedelta(hours=1)
         assert [line["log_level"] for line in logged] == ["warning", "info"]
-        assert [behind_seconds > 3600 for behind_seconds in told] == [False, True, True, False]
+        assert [behind_seconds > 3600 for behind_seconds in reported] == [False, True, True, False]
 
 
 async def test_every_record_moves_the_clock_on(database: Database) -> None:
-    """In a session that never asked for the time of the books, and for payouts of a transaction that did."""
+    """In a session that never read the books' time, and for payouts of a transaction that did."""
     past = datetime.now(UTC) - timedelta(days=1)
     async with engine_on(database.url) as engine:
         await book(engine, charge(RESTAURANT, 100, past))
@@ -139,13 +144,15 @@ SELECT setval('ledger_clock', (extract(epoch FROM CAST(:true_at AS timestamptz))
 async def test_no_wrong_clock_makes_a_fact_invalid(
     database: Database, host: timedelta, database_clock: timedelta, ahead: timedelta
 ) -> None:
-    """Whichever of the two clocks is wrong, an event of the true now is booked, and one that is ahead of both
-    is refused. The skew is told."""
+    """Whichever clock is wrong, an event of the true now is booked.
+
+    An event ahead of both is refused, and the skew is reported.
+    """
     registry = CollectorRegistry()
     metrics = Metrics(work=PrometheusLedgerMetrics(registry))
-    # The database's clock cannot be set: true time is what makes it wrong.
+    # A test cannot set the database's clock, so it shifts the true time instead.
     true_at = datetime.now(UTC) - database_clock
-    # What was recorded before the clock went wrong.
+    # A record from before the clock went wrong.
     await query(database.migration_url, FROZEN, true_at=true_at)
 
     def host_clock() -> datetime:
@@ -170,7 +177,7 @@ async def test_no_wrong_clock_makes_a_fact_invalid(
 async def test_events_of_now_are_booked_long_after_the_clock_was_set_back(
     database: Database,
 ) -> None:
-    """The books stand still for as long as their database's clock is behind; the true time goes on."""
+    """The time of the books stands still while the database's clock is behind; true time passes."""
     host_ahead = timedelta(days=3)
     async with running_ledger(
         database, host_clock=lambda: datetime.now(UTC) + host_ahead
@@ -181,7 +188,7 @@ async def test_events_of_now_are_booked_long_after_the_clock_was_set_back(
 
 
 class SteadyClock:
-    """Counts seconds; the database's clock goes on by itself."""
+    """Counts seconds by hand; the database's clock runs by itself."""
 
     def __init__(self) -> None:
         self.set_back_seconds = 0.0
@@ -194,7 +201,10 @@ class SteadyClock:
 async def test_a_jump_of_the_databases_clock_is_an_alarm(
     database: Database, seconds: float, words: str
 ) -> None:
-    """One error line and one count when it jumps; nothing while it goes on, or when it jumps to the host's time."""
+    """One error line and one count for a jump.
+
+    Nothing while the clock runs, or when it jumps to the host's time.
+    """
     steady, host_ahead = SteadyClock(), timedelta(0)
     jumps: list[float] = []
     clock = LedgerClock(
@@ -226,7 +236,7 @@ async def test_a_jump_of_the_databases_clock_is_an_alarm(
 async def test_doctor_and_audit_compare_the_clocks(
     database: Database, host_ahead: timedelta, detail: str
 ) -> None:
-    """A wrong clock is said before anything is recorded by it, and never refuses a start."""
+    """A wrong clock is reported before anything is recorded by it, and never refuses a start."""
 
     def host_clock() -> datetime:
         return datetime.now(UTC) + host_ahead

@@ -1,4 +1,4 @@
-"""Kept connections: which are used again, which are not, and that none is lost to the pool."""
+"""Kept connections: which are used again, which are not, and that the pool loses none."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ POOL_SIZE = 2
 
 @pytest.fixture
 async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
-    """One whose pool is so small that a lost connection would soon be missed."""
+    """An engine with a pool so small that a lost connection would soon be missed."""
     engine = create_engine(shared_database.url, pool_size=POOL_SIZE)
     yield engine
     await engine.dispose()
@@ -38,13 +38,13 @@ async def connections(engine: AsyncEngine) -> AsyncIterator[KeptConnections]:
 
 
 async def session(connections: KeptConnections) -> tuple[int, Connection]:
-    """The number of the session that the next use has, and its connection."""
+    """The process id of the next use's session, and its connection."""
     async with asyncio.timeout(DEADLINE_SECONDS), connections.autocommit() as connection:
         return await connection.fetchval("SELECT pg_backend_pid()"), connection
 
 
 async def test_connection_stays_for_the_next_use(connections: KeptConnections) -> None:
-    """The same session, use after use; as many as there are uses at once and no more."""
+    """The same session, use after use. There are never more sessions than uses at once."""
     first, _ = await session(connections)
     assert {(await session(connections))[0] for _ in range(5)} == {first}
     async with connections.autocommit() as connection:
@@ -59,7 +59,7 @@ async def test_connection_stays_for_the_next_use(connections: KeptConnections) -
 async def test_session_that_was_ended_while_idle_is_replaced(
     connections: KeptConnections, shared_database: Database
 ) -> None:
-    """Nobody notices: the next use has another session."""
+    """No error: the next use has another session."""
     for _ in range(2 * POOL_SIZE):
         ended, connection = await session(connections)
         await query(shared_database.migration_url, "SELECT pg_terminate_backend(:pid)", pid=ended)
@@ -70,7 +70,7 @@ async def test_session_that_was_ended_while_idle_is_replaced(
 async def test_session_that_was_ended_under_its_use_is_replaced(
     connections: KeptConnections, shared_database: Database
 ) -> None:
-    """That use is told DatabaseUnavailable, the next one has another session."""
+    """That use gets DatabaseUnavailable, the next one another session."""
     for _ in range(2 * POOL_SIZE):
         with pytest.raises(DatabaseUnavailable):
             async with connections.autocommit() as connection:
@@ -83,7 +83,7 @@ async def test_session_that_was_ended_under_its_use_is_replaced(
 
 
 async def test_cancelled_use_is_not_kept(connections: KeptConnections) -> None:
-    """Its statement may still be running in that session; the pool has room for another one."""
+    """Its statement may still run in that session; the pool has room for another one."""
     for _ in range(2 * POOL_SIZE):
         before, _ = await session(connections)
         begun = asyncio.Event()
@@ -102,7 +102,7 @@ async def test_cancelled_use_is_not_kept(connections: KeptConnections) -> None:
 
 
 async def test_refused_statement_does_not_cost_the_connection(connections: KeptConnections) -> None:
-    """The session is as good as before."""
+    """The session is used again."""
     before, _ = await session(connections)
     for error, statement in (
         (DataRejected, "SELECT 'x'::integer"),
@@ -118,7 +118,7 @@ async def test_refused_statement_does_not_cost_the_connection(connections: KeptC
 
 
 async def test_close_gives_all_back(engine: AsyncEngine) -> None:
-    """The pool has everything it gave, and gives it again."""
+    """All connections are back in the pool, which gives them out again."""
     connections = KeptConnections(engine)
     async with connections.autocommit(), connections.autocommit():
         assert engine.pool.status().endswith(f"Current Checked out connections: {POOL_SIZE}")
@@ -131,8 +131,10 @@ async def test_close_gives_all_back(engine: AsyncEngine) -> None:
 async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(
     engine: AsyncEngine,
 ) -> None:
-    """The database may have begun it although nobody was told: the next use must not find itself inside of it, where what it
-    writes is lost and what it reads is old."""
+    """The database may have begun it although the driver never got the answer.
+
+    The next use must not be inside of it, where its writes are lost and its reads are old.
+    """
     for _ in range(5 * POOL_SIZE):
         begun = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""PostgreSQL's errors in the ledger's words: each provoked for real where it can be."""
+"""PostgreSQL's errors as the ledger's: each is provoked for real where possible."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
 async def test_sqlstates_have_their_meaning(
     engine: AsyncEngine, statement: str, expected: type[LedgerError]
 ) -> None:
-    """By SQLSTATE, whole or by class; and the pool gives a working connection afterwards."""
+    """By SQLSTATE, whole or by class; the pool gives a working connection afterwards."""
     with pytest.raises(expected) as raised:
         async with autocommit(engine) as connection:
             await connection.execute(statement)
@@ -71,7 +71,10 @@ async def test_session_that_is_ended_under_a_statement_is_unavailable(
             await connection.execute("SELECT pg_sleep(60)")
 
     sleeping = asyncio.create_task(sleep())
-    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND query = 'SELECT pg_sleep(60)'"
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid = :pid AND query = 'SELECT pg_sleep(60)'"
+    )
 
     async def is_ended() -> bool:
         return bool(await query(shared_database.migration_url, ended, pid=pids[0] if pids else 0))
@@ -86,7 +89,10 @@ async def test_session_that_is_ended_under_a_statement_is_unavailable(
 async def test_constraints_that_no_data_can_meet_are_defects(
     engine: AsyncEngine, shared_database: Database
 ) -> None:
-    """A NOT NULL column that this code does not know is not the event's fault: nobody is told that its data is bad."""
+    """A NOT NULL column that this code does not know is not the event's fault.
+
+    No caller gets DataRejected for it.
+    """
     await query(
         shared_database.migration_url, "CREATE TABLE later (known text, unknown text NOT NULL)"
     )
@@ -97,7 +103,7 @@ async def test_constraints_that_no_data_can_meet_are_defects(
 
 
 async def test_defects_are_not_given_a_meaning(engine: AsyncEngine) -> None:
-    """A statement that is wrong in itself stays what it is, for the log to show."""
+    """A statement that is wrong itself keeps its error, for the log."""
     with pytest.raises(asyncpg.UndefinedTableError):
         async with autocommit(engine) as connection:
             await connection.execute("SELECT FROM no_such_table")
@@ -105,7 +111,7 @@ async def test_defects_are_not_given_a_meaning(engine: AsyncEngine) -> None:
 
 
 async def test_value_that_fits_no_parameter_is_refused_data(engine: AsyncEngine) -> None:
-    """What the driver itself cannot encode is the caller's data, not a lost connection."""
+    """A value that the driver cannot encode is the caller's data, not a lost connection."""
     with pytest.raises(DataRejected):
         async with autocommit(engine) as connection:
             await connection.fetch("SELECT $1::bigint", 2**63)
@@ -114,7 +120,7 @@ async def test_value_that_fits_no_parameter_is_refused_data(engine: AsyncEngine)
 async def test_connections_closed_while_idle_are_replaced(
     engine: AsyncEngine, shared_database: Database
 ) -> None:
-    """When the server has closed every pooled connection, the next use gets a new one and nobody sees an error."""
+    """After the server closed every pooled connection, the next use gets a new one."""
     async with (
         autocommit(engine) as first,
         autocommit(engine) as second,
@@ -127,7 +133,7 @@ async def test_connections_closed_while_idle_are_replaced(
         "SELECT pg_terminate_backend(pid) FROM unnest(CAST(:pids AS integer[])) AS pid",
         pids=pids,
     )
-    # As the pool sees it: PostgreSQL forgets a session before it hangs up.
+    # From the pool's side: PostgreSQL forgets a session before it closes the connection.
     await until(lambda: all(connection.is_closed() for connection in closing), DEADLINE_SECONDS)
     for _ in range(3):
         async with autocommit(engine) as connection:
@@ -135,7 +141,7 @@ async def test_connections_closed_while_idle_are_replaced(
 
 
 async def test_sqlalchemy_s_wrapping_is_seen_through(engine: AsyncEngine) -> None:
-    """The same meanings through SQLAlchemy's own errors."""
+    """SQLAlchemy's errors have the same meanings."""
     with pytest.raises(DataRejected), database_errors():
         async with engine.connect() as connection:
             await connection.execute(

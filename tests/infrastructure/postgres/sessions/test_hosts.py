@@ -1,4 +1,4 @@
-"""Several hosts: which is used, what a silent one costs, and that a deposed one is left and never used again."""
+"""Several hosts: which one is used, what a silent one costs, and that a deposed one is left."""
 
 import asyncio
 import socket
@@ -42,15 +42,17 @@ DEADLINE_SECONDS = 60.0
 
 
 class Pairs:
-    """Gives each test the same pair, and another one once a test has promoted its standby: several processes share the tests of a
-    module, and one may get any of them after any other."""
+    """Gives tests the same pair, and a new one after a test that promoted the standby.
+
+    Several processes share the tests of a module, in any order.
+    """
 
     def __init__(self, exits: ExitStack) -> None:
         self._exits = exits
         self._pair: Pair | None = None
 
     async def one(self) -> Pair:
-        """Both with the books' schema."""
+        """A pair with the schema of the books on both."""
         if self._pair is None or self._pair.is_promoted:
             self._exits.close()
             self._pair = self._exits.enter_context(primary_and_standby())
@@ -71,7 +73,7 @@ async def pair(pairs: Pairs) -> Pair:
 
 @asynccontextmanager
 async def silent_host(path: Path) -> AsyncIterator[Path]:
-    """A directory with a socket on which somebody takes connections and says nothing, as a host that stands still."""
+    """A directory with a socket that accepts connections and never answers, like a hung host."""
     path.mkdir()  # noqa: ASYNC240
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -84,11 +86,12 @@ async def silent_host(path: Path) -> AsyncIterator[Path]:
 
 def directory_of(connection: Connection) -> Path:
     """The directory of the socket that a session uses."""
-    return Path(connection._transport.get_extra_info("peername")).parent  # type: ignore[attr-defined]
+    transport = connection._transport  # type: ignore[attr-defined]
+    return Path(transport.get_extra_info("peername")).parent
 
 
 async def place_of(hosts: Hosts) -> Path:
-    """On which host a new session is."""
+    """The host of a new session."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         connection = await hosts.connect()
         connection.terminate()
@@ -96,7 +99,7 @@ async def place_of(hosts: Hosts) -> Path:
 
 
 async def test_session_is_on_the_host_that_takes_writes(pair: Pair) -> None:
-    """Wherever in the list it is, and however many are asked at once."""
+    """At any place of the list, and for any number of concurrent calls."""
     primary, standby = pair.directories
     for order in ((primary, standby), (standby, primary)):
         hosts = Hosts(pair.url(*order))
@@ -106,7 +109,7 @@ async def test_session_is_on_the_host_that_takes_writes(pair: Pair) -> None:
 async def test_environment_names_hosts_as_for_libpq(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the URL names none; and what is asked of them, where it does not say."""
+    """For a URL that names no host, or does not say what a host must be."""
     primary, standby = pair.directories
     monkeypatch.setenv("PGHOST", f"{standby},{primary}")
     monkeypatch.setenv("PGPORT", "5432")
@@ -119,7 +122,7 @@ async def test_environment_names_hosts_as_for_libpq(
 
 
 def test_port_of_a_url_without_a_host_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for libpq, whether the environment names the host or nobody does: another port has other books."""
+    """As with libpq, if the environment names the host and if not: another port has other books."""
     monkeypatch.delenv("PGHOST", raising=False)
     monkeypatch.setenv("PGPORT", "6000")
     for url in ("postgresql+asyncpg:///books?port=6001", "postgresql+asyncpg://:6001/books"):
@@ -145,7 +148,7 @@ def test_port_of_a_url_without_a_host_counts(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """As a setting would be, not as a defect."""
+    """The message names the variable; it is not a defect."""
     monkeypatch.setenv("PGHOST", "h1")
     monkeypatch.setenv(name, value)
     with pytest.raises(CommandFailure, match=name) as caught, database_failures(""):
@@ -153,14 +156,14 @@ def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
     assert caught.value.exit_status is ExitStatus.USAGE
 
 
-async def test_name_that_no_host_can_have_is_told() -> None:
-    """Looking it up fails in another way than for a name that nobody has."""
+async def test_name_that_no_host_can_have_is_reported() -> None:
+    """The lookup fails in another way than for an unknown name."""
     with pytest.raises(HostUnavailable, match=r"^a\.\.b:5432: no host can have that name$"):
         await Hosts(driver_url("postgresql://a..b/books")).connect()
 
 
-async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None:
-    """A report or an audit may run there; a server may not, and says why."""
+async def test_only_host_may_be_a_standby_for_reads(pair: Pair) -> None:
+    """A report or an audit may run on a standby. A server may not, and logs the reason."""
     _, standby = pair.directories
     assert await place_of(Hosts(pair.url(standby))) == standby
     with pytest.raises(HostUnavailable, match=f"^{standby}:5432: is a standby$"):
@@ -174,7 +177,7 @@ async def test_only_host_may_be_a_standby_for_those_who_read(pair: Pair) -> None
 
 
 async def test_silent_host_does_not_hide_those_after_it(pair: Pair, tmp_path: Path) -> None:
-    """Nor is it waited for each time."""
+    """It is not waited for at each connection either."""
     async with silent_host(tmp_path / "silent") as silent:
         hosts = Hosts(pair.url(silent, *pair.directories, options="&connect_timeout=60"))
         for _ in range(20):
@@ -182,7 +185,10 @@ async def test_silent_host_does_not_hide_those_after_it(pair: Pair, tmp_path: Pa
 
 
 async def test_host_that_refuses_does_not_hide_the_others(pair: Pair, tmp_path: Path) -> None:
-    """As a standby that is so far behind that it lacks the database. Where none can be used its refusal is told."""
+    """Such as a standby that does not have the database yet.
+
+    If no host can be used, its refusal is the error.
+    """
     refusal = b"SFATAL\0VFATAL\0C3D000\0Mdatabase is missing\0\0"
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -200,7 +206,7 @@ async def test_host_that_refuses_does_not_hide_the_others(pair: Pair, tmp_path: 
 
 
 async def test_each_host_is_named_with_its_reason(pair: Pair, tmp_path: Path) -> None:
-    """When none can be used."""
+    """If no host can be used."""
     async with silent_host(tmp_path / "silent") as silent:
         url = pair.url(silent, tmp_path, pair.directories[1], options="&connect_timeout=1")
         with pytest.raises(HostUnavailable) as raised:
@@ -213,7 +219,7 @@ async def test_each_host_is_named_with_its_reason(pair: Pair, tmp_path: Path) ->
 
 
 async def test_only_host_is_named_with_its_reason(tmp_path: Path, pair: Pair) -> None:
-    """To those who use a pool."""
+    """The users of a pool get the reason."""
     engine = create_engine(pair.url(tmp_path), pool_size=1)
     try:
         with pytest.raises(DatabaseUnavailable) as raised:
@@ -232,7 +238,7 @@ async def test_migrations_find_the_host_that_takes_writes(pair: Pair, tmp_path: 
 
 
 async def test_peers_that_vanish_are_noticed(pair: Pair) -> None:
-    """The kernel looks after TCP connections: with the driver's own defaults it would wait for hours."""
+    """The kernel watches TCP connections: with the driver's defaults it would wait for hours."""
     async with fault_proxy(pair.primary.socket, seed=1) as network:
         hosts = Hosts(
             f"postgresql+asyncpg://ledger_app@127.0.0.1:{network.port}/{TEMPLATE}?ssl=disable"
@@ -245,10 +251,13 @@ async def test_peers_that_vanish_are_noticed(pair: Pair) -> None:
         connection.terminate()
 
 
-async def test_outage_is_told_once_and_its_end_with_the_time_it_took(
+async def test_outage_is_logged_once_and_its_end_with_its_duration(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one line names the host and the cause. Workers that fail meanwhile, again and again, add none."""
+    """One line names the host and the cause.
+
+    Workers that fail repeatedly during the outage add none.
+    """
     monkeypatch.setattr(run_payouts, "POLL_SECONDS", 0.05)
     failures: list[outages.Outages] = []
     tell = outages.Outages.worker_failed
@@ -264,7 +273,7 @@ async def test_outage_is_told_once_and_its_end_with_the_time_it_took(
         with capture_logs() as lines:
             async with running_ledger(Database(url, pair.url(user="postgres"))):
 
-                def told() -> list[str]:
+                def logged() -> list[str]:
                     return [
                         line["event"] for line in lines if line["log_level"] in ("warning", "error")
                     ]
@@ -272,43 +281,45 @@ async def test_outage_is_told_once_and_its_end_with_the_time_it_took(
                 network.refuse()
                 network.reset()
                 await until(
-                    lambda: "the database is away" in told() and len(failures) > 10,
+                    lambda: "the database is away" in logged() and len(failures) > 10,
                     DEADLINE_SECONDS,
                 )
                 await network.accept()
-                await until(lambda: "the database is back" in told(), DEADLINE_SECONDS)
-                # What was in doubt until it was known whether the database was away.
+                await until(lambda: "the database is back" in logged(), DEADLINE_SECONDS)
+                # The failures that waited for the watch to find the outage.
                 await until(lambda: not failures[0].doubts, DEADLINE_SECONDS)
-    assert told() == ["the database is away", "the database is back"]
-    away, back = (line for line in lines if line["event"] in told())
+    assert logged() == ["the database is away", "the database is back"]
+    away, back = (line for line in lines if line["event"] in logged())
     assert away["cause"].startswith(f"{host}: ")
     assert (back["host"], back["seconds"] > 0) == (host, True)
 
 
-async def test_failure_that_comes_often_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if it comes again before it is known whether the database is away."""
+async def test_frequent_failure_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it repeats before it is known whether the database is away."""
     monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.01)
-    told = outages.Outages()
+    outage_log = outages.Outages()
     with capture_logs() as lines:
         for _ in range(1000):
-            told.worker_failed("gathering broke", DatabaseUnavailable("the connection was lost"))
-        assert told.doubts == 1
-        await until(lambda: not told.doubts, DEADLINE_SECONDS)
-        told.worker_failed("gathering broke", DatabaseUnavailable("the connection was lost"))
-        assert told.doubts == 0
+            outage_log.worker_failed(
+                "gathering broke", DatabaseUnavailable("the connection was lost")
+            )
+        assert outage_log.doubts == 1
+        await until(lambda: not outage_log.doubts, DEADLINE_SECONDS)
+        outage_log.worker_failed("gathering broke", DatabaseUnavailable("the connection was lost"))
+        assert outage_log.doubts == 0
     assert [line["event"] for line in lines] == ["gathering broke"]
 
 
-async def test_outage_that_goes_on_is_told_rarely() -> None:
-    """Each time after twice as long, and with the time it has taken."""
+async def test_lasting_outage_is_logged_rarely() -> None:
+    """The wait doubles each time, and the line has the duration."""
     now = 1000.0
-    told = outages.Outages(clock=lambda: now)
+    outage_log = outages.Outages(clock=lambda: now)
     with capture_logs() as lines:
         for _ in range(2 * 3600):
-            told.began("h1:5432: Connection refused")
+            outage_log.began("h1:5432: Connection refused")
             now += 1.0
-        told.ended("h1:5432")
-        told.ended("h1:5432")
+        outage_log.ended("h1:5432")
+        outage_log.ended("h1:5432")
     assert [line.get("seconds") for line in lines] == [
         None,
         60.0,
@@ -322,19 +333,19 @@ async def test_outage_that_goes_on_is_told_rarely() -> None:
     assert {line["event"] for line in lines[1:-1]} == {"the database is still away"}
 
 
-async def test_failure_of_a_worker_is_told_where_there_is_no_outage(
+async def test_worker_failure_is_logged_without_an_outage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As when the disk is full: at once in words, and then not every other second."""
+    """As with a full disk: logged in full at once, and then rarely."""
     monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.0)
-    told = outages.Outages()
+    outage_log = outages.Outages()
     with capture_logs() as lines:
         for _ in range(3):
-            told.worker_failed(
+            outage_log.worker_failed(
                 "sealing must wait for the database", DatabaseUnavailable("SQLSTATE 53100")
             )
             await until(lambda: len(lines) == 1, DEADLINE_SECONDS)
-        told.worker_failed("sealing failed unexpectedly", ZeroDivisionError())
+        outage_log.worker_failed("sealing failed unexpectedly", ZeroDivisionError())
     assert [line["event"] for line in lines] == [
         "sealing must wait for the database",
         "sealing failed unexpectedly",
@@ -342,7 +353,7 @@ async def test_failure_of_a_worker_is_told_where_there_is_no_outage(
 
 
 async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None:
-    """All of them open their sessions by way of the same hosts, which can end them."""
+    """All pools open their sessions through the same hosts, which can end them."""
     engines = Engines.of(pair.url(), Settings(_env_file=None, database_url=pair.url()))
     pools = [
         pool
@@ -362,8 +373,11 @@ async def test_every_pool_of_a_server_leaves_with_the_others(pair: Pair) -> None
 async def test_deposed_host_is_left_and_not_used_again(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The primary stands still and its standby takes over: sessions in use end at once, idle ones with them, in every pool. When
-    the old primary wakes up, it still believes that it takes writes."""
+    """The primary hangs and its standby takes over.
+
+    Sessions in use end at once, idle ones with them, in every pool. When the old primary wakes up,
+    it still believes that it takes writes.
+    """
     monkeypatch.setattr(server, "PING_INTERVAL_SECONDS", 0.1)
     old, new = pair.directories
     hosts = Hosts(pair.url())
@@ -377,7 +391,7 @@ async def test_deposed_host_is_left_and_not_used_again(
             in_use = [asyncio.create_task(sleep(engine)) for engine in engines]
             await until(lambda: sleeping(pair, 2), DEADLINE_SECONDS)
             pair.freeze()
-            # One that knows the standby alone takes no calls, and does once it is promoted.
+            # A server that knows only the standby takes no calls until that is promoted.
             async with running_ledger(
                 Database(pair.url(new), pair.url(new, user="postgres"))
             ) as ledger:
@@ -389,16 +403,16 @@ async def test_deposed_host_is_left_and_not_used_again(
                     await task
             assert idle.is_closed()
             pair.thaw()
-            # As it is for whoever asks it alone.
+            # A process that knows only the old primary would use it.
             assert await place_of(Hosts(pair.url(old), target="read-write")) == old
             for engine in engines:
                 async with autocommit(engine) as connection:
                     assert directory_of(connection) == new
             async with kept.autocommit() as connection:
                 assert directory_of(connection) == new
-            # Who has just started asks all of them.
+            # A process that has just started asks all hosts.
             assert await place_of(Hosts(pair.url(old, new))) == new
-            # Nor when there is no other left.
+            # Not even if no other host is left.
             pair.stop_standby()
             with pytest.raises(
                 HostUnavailable,
@@ -414,7 +428,7 @@ async def test_deposed_host_is_left_and_not_used_again(
 
 
 async def health_of(ledger: RunningLedger) -> int:
-    """What a server says of itself."""
+    """The status in the server's health response."""
     stub: Any = health_pb2_grpc.HealthStub(
         ledger.channel
     )  # its types know synchronous channels only
@@ -434,6 +448,6 @@ async def sleep(engine: AsyncEngine) -> None:
 
 
 async def sleeping(pair: Pair, count: int) -> bool:
-    """Whether so many sessions are busy."""
+    """Whether `count` sessions are busy."""
     asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     return await query(pair.primary.superuser_url, asleep) == [(count,)]
