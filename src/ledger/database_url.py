@@ -1,4 +1,4 @@
-"""URLs of databases: as people write them, several hosts included, and as the driver takes them."""
+"""URLs of databases: in people's spellings, with one host or several, and in the driver's."""
 
 import re
 from collections.abc import Sequence
@@ -11,35 +11,35 @@ if TYPE_CHECKING:
 PORT = 5432
 CONNECT_SECONDS_MAX = 60
 
-# A server writes, so it never asks for a standby; `any` is for reports and audits on one.
+# A server writes, so it never wants a standby. `any` lets reports and audits use one.
 TARGETS = ("any", "primary", "read-write")
 
-# What TLS has to be, in the words that libpq and the driver share.
+# The modes of TLS that libpq and the driver share.
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 _PARAMETERS = {"connect_timeout", "host", "passfile", "port", "ssl", "target_session_attrs"}
 
-# Up to the hosts, the hosts, and what follows. The library takes a comma for a part of the only host, and a port before it for
-# nonsense. A password may contain anything but an @.
+# Three parts: up to the hosts, the hosts, and the rest. SQLAlchemy reads a comma as part of a host,
+# and refuses a port before it. A password may contain anything but an @.
 _HOSTS = re.compile(
     r"^(?P<before>[\w+]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*)(?P<after>[/?].*)?$",
     re.DOTALL,
 )
 
-# A name, an IPv4 address or a socket's directory, or an IPv6 address in brackets; and perhaps a port.
+# A name, an IPv4 address, a socket's directory, or an IPv6 address in brackets; then maybe a port.
 _HOST = re.compile(
     r"^(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<plain>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?$"
 )
 
-# Nobody's name, where several hosts are to be shown: the library writes one.
+# Stands for several hosts while SQLAlchemy, which writes a single one, renders the URL.
 _PLACE = "hosts.invalid"
 
 
 def driver_url(text: str) -> str:
-    """The SQLAlchemy URL of the asyncpg driver for a URL in any of the usual spellings; empty for an empty one.
+    """Converts a URL in any usual spelling to SQLAlchemy's for asyncpg. An empty one stays empty.
 
-    Several hosts are written `h1:5432,h2:5432` before the database, or in the parameters `host` and `port`, as for libpq.
-    Raises ValueError with what is wrong, for people.
+    Several hosts are written `h1:5432,h2:5432` before the database, or in the parameters `host` and
+    `port`, as for libpq. Raises ValueError with a text for people.
     """
     if not text:
         return text
@@ -62,14 +62,15 @@ def driver_url(text: str) -> str:
         url = url.set(drivername="postgresql+asyncpg")
     if url.drivername != "postgresql+asyncpg":
         raise ValueError("must begin with postgresql://")
-    # The driver's name for what libpq, and whoever hands out URLs, calls sslmode.
+    # libpq, and most services that hand out URLs, call it sslmode; the driver calls it ssl.
     if "sslmode" in url.query:
         url = url.difference_update_query(["sslmode"]).update_query_dict(
             {"ssl": url.query["sslmode"]}
         )
     if unknown := sorted(set(url.query) - _PARAMETERS):
         raise ValueError(
-            f"must not have the parameter {unknown[0]}: only {', '.join(sorted(_PARAMETERS))} are known"
+            f"must not have the parameter {unknown[0]}: "
+            f"only {', '.join(sorted(_PARAMETERS))} are known"
         )
     _check_parameters(url)
     return _with_hosts(url, hosts).render_as_string(hide_password=False)
@@ -89,7 +90,7 @@ def shown_url(text: str) -> str:
 
 
 def hosts_of(url: "URL") -> list[tuple[str, int | None]]:
-    """Hosts and ports of a URL that `driver_url` made; none if it names no host."""
+    """The hosts and ports of a URL that `driver_url` made. Empty if it names no host."""
     names = _words(url.query.get("host")) or ([url.host] if url.host else [])
     ports: Sequence[int | None] = [int(port) for port in _words(url.query.get("port"))] or [
         url.port
@@ -100,7 +101,10 @@ def hosts_of(url: "URL") -> list[tuple[str, int | None]]:
 
 
 def _taken_out(text: str) -> tuple[list[tuple[str, int | None]], str]:
-    """Hosts that SQLAlchemy cannot read, and the URL without them; else no hosts, and the URL as it is."""
+    """The hosts that SQLAlchemy cannot read, and the URL without them.
+
+    No hosts, and the URL unchanged, if SQLAlchemy can read it.
+    """
     found = _HOSTS.match(text)
     if found is None or not ("," in found["hosts"] or "%2f" in found["hosts"].lower()):
         return [], text
@@ -112,7 +116,8 @@ def _host(word: str) -> tuple[str, int | None]:
     found = _HOST.match(word)
     if found is None:
         raise ValueError(
-            f"must not have the host {word!r}: a host is a name or an address, [::1] if it is IPv6, then :5432"
+            f"must not have the host {word!r}: "
+            "a host is a name or an address, [::1] if it is IPv6, then :5432"
         )
     return found["bracketed"] or found["plain"], None if found["port"] is None else _port(
         found["port"]
@@ -129,7 +134,8 @@ def _check_parameters(url: "URL") -> None:
     target = url.query.get("target_session_attrs")
     if target is not None and target not in TARGETS:
         raise ValueError(
-            f"must have one of {', '.join(TARGETS)} as target_session_attrs: standbys take no writes"
+            f"must have one of {', '.join(TARGETS)} as target_session_attrs: "
+            "standbys take no writes"
         )
     ssl = url.query.get("ssl")
     if ssl is not None and ssl not in SSL_MODES:
@@ -146,7 +152,7 @@ def _check_parameters(url: "URL") -> None:
 
 
 def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
-    """The URL with these hosts, or with those in its parameters; in the form that `hosts_of` reads."""
+    """The URL with `hosts`, or with the hosts in its parameters, as `hosts_of` reads it."""
     names = _words(url.query.get("host"))
     ports = [_port(word) for word in _words(url.query.get("port"))]
     if url.port is not None:
@@ -160,7 +166,8 @@ def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
     places = len(hosts) or 1
     if len(ports) not in (0, 1, places):
         raise ValueError(
-            f"must have as many ports as hosts, or one: there are {places} hosts and {len(ports)} ports"
+            f"must have as many ports as hosts, or one: "
+            f"there are {places} hosts and {len(ports)} ports"
         )
     if ports and (
         any(port is not None for _, port in hosts) or (not names and url.port is not None)
@@ -188,7 +195,7 @@ def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
 
 
 def _words(value: str | Sequence[str] | None) -> list[str]:
-    """The values of a parameter, whether it was given several times or once with commas."""
+    """The values of a parameter that was given several times, or once with commas."""
     if value is None:
         return []
     values = [value] if isinstance(value, str) else value

@@ -1,7 +1,7 @@
-"""Gives memory that was freed back to the system, which the C library keeps for the next requests.
+"""Returns freed memory to the system. The C library would keep it for the next requests.
 
-After some large requests a server would hold twice what it needs, and in a container with a limit be
-killed by the next ones.
+After a few large requests a server would hold twice what it needs, and the next ones would get it
+killed in a container with a memory limit.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from ledger.repeating import Repeating
 
 LOOK_SECONDS, LOOK_SECONDS_MAX = 1.0, 64.0
 GROWN_BYTES = 32 * 1024 * 1024
-# It was worth the look: else the memory is in use, and the next look comes later.
+# With less returned the memory is in use, and the next look comes later.
 RETURNED_BYTES = 8 * 1024 * 1024
 _STATM = Path("/proc/self/statm")
 
 
 class FreedMemory:
-    """Looks after the memory of the process: `trim` is called when it has grown since the least that was seen."""
+    """Calls `trim` when the memory of the process has grown since the least that was seen."""
 
     def __init__(self, resident_bytes: Callable[[], int], trim: Callable[[], object]) -> None:
         self._resident_bytes = resident_bytes
@@ -30,7 +30,7 @@ class FreedMemory:
         self.look_seconds = LOOK_SECONDS
 
     def look(self) -> None:
-        """Gives back what can be, if there is much; sets `look_seconds` to when to look again."""
+        """Trims if the memory has grown by GROWN_BYTES. Sets the pause, `look_seconds`."""
         before = self._resident_bytes()
         self._least_bytes = min(self._least_bytes, before)
         if before < self._least_bytes + GROWN_BYTES:
@@ -45,7 +45,7 @@ class FreedMemory:
         )
 
     def looking(self) -> Repeating:
-        """Looks in the background, once it is started."""
+        """The looks in the background, to be started."""
         return Repeating(
             "returning freed memory",
             self._look_in_thread,
@@ -55,13 +55,13 @@ class FreedMemory:
         )
 
     async def _look_in_thread(self) -> float:
-        # In a thread: a look takes some milliseconds when there is much to give back.
+        # In a thread: a trim of much memory takes some milliseconds.
         await asyncio.to_thread(self.look)
         return self.look_seconds
 
 
 def freed_memory() -> FreedMemory | None:
-    """That of this process; None where the C library has no such call."""
+    """For this process. None where the C library cannot trim."""
     if sys.platform != "linux" or not _STATM.exists():
         return None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,13 +1,13 @@
-"""What SIGHUP means to a server: its terminal is gone; without a terminal, that files have changed."""
+"""What SIGHUP means: a server's terminal was closed, or, without a terminal, files have changed."""
 
 import os
 import signal
 
 
 def ends_at_hangup() -> bool:
-    """Whether SIGHUP ends this process: it has a controlling terminal, and `nohup` did not start it.
+    """Whether SIGHUP ends this process: it has a terminal, and `nohup` did not start it.
 
-    To be asked before the process handles SIGHUP.
+    Call it before the process installs a handler of SIGHUP.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return False

@@ -1,4 +1,4 @@
-"""Who is told what a server does: nobody, a page of its own, or a page of the supervisor's that sums over its workers."""
+"""Where a server's metrics go: nowhere, to its page, or to the supervisor's, which adds them up."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ _log = structlog.get_logger("ledger")
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Whom the server tells what it does; nobody unless it is said."""
+    """The metrics of calls and of work. Both are discarded by default."""
 
     calls: CallMetrics = field(default_factory=NoCallMetrics)
     work: LedgerMetrics = field(default_factory=UncountedWork)
@@ -31,7 +31,10 @@ class Metrics:
 
 @contextmanager
 def served_metrics(settings: Settings) -> Iterator[Metrics]:
-    """Counts what this process does, and tells it at the address that is set, if one is. Raises AddressUnavailable."""
+    """Counts for this process and serves a page, if an address is set.
+
+    Raises AddressUnavailable.
+    """
     if not settings.metrics_address:
         yield Metrics()
         return
@@ -44,7 +47,7 @@ def served_metrics(settings: Settings) -> Iterator[Metrics]:
 
 @contextmanager
 def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | None"]:
-    """Tells what the workers count, if an address is set. For the supervisor. Raises AddressUnavailable."""
+    """Serves the page of the supervisor, if an address is set. Raises AddressUnavailable."""
     if not settings.metrics_address:
         yield None
         return
@@ -57,7 +60,7 @@ def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | N
 
 
 def worker_metrics(settings: Settings) -> Metrics:
-    """Counts what this worker does, for the supervisor to tell."""
+    """Counts for a worker, whose supervisor serves the page."""
     if not settings.metrics_address:
         return Metrics()
     from prometheus_client import CollectorRegistry

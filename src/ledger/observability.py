@@ -1,4 +1,7 @@
-"""Logs: one event a line on standard error, JSON for machines or console for people, with the call's ids bound to it."""
+"""Logs one line per event to standard error: JSON for machines, or console for people.
+
+A line that a call causes has the call's ids.
+"""
 
 import logging
 import sys
@@ -11,15 +14,15 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ledger.settings import LogFormat, LogLevel
 
-# The request id and the method of the call that is being answered.
+# The request id and the method of the current call.
 CALL_IDS: ContextVar[tuple[str, str] | None] = ContextVar("CALL_IDS", default=None)
 
-# The identity of its caller, where callers are asked who they are.
+# The identity of its caller, where callers authenticate.
 CALLER: ContextVar[str | None] = ContextVar("CALLER", default=None)
 
 
 def add_call_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Adds the ids of the call to a line that is logged on its behalf."""
+    """Adds the ids of the current call to a line."""
     if (ids := CALL_IDS.get()) is not None:
         event.setdefault("request_id", ids[0])
         event.setdefault("method", ids[1])
@@ -29,7 +32,7 @@ def add_call_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 class _LogFile:
-    """Standard error, as long as it can be written to.
+    """Standard error, whose failures are ignored.
 
     A log that is gone (a closed terminal, a pipe without a reader, a full disk) neither fails a
     call nor keeps a server from draining.
@@ -45,9 +48,9 @@ class _LogFile:
 
 
 def _is_no_lost_client(record: logging.LogRecord) -> bool:
-    """False for the traceback that gRPC logs if a client leaves in the moment of its answer.
+    """False for the traceback that gRPC logs if a client leaves at the moment of its response.
 
-    Of other clients that leave it logs nothing, and a stranger may make a thousand leave at once.
+    gRPC logs nothing about other clients that leave, and a stranger can make a thousand leave.
     """
     return not (
         record.exc_info
@@ -57,9 +60,9 @@ def _is_no_lost_client(record: logging.LogRecord) -> bool:
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
-    """Sends our lines and those of the libraries through one formatter. For the start of a process; on repeat it replaces.
+    """Sends our lines and those of libraries through one formatter. A repeat replaces it.
 
-    `worker` is the number of this process among those that share a log, and stands in each of its lines.
+    `worker` is the number of this process among those that share a log. Each line shows it.
     """
     severity = logging.getLevelNamesMapping()[level.value.upper()]
     shared: list[Processor] = [
@@ -78,14 +81,14 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        # Plain: the fancy traceback prints local variables, and those hold what callers sent.
+        # Plain: the fancy traceback prints local variables, which hold what callers sent.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        # Writes a line and its end at once, also where Python does not buffer: workers share the log.
+        # Writes a line and its end in one go, even if Python does not buffer: workers share a log.
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _LogFile())),
         cache_logger_on_first_use=False,
     )
@@ -97,5 +100,5 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
         )
     )
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_lost_client)
-    # Libraries speak up only when something is wrong, unless everything is asked for.
+    # Libraries log no less than warnings, whatever our level.
     logging.basicConfig(handlers=[handler], level=max(severity, logging.WARNING), force=True)

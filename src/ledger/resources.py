@@ -1,6 +1,7 @@
-"""Where the files are that come with the code but are not Python modules: migrations and SQL.
+"""Finds the files that come with the code and are not Python modules: migrations and SQL.
 
-In a checkout they stand at the top, where people look for them; in an installed wheel they are packed beside the modules.
+In a checkout they are in the top folder, where people look for them. In an installed wheel they are
+beside the modules.
 """
 
 from pathlib import Path
@@ -9,7 +10,10 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def resource(*parts: str) -> Path:
-    """The file or folder named by `parts`, for example resource("sql", "invariants.sql"). Raises FileNotFoundError."""
+    """The path of a file or folder, such as resource("sql", "invariants.sql").
+
+    Raises FileNotFoundError.
+    """
     for root in (_PACKAGE / "_resources", _PACKAGE.parent.parent):
         path = root.joinpath(*parts)
         if path.exists():

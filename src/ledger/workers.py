@@ -1,3 +1,3 @@
-"""How many processes one server may be."""
+"""The bound on worker processes of one server."""
 
 WORKERS_MAX = 64

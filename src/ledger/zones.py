@@ -1,4 +1,7 @@
-"""The zone table: that of the package tzdata, so that every server cuts off at the same instant, whatever its host has."""
+"""The zone table of the package tzdata.
+
+Every server uses it and not its host's table, so all servers cut off at the same instant.
+"""
 
 from functools import cache
 from importlib.metadata import version
@@ -15,14 +18,15 @@ def zone_table_version() -> str:
 
 @cache
 def settlement_zone(name: str) -> ZoneInfo:
-    """The zone of that IANA name. Raises ValueError for any other name.
+    """The zone of an IANA name. Raises ValueError for any other name.
 
-    `ZoneInfo(name)` prefers the host's table, which is of another version or has `localtime`, the
-    zone of one host.
+    `ZoneInfo(name)` would prefer the host's table, which may have another version, or `localtime`,
+    the zone of one host.
     """
     if name not in _names():
         raise ValueError(
-            "must be an IANA time zone such as America/Lima; not localtime, Factory, posixrules, or a name under posix/ or right/"
+            "must be an IANA time zone such as America/Lima; not localtime, Factory, posixrules, "
+            "or a name under posix/ or right/"
         )
     with files(_PACKAGE).joinpath("zoneinfo", *name.split("/")).open("rb") as file:
         return ZoneInfo.from_file(file, key=name)
@@ -31,5 +35,5 @@ def settlement_zone(name: str) -> ZoneInfo:
 @cache
 def _names() -> frozenset[str]:
     names = files(_PACKAGE).joinpath("zones").read_text(encoding="utf-8").split()
-    # Factory stands for a zone that nobody has set.
+    # Factory stands for a zone that is not set.
     return frozenset(names) - {"Factory"}

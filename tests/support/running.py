@@ -85,8 +85,8 @@ async def running_ledger(
         host_clock=host_clock,
     )
     server = assembled.server
-    # Keeps a session for the next question: PostgreSQL takes some 10 ms of a core to begin one. No statement is kept
-    # prepared, as tests change tables.
+    # Keeps its session: a new one takes PostgreSQL some 10 ms of a core. Keeps no prepared
+    # statement, as tests change tables.
     superuser = create_async_engine(
         database.migration_url,
         pool_size=1,
@@ -121,12 +121,12 @@ async def running_ledger(
 
 
 def role_settings(database: Database) -> dict[str, str]:
-    """For a server process: on a PostgreSQL that LEDGER_TEST_DATABASE_URL names, tests log in as its superuser."""
+    """For a server process: on the PostgreSQL of LEDGER_TEST_DATABASE_URL tests are superuser."""
     return {"LEDGER_REQUIRE_RESTRICTED_ROLE": str(database.url != database.migration_url).lower()}
 
 
 async def query(url: str, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-    """The rows of one statement in a transaction of its own, which is committed; none if it returns no rows."""
+    """The rows of one SQL statement, run in a separate transaction, which is committed."""
     return await _rows(_engine(url), statement, **parameters)
 
 
@@ -144,5 +144,5 @@ async def execute_alone(url: str, statement: str) -> None:
 
 @cache
 def _engine(url: str) -> AsyncEngine:
-    """Keeps no connection; kept itself, as its first one asks the database a handful of questions."""
+    """Keeps no session. The engine itself is kept: its first session costs some queries."""
     return create_async_engine(url, poolclass=NullPool)

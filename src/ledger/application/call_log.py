@@ -58,7 +58,7 @@ class CallLog:
     def record(self, call: RecordedCall) -> None:
         """Queues a call, to be written soon. With WAITING_CALLS_MAX queued the call is lost.
 
-        Lost calls are counted, and a row with their number is written after those that wait.
+        Lost calls are counted, and a row with their number follows the waiting calls.
         """
         if len(self._waiting) >= WAITING_CALLS_MAX:
             if not self._lost:
@@ -86,7 +86,7 @@ class CallLog:
         await self._table.insert([call])
 
     async def close(self) -> None:
-        """Writes what waits. Logs how many calls are lost if that takes longer than CLOSE_SECONDS."""
+        """Writes what waits. After CLOSE_SECONDS logs how many calls are lost."""
         self._refused.flush()
         if not self._writing.is_working:
             return

@@ -108,7 +108,7 @@ class PayoutWorker:
         await self._rounds.stop()
 
     async def _pay_all(self) -> float | None:
-        """Pays each run as far as it goes. A run that fails holds up no other, and is tried again."""
+        """Pays each run as far as it goes. A failure of one run holds up no other."""
         pause_seconds = None
         running = await attempt("the payout runs", self._runs.running(), self._on_failure)
         for payout_run_id in running or ():
@@ -225,14 +225,14 @@ class PayoutWorker:
 
 
 class _Round:
-    """One walk over the open items of a run, by several pages at a time, in the order of account ids."""
+    """One walk over the open items of a run, several pages at a time, by account id."""
 
     def __init__(self, payout_run_id: UUID) -> None:
         self.payout_run_id = payout_run_id
         # 0, or after accounts were passed over the id of the last one: later pages begin behind it.
         self.after = 0
         self.waiting: dict[int, str] = {}
-        # The database refused an account for a reason other than its data. All may share the reason.
+        # The database refused an account for a reason other than its data, maybe shared by all.
         self.was_refused = False
 
     def count(self, page: PayoutPage) -> None:
@@ -257,7 +257,7 @@ def _now() -> float:
 
 
 def _each_until_one_fails(count: int, step: Callable[[], Awaitable[bool]]) -> list[Awaitable[None]]:
-    """Loops to be run together. Each repeats `step` until it returns False or any loop has failed."""
+    """Loops to run together. Each repeats `step` until it returns False or any loop failed."""
     failed = False
 
     async def loop() -> None:

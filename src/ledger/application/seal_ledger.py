@@ -1,4 +1,7 @@
-"""Seals the books: adds what has become final to the chain of hashes, in the background and off every write path."""
+"""Seals the books: adds the rows that are final to the chain of hashes.
+
+It works in the background, and no write waits for it.
+"""
 
 import asyncio
 import math
@@ -19,53 +22,57 @@ from ledger.application.ports.seals import (
 from ledger.domain.seals import FIRST_PREVIOUS_HASH, PackedTransaction, Seal, SealContents
 from ledger.repeating import Repeating, ReportFailure
 
-# A seal is full with this many rows; those of one database transaction are never divided.
+# A seal is full with this many rows. The rows of one database transaction stay in one seal.
 SEAL_ROWS = 4096
-# What one statement reads, at the most. One database transaction that has more is read in slices.
+# How many rows an SQL statement reads, at most. A larger database transaction is read in slices.
 READ_ROWS_MAX = 4 * SEAL_ROWS
-# A database transaction with more is sealed in parts of about as many.
+# A database transaction with more rows is sealed in parts of about this many.
 PART_ROWS = 4_000_000
-# What a seal keeps of its rows, 7 to 23 bytes of each, is held in memory, some five times while it is sent. One
-# transaction id with more rows than that is not sealed, and nothing after it.
+# A seal keeps 7 to 23 bytes of each row. They are in memory, some five times while it is sent.
+# A transaction id with more rows than fit is not sealed, and nothing after it.
 ROW_DIGESTS_BYTES_MAX = 1 << 27
-# How many transaction numbers the first statement of a process looks at.
+# How many transaction numbers the first SQL statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
-# How much longer than it worked a sealer rests that has not caught up: to hash an event costs
-# PostgreSQL half of what storing it does. Resting four fifths of the time still seals some 10,000
-# events a second; while callers wait for the database it takes a twentieth of a core.
+# A sealer that has not caught up rests this many times as long as it worked: hashing an event costs
+# PostgreSQL half as much as storing it. A sealer that rests four fifths of the time still seals
+# some 10,000 events a second. While calls wait for the database it takes a twentieth of a core.
 REST_RATIO = 4
 BUSY_REST_RATIO = 19
-# The further it falls behind, the less it rests: not at all from here on, beyond its interval. From
-# then on it also reads several ranges at once, one more for each of these spans that it is behind, so
-# that its share of the database grows until it keeps up with what is booked.
+# The further it falls behind, the less it rests; this far behind, beyond its interval, not at all.
+# From then on it reads several ranges at once, one more for each such span that it is behind: so
+# its share of the database grows until it keeps up with what is booked.
 CATCH_UP_SECONDS = 30.0
 READS_AT_ONCE_MAX = 4
-# So far behind is told to operators, and again as often.
+# This far behind, the log warns the operator, and again after each span of ALARM_AGAIN_SECONDS.
 ALARM_SECONDS = 300.0
 ALARM_AGAIN_SECONDS = 60.0
-# Moments at which the next transaction number was seen; remembered to tell since when a number waits.
+# How many moments are remembered with the next transaction number of each. They show since when a
+# number waits.
 MOMENTS_MAX = 1000
 PAUSE_SECONDS_MAX = 600.0
 STOP_SECONDS = 1.0
-# Above every number that a database transaction ever has.
+# Greater than the number of any database transaction.
 TXID_END = 2**63 - 1
 
 
 class TransactionTooLarge(Exception):
-    """A transaction id has more rows than a seal can keep, or a restored transaction has."""
+    """A transaction id, or a restored transaction, has more rows than a seal can keep."""
 
 
 class LedgerSealer:
-    """Adds seals to the chain, whoever else does so too: the database takes one of each sequence, so one of two sealers loses.
+    """Adds seals to the chain. Other servers may do so at the same time.
 
-    An epoch belongs to one stay of the books in a cluster and covers its transaction numbers from 0
-    up to the horizon, range by range. What an earlier epoch has sealed is not sealed again. Rows
-    that were restored from another cluster may have numbers which this one has yet to reach: they
-    are sealed first, in an epoch of their own, or they would have to wait for years.
+    The database accepts one seal of each sequence, so of two sealers one loses and tries again.
 
-    A database transaction with more rows than a seal may keep is sealed in parts, by transaction id. Each is
-    an epoch of its own, marked as those of restored rows, since no other kind may begin where it does. After
-    the last one an epoch begins that looks at everything once more.
+    An epoch belongs to one stay of the books, which is the time they spend in one cluster. It
+    covers the transaction numbers of that cluster from 0 up to the horizon, range by range. Rows
+    that an earlier epoch has sealed are not sealed again. Rows restored from another cluster may
+    have numbers that this one has yet to reach: a separate epoch seals them first, or they would
+    wait for years.
+
+    A database transaction with more rows than a seal may keep is sealed in parts, by transaction
+    id. Each part is a separate epoch, marked like those of restored rows, since no other kind may
+    begin where it does. After the last part an epoch begins that looks at everything once more.
     """
 
     def __init__(
@@ -79,13 +86,14 @@ class LedgerSealer:
         self._moments: deque[tuple[datetime, int]] = deque()
         self._rows_a_txid = 0.0
         self._reads_at_once = 1
-        # How many transaction numbers one statement looks at; remembered, because it is about as many as hold a few seals' rows.
+        # How many transaction numbers an SQL statement looks at. Remembered, because about as many
+        # hold the rows of a few seals.
         self._reach_txids = FIRST_REACH_TXIDS
 
     async def seal_next(self, reads_at_once: int = 1) -> bool:
-        """Seals the next rows that are final. False if there are none, or if another sealer was quicker.
+        """Seals the next rows that are final. False if none are, or another sealer was faster.
 
-        With `reads_at_once` as many times the rows, read on as many connections.
+        `reads_at_once` multiplies the rows, and is how many sessions read them.
 
         Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout, TransactionTooLarge.
         """
@@ -119,7 +127,7 @@ class LedgerSealer:
                 start_txid, limit_txid, is_restored=is_restored
             )
             if transactions is None or transactions:
-                # Also when all of them are sealed already: a seal of nothing remembers that they were looked at.
+                # Also if all are sealed already: an empty seal records that we looked.
                 if transactions is None and not is_restored:
                     if await self._books.is_sealed_in_parts(start_txid):
                         return await self._append(
@@ -128,7 +136,8 @@ class LedgerSealer:
                     if (
                         await self._books.next_part(start_txid, b"", self._part_rows)
                     ).last_id is not None:
-                        # If nothing is left of it, earlier epochs have sealed it all: perhaps in another stay.
+                        # If nothing is left of it, earlier epochs have sealed all, maybe in another
+                        # stay.
                         parted = PartedTransaction(start_txid, b"", epoch)
                         return await self._seal_part(position, parted) or await self._append(
                             position, epoch, first_txid, [(end_txid, SealContents())]
@@ -149,7 +158,7 @@ class LedgerSealer:
                         (each.recorded_at for each in transactions if each.recorded_at),
                         default=None,
                     )
-                    # In a thread, so that the server's calls need not wait until all is packed.
+                    # In a thread, so that calls do not wait while the rows are packed.
                     parts = await asyncio.to_thread(_parts_of, transactions, earlier, end_txid)
                     rows = sum(contents.rows_count for _, contents in parts)
                     self._rows_a_txid = rows / (
@@ -178,10 +187,10 @@ class LedgerSealer:
         return await self._books.append(seals, position.stay_id)
 
     async def _seal_part(self, position: SealPosition, parted: PartedTransaction) -> bool:
-        """Seals the next part of a large transaction. False if nothing of it is left."""
+        """Seals the next part of a large transaction. False if nothing is left to seal."""
         earlier = await self._books.sealed_before(parted.epoch_before, parted.txid, parted.txid + 1)
         contents, last_id = SealContents(), parted.last_id
-        # A part of which earlier epochs have sealed everything is passed over.
+        # Parts that earlier epochs have sealed are passed over.
         while not contents.rows_count:
             part = await self._books.next_part(parted.txid, last_id, self._part_rows)
             contents = await self._contents(
@@ -193,7 +202,7 @@ class LedgerSealer:
         if not contents.rows_count:
             return False
         self._take_note(position, parted.txid, None)
-        # From where the seals before it end, by which a part is told from rows that were restored.
+        # It begins where the seals before it end: this distinguishes a part from restored rows.
         head = position.head
         first_txid = 0 if head is None else head.first_txid if head.is_restored else head.end_txid
         epoch = 1 if head is None else head.epoch + 1
@@ -204,8 +213,11 @@ class LedgerSealer:
     def _take_note(
         self, position: SealPosition, sealed_until_txid: int, oldest_at: datetime | None
     ) -> None:
-        """Says how far behind sealing was: `oldest_at` is when the oldest of the rows that are sealed
-        now was recorded. Rows that are not final wait since a moment whose next number is beyond."""
+        """Sets `lag`, how far sealing is behind.
+
+        `oldest_at` is when the oldest of the rows sealed now was recorded. Rows that are not final
+        have waited since the first remembered moment whose next number is beyond the sealed range.
+        """
         self._moments.append((position.now, position.next_txid))
         if len(self._moments) > MOMENTS_MAX:
             del self._moments[1]
@@ -229,7 +241,10 @@ class LedgerSealer:
         *,
         is_restored: bool,
     ) -> SealContents:
-        """Those of one database transaction, or a part of it, read in slices. Raises TransactionTooLarge."""
+        """The contents of one database transaction, or of a part of it, read in slices.
+
+        Raises TransactionTooLarge.
+        """
         contents = SealContents()
         async with aclosing(
             self._books.slices(start_txid, end_txid, part, is_restored=is_restored)
@@ -245,8 +260,11 @@ class LedgerSealer:
     async def _read(
         self, start_txid: int, limit_txid: int, *, is_restored: bool
     ) -> tuple[int, Sequence[PackedTransaction] | None]:
-        """Where a range ends that holds a few seals' rows, or all there are, and its transactions; None if it is a single one
-        with more rows than are read at once."""
+        """Reads a range that holds the rows of a few seals, or all that there are.
+
+        Returns where it ends, and its transactions; None instead of them if the range is a single
+        transaction with more rows than are read at once.
+        """
         narrowed = False
         few: tuple[int, Sequence[PackedTransaction]] | None = None
         while True:
@@ -258,7 +276,7 @@ class LedgerSealer:
             transactions, *others = await self._read_all(ranges, is_restored=is_restored)
             if transactions is None:
                 if few is not None:
-                    # What comes after these few is too much at once.
+                    # The rows after these few are too many for one read.
                     self._reach_txids = few[0] - start_txid
                     return few
                 if end_txid == start_txid + 1:
@@ -266,7 +284,7 @@ class LedgerSealer:
                 self._reach_txids = max(1, (end_txid - start_txid) // 4)
                 narrowed = True
                 continue
-            # Only as far as there is no gap.
+            # Up to the first gap.
             together = list(transactions)
             for (_, range_end_txid), more in zip(ranges[1:], others, strict=True):
                 if more is None:
@@ -288,7 +306,7 @@ class LedgerSealer:
     async def _read_all(
         self, ranges: Sequence[tuple[int, int]], *, is_restored: bool
     ) -> list[Sequence[PackedTransaction] | None]:
-        """Several ranges at once, each on a connection."""
+        """Reads several ranges at once, each in a separate session."""
         reads = [
             asyncio.ensure_future(
                 self._books.transactions(
@@ -313,7 +331,7 @@ def _seals(
     *,
     is_restored: bool,
 ) -> Iterator[Seal]:
-    """The seals that follow the head, of parts with the numbers where their ranges end."""
+    """The seals that follow the head: one for each part, given with the number where it ends."""
     sequence, previous_hash = (
         (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
     )
@@ -341,7 +359,10 @@ def _seals(
 def _parts(
     transactions: Iterable[PackedTransaction], end_txid: int
 ) -> Iterator[tuple[int, SealContents]]:
-    """Cuts a range into parts of a full seal's rows, between two database transactions. At least one; the last ends the range."""
+    """Cuts a range between database transactions into parts with the rows of a full seal.
+
+    Yields at least one part. The last one ends with the range.
+    """
     contents = SealContents()
     part_end_txid = 0
     for transaction in transactions:
@@ -356,7 +377,7 @@ def _parts(
 def _parts_of(
     transactions: Sequence[PackedTransaction], earlier: set[bytes], end_txid: int
 ) -> list[tuple[int, SealContents]]:
-    """The parts of a range, without what `earlier` epochs have sealed."""
+    """The parts of a range, without the transaction ids that `earlier` epochs have sealed."""
     if earlier:
         fresh = (transaction.without(earlier) for transaction in transactions)
         return list(
@@ -366,21 +387,21 @@ def _parts_of(
 
 
 def rest_ratio(behind_seconds: float, *, is_busy: bool) -> float:
-    """How much longer than it worked a sealer rests that is so far behind, beyond its interval.
+    """How many times as long as it worked a sealer rests that is so far behind its interval.
 
-    Who is behind for a moment must not take the database's time from what callers wait for.
+    A sealer that is behind for a moment must not take the database's time from calls.
     """
     ratio = BUSY_REST_RATIO if is_busy else REST_RATIO
     return ratio * min(1.0, max(0.0, 1.0 - behind_seconds / CATCH_UP_SECONDS))
 
 
 def reads_at_once(behind_seconds: float, reads_max: int) -> int:
-    """On how many connections a sealer reads that is so far behind."""
+    """In how many sessions a sealer reads that is so far behind."""
     return max(1, min(reads_max, 1 + int(behind_seconds // CATCH_UP_SECONDS)))
 
 
 class SealWorker:
-    """Seals the books every few seconds, beside as many other workers as there are servers."""
+    """Seals the books every few seconds. Every server has one such worker."""
 
     def __init__(
         self,
@@ -393,9 +414,11 @@ class SealWorker:
         on_alarm: Callable[[SealLag], None] = lambda _lag: None,
         reads_at_once_max: int = READS_AT_ONCE_MAX,
     ) -> None:
-        """An interval of 0 turns it off. `on_failure` is told what went wrong, for the log; the worker tries again by itself.
-        `is_busy` tells whether callers wait for the database just now. `on_lag` is told how far
-        sealing is behind, `on_alarm` only when that is far, and again from time to time.
+        """An interval of 0 turns it off.
+
+        `is_busy` returns whether calls wait for the database now. `on_lag` gets how far sealing is
+        behind, after each seal; `on_alarm` gets it when that is more than ALARM_SECONDS, and again
+        every ALARM_AGAIN_SECONDS.
         """
         self._sealer = sealer
         self._on_lag = on_lag
@@ -409,8 +432,8 @@ class SealWorker:
             self._seal_all,
             every_seconds=interval_seconds,
             begins_at_once=False,
-            # What cannot be sealed, such as a transaction of tens of millions of rows that somebody wrote by hand, takes the
-            # database's time with each attempt.
+            # Rows that cannot be sealed, such as a transaction of tens of millions written by hand,
+            # take the database's time with each attempt.
             retry_seconds=min(2 * interval_seconds, max(PAUSE_SECONDS_MAX, interval_seconds)),
             retry_seconds_max=PAUSE_SECONDS_MAX,
             stop_seconds=STOP_SECONDS,
@@ -418,12 +441,12 @@ class SealWorker:
         )
 
     def start(self) -> None:
-        """Begins to work, after the first interval."""
+        """Begins to work, after a first pause."""
         if self._interval_seconds > 0:
             self._work.start()
 
     async def stop(self) -> None:
-        """Returns when the seal under way is done, or has been given up if it is a long one: the next server begins it anew."""
+        """Waits STOP_SECONDS for the seal under way. Another server seals what is given up."""
         await self._work.stop()
 
     async def _seal_all(self) -> None:
@@ -434,7 +457,7 @@ class SealWorker:
             sealed = await self._sealer.seal_next(
                 reads_at_once(behind_seconds, self._reads_at_once_max)
             )
-            self._tell(self._sealer.lag, clock())
+            self._report(self._sealer.lag, clock())
             if not sealed:
                 return
             behind_seconds = self._sealer.lag.seconds - self._interval_seconds
@@ -443,7 +466,7 @@ class SealWorker:
             ):
                 return
 
-    def _tell(self, lag: SealLag, now: float) -> None:
+    def _report(self, lag: SealLag, now: float) -> None:
         self._on_lag(lag)
         if (
             lag.seconds - self._interval_seconds > ALARM_SECONDS

@@ -77,9 +77,9 @@ def on_books(
 ) -> T:
     """Runs `work` on the existing books of the configured or embedded database.
 
-    Every command that reads books calls it, and with `as_owner` those that remove rows: then `work`
-    has two sessions of the role that owns the tables, on the host that takes writes. Creates no
-    books. Call it in the main thread, outside an event loop. Raises SchemaMismatch,
+    Every command that reads books calls it, and with `as_owner` every command that removes rows:
+    then `work` has two sessions of the role that owns the tables, on the host that takes writes.
+    Creates no books. Call it in the main thread, outside an event loop. Raises SchemaMismatch,
     EmbeddedPostgresError, DatabaseUnavailable, and what `work` raises.
     """
 

@@ -85,7 +85,7 @@ Pool = Literal["groups", "ingest", "balances", "long_reads", "other", "ping"]
 
 
 def pool_sizes(settings: Settings) -> Mapping[Pool, int]:
-    """How many sessions each pool of a server may open. docs/operations/servers.md has the table."""
+    """How many sessions each pool may open. docs/operations/servers.md has the table."""
     return {
         "groups": settings.ingest_concurrency,
         "ingest": settings.ingest_pool_size,

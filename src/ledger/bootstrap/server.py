@@ -103,7 +103,7 @@ async def assemble(
     Binds the port, and answers nothing before `start`. Raises AddressUnavailable.
     """
     application = Application(settings, engines, metrics.work, host_clock=host_clock)
-    # A standby that becomes the primary accepts no session yet: then the first ping reads its clock.
+    # A standby that is being promoted accepts no session yet: the first ping reads its clock.
     with suppress(DatabaseUnavailable):
         await application.clock.measure(engines.ping)
     shares = _memory_shares(settings)

@@ -1,4 +1,4 @@
-"""Files of archived rows: JSON lines, compressed with gzip, each with a manifest beside it."""
+"""Files of archived rows: JSON lines, compressed with gzip, each with a manifest."""
 
 import errno
 import gzip
@@ -22,20 +22,20 @@ FORMAT = "ledger-archive-1"
 ENDING = ".jsonl.gz"
 MANIFEST_ENDING = ".manifest.json"
 PARTIAL_ENDING = ".partial"
-# What is read at once, and removed from a table in one transaction.
+# How many rows are read at once, and removed from a table in one transaction.
 ROWS_AT_ONCE = 2000
-# No row has a longer line.
+# Longer than the line of any row.
 LINE_BYTES_MAX = 1 << 20
 MANIFEST_BYTES_MAX = 1 << 16
-# Of 1 to 9. Measured: 9 makes files 1 to 5 % smaller, and takes two to four times as long.
+# From 1 to 9. Measured: 9 makes files 1 to 5 % smaller, and takes two to four times as long.
 COMPRESSION = 6
-# Of a file system without links.
+# The errors of a file system without links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What reading a file through has found; `contents_sha256` is of the lines, without the compression."""
+    """What a file contains. `contents_sha256` is the hash of the lines before compression."""
 
     rows_count: int
     file_bytes: int
@@ -46,7 +46,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A file that was verified; `problem` is empty if it is as its manifest says."""
+    """The result of verifying a file. `problem` is empty if the file matches its manifest."""
 
     file: Path
     kind: str
@@ -55,16 +55,19 @@ class Verdict:
 
 
 class ArchiveFiles:
-    """Implements `ledger.application.archive_rows.ArchiveFolder`: a directory of this machine."""
+    """Implements `ledger.application.archive_rows.ArchiveFolder` in a directory of this machine."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises ArchiveFailed unless `directory` is one."""
+        """Raises ArchiveFailed if `directory` is not a directory."""
         if not directory.is_dir():
             raise ArchiveFailed(f"{directory} is not a directory")
         self._directory = directory
 
     def leftovers(self) -> list[Path]:
-        """Files under temporary names, from before: nothing was removed for what is in them."""
+        """The files that earlier runs left under temporary names.
+
+        No row was removed for them.
+        """
         return sorted(self._directory.glob(f".*{PARTIAL_ENDING}"))
 
     async def write(
@@ -75,7 +78,7 @@ class ArchiveFiles:
             self._partial(name),
             self._partial(name.removesuffix(ENDING) + MANIFEST_ENDING),
         )
-        with _told(f"cannot write {self._directory / name}"):
+        with _as_archive_failed(f"cannot write {self._directory / name}"):
             try:
                 written = await _write_lines(data, lines)
                 found = _read_back(data, part.kind, written)
@@ -110,7 +113,7 @@ class ArchiveFiles:
     def rows(self, archive: Archive) -> Iterator[Sequence[Mapping[str, Any]]]:
         path = self._directory / archive.file_name
         with (
-            _told(f"cannot read {path}"),
+            _as_archive_failed(f"cannot read {path}"),
             path.open("rb") as file,
             gzip.GzipFile(fileobj=file, mode="rb") as lines,
         ):
@@ -128,11 +131,11 @@ class ArchiveFiles:
 
 
 def verify(path: Path) -> list[Verdict]:
-    """Compares archives with their manifests: one by its file or manifest, or all of a directory, by name.
+    """Compares archives with their manifests, in the order of their names.
 
-    Raises ArchiveFailed if there is none.
+    `path` is a file, a manifest, or a directory of archives. Raises ArchiveFailed if there is none.
     """
-    with _told(f"cannot read {path}"):
+    with _as_archive_failed(f"cannot read {path}"):
         if path.is_dir():
             files = {file for file in path.iterdir() if file.name.endswith(ENDING)}
             files |= {
@@ -148,8 +151,11 @@ def verify(path: Path) -> list[Verdict]:
 
 
 def read_through(path: Path, kind: ArchiveKind) -> Contents:
-    """Reads all of a file. Raises ArchiveFailed if it is not whole, or has something else than rows of that kind."""
-    with _told(f"cannot read {path}"), path.open("rb") as file:
+    """Reads a whole file.
+
+    Raises ArchiveFailed if it is incomplete or holds anything but rows of that kind.
+    """
+    with _as_archive_failed(f"cannot read {path}"), path.open("rb") as file:
         hashed = _Hashed(file)
         contents, items, rows_count = hashlib.sha256(), Counter[ItemKind](), 0
         with gzip.GzipFile(fileobj=cast("BinaryIO", hashed), mode="rb") as lines:
@@ -169,7 +175,7 @@ def read_through(path: Path, kind: ArchiveKind) -> Contents:
 
 
 class _Hashed:
-    """A file that counts and hashes what goes through it, one way."""
+    """A file that counts and hashes what is read from it, or what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -194,11 +200,11 @@ class _Hashed:
 
 
 async def _write_lines(path: Path, batches: AsyncIterator[Sequence[str]]) -> Contents:
-    """Writes a new file and makes it safe."""
+    """Writes a new file and syncs it to the disk."""
     contents, rows_count = hashlib.sha256(), 0
     with _new_file(path) as file:
         hashed = _Hashed(file)
-        # No name and no time in it: the same rows make the same file.
+        # Without name and time the same rows make the same file.
         with gzip.GzipFile(
             filename="",
             mode="wb",
@@ -218,7 +224,7 @@ async def _write_lines(path: Path, batches: AsyncIterator[Sequence[str]]) -> Con
 
 def _read_back(path: Path, kind: ArchiveKind, written: Contents) -> Contents:
     found = read_through(path, kind)
-    # The items are counted only here.
+    # Not the items: they are counted only when a file is read.
     if (found.rows_count, found.file_bytes, found.file_sha256, found.contents_sha256) != (
         written.rows_count,
         written.file_bytes,
@@ -259,7 +265,7 @@ def _verdict(file: Path) -> Verdict:
         if (manifest["format"], manifest["file_name"]) != (FORMAT, file.name):
             raise ArchiveFailed("the manifest is of another file")
         found = read_through(file, kind)
-        told = (
+        actual = (
             found.rows_count,
             found.file_bytes,
             found.file_sha256.hex(),
@@ -273,8 +279,8 @@ def _verdict(file: Path) -> Verdict:
         )
         problem = (
             ""
-            if told == expected
-            else f"is not what its manifest says: has {told[0]} rows, SHA-256 {told[2]}"
+            if actual == expected
+            else f"is not what its manifest says: has {actual[0]} rows, SHA-256 {actual[2]}"
         )
     except ArchiveFailed as error:
         problem = str(error)
@@ -284,7 +290,7 @@ def _verdict(file: Path) -> Verdict:
 
 
 def _read_manifest(path: Path) -> Mapping[str, Any]:
-    with _told(f"cannot read {path.name}"), path.open("rb") as file:
+    with _as_archive_failed(f"cannot read {path.name}"), path.open("rb") as file:
         manifest = json.loads(file.read(MANIFEST_BYTES_MAX))
     if not isinstance(manifest, dict):
         raise ArchiveFailed(f"{path.name} is no manifest")
@@ -308,7 +314,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that was not there before, for its owner alone: it tells who called."""
+    """A new file that only its owner can read: it names callers. Raises FileExistsError."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         yield file
 
@@ -321,7 +327,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _publish(partial: Path, path: Path) -> None:
-    """Gives the file its name. Raises FileExistsError if there is one of that name; renaming would replace it."""
+    """Gives the file its name. Raises FileExistsError if that is taken: a rename replaces."""
     try:
         os.link(partial, path)
     except OSError as error:
@@ -343,8 +349,8 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Raises ArchiveFailed for whatever files and their contents can be like."""
+def _as_archive_failed(what: str) -> Iterator[None]:
+    """Raises ArchiveFailed for every error that a file or its contents can cause."""
     try:
         yield
     except ArchiveFailed:

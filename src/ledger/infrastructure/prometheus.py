@@ -1,7 +1,8 @@
-"""Metrics in Prometheus' form: what is counted, and the page that tells it.
+"""Metrics in Prometheus' form, and the page that shows them.
 
-Where PROMETHEUS_MULTIPROC_DIR is set when this module is imported, the library keeps the numbers in files of that directory
-instead of in memory, and a process beside it tells their sum over all processes: `SummedMetrics`.
+If PROMETHEUS_MULTIPROC_DIR is set when this module is imported, the library keeps the numbers in
+files of that directory and not in memory. Then `SummedMetrics` in another process shows their sum
+over all processes.
 """
 
 import os
@@ -40,24 +41,27 @@ from ledger.zones import zone_table_version
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 REQUEST_TIMEOUT_SECONDS = 10
 
-# They double the number of series, and nobody asks since when a server counts.
+# They double the number of series and say only when a counter began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-# The contract's; a test holds them to what the frame around calls tells.
+# Reasons of the contract. A test compares them with what CallFrame reports.
 TURNED_AWAY_REASONS = ("QUEUE_FULL", "DEADLINE_TOO_SHORT", "RATE_LIMITED")
 _GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class StatusCode(Protocol):
-    """As gRPC has it."""
+    """gRPC's type, which this module does not import."""
 
     @property
     def name(self) -> str: ...
 
 
 class PrometheusCallMetrics:
-    """Counts calls by method and status, under the names that public dashboards know; and those that were turned away."""
+    """Counts calls by method and status, under the names that public dashboards use.
+
+    Counts refused calls by reason, too.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("grpc_service", "grpc_method")
@@ -87,7 +91,7 @@ class PrometheusCallMetrics:
             (*labels, "reason"),
             registry=registry,
         )
-        # `labels()` takes longer than counting: the results are kept. There are no more than methods times statuses and reasons.
+        # Kept: `labels()` takes longer than counting. At most methods times statuses and reasons.
         self._by_method: dict[str, _OfMethod] = {}
 
     def started(self, method: str) -> None:
@@ -116,7 +120,7 @@ class PrometheusCallMetrics:
                 self._in_flight.labels(*names),
                 self._handling.labels(*names),
                 {},
-                # All at the first call: see below.
+                # All at the first call, as in PrometheusLedgerMetrics.
                 {
                     reason: self._turned_away.labels(*names, reason)
                     for reason in TURNED_AWAY_REASONS
@@ -140,7 +144,7 @@ def _service_and_method(path: str) -> tuple[str, str]:
 
 
 class PrometheusLedgerMetrics:
-    """Counts what `ledger.application.metrics` tells."""
+    """Implements `ledger.application.metrics.LedgerMetrics`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.group_size = Histogram(
@@ -172,7 +176,7 @@ class PrometheusLedgerMetrics:
         self.snapshots_made_total = Counter(
             "ledger_snapshots_made", "Balance snapshots stored.", registry=registry
         )
-        # Each server looks at the same books: the one that looked last knows best.
+        # All servers look at the same books: the latest value is the best.
         self.seal_lag_rows = Gauge(
             "ledger_seal_lag_rows",
             "Rows that are not sealed, about.",
@@ -193,7 +197,8 @@ class PrometheusLedgerMetrics:
         )
         self.clock_behind_seconds = Gauge(
             "ledger_clock_behind_seconds",
-            "How far the database's clock is behind the latest record of the books; 0 when it is past it.",
+            "How far the database's clock is behind the latest record of the books; 0 when it is "
+            "past it.",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
@@ -231,11 +236,13 @@ class PrometheusLedgerMetrics:
         self._unanswered_currencies: set[str] = set()
         self.facts_repeated_total = Counter(
             "ledger_facts_repeated",
-            "Events booked that say what another event has lately said: type, reference, amount, restaurant, currency.",
+            "Events booked that say what another event has lately said: type, reference, amount, "
+            "restaurant, currency.",
             registry=registry,
         )
-        # All from the start: a series that begins with its first count hides that count from rates. And where the library keeps
-        # numbers in files, every file is open now, so that they may be removed at any time.
+        # All from the start: a series that begins with its first count hides that count from rates.
+        # And where the library keeps numbers in files, it opens every file now, so that the files
+        # may be removed at any time.
         self._by_kind = {
             kind: (self.group_size.labels(kind), self.group_seconds.labels(kind))
             for kind in get_args(GroupKind)
@@ -257,7 +264,7 @@ class PrometheusLedgerMetrics:
         self.payouts_made_total.inc(count)
 
     def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
-        # Currencies of which all are answered by now stay, at 0.
+        # A currency whose payouts are all answered stays, at 0.
         for currency in self._unanswered_currencies | by_currency.keys():
             count, oldest_seconds = by_currency.get(currency, (0, 0.0))
             self.unanswered.labels(currency).set(count)
@@ -283,7 +290,7 @@ class PrometheusLedgerMetrics:
 
 
 class _BuildInfo(Collector):
-    """Which versions run. Not a gauge of the library's, which might end up in a file."""
+    """The versions that run. Not a gauge of the library, which might end up in a file."""
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
@@ -298,7 +305,7 @@ class _BuildInfo(Collector):
 
 
 def own_registry() -> CollectorRegistry:
-    """A registry that tells of this very process as well: its memory, its processor time, its version."""
+    """A registry that also has this process's memory, processor time and version."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -308,9 +315,9 @@ def own_registry() -> CollectorRegistry:
 
 
 class SummedMetrics(Collector):
-    """What several processes count, as one, and how they are. For the process that starts them.
+    """Adds up what several processes count, and shows how each is. For their supervisor.
 
-    Dead processes stay in the counters, so that those never go down, and leave the gauges.
+    The counts of a dead process stay in the counters, which so never go down. Its gauges go.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -326,7 +333,7 @@ class SummedMetrics(Collector):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the processes need in their environment to be counted here."""
+        """The variables that a process needs to be counted here."""
         return {MULTIPROCESS_VARIABLE: str(self._directory)}
 
     def started(self, worker: str, pid: int) -> None:
@@ -338,10 +345,11 @@ class SummedMetrics(Collector):
         with self._changing:
             del self._alive[worker]
             self._restarts += 1
-            mark_process_dead(self._pids.pop(worker), path=str(self._directory))  # type: ignore[no-untyped-call]
+            pid = self._pids.pop(worker)
+            mark_process_dead(pid, path=str(self._directory))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
-        """The library's metrics of each process, which know no labels, told apart by one."""
+        """The library's metrics of each process, with a label that names the worker."""
         with self._changing:
             alive, restarts = dict(self._alive), self._restarts
         families: dict[str, Metric] = {}
@@ -371,9 +379,9 @@ def metrics_directory() -> Iterator[Path]:
 
 
 def remove_metrics_directory() -> None:
-    """Removes the directory that this process counts into, if it does, when the supervisor is not there any more to do so.
+    """Removes the directory into which this process counts, if any, when the supervisor is gone.
 
-    Workers that still go on keep what they have open.
+    Workers that still run keep their open files.
     """
     if MULTIPROCESS_VARIABLE in os.environ:
         shutil.rmtree(os.environ[MULTIPROCESS_VARIABLE], ignore_errors=True)
@@ -381,7 +389,7 @@ def remove_metrics_directory() -> None:
 
 class _PageServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    # In some versions of Python it is true: a second server would share the port, and take half of the requests.
+    # Some versions of Python set it: a second server would get half the requests.
     allow_reuse_port = False
 
 
@@ -397,9 +405,9 @@ class _Request(WSGIRequestHandler):
 
 
 class MetricsPage:
-    """Tells the metrics at http://ADDRESS/metrics until it is closed. Raises OSError where it cannot listen.
+    """Serves the metrics at http://ADDRESS/metrics until it is closed. Raises OSError.
 
-    `address` is the one that was asked for with the port that was bound, which differs when port 0 was.
+    `address` has the port that was bound, which differs from the given one if that is 0.
     """
 
     def __init__(self, address: str, registry: CollectorRegistry) -> None:
