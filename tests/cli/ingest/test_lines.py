@@ -203,8 +203,8 @@ def test_unknown_field_is_an_error_unless_allowed() -> None:
         ('"evt_1"', "must be a JSON object"),
         ("12", "must be a JSON object"),
         ("[" * 100_000, "is nested too deeply"),
-        ('{"amount": 1, "amount": 2}', "stands there twice"),
-        ('{"metadata": {"a": "1", "a": "2"}}', "stands there twice"),
+        ('{"amount": 1, "amount": 2}', "is there twice"),
+        ('{"metadata": {"a": "1", "a": "2"}}', "is there twice"),
     ],
 )
 def test_line_that_is_no_object_is_an_error(line: str, description: str) -> None:

@@ -1,4 +1,7 @@
-"""How batches are sent: in one stream, in order, bounded, and again. The server is a fake that does as it is told."""
+"""The sender of `ledger ingest` sends batches in one stream, in order, bounded, with retries.
+
+The server is a fake whose responses each test defines.
+"""
 
 import signal
 import threading
@@ -6,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -16,10 +20,9 @@ from support.events import event_message
 
 from ledger.cli.connection import connect_plainly
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.ingest import sender as event_sender
 from ledger.cli.ingest.batches import Batch, Line
 from ledger.cli.ingest.lines import InvalidLine
-from ledger.cli.ingest.sender import ATTEMPTS_MAX, EventSender, Pace, Results
+from ledger.cli.ingest.sender import ATTEMPTS_MAX, EventSender, Pace, Results, SendLimits
 from ledger.v1 import ledger_pb2
 
 Request = ledger_pb2.StreamEventsRequest
@@ -28,16 +31,13 @@ Answers = Callable[[Iterator[Request], grpc.ServicerContext], Iterator[Response]
 
 CREATED = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_CREATED)
 DUPLICATE = ledger_pb2.IngestResult(status=ledger_pb2.INGEST_STATUS_DUPLICATE)
-# Long after an interruption.
+# Much longer than an interruption takes.
 ANSWER_SECONDS = 30.0
+# No test waits long between two attempts.
+LIMITS = SendLimits(backoff_seconds=0.001)
 BUSY = ledger_pb2.IngestResult(
     error=status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message="busy")
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_sender, "BACKOFF_SECONDS", 0.001)
 
 
 @contextmanager
@@ -68,19 +68,22 @@ def batch_of(*event_ids: str) -> Batch:
 
 
 def send(
-    address: str, batches: Iterator[Batch] | Sequence[Batch], pace: Pace | None = None
+    address: str,
+    batches: Iterator[Batch] | Sequence[Batch],
+    pace: Pace | None = None,
+    limits: SendLimits = LIMITS,
 ) -> list[tuple[list[str], list[int]]]:
-    """Sends batches; the ids and statuses of each, in the order in which they were told."""
-    told: list[tuple[list[str], list[int]]] = []
+    """Sends batches; returns the ids and statuses of each, in the order of the callbacks."""
+    passed_on: list[tuple[list[str], list[int]]] = []
 
-    def on_answer(batch: Batch, results: Results) -> None:
-        told.append(
+    def on_results(batch: Batch, results: Results) -> None:
+        passed_on.append(
             ([event.event_id for event in batch.events], [result.status for result in results])
         )
 
     with connect_plainly(address) as stub:
-        EventSender(stub, on_answer, pace).send_all(batches)
-    return told
+        EventSender(stub, on_results, pace, limits).send_all(batches)
+    return passed_on
 
 
 def ids_of(request: Request) -> list[str]:
@@ -89,18 +92,18 @@ def ids_of(request: Request) -> list[str]:
 
 
 def all_created(request: Request) -> Response:
-    """The answer that all of them are new."""
+    """The response that all events are new."""
     return Response(results=[CREATED] * len(request.events))
 
 
 def aborted(context: grpc.ServicerContext, code: grpc.StatusCode, text: str) -> Iterator[Response]:
-    """No answer but this status."""
+    """No response but this status."""
     context.abort(code, text)
     yield Response()  # type: ignore[unreachable]  # which makes it a generator
 
 
 def test_everything_goes_through_one_stream_in_order() -> None:
-    """Whatever it is, with the same id or not: requests in the order of the file, and told in it."""
+    """Requests and results are in the order of the file, whether ids repeat or not."""
     streams: list[list[list[str]]] = []
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
@@ -115,8 +118,8 @@ def test_everything_goes_through_one_stream_in_order() -> None:
     assert streams == [batches]
 
 
-def test_batches_without_events_are_told_in_their_place() -> None:
-    """They have nothing to send; and a file that has nothing else opens no stream."""
+def test_batches_without_events_keep_their_place() -> None:
+    """They send nothing, and a file without any event opens no stream."""
     streams = 0
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
@@ -134,8 +137,8 @@ def test_batches_without_events_are_told_in_their_place() -> None:
         ] == [*([], ["a"], [], ["b"], [])]
 
 
-def test_busy_server_is_asked_again() -> None:
-    """A whole stream that is refused for now is repeated, and nobody hears of it."""
+def test_stream_that_a_busy_server_refuses_is_repeated() -> None:
+    """And no error is reported."""
     calls = 0
 
     def answers(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
@@ -150,8 +153,8 @@ def test_busy_server_is_asked_again() -> None:
     assert calls == 3
 
 
-def test_what_a_broken_stream_did_not_answer_is_sent_again() -> None:
-    """In order, and nothing that was answered; what had been booked all the same counts as a duplicate."""
+def test_requests_without_a_response_are_sent_again_after_a_broken_stream() -> None:
+    """In order, and only those; an event that had been booked counts as a duplicate."""
     streams: list[list[str]] = []
     booked: set[str] = set()
 
@@ -168,14 +171,14 @@ def test_what_a_broken_stream_did_not_answer_is_sent_again() -> None:
 
     event_ids = [str(number) for number in range(10)]
     with answering(answers) as address:
-        told = send(address, [batch_of(event_id) for event_id in event_ids])
-    assert [ids for ids, _ in told] == [[event_id] for event_id in event_ids]
-    assert [ids[0] for ids, statuses in told if statuses == [DUPLICATE.status]] == ["2", "4", "6"]
+        sent = send(address, [batch_of(event_id) for event_id in event_ids])
+    assert [ids for ids, _ in sent] == [[event_id] for event_id in event_ids]
+    assert [ids[0] for ids, statuses in sent if statuses == [DUPLICATE.status]] == ["2", "4", "6"]
     assert streams == [["0", "1", "2"], ["2", "3", "4"], ["4", "5", "6"], ["6", "7", "8", "9"]]
 
 
-def test_server_says_how_long_to_wait() -> None:
-    """RetryInfo holds where it is longer than our own wait."""
+def test_retry_waits_as_long_as_the_server_asks() -> None:
+    """If RetryInfo is longer than the backoff."""
     asked_at: list[float] = []
     retry = any_pb2.Any()
     retry.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=200_000_000)))
@@ -192,8 +195,8 @@ def test_server_says_how_long_to_wait() -> None:
     assert asked_at[1] - asked_at[0] >= 0.2
 
 
-def test_progress_makes_attempts_count_anew() -> None:
-    """A stream that breaks off again and again is repeated as long as it gets on."""
+def test_a_response_resets_the_number_of_attempts() -> None:
+    """A stream that breaks off again and again is repeated while it makes progress."""
     calls = 0
 
     def answers(requests: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
@@ -210,8 +213,8 @@ def test_progress_makes_attempts_count_anew() -> None:
     assert calls >= 2 * ATTEMPTS_MAX
 
 
-def test_there_is_an_end_to_asking() -> None:
-    """Then the command ends with the status that says: try again later."""
+def test_number_of_attempts_is_bounded() -> None:
+    """Then the exit status says that the same command may be run again."""
     calls = 0
 
     def answers(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
@@ -226,7 +229,7 @@ def test_there_is_an_end_to_asking() -> None:
 
 
 def test_refused_stream_is_not_repeated() -> None:
-    """What is wrong with a request stays wrong."""
+    """An invalid request stays invalid."""
     calls = 0
 
     def answers(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
@@ -243,7 +246,7 @@ def test_refused_stream_is_not_repeated() -> None:
 
 
 def test_only_events_that_were_put_off_are_sent_again() -> None:
-    """And every result stands in the place of its event, every batch in the place of its own."""
+    """Results stay in the order of the events, and batches in the order of the file."""
     seen: list[list[str]] = []
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
@@ -263,7 +266,7 @@ def test_only_events_that_were_put_off_are_sent_again() -> None:
     assert sorted(seen) == [["a", "b", "c", "d"], ["b", "d"], ["e"]]
 
 
-def test_event_that_is_always_put_off_is_told_as_refused() -> None:
+def test_event_that_is_always_put_off_is_reported_as_refused() -> None:
     """The others of its batch are booked."""
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
@@ -276,7 +279,7 @@ def test_event_that_is_always_put_off_is_told_as_refused() -> None:
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_wrong_number_of_results_is_an_error(count: int) -> None:
-    """Nothing can be told about the events then."""
+    """The results cannot be matched with the events."""
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         for _request in requests:
@@ -289,8 +292,8 @@ def test_wrong_number_of_results_is_an_error(count: int) -> None:
         send(address, [batch_of("a")])
 
 
-def test_stream_that_ends_too_early_is_an_error() -> None:
-    """A server that leaves requests unanswered and calls it an end."""
+def test_stream_that_ends_before_all_responses_is_an_error() -> None:
+    """Here the server ends it normally, with one request unanswered."""
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         yield all_created(next(requests))
@@ -302,9 +305,9 @@ def test_stream_that_ends_too_early_is_an_error() -> None:
         send(address, [batch_of("a"), batch_of("b")])
 
 
-def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream has no deadline of its own: with no answer for too long, the command says so."""
-    monkeypatch.setattr(event_sender, "ANSWER_TIMEOUT_SECONDS", 0.05)
+def test_silent_server_is_given_up() -> None:
+    """A stream has no deadline, so the sender limits the time without a response."""
+    limits = replace(LIMITS, response_timeout_seconds=0.05)
     over = threading.Event()
 
     def answers(_: Iterator[Request], context: grpc.ServicerContext) -> Iterator[Response]:
@@ -313,18 +316,18 @@ def test_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with answering(answers) as address:
         with pytest.raises(CommandFailure, match="has not answered") as caught:
-            send(address, [batch_of("a")])
+            send(address, [batch_of("a")], limits=limits)
         over.set()
     assert caught.value.exit_status is ExitStatus.UNREACHABLE
 
 
-def test_interruption_that_does_not_wake_the_sender_ends_it() -> None:
-    """A signal that another thread is given, or that comes just before the wait for an answer, does not end it by itself."""
+def test_interruption_that_does_not_wake_the_sender_ends_its_wait() -> None:
+    """A signal that another thread receives, or that comes just before the wait, wakes nothing."""
     over, waited_in_vain = threading.Event(), threading.Event()
 
     def answers(requests: Iterator[Request], _: grpc.ServicerContext) -> Iterator[Response]:
         next(requests)
-        # By now the sender waits, most likely.
+        # By now the sender probably waits.
         time.sleep(0.1)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         if not over.wait(ANSWER_SECONDS):
@@ -342,17 +345,18 @@ def test_interruption_that_does_not_wake_the_sender_ends_it() -> None:
     assert not waited_in_vain.is_set()
 
 
-def test_file_is_read_no_further_than_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a file of any size fits the memory: by lines, and by bytes."""
-    monkeypatch.setattr(event_sender, "LINES_IN_FLIGHT_MAX", 6)
-    monkeypatch.setattr(event_sender, "BYTES_IN_FLIGHT_MAX", 200)
-    assert most_read_ahead(batch_bytes=1, expected=3) == 3
-    assert most_read_ahead(batch_bytes=100, expected=2) == 2
+def test_lines_and_bytes_that_are_read_ahead_are_bounded() -> None:
+    """So a file of any size fits into memory."""
+    limits = replace(LIMITS, lines_in_flight_max=6, bytes_in_flight_max=200)
+    assert most_read_ahead(limits, batch_bytes=1, expected=3) == 3
+    assert most_read_ahead(limits, batch_bytes=100, expected=2) == 2
 
 
-def most_read_ahead(batch_bytes: int, expected: int) -> int:
-    """How many batches of two lines are in flight at the most, when the server answers only once as many as expected are, and
-    nothing more comes."""
+def most_read_ahead(limits: SendLimits, *, batch_bytes: int, expected: int) -> int:
+    """The most batches of two lines that are in flight at once.
+
+    The server answers a batch only when `expected` are in flight, and no further one comes.
+    """
     pulled = 0
     seen: list[int] = []
 
@@ -368,19 +372,19 @@ def most_read_ahead(batch_bytes: int, expected: int) -> int:
             ends_at = time.monotonic() + 60
             while pulled < min(number + 1 + expected, 20) and time.monotonic() < ends_at:
                 time.sleep(0.001)
-            # If more could be in flight, they would come meanwhile.
+            # If more could be in flight, they would come now.
             time.sleep(0.02)
-            # One is read and waits for room.
+            # One batch is read and waits for room.
             seen.append(pulled - number - 1)
             yield all_created(request)
 
     with answering(answers) as address:
-        assert len(send(address, batches())) == 20
+        assert len(send(address, batches(), limits=limits)) == 20
     return max(seen)
 
 
 def test_pace_counts_what_is_answered() -> None:
-    """Each event once, from the first that was sent; nothing before there is an answer."""
+    """Each event once; there is no pace before the first response."""
     pace = Pace()
     assert not pace.events_per_second
 

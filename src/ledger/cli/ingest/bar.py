@@ -1,4 +1,4 @@
-"""The bar of `ledger ingest` on a terminal."""
+"""The progress bar of `ledger ingest` on a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ class IngestBar:
         self._task = progress.add_task("ingest", total=total_bytes, booked=0, pace="")
 
     def show(self, bytes_read: int, booked: int, pace: str) -> None:
-        """Moves the bar."""
+        """Updates the bar."""
         self._progress.update(self._task, completed=bytes_read, booked=booked, pace=pace)
 
     def write(self, line: str) -> None:
-        """Writes a line above it."""
+        """Writes a line above the bar."""
         self._progress.console.print(
             line, markup=False, highlight=False, emoji=False, soft_wrap=True
         )
@@ -27,7 +27,7 @@ class IngestBar:
 
 @contextmanager
 def ingest_bar(total_bytes: int | None) -> Iterator[IngestBar]:
-    """The bar while the block runs; without a total it only moves."""
+    """Shows the bar while the block runs; without a total it shows no share."""
     columns = (
         BarColumn(),
         TextColumn("{task.fields[booked]} booked"),

@@ -9,10 +9,11 @@ from ledger.errors import FieldViolation
 from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.v1 import ledger_pb2
 
-# Far more than an event with the most metadata takes, however it is escaped, and far less than a message may have.
+# Far more than the largest event takes, however it is escaped, and far less than a message holds.
 LINE_BYTES_MAX = 1024 * 1024
-# An event takes up to five bytes more in a message than alone: its tag and its length. The rest of the slack is for the frame.
+# In a message an event takes up to five bytes more than alone, for its tag and its length.
 _EVENT_OVERHEAD_BYTES = 5
+# Leaves room for the other bytes of the message.
 _BATCH_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -20,7 +21,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the file, from 1, and the event in it or what keeps it from being one."""
+    """A line of the file, numbered from 1, with its event or the reason why it has none."""
 
     number: int
     content: ledger_pb2.ProcessorEvent | InvalidLine
@@ -28,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Lines in their order, and the events among them. `end_bytes`: how far the file is read with it."""
+    """Lines in their order, their events, and `end_bytes`, the position after the last line."""
 
     lines: tuple[Line, ...]
     events: tuple[ledger_pb2.ProcessorEvent, ...]
@@ -46,7 +47,7 @@ class Batch:
 def read_batches(
     source: BinaryIO, *, batch_size: int, ignore_unknown_fields: bool
 ) -> Iterator[Batch]:
-    """The lines of `source` but the blank ones, up to `batch_size` and what a message holds at a time. Raises OSError."""
+    """The lines of `source` except blank ones, in batches that fit a message. Raises OSError."""
     lines: list[Line] = []
     size_bytes = 0
     end_bytes = 0
@@ -68,7 +69,7 @@ def read_batches(
 
 
 def _read_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
-    """Each line's number, its bytes or None if they are too many, and the place in the file after it."""
+    """Each line's number, its bytes (None if there are too many), and the position after it."""
     number, end_bytes = 0, 0
     while raw := source.readline(LINE_BYTES_MAX + 1):
         number += 1

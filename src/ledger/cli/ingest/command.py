@@ -25,15 +25,15 @@ from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
 ERRORS_SHOWN = 20
-# From a hundred to a thousand it costs the same; the fewer there are, the sooner the first answer comes.
+# From 100 to 1000 the cost is the same; smaller requests get the first response sooner.
 BATCH_EVENTS = 250
 _EVENT_ID_LENGTH_SHOWN = 128
 
 HELP = """
 Book the events of FILE, one JSON object a line; - reads standard input.
 
-It may be run again at any time: what is booked already counts as a duplicate
-and changes nothing.
+It may be run again at any time: an event that is booked already counts as a
+duplicate and changes nothing.
 
 Fields of a line:
 
@@ -51,13 +51,13 @@ reference                           absent is metadata.payment_id, if any
 metadata                            an object of strings; numbers, true and
                                     false become text, null is left out
 
-Null is as good as absent. Two names of one field that say different things are
-an error. So is a field that is not listed here, since a fee under a misspelt
-name would be lost; --ignore-unknown lets them pass. Blank lines are skipped.
+Null counts as absent. Two names of one field with different values are an
+error. So is a field that is not listed here, since a fee under a misspelt name
+would be lost; --ignore-unknown ignores such fields. Blank lines are skipped.
 
-Refused lines go to standard error as FILE:LINE: event_id: STATUS REASON
-message; the other lines are booked all the same. INVALID_LINE is what was not
-sent at all.
+Refused lines are written to standard error as FILE:LINE: event_id: STATUS
+REASON message; the other lines are booked. INVALID_LINE marks a line that was
+not sent.
 
 Exit status: 0 if every line was created or a duplicate, 1 if any was refused, 2
 if the file cannot be read, 3 if the server cannot be reached.
@@ -66,14 +66,14 @@ if the file cannot be read, 3 if the server cannot be reached.
 
 @dataclass(slots=True)
 class IngestSummary:
-    """What became of the lines so far: each is counted in one of these."""
+    """Counts the lines by result; each line is counted once."""
 
     created: int = 0
     duplicates: int = 0
     conflicts: int = 0
     invalid: int = 0
     refused_otherwise: int = 0
-    # Answered with a status that only a newer command knows: booked or not, that is not for this one to say.
+    # With a status that only a newer command knows: they may be booked or not.
     unknown: int = 0
 
     @property
@@ -83,12 +83,12 @@ class IngestSummary:
 
     @property
     def refused(self) -> int:
-        """Lines whose events are not."""
+        """Lines whose events are not in the books."""
         return self.conflicts + self.invalid + self.refused_otherwise
 
     @property
-    def told(self) -> int:
-        """Lines that a person has to look at."""
+    def reported(self) -> int:
+        """Lines that a person must look at."""
         return self.refused + self.unknown
 
 
@@ -104,18 +104,18 @@ class ResultReporter:
         self._write = write
 
     def add(self, batch: Batch, results: Results) -> None:
-        """Takes in what became of a batch."""
-        answers = iter(results)
+        """Counts the results of a batch."""
+        results_left = iter(results)
         for line in batch.lines:
             if isinstance(line.content, InvalidLine):
                 self.summary.invalid += 1
-                self._tell(
+                self._report(
                     line.number,
                     line.content.event_id,
                     f"INVALID_ARGUMENT INVALID_LINE {line.content}",
                 )
             else:
-                self._add_result(line.number, line.content, next(answers))
+                self._add_result(line.number, line.content, next(results_left))
 
     def _add_result(
         self, number: int, event: ledger_pb2.ProcessorEvent, result: ledger_pb2.IngestResult
@@ -127,7 +127,7 @@ class ResultReporter:
                 self.summary.duplicates += 1
             else:
                 self.summary.unknown += 1
-                self._tell(
+                self._report(
                     number,
                     event.event_id,
                     f"status {result.status} is unknown to this version of the command: update it",
@@ -140,20 +140,21 @@ class ResultReporter:
             self.summary.invalid += 1
         else:
             self.summary.refused_otherwise += 1
-        # Places in the request are nothing to whoever reads lines of a file.
+        # The position in the request means nothing to a reader of the file.
         message = re.sub(r"\bevents\[[0-9]+\]\.", "", refusal.message)
-        self._tell(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
+        self._report(number, event.event_id, f"{refusal.code} {refusal.reason} {message}")
 
-    def _tell(self, number: int, event_id: str, text: str) -> None:
-        if self._shown_max is None or self.summary.told <= self._shown_max:
+    def _report(self, number: int, event_id: str, text: str) -> None:
+        if self._shown_max is None or self.summary.reported <= self._shown_max:
             shown_id = printable(event_id[:_EVENT_ID_LENGTH_SHOWN]) or "-"
             self._write(f"{self._source_name}:{number}: {shown_id}: {printable(text)}")
 
     def close(self) -> None:
-        """Tells how many refused lines were not written."""
-        if self._shown_max is not None and self.summary.told > self._shown_max:
+        """Writes how many refused lines were not shown."""
+        if self._shown_max is not None and self.summary.reported > self._shown_max:
             self._write(
-                f"{self.summary.told - self._shown_max} more refused lines; --errors all shows them"
+                f"{self.summary.reported - self._shown_max} more refused lines;"
+                " --errors all shows them"
             )
 
 
@@ -175,7 +176,7 @@ class ErrorCount(click.ParamType[int | None]):
     metavar="NUMBER",
     type=WholeNumber(1, BATCH_EVENTS_MAX),
     default=BATCH_EVENTS,
-    help=f"How many events to send in one request, 1 to {BATCH_EVENTS_MAX}.  [default: {BATCH_EVENTS}]",
+    help=f"Events to send in one request, 1 to {BATCH_EVENTS_MAX}.  [default: {BATCH_EVENTS}]",
 )
 @click.option(
     "--errors",
@@ -188,7 +189,7 @@ class ErrorCount(click.ParamType[int | None]):
     "--ignore-unknown",
     "ignore_unknown_fields",
     is_flag=True,
-    help="Let fields pass that are not an event's.",
+    help="Ignore fields that an event does not have.",
 )
 @json_option
 @address_option
@@ -205,7 +206,7 @@ def ingest(
         reporter = ResultReporter(name, errors, progress.write)
         pace = Pace()
 
-        def on_answer(batch: Batch, results: Results) -> None:
+        def on_results(batch: Batch, results: Results) -> None:
             reporter.add(batch, results)
             progress.show(batch.end_bytes, reporter.summary.booked, _pace_text(pace))
 
@@ -214,7 +215,7 @@ def ingest(
                 batches = read_batches(
                     source, batch_size=batch_size, ignore_unknown_fields=ignore_unknown_fields
                 )
-                EventSender(stub, on_answer, pace).send_all(batches)
+                EventSender(stub, on_results, pace).send_all(batches)
         except CommandFailure as failure:
             raise CommandFailure(
                 *failure.lines, _so_far(reporter.summary), exit_status=failure.exit_status
@@ -235,7 +236,7 @@ def ingest(
         print_json(_json_of(name, reporter.summary))
     else:
         _print_summary(name, reporter.summary, pace)
-    if reporter.summary.told:
+    if reporter.summary.reported:
         raise click.exceptions.Exit(ExitStatus.REFUSED)
 
 
@@ -248,7 +249,8 @@ def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
         yield sys.stdin.buffer, "<stdin>"
         return
     try:
-        source = Path(file).open("rb")  # noqa: SIM115  # errors of the block are not errors of opening
+        # Not by `with`: errors of the block are not errors of opening.
+        source = Path(file).open("rb")  # noqa: SIM115
     except OSError as error:
         raise CommandFailure(
             f"cannot read {file}: {error.strerror}", exit_status=ExitStatus.USAGE
@@ -258,7 +260,7 @@ def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
 
 
 class _Progress(Protocol):
-    """What is seen while a file is read."""
+    """Shows the progress of reading a file."""
 
     def show(self, bytes_read: int, booked: int, pace: str) -> None: ...
 
@@ -266,7 +268,7 @@ class _Progress(Protocol):
 
 
 class _NoBar:
-    """Of a standard error that is no terminal."""
+    """Shows no progress, for a standard error that is no terminal."""
 
     def show(self, bytes_read: int, booked: int, pace: str) -> None:
         pass
@@ -282,11 +284,14 @@ def write_error_line(line: str) -> None:
 
 @contextmanager
 def _progress_bar(source: BinaryIO) -> Iterator[_Progress]:
-    """A bar on standard error while the block runs, if that is a terminal; lines are written above the bar."""
+    """Shows a bar on standard error during the block, if standard error is a terminal.
+
+    Lines are written above the bar.
+    """
     if not sys.stderr.isatty():
         yield _NoBar()
         return
-    # Imported when it is seen: it takes longer to load than the rest of a command.
+    # Imported only for a terminal: rich takes longer to load than the rest of a command.
     from ledger.cli.ingest.bar import ingest_bar
 
     status = os.fstat(source.fileno())
@@ -296,8 +301,9 @@ def _progress_bar(source: BinaryIO) -> Iterator[_Progress]:
 
 def _so_far(summary: IngestSummary) -> str:
     return (
-        f"{summary.booked or 'no'} lines are known to be booked ({summary.created} created, {summary.duplicates} duplicates); "
-        "running the same command again is harmless, since what is booked counts as a duplicate"
+        f"{summary.booked or 'no'} lines are known to be booked ({summary.created} created,"
+        f" {summary.duplicates} duplicates); running the same command again is harmless, since"
+        " booked events count as duplicates"
     )
 
 
@@ -306,7 +312,7 @@ def _pace_text(pace: Pace) -> str:
 
 
 def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
-    print_line(f"{name}: {summary.booked + summary.told} lines")
+    print_line(f"{name}: {summary.booked + summary.reported} lines")
     print_line(f"  created     {summary.created}")
     print_line(f"  duplicates  {summary.duplicates}")
     kinds = [
@@ -325,7 +331,7 @@ def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
 def _json_of(name: str, summary: IngestSummary) -> JsonValue:
     return {
         "file": name,
-        "lines": str(summary.booked + summary.told),
+        "lines": str(summary.booked + summary.reported),
         "created": str(summary.created),
         "duplicates": str(summary.duplicates),
         "conflicts": str(summary.conflicts),

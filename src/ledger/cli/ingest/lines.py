@@ -1,6 +1,7 @@
-"""Reads one line of a file of events: a JSON object, in the spellings that processors and their exports use.
+"""Reads one line of a file of events: a JSON object, in the spellings that processors use.
 
-What a line must be to become a message is judged here; whether the message is a valid event is judged by the server alone.
+This module checks what a line needs to become a message. Only the server checks whether the message
+is a valid event.
 """
 
 import json
@@ -19,7 +20,7 @@ _TYPE_PREFIX = "EVENT_TYPE_"
 _MINOR_RULE = "must be a whole number of minor units, written without point, exponent or quotes"
 _METADATA_RULE = "must be an object of strings, numbers, true or false"
 
-# charge_succeeded, CHARGE_SUCCEEDED and EVENT_TYPE_CHARGE_SUCCEEDED, for each type there is.
+# charge_succeeded, CHARGE_SUCCEEDED and EVENT_TYPE_CHARGE_SUCCEEDED, and so on for each type.
 _TYPE_BY_SPELLING = {
     spelling: number
     for name, number in ledger_pb2.EventType.items()
@@ -28,7 +29,7 @@ _TYPE_BY_SPELLING = {
 }
 _PAYOUT_EVENT_TYPES = {_TYPE_BY_SPELLING[event_type.value] for event_type in PAYOUT_EVENT_TYPES}
 
-# The names under which a field of the message may stand in a line.
+# The names that a field of the message may have in a line.
 _SPELLINGS = {
     "event_id": ("event_id",),
     "type": ("event_type", "type"),
@@ -46,7 +47,10 @@ _KNOWN_NAMES = frozenset(name for names in _SPELLINGS.values() for name in names
 
 
 class InvalidLine(Exception):
-    """A line that cannot be an event. `event_id` is empty where it cannot be told; a violation of the whole line has no field."""
+    """A line that cannot be an event.
+
+    `event_id` is empty if the line has none. A violation of the whole line has an empty field.
+    """
 
     def __init__(self, violations: list[FieldViolation], event_id: str = "") -> None:
         super().__init__(
@@ -57,7 +61,7 @@ class InvalidLine(Exception):
 
 
 class _Fraction(str):
-    """A JSON number with a point or an exponent, as it is written: it never becomes a float."""
+    """A JSON number with a point or an exponent, kept as text: it never becomes a float."""
 
     __slots__ = ()
 
@@ -65,10 +69,10 @@ class _Fraction(str):
 def parse_event_line(
     line: str, *, ignore_unknown_fields: bool = False
 ) -> ledger_pb2.ProcessorEvent:
-    """The event that `line` holds. A field that is null is absent.
+    """Parses the event in `line`. A field that is null counts as absent.
 
-    `metadata.payment_id` is the reference of an event that has none, `metadata.payout_id` the payout of a payout event that
-    names none. Raises InvalidLine with everything that is wrong.
+    An event without a reference gets `metadata.payment_id`; a payout event without a payout id gets
+    `metadata.payout_id`. Raises InvalidLine with all violations.
     """
     fields = _parse_object(line)
     violations: list[FieldViolation] = []
@@ -124,11 +128,11 @@ def _parse_object(line: str) -> dict[str, Any]:
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `pairs`; of two members with one name JSON would silently keep the last."""
+    """The object of `pairs`. Raises ValueError for two values of one name: JSON keeps the last."""
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members and (type(members[name]), members[name]) != (type(value), value):
-            raise ValueError(f"{name!r} stands there twice, with different values")
+            raise ValueError(f"{name!r} is there twice, with different values")
         members[name] = value
     return members
 
@@ -138,7 +142,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _read_field(field: str, fields: Mapping[str, Any], violations: list[FieldViolation]) -> Any:
-    """The value of the message's `field`, under whichever name it stands; None if it is absent or was found wrong."""
+    """The value of the message's `field`, by any of its names; None if it is absent or invalid."""
     read = _READERS[field]
     present = [name for name in _SPELLINGS[field] if fields.get(name) is not None]
     if not present and field in _REQUIRED:
@@ -205,7 +209,7 @@ def _read_metadata(value: Any) -> dict[str, str]:
         if not isinstance(item, str | int):
             raise ValueError(f"{_METADATA_RULE}; {key!r} is not")
         try:
-            # A fraction is a string already: the one that stands in the line.
+            # A fraction is kept as the text of the line.
             metadata[_read_text(key)] = str(item) if isinstance(item, _Fraction) else _text_of(item)
         except ValueError as error:
             raise ValueError(f"{key!r} {error}") from None

@@ -1,4 +1,11 @@
-"""Sends batches of events to the server, all in one stream, and again when the server is away for a moment."""
+"""Sends batches of events to the server in one stream, and resumes it after an interruption.
+
+Why not BatchIngestEvents, one call after the other? It takes as much CPU (20,000 events: about 5 s
+each way, all processes together) and as much time on a busy machine, and this module would be half
+as long. But a stream waits while the server's queue is full or a rate limit is reached, where a
+batch is refused, and the server decodes the next events while it books the last ones. Batches in
+parallel would not keep the order of the file, which decides which of two events with one id counts.
+"""
 
 import queue
 import threading
@@ -20,27 +27,34 @@ if TYPE_CHECKING:
 
     from ledger.v1 import ledger_pb2_grpc
 
-# So much of a file may be read and not be answered: enough to keep a server busy, which reads a few thousand events ahead.
-LINES_IN_FLIGHT_MAX = 4000
-BYTES_IN_FLIGHT_MAX = 16 * 1024 * 1024
-# About half a minute of waiting in all.
+# Without a response in between: about a quarter of a minute of waiting in all.
 ATTEMPTS_MAX = 8
-# A server that never said anything is most likely not there at all.
+# A server that has never responded is probably not there at all.
 ATTEMPTS_UNANSWERED_MAX = 4
-BACKOFF_SECONDS = 0.2
 BACKOFF_SECONDS_MAX = 5.0
-# A stream has no deadline as other calls have. A server in good health answers within its own deadlines, which are shorter.
 END_TIMEOUT_SECONDS = 2.0
-ANSWER_TIMEOUT_SECONDS = 60.0
-# Python looks for Ctrl-C between two steps of its own code. One that comes just before a wait, or to another thread, does not end
-# it: so nobody waits for longer than this at a time.
+# Python looks for Ctrl-C between two steps of its own code. A signal that comes just before a wait,
+# or that another thread receives, does not end the wait. So no wait is longer than this.
 WAIT_SECONDS = 0.25
 
 Results = Sequence[ledger_pb2.IngestResult]
 
 
+@dataclass(frozen=True, slots=True)
+class SendLimits:
+    """How far the sender reads ahead, and how long it waits."""
+
+    # Read and not answered: enough to keep a server busy, which reads a few thousand events ahead.
+    lines_in_flight_max: int = 4000
+    bytes_in_flight_max: int = 16 * 1024 * 1024
+    # A stream has no deadline. The deadlines within a healthy server are shorter than this.
+    response_timeout_seconds: float = 60.0
+    # Before the second attempt; it doubles with each further attempt.
+    backoff_seconds: float = 0.2
+
+
 class Pace:
-    """How fast events are answered, from the first one that was sent to the last one that was answered."""
+    """How fast events are answered, from the first request to the last response."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -49,29 +63,29 @@ class Pace:
 
     @property
     def events_per_second(self) -> int | None:
-        """None before there is an answer."""
+        """None before the first response."""
         if self._began_at is None or not self.events:
             return None
         return round(self.events / max(self._ended_at - self._began_at, 1e-6))
 
     def begin(self) -> None:
-        """Events are being sent; counts the first time."""
+        """Starts the clock. Only the first call counts."""
         if self._began_at is None:
             self._began_at = time.monotonic()
 
     def add(self, events: int) -> None:
-        """So many more are answered."""
+        """Counts events that are answered."""
         self.events += events
         self._ended_at = time.monotonic()
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A batch, and the results of its events as far as they are known."""
+    """A batch, and the results of its events; None where there is no result yet."""
 
     batch: Batch
     results: list[ledger_pb2.IngestResult | None]
-    # How often the server has put some of its events off.
+    # How often the server has put off some of its events.
     put_off: int = 0
 
     @property
@@ -82,7 +96,7 @@ class _Sent:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """Some events of a batch, by their places, that were sent together and are not answered."""
+    """Events of a batch, by their places, that were sent together and have no response yet."""
 
     sent: _Sent
     places: Sequence[int]
@@ -95,32 +109,33 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """A call of StreamEvents on a thread of its own, with queues to and from it.
+    """A call of StreamEvents on a separate thread, with a queue to it and one from it.
 
-    The main thread calls nothing of gRPC: Ctrl-C inside the library can leave a lock taken that the end of the program waits for.
+    The main thread calls nothing of gRPC: Ctrl-C inside gRPC can leave a lock taken for which the
+    end of the program waits.
     """
 
-    # None is the end of either.
+    # None is the end of either queue.
     requests: "queue.SimpleQueue[ledger_pb2.StreamEventsRequest | None]" = field(
         default_factory=queue.SimpleQueue
     )
-    answers: "queue.SimpleQueue[ledger_pb2.StreamEventsResponse | grpc.RpcError | None]" = field(
+    responses: "queue.SimpleQueue[ledger_pb2.StreamEventsResponse | grpc.RpcError | None]" = field(
         default_factory=queue.SimpleQueue
     )
 
     def start(self, stub: "ledger_pb2_grpc.LedgerServiceStub") -> None:
-        """Opens the stream. A daemon's, since the user may want the program to end before the server does."""
+        """Opens the stream, on a daemon thread: the program may end before the server responds."""
         threading.Thread(target=self._carry, args=(stub,), daemon=True).start()
 
-    def next_answer(
+    def next_response(
         self, timeout_seconds: float
     ) -> "ledger_pb2.StreamEventsResponse | grpc.RpcError | None":
-        """Waits for an answer, interruptibly. Raises queue.Empty when none comes in time."""
+        """Waits for a response; Ctrl-C ends the wait. Raises queue.Empty if none comes in time."""
         ends_at = time.monotonic() + timeout_seconds
         while True:
             left_seconds = ends_at - time.monotonic()
             try:
-                return self.answers.get(timeout=max(0.0, min(WAIT_SECONDS, left_seconds)))
+                return self.responses.get(timeout=max(0.0, min(WAIT_SECONDS, left_seconds)))
             except queue.Empty:
                 if left_seconds <= WAIT_SECONDS:
                     raise
@@ -129,59 +144,62 @@ class _Stream:
         import grpc
 
         try:
-            for answer in stub.StreamEvents(iter(self.requests.get, None)):
-                self.answers.put(answer)
+            for response in stub.StreamEvents(iter(self.requests.get, None)):
+                self.responses.put(response)
         except grpc.RpcError as error:
-            self.answers.put(error)
+            self.responses.put(error)
         else:
-            self.answers.put(None)
+            self.responses.put(None)
 
 
 class EventSender:
-    """Tells `on_answer` about each batch, in the order in which they were sent, with the results of its events."""
+    """Sends batches, and passes each with the results of its events to `on_results`, in order."""
 
     def __init__(
         self,
         stub: "ledger_pb2_grpc.LedgerServiceStub",
-        on_answer: Callable[[Batch, Results], None],
+        on_results: Callable[[Batch, Results], None],
         pace: Pace | None = None,
+        limits: SendLimits | None = None,
     ) -> None:
-        """`pace` is kept up to date before `on_answer` is told."""
+        """`pace` is updated before each call of `on_results`."""
         self._stub = stub
-        self._on_answer = on_answer
+        self._on_results = on_results
         self._pace = pace or Pace()
+        self._limits = limits or SendLimits()
         self._in_flight: deque[_Sent] = deque()
         self._lines_in_flight = 0
         # How far the file is answered.
-        self._told_bytes = 0
+        self._answered_bytes = 0
         self._unanswered: deque[_Request] = deque()
         self._stream: _Stream | None = None
         self._attempt = 1
         self._is_answered_once = False
 
     def send_all(self, batches: Iterable[Batch]) -> None:
-        """Books all batches, their events in their order, and returns when everything is answered.
+        """Books all batches in order, and returns when all events have results.
 
-        What a stream that broke off has not answered is sent again; the server tells what it had booked of it as duplicates.
-        Raises grpc.RpcError when the server refuses the stream, or stays away for longer than it is worth waiting.
+        After a broken stream, sends again what was not answered; events that were booked already
+        are duplicates then. Raises grpc.RpcError if the server refuses the stream or cannot be reached
+        for too long, CommandFailure if it is silent.
         """
         try:
             for batch in batches:
                 while self._in_flight and not self._has_room(batch):
-                    self._take_answer(wait=True)
+                    self._take_response(wait=True)
                 self._send(batch)
-                while self._unanswered and self._take_answer(wait=False):
+                while self._unanswered and self._take_response(wait=False):
                     pass
             while self._in_flight:
-                self._take_answer(wait=True)
+                self._take_response(wait=True)
             self._wait_for_end()
         finally:
             self._end_stream()
 
     def _has_room(self, batch: Batch) -> bool:
         return (
-            self._lines_in_flight + len(batch.lines) <= LINES_IN_FLIGHT_MAX
-            and batch.end_bytes - self._told_bytes <= BYTES_IN_FLIGHT_MAX
+            self._lines_in_flight + len(batch.lines) <= self._limits.lines_in_flight_max
+            and batch.end_bytes - self._answered_bytes <= self._limits.bytes_in_flight_max
         )
 
     def _send(self, batch: Batch) -> None:
@@ -189,10 +207,10 @@ class EventSender:
         self._in_flight.append(sent)
         self._lines_in_flight += len(batch.lines)
         self._request(sent)
-        self._tell_answered()
+        self._pass_on_results()
 
     def _request(self, sent: _Sent) -> None:
-        """Sends those events of a batch that have no result."""
+        """Sends the events of a batch that have no result."""
         if not sent.open_places:
             return
         request = _Request(sent, sent.open_places)
@@ -203,7 +221,7 @@ class EventSender:
             self._stream.requests.put(request.message)
 
     def _open_stream(self) -> None:
-        """Opens a stream and sends everything that is not answered."""
+        """Opens a stream and sends every request that has no response."""
         self._pace.begin()
         self._stream = _Stream()
         for request in self._unanswered:
@@ -211,11 +229,11 @@ class EventSender:
         self._stream.start(self._stub)
 
     def _wait_for_end(self) -> None:
-        """Lets the server end the call, which it would otherwise take for one that was given up. Nothing depends on it."""
+        """Lets the server end the call, which it would otherwise count as cancelled."""
         if self._stream is not None:
             self._stream.requests.put(None)
             with suppress(queue.Empty):
-                self._stream.next_answer(END_TIMEOUT_SECONDS)
+                self._stream.next_response(END_TIMEOUT_SECONDS)
             self._stream = None
 
     def _end_stream(self) -> None:
@@ -223,27 +241,31 @@ class EventSender:
             self._stream.requests.put(None)
             self._stream = None
 
-    def _take_answer(self, *, wait: bool) -> bool:
-        """Takes in an answer, or what has come instead of one. Whether there was any; there is one if it may wait."""
+    def _take_response(self, *, wait: bool) -> bool:
+        """Handles the next response, or the error or end of the stream.
+
+        Returns whether there was one; with `wait` there always is.
+        """
         if self._stream is None:
-            raise RuntimeError("there is no stream to be answered by")
+            raise RuntimeError("there is no stream to respond")
+        timeout_seconds = self._limits.response_timeout_seconds
         try:
-            answer = (
-                self._stream.next_answer(ANSWER_TIMEOUT_SECONDS)
+            response = (
+                self._stream.next_response(timeout_seconds)
                 if wait
-                else self._stream.answers.get_nowait()
+                else self._stream.responses.get_nowait()
             )
         except queue.Empty:
             if not wait:
                 return False
             raise CommandFailure(
-                f"the server has not answered for {ANSWER_TIMEOUT_SECONDS:.0f} s",
+                f"the server has not answered for {timeout_seconds:.0f} s",
                 exit_status=ExitStatus.UNREACHABLE,
             ) from None
-        if isinstance(answer, ledger_pb2.StreamEventsResponse):
-            self._take_results(answer.results)
-        elif answer is not None:
-            self._recover(answer)
+        if isinstance(response, ledger_pb2.StreamEventsResponse):
+            self._take_results(response.results)
+        elif response is not None:
+            self._recover(response)
         else:
             raise CommandFailure(
                 f"the server ended the stream with {len(self._unanswered)} requests unanswered"
@@ -265,20 +287,20 @@ class EventSender:
         self._pace.add(len(request.places) - len(sent.open_places))
         if sent.open_places:
             sent.put_off += 1
-            time.sleep(_backoff_seconds(sent.put_off))
+            time.sleep(self._backoff_seconds(sent.put_off))
             self._request(sent)
-        self._tell_answered()
+        self._pass_on_results()
 
-    def _tell_answered(self) -> None:
-        """Tells of the batches that are complete, as far as none before them is not."""
+    def _pass_on_results(self) -> None:
+        """Passes on the results of complete batches, up to the first incomplete batch."""
         while self._in_flight and not self._in_flight[0].open_places:
             sent = self._in_flight.popleft()
             self._lines_in_flight -= len(sent.batch.lines)
-            self._told_bytes = sent.batch.end_bytes
-            self._on_answer(sent.batch, [result for result in sent.results if result is not None])
+            self._answered_bytes = sent.batch.end_bytes
+            self._on_results(sent.batch, [result for result in sent.results if result is not None])
 
     def _recover(self, error: "grpc.RpcError") -> None:
-        """Opens another stream after one broke off, if that is worth trying. Raises `error` if not."""
+        """Opens another stream after one broke off. Raises `error` if a retry cannot help."""
         refusal = refusal_of_call(error)
         never_heard = refusal.is_unanswered and not self._is_answered_once
         if not refusal.is_retryable or self._attempt >= (
@@ -286,14 +308,13 @@ class EventSender:
         ):
             raise error
         self._end_stream()
-        time.sleep(max(_backoff_seconds(self._attempt), refusal.retry_delay_seconds))
+        time.sleep(max(self._backoff_seconds(self._attempt), refusal.retry_delay_seconds))
         self._attempt += 1
         self._open_stream()
 
-
-def _backoff_seconds(attempt: int) -> float:
-    longest_seconds: float = min(BACKOFF_SECONDS * 2 ** (attempt - 1), BACKOFF_SECONDS_MAX)
-    return jittered(longest_seconds)
+    def _backoff_seconds(self, attempt: int) -> float:
+        longest_seconds = self._limits.backoff_seconds * 2.0 ** (attempt - 1)
+        return jittered(min(longest_seconds, BACKOFF_SECONDS_MAX))
 
 
 def _is_retryable(result: ledger_pb2.IngestResult) -> bool:
