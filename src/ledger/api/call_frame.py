@@ -82,7 +82,7 @@ Handler = Any
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What surrounds every call of one method. `method` is None for health checks and reflection."""
+    """What surrounds every call of one method. `method` is None for health and reflection."""
 
     path: str
     method: Method | None
@@ -221,8 +221,8 @@ class CallFrame:
                     raise ShuttingDown
                 # The caller first: nothing is received from a stranger.
                 gated = None if gate is None else gate.call(context, framed.request_id)
-                # Popped from lists: a batch has several MiB, which its method drops early. A variable
-                # here would hold it until the end of the call.
+                # Popped from lists: a batch has several MiB, which its method drops early. A
+                # variable here would hold it until the end of the call.
                 raw = [await receiving.read(framed, bytes_max)]
                 if unread is not None:
                     unread.check(context)
@@ -349,7 +349,7 @@ class _Call:
         self._count(grpc.StatusCode.OK)
 
     def became_status(self, error: BaseException) -> bool:
-        """Counts the call; true if `error` is a status now. Cancellations and aborts are to be raised."""
+        """Counts the call. False for cancellations and aborts, which the frame raises again."""
         has_become = self._set_status(error)
         if self._status is not None:
             self._count(status_code_of(self._status))

@@ -1,7 +1,7 @@
 """Limits on calls that are open at once.
 
-The ingest queue (`application/ingest/queue.py`) limits events that wait to be booked. These limits are
-for everything else.
+The ingest queue (`application/ingest/queue.py`) limits events that wait to be booked. These limits
+are for everything else.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""How the memory that a server may take is shared out, so that what all callers send together fits into it.
+"""Divides the memory of a server, so that what all clients send together fits into it.
 
-Every place that holds requests has a bound; this is their sum. What is left beside the fixed bounds
-goes to connections and to messages of 4 MiB that are not whole yet.
+Every place that holds requests has a limit; this adds them up. What the fixed limits leave goes to
+connections, and to messages of 4 MiB that have not arrived whole.
 """
 
 from dataclasses import dataclass
@@ -22,29 +22,29 @@ from ledger.api.unread_responses import UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTE
 from ledger.limits import MESSAGE_BYTES_MAX
 
 KIB, MIB = 1024, 1024 * 1024
-# A server that has worked and is at rest: code, the libraries' tables, the database's connections.
+# A server at rest after some work: code, tables of libraries, sessions with the database.
 RESTING_BYTES = 110 * MIB
-# What starts several workers, and replaces those that die.
+# The process that starts several worker processes, and replaces dead ones.
 SUPERVISOR_BYTES = 100 * MIB
-# A call that waits to be read: the first window of its stream, and what the library keeps of it.
+# A call that waits to be read: the first window of its stream, and the state of the library.
 WAITING_CALL_BYTES = 28 * KIB
-# The largest request as a message and decoded: 4 MiB of texts of which each character takes four
-# bytes, or 64,000 entries of metadata. One at a time is parsed, and one may be beyond HELD_BYTES_MAX.
+# The largest request as a message and decoded: 4 MiB of text with four bytes a character, or 64,000
+# entries of metadata. One is parsed at a time, and one may be beyond HELD_BYTES_MAX.
 PARSED_BYTES = 40 * MIB
 DECODED_BYTES = 28 * MIB
-# The statement that books a large batch, as text, in the driver and on its way.
+# The SQL statement that books a large batch: as text, in the driver, and being sent.
 STATEMENT_BYTES = 3 * MESSAGE_BYTES_MAX
 CONNECTION_BYTES = 60 * KIB
-# Of what is left; the rest is for messages that are not whole.
+# Of what is left; the rest is for messages that have not arrived whole.
 CONNECTIONS_SHARE = 1 / 3
 CONNECTIONS_MIN, PLACES_MIN = 64, 4
-# As a server of control groups says that there is no limit.
+# Control groups of version 1 report "no limit" as such a number.
 _UNLIMITED_MIN = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryShares:
-    """How many clients may be connected, and how many large messages may be there in part; what all bounds add up to."""
+    """How many clients may be connected, how many large messages may be arriving, and the sum."""
 
     connections: int
     large_places: int
@@ -54,10 +54,10 @@ class MemoryShares:
     def of(
         cls, memory_bytes: int | None, *, queue_bytes: int, bookings: int, streams: int
     ) -> "MemoryShares":
-        """Shares of `memory_bytes`; without a limit, or with enough, as many as there may be at all.
+        """The shares of `memory_bytes`; the largest if it is None, for no limit, or large enough.
 
-        `queue_bytes` is what may wait to be booked, `bookings` the batches booked at once, `streams` how
-        many may be open. With too little memory the sum is larger than `memory_bytes`.
+        `queue_bytes` is the limit of the ingest queue, `bookings` the batches booked at once,
+        `streams` the limit on open streams. With too little memory the sum exceeds `memory_bytes`.
         """
         fixed_bytes = (
             RESTING_BYTES
@@ -90,14 +90,14 @@ class MemoryShares:
 
 
 def part_of_a_worker(memory_bytes: int, workers: int) -> int:
-    """Of what one worker takes by itself, or several in equal parts beside their supervisor."""
+    """The memory of one worker process: all, or an equal part of what the supervisor leaves."""
     return memory_bytes if workers == 1 else max(0, memory_bytes - SUPERVISOR_BYTES) // workers
 
 
 def memory_limit_bytes(
     groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """The least limit of the control groups that this process is in, as a container's; None without one."""
+    """The smallest memory limit of this process's control groups (of its container); None: none."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -112,7 +112,7 @@ def memory_limit_bytes(
         else:
             continue
         folder = root / path.lstrip("/")
-        # In a container the path may be that of the host, of which only the root is seen.
+        # In a container the path may be the host's, of which only the root is visible.
         for group in (folder, *folder.parents):
             if group.is_relative_to(root):
                 limits.append(_limit_in(group / name))
@@ -125,5 +125,5 @@ def _limit_in(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):
-        # There is none, or it says "max".
+        # There is no such file, or it says "max".
         return None

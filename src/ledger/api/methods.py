@@ -1,7 +1,7 @@
 """The methods of the contract, and what the server does differently from one to the other.
 
-This is the only place that lists methods by name: the gate, the call log, the frame around each call
-and the limits read it. Tests hold the contract, `service_config.json` and the scopes in
+This is the only place that lists methods by name: the gate, the call log, the frame around each
+call and the limits read it. Tests hold the contract, `service_config.json` and the scopes in
 `docs/operations/security.md` to it.
 """
 
@@ -57,8 +57,8 @@ class Method:
     """One RPC. `timeout_seconds` is the deadline in the service config; None: none, for a stream.
 
     `is_large`: its requests may have up to MESSAGE_BYTES_MAX.
-    `has_own_queue`: its calls do not wait behind those of other methods before the server takes them
-    up. Each such method costs every call half a microsecond.
+    `has_own_queue`: its calls do not wait behind those of other methods before the server takes
+    them up. Each such method costs every call half a microsecond.
     """
 
     name: str

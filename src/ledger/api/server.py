@@ -1,4 +1,4 @@
-"""The gRPC server: the ledger service, health and reflection on one port, and health alone on another."""
+"""The gRPC server: the service, health and reflection at one address, health alone at another."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,51 +31,55 @@ HANDSHAKE_SECONDS = 10
 PING_INTERVAL_MIN_SECONDS = 10
 PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 2.0
-# A single failed ping may be a hiccup; a second one is not.
+# One failed ping may be a hiccup.
 FAILED_PINGS_MAX = 2
 LAST_CALLS_SECONDS = 0.5
-# Waited for one after the other: a process that the system halts meanwhile loses one of them and not the whole time.
+# Waits one after the other: if the system halts the process, it loses one of them and not all.
 LAST_CALLS_STEPS = 10
 
-# Longer than the longest deadline that we recommend to callers: only streams are still open then.
+# Longer than the longest deadline in the service config: only streams are still open then.
 CONNECTION_AGE_GRACE_SECONDS = 180
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # Calls of a method that are not taken up yet; those beyond are cancelled, by default from a thousand on. No more than can be
-    # answered within the deadlines of most callers, some three seconds' worth, lest all that is taken up is too late.
+    # Calls of a method that the server has not taken up; gRPC cancels those beyond, by default from
+    # 1,000 on. No more than the server answers within most deadlines, some three seconds' worth:
+    # with more, each call would be taken up too late.
     ("grpc.server.max_pending_requests", 10_000),
     ("grpc.server.max_pending_requests_hard_limit", 12_000),
-    # What a connection has beyond them waits at its client, where it costs nothing here and ends with its deadline. Otherwise a
-    # few connections could fill the queue above, and everybody's calls would be cancelled, which nobody repeats.
+    # Further calls of a connection wait at its client, cost nothing here and end with their
+    # deadline. Otherwise a few connections could fill the queue above. Calls of all clients would
+    # then be cancelled, which clients do not repeat.
     ("grpc.max_concurrent_streams", STREAMS_MAX),
-    # Streams that have ended and are not cleared away yet, which happens when a call was reset or was just answered. By default
-    # they count as open, and most calls of a client that keeps to the limit above are refused with no word about why. Not more:
-    # calls that were given up while they waited stand in the queue above until their turn.
+    # Streams that have ended, because they were reset or just answered, and are not cleared away.
+    # By default they count as open: most calls of a client that keeps to the limit above are then
+    # refused without a reason. Not more: calls whose client gave up stay in the queue above until
+    # their turn.
     ("grpc.http2.max_deallocating_streams", 2 * STREAMS_MAX),
-    # A stream may send its first window before we read its message, and no more: with this probe
-    # windows grow to 4 MiB, which a stranger then may fill on every stream.
+    # Off: a stream may send its first window before we read its message, and no more. This probe
+    # lets windows grow to 4 MiB, and a stranger could fill that on every stream.
     ("grpc.http2.bdp_probe", 0),
-    # That window; by default 64 KiB. The largest event that is valid fits into it.
+    # The first window; by default 64 KiB. The largest valid event fits into it.
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
-    # Beyond the longest token and a trace: a token that is too long is to be refused by us. Between a lower and a higher limit
-    # the library would refuse at random.
+    # More than the longest token and a trace take, so that we refuse a token that is too long. Two
+    # different limits would make the library refuse at random between them.
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
-    # For TLS and the settings of HTTP/2 together, from the first byte on; by default two minutes, in
-    # which connections that say no more would keep the places of others.
+    # For the handshakes of TLS and HTTP/2 together, from the first byte on. By default two minutes,
+    # in which silent connections would keep the places of others.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
-    # Whoever connects and says nothing is shown out; a connection with an open call, a watch or a stream, is not idle.
+    # Closes connections without an open call. A watch or a stream is an open call.
     ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS * 1000),
-    # A client that vanished without a word holds its calls and streams until nobody answers a ping.
+    # Ends the calls and streams of a client that vanished: it answers no ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # Clients behind a NAT may ping as often, with and without calls; whoever does it more than twice too early is cut off.
+    # Clients behind a NAT may ping this often, with and without calls. gRPC disconnects a client
+    # that pings too early more than twice.
     ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-# Of the listener for health checks alone.
+# For the listener that answers only health checks.
 _HEALTH_OPTIONS = tuple(
     (
         dict(_OPTIONS)
@@ -100,7 +104,10 @@ def _age_options(seconds: int) -> tuple[tuple[str, int], ...]:
 
 
 class Server:
-    """A server around `service`. Health `""` means that the process is alive; the service's own follows the database."""
+    """A server of `service`, health and reflection.
+
+    Health `""` says that the process is alive; the health of the service follows the database.
+    """
 
     def __init__(
         self,
@@ -118,18 +125,21 @@ class Server:
         security: Security | None = None,
         call_log: CallLog | None = None,
     ) -> None:
-        """`ping` asks the database for a sign of life and raises when there is none. Without `security` anybody may call.
+        """`ping` raises if the database does not answer. Without `security` every caller may call.
 
-        At `health_address` the server answers health checks and nothing else, in plaintext, with
-        bounds apart: what happens at `address` keeps no probe out. Raises AddressUnavailable.
+        At `health_address` the server answers only health checks, in plaintext and with separate
+        limits, so that no load at `address` keeps a probe out.
 
-        `share_port` is for workers under a supervisor. Otherwise a second server on the same port would start, and silently take
-        half of the calls. Connections older than `connection_age_seconds`, give or take a tenth, are asked to go; 0 means never.
+        `share_port` is for worker processes under a supervisor. For other servers it is off: a
+        second server on the same port would start, and silently take half of the calls.
+
+        Clients are asked to close connections older than `connection_age_seconds`, give or take a
+        tenth; 0: never. Raises AddressUnavailable.
         """
         options = (
             *_OPTIONS,
             *_age_options(connection_age_seconds),
-            # A connection costs about 60 KiB; those beyond are closed at once.
+            # Each costs about 60 KiB; gRPC closes further ones at once.
             ("grpc.max_allowed_incoming_connections", connections_max),
         )
         metrics = metrics or NoCallMetrics()
@@ -154,13 +164,14 @@ class Server:
             raise
         gate_of = None if security is None else partial(security.gate, call_log=call_log)
         self._frame = CallFrame(self._listener.server, limits, metrics, gate_of)
-        # It has what those who add services ask of a server.
+        # It has the two methods of a server that generated code calls.
         framed = cast(aio.Server, self._frame)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, framed)
         self._add_health(self._frame)
         if reflect:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            # The library's own way would look at the class of the server and take the servicer for threads.
+            # The library's function checks the class of the server, and would take CallFrame for a
+            # server of threads.
             add_reflection: Callable[[object, aio.Server], None] = (
                 reflection_pb2_grpc.add_ServerReflectionServicer_to_server
             )
@@ -168,19 +179,19 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where calls are answered; of a unix socket it means nothing."""
+        """The port of `address`; without meaning for a unix socket."""
         return self._listener.port
 
     @property
     def health_port(self) -> int:
-        """Where only health checks are answered; 0 if that is nowhere."""
+        """The port of `health_address`; 0 without one."""
         return 0 if self._health_listener is None else self._health_listener.port
 
     def _add_health(self, frame: CallFrame) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, cast(aio.Server, frame))
 
     async def start(self) -> None:
-        """Begins to answer; the service is told as serving once the database answers."""
+        """Begins to answer. The service's health is SERVING once the database answers."""
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._health_listener is not None:
             await self._health_listener.start()
@@ -200,31 +211,35 @@ class Server:
             repeating.start()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Tells health checks first, takes no new calls, lets those under way end within the grace, cancels the rest."""
+        """Ends the server.
+
+        Health says NOT_SERVING, new calls are refused, open calls have `grace_seconds` to end, and
+        the rest is cancelled.
+        """
         for repeating in self._background:
             repeating.cancel()
         await self._health.enter_graceful_shutdown()
         self._frame.stop()
         if self._health_frame is not None:
             self._health_frame.stop()
-        # What has arrived and was not handed to us yet, the library would answer with CANCELLED, which nobody repeats. We answer
-        # it, until callers have heard that there is nothing more to be had here.
+        # The library would answer calls that it has not handed to us with CANCELLED, which clients
+        # do not repeat. We answer them until clients know that this server stops.
         for _ in range(LAST_CALLS_STEPS):
             await asyncio.sleep(min(LAST_CALLS_SECONDS, grace_seconds) / LAST_CALLS_STEPS)
         await self._listener.stop(grace_seconds)
         if self._health_listener is not None:
-            # Last: until then it tells that the server stops.
+            # Last, as it answers that the server stops.
             await self._health_listener.stop(0)
 
     async def _follow_database(self) -> None:
-        """Pings and sets the health accordingly."""
+        """Pings the database and sets the health of the service."""
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._ping()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the server must not say SERVING
+        except Exception as error:  # noqa: BLE001  # not SERVING, whatever it is
             self._failed_pings += 1
             if self._failed_pings == FAILED_PINGS_MAX:
-                # Where the database is, and why it is away, those who watch it tell.
+                # `postgres/sessions` logs which database it is, and why it does not answer.
                 _log.info(
                     "not serving: the database does not answer, or takes no writes",
                     cause=repr(error.__cause__ or error),

@@ -15,8 +15,8 @@ UNREAD_BYTES_MAX, UNREAD_OF_BATCHES_BYTES_MAX = 24 * 1024 * 1024, 8 * 1024 * 102
 class UnreadResponses:
     """Counts the bytes of unread responses. One caller may have half of `bytes_max`.
 
-    gRPC keeps a response until its client has read it or is gone, and one connection may ask for 128
-    responses of up to 4 MiB. A caller without credentials is identified by its connection.
+    gRPC keeps a response until its client has read it or is gone, and one connection may ask for
+    128 responses of up to 4 MiB. A caller without credentials is identified by its connection.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -33,10 +33,10 @@ class UnreadResponses:
             raise QueueFull
 
     def keep(self, context: Context, size_bytes: int, *, is_refusable: bool) -> None:
-        """Counts a response until its call ends. Raises QueueFull if `is_refusable` and it has no room.
+        """Counts a response until its call ends. If `is_refusable`, raises QueueFull without room.
 
-        A response larger than `bytes_max` has room while nothing else is counted, and one larger than
-        half of it while nothing else of its caller is.
+        A response larger than `bytes_max` has room while nothing else is counted, and one larger
+        than half of it while nothing else of its caller is.
         """
         caller = _caller_of(context)
         of_caller = self._bytes_by_caller[caller]

@@ -58,7 +58,7 @@ class JwtRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
-    """The identity and scopes that a token proves, until `expires_at` in seconds since the epoch."""
+    """What a token proves, until `expires_at` in seconds since the epoch."""
 
     identity: str
     scopes: frozenset[Scope]

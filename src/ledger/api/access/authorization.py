@@ -43,7 +43,7 @@ def refused_event_types(scopes: frozenset[Scope]) -> Mapping[int, Scope]:
 
 
 def parse_scopes(text: str) -> frozenset[Scope]:
-    """Reads scopes separated by commas. Raises ValueError for any other word, and for an empty text."""
+    """Reads scopes separated by commas. Raises ValueError for another word or an empty text."""
     try:
         return frozenset(Scope(word) for word in text.split(","))
     except ValueError:

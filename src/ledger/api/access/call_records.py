@@ -65,8 +65,8 @@ def _canceled_run(request: ledger_pb2.CancelPayoutRunRequest, _: object) -> Cont
 class ContentRule:
     """How to get the content of a call's record.
 
-    `describe` takes what was kept of the request, and the response or None. `keep` is what to keep of
-    the request until then; None: all of it.
+    `describe` takes what was kept of the request, and the response or None. `keep` is what to keep
+    of the request until then; None: all of it.
     """
 
     describe: Callable[[Any, Any], Content]

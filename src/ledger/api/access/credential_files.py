@@ -1,7 +1,7 @@
 """The files of callers and their scopes: one line for each token or client certificate.
 
-`#` begins a comment. A name in a certificate is written with its kind, `uri:spiffe://house/admin` or
-`dns:admin.internal`: a certificate may have any text in either.
+`#` begins a comment. A name in a certificate is written with its kind, `uri:spiffe://house/admin`
+or `dns:admin.internal`: a certificate may have any text in either.
 """
 
 import re

@@ -192,9 +192,10 @@ class GatedCall:
             call_log.record(self._record(STREAM_OPEN))
 
     async def answered(self, response: Message) -> None:
-        """Keeps the response for the record; writes the record now if the response must wait for it.
+        """Keeps the response for the record. Writes the record now if the response waits for it.
 
-        Raises DatabaseUnavailable and the like if it cannot. The call took effect, and may be repeated.
+        Raises DatabaseUnavailable and the like if it cannot. The call took effect, and may be
+        repeated.
         """
         self._response = response
         if self._gate.call_log is not None and self._gate.is_recorded_before_response:

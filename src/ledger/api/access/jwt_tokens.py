@@ -132,7 +132,8 @@ def _algorithms_of(path: Path, public_key: Any) -> frozenset[str]:
     if isinstance(public_key, rsa.RSAPublicKey):
         if public_key.key_size < RSA_BITS_MIN:
             raise FileUnusable(
-                f"{path} holds an RSA key of {public_key.key_size} bits; the minimum is {RSA_BITS_MIN}"
+                f"{path} holds an RSA key of {public_key.key_size} bits; the minimum is "
+                f"{RSA_BITS_MIN}"
             )
         return frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
     if isinstance(public_key, ec.EllipticCurvePublicKey):

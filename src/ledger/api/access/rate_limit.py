@@ -10,8 +10,8 @@ BUCKETS_MAX = 10_000
 class RateLimit:
     """Buckets that hold `burst_calls` calls and fill up by `calls_per_second`.
 
-    A bucket is one number: when it will be full again. A full bucket is not stored, because a new one
-    is full, too. This is the generic cell rate algorithm (ITU-T I.371).
+    A bucket is one number: when it will be full again. A full bucket is not stored, because a new
+    one is full, too. This is the generic cell rate algorithm (ITU-T I.371).
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RateLimit:
         return 0.0
 
     def _make_room(self, now: float) -> None:
-        """Removes the full buckets, or if there are none the oldest, whose caller gets a full one."""
+        """Removes the full buckets; without any, the oldest, whose caller then has a full one."""
         self._full_at = {
             caller: full_at for caller, full_at in self._full_at.items() if full_at > now
         }

@@ -133,8 +133,8 @@ def _check_exposure(settings: Settings) -> None:
     if missing:
         raise SecurityMisconfigured(
             f"{settings.grpc_address} can be called from other machines, and there is no "
-            f"{' and no '.join(missing)}: set that, or LEDGER_ALLOW_INSECURE=true if something else "
-            "keeps strangers away"
+            f"{' and no '.join(missing)}: set that, or LEDGER_ALLOW_INSECURE=true if something "
+            "else keeps strangers away"
         )
 
 

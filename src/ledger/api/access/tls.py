@@ -18,7 +18,7 @@ _log = structlog.get_logger("ledger.security")
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the server's certificate chain and key, and the authorities of client certificates.
+    """PEM files: the server's certificate chain and key, and authorities of client certificates.
 
     With `client_ca` every client must show a certificate of one of its authorities.
     """
@@ -29,7 +29,7 @@ class TlsFiles:
 
 
 class ServerTls:
-    """TLS of the server. New connections get the newest certificate; open connections keep theirs."""
+    """TLS of the server. New connections get the newest certificate; open ones keep theirs."""
 
     def __init__(self, files: TlsFiles) -> None:
         """Raises FileUnusable."""
@@ -64,7 +64,7 @@ class ServerTls:
 
 
 def _read(files: TlsFiles, *, admits_none: bool = False) -> grpc.ServerCertificateConfiguration:
-    """Reads the files. With `admits_none` no client certificate is accepted, whatever the files hold.
+    """Reads the files. With `admits_none` no client certificate is accepted.
 
     Raises FileUnusable: gRPC itself would accept invalid files, and fail every handshake.
     """

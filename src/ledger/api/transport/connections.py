@@ -1,20 +1,20 @@
-"""How many connections a server takes: never more than it has descriptors for."""
+"""Limits the connections of a server to the file descriptors it has."""
 
 import resource
 
 CONNECTIONS_MAX = 4096
-# To the address for health checks alone: a few for each worker's orchestrator.
+# At the address for health checks: a few for each worker process.
 HEALTH_CONNECTIONS_MAX = 32
-# For files, threads and their pipes, and connections that are closed as soon as they are taken.
+# For files, threads and their pipes, and connections that are closed as soon as they are accepted.
 DESCRIPTORS_SPARE = 64
 CONNECTIONS_MIN = 16
 
 
 def room_for_connections(others: int) -> int:
-    """How many clients may be connected when `others` descriptors are needed otherwise.
+    """How many clients may be connected if the process needs `others` descriptors for other things.
 
-    Raises the limit of this process as far as it may, to what CONNECTIONS_MAX needs. Without a
-    descriptor left a server accepts nothing, and new clients hang instead of hearing that it is full.
+    Raises the process's limit as far as allowed, up to what CONNECTIONS_MAX needs. A server without
+    a free descriptor accepts nothing: new clients hang and do not learn that it is full.
     """
     wanted = CONNECTIONS_MAX + others + DESCRIPTORS_SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

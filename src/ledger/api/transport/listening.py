@@ -22,7 +22,7 @@ _log = structlog.get_logger("ledger.server")
 
 
 class AddressUnavailable(Exception):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen at its address."""
 
 
 class Listener:
@@ -53,7 +53,8 @@ class Listener:
         except (RuntimeError, OSError) as error:
             self.release()
             raise AddressUnavailable(
-                f"cannot listen on {address}: it is not an address of this machine, or another server has it"
+                f"cannot listen on {address}: it is not an address of this machine, or another "
+                "server has it"
             ) from error
         return port
 
@@ -65,12 +66,12 @@ class Listener:
             keep_silent_connections_out(self.port)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Takes no new calls, lets those under way end within the grace, cancels the rest."""
+        """Takes no new calls, cancels open ones after `grace_seconds`, and calls `release`."""
         await self.server.stop(grace_seconds)
         self.release()
 
     def release(self) -> None:
-        """Lets another server have the unix socket."""
+        """Gives up the unix socket, so that another server can have it."""
         if self._socket is not None:
             self._socket.release()
 
@@ -90,11 +91,11 @@ def _claimed_socket(address: str) -> UnixSocket | None:
 
 
 def keep_silent_connections_out(port: int) -> None:
-    """Lets the kernel keep connections to `port` until their client sends a byte, SILENCE_SECONDS at the most.
+    """Makes the kernel keep connections to `port` until their client sends a byte.
 
-    Until then a connection takes no descriptor, no memory and no place here. The kernel holds as
-    many as net.core.somaxconn says; those beyond are accepted. Clients of HTTP/2 and of TLS send
-    first. Only Linux can do it.
+    For at most SILENCE_SECONDS. Until then a connection takes no descriptor, memory or place here.
+    The kernel holds net.core.somaxconn of them; further ones are accepted. Clients of HTTP/2 and of
+    TLS send first. Only on Linux.
     """
     if sys.platform != "linux":
         return
@@ -112,13 +113,13 @@ def keep_silent_connections_out(port: int) -> None:
 
 
 def _listening_sockets(port: int) -> Iterator[socket.socket]:
-    """A duplicate of each TCP socket of this process that listens on `port`; to be closed by the caller."""
+    """A duplicate of each TCP socket of this process that listens on `port`. Close each."""
     try:
         descriptors = [int(entry.name) for entry in _DESCRIPTORS.iterdir()]
     except OSError:
         return
     for descriptor in descriptors:
-        # Other threads open and close descriptors meanwhile.
+        # Other threads may close the descriptor at any time.
         with suppress(OSError):
             if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 continue

@@ -1,7 +1,8 @@
-"""What bounds the requests that are being received, before anything is known of them but their headers.
+"""Limits the requests that are received at once, when only their headers are known.
 
-The library grants a message its whole size, up to 4 MiB, as soon as it is asked to read it; what is not read yet costs the first
-window of its stream, 64 KiB. So a call is read only after its caller is known, and only so many at a time.
+The library accepts the whole message, up to 4 MiB, once it is asked to read it; before that a call
+takes the first window of its stream, 16 KiB. So a request is read only after its caller is known,
+and only a few at a time.
 """
 
 import asyncio
@@ -16,29 +17,29 @@ from grpc import aio
 
 from ledger.errors import LedgerError, MalformedMessage, QueueFull, RequestTooLarge, RequestTooSlow
 
-# How long a request may take once it is read: 4 MiB over 1 Mbit/s take 34 seconds. Only an idle
-# server waits so long.
+# How long a request may take to arrive: 4 MiB over 1 Mbit/s take 34 seconds. Only an idle server
+# waits that long.
 RECEIVE_SECONDS = 120.0
-# How long it has for sure while others wait for a place: 256 KiB over 4 Mbit/s, and 4 MiB over
-# 8 Mbit/s. With 0.5 seconds for batches, sixteen callers with 10 Mbit/s each only gave up each
-# other's batches: none of them was answered, ever.
+# How long it may take at least while other calls wait for a place: 256 KiB over 4 Mbit/s, and 4 MiB
+# over 8 Mbit/s. With 0.5 seconds for batches, none of sixteen callers with 10 Mbit/s each ever got
+# a response: each waiting batch ended another one.
 PATIENCE_SECONDS, LARGE_PATIENCE_SECONDS = 0.5, 4.2
 WATCH_SECONDS, BUSY_WATCH_SECONDS = 1.0, 0.1
-# The library ends a call that it refused, or that its caller gave up, a moment after the read has
-# ended without a message.
+# The library ends a call that it refused or its client gave up shortly after the read returned no
+# message.
 END_SECONDS = 0.1
 
-# A call that takes a place beyond the share of its connection has it for so long, if others wait.
+# How long a call beyond its connection's share may have its place while other calls wait.
 CROWD_PATIENCE_SECONDS = 0.1
 
-# A smaller request is parsed at once: it takes some 10 ms at the most.
+# A smaller request is parsed at once: it takes at most 10 ms.
 TURN_BYTES_MIN = 512 * 1024
-# Of the places for large messages, so that streams that are open and idle keep no batch out.
+# Of the places for large messages: open, idle streams must not keep batches out.
 KEPT_FOR_BATCHES = 2
 
 
-# What reads a stream of requests waits for before it has one parsed, by its bytes: as a message it
-# may take far more.
+# A reader of a stream sets this. It is awaited with a request's size before the request is parsed:
+# parsed it may take far more memory.
 ROOM_TO_PARSE: ContextVar[Callable[[int], Awaitable[None]] | None] = ContextVar(
     "ROOM_TO_PARSE", default=None
 )
@@ -50,31 +51,32 @@ class Incoming(Protocol):
     context: aio.ServicerContext[Any, Any]
 
     async def refuse(self, error: LedgerError) -> None:
-        """Ends the call with the status of `error`; what reads its request raises then."""
+        """Ends the call with the status of `error`. The read of its request then raises."""
 
 
 class LargeTurns:
-    """Lets large requests that have arrived be parsed one in each round of the event loop.
+    """Lets one large request be parsed in each round of the event loop.
 
-    To parse and decode one takes up to 50 ms. Eight of them at once would hold up every other call by
-    as much as all of them take, at each of its steps.
+    To parse and decode one takes up to 50 ms. Eight in one round would hold up every other call by
+    400 ms, at each of its steps.
     """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def turn(self, size_bytes: int) -> None:
-        """Returns when a request of so many bytes may be parsed."""
+        """Returns when a request of `size_bytes` may be parsed."""
         if size_bytes > TURN_BYTES_MIN:
             async with self._lock:
                 await asyncio.sleep(0)
 
 
 class LargePlaces:
-    """Places for messages of MESSAGE_BYTES_MAX that are not whole: each open stream has one, and each batch while it is received.
+    """Places for messages of MESSAGE_BYTES_MAX that have not arrived whole.
 
-    A stream that waits for its next message cannot be told from one that is slow. So it has its place
-    for as long as it is open; some are kept for batches.
+    A batch has one while it is received, and a stream for as long as it is open: a stream that
+    waits for its next message looks the same as a slow one. KEPT_FOR_BATCHES places are not for
+    streams.
     """
 
     def __init__(self, places: int) -> None:
@@ -86,20 +88,20 @@ class LargePlaces:
 
     @property
     def has_room_for_batch(self) -> bool:
-        """Whether one more batch may be received."""
+        """Whether there is a free place."""
         return self._streams + self._batches < self._places
 
     def begin_batch(self) -> None:
-        """A batch is being received."""
+        """Takes a place for a batch."""
         self._batches += 1
 
     def end_batch(self) -> None:
-        """It has arrived, or was given up."""
+        """Frees the place: the batch has arrived, or was given up."""
         self._batches -= 1
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """A stream is open while the block runs. Raises QueueFull if there is no place for it."""
+        """Takes a place while the block runs. Raises QueueFull if there is none for a stream."""
         if not self.has_room_for_batch or self._streams >= self._places - self._kept:
             raise QueueFull
         self._streams += 1
@@ -111,12 +113,16 @@ class LargePlaces:
 
 
 class Receiving:
-    """Reads the requests of some methods, `places` at a time; `waiting_max` others wait, a connection's in turn with another's.
-    A call that finds the line full takes the place of the last of the connection that has the most in it.
+    """Receives the requests of some methods, `places` at a time, while up to `waiting_max` wait.
 
-    While some wait, those that take longer than `patience_seconds` are given up, first of the connection that has the most. So
-    a caller that sends slowly or nothing at all holds up others for that long at the most. What a
-    connection has beyond its share of the places is given up after `crowd_patience_seconds`, if others wait.
+    Waiting calls get places by connection in turn. When the line is full, a new call takes the
+    place in line of the last call of the connection with the most there.
+
+    While calls wait, requests that take longer than `patience_seconds` are given up, those of the
+    connection with the most first. So a client that sends slowly, or nothing, holds up others for
+    at most that long. Requests beyond their connection's equal share of the places are given up
+    after `crowd_patience_seconds`. Example: with 8 places and calls of two connections, each may
+    keep 4.
     """
 
     def __init__(
@@ -129,28 +135,34 @@ class Receiving:
         large: LargePlaces | None = None,
         turns: LargeTurns | None = None,
     ) -> None:
-        """With `large` each call also takes one of those places; with `turns` it keeps it until it is its turn."""
+        """With `large` each call also takes one of those places.
+
+        With `turns` it keeps its place until its turn to be parsed.
+        """
         self._turns = turns
         self._places = places
         self._large = large
         if large is not None:
             large.on_free = self._hand_out
         self._crowd_patience_seconds = crowd_patience_seconds
-        # Those that may have something received: until it is read, or gone.
+        # Calls that hold a place: until their request is read, or they end.
         self._placed: set[Incoming] = set()
         self._waiting_max = waiting_max
         self._patience_seconds = patience_seconds
-        # Since when, the oldest first.
+        # The time at which each began to be read, the oldest first.
         self._reading: dict[Incoming, float] = {}
-        # By connection; the next one's turn is the first.
+        # By connection. The first connection is the next to get a place.
         self._waiting: dict[str, dict[Incoming, asyncio.Future[None]]] = {}
         self._waiting_calls = 0
         self._watch: asyncio.TimerHandle | None = None
-        # What ends calls is kept until it is done.
+        # Tasks that end calls; asyncio keeps no reference to them.
         self._refusals: set[asyncio.Task[None]] = set()
 
     async def read(self, call: Incoming, bytes_max: int) -> bytes:
-        """The only request of `call`. Raises QueueFull, RequestTooLarge, MalformedMessage if there is none."""
+        """The only request of `call`.
+
+        Raises QueueFull, RequestTooLarge, and MalformedMessage if there is no request.
+        """
         raw = await self.read_next(call)
         if raw is None:
             await asyncio.sleep(END_SECONDS)
@@ -160,14 +172,14 @@ class Receiving:
         return raw
 
     async def read_next(self, call: Incoming) -> bytes | None:
-        """The next request of `call`, None if there is none. Raises QueueFull."""
+        """The next request of `call`, None at the end. Raises QueueFull."""
         try:
             if self._waiting or not self._has_place():
                 await self._turn(call)
             else:
                 self._place(call)
             raw: Any = await call.context.read()
-            # It has arrived, so it is not slow any more.
+            # It has arrived, so it can no longer be given up as slow.
             self._reading.pop(call, None)
             if self._turns is not None and raw is not aio.EOF:
                 await self._turns.turn(len(raw))
@@ -191,12 +203,12 @@ class Receiving:
         self._placed.add(call)
         if self._large is not None:
             self._large.begin_batch()
-        # A place may be free long after what had it was given up, when nothing else is looked at.
+        # A given-up call frees its place late. This timer then hands the place out.
         if self._watch is None or self._waiting:
             self._look_again(BUSY_WATCH_SECONDS if self._waiting else WATCH_SECONDS)
 
     async def _turn(self, call: Incoming) -> None:
-        """Returns once the call has a place."""
+        """Waits until the call has a place."""
         connection = call.context.peer()
         if self._waiting_calls >= self._waiting_max:
             self._make_room(connection)
@@ -215,7 +227,7 @@ class Receiving:
     def _make_room(self, connection: str) -> None:
         """Refuses the last call in line of the connection with the most.
 
-        Raises QueueFull if `connection` would have as many then. Without this two connections of a
+        Raises QueueFull if `connection` would then have as many. Without this two connections of a
         stranger could fill the line of health checks for good.
         """
         crowd = max(self._waiting.values(), key=len, default={})
@@ -226,7 +238,7 @@ class Receiving:
             turn.set_exception(QueueFull())
 
     def _hand_out(self) -> None:
-        """Gives the places that are free to those that wait."""
+        """Gives free places to waiting calls."""
         while self._waiting and self._has_place():
             connection = next(iter(self._waiting))
             line = self._waiting.pop(connection)
@@ -247,9 +259,9 @@ class Receiving:
         self._watch = loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Gives up what has taken too long.
+        """Gives up requests that take too long.
 
-        While the event loop stood still nothing could arrive: that time counts for nobody.
+        While the event loop stood still nothing could arrive, so that time does not count.
         """
         late_seconds = (
             0.0 if self._watch is None else asyncio.get_running_loop().time() - self._watch.when()
@@ -276,7 +288,10 @@ class Receiving:
             self._look_again(BUSY_WATCH_SECONDS if self._waiting else WATCH_SECONDS)
 
     def _beyond_their_share(self) -> set[Incoming]:
-        """What connections receive beyond an equal share of the places, the oldest, while another one waits."""
+        """The oldest requests of each connection beyond an equal share of the places.
+
+        None if every connection in line already has its share.
+        """
         of_connection: dict[str, list[Incoming]] = {connection: [] for connection in self._waiting}
         for call in self._reading:
             of_connection.setdefault(call.context.peer(), []).append(call)
@@ -295,7 +310,7 @@ class Receiving:
 
 
 def _of_the_busiest(calls: list[Incoming]) -> list[Incoming]:
-    """The calls of the connection with the most first, each connection's in their order."""
+    """The calls, those of the connection with the most first, else in their order."""
     connections = {call: call.context.peer() for call in calls}
     numbers = Counter(connections.values())
     return sorted(calls, key=lambda call: -numbers[connections[call]])

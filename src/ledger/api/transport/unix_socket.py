@@ -1,4 +1,8 @@
-"""The file of a unix socket: one server has it at a time, a dead server's is replaced, and a stop removes only its own."""
+"""The file of a unix socket.
+
+One server has it at a time. A new server replaces the socket of a dead one, and a server that stops
+removes only the socket that it made.
+"""
 
 import errno
 import fcntl
@@ -16,18 +20,22 @@ LOCK_SUFFIX = ".lock"
 
 
 class SocketTaken(Exception):
-    """Another server, or a file that is no socket, has the path."""
+    """Another server has the path, or a file that is no socket."""
 
 
 class UnixSocket:
     """A claim on the path of `address`, which is unix:path as gRPC reads it.
 
-    The library listens at `bind_address`, a name beside the path, and `publish` moves that socket to the path. So the library,
-    which unlinks without a look both when it binds and when it stops, never touches the path itself.
+    The library listens at `bind_address`, a name beside the path, and `publish` moves the socket to
+    the path. So the library never touches the path itself: it unlinks without a check, both when it
+    binds and when it stops.
     """
 
     def __init__(self, address: str) -> None:
-        """Takes the lock beside the path, which the system releases when the process ends. Raises SocketTaken, OSError."""
+        """Takes the lock beside the path. The system releases it when the process ends.
+
+        Raises SocketTaken, OSError.
+        """
         self._path = _path_of(address)
         self._own: tuple[int, int] | None = None
         if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES_MAX:
@@ -46,15 +54,15 @@ class UnixSocket:
             raise
 
     def publish(self) -> None:
-        """Puts the socket that is bound now at the path, in place of a dead server's. Raises OSError."""
+        """Moves the bound socket to the path, over the socket of a dead server. Raises OSError."""
         status = self._bound.stat()
         self._bound.rename(self._path)
         self._own = (status.st_dev, status.st_ino)
 
     def release(self) -> None:
-        """Removes the socket if it is still ours, and lets the next server in.
+        """Removes the socket if it is still ours, and gives up the lock.
 
-        The lock file stays: were it removed, two servers could each lock a file of that name.
+        The lock file stays. If it were removed, two servers could each lock a file of that name.
         """
         with suppress(FileNotFoundError):
             status = self._path.lstat()
@@ -69,7 +77,7 @@ def _path_of(address: str) -> Path:
 
 
 def _name_beside(path: Path, suffix: str) -> Path:
-    """The path with the suffix at its end; no longer than the path itself where it would be too long for a socket."""
+    """The path with `suffix` at its end, shortened if it would be too long for a socket."""
     beside = path.with_name(path.name + suffix)
     if len(os.fsencode(beside)) <= SOCKET_PATH_BYTES_MAX:
         return beside
@@ -88,7 +96,7 @@ def _locked(path: Path) -> int:
 
 
 def _refuse_what_is_in_use(path: Path) -> None:
-    """A server that knows nothing of the lock may listen there, and a file that is no socket is nobody's to replace."""
+    """Raises SocketTaken if a server without a lock listens there, or if the file is no socket."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -96,7 +104,7 @@ def _refuse_what_is_in_use(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise SocketTaken("there is a file of that name which is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A full queue of connections is a sign of life, too, and is not waited for.
+        # A full queue of connections also means that a server listens: do not wait for it.
         probe.setblocking(False)
         if probe.connect_ex(os.fspath(path)) in {errno.ECONNREFUSED, errno.ENOENT}:
             return
