@@ -1,7 +1,7 @@
-"""What can go wrong, in the ledger's own words.
+"""The refusals and failures of the ledger.
 
-Each class says one thing a caller can act on and carries what the caller may be told about it. `ledger.api.errors` turns
-them into gRPC statuses, in one table; nothing else does.
+Each class means one thing that a caller can act on, and carries what the caller may know about it.
+`ledger.api.errors` turns them into gRPC statuses, in one table; nothing else does.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A field of a request that is not as the contract wants it: its path, and a sentence for people."""
+    """A field of a request that breaks the contract: its path, and a sentence for people."""
 
     field: str
     description: str
 
 
 class LedgerError(Exception):
-    """Any refusal or failure that the ledger knows the meaning of."""
+    """A refusal or failure whose meaning the ledger knows."""
 
 
 class InvalidRequest(LedgerError):
@@ -31,26 +31,31 @@ class InvalidRequest(LedgerError):
 
 
 class EventTypeUnknown(LedgerError):
-    """The event is of a type that this server does not know; a server of a later version may."""
+    """This server does not know the type of the event; a server of a later version may."""
 
     def __init__(self, field: str, number: int) -> None:
         super().__init__(
-            f"this server does not know the event type {number}; send the event again after an upgrade"
+            f"this server does not know the event type {number}; "
+            "send the event again after an upgrade"
         )
         self.field = field
         self.number = number
 
 
 class MalformedMessage(LedgerError):
-    """The bytes of a request are not the message that its method takes."""
+    """The bytes of a request are not a message of the type that its method takes."""
 
 
 class EventIdReused(LedgerError):
-    """An event with this id and other contents is stored. Names the fields that differ, never what is stored in them."""
+    """An event with this id and other contents is stored.
+
+    Names the fields that differ, never what is stored in them.
+    """
 
     def __init__(self, event_id: str, differing_fields: Sequence[str]) -> None:
         super().__init__(
-            f"event {event_id} is stored with other contents; differing: {', '.join(differing_fields)}"
+            f"event {event_id} is stored with other contents; "
+            f"differing: {', '.join(differing_fields)}"
         )
         self.event_id = event_id
         self.differing_fields = tuple(differing_fields)
@@ -65,7 +70,10 @@ class EventRejected(LedgerError):
 
 
 class EventFailed(LedgerError):
-    """The database refuses an event by itself, for a reason that the ledger does not know. The log has it under `error_id`."""
+    """The database refuses this event, for a reason that the ledger does not know.
+
+    The log has the reason under `error_id`.
+    """
 
     def __init__(self, event_id: str, error_id: str) -> None:
         super().__init__(f"event {event_id} failed unexpectedly; error id {error_id}")
@@ -90,7 +98,7 @@ class RestaurantNotFound(LedgerError):
 
 
 class RestaurantChanged(LedgerError):
-    """The restaurant is in another state than the one that the caller has read."""
+    """The restaurant has changed since the caller read it."""
 
     def __init__(self, restaurant_id: str) -> None:
         super().__init__(f"restaurant {restaurant_id} was changed since the etag was read")
@@ -122,7 +130,10 @@ class PayoutRunEnded(LedgerError):
 
 
 class PayoutRunArchived(LedgerError):
-    """The items of the payout run are in an archive, and no longer in the database. Names the archive's file."""
+    """The items of the payout run are in an archive, and no longer in the database.
+
+    Names the archive's file.
+    """
 
     def __init__(self, payout_run_id: str, file_name: str) -> None:
         super().__init__(
@@ -133,11 +144,11 @@ class PayoutRunArchived(LedgerError):
 
 
 class TooManyPayoutRuns(LedgerError):
-    """As many payout runs are under way as may be; none was started."""
+    """The maximum number of payout runs is under way; none was started."""
 
 
 class PayoutMoveNotAllowed(LedgerError):
-    """The payout is in a state from which the event cannot move it. Names the events that brought it there."""
+    """The event cannot move the payout from its state. Names the events that brought it there."""
 
     def __init__(
         self, payout_id: str, state: str, event_id: str, booked_event_ids: Sequence[str]
@@ -153,12 +164,15 @@ class PayoutMoveNotAllowed(LedgerError):
 
 
 class PayoutAnswersContradict(LedgerError):
-    """By their `occurred_at` the bank paid a payout after it had refused or returned it. Names the two events."""
+    """By their `occurred_at`, the bank paid a payout after it had refused or returned it.
+
+    Names the two events.
+    """
 
     def __init__(self, payout_id: str, state: str, event_id: str, booked_event_id: str) -> None:
         super().__init__(
-            f"events {event_id} and {booked_event_id} contradict each other: by their occurred_at payout {payout_id} was paid "
-            "after it had failed"
+            f"events {event_id} and {booked_event_id} contradict each other: "
+            f"by their occurred_at payout {payout_id} was paid after it had failed"
         )
         self.payout_id = payout_id
         self.state = state
@@ -167,7 +181,10 @@ class PayoutAnswersContradict(LedgerError):
 
 
 class PayoutMismatch(LedgerError):
-    """The event's restaurant, currency or amount is not the payout's. Names the fields, never what is stored in them."""
+    """The event's restaurant, currency or amount is not the payout's.
+
+    Names the fields, never what is stored in them.
+    """
 
     def __init__(self, payout_id: str, differing_fields: Sequence[str]) -> None:
         super().__init__(
@@ -178,7 +195,7 @@ class PayoutMismatch(LedgerError):
 
 
 class AmountOutOfRange(LedgerError):
-    """A sum does not fit the int64 of the field it is to be told in."""
+    """A sum does not fit the int64 of its field in the response."""
 
     def __init__(self, field: str) -> None:
         super().__init__(f"{field} does not fit 64 bits")
@@ -186,11 +203,17 @@ class AmountOutOfRange(LedgerError):
 
 
 class DatabaseUnavailable(LedgerError):
-    """The database cannot be reached, or refuses work for now. Whether what was asked took effect is not known."""
+    """The database cannot be reached, or refuses work for now.
+
+    Whether the statement took effect is not known.
+    """
 
 
 class DatabaseContention(LedgerError):
-    """The database broke the statement off for another's sake (deadlock, serialization, lock timeout); it took no effect."""
+    """The database broke the statement off because of another session; it took no effect.
+
+    A deadlock, a serialization failure or a lock timeout.
+    """
 
 
 class DatabaseTimeout(LedgerError):
@@ -202,33 +225,36 @@ class DataRejected(LedgerError):
 
 
 class StatementRefused(LedgerError):
-    """The database refused a statement for a reason that the ledger does not know; it took no effect.
+    """The database refused a statement for an unknown reason; it took no effect.
 
-    Of several rows one may be the reason, so each is to be tried by itself.
+    One row of several may be the reason, so the caller tries each by itself.
     """
 
 
 class QueueFull(LedgerError):
-    """As much work waits as the server can hold; nothing was stored."""
+    """The server holds as much waiting work as it can; nothing was stored."""
 
 
 class RequestTooLarge(LedgerError):
-    """The request has more bytes than its method takes; nothing was stored."""
+    """The request has more bytes than its method accepts; nothing was stored."""
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__(f"a request of this method has at most {bytes_max} bytes")
 
 
 class RequestTooSlow(LedgerError):
-    """The request did not arrive within the time that it has; nothing was stored."""
+    """The request did not arrive in time; nothing was stored."""
 
 
 class DeadlineTooShort(LedgerError):
-    """What waits before the call takes longer than the call has left; nothing was stored."""
+    """The work ahead of the call takes longer than its deadline allows; nothing was stored."""
 
 
 class NotAuthenticated(LedgerError):
-    """The call has no credentials, or none that are accepted. Why is for the log, never for the caller."""
+    """The call has no credentials, or none that are accepted.
+
+    The reason `why` is for the log, never for the caller.
+    """
 
     def __init__(self, why: str = "", **particulars: str) -> None:
         super().__init__(why)
@@ -237,7 +263,7 @@ class NotAuthenticated(LedgerError):
 
 
 class ScopeMissing(LedgerError):
-    """The caller is known and may not do this. Names the scope that the method or the event needs."""
+    """The caller is known and lacks the scope that the method or the event needs. Names it."""
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"the call needs the scope {scope}, which the caller does not have")
@@ -245,7 +271,10 @@ class ScopeMissing(LedgerError):
 
 
 class RateLimited(LedgerError):
-    """The caller calls more often than it may; nothing was stored. Tells in how many seconds it may call again."""
+    """The caller calls more often than it may; nothing was stored.
+
+    Says in how many seconds it may call again.
+    """
 
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__(f"the caller may call again in {retry_after_seconds:.3f} s")

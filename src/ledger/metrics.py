@@ -9,7 +9,7 @@ import structlog
 
 from ledger.api.metrics import CallMetrics, NoCallMetrics
 from ledger.api.transport.listening import AddressUnavailable
-from ledger.application.metrics import LedgerMetrics, UncountedWork
+from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Metrics:
     """The metrics of calls and of work. Both are discarded by default."""
 
     calls: CallMetrics = field(default_factory=NoCallMetrics)
-    work: LedgerMetrics = field(default_factory=UncountedWork)
+    work: LedgerMetrics = field(default_factory=NoWorkMetrics)
 
 
 @contextmanager

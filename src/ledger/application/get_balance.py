@@ -1,4 +1,4 @@
-"""Tells what a restaurant has in one currency."""
+"""Returns the balance of a restaurant in one currency."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -24,15 +24,16 @@ AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed
 GROUP_QUERIES_MAX = 200
 GROUPS_AT_ONCE_MAX = 3
 PAST_READS_AT_ONCE_MAX = 4
-# What waits takes little memory; more of it than this could not be answered in time.
+# A waiting query takes little memory; more than these could not be answered in time.
 QUERIES_WAITING_MAX = 10_000
 
 
 class GetBalance:
-    """The use case of GetBalance. Concurrent calls for the balance of now share a statement.
+    """The use case of GetBalance. Concurrent calls for the current balance share an SQL statement.
 
-    A group's statement begins after each of its calls, so a balance read after an event was acknowledged includes it. Balances of
-    past instants are read each for itself: they may have to count more.
+    The SQL statement of a group begins after each of its calls, so a balance read after an event
+    was acknowledged includes it. Balances of past instants are read one by one: they may have to
+    count more entries.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class GetBalance:
         *,
         on_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
     ) -> None:
-        """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once, `past_balances` for PAST_READS_AT_ONCE_MAX calls.
+        """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once.
 
-        `on_group` gets, for each group, how many queries it had and how many seconds it took.
+        `past_balances` reads for at most PAST_READS_AT_ONCE_MAX calls.
+
+        `on_group` gets, for each group, the number of queries and the seconds that it took.
         """
         self._balances = balances
         self._past_balances = past_balances
@@ -56,14 +59,15 @@ class GetBalance:
         )
         self._on_group = on_group
         self._waiting = 0
-        # A few, so that they leave connections to others.
+        # Few, so that other work has connections.
         self._past_reads = asyncio.Semaphore(PAST_READS_AT_ONCE_MAX)
 
     async def __call__(self, query: BalanceQuery) -> Balance:
-        """The balance now, or at the past instant `query.as_of`; zeros for a known restaurant without entries.
+        """Returns the balance now, or at the past instant `query.as_of`.
 
-        Raises RestaurantNotFound; InvalidRequest when `as_of` is in the future by the database's clock; AmountOutOfRange when a
-        sum does not fit the contract's int64; QueueFull, ShuttingDown; DatabaseUnavailable, DatabaseTimeout.
+        Zeros for a known restaurant without entries. Raises RestaurantNotFound; InvalidRequest when
+        `as_of` is in the future by the database's clock; AmountOutOfRange when a sum does not fit
+        the contract's int64; QueueFull, ShuttingDown; DatabaseUnavailable, DatabaseTimeout.
         """
         if self._waiting >= QUERIES_WAITING_MAX:
             raise QueueFull
@@ -84,7 +88,7 @@ class GetBalance:
         return balance
 
     async def close(self) -> None:
-        """Takes no further calls and returns when those let in are answered."""
+        """Refuses further calls, and returns when the admitted ones are answered."""
         await self._groups.close()
 
     async def _read_one(self, query: BalanceQuery) -> Balance | LedgerError | None:

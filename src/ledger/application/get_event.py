@@ -1,14 +1,15 @@
-"""Shows a stored event with what it posted."""
+"""Returns a stored event and its entries."""
 
 from ledger.application.ports.events import EventLedger, StoredEntry, StoredEvent
 from ledger.errors import EventNotFound
 
 
 async def get_event(ledger: EventLedger, event_id: str) -> tuple[StoredEvent, list[StoredEntry]]:
-    """The event and its entries by position, once they are safe: by it callers find out what became of an event.
+    """Returns the event and its entries by position, once they are safe.
 
-    Raises EventNotFound, DatabaseUnavailable, DatabaseTimeout.
-    Two statements see the same: events and entries are stored together and never change.
+    Callers use it to find out whether an event was booked. Two SQL statements see the same: events
+    and entries are stored together and never change. Raises EventNotFound, DatabaseUnavailable,
+    DatabaseTimeout.
     """
     stored = (await ledger.stored([event_id], once_safe=True)).get(event_id)
     if stored is None:

@@ -1,8 +1,9 @@
-"""Concurrent calls share one piece of work: what arrives within a moment goes to the database as one statement.
+"""Groups concurrent calls: what arrives within a moment goes to the database together.
 
-Waiting for a moment costs latency and taking what happens to be there makes groups of three. So a group is waited for until about
-as many have come as have lately been here at once, and no longer than LINGER_SECONDS: a caller alone makes groups of one, and
-never waits; nor do many, once all of them are here.
+Always waiting for a moment would cost latency; taking only what is there makes groups of three. So
+a group waits until about as many items have come as were here at once lately, and at most
+LINGER_SECONDS. A caller that is alone makes groups of one and never waits; many callers do not wait
+either, once all of them are here.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 LINGER_SECONDS = 0.002
-# How fast the number of those who are usually here follows what is seen at the end of each group.
+# How fast the usual number of items follows the number seen at the end of each group.
 FOLLOW = 0.2
 # A group that takes longer, because of a lock or a silent network, does not hold up the next one.
 PATIENCE_SECONDS = 0.1
@@ -32,7 +33,7 @@ PRUNE_ITEMS = 1000
 class Grouping(Generic[Item, Outcome]):
     """Gathers items into groups and does the `work` of one group at a time, unless one takes long.
 
-    Bounding what waits is the caller's part: it knows what it lets in.
+    The owner bounds how many items wait: it knows what it admits.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Grouping(Generic[Item, Outcome]):
         if len(self._waiting) >= self._awaited_items:
             self._wake_up()
         if self._gathering is None:
-            # In a context of its own, which its groups inherit: they are not the first caller's, as log lines would say.
+            # In an empty context, which its groups inherit: their log lines must not carry the id
+            # of the first call.
             self._gathering = asyncio.create_task(self._gather(), context=contextvars.Context())
             self._gathering.add_done_callback(self._gathering_ended)
         return outcome
@@ -114,7 +116,7 @@ class Grouping(Generic[Item, Outcome]):
         task = asyncio.create_task(self._do(group))
         self._running.add(task)
         task.add_done_callback(self._ended)
-        # From here on the task tells them.
+        # From here on the task sets their outcomes.
         self._taken = []
         await self._pause(None, PATIENCE_SECONDS, until_end=True)
         while len(self._running) >= self._groups_at_once_max:
@@ -123,7 +125,7 @@ class Grouping(Generic[Item, Outcome]):
     async def _pause(
         self, items: int | None, timeout_seconds: float | None = None, *, until_end: bool = False
     ) -> None:
-        """Returns when so many are waiting, or after the time, or when a group ends."""
+        """Returns when `items` are waiting, or after the time, or when a group ends."""
         loop = asyncio.get_running_loop()
         self._awaited_items = sys.maxsize if items is None else items
         self._awaits_end = until_end
@@ -147,7 +149,7 @@ class Grouping(Generic[Item, Outcome]):
             self._wake_up()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
-        """The next group, without those whose callers have left."""
+        """Returns the next group, without items whose callers have left."""
         group: list[tuple[Item, asyncio.Future[Outcome]]] = []
         while self._waiting and len(group) < self._group_items_max:
             entry = self._waiting.popleft()
@@ -156,7 +158,7 @@ class Grouping(Generic[Item, Outcome]):
         return group
 
     def _prune(self) -> None:
-        """Forgets those whose callers have left: they may leave faster than groups are done."""
+        """Forgets items whose callers have left: callers may leave faster than groups end."""
         self._waiting = deque(entry for entry in self._waiting if not entry[1].done())
         self._pruned_at_items = max(PRUNE_ITEMS, 2 * len(self._waiting))
 
@@ -165,18 +167,18 @@ class Grouping(Generic[Item, Outcome]):
             try:
                 outcomes = await self._work([item for item, _ in group])
             finally:
-                # Before everybody is answered, and asks again.
+                # Before the callers have their outcomes, and call again.
                 here = len(self._waiting) + len(group)
                 self._usual_items += (here - self._usual_items) * FOLLOW
             if len(outcomes) != len(group):
                 raise RuntimeError(
-                    f"the work of a group of {len(group)} had {len(outcomes)} outcomes"
+                    f"the work of a group of {len(group)} returned {len(outcomes)} outcomes"
                 )
         except asyncio.CancelledError:
             for _, future in group:
                 future.cancel()
             raise
-        except Exception as error:  # noqa: BLE001  # told to every caller, who knows what it means
+        except Exception as error:  # noqa: BLE001  # raised to every caller
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)
@@ -186,7 +188,10 @@ class Grouping(Generic[Item, Outcome]):
                 future.set_result(outcome)
 
     def _gathering_ended(self, task: asyncio.Task[None]) -> None:
-        """Whoever waits for a gathering that broke, as it does without memory, is told; the next caller begins another one."""
+        """Fails all items if gathering broke, as it does without memory.
+
+        The next call begins gathering again.
+        """
         if self._gathering is task:
             self._gathering = None
         if task.cancelled() or (error := task.exception()) is None:

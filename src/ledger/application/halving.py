@@ -16,7 +16,7 @@ async def in_halves(
     items: Sequence[Item],
     refusals: tuple[type[LedgerError], ...] = REFUSALS,
 ) -> list[tuple[Sequence[Item], Result | LedgerError]]:
-    """Calls `work` with all items, and with each half of what it refuses, until offenders are alone.
+    """Calls `work` with all items, and with each half of what it refuses: offenders end up alone.
 
     Returns the parts in the order of `items`: each with the result of `work`, or a single item with
     the error. Items without an offender take one call; one offender among n items takes at most

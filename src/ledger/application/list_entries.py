@@ -1,4 +1,7 @@
-"""Tells a restaurant's statement: the entries of a period, oldest first, between an opening and a closing balance."""
+"""Returns pages of an account statement.
+
+A statement has the entries of a period, oldest first, between an opening and a closing balance.
+"""
 
 from ledger.application.ports.statements import (
     StatementPage,
@@ -13,14 +16,16 @@ from ledger.errors import AmountOutOfRange, FieldViolation, InvalidRequest, Rest
 async def list_entries(
     statements: Statements, query: StatementQuery, after: StatementPlace | None, page_size: int
 ) -> StatementPage:
-    """The page of the statement that begins after the place `after`, or its first one; at most `page_size` entries.
+    """Returns at most `page_size` entries after the place `after`, or from the start if it is None.
 
-    All pages show the moment at which the first one was read: opening balance plus the entries of all pages, unfiltered, is the
-    closing balance, whatever is booked meanwhile. A statement asked for again later is final once the database's transactions
-    begun before its end have ended, which takes seconds at the most.
+    All pages show the moment at which the first one was read: the opening balance plus the entries
+    of all pages, unfiltered, is the closing balance, whatever is booked between two pages. A
+    statement requested again later is final once the database transactions that began before its
+    end have ended, which takes seconds at most.
 
-    Raises RestaurantNotFound; InvalidRequest when the period begins or ends in the future by the database's clock;
-    AmountOutOfRange when a balance does not fit the contract's int64; DatabaseUnavailable, DatabaseTimeout.
+    Raises RestaurantNotFound; InvalidRequest when the period begins or ends in the future by the
+    database's clock; AmountOutOfRange when a balance does not fit the contract's int64;
+    DatabaseUnavailable, DatabaseTimeout.
     """
     if after is not None:
         return await statements.page(query, after, page_size)

@@ -1,4 +1,4 @@
-"""What is told of the service's work, for whoever counts it."""
+"""What the service reports for its metrics."""
 
 from collections.abc import Mapping
 from typing import Literal, Protocol
@@ -7,13 +7,13 @@ GroupKind = Literal["ingest", "balance"]
 
 
 class LedgerMetrics(Protocol):
-    """Is told what has been done. The methods are called on the path of every call: they are fast, and do not raise."""
+    """Receives figures. The methods run in every call: they are fast and never raise."""
 
     def group(self, kind: GroupKind, size: int, seconds: float) -> None:
-        """Calls that shared one trip to the database: how many, and how long the trip took."""
+        """`size` calls shared one trip to the database, which took so many seconds."""
 
     def queue(self, events: int, size_bytes: int) -> None:
-        """What is waiting to be booked now."""
+        """Events and bytes of memory that wait to be booked or are being booked."""
 
     def snapshots_made(self, count: int) -> None:
         """Balance snapshots were stored."""
@@ -22,26 +22,26 @@ class LedgerMetrics(Protocol):
         """Payouts were created."""
 
     def payouts_unanswered(self, by_currency: Mapping[str, tuple[int, float]]) -> None:
-        """How many payouts the bank has not answered, and the age in seconds of the oldest, by currency."""
+        """Payouts that the bank has not answered, and the age in seconds of the oldest one."""
 
     def facts_repeated(self, count: int) -> None:
-        """Events were booked that say what other events have said lately."""
+        """So many booked events report a fact that another recent event has reported."""
 
     def payout_accounts_waiting(self, count: int) -> None:
-        """For so many balance accounts, locked or refused by the database, this process's payout runs wait."""
+        """The payout runs of this process wait for so many accounts, locked or refused."""
 
     def seal_lag(self, rows: int, seconds: float) -> None:
-        """About how many rows are not sealed, and for how long the oldest has been there."""
+        """About how many rows are not sealed, and the age of the oldest in seconds."""
 
     def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
-        """How far the host's clock is ahead of the database's, and the database's behind the books."""
+        """How far the host's clock is ahead of the database's, and that one behind the books."""
 
     def database_clock_jumped(self, seconds: float) -> None:
-        """The database's clock was set ahead by so much, or back if negative."""
+        """The database's clock was set ahead by so many seconds, or back if negative."""
 
 
-class UncountedWork:
-    """Nobody wants to know."""
+class NoWorkMetrics:
+    """Discards everything."""
 
     def group(self, kind: GroupKind, size: int, seconds: float) -> None:
         pass

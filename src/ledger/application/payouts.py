@@ -1,4 +1,4 @@
-"""Shows payouts and the runs that created them."""
+"""Returns payouts and payout runs, and cancels a run."""
 
 from datetime import datetime
 from uuid import UUID
@@ -22,7 +22,10 @@ _log = structlog.get_logger("ledger.payouts")
 
 
 async def get_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
-    """A run with its progress. Raises PayoutRunNotFound, DatabaseUnavailable, DatabaseTimeout."""
+    """Returns a run with its progress.
+
+    Raises PayoutRunNotFound, DatabaseUnavailable, DatabaseTimeout.
+    """
     run = await runs.get(payout_run_id)
     if run is None:
         raise PayoutRunNotFound(str(payout_run_id))
@@ -32,16 +35,16 @@ async def get_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
 async def list_payout_runs(
     runs: PayoutRuns, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, page_size: int
 ) -> tuple[list[PayoutRun], bool]:
-    """A page of runs without progress, latest first, and whether more follow."""
+    """Returns a page of runs without progress, latest first, and whether more follow."""
     found = await runs.page(query, before, page_size + 1)
     return found[:page_size], len(found) > page_size
 
 
 async def cancel_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
-    """Ends a run, and returns it once it creates no further payout. On repeat nothing changes.
+    """Cancels a run; returns it once it creates no further payout. A repeat changes nothing.
 
-    Raises PayoutRunNotFound; PayoutRunEnded if it has succeeded; DatabaseUnavailable, DatabaseContention,
-    DatabaseTimeout.
+    Raises PayoutRunNotFound; PayoutRunEnded if it has succeeded; DatabaseUnavailable,
+    DatabaseContention, DatabaseTimeout.
     """
     is_canceled = await runs.cancel(payout_run_id)
     run = await get_payout_run(runs, payout_run_id)
@@ -66,11 +69,11 @@ async def list_payout_run_items(
     after: str,
     page_size: int,
 ) -> tuple[list[PayoutRunItem], bool]:
-    """A page of a run's restaurants, those after the id `after`, and whether more follow.
+    """Returns a page of a run's restaurants after the id `after`, and whether more follow.
 
     Raises PayoutRunNotFound; PayoutRunArchived once its items are in an archive.
     """
-    # One more than asked for tells whether more follow.
+    # One more than requested shows whether more follow.
     items = await runs.items(payout_run_id, outcome, after, page_size + 1)
     if not items:
         await get_payout_run(runs, payout_run_id)
@@ -78,7 +81,10 @@ async def list_payout_run_items(
 
 
 async def get_payout(payouts: Payouts, payout_id: UUID) -> PayoutDetails:
-    """A payout with its items and its history. Raises PayoutNotFound, DatabaseUnavailable, DatabaseTimeout."""
+    """Returns a payout with its items and its history.
+
+    Raises PayoutNotFound, DatabaseUnavailable, DatabaseTimeout.
+    """
     details = await payouts.get(payout_id)
     if details is None:
         raise PayoutNotFound(str(payout_id))
@@ -93,7 +99,10 @@ async def list_payouts(
     before: tuple[datetime, UUID] | None,
     page_size: int,
 ) -> tuple[list[Payout], bool]:
-    """A page of payouts, latest first, and whether more follow. Raises RestaurantNotFound, PayoutRunNotFound."""
+    """Returns a page of payouts, latest first, and whether more follow.
+
+    Raises RestaurantNotFound, PayoutRunNotFound.
+    """
     found = await payouts.page(query, before, page_size + 1)
     if not found:
         if query.restaurant_id is not None:

@@ -1,4 +1,4 @@
-"""Registers restaurants and shows them."""
+"""Registers, changes and returns restaurants."""
 
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.restaurants import (
@@ -11,7 +11,10 @@ from ledger.errors import FieldViolation, InvalidRequest, RestaurantChanged, Res
 
 
 async def put_restaurant(begin: UnitOfWorkFactory, profile: RestaurantProfile) -> Restaurant:
-    """Registers a restaurant or replaces its profile as a whole. Raises DatabaseUnavailable, DatabaseTimeout."""
+    """Registers a restaurant, or replaces its whole profile.
+
+    Raises DatabaseUnavailable, DatabaseTimeout.
+    """
     async with begin() as uow:
         restaurant = await uow.restaurants.put(profile)
         await uow.commit()
@@ -19,11 +22,11 @@ async def put_restaurant(begin: UnitOfWorkFactory, profile: RestaurantProfile) -
 
 
 async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) -> Restaurant:
-    """Changes what `change` names; a restaurant that has the values already is returned as it is.
+    """Changes the fields that `change` names; nothing if the restaurant has the values already.
 
-    Raises RestaurantNotFound; RestaurantChanged when it is not in the state that the change was
-    made for; InvalidRequest when its metadata would be too large; DatabaseUnavailable,
-    DatabaseTimeout. Nothing is changed then.
+    Raises RestaurantNotFound; RestaurantChanged when its etag is not the one of the change;
+    InvalidRequest when its metadata would be too large; DatabaseUnavailable, DatabaseTimeout.
+    Nothing is changed then.
     """
     restaurant_id = change.profile.restaurant_id
     async with begin() as uow:
@@ -50,7 +53,7 @@ async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) 
 
 
 async def get_restaurant(begin: UnitOfWorkFactory, restaurant_id: str) -> Restaurant:
-    """The restaurant. Raises RestaurantNotFound, DatabaseUnavailable, DatabaseTimeout."""
+    """Raises RestaurantNotFound, DatabaseUnavailable, DatabaseTimeout."""
     async with begin() as uow:
         restaurant = await uow.restaurants.get(restaurant_id)
     if restaurant is None:
@@ -61,8 +64,11 @@ async def get_restaurant(begin: UnitOfWorkFactory, restaurant_id: str) -> Restau
 async def list_restaurants(
     begin: UnitOfWorkFactory, after: str, page_size: int
 ) -> tuple[list[Restaurant], bool]:
-    """A page of restaurants in the byte order of their ids, those after the id `after`, and whether more follow."""
+    """Returns a page of restaurants after the id `after`, and whether more follow.
+
+    In the byte order of their ids.
+    """
     async with begin() as uow:
-        # One more than asked for tells whether more follow.
+        # One more than requested shows whether more follow.
         restaurants = await uow.restaurants.page(after, page_size + 1)
     return restaurants[:page_size], len(restaurants) > page_size

@@ -12,7 +12,7 @@ from ledger.application.call_log import CallLog
 from ledger.application.get_balance import GetBalance
 from ledger.application.ingest.ingest_events import IngestEvents
 from ledger.application.ingest.queue import IngestLimits
-from ledger.application.metrics import LedgerMetrics, UncountedWork
+from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.seals import SealLag
 from ledger.application.run_payouts import PayoutWorker
 from ledger.application.seal_ledger import READS_AT_ONCE_MAX, LedgerSealer, SealWorker
@@ -54,7 +54,7 @@ class Application:
         *,
         host_clock: Callable[[], datetime] = host_now,
     ) -> None:
-        metrics = metrics or UncountedWork()
+        metrics = metrics or NoWorkMetrics()
         self.clock = LedgerClock(
             host_clock=host_clock, on_measured=metrics.clocks, on_jump=metrics.database_clock_jumped
         )

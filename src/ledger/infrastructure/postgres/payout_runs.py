@@ -10,7 +10,7 @@ import asyncpg
 import uuid_utils.compat
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ledger.application.metrics import LedgerMetrics, UncountedWork
+from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
 from ledger.domain.payouts import (
@@ -484,7 +484,7 @@ class PostgresPayoutRuns:
         `open_runs_max` bounds the runs under way.
         """
         self._open_runs_max = open_runs_max
-        self._metrics = metrics or UncountedWork()
+        self._metrics = metrics or NoWorkMetrics()
         self._engine = engine
         self._fence = fence or Fence(engine)
         self._long_tails = long_tails
