@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -179,10 +179,6 @@ class Working:
         await self.worker.stop()
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    run_on_fake_time(main)
-
-
 async def work_for(seconds: float, runs: FakePayoutRuns, **options: Any) -> Working:
     async with Working(runs, **options) as working:
         await asyncio.sleep(seconds)
@@ -198,7 +194,7 @@ def test_runs_are_paid_page_by_page_and_finished(monkeypatch: pytest.MonkeyPatch
         working = await work_for(1, runs)
         assert working.failures == []
 
-    run(main())
+    run_on_fake_time(main())
     assert runs.paid == [1, 2, 3, 4, 5, 6, 7, 20, 21]
     assert runs.finished == [A, B]
     # Three pages with accounts and one without, then one and one.
@@ -216,7 +212,7 @@ def test_so_many_pages_are_paid_at_a_time(
     async def main() -> None:
         await work_for(1, runs, concurrency=concurrency)
 
-    run(main())
+    run_on_fake_time(main())
     assert runs.under_way_max == concurrency
     assert sorted(runs.paid) == list(range(1, 41))
     assert runs.finished == [A]
@@ -234,7 +230,7 @@ def test_worker_looks_for_runs_when_it_is_woken_and_every_few_seconds() -> None:
             await asyncio.sleep(0.1)
             assert runs.finished == [A]
 
-    run(main())
+    run_on_fake_time(main())
     pauses = [
         later - earlier
         for earlier, later in zip(runs.looked_at, runs.looked_at[1:-1], strict=False)
@@ -255,7 +251,7 @@ def test_refused_page_is_paid_account_by_account() -> None:
             "balance account 3 cannot be paid",
         ]
 
-    run(main())
+    run_on_fake_time(main())
     assert (runs.paid, runs.given_up, runs.finished) == ([1, 2, 4, 5], [3], [A])
 
 
@@ -280,7 +276,7 @@ def test_account_refused_for_another_reason_waits() -> None:
             assert runs.finished == [B, A]
             assert working.waiting[-1] == 0
 
-    run(main())
+    run_on_fake_time(main())
 
 
 def test_locked_account_is_passed_over_and_tried_again() -> None:
@@ -300,7 +296,7 @@ def test_locked_account_is_passed_over_and_tried_again() -> None:
             assert working.waiting[-1] == 0
 
     with capture_logs() as lines:
-        run(main())
+        run_on_fake_time(main())
     (line,) = (line for line in lines if line["log_level"] == "warning")
     assert line["restaurants_waiting"] == 20
     assert len(line["among_them"]) == WAITING_NAMED_MAX
@@ -315,7 +311,7 @@ def test_page_that_takes_too_long_is_made_smaller() -> None:
         working = await work_for(20, runs)
         assert working.failures == [f"payout run {A} must wait for the database"] * 2
 
-    run(main())
+    run_on_fake_time(main())
     limits = list(
         dict.fromkeys(limit for _, payout_run_id, limit in runs.pages if payout_run_id == A)
     )
@@ -333,7 +329,7 @@ def test_failure_of_one_page_lets_the_others_end(monkeypatch: pytest.MonkeyPatch
         working = await work_for(5, runs, concurrency=3)
         assert working.failures == [f"payout run {A} failed unexpectedly"]
 
-    run(main())
+    run_on_fake_time(main())
     began_at = sorted({at for at, _, _ in runs.pages})
     assert BACKOFF_SECONDS / 2 <= began_at[1] - runs.page_seconds <= BACKOFF_SECONDS
     assert sorted(runs.paid) == list(range(1, 21))
@@ -349,7 +345,7 @@ def test_outage_is_reported_and_ends_nothing() -> None:
         working = await work_for(3 * POLL_SECONDS, runs)
         assert working.failures == ["the payout runs must wait for the database"] * 2
 
-    run(main())
+    run_on_fake_time(main())
     assert runs.finished == [A]
 
 
@@ -369,7 +365,7 @@ def test_stop_lets_the_page_under_way_end_and_begins_no_other(
             assert now() == 20
         await asyncio.sleep(100)
 
-    run(main())
+    run_on_fake_time(main())
     assert runs.paid == [1, 2, 3, 4]
     assert runs.finished == []
 
@@ -386,7 +382,7 @@ def test_worker_says_while_it_pays() -> None:
             await asyncio.sleep(20)
             assert not working.worker.is_paying
 
-    run(main())
+    run_on_fake_time(main())
 
 
 def test_payouts_without_an_answer_are_counted_once_a_minute() -> None:
@@ -397,7 +393,7 @@ def test_payouts_without_an_answer_are_counted_once_a_minute() -> None:
         working = await work_for(10 * UNANSWERED_SECONDS, runs)
         assert working.unanswered == [{"PEN": (3, 60.0)}] * len(runs.counted_at)
 
-    run(main())
+    run_on_fake_time(main())
     assert runs.counted_at[0] == 0
     gaps = [
         later - earlier

@@ -1,8 +1,6 @@
 """The worker that takes snapshots: of what was reported, once, and out of every caller's way."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 from support.fake_time import now, run_on_fake_time
@@ -73,10 +71,6 @@ class Working:
         self.worker.report([(account, TAIL_ENTRIES + 1) for account in accounts])
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    run_on_fake_time(main)
-
-
 def test_accounts_with_long_tails_have_their_turn_in_order() -> None:
     """Each once, however often it is reported. An account with a short tail never."""
     snapshots = FakeSnapshots(seconds=1)
@@ -98,7 +92,7 @@ def test_accounts_with_long_tails_have_their_turn_in_order() -> None:
             assert snapshots.accounts == [2, 3, 2]
             assert working.taken == 3
 
-    run(main())
+    run_on_fake_time(main())
 
 
 def test_account_rests_after_an_attempt_in_vain() -> None:
@@ -119,7 +113,7 @@ def test_account_rests_after_an_attempt_in_vain() -> None:
             assert snapshots.accounts == [1, 2, 1]
             assert working.taken == 2
 
-    run(main())
+    run_on_fake_time(main())
 
 
 def test_reads_wait_for_a_snapshot_which_comes_first() -> None:
@@ -137,7 +131,7 @@ def test_reads_wait_for_a_snapshot_which_comes_first() -> None:
             assert now() == 2
             assert snapshots.accounts.count(3) == 1
 
-    run(main())
+    run_on_fake_time(main())
 
 
 def test_read_waits_no_longer_than_its_time() -> None:
@@ -149,7 +143,7 @@ def test_read_waits_no_longer_than_its_time() -> None:
             await working.worker.shortened(1)
             assert now() == READ_WAITS_SECONDS
 
-    run(main())
+    run_on_fake_time(main())
 
 
 @pytest.mark.parametrize("tail_entries", [0, TAIL_ENTRIES])
@@ -171,7 +165,7 @@ def test_no_read_waits_for_a_worker_that_takes_none(tail_entries: int) -> None:
             await stopping
         await working.worker.shortened(3)
 
-    run(main())
+    run_on_fake_time(main())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +185,7 @@ def test_failures_are_reported_and_end_nothing(error: Exception) -> None:
             assert working.failures[0].startswith("the snapshot of balance account 1 ")
             assert working.taken == 2
 
-    run(main())
+    run_on_fake_time(main())
     assert snapshots.accounts == [1, 2, 3]
     assert BACKOFF_SECONDS / 2 <= snapshots.asked_at[1] <= BACKOFF_SECONDS
 
@@ -205,7 +199,7 @@ def test_switched_off_takes_none() -> None:
             working.worker.report([(1, 10**12)])
             await asyncio.sleep(100)
 
-    run(main())
+    run_on_fake_time(main())
     assert snapshots.asked == []
 
 
@@ -219,7 +213,7 @@ def test_stop_ends_the_backoff_and_forgets_the_rest() -> None:
             await asyncio.sleep(0.1)
         assert now() == 0.1
 
-    run(main())
+    run_on_fake_time(main())
     assert len(snapshots.asked) == 1
 
 
@@ -233,7 +227,7 @@ def test_what_is_wanted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             working.report(*range(100))
             await asyncio.sleep(5)
 
-    run(main())
+    run_on_fake_time(main())
     assert snapshots.accounts == [0, 1, 2, 3, 4]
 
 
@@ -248,4 +242,4 @@ def test_stop_gives_up_a_snapshot_that_takes_long() -> None:
         assert now() == 1 + STOP_SECONDS
         assert working.taken == 0
 
-    run(main())
+    run_on_fake_time(main())

@@ -97,7 +97,7 @@ def assert_turned_away(told: Stream, *codes: grpc.StatusCode) -> None:
 @pytest.mark.parametrize("size", [5_000_000, 100_000_000])
 @METHODS
 async def test_gzip_bomb_is_not_unpacked(hostile: ServerProcess, path: str, size: int) -> None:
-    """Rows 76 and 77: RESOURCE_EXHAUSTED once the unpacked part is larger than a message may be; the rest stays packed."""
+    """RESOURCE_EXHAUSTED once the unpacked part is larger than a message may be; the rest stays packed."""
     bomb = gzip.compress(bytes(size), 9)
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(
@@ -107,7 +107,7 @@ async def test_gzip_bomb_is_not_unpacked(hostile: ServerProcess, path: str, size
 
 
 async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess) -> None:
-    """Row 77: thirty of them cost what is unpacked of each for a moment, not three gigabytes."""
+    """Thirty of them cost what is unpacked of each for a moment, not three gigabytes."""
     body = grpc_message(gzip.compress(bytes(100_000_000), 9), compressed=1)
     async with unharmed(hostile, rss_mib=192), AsyncExitStack() as stack:
         connections = [
@@ -121,7 +121,7 @@ async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess
 
 @METHODS
 async def test_message_beyond_the_limit_is_refused(hostile: ServerProcess, path: str) -> None:
-    """Row 75: 5 MB as they are, and 4 GiB that are only announced."""
+    """5 MB as they are, and 4 GiB that are only announced."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         for body in (grpc_message(bytes(5_000_000)), b"\0\xff\xff\xff\xff" + bytes(1000)):
             assert (await connection.call(path, body)).code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -144,7 +144,7 @@ async def test_message_beyond_the_limit_is_refused(hostile: ServerProcess, path:
 async def test_encoding_that_is_none_is_refused(
     hostile: ServerProcess, path: str, headers: Any, body: bytes
 ) -> None:
-    """Row 78: UNIMPLEMENTED or INTERNAL from the library, in its own words; the method is not run."""
+    """UNIMPLEMENTED or INTERNAL from the library, in its own words; the method is not run."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(path, body, headers)
         assert_turned_away(told, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
@@ -155,7 +155,7 @@ async def test_encoding_that_is_none_is_refused(
 async def test_flag_of_a_message_that_is_none_books_nothing(
     hostile: ServerProcess, path: str, flag: int
 ) -> None:
-    """Row 78: to the library it is no message, or one like others; a stream ends there; what is not answered is not booked."""
+    """To the library it is no message, or one like others; a stream ends there; what is not answered is not booked."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(
             path, grpc_message(b"x", compressed=flag), [("grpc-timeout", "500m")]
@@ -177,7 +177,7 @@ async def test_flag_of_a_message_that_is_none_books_nothing(
 async def test_headers_beyond_the_limit_are_refused_every_time(
     hostile: ServerProcess, path: str
 ) -> None:
-    """Row 79: one more than the limit is refused, and always: there is no room between two limits in which chance decides."""
+    """One more than the limit is refused, and always: there is no room between two limits in which chance decides."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         for size in [api_server.METADATA_BYTES_MAX] * 20 + [20_480]:
             told = await connection.call(path, request(path), [("x-padding", "a" * size)])
@@ -191,7 +191,7 @@ async def test_headers_beyond_the_limit_are_refused_every_time(
 
 @METHODS
 async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: str) -> None:
-    """Row 80: by number as by size."""
+    """By number as by size."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(
             path, request(path), [(f"x-padding-{number}", "a") for number in range(10_000)]
@@ -206,7 +206,7 @@ async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: st
 async def test_binary_header_that_is_not_base64_is_refused(
     hostile: ServerProcess, path: str, value: str
 ) -> None:
-    """Row 80: the stream is ended; other streams of the connection are not harmed, or the connection is closed."""
+    """The stream is ended; other streams of the connection are not harmed, or the connection is closed."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         told = await connection.call(path, request(path), [("x-data-bin", value.encode("latin-1"))])
         assert_turned_away(told, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
@@ -224,7 +224,7 @@ async def test_binary_header_that_is_not_base64_is_refused(
     ],
 )
 async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str) -> None:
-    """Row 81: whatever else is asked for."""
+    """Whatever else is asked for."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert (await connection.call(path, request(INGEST))).code is grpc.StatusCode.UNIMPLEMENTED
 
@@ -245,7 +245,7 @@ async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str
 async def test_request_that_is_hardly_grpc_harms_nobody(
     hostile: ServerProcess, path: str, headers: Any, without: Any
 ) -> None:
-    """Row 82: the library is lenient with some of them; the event is booked or the call refused, never half of it."""
+    """The library is lenient with some of them; the event is booked or the call refused, never half of it."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
         told = await connection.call(path, request(path), headers, without=without)
@@ -269,7 +269,7 @@ async def test_request_that_is_hardly_grpc_harms_nobody(
 async def test_what_does_not_speak_http2_is_shown_out(
     hostile: ServerProcess, opening: bytes
 ) -> None:
-    """Row 82: a hundred such connections are closed, with few words in the log."""
+    """A hundred such connections are closed, with few words in the log."""
     host, port = hostile.address.rsplit(":", 1)
 
     async def knock() -> None:
@@ -295,7 +295,7 @@ async def test_what_does_not_speak_http2_is_shown_out(
 async def test_timeout_that_is_over_is_told_so(
     hostile: ServerProcess, path: str, timeout: str
 ) -> None:
-    """Row 83: DEADLINE_EXCEEDED, or cut off; the booking may have begun before."""
+    """DEADLINE_EXCEEDED, or cut off; the booking may have begun before."""
     async with Http2.connect(hostile.address) as connection:
         assert_turned_away(
             await connection.call(path, request(path), [("grpc-timeout", timeout)]),
@@ -312,7 +312,7 @@ async def test_timeout_that_is_over_is_told_so(
 async def test_timeout_that_is_none_harms_nobody(
     hostile: ServerProcess, path: str, timeout: str
 ) -> None:
-    """Row 83: refused, or taken as no timeout at all; in that case the event is booked and said to be."""
+    """Refused, or taken as no timeout at all; in that case the event is booked and said to be."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
         told = await connection.call(path, request(path), [("grpc-timeout", timeout)])
@@ -322,7 +322,7 @@ async def test_timeout_that_is_none_harms_nobody(
 
 @METHODS
 async def test_timeout_of_ten_thousand_years_is_taken(hostile: ServerProcess, path: str) -> None:
-    """Row 83: the largest that can be written."""
+    """The largest that can be written."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         assert (
             await connection.call(path, request(path), [("grpc-timeout", "99999999H")])
@@ -333,7 +333,7 @@ async def test_timeout_of_ten_thousand_years_is_taken(hostile: ServerProcess, pa
 
 
 async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProcess) -> None:
-    """Row 84: at the most the first one is, and only if the call says so."""
+    """At the most the first one is, and only if the call says so."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
         told = await connection.call(INGEST, request(INGEST) + request(INGEST))
@@ -347,7 +347,7 @@ async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProc
 async def test_call_without_a_whole_message_is_never_run(
     hostile: ServerProcess, body: bytes
 ) -> None:
-    """Row 84: INVALID_ARGUMENT; nobody waits for it."""
+    """INVALID_ARGUMENT; nobody waits for it."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         endless = connection.open(INGEST)
         await connection.send(endless, body)
@@ -359,7 +359,7 @@ async def test_call_without_a_whole_message_is_never_run(
 
 
 async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> None:
-    """Row 84: a stream may carry nothing; one that breaks off inside a message books only what came before."""
+    """A stream may carry nothing; one that breaks off inside a message books only what came before."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert (await connection.call(STREAM, b"")).code is grpc.StatusCode.OK
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
@@ -461,7 +461,7 @@ async def test_nothing_is_received_from_strangers(database: Database, tmp_path: 
 
 @METHODS
 async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, path: str) -> None:
-    """Row 85: forty calls, each sending a byte now and then; others are served meanwhile, and what is given up is not booked."""
+    """Forty calls, each sending a byte now and then; others are served meanwhile, and what is given up is not booked."""
     async with unharmed(hostile, booked=5), AsyncExitStack() as stack:
         connections = [
             await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(40)
@@ -478,7 +478,7 @@ async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, pat
 
 
 async def test_six_hundred_idle_connections_hold_up_nobody(hostile: ServerProcess) -> None:
-    """Row 85: half of them have exchanged settings, the others have said one byte."""
+    """Half of them have exchanged settings, the others have said one byte."""
     host, port = hostile.address.rsplit(":", 1)
     async with unharmed(hostile, booked=3, rss_mib=128), AsyncExitStack() as stack:
         for _ in range(300):
@@ -494,7 +494,7 @@ async def test_six_hundred_idle_connections_hold_up_nobody(hostile: ServerProces
 
 
 async def test_ping_flood_is_cut_off(hostile: ServerProcess) -> None:
-    """Row 86: GOAWAY with ENHANCE_YOUR_CALM and too_many_pings after a few pings too many."""
+    """GOAWAY with ENHANCE_YOUR_CALM and too_many_pings after a few pings too many."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         for number in range(1000):
             connection.h2.ping(number.to_bytes(8))
@@ -536,7 +536,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_flood_of_frames_is_survived(hostile: ServerProcess, flood: str) -> None:
-    """Row 86: whether the server takes it or closes the connection: others are served."""
+    """Whether the server takes it or closes the connection: others are served."""
     async with unharmed(hostile), AsyncExitStack() as stack:
         for _ in range(3):
             connection = await stack.enter_async_context(Http2.connect(hostile.address))
@@ -606,7 +606,7 @@ async def test_streams_opened_and_reset_at_speed_are_survived(
 
 
 async def test_connection_is_told_how_many_streams_it_may_open(hostile: ServerProcess) -> None:
-    """Row 87: the number is in the settings; streams beyond it are refused as such, which callers repeat by themselves."""
+    """The number is in the settings; streams beyond it are refused as such, which callers repeat by themselves."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert connection.settings[SettingCodes.MAX_CONCURRENT_STREAMS] == api_server.STREAMS_MAX
         # Half a call each: none is answered before it is whole.
@@ -731,7 +731,7 @@ async def test_answers_that_nobody_reads_are_bounded(
 async def test_idle_connection_is_shown_out(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 85: GOAWAY to who has no call open for long, and none to who has; a client with a channel notices nothing."""
+    """GOAWAY to who has no call open for long, and none to who has; a client with a channel notices nothing."""
     limits = dict(api_server._OPTIONS) | {"grpc.max_connection_idle_ms": 500}
     monkeypatch.setattr(api_server, "_OPTIONS", tuple(limits.items()))
     async with running_ledger(database) as ledger:
@@ -750,7 +750,7 @@ async def test_idle_connection_is_shown_out(
 async def test_silent_connection_is_shown_out(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row 85: one that says one byte and exchanges no settings has a few seconds and not two minutes."""
+    """One that says one byte and exchanges no settings has a few seconds and not two minutes."""
     limits = dict(api_server._OPTIONS)
     assert limits["grpc.server_handshake_timeout_ms"] == api_server.HANDSHAKE_SECONDS * 1000
     monkeypatch.setattr(
@@ -800,7 +800,7 @@ async def strangers(
 async def test_connections_beyond_the_descriptors_are_closed(
     database: Database, tmp_path: Path
 ) -> None:
-    """Row 85: with 256 descriptors newcomers hear at once that there is no room, clients that are
+    """With 256 descriptors newcomers hear at once that there is no room, clients that are
     there are served, and there is room again when the others have gone. Health checks have an
     address and room apart from all of them.
     """
@@ -832,7 +832,7 @@ async def test_connections_beyond_the_descriptors_are_closed(
 
 
 async def test_silent_connections_take_no_place(database: Database, tmp_path: Path) -> None:
-    """Row 85: more of them than the server has descriptors keep no newcomer out, and take no descriptor."""
+    """More of them than the server has descriptors keep no newcomer out, and take no descriptor."""
     async with server_process(
         database, tmp_path / "server.log", program=few_descriptors(256)
     ) as server:

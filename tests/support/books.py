@@ -24,6 +24,8 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 from support.events import processor_event
 from support.running import RunningLedger, execute_alone
 
+# So small that a connection that is lost is soon missed.
+SMALL_POOL = 2
 MATURITY_DAYS = 7
 MATURITY = timedelta(days=MATURITY_DAYS)
 

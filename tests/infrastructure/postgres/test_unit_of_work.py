@@ -1,10 +1,10 @@
 """The unit of work: all or nothing, and nothing unless it was committed."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.books import SMALL_POOL
 from support.events import unique
 from support.running import query
 
@@ -14,15 +14,6 @@ from ledger.errors import DatabaseUnavailable, DataRejected
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.unit_of_work import PostgresUnitOfWork
-
-POOL_SIZE = 2
-
-
-@pytest.fixture
-async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(shared_database.url, pool_size=POOL_SIZE)
-    yield engine
-    await engine.dispose()
 
 
 async def read(engine: AsyncEngine, restaurant_id: str) -> Restaurant | None:
@@ -80,7 +71,7 @@ async def test_lost_session_leaves_nothing_and_is_replaced(
     engine: AsyncEngine, shared_database: Database
 ) -> None:
     """The block raises DatabaseUnavailable, and the next unit of work has another session."""
-    for _ in range(2 * POOL_SIZE):
+    for _ in range(2 * SMALL_POOL):
         restaurant_id = unique("res")
         with pytest.raises(DatabaseUnavailable):
             async with PostgresUnitOfWork(engine) as uow:
@@ -96,7 +87,7 @@ async def test_cancellation_leaves_nothing_and_the_pool_whole(engine: AsyncEngin
 
     Cancelled in a statement, or between two.
     """
-    for waits_in_statement in (True, False) * POOL_SIZE:
+    for waits_in_statement in (True, False) * SMALL_POOL:
         restaurant_id = unique("res")
         begun = asyncio.Event()
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from support.books import SMALL_POOL
 from support.running import query
 from support.waiting import until
 
@@ -15,19 +16,9 @@ from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.infrastructure.postgres.sessions.engine import (
     KeptConnections,
     autocommit,
-    create_engine,
 )
 
 DEADLINE_SECONDS = 40.0
-POOL_SIZE = 2
-
-
-@pytest.fixture
-async def engine(shared_database: Database) -> AsyncIterator[AsyncEngine]:
-    """An engine with a pool so small that a lost connection would soon be missed."""
-    engine = create_engine(shared_database.url, pool_size=POOL_SIZE)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
@@ -60,7 +51,7 @@ async def test_session_that_was_ended_while_idle_is_replaced(
     connections: KeptConnections, shared_database: Database
 ) -> None:
     """No error: the next use has another session."""
-    for _ in range(2 * POOL_SIZE):
+    for _ in range(2 * SMALL_POOL):
         ended, connection = await session(connections)
         await query(shared_database.migration_url, "SELECT pg_terminate_backend(:pid)", pid=ended)
         await until(connection.is_closed)
@@ -71,7 +62,7 @@ async def test_session_that_was_ended_under_its_use_is_replaced(
     connections: KeptConnections, shared_database: Database
 ) -> None:
     """That use gets DatabaseUnavailable, the next one another session."""
-    for _ in range(2 * POOL_SIZE):
+    for _ in range(2 * SMALL_POOL):
         with pytest.raises(DatabaseUnavailable):
             async with connections.autocommit() as connection:
                 ended = await connection.fetchval("SELECT pg_backend_pid()")
@@ -84,7 +75,7 @@ async def test_session_that_was_ended_under_its_use_is_replaced(
 
 async def test_cancelled_use_is_not_kept(connections: KeptConnections) -> None:
     """Its statement may still run in that session; the pool has room for another one."""
-    for _ in range(2 * POOL_SIZE):
+    for _ in range(2 * SMALL_POOL):
         before, _ = await session(connections)
         begun = asyncio.Event()
 
@@ -121,7 +112,7 @@ async def test_close_gives_all_back(engine: AsyncEngine) -> None:
     """All connections are back in the pool, which gives them out again."""
     connections = KeptConnections(engine)
     async with connections.autocommit(), connections.autocommit():
-        assert engine.pool.status().endswith(f"Current Checked out connections: {POOL_SIZE}")
+        assert engine.pool.status().endswith(f"Current Checked out connections: {SMALL_POOL}")
     await connections.close()
     assert engine.pool.status().endswith("Current Checked out connections: 0")
     await session(connections)
@@ -135,7 +126,7 @@ async def test_use_cancelled_while_a_transaction_begins_leaves_none_open(
 
     The next use must not be inside of it, where its writes are lost and its reads are old.
     """
-    for _ in range(5 * POOL_SIZE):
+    for _ in range(5 * SMALL_POOL):
         begun = asyncio.Event()
 
         async def use(begun: asyncio.Event = begun) -> None:

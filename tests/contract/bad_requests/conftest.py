@@ -1,0 +1,18 @@
+"""Fixtures of the bad requests."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from support.books import superuser
+from support.running import RunningLedger
+
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
+
+
+@pytest.fixture(scope="module")
+async def connection(shared_ledger: RunningLedger) -> AsyncIterator[Connection]:
+    """A session of the books, which have the restaurant `known`. One for all cases of a module."""
+    await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
+    async with superuser(shared_ledger.database) as connection:
+        yield connection

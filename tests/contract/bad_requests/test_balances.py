@@ -1,0 +1,131 @@
+"""Balance queries that are refused, and balances at the edge."""
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from support.bad_requests import (
+    AMOUNT_CAP,
+    INT64_MAX,
+    INT64_MIN,
+    YEAR_1,
+    YEAR_9999,
+    Case,
+    assert_nothing_internal,
+    assert_refused,
+    assert_serving,
+    balance_request,
+    in_an_hour,
+    params,
+    refusal,
+)
+from support.events import event_message, unique
+from support.running import RunningLedger
+
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
+
+
+def bad_balance_queries() -> Iterator[tuple[str, Case]]:
+    """Balances that cannot be told."""
+    instants = {
+        "before-year-1": (YEAR_1 - 1, 0),
+        "year-10000": (YEAR_9999 + 1, 0),
+        "seconds-min": (INT64_MIN, 0),
+        "seconds-max": (INT64_MAX, 0),
+        "nanos-below-0": (0, -1),
+        "nanos-a-second": (0, 10**9),
+        "nanos-max": (0, 2**31 - 1),
+        "end-of-year-9999": (YEAR_9999, 999_999_999),
+    }
+    for name, (seconds, nanos) in instants.items():
+        yield (
+            name,
+            Case(
+                "GetBalance",
+                balance_request(as_of=Timestamp(seconds=seconds, nanos=nanos)),
+                fields=("as_of",),
+            ),
+        )
+    yield (
+        "in-an-hour",
+        Case("GetBalance", lambda: balance_request(as_of=in_an_hour()), fields=("as_of",)),
+    )
+    yield (
+        "unknown-restaurant",
+        Case(
+            "GetBalance",
+            balance_request(restaurant_id="nobody"),
+            grpc.StatusCode.NOT_FOUND,
+            "RESTAURANT_NOT_FOUND",
+        ),
+    )
+    yield "empty", Case("GetBalance", b"", fields=("restaurant_id", "currency"))
+
+
+async def test_balance_beyond_int64_is_told_and_ingest_stays_on(ledger: RunningLedger) -> None:
+    """As much as ten million events at the cap are worth, put there by SQL: OUT_OF_RANGE, and events are booked."""
+    await ledger.ingest(event_message(restaurant_id="whale", amount_minor=AMOUNT_CAP))
+    await ledger.query(
+        """INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+                                       amount_minor, available_at, occurred_at, event_id)
+           SELECT e.balance_account_id, gen_random_uuid(), e.position, e.entry_type, e.debit_account, e.credit_account,
+                  9000000000000000000, e.available_at, e.occurred_at, 'whale_' || n
+           FROM ledger_entries AS e CROSS JOIN generate_series(1, 2) AS n"""
+    )
+    with pytest.raises(aio.AioRpcError) as caught:
+        await ledger.balance("whale")
+    told = refusal(caught.value)
+    assert (told.code, told.reason) == (grpc.StatusCode.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE")
+    assert_nothing_internal(told.everything)
+    (result,) = await ledger.ingest(event_message(restaurant_id="whale"))
+    assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+    await assert_serving(ledger)
+
+
+async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: RunningLedger) -> None:
+    """As of the far past, down to the year 1: zeros, no latest event, and the instant that was asked for."""
+    restaurant_id = unique("res")
+    await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
+    for seconds, nanos in ((YEAR_1, 0), (YEAR_1, 999), (-1, 999_999_999), (0, 0), (1, 1)):
+        as_of = Timestamp(seconds=seconds, nanos=nanos)
+        request = ledger_pb2.GetBalanceRequest(
+            restaurant_id=restaurant_id, currency="PEN", as_of=as_of
+        )
+        balance = await shared_ledger.stub.GetBalance(request)
+        assert (
+            balance.available_minor,
+            balance.pending_minor,
+            balance.reserved_minor,
+            balance.disputed_minor,
+        ) == (0, 0, 0, 0)
+        assert not balance.HasField("last_event_at")
+        assert (balance.as_of.seconds, balance.as_of.nanos) == (seconds, nanos // 1000 * 1000)
+
+
+async def test_balance_of_a_known_restaurant_without_entries_is_zero(
+    shared_ledger: RunningLedger,
+) -> None:
+    """Zeros, in any currency, where the restaurant is registered."""
+    restaurant_id = unique("res")
+    await shared_ledger.stub.PutRestaurant(
+        ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id)
+    )
+    balance = await shared_ledger.balance(restaurant_id, "JPY")
+    assert (
+        balance.available_minor,
+        balance.pending_minor,
+        balance.reserved_minor,
+        balance.disputed_minor,
+    ) == (0, 0, 0, 0)
+    assert not balance.HasField("last_event_at")
+
+
+@pytest.mark.parametrize("case", params(bad_balance_queries()))
+async def test_bad_request_is_refused_and_leaves_nothing_behind(
+    shared_ledger: RunningLedger, connection: Connection, case: Case
+) -> None:
+    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    await assert_refused(shared_ledger, connection, case)

@@ -1,0 +1,386 @@
+"""Bytes that are not the message, requests that are wrong as a whole, and calls that break the transport."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from support.bad_requests import (
+    DEADLINE_SECONDS,
+    INVALID,
+    MEBIBYTE,
+    OK,
+    SERVICE,
+    TOO_LARGE,
+    Case,
+    assert_nothing_internal,
+    assert_refused,
+    assert_serving,
+    counts,
+    field,
+    ingest,
+    malformed,
+    params,
+    refusal,
+    send,
+    varint,
+)
+from support.events import event_message, unique
+from support.http2 import frame, grpc_message
+from support.running import RunningLedger
+
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
+
+# Requests that a message's own library cannot make, by the number of the string field in ProcessorEvent.
+EVENT_STRING_FIELDS = {
+    "event_id": 1,
+    "restaurant_id": 3,
+    "currency": 4,
+    "payout_id": 8,
+    "reference": 9,
+}
+
+
+NOT_UTF_8 = {
+    "invalid-utf-8": b"evt\xff",
+    "overlong": b"\xc0\xaf",
+    "lone-surrogate": b"\xed\xa0\x80",
+}
+
+
+NOT_MESSAGES = {
+    "ones": b"\xff" * 20,
+    "length-without-content": b"\x0a\x7f",
+    "tag-alone": b"\x0a",
+    "unfinished-varint": b"\x0a\xff\xff\xff\xff",
+    "length-beyond-int32": b"\x0a" + varint(2**40),
+    "wire-type-6": b"\x0e",
+    "wire-type-7": b"\x0f",
+    "field-number-0": b"\x02\x00",
+    "unopened-group": b"\x0c",
+    "unclosed-group": b"\x0b",
+    "truncated": ingest(event_message(event_id="truncated"))[:-1],
+    "deep-groups": b"\xa3\x06" * 10_000 + b"\xa4\x06" * 10_000,
+}
+
+
+# All that are built and take one request.
+METHODS = (
+    "IngestEvent",
+    "BatchIngestEvents",
+    "GetEvent",
+    "GetBalance",
+    "ListEntries",
+    "RunPayouts",
+    "GetPayoutRun",
+    "ListPayoutRuns",
+    "CancelPayoutRun",
+    "ListPayoutRunItems",
+    "GetPayout",
+    "ListPayouts",
+    "PutRestaurant",
+    "UpdateRestaurant",
+    "GetRestaurant",
+    "ListRestaurants",
+)
+
+
+def malformed_messages() -> Iterator[tuple[str, Case]]:
+    """Bytes that are not the message."""
+    for name, text in NOT_UTF_8.items():
+        for path, number in EVENT_STRING_FIELDS.items():
+            yield (
+                f"{name}-{path}",
+                malformed("IngestEvent", ingest(event_message(), appended=field(number, text))),
+            )
+        for path, entry in {
+            "key": field(1, text) + field(2, b"x"),
+            "value": field(1, b"x") + field(2, text),
+        }.items():
+            yield (
+                f"{name}-metadata-{path}",
+                malformed("IngestEvent", ingest(event_message(), appended=field(10, entry))),
+            )
+        yield (
+            f"{name}-batch",
+            malformed(
+                "BatchIngestEvents",
+                ingest(event_message()) + ingest(event_message(), appended=field(1, text)),
+            ),
+        )
+        yield f"{name}-name", malformed("PutRestaurant", field(1, b"res") + field(2, text))
+        yield f"{name}-path", malformed("UpdateRestaurant", field(2, field(1, text)))
+        yield f"{name}-page_token", malformed("ListRestaurants", field(2, text))
+        for path, number in {"currency": 2, "event_id": 6, "payout_id": 7, "page_token": 9}.items():
+            yield f"{name}-ListEntries-{path}", malformed("ListEntries", field(number, text))
+        yield f"{name}-RunPayouts-request_id", malformed("RunPayouts", field(4, text))
+        for method in (
+            "GetPayout",
+            "GetPayoutRun",
+            "CancelPayoutRun",
+            "ListPayoutRuns",
+            "ListPayoutRunItems",
+            "ListPayouts",
+        ):
+            yield f"{name}-{method}", malformed(method, field(1, text))
+    for name, request in NOT_MESSAGES.items():
+        for method in METHODS:
+            if name == "truncated" and method != "IngestEvent":
+                continue
+            yield f"{name}-{method}", malformed(method, request)
+
+
+def whole_requests() -> Iterator[tuple[str, Case]]:
+    """What is wrong with the request as a whole."""
+    yield "batch-empty", Case("BatchIngestEvents", b"", fields=("events",))
+    yield (
+        "batch-of-1001",
+        Case("BatchIngestEvents", ingest(event_message()) * 1001, fields=("events",)),
+    )
+    yield (
+        "batch-of-1001-empty-events",
+        Case("BatchIngestEvents", b"\x0a\x00" * 1001, fields=("events",)),
+    )
+    yield (
+        "batch-of-64-KiB-events",
+        Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 70, TOO_LARGE, None),
+    )
+    yield (
+        "batch-of-1000-events-of-64-KiB",
+        Case("BatchIngestEvents", field(1, field(99, b"a" * 65_536)) * 1000, TOO_LARGE, None),
+    )
+    yield "5-MB", Case("IngestEvent", field(99, b"a" * 5_000_000), TOO_LARGE, None)
+    yield (
+        "a-byte-more-than-4-MiB",
+        Case("GetEvent", field(99, b"a" * (4 * MEBIBYTE - 5)), TOO_LARGE, None),
+    )
+    # Up to 4 MiB, and beyond what a request of one thing may have.
+    for method in (
+        "IngestEvent",
+        "GetEvent",
+        "GetBalance",
+        "RunPayouts",
+        "ListEntries",
+        "PutRestaurant",
+    ):
+        for size in (256 * 1024 + 1, 4 * MEBIBYTE):
+            request = field(99, b"a" * (size - len(field(99, b"a" * size)) + size))
+            yield f"{size}-bytes-{method}", Case(method, request, INVALID, "REQUEST_TOO_LARGE")
+    yield "unknown-method", Case("DeleteEverything", b"", grpc.StatusCode.UNIMPLEMENTED, None)
+    yield "method-in-another-case", Case("ingestevent", b"", grpc.StatusCode.UNIMPLEMENTED, None)
+
+
+@pytest.mark.parametrize("size", [5_000_000, 100_000_000])
+async def test_small_request_that_unpacks_to_a_large_one_is_refused(
+    shared_ledger: RunningLedger, size: int
+) -> None:
+    """What counts is the size after decompression."""
+    before = await counts(shared_ledger)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await send(
+            shared_ledger, "IngestEvent", field(99, bytes(size)), compression=grpc.Compression.Gzip
+        )
+    told = refusal(caught.value)
+    assert told.code == TOO_LARGE
+    assert_nothing_internal(told.everything)
+    assert await counts(shared_ledger) == before
+    await assert_serving(shared_ledger)
+
+
+async def test_compressed_request_is_taken(shared_ledger: RunningLedger) -> None:
+    """Compression as such is allowed."""
+    answer = await send(
+        shared_ledger, "IngestEvent", ingest(event_message()), compression=grpc.Compression.Gzip
+    )
+    assert (
+        ledger_pb2.IngestEventResponse.FromString(answer).status == ledger_pb2.INGEST_STATUS_CREATED
+    )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param((("x-padding", "a" * 20_480),), id="20-KB"),
+        pytest.param(
+            tuple((f"x-padding-{number}", "a") for number in range(10_000)), id="10000-headers"
+        ),
+    ],
+)
+async def test_too_many_headers_are_refused(
+    shared_ledger: RunningLedger, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """Headers are bounded by the transport."""
+    before = await counts(shared_ledger)
+    async with aio.insecure_channel(shared_ledger.address) as channel:
+        call: Any = channel.unary_unary(
+            f"/{SERVICE}/IngestEvent", request_serializer=None, response_deserializer=None
+        )
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call(ingest(event_message()), metadata=aio.Metadata(*headers))
+    assert caught.value.code() == TOO_LARGE
+    assert await counts(shared_ledger) == before
+    await assert_serving(shared_ledger)
+
+
+async def test_unknown_service_is_unimplemented(shared_ledger: RunningLedger) -> None:
+    """A service that nobody offers."""
+    call: Any = shared_ledger.channel.unary_unary(
+        "/ledger.v2.LedgerService/IngestEvent", request_serializer=None, response_deserializer=None
+    )
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call(b"")
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ledger_pb2.StreamEventsRequest(), "events"),
+        (ledger_pb2.StreamEventsRequest(events=[ledger_pb2.ProcessorEvent()] * 1001), "events"),
+        (ledger_pb2.StreamEventsRequest(event=event_message(), events=[event_message()]), "events"),
+    ],
+    ids=["neither", "too many", "both"],
+)
+async def test_stream_request_that_is_none_ends_the_stream(
+    shared_ledger: RunningLedger, request_: ledger_pb2.StreamEventsRequest, field: str
+) -> None:
+    """INVALID_ARGUMENT once what came before is answered; what comes after is not booked."""
+    before, after = (
+        event_message(restaurant_id=unique("res")),
+        event_message(restaurant_id=unique("res")),
+    )
+    answers = []
+    with pytest.raises(aio.AioRpcError) as caught:
+        async for answer in shared_ledger.stub.StreamEvents(
+            iter(
+                [
+                    ledger_pb2.StreamEventsRequest(event=before),
+                    request_,
+                    ledger_pb2.StreamEventsRequest(event=after),
+                ]
+            )
+        ):
+            answers.append(answer)
+    assert [answer.result.status for answer in answers] == [ledger_pb2.INGEST_STATUS_CREATED]
+    told = refusal(caught.value)
+    assert (told.code, told.reason, told.metadata) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+        {"field": field},
+    )
+    with pytest.raises(aio.AioRpcError) as caught:
+        await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=after.event_id))
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+# What no gRPC library sends: HTTP/2 frames by hand (RFC 9113), headers as plain literals (RFC 7541, section 6.2.2).
+HEADERS_FRAME, DATA_FRAME, SETTINGS_FRAME, RESET_FRAME, GOAWAY_FRAME = 1, 0, 4, 3, 7
+
+
+END_STREAM, END_HEADERS = 1, 4
+
+
+def call_by_hand(body: bytes, **changed: str) -> bytes:
+    """The bytes of a whole IngestEvent call, with some headers changed."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": f"/{SERVICE}/IngestEvent",
+        ":authority": "localhost",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    } | {name.replace("_", "-"): value for name, value in changed.items()}
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    return (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + frame(SETTINGS_FRAME, 0, 0, b"")
+        + frame(HEADERS_FRAME, END_HEADERS, 1, block)
+        + frame(DATA_FRAME, END_STREAM, 1, body)
+    )
+
+
+async def answer_by_hand(address: str, request: bytes) -> grpc.StatusCode | None:
+    """The status of a call made of bytes; None when it was reset, or the connection closed, without one."""
+    host, port = address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            writer.write(request)
+            while True:
+                head = await reader.readexactly(9)
+                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:])
+                payload = await reader.readexactly(int.from_bytes(head[:3]))
+                if kind == HEADERS_FRAME and (
+                    found := re.search(rb"grpc-status[\x01\x02]([0-9]{1,2})", payload)
+                ):
+                    return {code.value[0]: code for code in grpc.StatusCode}[int(found.group(1))]
+                if kind in (RESET_FRAME, GOAWAY_FRAME) or (stream == 1 and flags & END_STREAM):
+                    return None
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    finally:
+        writer.close()
+
+
+_MESSAGE = grpc_message(ingest(event_message(event_id="by-hand")))
+
+
+# Here grpc answers before the service is asked, each of its versions in its own way.
+CUT_OFF = {None, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED}
+
+
+BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
+    "unknown-encoding": (
+        call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="snail"),
+        CUT_OFF,
+    ),
+    "compressed-without-encoding": (call_by_hand(grpc_message(b"x", compressed=1)), CUT_OFF),
+    "gzip-that-is-none": (
+        call_by_hand(grpc_message(b"x", compressed=1), grpc_encoding="gzip"),
+        CUT_OFF,
+    ),
+    "binary-header-not-base64": (call_by_hand(_MESSAGE, x_data_bin="!!!!"), CUT_OFF),
+    "http-1": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", {None}),
+    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32), {None}),
+    "timeout-of-0": (
+        call_by_hand(_MESSAGE, grpc_timeout="0n"),
+        {grpc.StatusCode.DEADLINE_EXCEEDED, None},
+    ),
+    "timeout-garbage": (call_by_hand(_MESSAGE, grpc_timeout="soon"), CUT_OFF),
+    "message-of-4-GiB-said": (call_by_hand(b"\0\xff\xff\xff\xff" + _MESSAGE), {TOO_LARGE}),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+async def test_call_that_breaks_the_transport_is_turned_away(
+    shared_ledger: RunningLedger, name: str
+) -> None:
+    """Refused by grpc or cut off, soon; the event of it not booked; other callers untouched."""
+    before = await counts(shared_ledger)
+    request, expected = BY_HAND[name]
+    assert await answer_by_hand(shared_ledger.address, request) in expected
+    assert await counts(shared_ledger) == before
+    await assert_serving(shared_ledger)
+
+
+async def test_call_by_hand_is_booked(shared_ledger: RunningLedger) -> None:
+    """The frames above are such as a server takes, when nothing in them is wrong."""
+    before = await counts(shared_ledger)
+    request = call_by_hand(grpc_message(ingest(event_message())), grpc_timeout="99999999H")
+    assert await answer_by_hand(shared_ledger.address, request) is OK
+    assert (await counts(shared_ledger))[0] == before[0] + 1
+
+
+@pytest.mark.parametrize("case", params(malformed_messages(), whole_requests()))
+async def test_bad_request_is_refused_and_leaves_nothing_behind(
+    shared_ledger: RunningLedger, connection: Connection, case: Case
+) -> None:
+    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    await assert_refused(shared_ledger, connection, case)

@@ -1,0 +1,222 @@
+"""Payout runs that are not started, queries of runs and payouts that are refused, and terms at the edge."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.type import date_pb2
+from support.bad_requests import (
+    BAD_DATES,
+    BAD_UUIDS,
+    DEADLINE_SECONDS,
+    INT64_MAX,
+    INT64_MIN,
+    UUID_TEXT,
+    Case,
+    assert_refused,
+    bad_page_tokens,
+    counts,
+    params,
+    run_case,
+    run_request,
+)
+from support.dates import date_message
+from support.events import event_message
+from support.running import RunningLedger
+
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
+
+
+def bad_payout_runs() -> Iterator[tuple[str, Case]]:
+    """Payout runs that are not started."""
+    yield "RunPayouts-empty", Case("RunPayouts", b"", fields=("currency", "as_of"))
+    yield (
+        "as_of-unset",
+        Case(
+            "RunPayouts",
+            ledger_pb2.RunPayoutsRequest(currency="PEN").SerializeToString(),
+            fields=("as_of",),
+        ),
+    )
+    for name, (year, month, day) in BAD_DATES.items():
+        for dry_run in (False, True):
+            yield (
+                f"{name}-as_of-{'dry' if dry_run else 'run'}",
+                run_case(
+                    "as_of", as_of=date_pb2.Date(year=year, month=month, day=day), dry_run=dry_run
+                ),
+            )
+    # Two days on, so that it is the future in every time zone.
+    future = (datetime.now(UTC) + timedelta(days=2)).date()
+    yield (
+        "as_of-future",
+        run_case("as_of", as_of=date_message(future)),
+    )
+    for amount in (-1, INT64_MIN):
+        yield f"min_amount-{amount}", run_case("min_amount_minor", min_amount_minor=amount)
+    yield (
+        "everything",
+        run_case(
+            "currency",
+            "as_of",
+            "min_amount_minor",
+            "request_id",
+            currency="",
+            as_of=date_pb2.Date(),
+            min_amount_minor=-1,
+            request_id="\n",
+        ),
+    )
+
+
+def bad_payout_queries() -> Iterator[tuple[str, Case]]:
+    """Payouts, runs and lists of them that are not told."""
+    requests: dict[str, tuple[str, Any]] = {
+        "GetPayout": ("payout_id", ledger_pb2.GetPayoutRequest),
+        "GetPayoutRun": ("payout_run_id", ledger_pb2.GetPayoutRunRequest),
+        "CancelPayoutRun": ("payout_run_id", ledger_pb2.CancelPayoutRunRequest),
+        "ListPayoutRunItems": ("payout_run_id", ledger_pb2.ListPayoutRunItemsRequest),
+        "ListPayouts": ("payout_run_id", ledger_pb2.ListPayoutsRequest),
+    }
+    for method, (path, message) in requests.items():
+        for name, value in BAD_UUIDS.items():
+            if method == "ListPayouts" and not value:
+                continue  # any
+            yield (
+                f"{name}-{method}",
+                Case(method, message(**{path: value}).SerializeToString(), fields=(path,)),
+            )
+        reason = "PAYOUT_NOT_FOUND" if method == "GetPayout" else "PAYOUT_RUN_NOT_FOUND"
+        unknown = message(**{path: UUID_TEXT}).SerializeToString()
+        yield f"{method}-unknown", Case(method, unknown, grpc.StatusCode.NOT_FOUND, reason)
+    unknown = ledger_pb2.ListPayoutsRequest(restaurant_id="res_unknown").SerializeToString()
+    yield (
+        "ListPayouts-unknown-restaurant",
+        Case("ListPayouts", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND"),
+    )
+    for number in (-1, ledger_pb2.PAYOUT_RUN_STATE_PLANNED, 77):
+        runs = ledger_pb2.ListPayoutRunsRequest(state=number)  # type: ignore[arg-type]
+        yield (
+            f"run-state-{number}",
+            Case("ListPayoutRuns", runs.SerializeToString(), fields=("state",)),
+        )
+    runs = ledger_pb2.ListPayoutRunsRequest(currency="pen")
+    yield "run-currency", Case("ListPayoutRuns", runs.SerializeToString(), fields=("currency",))
+    for name, token in bad_page_tokens(["ListPayoutRuns", "", ""]):
+        runs = ledger_pb2.ListPayoutRunsRequest(page_token=token)
+        yield (
+            f"ListPayoutRuns-page_token-{name}",
+            Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_token",)),
+        )
+    for number in (-1, 5, 77, 2**31 - 1, -(2**31)):
+        payouts = ledger_pb2.ListPayoutsRequest(state=number)  # type: ignore[arg-type]
+        yield (
+            f"state-{number}",
+            Case("ListPayouts", payouts.SerializeToString(), fields=("state",)),
+        )
+        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, outcome=number)  # type: ignore[arg-type]
+        yield (
+            f"outcome-{number}",
+            Case("ListPayoutRunItems", items.SerializeToString(), fields=("outcome",)),
+        )
+    for size in (-1, -(2**31)):
+        runs = ledger_pb2.ListPayoutRunsRequest(page_size=size)
+        yield (
+            f"ListPayoutRuns-page_size-{size}",
+            Case("ListPayoutRuns", runs.SerializeToString(), fields=("page_size",)),
+        )
+        payouts = ledger_pb2.ListPayoutsRequest(page_size=size)
+        yield (
+            f"ListPayouts-page_size-{size}",
+            Case("ListPayouts", payouts.SerializeToString(), fields=("page_size",)),
+        )
+        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_size=size)
+        yield (
+            f"ListPayoutRunItems-page_size-{size}",
+            Case("ListPayoutRunItems", items.SerializeToString(), fields=("page_size",)),
+        )
+    for name, token in bad_page_tokens(["ListPayouts", "", "", ""]):
+        payouts = ledger_pb2.ListPayoutsRequest(page_token=token)
+        yield (
+            f"ListPayouts-page_token-{name}",
+            Case("ListPayouts", payouts.SerializeToString(), fields=("page_token",)),
+        )
+    for name, token in bad_page_tokens(["ListPayoutRunItems", UUID_TEXT, ""]):
+        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, page_token=token)
+        yield (
+            f"ListPayoutRunItems-page_token-{name}",
+            Case("ListPayoutRunItems", items.SerializeToString(), fields=("page_token",)),
+        )
+
+
+@pytest.mark.parametrize("min_amount_minor", [0, INT64_MAX])
+@pytest.mark.parametrize("request_id", ["", "a" * 128, "AZaz09._:-"])
+async def test_odd_but_valid_run_is_planned_and_started(
+    shared_ledger: RunningLedger, min_amount_minor: int, request_id: str
+) -> None:
+    """The edges of the terms: a plan writes nothing; the run is created once, and the same terms name it again."""
+    request = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id)
+    before = await counts(shared_ledger)
+    plan = run_request(
+        currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id, dry_run=True
+    )
+    assert (await shared_ledger.stub.RunPayouts(plan)).payout_run.payout_run_id == ""
+    assert await counts(shared_ledger) == before
+    run = (await shared_ledger.stub.RunPayouts(request)).payout_run
+    assert (run.min_amount_minor, run.request_id, run.as_of) == (
+        min_amount_minor,
+        request_id,
+        request.as_of,
+    )
+    assert (
+        await shared_ledger.stub.RunPayouts(request)
+    ).payout_run.payout_run_id == run.payout_run_id
+    assert (await counts(shared_ledger))[4] == before[4] + 1
+
+
+@pytest.mark.parametrize("request_ids", [("", "again"), ("a", "A")])
+async def test_runs_of_one_date_differ_by_their_terms(
+    ledger: RunningLedger, request_ids: tuple[str, str]
+) -> None:
+    """Another minimum or another request id is another run; the same terms name the same one."""
+    first, second = request_ids
+    terms: list[dict[str, Any]] = [
+        {"request_id": first},
+        {"request_id": second},
+        {"request_id": first, "min_amount_minor": 1},
+    ]
+    runs = [
+        (await ledger.stub.RunPayouts(run_request(**term))).payout_run.payout_run_id
+        for term in terms * 2
+    ]
+    assert len(set(runs)) == 3
+    assert runs[:3] == runs[3:]
+
+
+async def test_hundred_runs_at_once_starve_nobody(ledger: RunningLedger) -> None:
+    """The same run for all of them, and balances and events are answered meanwhile."""
+    await ledger.ingest(event_message(restaurant_id="res_1"))
+    runs = asyncio.gather(
+        *(ledger.stub.RunPayouts(run_request(), timeout=2 * DEADLINE_SECONDS) for _ in range(100))
+    )
+    others = 0
+    while not runs.done():
+        assert (await ledger.balance("res_1")).pending_minor >= 0
+        (result,) = await ledger.ingest(event_message(restaurant_id="res_1"))
+        assert result.status == ledger_pb2.INGEST_STATUS_CREATED
+        others += 1
+    assert others
+    assert len({answer.payout_run.payout_run_id for answer in await runs}) == 1
+    assert (await counts(ledger))[4] == 1
+
+
+@pytest.mark.parametrize("case", params(bad_payout_runs(), bad_payout_queries()))
+async def test_bad_request_is_refused_and_leaves_nothing_behind(
+    shared_ledger: RunningLedger, connection: Connection, case: Case
+) -> None:
+    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    await assert_refused(shared_ledger, connection, case)

@@ -1,0 +1,208 @@
+"""Profiles, masks and lists of restaurants that are refused."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import field_mask_pb2
+from grpc import aio
+from support.bad_requests import (
+    INVALID,
+    Case,
+    assert_refused,
+    bad_metadata,
+    bad_page_tokens,
+    field,
+    params,
+    refusal,
+)
+from support.events import unique
+from support.running import RunningLedger
+
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
+
+
+def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
+    """Masks that name what cannot be changed, or nothing, and values that are refused where the mask names them."""
+
+    def change(path: str, *paths: str, allow_missing: bool = False, **fields: Any) -> Case:
+        request = ledger_pb2.UpdateRestaurantRequest(
+            restaurant=ledger_pb2.Restaurant(restaurant_id="res_bad", **fields),
+            update_mask=field_mask_pb2.FieldMask(paths=paths),
+            allow_missing=allow_missing,
+        )
+        return Case("UpdateRestaurant", request.SerializeToString(), fields=(path,))
+
+    yield "mask-of-nothing", change("update_mask")
+    for path in (
+        "*",
+        "",
+        "restaurant_id",
+        "created_at",
+        "updated_at",
+        "etag",
+        "Name",
+        "name.x",
+        "restaurant.name",
+        "\0",
+    ):
+        yield f"mask-{path!r}", change("update_mask", "name", path)
+    yield "mask-of-a-map-and-its-key", change("update_mask", "metadata", "metadata.a")
+    yield "mask-of-1001-paths", change("update_mask", *["name"] * 1001)
+    yield (
+        "mask-of-a-bad-path-and-an-unknown-restaurant",
+        change("update_mask", "*", allow_missing=True),
+    )
+    yield (
+        "etag-of-what-may-be-missing",
+        change("allow_missing", "name", allow_missing=True, etag="x"),
+    )
+    for name, text in {"201": "a" * 201, "line-feed": "a\n", "nul": "\0"}.items():
+        yield f"changed-name-{name}", change("restaurant.name", "name", name=text)
+    for days in (-1, 366, 2**31 - 1, -(2**31)):
+        yield (
+            f"changed-maturity_days-{days}",
+            change("restaurant.maturity_days", "maturity_days", maturity_days=days),
+        )
+    for name, metadata in bad_metadata():
+        yield (
+            f"changed-metadata-{name}",
+            change("restaurant.metadata", "metadata", metadata=metadata),
+        )
+        keys = [f"metadata.{key}" for key in metadata][:1000]
+        yield (
+            f"changed-metadata-keys-{name}",
+            change("restaurant.metadata", *keys, metadata=metadata),
+        )
+
+
+def bad_restaurants() -> Iterator[tuple[str, Case]]:
+    """Profiles, restaurants and pages that are refused."""
+
+    def put(path: str, **fields: Any) -> Case:
+        return Case(
+            "PutRestaurant",
+            ledger_pb2.PutRestaurantRequest(restaurant_id="res_bad", **fields).SerializeToString(),
+            fields=(path,),
+        )
+
+    for name, text in {
+        "201": "a" * 201,
+        "line-feed": "a\n",
+        "nul": "\0",
+        "delete": "\x7f",
+        "next-line": "\x85",
+    }.items():
+        yield f"name-{name}", put("name", name=text)
+    for days in (-1, 366, 2**31 - 1, -(2**31)):
+        yield f"maturity_days-{days}", put("maturity_days", maturity_days=days)
+    for name, metadata in bad_metadata():
+        yield f"profile-metadata-{name}", put("metadata", metadata=metadata)
+    yield from bad_restaurant_changes()
+    for size in (-1, -(2**31)):
+        yield (
+            f"page_size-{size}",
+            Case(
+                "ListRestaurants",
+                ledger_pb2.ListRestaurantsRequest(page_size=size).SerializeToString(),
+                fields=("page_size",),
+            ),
+        )
+    for name, token in bad_page_tokens(["ListRestaurants"]):
+        request = ledger_pb2.ListRestaurantsRequest(page_token=token).SerializeToString()
+        yield f"page_token-{name}", Case("ListRestaurants", request, fields=("page_token",))
+    not_found = grpc.StatusCode.NOT_FOUND
+    yield (
+        "GetRestaurant-unknown",
+        Case("GetRestaurant", field(1, b"nobody"), not_found, "RESTAURANT_NOT_FOUND"),
+    )
+    yield (
+        "GetEvent-unknown",
+        Case("GetEvent", field(1, b"nothing"), not_found, "EVENT_NOT_FOUND"),
+    )
+
+
+async def test_page_size_has_a_ceiling(ledger: RunningLedger) -> None:
+    """0 means 100, and more than 1,000 is taken as 1,000."""
+    await ledger.query(
+        "INSERT INTO restaurants (restaurant_id) SELECT 'res_' || lpad(n::text, 5, '0') FROM generate_series(1, 1001) AS n"
+    )
+    for asked, given in (
+        (0, 100),
+        (1, 1),
+        (1000, 1000),
+        (1001, 1000),
+        (10**9, 1000),
+        (2**31 - 1, 1000),
+    ):
+        page = await ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=asked))
+        assert len(page.restaurants) == given
+        assert page.next_page_token
+
+
+async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
+    ledger: RunningLedger,
+) -> None:
+    """The largest page of the largest profiles still fits a message that a caller with default limits can receive."""
+    await ledger.query(
+        "INSERT INTO restaurants (restaurant_id, metadata) "
+        "SELECT 'res_' || lpad(n::text, 5, '0'), jsonb_build_object('note', repeat('x', 8000)) FROM generate_series(1, 1000) AS n"
+    )
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await ledger.stub.ListRestaurants(
+            ledger_pb2.ListRestaurantsRequest(page_size=1000, page_token=token)
+        )
+        seen += [restaurant.restaurant_id for restaurant in page.restaurants]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == [f"res_{number:05d}" for number in range(1, 1001)]
+
+
+async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> None:
+    """A token with any character changed, cut off or added is INVALID_ARGUMENT; the token itself goes on."""
+    for _ in range(3):
+        await shared_ledger.stub.PutRestaurant(
+            ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res"))
+        )
+    token = (
+        await shared_ledger.stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(page_size=1))
+    ).next_page_token
+    damaged = [
+        token[:-1],
+        token[1:],
+        token + "A",
+        token + "=",
+        token * 2,
+        token.swapcase(),
+        f" {token}",
+        f"{token}\n",
+    ]
+    seed = 20261120
+    chosen = random.Random(seed)
+    for place in chosen.sample(range(len(token)), 12):
+        damaged.append(token[:place] + ("A" if token[place] != "A" else "B") + token[place + 1 :])
+    for wrong in damaged:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await shared_ledger.stub.ListRestaurants(
+                ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=wrong)
+            )
+        told = refusal(caught.value)
+        assert (told.code, told.fields) == (INVALID, ("page_token",)), f"{wrong!r} (seed {seed})"
+    page = await shared_ledger.stub.ListRestaurants(
+        ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token)
+    )
+    assert page.restaurants
+
+
+@pytest.mark.parametrize("case", params(bad_restaurants()))
+async def test_bad_request_is_refused_and_leaves_nothing_behind(
+    shared_ledger: RunningLedger, connection: Connection, case: Case
+) -> None:
+    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    await assert_refused(shared_ledger, connection, case)

@@ -1,0 +1,374 @@
+"""Bad requests for tests: made of bytes, so that what no protobuf library would send can be sent too."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import field_mask_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+from google.type import date_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from ledger.infrastructure.postgres.sessions.driver import Connection
+from ledger.v1 import ledger_pb2
+from support.events import event_message
+from support.page_tokens import checksummed_token
+from support.running import RunningLedger
+from support.waiting import until
+
+SERVICE = "ledger.v1.LedgerService"
+
+
+DEADLINE_SECONDS = 60.0
+
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+OK = grpc.StatusCode.OK
+
+
+CHARGE = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED
+
+
+PAYOUT_PAID = ledger_pb2.EVENT_TYPE_PAYOUT_PAID
+
+
+PAYOUT_FAILED = ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
+
+
+AMOUNT_CAP = 10**12
+
+
+INT64_MAX = 2**63 - 1
+
+
+INT64_MIN = -(2**63)
+
+
+MEBIBYTE = 1024 * 1024
+
+
+# 0001-01-01T00:00:00Z, 2000-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
+YEAR_1, YEAR_2000, YEAR_9999 = -62_135_596_800, 946_684_800, 253_402_300_799
+
+
+# What must never be read in a status: the database's, the driver's and the interpreter's words.
+INTERNALS = (
+    "asyncpg",
+    "sqlalchemy",
+    "postgres",
+    "sqlstate",
+    "traceback",
+    "select ",
+    "insert ",
+    "constraint",
+    "exception",
+    ".py",
+)
+
+
+COUNT_EVERYTHING = """
+SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
+       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
+       (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payout_run_items),
+       (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request and its fate. `reason` is None where grpc itself answers, which knows no ErrorInfo; `fields` as in BadRequest.
+
+    A request that is close to the present is made when it is sent: the cases are, long before.
+    """
+
+    method: str
+    request: bytes | Callable[[], bytes]
+    code: grpc.StatusCode = INVALID
+    reason: str | None = "INVALID_REQUEST"
+    fields: tuple[str, ...] = ()
+
+    def sent(self) -> bytes:
+        """What is sent."""
+        return self.request if isinstance(self.request, bytes) else self.request()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a caller is told about a call that failed."""
+
+    code: grpc.StatusCode
+    reason: str | None
+    metadata: dict[str, str]
+    fields: tuple[str, ...]
+    everything: str
+
+
+def refusal(error: aio.AioRpcError) -> Refusal:
+    """All that a failed call tells."""
+    told: Any = error
+    status = rpc_status.from_call(told)
+    everything = f"{error.details()} {error.debug_error_string()}"
+    if status is None:
+        return Refusal(error.code(), None, {}, (), everything)
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    reason, metadata, fields = checked_details_of(status)
+    return Refusal(
+        error.code(), reason, metadata, fields, f"{everything} {reason} {metadata} {status}"
+    )
+
+
+def checked_details_of(status: status_pb2.Status) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    """Reason and metadata of the ErrorInfo, which every status of ours has, and the fields of the BadRequest."""
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert sum(detail.Unpack(info) for detail in status.details) == 1, "one ErrorInfo"
+    assert info.domain == "ledger.v1"
+    for detail in status.details:
+        detail.Unpack(bad_request)
+    fields = tuple(violation.field for violation in bad_request.field_violations)
+    assert all(violation.description for violation in bad_request.field_violations), (
+        "each violation says what is wrong"
+    )
+    return info.reason, dict(info.metadata), fields
+
+
+def assert_nothing_internal(text: str) -> None:
+    """The words of the inside are not in what a caller reads."""
+    assert [word for word in INTERNALS if word in text.lower()] == [], text
+
+
+async def send(ledger: RunningLedger, method: str, request: bytes, **options: Any) -> bytes:
+    """Sends raw bytes and returns raw bytes."""
+    call: Any = ledger.channel.unary_unary(
+        f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
+    )
+    answer: bytes = await call(request, **options)
+    return answer
+
+
+async def counts(ledger: RunningLedger) -> tuple[Any, ...]:
+    """How many rows the tables have."""
+    return (await ledger.query(COUNT_EVERYTHING))[0]
+
+
+async def assert_serving(ledger: RunningLedger) -> None:
+    """The server is alive and ready."""
+    health: Any = health_pb2_grpc.HealthStub(ledger.channel)
+
+    async def is_told(service: str) -> bool:
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    assert await is_told("")
+    # Ready once its database has answered in time, which may be a moment after the start.
+    await until(lambda: is_told(SERVICE), DEADLINE_SECONDS)
+
+
+def varint(number: int) -> bytes:
+    """A protobuf varint; negative numbers as 64 bits."""
+    number &= 2**64 - 1
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
+
+
+def field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def ingest(event: ledger_pb2.ProcessorEvent, *, appended: bytes = b"") -> bytes:
+    """An IngestEvent request, with bytes put behind those of the event: of a field that comes twice the later one counts."""
+    return field(1, event.SerializeToString() + appended)
+
+
+def event_case(*fields: str, **changes: Any) -> Case:
+    """An event with some fields changed, refused for `fields`."""
+    return Case(
+        "IngestEvent",
+        ingest(event_message(**changes)),
+        fields=tuple(f"event.{name}" for name in fields),
+    )
+
+
+def accepted(**changes: Any) -> Case:
+    """An event with some fields changed that is booked all the same."""
+    return Case("IngestEvent", ingest(event_message(**changes)), OK, None)
+
+
+def in_an_hour() -> Timestamp:
+    """Too late to be asked for, as of when it is called."""
+    return Timestamp(seconds=int((datetime.now(UTC) + timedelta(hours=1)).timestamp()))
+
+
+def instant_case(seconds: int, nanos: int = 0) -> Case:
+    """An event whose `occurred_at` is refused."""
+    event = event_message()
+    event.occurred_at.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+    return Case("IngestEvent", ingest(event), fields=("event.occurred_at",))
+
+
+def malformed(method: str, request: bytes) -> Case:
+    """Bytes that are not the method's message."""
+    return Case(method, request, reason="MALFORMED_MESSAGE")
+
+
+def without(event: ledger_pb2.ProcessorEvent, name: str) -> bytes:
+    """The request of an event that lacks a field."""
+    event.ClearField(name)  # type: ignore[arg-type]
+    return ingest(event)
+
+
+def balance_request(**fields: Any) -> bytes:
+    """A GetBalance request of the restaurant that is known to have no entries."""
+    return ledger_pb2.GetBalanceRequest(
+        **({"restaurant_id": "known", "currency": "PEN"} | fields)
+    ).SerializeToString()
+
+
+UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
+
+
+# Ids that this service never makes: its own have one spelling.
+BAD_UUIDS = {
+    "empty": "",
+    "word": "abc",
+    "number": "1",
+    "negative": "-1",
+    "beyond-uint64": str(2**64),
+    "braces": f"{{{UUID_TEXT}}}",
+    "urn": f"urn:uuid:{UUID_TEXT}",
+    "upper-case": UUID_TEXT.upper(),
+    "no-hyphens": UUID_TEXT.replace("-", ""),
+    "trailing-space": f"{UUID_TEXT} ",
+    "line-feed": f"{UUID_TEXT}\n",
+    "cut": UUID_TEXT[:-1],
+    "full-width-digit": f"\uff10{UUID_TEXT[1:]}",
+    "nul": f"{UUID_TEXT[:-1]}\0",
+    "sql": "'; DROP TABLE payouts;--",
+    "200-KiB": "a" * (200 * 1024),
+}
+
+
+BAD_DATES = {
+    "year-0": (0, 2, 3),
+    "month-0": (2026, 0, 3),
+    "day-0": (2026, 2, 0),
+    "all-0": (0, 0, 0),
+    "february-30": (2026, 2, 30),
+    "no-leap-day": (2025, 2, 29),
+    "month-13": (2026, 13, 1),
+    "day-32": (2026, 1, 32),
+    "negative-year": (-1, 1, 1),
+    "negative-month": (2026, -1, 1),
+    "year-1": (1, 1, 1),
+    "year-1999": (1999, 12, 31),
+    "year-9999": (9999, 12, 31),
+    "year-10000": (10_000, 1, 1),
+    "int32-max": (2**31 - 1, 2**31 - 1, 2**31 - 1),
+    "int32-min": (-(2**31), -(2**31), -(2**31)),
+    "year-9998": (9998, 12, 31),
+}
+
+
+def entries_request(**fields: Any) -> bytes:
+    """A ListEntries request of the restaurant that is known to have no entries."""
+    return ledger_pb2.ListEntriesRequest(
+        **({"restaurant_id": "known", "currency": "PEN"} | fields)
+    ).SerializeToString()
+
+
+def entries_case(*fields: str, **changes: Any) -> Case:
+    """A statement with some fields changed, refused for `fields`."""
+    return Case("ListEntries", entries_request(**changes), fields=fields)
+
+
+def run_request(**fields: Any) -> ledger_pb2.RunPayoutsRequest:
+    """A RunPayouts request for a day of the past."""
+    terms: dict[str, Any] = {"currency": "PEN", "as_of": date_pb2.Date(year=2026, month=1, day=2)}
+    return ledger_pb2.RunPayoutsRequest(**(terms | fields))
+
+
+def run_case(*fields: str, **changes: Any) -> Case:
+    """A payout run with some fields changed, refused for `fields`."""
+    return Case("RunPayouts", run_request(**changes).SerializeToString(), fields=fields)
+
+
+def bad_metadata() -> Iterator[tuple[str, dict[str, str]]]:
+    """Metadata that is too large, in bytes and not in characters, or cannot be stored as text."""
+    yield "value-of-8193", {"": "a" * 8193}
+    yield "key-of-8193", {"a" * 8193: ""}
+    yield "2731-euro-signs", {"": "\u20ac" * 2731}
+    yield "many", {f"key_{number:05d}": "" for number in range(1000)}
+    yield "nul-in-key", {"a\0": "x"}
+    yield "nul-in-value", {"a": "x\0y"}
+
+
+OF_NAME = field_mask_pb2.FieldMask(paths=["name"])
+
+
+def bad_page_tokens(query: list[str]) -> Iterator[tuple[str, str]]:
+    """Tokens that a list has not made. The last ones have a checksum, which a caller can compute, instead of the server's MAC."""
+    yield "blank", " "
+    yield "garbage", "garbage"
+    yield "not-base64", "!!!!"
+    yield "not-ascii", "\u00e9\U0001f355"
+    yield "sql", "' OR 1=1;--"
+    yield "nul", "\0"
+    yield "long", "A" * 100_000
+    yield "checksum-alone", "A" * 16
+    yield "of-another-list", checksummed_token(["ListNothing"], ["res"])
+    for name, body in (
+        ("number", "[1]"),
+        ("nul", '["\\u0000"]'),
+        ("surrogate", '["\\ud800"]'),
+        ("null", "[null]"),
+        ("list", "[[]]"),
+        ("object", '{"a":1}'),
+        ("bare-number", "7"),
+        ("not-json", "res"),
+        ("not-utf-8", b"\xff"),
+        ("two-positions", '["a","b"]'),
+        ("year-292277", f'["{2**63}","{UUID_TEXT}"]'),
+        ("not-an-id", '["1","abc"]'),
+        ("no-id", '["\'; DROP TABLE restaurants;--"]'),
+        ("nine-positions", '["1","1","1","1","1","1","1","1","1"]'),
+        ("deep", "[" * 700),
+    ):
+        yield (
+            f"forged-{name}",
+            checksummed_token(query, body.encode() if isinstance(body, str) else body),
+        )
+
+
+def params(*cases: Iterable[tuple[str, Case]]) -> list[Any]:
+    """The cases with their names."""
+    return [pytest.param(case, id=name) for some in cases for name, case in some]
+
+
+async def assert_refused(ledger: RunningLedger, connection: Connection, case: Case) -> None:
+    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    before = await connection.fetchrow(COUNT_EVERYTHING)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await send(ledger, case.method, case.sent())
+    refused = refusal(caught.value)
+    assert (refused.code, refused.reason) == (case.code, case.reason)
+    assert set(refused.fields) == set(case.fields)
+    assert len(refused.fields) == len(case.fields), "each field once"
+    if case.reason == "INVALID_REQUEST":
+        assert refused.metadata == {"field": refused.fields[0]}
+    assert_nothing_internal(refused.everything)
+    assert await connection.fetchrow(COUNT_EVERYTHING) == before
+    await assert_serving(ledger)
