@@ -688,7 +688,7 @@ HAVING count(*) > 1;
 -- that of ledger.domain.events.fingerprint. extract() is numeric, so the microseconds are exact.
 SELECT 'fingerprints_match_their_events' AS check_name, 'ERROR' AS severity,
        'event ' || event_id AS entity,
-       'the stored fields are not those that the fingerprint was made of' AS detail
+       'the stored fields do not give the fingerprint' AS detail
 FROM processor_events
 WHERE fingerprint IS DISTINCT FROM sha256(convert_to(
   concat_ws(E'\n', '1', type, restaurant_id, currency, amount_minor, fee_minor,
