@@ -24,13 +24,13 @@ HEALTH = "/grpc.health.v1.Health"
 
 
 class CountedCalls:
-    """Implements `CallMetrics` by keeping what it is told."""
+    """A `CallMetrics` that keeps what was reported."""
 
     def __init__(self) -> None:
         self.under_way = 0
         self.answers: list[tuple[str, grpc.StatusCode]] = []
         self.seconds: list[float] = []
-        self.turned: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter()
 
     def started(self, method: str) -> None:
         self.under_way += 1
@@ -41,7 +41,7 @@ class CountedCalls:
         self.seconds.append(seconds)
 
     def refused_under_load(self, method: str, reason: str) -> None:
-        self.turned[method, reason] += 1
+        self.refused[method, reason] += 1
 
     def forget(self) -> None:
         self.answers.clear()
@@ -105,31 +105,31 @@ async def test_call_that_is_given_up_is_counted(
     assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
 
 
-async def until_turned_away(
+async def until_refused(
     calls: CountedCalls, method: str, ask: Callable[[], Awaitable[Any]]
 ) -> None:
-    """Asks, 20 times at once, until an answer is RESOURCE_EXHAUSTED; as many were counted as were answered so."""
-    turned = 0
+    """Calls 20 times at once until RESOURCE_EXHAUSTED comes back, and compares the counts."""
+    refused = 0
     async with asyncio.timeout(30):
-        while not turned:
+        while not refused:
             answers = await asyncio.gather(*(ask() for _ in range(20)), return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, aio.AioRpcError):
                     assert answer.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                    turned += 1
+                    refused += 1
                 else:
                     assert not isinstance(answer, BaseException)
-    assert calls.turned == {(f"{SERVICE}/{method}", "QUEUE_FULL"): turned}
+    assert calls.refused == {(f"{SERVICE}/{method}", "QUEUE_FULL"): refused}
     assert (
-        calls.answers.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == turned
+        calls.answers.count((f"{SERVICE}/{method}", grpc.StatusCode.RESOURCE_EXHAUSTED)) == refused
     )
 
 
 @pytest.mark.parametrize("method", ["IngestEvent", "GetBalance", "ListRestaurants"])
-async def test_calls_that_were_turned_away_are_counted(
+async def test_calls_refused_under_load_are_counted(
     shared_database: Database, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Whatever bound it was: the queue of events, balances that wait, calls that are open."""
+    """For each limit: the ingest queue, waiting balances, open calls."""
     monkeypatch.setattr("ledger.application.get_balance.QUERIES_WAITING_MAX", 1)
     calls = CountedCalls()
     async with running_ledger(
@@ -146,10 +146,10 @@ async def test_calls_that_were_turned_away_are_counted(
                 ledger_pb2.ListRestaurantsRequest()
             ),
         }
-        await until_turned_away(calls, method, asks[method])
+        await until_refused(calls, method, asks[method])
 
 
-async def test_streams_that_were_turned_away_are_counted(shared_database: Database) -> None:
+async def test_streams_refused_under_load_are_counted(shared_database: Database) -> None:
     """The second one, while the first is open."""
     calls = CountedCalls()
     async with running_ledger(
@@ -162,13 +162,13 @@ async def test_streams_that_were_turned_away_are_counted(shared_database: Databa
         with pytest.raises(aio.AioRpcError, match="as much work waits"):
             await second.read()
         await first.done_writing()
-        assert calls.turned == {(f"{SERVICE}/StreamEvents", "QUEUE_FULL"): 1}
+        assert calls.refused == {(f"{SERVICE}/StreamEvents", "QUEUE_FULL"): 1}
 
 
 async def test_callers_that_call_too_often_are_counted(
     shared_database: Database, tmp_path: Path
 ) -> None:
-    """By the reason that they are told."""
+    """By the reason in their status."""
     (tmp_path / "tokens").write_text(token_line("reader", "read", "ledger_reader"))
     settings: dict[str, Any] = {
         "auth_tokens_file": tmp_path / "tokens",
@@ -189,4 +189,4 @@ async def test_callers_that_call_too_often_are_counted(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     ]
-    assert calls.turned == {(f"{SERVICE}/ListRestaurants", "RATE_LIMITED"): 2}
+    assert calls.refused == {(f"{SERVICE}/ListRestaurants", "RATE_LIMITED"): 2}

@@ -71,7 +71,7 @@ def test_calls_are_told_by_method_and_status() -> None:
     assert samples["process_cpu_seconds_total"] > 0
 
 
-def test_calls_that_were_turned_away_are_told_by_reason() -> None:
+def test_calls_refused_under_load_are_shown_by_reason() -> None:
     """Every reason that the frame around calls gives, with 0 as soon as the method is called: else rates miss the first ones."""
     registry = CollectorRegistry()
     calls = PrometheusCallMetrics(registry)
@@ -83,8 +83,8 @@ def test_calls_that_were_turned_away_are_told_by_reason() -> None:
         if name.startswith(series)
     }
     assert told == dict.fromkeys(REASONS_OF_OVERLOAD.values(), 0)
-    for turned, reason in enumerate(told, 1):
-        for _ in range(turned):
+    for refused, reason in enumerate(told, 1):
+        for _ in range(refused):
             calls.refused_under_load(INGEST, reason)
     samples = samples_of(registry)
     assert [samples[series + reason] for reason in told] == [1, 2, 3]
