@@ -1,6 +1,7 @@
-"""Books processor events, each exactly once, whoever sends them, however often, in whatever company.
+"""Books processor events, each exactly once, however often and by however many callers it is sent.
 
-The database decides: an event is new if and only if its insert made the row with its id. Everything here follows from that.
+The database decides: an event is new if and only if its insert made the row with its id. Everything
+else follows from that.
 """
 
 import asyncio
@@ -21,10 +22,11 @@ from ledger.errors import DatabaseContention, ShuttingDown
 
 
 class IngestEvents:
-    """The use case of IngestEvent and its companions, which differ in nothing but how many events come at once.
+    """The use case of IngestEvent, BatchIngestEvents and StreamEvents.
 
-    Events that come alone are booked in groups, so that concurrent calls share a statement and a commit. Batches are their own
-    groups. Payout events are transactions of their own and hold up no group: they go the way of batches.
+    They differ only in how many events come at once. Events that come alone are booked in groups,
+    so that concurrent calls share an SQL statement and a commit. Batches are groups already. A
+    payout event takes a separate transaction. It is booked as a batch, so it holds up no group.
     """
 
     def __init__(
@@ -39,10 +41,10 @@ class IngestEvents:
         on_queue: Callable[[int, int], None] = lambda _events, _size_bytes: None,
         on_repeated: Callable[[int], None] = lambda _events: None,
     ) -> None:
-        """`group_ledger` books the groups, if they have one of their own: it should not wait long for locks.
+        """`group_ledger` books the groups, and should not wait long for locks; None: `ledger` does.
 
-        `on_group` is told of each group and batch how many events it had and how many seconds it took, `on_queue` how many
-        events and bytes are waiting or being booked, `on_repeated` how many events say what others have said lately.
+        `on_group` gets the events and seconds of each group and batch, `on_queue` the events and
+        bytes that wait or are being booked, `on_repeated` how many events repeat a recent fact.
         """
         register = unknown_restaurants is UnknownRestaurants.REGISTER
         facts = RepeatedFacts(on_repeated)
@@ -69,7 +71,7 @@ class IngestEvents:
         return self._queue.events > 0
 
     def admit(self, events: int, request_bytes: int, seconds_left: float | None) -> Admission:
-        """Lets a call in, or refuses it before the work of decoding it. Booking it is the next step.
+        """Admits a call, or refuses it before the work of decoding it. Booking it is the next step.
 
         `events` and `request_bytes` are what the request has, `seconds_left` is how long its caller
         will wait. Nothing is reserved. Raises QueueFull and DeadlineTooShort.
@@ -90,8 +92,8 @@ class IngestEvents:
         `size_bytes` is what the events take in memory. They may take more room than their request
         did, so they are checked again as `admit` does. A caller that is cancelled stops waiting; a
         booking that has begun goes on. Raises QueueFull and DeadlineTooShort, with nothing stored;
-        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known (the
-        same events may be sent again); ShuttingDown after `close`.
+        DatabaseUnavailable, DatabaseContention or DatabaseTimeout when the outcome is not known,
+        and the same events may be sent again; ShuttingDown after `close`.
         """
         if self._closed:
             raise ShuttingDown
@@ -101,7 +103,8 @@ class IngestEvents:
                 outcome: asyncio.Future[IngestOutcome] = asyncio.get_running_loop().create_future()
                 return [await self._groups.add(SingleCall(events[0], outcome), outcome)]
             await self._batches.acquire()
-            # Whether a cancelled COMMIT took effect cannot be told, so no call owns one: this task does, and keeps its turn.
+            # Whether a cancelled COMMIT took effect is unknown. So no call owns one: this task
+            # does, and keeps its turn.
             task = asyncio.create_task(self._book_batch_timed(events))
             self._running.add(task)
             task.add_done_callback(self._forget)
@@ -110,11 +113,11 @@ class IngestEvents:
             self._queue.leave(len(events), size_bytes)
 
     async def close(self) -> None:
-        """Takes no further events and returns when those let in are booked."""
+        """Refuses further events, and returns when the admitted ones are booked."""
         self._closed = True
         await self._groups.close()
         while self._running:
-            # Those that wait for their turn begin when these end.
+            # Batches that wait for their turn begin when these end.
             await asyncio.wait(self._running)
             await asyncio.sleep(0)
 
@@ -122,7 +125,7 @@ class IngestEvents:
         self._batches.release()
         self._running.discard(task)
         if not task.cancelled():
-            # Its caller may be gone; asking for the exception keeps asyncio from reporting it a second time.
+            # The caller may be gone; reading the exception keeps asyncio from logging it again.
             task.exception()
 
     async def _book_batch_timed(self, events: Sequence[ProcessorEvent]) -> list[IngestOutcome]:

@@ -1,4 +1,4 @@
-"""Stores candidates: the new ones in one transaction, and looks up those that were stored before."""
+"""Stores the new candidates in one transaction, and looks up the others."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -152,7 +152,7 @@ class PostEvents:
     async def _open_accounts(
         self, postings: Sequence[Posting], _batch_id: UUID, lock_wait_seconds: float | None
     ) -> Decisions:
-        """Opens the balance accounts of `postings`; refuses those whose account cannot be opened."""
+        """Opens the balance accounts; refuses postings whose account cannot be opened."""
 
         async def open_accounts(accounts: Sequence[BalanceAccount]) -> set[str]:
             return await self._ledger.open_accounts(
@@ -194,7 +194,7 @@ def _refused(posting: Posting, error: LedgerError) -> EventRejected | EventFaile
 
 
 def _failed(posting: Posting, cause: str) -> EventFailed:
-    """The error for the caller of an event that failed for an unknown reason; the log has the cause."""
+    """The error for the caller; the log has the cause under the same error id."""
     failed = EventFailed(posting.event.event_id, uuid_utils.uuid7().hex)
     _log.error(
         "an event failed unexpectedly",

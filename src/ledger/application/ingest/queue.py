@@ -1,4 +1,4 @@
-"""The bounds of what waits to be booked: in calls, in events, in bytes, and in the time that a call has left."""
+"""Bounds what waits to be booked: in calls, events, bytes, and the time that a call has left."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,9 +18,10 @@ _SPARED_SHARE = 0.1
 class IngestLimits:
     """How much may wait or be under way at once, and how it is booked.
 
-    `queue_calls_max`, `queue_events_max` and `queue_bytes_max` (of memory) bound all calls together: single calls
-    run into the first, as a call takes far longer than one more event of a batch; batches into the others. Events of single calls
-    are booked in groups of at most `group_events_max`; `batches_at_once_max` batches and as many groups may be under way.
+    `queue_calls_max`, `queue_events_max` and `queue_bytes_max` (of memory) bound all calls
+    together. Single calls meet the first bound, as a call takes far longer than one more event of a
+    batch; batches meet the others. Events of single calls are booked in groups of at most
+    `group_events_max`. `batches_at_once_max` batches and as many groups may be under way.
     """
 
     queue_calls_max: int
@@ -31,7 +32,7 @@ class IngestLimits:
 
 
 class Admission(NamedTuple):
-    """A call that was let in before its events were decoded."""
+    """A call that was admitted before its events were decoded."""
 
     request_bytes: int
     # None for a caller that waits as long as it takes.
@@ -39,7 +40,7 @@ class Admission(NamedTuple):
 
 
 class IngestQueue:
-    """Counts what is let in and not answered yet."""
+    """Counts the calls that are admitted and not answered yet."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class IngestQueue:
         *,
         on_change: Callable[[int, int], None] = lambda _events, _size_bytes: None,
     ) -> None:
-        """`on_change` is told how many events and bytes are here, after each group and when the last ones have gone."""
+        """`on_change` gets the events and bytes here, after each group and when none are left."""
         self._on_change = on_change
         self._limits = limits
         self._single_limits = (
@@ -58,7 +59,7 @@ class IngestQueue:
         calls_max, events_max, bytes_max = self._single_limits
         share = 1.0 - _SPARED_SHARE
         self._batch_limits = (calls_max * share, events_max * share, bytes_max * share)
-        # Of groups of single calls, and of batches: neither waits for the other.
+        # The usual time of a group of single calls, and of a batch: neither waits for the other.
         self._group_seconds = 0.0
         self._batch_seconds = 0.0
         self._batch_events = 0
@@ -68,10 +69,11 @@ class IngestQueue:
         self.size_bytes = 0
 
     def check(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
-        """Raises QueueFull when there is no room, DeadlineTooShort when the call would be booked too late.
+        """Raises QueueFull when there is no room, DeadlineTooShort when the call would be too late.
 
-        Too late means that it and what waits before it take longer than `seconds_left`: single calls wait
-        for single calls, batches for batches. An empty queue refuses only a call whose time is over.
+        Too late means that it and the work ahead of it take longer than `seconds_left`: single
+        calls wait for single calls, batches for batches. An empty queue refuses only a call whose
+        time is over.
         """
         if seconds_left is not None and seconds_left <= 0:
             raise DeadlineTooShort
@@ -84,14 +86,14 @@ class IngestQueue:
         ahead, usual_seconds = self._batch_events, self._batch_seconds
         if events == 1:
             ahead, usual_seconds = self.events - ahead, self._group_seconds
-        # Those ahead of it that are full, and its own. The first of its kind may try: nothing else would ever
-        # tell that a slow time is over.
+        # The full groups ahead of the call, and the call's own. The first of its kind may try:
+        # nothing else would ever show that a slow time is over.
         groups = ahead // self._limits.group_events_max + 1
         if ahead and groups * usual_seconds > seconds_left:
             raise DeadlineTooShort
 
     def enter(self, events: int, size_bytes: int, seconds_left: float | None) -> None:
-        """Lets a call in until it leaves. Raises as `check`."""
+        """Counts a call until it leaves. Raises as `check`."""
         self.check(events, size_bytes, seconds_left)
         self.calls += 1
         self.events += events
@@ -100,7 +102,7 @@ class IngestQueue:
             self._batch_events += events
 
     def leave(self, events: int, size_bytes: int) -> None:
-        """For a call that was let in: it is answered, or its caller gave it up."""
+        """A call that entered is answered, or its caller gave it up."""
         self.calls -= 1
         self.events -= events
         self.size_bytes -= size_bytes
@@ -112,14 +114,14 @@ class IngestQueue:
             self._room.set()
 
     async def wait_for_room(self, events: int, size_bytes: int) -> None:
-        """Returns when so much would be let in: for callers that can be made to wait, such as streams."""
+        """Returns when there is room, for callers that can be made to wait, such as streams."""
         while self.events and not self._has_room(events, size_bytes):
             if self._room is None or self._room.is_set():
                 self._room = asyncio.Event()
             await self._room.wait()
 
     def booked(self, seconds: float | None, *, is_batch: bool = False) -> None:
-        """Takes note of how long a group or a batch took; None if that was unusual."""
+        """Takes the time of a group or a batch; None if it was unusual."""
         if seconds is None:
             pass
         elif is_batch:

@@ -1,25 +1,25 @@
-"""Counts events that say what another event has said lately: one fact may have come under two ids."""
+"""Counts events that report the fact of another recent event: it may have come under two ids."""
 
 from collections.abc import Callable, Iterable
 
 from ledger.domain.events import ProcessorEvent
 
-# So many facts are remembered, the latest: some 4 MiB, and at 1,000 events a second the last 20 seconds.
-# The audit compares all that are booked.
+# How many facts are remembered, the latest ones: some 4 MiB, and at 1,000 events a second the last
+# 20 seconds. The audit compares all that are booked.
 FACTS_MAX = 20_000
 
 
 class RepeatedFacts:
-    """The facts of the events that this process has booked last. Events without a reference are not judged."""
+    """The facts of the events that this process booked last; only of events with a reference."""
 
     def __init__(self, on_repeated: Callable[[int], None]) -> None:
-        """`on_repeated` is told how many events of a group say what another one has said."""
+        """`on_repeated` gets how many events of a group report the fact of another event."""
         self._on_repeated = on_repeated
-        # By the hash of the fact, the event that said it last.
+        # By the hash of the fact, the event that reported it last.
         self._event_ids: dict[int, str] = {}
 
     def booked(self, events: Iterable[ProcessorEvent]) -> None:
-        """Takes events that are new. The same event may be told twice."""
+        """Takes events that are new. The same event may come twice."""
         seen = self._event_ids
         repeated = 0
         for event in events:

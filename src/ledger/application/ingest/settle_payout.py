@@ -1,4 +1,4 @@
-"""Books what the bank did with a payout: paid, refused, or returned after it was paid."""
+"""Books a payout event: the bank paid a payout, refused it, or returned it after it was paid."""
 
 from uuid import UUID
 
@@ -18,14 +18,17 @@ async def settle_payout(
     posting: Posting,
     batch_id: UUID,
 ) -> bool:
-    """Stores a payout event, moves its payout and posts the move, all or nothing; False if the event's id is stored already.
+    """Stores a payout event, moves its payout and posts the move, all or nothing.
 
-    Raises PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed, PayoutAnswersContradict, DataRejected or StatementRefused, with
-    nothing stored; DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+    Returns False, with nothing done, if an event with the id is stored already.
+
+    Raises PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed, PayoutAnswersContradict,
+    DataRejected or StatementRefused, with nothing stored; DatabaseUnavailable, DatabaseContention,
+    DatabaseTimeout.
     """
     event = posting.event
     async with begin() as uow:
-        # The event first: what is stored already is a duplicate or a conflict, whatever has become of the payout since.
+        # The event first: a stored one is a duplicate or a conflict, whatever the payout's state.
         if not await uow.settlement.record(posting, batch_id):
             return False
         payout = await uow.settlement.lock(event.payout_id)
