@@ -10,16 +10,9 @@ import pytest
 from support.events import processor_event
 
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType, ProcessorEvent
-from ledger.domain.payouts import (
-    MOVES,
-    Payout,
-    PayoutAnswer,
-    PayoutMove,
-    PayoutState,
-    moves_of,
-    settle,
-)
-from ledger.domain.posting_rules import PAYOUT_POSTING_RULES
+from ledger.domain.payout_states import MOVES, PayoutState
+from ledger.domain.payouts import Payout, PayoutAnswer, PayoutEvent, PayoutMove, moves_of, settle
+from ledger.domain.posting_rules import PAYOUT_POSTING_RULES, EntryType
 from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
 
 CREATED_AT = datetime(2026, 2, 1, 3, 0, tzinfo=UTC)
@@ -82,7 +75,7 @@ def test_allowed_moves_post_what_the_table_says(
     payout = replace(PAYOUT, state=PayoutState(state))
     moved_to, rule = settle(payout, about(payout, EventType(event)), [])
     assert moved_to == PayoutState(to)
-    assert rule == (None if posts == "-" else PAYOUT_POSTING_RULES[to])
+    assert rule == (None if posts == "-" else PAYOUT_POSTING_RULES[PayoutState(to)])
     assert rule is None or rule.entry_type == posts
 
 
@@ -154,35 +147,54 @@ def test_no_other_event_moves_a_payout(event_type: EventType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "states"),
+    ("events", "posted", "states"),
     [
-        ((), ("CREATED",)),
-        (("payout_paid",), ("CREATED", "PAID")),
-        (("payout_failed",), ("CREATED", "FAILED")),
-        (("payout_paid", "payout_failed"), ("CREATED", "PAID", "RETURNED")),
-        (("payout_failed", "payout_paid"), ("CREATED", "FAILED", "RETURNED")),
+        ((), (), ("CREATED",)),
+        (("payout_paid",), ("PAYOUT_RELEASE",), ("CREATED", "PAID")),
+        (("payout_failed",), ("PAYOUT_REVERSAL",), ("CREATED", "FAILED")),
+        (
+            ("payout_paid", "payout_failed"),
+            ("PAYOUT_RELEASE", "PAYOUT_RETURN"),
+            ("CREATED", "PAID", "RETURNED"),
+        ),
+        (
+            ("payout_failed", "payout_paid"),
+            ("PAYOUT_REVERSAL", None),
+            ("CREATED", "FAILED", "RETURNED"),
+        ),
     ],
 )
-def test_history_follows_from_the_events(events: tuple[str, ...], states: tuple[str, ...]) -> None:
-    """It begins with the creation, without an event; each move has its event's ids and time."""
+def test_history_follows_from_the_events(
+    events: tuple[str, ...], posted: tuple[str | None, ...], states: tuple[str, ...]
+) -> None:
+    """It begins with the creation, without an event. The order of the events is irrelevant."""
     recorded = [
-        (EventType(event), f"evt_{number}", uuid4(), CREATED_AT + timedelta(days=number))
-        for number, event in enumerate(events, start=1)
+        PayoutEvent(
+            EventType(event),
+            f"evt_{number}",
+            uuid4(),
+            CREATED_AT + timedelta(days=number),
+            None if entry_type is None else EntryType(entry_type),
+        )
+        for number, (event, entry_type) in enumerate(zip(events, posted, strict=True), start=1)
     ]
-    created, *moves = moves_of(replace(PAYOUT, state=PayoutState(states[-1])), recorded)
+    payout = replace(PAYOUT, state=PayoutState(states[-1]))
+    created, *moves = moves_of(payout, recorded)
+    assert moves_of(payout, recorded[::-1]) == [created, *moves]
     assert created == PayoutMove(PayoutState.CREATED, CREATED_AT, None, PAYOUT.transaction_id)
     assert moves == [
-        PayoutMove(PayoutState(state), recorded_at, event_id, transaction_id)
-        for state, (_, event_id, transaction_id, recorded_at) in zip(
-            states[1:], recorded, strict=True
-        )
+        PayoutMove(PayoutState(state), event.recorded_at, event.event_id, event.transaction_id)
+        for state, event in zip(states[1:], recorded, strict=True)
     ]
 
 
 def test_history_of_impossible_events_is_no_history() -> None:
     """Books with such events are broken: reading the history fails."""
     paid_twice = [
-        (EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT) for number in (1, 2)
+        PayoutEvent(
+            EventType.PAYOUT_PAID, f"evt_{number}", uuid4(), CREATED_AT, EntryType.PAYOUT_RELEASE
+        )
+        for number in (1, 2)
     ]
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="PAID"):
         moves_of(PAYOUT, paid_twice)

@@ -5,7 +5,7 @@ from support.events import processor_event
 
 from ledger.domain.chart_of_accounts import NORMAL_SIDE, LedgerAccount, Side
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
-from ledger.domain.payouts import PayoutState
+from ledger.domain.payout_states import PayoutState
 from ledger.domain.posting_rules import (
     EVENT_POSTING_RULES,
     PAYOUT_POSTING_RULES,
@@ -104,7 +104,7 @@ def test_payouts_post_what_the_table_says() -> None:
         [state, rule.entry_type.value, rule.debit.value, rule.credit.value]
         for state, rule in PAYOUT_POSTING_RULES.items()
     ] == [row.split() for row in PAYOUT_POSTED.strip().splitlines()]
-    assert list(PAYOUT_POSTING_RULES) == [state.value for state in PayoutState]
+    assert list(PAYOUT_POSTING_RULES) == list(PayoutState)
     for rule in PAYOUT_POSTING_RULES.values():
         assert (rule.amount, rule.available) == (Amount.AMOUNT, Available.AT_ONCE)
 
@@ -115,8 +115,8 @@ def test_payouts_leave_what_their_way_says(row: str) -> None:
     way, *expected = row.split()
     credited: dict[LedgerAccount, int] = dict.fromkeys(LedgerAccount, 0)
     for state in way.split(","):
-        credited[PAYOUT_POSTING_RULES[state].debit] -= 1
-        credited[PAYOUT_POSTING_RULES[state].credit] += 1
+        credited[PAYOUT_POSTING_RULES[PayoutState(state)].debit] -= 1
+        credited[PAYOUT_POSTING_RULES[PayoutState(state)].credit] += 1
     accounts = (
         LedgerAccount.RESTAURANT_PAYABLE,
         LedgerAccount.PAYOUT_RESERVED,

@@ -10,7 +10,8 @@ from ledger.application.ports.unit_of_work import Restaurants
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.events import ProcessorEvent, microseconds
 from ledger.domain.money import AMOUNT_MINOR_MAX
-from ledger.domain.payouts import Payout, PayoutAnswer, PayoutState
+from ledger.domain.payout_states import PayoutState
+from ledger.domain.payouts import Payout, PayoutAnswer
 from ledger.domain.posting_rules import Entry
 from ledger.errors import DataRejected, LedgerError
 

@@ -7,17 +7,9 @@ from enum import StrEnum
 from uuid import UUID
 
 from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.domain.posting_rules import PAYOUT_POSTING_RULES, EntryType, PostingRule
 from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNotAllowed
-
-
-class PayoutState(StrEnum):
-    """Where a payout stands. The value is the name in the database."""
-
-    CREATED = "CREATED"
-    PAID = "PAID"
-    FAILED = "FAILED"
-    RETURNED = "RETURNED"
 
 
 class PayoutRunState(StrEnum):
@@ -38,7 +30,10 @@ class PayoutRunItemOutcome(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a run created no payout for a restaurant. Of several that apply, the first of this list is told."""
+    """Why a run created no payout for a restaurant. Of several reasons, the first of this list counts.
+
+    VERDICT (infrastructure/postgres/payout_runs.py) and q3 (sql/queries.sql) judge in this order.
+    """
 
     INACTIVE = "INACTIVE"
     PAYOUT_IN_FLIGHT = "PAYOUT_IN_FLIGHT"
@@ -47,7 +42,7 @@ class SkipReason(StrEnum):
     NOTHING_AVAILABLE = "NOTHING_AVAILABLE"
     BELOW_MINIMUM = "BELOW_MINIMUM"
     FAILED = "FAILED"
-    # Stored nowhere: so a run that was canceled tells of whom it has not looked at.
+    # Never stored: the restaurants that a canceled run had not looked at.
     CANCELED = "CANCELED"
 
 
@@ -124,6 +119,17 @@ class PayoutMove:
 
 
 @dataclass(frozen=True, slots=True)
+class PayoutEvent:
+    """A booked event that moved a payout; `entry_type` is what it posted, None if nothing."""
+
+    type: EventType
+    event_id: str
+    transaction_id: UUID
+    recorded_at: datetime
+    entry_type: EntryType | None
+
+
+@dataclass(frozen=True, slots=True)
 class PayoutAnswer:
     """A booked event in which the bank answered for a payout. `occurred_at` is the bank's."""
 
@@ -152,15 +158,6 @@ def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
         for each in (day, day + timedelta(days=1))
     )
     return begin, end
-
-
-# From which state an event leads where. No other move exists. The bank's two answers may come in either order.
-MOVES: dict[tuple[PayoutState, EventType], PayoutState] = {
-    (PayoutState.CREATED, EventType.PAYOUT_PAID): PayoutState.PAID,
-    (PayoutState.CREATED, EventType.PAYOUT_FAILED): PayoutState.FAILED,
-    (PayoutState.PAID, EventType.PAYOUT_FAILED): PayoutState.RETURNED,
-    (PayoutState.FAILED, EventType.PAYOUT_PAID): PayoutState.RETURNED,
-}
 
 
 def settle(
@@ -198,16 +195,34 @@ def settle(
             raise PayoutAnswersContradict(
                 event.payout_id, payout.state.value, event.event_id, answer.event_id
             )
-    return state, None if is_paid_late else PAYOUT_POSTING_RULES[state.value]
+    return state, _posted_by_move(payout.state, state)
 
 
-def moves_of(
-    payout: Payout, events: Sequence[tuple[EventType, str, UUID, datetime]]
-) -> list[PayoutMove]:
-    """The history of `payout` from its events in the order they were recorded: type, event id, transaction id, recorded at."""
+def moves_of(payout: Payout, events: Sequence[PayoutEvent]) -> list[PayoutMove]:
+    """The history of `payout` from its events, given in any order.
+
+    The next move is the one that its state allows and that posted what was posted: of a payment and
+    a failure, the payment came first if it posted PAYOUT_RELEASE. Raises ValueError when the events
+    are no history of a payout: then the books are broken.
+    """
     moves = [PayoutMove(PayoutState.CREATED, payout.created_at, None, payout.transaction_id)]
-    for event_type, event_id, transaction_id, recorded_at in events:
-        moves.append(
-            PayoutMove(MOVES[moves[-1].state, event_type], recorded_at, event_id, transaction_id)
-        )
+    left = list(events)
+    while left:
+        before = moves[-1].state
+        for event in left:
+            state = MOVES.get((before, event.type))
+            if state is None:
+                continue
+            rule = _posted_by_move(before, state)
+            if event.entry_type is (None if rule is None else rule.entry_type):
+                break
+        else:
+            raise ValueError(f"no move of a payout in state {before} fits its other events")
+        left.remove(event)
+        moves.append(PayoutMove(state, event.recorded_at, event.event_id, event.transaction_id))
     return moves
+
+
+def _posted_by_move(before: PayoutState, state: PayoutState) -> PostingRule | None:
+    # The reversal, which came first, is what a late payment and its return add up to.
+    return None if before is PayoutState.FAILED else PAYOUT_POSTING_RULES[state]

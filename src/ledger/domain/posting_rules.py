@@ -5,6 +5,7 @@ from enum import Enum, StrEnum
 
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.payout_states import PayoutState
 
 
 class EntryType(StrEnum):
@@ -51,6 +52,15 @@ class PostingRule:
     amount: Amount = Amount.AMOUNT
     available: Available = Available.AT_ONCE
 
+    @property
+    def matures(self) -> bool:
+        """Whether the entry counts only once it has matured."""
+        return self.available is Available.AT_MATURITY
+
+    def entry(self, position: int, amount_minor: int) -> "Entry":
+        """The entry of this line."""
+        return Entry(position, self.entry_type, self.debit, self.credit, amount_minor, self.matures)
+
 
 _CLEARING = LedgerAccount.PROCESSOR_CLEARING
 _PAYABLE = LedgerAccount.RESTAURANT_PAYABLE
@@ -94,11 +104,11 @@ EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
 }
 
 # What a payout posts when it moves to a state; an event moves it, but for its creation.
-PAYOUT_POSTING_RULES: dict[str, PostingRule] = {
-    "CREATED":  PostingRule(EntryType.PAYOUT_RESERVE,  _PAYABLE,  _RESERVED),
-    "PAID":     PostingRule(EntryType.PAYOUT_RELEASE,  _RESERVED, _CASH),
-    "FAILED":   PostingRule(EntryType.PAYOUT_REVERSAL, _RESERVED, _PAYABLE),
-    "RETURNED": PostingRule(EntryType.PAYOUT_RETURN,   _CASH,     _PAYABLE),
+PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
+    PayoutState.CREATED:  PostingRule(EntryType.PAYOUT_RESERVE,  _PAYABLE,  _RESERVED),
+    PayoutState.PAID:     PostingRule(EntryType.PAYOUT_RELEASE,  _RESERVED, _CASH),
+    PayoutState.FAILED:   PostingRule(EntryType.PAYOUT_REVERSAL, _RESERVED, _PAYABLE),
+    PayoutState.RETURNED: PostingRule(EntryType.PAYOUT_RETURN,   _CASH,     _PAYABLE),
 }
 # fmt: on
 
@@ -121,7 +131,7 @@ class Entry:
 def entries_of(event: ProcessorEvent) -> list[Entry]:
     """The entries that `event` posts, numbered from 1. Raises KeyError for payout events: those post by the payout's state."""
     entries: list[Entry] = []
-    for rule, is_amount, matures in _RULES_AT_HAND[event.type]:
+    for rule, is_amount, matures in _RULES_BY_EVENT_TYPE[event.type]:
         amount_minor = event.amount_minor if is_amount else event.fee_minor
         if amount_minor > 0:
             entries.append(
@@ -138,10 +148,7 @@ def entries_of(event: ProcessorEvent) -> list[Entry]:
 
 
 # What does not depend on the event, looked up once and not for each.
-_RULES_AT_HAND = {
-    event_type: [
-        (rule, rule.amount is Amount.AMOUNT, rule.available is Available.AT_MATURITY)
-        for rule in rules
-    ]
+_RULES_BY_EVENT_TYPE = {
+    event_type: [(rule, rule.amount is Amount.AMOUNT, rule.matures) for rule in rules]
     for event_type, rules in EVENT_POSTING_RULES.items()
 }

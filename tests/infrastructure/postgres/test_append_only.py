@@ -18,7 +18,7 @@ from support.seals import seal_everything
 from support.snapshots import make_marks, take_snapshots
 
 from ledger.bootstrap.database import Database
-from ledger.domain.payouts import MOVES, PayoutState
+from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
 # Each names the table that it would change.

@@ -19,6 +19,7 @@ from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
 from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, is_currency
+from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     Payout,
     PayoutDetails,
@@ -27,7 +28,6 @@ from ledger.domain.payouts import (
     PayoutRunItemOutcome,
     PayoutRunKey,
     PayoutRunState,
-    PayoutState,
     SkipReason,
 )
 from ledger.errors import FieldViolation, InvalidRequest

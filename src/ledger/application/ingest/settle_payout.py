@@ -6,8 +6,8 @@ import structlog
 
 from ledger.application.ports.events import Posting
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
-from ledger.domain.payouts import PayoutState, settle
-from ledger.domain.posting_rules import Available, Entry
+from ledger.domain.payout_states import PayoutState
+from ledger.domain.payouts import settle
 from ledger.errors import PayoutNotFound
 
 _log = structlog.get_logger("ledger.payouts")
@@ -36,10 +36,7 @@ async def settle_payout(
             raise PayoutNotFound(event.payout_id)
         answers = [] if payout.state is PayoutState.CREATED else await uow.settlement.answers(event)
         state, rule = settle(payout, event, answers)
-        entry = None
-        if rule is not None:
-            matures = rule.available is Available.AT_MATURITY
-            entry = Entry(1, rule.entry_type, rule.debit, rule.credit, payout.amount_minor, matures)
+        entry = None if rule is None else rule.entry(1, payout.amount_minor)
         await uow.settlement.move(payout, state, entry, posting)
         await uow.commit()
     _log.info(

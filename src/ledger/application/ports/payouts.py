@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ledger.application.ports.events import Posting
 from ledger.domain.events import ProcessorEvent
+from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     Payout,
     PayoutAnswer,
@@ -17,7 +18,6 @@ from ledger.domain.payouts import (
     PayoutRunItemOutcome,
     PayoutRunKey,
     PayoutRunState,
-    PayoutState,
 )
 from ledger.domain.posting_rules import Entry
 

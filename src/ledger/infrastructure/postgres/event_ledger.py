@@ -10,7 +10,7 @@ from ledger.application.ports.events import Posting, StoredEntry, StoredEvent
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import EventType, ProcessorEvent, microseconds
-from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, EntryType
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, EntryType
 from ledger.infrastructure.postgres.event_columns import (
     EVENT_COLUMNS,
     array_parameters,
@@ -108,11 +108,10 @@ _RULE_COLUMNS = (
     [rule.entry_type.value for rule in _POSTING_RULES],
     [rule.debit.value for rule in _POSTING_RULES],
     [rule.credit.value for rule in _POSTING_RULES],
-    [rule.available is Available.AT_MATURITY for rule in _POSTING_RULES],
+    [rule.matures for rule in _POSTING_RULES],
 )
 _RULE_NUMBERS = {
-    (rule.entry_type, rule.available is Available.AT_MATURITY): number
-    for number, rule in enumerate(_POSTING_RULES, start=1)
+    (rule.entry_type, rule.matures): number for number, rule in enumerate(_POSTING_RULES, start=1)
 }
 
 # The stored events of some ids. A separate statement after INSERT_EVENTS: only a newer database

@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.balances import LongTails
 from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
+from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     PayoutRun,
     PayoutRunItem,
     PayoutRunItemOutcome,
     PayoutRunKey,
     PayoutRunState,
-    PayoutState,
     SkipReason,
     day_bounds,
 )
@@ -628,7 +628,7 @@ class PostgresPayoutRuns:
         restaurants: dict[int, str] = {}
         accounts: list[int] = []
         paid: Row | None = None
-        reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED.value]
+        reserve = PAYOUT_POSTING_RULES[PayoutState.CREATED]
         try:
             async with autocommit(self._engine) as connection, connection.transaction():
                 is_running = await connection.fetchval(LOCK_RUN, payout_run_id)

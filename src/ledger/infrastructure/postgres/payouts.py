@@ -8,12 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.application.ports.events import Posting
 from ledger.application.ports.payouts import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
+from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
     Payout,
     PayoutAnswer,
     PayoutDetails,
+    PayoutEvent,
     PayoutItem,
-    PayoutState,
     moves_of,
 )
 from ledger.domain.posting_rules import Entry, EntryType
@@ -43,18 +44,16 @@ SELECT entry_type, amount_minor FROM payout_items WHERE payout_id = $1 AND amoun
 ORDER BY entry_type
 """
 
-# In the order of the moves: a payout is paid before it fails. A payment that arrived after the
-# failure posted nothing, and comes last. The order of the transactions would not do: the one that
-# began first need not be the first to move the payout.
+# The events that moved a payout, with what each posted; `moves_of` puts them in order. Of two
+# transactions the one that began first need not be the one that moved the payout first.
 SELECT_PAYOUT_EVENTS = """
-SELECT v.type, v.event_id, v.transaction_id, v.recorded_at
+SELECT v.type, v.event_id, v.transaction_id, v.recorded_at, e.entry_type
 FROM payouts AS p
 JOIN processor_events AS v ON v.payout_id = p.payout_id::text
 LEFT JOIN ledger_entries AS e
   ON e.balance_account_id = p.balance_account_id AND e.recorded_txid = v.recorded_txid
     AND e.transaction_id = v.transaction_id
 WHERE p.payout_id = $1
-ORDER BY e.transaction_id IS NULL, v.type DESC
 """
 
 SELECT_ANSWERS = """
@@ -127,7 +126,16 @@ class PostgresPayouts:
             [PayoutItem(EntryType(item["entry_type"]), item["amount_minor"]) for item in items],
             moves_of(
                 payout,
-                [(EventType(kind), event_id, txid, at) for kind, event_id, txid, at in events],
+                [
+                    PayoutEvent(
+                        EventType(event["type"]),
+                        event["event_id"],
+                        event["transaction_id"],
+                        event["recorded_at"],
+                        None if event["entry_type"] is None else EntryType(event["entry_type"]),
+                    )
+                    for event in events
+                ],
             ),
         )
 

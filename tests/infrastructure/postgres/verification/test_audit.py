@@ -23,7 +23,7 @@ from ledger.domain.audit import AuditReport, Severity
 from ledger.domain.chart_of_accounts import NORMAL_SIDE
 from ledger.domain.events import EventType
 from ledger.domain.money import EXPONENT_BY_CURRENCY
-from ledger.domain.payouts import MOVES, PayoutState
+from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount
 from ledger.errors import DatabaseUnavailable
 from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir

@@ -1,0 +1,24 @@
+"""The states of a payout, and which event moves a payout from one to another."""
+
+from enum import StrEnum
+
+from ledger.domain.events import EventType
+
+
+class PayoutState(StrEnum):
+    """Where a payout stands. The value is the name in the database."""
+
+    CREATED = "CREATED"
+    PAID = "PAID"
+    FAILED = "FAILED"
+    RETURNED = "RETURNED"
+
+
+# From which state an event leads where. No other move exists. The bank's two answers may come in
+# either order.
+MOVES: dict[tuple[PayoutState, EventType], PayoutState] = {
+    (PayoutState.CREATED, EventType.PAYOUT_PAID): PayoutState.PAID,
+    (PayoutState.CREATED, EventType.PAYOUT_FAILED): PayoutState.FAILED,
+    (PayoutState.PAID, EventType.PAYOUT_FAILED): PayoutState.RETURNED,
+    (PayoutState.FAILED, EventType.PAYOUT_PAID): PayoutState.RETURNED,
+}
