@@ -1,4 +1,4 @@
-"""Seals on PostgreSQL: everything is sealed once, and whatever is tampered with afterwards is named."""
+"""Seals on PostgreSQL: everything is sealed once, and later tampering is named."""
 
 import asyncio
 import json
@@ -55,10 +55,11 @@ async def verify(url: str, expected_hash: bytes | None = None) -> ChainReport:
 
 
 async def burn_numbers(url: str, count: int) -> None:
-    """Has the cluster give out transaction numbers."""
+    """Makes the cluster give out transaction numbers."""
     await execute_alone(
         url,
-        f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$",
+        f"DO $$ BEGIN FOR i IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END"
+        " $$",
     )
 
 
@@ -101,7 +102,7 @@ BATCHES = (
 
 @pytest.fixture(scope="module")
 async def sealed(new_database: Callable[[], Awaitable[Database]]) -> Database:
-    """Books of several seals; the events of BATCHES are in one each, the payouts in the last."""
+    """Books of several seals: the events of each of BATCHES are in one, the payouts in the last."""
     database = await new_database()
     async with running_ledger(database) as ledger:
         for batch in BATCHES:
@@ -125,7 +126,10 @@ async def copy_of_sealed(sealed: Database, server_url: str) -> AsyncIterator[str
 
 @dataclass(frozen=True)
 class Tampering:
-    """What is done to sealed books, and what must be named; {evt_…} stands for that event's transaction id."""
+    """A change to sealed books, and what must be named.
+
+    {evt_…} stands for the transaction id of that event.
+    """
 
     sql: str
     named: tuple[str, ...]
@@ -140,19 +144,24 @@ def of_event(event_id: str, change: str) -> str:
 
 
 def of_entry(event_id: str, position: int, change: str) -> str:
-    return f"UPDATE ledger_entries SET {change} WHERE event_id = '{event_id}' AND position = {position}"
+    place = f"event_id = '{event_id}' AND position = {position}"
+    return f"UPDATE ledger_entries SET {change} WHERE {place}"
 
 
 COPY_ENTRY = """
-INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position, entry_type, debit_account,
-                            credit_account, amount_minor, available_at, occurred_at, recorded_at, event_id)
-SELECT balance_account_id, recorded_txid, {transaction_id}, {position}, entry_type, debit_account, credit_account,
+INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position, entry_type,
+  debit_account,
+                            credit_account, amount_minor, available_at, occurred_at, recorded_at,
+                            event_id)
+SELECT balance_account_id, recorded_txid, {transaction_id}, {position}, entry_type, debit_account,
+       credit_account,
        amount_minor, available_at, occurred_at, recorded_at, event_id
 FROM ledger_entries WHERE event_id = 'evt_a2'
 """
 RESERVE_OF_A = """
 UPDATE ledger_entries SET amount_minor = 1 WHERE entry_type = 'PAYOUT_RESERVE'
-AND balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_a')
+AND balance_account_id = (SELECT balance_account_id FROM balance_accounts
+  WHERE restaurant_id = 'res_a')
 """
 TAMPERINGS = (
     Tampering(
@@ -162,7 +171,8 @@ TAMPERINGS = (
                 of_entry(
                     "evt_b2",
                     1,
-                    "entry_type = 'FEE', debit_account = 'restaurant_payable', credit_account = 'platform_fees'",
+                    "entry_type = 'FEE', debit_account = 'restaurant_payable', credit_account ="
+                    " 'platform_fees'",
                 ),
                 of_entry("evt_a1", 1, "available_at = available_at + interval '1 microsecond'"),
                 of_entry("evt_c1", 1, "recorded_at = recorded_at - interval '1 microsecond'"),
@@ -207,14 +217,15 @@ TAMPERINGS = (
             for event_id in ("evt_b1", "evt_b2", "evt_a1", "evt_a2", "evt_x")
         ),
     ),
-    # Into the range of another seal.
+    # Moves it into the range of another seal.
     Tampering(
         of_event("evt_b1", "recorded_txid = '5'")
         + ";"
         + of_entry(
             "evt_b2",
             1,
-            "recorded_txid = (SELECT recorded_txid FROM processor_events WHERE event_id = 'evt_a1')",
+            "recorded_txid = (SELECT recorded_txid FROM processor_events WHERE event_id ="
+            " 'evt_a1')",
         ),
         (
             "event evt_b1 was deleted",
@@ -259,7 +270,8 @@ TAMPERINGS = (
         ),
     ),
     Tampering(
-        "UPDATE balance_accounts SET restaurant_id = 'res_c' WHERE restaurant_id = 'res_b' AND currency = 'PEN'",
+        "UPDATE balance_accounts SET restaurant_id = 'res_c' WHERE restaurant_id = 'res_b' AND"
+        " currency = 'PEN'",
         tuple(
             f"entry {entry} was changed"
             for entry in (
@@ -295,7 +307,7 @@ TAMPERINGS = (
     ),
 )
 
-# What a superuser takes off first.
+# The guards that a superuser removes first.
 UNGUARD = """
 ALTER TABLE processor_events DISABLE TRIGGER processor_events_deny_change;
 ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_deny_change;
@@ -311,7 +323,10 @@ WHERE e.entry_type = 'PAYOUT_RESERVE'
 
 
 async def tamper(url: str, sql: str) -> dict[str, str]:
-    """Runs SQL as a superuser who has taken the triggers off; the names that may stand in what is expected."""
+    """Runs SQL as a superuser who has turned the triggers off.
+
+    Returns the names that the expected findings may contain.
+    """
     engine = create_engine(url, pool_size=1, role="postgres")
     try:
         async with autocommit(engine) as connection:
@@ -331,7 +346,7 @@ def findings_of(report: ChainReport, check: str) -> list[str]:
 
 
 async def test_books_in_order_verify(sealed: Database) -> None:
-    """Every row is sealed once, the chain has no fault, as every role that reads the books."""
+    """Every row is sealed once and the chain has no fault, for every role that reads the books."""
     for role in ("ledger_app", "ledger_read", "ledger_owner"):
         engine = create_engine(sealed.migration_url, pool_size=1, role=role)
         try:
@@ -348,7 +363,7 @@ async def test_books_in_order_verify(sealed: Database) -> None:
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=str)
 async def test_tampering_is_named(copy_of_sealed: str, tampering: Tampering) -> None:
-    """By row and by what was done to it, and nothing else is accused."""
+    """By its row and its kind, and no other row is named."""
     names = await tamper(copy_of_sealed, tampering.sql)
     found = findings_of(await verify(copy_of_sealed), tampering.check)
     expected = sorted(text.format_map(names) for text in tampering.named)
@@ -358,7 +373,7 @@ async def test_tampering_is_named(copy_of_sealed: str, tampering: Tampering) -> 
 
 
 async def test_no_seals_and_empty_books_verify(database: Database) -> None:
-    """There is no head, and what is booked is told as not sealed."""
+    """There is no head, and booked rows are reported as not sealed."""
     report = await verify(database.url)
     assert (report.audit.findings, report.head, report.unsealed_count) == ((), None, 0)
     await seal(database.url)
@@ -366,7 +381,10 @@ async def test_no_seals_and_empty_books_verify(database: Database) -> None:
 
 
 async def test_chain_that_was_cut_off_lacks_the_expected_head(copy_of_sealed: str) -> None:
-    """Without its last seal a chain is whole, so only a head kept elsewhere tells; heads further back are still there."""
+    """Without its last seal a chain is whole: only a head that is kept elsewhere shows it.
+
+    Earlier heads are still found.
+    """
     ((last,), (before,)) = await query(
         copy_of_sealed, "SELECT hash FROM ledger_seals ORDER BY sequence DESC LIMIT 2"
     )
@@ -385,7 +403,7 @@ async def test_chain_that_was_cut_off_lacks_the_expected_head(copy_of_sealed: st
 
 
 async def test_chain_that_was_written_anew_lacks_the_expected_head(copy_of_sealed: str) -> None:
-    """Whoever changes a row and seals everything again has a chain without fault, and another head."""
+    """A row is changed and everything sealed again: the chain has no fault, but another head."""
     ((published,),) = await query(
         copy_of_sealed, "SELECT hash FROM ledger_seals WHERE sequence = 1"
     )
@@ -401,11 +419,13 @@ async def test_chain_that_was_written_anew_lacks_the_expected_head(copy_of_seale
 
 
 async def test_findings_are_bounded(copy_of_sealed: str) -> None:
-    """A hundred are told, and how many more there are."""
+    """A hundred findings are reported, and the number of the others."""
     await tamper(
         copy_of_sealed,
-        "INSERT INTO processor_events SELECT event_id || i, fingerprint, transaction_id, batch_id, type, restaurant_id, currency,"
-        " amount_minor, fee_minor, occurred_at, payout_id, reference, metadata, recorded_txid, recorded_at"
+        "INSERT INTO processor_events SELECT event_id || i, fingerprint, transaction_id, batch_id,"
+        " type, restaurant_id, currency,"
+        " amount_minor, fee_minor, occurred_at, payout_id, reference, metadata, recorded_txid,"
+        " recorded_at"
         " FROM processor_events, generate_series(1, 150) AS i WHERE event_id = 'evt_a1'",
     )
     found = findings_of(await verify(copy_of_sealed), ROWS)
@@ -414,7 +434,10 @@ async def test_findings_are_bounded(copy_of_sealed: str) -> None:
 
 
 async def test_what_commits_late_is_sealed_later(database: Database) -> None:
-    """A transaction that took its number early holds the horizon: nothing from there on is sealed until it has ended."""
+    """A transaction that took its number early holds the horizon.
+
+    Nothing from its number on is sealed until it has ended.
+    """
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         await ledger.ingest(event_message(event_id="evt_before"))
         await seal_everything(database.url)
@@ -425,9 +448,12 @@ async def test_what_commits_late_is_sealed_later(database: Database) -> None:
             await seal(database.url)
             assert (await verify(database.url)).unsealed_count == 2
             await late.exec_driver_sql(
-                "INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency,"
-                " amount_minor, fee_minor, occurred_at) SELECT 'evt_late', fingerprint, gen_random_uuid(), batch_id, type,"
-                " restaurant_id, currency, amount_minor, fee_minor, occurred_at FROM processor_events"
+                "INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id,"
+                " type, restaurant_id, currency,"
+                " amount_minor, fee_minor, occurred_at) SELECT 'evt_late', fingerprint,"
+                " gen_random_uuid(), batch_id, type,"
+                " restaurant_id, currency, amount_minor, fee_minor, occurred_at FROM"
+                " processor_events"
                 " WHERE event_id = 'evt_before'"
             )
             await late.commit()
@@ -440,7 +466,7 @@ async def test_what_commits_late_is_sealed_later(database: Database) -> None:
 async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
     database: Database, seed: int
 ) -> None:
-    """Writers that take numbers early and commit late, some never, beside two sealers."""
+    """Writers that take numbers early and commit late or never, with two sealers."""
     dice = random.Random(seed)
     books = create_async_engine(database.url, pool_size=8)
     accounts = create_engine(database.url, pool_size=1)
@@ -458,7 +484,8 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
                     await asyncio.sleep(dice.random() / 100)
                     event = processor_event()
                     await connection.exec_driver_sql(
-                        "INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id,"
+                        "INSERT INTO processor_events (event_id, fingerprint, transaction_id,"
+                        " batch_id, type, restaurant_id,"
                         " currency, amount_minor, fee_minor, occurred_at)"
                         " VALUES ($1, $2, $3, $3, $4, 'res_001', 'PEN', 5, 0, $5)",
                         (
@@ -494,24 +521,31 @@ async def test_nothing_is_missed_or_sealed_twice_while_events_are_booked(
 
 BY_HAND = (
     """
-    INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+    INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type,
+      restaurant_id, currency, amount_minor,
                                   fee_minor, occurred_at)
-    SELECT event_id || '_' || i, fingerprint, gen_random_uuid(), batch_id, type, restaurant_id, currency, amount_minor, fee_minor,
+    SELECT event_id || '_' || i, fingerprint, gen_random_uuid(), batch_id, type, restaurant_id,
+           currency, amount_minor, fee_minor,
            occurred_at
     FROM processor_events, generate_series(1, 300) AS i WHERE event_id = 'evt_a1'
     """,
-    # One transaction id with more rows than a slice, many of them at the place that stands for all late positions.
+    # One transaction id with more rows than a slice, many of them at the place that stands for all
+    # late positions.
     """
-    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+      debit_account, credit_account,
                                 amount_minor, available_at, occurred_at, event_id)
-    SELECT balance_account_id, transaction_id, i, entry_type, debit_account, credit_account, amount_minor, available_at,
+    SELECT balance_account_id, transaction_id, i, entry_type, debit_account, credit_account,
+           amount_minor, available_at,
            occurred_at, event_id
     FROM ledger_entries, generate_series(1, 250) AS i WHERE event_id = 'evt_a1' AND position = 1
     """,
     """
-    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+    INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+      debit_account, credit_account,
                                 amount_minor, available_at, occurred_at, event_id)
-    SELECT e.balance_account_id, v.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account, e.amount_minor,
+    SELECT e.balance_account_id, v.transaction_id, e.position, e.entry_type, e.debit_account,
+           e.credit_account, e.amount_minor,
            e.available_at, e.occurred_at, v.event_id
     FROM processor_events AS v, ledger_entries AS e
     WHERE v.event_id LIKE 'evt_a1\\_%' AND e.event_id = 'evt_a1'
@@ -523,7 +557,7 @@ BY_HAND = (
 async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
     copy_of_sealed: str,
 ) -> None:
-    """Its seal and the verdict on it do not depend on how many rows are read at a time."""
+    """Its seal and its verification do not depend on how many rows are read at a time."""
     engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
     async with engine.begin() as connection:
         for statement in BY_HAND:
@@ -534,7 +568,7 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
     await engine.dispose()
     async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         sealer = LedgerSealer(PostgresSealedBooks(engine, slice_rows=7), read_rows_max=10)
-        # A copy of a database is another place: an epoch of its own.
+        # A copy of a database is another place, with a separate epoch.
         while not await query(
             copy_of_sealed, f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND epoch = 2"
         ):
@@ -557,7 +591,8 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
             assert (report.audit.findings, report.unsealed_count) == ((), 0)
     await tamper(
         copy_of_sealed,
-        "UPDATE ledger_entries SET amount_minor = 1 WHERE position IN (2, 200) AND event_id LIKE 'evt_a1%';"
+        "UPDATE ledger_entries SET amount_minor = 1 WHERE position IN (2, 200) AND event_id LIKE"
+        " 'evt_a1%';"
         "DELETE FROM processor_events WHERE event_id LIKE 'evt_a1\\_1%';"
         "DELETE FROM ledger_seals WHERE sequence = 1",
     )
@@ -572,8 +607,10 @@ async def test_large_transaction_is_sealed_in_slices_as_it_would_be_whole(
 
 
 async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None:
-    """By several servers, one after the other, that each seal a part; everything is in one seal, and what is
-    changed afterwards is named."""
+    """Several servers, one after the other, seal a part each.
+
+    Each row is in one seal, and later changes are named.
+    """
     engine = create_async_engine(copy_of_sealed, poolclass=NullPool)
     async with engine.begin() as connection:
         for statement in BY_HAND:
@@ -584,7 +621,10 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
     await engine.dispose()
     async with engine_on(copy_of_sealed) as engine, asyncio.timeout(TIMEOUT_SECONDS):
         books = PostgresSealedBooks(engine, slice_rows=7)
-        sealed = "SELECT events_count + entries_count FROM ledger_seals WHERE is_restored ORDER BY sequence"
+        sealed = (
+            "SELECT events_count + entries_count FROM ledger_seals"
+            " WHERE is_restored ORDER BY sequence"
+        )
         while not await query(
             copy_of_sealed,
             f"SELECT 1 FROM ledger_seals WHERE end_txid > {txid} AND NOT is_restored",
@@ -598,7 +638,8 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
     await seal_everything(copy_of_sealed)
     await tamper(
         copy_of_sealed,
-        "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id LIKE 'evt_a1\\_1%' AND position = 1",
+        "UPDATE ledger_entries SET amount_minor = 1 WHERE event_id LIKE 'evt_a1\\_1%' AND position"
+        " = 1",
     )
     async with engine_on(copy_of_sealed) as engine:
         report = await verify_chain(engine, slice_rows=7)
@@ -607,7 +648,7 @@ async def test_large_transaction_is_sealed_in_parts(copy_of_sealed: str) -> None
 
 
 async def test_sealer_that_dies_between_leaves_nothing_behind(database: Database) -> None:
-    """What it had read is sealed by the next one."""
+    """The next sealer seals what it had read."""
 
     class Dying(PostgresSealedBooks):
         async def append(self, seals: Sequence[Seal], stay_id: UUID) -> bool:
@@ -635,14 +676,14 @@ async def until_sealed(ledger: RunningLedger) -> None:
 
 
 async def test_server_seals_by_itself(database: Database) -> None:
-    """As its setting says."""
+    """At the interval of its setting."""
     async with running_ledger(database, seal_interval_seconds=0.01) as ledger:
         await ledger.ingest(event_message())
         await until_sealed(ledger)
 
 
 async def test_worker_outlives_failures(database: Database) -> None:
-    """A database that is away is told and tried again."""
+    """An outage of the database is reported, and sealing is tried again."""
     failures: list[str] = []
 
     class Flaky(LedgerSealer):
@@ -651,7 +692,7 @@ async def test_worker_outlives_failures(database: Database) -> None:
                 raise RuntimeError("not now")
             return await super().seal_next(reads_at_once)
 
-    # It alone: the server's own might be quicker.
+    # This worker alone: the server's might be quicker.
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         worker = SealWorker(
             Flaky(PostgresSealedBooks(ledger.engine)),
@@ -667,7 +708,7 @@ async def test_worker_outlives_failures(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def other_server_url() -> Iterator[str]:
-    """Another cluster, whose numbers are those of a new one."""
+    """Another cluster, with the low numbers of a new one."""
     if os.environ.get("LEDGER_TEST_DATABASE_URL"):
         pytest.skip("needs the programs of the embedded PostgreSQL")
     folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
@@ -682,7 +723,7 @@ def other_server_url() -> Iterator[str]:
 
 
 async def restore(source_url: str, target_url: str) -> None:
-    """Dumps a database and restores it, as an operator would."""
+    """Dumps a database and restores it, like an operator."""
 
     def in_thread() -> None:
         dumped = subprocess.run(
@@ -723,12 +764,16 @@ async def number_of(url: str, event_id: str) -> int:
 async def test_chain_goes_on_after_a_restore_into_another_cluster(
     database: Database, other_server_url: str
 ) -> None:
-    """Whose numbers lie behind those of the restored rows: they are sealed at once, new rows with numbers that sealed ones have
-    are sealed too, each once, and tampering is named as before."""
+    """The other cluster's numbers are lower than those of the restored rows.
+
+    These are sealed at once. New rows with numbers that sealed rows have are sealed too, each once,
+    and tampering is named as before.
+    """
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         await ledger.ingest(event_message(event_id="evt_old_1"))
         await seal_everything(database.url)
-        # Enough to be ahead of the other cluster, and for it to catch up with the middle of what was sealed here.
+        # Enough to be ahead of the other cluster, and for that to catch up with the middle of what
+        # was sealed here.
         await burn_numbers(database.migration_url, 4000)
         await ledger.ingest(event_message(event_id="evt_old_2", metadata={"k": "é"}))
         await seal_everything(database.url)
@@ -752,7 +797,8 @@ async def test_chain_goes_on_after_a_restore_into_another_cluster(
             url, "SELECT DISTINCT epoch, is_restored FROM ledger_seals ORDER BY epoch"
         )
         assert epochs == [(1, False), (2, True), (3, False)]
-        # Past everything restored, through the ranges that are sealed already, with events on the way.
+        # Past everything restored, through the ranges that are already sealed, with events on the
+        # way.
         old = await number_of(url, "evt_old_2")
         await burn_numbers(url, (old - await current_number(url)) // 2)
         await ledger.ingest(event_message(event_id="evt_new_2"))

@@ -1,4 +1,4 @@
-"""Balance snapshots: no answer depends on whether there are any, whatever is booked, in whatever order it commits."""
+"""Balance snapshots: no result depends on them, whatever is booked and in whatever order."""
 
 import asyncio
 import os
@@ -63,27 +63,31 @@ from ledger.infrastructure.postgres.verification.audit import load_checks
 from ledger.infrastructure.postgres.verification.start_checks import warn_of_numbers_ahead
 
 MICROSECOND = timedelta(microseconds=1)
-# Of the walk below: under load, then at rest.
+# For the random walk below: under load, then at rest.
 COMPARISONS, COMPARISONS_AT_REST, BUDGET_SECONDS = 12, 4, 4.0
 DEADLINE_SECONDS = 60.0
 
-# What a payout would count of each type, and what it would be, in each account.
+# What a payout would count of each entry type, and its amount, in each account.
 SELECT_VERDICTS = f"""
-WITH terms AS (SELECT current_date AS as_of, $1::timestamptz AS cutoff_at, 0::bigint AS min_amount_minor),
+WITH terms AS (SELECT current_date AS as_of, $1::timestamptz AS cutoff_at,
+  0::bigint AS min_amount_minor),
 claimed AS MATERIALIZED (SELECT balance_account_id FROM balance_accounts),
 {VERDICT}
 SELECT restaurant_id, amount_minor, available_minor, skip_reason,
        ARRAY(SELECT entry_type || ' ' || trim_scale(counted_minor)
-             FROM unnest(entry_types, counted_minors) AS l (entry_type, counted_minor) ORDER BY entry_type) AS counted
+             FROM unnest(entry_types, counted_minors) AS l (entry_type, counted_minor)
+             ORDER BY entry_type) AS counted
 FROM verdict
 ORDER BY restaurant_id
 """
 
-# An entry as a transaction of somebody else's would post it, at once.
+# An entry as the transaction of another session would post it, at once.
 INSERT_ENTRY = """
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account,
+  credit_account, amount_minor,
                             occurred_at, event_id)
-SELECT balance_account_id, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', $2, now(), $3
+SELECT balance_account_id, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments',
+       'restaurant_payable', $2, now(), $3
 FROM balance_accounts WHERE restaurant_id = $1
 """
 
@@ -91,30 +95,35 @@ FROM balance_accounts WHERE restaurant_id = $1
 async def answers(
     connection: Connection, restaurants: Sequence[str], instants: Sequence[datetime]
 ) -> list[Any]:
-    """Balances now and as of each instant, verdicts with each as the cut-off; of one moment."""
+    """Balances now and as of each instant, verdicts with each as the cut-off, all of one moment."""
     asked = [(restaurant_id, as_of) for restaurant_id in restaurants for as_of in (None, *instants)]
     rows = await connection.fetch(
         SELECT_BALANCES, [name for name, _ in asked], ["PEN"] * len(asked), [at for _, at in asked]
     )
-    told: list[Any] = [
+    reported: list[Any] = [
         {key: value for key, value in row.items() if key != "entries_read"}
         for row in sorted(rows, key=lambda row: row["place"])
     ]
     for at in instants:
-        told.append([tuple(row) for row in await connection.fetch(SELECT_VERDICTS, at)])
-    return told
+        reported.append([tuple(row) for row in await connection.fetch(SELECT_VERDICTS, at)])
+    return reported
 
 
 async def assert_snapshots_change_nothing(
     connection: Connection, restaurants: Sequence[str], chance: random.Random
 ) -> int:
-    """The same answers with the snapshots that are there and without them, at one moment; how many there were."""
+    """The same results with the present snapshots and without them, at one moment.
+
+    Returns the number of snapshots.
+    """
     transaction = connection.transaction(isolation="repeatable_read")
     await transaction.start()
     try:
-        # Where it could go wrong: at what entries and snapshots say of themselves, and beside it.
+        # Instants at which it could go wrong: those that entries and snapshots have, and others
+        # near.
         rows = await connection.fetch(
-            "SELECT recorded_at AS at FROM ledger_entries UNION SELECT available_at FROM ledger_entries"
+            "SELECT recorded_at AS at FROM ledger_entries UNION SELECT available_at FROM"
+            " ledger_entries"
             " WHERE available_at IS NOT NULL UNION SELECT taken_at FROM balance_snapshots"
             " UNION SELECT last_recorded_at FROM balance_snapshots UNION SELECT now()"
         )
@@ -132,7 +141,7 @@ async def assert_snapshots_change_nothing(
 
 
 class Traffic:
-    """Events, late transactions, payouts and snapshots by two servers, all at once and at random."""
+    """Events, late transactions, payouts and snapshots of two servers, concurrent and at random."""
 
     def __init__(
         self, database: Database, engines: Sequence[AsyncEngine], chance: random.Random
@@ -142,7 +151,7 @@ class Traffic:
         self.is_over = False
 
     def event(self) -> ProcessorEvent:
-        """One that matures now, within seconds, or long ago."""
+        """An event that matures now, within seconds, or long ago."""
         away = timedelta(
             seconds=self.chance.choice(
                 (self.chance.uniform(-2, 4), self.chance.uniform(-5 * 86400, 86400))
@@ -166,7 +175,7 @@ class Traffic:
         await book(self.engines[0], *(self.event() for _ in range(self.chance.randint(1, 8))))
 
     async def commit_late(self) -> None:
-        """Takes its number early and commits late, or not at all; the horizon stands still meanwhile."""
+        """Takes its number early and commits late or not at all; the horizon waits."""
         async with superuser(self.database) as connection:
             transaction = connection.transaction()
             await transaction.start()
@@ -199,7 +208,10 @@ class Traffic:
 
 
 async def test_no_answer_depends_on_snapshots(database: Database, seed: int) -> None:
-    """Balances now and past, what payouts count, statements: the same without snapshots, under load and at rest."""
+    """Balances now and past, what payouts count, and statements.
+
+    All are the same without snapshots, under load and at rest.
+    """
     chance = random.Random(seed)
     async with (
         engine_on(database.url) as one,
@@ -218,7 +230,7 @@ async def test_no_answer_depends_on_snapshots(database: Database, seed: int) -> 
         ends_at, compared, seen = time.monotonic() + BUDGET_SECONDS, 0, 0
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                # However slow the machine is, until there is something to compare with.
+                # However slow the machine is, until there is something to compare.
                 while seen <= 3 or (
                     compared < COMPARISONS and (compared < 3 or time.monotonic() < ends_at)
                 ):
@@ -252,15 +264,17 @@ async def snapshots_of(database: Database, restaurant_id: str) -> list[tuple[Any
     """Number of entries counted and horizon, by horizon."""
     return await query(
         database.migration_url,
-        "SELECT entries_count, horizon::text::bigint FROM balance_snapshots JOIN balance_accounts USING (balance_account_id)"
+        "SELECT entries_count, horizon::text::bigint FROM balance_snapshots JOIN balance_accounts"
+        " USING (balance_account_id)"
         " WHERE restaurant_id = :restaurant_id ORDER BY horizon",
         restaurant_id=restaurant_id,
     )
 
 
 async def test_what_commits_late_is_counted_once(shared_database: Database) -> None:
-    """A transaction takes its number, others commit, a snapshot is taken, and only then it commits: it is in the tail, and in the
-    next snapshot. As long as it goes on no further snapshot is taken.
+    """A transaction takes its number, others commit, a snapshot is taken, and then it commits.
+
+    It is in the tail, and in the next snapshot. While it is open no further snapshot is taken.
     """
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as late:
@@ -286,7 +300,7 @@ async def test_what_commits_late_is_counted_once(shared_database: Database) -> N
 async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(
     shared_database: Database,
 ) -> None:
-    """A payout as of yesterday does not pay what matured today, although the snapshot counts that as matured."""
+    """A payout as of yesterday leaves out what matured today, which the snapshot has as matured."""
     restaurant_id, now = unique("res"), datetime.now(UTC)
     yesterday = now.date() - timedelta(days=1)
     midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)
@@ -328,9 +342,9 @@ async def test_cut_off_before_the_snapshot_leaves_out_what_matured_since(
 
 
 async def test_what_matures_after_the_snapshot_becomes_available(shared_database: Database) -> None:
-    """Without another event: pending when the snapshot was taken, available once the instant has come."""
+    """Without another event: pending at the snapshot, available once the instant has passed."""
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
-        # Long enough for a machine that has time for the snapshot before.
+        # Long enough for a slow machine to take the snapshot before.
         for ahead_seconds in (0.5, 4, 20):
             restaurant_id, matures_at = (
                 unique("res"),
@@ -346,14 +360,14 @@ async def test_what_matures_after_the_snapshot_becomes_available(shared_database
                 assert balance.pending_minor == 100
         assert (balance.available_minor, balance.pending_minor) == (100, 0)
         assert balance.as_of >= matures_at
-        # One that counts the same entries, matured: nothing else is new.
+        # A snapshot that counts the same entries as matured: nothing else is new.
         assert await take_snapshots(engine, restaurant_id) == 1
         assert await take_snapshots(engine, restaurant_id) == 0
         assert (await balance_of(engine, restaurant_id)).available_minor == 100
 
 
 async def test_two_servers_may_take_snapshots_at_once(shared_database: Database) -> None:
-    """Whoever comes second takes one too, or none; every one of them is right."""
+    """The second one takes one too, or none; each of them is right."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as one, engine_on(shared_database.url) as other:
         for round_ in range(1, 9):
@@ -372,14 +386,17 @@ async def test_two_servers_may_take_snapshots_at_once(shared_database: Database)
     await assert_snapshots_agree(shared_database)
 
 
-# What a server of an earlier revision leaves to the database.
+# What a server of an earlier revision leaves to the database's default.
 SELECT_DEFAULT_STAY = """
-SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
+SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid
+       AND attnum = adnum
 WHERE attrelid = 'balance_snapshots'::regclass AND attname = 'stay_id'
 """
 COPY_OF_SNAPSHOT = """
-INSERT INTO balance_snapshots (balance_account_id, system_identifier, stay_id, horizon, taken_at, entries_count, last_recorded_at,
-                               last_event_at, ledger_accounts, entry_types, total_minors, matured_minors)
+INSERT INTO balance_snapshots (balance_account_id, system_identifier, stay_id, horizon, taken_at,
+  entries_count, last_recorded_at,
+                               last_event_at, ledger_accounts, entry_types, total_minors,
+                               matured_minors)
 SELECT balance_account_id, system_identifier, {stay_id}, {horizon}, taken_at, entries_count,
        last_recorded_at + interval '1 microsecond', last_event_at, ledger_accounts, entry_types,
        ARRAY(SELECT 777 * n FROM unnest(total_minors) AS l (n)), matured_minors
@@ -406,7 +423,10 @@ WHERE restaurant_id = :restaurant_id
 async def test_only_snapshots_of_this_stay_are_used(
     shared_database: Database, stay_id: str, horizon: str, is_used: bool
 ) -> None:
-    """One with wrong sums shows whether it is believed: only if it is of this stay, and not ahead of its numbers."""
+    """A snapshot with wrong sums shows whether it is used.
+
+    It is, only if it is of this stay and not ahead of its numbers.
+    """
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         await book(engine, charge(restaurant_id, 100, datetime.now(UTC) + timedelta(days=1)))
@@ -423,7 +443,7 @@ async def test_only_snapshots_of_this_stay_are_used(
 async def test_balances_past_use_snapshots_that_count_nothing_later(
     shared_database: Database,
 ) -> None:
-    """As of each entry's recording, and beside it, with a snapshot after each entry."""
+    """As of the instant of each record, and near it, with a snapshot after each entry."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         for place in range(5):
@@ -432,23 +452,27 @@ async def test_balances_past_use_snapshots_that_count_nothing_later(
             )
             assert await take_snapshots(engine, restaurant_id) == 1
         rows = await connection.fetch(
-            "SELECT recorded_at FROM ledger_entries JOIN balance_accounts USING (balance_account_id) WHERE restaurant_id = $1"
+            "SELECT recorded_at FROM ledger_entries JOIN balance_accounts USING"
+            " (balance_account_id) WHERE restaurant_id = $1"
             " ORDER BY recorded_at",
             restaurant_id,
         )
         for place, row in enumerate(rows):
-            told = [
+            reported = [
                 await balance_of(engine, restaurant_id, row["recorded_at"] + MICROSECOND * step)
                 for step in (-1, 0, 1)
             ]
             before, after = sum(10**n for n in range(place)), sum(10**n for n in range(place + 1))
-            assert [balance.available_minor for balance in told] == [before, before, after]
+            assert [balance.available_minor for balance in reported] == [before, before, after]
 
 
-async def test_many_balances_are_told_in_the_order_of_their_queries(
+async def test_many_balances_are_returned_in_the_order_of_their_queries(
     shared_database: Database,
 ) -> None:
-    """One read: known and unknown, with and without entries, some twice, now and past, with a snapshot and without."""
+    """One read of known and unknown restaurants, with and without entries, some twice.
+
+    Now and past, with a snapshot and without.
+    """
     one, other = unique("res"), unique("res")
     async with engine_on(shared_database.url) as engine:
         await book(engine, charge(one, 5, datetime.now(UTC) - timedelta(days=1)))
@@ -463,13 +487,13 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(
             BalanceQuery(BalanceAccount(one, "PEN"), None),
             BalanceQuery(BalanceAccount(one, "USD"), datetime.min.replace(tzinfo=UTC)),
         ]
-        told = await PostgresBalanceReader(partial(autocommit, engine)).read(queries)
+        reported = await PostgresBalanceReader(partial(autocommit, engine)).read(queries)
         sums = [
             None if balance is None else (balance.available_minor, balance.pending_minor)
-            for balance in told
+            for balance in reported
         ]
         assert sums == [(5, 0), None, (0, 6), (0, 0), (5, 0), (0, 0)]
-        assert [None if balance is None else balance.account.holder_id for balance in told] == [
+        assert [None if balance is None else balance.account.holder_id for balance in reported] == [
             one,
             None,
             other,
@@ -477,15 +501,15 @@ async def test_many_balances_are_told_in_the_order_of_their_queries(
             one,
             one,
         ]
-        assert told[3] is not None
-        assert told[3].as_of == past
-        assert told[5] is not None
-        assert told[5].as_of == datetime.min.replace(tzinfo=UTC)
+        assert reported[3] is not None
+        assert reported[3].as_of == past
+        assert reported[5] is not None
+        assert reported[5].as_of == datetime.min.replace(tzinfo=UTC)
         assert await PostgresBalanceReader(partial(autocommit, engine)).read([]) == []
 
 
-class Told:
-    """Long tails, as they were told."""
+class ReportedTails:
+    """Keeps the long tails that were reported."""
 
     entries_max = 3
 
@@ -499,8 +523,11 @@ class Told:
         raise AssertionError("no balance waits for a snapshot")
 
 
-async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Database) -> None:
-    """Balances and payouts tell the entries beyond the snapshot, among them those that matured since."""
+async def test_reads_report_how_many_entries_they_read(shared_database: Database) -> None:
+    """Balances and payouts report the entries beyond the snapshot.
+
+    Among them are the entries that matured since.
+    """
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine:
         await book(
@@ -516,7 +543,7 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
         kept = KeptConnections(engine)
 
         async def read() -> list[int | None]:
-            of_balance, of_group, of_payout = Told(), Told(), Told()
+            of_balance, of_group, of_payout = ReportedTails(), ReportedTails(), ReportedTails()
             await PostgresBalanceReader(kept.autocommit, of_group).read(
                 [BalanceQuery(BalanceAccount(restaurant_id, "PEN"), None)]
             )
@@ -528,13 +555,13 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
             await runs.start(PayoutRunKey("PEN", days_ago(0), 10**9, unique("run")), run_id)
             while await runs.pay(run_id, 500):
                 pass
-            return [told.tails.get(account) for told in (of_balance, of_group, of_payout)]
+            return [reported.tails.get(account) for reported in (of_balance, of_group, of_payout)]
 
         assert await read() == [4, 4, 4]
         await until_final(engine)
         assert not await PostgresBalanceSnapshots(engine).take(account, 5)
         assert await PostgresBalanceSnapshots(engine).take(account, 4)
-        # A payout tells only what is worth it.
+        # A payout reports long tails only.
         assert await read() == [0, 0, None]
         await book(
             engine,
@@ -544,10 +571,13 @@ async def test_whoever_adds_up_tells_how_much_it_had_to_read(shared_database: Da
         await kept.close()
 
 
-async def test_account_that_is_not_read_in_time_is_told_as_endless(
+async def test_account_that_is_not_read_in_time_is_reported_as_endless(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By balances, statements and payouts: else it would never get the snapshot with which it is read in time."""
+    """By balances, statements and payouts.
+
+    Otherwise it would never get the snapshot with which it can be read in time.
+    """
     async with engine_on(database.url) as engine:
         await book(engine, charge("res_1", 1, datetime.now(UTC) - timedelta(days=1)))
         runs = PostgresPayoutRuns(engine, settlement_timezone="UTC")
@@ -558,27 +588,32 @@ async def test_account_that_is_not_read_in_time_is_told_as_endless(
     )
     monkeypatch.setitem(engines.SESSION_SETTINGS, "statement_timeout", "300ms")
     async with engine_on(database.url) as engine, locked(database, "LOCK TABLE ledger_entries"):
-        connections, told = partial(autocommit, engine), [Told(), Told(), Told()]
+        connections, reported = (
+            partial(autocommit, engine),
+            [ReportedTails(), ReportedTails(), ReportedTails()],
+        )
         with pytest.raises(DatabaseTimeout):
-            await PostgresBalanceReader(connections, told[0]).read(
+            await PostgresBalanceReader(connections, reported[0]).read(
                 [BalanceQuery(BalanceAccount("res_1", "PEN"), None)]
             )
         with pytest.raises(DatabaseTimeout):
             whole = StatementQuery(
                 BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None
             )
-            await PostgresStatements(connections, told[1]).first_page(whole, 1)
+            await PostgresStatements(connections, reported[1]).first_page(whole, 1)
         with pytest.raises(DatabaseTimeout):
-            await PostgresPayoutRuns(engine, told[2], settlement_timezone="UTC").pay(run_id, 1)
-    assert [each.tails for each in told] == [{account: ENTRIES_MAX}] * 3
+            await PostgresPayoutRuns(engine, reported[2], settlement_timezone="UTC").pay(run_id, 1)
+    assert [each.tails for each in reported] == [{account: ENTRIES_MAX}] * 3
 
 
 @pytest.mark.skipif(
     "LEDGER_TEST_DATABASE_URL" in os.environ, reason="needs the programs of the server's version"
 )
 async def test_restored_books_answer_the_same(database: Database, empty_server_url: str) -> None:
-    """Dumped and restored into another cluster, whose numbers lie behind: its snapshots are not believed there, new ones are made
-    of what is below the new cluster's horizon, and the answers are those of before, whatever is booked then.
+    """Books are dumped and restored into another cluster, whose numbers are lower.
+
+    The old snapshots are not used there, new ones are taken of what is below the new cluster's
+    horizon, and the results are the same as before, whatever is booked then.
     """
     restaurants = ["res_1", "res_2"]
     past = datetime.now(UTC) - timedelta(days=1)
@@ -589,7 +624,7 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
             assert await take_snapshots(engine) == 2
         before = [await balance_of(engine, name) for name in restaurants]
         assert await number_ahead(engine) is None
-    # For the roles, which no dump has.
+    # Creates the roles, which no dump has.
     await migrate_async(empty_server_url)
     await create_database(empty_server_url, "restored")
     restored_url = database_url(empty_server_url, database="restored")
@@ -608,7 +643,7 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
             balance.available_minor for balance in before
         ]
         assert await connection.fetchval("SELECT count(*) FROM balance_snapshots") == 10
-        # Nothing is below the horizon of this cluster until it has booked something itself.
+        # Nothing is below this cluster's horizon until it has booked something itself.
         assert await take_snapshots(engine) == 0
         for number in range(6, 9):
             await book(engine, *(charge(name, 10**number, past) for name in restaurants))
@@ -617,7 +652,7 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
                 expected = sum(10**n for n in range(1, number + 1))
                 assert (await balance_of(engine, name)).available_minor == expected
             await assert_snapshots_change_nothing(connection, restaurants, chance)
-        # The numbers have caught up: now all is counted.
+        # The numbers have caught up: now everything is counted.
         ahead = await number_ahead(engine)
         assert ahead is not None
         await burn_numbers(restored_url, ahead[0] - ahead[1] + 1)
@@ -647,8 +682,9 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
 async def test_plans_made_while_the_tables_are_empty_read_ranges(
     database: Database, statement: str, values: str
 ) -> None:
-    """They are kept when the tables have grown: from the first plan on the tail is a range of the primary key, and what matured
-    since a range of the index made for that.
+    """Plans are kept when the tables have grown, so the first ones must read ranges.
+
+    The tail is a range of the primary key, and what matured since is a range of the index for that.
     """
     async with superuser(database) as connection:
         await connection.execute(f"PREPARE planned AS {statement}")

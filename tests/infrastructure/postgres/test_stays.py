@@ -1,4 +1,4 @@
-"""Stays of the books: a snapshot of before they moved is never believed again, wherever they moved and came back from."""
+"""Stays of the books: a snapshot from before a move is never used again."""
 
 import asyncio
 import os
@@ -38,13 +38,13 @@ from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.seal_audit import verify_chain
 
 RESTAURANT = "res_1"
-# What is booked in A, in B, and in A again.
+# The amounts booked in A, in B, and in A again.
 IN_A_MINOR, IN_B_MINOR, BACK_IN_A_MINOR = 163_620, 163_620, 1_000
 PAST = timedelta(days=1)
-# Enough that every number of B is below the snapshots' horizon of A.
+# Enough that every number of B is below the horizon of A's snapshots.
 AHEAD_NUMBERS = 3_000
 
-# Which were sealed, and in which stay.
+# The sealed epochs, and their stays.
 EPOCHS = """
 SELECT DISTINCT s.epoch, t.number FROM ledger_seals AS s LEFT JOIN ledger_stays AS t USING (stay_id)
 WHERE NOT s.is_restored ORDER BY 1
@@ -57,7 +57,7 @@ needs_programs = pytest.mark.skipif(
 
 @asynccontextmanager
 async def superuser(url: str) -> AsyncIterator[Connection]:
-    """A session that may do anything."""
+    """A superuser's session."""
     engine = create_async_engine(url, poolclass=NullPool)
     try:
         async with autocommit(engine) as connection:
@@ -71,7 +71,7 @@ async def stays(url: str) -> list[int]:
 
 
 async def sums(engine: AsyncEngine) -> set[int]:
-    """What a balance, a statement and a payout run say there is: one number when they agree."""
+    """The sums of a balance, a statement and a payout run: one number if they agree."""
     balance = await balance_of(engine, RESTAURANT)
     whole = StatementQuery(BalanceAccount(RESTAURANT, "PEN"), None, None, frozenset(), None, None)
     page = await PostgresStatements(partial(autocommit, engine)).first_page(whole, 10)
@@ -83,7 +83,7 @@ async def sums(engine: AsyncEngine) -> set[int]:
 
 
 async def into_a_new_database(b_url: str, a: Database) -> Database:
-    """The dump of B, in a database of A that was not there before."""
+    """The dump of B, in a new database of A."""
     name = f"{make_url(a.migration_url).database}_back"
     await create_database(a.migration_url, name)
     url = database_url(a.migration_url, database=name)
@@ -92,7 +92,7 @@ async def into_a_new_database(b_url: str, a: Database) -> Database:
 
 
 async def into_the_same_database(b_url: str, a: Database) -> Database:
-    """The dump of B, in the place of the tables of A, beneath the sessions of servers."""
+    """The dump of B, in place of the tables of A, while servers have sessions."""
     await query(a.migration_url, "DROP SCHEMA public CASCADE")
     await query(a.migration_url, "CREATE SCHEMA public")
     await query(a.migration_url, "GRANT USAGE ON SCHEMA public TO PUBLIC")
@@ -110,7 +110,8 @@ async def into_the_same_tables(b_url: str, a: Database) -> Database:
             )
         ]
         triggers = await connection.fetch(
-            "SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal"
+            "SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger WHERE NOT"
+            " tgisinternal"
         )
         await connection.execute(
             "".join(f"ALTER TABLE {table} DISABLE TRIGGER USER;" for table in tables)
@@ -124,9 +125,11 @@ async def into_the_same_tables(b_url: str, a: Database) -> Database:
 
 
 async def onto_the_same_rows(b_url: str, a: Database) -> Database:
-    """The rows that B has more, in the tables of A as it left them, as logical replication brings them."""
+    """The rows that only B has, added to the tables of A, as logical replication brings them."""
     new_rows = {
-        "processor_events": "SELECT * FROM processor_events WHERE event_id = ANY ($1::text[]) = false",
+        "processor_events": (
+            "SELECT * FROM processor_events WHERE event_id = ANY ($1::text[]) = false"
+        ),
         "ledger_entries": "SELECT * FROM ledger_entries WHERE event_id = ANY ($1::text[]) = false",
         "ledger_stays": "SELECT * FROM ledger_stays WHERE stay_id::text = ANY ($1::text[]) = false",
     }
@@ -140,10 +143,11 @@ async def onto_the_same_rows(b_url: str, a: Database) -> Database:
             rows = await source.fetch(statement, [row[0] for row in known])
             assert rows
             names = list(rows[0].keys())
-            # Numbers are text for the driver.
+            # The driver reads numbers of transactions as text.
             await target.execute(
                 f"INSERT INTO {table} ({', '.join(names)})"
-                f" SELECT {', '.join(names)} FROM jsonb_populate_recordset(NULL::{table}, $1::text::jsonb)",
+                f" SELECT {', '.join(names)} FROM jsonb_populate_recordset(NULL::{table},"
+                " $1::text::jsonb)",
                 await source.fetchval(
                     f"SELECT jsonb_agg(to_jsonb(t))::text FROM ({statement}) AS t",
                     [row[0] for row in known],
@@ -162,8 +166,11 @@ async def test_books_that_went_and_came_back_answer_the_same(
     empty_server_url: str,
     way_back: Callable[[str, Database], Awaitable[Database]],
 ) -> None:
-    """Dumped from cluster A into B, business there, and back into A, whose numbers are far ahead: its snapshots of before count
-    nothing of what B booked, and are not believed, not even by sessions that were open all the time."""
+    """Books are dumped from cluster A into B, used there, and moved back into A.
+
+    A's numbers are far ahead: its old snapshots count nothing of what B booked, and are not used,
+    not even by sessions that were open all the time.
+    """
     past = datetime.now(UTC) - PAST
     await burn_numbers(database.migration_url, AHEAD_NUMBERS)
     async with engine_on(database.url) as open_engine:
@@ -174,7 +181,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
         assert await sums(open_engine) == {IN_A_MINOR}
         assert await stays(database.migration_url) == [1]
         await seal_everything(database.url)
-        # For the roles, which no dump has.
+        # Creates the roles, which no dump has.
         await migrate_async(empty_server_url)
         await create_database(empty_server_url, "moved")
         b_url = database_url(empty_server_url, database="moved")
@@ -190,7 +197,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR}
         back = await way_back(b_url, database)
         if back is database:
-            # No server has been started: sessions find out by themselves.
+            # No server has been started: sessions notice by themselves.
             assert await sums(open_engine) == {IN_A_MINOR + IN_B_MINOR}
         async with engine_on(back.url) as engine:
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR}
@@ -202,7 +209,7 @@ async def test_books_that_went_and_came_back_answer_the_same(
             assert await make_marks(engine) == 1
             assert await sums(engine) == {IN_A_MINOR + IN_B_MINOR + BACK_IN_A_MINOR}
             assert await stays(back.migration_url) == [1, 2, 3]
-            # B has sealed nothing, and gave its rows numbers that A had sealed already.
+            # B has sealed nothing, and its rows have numbers that A had already sealed.
             await seal_everything(back.url)
             assert await query(back.migration_url, EPOCHS) == [(1, 1), (2, 3)]
             chain = await verify_chain(engine)
@@ -219,15 +226,17 @@ async def test_books_that_went_and_came_back_answer_the_same(
 
 @asynccontextmanager
 async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[AsyncEngine]:
-    """Books whose only snapshot says twice of what there is: whether it is believed shows."""
+    """Books whose only snapshot has twice the right sums, which shows whether it is used."""
     async with engine_on(database.url) as engine, superuser(database.migration_url) as connection:
         await book(engine, charge(RESTAURANT, IN_A_MINOR, datetime.now(UTC) - PAST))
         assert await take_snapshots(engine) == 1
         assert await make_marks(engine) == 1
         await connection.execute(
             "ALTER TABLE balance_snapshots DISABLE TRIGGER balance_snapshots_deny_change;"
-            "UPDATE balance_snapshots SET matured_minors = ARRAY(SELECT 2 * n FROM unnest(matured_minors) AS l (n)),"
-            " total_minors = ARRAY(SELECT 2 * n FROM unnest(total_minors) AS l (n)), written_txid = pg_current_xact_id();"
+            "UPDATE balance_snapshots SET matured_minors = ARRAY(SELECT 2 * n FROM"
+            " unnest(matured_minors) AS l (n)),"
+            " total_minors = ARRAY(SELECT 2 * n FROM unnest(total_minors) AS l (n)), written_txid"
+            " = pg_current_xact_id();"
             "ALTER TABLE balance_snapshots ENABLE ALWAYS TRIGGER balance_snapshots_deny_change"
         )
         assert (await balance_of(engine, RESTAURANT)).available_minor == 2 * IN_A_MINOR
@@ -243,13 +252,17 @@ async def books_with_a_wrong_snapshot(database: Database) -> AsyncIterator[Async
     ],
 )
 async def test_a_stay_is_of_one_place(database: Database, change: str) -> None:
-    """Another cluster (as pg_upgrade makes one, with the same OIDs and numbers), another table, another file: a new stay."""
+    """A new stay for another cluster, another table or another file.
+
+    pg_upgrade, for one, makes another cluster with the same OIDs and numbers.
+    """
     async with (
         books_with_a_wrong_snapshot(database) as engine,
         superuser(database.migration_url) as connection,
     ):
         await connection.execute(
-            f"ALTER TABLE ledger_stays DISABLE TRIGGER ledger_stays_deny_change; UPDATE ledger_stays SET {change};"
+            "ALTER TABLE ledger_stays DISABLE TRIGGER ledger_stays_deny_change; UPDATE"
+            f" ledger_stays SET {change};"
             "ALTER TABLE ledger_stays ENABLE ALWAYS TRIGGER ledger_stays_deny_change"
         )
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
@@ -281,7 +294,7 @@ async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: D
     [
         # What a dump of the data, COPY and logical replication do: the same row, in the same place.
         ("COPIED", False),
-        # What only looks as if it made new rows.
+        # Statements that only seem to make new rows.
         ("VACUUM (FREEZE) balance_snapshots", True),
         ("VACUUM (FULL, FREEZE) balance_snapshots", True),
         ("CLUSTER balance_snapshots USING balance_snapshots_pkey", True),
@@ -291,8 +304,11 @@ async def test_a_copy_of_the_database_begins_a_stay(server_url: str, database: D
 async def test_snapshot_counts_where_it_was_written(
     database: Database, change: str, is_believed: bool
 ) -> None:
-    """A promoted standby and the primary that it left have the same stay: a snapshot of the one that comes to
-    the other as a row is not believed there. Whatever keeps the files' rows keeps it."""
+    """A promoted standby and the primary that it left have the same stay.
+
+    A snapshot of one that comes to the other as a row is not used there. Whatever keeps the rows of
+    the files keeps the snapshot.
+    """
     async with (
         books_with_a_wrong_snapshot(database) as engine,
         superuser(database.migration_url) as connection,
@@ -306,7 +322,8 @@ async def test_snapshot_counts_where_it_was_written(
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR * (
             1 + is_believed
         )
-        # The same place in the order of snapshots is taken: nothing is made before something new is booked.
+        # The place in the order of snapshots is taken: none is taken before something new is
+        # booked.
         await book(engine, charge(RESTAURANT, BACK_IN_A_MINOR, datetime.now(UTC) - PAST))
         if not is_believed:
             assert await take_snapshots(engine) == 1
@@ -317,8 +334,11 @@ async def test_snapshot_counts_where_it_was_written(
 USABLE_MARKS = "SELECT count(*) FROM statement_marks WHERE xmin = written_txid::xid"
 
 
-async def test_marks_of_before_are_made_again(database: Database) -> None:
-    """Those of before revision 0020 do not count, and have the keys of those that would: a migration removes them."""
+async def test_marks_of_earlier_revisions_are_made_again(database: Database) -> None:
+    """Marks from before revision 0020 do not count, but have the keys of those that would.
+
+    A migration removes them.
+    """
     async with engine_on(database.url) as engine:
         await begin_stay_if_moved(engine)
         for _ in range(9):
@@ -340,12 +360,16 @@ async def test_marks_of_before_are_made_again(database: Database) -> None:
     "stay_id", ["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
 )
 async def test_two_stays_of_one_number_are_none(database: Database, stay_id: str) -> None:
-    """A server ran here before the rows of the books had all come: which of the two stays is later cannot be
-    told, and a snapshot of here may lack what came after it. A new stay begins, whichever id is the greater."""
+    """A server ran here before all rows of the books had arrived.
+
+    Which of the two stays is later is unknown, and a snapshot of this place may lack what came
+    after it. A new stay begins, whichever id is the greater.
+    """
     async with books_with_a_wrong_snapshot(database) as engine:
         await query(
             database.migration_url,
-            "INSERT INTO ledger_stays (number, stay_id, system_identifier, entries_oid, entries_file)"
+            "INSERT INTO ledger_stays (number, stay_id, system_identifier, entries_oid,"
+            " entries_file)"
             f" VALUES (1, '{stay_id}', 1, 1, 'base/1/1')",
         )
         assert (await balance_of(engine, RESTAURANT)).available_minor == IN_A_MINOR
@@ -374,7 +398,7 @@ async def test_servers_that_start_at_once_begin_one_stay(database: Database) -> 
 
 
 async def test_sessions_without_the_identifier_see_the_same_stay(database: Database) -> None:
-    """psql, which the audit may be run with, is told no cluster: it looks the cluster up."""
+    """psql, with which the audit may be run, has no identifier set: it looks the cluster up."""
     async with engine_on(database.url) as engine, autocommit(engine) as connection:
         assert await connection.fetchval(BEGIN_STAY) == 1
         stay_id = await connection.fetchval(f"SELECT {STAY}")
@@ -383,8 +407,10 @@ async def test_sessions_without_the_identifier_see_the_same_stay(database: Datab
 
 
 async def test_seals_of_servers_that_know_no_stay_end_with_it(database: Database) -> None:
-    """A server of the revision before seals beside ours, and tells no stay: no epoch begins for that,
-    but one does once the books have been elsewhere."""
+    """A server of an earlier revision seals too, and writes no stay.
+
+    No epoch begins for that, but one does once the books have been elsewhere.
+    """
     forget_stays = (
         "ALTER TABLE ledger_seals DISABLE TRIGGER ledger_seals_deny_change;"
         "UPDATE ledger_seals SET stay_id = DEFAULT;"
