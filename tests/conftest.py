@@ -42,8 +42,8 @@ TEMPLATE = f"ledger_template_{os.getpid()}"
 SERVER_PARAMETERS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
 # As long as a test of today's payouts may take.
 MIDNIGHT_MARGIN_SECONDS = 60
-# The seed of all random tests of a run.
-SEED_VARIABLE = "LEDGER_TEST_SEED"
+# The seed of all random tests of a run. No setting, or commands that tests run would load them all.
+SEED_VARIABLE = "TEST_SEED"
 
 
 # What `make test-fast` leaves out: every test with this fixture, which all fixtures that start a
@@ -90,7 +90,7 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """The seed of a random test: new in each run, and the same under one LEDGER_TEST_SEED."""
+    """The seed of a random test: new in each run, and the same under one TEST_SEED."""
     run_seed = os.environ[SEED_VARIABLE]
     print(f"repeat with {SEED_VARIABLE}={run_seed}")  # noqa: T201
     return zlib.crc32(f"{run_seed}/{request.node.name}".encode())
