@@ -22,7 +22,7 @@ def example() -> dict[str, str]:
 
 
 def test_example_names_every_setting_once_and_no_other() -> None:
-    """Who reads the example has read all there is to set."""
+    """The example is the complete list of settings."""
     names = [
         line.partition("=")[0]
         for line in EXAMPLE.read_text().splitlines()
@@ -73,12 +73,13 @@ def test_example_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql://u@/d?host=h1:6000&host=h2", f"{DRIVER}u@/d?host=h1%2Ch2&port=6000%2C5432"),
         (
             "postgresql://u@h1,h2/d?target_session_attrs=any&connect_timeout=3",
-            f"{DRIVER}u@/d?connect_timeout=3&host=h1%2Ch2&port=5432%2C5432&target_session_attrs=any",
+            f"{DRIVER}u@/d?connect_timeout=3&host=h1%2Ch2&port=5432%2C5432"
+            "&target_session_attrs=any",
         ),
     ],
 )
 def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> None:
-    """Whatever people have at hand becomes a URL of the driver, its password kept."""
+    """It becomes a URL of the driver, which keeps the password."""
     assert Settings(_env_file=None, database_url=given).database_url == used
 
 
@@ -120,7 +121,7 @@ def test_database_url_is_taken_in_the_usual_spellings(given: str, used: str) -> 
     ],
 )
 def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """A value that means nothing stops the start; it is never replaced by a default."""
+    """An invalid value stops the start. No default replaces it."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError) as raised:
         Settings(_env_file=None)
@@ -143,7 +144,7 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, valu
     ],
 )
 def test_database_url_is_shown_as_it_was_written(given: str, shown: str) -> None:
-    """With all of its hosts, and without its password."""
+    """With all hosts, and without the password."""
     assert shown_url(Settings(_env_file=None, database_url=given).database_url) == shown
 
 

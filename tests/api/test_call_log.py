@@ -1,4 +1,4 @@
-"""The call log: a row for each call that writes, with who made it, whatever became of it."""
+"""The call log: a row for each call that writes, with its caller and how it ended."""
 
 import asyncio
 import os
@@ -26,7 +26,9 @@ from ledger.errors import DatabaseUnavailable, DataRejected
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
-SELECT_CALLS = "SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id"
+SELECT_CALLS = """
+SELECT identity, credential, method, request_id, what, outcome FROM audit_log ORDER BY audit_id
+"""
 DEADLINE_SECONDS = 60.0
 
 
@@ -47,7 +49,7 @@ def by(token: str, request_id: str = "call_1") -> Any:
 
 
 async def calls_of(ledger: RunningLedger, count: int) -> list[tuple[Any, ...]]:
-    """The rows of the log, once there are so many."""
+    """The rows of the log, once it has `count` of them."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             rows = await ledger.query(SELECT_CALLS)
@@ -64,7 +66,7 @@ async def code_of_call(call: Any) -> grpc.StatusCode:
 
 
 async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -> None:
-    """With who made them, what they were about, and how they ended; not those that only ask, and not those of nobody."""
+    """With caller, subject and outcome. Reads are not recorded, nor calls without credentials."""
     events = [event_message(restaurant_id=unique("res")) for _ in range(3)]
     as_of = date_pb2.Date(year=2026, month=1, day=31)
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
@@ -155,15 +157,18 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
 
 @pytest.mark.parametrize("recorded", [None, False, True])
 async def test_setting_decides_what_is_recorded(database: Database, recorded: bool | None) -> None:
-    """Where nobody is asked who they are: nothing, unless it is wanted; then the address is all there is to say."""
+    """Without authentication nothing is recorded, unless it is set; then the address is."""
     async with running_ledger(database, audit_log=recorded) as ledger:
         await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="res_1"))
         rows = await ledger.query(SELECT_CALLS)
     assert [(row[0], row[1], row[5]) for row in rows] == ([("", "none", "OK")] if recorded else [])
 
 
-async def test_refusals_for_want_of_a_scope_are_summed_up(database: Database, tokens: Path) -> None:
-    """A row for the first of a caller and a method, and one with the number of the others; for each event as for each method."""
+async def test_refusals_of_a_scope_are_summed_up(database: Database, tokens: Path) -> None:
+    """A row for the first of a caller and method, and one with the number of the others.
+
+    The same holds for events that need another scope.
+    """
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         run = ledger_pb2.RunPayoutsRequest(currency="PEN")
         for number in range(30):
@@ -184,7 +189,7 @@ async def test_refusals_for_want_of_a_scope_are_summed_up(database: Database, to
         ("bank", "RunPayouts", "call_0", None),
         ("bank", "IngestEvent", "call_1", None),
     ]
-    # In one row each, or in more if it took long.
+    # In one row each, or in more if the calls took long.
     for identity, method in (
         ("gateway", "RunPayouts"),
         ("bank", "RunPayouts"),
@@ -208,7 +213,7 @@ async def test_stop_writes_what_waits(database: Database, tokens: Path) -> None:
 async def test_killed_server_leaves_rows_of_its_open_streams(
     database: Database, tokens: Path, tmp_path: Path
 ) -> None:
-    """Whoever had a stream open is in the log, and all but the last thousand events that were acknowledged are counted."""
+    """They name its callers, and count all but the last thousand acknowledged events."""
     async with (
         server_process(database, tmp_path / "server.log", auth_tokens_file=str(tokens)) as server,
         aio.insecure_channel(server.address) as channel,
@@ -233,10 +238,10 @@ async def test_killed_server_leaves_rows_of_its_open_streams(
     assert counts[-1] >= 2500 - STREAM_ROW_EVENTS
 
 
-async def test_stream_that_rests_is_counted_all_the_same(
+async def test_stream_that_rests_is_counted(
     database: Database, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some time after an acknowledgement there is a row of it, though nothing else comes; once, and then there is rest."""
+    """An acknowledgement gets a row some time later, though nothing else comes; and only one."""
     monkeypatch.setattr("ledger.api.access.gate.STREAM_ROW_SECONDS", 0.01)
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         stream = ledger.stub.StreamEvents(metadata=by("one"))
@@ -256,7 +261,7 @@ async def test_stream_that_rests_is_counted_all_the_same(
 
 
 async def test_stream_does_not_open_without_its_record(database: Database, tokens: Path) -> None:
-    """Nothing is booked for somebody of whom there is no row."""
+    """Nothing is booked for a caller without a row."""
     event = event_message()
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
         await ledger.query("ALTER TABLE audit_log RENAME TO audit_log_away")
@@ -272,7 +277,7 @@ async def test_stream_does_not_open_without_its_record(database: Database, token
 async def test_payout_run_is_not_answered_without_its_record(
     database: Database, tokens: Path
 ) -> None:
-    """The call fails if the log cannot be written; repeated, it is the same run."""
+    """The call fails if the log cannot be written. A repeat gets the same run."""
     run = ledger_pb2.RunPayoutsRequest(
         currency="PEN", as_of=date_pb2.Date(year=2026, month=1, day=31)
     )
@@ -293,7 +298,7 @@ async def test_payout_run_is_not_answered_without_its_record(
 
 
 class FlakyTable:
-    """Keeps calls in memory; raises what a test has put into `failures`, one each, and refuses calls of `poison`."""
+    """Keeps calls in memory. Raises the errors in `failures`, one each, and refuses "poison"."""
 
     def __init__(self) -> None:
         self.rows: dict[Any, RecordedCall] = {}
@@ -335,7 +340,7 @@ def log(table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch)
 async def test_database_that_is_away_loses_no_call(
     log: CallLog, table: FlakyTable, failures: list[str]
 ) -> None:
-    """They wait, and are written in one group when it is back."""
+    """Calls wait, and are written in one group when it is back."""
     table.failures = [DatabaseUnavailable(), RuntimeError("defect")]
     log.start()
     for _ in range(10):
@@ -351,7 +356,7 @@ async def test_database_that_is_away_loses_no_call(
 async def test_call_that_the_database_refuses_holds_up_no_other(
     log: CallLog, table: FlakyTable, failures: list[str]
 ) -> None:
-    """It is told, and left out."""
+    """It is logged and dropped."""
     log.start()
     for identity in ("a", "poison", "b", "c"):
         log.record(recorded_call(identity))
@@ -363,7 +368,7 @@ async def test_call_that_the_database_refuses_holds_up_no_other(
 async def test_lost_calls_leave_a_row(
     log: CallLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When more wait than there is room for, the log itself says how many are missing; nobody was held up."""
+    """A row of the log says how many calls found no room. No caller waited."""
     monkeypatch.setattr(module, "WAITING_CALLS_MAX", 5)
     with capture_logs() as lines:
         for _ in range(8):
@@ -385,7 +390,7 @@ async def test_lost_calls_leave_a_row(
 async def test_stop_does_not_wait_for_ever(
     log: CallLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And says how many calls it takes with it."""
+    """And logs how many calls are lost."""
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
     table.open.clear()
     log.start()
@@ -398,7 +403,7 @@ async def test_stop_does_not_wait_for_ever(
 
 
 async def test_writing_again_adds_no_second_row(database: Database) -> None:
-    """Whoever does not know whether it was written writes it again."""
+    """So a retry after a lost answer is safe."""
     async with running_ledger(database) as ledger:
         table = PostgresCallLog(ledger.engine)
         calls = [recorded_call() for _ in range(3)]

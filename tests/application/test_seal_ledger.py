@@ -167,7 +167,7 @@ class FakeSealedBooks:
         return True
 
     def sealed(self) -> list[int]:
-        """The numbers of the sealed transactions, each as often as it was sealed, in the order of sealing."""
+        """The numbers of the sealed transactions in the order of sealing, with repeats."""
         sealed_ids = [
             row.transaction_id
             for seal in self.seals
@@ -194,7 +194,7 @@ def rows_of(seals: Iterable[Seal]) -> list[int]:
 
 
 async def test_only_what_is_below_the_horizon_is_sealed() -> None:
-    """And the rest once the horizon has moved; nothing twice, and no seal of nothing."""
+    """And the rest once the horizon has moved. Nothing is sealed twice, and no seal is empty."""
     books = FakeSealedBooks({5: 2, 6: 3, 8: 1}, horizon_txid=7)
     await seal_all(books)
     assert (books.sealed(), rows_of(books.seals)) == ([5, 6], [5])
@@ -225,7 +225,7 @@ async def test_what_one_database_transaction_wrote_is_not_divided() -> None:
 
 
 async def test_large_transaction_that_was_restored_is_sealed_once() -> None:
-    """Too, and not again when the cluster gets to its number."""
+    """And not again when the cluster reaches its number."""
     large = 2 * READ_ROWS_MAX
     books = FakeSealedBooks({5: 2, 900: large}, horizon_txid=10, next_txid=20)
     await seal_all(books)
@@ -238,7 +238,7 @@ async def test_large_transaction_that_was_restored_is_sealed_once() -> None:
 async def test_transaction_that_no_seal_can_keep_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before it takes all the memory there is; and everything before it is sealed."""
+    """Before it takes all memory. Everything before it is sealed."""
     monkeypatch.setattr(seal_ledger, "ROW_DIGESTS_BYTES_MAX", 7 * READ_ROWS_MAX)
     books = FakeSealedBooks({5: 2, 900: 2 * READ_ROWS_MAX, 901: 1}, horizon_txid=1000)
     with pytest.raises(TransactionTooLarge, match="transaction 900"):
@@ -247,7 +247,7 @@ async def test_transaction_that_no_seal_can_keep_is_refused(
 
 
 async def test_large_transaction_is_sealed_in_parts() -> None:
-    """By transaction id, each part in an epoch of its own, once; then everything is looked at once more."""
+    """By transaction id, each part once and in a separate epoch; then all is looked at again."""
     books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
     for _ in range(7):
         books.add({900: READ_ROWS_MAX // 2})
@@ -270,7 +270,7 @@ async def test_large_transaction_is_sealed_in_parts() -> None:
 
 @pytest.mark.parametrize("seals_before", [0, 1, 3, 100])
 async def test_large_transaction_is_passed_once_it_is_sealed_elsewhere(seals_before: int) -> None:
-    """Its parts were sealed, some or all, where the books were before: here the rest is, and what comes after it."""
+    """An earlier cluster sealed some or all parts: this one seals the rest and what follows."""
     books = FakeSealedBooks({5: 2, 901: 1}, horizon_txid=1000)
     for _ in range(7):
         books.add({900: READ_ROWS_MAX // 2})
@@ -298,8 +298,9 @@ async def test_far_numbers_are_reached_in_few_reads() -> None:
 
 
 async def test_restored_rows_are_sealed_once_whatever_their_numbers() -> None:
-    """Restored into a younger cluster: rows ahead of its numbers at once, rows behind them too, new rows with numbers that sealed
-    ones have as well."""
+    """In a younger cluster: rows with numbers above its own at once, and rows with numbers below;
+    and new rows with numbers that sealed rows have.
+    """
     books = FakeSealedBooks({5: 2, 900: 2, 901: 2}, horizon_txid=901)
     await seal_all(books)
     assert books.sealed() == [5, 900]
@@ -321,7 +322,7 @@ async def test_restored_rows_are_sealed_once_whatever_their_numbers() -> None:
 
 
 async def test_restored_rows_that_were_sealed_are_not_read_again() -> None:
-    """A seal of nothing remembers that a range was looked at."""
+    """An empty seal records that a range was looked at."""
     books = FakeSealedBooks(dict.fromkeys(range(100, 200), 2), horizon_txid=300)
     await seal_all(books)
     books.system_identifier, books.stay_id, books.horizon_txid = 2, UUID(int=2), 5000
@@ -332,7 +333,7 @@ async def test_restored_rows_that_were_sealed_are_not_read_again() -> None:
 
 
 async def test_the_slower_of_two_sealers_adds_nothing() -> None:
-    """It says so, and goes on from the other's seal the next time."""
+    """It returns False, and goes on from the other's seal the next time."""
     books = FakeSealedBooks({5: 2}, horizon_txid=10)
     stale = await books.position()
     await seal_all(books)
@@ -348,8 +349,9 @@ async def test_the_slower_of_two_sealers_adds_nothing() -> None:
 
 
 async def test_several_reads_at_once_seal_the_same_rows() -> None:
-    """Each row once and in order, with empty ranges and with a transaction between them that is too large for one read; in fewer
-    turns."""
+    """Each row once and in order, in fewer turns. Between them are empty ranges and a
+    transaction that is too large for one read.
+    """
     rows = {txid: 3 for txid in range(1000, 30_000) if txid % 9000 < 8000} | {
         25_000: 2 * READ_ROWS_MAX
     }
@@ -367,7 +369,7 @@ async def test_several_reads_at_once_seal_the_same_rows() -> None:
 
 
 async def test_lag_is_the_age_of_the_oldest_row() -> None:
-    """Of rows that wait to be sealed, and of rows that are not final; none when all that was begun is sealed."""
+    """Both of rows that wait for a seal and of rows that are not final; 0 when all are sealed."""
     books = FakeSealedBooks({5: 2, 6: 2}, horizon_txid=6, next_txid=7)
     books.recorded_at = NOW - timedelta(minutes=3)
     sealer = LedgerSealer(books)
@@ -403,15 +405,15 @@ async def test_lag_is_the_age_of_the_oldest_row() -> None:
 def test_sealer_takes_more_of_the_database_the_further_it_is_behind(
     behind_seconds: float, rests: float, rests_while_busy: float, reads: int
 ) -> None:
-    """It rests less, then not at all, then reads on several connections; up to a bound."""
+    """It rests less, then not at all, then reads in several sessions, up to a bound."""
     assert rest_ratio(behind_seconds, is_busy=False) == pytest.approx(rests)
     assert rest_ratio(behind_seconds, is_busy=True) == pytest.approx(rests_while_busy)
     assert reads_at_once(behind_seconds, READS_AT_ONCE_MAX) == reads
     assert reads_at_once(behind_seconds, 1) == 1
 
 
-async def test_worker_tells_how_far_it_is_behind() -> None:
-    """All lags as they are; an alarm for one that is long, once for a while."""
+async def test_worker_reports_how_far_it_is_behind() -> None:
+    """Every lag, and for a long one an alarm, which does not come again at once."""
     books = FakeSealedBooks(dict.fromkeys(range(100, 9000), 3), horizon_txid=10_000)
     books.recorded_at = NOW - timedelta(hours=1)
     lags: list[SealLag] = []
@@ -427,7 +429,7 @@ async def test_worker_tells_how_far_it_is_behind() -> None:
     )
     worker.start()
     async with asyncio.timeout(60):
-        while not lags or lags[-1].seconds > 0:  # noqa: ASYNC110  # the worker tells nobody else
+        while not lags or lags[-1].seconds > 0:  # noqa: ASYNC110  # only `lags` shows it
             await asyncio.sleep(0.001)
     await worker.stop()
     assert [lag.seconds for lag in alarms] == [3600]

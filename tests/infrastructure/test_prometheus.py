@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics that Prometheus reads."""
 
 import socket
 import urllib.request
@@ -19,7 +19,7 @@ from ledger.infrastructure.prometheus import (
 )
 from ledger.zones import zone_table_version
 
-# The library reads there what it tells of processes.
+# The library reads the metrics of processes there.
 needs_proc = pytest.mark.skipif(
     not Path("/proc/1/stat").exists(), reason="this system has no /proc"
 )
@@ -28,7 +28,7 @@ INGEST = "/ledger.v1.LedgerService/IngestEvent"
 
 
 def samples_of(registry: CollectorRegistry) -> dict[str, float]:
-    """What its page tells: values by names with labels."""
+    """The values on its page, by names with labels."""
     with (
         MetricsPage("127.0.0.1:0", registry) as page,
         urllib.request.urlopen(f"http://{page.address}/metrics", timeout=30) as answer,
@@ -44,7 +44,7 @@ def samples_of(registry: CollectorRegistry) -> dict[str, float]:
 
 
 @needs_proc
-def test_calls_are_told_by_method_and_status() -> None:
+def test_calls_are_counted_by_method_and_status() -> None:
     """Counts, times in buckets, and what is under way."""
     registry = own_registry()
     calls = PrometheusCallMetrics(registry)
@@ -71,26 +71,29 @@ def test_calls_are_told_by_method_and_status() -> None:
     assert samples["process_cpu_seconds_total"] > 0
 
 
-def test_calls_refused_under_load_are_shown_by_reason() -> None:
-    """Every reason that the frame around calls gives, with 0 as soon as the method is called: else rates miss the first ones."""
+def test_refused_calls_are_counted_by_reason() -> None:
+    """Each reason begins with 0 at the first call of a method: else rates miss its first count."""
     registry = CollectorRegistry()
     calls = PrometheusCallMetrics(registry)
     calls.started(INGEST)
-    series = "ledger_calls_turned_away_total grpc_method=IngestEvent grpc_service=ledger.v1.LedgerService reason="
-    told = {
+    series = (
+        "ledger_calls_turned_away_total grpc_method=IngestEvent "
+        "grpc_service=ledger.v1.LedgerService reason="
+    )
+    shown = {
         name.removeprefix(series): value
         for name, value in samples_of(registry).items()
         if name.startswith(series)
     }
-    assert told == dict.fromkeys(REASONS_OF_OVERLOAD.values(), 0)
-    for refused, reason in enumerate(told, 1):
+    assert shown == dict.fromkeys(REASONS_OF_OVERLOAD.values(), 0)
+    for refused, reason in enumerate(shown, 1):
         for _ in range(refused):
             calls.refused_under_load(INGEST, reason)
     samples = samples_of(registry)
-    assert [samples[series + reason] for reason in told] == [1, 2, 3]
+    assert [samples[series + reason] for reason in shown] == [1, 2, 3]
 
 
-def test_work_is_told() -> None:
+def test_work_is_counted() -> None:
     """Every instrument of the work behind the calls."""
     registry = CollectorRegistry()
     work = PrometheusLedgerMetrics(registry)
@@ -141,8 +144,8 @@ def test_page_is_served_over_ipv6() -> None:
 
 
 @needs_proc
-def test_worker_that_ended_is_told_no_more(tmp_path: Path) -> None:
-    """But that it ended is."""
+def test_worker_that_ended_is_shown_no_more(tmp_path: Path) -> None:
+    """But its end is counted."""
     metrics = SummedMetrics(tmp_path)
     metrics.started("1", 1)
     assert samples_of(metrics.registry)["process_start_time_seconds worker=1"] > 0

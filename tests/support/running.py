@@ -1,4 +1,4 @@
-"""Databases and servers for tests: real ones."""
+"""Real databases and servers for tests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 @dataclass(frozen=True, slots=True)
 class RunningLedger:
-    """A server in this process on a database, with a client of it."""
+    """A server in this process on a database, with a client."""
 
     address: str
     channel: aio.Channel
@@ -38,7 +38,7 @@ class RunningLedger:
     has_ended: asyncio.Event
 
     async def ingest(self, *events: ledger_pb2.ProcessorEvent) -> list[ledger_pb2.IngestResult]:
-        """Sends events as one batch; the results in their order."""
+        """Sends events as one batch. Returns the results in the order of the events."""
         response = await self.stub.BatchIngestEvents(
             ledger_pb2.BatchIngestEventsRequest(events=events)
         )
@@ -53,7 +53,7 @@ class RunningLedger:
         )
 
     async def query(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a statement, run as the superuser; also after the server has ended."""
+        """The rows of an SQL statement run as superuser, also after the server has ended."""
         if self.has_ended.is_set():
             return await query(self.database.migration_url, statement, **parameters)
         return await _rows(self.superuser, statement, **parameters)
@@ -137,7 +137,7 @@ async def _rows(engine: AsyncEngine, statement: str, **parameters: Any) -> list[
 
 
 async def execute_alone(url: str, statement: str) -> None:
-    """Runs a statement that PostgreSQL refuses inside a transaction block."""
+    """Runs an SQL statement that PostgreSQL refuses inside a transaction block."""
     async with _engine(url).execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.execute(text(statement))
 
