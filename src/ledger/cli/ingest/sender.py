@@ -180,8 +180,8 @@ class EventSender:
         """Books all batches in order, and returns when all events have results.
 
         After a broken stream, sends again what was not answered; events that were booked already
-        are duplicates then. Raises grpc.RpcError if the server refuses the stream or cannot be reached
-        for too long, CommandFailure if it is silent.
+        are duplicates then. Raises grpc.RpcError if the server refuses the stream or cannot be
+        reached for too long, CommandFailure if it is silent.
         """
         try:
             for batch in batches:
