@@ -1,4 +1,7 @@
-"""Commands read settings from the environment and from `.env`: tests see neither the developer's nor each other's."""
+"""Hides the developer's settings from the tests, and those of one test from the others.
+
+Commands read settings from the environment and from `.env`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

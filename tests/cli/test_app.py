@@ -30,7 +30,7 @@ def command_of(leaf: Leaf) -> click.Command:
     return found
 
 
-async def test_id_that_looks_like_an_option_is_told_where_it_stands() -> None:
+async def test_id_that_looks_like_an_option_gets_a_hint() -> None:
     """Ids may begin with a hyphen."""
     outcome = await run_command("balance", "-dash", "PEN")
     assert outcome.status == ExitStatus.USAGE
@@ -41,7 +41,7 @@ async def test_id_that_looks_like_an_option_is_told_where_it_stands() -> None:
     assert "after --" not in (await run_command("balance", "res_1", "PEN", "--nowhere")).stderr
 
 
-async def test_missing_value_is_told_with_those_to_choose_from_on_one_line() -> None:
+async def test_missing_value_is_reported_with_its_choices_on_one_line() -> None:
     """Not with the library's line ends and tabs, which are shown as their escapes."""
     outcome = await run_command("completion")
     assert outcome.status == ExitStatus.USAGE
@@ -111,7 +111,7 @@ async def test_each_command_has_help_that_fits_a_terminal(path: tuple[str, ...])
     ("path", "leaf"), [(path, leaf) for path, leaf in EVERY if not leaf.hidden], ids=str
 )
 def test_options_have_one_grammar(path: tuple[str, ...], leaf: Leaf) -> None:
-    """The same name is the same kind of value everywhere, and every shown option says what it does."""
+    """One name takes one kind of value everywhere, and every shown option has a help text."""
     for option in command_of(leaf).params:
         if isinstance(option, click.Option) and not option.hidden:
             assert option.help
@@ -209,7 +209,7 @@ async def test_address_stands_before_a_command_or_after_it(
 
 
 async def test_url_is_no_address() -> None:
-    """Status 2, and not as if nobody answered there."""
+    """Status 2, not the status of a missing response."""
     outcome = await run_command("balance", "res_1", "PEN", "--address", "http://127.0.0.1:50051")
     assert outcome.status == ExitStatus.USAGE
     assert (
@@ -274,7 +274,7 @@ async def test_unknown_words_are_usage_errors(arguments: tuple[str, ...]) -> Non
     assert (await run_command(*arguments)).status == ExitStatus.USAGE
 
 
-async def test_bad_settings_are_told_by_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bad_settings_are_reported_by_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 2 and the variable's name, never a traceback."""
     monkeypatch.setenv("LEDGER_LOG_FORMAT", "xml")
     for arguments in (
@@ -292,15 +292,15 @@ async def test_bad_settings_are_told_by_every_command(monkeypatch: pytest.Monkey
 
 
 def _defect(_: object) -> None:
-    raise KeyError("nobody thought of this")
+    raise KeyError("an unexpected case")
 
 
-async def test_defect_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_defect_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with a traceback, but with the way to get one."""
     monkeypatch.setattr(balance, "load_client_settings", _defect)
     outcome = await run_command("balance", "res_1", "PEN")
     assert outcome.status == ExitStatus.REFUSED
-    assert outcome.stderr.splitlines()[0] == "error: unexpected KeyError: 'nobody thought of this'"
+    assert outcome.stderr.splitlines()[0] == "error: unexpected KeyError: 'an unexpected case'"
     assert "Traceback" not in outcome.stdout + outcome.stderr
 
 
@@ -314,7 +314,7 @@ def test_interruption_has_the_status_of_shells(monkeypatch: pytest.MonkeyPatch) 
     assert run(["balance", "res_1", "PEN"]) == ExitStatus.INTERRUPTED
 
 
-async def test_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_missing_extra_is_reported_in_one_line(tmp_path: Path) -> None:
     """What to install, and status 1."""
     missing = "click"
     # A package in the way that fails to import as a missing one does.
@@ -333,7 +333,7 @@ async def test_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2])
-async def test_stream_that_is_closed_is_as_good_as_one_that_nobody_reads(stream: int) -> None:
+async def test_closed_standard_stream_does_no_harm(stream: int) -> None:
     """A script may close it; no file that the command opens gets its number."""
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$0" -m ledger settings {stream}>&-', sys.executable),
@@ -349,7 +349,7 @@ async def test_stream_that_is_closed_is_as_good_as_one_that_nobody_reads(stream:
 @pytest.mark.parametrize(
     "arguments", ["settings", "settings --json", "--help", "payouts", "completion bash"]
 )
-async def test_output_that_cannot_be_written_is_told_in_one_line(
+async def test_output_that_cannot_be_written_is_reported_in_one_line(
     arguments: str, at_once: str
 ) -> None:
     """As on a full disk; never as a defect, and with the status of a refusal."""
@@ -376,7 +376,7 @@ async def test_output_that_cannot_be_written_is_told_in_one_line(
 async def test_errors_that_cannot_be_written_leave_the_exit_status(
     arguments: str, status: int, at_once: str
 ) -> None:
-    """Scripts go by it: who is told 1 for 3 does not try again."""
+    """Scripts rely on it: after a 1 instead of a 3 they would not retry."""
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$0" -m ledger {arguments} 2>/dev/full', sys.executable),
         stdout=asyncio.subprocess.PIPE,

@@ -34,7 +34,10 @@ from ledger.v1 import ledger_pb2
 
 TIMEOUT_SECONDS = 120
 RESTAURANTS = 5
-COUNTS = "SELECT (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM audit_log), (SELECT count(*) FROM archived_ranges)"
+COUNTS = (
+    "SELECT (SELECT count(*) FROM payout_run_items), (SELECT count(*) FROM audit_log),"
+    " (SELECT count(*) FROM archived_ranges)"
+)
 ITEMS = (
     "SELECT row_to_json(i)::text FROM payout_run_items AS i ORDER BY payout_run_id, restaurant_id"
 )
@@ -48,8 +51,8 @@ async def old_books(
 ) -> AsyncIterator[tuple[RunningLedger, Path]]:
     """A server on books whose runs and calls are 40 days old, and a directory for archives.
 
-    Two runs have succeeded: the first paid all restaurants but one, the second none. One was canceled before it
-    had looked at anybody.
+    Two runs have succeeded: the first paid all restaurants but one, the second none. A third was
+    canceled before it had considered a restaurant.
     """
     directory = tmp_path / "archives"
     directory.mkdir()
@@ -70,14 +73,16 @@ async def old_books(
             database.migration_url,
             """
             WITH run AS (
-              INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state,
-                                       created_at, finished_at)
-              SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'canceled', 'CANCELED', created_at, finished_at
+              INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor,
+                                       request_id, state, created_at, finished_at)
+              SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'canceled', 'CANCELED',
+                     created_at, finished_at
               FROM payout_runs LIMIT 1
               RETURNING payout_run_id
             )
             INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
-            SELECT payout_run_id, restaurant_id, balance_account_id FROM run CROSS JOIN balance_accounts
+            SELECT payout_run_id, restaurant_id, balance_account_id
+            FROM run CROSS JOIN balance_accounts
             """,
         )
         # The last calls are recorded in the background.
@@ -89,10 +94,10 @@ async def old_books(
 async def until_rows(database: Database, question: str) -> None:
     """Waits until the statement says true."""
 
-    async def told() -> bool:
+    async def shown() -> bool:
         return bool((await query(database.migration_url, question))[0][0])
 
-    await until(told, TIMEOUT_SECONDS)
+    await until(shown, TIMEOUT_SECONDS)
 
 
 async def archive(*arguments: str) -> Outcome:
@@ -157,7 +162,7 @@ async def test_runs_keep_their_totals_and_calls_are_kept(
             )
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         info = error_details_pb2.ErrorInfo()
-        status = rpc_status.from_call(refused.value)  # type: ignore[arg-type]  # it has what the function asks for
+        status = rpc_status.from_call(refused.value)  # type: ignore[arg-type]  # it is a Call too
         assert any(detail.Unpack(info) for detail in status.details)
         (file,) = directory.glob("payout_run_items-*.jsonl.gz")
         assert (info.reason, dict(info.metadata)) == (
@@ -186,10 +191,10 @@ async def test_dry_run_says_what_would_go(old_books: tuple[RunningLedger, Path])
     counts = await ledger.query(COUNTS)
     outcome = await archive(str(directory), "--dry-run", "--json")
     assert (outcome.status, outcome.stderr, list(directory.iterdir())) == (0, "", [])
-    told = {row["kind"]: row for row in map(json.loads, outcome.stdout.splitlines())}
-    assert set(told) == {"payout_run_items", "audit_log", "balance_snapshots", "statement_marks"}
-    assert int(told["payout_run_items"]["rows_count"]) == 3 * RESTAURANTS
-    assert int(told["payout_run_items"]["rows_bytes"]) > 3 * RESTAURANTS * 50
+    shown = {row["kind"]: row for row in map(json.loads, outcome.stdout.splitlines())}
+    assert set(shown) == {"payout_run_items", "audit_log", "balance_snapshots", "statement_marks"}
+    assert int(shown["payout_run_items"]["rows_count"]) == 3 * RESTAURANTS
+    assert int(shown["payout_run_items"]["rows_bytes"]) > 3 * RESTAURANTS * 50
     assert await ledger.query(COUNTS) == counts
     assert (await archive(str(directory), "--dry-run")).status == 0
 
@@ -209,7 +214,7 @@ async def test_only_what_is_asked_for_goes(old_books: tuple[RunningLedger, Path]
 
 
 async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> None:
-    """A run that is under way keeps its items, whatever its age; calls go on being recorded, and none is lost."""
+    """A run under way keeps its items, whatever its age; calls are recorded, and none is lost."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     async with ledger.engine.connect() as connection:
@@ -220,12 +225,15 @@ async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> 
         await ledger.query(
             """
             WITH run AS (
-              INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, created_at)
-              SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'open', created_at FROM payout_runs LIMIT 1
+              INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor,
+                                       request_id, created_at)
+              SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'open', created_at
+              FROM payout_runs LIMIT 1
               RETURNING payout_run_id
             )
             INSERT INTO payout_run_items (payout_run_id, restaurant_id, balance_account_id)
-            SELECT payout_run_id, restaurant_id, balance_account_id FROM run CROSS JOIN balance_accounts
+            SELECT payout_run_id, restaurant_id, balance_account_id
+            FROM run CROSS JOIN balance_accounts
             """
         )
         archiving = asyncio.create_task(archive(str(directory)))
@@ -236,7 +244,10 @@ async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> 
             )
             sent += 1
         assert (await archiving).status == 0
-        open_runs = "SELECT count(*) FROM payout_run_items JOIN payout_runs USING (payout_run_id) WHERE state = 'RUNNING'"
+        open_runs = (
+            "SELECT count(*) FROM payout_run_items JOIN payout_runs USING (payout_run_id)"
+            " WHERE state = 'RUNNING'"
+        )
         assert await ledger.query(open_runs) == [(RESTAURANTS,)]
     assert (lines_in(directory, "payout_run_items"), lines_in(directory, "audit_log")) == (
         items,
@@ -252,13 +263,15 @@ async def test_servers_work_meanwhile(old_books: tuple[RunningLedger, Path]) -> 
 async def test_calls_recorded_late_are_never_removed_unarchived(
     old_books: tuple[RunningLedger, Path],
 ) -> None:
-    """A call of an archived month that was committed afterwards stays, and goes into an archive of its own."""
+    """A call of an archived month that was committed later stays, and gets a separate archive."""
     ledger, directory = old_books
     calls = await rows_of(ledger.database, CALLS)
     assert (await archive(str(directory))).status == 0
     late = (
-        "INSERT INTO audit_log (audit_id, recorded_at, identity, credential, method, request_id, peer, what, outcome)"
-        " SELECT gen_random_uuid(), from_at, '', 'none', 'late', '', '', '{}', 'OK' FROM archived_ranges WHERE kind = 'audit_log'"
+        "INSERT INTO audit_log"
+        " (audit_id, recorded_at, identity, credential, method, request_id, peer, what, outcome)"
+        " SELECT gen_random_uuid(), from_at, '', 'none', 'late', '', '', '{}', 'OK'"
+        " FROM archived_ranges WHERE kind = 'audit_log'"
     )
     await ledger.query(late)
     late_calls = await rows_of(ledger.database, CALLS)
@@ -281,7 +294,7 @@ KILLED = {
 
 
 def killed_at(module: str, name: str, moment: str) -> str:
-    """A program that runs the command, and kills itself before or after the first call of a function."""
+    """A program that runs the command and kills itself before or after a function's first call."""
     return f"""
 import asyncio, importlib, os, signal
 module = importlib.import_module("ledger.infrastructure.{module}")
@@ -308,7 +321,7 @@ setattr(owner, name, killing_later if asyncio.iscoroutinefunction(function) else
 async def test_killed_anywhere_it_is_run_again(
     old_books: tuple[RunningLedger, Path], point: str
 ) -> None:
-    """SIGKILL between any two steps: each row is in its table or in a file, and the next command ends the work."""
+    """SIGKILL between any two steps loses no row, and the next command finishes the work."""
     ledger, directory = old_books
     items, calls = await rows_of(ledger.database, ITEMS), await rows_of(ledger.database, CALLS)
     before = await runs_of(ledger)
@@ -337,7 +350,7 @@ async def test_killed_anywhere_it_is_run_again(
 async def test_unfinished_archive_needs_its_file(
     old_books: tuple[RunningLedger, Path], tmp_path: Path
 ) -> None:
-    """A command that was killed while it removed rows is not ended with another directory, or another file."""
+    """A command killed while removing rows cannot finish with another directory or file."""
     ledger, directory = old_books
     program = killed_at("postgres.archives", "PostgresArchives.remove", "after")
     process = await start_process(
@@ -366,7 +379,7 @@ async def test_unfinished_archive_needs_its_file(
 async def test_directory_that_takes_no_file(
     old_books: tuple[RunningLedger, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not there, no directory, not writable, full: said in a line; nothing is removed, and no file is left."""
+    """Missing, a file, not writable, full: one line; no row is removed, and no file is left."""
     ledger, directory = old_books
     counts = await ledger.query(COUNTS)
     file = directory / "file"
@@ -377,7 +390,7 @@ async def test_directory_that_takes_no_file(
             outcome.status,
             "DIRECTORY must be an existing directory" in outcome.stderr,
         ) == (ExitStatus.USAGE, True)
-    # Nobody may create files there, root included.
+    # Not even root may create files there.
     outcome = await archive("/proc/self")
     assert (outcome.status, "error: cannot write /proc/self/" in outcome.stderr) == (1, True)
     file.unlink()
@@ -448,7 +461,7 @@ async def test_bad_requests_change_nothing(
 
 
 async def test_verify_finds_what_is_damaged(old_books: tuple[RunningLedger, Path]) -> None:
-    """A changed byte, a file cut short, one that is gone, none of ours, a manifest of another file or of nonsense."""
+    """A changed byte; a short, missing or foreign file; a manifest that is wrong or nonsense."""
     _, directory = old_books
     assert (
         await run_command("archive", "verify", str(directory))
@@ -528,45 +541,58 @@ async def test_archive_is_loaded_into_a_table_by_psql(
 async def test_superseded_snapshots_go_and_no_answer_changes(
     old_books: tuple[RunningLedger, Path],
 ) -> None:
-    """Of each account, stay and month the newest snapshot stays, and every mark of the present stay."""
+    """The newest snapshot of each account, stay and month remains, and all marks of this stay."""
     ledger, directory = old_books
     for number in range(3):
         await ledger.ingest(event_message(event_id=f"evt_more_{number}", restaurant_id="res_1"))
         assert await take_snapshots(ledger.engine) >= 1
         assert await make_marks(ledger.engine) >= 1
-    account = "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_1')"
-    snapshots = f"SELECT horizon::text AS number FROM balance_snapshots WHERE {account} ORDER BY last_recorded_at, horizon"
+    account = (
+        "balance_account_id = (SELECT balance_account_id FROM balance_accounts"
+        " WHERE restaurant_id = 'res_1')"
+    )
+    snapshots = (
+        f"SELECT horizon::text AS number FROM balance_snapshots WHERE {account}"
+        " ORDER BY last_recorded_at, horizon"
+    )
     marks = "SELECT count(*), count(DISTINCT stay_id) FROM statement_marks"
     kept = await ledger.query(snapshots)
     assert len(kept) >= 3
     # What was recorded today is of after the date.
     assert (await archive(str(directory))).status == 0
     assert await ledger.query(snapshots) == kept
-    # Written anew, as older ones, and one more that no statement can use yet: its horizon is ahead of this
-    # cluster's numbers, so it supersedes nothing.
-    columns = "entries_count, last_event_at, ledger_accounts, entry_types, total_minors, matured_minors, stay_id"
+    # Copies with older times, and one more that no query can use yet: its horizon is ahead of the
+    # numbers of this cluster, so it supersedes nothing.
+    columns = (
+        "entries_count, last_event_at, ledger_accounts, entry_types, total_minors, matured_minors,"
+        " stay_id"
+    )
     key = "balance_account_id, system_identifier, horizon, taken_at, last_recorded_at"
-    older = "balance_account_id, system_identifier, horizon, taken_at, last_recorded_at - interval '400 days'"
+    older = (
+        "balance_account_id, system_identifier, horizon, taken_at,"
+        " last_recorded_at - interval '400 days'"
+    )
     await ledger.query(
         f"WITH moved AS (DELETE FROM balance_snapshots RETURNING {key}, {columns})"
         f" INSERT INTO balance_snapshots ({key}, {columns}) SELECT {older}, {columns} FROM moved"
     )
     ahead = key.replace("horizon", "'9000000000000'::xid8")
     await ledger.query(
-        f"INSERT INTO balance_snapshots ({key}, {columns}) SELECT {ahead}, {columns} FROM balance_snapshots WHERE {account}"
+        f"INSERT INTO balance_snapshots ({key}, {columns})"
+        f" SELECT {ahead}, {columns} FROM balance_snapshots WHERE {account}"
         " ORDER BY last_recorded_at DESC, balance_snapshots.horizon DESC LIMIT 1"
     )
     before = [await ledger.balance(f"res_{n}") for n in range(RESTAURANTS)]
     marked = await ledger.query(marks)
     outcome = await archive(str(directory), "--kind", "snapshots", "--json")
-    told = {
+    shown = {
         row["kind"]: int(row["rows_removed"])
         for row in map(json.loads, outcome.stdout.splitlines())
     }
     left = await ledger.query(snapshots)
     assert left == [*kept[-1:], ("9000000000000",)]
-    assert told["balance_snapshots"] >= len(kept) - 1
-    assert (told["statement_marks"], await ledger.query(marks)) == (0, marked)
+    assert shown["balance_snapshots"] >= len(kept) - 1
+    assert (shown["statement_marks"], await ledger.query(marks)) == (0, marked)
     for number, told_before in enumerate(before):
         now = await ledger.balance(f"res_{number}")
         assert (now.available_minor, now.pending_minor, now.reserved_minor) == (
@@ -579,7 +605,7 @@ async def test_superseded_snapshots_go_and_no_answer_changes(
 async def test_archived_run_gets_no_items_by_a_downgrade(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Canceled before it came to all its restaurants, it gets no items of them: they could never be archived."""
+    """A run gets no items after its cancellation: they could never be archived."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", database.migration_url)
     monkeypatch.setenv("TZ", "UTC")
@@ -593,15 +619,16 @@ async def test_archived_run_gets_no_items_by_a_downgrade(
         await finished_run(ledger, request_id=unique("run"))
     canceled = """
     WITH run AS (
-      INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id, state, created_at,
-                               finished_at)
-      SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'canceled', 'CANCELED', created_at, finished_at
+      INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor,
+                               request_id, state, created_at, finished_at)
+      SELECT gen_random_uuid(), currency, as_of, cutoff_at, 0, 'canceled', 'CANCELED',
+             created_at, finished_at
       FROM payout_runs
       RETURNING payout_run_id
     ),
     progress AS (
-      INSERT INTO payout_run_progress (payout_run_id, accounts_snapshot, moved_balance_account_id, last_balance_account_id,
-                                       reached_balance_account_id)
+      INSERT INTO payout_run_progress (payout_run_id, accounts_snapshot, moved_balance_account_id,
+                                       last_balance_account_id, reached_balance_account_id)
       SELECT r.payout_run_id, p.accounts_snapshot, 0, p.last_balance_account_id,
              {written}
       FROM run AS r CROSS JOIN payout_run_progress AS p

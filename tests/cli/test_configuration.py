@@ -68,7 +68,8 @@ def test_address_of_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> No
         (
             "DATABASE_URL",
             "postgresql://me:se@cret@host/db",
-            "LEDGER_DATABASE_URL must have %40 for an @ in the password, or no password: then PGPASSWORD is used",
+            "LEDGER_DATABASE_URL must have %40 for an @ in the password, or no password:"
+            " then PGPASSWORD is used",
         ),
     ],
 )
@@ -92,7 +93,7 @@ def test_number_may_have_blanks_around_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All at once, so that nobody has to try again and again."""
+    """All at once, so that one correction is enough."""
     monkeypatch.setenv("LEDGER_MATURITY_DAYS", "x")
     monkeypatch.setenv("LEDGER_LOG_LEVEL", "x")
     with pytest.raises(CommandFailure) as caught:
@@ -107,20 +108,21 @@ def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_number_of_workers_is_told_by_its_option() -> None:
-    """And not by the variable, which nobody set."""
+    """Not by the variable, which is not set."""
     with pytest.raises(CommandFailure, match="--workers must be at least 1") as caught:
         load_settings(workers=0)
     assert caught.value.exit_status is ExitStatus.USAGE
 
 
 def test_bad_file_of_an_option_is_told_by_it(request: pytest.FixtureRequest) -> None:
-    """Options before the name of a command are settings as well, and no shell has expanded one in quotes."""
+    """Options before the name of a command are settings too; shells do not expand ~ in quotes."""
     request.addfinalizer(take_options)
     take_options(client_token_file=Path("~nosuchuser/token"))
     with pytest.raises(CommandFailure) as caught:
         load_settings()
     assert caught.value.lines == (
-        "--token-file must not begin with the home directory of a user who has none (it is '~nosuchuser/token')",
+        "--token-file must not begin with the home directory of a user that has none"
+        " (it is '~nosuchuser/token')",
     )
     assert caught.value.exit_status is ExitStatus.USAGE
 
@@ -142,7 +144,7 @@ def test_bad_file_of_an_option_is_told_by_it(request: pytest.FixtureRequest) -> 
     ],
 )
 def test_unknown_setting_is_found(name: str, value: str, unknown: bool) -> None:
-    """What nothing reads; not what other parts read, nor what Kubernetes adds for a service of that name."""
+    """Names that nothing reads; not names of other parts or the ones that Kubernetes adds."""
     assert unknown_settings({name: value}) == ([name] if unknown else [])
 
 

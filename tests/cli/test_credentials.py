@@ -24,7 +24,7 @@ async def made_token(identity: str, scopes: str, tokens: Path) -> str:
 
 @pytest.fixture
 async def secured(shared_database: Database, tmp_path: Path) -> AsyncIterator[RunningLedger]:
-    """A server with TLS that asks for certificates and takes tokens; the files of its callers are beside its own."""
+    """A server with TLS, client certificates and tokens; all files are in one directory."""
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
     authority.issue(uri("spiffe://test/reader")).write(
@@ -80,7 +80,7 @@ async def test_commands_show_credentials(
 
 
 async def test_commands_without_credentials_do_not_get_in(secured: RunningLedger) -> None:
-    """As if nobody answered; what they may lack is told."""
+    """Reported as no response, with a hint at what may be missing."""
     for options in ((), ("--tls-ca", "ca.pem")):
         outcome = await call(secured, options, LIST)
         assert outcome.status == ExitStatus.UNREACHABLE

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_demo_events.py"
 
 
 def test_file_has_its_shape() -> None:
-    """70 events of 5 restaurants within 30 days, nine in ten in PEN, in the order of time, each with an id of its own."""
+    """70 events of 5 restaurants in 30 days, 90 % in PEN, in order of time, with distinct ids."""
     lines = read_demo_lines()
     assert len(lines) == len({line["event_id"] for line in lines}) == 70
     assert len({line["restaurant_id"] for line in lines}) == 5

@@ -1,4 +1,4 @@
-"""`ledger doctor` tells whether a server can run on the database."""
+"""`ledger doctor` says whether a server can run on the database."""
 
 import json
 
@@ -44,15 +44,15 @@ async def test_what_is_broken_comes_with_its_remedy(configured: Database) -> Non
     await query(configured.migration_url, "REVOKE INSERT ON payout_items FROM ledger_app")
     outcome = await run_command("doctor", "--json")
     assert outcome.status == ExitStatus.REFUSED
-    told = json.loads(outcome.stdout)
-    assert told["broken"] == 1
-    (broken,) = [check for check in told["checks"] if check["status"] == "broken"]
+    shown = json.loads(outcome.stdout)
+    assert shown["broken"] == 1
+    (broken,) = [check for check in shown["checks"] if check["status"] == "broken"]
     assert "INSERT on payout_items" in broken["detail"]
     assert "ledger migrate" in broken["remedy"]
 
 
 async def test_check_that_the_database_refuses_hides_no_other(configured: Database) -> None:
-    """A function that the role may not call is named by the check of privileges, though the check of clocks calls it."""
+    """The check of privileges, not that of clocks, names a function that the role may not call."""
     await query(
         configured.migration_url, "REVOKE EXECUTE ON FUNCTION ledger_now() FROM PUBLIC, ledger_app"
     )
@@ -105,7 +105,7 @@ async def test_role_that_may_not_connect_is_told_what_it_lacks(configured: Datab
 
 
 async def test_check_that_gets_no_answer_in_time_is_a_warning(database: Database) -> None:
-    """What the other checks found is told all the same."""
+    """The results of the other checks are still shown."""
     engine = create_engine(database.url, pool_size=2, lock_timeout_seconds=1)
     locking = create_async_engine(database.migration_url, poolclass=NullPool)
     try:

@@ -24,7 +24,7 @@ from ledger.cli.instants import format_instant, parse_instant
     ],
 )
 def test_instant_with_a_zone_is_read_to_the_nanosecond(text: str, expected: str) -> None:
-    """Whatever the offset, the instant is told in UTC with all its digits."""
+    """For any offset, the instant is shown in UTC with all its digits."""
     assert format_instant(parse_instant(text)) == expected
 
 

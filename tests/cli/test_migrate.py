@@ -1,4 +1,4 @@
-"""`ledger migrate` on databases of its own."""
+"""`ledger migrate`, each test on a separate database."""
 
 import pytest
 from support.commands import run_command
@@ -58,7 +58,7 @@ async def test_unknown_revision_is_told(
 async def test_schema_of_a_later_version_is_told(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database that a later version migrated is left alone: status 1, and both revisions are named."""
+    """A database of a later version is not changed: status 1, and both revisions are named."""
     await query(database.migration_url, "UPDATE alembic_version SET version_num = '9999'")
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.migration_url)
     outcome = await run_command("migrate")

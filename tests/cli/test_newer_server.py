@@ -1,4 +1,4 @@
-"""Commands that call a server which is newer than they are: it sends words and currencies that they do not know."""
+"""Commands that call a newer server, which sends words and currencies that they do not know."""
 
 import csv
 import io
@@ -139,7 +139,7 @@ async def called(newer: tuple[NewerServer, str], *arguments: str) -> Outcome:
 async def test_unknown_words_are_shown_as_their_numbers(
     newer: tuple[NewerServer, str], command: tuple[str, ...], form: tuple[str, ...]
 ) -> None:
-    """And amounts of an unknown currency in minor units, with every digit; status 0, and no traceback."""
+    """Amounts of an unknown currency are shown in minor units, with every digit; status 0."""
     outcome = await called(newer, *command, *form)
     assert (outcome.status, outcome.stderr) == (0, "")
     assert str(AMOUNT_MINOR) in outcome.stdout
@@ -157,7 +157,7 @@ async def test_booked_answer_of_the_bank_is_told_as_booked(newer: tuple[NewerSer
 async def test_balance_after_an_entry_that_cannot_be_told_is_left_out(
     newer: tuple[NewerServer, str],
 ) -> None:
-    """An entry between accounts that the command does not know may have moved the balance either way."""
+    """An entry between unknown accounts may have raised or lowered the balance."""
     outcome = await called(newer, "statement", "res_1", CURRENCY, "--csv")
     rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
     assert [

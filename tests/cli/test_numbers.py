@@ -1,4 +1,4 @@
-"""Numbers and amounts on the command line: what looks like another amount is never taken for one."""
+"""Numbers and amounts on the command line: an ambiguous amount is refused."""
 
 from importlib import import_module
 

@@ -78,7 +78,7 @@ def payouts() -> Table:
 def test_ids_and_amounts_are_whole_at_any_width(
     columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A narrow terminal gets fewer columns, or a block a row; no table is wider than the terminal."""
+    """A narrow terminal gets fewer columns or blocks; no table is wider than the terminal."""
     shown = on_terminal(columns, lambda: print_table(payouts()), monkeypatch)
     for payout_id in PAYOUT_IDS:
         assert payout_id in shown
@@ -212,7 +212,7 @@ def test_output_in_ascii_has_no_character_that_it_lacks(monkeypatch: pytest.Monk
 async def test_hostile_name_is_shown_and_exported_harmlessly(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a server and the books: a formula in CSV, and characters that turn the direction of writing."""
+    """Through a server: a formula in CSV, and characters that change the direction of writing."""
     address = ("--address", ledger.address)
     for restaurant_id, name in (("res_1", HOSTILE), ("res_2", "abc\u202edef")):
         assert (

@@ -1,4 +1,4 @@
-"""`ledger report` on databases of its own."""
+"""`ledger report`, each test on a separate database."""
 
 import csv
 import io
@@ -83,7 +83,7 @@ async def test_every_report_is_printed(
 async def test_dates_are_refused_by_the_clock_of_the_books(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A date in the future, or before there were events, in any zone: status 2, and what is wrong."""
+    """A date in the future or before all events, in any zone: status 2, and the reason."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     monkeypatch.setenv("LEDGER_SETTLEMENT_TIMEZONE", "Asia/Tokyo")
     for date, complaint in (
@@ -129,7 +129,7 @@ async def test_unreachable_database_is_told_without_its_password(
 async def test_sums_are_whole_numbers_in_digits(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL sends a sum of bigint as a numeric with digits to spare, which Python writes as 2.00E+6."""
+    """PostgreSQL sends a sum of bigint as a numeric that Python may write as 2.00E+6."""
     await ledger.ingest(
         event_message(
             restaurant_id="res_a", currency="USD", amount_minor=2_000_000, fee_minor=10_000
@@ -197,13 +197,13 @@ async def test_a_payout_is_one_row(ledger: RunningLedger, monkeypatch: pytest.Mo
 
 async def test_a_machine_without_books_gets_none(enterable_folder: Path) -> None:
     """A report says where it looked, and creates no database there."""
-    # As a process: the embedded server starts from a main thread only, which would hide that one is started.
+    # As a process, since the embedded server starts from a main thread only.
     outcome = await run_process(
         "report", "q1", "PEN", env={"LEDGER_DATA_DIR": str(enterable_folder / "books")}
     )
     assert (outcome.status, outcome.stdout) == (ExitStatus.REFUSED, "")
     assert (
-        outcome.stderr
-        == f"error: there are no books in {enterable_folder}/books: LEDGER_DATA_DIR says where they are\n"
+        outcome.stderr == f"error: there are no books in {enterable_folder}/books:"
+        " LEDGER_DATA_DIR says where they are\n"
     )
     assert not (enterable_folder / "books").exists()

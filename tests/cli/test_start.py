@@ -1,4 +1,4 @@
-"""How a command starts: what it loads, and what Ctrl-C does meanwhile."""
+"""What a command loads at its start, and what Ctrl-C does during that."""
 
 import asyncio
 import json
@@ -34,22 +34,21 @@ HEAVY = (
 LOADED = """
 import json, os, sys
 leave = os._exit
-def tell(status):
+def print_loaded(status):
     os.write(2, json.dumps(sorted(name for name in sys.modules if "." not in name)).encode())
     leave(status)
-os._exit = tell
+os._exit = print_loaded
 from ledger.__main__ import main
 main()
 """
-# Runs a command, and tells whether the interpreter is taken apart after it.
+# Runs a command, and prints whether the interpreter shuts down normally after it.
 TAKEN_APART = """
 import atexit, sys
 atexit.register(lambda: print("taken apart", file=sys.stderr))
 from ledger.__main__ import main
 main()
 """
-# Shows the help of every command, one after the other, and prints what each has loaded of the modules
-# that are named.
+# Shows the help of each command, and prints which of the named modules each has loaded.
 HELPED = """
 import contextlib, io, json, sys
 from ledger.cli.app import COMMANDS, root
@@ -84,11 +83,13 @@ main()
 async def python(
     program: str, *arguments: str, env: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Runs a program, with `env` added to the environment; its status and what it wrote."""
+    """Runs a program without our variables but `env`; returns its status and what it wrote."""
+    # Any variable LEDGER_… that is no setting of a client makes a command check all settings.
+    others = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-c", program, *arguments),
-        env={**os.environ, **(env or {})},
+        env={**others, **(env or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -102,7 +103,7 @@ async def python(
 async def test_a_command_without_books_ends_at_once(
     tmp_path: Path, arguments: tuple[str, ...], is_taken_apart: bool
 ) -> None:
-    """Its output is whole, though; one that has opened a database may have something to clean up."""
+    """With complete output. A command that has opened a database may have to clean up."""
     env = {"LEDGER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
     status, stdout, stderr = await python(TAKEN_APART, *arguments, env=env)
     assert ("taken apart" in stderr) == is_taken_apart
@@ -203,7 +204,7 @@ def test_default_of_a_client_is_that_of_the_settings() -> None:
 
 
 def test_settings_of_a_client_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the file and in the environment, which wins unless it is empty; the command line wins over both."""
+    """A value in the environment beats the file, unless empty; the command line beats both."""
     (tmp_path / ".env").write_text(
         "LEDGER_GRPC_ADDRESS=127.0.0.1:1\nLEDGER_CLIENT_TOKEN_FILE=mine\n"
     )
@@ -239,7 +240,7 @@ def test_settings_of_a_client_are_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("LEDGER_GRPC_ADRESS", "127.0.0.1:1", "LEDGER_GRPC_ADRESS is not a setting"),
     ],
 )
-def test_bad_settings_are_told_to_a_client_too(
+def test_bad_settings_of_a_client_are_reported(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
     """As to every command."""
@@ -266,7 +267,7 @@ def test_bad_settings_are_told_to_a_client_too(
     ],
 )
 def test_address_is_no_url(address: str, is_one: bool) -> None:
-    """gRPC would look up all of it as a name, and find nobody."""
+    """gRPC would look up the whole URL as a name, and not find it."""
     assert is_address(address) is is_one
 
 

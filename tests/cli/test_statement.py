@@ -116,7 +116,7 @@ async def test_csv_is_for_spreadsheets(shared_ledger: RunningLedger) -> None:
 
 
 async def test_json_is_lines(shared_ledger: RunningLedger) -> None:
-    """The statement with its balances, then each entry, with all that the contract tells."""
+    """The statement with its balances, then each entry with all fields of the contract."""
     restaurant_id, charge_id, _ = await booked(shared_ledger)
     arguments = (
         "statement",

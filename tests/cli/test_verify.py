@@ -1,4 +1,4 @@
-"""`ledger verify` on databases of its own."""
+"""`ledger verify`, each test on a separate database."""
 
 import json
 
@@ -41,7 +41,7 @@ async def test_warnings_are_shown_and_pass(
 
 
 async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status 1, and the finding is told to people and to programs."""
+    """Status 1, and the finding is shown to people and to programs."""
     await query(database.migration_url, "ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
     monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
     outcome = await run_command("verify")
@@ -61,7 +61,7 @@ async def test_broken_books_fail(database: Database, monkeypatch: pytest.MonkeyP
 async def test_chain_prints_its_head_for_keeping(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head that the chain holds is found again later; another one fails, to people and to programs."""
+    """A head of the chain is found later; another one fails, for people and for programs."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", ledger.database.url)
     outcome = await run_command("verify", "--chain")
     assert (outcome.status, outcome.stdout.splitlines()[0]) == (0, "nothing is sealed yet")

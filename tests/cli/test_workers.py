@@ -71,7 +71,7 @@ class RunningWorkers:
         ]
 
     async def metrics(self) -> dict[str, float]:
-        """The samples of the metrics page, by name and labels as they are written there, labels in the order of their names."""
+        """The samples of the metrics page by name and labels, with the labels in order."""
         (line,) = self.said("serving metrics")
 
         def read() -> str:
@@ -92,7 +92,7 @@ class RunningWorkers:
         }
 
     async def ended(self) -> int:
-        """Waits for the end of everybody who could write to standard error; the supervisor's exit status."""
+        """Waits until all writers of standard error have ended; returns the supervisor's status."""
         await asyncio.wait_for(self.reading, TIMEOUT_SECONDS)
         return await asyncio.wait_for(self.process.wait(), TIMEOUT_SECONDS)
 
@@ -217,9 +217,9 @@ async def test_json_log_holds_nothing_else(workers: RunningWorkers) -> None:
 
 
 async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:
-    """A further server there fails loudly, alone or with workers of its own, although the workers share the port."""
+    """Another server there fails, alone or with workers, although the workers share the port."""
     with pytest.raises(AddressUnavailable, match=re.escape(workers.address)):
-        service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
+        service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]
         Server(service, address=workers.address, reflect=False, ping=_ping_well)
     with (
         pytest.raises(AddressUnavailable, match=re.escape(workers.address)),
@@ -229,7 +229,7 @@ async def test_address_of_workers_is_taken(workers: RunningWorkers) -> None:
 
 
 async def test_health_address_is_shared_by_the_workers(workers: RunningWorkers) -> None:
-    """Each new connection there meets one of them, and is told that it serves; nobody else can have the address."""
+    """Each new connection reaches a worker that serves; no other process can use the address."""
     request = health_pb2.HealthCheckRequest(service="ledger.v1.LedgerService")
     for _ in range(4):
         async with aio.insecure_channel(
@@ -252,7 +252,7 @@ async def _ping_well() -> None:
 async def test_worker_that_is_killed_is_replaced(
     workers: RunningWorkers, shared_database: Database
 ) -> None:
-    """Calls that meet its end are repeated and booked once; its counts stay in the sum, its calls under way do not."""
+    """Its calls are repeated and booked once; its counts stay in the sum, its open calls do not."""
     restaurant_id = unique("res")
     killed = workers.pids()[1]
     answered = 0
@@ -282,7 +282,10 @@ async def test_worker_that_is_killed_is_replaced(
         what="the new worker serves",
     )
     assert workers.pids()[1] != killed
-    stored = "SELECT count(*), sum(amount_minor) FROM processor_events WHERE restaurant_id = :restaurant_id"
+    stored = (
+        "SELECT count(*), sum(amount_minor) FROM processor_events"
+        " WHERE restaurant_id = :restaurant_id"
+    )
     assert await query(shared_database.migration_url, stored, restaurant_id=restaurant_id) == [
         (sent, sent)
     ]
@@ -319,9 +322,13 @@ async def call_under_way(
             call = asyncio.create_task(
                 ingest_until_answered(stub, event_message(restaurant_id="res_stop"))
             )
-            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            waiting = (
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND datname = current_database()"
+            )
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                while not await query(database.migration_url, waiting):  # noqa: ASYNC110  # the database sends no event
+                # The database sends no event to wait for.
+                while not await query(database.migration_url, waiting):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             yield call
             assert not call.done()
@@ -337,8 +344,8 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def test_stop_lets_calls_end(database: Database) -> None:
-    """SIGTERM: what is under way is answered, even if it comes again; then all end, with status 0."""
-    # Not those of the module: of two processes that run tests, one may get earlier tests of the module after this one.
+    """After SIGTERM, or two, calls under way are answered; then all end, with status 0."""
+    # Not the workers of the module: other tests of the module may run after this one.
     async with workers_on(database) as workers:
         async with call_under_way(workers, database):
             workers.process.send_signal(signal.SIGTERM)
@@ -405,7 +412,7 @@ async def test_supervisor_gives_up_when_no_worker_starts() -> None:
 async def test_program_that_cannot_be_started_is_a_failed_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As one that ends at once: tried again, with a line in the log each time, and given up in the end."""
+    """It is retried with a line in the log each time, and given up in the end."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     supervisor = Supervisor(
         Settings(_env_file=None, workers=2), {}, on_ready=lambda: None, metrics=None
@@ -431,7 +438,7 @@ async def test_program_that_cannot_be_started_is_a_failed_start(
 async def test_machine_that_has_no_room_is_a_failed_start(
     monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:
-    """For a socket or a thread no less than for a process: workers that serve would have to end with the supervisor."""
+    """For a socket, a thread or a process: else the workers that serve would end too."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise error
@@ -508,7 +515,7 @@ async def test_reserved_address_can_be_shared(address: str) -> None:
     if "[" in address and not socket.has_dualstack_ipv6():
         pytest.skip("this system has no IPv6")
     with reserved_address(address) as reserved:
-        service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
+        service = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]
         servers = [
             Server(service, address=reserved, reflect=False, ping=_ping_well, share_port=True)
             for _ in range(2)
@@ -525,7 +532,7 @@ async def test_reserved_address_can_be_shared(address: str) -> None:
 
 
 def test_reserved_address_has_one_port_and_one_owner() -> None:
-    """A free port is chosen once; nobody else can have it until the end."""
+    """A free port is chosen once; no other process can use it until the end."""
     with reserved_address("localhost:0") as address:
         assert re.fullmatch(r"localhost:[1-9][0-9]*", address)
         with pytest.raises(AddressUnavailable, match=address), reserved_address(address):
@@ -551,7 +558,7 @@ def test_socket_file_is_refused() -> None:
 
 
 def test_worker_has_the_settings_of_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every one as it is, but for where it serves and who it is for the database; and nothing else that looks like one."""
+    """Unchanged, except the addresses and the database role; and no other variable like one."""
     monkeypatch.setenv("LEDGER_MIGRATION_DATABASE_URL", "postgresql://owner:secret@h/d")
     monkeypatch.setenv("LEDGER_WORKRES", "3")
     monkeypatch.setenv("OTHER", "kept")

@@ -18,7 +18,7 @@ def left_in(folder: Path) -> list[Path]:
 
 
 async def test_demonstration_shows_that_everything_is_right(enterable_folder: Path) -> None:
-    """Status 0, the sentences, the totals of the file, and nothing left behind; whatever the user's settings are."""
+    """Status 0, all sentences and totals, and no files left, whatever the user's settings are."""
     owed = owed_by_account(read_demo_lines())
     env = {
         "TMPDIR": str(enterable_folder),
@@ -35,7 +35,8 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
         "These payouts go to the bank",
         "The bank says twice that it was paid; that is booked once:",
         "The payout to res_callao failed; 1969.65 PEN of it are available again at once:",
-        "A second run of the same day: 1 payout, 1969.65 PEN in all; 4 restaurants have their payout already.",
+        "A second run of the same day: 1 payout, 1969.65 PEN in all;"
+        " 4 restaurants have their payout already.",
         "payout_reversal",
         "checks, no errors, no warnings.",
         "Everything was right",

@@ -58,14 +58,14 @@ def test_windows_files_are_read() -> None:
 
 
 def test_bad_lines_keep_their_place() -> None:
-    """What is no UTF-8, no JSON or too long is told, and the lines after it are read."""
+    """Lines that are no UTF-8, no JSON or too long are reported, and the next lines are read."""
     too_long = b'{"event_id": "' + b"x" * (3 * LINE_BYTES_MAX) + b'"}\n'
     (batch,) = batches_of(b'{"event_id": "\xff"}\n', b"{\n", too_long, line_of("evt_4"))
     assert [line.number for line in batch.lines] == [1, 2, 3, 4]
-    told = [str(line.content) for line in batch.lines if isinstance(line.content, InvalidLine)]
-    assert told[0] == "is not UTF-8: byte 15"
-    assert told[1].startswith("is not JSON")
-    assert told[2] == f"is longer than {LINE_BYTES_MAX} bytes"
+    reasons = [str(line.content) for line in batch.lines if isinstance(line.content, InvalidLine)]
+    assert reasons[0] == "is not UTF-8: byte 15"
+    assert reasons[1].startswith("is not JSON")
+    assert reasons[2] == f"is longer than {LINE_BYTES_MAX} bytes"
     assert [event.event_id for event in batch.events] == ["evt_4"]
 
 

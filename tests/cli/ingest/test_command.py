@@ -42,7 +42,7 @@ def write_lines(path: Path, *lines: dict[str, Any] | str) -> str:
 
 
 def counts(stdout: str) -> dict[str, int]:
-    """The numbers of a summary, but for the pace, which nobody can foretell."""
+    """The numbers of a summary, except the pace, which varies."""
     return {
         words[0]: int(words[1])
         for words in map(str.split, stdout.splitlines()[1:])
@@ -53,7 +53,7 @@ def counts(stdout: str) -> dict[str, int]:
 async def test_file_is_booked_once_however_often_it_is_sent(
     ledger: RunningLedger, tmp_path: Path
 ) -> None:
-    """Created the first time, duplicates the second, status 0 both times, and the balance is right."""
+    """First created, then duplicates, status 0 both times, and the balance is right."""
     restaurant_id = unique("res")
     file = write_lines(
         tmp_path / "events.jsonl", *(fields_of(restaurant_id=restaurant_id) for _ in range(25))
@@ -70,7 +70,7 @@ async def test_file_is_booked_once_however_often_it_is_sent(
     await assert_books_in_order(ledger.database)
 
 
-async def test_refused_lines_are_told_and_the_others_booked(
+async def test_refused_lines_are_reported_and_the_others_booked(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
     """Each with its line, id, status, reason and a sentence, in the order of the file; status 1."""
@@ -104,7 +104,8 @@ async def test_refused_lines_are_told_and_the_others_booked(
     lines = outcome.stderr.splitlines()
     beginnings = [
         f"{file}:2: -: INVALID_ARGUMENT INVALID_LINE is not JSON",
-        f"{file}:4: {event_id}: ALREADY_EXISTS EVENT_ID_REUSED event {event_id} is stored with other contents; differing: amount",
+        f"{file}:4: {event_id}: ALREADY_EXISTS EVENT_ID_REUSED event {event_id} is stored"
+        " with other contents; differing: amount",
         f"{file}:5: evt_bad: INVALID_ARGUMENT INVALID_LINE amount must be a whole number",
         f"{file}:6: evt_worse: INVALID_ARGUMENT INVALID_REQUEST ",
         f"{file}:7: evt_payout: NOT_FOUND PAYOUT_NOT_FOUND ",
@@ -140,7 +141,7 @@ async def test_refused_lines_are_bounded(
 async def test_errors_that_cannot_be_written_stop_no_booking(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
-    """As on a full disk: the file is read to its end, and the exit status tells of the refused lines."""
+    """As on a full disk: the file is read to its end, and the exit status is right."""
     name = write_lines(tmp_path / "events.jsonl", "nonsense", fields_of(), fields_of())
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", 'exec "$0" -m ledger ingest "$1" --address "$2" --batch-size 1 2>/dev/full'),
@@ -193,7 +194,7 @@ async def test_bad_option_is_a_usage_error(tmp_path: Path, option: tuple[str, st
     assert option[0] in outcome.stderr
 
 
-async def test_absent_server_is_told_with_what_is_booked(tmp_path: Path) -> None:
+async def test_absent_server_is_reported_with_what_is_booked(tmp_path: Path) -> None:
     """Status 3, and that it may be run again."""
     file = write_lines(tmp_path / "events.jsonl", fields_of())
     outcome = await run_command("ingest", file, "--address", "127.0.0.1:1")
@@ -207,7 +208,7 @@ async def test_absent_server_is_told_with_what_is_booked(tmp_path: Path) -> None
     )
 
 
-async def test_interruption_tells_what_is_booked(shared_ledger: RunningLedger) -> None:
+async def test_interruption_shows_what_is_booked(shared_ledger: RunningLedger) -> None:
     """Ctrl-C while it waits for more of its input."""
     process = await start_process(
         "ingest", "-", "--batch-size", "1", "--address", shared_ledger.address
@@ -230,7 +231,7 @@ async def test_interruption_tells_what_is_booked(shared_ledger: RunningLedger) -
 
 
 async def test_interruption_while_the_server_is_silent(tmp_path: Path) -> None:
-    """Ctrl-C ends the command although what it waits for inside gRPC never comes."""
+    """Ctrl-C ends the command although the response that gRPC waits for never comes."""
     asked = asyncio.Event()
 
     async def never(requests: Any, _: Any) -> None:
@@ -250,7 +251,7 @@ async def test_interruption_while_the_server_is_silent(tmp_path: Path) -> None:
     await server.start()
     try:
         file = write_lines(tmp_path / "events.jsonl", *(fields_of() for _ in range(50)))
-        # The stream stays open: there is more of the file than may be in flight, or its answers are missing.
+        # The stream stays open, since the server sends no response.
         process = await start_process(
             "ingest", file, "--batch-size", "1", "--address", f"127.0.0.1:{port}"
         )

@@ -21,7 +21,7 @@ CHARGE = {
 
 
 def line_of(**fields: Any) -> str:
-    """A valid charge with these fields instead; those that are `...` are left out."""
+    """A valid charge with these fields replaced; a field that is `...` is left out."""
     return json.dumps(
         {name: value for name, value in (CHARGE | fields).items() if value is not ...}
     )
@@ -208,7 +208,7 @@ def test_unknown_field_is_an_error_unless_allowed() -> None:
     ],
 )
 def test_line_that_is_no_object_is_an_error(line: str, description: str) -> None:
-    """Told about the line as a whole."""
+    """The violation is one of the line as a whole."""
     assert description in violations_of(line)[""]
 
 

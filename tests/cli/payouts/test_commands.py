@@ -111,7 +111,7 @@ async def test_run_waits_and_tells_what_it_did(ledger: RunningLedger) -> None:
 
 
 async def test_same_run_is_started_once(ledger: RunningLedger) -> None:
-    """The same command shows the same run; a request id makes it another, which pays nobody twice."""
+    """The same command shows the same run; a request id starts another, which pays none twice."""
     await charge(ledger, res_1=10_000)
     first = await parsed(ledger, "run", "PEN", *AS_OF)
     assert (first["payouts_created"], first["total_amount_minor"], first["total_amount"]) == (
@@ -126,7 +126,7 @@ async def test_same_run_is_started_once(ledger: RunningLedger) -> None:
 
 
 async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
-    """It tells what a run would do."""
+    """It shows what a run would do."""
     await charge(ledger, res_1=10_000)
     plan = await parsed(ledger, "run", "PEN", *AS_OF, "--dry-run")
     assert (plan["state"], plan["payouts_created"], plan["total_amount_minor"]) == (
@@ -140,7 +140,7 @@ async def test_dry_run_writes_nothing(ledger: RunningLedger) -> None:
 
 
 async def test_waiting_ends_with_the_time_it_was_given(ledger: RunningLedger) -> None:
-    """Status 3, since the run goes on; the same command waits for it again. Until it has ended it is not exported."""
+    """Status 3; the run goes on, the same command waits for it, and it cannot be exported yet."""
     await charge(ledger, res_1=10_000)
     async with account_locked(ledger, "res_1"):
         started = await parsed(ledger, "run", "PEN", *AS_OF, "--no-wait")
@@ -239,7 +239,7 @@ async def test_payout_is_shown_with_items_and_history(ledger: RunningLedger) -> 
 async def test_run_is_shown_with_all_its_restaurants(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many pages they are; and what became of each."""
+    """With the outcome of each, over several pages."""
     monkeypatch.setattr(pages, "PAGE_SIZE_MAX", 2)
     await charge(ledger, **{f"res_{number}": 100 * number for number in range(1, 6)})
     run = await parsed(ledger, "run", "PEN", *AS_OF, "--min-amount-minor", "200")
@@ -265,7 +265,8 @@ async def test_show_of_what_is_not_there(ledger: RunningLedger) -> None:
     assert outcome.status == ExitStatus.REFUSED
     assert (
         outcome.stderr
-        == f"error: NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id {unknown}\n"
+        == "error: NOT_FOUND PAYOUT_NOT_FOUND: neither a payout nor a payout run has the id"
+        f" {unknown}\n"
     )
     outcome = await command(ledger, "show", "po_1")
     assert outcome.status == ExitStatus.REFUSED
@@ -328,22 +329,24 @@ async def test_bank_tells_when(ledger: RunningLedger) -> None:
 
 
 async def test_failed_payout_cannot_be_paid_later(ledger: RunningLedger) -> None:
-    """Its money is available again, and a bank that says paid afterwards is refused: the next run may have paid it already.
-    Paid before it failed it has returned."""
+    """Its money is available again, so the next run may have paid it: `paid` is refused then.
+
+    If it was paid before it failed, it has returned.
+    """
     payout_id = await only_payout(ledger)
     assert (await parsed(ledger, "failed", payout_id))["payout"]["state"] == "failed"
     assert (await ledger.balance("res_1")).available_minor == 10_000
     outcome = await command(ledger, "paid", payout_id)
     assert outcome.status == ExitStatus.REFUSED
     assert outcome.stderr.startswith("error: FAILED_PRECONDITION PAYOUT_ANSWERS_CONTRADICT: ")
-    told = await parsed(ledger, "paid", payout_id, "--occurred-at", "2026-02-01T10:00:00Z")
-    assert told["payout"]["state"] == "returned"
+    shown = await parsed(ledger, "paid", payout_id, "--occurred-at", "2026-02-01T10:00:00Z")
+    assert shown["payout"]["state"] == "returned"
     assert (await ledger.balance("res_1")).available_minor == 10_000
     await assert_books_in_order(ledger.database)
 
 
 async def test_paid_payout_that_fails_has_returned(ledger: RunningLedger) -> None:
-    """Both events have been booked; told once more, each is a duplicate."""
+    """Both events have been booked; sent again, each is a duplicate."""
     payout_id = await only_payout(ledger)
     await parsed(ledger, "paid", payout_id)
     assert (await parsed(ledger, "failed", payout_id))["payout"]["state"] == "returned"

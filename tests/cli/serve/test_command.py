@@ -29,7 +29,7 @@ def new_data_dir(enterable_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def data_dir(starts_postgres: None) -> Iterator[Path]:
-    """The same for the tests of a module, one after the other: the first of their servers makes the cluster."""
+    """A data directory for all tests of a module; the first of their servers makes the cluster."""
     with folder_for_all() as folder:
         yield folder / "data"
 
@@ -40,7 +40,7 @@ def has_postmaster(data_dir: Path) -> bool:
 
 
 async def until_serving(address: str) -> None:
-    """Returns when the service is SERVING: its database may be a moment late, also to the first question."""
+    """Returns when the service is SERVING, which takes a moment after the start."""
     async with asyncio.timeout(TIMEOUT_SECONDS), aio.insecure_channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -57,7 +57,7 @@ async def until_serving(address: str) -> None:
 async def test_server_serves_stops_and_keeps_its_books(
     new_data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ready and healthy, 0 after SIGTERM and after Ctrl-C, and what was booked before a restart is there after it."""
+    """Ready and healthy; status 0 after SIGTERM and Ctrl-C; a restart keeps what was booked."""
     monkeypatch.setenv("LEDGER_HEALTH_ADDRESS", "127.0.0.1:0")
     async with serving(new_data_dir) as server:
         await until_serving(server.address)
@@ -103,8 +103,8 @@ async def test_hangup_reads_the_files_again(
     assert "files were read again" in ended.stderr
     # Who does as it says gets in.
     assert (
-        f"ledger --token-file TOKEN_FILE ingest {shlex.quote(str(DEMO_FILE))} --address {server.address}\n"
-        in ended.stdout
+        f"ledger --token-file TOKEN_FILE ingest {shlex.quote(str(DEMO_FILE))}"
+        f" --address {server.address}\n" in ended.stdout
     )
     assert (
         f"ledger --token-file TOKEN_FILE balance res_barranco PEN --address {server.address}\n"
@@ -138,7 +138,7 @@ async def test_closed_terminal_ends_the_server(data_dir: Path, workers: str) -> 
 
 
 async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
-    """Lines that nobody can read any more do not keep it from stopping."""
+    """A closed output does not keep the server from stopping."""
     async with serving(data_dir) as server:
         await until_serving(server.address)
         # Both pipes lose their reader.
@@ -205,7 +205,7 @@ async def test_server_that_shares_its_database_warns(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_server_needs_its_database(workers: str) -> None:
-    """Status 3, as of every command that meets nobody, and one line, without the password."""
+    """Status 3, as always without a response, and one line, without the password."""
     env = {
         "LEDGER_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/books",
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",

@@ -49,8 +49,9 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_first_calls_show_the_credentials_that_the_server_asks_for(
     settings: dict[str, str], options: str, words: list[str]
 ) -> None:
-    """Our own files where they are set, else words in capitals that are explained; grpcurl only where it needs none."""
-    configured = Settings(_env_file=None, **settings)  # type: ignore[arg-type]  # pydantic's plugin knows no keyword dictionaries
+    """Files that are set, or explained words in capitals; grpcurl only without credentials."""
+    # pydantic's plugin for mypy does not know dictionaries of keywords.
+    configured = Settings(_env_file=None, **settings)  # type: ignore[arg-type]
     lines = first_calls(configured, ADDRESS)
     assert lines[1].startswith(f"  ledger {options}ingest ")
     assert lines[2] == f"  ledger {options}balance res_barranco PEN"
