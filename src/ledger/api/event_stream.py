@@ -32,7 +32,8 @@ async def ingest_decoded(
     *,
     size_bytes: int,
 ) -> list[IngestOutcome]:
-    """Books what is valid; what became of each, or what is wrong with it, in their order. Raises as IngestEvents.
+    """Books the valid events. Returns the outcome or the error of each, in order. Raises as
+    IngestEvents.
 
     `size_bytes` is what all of it takes in memory.
     """
@@ -46,7 +47,9 @@ class Holder(Protocol):
 
     @property
     def unread_since(self) -> float | None:
-        """When the answer was sent that its client has not read yet, by the clock of the event loop."""
+        """When the answer was sent that its client has not read yet, by the clock of the event
+        loop.
+        """
         ...
 
     def drop(self, error: LedgerError) -> None:
@@ -76,7 +79,9 @@ class HeldRequests:
         self._holders.discard(holder)
 
     async def wait_for_room(self, size_bytes: int, holder: Holder | None = None) -> None:
-        """Returns once there is room for so much; for a request that is larger than all of it, once nothing else is there."""
+        """Returns once there is room for so much; for a request that is larger than all of it, once
+        nothing else is there.
+        """
         while self.size_bytes and self.size_bytes + size_bytes > self._bytes_max:
             if self._room is None or self._room.is_set():
                 self._room = asyncio.Event()
@@ -106,7 +111,9 @@ class HeldRequests:
 
 @dataclass(frozen=True, slots=True)
 class _Received:
-    """A request that has arrived: its events, or what is wrong with them, and what they take in memory."""
+    """A request that has arrived: its events, or what is wrong with them, and what they take in
+    memory.
+    """
 
     decoded: Sequence[convert.DecodedEvent]
     is_single: bool
@@ -114,7 +121,11 @@ class _Received:
 
 
 class EventStream:
-    """One stream. While some of its events are being booked the next ones are read, about as many as are booked at a time."""
+    """One stream.
+
+    While some of its events are being booked the next ones are read, about as many as are booked at
+    a time.
+    """
 
     def __init__(
         self, ingest_events: IngestEvents, clock: Callable[[], datetime], held: HeldRequests
@@ -135,7 +146,10 @@ class EventStream:
     async def answers(
         self, requests: AsyncIterator[ledger_pb2.StreamEventsRequest]
     ) -> AsyncGenerator[ledger_pb2.StreamEventsResponse, None]:
-        """One response for each request, in their order. Raises what ended the stream, once what came before it is answered."""
+        """One response for each request, in their order.
+
+        Raises what ended the stream, once what came before it is answered.
+        """
         loop = asyncio.get_running_loop()
         self._reading = asyncio.create_task(self._read(requests))
         self._held.enter(self)
@@ -152,8 +166,8 @@ class EventStream:
                 raise self._end
         finally:
             self._reading.cancel()
-            # A task that was cancelled knows where, and with it us and what it had read: without this
-            # all of it would stay until the collector comes, which may be long.
+            # A task that was cancelled knows where, and with it us and what it had read: without
+            # this all of it would stay until the collector comes, which may be long.
             self._reading = None
             self._received.clear()
             self._give_back(self._held_bytes)

@@ -44,7 +44,7 @@ _LIST_RESTAURANTS = ("ListRestaurants",)
 
 
 class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
-    """Implements `ledger.v1.LedgerService`. `clock` tells the time against which `occurred_at` is judged."""
+    """Implements `ledger.v1.LedgerService`. `occurred_at` is checked against `clock`."""
 
     def __init__(
         self,
@@ -231,7 +231,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         return convert.encode_restaurant_page(tokens, _LIST_RESTAURANTS, restaurants, more=more)
 
     async def _page_tokens(self) -> PageTokens:
-        """Read once: a new key takes effect with the next server. Raises DatabaseUnavailable, DatabaseTimeout."""
+        """Read once: a new key takes effect with the next server. Raises DatabaseUnavailable,
+        DatabaseTimeout.
+        """
         if self._tokens is None:
             self._tokens = PageTokens(await self._page_token_keys.newest_first())
         return self._tokens

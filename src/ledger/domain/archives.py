@@ -15,10 +15,11 @@ class ArchiveKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one kind that may be archived together: those of the instants [from_at, before_at), within a month.
+    """Rows of one kind that may be archived together: those of the instants [from_at, before_at),
+    within a month.
 
-    The instants are `finished_at` of a payout run, `recorded_at` of a call. `rows_bytes` is their size in the
-    table, without indexes.
+    The instants are `finished_at` of a payout run, `recorded_at` of a call. `rows_bytes` is their
+    size in the table, without indexes.
     """
 
     kind: ArchiveKind
@@ -53,7 +54,8 @@ class ItemKind:
 
 
 def month_bounds(first: datetime, before: datetime, zone: tzinfo) -> list[datetime]:
-    """The instants at which months begin in `zone`, from the month of `first` on, and `before` as the last one.
+    """The instants at which months begin in `zone`, from the month of `first` on, and `before` as
+    the last one.
 
     first 15 January, before 10 March: 1 January, 1 February, 1 March, 10 March.
     """

@@ -13,7 +13,9 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row that a check returned: `entity` names what it is about, `detail` what is wrong with it, for people."""
+    """One row that a check returned: `entity` names what it is about, `detail` what is wrong with
+    it, for people.
+    """
 
     check: str
     severity: Severity
@@ -23,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """The checks that were made, in their order, and what they found; no findings when all is well."""
+    """The checks that ran, in order, and their findings; none when all is well."""
 
     checks: tuple[str, ...]
     findings: tuple[Finding, ...]

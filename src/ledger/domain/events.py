@@ -56,7 +56,8 @@ FEE_EVENT_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ProcessorEvent:
-    """What the processor told us. Amounts in minor units of `currency`; `occurred_at` aware, in UTC, in microseconds.
+    """What the processor reported. Amounts in minor units of `currency`; `occurred_at` aware, in
+    UTC, in microseconds.
 
     `payout_id` and `reference` are empty when they are absent.
     """
@@ -99,9 +100,11 @@ def event_violations(
     metadata: Mapping[str, str],
     now: datetime,
 ) -> list[FieldViolation]:
-    """Everything that keeps these fields from being a valid event, in the order of the fields; empty when they are one.
+    """Everything that keeps these fields from being a valid event, in the order of the fields;
+    empty when they are one.
 
-    `type` and `occurred_at` are None when the caller has reported them already: what depends on them is not judged then.
+    `type` and `occurred_at` are None when the caller has reported them already: what depends on
+    them is not judged then.
     """
     found: list[FieldViolation] = []
 
@@ -144,10 +147,12 @@ def microseconds(instant: datetime) -> int:
 
 
 def fingerprint(event: ProcessorEvent) -> bytes:
-    """SHA-256 over the business fields, 32 bytes: equal if and only if two events say the same thing.
+    """SHA-256 over the business fields, 32 bytes: equal if and only if two events say the same
+    thing.
 
-    Not over serialized protobuf, whose bytes are not canonical. None of the fields can hold a line feed, so joining by it is
-    unambiguous. Another set of fields gets another version in front: stored fingerprints stay valid.
+    Not over serialized protobuf, whose bytes are not canonical. None of the fields can hold a line
+    feed, so joining by it is unambiguous. Another set of fields gets another version in front:
+    stored fingerprints stay valid.
     """
     # Spelled out, because to walk BUSINESS_FIELDS costs a seventh more for each event.
     text = (

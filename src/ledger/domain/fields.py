@@ -24,7 +24,10 @@ NAME_RULE = "must be at most 200 characters, none of them a control character"
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` can be an id. Ids are compared byte by byte, so nothing is trimmed or folded first."""
+    """Whether `text` can be an id.
+
+    Ids are compared byte by byte, so nothing is trimmed or folded first.
+    """
     return _ID.match(text) is not None
 
 
@@ -39,7 +42,9 @@ def is_name(text: str) -> bool:
 
 
 def is_metadata(metadata: Mapping[str, str]) -> bool:
-    """Whether keys and values together stay within METADATA_BYTES_MAX and can be stored as PostgreSQL text."""
+    """Whether keys and values together stay within METADATA_BYTES_MAX and can be stored as
+    PostgreSQL text.
+    """
     size_bytes = 0
     for key, value in metadata.items():
         if "\0" in key or "\0" in value:

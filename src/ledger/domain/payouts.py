@@ -1,4 +1,6 @@
-"""Payouts: what a restaurant is paid at once, the moves a payout can make, and the runs that create payouts."""
+"""Payouts: what a restaurant is paid at once, the moves a payout can make, and the runs that create
+payouts.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,10 @@ from ledger.errors import PayoutAnswersContradict, PayoutMismatch, PayoutMoveNot
 
 
 class PayoutRunState(StrEnum):
-    """Where a payout run stands. PLANNED is the plan of a run that was not started, and is not stored."""
+    """Where a payout run stands.
+
+    PLANNED is the plan of a run that was not started, and is not stored.
+    """
 
     RUNNING = "RUNNING"
     SUCCEEDED = "SUCCEEDED"
@@ -22,7 +27,7 @@ class PayoutRunState(StrEnum):
 
 
 class PayoutRunItemOutcome(StrEnum):
-    """What became of a restaurant in a run."""
+    """The outcome of a restaurant in a run."""
 
     OPEN = "OPEN"
     PAYOUT_CREATED = "PAYOUT_CREATED"
@@ -30,7 +35,8 @@ class PayoutRunItemOutcome(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a run created no payout for a restaurant. Of several reasons, the first of this list counts.
+    """Why a run created no payout for a restaurant. Of several reasons, the first of this list
+    counts.
 
     VERDICT (infrastructure/postgres/payout_runs.py) and q3 (sql/queries.sql) judge in this order.
     """
@@ -48,7 +54,9 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayoutRunKey:
-    """What makes a run that run: the same four start it once. `min_amount_minor` in minor units of `currency`."""
+    """What makes a run that run: the same four start it once. `min_amount_minor` in minor units of
+    `currency`.
+    """
 
     currency: str
     as_of: date
@@ -58,7 +66,9 @@ class PayoutRunKey:
 
 @dataclass(frozen=True, slots=True)
 class PayoutRun:
-    """A run with its progress so far. Amounts in minor units; `payout_run_id` and `created_at` are None in a plan."""
+    """A run with its progress so far. Amounts in minor units; `payout_run_id` and `created_at` are
+    None in a plan.
+    """
 
     payout_run_id: UUID | None
     key: PayoutRunKey
@@ -102,7 +112,9 @@ class Payout:
 
 @dataclass(frozen=True, slots=True)
 class PayoutItem:
-    """What the entries of one type add to a payout, in minor units; negative if they take away, never 0."""
+    """What the entries of one type add to a payout, in minor units; negative if they take away,
+    never 0.
+    """
 
     entry_type: EntryType
     amount_minor: int
@@ -150,8 +162,8 @@ class PayoutDetails:
 def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
     """The instants at which `day` begins and the next one begins in `zone`, in UTC.
 
-    Where clocks are set back at midnight the first of the two midnights begins the day; where they are set forward over midnight
-    the day begins at the instant of the change.
+    Where clocks are set back at midnight the first of the two midnights begins the day; where they
+    are set forward over midnight the day begins at the instant of the change.
     """
     begin, end = (
         datetime.combine(each, time.min, zone).astimezone(UTC)
@@ -163,17 +175,20 @@ def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
 def settle(
     payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer]
 ) -> tuple[PayoutState, PostingRule | None]:
-    """The state to which `event` moves `payout`, and what that posts. `answers` are those booked before it.
+    """The state to which `event` moves `payout`, and what that posts. `answers` are those booked
+    before it.
 
-    A payout that was paid and then failed is RETURNED, whichever answer comes first. A payment that comes second posts nothing:
-    the reversal, which came first, is what the payment and its return add up to.
+    A payout that was paid and then failed is RETURNED, whichever answer comes first. A payment that
+    comes second posts nothing: the reversal, which came first, is what the payment and its return
+    add up to.
 
         paid at 10:00, then failed at 12:00   RELEASE, RETURN
         failed at 12:00, then paid at 10:00   REVERSAL, nothing
 
-    Raises PayoutMismatch when the event is not about this payout's restaurant, currency and amount; PayoutMoveNotAllowed when the
-    payout cannot make the move; PayoutAnswersContradict when by `occurred_at` it was paid after it had failed: then the money may
-    be with the restaurant, and only the bank can tell.
+    Raises PayoutMismatch when the event is not about this payout's restaurant, currency and amount;
+    PayoutMoveNotAllowed when the payout cannot make the move; PayoutAnswersContradict when by
+    `occurred_at` it was paid after it had failed: then the money may be with the restaurant, and
+    only the bank knows.
     """
     differing = [
         field

@@ -1,4 +1,4 @@
-"""The posting rules: which ledger entries an event posts. One table, to be read by an accountant."""
+"""The posting rules: which ledger entries an event posts. One table, for accountants too."""
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -69,37 +69,38 @@ _RECEIVABLE = LedgerAccount.DISPUTE_RECEIVABLE
 _HOLD = LedgerAccount.DISPUTE_HOLD
 _RESERVED = LedgerAccount.PAYOUT_RESERVED
 _CASH = LedgerAccount.PLATFORM_CASH
-_ADJUSTMENTS = LedgerAccount.ADJUSTMENTS
+_ADJUSTMENT = LedgerAccount.ADJUSTMENTS
+_LATER = Available.AT_MATURITY
 
 # fmt: off
 EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
     EventType.CHARGE_SUCCEEDED: (
-        PostingRule(EntryType.CHARGE,                _CLEARING,    _PAYABLE,     available=Available.AT_MATURITY),
-        PostingRule(EntryType.FEE,                   _PAYABLE,     _FEES,        Amount.FEE, Available.AT_MATURITY),
+        PostingRule(EntryType.CHARGE,                _CLEARING,   _PAYABLE,    available=_LATER),
+        PostingRule(EntryType.FEE,                   _PAYABLE,    _FEES,       Amount.FEE, _LATER),
     ),
     EventType.REFUND_SUCCEEDED: (
-        PostingRule(EntryType.REFUND,                _PAYABLE,     _CLEARING),
+        PostingRule(EntryType.REFUND,                _PAYABLE,    _CLEARING),
     ),
     EventType.FEE_ASSESSED: (
-        PostingRule(EntryType.FEE,                   _PAYABLE,     _FEES),
+        PostingRule(EntryType.FEE,                   _PAYABLE,    _FEES),
     ),
     EventType.ADJUSTMENT_CREDITED: (
-        PostingRule(EntryType.ADJUSTMENT_CREDIT,     _ADJUSTMENTS, _PAYABLE),
+        PostingRule(EntryType.ADJUSTMENT_CREDIT,     _ADJUSTMENT, _PAYABLE),
     ),
     EventType.ADJUSTMENT_DEBITED: (
-        PostingRule(EntryType.ADJUSTMENT_DEBIT,      _PAYABLE,     _ADJUSTMENTS),
+        PostingRule(EntryType.ADJUSTMENT_DEBIT,      _PAYABLE,    _ADJUSTMENT),
     ),
     EventType.DISPUTE_OPENED: (
-        PostingRule(EntryType.DISPUTE_HOLD,          _PAYABLE,     _HOLD),
-        PostingRule(EntryType.DISPUTE_WITHDRAWAL,    _RECEIVABLE,  _CLEARING),
-        PostingRule(EntryType.DISPUTE_FEE,           _PAYABLE,     _CLEARING,    Amount.FEE),
+        PostingRule(EntryType.DISPUTE_HOLD,         _PAYABLE,    _HOLD),
+        PostingRule(EntryType.DISPUTE_WITHDRAWAL,    _RECEIVABLE, _CLEARING),
+        PostingRule(EntryType.DISPUTE_FEE,           _PAYABLE,    _CLEARING,   Amount.FEE),
     ),
     EventType.DISPUTE_WON: (
-        PostingRule(EntryType.DISPUTE_RELEASE,       _HOLD,        _PAYABLE),
-        PostingRule(EntryType.DISPUTE_REINSTATEMENT, _CLEARING,    _RECEIVABLE),
+        PostingRule(EntryType.DISPUTE_RELEASE,       _HOLD,       _PAYABLE),
+        PostingRule(EntryType.DISPUTE_REINSTATEMENT, _CLEARING,   _RECEIVABLE),
     ),
     EventType.DISPUTE_LOST: (
-        PostingRule(EntryType.DISPUTE_LOSS,          _HOLD,        _RECEIVABLE),
+        PostingRule(EntryType.DISPUTE_LOSS,          _HOLD,       _RECEIVABLE),
     ),
 }
 
@@ -117,7 +118,8 @@ PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
 class Entry:
     """A ledger entry that is to be posted, inside its event's balance account.
 
-    `amount_minor` is positive; `matures` tells whether it counts only from `occurred_at` plus the restaurant's maturity.
+    `amount_minor` is positive; `matures`: whether it counts only from `occurred_at` plus the
+    restaurant's maturity.
     """
 
     position: int
@@ -129,7 +131,9 @@ class Entry:
 
 
 def entries_of(event: ProcessorEvent) -> list[Entry]:
-    """The entries that `event` posts, numbered from 1. Raises KeyError for payout events: those post by the payout's state."""
+    """The entries that `event` posts, numbered from 1. Raises KeyError for payout events: those
+    post by the payout's state.
+    """
     entries: list[Entry] = []
     for rule, is_amount, matures in _RULES_BY_EVENT_TYPE[event.type]:
         amount_minor = event.amount_minor if is_amount else event.fee_minor

@@ -62,7 +62,7 @@ class RestaurantChange:
     """What to change of a restaurant: `fields` of the profile and single keys of its metadata.
 
     They become what `profile` has; a key that it lacks is removed. `etag`, if given, is the state
-    that must not have changed meanwhile. `register` registers an unknown restaurant first.
+    that must not have changed since. `register` registers an unknown restaurant first.
     """
 
     profile: RestaurantProfile
@@ -90,7 +90,9 @@ class RestaurantChange:
 
 
 def profile_violations(profile: RestaurantProfile) -> list[FieldViolation]:
-    """Everything that keeps `profile` from being valid, in the order of the fields; empty when it is."""
+    """Everything that keeps `profile` from being valid, in the order of the fields; empty when it
+    is.
+    """
     found: list[FieldViolation] = []
     if not is_id(profile.restaurant_id):
         found.append(FieldViolation("restaurant_id", ID_RULE))

@@ -1,6 +1,7 @@
 """Seals: a chain of hashes over events and entries, so that a change to any of them shows.
 
-docs/seals.md says the same byte by byte, for whoever recomputes the chain in another language; a test keeps an example there.
+docs/seals.md says the same byte by byte, for a program that recomputes the chain in another
+language; a test keeps an example there.
 """
 
 import hashlib
@@ -16,8 +17,9 @@ from typing import NamedTuple
 from ledger.domain.audit import AuditReport
 from ledger.domain.events import BUSINESS_FIELDS, microseconds
 
-# The fields of a row in the order in which they are hashed, by the names of their columns; restaurant_id and currency of an entry
-# are its balance account's. The number in a title lets another set of fields be told apart one day.
+# The fields of a row in the order in which they are hashed, by the names of their columns;
+# restaurant_id and currency of an entry are its balance account's. The number in a title is the
+# version of the set of fields.
 EVENT_TITLE = "ledger-event/1"
 SEALED_EVENT_FIELDS = (
     "event_id",
@@ -52,11 +54,12 @@ SEAL_TITLE = "ledger-seal/1"
 ABSENT = "~"
 
 DIGEST_BYTES = 32
-# What a seal keeps of a row's digest. It only tells which row of a broken seal was changed: that the seal is broken is told by
-# hashes in full length.
+# What a seal keeps of a row's digest. It only shows which row of a broken seal was changed; hashes
+# of full length show that the seal is broken.
 SHORT_DIGEST_BYTES = 6
 TRANSACTION_ID_BYTES = 16
-# A row's place in its transaction: 0 for the event, the position for an entry; seven bits, the eighth marks the last row.
+# A row's place in its transaction: 0 for the event, the position for an entry; seven bits, the
+# eighth marks the last row.
 EVENT_PLACE = 0
 PLACE_MAX = 127
 LAST = 0x80
@@ -66,10 +69,12 @@ FIRST_PREVIOUS_HASH = bytes(DIGEST_BYTES)
 
 
 def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
-    """SHA-256 of a row's canonical bytes: its title and its fields, in the order above, joined by line feeds, in UTF-8.
+    """SHA-256 of a row's canonical bytes: its title and its fields, in the order above, joined by
+    line feeds, in UTF-8.
 
-    Instants are microseconds since 1970, the fingerprint is hexadecimal, metadata PostgreSQL's text of a jsonb. No field before
-    the metadata can hold a line feed, and the metadata escapes it, so joining by it is unambiguous.
+    Instants are microseconds since 1970, the fingerprint is hexadecimal, metadata PostgreSQL's text
+    of a jsonb. No field before the metadata can hold a line feed, and the metadata escapes it, so
+    joining by it is unambiguous.
     """
     lines = [title]
     lines += [ABSENT if value is None else str(value) for value in values]
@@ -77,7 +82,8 @@ def row_digest(title: str, values: Sequence[str | int | None]) -> bytes:
 
 
 class SealedTransaction(NamedTuple):
-    """The rows that one transaction id has in one database transaction, in the order of place and digest.
+    """The rows that one transaction id has in one database transaction, in the order of place and
+    digest.
 
     `places` has a byte for each row, `digests` DIGEST_BYTES for each.
     """
@@ -89,10 +95,11 @@ class SealedTransaction(NamedTuple):
 
 
 class PackedTransaction(NamedTuple):
-    """All rows of one database transaction, in the order of a seal: `digests` has DIGEST_BYTES for each,
-    `row_digests` is what a seal keeps of them.
+    """All rows of one database transaction, in the order of a seal: `digests` has DIGEST_BYTES for
+    each, `row_digests` is what a seal keeps of them.
 
-    `recorded_at` is no part of a seal: it tells how far sealing is behind, and is None where that is not asked.
+    `recorded_at` is no part of a seal: it shows how far sealing is behind, and is None where that
+    is not asked.
     """
 
     recorded_txid: int
@@ -122,7 +129,10 @@ class PackedTransaction(NamedTuple):
 
 
 def packed(recorded_txid: int, transactions: Sequence[SealedTransaction]) -> PackedTransaction:
-    """The rows of one database transaction, given by transaction id. PostgreSQL does the same for the sealer."""
+    """The rows of one database transaction, given by transaction id.
+
+    PostgreSQL does the same for the sealer.
+    """
     contents = contents_of(transactions)
     digests = b"".join(transaction.digests for transaction in transactions)
     return PackedTransaction(
@@ -131,9 +141,11 @@ def packed(recorded_txid: int, transactions: Sequence[SealedTransaction]) -> Pac
 
 
 class SealContents:
-    """What a seal says about its rows, taken in some at a time: there may be more of them than memory has room for.
+    """What a seal says about its rows, taken in some at a time: there may be more of them than
+    memory has room for.
 
-    They are added in the order of recorded_txid, transaction id, place and digest. Those of one transaction id may be divided.
+    They are added in the order of recorded_txid, transaction id, place and digest. Those of one
+    transaction id may be divided.
     """
 
     def __init__(self) -> None:
@@ -178,7 +190,8 @@ class SealContents:
         return len(self._packed)
 
     def row_digests(self) -> bytes:
-        """What a seal keeps to tell its rows: each transaction id, then for each of its rows the place and a short digest.
+        """What a seal keeps to identify its rows: each transaction id, then for each of its rows
+        the place and a short digest.
 
         To be asked for when all rows have been added.
         """
@@ -206,7 +219,10 @@ class KeptRow(NamedTuple):
 
 
 def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
-    """The rows that a seal keeps. Raises ValueError when the bytes cannot have been made by `SealContents`."""
+    """The rows that a seal keeps.
+
+    Raises ValueError when the bytes cannot have been made by `SealContents`.
+    """
     at = 0
     while at < len(row_digests):
         transaction_id = row_digests[at : at + TRANSACTION_ID_BYTES]
@@ -223,7 +239,7 @@ def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """One link of the chain; the fields are the columns of ledger_seals, which say what they mean."""
+    """One link of the chain. Its fields are the columns of ledger_seals, which the schema explains."""
 
     sequence: int
     epoch: int
@@ -240,7 +256,9 @@ class Seal:
     hash: bytes = b""
 
     def computed_hash(self) -> bytes:
-        """What `hash` is if nobody changed the seal: SHA-256 over all other fields, joined by line feeds."""
+        """What `hash` is if the seal is unchanged: SHA-256 over all other fields, joined by line
+        feeds.
+        """
         lines = (
             SEAL_TITLE,
             self.sequence,
@@ -262,7 +280,8 @@ class Seal:
 def link_fault(previous: Seal | None, seal: Seal) -> str | None:
     """What is wrong between two seals that follow each other, in words; None when nothing is."""
     if seal.sequence != (previous.sequence + 1 if previous else 1):
-        return f"follows {f'seal {previous.sequence}' if previous else 'nothing'}: seals between them are missing"
+        followed = f"seal {previous.sequence}" if previous else "nothing"
+        return f"follows {followed}: seals between them are missing"
     if seal.previous_hash != (previous.hash if previous else FIRST_PREVIOUS_HASH):
         return "names another seal before it than the one that is there"
     if seal.hash != seal.computed_hash():
@@ -303,7 +322,8 @@ def tampered_rows(
 ) -> list[TamperedRow]:
     """The rows by which what is stored differs from what was sealed.
 
-    A row whose place is kept but whose digest is another was changed; what is left over on either side was deleted or inserted.
+    A row whose place is kept but whose digest is another was changed; what is left over on either
+    side was deleted or inserted.
     """
     kept: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
     for row in kept_rows:
@@ -335,7 +355,8 @@ def tampered_rows(
 class ChainReport:
     """What recomputing the chain showed. `head` is the latest seal; counts are of rows.
 
-    `expected_sequence` is the seal that has the hash which was asked for; None if none has it, or none was asked for.
+    `expected_sequence` is the seal that has the hash which was asked for; None if none has it, or
+    none was asked for.
     """
 
     audit: AuditReport

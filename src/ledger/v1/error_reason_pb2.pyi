@@ -25,20 +25,23 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """A field of the request is missing, malformed or out of its range. Status INVALID_ARGUMENT, with a google.rpc.BadRequest
-    that names every offending field. Nothing was stored.
+    """A field of the request is missing, malformed or out of its range. Status INVALID_ARGUMENT, with
+    a google.rpc.BadRequest that names every offending field. Nothing was stored.
 
-        { "reason": "INVALID_REQUEST", "domain": "ledger.v1", "metadata": { "field": "event.amount_minor" } }
+        { "reason": "INVALID_REQUEST", "domain": "ledger.v1",
+          "metadata": { "field": "event.amount_minor" } }
 
     `field` is the first of the offending fields.
     """
     ERROR_REASON_MALFORMED_MESSAGE: _ErrorReason.ValueType  # 2
-    """The bytes of the request are not the protobuf message that the method takes. Status INVALID_ARGUMENT.
+    """The bytes of the request are not the protobuf message that the method takes. Status
+    INVALID_ARGUMENT.
 
         { "reason": "MALFORMED_MESSAGE", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_EVENT_ID_REUSED: _ErrorReason.ValueType  # 3
-    """An event with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored values are never shown.
+    """An event with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
+    values are never shown.
 
         { "reason": "EVENT_ID_REUSED", "domain": "ledger.v1",
           "metadata": { "event_id": "evt_1", "differing_fields": "amount_minor,occurred_at" } }
@@ -51,7 +54,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_RESTAURANT_NOT_FOUND: _ErrorReason.ValueType  # 5
     """No restaurant with this id is registered. Status NOT_FOUND.
 
-        { "reason": "RESTAURANT_NOT_FOUND", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
+        { "reason": "RESTAURANT_NOT_FOUND", "domain": "ledger.v1",
+          "metadata": { "restaurant_id": "res_1" } }
     """
     ERROR_REASON_PAYOUT_NOT_FOUND: _ErrorReason.ValueType  # 6
     """No payout with this id exists. Status NOT_FOUND. An event that names it was not stored.
@@ -61,68 +65,79 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_PAYOUT_RUN_NOT_FOUND: _ErrorReason.ValueType  # 7
     """No payout run with this id exists. Status NOT_FOUND.
 
-        { "reason": "PAYOUT_RUN_NOT_FOUND", "domain": "ledger.v1", "metadata": { "payout_run_id": "…" } }
+        { "reason": "PAYOUT_RUN_NOT_FOUND", "domain": "ledger.v1",
+          "metadata": { "payout_run_id": "…" } }
     """
     ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED: _ErrorReason.ValueType  # 8
-    """The payout is in a state from which the event cannot move it, for example paid twice by two events. Status
-    FAILED_PRECONDITION. The event was not stored. `booked_event_ids` names those that brought the payout to its state.
+    """The payout is in a state from which the event cannot move it, for example paid twice by two
+    events. Status FAILED_PRECONDITION. The event was not stored. `booked_event_ids` names those
+    that brought the payout to its state.
 
         { "reason": "PAYOUT_MOVE_NOT_ALLOWED", "domain": "ledger.v1",
-          "metadata": { "payout_id": "…", "state": "PAID", "event_id": "evt_2", "booked_event_ids": "evt_1" } }
+          "metadata": { "payout_id": "…", "state": "PAID", "event_id": "evt_2",
+            "booked_event_ids": "evt_1" } }
     """
     ERROR_REASON_PAYOUT_MISMATCH: _ErrorReason.ValueType  # 9
-    """The event's restaurant, currency or amount is not the payout's. Status FAILED_PRECONDITION. The event was not stored.
+    """The event's restaurant, currency or amount is not the payout's. Status FAILED_PRECONDITION. The
+    event was not stored.
 
         { "reason": "PAYOUT_MISMATCH", "domain": "ledger.v1",
           "metadata": { "payout_id": "…", "differing_fields": "amount_minor" } }
     """
     ERROR_REASON_EVENT_REJECTED: _ErrorReason.ValueType  # 10
-    """The database refused the event as data although it passed validation. Status INVALID_ARGUMENT. The event was not stored;
-    the other events of its batch were.
+    """The database refused the event as data although it passed validation. Status INVALID_ARGUMENT.
+    The event was not stored; the other events of its batch were.
 
         { "reason": "EVENT_REJECTED", "domain": "ledger.v1", "metadata": { "event_id": "evt_1" } }
     """
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 11
-    """A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; the answer cannot be written down.
+    """A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; the answer
+    cannot be written down.
 
-        { "reason": "AMOUNT_OUT_OF_RANGE", "domain": "ledger.v1", "metadata": { "field": "available_minor" } }
+        { "reason": "AMOUNT_OUT_OF_RANGE", "domain": "ledger.v1",
+          "metadata": { "field": "available_minor" } }
     """
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 12
-    """The server has as much waiting work as it can hold. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo. Nothing was
-    stored; the same call may be repeated.
+    """The server has as much waiting work as it can hold. Status RESOURCE_EXHAUSTED, with a
+    google.rpc.RetryInfo. Nothing was stored; the same call may be repeated.
 
         { "reason": "QUEUE_FULL", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 13
-    """The database cannot be reached or refuses work for now. Status UNAVAILABLE, with a google.rpc.RetryInfo. Whether the call took
-    effect is not known; repeat it: an event that was stored answers DUPLICATE.
+    """The database cannot be reached or refuses work for now. Status UNAVAILABLE, with a
+    google.rpc.RetryInfo. Whether the call took effect is not known; repeat it: an event that was
+    stored answers DUPLICATE.
 
         { "reason": "DATABASE_UNAVAILABLE", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 14
-    """The server is stopping. Status UNAVAILABLE. Nothing was stored; repeat the call, another server will take it.
+    """The server is stopping. Status UNAVAILABLE. Nothing was stored; repeat the call, another server
+    will take it.
 
         { "reason": "SHUTTING_DOWN", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_METHOD_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 15
     """This server does not offer the method. Status UNIMPLEMENTED.
 
-        { "reason": "METHOD_NOT_IMPLEMENTED", "domain": "ledger.v1", "metadata": { "method": "/ledger.v1.LedgerService/RunPayouts" } }
+        { "reason": "METHOD_NOT_IMPLEMENTED", "domain": "ledger.v1",
+          "metadata": { "method": "/ledger.v1.LedgerService/RunPayouts" } }
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
-    """Something unexpected went wrong. Status INTERNAL, with a constant text; the server's log has the cause under `error_id`.
+    """Something unexpected went wrong. Status INTERNAL, with a constant text; the server's log has
+    the cause under `error_id`.
 
         { "reason": "INTERNAL", "domain": "ledger.v1", "metadata": { "error_id": "…" } }
     """
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 17
-    """The work that waits before the call takes longer than the call has left, or its deadline has passed. Status DEADLINE_EXCEEDED, at once. Nothing was stored;
-    repeat the call with a longer deadline, or later.
+    """The work that waits before the call takes longer than the call has left, or its deadline has
+    passed. Status DEADLINE_EXCEEDED, at once. Nothing was stored; repeat the call with a longer
+    deadline, or later.
 
         { "reason": "DEADLINE_TOO_SHORT", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_NOT_AUTHENTICATED: _ErrorReason.ValueType  # 18
-    """The call has no credentials, or they are not accepted: unknown, expired, or for somebody else. Status UNAUTHENTICATED. Why is in
-    the server's log only.
+    """The call has no credentials, or they are not accepted: unknown, expired, or for another
+    service. Status UNAUTHENTICATED. Why is in the server's log only.
 
         { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
     """
@@ -133,8 +148,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
         { "reason": "SCOPE_MISSING", "domain": "ledger.v1", "metadata": { "scope": "payout" } }
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 20
-    """The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo that says when it may again.
-    Nothing was stored; the same call may be repeated then.
+    """The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo
+    that says when it may again. Nothing was stored; the same call may be repeated then.
 
         { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
     """
@@ -143,7 +158,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew, and send the
     new etag.
 
-        { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
+        { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1",
+          "metadata": { "restaurant_id": "res_1" } }
     """
     ERROR_REASON_EVENT_TYPE_UNKNOWN: _ErrorReason.ValueType  # 22
     """The event is of a type that this server does not know: the caller's contract is newer. Status
@@ -154,11 +170,13 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
           "metadata": { "field": "event.type", "event_type": "77" } }
     """
     ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT: _ErrorReason.ValueType  # 23
-    """By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it had refused or returned it. Status
-    FAILED_PRECONDITION. The event was not stored; only the bank can tell where the money is.
+    """By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it
+    had refused or returned it. Status FAILED_PRECONDITION. The event was not stored; only the bank
+    can tell where the money is.
 
         { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
-          "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2", "booked_event_id": "evt_1" } }
+          "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2",
+            "booked_event_id": "evt_1" } }
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 24
     """The request has more bytes than its method takes: 4 MiB for batches and streams of events,
@@ -176,47 +194,53 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_PAYOUT_RUN_ENDED: _ErrorReason.ValueType  # 26
     """The payout run has succeeded, and can be canceled no more. Status FAILED_PRECONDITION.
 
-        { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1", "metadata": { "payout_run_id": "…" } }
+        { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1",
+          "metadata": { "payout_run_id": "…" } }
     """
     ERROR_REASON_TOO_MANY_PAYOUT_RUNS: _ErrorReason.ValueType  # 27
-    """As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not started; wait
-    for another one to end, or cancel one.
+    """As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not
+    started; wait for another one to end, or cancel one.
 
         { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
     """
     ERROR_REASON_PAYOUT_RUN_ARCHIVED: _ErrorReason.ValueType  # 28
     """The operator has moved the items of the payout run out of the database, into an archive. Status
-    FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun answers the
-    run's totals, and ListPayouts its payouts, as before.
+    FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun
+    answers the run's totals, and ListPayouts its payouts, as before.
 
         { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
-          "metadata": { "payout_run_id": "…", "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
+          "metadata": { "payout_run_id": "…",
+            "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is "ledger.v1" and whose
-    `reason` is the name of one of these values without the prefix ERROR_REASON_, for example "EVENT_ID_REUSED". Texts are for
-    people and may change; reasons and the metadata keys shown here do not. This enum grows: expect
-    values that you do not know, and go by the status then.
+    """Why a call failed, for programs. Every error carries a google.rpc.ErrorInfo whose `domain` is
+    "ledger.v1" and whose `reason` is the name of one of these values without the prefix
+    ERROR_REASON_, for example "EVENT_ID_REUSED". Texts are for people and may change; reasons and
+    the metadata keys shown here do not. This enum grows: expect values that you do not know, and go
+    by the status then.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""A field of the request is missing, malformed or out of its range. Status INVALID_ARGUMENT, with a google.rpc.BadRequest
-that names every offending field. Nothing was stored.
+"""A field of the request is missing, malformed or out of its range. Status INVALID_ARGUMENT, with
+a google.rpc.BadRequest that names every offending field. Nothing was stored.
 
-    { "reason": "INVALID_REQUEST", "domain": "ledger.v1", "metadata": { "field": "event.amount_minor" } }
+    { "reason": "INVALID_REQUEST", "domain": "ledger.v1",
+      "metadata": { "field": "event.amount_minor" } }
 
 `field` is the first of the offending fields.
 """
 ERROR_REASON_MALFORMED_MESSAGE: ErrorReason.ValueType  # 2
-"""The bytes of the request are not the protobuf message that the method takes. Status INVALID_ARGUMENT.
+"""The bytes of the request are not the protobuf message that the method takes. Status
+INVALID_ARGUMENT.
 
     { "reason": "MALFORMED_MESSAGE", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_EVENT_ID_REUSED: ErrorReason.ValueType  # 3
-"""An event with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored values are never shown.
+"""An event with this id is stored already, with other contents. Status ALREADY_EXISTS. Stored
+values are never shown.
 
     { "reason": "EVENT_ID_REUSED", "domain": "ledger.v1",
       "metadata": { "event_id": "evt_1", "differing_fields": "amount_minor,occurred_at" } }
@@ -229,7 +253,8 @@ ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 4
 ERROR_REASON_RESTAURANT_NOT_FOUND: ErrorReason.ValueType  # 5
 """No restaurant with this id is registered. Status NOT_FOUND.
 
-    { "reason": "RESTAURANT_NOT_FOUND", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
+    { "reason": "RESTAURANT_NOT_FOUND", "domain": "ledger.v1",
+      "metadata": { "restaurant_id": "res_1" } }
 """
 ERROR_REASON_PAYOUT_NOT_FOUND: ErrorReason.ValueType  # 6
 """No payout with this id exists. Status NOT_FOUND. An event that names it was not stored.
@@ -239,68 +264,79 @@ ERROR_REASON_PAYOUT_NOT_FOUND: ErrorReason.ValueType  # 6
 ERROR_REASON_PAYOUT_RUN_NOT_FOUND: ErrorReason.ValueType  # 7
 """No payout run with this id exists. Status NOT_FOUND.
 
-    { "reason": "PAYOUT_RUN_NOT_FOUND", "domain": "ledger.v1", "metadata": { "payout_run_id": "…" } }
+    { "reason": "PAYOUT_RUN_NOT_FOUND", "domain": "ledger.v1",
+      "metadata": { "payout_run_id": "…" } }
 """
 ERROR_REASON_PAYOUT_MOVE_NOT_ALLOWED: ErrorReason.ValueType  # 8
-"""The payout is in a state from which the event cannot move it, for example paid twice by two events. Status
-FAILED_PRECONDITION. The event was not stored. `booked_event_ids` names those that brought the payout to its state.
+"""The payout is in a state from which the event cannot move it, for example paid twice by two
+events. Status FAILED_PRECONDITION. The event was not stored. `booked_event_ids` names those
+that brought the payout to its state.
 
     { "reason": "PAYOUT_MOVE_NOT_ALLOWED", "domain": "ledger.v1",
-      "metadata": { "payout_id": "…", "state": "PAID", "event_id": "evt_2", "booked_event_ids": "evt_1" } }
+      "metadata": { "payout_id": "…", "state": "PAID", "event_id": "evt_2",
+        "booked_event_ids": "evt_1" } }
 """
 ERROR_REASON_PAYOUT_MISMATCH: ErrorReason.ValueType  # 9
-"""The event's restaurant, currency or amount is not the payout's. Status FAILED_PRECONDITION. The event was not stored.
+"""The event's restaurant, currency or amount is not the payout's. Status FAILED_PRECONDITION. The
+event was not stored.
 
     { "reason": "PAYOUT_MISMATCH", "domain": "ledger.v1",
       "metadata": { "payout_id": "…", "differing_fields": "amount_minor" } }
 """
 ERROR_REASON_EVENT_REJECTED: ErrorReason.ValueType  # 10
-"""The database refused the event as data although it passed validation. Status INVALID_ARGUMENT. The event was not stored;
-the other events of its batch were.
+"""The database refused the event as data although it passed validation. Status INVALID_ARGUMENT.
+The event was not stored; the other events of its batch were.
 
     { "reason": "EVENT_REJECTED", "domain": "ledger.v1", "metadata": { "event_id": "evt_1" } }
 """
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 11
-"""A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; the answer cannot be written down.
+"""A sum does not fit the int64 of its field. Status OUT_OF_RANGE. The books are right; the answer
+cannot be written down.
 
-    { "reason": "AMOUNT_OUT_OF_RANGE", "domain": "ledger.v1", "metadata": { "field": "available_minor" } }
+    { "reason": "AMOUNT_OUT_OF_RANGE", "domain": "ledger.v1",
+      "metadata": { "field": "available_minor" } }
 """
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 12
-"""The server has as much waiting work as it can hold. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo. Nothing was
-stored; the same call may be repeated.
+"""The server has as much waiting work as it can hold. Status RESOURCE_EXHAUSTED, with a
+google.rpc.RetryInfo. Nothing was stored; the same call may be repeated.
 
     { "reason": "QUEUE_FULL", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 13
-"""The database cannot be reached or refuses work for now. Status UNAVAILABLE, with a google.rpc.RetryInfo. Whether the call took
-effect is not known; repeat it: an event that was stored answers DUPLICATE.
+"""The database cannot be reached or refuses work for now. Status UNAVAILABLE, with a
+google.rpc.RetryInfo. Whether the call took effect is not known; repeat it: an event that was
+stored answers DUPLICATE.
 
     { "reason": "DATABASE_UNAVAILABLE", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 14
-"""The server is stopping. Status UNAVAILABLE. Nothing was stored; repeat the call, another server will take it.
+"""The server is stopping. Status UNAVAILABLE. Nothing was stored; repeat the call, another server
+will take it.
 
     { "reason": "SHUTTING_DOWN", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_METHOD_NOT_IMPLEMENTED: ErrorReason.ValueType  # 15
 """This server does not offer the method. Status UNIMPLEMENTED.
 
-    { "reason": "METHOD_NOT_IMPLEMENTED", "domain": "ledger.v1", "metadata": { "method": "/ledger.v1.LedgerService/RunPayouts" } }
+    { "reason": "METHOD_NOT_IMPLEMENTED", "domain": "ledger.v1",
+      "metadata": { "method": "/ledger.v1.LedgerService/RunPayouts" } }
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
-"""Something unexpected went wrong. Status INTERNAL, with a constant text; the server's log has the cause under `error_id`.
+"""Something unexpected went wrong. Status INTERNAL, with a constant text; the server's log has
+the cause under `error_id`.
 
     { "reason": "INTERNAL", "domain": "ledger.v1", "metadata": { "error_id": "…" } }
 """
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 17
-"""The work that waits before the call takes longer than the call has left, or its deadline has passed. Status DEADLINE_EXCEEDED, at once. Nothing was stored;
-repeat the call with a longer deadline, or later.
+"""The work that waits before the call takes longer than the call has left, or its deadline has
+passed. Status DEADLINE_EXCEEDED, at once. Nothing was stored; repeat the call with a longer
+deadline, or later.
 
     { "reason": "DEADLINE_TOO_SHORT", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_NOT_AUTHENTICATED: ErrorReason.ValueType  # 18
-"""The call has no credentials, or they are not accepted: unknown, expired, or for somebody else. Status UNAUTHENTICATED. Why is in
-the server's log only.
+"""The call has no credentials, or they are not accepted: unknown, expired, or for another
+service. Status UNAUTHENTICATED. Why is in the server's log only.
 
     { "reason": "NOT_AUTHENTICATED", "domain": "ledger.v1", "metadata": {} }
 """
@@ -311,8 +347,8 @@ PERMISSION_DENIED. The event was not stored; the other events of its batch or st
     { "reason": "SCOPE_MISSING", "domain": "ledger.v1", "metadata": { "scope": "payout" } }
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
-"""The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo that says when it may again.
-Nothing was stored; the same call may be repeated then.
+"""The caller calls more often than it may. Status RESOURCE_EXHAUSTED, with a google.rpc.RetryInfo
+that says when it may again. Nothing was stored; the same call may be repeated then.
 
     { "reason": "RATE_LIMITED", "domain": "ledger.v1", "metadata": {} }
 """
@@ -321,7 +357,8 @@ ERROR_REASON_RESTAURANT_CHANGED: ErrorReason.ValueType  # 21
 FAILED_PRECONDITION. Nothing was changed; read the restaurant again, decide anew, and send the
 new etag.
 
-    { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1", "metadata": { "restaurant_id": "res_1" } }
+    { "reason": "RESTAURANT_CHANGED", "domain": "ledger.v1",
+      "metadata": { "restaurant_id": "res_1" } }
 """
 ERROR_REASON_EVENT_TYPE_UNKNOWN: ErrorReason.ValueType  # 22
 """The event is of a type that this server does not know: the caller's contract is newer. Status
@@ -332,11 +369,13 @@ again after the server is upgraded. No other field of the event was judged.
       "metadata": { "field": "event.type", "event_type": "77" } }
 """
 ERROR_REASON_PAYOUT_ANSWERS_CONTRADICT: ErrorReason.ValueType  # 23
-"""By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it had refused or returned it. Status
-FAILED_PRECONDITION. The event was not stored; only the bank can tell where the money is.
+"""By the `occurred_at` of the event and of one that is stored, the bank paid a payout after it
+had refused or returned it. Status FAILED_PRECONDITION. The event was not stored; only the bank
+can tell where the money is.
 
     { "reason": "PAYOUT_ANSWERS_CONTRADICT", "domain": "ledger.v1",
-      "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2", "booked_event_id": "evt_1" } }
+      "metadata": { "payout_id": "…", "state": "FAILED", "event_id": "evt_2",
+        "booked_event_id": "evt_1" } }
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 24
 """The request has more bytes than its method takes: 4 MiB for batches and streams of events,
@@ -354,19 +393,21 @@ same call may be repeated.
 ERROR_REASON_PAYOUT_RUN_ENDED: ErrorReason.ValueType  # 26
 """The payout run has succeeded, and can be canceled no more. Status FAILED_PRECONDITION.
 
-    { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1", "metadata": { "payout_run_id": "…" } }
+    { "reason": "PAYOUT_RUN_ENDED", "domain": "ledger.v1",
+      "metadata": { "payout_run_id": "…" } }
 """
 ERROR_REASON_TOO_MANY_PAYOUT_RUNS: ErrorReason.ValueType  # 27
-"""As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not started; wait
-for another one to end, or cancel one.
+"""As many payout runs are under way as may be. Status RESOURCE_EXHAUSTED. The run was not
+started; wait for another one to end, or cancel one.
 
     { "reason": "TOO_MANY_PAYOUT_RUNS", "domain": "ledger.v1", "metadata": {} }
 """
 ERROR_REASON_PAYOUT_RUN_ARCHIVED: ErrorReason.ValueType  # 28
 """The operator has moved the items of the payout run out of the database, into an archive. Status
-FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun answers the
-run's totals, and ListPayouts its payouts, as before.
+FAILED_PRECONDITION. `file_name` names the archive's file, which the operator has. GetPayoutRun
+answers the run's totals, and ListPayouts its payouts, as before.
 
     { "reason": "PAYOUT_RUN_ARCHIVED", "domain": "ledger.v1",
-      "metadata": { "payout_run_id": "…", "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
+      "metadata": { "payout_run_id": "…",
+        "file_name": "payout_run_items-2025-11-….jsonl.gz" } }
 """

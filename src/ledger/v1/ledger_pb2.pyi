@@ -5,23 +5,27 @@ The contract of the ledger service.
 
 Conventions that hold everywhere:
 
-- Amounts are int64 counts of the smallest unit of their ISO 4217 currency (1250 is 12.50 PEN, and 1250 JPY). They are named
-  `…_minor`. In JSON an int64 is a string.
-- Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits are cut off before anything
-  is compared or stored.
-- Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never trimmed.
-- Every error of this service carries a google.rpc.ErrorInfo whose reason is one of error_reason.proto; with INVALID_REQUEST
-  comes a google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is
-  stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
-  deadline) has a status and no details.
+- Amounts are int64 counts of the smallest unit of their ISO 4217 currency (1250 is 12.50 PEN,
+  and 1250 JPY). They are named `…_minor`. In JSON an int64 is a string.
+- Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits
+  are cut off before anything is compared or stored.
+- Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never
+  trimmed.
+- Every error of this service carries a google.rpc.ErrorInfo whose reason is one of
+  error_reason.proto; with INVALID_REQUEST comes a google.rpc.BadRequest naming every offending
+  field. UNAVAILABLE means that the database is away or the server is stopping; every method may
+  be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a
+  passed deadline) has a status and no details.
 - Enums grow: a server of a later version may send values that a client's stubs do not know. A
   client shows them as their number, or treats them as "something else"; it does not fail. An
   event result without `error` was accepted, whatever its status. A server answers an event type
-  that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an upgrade.
-- Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
-  fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it:
-  with other filters it is INVALID_ARGUMENT, and so is one that no server of these books made. Tokens are for the next call, not to
-  be kept: an upgrade of the servers may end them.
+  that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an
+  upgrade.
+- Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is
+  INVALID_ARGUMENT. A page may hold fewer, so that no response is larger than 4 MiB; an empty
+  `next_page_token` alone means there is no further page. A token belongs to the query that made
+  it: with other filters it is INVALID_ARGUMENT, and so is one that no server of these books
+  made. Tokens are for the next call, not to be kept: an upgrade of the servers may end them.
 """
 
 from collections import abc as abc
@@ -53,17 +57,21 @@ class _EventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EventType.Va
     EVENT_TYPE_UNSPECIFIED: _EventType.ValueType  # 0
     """Not allowed."""
     EVENT_TYPE_CHARGE_SUCCEEDED: _EventType.ValueType  # 1
-    """A customer's payment for the restaurant succeeded. The restaurant is owed the amount less the fee once it has matured."""
+    """A customer's payment for the restaurant succeeded. The restaurant is owed the amount less the
+    fee once it has matured.
+    """
     EVENT_TYPE_REFUND_SUCCEEDED: _EventType.ValueType  # 2
     """Money went back to a customer, in whole or in part. Counts at once; fees are not returned."""
     EVENT_TYPE_FEE_ASSESSED: _EventType.ValueType  # 3
-    """The platform charges the restaurant a fee of its own. Counts at once."""
+    """The platform charges the restaurant a separate fee. Counts at once."""
     EVENT_TYPE_ADJUSTMENT_CREDITED: _EventType.ValueType  # 4
     """A correction in the restaurant's favour. Counts at once."""
     EVENT_TYPE_ADJUSTMENT_DEBITED: _EventType.ValueType  # 5
     """A correction against the restaurant. Counts at once."""
     EVENT_TYPE_DISPUTE_OPENED: _EventType.ValueType  # 6
-    """A customer disputes a payment: the amount is held back from the restaurant, which also bears the dispute's fee."""
+    """A customer disputes a payment: the amount is held back from the restaurant, which also bears
+    the dispute's fee.
+    """
     EVENT_TYPE_DISPUTE_WON: _EventType.ValueType  # 7
     """A dispute ended in the restaurant's favour: what was held is released."""
     EVENT_TYPE_DISPUTE_LOST: _EventType.ValueType  # 8
@@ -71,7 +79,9 @@ class _EventTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EventType.Va
     EVENT_TYPE_PAYOUT_PAID: _EventType.ValueType  # 9
     """The bank carried a payout out."""
     EVENT_TYPE_PAYOUT_FAILED: _EventType.ValueType  # 10
-    """The bank refused a payout, or returned it after it was paid: its amount is available again at once."""
+    """The bank refused a payout, or returned it after it was paid: its amount is available again at
+    once.
+    """
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened at the payment processor. This enum grows: expect values that you do not know."""
@@ -79,17 +89,21 @@ class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
 EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 """Not allowed."""
 EVENT_TYPE_CHARGE_SUCCEEDED: EventType.ValueType  # 1
-"""A customer's payment for the restaurant succeeded. The restaurant is owed the amount less the fee once it has matured."""
+"""A customer's payment for the restaurant succeeded. The restaurant is owed the amount less the
+fee once it has matured.
+"""
 EVENT_TYPE_REFUND_SUCCEEDED: EventType.ValueType  # 2
 """Money went back to a customer, in whole or in part. Counts at once; fees are not returned."""
 EVENT_TYPE_FEE_ASSESSED: EventType.ValueType  # 3
-"""The platform charges the restaurant a fee of its own. Counts at once."""
+"""The platform charges the restaurant a separate fee. Counts at once."""
 EVENT_TYPE_ADJUSTMENT_CREDITED: EventType.ValueType  # 4
 """A correction in the restaurant's favour. Counts at once."""
 EVENT_TYPE_ADJUSTMENT_DEBITED: EventType.ValueType  # 5
 """A correction against the restaurant. Counts at once."""
 EVENT_TYPE_DISPUTE_OPENED: EventType.ValueType  # 6
-"""A customer disputes a payment: the amount is held back from the restaurant, which also bears the dispute's fee."""
+"""A customer disputes a payment: the amount is held back from the restaurant, which also bears
+the dispute's fee.
+"""
 EVENT_TYPE_DISPUTE_WON: EventType.ValueType  # 7
 """A dispute ended in the restaurant's favour: what was held is released."""
 EVENT_TYPE_DISPUTE_LOST: EventType.ValueType  # 8
@@ -97,7 +111,9 @@ EVENT_TYPE_DISPUTE_LOST: EventType.ValueType  # 8
 EVENT_TYPE_PAYOUT_PAID: EventType.ValueType  # 9
 """The bank carried a payout out."""
 EVENT_TYPE_PAYOUT_FAILED: EventType.ValueType  # 10
-"""The bank refused a payout, or returned it after it was paid: its amount is available again at once."""
+"""The bank refused a payout, or returned it after it was paid: its amount is available again at
+once.
+"""
 
 class _IngestStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -113,7 +129,7 @@ class _IngestStatusEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_IngestSta
     """The event had been booked before, with the same contents. Nothing changed."""
 
 class IngestStatus(_IngestStatus, metaclass=_IngestStatusEnumTypeWrapper):
-    """What became of an event that was accepted. This enum grows: expect values that you do not know."""
+    """The outcome of an accepted event. This enum grows: expect values that you do not know."""
 
 INGEST_STATUS_UNSPECIFIED: IngestStatus.ValueType  # 0
 """The event was not accepted: see `error`."""
@@ -182,7 +198,7 @@ class _EntryTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryType.Va
     ENTRY_TYPE_CHARGE: _EntryType.ValueType  # 1
     """A charge's amount."""
     ENTRY_TYPE_FEE: _EntryType.ValueType  # 2
-    """The platform's commission on a charge, or a fee of its own."""
+    """The platform's commission on a charge, or a separate fee."""
     ENTRY_TYPE_REFUND: _EntryType.ValueType  # 3
     """A refund's amount."""
     ENTRY_TYPE_ADJUSTMENT_CREDIT: _EntryType.ValueType  # 4
@@ -220,7 +236,7 @@ ENTRY_TYPE_UNSPECIFIED: EntryType.ValueType  # 0
 ENTRY_TYPE_CHARGE: EntryType.ValueType  # 1
 """A charge's amount."""
 ENTRY_TYPE_FEE: EntryType.ValueType  # 2
-"""The platform's commission on a charge, or a fee of its own."""
+"""The platform's commission on a charge, or a separate fee."""
 ENTRY_TYPE_REFUND: EntryType.ValueType  # 3
 """A refund's amount."""
 ENTRY_TYPE_ADJUSTMENT_CREDIT: EntryType.ValueType  # 4
@@ -263,12 +279,14 @@ class _PayoutStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PayoutStat
     PAYOUT_STATE_FAILED: _PayoutState.ValueType  # 3
     """The bank refused it. Its amount is available again."""
     PAYOUT_STATE_RETURNED: _PayoutState.ValueType  # 4
-    """The bank returned it after it was paid, in whichever order the two events came. Its amount is available again."""
+    """The bank returned it after it was paid, in whichever order the two events came. Its amount is
+    available again.
+    """
 
 class PayoutState(_PayoutState, metaclass=_PayoutStateEnumTypeWrapper):
-    """Where a payout stands. CREATED becomes PAID or FAILED; PAID becomes RETURNED by PAYOUT_FAILED, and
-    FAILED by a PAYOUT_PAID that occurred no later. No other move exists.
-    This enum grows: expect values that you do not know.
+    """Where a payout stands. CREATED becomes PAID or FAILED; PAID becomes RETURNED by PAYOUT_FAILED,
+    and FAILED by a PAYOUT_PAID that occurred no later. No other move exists. This enum grows: expect
+    values that you do not know.
     """
 
 PAYOUT_STATE_UNSPECIFIED: PayoutState.ValueType  # 0
@@ -280,7 +298,9 @@ PAYOUT_STATE_PAID: PayoutState.ValueType  # 2
 PAYOUT_STATE_FAILED: PayoutState.ValueType  # 3
 """The bank refused it. Its amount is available again."""
 PAYOUT_STATE_RETURNED: PayoutState.ValueType  # 4
-"""The bank returned it after it was paid, in whichever order the two events came. Its amount is available again."""
+"""The bank returned it after it was paid, in whichever order the two events came. Its amount is
+available again.
+"""
 
 class _PayoutRunState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -331,7 +351,7 @@ class _PayoutRunItemOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_P
     """No payout was created: see the reason."""
 
 class PayoutRunItemOutcome(_PayoutRunItemOutcome, metaclass=_PayoutRunItemOutcomeEnumTypeWrapper):
-    """What became of a restaurant in a payout run.
+    """The outcome of a restaurant in a payout run.
     This enum grows: expect values that you do not know.
     """
 
@@ -395,7 +415,9 @@ SKIP_REASON_CANCELED: SkipReason.ValueType  # 8
 
 @typing.final
 class ProcessorEvent(message.Message):
-    """What a payment processor told the platform. Set by the caller; nothing in it is ever changed."""
+    """What a payment processor reported to the platform. Set by the caller; nothing in it is ever
+    changed.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -430,7 +452,9 @@ class ProcessorEvent(message.Message):
     REFERENCE_FIELD_NUMBER: builtins.int
     METADATA_FIELD_NUMBER: builtins.int
     event_id: builtins.str
-    """The processor's id of this event, 1 to 128 characters of [A-Za-z0-9._:-]. Required. What is booked once."""
+    """The processor's id of this event, 1 to 128 characters of [A-Za-z0-9._:-]. Required. What is
+    booked once.
+    """
     type: EventType.ValueType
     """What happened. Required."""
     restaurant_id: builtins.str
@@ -438,26 +462,33 @@ class ProcessorEvent(message.Message):
     currency: builtins.str
     """ISO 4217 code in upper case, for example "PEN". Required."""
     amount_minor: builtins.int
-    """The amount that moved, in minor units, 1 to 10^12; on payout events the payout's amount, however large. Required. The direction
-    follows from the type.
+    """The amount that moved, in minor units, 1 to 10^12; on payout events the payout's amount,
+    however large. Required. The direction follows from the type.
     """
     fee_minor: builtins.int
-    """The fee in minor units, 0 to amount_minor; default 0. Above 0 only on charges (the platform's commission), on opened disputes (the
-    processor's fee, borne by the restaurant) and on refunds (stored, not posted).
+    """The fee in minor units, 0 to amount_minor; default 0. Above 0 only on charges (the platform's
+    commission), on opened disputes (the processor's fee, borne by the restaurant) and on refunds
+    (stored, not posted).
     """
     payout_id: builtins.str
-    """The payout that a payout event is about. Required on EVENT_TYPE_PAYOUT_PAID and _FAILED, empty on all others."""
+    """The payout that a payout event is about. Required on EVENT_TYPE_PAYOUT_PAID and _FAILED, empty
+    on all others.
+    """
     reference: builtins.str
-    """The processor's id of what the event is about: the payment, the refund's payment, the dispute. At most 255 printable ASCII
-    characters; default empty. Disputes pair by it.
+    """The processor's id of what the event is about: the payment, the refund's payment, the dispute.
+    At most 255 printable ASCII characters; default empty. Disputes pair by it.
     """
     @builtins.property
     def occurred_at(self) -> timestamp_pb2.Timestamp:
-        """When it happened, by the processor's clock: 2000-01-01 to 5 minutes from now. Required. A charge matures from here."""
+        """When it happened, by the processor's clock: 2000-01-01 to 5 minutes from now. Required. A
+        charge matures from here.
+        """
 
     @builtins.property
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """Whatever the caller wants to keep with the event: at most 8 KiB of keys and values, without NUL. Not compared on repeat."""
+        """Whatever the caller wants to keep with the event: at most 8 KiB of keys and values, without
+        NUL. Not compared on repeat.
+        """
 
     def __init__(
         self,
@@ -481,7 +512,9 @@ class ProcessorEvent(message.Message):
 
 @typing.final
 class LedgerEntry(message.Message):
-    """One line of the ledger: an amount that moved from one ledger account to another inside a restaurant's books. Set by the server."""
+    """One line of the ledger: an amount that moved from one ledger account to another inside a
+    restaurant's books. Set by the server.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -590,12 +623,14 @@ class Restaurant(message.Message):
     restaurant_id: builtins.str
     """1 to 128 characters of [A-Za-z0-9._:-]."""
     name: builtins.str
-    """The name for people, at most 200 characters. Empty for a restaurant that was registered by its first event."""
+    """The name for people, at most 200 characters. Empty for a restaurant that was registered by its
+    first event.
+    """
     active: builtins.bool
     """Whether payout runs pay it."""
     maturity_days: builtins.int
-    """How many days of 24 hours after `occurred_at` its charges mature, 0 (at once) to 365. Unset: the server's setting. A change
-    holds for charges recorded from then on.
+    """How many days of 24 hours after `occurred_at` its charges mature, 0 (at once) to 365. Unset:
+    the server's setting. A change holds for charges recorded from then on.
     """
     etag: builtins.str
     """Names this state of the profile: another one after every change. Opaque, set by the server. In
@@ -688,7 +723,9 @@ class BatchIngestEventsRequest(message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[ProcessorEvent]:
-        """1 to 1,000 events. Required. Their `metadata` may have 64,000 entries together, else INVALID_ARGUMENT."""
+        """1 to 1,000 events. Required. Their `metadata` may have 64,000 entries together, else
+        INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,
@@ -725,7 +762,7 @@ class BatchIngestEventsResponse(message.Message):
 
 @typing.final
 class IngestResult(message.Message):
-    """What became of one event of a batch or a stream."""
+    """The outcome of one event of a batch or a stream."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -767,8 +804,8 @@ class StreamEventsRequest(message.Message):
 
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[ProcessorEvent]:
-        """1 to 1,000 events to book: a backfill is several times faster with a hundred in a request than with one.
-        As in BatchIngestEventsRequest, their `metadata` may have 64,000 entries together.
+        """1 to 1,000 events to book: a backfill is several times faster with a hundred in a request than
+        with one. As in BatchIngestEventsRequest, their `metadata` may have 64,000 entries together.
         """
 
     def __init__(
@@ -793,7 +830,7 @@ class StreamEventsResponse(message.Message):
     RESULTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def result(self) -> IngestResult:
-        """What became of `event`; unset if the request carried `events`."""
+        """The outcome of `event`; unset if the request carried `events`."""
 
     @builtins.property
     def results(self) -> containers.RepeatedCompositeFieldContainer[IngestResult]:
@@ -884,8 +921,9 @@ class GetBalanceRequest(message.Message):
     """ISO 4217 code in upper case. Required."""
     @builtins.property
     def as_of(self) -> timestamp_pb2.Timestamp:
-        """A past instant; unset means now. Counts the entries recorded before it, matured by it. The answer is final once the database's
-        transactions begun before it have ended, which takes seconds at the most.
+        """A past instant; unset means now. Counts the entries recorded before it, matured by it. The
+        answer is final once the database's transactions begun before it have ended, which takes at
+        most a few seconds.
         """
 
     def __init__(
@@ -903,7 +941,9 @@ class GetBalanceRequest(message.Message):
 
 @typing.final
 class GetBalanceResponse(message.Message):
-    """The response of GetBalance. All amounts in minor units; negative if the restaurant owes the platform."""
+    """The response of GetBalance. All amounts in minor units; negative if the restaurant owes the
+    platform.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -977,7 +1017,7 @@ class ListEntriesRequest(message.Message):
     payout_id: builtins.str
     """Only entries of this payout. Empty: all."""
     page_size: builtins.int
-    """How many entries at the most; 0 means 100, above 1,000 means 1,000."""
+    """At most this many entries; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     @builtins.property
@@ -986,11 +1026,15 @@ class ListEntriesRequest(message.Message):
 
     @builtins.property
     def end_at(self) -> timestamp_pb2.Timestamp:
-        """Entries recorded before it; not in the future. Unset: up to now, the same instant for all pages."""
+        """Entries recorded before it; not in the future. Unset: up to now, the same instant for all
+        pages.
+        """
 
     @builtins.property
     def entry_types(self) -> containers.RepeatedScalarFieldContainer[EntryType.ValueType]:
-        """Only entries of these types. Empty: all. Types that are never on restaurant_payable match nothing."""
+        """Only entries of these types. Empty: all. Types that are never on restaurant_payable match
+        nothing.
+        """
 
     def __init__(
         self,
@@ -1059,17 +1103,19 @@ class RunPayoutsRequest(message.Message):
     currency: builtins.str
     """ISO 4217 code in upper case. Required."""
     min_amount_minor: builtins.int
-    """Pay only restaurants that may be paid at least this much, in minor units, 0 or more; default 0. Nothing below 1 is ever paid."""
+    """Pay only restaurants that may be paid at least this much, in minor units, 0 or more; default 0.
+    Nothing below 1 is ever paid.
+    """
     request_id: builtins.str
-    """Empty, or 1 to 128 characters of [A-Za-z0-9._:-]. A new one starts another run with the same parameters, for example to pay again
-    what failed.
+    """Empty, or 1 to 128 characters of [A-Za-z0-9._:-]. A new one starts another run with the same
+    parameters, for example to pay again what failed.
     """
     dry_run: builtins.bool
     """Return the plan and write nothing."""
     @builtins.property
     def as_of(self) -> date_pb2.Date:
-        """The date to pay out by, in the settlement time zone; not in the future. Required. The cut-off is its last microsecond, or now if
-        it is today.
+        """The date to pay out by, in the settlement time zone; not in the future. Required. The cut-off
+        is its last microsecond, or now if it is today.
         """
 
     def __init__(
@@ -1149,7 +1195,9 @@ class PayoutRun(message.Message):
     restaurants_total: builtins.int
     """How many restaurants it has to look at in all."""
     is_capped: builtins.bool
-    """Whether the payouts add up to more than int64 holds: total_amount_minor is its largest number then."""
+    """Whether the payouts add up to more than int64 holds: total_amount_minor is its largest number
+    then.
+    """
     @builtins.property
     def as_of(self) -> date_pb2.Date:
         """The date it pays out by."""
@@ -1276,7 +1324,7 @@ class ListPayoutRunsRequest(message.Message):
     state: PayoutRunState.ValueType
     """Only runs in this state; PLANNED is stored nowhere. Unspecified: all."""
     page_size: builtins.int
-    """How many runs at the most; 0 means 100, above 1,000 means 1,000."""
+    """At most this many runs; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     def __init__(
@@ -1376,7 +1424,7 @@ class ListPayoutRunItemsRequest(message.Message):
     outcome: PayoutRunItemOutcome.ValueType
     """Only items with this outcome. Unspecified: all."""
     page_size: builtins.int
-    """How many items at the most; 0 means 100, above 1,000 means 1,000."""
+    """At most this many items; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     def __init__(
@@ -1433,7 +1481,7 @@ class PayoutRunItem(message.Message):
     restaurant_id: builtins.str
     """The restaurant."""
     outcome: PayoutRunItemOutcome.ValueType
-    """What became of it."""
+    """Its outcome."""
     skip_reason: SkipReason.ValueType
     """Why it was skipped. Unspecified if it was not."""
     payout_id: builtins.str
@@ -1539,8 +1587,8 @@ class Payout(message.Message):
 
     @builtins.property
     def items(self) -> containers.RepeatedCompositeFieldContainer[PayoutItem]:
-        """What the amount consists of: for each entry type, what was counted since the restaurant's payout before. They add up to
-        amount_minor. Empty in lists.
+        """What the amount consists of: for each entry type, what was counted since the restaurant's
+        payout before. They add up to amount_minor. Empty in lists.
         """
 
     @builtins.property
@@ -1584,7 +1632,9 @@ class PayoutItem(message.Message):
     type: EntryType.ValueType
     """The entry type."""
     amount_minor: builtins.int
-    """What entries of this type add to the payout, in minor units; negative if they take away. Never 0."""
+    """What entries of this type add to the payout, in minor units; negative if they take away. Never
+    0.
+    """
     def __init__(
         self,
         *,
@@ -1649,7 +1699,7 @@ class ListPayoutsRequest(message.Message):
     payout_run_id: builtins.str
     """Only payouts of this run. Empty: all."""
     page_size: builtins.int
-    """How many payouts at the most; 0 means 100, above 1,000 means 1,000."""
+    """At most this many payouts; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     def __init__(
@@ -1803,8 +1853,8 @@ class UpdateRestaurantRequest(message.Message):
     @builtins.property
     def update_mask(self) -> field_mask_pb2.FieldMask:
         """What to change: `name`, `active`, `maturity_days` (unset: the server's setting), `metadata`
-        (all of it), or `metadata.KEY` for one key of it, which is removed if `restaurant.metadata` lacks
-        it. 1 to 1,000 paths; none only with `allow_missing`.
+        (all of it), or `metadata.KEY` for one key of it, which is removed if `restaurant.metadata`
+        lacks it. 1 to 1,000 paths; none only with `allow_missing`.
         """
 
     def __init__(
@@ -1893,7 +1943,7 @@ class ListRestaurantsRequest(message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """How many restaurants at the most; 0 means 100, above 1,000 means 1,000."""
+    """At most this many restaurants; 0 means 100, above 1,000 means 1,000."""
     page_token: builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     def __init__(

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class LedgerServiceStub:
-    """Books a payment processor's events exactly once in an append-only double-entry ledger, tells what each restaurant may be
-    paid, and pays restaurants out in batches.
+    """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
+    what each restaurant may be paid, and pays restaurants out in batches.
     """
 
     def __init__(self, channel):
@@ -124,32 +124,36 @@ class LedgerServiceStub:
 
 
 class LedgerServiceServicer:
-    """Books a payment processor's events exactly once in an append-only double-entry ledger, tells what each restaurant may be
-    paid, and pays restaurants out in batches.
+    """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
+    what each restaurant may be paid, and pays restaurants out in batches.
     """
 
     def IngestEvent(self, request, context):
-        """Books one event: stores it and posts its ledger entries, both or neither, durably before the answer.
+        """Books one event: stores it and posts its ledger entries, both or neither, durably before the
+        answer.
 
-        On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
-        time and changes nothing, for ever. Metadata is not compared.
+        On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+        transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
         INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
-        server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
-        (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
-        restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
-        event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
-        these cases nothing is stored.
+        server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an
+        event with this id and other contents is stored (the differing fields are named, stored values
+        are not). NOT_FOUND: the payout that a payout event names does not exist, or the restaurant is
+        unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot
+        make the move, or the event's amount, restaurant or currency is not the payout's.
+        RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all these cases nothing is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchIngestEvents(self, request, context):
-        """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
+        """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the
+        others.
 
-        Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
-        is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+        Results are in the order of the request, one for each event. Of several events with the same id
+        in one request the first that is accepted is the one that is booked. The status of the call
+        itself is OK if the request was well formed, whatever became of the events.
 
         On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
         """
@@ -158,68 +162,78 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamEvents(self, request_iterator, context):
-        """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-        a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
-        than it can book: a full queue makes a stream wait.
+        """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+        the order of the requests; a response means that its events are durable. The events of a stream
+        are booked in their order. The server reads no further than it can book: a full queue makes a
+        stream wait.
 
-        On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
-        without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
-        answered. If the stream breaks off, what was not answered may be sent again.
+        On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
+        does not end the stream; a request without events, with both kinds of them or with more than
+        1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
+        off, what was not answered may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEvent(self, request, context):
-        """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id. INVALID_ARGUMENT: not an event id.
+        """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
+        INVALID_ARGUMENT: not an event id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBalance(self, request, context):
-        """Returns what a restaurant has in one currency, now or at a past instant, from all entries committed before the call.
+        """Returns what a restaurant has in one currency, now or at a past instant, from all entries
+        committed before the call.
 
-        A balance read after an event was acknowledged includes it. A known restaurant without entries has zeros. NOT_FOUND: no such
-        restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in the future. OUT_OF_RANGE: a sum does not fit int64.
+        A balance read after an event was acknowledged includes it. A known restaurant without entries
+        has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
+        the future. OUT_OF_RANGE: a sum does not fit int64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
-        balances before and after, which tie out with GetBalance.
+        """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by
+        `recorded_at`, with the balances before and after, which tie out with GetBalance.
 
-        All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
-        entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
-        transactions begun before its end have ended, which takes seconds at the most.
+        All pages show the moment at which the first one was read: what is booked later is left out,
+        and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
+        Asked for again, a statement is final once the database's transactions begun before its end
+        have ended, which takes at most a few seconds.
 
-        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
-        begins after its end. OUT_OF_RANGE: a balance does not fit int64.
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
+        begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
+        int64.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunPayouts(self, request, context):
-        """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on in the background, whatever
-        becomes of the caller or of this server.
+        """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
+        in the background, whatever becomes of the caller or of this server.
 
-        On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With `dry_run` the plan is
-        returned and nothing is written.
+        On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
+        `dry_run` the plan is returned and nothing is written.
 
-        INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
-        RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+        INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
+        the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
+        cancel one.
 
-        A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
+        A run of a currency in which no restaurant has a balance account says so: its
+        `restaurants_total` is 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPayoutRun(self, request, context):
-        """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id.
+        """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
+        id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,34 +248,36 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelPayoutRun(self, request, context):
-        """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
-        looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+        """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
+        not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
 
-        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
-        INVALID_ARGUMENT: not a run's id.
+        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+        already. INVALID_ARGUMENT: not a run's id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPayoutRunItems(self, request, context):
-        """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-        FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
+        """Lists the restaurants of a payout run with the outcome of each, in the order of restaurant ids.
+        NOT_FOUND: no such run. FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT:
+        a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPayout(self, request, context):
-        """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id.
+        """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
+        not a payout's id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPayouts(self, request, context):
-        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
-        a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
+        or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,7 +296,7 @@ class LedgerServiceServicer:
 
     def UpdateRestaurant(self, request, context):
         """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
-        `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+        `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
         On repeat: a restaurant that has the values already is answered as it is and not changed,
         whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
@@ -292,7 +308,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRestaurant(self, request, context):
-        """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a restaurant id.
+        """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a
+        restaurant id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -402,8 +419,8 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
-    """Books a payment processor's events exactly once in an append-only double-entry ledger, tells what each restaurant may be
-    paid, and pays restaurants out in batches.
+    """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
+    what each restaurant may be paid, and pays restaurants out in batches.
     """
 
     @staticmethod

@@ -5,23 +5,27 @@ The contract of the ledger service.
 
 Conventions that hold everywhere:
 
-- Amounts are int64 counts of the smallest unit of their ISO 4217 currency (1250 is 12.50 PEN, and 1250 JPY). They are named
-  `…_minor`. In JSON an int64 is a string.
-- Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits are cut off before anything
-  is compared or stored.
-- Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never trimmed.
-- Every error of this service carries a google.rpc.ErrorInfo whose reason is one of error_reason.proto; with INVALID_REQUEST
-  comes a google.rpc.BadRequest naming every offending field. UNAVAILABLE means that the database is away or the server is
-  stopping; every method may be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a passed
-  deadline) has a status and no details.
+- Amounts are int64 counts of the smallest unit of their ISO 4217 currency (1250 is 12.50 PEN,
+  and 1250 JPY). They are named `…_minor`. In JSON an int64 is a string.
+- Instants are google.protobuf.Timestamp, named `…_at`, and kept in microseconds: finer digits
+  are cut off before anything is compared or stored.
+- Ids are strings of 1 to 128 characters of [A-Za-z0-9._:-], compared byte by byte and never
+  trimmed.
+- Every error of this service carries a google.rpc.ErrorInfo whose reason is one of
+  error_reason.proto; with INVALID_REQUEST comes a google.rpc.BadRequest naming every offending
+  field. UNAVAILABLE means that the database is away or the server is stopping; every method may
+  be repeated safely then. What gRPC itself refuses (an unknown method, a message above 4 MiB, a
+  passed deadline) has a status and no details.
 - Enums grow: a server of a later version may send values that a client's stubs do not know. A
   client shows them as their number, or treats them as "something else"; it does not fail. An
   event result without `error` was accepted, whatever its status. A server answers an event type
-  that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an upgrade.
-- Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is INVALID_ARGUMENT. A page may hold
-  fewer, so that no response is larger than 4 MiB; an empty `next_page_token` alone means there is no further page. A token belongs to the query that made it:
-  with other filters it is INVALID_ARGUMENT, and so is one that no server of these books made. Tokens are for the next call, not to
-  be kept: an upgrade of the servers may end them.
+  that it does not know with EVENT_TYPE_UNKNOWN: keep the event, and send it again after an
+  upgrade.
+- Lists are paged: `page_size` 0 means 100, more than 1,000 is taken as 1,000, less than 0 is
+  INVALID_ARGUMENT. A page may hold fewer, so that no response is larger than 4 MiB; an empty
+  `next_page_token` alone means there is no further page. A token belongs to the query that made
+  it: with other filters it is INVALID_ARGUMENT, and so is one that no server of these books
+  made. Tokens are for the next call, not to be kept: an upgrade of the servers may end them.
 """
 
 from collections import abc as _abc
@@ -48,8 +52,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """Books a payment processor's events exactly once in an append-only double-entry ledger, tells what each restaurant may be
-    paid, and pays restaurants out in batches.
+    """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
+    what each restaurant may be paid, and pays restaurants out in batches.
     """
 
     @_typing.overload
@@ -57,88 +61,107 @@ class LedgerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LedgerServiceAsyncStub: ...
     IngestEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.IngestEventRequest, _ledger_pb2.IngestEventResponse]
-    """Books one event: stores it and posts its ledger entries, both or neither, durably before the answer.
+    """Books one event: stores it and posts its ledger entries, both or neither, durably before the
+    answer.
 
-    On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
-    time and changes nothing, for ever. Metadata is not compared.
+    On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+    transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
     INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
-    server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
-    (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
-    restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
-    event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
-    these cases nothing is stored.
+    server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an
+    event with this id and other contents is stored (the differing fields are named, stored values
+    are not). NOT_FOUND: the payout that a payout event names does not exist, or the restaurant is
+    unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot
+    make the move, or the event's amount, restaurant or currency is not the payout's.
+    RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all these cases nothing is stored.
     """
     BatchIngestEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.BatchIngestEventsRequest, _ledger_pb2.BatchIngestEventsResponse]
-    """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
+    """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the
+    others.
 
-    Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
-    is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+    Results are in the order of the request, one for each event. Of several events with the same id
+    in one request the first that is accepted is the one that is booked. The status of the call
+    itself is OK if the request was well formed, whatever became of the events.
 
     On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
     """
     StreamEvents: _grpc.StreamStreamMultiCallable[_ledger_pb2.StreamEventsRequest, _ledger_pb2.StreamEventsResponse]
-    """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-    a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
-    than it can book: a full queue makes a stream wait.
+    """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+    the order of the requests; a response means that its events are durable. The events of a stream
+    are booked in their order. The server reads no further than it can book: a full queue makes a
+    stream wait.
 
-    On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
-    without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
-    answered. If the stream breaks off, what was not answered may be sent again.
+    On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
+    does not end the stream; a request without events, with both kinds of them or with more than
+    1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
+    off, what was not answered may be sent again.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]
-    """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id. INVALID_ARGUMENT: not an event id."""
+    """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
+    INVALID_ARGUMENT: not an event id.
+    """
     GetBalance: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]
-    """Returns what a restaurant has in one currency, now or at a past instant, from all entries committed before the call.
+    """Returns what a restaurant has in one currency, now or at a past instant, from all entries
+    committed before the call.
 
-    A balance read after an event was acknowledged includes it. A known restaurant without entries has zeros. NOT_FOUND: no such
-    restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in the future. OUT_OF_RANGE: a sum does not fit int64.
+    A balance read after an event was acknowledged includes it. A known restaurant without entries
+    has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
+    the future. OUT_OF_RANGE: a sum does not fit int64.
     """
     ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEntriesRequest, _ledger_pb2.ListEntriesResponse]
-    """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
-    balances before and after, which tie out with GetBalance.
+    """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by
+    `recorded_at`, with the balances before and after, which tie out with GetBalance.
 
-    All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
-    entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
-    transactions begun before its end have ended, which takes seconds at the most.
+    All pages show the moment at which the first one was read: what is booked later is left out,
+    and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
+    Asked for again, a statement is final once the database's transactions begun before its end
+    have ended, which takes at most a few seconds.
 
-    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
-    begins after its end. OUT_OF_RANGE: a balance does not fit int64.
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
+    begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
+    int64.
     """
     RunPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]
-    """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on in the background, whatever
-    becomes of the caller or of this server.
+    """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
+    in the background, whatever becomes of the caller or of this server.
 
-    On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With `dry_run` the plan is
-    returned and nothing is written.
+    On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
+    `dry_run` the plan is returned and nothing is written.
 
-    INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
-    RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+    INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
+    the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
+    cancel one.
 
-    A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
+    A run of a currency in which no restaurant has a balance account says so: its
+    `restaurants_total` is 0.
     """
     GetPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]
-    """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id."""
+    """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
+    id.
+    """
     ListPayoutRuns: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunsRequest, _ledger_pb2.ListPayoutRunsResponse]
     """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
     GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
     """
     CancelPayoutRun: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRunRequest, _ledger_pb2.CancelPayoutRunResponse]
-    """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
-    looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+    """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
+    not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
 
-    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
-    INVALID_ARGUMENT: not a run's id.
+    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+    already. INVALID_ARGUMENT: not a run's id.
     """
     ListPayoutRunItems: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]
-    """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-    FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
+    """Lists the restaurants of a payout run with the outcome of each, in the order of restaurant ids.
+    NOT_FOUND: no such run. FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT:
+    a bad field or page token.
     """
     GetPayout: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]
-    """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
+    """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
+    not a payout's id.
+    """
     ListPayouts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]
-    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
-    a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
+    or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
     """
     PutRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
@@ -149,7 +172,7 @@ class LedgerServiceStub:
     """
     UpdateRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.UpdateRestaurantRequest, _ledger_pb2.UpdateRestaurantResponse]
     """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
-    `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+    `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
     On repeat: a restaurant that has the values already is answered as it is and not changed,
     whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
@@ -157,100 +180,121 @@ class LedgerServiceStub:
     INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
     """
     GetRestaurant: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetRestaurantRequest, _ledger_pb2.GetRestaurantResponse]
-    """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a restaurant id."""
+    """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a
+    restaurant id.
+    """
     ListRestaurants: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListRestaurantsRequest, _ledger_pb2.ListRestaurantsResponse]
     """Lists restaurants in the byte order of their ids. INVALID_ARGUMENT: a bad page size or token."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """Books a payment processor's events exactly once in an append-only double-entry ledger, tells what each restaurant may be
-    paid, and pays restaurants out in batches.
+    """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
+    what each restaurant may be paid, and pays restaurants out in batches.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.IngestEventRequest, _ledger_pb2.IngestEventResponse]  # type: ignore[assignment]
-    """Books one event: stores it and posts its ledger entries, both or neither, durably before the answer.
+    """Books one event: stores it and posts its ledger entries, both or neither, durably before the
+    answer.
 
-    On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
-    time and changes nothing, for ever. Metadata is not compared.
+    On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+    transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
     INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
-    server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
-    (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
-    restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
-    event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
-    these cases nothing is stored.
+    server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an
+    event with this id and other contents is stored (the differing fields are named, stored values
+    are not). NOT_FOUND: the payout that a payout event names does not exist, or the restaurant is
+    unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot
+    make the move, or the event's amount, restaurant or currency is not the payout's.
+    RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all these cases nothing is stored.
     """
     BatchIngestEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchIngestEventsRequest, _ledger_pb2.BatchIngestEventsResponse]  # type: ignore[assignment]
-    """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
+    """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the
+    others.
 
-    Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
-    is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+    Results are in the order of the request, one for each event. Of several events with the same id
+    in one request the first that is accepted is the one that is booked. The status of the call
+    itself is OK if the request was well formed, whatever became of the events.
 
     On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
     """
     StreamEvents: _aio.StreamStreamMultiCallable[_ledger_pb2.StreamEventsRequest, _ledger_pb2.StreamEventsResponse]  # type: ignore[assignment]
-    """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-    a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
-    than it can book: a full queue makes a stream wait.
+    """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+    the order of the requests; a response means that its events are durable. The events of a stream
+    are booked in their order. The server reads no further than it can book: a full queue makes a
+    stream wait.
 
-    On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
-    without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
-    answered. If the stream breaks off, what was not answered may be sent again.
+    On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
+    does not end the stream; a request without events, with both kinds of them or with more than
+    1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
+    off, what was not answered may be sent again.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetEventRequest, _ledger_pb2.GetEventResponse]  # type: ignore[assignment]
-    """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id. INVALID_ARGUMENT: not an event id."""
+    """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
+    INVALID_ARGUMENT: not an event id.
+    """
     GetBalance: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetBalanceRequest, _ledger_pb2.GetBalanceResponse]  # type: ignore[assignment]
-    """Returns what a restaurant has in one currency, now or at a past instant, from all entries committed before the call.
+    """Returns what a restaurant has in one currency, now or at a past instant, from all entries
+    committed before the call.
 
-    A balance read after an event was acknowledged includes it. A known restaurant without entries has zeros. NOT_FOUND: no such
-    restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in the future. OUT_OF_RANGE: a sum does not fit int64.
+    A balance read after an event was acknowledged includes it. A known restaurant without entries
+    has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
+    the future. OUT_OF_RANGE: a sum does not fit int64.
     """
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEntriesRequest, _ledger_pb2.ListEntriesResponse]  # type: ignore[assignment]
-    """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
-    balances before and after, which tie out with GetBalance.
+    """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by
+    `recorded_at`, with the balances before and after, which tie out with GetBalance.
 
-    All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
-    entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
-    transactions begun before its end have ended, which takes seconds at the most.
+    All pages show the moment at which the first one was read: what is booked later is left out,
+    and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
+    Asked for again, a statement is final once the database's transactions begun before its end
+    have ended, which takes at most a few seconds.
 
-    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
-    begins after its end. OUT_OF_RANGE: a balance does not fit int64.
+    NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
+    begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
+    int64.
     """
     RunPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RunPayoutsRequest, _ledger_pb2.RunPayoutsResponse]  # type: ignore[assignment]
-    """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on in the background, whatever
-    becomes of the caller or of this server.
+    """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
+    in the background, whatever becomes of the caller or of this server.
 
-    On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With `dry_run` the plan is
-    returned and nothing is written.
+    On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
+    `dry_run` the plan is returned and nothing is written.
 
-    INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
-    RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+    INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
+    the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
+    cancel one.
 
-    A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
+    A run of a currency in which no restaurant has a balance account says so: its
+    `restaurants_total` is 0.
     """
     GetPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRunRequest, _ledger_pb2.GetPayoutRunResponse]  # type: ignore[assignment]
-    """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id."""
+    """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
+    id.
+    """
     ListPayoutRuns: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunsRequest, _ledger_pb2.ListPayoutRunsResponse]  # type: ignore[assignment]
     """Lists payout runs, latest first, without progress: counts, totals and reasons are those of
     GetPayoutRun. INVALID_ARGUMENT: a bad field or page token.
     """
     CancelPayoutRun: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CancelPayoutRunRequest, _ledger_pb2.CancelPayoutRunResponse]  # type: ignore[assignment]
-    """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
-    looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+    """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
+    not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
 
-    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
-    INVALID_ARGUMENT: not a run's id.
+    On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+    already. INVALID_ARGUMENT: not a run's id.
     """
     ListPayoutRunItems: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutRunItemsRequest, _ledger_pb2.ListPayoutRunItemsResponse]  # type: ignore[assignment]
-    """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-    FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
+    """Lists the restaurants of a payout run with the outcome of each, in the order of restaurant ids.
+    NOT_FOUND: no such run. FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT:
+    a bad field or page token.
     """
     GetPayout: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetPayoutRequest, _ledger_pb2.GetPayoutResponse]  # type: ignore[assignment]
-    """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
+    """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
+    not a payout's id.
+    """
     ListPayouts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListPayoutsRequest, _ledger_pb2.ListPayoutsResponse]  # type: ignore[assignment]
-    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
-    a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+    """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
+    or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
     """
     PutRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PutRestaurantRequest, _ledger_pb2.PutRestaurantResponse]  # type: ignore[assignment]
     """Registers a restaurant or replaces its profile as a whole: what the request leaves out is set
@@ -261,7 +305,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     UpdateRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.UpdateRestaurantRequest, _ledger_pb2.UpdateRestaurantResponse]  # type: ignore[assignment]
     """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
-    `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+    `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
     On repeat: a restaurant that has the values already is answered as it is and not changed,
     whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
@@ -269,13 +313,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     INVALID_ARGUMENT: a bad field or mask. Nothing is changed then.
     """
     GetRestaurant: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetRestaurantRequest, _ledger_pb2.GetRestaurantResponse]  # type: ignore[assignment]
-    """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a restaurant id."""
+    """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a
+    restaurant id.
+    """
     ListRestaurants: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListRestaurantsRequest, _ledger_pb2.ListRestaurantsResponse]  # type: ignore[assignment]
     """Lists restaurants in the byte order of their ids. INVALID_ARGUMENT: a bad page size or token."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Books a payment processor's events exactly once in an append-only double-entry ledger, tells what each restaurant may be
-    paid, and pays restaurants out in batches.
+    """Books a payment processor's events exactly once in an append-only double-entry ledger, returns
+    what each restaurant may be paid, and pays restaurants out in batches.
     """
 
     @_abc_1.abstractmethod
@@ -284,17 +330,19 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.IngestEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.IngestEventResponse, _abc.Awaitable[_ledger_pb2.IngestEventResponse]]:
-        """Books one event: stores it and posts its ledger entries, both or neither, durably before the answer.
+        """Books one event: stores it and posts its ledger entries, both or neither, durably before the
+        answer.
 
-        On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the transaction id of the first
-        time and changes nothing, for ever. Metadata is not compared.
+        On repeat: the same event id with the same contents answers INGEST_STATUS_DUPLICATE with the
+        transaction id of the first time and changes nothing, for ever. Metadata is not compared.
 
         INVALID_ARGUMENT: a field is missing or out of range, or the event type is not known to the
-        server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an event with this id and other contents is stored
-        (the differing fields are named, stored values are not). NOT_FOUND: the payout that a payout event names does not exist, or the
-        restaurant is unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot make the move, or the
-        event's amount, restaurant or currency is not the payout's. RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all
-        these cases nothing is stored.
+        server. PERMISSION_DENIED: the caller may not send events of this type. ALREADY_EXISTS: an
+        event with this id and other contents is stored (the differing fields are named, stored values
+        are not). NOT_FOUND: the payout that a payout event names does not exist, or the restaurant is
+        unknown and the server is set to reject unknown ones. FAILED_PRECONDITION: the payout cannot
+        make the move, or the event's amount, restaurant or currency is not the payout's.
+        RESOURCE_EXHAUSTED: the queue is full, see RetryInfo. In all these cases nothing is stored.
         """
 
     @_abc_1.abstractmethod
@@ -303,10 +351,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.BatchIngestEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.BatchIngestEventsResponse, _abc.Awaitable[_ledger_pb2.BatchIngestEventsResponse]]:
-        """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the others.
+        """Books 1 to 1,000 events, each as IngestEvent would; one event's failure does not touch the
+        others.
 
-        Results are in the order of the request, one for each event. Of several events with the same id in one request the first that
-        is accepted is the one that is booked. The status of the call itself is OK if the request was well formed, whatever became of the events.
+        Results are in the order of the request, one for each event. Of several events with the same id
+        in one request the first that is accepted is the one that is booked. The status of the call
+        itself is OK if the request was well formed, whatever became of the events.
 
         On repeat: as IngestEvent, event by event. INVALID_ARGUMENT: no events, or more than 1,000.
         """
@@ -317,13 +367,15 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ledger_pb2.StreamEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.StreamEventsResponse], _abc.AsyncIterator[_ledger_pb2.StreamEventsResponse]]:
-        """Books a stream of events, each as IngestEvent would. Answers one response for each request, in the order of the requests;
-        a response means that its events are durable. The events of a stream are booked in their order. The server reads no further
-        than it can book: a full queue makes a stream wait.
+        """Books a stream of events, each as IngestEvent would. Answers one response for each request, in
+        the order of the requests; a response means that its events are durable. The events of a stream
+        are booked in their order. The server reads no further than it can book: a full queue makes a
+        stream wait.
 
-        On repeat: as IngestEvent, event by event. One event's failure is told in its response and does not end the stream; a request
-        without events, with both kinds of them or with more than 1,000 ends it with INVALID_ARGUMENT, once those before it are
-        answered. If the stream breaks off, what was not answered may be sent again.
+        On repeat: as IngestEvent, event by event. One event's failure is reported in its response and
+        does not end the stream; a request without events, with both kinds of them or with more than
+        1,000 ends it with INVALID_ARGUMENT, once those before it are answered. If the stream breaks
+        off, what was not answered may be sent again.
         """
 
     @_abc_1.abstractmethod
@@ -332,7 +384,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetEventResponse, _abc.Awaitable[_ledger_pb2.GetEventResponse]]:
-        """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id. INVALID_ARGUMENT: not an event id."""
+        """Returns a stored event with the entries that it posted. NOT_FOUND: no event with this id.
+        INVALID_ARGUMENT: not an event id.
+        """
 
     @_abc_1.abstractmethod
     def GetBalance(
@@ -340,10 +394,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetBalanceResponse, _abc.Awaitable[_ledger_pb2.GetBalanceResponse]]:
-        """Returns what a restaurant has in one currency, now or at a past instant, from all entries committed before the call.
+        """Returns what a restaurant has in one currency, now or at a past instant, from all entries
+        committed before the call.
 
-        A balance read after an event was acknowledged includes it. A known restaurant without entries has zeros. NOT_FOUND: no such
-        restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in the future. OUT_OF_RANGE: a sum does not fit int64.
+        A balance read after an event was acknowledged includes it. A known restaurant without entries
+        has zeros. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad id or currency, or `as_of` in
+        the future. OUT_OF_RANGE: a sum does not fit int64.
         """
 
     @_abc_1.abstractmethod
@@ -352,15 +408,17 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListEntriesResponse, _abc.Awaitable[_ledger_pb2.ListEntriesResponse]]:
-        """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by `recorded_at`, with the
-        balances before and after, which tie out with GetBalance.
+        """Returns a restaurant's statement: the entries that moved what it is owed, oldest first by
+        `recorded_at`, with the balances before and after, which tie out with GetBalance.
 
-        All pages show the moment at which the first one was read: what is booked later is left out, and the opening balance plus the
-        entries of all pages, unfiltered, is the closing balance. Asked for again, a statement is final once the database's
-        transactions begun before its end have ended, which takes seconds at the most.
+        All pages show the moment at which the first one was read: what is booked later is left out,
+        and the opening balance plus the entries of all pages, unfiltered, is the closing balance.
+        Asked for again, a statement is final once the database's transactions begun before its end
+        have ended, which takes at most a few seconds.
 
-        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that begins or ends in the future, or
-        begins after its end. OUT_OF_RANGE: a balance does not fit int64.
+        NOT_FOUND: no such restaurant. INVALID_ARGUMENT: a bad field or page token, or a period that
+        begins or ends in the future, or begins after its end. OUT_OF_RANGE: a balance does not fit
+        int64.
         """
 
     @_abc_1.abstractmethod
@@ -369,16 +427,18 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.RunPayoutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.RunPayoutsResponse, _abc.Awaitable[_ledger_pb2.RunPayoutsResponse]]:
-        """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on in the background, whatever
-        becomes of the caller or of this server.
+        """Starts a payout run over all restaurants of one currency, and returns at once; the run goes on
+        in the background, whatever becomes of the caller or of this server.
 
-        On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With `dry_run` the plan is
-        returned and nothing is written.
+        On repeat: the same currency, as_of, min_amount_minor and request_id return the same run. With
+        `dry_run` the plan is returned and nothing is written.
 
-        INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in the future.
-        RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or cancel one.
+        INVALID_ARGUMENT: a bad currency, minimum or request id, or an `as_of` that is no date or is in
+        the future. RESOURCE_EXHAUSTED: as many runs are under way as may be; wait for one to end, or
+        cancel one.
 
-        A run of a currency in which no restaurant has a balance account says so: its `restaurants_total` is 0.
+        A run of a currency in which no restaurant has a balance account says so: its
+        `restaurants_total` is 0.
         """
 
     @_abc_1.abstractmethod
@@ -387,7 +447,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetPayoutRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetPayoutRunResponse, _abc.Awaitable[_ledger_pb2.GetPayoutRunResponse]]:
-        """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's id."""
+        """Returns a payout run with its progress. NOT_FOUND: no such run. INVALID_ARGUMENT: not a run's
+        id.
+        """
 
     @_abc_1.abstractmethod
     def ListPayoutRuns(
@@ -405,11 +467,11 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.CancelPayoutRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.CancelPayoutRunResponse, _abc.Awaitable[_ledger_pb2.CancelPayoutRunResponse]]:
-        """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has not
-        looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
+        """Ends a payout run that is under way. What it has paid stays paid; the restaurants that it has
+        not looked at are skipped as CANCELED. Once this is answered the run creates no further payout.
 
-        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded already.
-        INVALID_ARGUMENT: not a run's id.
+        On repeat: the same answer. NOT_FOUND: no such run. FAILED_PRECONDITION: it has succeeded
+        already. INVALID_ARGUMENT: not a run's id.
         """
 
     @_abc_1.abstractmethod
@@ -418,8 +480,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListPayoutRunItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutRunItemsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutRunItemsResponse]]:
-        """Lists the restaurants of a payout run and what became of each, in the order of restaurant ids. NOT_FOUND: no such run.
-        FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT: a bad field or page token.
+        """Lists the restaurants of a payout run with the outcome of each, in the order of restaurant ids.
+        NOT_FOUND: no such run. FAILED_PRECONDITION: the operator has archived them. INVALID_ARGUMENT:
+        a bad field or page token.
         """
 
     @_abc_1.abstractmethod
@@ -428,7 +491,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetPayoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetPayoutResponse, _abc.Awaitable[_ledger_pb2.GetPayoutResponse]]:
-        """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT: not a payout's id."""
+        """Returns a payout with its items and its history. NOT_FOUND: no such payout. INVALID_ARGUMENT:
+        not a payout's id.
+        """
 
     @_abc_1.abstractmethod
     def ListPayouts(
@@ -436,8 +501,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListPayoutsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListPayoutsResponse, _abc.Awaitable[_ledger_pb2.ListPayoutsResponse]]:
-        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant or
-        a run that there is not. INVALID_ARGUMENT: a bad field or page token.
+        """Lists payouts, latest first, without items and history. NOT_FOUND: a filter names a restaurant
+        or a run that there is not. INVALID_ARGUMENT: a bad field or page token.
         """
 
     @_abc_1.abstractmethod
@@ -460,7 +525,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.UpdateRestaurantResponse, _abc.Awaitable[_ledger_pb2.UpdateRestaurantResponse]]:
         """Changes the fields of a restaurant's profile that `update_mask` names, and no others. With
-        `restaurant.etag` only if nobody has changed the restaurant since that etag was read.
+        `restaurant.etag` only if the restaurant has not changed since that etag was read.
 
         On repeat: a restaurant that has the values already is answered as it is and not changed,
         whatever the etag, so that a call whose answer was lost may be repeated. NOT_FOUND: no such
@@ -474,7 +539,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetRestaurantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetRestaurantResponse, _abc.Awaitable[_ledger_pb2.GetRestaurantResponse]]:
-        """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a restaurant id."""
+        """Returns a restaurant's profile. NOT_FOUND: no such restaurant. INVALID_ARGUMENT: not a
+        restaurant id.
+        """
 
     @_abc_1.abstractmethod
     def ListRestaurants(

@@ -1,4 +1,7 @@
-"""Between the contract's messages and the domain, both ways. Every rule about the shape of a request is here or in the domain."""
+"""Converts between the contract's messages and the domain.
+
+Every rule about the shape of a request is in `convert` or in the domain.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -43,7 +46,10 @@ PAGE_BYTES_MAX = 3 * 1024 * 1024
 METADATA_ENTRIES_MAX = 64_000
 
 UPDATE_PATHS_MAX = 1000
-UPDATE_MASK_RULE = f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, and metadata.KEY instead of metadata"
+UPDATE_MASK_RULE = (
+    f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, "
+    "and metadata.KEY instead of metadata"
+)
 _METADATA_KEY = "metadata."
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,7 +59,8 @@ _NANOS_A_SECOND = 1_000_000_000
 _SECONDS_MIN = -62_135_596_800
 _SECONDS_MAX = 253_402_300_799
 
-# The contract's numbers and the domain's words have the same names; a name without its pair fails here, at import.
+# The contract's numbers and the domain's words have the same names; a name without its pair fails
+# here, at import.
 _EVENT_TYPES = {
     number: EventType[name.removeprefix("EVENT_TYPE_")]
     for name, number in ledger_pb2.EventType.items()
@@ -62,7 +69,8 @@ _EVENT_TYPES = {
 # An event to book, or why it is refused.
 DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
 
-# What an event takes besides its texts, an entry of its metadata, and an event that is refused, at the most.
+# What an event takes besides its texts, an entry of its metadata, and an event that is refused, at
+# the most.
 _EVENT_BYTES, _ENTRY_BYTES, _REFUSED_EVENT_BYTES = 600, 150, 4096
 # Of more bytes than these what texts take is asked for, which costs 2 us an event.
 _EXACT_BYTES_MIN = 256 * 1024
@@ -90,7 +98,9 @@ _STATUS_NUMBERS = {
 
 
 def decode_instant(timestamp: Timestamp) -> datetime | None:
-    """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp does not allow."""
+    """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp
+    does not allow.
+    """
     if not (
         _SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND
     ):
@@ -198,14 +208,20 @@ def too_much_metadata() -> InvalidRequest:
 
 
 def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) -> list[DecodedEvent]:
-    """The events to book, and in their places what is wrong with the others. Raises InvalidRequest for too few or too many."""
+    """The events to book, and in their places what is wrong with the others.
+
+    Raises InvalidRequest for too few or too many.
+    """
     return _decode_events(request.events, now)
 
 
 def decode_stream_request(
     request: ledger_pb2.StreamEventsRequest, now: datetime
 ) -> list[DecodedEvent]:
-    """The same of one request of a stream, which has either `event` or `events`. Raises InvalidRequest."""
+    """The same of one request of a stream, which has either `event` or `events`.
+
+    Raises InvalidRequest.
+    """
     if not request.HasField("event"):
         return _decode_events(request.events, now)
     if request.events:
@@ -232,10 +248,12 @@ def _decode_events(
 
 
 def memory_bytes(decoded: Sequence[DecodedEvent], message_bytes: int) -> int:
-    """What decoded events take that came in a message of so many bytes: as many or sixteen times as many, far more if refused."""
+    """What decoded events take that came in a message of so many bytes: as many or sixteen times as
+    many, far more if refused.
+    """
     size_bytes = 0
     if message_bytes <= _EXACT_BYTES_MIN:
-        # Texts take four bytes a character at the most.
+        # Texts take at most four bytes a character.
         for event in decoded:
             size_bytes += (
                 _EVENT_BYTES + _ENTRY_BYTES * len(event.metadata)
@@ -269,7 +287,7 @@ def encode_ingest_event(outcome: IngestOutcome) -> ledger_pb2.IngestEventRespons
 
 
 def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
-    """What became of one event of several."""
+    """The outcome of one event of several."""
     if isinstance(outcome, Booked):
         return ledger_pb2.IngestResult(
             status=_STATUS_NUMBERS[outcome.status], transaction_id=str(outcome.transaction_id)
@@ -437,7 +455,9 @@ def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
 def encode_restaurant_page(
     tokens: PageTokens, query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
 ) -> ledger_pb2.ListRestaurantsResponse:
-    """As many of `restaurants` as a page may hold; with a token for `query` if some are left or `more` are known to follow."""
+    """As many of `restaurants` as a page may hold; with a token for `query` if some are left or
+    `more` are known to follow.
+    """
     response = ledger_pb2.ListRestaurantsResponse()
     size_bytes = 0
     for restaurant in restaurants:
@@ -464,14 +484,16 @@ def decode_uuid(field: str, text: str) -> UUID:
 
 
 def decode_page_size(page_size: int) -> int:
-    """How many rows a page has at the most. Raises InvalidRequest for a negative size."""
+    """At most how many rows a page has. Raises InvalidRequest for a negative size."""
     if page_size < 0:
         raise InvalidRequest([FieldViolation("page_size", "must not be negative")])
     return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
 def decode_page_position(tokens: PageTokens, query: Sequence[str], page_token: str) -> str:
-    """The id after which the list that `query` describes goes on; empty for its first page. Raises InvalidRequest."""
+    """The id after which the list that `query` describes goes on; empty for its first page. Raises
+    InvalidRequest.
+    """
     if not page_token:
         return ""
     (after,) = tokens.decode(query, page_token, fields=1)

@@ -1,6 +1,8 @@
-"""Page tokens: where a list goes on, bound to its query, and authenticated by keys that only servers know.
+"""Page tokens: where a list goes on, bound to its query, and authenticated by keys that only
+servers know.
 
-A statement's token holds the balances of its first page: a caller that could make one would choose what the server states.
+A statement's token holds the balances of its first page: a caller that could make one would choose
+what the server states.
 """
 
 import base64
@@ -17,7 +19,7 @@ _TOKEN_LENGTH_MAX = 1024
 
 
 class PageTokens:
-    """Makes tokens with the first of its keys, and takes those that any of them made."""
+    """Makes tokens with its first key, and accepts tokens made with any of its keys."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         """Raises ValueError without keys."""
@@ -26,12 +28,17 @@ class PageTokens:
         self._keys = tuple(keys)
 
     def encode(self, query: Sequence[str], position: Sequence[str]) -> str:
-        """A token for the page after `position` in the list that `query` describes: the method's name and its filters."""
+        """A token for the page after `position` in the list that `query` describes: the method's
+        name and its filters.
+        """
         body = json.dumps(position, separators=(",", ":")).encode()
         return _spell(_mac(self._keys[0], query, body) + body)
 
     def decode(self, query: Sequence[str], token: str, fields: int) -> list[str]:
-        """The position in `token`, of as many `fields`. Raises InvalidRequest for any token not made for this very query."""
+        """The position in `token`, of as many `fields`.
+
+        Raises InvalidRequest for any token not made for this very query.
+        """
         position = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
         if (
             isinstance(position, list)
@@ -46,7 +53,7 @@ class PageTokens:
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-            # All of them, each in constant time: how long it takes tells nothing.
+            # Every key, each in constant time: the time taken reveals nothing.
             if (
                 not any([hmac.compare_digest(mac, _mac(key, query, body)) for key in self._keys])
                 or _spell(raw) != token
@@ -59,7 +66,7 @@ class PageTokens:
 
 
 def refused_page_token() -> InvalidRequest:
-    """What a caller is told of a token that is not this query's."""
+    """The error for a token that is not this query's."""
     return InvalidRequest(
         [
             FieldViolation(

@@ -251,7 +251,9 @@ def decode_payout_position(
 def decode_position(
     tokens: PageTokens, listed: tuple[str, ...], page_token: str
 ) -> tuple[datetime, UUID] | None:
-    """When what the page before ended with was created, and its id; None for the first page. Raises InvalidRequest."""
+    """When what the page before ended with was created, and its id; None for the first page. Raises
+    InvalidRequest.
+    """
     if not page_token:
         return None
     created_at, identifier = tokens.decode(listed, page_token, fields=2)

@@ -22,8 +22,9 @@ from ledger.domain.posting_rules import EntryType
 from ledger.errors import FieldViolation, InvalidRequest
 from ledger.v1 import ledger_pb2
 
-# What a token holds of the transactions under way when the first page was read: enough for any pool, and bounded. One that began
-# ten million transactions ago, or is one too many, is not remembered; what it books may appear on a later page.
+# What a token holds of the transactions under way when the first page was read: enough for any
+# pool, and bounded. One that began ten million transactions ago, or is one too many, is not
+# remembered; what it books may appear on a later page.
 OPEN_TRANSACTIONS_MAX = 64
 OPEN_TRANSACTION_AGE_MAX = 10_000_000
 
@@ -43,9 +44,11 @@ _PLACE_FIELDS = 9
 def decode_statement_request(
     tokens: PageTokens, request: ledger_pb2.ListEntriesRequest
 ) -> tuple[StatementQuery, StatementPlace | None, int]:
-    """The statement asked for, the place after which it goes on (None: its first page), and the page size.
+    """The statement asked for, the place after which it goes on (None: its first page), and the
+    page size.
 
-    Raises InvalidRequest. Types of entries that are never on restaurant_payable are allowed, and match nothing.
+    Raises InvalidRequest. Types of entries that are never on restaurant_payable are allowed, and
+    match nothing.
     """
     violations: list[FieldViolation] = []
     if not is_id(request.restaurant_id):
@@ -90,7 +93,9 @@ def decode_statement_request(
 def encode_statement_page(
     tokens: PageTokens, query: StatementQuery, page: StatementPage
 ) -> ledger_pb2.ListEntriesResponse:
-    """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field of an entry is bounded."""
+    """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field
+    of an entry is bounded.
+    """
     response = ledger_pb2.ListEntriesResponse(
         opening_balance_minor=page.moment.opening_minor,
         closing_balance_minor=page.moment.closing_minor,

@@ -1,4 +1,6 @@
-"""Parses requests, after a look at those that may take far more memory and time as a message than as bytes."""
+"""Parses requests, after a look at those that may take far more memory and time as a message than
+as bytes.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -13,12 +15,13 @@ from ledger.errors import MalformedMessage
 from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
 
-# A smaller request is parsed as it is: it takes 15 MiB at the most, and has at most 45,000 entries
+# A smaller request is parsed as it is: it takes at most 15 MiB, and has at most 45,000 entries
 # of metadata that differ.
 COUNTED_BYTES_MIN = 256 * 1024
 # Fields beside its events that a request may have, by a contract newer than ours.
 FIELDS_SPARE = 16
-# Fields of all its events beside their metadata: 32 each if there are 1,000. Those of our contract have 9.
+# Fields of all its events beside their metadata: 32 each if there are 1,000. Those of our contract
+# have 9.
 OTHER_FIELDS_MAX = 32_000
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -32,7 +35,9 @@ _METADATA_TAGS = (bytes([_METADATA_TAG]), bytes([_METADATA_TAG | 0x80]))
 
 
 def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
-    """The message in `raw`. Raises MalformedMessage; InvalidRequest if it has too many events or too much metadata."""
+    """The message in `raw`. Raises MalformedMessage; InvalidRequest if it has too many events or
+    too much metadata.
+    """
     if len(raw) > COUNTED_BYTES_MIN:
         if has_more_fields(raw, BATCH_EVENTS_MAX + FIELDS_SPARE):
             raise wrong_number_of_events()
@@ -46,7 +51,8 @@ def parse_request(parse: Callable[[bytes], Message], raw: bytes) -> Message:
 
 
 def has_more_fields(raw: bytes, fields_max: int) -> bool:
-    """Whether a message has more than `fields_max` fields, not counting those of the messages in it.
+    """Whether a message has more than `fields_max` fields, not counting those of the messages in
+    it.
 
     A message of 4 MiB may have two million empty events, which take 270 MiB and most of a second to
     parse. False for what is malformed: the parser says so.
@@ -78,7 +84,9 @@ def has_more_metadata(raw: bytes, entries_max: int) -> bool:
 
 
 def _fields(raw: bytes, place: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The tag of each field of a message, and where its contents are, if they have a length; up to what is malformed."""
+    """The tag of each field of a message, and where its contents are, if they have a length; up to
+    what is malformed.
+    """
     try:
         while place < end:
             tag, place = _varint(raw, place)
@@ -99,7 +107,10 @@ def _fields(raw: bytes, place: int, end: int) -> Iterator[tuple[int, tuple[int, 
 
 
 def _varint(raw: bytes, place: int) -> tuple[int, int]:
-    """The number that begins at `place`, and where it ends. Raises IndexError if it does not end as it must."""
+    """The number that begins at `place`, and where it ends.
+
+    Raises IndexError if it does not end as it must.
+    """
     value = 0
     for shift in range(0, 70, 7):
         byte = raw[place]

@@ -1,1 +1,4 @@
-"""What the use cases need of the outside, as protocols. `ledger.infrastructure.postgres` implements them."""
+"""What the use cases need from outside, as protocols.
+
+`ledger.infrastructure.postgres` implements them.
+"""

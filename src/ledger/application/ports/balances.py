@@ -20,36 +20,42 @@ class BalanceReader(Protocol):
     """Balances, any number of them read in one statement."""
 
     async def read(self, queries: Sequence[BalanceQuery]) -> list[Balance | None]:
-        """The balances, in the order of the queries: None for an unknown restaurant, zeros for an unknown balance account.
+        """The balances, in the order of the queries: None for an unknown restaurant, zeros for an
+        unknown balance account.
 
-        All are of one moment. When an `as_of` is not past, by the database's clock, the balance of now is returned; its `as_of`
-        tells. All or none: raises DatabaseUnavailable, DatabaseTimeout, DataRejected, StatementRefused.
+        All are of one moment. When an `as_of` is not past, by the database's clock, the balance of
+        now is returned; its `as_of` is then the instant of reading. All or none: raises
+        DatabaseUnavailable, DatabaseTimeout, DataRejected, StatementRefused.
         """
         ...
 
 
 class BalanceSnapshots(Protocol):
-    """Sums of final entries, from which balances go on. No answer depends on whether one was made."""
+    """Sums of final entries, on which balances build. Without one, answers are the same but slower."""
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
-        """Makes a snapshot of an account if it would spare reads at least `entries_min` entries more than the one before; whether
-        it did. A transaction of its own. Raises DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+        """Makes a snapshot of an account if it would spare reads at least `entries_min` entries
+        more than the one before; returns whether it did. One transaction. Raises
+        DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
         """
         ...
 
 
 class LongTails(Protocol):
-    """Where whoever adds up entries tells how many it had to read beyond the snapshot of their account."""
+    """Receives reports of how many entries a read added up beyond the snapshot of their account."""
 
     @property
     def entries_max(self) -> int:
-        """More entries than these are worth telling."""
+        """Above this number of entries a report is worthwhile."""
         ...
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
-        """Takes (balance account, entries read) as they come; no account is no tail. Never waits."""
+        """Takes (balance account id, entries read) pairs; ignores those without an id. Never waits."""
         ...
 
     async def shortened(self, balance_account_id: int) -> None:
-        """Returns when a snapshot of the account was taken, or could not be, or after some seconds. Raises nothing."""
+        """Returns when a snapshot of the account was taken, or could not be, or after some seconds.
+
+        Raises nothing.
+        """
         ...

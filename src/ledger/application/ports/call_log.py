@@ -10,7 +10,7 @@ import uuid_utils.compat
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """A call that writes: who made it, what it was about, and the name of the status it ended with."""
+    """A call that writes: its caller, its subject, and the name of the status it ended with."""
 
     identity: str
     credential: str

@@ -14,7 +14,9 @@ from ledger.domain.posting_rules import Entry, EntryType
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """An event ready to be booked, with its fingerprint and the entries it posts under `transaction_id`."""
+    """An event ready to be booked, with its fingerprint and the entries it posts under
+    `transaction_id`.
+    """
 
     event: ProcessorEvent
     fingerprint: bytes
@@ -24,7 +26,9 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A booked event. `batch_id` names the attempt that booked it: an attempt that is repeated knows its own events by it."""
+    """A booked event. `batch_id` names the attempt that booked it: a repeated attempt recognizes
+    its events by it.
+    """
 
     event: ProcessorEvent
     fingerprint: bytes
@@ -34,10 +38,11 @@ class StoredEvent:
 
 
 class StoredEntry(NamedTuple):
-    """A ledger entry as it stands in the books. Amount in minor units, instants in microseconds since 1970; the absent is None.
+    """A ledger entry as it stands in the books. Amount in minor units, instants in microseconds
+    since 1970; the absent is None.
 
-    A tuple of numbers, since a statement has millions of them: a frozen dataclass takes four times as
-    long to make, and a datetime as long to read from the database as all the rest.
+    A tuple of numbers, since a statement has millions of them: a frozen dataclass takes four times
+    as long to make, and a datetime as long to read from the database as all the rest.
     """
 
     transaction_id: UUID
@@ -56,7 +61,7 @@ class StoredEntry(NamedTuple):
 
 
 class EventLedger(Protocol):
-    """The append-only books. Every method is a transaction of its own; there is no way to change or remove anything.
+    """The append-only books. Every method is one transaction. Nothing can be changed or removed.
 
     All methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout and StatementRefused.
     """
@@ -64,21 +69,25 @@ class EventLedger(Protocol):
     async def insert(
         self, postings: Sequence[Posting], batch_id: UUID, *, lock_wait_seconds: float | None = None
     ) -> set[str]:
-        """Stores those of `postings` whose event id is new and whose balance account exists, with their entries, durably.
+        """Stores those of `postings` whose event id is new and whose balance account exists, with
+        their entries, durably.
 
-        `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids stored by this very call.
-        All of them or none: raises DataRejected, with nothing stored, when the database refuses one as data; StatementRefused
-        when it refuses for another reason; DatabaseContention after waiting for a lock, if `lock_wait_seconds` is given for so
-        long, which takes more round trips.
+        `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids
+        stored by this very call. All of them or none: raises DataRejected, with nothing stored,
+        when the database refuses one as data; StatementRefused when it refuses for another reason;
+        DatabaseContention after waiting for a lock for `lock_wait_seconds`, if given, which takes
+        more round trips.
         """
         ...
 
     async def stored(
         self, event_ids: Collection[str], *, once_safe: bool = False
     ) -> dict[str, StoredEvent]:
-        """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before this call.
+        """The stored ones among `event_ids`, by id. Sees every event whose `insert` ended before
+        this call.
 
-        `once_safe` is for whoever acknowledges them: returns once they are as durable as the database makes any commit.
+        Use `once_safe` before acknowledging them: it returns once they are as durable as the
+        database makes any commit.
         """
         ...
 

@@ -40,9 +40,10 @@ class PayoutRunQuery:
 
 
 class PageRejected(Exception):
-    """The database refused a page of payouts; nothing of it was written. The accounts are in the order of their ids.
+    """The database refused a page of payouts; nothing of it was written. The accounts are in the
+    order of their ids.
 
-    With `is_data` a rule of the books refuses one of them; else nobody foresaw the reason.
+    With `is_data` a rule of the books refuses one of them; else the reason is unforeseen.
     """
 
     def __init__(self, balance_account_ids: Sequence[int], *, is_data: bool) -> None:
@@ -53,8 +54,8 @@ class PageRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PayoutPage:
-    """A page of a run: the balance accounts claimed, those of them that somebody else has locked, with
-    their restaurants, and the payouts created with the sum of their amounts.
+    """A page of a run: the balance accounts claimed, those of them that another transaction has
+    locked, with their restaurants, and the payouts created with the sum of their amounts.
     """
 
     balance_account_ids: Sequence[int]
@@ -68,23 +69,27 @@ class PayoutPage:
 
 
 class PayoutRuns(Protocol):
-    """Payout runs. Every method is a transaction of its own.
+    """Payout runs. Every method is one transaction.
 
-    `start`, `get` and `items` return once what they tell is as durable as the database makes any commit: somebody pays by it.
-    All methods raise DatabaseUnavailable, DatabaseContention and DatabaseTimeout.
+    `start`, `get` and `items` return once the result is as durable as the database makes any
+    commit: payments depend on it. All methods raise DatabaseUnavailable, DatabaseContention and
+    DatabaseTimeout.
     """
 
     async def start(self, key: PayoutRunKey, payout_run_id: UUID) -> PayoutRun:
-        """The run of `key`: created under the id that is given, with an open item for each balance account of the currency, or
-        the one that is there. Its cut-off is the end of `as_of` in the settlement time zone, or now if that is today.
+        """The run of `key`: created under the id that is given, with an open item for each balance
+        account of the currency, or the one that is there. Its cut-off is the end of `as_of` in the
+        settlement time zone, or now if that is today.
 
-        Raises InvalidRequest, with nothing written, when `as_of` is in the future; TooManyPayoutRuns when
-        as many runs are under way as may be, and this one is not among them.
+        Raises InvalidRequest, with nothing written, when `as_of` is in the future;
+        TooManyPayoutRuns when as many runs are under way as may be, and this one is not among them.
         """
         ...
 
     async def plan(self, key: PayoutRunKey) -> PayoutRun:
-        """What a run of `key` started now would do; writes nothing. Raises InvalidRequest as `start` does."""
+        """What a run of `key` started now would do; writes nothing. Raises InvalidRequest as
+        `start` does.
+        """
         ...
 
     async def get(self, payout_run_id: UUID) -> PayoutRun | None:
@@ -94,23 +99,29 @@ class PayoutRuns(Protocol):
     async def items(
         self, payout_run_id: UUID, outcome: PayoutRunItemOutcome | None, after: str, limit: int
     ) -> list[PayoutRunItem]:
-        """At most `limit` items whose restaurant id is greater than `after`, in that order; of one outcome if one is given."""
+        """At most `limit` items whose restaurant id is greater than `after`, in that order; of one
+        outcome if one is given.
+        """
         ...
 
     async def page(
         self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int
     ) -> list[PayoutRun]:
-        """At most `limit` runs without progress, latest first, created before the one at `before` if it is given."""
+        """At most `limit` runs without progress, latest first, created before the one at `before`
+        if it is given.
+        """
         ...
 
     async def cancel(self, payout_run_id: UUID) -> bool:
-        """Ends a run that is under way; whether it was this call that did. Returns once the run creates no
-        further payout.
+        """Ends a run that is under way; returns whether this call did. Returns once the run creates
+        no further payout.
         """
         ...
 
     async def unanswered(self) -> dict[str, tuple[int, float]]:
-        """How many payouts the bank has not answered, and the age in seconds of the oldest, by currency."""
+        """How many payouts the bank has not answered, and the age in seconds of the oldest, by
+        currency.
+        """
         ...
 
     async def running(self) -> list[UUID]:
@@ -118,12 +129,13 @@ class PayoutRuns(Protocol):
         ...
 
     async def pay(self, payout_run_id: UUID, limit: int, after: int = 0) -> PayoutPage:
-        """Claims at most `limit` open items that nobody else has claimed, of balance accounts with ids
-        above `after`, and creates their payouts, or notes why not.
+        """Claims at most `limit` open items that no other worker has claimed, of balance accounts
+        with ids above `after`, and creates their payouts, or notes why not.
 
-        What somebody else has locked is not waited for, and stays open. All of the rest or nothing:
-        raises PageRejected, with the accounts claimed, when the database refuses what is to be written.
-        A run that has ended, even while the page was under way, has an empty page.
+        It does not wait for what another transaction has locked: that stays open. All of the rest
+        or nothing: raises PageRejected, with the accounts claimed, when the database refuses what
+        is to be written. A run that has ended, even while the page was under way, has an empty
+        page.
         """
         ...
 
@@ -132,12 +144,13 @@ class PayoutRuns(Protocol):
         ...
 
     async def finish(self, payout_run_id: UUID) -> bool:
-        """Marks the run as finished if no item is open; whether it was this call that did."""
+        """Marks the run as finished if no item is open; returns whether this call did."""
         ...
 
 
 class Payouts(Protocol):
-    """Payouts, for reading: what is returned is as durable as the database makes any commit, since somebody pays by it.
+    """Payouts, for reading: what is returned is as durable as the database makes any commit, since
+    payments depend on it.
 
     All methods raise DatabaseUnavailable and DatabaseTimeout.
     """
@@ -149,7 +162,7 @@ class Payouts(Protocol):
     async def page(
         self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int
     ) -> list[Payout]:
-        """At most `limit` payouts, latest first, created before the one at `before` if it is given."""
+        """At most `limit` payouts, latest first, created before `before` if it is given."""
         ...
 
 
@@ -164,7 +177,9 @@ class PayoutSettlement(Protocol):
         ...
 
     async def lock(self, payout_id: str) -> Payout | None:
-        """The payout, which nobody else can move until the unit of work ends; None if there is none."""
+        """The payout, locked against other moves until the unit of work ends; None if there is
+        none.
+        """
         ...
 
     async def answers(self, event: ProcessorEvent) -> list[PayoutAnswer]:
@@ -178,5 +193,5 @@ class PayoutSettlement(Protocol):
         entry: Entry | None,
         posting: Posting,
     ) -> None:
-        """Moves the payout to `state` by the event of `posting`; posts `entry` unless it is None."""
+        """Moves the payout to `state`, by the event of `posting`. Posts `entry` if given."""
         ...

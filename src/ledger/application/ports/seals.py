@@ -13,9 +13,10 @@ from ledger.domain.seals import PackedTransaction, Seal, SealedTransaction
 class SealPosition:
     """How far the books are sealed, at one moment.
 
-    `head` is the latest seal, without its row digests, and `is_of_this_stay` whether the books have been in
-    one place since it was made; `stay_id` names their stay there. Every database transaction below `horizon_txid` has ended, and
-    `next_txid` is above every one that has begun, in the cluster that `system_identifier` names.
+    `head` is the latest seal, without its row digests, and `is_of_this_stay` whether the books have
+    been in one place since it was made; `stay_id` names their stay there. Every database
+    transaction below `horizon_txid` has ended, and `next_txid` is above every one that has begun,
+    in the cluster that `system_identifier` names.
     """
 
     head: Seal | None
@@ -38,7 +39,9 @@ class SealLag:
 
 @dataclass(frozen=True, slots=True)
 class SealPart:
-    """The rows of a database transaction with after_id < transaction id <= last_id; no last_id: all the rest."""
+    """The rows of a database transaction with after_id < transaction id <= last_id; no last_id: all
+    the rest.
+    """
 
     after_id: bytes
     last_id: bytes | None
@@ -49,8 +52,9 @@ WHOLE = SealPart(b"", None)
 
 @dataclass(frozen=True, slots=True)
 class PartedTransaction:
-    """A database transaction that is sealed in parts: its number, the last id of the latest part, and the epoch
-    of the seals before its first part."""
+    """A database transaction that is sealed in parts: its number, the last id of the latest part,
+    and the epoch of the seals before its first part.
+    """
 
     txid: int
     last_id: bytes
@@ -58,10 +62,15 @@ class PartedTransaction:
 
 
 class SealedBooks(Protocol):
-    """The books as the sealer sees them. Methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout."""
+    """The books as the sealer sees them.
+
+    Methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout.
+    """
 
     async def index_new_rows(self) -> None:
-        """Has the rows that were recorded since the last time found fast by their numbers; without it they are found slowly."""
+        """Has the rows that were recorded since the last time found fast by their numbers; without
+        it they are found slowly.
+        """
         ...
 
     async def position(self) -> SealPosition:
@@ -71,7 +80,8 @@ class SealedBooks(Protocol):
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
     ) -> Sequence[PackedTransaction] | None:
-        """What database transactions first_txid <= number < end_txid recorded, in order; None if it is more than `rows_max` rows.
+        """What database transactions first_txid <= number < end_txid recorded, in order; None if it
+        is more than `rows_max` rows.
 
         With `is_restored` only what has a number that this cluster has yet to give out.
         """
@@ -80,11 +90,15 @@ class SealedBooks(Protocol):
     def slices(
         self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
     ) -> AsyncGenerator[Sequence[SealedTransaction]]:
-        """The same by transaction id, however much it is, some thousand rows at a time; those of an id may be in several."""
+        """The same by transaction id, however much it is, some thousand rows at a time; those of an
+        id may be in several.
+        """
         ...
 
     async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
-        """The part of a database transaction that comes after a transaction id and has about so many rows."""
+        """The part of a database transaction that comes after a transaction id and has about so
+        many rows.
+        """
         ...
 
     async def parted(self, position: SealPosition) -> PartedTransaction | None:
@@ -92,7 +106,9 @@ class SealedBooks(Protocol):
         ...
 
     async def is_sealed_in_parts(self, txid: int) -> bool:
-        """Whether all rows of a database transaction are in seals of parts of it, made in the present stay."""
+        """Whether all rows of a database transaction are in seals of parts of it, made in the
+        present stay.
+        """
         ...
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
@@ -102,6 +118,6 @@ class SealedBooks(Protocol):
     async def append(self, seals: Sequence[Seal], stay_id: UUID) -> bool:
         """Adds seals of a stay to the chain, all or none.
 
-        False if somebody else has added one in the place of the first.
+        False if another sealer has added one in the place of the first.
         """
         ...

@@ -13,8 +13,8 @@ from ledger.domain.posting_rules import EntryType
 
 @dataclass(frozen=True, slots=True)
 class StatementQuery:
-    """Which statement: the entries recorded in [start_at, end_at), None being the first entry and now; only some of them, by the
-    filters that are given (no types: all, None: any).
+    """Which statement: the entries recorded in [start_at, end_at), None being the first entry and
+    now; only some of them, by the filters that are given (no types: all, None: any).
     """
 
     account: BalanceAccount
@@ -27,9 +27,11 @@ class StatementQuery:
 
 @dataclass(frozen=True, slots=True)
 class StatementMoment:
-    """The moment that all pages of a statement show, with the balances, in minor units, before its period and at its end.
+    """The moment that all pages of a statement show, with the balances, in minor units, before its
+    period and at its end.
 
-    It saw the transactions with numbers below `transactions_end`, but for those in `transactions_open`, which were under way.
+    It saw the transactions with numbers below `transactions_end`, but for those in
+    `transactions_open`, which were under way.
     """
 
     read_at: datetime
@@ -63,12 +65,13 @@ class Statements(Protocol):
     """Statements, for reading. All methods raise DatabaseUnavailable and DatabaseTimeout."""
 
     async def first_page(self, query: StatementQuery, limit: int) -> StatementPage | None:
-        """The first entries of a statement, at most `limit`; None for an unknown restaurant, nothing for an unknown account.
+        """The first entries of a statement, at most `limit`; None for an unknown restaurant,
+        nothing for an unknown account.
 
-        A period that is not past, by the database's clock, is taken as it is; the page's moment tells.
+        A period that is not past, by the database's clock, ends at the moment of the page.
         """
         ...
 
     async def page(self, query: StatementQuery, after: StatementPlace, limit: int) -> StatementPage:
-        """The entries that follow, at most `limit`, as they were at the moment of the first page."""
+        """At most `limit` entries after a place, as they were at the moment of the first page."""
         ...

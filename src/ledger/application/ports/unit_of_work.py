@@ -23,11 +23,13 @@ class Restaurants(Protocol):
         ...
 
     async def lock(self, restaurant_id: str) -> Restaurant | None:
-        """The same; nobody else can change its profile until the unit of work ends."""
+        """The same, with its profile locked against changes until the unit of work ends."""
         ...
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:
-        """At most `limit` restaurants whose id is greater than `after`, byte by byte, in that order."""
+        """At most `limit` restaurants whose id is greater than `after`, byte by byte, in that
+        order.
+        """
         ...
 
 
