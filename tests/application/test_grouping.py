@@ -1,4 +1,4 @@
-"""Grouping: who shares a group with whom, what each caller is told, and what it does not hold on to."""
+"""Grouping: which calls share a group, what each caller gets, and that waiting is bounded."""
 
 import asyncio
 import contextvars
@@ -12,12 +12,12 @@ from ledger.application import grouping
 from ledger.application.grouping import PRUNE_ITEMS, Grouping
 from ledger.errors import DatabaseUnavailable, ShuttingDown
 
-CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
+CALLER: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="no caller")
 DEADLINE_SECONDS = 20.0
 
 
 class Work:
-    """Answers each item with its double. While `held`, a group that has begun waits; `raises` is raised by every group."""
+    """Doubles each item. After `hold`, groups wait until `let`; every group raises `raises`."""
 
     def __init__(self) -> None:
         self.groups: list[list[int]] = []
@@ -33,7 +33,7 @@ class Work:
         self._let.clear()
 
     def let(self) -> None:
-        """They wait no longer."""
+        """Groups wait no longer."""
         self._let.set()
 
     async def __call__(self, items: Sequence[int]) -> Sequence[int]:
@@ -65,7 +65,7 @@ def grouping_of(
 
 @pytest.fixture
 def _no_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for a timer waits for longer than any test."""
+    """Timers take longer than any test."""
     monkeypatch.setattr(grouping, "LINGER_SECONDS", 3600)
     monkeypatch.setattr(grouping, "PATIENCE_SECONDS", 3600)
 
@@ -111,7 +111,7 @@ async def test_group_that_is_complete_waits_for_no_timer() -> None:
 
 
 async def test_incomplete_group_is_waited_for_no_longer_than_the_linger() -> None:
-    """When fewer callers come than before, those who came are served."""
+    """When fewer callers come than before, the callers that came are served."""
     work = Work()
     groups = grouping_of(work)
     for _ in range(20):
@@ -132,22 +132,22 @@ async def test_group_has_no_more_items_than_allowed() -> None:
     await groups.close()
 
 
-async def test_failure_is_told_to_every_caller_of_its_group() -> None:
-    """And the next group goes on as if nothing had been."""
+async def test_failure_is_raised_to_every_caller_of_its_group() -> None:
+    """The next group is not concerned."""
     work = Work()
     groups = grouping_of(work)
     work.raises = DatabaseUnavailable("away")
-    told = await asyncio.gather(
+    outcomes = await asyncio.gather(
         *(groups.add(number) for number in range(3)), return_exceptions=True
     )
-    assert told == [work.raises] * 3
+    assert outcomes == [work.raises] * 3
     work.raises = None
     assert await groups.add(1) == 2
     await groups.close()
 
 
 async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
-    """Nor does one that forgets outcomes: whatever goes wrong, somebody is told."""
+    """Nor does work that forgets outcomes: every caller gets an error."""
     work = Work()
     groups = grouping_of(work)
     work.raises = asyncio.CancelledError()
@@ -162,17 +162,17 @@ async def test_work_that_is_cancelled_leaves_no_caller_waiting() -> None:
         forgetting: Grouping[int, int] = Grouping(
             forgetful, group_items_max=10, groups_at_once_max=1, what="items"
         )
-        told = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(forgetting.add(number) for number in range(3)), return_exceptions=True
         )
-        assert [type(error) for error in told] == [RuntimeError] * 3
+        assert [type(error) for error in outcomes] == [RuntimeError] * 3
         await forgetting.close()
         await groups.close()
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
 async def test_outcome_that_the_work_sets_early_is_kept(ends_well: bool) -> None:
-    """Its caller does not wait for the group; the result or error of the group is for the others."""
+    """Its caller does not wait for the group, whose result or error is for the others."""
     may_end = asyncio.Event()
     loop = asyncio.get_running_loop()
     outcomes: list[asyncio.Future[int]] = [loop.create_future() for _ in range(3)]
@@ -204,7 +204,7 @@ async def test_outcome_that_the_work_sets_early_is_kept(ends_well: bool) -> None
 
 
 async def test_cancelled_caller_leaves_the_others_untouched() -> None:
-    """The work of a group that has begun goes on, and everybody else has his outcome."""
+    """The work of its group goes on, and every other caller gets its outcome."""
     work = Work()
     groups = grouping_of(work)
     work.hold()
@@ -218,7 +218,7 @@ async def test_cancelled_caller_leaves_the_others_untouched() -> None:
 
 
 async def test_item_of_a_cancelled_caller_is_dropped_if_it_still_waits() -> None:
-    """Nobody is there to be told of it."""
+    """No caller waits for it."""
     work = Work()
     groups = grouping_of(work)
     work.hold()
@@ -235,7 +235,7 @@ async def test_item_of_a_cancelled_caller_is_dropped_if_it_still_waits() -> None
 
 @pytest.mark.usefixtures("_no_timers")
 async def test_next_group_waits_for_the_one_before() -> None:
-    """As long as that takes no longer than usual: small groups would be slower for everybody."""
+    """If that takes no longer than usual: small groups would be slower for all callers."""
     work = Work()
     groups = grouping_of(work, groups_at_once_max=2)
     work.hold()
@@ -273,7 +273,7 @@ async def test_group_that_takes_long_does_not_hold_up_the_next(
 
 
 async def test_callers_that_leave_are_forgotten() -> None:
-    """However many come and go while a group takes long: what waits stays bounded."""
+    """However many come and go while a group takes long, the queue stays bounded."""
     work = Work()
     groups = grouping_of(work)
     work.hold()
@@ -317,8 +317,8 @@ async def test_close_without_anything_added_is_done_at_once() -> None:
         groups.add(0)
 
 
-async def test_groups_are_nobodys_calls() -> None:
-    """A group is not the work of the call that happened to be the first: its log lines must not carry that one's id."""
+async def test_groups_run_in_the_context_of_no_call() -> None:
+    """Log lines of a group must not carry the id of its first call."""
     work = Work()
     groups = grouping_of(work)
 
@@ -328,7 +328,7 @@ async def test_groups_are_nobodys_calls() -> None:
 
     for name in ("first", "second"):
         await asyncio.create_task(call(name))
-    assert work.callers == ["nobody", "nobody"]
+    assert work.callers == ["no caller", "no caller"]
     await groups.close()
 
 

@@ -1,4 +1,4 @@
-"""What repeats is told once at once, and then by its number."""
+"""The first of a kind is reported at once, its repeats by their number."""
 
 import asyncio
 
@@ -11,43 +11,43 @@ from ledger.application.repeats import Repeats
 DEADLINE_SECONDS = 60.0
 
 
-async def test_repeats_are_told_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repeats_are_reported_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kind that goes on is counted further; one that has stopped is new when it comes again."""
     monkeypatch.setattr(module, "REPEATS_SECONDS", 0.01)
-    told: list[tuple[str, int]] = []
-    is_told = asyncio.Event()
+    reports: list[tuple[str, int]] = []
+    is_reported = asyncio.Event()
 
-    def tell(kind: str, count: int) -> None:
-        told.append((kind, count))
-        is_told.set()
+    def report(kind: str, count: int) -> None:
+        reports.append((kind, count))
+        is_reported.set()
 
-    repeats = Repeats(tell)
+    repeats = Repeats(report)
     assert [repeats.is_first("a") for _ in range(3)] == [True, False, False]
     assert repeats.is_first("b")
-    await asyncio.wait_for(is_told.wait(), DEADLINE_SECONDS)
-    assert told == [("a", 2)]
+    await asyncio.wait_for(is_reported.wait(), DEADLINE_SECONDS)
+    assert reports == [("a", 2)]
     await until(lambda: not repeats._counts, DEADLINE_SECONDS)
     assert repeats.is_first("a")
     repeats.flush()
-    assert told == [("a", 2)]
+    assert reports == [("a", 2)]
 
 
-async def test_flush_tells_what_is_left_once() -> None:
+async def test_flush_reports_what_is_left_once() -> None:
     """For the end of a server."""
-    told: list[tuple[str, int]] = []
-    repeats: Repeats[str] = Repeats(lambda kind, count: told.append((kind, count)))
+    reports: list[tuple[str, int]] = []
+    repeats: Repeats[str] = Repeats(lambda kind, count: reports.append((kind, count)))
     for kind in "aabaa":
         repeats.is_first(kind)
     repeats.flush()
     repeats.flush()
-    assert told == [("a", 3)]
+    assert reports == [("a", 3)]
 
 
 async def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest is told and forgotten."""
+    """The oldest is reported and forgotten."""
     monkeypatch.setattr(module, "KINDS_MAX", 2)
-    told: list[tuple[int, int]] = []
-    repeats: Repeats[int] = Repeats(lambda kind, count: told.append((kind, count)))
+    reports: list[tuple[int, int]] = []
+    repeats: Repeats[int] = Repeats(lambda kind, count: reports.append((kind, count)))
     assert [repeats.is_first(kind) for kind in (1, 1, 2, 3, 1)] == [True, False, True, True, True]
-    assert told == [(1, 1)]
+    assert reports == [(1, 1)]
     repeats.flush()

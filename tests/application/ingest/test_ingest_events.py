@@ -1,4 +1,4 @@
-"""Booking events: what each caller is told, on books in memory that can be made to fail."""
+"""Booking events: the outcome of each call, on books in memory that can be made to fail."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -45,7 +45,7 @@ _MADE: list[Booking] = []
 
 @pytest.fixture(autouse=True)
 async def _all_are_closed() -> AsyncIterator[None]:
-    """One that gathers groups and is forgotten would be told of on standard error, in the middle of some other test."""
+    """One that is left open would be reported on standard error in the middle of another test."""
     yield
     async with asyncio.timeout(DEADLINE_SECONDS):
         while _MADE:
@@ -83,7 +83,7 @@ async def test_same_event_twice_is_created_and_duplicate_with_one_transaction_id
 
 
 async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
-    """The first occurrence of an id is booked; the same again is a duplicate, something else under its id a conflict."""
+    """The first event with an id is booked; the same again is a duplicate, another a conflict."""
     event = processor_event()
     altered = processor_event(event_id=event.event_id, amount_minor=event.amount_minor + 1)
     outcomes = await use_case(FakeEventLedger())([event, altered, event])
@@ -93,8 +93,8 @@ async def test_twins_in_one_batch_are_judged_by_the_first() -> None:
     assert conflict.differing_fields == ("amount_minor",)
 
 
-async def test_results_stand_in_the_order_of_the_request() -> None:
-    """Events are booked sorted by id, and answered in the order they came."""
+async def test_results_are_in_the_order_of_the_request() -> None:
+    """Events are booked sorted by id; their outcomes are in the order of the request."""
     ids = ["evt_z", "evt_a", "evt_m"]
     outcomes = await use_case(ledger := FakeEventLedger())(
         [processor_event(event_id=event_id) for event_id in ids]
@@ -107,7 +107,7 @@ async def test_results_stand_in_the_order_of_the_request() -> None:
 async def test_attempt_that_broke_off_after_it_took_effect_is_created_when_repeated(
     error: type[DatabaseUnavailable | DatabaseContention],
 ) -> None:
-    """The repeated attempt finds its own rows by the batch id: the caller, who was never answered, is told CREATED."""
+    """The next attempt finds its rows by the batch id: the call, not answered yet, gets CREATED."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event(restaurant_id="res_001")])
@@ -117,7 +117,7 @@ async def test_attempt_that_broke_off_after_it_took_effect_is_created_when_repea
 
 
 async def test_attempts_are_bounded_and_the_outcome_is_then_unknown() -> None:
-    """A database that stays away is told as such, after ATTEMPTS_MAX attempts."""
+    """A database that stays away is reported after ATTEMPTS_MAX attempts."""
     ledger = FakeEventLedger()
     ledger.failures = [DatabaseUnavailable("away")] * (ATTEMPTS_MAX + 1)
     with pytest.raises(DatabaseUnavailable):
@@ -125,8 +125,8 @@ async def test_attempts_are_bounded_and_the_outcome_is_then_unknown() -> None:
     assert len(ledger.insert_sizes) == ATTEMPTS_MAX
 
 
-async def test_one_event_that_the_database_refuses_stands_alone() -> None:
-    """Of 256 events the database refuses one: it alone is told so, the others are booked, in few statements."""
+async def test_one_event_that_the_database_refuses_is_refused_alone() -> None:
+    """Of 256 events the database refuses one: the others are booked, in few statements."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event()])
@@ -139,8 +139,8 @@ async def test_one_event_that_the_database_refuses_stands_alone() -> None:
     assert len(ledger.insert_sizes) <= 2 * 8 + 1
 
 
-async def test_unknown_restaurant_is_refused_when_set_so_and_registers_nobody() -> None:
-    """With `reject`, an event of an unknown restaurant is NOT_FOUND and leaves nothing; those of known ones are booked."""
+async def test_unknown_restaurant_is_refused_by_setting_and_not_registered() -> None:
+    """With `reject` its event is NOT_FOUND and stores nothing; events of others are booked."""
     ledger = FakeEventLedger()
     ledger.restaurants.add("res_known")
     ingest = use_case(ledger, UnknownRestaurants.REJECT)
@@ -152,7 +152,7 @@ async def test_unknown_restaurant_is_refused_when_set_so_and_registers_nobody() 
     assert ledger.accounts == {("res_known", "PEN")}
 
 
-async def test_duplicate_and_conflict_register_nobody() -> None:
+async def test_duplicate_and_conflict_register_no_restaurant() -> None:
     """A conflict that names an unknown restaurant does not register it: ids are looked up first."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
@@ -166,7 +166,7 @@ async def test_duplicate_and_conflict_register_nobody() -> None:
 
 
 async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
-    """A payout event without its payout stores nothing, so that a later event may use its id, as if sent one by one."""
+    """It stores nothing, so a later event may use its id, as if the events came one by one."""
     ledger = FakeEventLedger()
     payout = processor_event(EventType.PAYOUT_PAID, event_id="evt_shared", payout_id="payout_1")
     charge = processor_event(event_id="evt_shared")
@@ -175,8 +175,8 @@ async def test_payout_event_of_an_unknown_payout_leaves_its_id_free() -> None:
     assert ledger.events["evt_shared"].event == charge
 
 
-async def test_single_payout_events_tell_how_long_single_calls_take() -> None:
-    """They wait as single calls, and so end a slow time of these."""
+async def test_single_payout_events_count_for_the_time_of_single_calls() -> None:
+    """They wait as single calls, so fast ones end a slow time of single calls."""
     ingest = use_case(FakeEventLedger())
     queue = ingest.ingest_events._queue
     for _ in range(100):
@@ -199,7 +199,7 @@ async def test_payout_event_with_the_id_of_a_stored_event_is_a_conflict() -> Non
 
 
 class SlowLedger(FakeEventLedger):
-    """Books only once it is let."""
+    """Books only once `let` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class SlowLedger(FakeEventLedger):
 
 
 async def all_in_short(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestStatus | type]:
-    """What single calls that come together are told, in short; the kind of what they raise."""
+    """The outcomes of single calls that come together, in short; the types of their errors."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     return [
         type(answer) if isinstance(answer, BaseException) else in_short(answer)[0]
@@ -229,7 +229,7 @@ async def all_in_short(*calls: Awaitable[list[IngestOutcome]]) -> list[IngestSta
 
 
 async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> None:
-    """As in a batch: the first is created, the same again is a duplicate with its transaction id, something else a conflict."""
+    """As in a batch: created, a duplicate with the same transaction id, and a conflict."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     event, other = processor_event(), processor_event()
@@ -251,8 +251,8 @@ async def test_twins_of_calls_that_share_a_group_are_judged_by_the_first() -> No
     await ingest.close()
 
 
-async def test_one_poisonous_call_of_a_group_stands_alone() -> None:
-    """The database refuses one event: its caller alone is told so, those who shared its group are booked."""
+async def test_one_call_that_the_database_refuses_is_refused_alone() -> None:
+    """The other calls of its group are booked."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event()])
@@ -266,8 +266,8 @@ async def test_one_poisonous_call_of_a_group_stands_alone() -> None:
     await ingest.close()
 
 
-async def test_failure_of_a_group_is_told_to_each_of_its_callers() -> None:
-    """Nobody knows what became of any of them; each may send his event again, and is told the truth then."""
+async def test_failure_of_a_group_is_raised_to_each_of_its_callers() -> None:
+    """The outcome of each is unknown; each may send its event again, and gets the true outcome."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event()])
@@ -315,8 +315,8 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> TimeLimit:
     return limit
 
 
-async def test_one_locked_call_of_a_group_stands_alone(limit: TimeLimit) -> None:
-    """It alone is told that the outcome is not known, the others are booked, in few statements, one after the other."""
+async def test_one_locked_call_of_a_group_fails_alone(limit: TimeLimit) -> None:
+    """The others are booked, in few statements, one after the other; its outcome is unknown."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
     await ingest([processor_event(restaurant_id=f"res_{number}") for number in range(4)])
@@ -324,7 +324,7 @@ async def test_one_locked_call_of_a_group_stands_alone(limit: TimeLimit) -> None
     events = [processor_event(restaurant_id=f"res_{number % 4}") for number in range(10)]
     ledger.held = {events[3].event_id}
     calls = [asyncio.create_task(ingest([event])) for event in events]
-    while sum(call.done() for call in calls) < 9:  # noqa: ASYNC110  # what is waited for has no event
+    while sum(call.done() for call in calls) < 9:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0)
     assert ledger.insert_sizes[0] == 10
     # Two of each size, and the whole.
@@ -341,10 +341,10 @@ async def test_one_locked_call_of_a_group_stands_alone(limit: TimeLimit) -> None
     await ingest.close()
 
 
-async def test_locked_account_is_told_apart_from_the_others_before_its_events_are(
+async def test_locked_account_is_found_before_its_locked_events_are(
     limit: TimeLimit,
 ) -> None:
-    """However many of its events there are: the others of the group are booked after few statements."""
+    """The other events of the group are booked after few statements."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
     restaurants = [f"res_{number % 2}" for number in range(10)]
@@ -355,7 +355,7 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
         asyncio.create_task(ingest([processor_event(restaurant_id=restaurant)]))
         for restaurant in restaurants
     ]
-    while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # what is waited for has no event
+    while sum(call.done() for call in calls) < 5:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(0)
     limit.is_over = True
     assert await all_in_short(*calls) == [
@@ -366,7 +366,7 @@ async def test_locked_account_is_told_apart_from_the_others_before_its_events_ar
 
 
 async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the clock, without a test that says so: its time is not begun anew by anything that happens meanwhile."""
+    """By the real clock: nothing that happens while it waits begins its time again."""
     monkeypatch.setattr(contended_groups, "CONTENTION_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.0005)
     ledger = LockedLedger()
@@ -382,7 +382,7 @@ async def test_group_gives_up_what_stays_locked_by_itself(monkeypatch: pytest.Mo
 
 
 async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
-    """It has one caller, who is told that the outcome is not known."""
+    """It has one caller, and the outcome is unknown."""
     ledger = LockedLedger()
     ingest = use_case(ledger)
     await ingest([processor_event()])
@@ -401,7 +401,7 @@ async def test_batch_with_a_locked_event_is_tried_as_a_whole() -> None:
 async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_in_parts(
     later: type[DatabaseContention | DatabaseUnavailable],
 ) -> None:
-    """The parts keep the batch id of the whole. A connection that is lost meanwhile is an attempt, as ever."""
+    """The parts keep the batch id. A connection lost while parts are booked is an attempt, too."""
     ledger = FakeEventLedger()
     ingest = use_case(ledger)
     await ingest([processor_event()])
@@ -417,7 +417,7 @@ async def test_group_that_broke_off_after_it_took_effect_is_created_when_booked_
 
 
 async def test_stalled_database_fills_the_queue_and_no_more() -> None:
-    """What is beyond the queue is refused at once, with nothing stored; what was let in is booked in the end."""
+    """Events beyond the queue are refused at once, with nothing stored; the others are booked."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     events = [processor_event() for _ in range(LIMITS.queue_events_max + 20)]
@@ -442,7 +442,7 @@ async def test_stalled_database_fills_the_queue_and_no_more() -> None:
 
 
 async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
-    """Each takes its turn with it to the end: however fast callers come and go, so many bookings are under way at the most."""
+    """A booking keeps its turn to its end: the bound holds however fast callers come and go."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     batches = [[processor_event(), processor_event()] for _ in range(50)]
@@ -457,14 +457,14 @@ async def test_batches_of_callers_that_leave_run_no_more_than_allowed() -> None:
     ledger.let.set()
     await ingest.close()
     assert ledger.under_way_max == LIMITS.batches_at_once_max
-    # Those who left before their turn came are not booked.
+    # Batches whose callers left before their turn are not booked.
     assert set(ledger.events) == {
         event.event_id for batch in batches[: LIMITS.batches_at_once_max] for event in batch
     }
 
 
 async def test_close_books_what_waits_for_its_turn() -> None:
-    """Batches that were let in before `close` are booked and answered, and those whose callers have left are not waited for."""
+    """Batches admitted before `close` are booked and answered; batches without caller are not."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     batches = [[processor_event(), processor_event()] for _ in range(20)]
@@ -485,7 +485,7 @@ async def test_close_books_what_waits_for_its_turn() -> None:
 
 
 async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
-    """Who stops waiting stops waiting; the event is booked all the same."""
+    """The call ends at once; the event is booked all the same."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     event = processor_event()
@@ -500,7 +500,7 @@ async def test_cancelled_caller_does_not_cancel_its_booking() -> None:
 
 
 async def test_close_waits_for_what_is_under_way_and_takes_no_more() -> None:
-    """After `close` everything begun is booked, and a new event is refused with nothing stored."""
+    """After `close` all that began is booked, and a new event is refused with nothing stored."""
     ledger = SlowLedger()
     ingest = use_case(ledger)
     call = asyncio.create_task(ingest([processor_event()]))

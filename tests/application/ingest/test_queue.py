@@ -1,4 +1,4 @@
-"""What may wait to be booked: the bounds, and who is turned away."""
+"""The bounds of what waits to be booked, and which calls are refused."""
 
 import asyncio
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def test_batches_leave_room_for_single_calls() -> None:
 
 
 def test_single_call_does_not_wait_for_batches() -> None:
-    """Batches are booked beside groups of single calls, so their time refuses other batches only."""
+    """Batches are booked beside groups, so their time refuses other batches only."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(30.0, is_batch=True)
@@ -72,8 +72,8 @@ def test_single_call_does_not_wait_for_batches() -> None:
 
 
 @pytest.mark.parametrize(("events", "others"), [(1, 50), (50, 1)], ids=["single calls", "batches"])
-def test_slow_time_shuts_nobody_out_while_others_go_on(events: int, others: int) -> None:
-    """Only what is booked of a kind tells that its slow time is over: so the first of it may try, and no second."""
+def test_slow_time_shuts_no_call_out_while_others_go_on(events: int, others: int) -> None:
+    """Only a booking of a kind shows that its slow time is over: the first may try, no second."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(30.0, is_batch=events > 1)
@@ -98,8 +98,8 @@ def test_calls_are_bounded() -> None:
     assert queue.calls == 0
 
 
-def test_nobody_is_refused_for_his_own_size() -> None:
-    """A call that is larger than the queue is let in when nothing else is there, and keeps the others out."""
+def test_no_call_is_refused_for_its_size_alone() -> None:
+    """A call larger than the queue is admitted to an empty queue, and keeps the others out."""
     queue = IngestQueue(LIMITS)
     with admitted(queue, 1000, 100_000, None), pytest.raises(QueueFull):
         queue.check(1, 1, None)
@@ -108,7 +108,7 @@ def test_nobody_is_refused_for_his_own_size() -> None:
 
 
 async def test_caller_that_leaves_makes_room() -> None:
-    """Cancelled or failed, whatever was let in is let out."""
+    """A call that is cancelled or fails leaves the queue."""
     queue = IngestQueue(LIMITS)
 
     async def call() -> None:
@@ -129,7 +129,7 @@ async def test_caller_that_leaves_makes_room() -> None:
 
 
 def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
-    """Each takes as long as the last ones did, but for the unusual. Whoever comes alone may try."""
+    """Each takes as long as the last usual ones did. A call that comes alone may try."""
     queue = IngestQueue(LIMITS)
     for _ in range(100):
         queue.booked(2.0)
@@ -152,7 +152,7 @@ def test_deadline_is_too_short_for_full_groups_and_its_own() -> None:
 
 
 def test_call_whose_time_is_over_is_refused() -> None:
-    """Its caller no longer waits: booking it would only surprise. Also where the queue is empty."""
+    """Its caller no longer waits: booking it would only surprise. Also if the queue is empty."""
     queue = IngestQueue(LIMITS)
     with pytest.raises(DeadlineTooShort):
         queue.check(1, 1, 0.0)
@@ -172,8 +172,8 @@ def test_estimate_follows_what_groups_take() -> None:
         queue.check(1, 1, 1.0)
 
 
-async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
-    """Not before, and several of them; a single caller larger than the queue has its turn when it is empty."""
+async def test_callers_that_wait_for_room_are_woken_when_there_is_some() -> None:
+    """Not before, and several at once; one larger than the queue has its turn when it is empty."""
     queue = IngestQueue(LIMITS)
     await queue.wait_for_room(1000, 1)
     large, small = admitted(queue, 70, 1, None), admitted(queue, 20, 1, None)
@@ -190,14 +190,14 @@ async def test_whoever_waits_for_room_is_woken_when_there_is_some() -> None:
     assert [task.done() for task in waiting] == [True, True, True]
 
 
-def test_whoever_watches_the_queue_sees_it_empty_in_the_end() -> None:
-    """Told after each group, while its callers are still here, and again when the last of them has gone."""
-    told: list[tuple[int, int]] = []
+def test_empty_queue_is_reported_in_the_end() -> None:
+    """Reported after each group, while its callers are here, and when the last of them leaves."""
+    changes: list[tuple[int, int]] = []
     queue = IngestQueue(
-        LIMITS, on_change=lambda events, size_bytes: told.append((events, size_bytes))
+        LIMITS, on_change=lambda events, size_bytes: changes.append((events, size_bytes))
     )
     with admitted(queue, 2, 20, None):
         with admitted(queue, 3, 30, None):
             queue.booked(0.001)
-        assert told == [(5, 50)]
-    assert told == [(5, 50), (0, 0)]
+        assert changes == [(5, 50)]
+    assert changes == [(5, 50), (0, 0)]

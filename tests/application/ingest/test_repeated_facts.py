@@ -9,8 +9,8 @@ from ledger.domain.events import EventType
 
 def test_fact_under_two_ids_is_counted() -> None:
     """Type, reference, amount, restaurant and currency are equal and the ids are not."""
-    told: list[int] = []
-    facts = RepeatedFacts(told.append)
+    repeated: list[int] = []
+    facts = RepeatedFacts(repeated.append)
     first = processor_event(reference="pay_1")
     facts.booked([first, first])
     facts.booked([processor_event(), processor_event(), processor_event(reference="pay_2")])
@@ -21,23 +21,23 @@ def test_fact_under_two_ids_is_counted() -> None:
         ]
     )
     facts.booked([processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1")])
-    assert told == []
+    assert repeated == []
     facts.booked(
         [
             processor_event(reference="pay_1"),
             processor_event(EventType.REFUND_SUCCEEDED, reference="pay_1"),
         ]
     )
-    assert told == [2]
+    assert repeated == [2]
 
 
 def test_only_the_latest_facts_are_remembered() -> None:
     """However many events there are."""
-    told: list[int] = []
-    facts = RepeatedFacts(told.append)
+    repeated: list[int] = []
+    facts = RepeatedFacts(repeated.append)
     facts.booked([processor_event(reference="first")])
     facts.booked(
         processor_event(reference=f"pay_{number}") for number in range(repeated_facts.FACTS_MAX)
     )
     facts.booked([processor_event(reference="first")])
-    assert told == []
+    assert repeated == []
