@@ -1,4 +1,4 @@
-"""Statements on PostgreSQL: pages are what a reading of everything says, and cost what they hold."""
+"""Account statements on PostgreSQL: pages show what a full read shows, at the cost of a page."""
 
 import asyncio
 import random
@@ -46,7 +46,8 @@ MICROSECOND = timedelta(microseconds=1)
     if check.name == "statement_marks_agree_with_the_entries"
 ]
 
-# Entries as somebody restores them: with the instants and numbers that they had. An adjustment each, of 1, 2, 4, ...
+# Entries as a restore writes them, with the instants and numbers that they had. Each is an
+# adjustment, of 1, 2, 4, ...
 INSERT_ENTRIES = """
 INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position, entry_type, debit_account,
                             credit_account, amount_minor, occurred_at, recorded_at, event_id)
@@ -56,7 +57,7 @@ FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::bigint[], $6::timestam
   AS e (txid, transaction_id, position, amount_minor, recorded_at)
 """
 
-# From what sizes on PostgreSQL has a table or an index read by several processes.
+# The sizes from which PostgreSQL reads a table or an index with several processes.
 MIN_SIZES_FOR_MORE_PROCESSES = ("min_parallel_table_scan_size", "min_parallel_index_scan_size")
 
 NOW_AND_HORIZON = (
@@ -75,7 +76,7 @@ async def open_account(connection: Connection, restaurant_id: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What decides an entry's place, and its amount."""
+    """The place of an entry in a statement, and its amount."""
 
     recorded_at: datetime
     txid: int
@@ -97,8 +98,11 @@ async def restore(connection: Connection, account: int, entries: Sequence[Entry]
 
 
 def some_entries(chance: random.Random, number: int, txid_end: int, now: datetime) -> list[Entry]:
-    """Entries in the order of their numbers: a clock that mostly goes on, stands still, is slow to be read or set back; and some
-    of another cluster, whose numbers have nothing to do with their instants, of which some are yet to come."""
+    """Entries in the order of their numbers.
+
+    Their clock mostly runs, stands still, is read late or set back. Some are of another cluster,
+    whose numbers have nothing to do with their instants and may be in the future.
+    """
     disorder = chance.choice(("none", "late", "late", "steps", "any"))
     entries: list[Entry] = []
     clock, txid = now - timedelta(days=30), max(3, txid_end - 400)
@@ -157,7 +161,7 @@ async def paged(
 def expected(
     entries: Sequence[Entry], start_at: datetime | None, end_at: datetime | None
 ) -> tuple[int, int, list[tuple[datetime, UUID, int, int]]]:
-    """The same, of entries that are all there."""
+    """The same, computed from all entries."""
     ordered = sorted(
         entries,
         key=lambda entry: (entry.recorded_at, entry.txid, entry.transaction_id, entry.position),
@@ -175,7 +179,7 @@ def expected(
 
 @pytest.fixture
 def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page goes on from reach to reach, as it does in an account of many more entries."""
+    """A page needs several reaches, as in an account of many more entries."""
     monkeypatch.setattr(statements, "MARK_ENTRIES", 2)
 
 
@@ -184,8 +188,11 @@ def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_statement_is_what_reading_everything_says(
     shared_database: Database, book: int, seed: int
 ) -> None:
-    """Any order of instants and numbers, marks of any density, some of which are missing: any page size and period show the
-    entries of the period, each once, between balances that tie out. The audit has nothing to say about the marks."""
+    """For any order of instants and numbers, and marks of any density, some missing.
+
+    Any page size and period shows the entries of the period, each once, between balances that tie
+    out. The audit has no finding about the marks.
+    """
     chance = random.Random(seed)
     restaurant_id = unique(f"res_{book}")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
@@ -237,8 +244,11 @@ async def test_statement_is_what_reading_everything_says(
 async def test_statements_tie_out_while_marks_are_made(
     shared_database: Database, seed: int
 ) -> None:
-    """Writers whose transactions end late, in any order, and marks made between pages: every statement adds up to its closing
-    balance, and a later one has what an earlier one had, in the same order."""
+    """Writers commit late, in any order, and marks are made between pages.
+
+    Every statement adds up to its closing balance, and a later one has what an earlier one had, in
+    the same order.
+    """
     restaurant_id = unique("res")
     whole = StatementQuery(
         BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
@@ -256,7 +266,7 @@ async def test_statements_tie_out_while_marks_are_made(
                 while not stop.is_set():
                     transaction = writer.transaction()
                     await transaction.start()
-                    # Its instant is that of its beginning, its number that of its first row.
+                    # Its instant is that of its start, its number that of its first row.
                     await writer.execute("SELECT pg_sleep($1)", chance.choice((0, 0, 0.001, 0.02)))
                     for _ in range(chance.choice((1, 3))):
                         await writer.execute(INSERT_NOW, account, chance.randrange(1, 10**6))
@@ -300,7 +310,7 @@ VALUES ($1, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restauran
 
 @pytest.mark.usefixtures("short_reach")
 async def test_filters_choose_among_all_entries(shared_database: Database) -> None:
-    """What is asked for may be anywhere in the account, many marks apart."""
+    """Matching entries may be anywhere in the account, many marks apart."""
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
@@ -360,8 +370,10 @@ async def test_filters_choose_among_all_entries(shared_database: Database) -> No
 async def test_only_marks_of_this_stay_are_used(
     shared_database: Database, change: str, is_used: bool
 ) -> None:
-    """One with a wrong sum shows whether it is believed: only if it is of this stay,
-    written in it, and not ahead of the cluster."""
+    """A mark with a wrong sum shows whether it is used.
+
+    It is, only if it is of this stay, written in it, and not ahead of the cluster.
+    """
     restaurant_id = unique("res")
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
@@ -388,7 +400,7 @@ async def test_only_marks_of_this_stay_are_used(
 
 
 class Told:
-    """Long tails, as they were told."""
+    """Keeps the long tails that were reported."""
 
     entries_max = 3
 
@@ -403,7 +415,7 @@ class Told:
 
 
 async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Database) -> None:
-    """The first page then reads none of the entries that they count, not even once."""
+    """The first page then reads none of the entries that they count."""
     restaurant_id = unique("res")
     whole = StatementQuery(
         BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
@@ -428,7 +440,7 @@ async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Databa
 
 
 async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: Database) -> None:
-    """All without a mark; with one, those that came since."""
+    """All entries without a mark; with one, those since."""
     restaurant_id = unique("res")
     whole = StatementQuery(
         BalanceAccount(restaurant_id, "PEN"), None, None, frozenset(), None, None
@@ -459,7 +471,7 @@ PAGE_ENTRIES = 100
 
 
 def rows_read(plan: Any) -> int:
-    """How many rows of ledger_entries the plan has read, those that it threw away included."""
+    """How many rows of ledger_entries the plan has read, discarded ones included."""
     own = 0
     if plan.get("Relation Name") == "ledger_entries":
         rows = (
@@ -484,8 +496,11 @@ async def explained(connection: Connection, statement: str, *values: object) -> 
 
 
 async def test_page_costs_what_it_holds(database: Database) -> None:
-    """Anywhere in an account of 20,000 entries, which one transaction wrote for each entry and some wrote late: a page and the
-    balances read some hundred rows, not the account; as many at its beginning, in its middle and at its end."""
+    """In an account of 20,000 entries, one a transaction, some written late.
+
+    A page and the balances read some hundred rows and not the account: as many at its beginning, in
+    its middle and at its end.
+    """
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
@@ -542,8 +557,11 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
 
 
 async def test_page_of_batches_is_read_at_once(database: Database) -> None:
-    """Each transaction wrote a whole page of one instant, and the page before ended anywhere in one:
-    the first reach has the page and one entry more. It reads three batches beyond the one it starts in."""
+    """Each transaction wrote a whole page of one instant; the page before ended inside of one.
+
+    The first reach has the page and one entry more. It reads three batches beyond the one in which
+    it starts.
+    """
     batch_entries, batches = 500, 20
     begin = f"DO $$ BEGIN FOR n IN 1..{batches} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
     async with engine_on(database.url) as engine, superuser(database) as connection:
@@ -598,7 +616,10 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
 async def test_plans_made_while_the_tables_are_empty_read_ranges(
     database: Database, statement: str, values: str
 ) -> None:
-    """They are kept when the tables have grown: from the first plan on entries are read by ranges of the primary key."""
+    """Plans are kept when the tables have grown, so the first ones must read ranges.
+
+    Entries are read by ranges of the primary key.
+    """
     async with superuser(database) as connection:
         await connection.execute(f"PREPARE planned AS {statement}")
         plan = "\n".join(
@@ -612,8 +633,10 @@ async def test_plans_made_while_the_tables_are_empty_read_ranges(
 
 
 async def test_page_and_balances_are_read_by_one_process(database: Database) -> None:
-    """Even where PostgreSQL is told that further processes cost nothing: a plan for any values expects
-    a third of the account, and a page would start two each time."""
+    """Even with settings by which further processes cost nothing.
+
+    A plan for any values expects a third of the account, and a page would start two processes.
+    """
     name = make_url(database.url).database
     async with engine_on(database.url) as engine, superuser(database) as connection:
         for setting in (
@@ -647,7 +670,7 @@ async def test_page_and_balances_are_read_by_one_process(database: Database) -> 
 
 
 async def test_endless_instants_are_the_last_of_the_contract(database: Database) -> None:
-    """Only a hand can have written them; the statement shows them all the same."""
+    """Only a manual write can have stored them; the statement shows them all the same."""
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
@@ -674,7 +697,7 @@ async def test_endless_instants_are_the_last_of_the_contract(database: Database)
 
 
 async def test_long_reads_are_bounded(shared_database: Database) -> None:
-    """Of three reads two may be open: the third is refused at once, and comes in when one has ended."""
+    """Of three reads two may be open: the third is refused at once, and admitted after one ended."""
     async with engine_on(shared_database.url, pool_size=1) as engine:
         connections = BoundedConnections(engine, uses_max=2)
         async with connections.autocommit() as connection:

@@ -1,4 +1,4 @@
-"""What is append-only is only ever added to, and payouts only move: by privilege and by trigger."""
+"""Append-only tables are only added to, and payouts only move: by privilege and by trigger."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ from ledger.bootstrap.database import Database
 from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
-# Each names the table that it would change.
+# Statements, each with the table that it would change.
 CHANGES = (
     ("processor_events", "UPDATE processor_events SET amount_minor = amount_minor + 1"),
     ("processor_events", "UPDATE processor_events SET reference = reference WHERE false"),
@@ -89,7 +89,7 @@ CHANGES = (
     ("payouts", "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE"),
 )
 
-# Anything but the state, and the state together with something else.
+# Changes of any column but the state, and of the state together with another column.
 CHANGES_TO_PAYOUTS = (
     "UPDATE payouts SET amount_minor = amount_minor + 1",
     "UPDATE payouts SET amount_minor = 1, state = 'PAID'",
@@ -106,7 +106,7 @@ CHANGES_TO_PAYOUTS = (
     "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET amount_minor = 1",
 )
 
-# What a finished run and its item, which has its outcome, might be turned into; standing still included.
+# Changes of a finished run and of its item with an outcome, including changes to the same value.
 CHANGES_TO_RUNS = (
     (
         "payout_run_items",
@@ -136,7 +136,7 @@ CHANGES_TO_RUNS = (
     ),
 )
 
-# What says which run and whose item it is, and by what terms, as long as it runs and the item is open.
+# Changes of the identity or the terms of a run and its item, while it runs and the item is open.
 CHANGES_OF_TERMS = (
     ("payout_run_items", "UPDATE payout_run_items SET outcome = 'OPEN'"),
     (
@@ -163,7 +163,7 @@ CHANGES_OF_TERMS = (
     ("payout_runs", "UPDATE payout_runs SET created_at = created_at + interval '1 day'"),
 )
 
-# A run that was begun beside the finished one, with the same restaurant: its id is 0...2.
+# A run that was started beside the finished one, with the same restaurant: its id is 0...2.
 OPEN_RUN = "00000000-0000-0000-0000-000000000002"
 BEGIN_RUN = f"""
 INSERT INTO payout_runs (payout_run_id, currency, as_of, cutoff_at, min_amount_minor, request_id)
@@ -175,8 +175,8 @@ SELECT '{OPEN_RUN}', restaurant_id, balance_account_id FROM payout_run_items
 STATES = [state.value for state in PayoutState]
 ALLOWED_MOVES = {(before.value, after.value) for (before, _), after in MOVES.items()}
 
-# One more payout, whose id is 0...1, with items as given, of the run that is under way, else of the one that has ended; in one
-# statement, as the service writes them.
+# One more payout, whose id is 0...1, with items as given, of the run that is under way, else of the
+# one that has ended; in one statement, as the service writes them.
 NEW_PAYOUT = """
 WITH paid AS (
   INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of, cutoff_at,
@@ -192,7 +192,8 @@ FROM (VALUES {items}) AS i (entry_type, amount_minor)
 WHERE amount_minor IS NOT NULL
 """
 
-# What else the application might try: to turn the guards off, and to change what it may only read or add to.
+# Other attempts of the application: turning the guards off, and changing what it may only read or
+# add to.
 NOT_FOR_THE_APPLICATION = (
     "ALTER TABLE processor_events DISABLE TRIGGER ALL",
     "ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_deny_change",
@@ -272,7 +273,7 @@ TABLES = (
     "archived_ranges",
     "alembic_version",
 )
-# From which no row may go.
+# Tables from which no row may be removed.
 GUARDED = (
     *sorted({table for table, change in CHANGES if change.startswith("DELETE")}),
     "payout_runs",
@@ -282,7 +283,7 @@ GUARDED = (
 
 @pytest.fixture(scope="module")
 async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterator[Database]:
-    """Books with one event and one payout in them, which is all there is and still in order when the tests are over."""
+    """Books with one event and one payout, which must be in order when the tests are over."""
     database = await new_database()
     async with running_ledger(database, audit_log=True) as ledger:
         await ledger.ingest(event_message(amount_minor=1000, fee_minor=50))
@@ -310,7 +311,10 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
 async def session(
     database: Database, *, role: str | None = None, **parameters: str
 ) -> AsyncIterator[Any]:
-    """A superuser's session, or that of `role`, with these parameters of PostgreSQL; what it does is rolled back."""
+    """A superuser's session, or that of `role`, with these parameters of PostgreSQL.
+
+    What it does is rolled back.
+    """
     if role is not None:
         parameters["role"] = role
     engine = create_async_engine(
@@ -350,7 +354,10 @@ async def test_application_may_not_change_what_was_recorded(
 async def test_owner_may_not_change_what_was_recorded(
     books: Database, table: str, change: str
 ) -> None:
-    """The owner of the tables has every privilege, and the trigger refuses all the same, even where no row is touched."""
+    """The owner of the tables has every privilege.
+
+    The trigger refuses the statement all the same, even if it touches no row.
+    """
     async with session(books, role="ledger_owner") as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
             await connection.execute(change)
@@ -361,7 +368,7 @@ async def test_owner_may_not_change_what_was_recorded(
 async def test_superuser_may_not_change_what_was_recorded(
     books: Database, table: str, change: str, replication_role: str
 ) -> None:
-    """Nor may a superuser, in a session that turns ordinary triggers off either."""
+    """A superuser may not either, even in a session that turns ordinary triggers off."""
     async with session(books, session_replication_role=replication_role) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
             await connection.execute(change)
@@ -372,7 +379,10 @@ async def test_superuser_may_not_change_what_was_recorded(
 async def test_nobody_changes_more_of_a_payout_than_its_state(
     books: Database, change: str, replication_role: str
 ) -> None:
-    """The trigger refuses it to owner and superuser too, in a session that turns ordinary triggers off as well."""
+    """The trigger refuses it to owner and superuser too.
+
+    Also in a session that turns ordinary triggers off.
+    """
     async with session(books, session_replication_role=replication_role) as connection:
         with pytest.raises(asyncpg.CheckViolationError, match="cannot be changed so"):
             await connection.execute(change)
@@ -383,7 +393,10 @@ async def test_nobody_changes_more_of_a_payout_than_its_state(
 async def test_nobody_reopens_what_is_done(
     books: Database, table: str, change: str, replication_role: str
 ) -> None:
-    """A finished run and an item with its outcome stay as they are, in a session that turns ordinary triggers off as well."""
+    """A finished run and an item with an outcome do not change.
+
+    Also in a session that turns ordinary triggers off.
+    """
     async with session(books, session_replication_role=replication_role) as connection:
         with pytest.raises(
             asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"
@@ -393,7 +406,7 @@ async def test_nobody_reopens_what_is_done(
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 async def test_run_with_open_items_does_not_succeed(books: Database, role: str) -> None:
-    """It goes on, whoever says that it has succeeded; once its items are closed it succeeds."""
+    """The run continues, whichever role sets it to SUCCEEDED, until its items are closed."""
     async with session(books, role=role) as connection:
         await connection.execute(BEGIN_RUN)
         run = f"WHERE payout_run_id = '{OPEN_RUN}'"
@@ -407,7 +420,7 @@ async def test_run_with_open_items_does_not_succeed(books: Database, role: str) 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES_TO_RUNS[:3] + CHANGES_TO_RUNS[5:8], ids=names)
 async def test_application_reopens_nothing(books: Database, table: str, change: str) -> None:
-    """It may change states and outcomes, and yet not back."""
+    """It may change states and outcomes, but not back."""
     async with session(books, role="ledger_app") as connection:
         with pytest.raises(
             asyncpg.CheckViolationError, match=f"a row of {table} cannot be changed so"
@@ -417,7 +430,10 @@ async def test_application_reopens_nothing(books: Database, table: str, change: 
 
 @pytest.mark.parametrize(("table", "change"), CHANGES_OF_TERMS, ids=names)
 async def test_nobody_changes_the_terms_of_a_run(books: Database, table: str, change: str) -> None:
-    """An open item may only become closed; what identifies it, and the terms of its run, stay as they are. In any session."""
+    """An open item may only become closed.
+
+    Its identity and the terms of its run do not change, in any session.
+    """
     async with session(books, session_replication_role="replica") as connection:
         await connection.execute(BEGIN_RUN)
         with pytest.raises(
@@ -432,7 +448,7 @@ async def test_nobody_changes_the_terms_of_a_run(books: Database, table: str, ch
 async def test_a_payout_makes_only_the_moves_there_are(
     books: Database, before: str, after: str, role: str
 ) -> None:
-    """Every move that the domain knows is made, and every other one is refused, standing still included."""
+    """Every move of the domain is made, and any other one is refused, also to the same state."""
     async with session(books) as connection:
         for state in {
             "CREATED": (),
@@ -478,9 +494,11 @@ async def test_items_add_up_or_no_payout_is_written(
 
 @asynccontextmanager
 async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
-    """A session of `role` with a temporary table for each of the books, and a clock: PostgreSQL looks there first.
+    """A session of `role` with a temporary table for each of the books, and a clock: PostgreSQL
+    looks there first.
 
-    They say that everything is in an archive, that no run has anything left to do, and that it is 2099.
+    They say that everything is in an archive, that no run has anything left to do, and that it is
+    2099.
     """
     async with session(database) as connection:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
@@ -503,7 +521,7 @@ async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 async def test_run_that_has_ended_creates_no_payout(books: Database, role: str) -> None:
-    """Nor does a temporary table say that it is under way."""
+    """A temporary table that shows the run as running does not help."""
     statement = re.sub(
         r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items="('CHARGE', 100)")
     )
@@ -517,7 +535,7 @@ async def test_run_that_has_ended_creates_no_payout(books: Database, role: str) 
 
 
 async def test_replication_copies_what_ended_runs_paid(books: Database) -> None:
-    """It was checked where it was first written, and comes table by table."""
+    """The row was checked where it was first written; replication copies table by table."""
     async with session(books) as connection:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
         await connection.execute("SET session_replication_role = replica")
@@ -531,7 +549,7 @@ async def test_replication_copies_what_ended_runs_paid(books: Database) -> None:
 async def test_temporary_tables_do_not_hide_the_books_from_the_check(
     books: Database, items: str, role: str
 ) -> None:
-    """A payout cannot be passed off by a temporary table of items that adds up to it."""
+    """A temporary table of items that add up does not get a payout through."""
     statement = re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items=items))
     async with shadowed(books, role=role) as connection:
         await connection.execute(
@@ -558,7 +576,7 @@ async def test_temporary_tables_do_not_hide_the_books_from_the_check(
 async def test_temporary_tables_do_not_turn_the_guards_off(
     books: Database, change: str, error: type[Exception]
 ) -> None:
-    """Every other trigger refuses as it does without them."""
+    """Every other trigger refuses as it does without temporary tables."""
     for table in GUARDED if "{table}" in change else ("",):
         async with shadowed(books, role="ledger_owner") as connection:
             with pytest.raises(error):
@@ -567,7 +585,7 @@ async def test_temporary_tables_do_not_turn_the_guards_off(
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 async def test_temporary_tables_end_no_run(books: Database, role: str) -> None:
-    """A run with an open item goes on, whatever a session says of its items."""
+    """A run with an open item continues, whatever a temporary table shows of its items."""
     run = f"WHERE payout_run_id = '{OPEN_RUN}'"
     async with shadowed(books, role=role) as connection:
         await connection.execute(re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", BEGIN_RUN))
@@ -579,7 +597,7 @@ async def test_temporary_tables_end_no_run(books: Database, role: str) -> None:
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 async def test_temporary_clock_is_not_the_books(books: Database, role: str) -> None:
-    """What is recorded by a session with a sequence of the clock's name has the time of the books."""
+    """A session with a sequence of the clock's name records the time of the books."""
     async with shadowed(books, role=role) as connection:
         assert (
             await connection.fetchval(
@@ -598,9 +616,11 @@ async def test_temporary_clock_is_not_the_books(books: Database, role: str) -> N
 
 
 async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
-    """It begins with the system's catalogue and ends with temporary tables, so that no session decides what a function finds.
+    """It begins with the system's catalogue and ends with temporary tables, so that no session
+    decides what a function finds.
 
-    A function with a body of the SQL standard needs none: its names were looked up when it was made.
+    A function with a body of the SQL standard needs none: its names were looked up when it was
+    made.
     """
     paths = await query(
         books.migration_url,
@@ -617,7 +637,7 @@ async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
 
 @pytest.mark.parametrize("role", ["ledger_app", "ledger_owner"])
 async def test_items_cannot_be_added_to_a_payout_later(books: Database, role: str) -> None:
-    """One more item would break the sum; one of nothing changes nothing and is let in."""
+    """One more item would break the sum; an item of zero changes nothing and is accepted."""
     statement = "INSERT INTO payout_items SELECT payout_id, 'REFUND', 0, {amount} FROM payouts"
     async with session(books, role=role) as connection:
         assert await connection.execute(statement.format(amount=0)) == "INSERT 0 1"
@@ -630,7 +650,10 @@ async def test_items_cannot_be_added_to_a_payout_later(books: Database, role: st
 async def test_snapshots_are_deleted_but_never_changed(
     books: Database, replication_role: str
 ) -> None:
-    """Their owner may delete them, as nothing rests on them; a changed one would be believed, so nobody changes one."""
+    """Their owner may delete them, as nothing depends on them.
+
+    A changed one would be used, so no role changes one.
+    """
     async with session(books, session_replication_role=replication_role) as connection:
         await connection.execute("SET ROLE ledger_owner")
         for statement in ("DELETE FROM balance_snapshots", "TRUNCATE balance_snapshots"):
@@ -644,9 +667,12 @@ async def test_snapshots_are_deleted_but_never_changed(
 
 @pytest.mark.parametrize("statement", NOT_FOR_THE_APPLICATION, ids=names)
 async def test_application_may_do_no_more_than_it_needs(books: Database, statement: str) -> None:
-    """It cannot turn the guards off, become the owner, or change anything but profiles, the lock column, states and outcomes."""
+    """It cannot turn the guards off or become the owner.
+
+    It can change only profiles, the lock column, states and outcomes.
+    """
     async with session(books, role="ledger_app") as connection:
-        # A session's login decides what it may become, so here it has to be the application's.
+        # The login of a session decides which roles it may become, so here it is the application's.
         await connection.execute("SET SESSION AUTHORIZATION ledger_app")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
@@ -662,7 +688,7 @@ async def test_application_may_do_what_it_needs(books: Database, statement: str)
 
 @pytest.mark.parametrize("table", TABLES)
 async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -> None:
-    """ledger_read sees every table; it can neither add to it, nor change it, nor lock its rows."""
+    """ledger_read reads every table; it cannot add to it, change it or lock its rows."""
     async with session(books, role="ledger_read") as connection:
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") > 0
     column = await query(
@@ -698,7 +724,7 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
 async def test_application_cannot_say_when_or_as_what_a_row_was_recorded(
     shared_database: Database, statement: str
 ) -> None:
-    """Numbers and instants of recording are the database's to tell: past balances rest on them."""
+    """The database sets numbers and instants of recording: past balances depend on them."""
     with pytest.raises(DBAPIError) as refused:
         await query(shared_database.url, statement)
     assert getattr(refused.value.orig, "sqlstate", None) == "42501"
