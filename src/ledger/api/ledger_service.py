@@ -134,7 +134,8 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.RunPayoutsResponse:
         key = convert_payouts.decode_payout_run_key(request)
         run = await run_payouts(self._payout_runs, key, dry_run=request.dry_run)
-        self._wake_payout_worker()
+        if not request.dry_run:
+            self._wake_payout_worker()
         return ledger_pb2.RunPayoutsResponse(payout_run=convert_payouts.encode_payout_run(run))
 
     async def GetPayoutRun(

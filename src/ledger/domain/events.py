@@ -28,7 +28,8 @@ from ledger.domain.money import (
 from ledger.errors import FieldViolation
 
 OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The Unix epoch.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -143,7 +144,7 @@ def event_violations(
 
 def microseconds(instant: datetime) -> int:
     """Microseconds since 1970-01-01T00:00:00Z, exactly: integers all the way."""
-    return (instant - _EPOCH) // _MICROSECOND
+    return (instant - EPOCH) // _MICROSECOND
 
 
 def fingerprint(event: ProcessorEvent) -> bytes:

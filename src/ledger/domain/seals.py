@@ -239,7 +239,7 @@ def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """One link of the chain. Its fields are the columns of ledger_seals, which the schema explains."""
+    """One link of the chain. Its fields are the columns of ledger_seals: see sql/schema.sql."""
 
     sequence: int
     epoch: int

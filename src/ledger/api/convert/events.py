@@ -4,7 +4,7 @@ Every rule about the shape of a request is in `convert` or in the domain.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from sys import getsizeof
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.events import StoredEntry, StoredEvent
 from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, event_violations
+from ledger.domain.events import EPOCH, EVENT_FIELDS, EventType, ProcessorEvent, event_violations
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, is_currency
 from ledger.domain.posting_rules import EntryType
@@ -52,7 +52,6 @@ UPDATE_MASK_RULE = (
 )
 _METADATA_KEY = "metadata."
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_A_DAY = 86_400
 _NANOS_A_SECOND = 1_000_000_000
 # 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.

@@ -9,14 +9,13 @@ from google.type import date_pb2
 
 from ledger.api.convert.events import (
     ENTRY_TYPE_NUMBERS,
-    EPOCH,
     decode_uuid,
     encode_instant,
     encode_optional_instant,
 )
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
-from ledger.domain.events import microseconds
+from ledger.domain.events import EPOCH, microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, is_currency
 from ledger.domain.payout_states import PayoutState

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,7 +15,7 @@ from ledger.application.ports.statements import (
     StatementQuery,
 )
 from ledger.domain.balances import BalanceAccount
-from ledger.domain.events import microseconds
+from ledger.domain.events import EPOCH, microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, INT64_MIN, is_currency
 from ledger.domain.posting_rules import EntryType
@@ -33,7 +33,6 @@ _ENTRY_TYPES = {
     for name, number in ledger_pb2.EntryType.items()
     if number
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UINT64_MAX = 2**64 - 1
 _SMALLINT_MAX = 2**15 - 1
 # Until the year 5138.
@@ -187,7 +186,7 @@ def _decode_place(tokens: PageTokens, query: StatementQuery, page_token: str) ->
 
 
 def _instant(text: str) -> datetime:
-    return _EPOCH + timedelta(microseconds=_number(text, 0, _INSTANT_MAX))
+    return EPOCH + timedelta(microseconds=_number(text, 0, _INSTANT_MAX))
 
 
 def _number(text: str, least: int, most: int) -> int:

@@ -31,7 +31,7 @@ class BalanceReader(Protocol):
 
 
 class BalanceSnapshots(Protocol):
-    """Sums of final entries, on which balances build. Without one, answers are the same but slower."""
+    """Sums of final entries, on which balances build. Without one, answers are only slower."""
 
     async def take(self, balance_account_id: int, entries_min: int) -> bool:
         """Makes a snapshot of an account if it would spare reads at least `entries_min` entries
@@ -50,7 +50,7 @@ class LongTails(Protocol):
         ...
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
-        """Takes (balance account id, entries read) pairs; ignores those without an id. Never waits."""
+        """Takes pairs of account id and entries read; ignores an id of None. Never waits."""
         ...
 
     async def shortened(self, balance_account_id: int) -> None:

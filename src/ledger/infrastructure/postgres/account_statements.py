@@ -16,6 +16,7 @@ from ledger.application.ports.statements import (
     StatementQuery,
 )
 from ledger.domain.chart_of_accounts import LedgerAccount
+from ledger.domain.events import EPOCH
 from ledger.domain.posting_rules import EntryType
 from ledger.errors import DatabaseTimeout
 from ledger.infrastructure.postgres.sessions.driver import Connection, Row
@@ -234,7 +235,6 @@ SEEN = f"""(
 _ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
 _LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The driver sends this as -infinity, which is before any entry.
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
@@ -386,7 +386,7 @@ def _place_of(moment: StatementMoment, rows: Sequence[Row], limit: int) -> State
     if len(rows) <= limit:
         return None
     last = rows[limit - 1]
-    recorded_at = _EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
+    recorded_at = EPOCH + timedelta(microseconds=last["recorded_at_microseconds"])
     return StatementPlace(
         moment, recorded_at, last["recorded_txid"], last["transaction_id"], last["position"]
     )

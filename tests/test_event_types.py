@@ -1,0 +1,43 @@
+"""Each event type has a row in every place that needs one; a message names the file to change.
+
+Places that fail by themselves are not repeated here: the converters at import, the posting rules in
+tests/domain/test_posting_rules.py, docs/accounting.md in tests/test_documentation.py.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
+from ledger.domain.payout_states import MOVES
+from ledger.domain.posting_rules import EVENT_POSTING_RULES
+
+ROOT = Path(__file__).resolve().parents[1]
+# File, and how it spells an event type; types of payout events that it does not need are left out.
+PLACES = [
+    ("proto/ledger/v1/ledger.proto", "EVENT_TYPE_{0.name} = "),
+    ("sql/schema.sql", "'{0.value}'"),
+    ("sql/invariants.sql", "'{0.value}'"),
+    ("docs/accounting.md", "{0.value}"),
+]
+PLACES_WITHOUT_PAYOUTS = [
+    ("tests/support/model.py", "EVENT_TYPE_{0.name}"),
+    ("tests/domain/test_posting_rules.py", "{0.value}"),
+]
+
+
+@pytest.mark.parametrize("event_type", list(EventType))
+def test_every_event_type_has_its_rows(event_type: EventType) -> None:
+    places = list(PLACES)
+    if event_type in PAYOUT_EVENT_TYPES:
+        moved = {moved_by for _, moved_by in MOVES}
+        assert event_type in moved, "add its moves to src/ledger/domain/payout_states.py"
+    else:
+        places += PLACES_WITHOUT_PAYOUTS
+        assert event_type in EVENT_POSTING_RULES, "add it to src/ledger/domain/posting_rules.py"
+    missing = [
+        file
+        for file, spelling in places
+        if spelling.format(event_type) not in (ROOT / file).read_text()
+    ]
+    assert not missing, f"{event_type.value} has no row in: {', '.join(missing)}"
