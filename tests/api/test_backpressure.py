@@ -1,4 +1,6 @@
-"""A server that has as much waiting as it can hold: who is told to come again, who is made to wait, and who notices nothing."""
+"""A server that has as much waiting as it can hold: who is told to come again, who is made to wait,
+and who notices nothing.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,7 +44,10 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def locked_events(database: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Another session holds a lock that bookings wait for and readers do not. Yields what lets go of it."""
+    """Another session holds a lock that bookings wait for and readers do not.
+
+    Yields what lets go of it.
+    """
     engine = create_async_engine(database.migration_url, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
@@ -103,7 +108,10 @@ async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
 
 
 async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Database) -> None:
-    """RESOURCE_EXHAUSTED with QUEUE_FULL and RetryInfo, for single calls and batches; health and reads answer meanwhile."""
+    """RESOURCE_EXHAUSTED with QUEUE_FULL and RetryInfo, for single calls and batches.
+
+    Health and reads answer meanwhile.
+    """
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
@@ -149,7 +157,9 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
 
 
 async def test_callers_with_our_settings_come_back_by_themselves(database: Database) -> None:
-    """A channel with the service config that we ship waits as long as it was told, and then gets what it asked for."""
+    """A channel with the service config that we ship waits as long as it was told, and then gets
+    what it asked for.
+    """
     restaurant_id = unique("res")
     turned_away = CountedRefusals()
     async with stalled_ledger(database, restaurant_id, metrics=Metrics(calls=turned_away)) as (
@@ -223,8 +233,12 @@ async def _all(call: Any) -> list[ledger_pb2.StreamEventsResponse]:
 async def test_call_whose_time_will_not_do_is_told_so_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DEADLINE_TOO_SHORT behind groups that are known to take long, with nothing stored; who has time is let in."""
-    # A group that gave up waiting for a lock would be taken for an exception, and nothing learnt from it.
+    """DEADLINE_TOO_SHORT behind groups that are known to take long, with nothing stored.
+
+    Who has time is let in.
+    """
+    # A group that gave up waiting for a lock would be taken for an exception, and nothing learnt
+    # from it.
     monkeypatch.setattr("ledger.bootstrap.database.GROUP_LOCK_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "STATEMENT_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "COMMAND_TIMEOUT_SECONDS", 120)

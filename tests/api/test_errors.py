@@ -1,4 +1,6 @@
-"""The status table: every error of the ledger has its row, and each row keeps what the contract says of its reason."""
+"""The status table: every error of the ledger has its row, and each row keeps what the contract
+says of its reason.
+"""
 
 import json
 import re
@@ -59,7 +61,8 @@ PROTO = Path(__file__).resolve().parents[2] / "proto" / "ledger" / "v1" / "error
 PREFIX = "ERROR_REASON_"
 M = TypeVar("M", bound=Message)
 
-# What the ledger can say, with texts inside that must not get out where the row has a text of its own.
+# What the ledger can say, with texts inside that must not get out where the row has a text of its
+# own.
 EXAMPLES: list[LedgerError] = [
     InvalidRequest(
         [
@@ -96,8 +99,8 @@ EXAMPLES: list[LedgerError] = [
     ScopeMissing("payout"),
     RateLimited(0.25),
 ]
-# Never told to a caller as they are: booking turns them into EventRejected and EventFailed, and anywhere else they are defects,
-# hence INTERNAL.
+# Never told to a caller as they are: booking turns them into EventRejected and EventFailed, and
+# anywhere else they are defects, hence INTERNAL.
 WITHOUT_ROW = {DataRejected, StatementRefused}
 
 STATUSES: dict[str, status_pb2.Status] = {
@@ -142,12 +145,16 @@ PROMISED = promised_reasons()
 
 
 def test_every_error_of_the_ledger_has_a_row() -> None:
-    """Each class is in the examples of this test, which were all turned into statuses, or is known to have no row."""
+    """Each class is in the examples of this test, which were all turned into statuses, or is known
+    to have no row.
+    """
     assert subclasses(LedgerError) == {type(error) for error in EXAMPLES} | WITHOUT_ROW
 
 
 def test_every_reason_is_documented() -> None:
-    """The contract's enum and its comments know the same reasons, and every comment but that of 0 shows an example."""
+    """The contract's enum and its comments know the same reasons, and every comment but that of 0
+    shows an example.
+    """
     names = {name.removeprefix(PREFIX) for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
     assert set(PROMISED) == names
     for name in names - {"UNSPECIFIED"}:
@@ -158,7 +165,10 @@ def test_every_reason_is_documented() -> None:
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
 def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> None:
-    """One ErrorInfo of our domain; the metadata keys that the reason's comment shows and no others; the code it names."""
+    """One ErrorInfo of our domain.
+
+    The metadata keys that the reason's comment shows and no others; the code it names.
+    """
     (info,) = detail(status, error_details_pb2.ErrorInfo)
     assert info.domain == "ledger.v1"
     text, shown = PROMISED[info.reason]
@@ -176,7 +186,10 @@ def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> Non
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
 def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
-    """UNAVAILABLE and RESOURCE_EXHAUSTED carry a RetryInfo with a delay above zero; nothing else does."""
+    """UNAVAILABLE and RESOURCE_EXHAUSTED carry a RetryInfo with a delay above zero.
+
+    Nothing else does.
+    """
     retries = detail(status, error_details_pb2.RetryInfo)
     assert bool(retries) == (status_code_of(status).name in {"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
     assert all(retry.retry_delay.ToTimedelta().total_seconds() > 0 for retry in retries)
@@ -194,7 +207,10 @@ def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
     ids=lambda value: repr(value),
 )
 def test_what_the_retries_of_grpc_are_told(error: errors.LedgerError, pushback: str | None) -> None:
-    """They wait as long as RetryInfo says, and do not wait for what takes long; where another server may answer they choose."""
+    """They wait as long as RetryInfo says, and do not wait for what takes long.
+
+    Where another server may answer they choose.
+    """
     assert retry_pushback_of(status_of(error)) == pushback
 
 

@@ -105,7 +105,9 @@ def test_every_event_type_needs_one_of_the_three() -> None:
 async def test_each_event_needs_its_scope(
     guarded: RunningLedger, token: str, scopes: set[Scope]
 ) -> None:
-    """One by one, in a batch, and in a stream: what is refused is refused alone, and the others are booked."""
+    """One by one, in a batch, and in a stream: what is refused is refused alone, and the others are
+    booked.
+    """
     numbers = sorted(SCOPE_BY_EVENT_TYPE)
     wanted = [expected(scopes, number) for number in numbers]
     assert [await outcome_of(guarded, token, event_of(number)) for number in numbers] == wanted
@@ -196,7 +198,10 @@ async def test_open_stream_follows_the_scopes_of_its_caller(
 
 
 async def test_unknown_event_type_is_told_as_such(guarded: RunningLedger) -> None:
-    """Not as a mistake of the caller, whatever the caller's scopes; the other events of the batch are booked."""
+    """Not as a mistake of the caller, whatever the caller's scopes.
+
+    The other events of the batch are booked.
+    """
     good, unknown = event_message(), event_message(type=77)
     for token in ("token of ingest", f"token of {Scope.INGEST_PROCESSOR}"):
         assert await outcome_of(guarded, token, unknown) == "EVENT_TYPE_UNKNOWN"

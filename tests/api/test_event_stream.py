@@ -67,7 +67,9 @@ def outcome_of(result: ledger_pb2.IngestResult) -> str:
 
 
 async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger) -> None:
-    """Good, bad, repeated and contradicting ones, alone and in company: one response a request, each as IngestEvent would."""
+    """Good, bad, repeated and contradicting ones, alone and in company: one response a request,
+    each as IngestEvent would.
+    """
     restaurant_id = unique("res")
     first, second, third = (event_message(restaurant_id=restaurant_id) for _ in range(3))
     altered = event_message(event_id=first.event_id, restaurant_id=restaurant_id, amount_minor=1)
@@ -174,9 +176,12 @@ async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedg
 
 
 async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: RunningLedger) -> None:
-    """The server takes as much as its answers have room for on the way, and goes on when the client does."""
+    """The server takes as much as its answers have room for on the way, and goes on when the client
+    does.
+    """
     restaurant_id = unique("res")
-    # The first event of a request is good. What is said about the others takes a hundred times their own space.
+    # The first event of a request is good. What is said about the others takes a hundred times
+    # their own space.
     requests = [
         several([event_message(restaurant_id=restaurant_id), *[ledger_pb2.ProcessorEvent()] * 499])
         for _ in range(30)
@@ -189,7 +194,8 @@ async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: Runni
         await call.done_writing()
 
     writing = asyncio.create_task(write())
-    # How far it has come by now, and however much later: it has not read everything, and at last it reads no more.
+    # How far it has come by now, and however much later: it has not read everything, and at last it
+    # reads no more.
     booked = [0, -1]
     while booked[-1] != booked[-2] or not booked[-1]:
         booked.append(len(await stored_ids(ledger, restaurant_id)))
@@ -217,7 +223,9 @@ class StalledLedger(FakeEventLedger):
 
 
 async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
-    """While the database stalls, a batch is being booked, one has been read, and one request is at hand."""
+    """While the database stalls, a batch is being booked, one has been read, and one request is at
+    hand.
+    """
     ledger = StalledLedger()
     ingest = IngestEvents(
         ledger,
@@ -286,9 +294,11 @@ async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) 
 def read_until_the_end(
     address: str, requests: Iterable[bytes], on_answer: Callable[[Response], None]
 ) -> tuple[grpc.StatusCode, str] | None:
-    """Has a stream answered, in a thread, and tells how it ended: code and reason, or None if it ended well.
+    """Has a stream answered, in a thread, and tells how it ended: code and reason, or None if it
+    ended well.
 
-    The client of the other tests takes a write that comes too late for an internal error of its own.
+    The client of the other tests takes a write that comes too late for an internal error of its
+    own.
     """
     with grpc.insecure_channel(address) as channel:
         stream: Any = channel.stream_stream("/ledger.v1.LedgerService/StreamEvents")
@@ -301,7 +311,9 @@ def read_until_the_end(
 
 
 async def test_stop_breaks_a_stream_off_after_what_is_answered(database: Database) -> None:
-    """SHUTTING_DOWN, to be repeated: what was answered is stored, and the rest can be sent to the next server, once."""
+    """SHUTTING_DOWN, to be repeated: what was answered is stored, and the rest can be sent to the
+    next server, once.
+    """
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(2000)]
     answered: list[Response] = []
@@ -367,7 +379,10 @@ async def room_to_parse(request: Request) -> None:
 async def test_stream_whose_answers_are_not_read_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What it has sent ahead is dropped once another has no room; it is told so when it reads on, and may send it again."""
+    """What it has sent ahead is dropped once another has no room.
+
+    It learns it when it reads on, and may send it again.
+    """
     monkeypatch.setattr(event_stream, "UNREAD_SECONDS", 0.01)
     ledger = FakeEventLedger()
     ingest = IngestEvents(
@@ -441,7 +456,10 @@ async def test_request_that_waits_for_room_is_not_parsed(
 
 
 async def test_streams_hold_only_so_much_together() -> None:
-    """A request that would be too much waits until others are booked; one that is too large by itself gets in alone."""
+    """A request that would be too much waits until others are booked.
+
+    One that is too large by itself gets in alone.
+    """
     held = HeldRequests(bytes_max=10)
 
     async def take(size_bytes: int) -> None:

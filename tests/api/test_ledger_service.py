@@ -7,7 +7,9 @@ from ledger.v1 import ledger_pb2
 
 
 async def test_event_is_created_once_and_then_a_duplicate(shared_ledger: RunningLedger) -> None:
-    """The same event twice: CREATED, then DUPLICATE with the same transaction id, and one set of entries."""
+    """The same event twice: CREATED, then DUPLICATE with the same transaction id, and one set of
+    entries.
+    """
     request = ledger_pb2.IngestEventRequest(
         event=event_message(restaurant_id=unique("res"), fee_minor=500)
     )

@@ -20,7 +20,9 @@ CALLS = 2_000
 
 
 async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) -> None:
-    """Thousands of calls without credentials and with bad ones: a line for each kind, then their number; nobody is left out."""
+    """Thousands of calls without credentials and with bad ones: a line for each kind, then their
+    number; nobody is left out.
+    """
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("reader", "read", "reader"))
     log = tmp_path / "server.log"
@@ -53,11 +55,11 @@ async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) 
     assert all("request_id=" in line for line in firsts)
     assert not any("request_id=" in line for line in counts)
     for error, calls in (("NotAuthenticated", 2 * CALLS), ("ScopeMissing", CALLS)):
-        told = sum(f"error={error}" in line for line in firsts)
+        got = sum(f"error={error}" in line for line in firsts)
         repeated = sum(
             int(line.split(" calls=")[1].split()[0]) for line in counts if f"error={error}" in line
         )
-        assert told + repeated == calls
+        assert got + repeated == calls
     assert all("identity=reader" in line for line in counts if "error=ScopeMissing" in line)
     # 6,000 calls: two lines each were 2.5 MB.
     assert len(text) < 100_000

@@ -51,9 +51,9 @@ async def update(
 async def refusal_of(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     with pytest.raises(aio.AioRpcError) as caught:
         await call
-    told: Any = caught.value
+    got: Any = caught.value
     info = error_details_pb2.ErrorInfo()
-    status = rpc_status.from_call(told)
+    status = rpc_status.from_call(got)
     assert status is not None
     assert status.details[0].Unpack(info)
     return caught.value.code(), info.reason, dict(info.metadata)
@@ -118,7 +118,7 @@ async def test_put_replaces_and_so_reactivates(shared_ledger: RunningLedger) -> 
 
 
 async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
-    """Whoever writes with the etag of a state that is gone is told so, and nothing is changed."""
+    """Whoever writes with the etag of a state that is gone learns it, and nothing is changed."""
     restaurant_id = unique("res")
     read = await put(shared_ledger, restaurant_id)
     newer = await update(shared_ledger, restaurant_id, "name", name="First", etag=read.etag)

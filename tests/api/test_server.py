@@ -1,4 +1,6 @@
-"""The server around the service: health, reflection, request ids, unexpected failures, stopping, and calls that are given up."""
+"""The server around the service: health, reflection, request ids, unexpected failures, stopping,
+and calls that are given up.
+"""
 
 import asyncio
 import re
@@ -45,7 +47,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 REQUEST_ID = "x-request-id"
 DEADLINE_SECONDS = 60.0
-# What a caller is told when the server or its database has too much to do; all of them may be repeated.
+# What a caller is told when the server or its database has too much to do; all of them may be
+# repeated.
 RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -85,14 +88,20 @@ async def is_stored(ledger: RunningLedger, event_id: str) -> bool:
 
 @pytest.fixture
 async def ledger(database: Database, _patience: None) -> AsyncIterator[RunningLedger]:
-    """A server for one test alone. It seals nothing: whoever seals reads events, and would wait for their lock as well."""
+    """A server for one test alone.
+
+    It seals nothing: whoever seals reads events, and would wait for their lock as well.
+    """
     async with running_ledger(database, seal_interval_seconds=0) as running:
         yield running
 
 
 @pytest.fixture
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for a lock or for a connection waits as long as the test takes, on any machine; groups in parts."""
+    """Whoever waits for a lock or for a connection waits as long as the test takes, on any machine.
+
+    Groups in parts.
+    """
     monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
     monkeypatch.setattr(
         "ledger.bootstrap.database.create_engine",
@@ -106,7 +115,10 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def locked_tables(
     ledger: RunningLedger, tables: str
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Another session holds the tables, so that whoever reads or writes them waits. Yields what lets go of them."""
+    """Another session holds the tables, so that whoever reads or writes them waits.
+
+    Yields what lets go of them.
+    """
     engine = create_async_engine(ledger.database.migration_url, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
@@ -189,7 +201,10 @@ async def test_watch_that_its_client_cancels_leaves_the_server_well(
 
 
 async def test_readiness_follows_the_database(database: Database, server_url: str) -> None:
-    """Database away: NOT_SERVING and UNAVAILABLE, soon. Database back: SERVING and calls answered, without a restart."""
+    """Database away: NOT_SERVING and UNAVAILABLE, soon.
+
+    Database back: SERVING and calls answered, without a restart.
+    """
     name = make_url(database.migration_url).database
     assert name
     async with running_ledger(database) as ledger:
@@ -265,7 +280,9 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
 async def test_readiness_outlives_any_failure_of_the_ping(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the ping raises, the service is NOT_SERVING while it raises and SERVING again when it does not."""
+    """Whatever the ping raises, the service is NOT_SERVING while it raises and SERVING again when
+    it does not.
+    """
     monkeypatch.setattr("ledger.api.server.PING_INTERVAL_SECONDS", 0.01)
     failing = False
 
@@ -280,16 +297,16 @@ async def test_readiness_outlives_any_failure_of_the_ping(
             stub = health_stub(channel)
             request = health_pb2.HealthCheckRequest(service=SERVICE)
 
-            async def told(status: int) -> bool:
+            async def got(status: int) -> bool:
                 return int((await stub.Check(request)).status) == status
 
-            await until(lambda: told(SERVING), what="SERVING at first")
+            await until(lambda: got(SERVING), what="SERVING at first")
             failing = True
             await until(
-                lambda: told(NOT_SERVING), what=f"NOT_SERVING while the ping raises {failure!r}"
+                lambda: got(NOT_SERVING), what=f"NOT_SERVING while the ping raises {failure!r}"
             )
             failing = False
-            await until(lambda: told(SERVING), what="SERVING afterwards")
+            await until(lambda: got(SERVING), what="SERVING afterwards")
     finally:
         await server.stop(0)
 
@@ -328,7 +345,10 @@ async def test_reflection_can_be_turned_off(shared_database: Database) -> None:
 
 
 async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -> None:
-    """Beside a server with TLS: in plaintext, with the health of the service, until it stops; and nothing else."""
+    """Beside a server with TLS: in plaintext, with the health of the service, until it stops.
+
+    And nothing else.
+    """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
     settings: dict[str, Any] = {
@@ -358,7 +378,10 @@ async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -
 async def test_health_address_that_is_taken_is_refused(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
-    """Also by the server itself: its calls and its health checks cannot share one. The other address is free again."""
+    """Also by the server itself: its calls and its health checks cannot share one.
+
+    The other address is free again.
+    """
     service = raising_service(ValueError())
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
         Server(
@@ -396,7 +419,9 @@ async def returned_request_id(call: Any) -> str:
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_request_id_given_comes_back(shared_ledger: RunningLedger, fails: bool) -> None:
-    """The caller's request id is in the trailing metadata, of answers and of refusals, and in the log."""
+    """The caller's request id is in the trailing metadata, of answers and of refusals, and in the
+    log.
+    """
     request = ledger_pb2.IngestEventRequest() if fails else request_of()
     with structlog.testing.capture_logs([add_call_ids]) as lines:
         call = shared_ledger.stub.IngestEvent(request, metadata=((REQUEST_ID, "req-1.a:b_C"),))
@@ -491,7 +516,10 @@ DEFECTS = [
 async def test_unexpected_exception_is_internal_and_tells_nothing(
     error: Exception, streaming: bool
 ) -> None:
-    """INTERNAL with a constant text and an error id that the log line has; nothing of the exception reaches the caller."""
+    """INTERNAL with a constant text and an error id that the log line has.
+
+    Nothing of the exception reaches the caller.
+    """
     with structlog.testing.capture_logs() as lines:
         async with raising_server(error) as stub:
             with pytest.raises(aio.AioRpcError) as caught:
@@ -505,16 +533,18 @@ async def test_unexpected_exception_is_internal_and_tells_nothing(
     info = details_of(caught.value)["ErrorInfo"]
     assert info.reason == "INTERNAL"
     assert set(info.metadata) == {"error_id"}
-    told = f"{caught.value} {caught.value.debug_error_string()} {caught.value.trailing_metadata()}"
-    assert "secret" not in told
-    assert type(error).__name__ not in told
+    got = f"{caught.value} {caught.value.debug_error_string()} {caught.value.trailing_metadata()}"
+    assert "secret" not in got
+    assert type(error).__name__ not in got
     (line,) = [line for line in lines if line.get("error_id") == info.metadata["error_id"]]
     assert line["log_level"] == "error"
     assert line["exc_info"] is error
 
 
 async def test_malformed_bytes_are_refused_by_every_method(shared_ledger: RunningLedger) -> None:
-    """Bytes that are no message: INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming methods, health included."""
+    """Bytes that are no message: INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming
+    methods, health included.
+    """
     paths = [
         f"/{SERVICE}/{method.name}"
         for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
@@ -558,7 +588,9 @@ async def test_unknown_method_is_unimplemented(shared_ledger: RunningLedger) -> 
 
 
 async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningLedger) -> None:
-    """A second server on a port that is taken does not start, and takes no calls away from the first."""
+    """A second server on a port that is taken does not start, and takes no calls away from the
+    first.
+    """
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
         Server(
             raising_service(ValueError()),
@@ -634,7 +666,10 @@ async def _ingest(
 async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(
     database: Database,
 ) -> None:
-    """A stop ends after its grace although a call is blocked; what it was booking is booked all the same, once."""
+    """A stop ends after its grace although a call is blocked.
+
+    What it was booking is booked all the same, once.
+    """
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         event = event_message(restaurant_id=unique("res"))
         await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
@@ -661,7 +696,9 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(
 async def test_cancelled_call_does_not_cancel_its_booking(
     ledger: RunningLedger, batch: bool
 ) -> None:
-    """A caller that goes away while its event waits: the event is booked, and a repeat answers DUPLICATE."""
+    """A caller that goes away while its event waits: the event is booked, and a repeat answers
+    DUPLICATE.
+    """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
@@ -689,7 +726,9 @@ async def _answer(call: Any) -> Any:
 
 
 async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningLedger) -> None:
-    """DEADLINE_EXCEEDED while the event waits: it is booked afterwards, and a repeat answers DUPLICATE."""
+    """DEADLINE_EXCEEDED while the event waits: it is booked afterwards, and a repeat answers
+    DUPLICATE.
+    """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
@@ -712,7 +751,10 @@ async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningL
 
 
 async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedger) -> None:
-    """The database gives up waiting after a while; the call does not, and is CREATED once, not DUPLICATE."""
+    """The database gives up waiting after a while.
+
+    The call does not, and is CREATED once, not DUPLICATE.
+    """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
@@ -730,15 +772,17 @@ async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedge
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
 
 
-# More than a pool has connections, and twice as many fit into every bound: those that were cancelled may
-# still count when the others come.
+# More than a pool has connections, and twice as many fit into every bound: those that were
+# cancelled may still count when the others come.
 CANCELLED_CALLS = 15
 OF_RESTAURANTS = ("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants")
 
 
 @pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
 async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
-    """Calls cancelled at any moment, more of them than the pool has connections: no connection is lost, no error appears."""
+    """Calls cancelled at any moment, more of them than the pool has connections: no connection is
+    lost, no error appears.
+    """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event)
     requests: dict[str, Any] = {
@@ -762,7 +806,8 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
         async with locked_tables(ledger, "processor_events, restaurants") as release:
             calls = [call_method(requests[method]) for _ in range(CANCELLED_CALLS)]
             waiting = [asyncio.ensure_future(_answer(call)) for call in calls]
-            # Balances share statements; everything else has a connection each, as far as its pool has any.
+            # Balances share statements; everything else has a connection each, as far as its pool
+            # has any.
             await until_blocked(
                 ledger, sessions={"GetBalance": 1, "ListEntries": 4}.get(method, 10)
             )
@@ -790,7 +835,9 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
 
 
 async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) -> None:
-    """3,000 calls at once on one channel: each is answered or told to come again, none is lost, and what was told is true."""
+    """3,000 calls at once on one channel: each is answered or told to come again, none is lost, and
+    what was told is true.
+    """
     restaurant_ids = [unique("res") for _ in range(10)]
     await ledger.ingest(
         *(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurant_ids)
@@ -837,7 +884,10 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 async def test_connection_lost_under_a_call_is_unavailable(
     ledger: RunningLedger, method: str
 ) -> None:
-    """The database ends the session that a call waits in: UNAVAILABLE, to be repeated; the next call gets a new session."""
+    """The database ends the session that a call waits in: UNAVAILABLE, to be repeated.
+
+    The next call gets a new session.
+    """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event)
     requests: dict[str, Any] = {
@@ -871,7 +921,9 @@ async def test_connection_lost_under_a_call_is_unavailable(
 
 
 async def test_connection_lost_under_a_booking_is_made_good(ledger: RunningLedger) -> None:
-    """The database ends the session that books: it is booked in another one, and answered CREATED, once."""
+    """The database ends the session that books: it is booked in another one, and answered CREATED,
+    once.
+    """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
@@ -885,7 +937,10 @@ async def test_connection_lost_under_a_booking_is_made_good(ledger: RunningLedge
 
 
 async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> None:
-    """Who goes on calling while the server stops is answered or told UNAVAILABLE; never CANCELLED, which nobody repeats."""
+    """Who goes on calling while the server stops is answered or told UNAVAILABLE.
+
+    Never CANCELLED, which nobody repeats.
+    """
     codes: Counter[grpc.StatusCode] = Counter()
     answered = asyncio.Event()
 
@@ -914,7 +969,9 @@ async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> 
 async def test_calls_that_meet_a_halted_stop_are_told_to_repeat(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that gets no processor for longer than it waits for last calls answers those that came meanwhile, all the same."""
+    """A server that gets no processor for longer than it waits for last calls answers those that
+    came meanwhile, all the same.
+    """
     connected, halted, sent = threading.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 

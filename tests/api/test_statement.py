@@ -1,4 +1,6 @@
-"""ListEntries, as a caller sees it: entries of a period between two balances that tie out, page by page, whatever goes on."""
+"""ListEntries, as a caller sees it: entries of a period between two balances that tie out, page by
+page, whatever goes on.
+"""
 
 import asyncio
 import base64
@@ -112,8 +114,8 @@ async def refused(
     """Code, reason, and the fields of the violations."""
     with pytest.raises(aio.AioRpcError) as caught:
         await ledger.stub.ListEntries(request)
-    told: Any = caught.value
-    status = rpc_status.from_call(told)
+    got: Any = caught.value
+    status = rpc_status.from_call(got)
     assert status is not None
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
@@ -131,7 +133,10 @@ def names(entries: Sequence[ledger_pb2.LedgerEntry]) -> list[str]:
 
 
 async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger) -> None:
-    """Opening and closing are GetBalance as of the same instants; the entries lie between them, oldest first."""
+    """Opening and closing are GetBalance as of the same instants.
+
+    The entries lie between them, oldest first.
+    """
     restaurant_id = unique("res")
     await shared_ledger.ingest(
         event_message(restaurant_id=restaurant_id, amount_minor=10_000, fee_minor=300)
@@ -168,13 +173,15 @@ async def test_entries_are_told_as_get_event_tells_them(shared_ledger: RunningLe
     event = event_message(DISPUTE_OPENED, restaurant_id=unique("res"), fee_minor=7)
     await shared_ledger.ingest(event)
     stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
-    told = await statement_of(shared_ledger, event.restaurant_id)
+    got = await statement_of(shared_ledger, event.restaurant_id)
     assert names(stored.entries) == ["DISPUTE_HOLD", "DISPUTE_WITHDRAWAL", "DISPUTE_FEE"]
-    assert told.entries == [stored.entries[0], stored.entries[2]]
+    assert got.entries == [stored.entries[0], stored.entries[2]]
 
 
 async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
-    """Inside a batch that was recorded at one instant, inside an event: the pages are the statement, whatever their size."""
+    """Inside a batch that was recorded at one instant, inside an event: the pages are the
+    statement, whatever their size.
+    """
     restaurant_id = unique("res")
     for _ in range(2):
         await shared_ledger.ingest(
@@ -189,7 +196,10 @@ async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
 
 
 async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> None:
-    """0 means 100, more than 1,000 is taken as 1,000; the largest page fits a message; -1 is refused."""
+    """0 means 100, more than 1,000 is taken as 1,000.
+
+    The largest page fits a message; -1 is refused.
+    """
     restaurant_id = "r" * 128
     events = [
         event_message(restaurant_id=restaurant_id, event_id=f"{number:0128d}", fee_minor=1)
@@ -254,8 +264,8 @@ async def transaction(ledger: RunningLedger) -> AsyncIterator[AsyncConnection]:
 async def test_what_commits_late_is_in_the_next_statement(
     shared_ledger: RunningLedger, written: str, period: str
 ) -> None:
-    """A transaction that began before the first page was read and ends after it: the pages still tie out without it. Asked for
-    again the statement has it, and it is final then.
+    """A transaction that began before the first page was read and ends after it: the pages still
+    tie out without it. Asked for again the statement has it, and it is final then.
     """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=1))
@@ -283,7 +293,9 @@ async def test_what_commits_late_is_in_the_next_statement(
 
 
 async def test_entries_with_numbers_to_come_are_listed(shared_ledger: RunningLedger) -> None:
-    """As after a restore into another cluster, whose transactions count from lower: no entry is taken for a late one."""
+    """As after a restore into another cluster, whose transactions count from lower: no entry is
+    taken for a late one.
+    """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     await shared_ledger.query(
@@ -300,7 +312,9 @@ async def test_entries_with_numbers_to_come_are_listed(shared_ledger: RunningLed
 
 
 async def test_statements_tie_out_while_events_are_booked(shared_ledger: RunningLedger) -> None:
-    """Ingest runs all the time: each statement's pages add up from its opening to its closing balance."""
+    """Ingest runs all the time: each statement's pages add up from its opening to its closing
+    balance.
+    """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     stop = asyncio.Event()
@@ -317,15 +331,16 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
     page_size = 20
     try:
         for _ in range(8):
-            told = await statement_of(shared_ledger, restaurant_id, page_size=page_size)
-            assert told.opening_minor + told.moved_minor == told.closing_minor
-            middle = told.entries[len(told.entries) // 2].recorded_at
+            got = await statement_of(shared_ledger, restaurant_id, page_size=page_size)
+            assert got.opening_minor + got.moved_minor == got.closing_minor
+            middle = got.entries[len(got.entries) // 2].recorded_at
             late = await statement_of(
                 shared_ledger, restaurant_id, page_size=page_size, start_at=middle
             )
             assert late.opening_minor + late.moved_minor == late.closing_minor
-            # A few pages each time: the more there are, the more is booked meanwhile, for ever more pages.
-            page_size = min(max(page_size, len(told.entries) // 5), 1000)
+            # A few pages each time: the more there are, the more is booked meanwhile, for ever more
+            # pages.
+            page_size = min(max(page_size, len(got.entries) // 5), 1000)
     finally:
         stop.set()
         booked = sum(await asyncio.gather(*writers))
@@ -334,7 +349,9 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
 
 
 async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: RunningLedger) -> None:
-    """By type, by event, both, and types that are never on restaurant_payable: the balances are those of the period."""
+    """By type, by event, both, and types that are never on restaurant_payable: the balances are
+    those of the period.
+    """
     restaurant_id = unique("res")
     events = [
         event_message(restaurant_id=restaurant_id, amount_minor=100 + number, fee_minor=1)
@@ -345,9 +362,9 @@ async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: Runn
     fee, refund = ledger_pb2.ENTRY_TYPE_FEE, ledger_pb2.ENTRY_TYPE_REFUND
 
     async def listed(**filters: Any) -> list[str]:
-        told = await statement_of(shared_ledger, restaurant_id, page_size=2, **filters)
-        assert (told.opening_minor, told.closing_minor) == (0, 455)
-        return names(told.entries)
+        got = await statement_of(shared_ledger, restaurant_id, page_size=2, **filters)
+        assert (got.opening_minor, got.closing_minor) == (0, 455)
+        return names(got.entries)
 
     assert await listed(entry_types=[fee]) == ["FEE"] * 5
     assert sorted(await listed(entry_types=[refund, fee, fee])) == ["FEE"] * 5 + ["REFUND"]
@@ -364,7 +381,10 @@ async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: Runn
 
 
 async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLedger) -> None:
-    """A reserve, which no event caused, and the reversal of a payout that failed; both by the payout's id."""
+    """A reserve, which no event caused, and the reversal of a payout that failed.
+
+    Both by the payout's id.
+    """
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     today = days_ago(0)
     run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=date_message(today))
@@ -507,8 +527,9 @@ async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> No
 
 
 async def test_long_reads_leave_connections_to_others(database: Database) -> None:
-    """Twelve statements that wait for the database: two are let in, the rest is refused at once, and a restaurant is read
-    meanwhile. When the database answers again, so do statements."""
+    """Twelve statements that wait for the database: two are let in, the rest is refused at once,
+    and a restaurant is read meanwhile. When the database answers again, so do statements.
+    """
     async with running_ledger(database, long_read_pool_size=1, long_reads=2) as ledger:
         await ledger.ingest(event_message(restaurant_id="res_1"))
         async with transaction(ledger) as blocking:
@@ -564,10 +585,8 @@ async def test_damaged_token_is_refused(shared_ledger: RunningLedger, seed: int)
         flipped[place // 8] ^= 1 << place % 8
         damaged.append(base64.urlsafe_b64encode(flipped).decode().rstrip("="))
     for wrong in damaged:
-        told = await refused(
-            shared_ledger, request_of(restaurant_id, page_size=1, page_token=wrong)
-        )
-        assert told == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", {"page_token"}), (
+        got = await refused(shared_ledger, request_of(restaurant_id, page_size=1, page_token=wrong))
+        assert got == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", {"page_token"}), (
             f"{wrong!r} (seed {seed})"
         )
     # Another page size is the same query.
@@ -578,7 +597,9 @@ async def test_damaged_token_is_refused(shared_ledger: RunningLedger, seed: int)
 
 
 async def test_token_of_another_query_is_refused(shared_ledger: RunningLedger) -> None:
-    """Another restaurant, currency, period or filter: a token belongs to the query that made it, in any order of the types."""
+    """Another restaurant, currency, period or filter: a token belongs to the query that made it, in
+    any order of the types.
+    """
     restaurant_id, other = unique("res"), unique("res")
     event = event_message(restaurant_id=restaurant_id, fee_minor=1)
     await shared_ledger.ingest(
@@ -639,7 +660,9 @@ WRONG_FIELDS = {
 async def test_position_under_the_right_key_is_judged_like_any_field(
     shared_ledger: RunningLedger,
 ) -> None:
-    """What no page made, under a key that leaked: INVALID_ARGUMENT, or a page of the caller's own books; never a failure."""
+    """What no page made, under a key that leaked: INVALID_ARGUMENT, or a page of the caller's own
+    books; never a failure.
+    """
     restaurant_id = unique("res")
     ((key,),) = await shared_ledger.query("SELECT secret FROM page_token_keys")
 
@@ -673,8 +696,8 @@ async def test_position_under_the_right_key_is_judged_like_any_field(
     for place, values in WRONG_FIELDS.items():
         for value in values:
             page_token = forged([*FORGED[:place], value, *FORGED[place + 1 :]], restaurant_id)
-            told = await refused(shared_ledger, request_of(restaurant_id, page_token=page_token))
-            assert told[2] == {"page_token"}, (place, value)
+            got = await refused(shared_ledger, request_of(restaurant_id, page_token=page_token))
+            assert got[2] == {"page_token"}, (place, value)
     shapes: list[object] = [FORGED[:8], [*FORGED, "1"], "x", {}, None, [1] * 9]
     for shape in shapes:
         assert (
@@ -685,7 +708,9 @@ async def test_position_under_the_right_key_is_judged_like_any_field(
 
 
 def test_token_stays_small_whatever_is_under_way() -> None:
-    """Two hundred open transactions, and numbers as large as they get: the token is taken back, with the newest of them."""
+    """Two hundred open transactions, and numbers as large as they get: the token is taken back,
+    with the newest of them.
+    """
     end = 2**64 - 1
     moment = StatementMoment(
         read_at=datetime(2026, 11, 20, tzinfo=UTC),
@@ -753,8 +778,8 @@ async def test_pages_are_exactly_the_entries_of_the_period(
     bounds: tuple[int | None, int | None],
     offsets: tuple[int, int],
 ) -> None:
-    """Any events in any batches, any page size, any period: the pages are the stored entries of the period in their order, once
-    each, and the balances are GetBalance's as of its ends.
+    """Any events in any batches, any page size, any period: the pages are the stored entries of the
+    period in their order, once each, and the balances are GetBalance's as of its ends.
     """
     restaurant_id = unique("res")
     for batch in batches:
@@ -789,7 +814,7 @@ async def test_pages_are_exactly_the_entries_of_the_period(
         for name, instant in (("start_at", start_at), ("end_at", end_at))
         if instant is not None
     }
-    told = await statement_of(shared_ledger, restaurant_id, page_size=page_size, **fields)
+    got = await statement_of(shared_ledger, restaurant_id, page_size=page_size, **fields)
     expected = [
         row
         for row in stored
@@ -797,16 +822,16 @@ async def test_pages_are_exactly_the_entries_of_the_period(
     ]
     assert [
         (decode_instant(entry.recorded_at), entry.transaction_id, entry.position, signed(entry))
-        for entry in told.entries
+        for entry in got.entries
     ] == expected
-    assert told.pages == max(1, -(-len(expected) // page_size))
-    assert told.opening_minor + told.moved_minor == told.closing_minor
-    assert told.closing_minor == await balance_minor(
+    assert got.pages == max(1, -(-len(expected) // page_size))
+    assert got.opening_minor + got.moved_minor == got.closing_minor
+    assert got.closing_minor == await balance_minor(
         shared_ledger, restaurant_id, fields.get("end_at")
     )
     if start_at is not None:
-        assert told.opening_minor == await balance_minor(
+        assert got.opening_minor == await balance_minor(
             shared_ledger, restaurant_id, fields["start_at"]
         )
     else:
-        assert told.opening_minor == 0
+        assert got.opening_minor == 0

@@ -1,4 +1,6 @@
-"""What the contract promises, checked against its descriptors: names, types, comments, and a caller's typed code."""
+"""What the contract promises, checked against its descriptors: names, types, comments, and a
+caller's typed code.
+"""
 
 import asyncio
 import json
@@ -30,7 +32,8 @@ PROTO = ROOT / "proto"
 SERVICE = "ledger.v1.LedgerService"
 TIMESTAMP, DATE, STATUS = "google.protobuf.Timestamp", "google.type.Date", "google.rpc.Status"
 
-# The names that callers rely on, with their types; a message's or an enum's name stands for itself, `*` for repeated.
+# The names that callers rely on, with their types; a message's or an enum's name stands for itself,
+# `*` for repeated.
 PROMISED_FIELDS = {
     "ProcessorEvent": (
         "event_id:string type:EventType restaurant_id:string currency:string amount_minor:int64 fee_minor:int64 "
@@ -121,7 +124,9 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pb2.FileDes
 
 
 def elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Everything in a file that has a name, with the path under which its comment is kept (descriptor.proto, SourceCodeInfo)."""
+    """Everything in a file that has a name, with the path under which its comment is kept
+    (descriptor.proto, SourceCodeInfo).
+    """
     for place, message in enumerate(file.message_type):
         yield from _message_elements(message, (4, place))
     for place, enum in enumerate(file.enum_type):
@@ -170,7 +175,9 @@ def spelled(field: FieldDescriptorProto) -> str:
 def test_everything_in_the_contract_has_a_comment(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
-    """Messages, fields, enums, their values, services and methods: each says in a sentence what it is."""
+    """Messages, fields, enums, their values, services and methods: each says in a sentence what it
+    is.
+    """
     for file in contract.file:
         comments = {
             tuple(place.path): place.leading_comments.strip()
@@ -185,7 +192,10 @@ def test_everything_in_the_contract_has_a_comment(
 
 
 def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """A method's comment names at least one status that it answers; one that writes says what a repeat does."""
+    """A method's comment names at least one status that it answers.
+
+    One that writes says what a repeat does.
+    """
     (file,) = [file for file in contract.file if file.service]
     comments = {
         tuple(place.path): place.leading_comments for place in file.source_code_info.location
@@ -217,7 +227,9 @@ def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> N
 def test_requests_and_responses_are_unique_to_their_method(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
-    """Each method has a request and a response of its own, named after it, so that each can grow by itself."""
+    """Each method has a request and a response of its own, named after it, so that each can grow by
+    itself.
+    """
     (service,) = [service for file in contract.file for service in file.service]
     assert {method.name for method in service.method} >= PROMISED_METHODS
     used = [name for method in service.method for name in (method.input_type, method.output_type)]
@@ -241,7 +253,10 @@ def test_promised_fields_are_there(
 
 @pytest.mark.parametrize("enum", PROMISED_VALUES)
 def test_promised_values_are_there(enum: str) -> None:
-    """The enum values that callers rely on exist under their prefix; 0 is UNSPECIFIED in all of them."""
+    """The enum values that callers rely on exist under their prefix.
+
+    0 is UNSPECIFIED in all of them.
+    """
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum).upper()
     names = ledger_pb2.DESCRIPTOR.enum_types_by_name[enum].values_by_name
     assert {f"{prefix}_{name}" for name in PROMISED_VALUES[enum].split()} <= set(names)
@@ -263,7 +278,10 @@ def test_every_enum_says_that_it_grows(contract: descriptor_pb2.FileDescriptorSe
 
 
 def test_every_enum_begins_with_unspecified() -> None:
-    """Number 0 is what a message has where nothing was set, and means nothing else; every value has its enum's prefix."""
+    """Number 0 is what a message has where nothing was set, and means nothing else.
+
+    Every value has its enum's prefix.
+    """
     for file in (ledger_pb2.DESCRIPTOR, error_reason_pb2.DESCRIPTOR):
         for name, enum in file.enum_types_by_name.items():
             prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
@@ -272,7 +290,10 @@ def test_every_enum_begins_with_unspecified() -> None:
 
 
 def test_money_is_int64_minor_units(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """What is named `_minor` is int64; what sounds like money is named `_minor`; there is no floating point anywhere."""
+    """What is named `_minor` is int64.
+
+    What sounds like money is named `_minor`; there is no floating point anywhere.
+    """
     for message, field in fields_of(contract):
         kind = spelled(field)
         assert kind not in {"float", "double"}
@@ -292,7 +313,9 @@ def test_money_is_int64_minor_units(contract: descriptor_pb2.FileDescriptorSet) 
 
 
 def test_instants_end_in_at(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """Timestamps are named `…_at` or `as_of`, and nothing else is named so, but `as_of` may be a date."""
+    """Timestamps are named `…_at` or `as_of`, and nothing else is named so, but `as_of` may be a
+    date.
+    """
     for message, field in fields_of(contract):
         kind = spelled(field)
         is_named_so = field.name.endswith("_at") or field.name == "as_of"
@@ -354,7 +377,9 @@ def test_event_goes_through_json_unchanged() -> None:
 
 
 def test_service_config_names_methods_that_exist() -> None:
-    """The client settings beside the stubs are those of the contract, name its methods, and repeat only what may be repeated."""
+    """The client settings beside the stubs are those of the contract, name its methods, and repeat
+    only what may be repeated.
+    """
     shipped = files("ledger.v1") / "service_config.json"
     text = shipped.read_text()
     assert text == (PROTO / "ledger" / "v1" / "service_config.json").read_text()
@@ -374,7 +399,10 @@ def test_service_config_names_methods_that_exist() -> None:
 
 
 async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger) -> None:
-    """A channel made with the recommended settings works; one whose settings grpc cannot read would answer no call."""
+    """A channel made with the recommended settings works.
+
+    One whose settings grpc cannot read would answer no call.
+    """
     text = (files("ledger.v1") / "service_config.json").read_text()
     async with aio.insecure_channel(
         shared_ledger.address, options=[("grpc.service_config", text)]
@@ -390,7 +418,10 @@ async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger
     ids=lambda code: code.name,
 )
 async def test_service_config_repeats_what_a_server_could_not_do(code: grpc.StatusCode) -> None:
-    """CANCELLED too, which gRPC answers by itself for a server that stops or has too much to do; also what is large."""
+    """CANCELLED too, which gRPC answers by itself for a server that stops or has too much to do.
+
+    Also what is large.
+    """
     attempts: list[int] = []
 
     async def answer(request: bytes, context: Any) -> bytes:
@@ -480,7 +511,9 @@ async def main(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
 
 
 def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) -> None:
-    """mypy --strict has nothing to say about the ordinary use of the stubs, and finds each wrong line of the other module."""
+    """mypy --strict has nothing to say about the ordinary use of the stubs, and finds each wrong
+    line of the other module.
+    """
     typed, mistyped = tmp_path / "typed_caller.py", tmp_path / "mistyped_caller.py"
     typed.write_text(TYPED_CALLER)
     mistyped.write_text(MISTYPED_CALLER)

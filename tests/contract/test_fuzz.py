@@ -1,8 +1,9 @@
-"""Requests that nobody thought of: built from the contract's descriptors with extreme values, and made of damaged bytes.
+"""Requests that nobody thought of: built from the contract's descriptors with extreme values, and
+made of damaged bytes.
 
-The cases are the same in every run. What is expected of each is little: a status that the contract knows, an ErrorInfo, nothing
-of the inside, and a server as healthy as before. LEDGER_FUZZ_EXAMPLES asks for more cases, which are then chosen at random;
-hypothesis prints how to repeat a failing one.
+The cases are the same in every run. What is expected of each is little: a status that the contract
+knows, an ErrorInfo, nothing of the inside, and a server as healthy as before. LEDGER_FUZZ_EXAMPLES
+asks for more cases, which are then chosen at random; hypothesis prints how to repeat a failing one.
 """
 
 import os
@@ -166,8 +167,8 @@ async def assert_answered(ledger: RunningLedger, method: str, request: bytes) ->
     answer = await outcome(ledger, method, request)
     if isinstance(answer, aio.AioRpcError):
         assert answer.code() in ALLOWED, f"{answer.code()}: {answer.details()}"
-        told: Any = answer
-        status = rpc_status.from_call(told)
+        got: Any = answer
+        status = rpc_status.from_call(got)
         assert status is not None, "an ErrorInfo"
         assert_explained(status)
         return
@@ -181,7 +182,9 @@ async def assert_answered(ledger: RunningLedger, method: str, request: bytes) ->
 
 
 def assert_explained(status: status_pb2.Status) -> None:
-    """A status has a reason of the contract, fields if the request is at fault, and no words of the inside."""
+    """A status has a reason of the contract, fields if the request is at fault, and no words of the
+    inside.
+    """
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert status.details[0].Unpack(info)
     assert info.reason in REASONS - {"UNSPECIFIED", "INTERNAL", "EVENT_REJECTED"}, info.reason
@@ -192,7 +195,9 @@ def assert_explained(status: status_pb2.Status) -> None:
 
 
 async def assert_healthy(ledger: RunningLedger) -> None:
-    """Alive and ready, once its database has answered in time, with books that balance with their events."""
+    """Alive and ready, once its database has answered in time, with books that balance with their
+    events.
+    """
     health: Any = health_pb2_grpc.HealthStub(ledger.channel)
 
     async def serving() -> bool:
@@ -232,7 +237,9 @@ async def test_any_bytes_are_answered(
 async def test_any_event_that_is_accepted_is_read_back(
     shared_ledger: RunningLedger, event: Any, changes: st.DataObject
 ) -> None:
-    """Valid events with a few of their fields replaced: refused, or stored and read back as they were sent."""
+    """Valid events with a few of their fields replaced: refused, or stored and read back as they
+    were sent.
+    """
     merged = ledger_pb2.ProcessorEvent()
     merged.CopyFrom(event_message())
     for field, value in event.ListFields():
@@ -266,7 +273,9 @@ NEW_METHODS = [
 
 @st.composite
 def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A valid request about statements or payouts with one or two of its fields replaced: it gets past most of the checks."""
+    """A valid request about statements or payouts with one or two of its fields replaced: it gets
+    past most of the checks.
+    """
     method = draw(st.sampled_from(NEW_METHODS))
     kind = GetMessageClass(METHODS[method])
     merged, replaced = (
@@ -285,7 +294,9 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 async def test_any_field_of_a_valid_request_is_answered(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
-    """Statements and payouts, asked for with a field that nobody thought of: a status of the contract."""
+    """Statements and payouts, asked for with a field that nobody thought of: a status of the
+    contract.
+    """
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
     await assert_answered(shared_ledger, *case)
 

@@ -1,7 +1,8 @@
-"""Thousands of calls by chance, to every method and as streams, against a server that is a process of its own.
+"""Thousands of calls by chance, to every method and as streams, against a server that is a separate
+process.
 
-LEDGER_FUZZ_CASES asks for more of them (`make fuzz`), under a seed that is then new in each run; LEDGER_FUZZ_SEED repeats one.
-The seed is printed, and a failure names its seed and number.
+LEDGER_FUZZ_CASES asks for more of them (`make fuzz`), under a seed that is then new in each run;
+LEDGER_FUZZ_SEED repeats one. The seed is printed, and a failure names its seed and number.
 """
 
 import asyncio
@@ -105,10 +106,10 @@ def results_of(method: str, answers: list[bytes]) -> list[ledger_pb2.IngestResul
             for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results
         ]
     if method == "StreamEvents":
-        told = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in answers]
+        got = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in answers]
         return [
             result
-            for one in told
+            for one in got
             for result in ([one.result] if one.HasField("result") else one.results)
         ]
     return []
@@ -116,8 +117,8 @@ def results_of(method: str, answers: list[bytes]) -> list[ledger_pb2.IngestResul
 
 def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
     """Holds a status against the contract; what it was."""
-    told: Any = error
-    status = rpc_status.from_call(told)
+    got: Any = error
+    status = rpc_status.from_call(got)
     if status is None:
         # The transport knows no ErrorInfo.
         assert error.code() is C.RESOURCE_EXHAUSTED, f"{error.code()}: {error.details()}"
@@ -139,7 +140,8 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
                 path, request_serializer=None, response_deserializer=None
             )
             call = stream(timeout=TIMEOUT_SECONDS)
-            # One after the other: the library calls it INTERNAL when the server ends a stream that is being written to.
+            # One after the other: the library calls it INTERNAL when the server ends a stream that
+            # is being written to.
             for request in case.requests:
                 await call.write(request)
                 if (answer := await call.read()) is aio.EOF:
@@ -196,7 +198,10 @@ def test_every_method_is_known() -> None:
 
 
 async def test_calls_by_chance_are_answered_as_promised(database: Database) -> None:
-    """Statuses of the contract with their reasons; then SERVING, the audit clean, and no memory kept."""
+    """Statuses of the contract with their reasons.
+
+    Then SERVING, the audit clean, and no memory kept.
+    """
     sys.stdout.write(f"LEDGER_FUZZ_SEED={SEED} LEDGER_FUZZ_CASES={CASES}\n")
     seen: Counter[tuple[str, str]] = Counter()
     failures: list[str] = []
@@ -234,8 +239,8 @@ async def test_calls_by_chance_are_answered_as_promised(database: Database) -> N
         answer = "FAILED_PRECONDITION PAYOUT_RUN_ENDED" if method == "CancelPayoutRun" else "OK"
         assert seen[method, answer], f"{method} was never answered {answer}: {seen}"
         assert any(
-            seen[method, told]
-            for told in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE")
+            seen[method, got]
+            for got in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE")
         )
     await assert_books_in_order(database)
 

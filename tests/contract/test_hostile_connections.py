@@ -1,6 +1,7 @@
-"""Connections of which the server knows nothing good: each is turned away or bounded, and nobody else notices.
+"""Connections of which the server knows nothing good: each is turned away or bounded, and no other
+caller notices.
 
-The server is a process of its own, so that its memory and its log can be looked at.
+The server is a separate process, so that its memory and its log can be looked at.
 """
 
 import asyncio
@@ -44,7 +45,8 @@ MESSAGE_BYTES = 39 * MEBIBYTE // 10
 IDLE_TAKES = 5
 # How both TLS and HTTP/2 may begin, as far as the server can tell.
 ONE_BYTE = b"P"
-# What a test may cost the server. A message of the largest size is held a few times over while it is read.
+# What a test may cost the server. A message of the largest size is held a few times over while it
+# is read.
 RSS_MIB_MAX = 48
 LOG_BYTES_MAX = 4096
 AT_WORK = """
@@ -66,7 +68,9 @@ async def hostile(shared_database: Database) -> AsyncIterator[ServerProcess]:
 async def unharmed(
     hostile: ServerProcess, *, rss_mib: float = RSS_MIB_MAX, booked: int = 0
 ) -> AsyncIterator[None]:
-    """What happens inside books `booked` events, costs the server little memory and few words, and others are served."""
+    """What happens inside books `booked` events, costs the server little memory and few words, and
+    others are served.
+    """
     before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
     yield
     grown = hostile.rss_mib() - memory
@@ -85,10 +89,10 @@ def request(path: str, **fields: Any) -> bytes:
     return grpc_message(kind(event=event).SerializeToString())
 
 
-def assert_turned_away(told: Stream, *codes: grpc.StatusCode) -> None:
+def assert_turned_away(got: Stream, *codes: grpc.StatusCode) -> None:
     """One of the statuses, or cut off without one."""
-    assert told.code in {None, *codes}, told
-    assert told.code is not grpc.StatusCode.OK
+    assert got.code in {None, *codes}, got
+    assert got.code is not grpc.StatusCode.OK
 
 
 # Rows 75 to 78: sizes, compressed and not.
@@ -97,13 +101,16 @@ def assert_turned_away(told: Stream, *codes: grpc.StatusCode) -> None:
 @pytest.mark.parametrize("size", [5_000_000, 100_000_000])
 @METHODS
 async def test_gzip_bomb_is_not_unpacked(hostile: ServerProcess, path: str, size: int) -> None:
-    """RESOURCE_EXHAUSTED once the unpacked part is larger than a message may be; the rest stays packed."""
+    """RESOURCE_EXHAUSTED once the unpacked part is larger than a message may be.
+
+    The rest stays packed.
+    """
     bomb = gzip.compress(bytes(size), 9)
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(
+        got = await connection.call(
             path, grpc_message(bomb, compressed=1), [("grpc-encoding", "gzip")]
         )
-        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert got.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess) -> None:
@@ -113,10 +120,10 @@ async def test_thirty_gzip_bombs_at_once_are_not_unpacked(hostile: ServerProcess
         connections = [
             await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(30)
         ]
-        told = await asyncio.gather(
+        got = await asyncio.gather(
             *(one.call(INGEST, body, [("grpc-encoding", "gzip")]) for one in connections)
         )
-        assert {some.code for some in told} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert {some.code for some in got} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 @METHODS
@@ -146,8 +153,8 @@ async def test_encoding_that_is_none_is_refused(
 ) -> None:
     """UNIMPLEMENTED or INTERNAL from the library, in its own words; the method is not run."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, body, headers)
-        assert_turned_away(told, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
+        got = await connection.call(path, body, headers)
+        assert_turned_away(got, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
 
 
 @pytest.mark.parametrize("flag", [2, 128, 255])
@@ -155,15 +162,18 @@ async def test_encoding_that_is_none_is_refused(
 async def test_flag_of_a_message_that_is_none_books_nothing(
     hostile: ServerProcess, path: str, flag: int
 ) -> None:
-    """To the library it is no message, or one like others; a stream ends there; what is not answered is not booked."""
+    """To the library it is no message, or one like others.
+
+    A stream ends there; what is not answered is not booked.
+    """
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(
+        got = await connection.call(
             path, grpc_message(b"x", compressed=flag), [("grpc-timeout", "500m")]
         )
-        assert not told.body
+        assert not got.body
         if path == INGEST:
             assert_turned_away(
-                told,
+                got,
                 grpc.StatusCode.INTERNAL,
                 grpc.StatusCode.INVALID_ARGUMENT,
                 grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -177,11 +187,13 @@ async def test_flag_of_a_message_that_is_none_books_nothing(
 async def test_headers_beyond_the_limit_are_refused_every_time(
     hostile: ServerProcess, path: str
 ) -> None:
-    """One more than the limit is refused, and always: there is no room between two limits in which chance decides."""
+    """One more than the limit is refused, and always: there is no room between two limits in which
+    chance decides.
+    """
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         for size in [api_server.METADATA_BYTES_MAX] * 20 + [20_480]:
-            told = await connection.call(path, request(path), [("x-padding", "a" * size)])
-            assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            got = await connection.call(path, request(path), [("x-padding", "a" * size)])
+            assert got.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (
             await connection.call(
                 path, request(path), [("x-padding", "a" * (api_server.METADATA_BYTES_MAX - 1200))]
@@ -193,10 +205,10 @@ async def test_headers_beyond_the_limit_are_refused_every_time(
 async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: str) -> None:
     """By number as by size."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(
+        got = await connection.call(
             path, request(path), [(f"x-padding-{number}", "a") for number in range(10_000)]
         )
-        assert_turned_away(told, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert_turned_away(got, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 @METHODS
@@ -206,10 +218,12 @@ async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: st
 async def test_binary_header_that_is_not_base64_is_refused(
     hostile: ServerProcess, path: str, value: str
 ) -> None:
-    """The stream is ended; other streams of the connection are not harmed, or the connection is closed."""
+    """The stream is ended; other streams of the connection are not harmed, or the connection is
+    closed.
+    """
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, request(path), [("x-data-bin", value.encode("latin-1"))])
-        assert_turned_away(told, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+        got = await connection.call(path, request(path), [("x-data-bin", value.encode("latin-1"))])
+        assert_turned_away(got, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +259,16 @@ async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str
 async def test_request_that_is_hardly_grpc_harms_nobody(
     hostile: ServerProcess, path: str, headers: Any, without: Any
 ) -> None:
-    """The library is lenient with some of them; the event is booked or the call refused, never half of it."""
+    """The library is lenient with some of them.
+
+    The event is booked or the call refused, never half of it.
+    """
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, request(path), headers, without=without)
+        got = await connection.call(path, request(path), headers, without=without)
     await hostile.assert_well()
     # The newcomer's event is one of them.
-    assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
+    assert (await hostile.counts())[0] - before[0] == 1 + (got.code is grpc.StatusCode.OK)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +332,9 @@ async def test_timeout_that_is_none_harms_nobody(
     """Refused, or taken as no timeout at all; in that case the event is booked and said to be."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
-        told = await connection.call(path, request(path), [("grpc-timeout", timeout)])
+        got = await connection.call(path, request(path), [("grpc-timeout", timeout)])
     await hostile.assert_well()
-    assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
+    assert (await hostile.counts())[0] - before[0] == 1 + (got.code is grpc.StatusCode.OK)
 
 
 @METHODS
@@ -336,9 +353,9 @@ async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProc
     """At the most the first one is, and only if the call says so."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
-        told = await connection.call(INGEST, request(INGEST) + request(INGEST))
+        got = await connection.call(INGEST, request(INGEST) + request(INGEST))
     await hostile.assert_well()
-    assert (await hostile.counts())[0] - before[0] == 1 + (told.code is grpc.StatusCode.OK)
+    assert (await hostile.counts())[0] - before[0] == 1 + (got.code is grpc.StatusCode.OK)
 
 
 @pytest.mark.parametrize(
@@ -351,8 +368,8 @@ async def test_call_without_a_whole_message_is_never_run(
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         endless = connection.open(INGEST)
         await connection.send(endless, body)
-        told = await connection.call(INGEST, body)
-        assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+        got = await connection.call(INGEST, body)
+        assert got.code is grpc.StatusCode.INVALID_ARGUMENT
         assert (await connection.call(INGEST, request(INGEST))).code is grpc.StatusCode.OK, (
             "on the same connection"
         )
@@ -363,9 +380,9 @@ async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> Non
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert (await connection.call(STREAM, b"")).code is grpc.StatusCode.OK
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
-        told = await connection.call(STREAM, request(STREAM) + request(STREAM)[:-1])
+        got = await connection.call(STREAM, request(STREAM) + request(STREAM)[:-1])
         assert (
-            ledger_pb2.StreamEventsResponse.FromString(bytes(told.body[5:])).result.status
+            ledger_pb2.StreamEventsResponse.FromString(bytes(got.body[5:])).result.status
             == ledger_pb2.INGEST_STATUS_CREATED
         )
 
@@ -379,9 +396,9 @@ async def send_without_an_end(connection: Http2, streams: list[int], body: bytes
     while idle < IDLE_TAKES and not connection.closed:
         idle += 1
         for stream, place in places.items():
-            told = connection.streams[stream]
+            got = connection.streams[stream]
             size = min(connection.h2.max_outbound_frame_size, len(body) - place)
-            if told.ended or told.reset is not None:
+            if got.ended or got.reset is not None:
                 continue
             if 0 < size <= connection.h2.local_flow_control_window(stream):
                 connection.h2.send_data(stream, body[place : place + size])
@@ -403,8 +420,9 @@ async def send_without_an_end(connection: Http2, streams: list[int], body: bytes
 async def test_messages_that_never_end_are_bounded(
     hostile: ServerProcess, path: str, calls: int, rss_mib: float
 ) -> None:
-    """Two connections with many calls each, every one with 3.9 MiB but for the last byte: only some are received at a time,
-    and others are served meanwhile."""
+    """Two connections with many calls each, every one with 3.9 MiB but for the last byte: only some
+    are received at a time, and others are served meanwhile.
+    """
     body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
     async with unharmed(hostile, rss_mib=rss_mib, booked=2), AsyncExitStack() as stack:
         connections = [
@@ -433,15 +451,17 @@ async def test_calls_that_say_nothing_keep_nobody_from_a_health_check(
             for _ in range(100):
                 one.open(path)
         refused = connections[-1].streams
-        await connections[-1].until(lambda: any(told.ended for told in refused.values()))
-        assert grpc.StatusCode.RESOURCE_EXHAUSTED in {told.code for told in refused.values()}, (
+        await connections[-1].until(lambda: any(got.ended for got in refused.values()))
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED in {got.code for got in refused.values()}, (
             "the line is full"
         )
         await hostile.assert_well()
 
 
 async def test_nothing_is_received_from_strangers(database: Database, tmp_path: Path) -> None:
-    """Calls without credentials are refused before their messages come: no more than a window of each is taken."""
+    """Calls without credentials are refused before their messages come: no more than a window of
+    each is taken.
+    """
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("gateway", "ingest", "one"))
     body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
@@ -461,7 +481,10 @@ async def test_nothing_is_received_from_strangers(database: Database, tmp_path: 
 
 @METHODS
 async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, path: str) -> None:
-    """Forty calls, each sending a byte now and then; others are served meanwhile, and what is given up is not booked."""
+    """Forty calls, each sending a byte now and then.
+
+    Others are served meanwhile, and what is given up is not booked.
+    """
     async with unharmed(hostile, booked=5), AsyncExitStack() as stack:
         connections = [
             await stack.enter_async_context(Http2.connect(hostile.address)) for _ in range(40)
@@ -546,7 +569,9 @@ async def test_flood_of_frames_is_survived(hostile: ServerProcess, flood: str) -
 
 
 async def hostile_is_quiet(hostile: ServerProcess, path: str) -> None:
-    """What was sent to a method before is booked, whoever has given it up: it is taken up in turn, and no session is at work."""
+    """What was sent to a method before is booked, whoever has given it up: it is taken up in turn,
+    and no session is at work.
+    """
     async with Http2.connect(hostile.address) as connection:
         assert (await connection.call(path, request(path))).code is grpc.StatusCode.OK
 
@@ -570,7 +595,10 @@ async def hostile_has_read(hostile: ServerProcess) -> None:
 async def test_streams_opened_and_reset_at_speed_are_survived(
     hostile: ServerProcess, path: str
 ) -> None:
-    """Row 86, CVE-2023-44487: 4,000 calls that are reset at once; others are answered meanwhile, and what was booked is whole."""
+    """Row 86, CVE-2023-44487: 4,000 calls that are reset at once.
+
+    Others are answered meanwhile, and what was booked is whole.
+    """
     before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
 
     async def flood(with_body: bool) -> None:
@@ -606,7 +634,10 @@ async def test_streams_opened_and_reset_at_speed_are_survived(
 
 
 async def test_connection_is_told_how_many_streams_it_may_open(hostile: ServerProcess) -> None:
-    """The number is in the settings; streams beyond it are refused as such, which callers repeat by themselves."""
+    """The number is in the settings.
+
+    Streams beyond it are refused as such, which callers repeat by themselves.
+    """
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert connection.settings[SettingCodes.MAX_CONCURRENT_STREAMS] == api_server.STREAMS_MAX
         # Half a call each: none is answered before it is whole.
@@ -631,7 +662,10 @@ def result_of(answer: Any) -> ledger_pb2.IngestResult:
 async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(
     database: Database,
 ) -> None:
-    """RESOURCE_EXHAUSTED with QUEUE_FULL for the one too many; when one has ended there is room again."""
+    """RESOURCE_EXHAUSTED with QUEUE_FULL for the one too many.
+
+    When one has ended there is room again.
+    """
     async with running_ledger(database, open_streams=2) as ledger:
         first, second = ledger.stub.StreamEvents(), ledger.stub.StreamEvents()
         for call in (first, second):
@@ -650,7 +684,10 @@ async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(
 
 
 async def test_calls_beyond_the_bound_are_told_to_come_again(database: Database) -> None:
-    """With two calls open that wait for the database, a third is RESOURCE_EXHAUSTED; events and health are not held up."""
+    """With two calls open that wait for the database, a third is RESOURCE_EXHAUSTED.
+
+    Events and health are not held up.
+    """
     async with running_ledger(database, open_calls=2) as ledger:
         restaurant_id = unique("res")
         await ledger.stub.PutRestaurant(
@@ -690,7 +727,9 @@ class PingedConnection(Http2):
 
 @asynccontextmanager
 async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
-    """One with a call open, of which the server learnt before the connection had been idle for too long."""
+    """One with a call open, of which the server learnt before the connection had been idle for too
+    long.
+    """
     ends_at = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < ends_at:
         async with PingedConnection.connect(address) as connection:
@@ -705,7 +744,7 @@ async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
 async def test_answers_that_nobody_reads_are_bounded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that takes no answers has its further reads refused, and nobody else's."""
+    """A client that takes no answers has its further reads refused, and no other caller's."""
     monkeypatch.setattr(unread_responses, "UNREAD_BYTES_MAX", 2000)
     async with running_ledger(database) as ledger:
         event, small = event_message(metadata={"filling": "x" * 900}), event_message()
@@ -731,7 +770,10 @@ async def test_answers_that_nobody_reads_are_bounded(
 async def test_idle_connection_is_shown_out(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GOAWAY to who has no call open for long, and none to who has; a client with a channel notices nothing."""
+    """GOAWAY to who has no call open for long, and none to who has.
+
+    A client with a channel notices nothing.
+    """
     limits = dict(api_server._OPTIONS) | {"grpc.max_connection_idle_ms": 500}
     monkeypatch.setattr(api_server, "_OPTIONS", tuple(limits.items()))
     async with running_ledger(database) as ledger:
@@ -777,7 +819,10 @@ def few_descriptors(number: int) -> str:
 async def strangers(
     address: str, number: int, first: bytes = b""
 ) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Connections that send `first` and no more. Yields a task for each, which ends when the server closes it."""
+    """Connections that send `first` and no more.
+
+    Yields a task for each, which ends when the server closes it.
+    """
     host, port = address.rsplit(":", 1)
     connections = [await asyncio.open_connection(host, int(port)) for _ in range(number)]
 
@@ -845,7 +890,7 @@ async def test_silent_connections_take_no_place(database: Database, tmp_path: Pa
 
 
 async def health_at(address: str) -> Any:
-    """What a health check on a connection of its own is told."""
+    """What a health check on a separate connection is told."""
     async with aio.insecure_channel(
         address, options=[("grpc.use_local_subchannel_pool", 1)]
     ) as channel:
@@ -869,8 +914,11 @@ async def is_well(server: ServerProcess) -> bool:
 async def test_old_connection_is_replaced_and_no_event_lost(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller whose connections are all old ones is never refused; a stream is cut off after the grace, and its caller, who
-    sends again what was not answered, has every event booked once."""
+    """A caller whose connections are all old ones is never refused.
+
+    A stream is cut off after the grace, and its caller, who sends again what was not answered, has
+    every event booked once.
+    """
     monkeypatch.setattr(api_server, "CONNECTION_AGE_GRACE_SECONDS", 1)
     async with running_ledger(database, max_connection_age_seconds=1) as ledger:
         ends_at, single, cut = time.monotonic() + 5, list[ledger_pb2.ProcessorEvent](), 0
@@ -920,7 +968,9 @@ async def test_old_connection_is_replaced_and_no_event_lost(
 
 
 async def test_books_are_in_order_after_all_of_it(hostile: ServerProcess) -> None:
-    """After everything above: no error in the audit, and the server that began is the one that is there."""
+    """After everything above: no error in the audit, and the server that began is the one that is
+    there.
+    """
     await hostile.assert_well()
     await assert_books_in_order(hostile.database)
 
@@ -928,7 +978,9 @@ async def test_books_are_in_order_after_all_of_it(hostile: ServerProcess) -> Non
 async def test_callers_that_leave_before_they_are_refused_write_no_log(
     database: Database, tmp_path: Path
 ) -> None:
-    """More calls than may wait, on connections that are reset at once: those that are turned away have nobody to tell it to."""
+    """More calls than may wait, on connections that are reset at once: those that are turned away
+    have nobody to tell it to.
+    """
 
     async def leave(address: str) -> None:
         async with Http2.connect(address) as connection:

@@ -1,4 +1,6 @@
-"""The overload script in its short form: it runs, and what it promises holds for a small queue and a few seconds."""
+"""The overload script in its short form: it runs, and what it promises holds for a small queue and
+a few seconds.
+"""
 
 import asyncio
 import json
@@ -14,8 +16,11 @@ TIMEOUT_SECONDS = 240.0
 
 @pytest.mark.usefixtures("starts_postgres")
 async def test_overload_is_refused_in_good_order() -> None:
-    """Ten times the peak: work is done, callers are told QUEUE_FULL and keep back the rest; nothing acknowledged is lost, health
-    checks are answered, and the memory is bounded. How much work is done is for `make overload` on a quiet machine to say."""
+    """Ten times the peak: work is done, callers are told QUEUE_FULL and keep back the rest.
+
+    Nothing acknowledged is lost, health checks are answered, and the memory is bounded. How much
+    work is done is for `make overload` on a quiet machine to say.
+    """
     with tempfile.TemporaryDirectory(prefix="ledger-overload-test-") as folder:
         results = Path(folder) / "overload.json"
         process = await asyncio.create_subprocess_exec(

@@ -24,7 +24,9 @@ ONE_BYTE = b"\x16"
 async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
     database: Database, tmp_path: Path, first: bytes
 ) -> None:
-    """A stranger with more connections than one address may have keeps nobody out, and none of them stays."""
+    """A stranger with more connections than one address may have keeps nobody out, and none of them
+    stays.
+    """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
     credentials = ssl_channel_credentials(authority.certificate_pem)
@@ -65,7 +67,8 @@ async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
             wait_for_ready=True,
         )
         assert response.status == ledger_pb2.INGEST_STATUS_CREATED
-        # All of them: those beyond the bound at once, the others when they have said nothing for too long.
+        # All of them: those beyond the bound at once, the others when they have said nothing for
+        # too long.
         async with asyncio.timeout(TIMEOUT_SECONDS):
             ends = await asyncio.gather(
                 *(reader.read() for reader in readers), return_exceptions=True

@@ -1,4 +1,7 @@
-"""Events that somebody else has locked: who has to wait for them, and who has not. Another session really holds the lock."""
+"""Events that somebody else has locked: who has to wait for them, and who has not.
+
+Another session really holds the lock.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -127,7 +130,10 @@ def outcome_of(call: "asyncio.Task[list[IngestOutcome]]") -> Outcome:
 
 
 async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) -> UUID:
-    """Another session stores the event and leaves its transaction open; the transaction id of the entries."""
+    """Another session stores the event and leaves its transaction open.
+
+    The transaction id of the entries.
+    """
     transaction_id = uuid_utils.compat.uuid7()
     posting = Posting(event, fingerprint(event), transaction_id, entries_of(event))
     connection = (await holder.get_raw_connection()).driver_connection
@@ -148,7 +154,8 @@ async def until_all_but(
     )
 
 
-# What somebody else has locked, who has to know of one event in the group, and what is told when that is committed.
+# What somebody else has locked, who has to know of one event in the group, and what is told when
+# that is committed.
 LOCKS = {
     "event": (None, DUPLICATE),
     "account": (
@@ -173,7 +180,10 @@ LOCKS = {
 async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
     books: Books, lock: str, commits: bool, place: int
 ) -> None:
-    """They are told CREATED while the lock is held; the locked one is told what is right once the lock is gone."""
+    """They are told CREATED while the lock is held.
+
+    The locked one is told what is right once the lock is gone.
+    """
     statement, told_after_commit = LOCKS[lock]
     events = [processor_event(restaurant_id=f"res_{number % 7}") for number in range(EVENTS)]
     events[place] = processor_event(
@@ -203,7 +213,10 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
 
 
 async def test_event_that_stays_locked_is_told_so_alone(books: Books, limit: TimeLimit) -> None:
-    """When its time is over its caller is told that the outcome is not known; repeated afterwards, it is booked, once."""
+    """When its time is over its caller is told that the outcome is not known.
+
+    Repeated afterwards, it is booked, once.
+    """
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
     async with locked(books.database, "SELECT 1") as holder:
@@ -236,7 +249,9 @@ async def test_time_limit_begins_when_a_group_meets_a_lock() -> None:
 
 
 async def test_many_locked_events_of_one_account_and_some_of_others(books: Books) -> None:
-    """An account's row holds up all of its events, and ids elsewhere are held as well: all others are booked meanwhile."""
+    """An account's row holds up all of its events, and ids elsewhere are held as well: all others
+    are booked meanwhile.
+    """
     restaurants = [f"res_{place % 6}" for place in range(EVENTS)]
     events = [processor_event(restaurant_id=restaurant) for restaurant in restaurants]
     held = {place for place, restaurant in enumerate(restaurants) if restaurant == "res_3"} | {
@@ -289,7 +304,9 @@ async def test_twins_of_a_locked_event_wait_with_it_and_are_judged_by_the_first(
 
 
 async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Database) -> None:
-    """Where there are places for two groups, and both wait, the older one ends, so that others are booked."""
+    """Where there are places for two groups, and both wait, the older one ends, so that others are
+    booked.
+    """
     async with (
         books_on(database, groups_at_once_max=2) as books,
         locked(database, "SELECT 1") as holder,
@@ -318,7 +335,9 @@ async def test_groups_that_wait_for_locks_do_not_take_all_places(database: Datab
 async def test_groups_full_of_locked_events_make_room_too(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before each of their events stands alone, which takes long where a whole account is locked: their time is bounded."""
+    """Before each of their events stands alone, which takes long where a whole account is locked:
+    their time is bounded.
+    """
     monkeypatch.setattr(contended_groups, "UNDISTURBED_SECONDS", 0.05)
     monkeypatch.setattr(contended_groups, "PART_LOCK_WAIT_SECONDS", 0.5)
     async with books_on(database, groups_at_once_max=2) as books:
@@ -327,7 +346,8 @@ async def test_groups_full_of_locked_events_make_room_too(
             database, "SELECT FROM balance_accounts WHERE restaurant_id = 'res_held' FOR UPDATE"
         ):
             held = []
-            # The first two neighbours are in the groups of the locked events, the third one needs a place.
+            # The first two neighbours are in the groups of the locked events, the third one needs a
+            # place.
             for count in (100, 100, 0):
                 held.append(
                     books.send([processor_event(restaurant_id="res_held") for _ in range(count)])
@@ -364,7 +384,9 @@ async def test_locked_tables_hold_up_everybody_and_lose_nobody(books: Books) -> 
 
 
 async def _apart(database: Database) -> bool:
-    """Whether a session waits for a lock inside a transaction that said for how long: a group is being booked in parts."""
+    """Whether a session waits for a lock inside a transaction that said for how long: a group is
+    being booked in parts.
+    """
     statement = """
     SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'ledger' AND wait_event_type = 'Lock'
@@ -376,7 +398,9 @@ async def _apart(database: Database) -> bool:
 async def test_callers_of_a_server_are_told_one_by_one(
     database: Database, limit: TimeLimit
 ) -> None:
-    """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE, and CREATED when repeated."""
+    """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE,
+    and CREATED when repeated.
+    """
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
         messages = [event_message() for _ in range(EVENTS)]

@@ -26,18 +26,18 @@ MATURITY = timedelta(days=7)
 
 async def balance_of(ledger: RunningLedger, restaurant_id: str, currency: str) -> ModelBalance:
     """What the server says, in the model's terms."""
-    told = await ledger.balance(restaurant_id, currency)
-    assert told.reserved_minor == 0
+    got = await ledger.balance(restaurant_id, currency)
+    assert got.reserved_minor == 0
     last_event_at = (
-        told.last_event_at.ToDatetime(tzinfo=UTC) if told.HasField("last_event_at") else None
+        got.last_event_at.ToDatetime(tzinfo=UTC) if got.HasField("last_event_at") else None
     )
-    return ModelBalance(
-        told.available_minor, told.pending_minor, told.disputed_minor, last_event_at
-    )
+    return ModelBalance(got.available_minor, got.pending_minor, got.disputed_minor, last_event_at)
 
 
 async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
-    """64 calls at once with the same event: one CREATED, 63 DUPLICATE, one transaction id, one set of entries."""
+    """64 calls at once with the same event: one CREATED, 63 DUPLICATE, one transaction id, one set
+    of entries.
+    """
     event = event_message(amount_minor=1000, fee_minor=50)
     request = ledger_pb2.IngestEventRequest(event=event)
     responses = await asyncio.gather(*(ledger.stub.IngestEvent(request) for _ in range(64)))
@@ -49,7 +49,9 @@ async def test_sixty_four_callers_with_one_event(ledger: RunningLedger) -> None:
 
 
 async def test_sixty_four_callers_with_altered_twins(ledger: RunningLedger) -> None:
-    """64 calls at once with one id and 64 different amounts: one is booked, 63 are refused, the balance is the booked one's."""
+    """64 calls at once with one id and 64 different amounts: one is booked, 63 are refused, the
+    balance is the booked one's.
+    """
     event_id = unique("evt")
     events = [
         event_message(event_id=event_id, amount_minor=amount_minor)
@@ -68,7 +70,9 @@ async def test_sixty_four_callers_with_altered_twins(ledger: RunningLedger) -> N
 async def test_overlapping_batches_in_opposite_order_through_two_servers(
     database: Database,
 ) -> None:
-    """Two servers, the same events in opposite order and overlapping, over and over: no deadlock, nothing doubled."""
+    """Two servers, the same events in opposite order and overlapping, over and over: no deadlock,
+    nothing doubled.
+    """
     rounds, batch_events = 6, 300
     async with running_ledger(database) as first, running_ledger(database) as second:
         for number in range(rounds):
@@ -83,8 +87,8 @@ async def test_overlapping_batches_in_opposite_order_through_two_servers(
                 first.ingest(*events[100:]),
                 second.ingest(*reversed(events[:200])),
             )
-            told = Counter(result.status for answer in answers for result in answer)
-            assert told == {CREATED: batch_events, DUPLICATE: batch_events + 200 + 200}
+            got = Counter(result.status for answer in answers for result in answer)
+            assert got == {CREATED: batch_events, DUPLICATE: batch_events + 200 + 200}
             balances = [
                 (await first.balance(restaurant)).available_minor for restaurant in restaurants
             ]
@@ -97,7 +101,9 @@ async def test_overlapping_batches_in_opposite_order_through_two_servers(
 
 
 async def test_first_events_of_a_restaurant_at_once_register_it_once(database: Database) -> None:
-    """Many first events of the same restaurants and currencies, through two servers: each is registered and opened once."""
+    """Many first events of the same restaurants and currencies, through two servers: each is
+    registered and opened once.
+    """
     async with running_ledger(database) as first, running_ledger(database) as second:
         events = [
             event_message(restaurant_id=f"res_{place % 3}", currency=currency, amount_minor=1)
@@ -150,7 +156,8 @@ async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> N
         assert again == answer
 
 
-# Random lists of events. Ids come from a small range, so that lists repeat them, with the same contents or with others.
+# Random lists of events. Ids come from a small range, so that lists repeat them, with the same
+# contents or with others.
 _TYPES = [
     name
     for name, _ in ledger_pb2.EventType.items()
@@ -193,7 +200,9 @@ async def audited_ledger(ledger: RunningLedger) -> AsyncIterator[RunningLedger]:
 async def test_any_events_in_any_order_with_any_repeats_leave_the_model_s_balance(
     audited_ledger: RunningLedger, events: list[ledger_pb2.ProcessorEvent], seed: int
 ) -> None:
-    """However events are cut into batches, repeated and sent at once, each id counts once, as the first one that was booked."""
+    """However events are cut into batches, repeated and sent at once, each id counts once, as the
+    first one that was booked.
+    """
     example = unique("example")
     for event in events:
         event.event_id = f"{example}.{event.event_id}"
@@ -227,12 +236,15 @@ async def balance_at(
     request = ledger_pb2.GetBalanceRequest(
         restaurant_id=restaurant_id, currency="PEN", as_of=timestamp(as_of)
     )
-    told = await ledger.stub.GetBalance(request)
-    return told.available_minor, told.pending_minor
+    got = await ledger.stub.GetBalance(request)
+    return got.available_minor, got.pending_minor
 
 
 async def test_entry_counts_from_just_after_it_was_recorded(ledger: RunningLedger) -> None:
-    """As of the very instant it was recorded an entry does not count yet; a microsecond later it does."""
+    """As of the very instant it was recorded an entry does not count yet.
+
+    A microsecond later it does.
+    """
     await ledger.ingest(event_message(amount_minor=1000))
     ((recorded_at,),) = await ledger.query("SELECT recorded_at FROM ledger_entries")
     assert await balance_at(ledger, recorded_at) == (0, 0)
@@ -241,7 +253,8 @@ async def test_entry_counts_from_just_after_it_was_recorded(ledger: RunningLedge
 
 async def test_charge_is_available_from_the_very_instant_it_matures(ledger: RunningLedger) -> None:
     """As of available_at it is available; a microsecond before, it is pending."""
-    # Matures a moment from now: late enough to be recorded before, early enough to ask about its past soon.
+    # Matures a moment from now: late enough to be recorded before, early enough to ask about its
+    # past soon.
     for ahead_seconds in (1, 4, 20):
         restaurant_id = unique("res")
         occurred_at = datetime.now(UTC) - MATURITY + timedelta(seconds=ahead_seconds)

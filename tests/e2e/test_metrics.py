@@ -59,7 +59,9 @@ async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_page_tells_what_was_done(database: Database, tmp_path: Path, workers: str) -> None:
-    """Events booked, balances read, payouts made and snapshots stored: as many as the books have, by whichever worker."""
+    """Events booked, balances read, payouts made and snapshots stored: as many as the books have,
+    by whichever worker.
+    """
     settings = {
         "metrics_address": "127.0.0.1:0",
         "log_format": "json",
@@ -85,7 +87,8 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
             await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events))
             reads = 0
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                # Until a snapshot was made, which others' transactions may put off for some seconds.
+                # Until a snapshot was made, which others' transactions may put off for some
+                # seconds.
                 while await query(
                     database.migration_url, "SELECT count(*) FROM balance_snapshots"
                 ) == [(0,)]:
@@ -104,8 +107,8 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
                     database.migration_url,
                     "SELECT (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM payouts)",
                 )
-                told = (page["ledger_snapshots_made_total"], page["ledger_payouts_made_total"])
-                if told == (snapshots, payouts):
+                got = (page["ledger_snapshots_made_total"], page["ledger_payouts_made_total"])
+                if got == (snapshots, payouts):
                     break
                 # Snapshots are made in the background.
                 await asyncio.sleep(POLL_SECONDS)

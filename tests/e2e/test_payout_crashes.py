@@ -1,4 +1,6 @@
-"""Payout runs whose server dies: killed at any step, its work is undone whole, and another server finishes the run once."""
+"""Payout runs whose server dies: killed at any step, its work is undone whole, and another server
+finishes the run once.
+"""
 
 import asyncio
 import random
@@ -33,9 +35,12 @@ RESTAURANTS = 1_200
 async def serving_on(
     database: Database, *, payout_concurrency: int = 1
 ) -> AsyncIterator[RunningServer]:
-    """A `ledger serve` on a free port and a database, as a process of its own; killed at the end if it still runs.
+    """A `ledger serve` on a free port and a database, as a separate process.
 
-    It pays a page at a time, so that it stands still as a whole when its page does. What waits for a lock goes on waiting.
+    Killed at the end if it still runs.
+
+    It pays a page at a time, so that it stands still as a whole when its page does. What waits for
+    a lock goes on waiting.
     """
     env = {
         "LEDGER_DATABASE_URL": database.url,
@@ -108,12 +113,13 @@ async def assert_each_paid_once(
     await assert_books_in_order(ledger.database)
 
 
-# What another session holds, so that a worker stops at a step, of which table, and how many payouts have been committed by then
-# at the least.
+# What another session holds, so that a worker stops at a step, of which table, and how many payouts
+# have been committed by then at least.
 STEPS = {
     # Before it claims: it wants the rows of the run's items.
     "claiming": ("LOCK TABLE payout_run_items IN EXCLUSIVE MODE", "payout_run_items", 500),
-    # Between claiming a page and having its accounts. Of an account that is locked the worker does not wait.
+    # Between claiming a page and having its accounts. Of an account that is locked the worker does
+    # not wait.
     "locking accounts": ("LOCK TABLE balance_accounts IN EXCLUSIVE MODE", "balance_accounts", 0),
     # Inside the paying statement, at its first and at its last insert.
     "inserting payouts": ("LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE", "payouts", 0),
@@ -130,21 +136,25 @@ STEPS = {
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_at_a_step(database: Database, step: str) -> None:
-    """SIGKILL while the worker is at the step: its page is undone whole, and another server finishes the run exactly once."""
+    """SIGKILL while the worker is at the step: its page is undone whole, and another server
+    finishes the run exactly once.
+    """
     statement, table, committed = STEPS[step]
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving_on(database))
         async with running_ledger(database) as ledger:
             await charge_all(ledger, RESTAURANTS)
         async with AsyncExitStack() as locks:
-            # The run must be there before its items or its row can be locked, and the worker must not be faster.
+            # The run must be there before its items or its row can be locked, and the worker must
+            # not be faster.
             gate = await locks.enter_async_context(
                 locked(database, "LOCK TABLE payouts IN SHARE ROW EXCLUSIVE MODE")
             )
             payout_run_id = await start_run_at(server)
             await waiting_sessions(database, "payouts")
             if step == "claiming":
-                # It has claimed its first page: that one ends, and it stops before the next, for which it comes second.
+                # It has claimed its first page: that one ends, and it stops before the next, for
+                # which it comes second.
                 holding = asyncio.create_task(
                     locks.enter_async_context(locked(database, statement))
                 )
@@ -169,7 +179,10 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
 
 
 async def test_killed_while_it_writes_items(database: Database) -> None:
-    """The run has no items then, and is told as open whole; another server writes them, and pays each once."""
+    """The run has no items then, and is told as open whole.
+
+    Another server writes them, and pays each once.
+    """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with (
@@ -180,7 +193,8 @@ async def test_killed_while_it_writes_items(database: Database) -> None:
         pids = await waiting_sessions(database, "payout_run_items")
         server.process.kill()
         await server.process.wait()
-        # Left alone, a session that waits for a lock would write the items before it sees that its client is gone.
+        # Left alone, a session that waits for a lock would write the items before it sees that its
+        # client is gone.
         await query(
             database.migration_url,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
@@ -200,7 +214,9 @@ ITEMS, LOCK = "SELECT FROM payout_run_items", "FOR NO KEY UPDATE"
 
 
 async def test_killed_at_random_instants(database: Database, seed: int) -> None:
-    """Round after round the server is killed at any instant of the run, commits included, and started anew."""
+    """Round after round the server is killed at any instant of the run, commits included, and
+    started anew.
+    """
     chance = random.Random(seed)
     async with running_ledger(database) as ledger:
         ids = await charge_all(ledger, 4_000)
@@ -208,7 +224,8 @@ async def test_killed_at_random_instants(database: Database, seed: int) -> None:
     progress = []
     for number in range(4):
         async with AsyncExitStack() as locks:
-            # Nobody claims what somebody has locked: of the first round's run there is a page left, however late the kill comes.
+            # Nobody claims what somebody has locked: of the first round's run there is a page left,
+            # however late the kill comes.
             if number == 0:
                 await locks.enter_async_context(
                     locked(database, f"{ITEMS} ORDER BY balance_account_id DESC LIMIT 500 {LOCK}")
@@ -236,8 +253,11 @@ async def test_killed_at_random_instants(database: Database, seed: int) -> None:
 
 
 async def test_session_ended_by_the_administrator(database: Database) -> None:
-    """The worker's session is terminated, over and over: the same server goes on by itself, each restaurant is paid once."""
-    # A page at a time: another one would wait for the lock until it times out, and be made smaller each time.
+    """The worker's session is terminated, over and over: the same server goes on by itself, each
+    restaurant is paid once.
+    """
+    # A page at a time: another one would wait for the lock until it times out, and be made smaller
+    # each time.
     async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, RESTAURANTS)
         async with AsyncExitStack() as gates:
@@ -257,7 +277,8 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
                     await sessions_gone(database, pids)
                     # It comes again.
                     assert not set(await waiting_sessions(database, table)) & set(pids)
-                    # The page under way will be paid; the others stay until the next table is locked.
+                    # The page under way will be paid; the others stay until the next table is
+                    # locked.
                     gate = await gates.enter_async_context(
                         locked(database, f"{ITEMS} {LOCK} SKIP LOCKED")
                     )
@@ -266,7 +287,9 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
 
 
 async def test_stopped_while_it_pays(database: Database) -> None:
-    """SIGTERM during a run: the page under way ends, the server exits in order, and the next one finishes the run."""
+    """SIGTERM during a run: the page under way ends, the server exits in order, and the next one
+    finishes the run.
+    """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with serving_on(database) as server:
@@ -293,7 +316,9 @@ async def test_stopped_while_it_pays(database: Database) -> None:
 
 
 async def test_two_servers_of_which_one_is_killed(database: Database) -> None:
-    """Two servers share a run, one stops in the middle of its page and is killed: the other pays what is left, that page too."""
+    """Two servers share a run, one stops in the middle of its page and is killed: the other pays
+    what is left, that page too.
+    """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, RESTAURANTS)
     async with serving_on(database) as server, AsyncExitStack() as stack:

@@ -1,4 +1,6 @@
-"""Random walks over events, runs and the bank's answers, each step judged by a model that shares no code with the service."""
+"""Random walks over events, runs and the bank's answers, each step judged by a model that shares no
+code with the service.
+"""
 
 import asyncio
 import random
@@ -47,13 +49,15 @@ class ModelPayout:
     amount_minor: int
     items: dict[str, int]
     state: str = "CREATED"
-    told: ledger_pb2.Payout | None = None
+    got: ledger_pb2.Payout | None = None
     events: list[ledger_pb2.ProcessorEvent] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class ModelRestaurant:
-    """What moved what a restaurant is owed: entry type, signed amount, and when it matures if it must."""
+    """What moved what a restaurant is owed: entry type, signed amount, and when it matures if it
+    must.
+    """
 
     active: bool = True
     moves: list[tuple[str, int, datetime | None]] = field(default_factory=list)
@@ -85,7 +89,9 @@ class ModelRestaurant:
         return "BELOW_MINIMUM" if amount < minimum else str(amount)
 
     def out(self) -> int:
-        """What payouts have taken and not given back: what came back is a move of its own, so this is all of them."""
+        """What payouts have taken and not given back: what came back is a move of its own, so this
+        is all of them.
+        """
         return sum(payout.amount_minor for payout in self.payouts)
 
     def pay(self, day: date, cutoff_at: datetime, amount_minor: int) -> ModelPayout:
@@ -238,15 +244,15 @@ class Walk:
         }
         assert await outcomes_of(self.ledger, run) == expected
         amounts = {name: int(verdict) for name, verdict in expected.items() if verdict.isdecimal()}
-        for told in (plan, run):
-            assert (told.payouts_created, told.total_amount_minor) == (
+        for got in (plan, run):
+            assert (got.payouts_created, got.total_amount_minor) == (
                 len(amounts),
                 sum(amounts.values()),
             )
             skipped = Counter(verdict for verdict in expected.values() if not verdict.isdecimal())
             assert {
                 ledger_pb2.SkipReason.Name(part.reason).removeprefix("SKIP_REASON_"): part.count
-                for part in told.skipped
+                for part in got.skipped
             } == skipped
         created = {
             payout.restaurant_id: payout
@@ -256,8 +262,8 @@ class Walk:
         for name, amount_minor in amounts.items():
             payout = self.restaurants[name].pay(day, cutoff_at, amount_minor)
             request = ledger_pb2.GetPayoutRequest(payout_id=created[name].payout_id)
-            payout.told = (await self.ledger.stub.GetPayout(request)).payout
-            assert items_of(payout.told) == payout.items
+            payout.got = (await self.ledger.stub.GetPayout(request)).payout
+            assert items_of(payout.got) == payout.items
             assert sum(payout.items.values()) == amount_minor
 
     async def answer(self) -> None:
@@ -276,14 +282,14 @@ class Walk:
         restaurant, payout = self.chance.choice(
             open_ if open_ and self.chance.random() < 0.7 else candidates
         )
-        assert payout.told is not None
+        assert payout.got is not None
         if payout.events and self.chance.random() < 0.3:
             (result,) = await self.ledger.ingest(self.chance.choice(payout.events))
             assert result.status == ledger_pb2.INGEST_STATUS_DUPLICATE
             return
         paid = self.chance.random() < 0.5
         kind = ledger_pb2.EVENT_TYPE_PAYOUT_PAID if paid else ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
-        event = payout_event(payout.told, kind)
+        event = payout_event(payout.got, kind)
         event.occurred_at.FromSeconds(event.occurred_at.seconds + self.chance.randint(0, 2))
         (result,) = await self.ledger.ingest(event)
         moves = {
@@ -311,7 +317,7 @@ class Walk:
             restaurant.moves.append((back, payout.amount_minor, None))
         details = (
             await self.ledger.stub.GetPayout(
-                ledger_pb2.GetPayoutRequest(payout_id=payout.told.payout_id)
+                ledger_pb2.GetPayoutRequest(payout_id=payout.got.payout_id)
             )
         ).payout
         assert details.state == STATES[to]
@@ -324,13 +330,13 @@ class Walk:
         """What the server says of each restaurant is what the model says."""
         now = datetime.now(UTC)
         for name, restaurant in self.restaurants.items():
-            told = await self.ledger.balance(name, self.currency)
+            got = await self.ledger.balance(name, self.currency)
             available_minor = sum(restaurant.sums(now).values()) - restaurant.out()
             assert (
-                told.available_minor,
-                told.pending_minor,
-                told.reserved_minor,
-                told.disputed_minor,
+                got.available_minor,
+                got.pending_minor,
+                got.reserved_minor,
+                got.disputed_minor,
             ) == (
                 available_minor,
                 sum(minor for _, minor, _ in restaurant.moves) - restaurant.out() - available_minor,
@@ -344,7 +350,9 @@ class Walk:
 
 
 async def test_random_walks_agree_with_the_model(database: Database, seed: int) -> None:
-    """Whatever happens in whatever order, payouts, items, reasons and balances are the model's, and the books add up."""
+    """Whatever happens in whatever order, payouts, items, reasons and balances are the model's, and
+    the books add up.
+    """
     began = time.monotonic()
     done: Counter[str] = Counter()
     met: set[str] = set()
@@ -353,7 +361,8 @@ async def test_random_walks_agree_with_the_model(database: Database, seed: int) 
         async def walk(place: int) -> None:
             walking = Walk(ledger, CURRENCIES[place], random.Random(seed + place))
             for _ in range(STEPS):
-                # Each walk takes at least one step; a slow machine walks less, but until it has met with everything.
+                # Each walk takes at least one step; a slow machine walks less, but until it has met
+                # with everything.
                 await walking.step()
                 done["steps"] += 1
                 met.update(

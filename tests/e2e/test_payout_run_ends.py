@@ -48,8 +48,10 @@ async def considered(ledger: RunningLedger, payout_run_id: str, restaurants: int
 
 
 async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
-    """It waits for one restaurant of 20: canceled, that one is skipped as CANCELED, the others stay paid, and
-    no server goes on. A repeat is answered alike; a run that has succeeded cannot be canceled."""
+    """It waits for one restaurant of 20: canceled, that one is skipped as CANCELED, the others stay
+    paid, and no server goes on. A repeat is answered alike; a run that has succeeded cannot be
+    canceled.
+    """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 20)
         async with locked(database, HELD):
@@ -91,7 +93,9 @@ async def test_canceled_run_keeps_what_it_paid(database: Database) -> None:
 
 
 async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
-    """A page that is not paid when the run is canceled is not paid at all, and the answer waits for that."""
+    """A page that is not paid when the run is canceled is not paid at all, and the answer waits for
+    that.
+    """
     async with running_ledger(database, payout_concurrency=1) as ledger:
         await charge_all(ledger, 600)
         async with locked(database, "LOCK TABLE payout_items IN SHARE ROW EXCLUSIVE MODE") as gate:
@@ -126,7 +130,10 @@ async def test_cancel_undoes_the_page_under_way(database: Database) -> None:
 
 
 async def test_runs_under_way_are_bounded(database: Database) -> None:
-    """One more than may be is refused with nothing written; the same run asked for again is not one more."""
+    """One more than may be is refused with nothing written.
+
+    The same run asked for again is not one more.
+    """
     async with running_ledger(database, payout_runs_open=2) as ledger:
         await charge_all(ledger, 8)
         async with locked(database, HELD):
@@ -195,7 +202,9 @@ async def test_runs_are_listed_latest_first(ledger: RunningLedger) -> None:
 async def test_run_that_pays_more_than_int64_can_be_read(
     ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planned, paid, listed, asked for again: the total is the largest number there is, and says so."""
+    """Planned, paid, listed, asked for again: the total is the largest number there is, and says
+    so.
+    """
     await charge_all(ledger, 3)
     # As events of many years would be; none is so large.
     await ledger.query("ALTER TABLE ledger_entries DISABLE TRIGGER ALL")
@@ -203,18 +212,18 @@ async def test_run_that_pays_more_than_int64_can_be_read(
         "UPDATE ledger_entries SET amount_minor = 4000000000000000000 WHERE entry_type = 'CHARGE'"
     )
     capped = (INT64_MAX, True)
-    told = await start_run(ledger, dry_run=True)
-    assert (told.total_amount_minor, told.is_capped) == capped
-    told = await end_of_run(ledger, (await start_run(ledger)).payout_run_id)
-    assert (told.total_amount_minor, told.is_capped, told.payouts_created) == (*capped, 3)
-    told = await start_run(ledger)
-    assert (told.total_amount_minor, told.is_capped) == capped
+    got = await start_run(ledger, dry_run=True)
+    assert (got.total_amount_minor, got.is_capped) == capped
+    got = await end_of_run(ledger, (await start_run(ledger)).payout_run_id)
+    assert (got.total_amount_minor, got.is_capped, got.payouts_created) == (*capped, 3)
+    got = await start_run(ledger)
+    assert (got.total_amount_minor, got.is_capped) == capped
     with pytest.raises(aio.AioRpcError) as caught:
-        await cancel(ledger, told.payout_run_id)
+        await cancel(ledger, got.payout_run_id)
     assert reason_of(caught.value) == "PAYOUT_RUN_ENDED"
     here = ("--address", ledger.address)
     run = ("payouts", "run", "PEN", "--as-of", today().isoformat())
-    for shows in (run, ("payouts", "show", told.payout_run_id)):
+    for shows in (run, ("payouts", "show", got.payout_run_id)):
         outcome = await run_command(*shows, *here)
         assert (outcome.status, "more than 92233720368547758.07 PEN" in outcome.stdout) == (
             0,
@@ -227,7 +236,7 @@ async def test_run_that_pays_more_than_int64_can_be_read(
     commands = [
         ("payouts", "runs"),
         ("payouts", "list"),
-        ("payouts", "export", "--run", told.payout_run_id),
+        ("payouts", "export", "--run", got.payout_run_id),
     ]
     for command in [*commands, ("balance", "res_0001", "PEN"), ("statement", "res_0001", "PEN")]:
         outcome = await run_command(*command, *here)
@@ -242,7 +251,9 @@ async def test_run_that_pays_more_than_int64_can_be_read(
 
 
 async def test_run_of_nobody_says_so(ledger: RunningLedger) -> None:
-    """A currency in which no restaurant has ever had an event: of 0 restaurants, and the command says what that is."""
+    """A currency in which no restaurant has ever had an event: of 0 restaurants, and the command
+    says what that is.
+    """
     run = await end_of_run(ledger, (await start_run(ledger, currency="XPF")).payout_run_id)
     assert (run.restaurants_total, run.payouts_created) == (0, 0)
     outcome = await run_command(

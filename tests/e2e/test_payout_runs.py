@@ -1,4 +1,6 @@
-"""Payout runs: nobody is paid twice, nobody too much, nobody for nothing, whoever runs what at the same time."""
+"""Payout runs: nobody is paid twice, nobody too much, nobody for nothing, whoever runs what at the
+same time.
+"""
 
 import asyncio
 import random
@@ -59,7 +61,9 @@ async def servers_on(
 
 
 async def test_same_run_through_three_servers_at_once_pays_each_once(database: Database) -> None:
-    """24 calls at once with the same key through three servers: one run, each restaurant in it and paid once."""
+    """24 calls at once with the same key through three servers: one run, each restaurant in it and
+    paid once.
+    """
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 3)
         ids = await charge_all(servers[0], 1_200)
@@ -83,8 +87,10 @@ async def test_same_run_through_three_servers_at_once_pays_each_once(database: D
 
 
 async def test_different_runs_at_once_never_pay_twice(database: Database, seed: int) -> None:
-    """Twelve runs of different dates, minimums and request ids at once through three servers, round after round, the bank's
-    answers in between: one payout for each restaurant and round, no debt, no deadlock."""
+    """Twelve runs of different dates, minimums and request ids at once through three servers, round
+    after round, the bank's answers in between: one payout for each restaurant and round, no debt,
+    no deadlock.
+    """
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 3)
@@ -126,7 +132,9 @@ async def test_different_runs_at_once_never_pay_twice(database: Database, seed: 
 
 
 async def test_hundred_run_payouts_at_once(database: Database) -> None:
-    """100 calls at once, first of one run, then of 100 runs: all are answered, all finish, each restaurant is paid once."""
+    """100 calls at once, first of one run, then of 100 runs: all are answered, all finish, each
+    restaurant is paid once.
+    """
     async with running_ledger(database, payout_runs_open=200) as ledger:
         await charge_all(ledger, 40)
         same = await asyncio.gather(*(start_run(ledger, request_id="same") for _ in range(100)))
@@ -142,8 +150,10 @@ async def test_hundred_run_payouts_at_once(database: Database) -> None:
 
 
 async def test_events_storm_while_two_servers_pay(database: Database, seed: int) -> None:
-    """Charges and refunds pour in while runs pay hundreds of restaurants: what is reserved is what the payouts say, no payout
-    exceeds what was there, and a last run in the quiet pays all the rest to the cent."""
+    """Charges and refunds pour in while runs pay hundreds of restaurants: what is reserved is what
+    the payouts say, no payout exceeds what was there, and a last run in the quiet pays all the rest
+    to the cent.
+    """
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
@@ -211,18 +221,20 @@ async def test_events_storm_while_two_servers_pay(database: Database, seed: int)
 
 
 async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) -> None:
-    """32 callers say paid and 32 say failed, all at once: each wins once, in either order, and the payout
-    is returned; the others are refused with nothing stored; the entries are those of the final state."""
+    """32 callers say paid and 32 say failed, all at once: each wins once, in either order, and the
+    payout is returned; the others are refused with nothing stored; the entries are those of the
+    final state.
+    """
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
         await charge_all(servers[0], 6)
         await finished_run(servers[0])
         for payout in await payouts_of(servers[0]):
             events = [payout_event(payout, kind) for _ in range(32) for kind in (PAID, FAILED)]
-            told = await asyncio.gather(
+            got = await asyncio.gather(
                 *(servers[place % 2].ingest(event) for place, event in enumerate(events))
             )
-            results = [result for (result,) in told]
+            results = [result for (result,) in got]
             won = sorted(
                 event.type
                 for event, result in zip(events, results, strict=True)
@@ -246,7 +258,9 @@ async def test_paid_and_failed_race_from_sixty_four_callers(database: Database) 
 
 
 async def test_one_payout_event_from_sixty_four_callers(database: Database) -> None:
-    """The same event 64 times at once through two servers: one CREATED, 63 DUPLICATE, one transaction id, posted once."""
+    """The same event 64 times at once through two servers: one CREATED, 63 DUPLICATE, one
+    transaction id, posted once.
+    """
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
         await charge_all(servers[0], 1)
@@ -254,9 +268,9 @@ async def test_one_payout_event_from_sixty_four_callers(database: Database) -> N
         (payout,) = await payouts_of(servers[0])
         for kind in (PAID, FAILED):
             event = payout_event(payout, kind)
-            told = await asyncio.gather(*(servers[place % 2].ingest(event) for place in range(64)))
-            assert Counter(result.status for (result,) in told) == {CREATED: 1, DUPLICATE: 63}
-            assert len({result.transaction_id for (result,) in told}) == 1
+            got = await asyncio.gather(*(servers[place % 2].ingest(event) for place in range(64)))
+            assert Counter(result.status for (result,) in got) == {CREATED: 1, DUPLICATE: 63}
+            assert len({result.transaction_id for (result,) in got}) == 1
     await assert_reconciled(database.migration_url)
 
 
@@ -266,7 +280,9 @@ async def test_one_payout_event_from_sixty_four_callers(database: Database) -> N
 async def test_saying_it_again_with_another_event_is_refused(
     ledger: RunningLedger, kinds: list[int]
 ) -> None:
-    """A second event that says what the first one did cannot move the payout: refused with its reason, nothing stored."""
+    """A second event that says what the first one did cannot move the payout: refused with its
+    reason, nothing stored.
+    """
     await charge_all(ledger, 1)
     await finished_run(ledger)
     (payout,) = await payouts_of(ledger)
@@ -303,7 +319,9 @@ async def test_saying_it_again_with_another_event_is_refused(
 async def test_an_event_about_another_payout_is_refused(
     ledger: RunningLedger, wrong: dict[str, Any]
 ) -> None:
-    """Amount, restaurant and currency must be the payout's: refused, nothing stored, and the right one is booked afterwards."""
+    """Amount, restaurant and currency must be the payout's: refused, nothing stored, and the right
+    one is booked afterwards.
+    """
     await charge_all(ledger, 2)
     await finished_run(ledger)
     payout = await payout_of(ledger, "res_0000")
@@ -316,7 +334,9 @@ async def test_an_event_about_another_payout_is_refused(
 
 
 async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLedger) -> None:
-    """Paid, then refunded into the red, it is skipped until it has earned more, and the payout then shows the refund."""
+    """Paid, then refunded into the red, it is skipped until it has earned more, and the payout then
+    shows the refund.
+    """
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000, fee_minor=300))
     await finished_run(ledger, as_of=days_ago(3))
     await ledger.ingest(payout_event(await payout_of(ledger, "res_1"), PAID))
@@ -337,7 +357,9 @@ async def test_a_restaurant_that_owed_is_paid_less_by_its_debt(ledger: RunningLe
 
 
 async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLedger) -> None:
-    """Charges of one day mature on different days: each run pays what had matured by its date, each charge once."""
+    """Charges of one day mature on different days: each run pays what had matured by its date, each
+    charge once.
+    """
     days = [days_ago(age) for age in (4, 3, 2, 1)]
     events = [
         # The last microsecond of a day belongs to it, the one after does not.
@@ -366,7 +388,10 @@ async def test_what_matures_after_a_payout_is_in_the_next_one(ledger: RunningLed
 
 
 async def test_a_charge_that_matures_while_a_payout_is_in_flight(ledger: RunningLedger) -> None:
-    """Not in a payout created seconds before it matures, whole in the next one; a payout that failed in between shows as such."""
+    """Not in a payout created seconds before it matures, whole in the next one.
+
+    A payout that failed in between shows as such.
+    """
     # Later, in another currency, on a machine that has no time for the run before.
     for ahead_seconds, currency in ((2, "PEN"), (8, "USD"), (25, "EUR")):
         restaurant_id, matures_at = (
@@ -415,7 +440,10 @@ async def test_a_maturity_of_its_own_decides_when_it_is_paid(ledger: RunningLedg
 
 
 async def test_dates_one_after_the_other(ledger: RunningLedger) -> None:
-    """Yesterday then today pays what came in between; again, or backwards, pays nothing, and each says why."""
+    """Yesterday then today pays what came in between.
+
+    Again, or backwards, pays nothing, and each says why.
+    """
     yesterday = {"as_of": days_ago(1)}
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=100))
     assert await outcomes_of(ledger, await finished_run(ledger, **yesterday)) == {"res_1": "100"}
@@ -458,7 +486,10 @@ async def test_a_refund_after_the_date_is_deducted_at_once(ledger: RunningLedger
 
 
 async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
-    """Exactly the minimum is paid, one less is not; no minimum and a minimum of one are the same; each currency is by itself."""
+    """Exactly the minimum is paid, one less is not.
+
+    No minimum and a minimum of one are the same; each currency is by itself.
+    """
     for amount_minor in (1, 499, 500, 501):
         await ledger.ingest(
             event_message(restaurant_id=f"res_{amount_minor}", amount_minor=amount_minor)
@@ -542,7 +573,10 @@ async def test_a_restaurant_that_is_active_again_is_paid(ledger: RunningLedger) 
 
 
 async def test_a_date_in_the_future_is_refused(database: Database) -> None:
-    """Tomorrow in the settlement time zone is refused, planned or run; today there is accepted, whatever date it is here."""
+    """Tomorrow in the settlement time zone is refused, planned or run.
+
+    Today there is accepted, whatever date it is here.
+    """
     for zone in ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"):
         async with running_ledger(database, settlement_timezone=zone) as ledger:
             # All three have their midnight at a full hour.
@@ -560,7 +594,10 @@ async def test_a_date_in_the_future_is_refused(database: Database) -> None:
 
 
 async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLedger) -> None:
-    """The plan's figures are those of the run that follows; until then nothing has changed, not even a sequence."""
+    """The plan's figures are those of the run that follows.
+
+    Until then nothing has changed, not even a sequence.
+    """
     await charge_all(ledger, 30)
     await ledger.ingest(
         event_message(REFUND, restaurant_id="res_0001", amount_minor=5_000),
@@ -601,11 +638,14 @@ async def test_a_plan_writes_nothing_and_is_what_the_run_does(ledger: RunningLed
 
 
 def last_microsecond(day: date, zone: str) -> datetime:
-    """The last instant at which it is `day` in the zone, or an earlier date, found by asking the zone about instants."""
+    """The last instant at which it is `day` in the zone, or an earlier date, found by asking the
+    zone about instants.
+    """
     there = ZoneInfo(zone)
     low = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(days=2)
     high = low + timedelta(days=5)
-    # Dates never go back in these zones, so that halving finds the one place where the date passes `day`.
+    # Dates never go back in these zones, so that halving finds the one place where the date passes
+    # `day`.
     while high - low > timedelta(microseconds=1):
         middle = low + (high - low) // 2
         low, high = (middle, high) if middle.astimezone(there).date() <= day else (low, middle)
@@ -636,17 +676,19 @@ async def test_cutoff_is_the_last_microsecond_of_the_date(
 ) -> None:
     """Wherever the settlement time zone is, and whatever its clocks did that day."""
     async with running_ledger(shared_database, settlement_timezone=zone) as ledger:
-        told = {}
+        got = {}
         for day in days:
             plan = await start_run(ledger, as_of=date.fromisoformat(day), dry_run=True)
-            told[day] = plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat()
-        assert told == {
+            got[day] = plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat()
+        assert got == {
             day: last_microsecond(date.fromisoformat(day), zone).isoformat() for day in days
         }
 
 
 async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Database) -> None:
-    """In Lima a day ends at 05:00 UTC: what matures in its last microsecond is paid for it, what matures after it is not."""
+    """In Lima a day ends at 05:00 UTC: what matures in its last microsecond is paid for it, what
+    matures after it is not.
+    """
     zone = "America/Lima"
     day = datetime.now(ZoneInfo(zone)).date() - timedelta(days=1)
     cutoff_at = last_microsecond(day, zone)
@@ -671,7 +713,9 @@ async def test_what_matures_at_midnight_there_goes_by_the_zone(database: Databas
 
 
 async def test_one_whom_the_database_refuses_holds_up_no_other(database: Database) -> None:
-    """A payout that breaks a rule of the database is skipped as FAILED, all others are paid, and a later run pays it."""
+    """A payout that breaks a rule of the database is skipped as FAILED, all others are paid, and a
+    later run pays it.
+    """
     async with AsyncExitStack() as stack:
         servers = await servers_on(stack, database, 2)
         await charge_all(servers[0], 700)
@@ -704,8 +748,9 @@ async def test_one_whom_the_database_refuses_holds_up_no_other(database: Databas
 async def test_accounts_that_are_locked_hold_up_no_other(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two of 1,100 are locked, one of each page: all others are paid meanwhile, the run says what it waits
-    for, and pays the two once they are free."""
+    """Two of 1,100 are locked, one of each page: all others are paid meanwhile, the run says what
+    it waits for, and pays the two once they are free.
+    """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 1_100)
         held = ["res_0000", "res_0500"]
@@ -729,11 +774,11 @@ async def test_accounts_that_are_locked_hold_up_no_other(
 
             await until(is_told, DEADLINE_SECONDS)
             assert all(restaurant in said for restaurant in held)
-            told = await ledger.stub.GetPayoutRun(
+            got = await ledger.stub.GetPayoutRun(
                 ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
             )
-            assert told.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
-            assert told.payout_run.restaurants_considered == 1_098
+            assert got.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
+            assert got.payout_run.restaurants_considered == 1_098
         run = await end_of_run(ledger, run.payout_run_id)
         assert (run.payouts_created, run.restaurants_considered) == (1_100, 1_100)
     await assert_reconciled(database.migration_url)
@@ -742,7 +787,10 @@ async def test_accounts_that_are_locked_hold_up_no_other(
 async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not skipped, as the fault may be the schema's; all others are paid, and it is once the reason is gone."""
+    """It is not skipped, as the fault may be the schema's.
+
+    All others are paid, and it is once the reason is gone.
+    """
     monkeypatch.setattr(run_payouts, "REFUSED_REST_SECONDS", 0.05)
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 40)
@@ -772,7 +820,10 @@ async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
 
 
 async def test_a_run_that_cannot_go_on_holds_up_no_other(database: Database) -> None:
-    """One run waits for a locked account of its currency; a run of another currency, started later, finishes meanwhile."""
+    """One run waits for a locked account of its currency.
+
+    A run of another currency, started later, finishes meanwhile.
+    """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 5)
         await ledger.ingest(event_message(restaurant_id="res_usd", currency="USD"))

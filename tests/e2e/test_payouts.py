@@ -76,7 +76,9 @@ async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
 async def test_failed_payout_can_be_paid_again_the_same_day(
     ledger: RunningLedger, paid_before: bool
 ) -> None:
-    """Refused or returned, its money is available at once, and the next run of the day pays it, told as what came back."""
+    """Refused or returned, its money is available at once, and the next run of the day pays it,
+    told as what came back.
+    """
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
     (first,) = await payouts_with_history(ledger)
@@ -104,7 +106,9 @@ async def test_failed_payout_can_be_paid_again_the_same_day(
 async def test_payment_told_after_its_failure_ends_as_returned(
     ledger: RunningLedger, pays_again: bool
 ) -> None:
-    """As if the two had come in order: returned, with nothing on the restaurant's balance changed, paid again or not."""
+    """As if the two had come in order: returned, with nothing on the restaurant's balance changed,
+    paid again or not.
+    """
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
     (first,) = await payouts_with_history(ledger)

@@ -1,4 +1,6 @@
-"""Events that the database refuses for reasons that nobody foresaw: each stands alone, and the others are booked."""
+"""Events that the database refuses for reasons that nobody foresaw: each stands alone, and the
+others are booked.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,8 +24,9 @@ from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.v1 import ledger_pb2
 
 CREATED, DUPLICATE = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
-# Of classes that say nothing of contention, loss or shutdown, and that no table of ours has. PostgreSQL 15 says 0A000 of an
-# escape in jsonb that a database with the encoding SQL_ASCII cannot hold.
+# Of classes that say nothing of contention, loss or shutdown, and that no table of ours has.
+# PostgreSQL 15 says 0A000 of an escape in jsonb that a database with the encoding SQL_ASCII cannot
+# hold.
 SQLSTATES = ["0A000", "23502", "23505", "42501", "54000", "P0001", "XX001"]
 
 REFUSE = """
@@ -72,7 +75,10 @@ def error_id_of(status: status_pb2.Status) -> str:
 
 
 def internal_places(results: Sequence[ledger_pb2.IngestResult]) -> list[int]:
-    """The places of a batch that are INTERNAL; the others are created. Each has an error id of its own."""
+    """The places of a batch that are INTERNAL; the others are created.
+
+    Each has an error id of its own.
+    """
     error_ids = {
         place: error_id_of(result.error)
         for place, result in enumerate(results)
@@ -111,8 +117,8 @@ async def stream(
 
 
 async def test_event_refused_for_an_unknown_reason_stands_alone(ledger: RunningLedger) -> None:
-    """It alone is INTERNAL, by its own row or that of its account, in a batch, in single calls and in a
-    stream. Its id stays free.
+    """It alone is INTERNAL, by its own row or that of its account, in a batch, in single calls and
+    in a stream. Its id stays free.
     """
     await refuse(ledger, "processor_events", "event_id")
     await refuse(ledger, "balance_accounts", "restaurant_id")
@@ -132,7 +138,9 @@ async def test_event_refused_for_an_unknown_reason_stands_alone(ledger: RunningL
 
 
 async def test_group_is_internal_only_if_each_of_its_events_is(ledger: RunningLedger) -> None:
-    """A privilege that is lacking: every event is INTERNAL with an error id of its own, and all are booked once it is there."""
+    """A privilege that is lacking: every event is INTERNAL with an error id of its own, and all are
+    booked once it is there.
+    """
     events = [event_message(restaurant_id=f"res_{number % 3}") for number in range(20)]
     await ledger.query("REVOKE INSERT ON ledger_entries FROM ledger_app")
     assert internal_places(await ledger.ingest(*events)) == list(range(20))
@@ -160,7 +168,10 @@ async def test_event_that_vanishes_stands_alone(ledger: RunningLedger) -> None:
 
 
 async def test_answer_of_the_bank_that_is_refused_stands_alone(ledger: RunningLedger) -> None:
-    """In a batch of three answers to three payouts the one that the database refuses is INTERNAL; the others are booked."""
+    """In a batch of three answers to three payouts the one that the database refuses is INTERNAL.
+
+    The others are booked.
+    """
     restaurants = [unique("res") for _ in range(3)]
     await ledger.ingest(*(event_message(restaurant_id=restaurant) for restaurant in restaurants))
     await finished_run(ledger)
@@ -187,7 +198,9 @@ async def test_answer_of_the_bank_that_is_refused_stands_alone(ledger: RunningLe
 
 
 async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -> None:
-    """Of many balances asked for at once, the one whose entries the database cannot read is INTERNAL."""
+    """Of many balances asked for at once, the one whose entries the database cannot read is
+    INTERNAL.
+    """
     restaurants = [unique("res") for _ in range(20)]
     await ledger.ingest(*(event_message(restaurant_id=restaurant) for restaurant in restaurants))
     await ledger.query(READABLE.format(restaurant_id=restaurants[11]))
@@ -206,11 +219,14 @@ async def test_balance_that_cannot_be_read_stands_alone(ledger: RunningLedger) -
 
 
 async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningLedger) -> None:
-    """The call log leaves a call out that it cannot store, and says so; if it can store none, it keeps them."""
+    """The call log leaves a call out that it cannot store, and says so.
+
+    If it can store none, it keeps them.
+    """
     await refuse(ledger, "audit_log", "identity")
-    told: list[tuple[str, BaseException | None]] = []
+    got: list[tuple[str, BaseException | None]] = []
     log = CallLog(
-        PostgresCallLog(ledger.engine), on_failure=lambda what, error: told.append((what, error))
+        PostgresCallLog(ledger.engine), on_failure=lambda what, error: got.append((what, error))
     )
 
     def call(identity: str) -> RecordedCall:
@@ -229,6 +245,6 @@ async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningL
     await log.close()
     rows = await ledger.query("SELECT identity FROM audit_log ORDER BY identity")
     assert rows == [(f"caller_{number}",) for number in range(10) if number != 4]
-    assert [what for what, _ in told] == [
+    assert [what for what, _ in got] == [
         "the call log loses a call of poison: the database refuses it"
     ]

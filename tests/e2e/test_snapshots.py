@@ -1,4 +1,6 @@
-"""Snapshots as the server takes them: because somebody had to read much, never because something was booked."""
+"""Snapshots as the server takes them: because somebody had to read much, never because something
+was booked.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +15,8 @@ from support.running import RunningLedger, running_ledger
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
-# A worker that tried in vain, as somebody's transaction went on, lets an account rest for up to ten seconds.
+# A worker that tried in vain, as somebody's transaction went on, lets an account rest for up to ten
+# seconds.
 DEADLINE_SECONDS = 60
 TAIL_ENTRIES = 5
 
@@ -43,7 +46,9 @@ async def count_of_snapshots(ledger: RunningLedger) -> int:
 async def test_a_long_tail_is_shortened(
     database: Database, read: Callable[[RunningLedger], Awaitable[None]]
 ) -> None:
-    """Whoever reads more than the setting allows has a snapshot taken, and the answer stays the same; short tails have none."""
+    """Whoever reads more than the setting allows has a snapshot taken, and the answer stays the
+    same; short tails have none.
+    """
     async with running_ledger(database, snapshot_tail_entries=TAIL_ENTRIES) as ledger:
         await ledger.ingest(
             *(event_message(restaurant_id="res_1") for _ in range(TAIL_ENTRIES + 1))
@@ -63,7 +68,9 @@ async def test_a_long_tail_is_shortened(
 
 
 async def test_payouts_go_on_from_snapshots(database: Database) -> None:
-    """Payouts, their items and balances, with a snapshot before each of them and deleted between them."""
+    """Payouts, their items and balances, with a snapshot before each of them and deleted between
+    them.
+    """
     async with running_ledger(database, snapshot_tail_entries=1) as ledger:
         for round_ in range(1, 4):
             await ledger.ingest(
@@ -83,10 +90,10 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
                     ledger_pb2.ListPayoutsRequest(restaurant_id="res_1", page_size=1)
                 )
             ).payouts
-            told = (
+            got = (
                 await ledger.stub.GetPayout(ledger_pb2.GetPayoutRequest(payout_id=payout.payout_id))
             ).payout
-            items = {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in told.items}
+            items = {ledger_pb2.EntryType.Name(item.type): item.amount_minor for item in got.items}
             assert items == {"ENTRY_TYPE_CHARGE": 100 * round_, "ENTRY_TYPE_FEE": -3 * round_}
             event = event_message(
                 ledger_pb2.EVENT_TYPE_PAYOUT_PAID,

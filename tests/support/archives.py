@@ -5,7 +5,9 @@ from support.running import query
 
 
 async def make_older(database: Database, days: int) -> None:
-    """Sets back when runs ended and calls were recorded, as only a superuser can who takes the guards off."""
+    """Sets back when runs ended and calls were recorded, as only a superuser can who takes the
+    guards off.
+    """
     for table, change in (
         (
             "payout_runs",

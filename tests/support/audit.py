@@ -9,7 +9,10 @@ from ledger.infrastructure.postgres.verification.audit import audit
 
 
 async def assert_books_in_order(database: Database) -> None:
-    """Audits the books and fails on any error; warnings are facts about the events, which tests may well bring about."""
+    """Audits the books and fails on any error.
+
+    Warnings are facts about the events, which tests may well bring about.
+    """
     report = await audit_of(database)
     assert report.checks
     assert report.errors == ()

@@ -1,4 +1,6 @@
-"""Bad requests for tests: made of bytes, so that what no protobuf library would send can be sent too."""
+"""Bad requests for tests: made of bytes, so that what no protobuf library would send can be sent
+too.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -87,7 +89,9 @@ SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_ent
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A request and its fate. `reason` is None where grpc itself answers, which knows no ErrorInfo; `fields` as in BadRequest.
+    """A request and its fate.
+
+    `reason` is None where grpc itself answers, which knows no ErrorInfo; `fields` as in BadRequest.
 
     A request that is close to the present is made when it is sent: the cases are, long before.
     """
@@ -116,8 +120,8 @@ class Refusal:
 
 def refusal(error: aio.AioRpcError) -> Refusal:
     """All that a failed call tells."""
-    told: Any = error
-    status = rpc_status.from_call(told)
+    got: Any = error
+    status = rpc_status.from_call(got)
     everything = f"{error.details()} {error.debug_error_string()}"
     if status is None:
         return Refusal(error.code(), None, {}, (), everything)
@@ -129,7 +133,9 @@ def refusal(error: aio.AioRpcError) -> Refusal:
 
 
 def checked_details_of(status: status_pb2.Status) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    """Reason and metadata of the ErrorInfo, which every status of ours has, and the fields of the BadRequest."""
+    """Reason and metadata of the ErrorInfo, which every status of ours has, and the fields of the
+    BadRequest.
+    """
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert sum(detail.Unpack(info) for detail in status.details) == 1, "one ErrorInfo"
     assert info.domain == "ledger.v1"
@@ -190,7 +196,9 @@ def field(number: int, payload: bytes) -> bytes:
 
 
 def ingest(event: ledger_pb2.ProcessorEvent, *, appended: bytes = b"") -> bytes:
-    """An IngestEvent request, with bytes put behind those of the event: of a field that comes twice the later one counts."""
+    """An IngestEvent request, with bytes put behind those of the event: of a field that comes twice
+    the later one counts.
+    """
     return field(1, event.SerializeToString() + appended)
 
 
@@ -320,7 +328,10 @@ OF_NAME = field_mask_pb2.FieldMask(paths=["name"])
 
 
 def bad_page_tokens(query: list[str]) -> Iterator[tuple[str, str]]:
-    """Tokens that a list has not made. The last ones have a checksum, which a caller can compute, instead of the server's MAC."""
+    """Tokens that a list has not made.
+
+    The last ones have a checksum, which a caller can compute, instead of the server's MAC.
+    """
     yield "blank", " "
     yield "garbage", "garbage"
     yield "not-base64", "!!!!"

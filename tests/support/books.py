@@ -1,4 +1,7 @@
-"""Books for tests, written and read by the ledger's own statements; and how they are moved from one database to another."""
+"""Books for tests, written and read by the ledger's own statements.
+
+And how they are moved from one database to another.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -89,7 +92,8 @@ async def burn_numbers(url: str, count: int) -> None:
 
 
 async def restore(source_url: str, target_url: str, *options: str) -> None:
-    """Dumps a database and restores it into another one, which is empty, by PostgreSQL's own programs.
+    """Dumps a database and restores it into another one, which is empty, by PostgreSQL's own
+    programs.
 
     `options` are those of pg_dump.
     """

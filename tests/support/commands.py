@@ -25,8 +25,8 @@ from ledger.cli.app import run
 from ledger.cli.serve.command import READY_PREFIX
 
 TIMEOUT_SECONDS = 180.0
-# As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored, `nohup` has SIGHUP ignored,
-# and children inherit that.
+# As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored,
+# `nohup` has SIGHUP ignored, and children inherit that.
 INTERRUPTIBLE = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,7 +59,10 @@ class Outcome:
 
 
 async def run_command(*arguments: str) -> Outcome:
-    """Runs a command in a thread of this process, so that a server in this process can answer it. One at a time."""
+    """Runs a command in a thread of this process, so that a server in this process can answer it.
+
+    One at a time.
+    """
 
     def in_thread() -> Outcome:
         stdout, stderr = io.StringIO(), io.StringIO()
@@ -87,7 +90,7 @@ def logging_kept() -> Iterator[None]:
 async def run_process(
     *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Runs a command as a process of its own, with `env` added to the environment."""
+    """Runs a command as a separate process, with `env` added to the environment."""
     process = await start_process(*arguments, env=env)
     stdout, stderr = await asyncio.wait_for(process.communicate(stdin), TIMEOUT_SECONDS)
     return Outcome(process.returncode or 0, stdout.decode(), stderr.decode())
@@ -96,7 +99,7 @@ async def run_process(
 async def start_process(
     *arguments: str, env: Mapping[str, str] | None = None, program: str = INTERRUPTIBLE
 ) -> asyncio.subprocess.Process:
-    """A command that is running as a process of its own, its streams piped."""
+    """A command that is running as a separate process, its streams piped."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -152,7 +155,10 @@ class RunningServer:
 async def serving(
     data_dir: Path, *arguments: str, program: str = INTERRUPTIBLE
 ) -> AsyncIterator[RunningServer]:
-    """A `ledger serve` on a free port with an embedded PostgreSQL in `data_dir`; killed at the end if it still runs."""
+    """A `ledger serve` on a free port with an embedded PostgreSQL in `data_dir`.
+
+    Killed at the end if it still runs.
+    """
     env = {
         "LEDGER_DATA_DIR": str(data_dir),
         "LEDGER_GRPC_ADDRESS": "127.0.0.1:0",

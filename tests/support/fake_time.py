@@ -1,4 +1,6 @@
-"""An event loop whose time passes only when nothing else is left to do: an hour's pause takes no time."""
+"""An event loop whose time passes only when nothing else is left to do: an hour's pause takes no
+time.
+"""
 
 import asyncio
 import selectors
@@ -9,7 +11,10 @@ T = TypeVar("T")
 
 
 def run_on_fake_time(main: Coroutine[Any, Any, T]) -> T:
-    """Runs `main` in a loop of its own, whose time begins at 0. For work without threads or network."""
+    """Runs `main` in a loop of its own, whose time begins at 0.
+
+    For work without threads or network.
+    """
     with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:
         return runner.run(main)
 

@@ -1,4 +1,7 @@
-"""The application's ports in memory. The tests of the ports run on these and on PostgreSQL alike, so that they do the same."""
+"""The application's ports in memory.
+
+The tests of the ports run on these and on PostgreSQL alike, so that they do the same.
+"""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +20,9 @@ from ledger.errors import DataRejected, LedgerError
 
 
 class FakeUnitOfWork:
-    """Implements `UnitOfWork` on a fake ledger without payouts: what it records is gone again unless it is committed."""
+    """Implements `UnitOfWork` on a fake ledger without payouts: what it records is gone again
+    unless it is committed.
+    """
 
     restaurants: Restaurants
 
@@ -64,7 +69,10 @@ class FakeUnitOfWork:
 
 
 class FakeEventLedger:
-    """Implements `EventLedger`. `failures` are raised by the next inserts, one each, after the insert took effect or before."""
+    """Implements `EventLedger`.
+
+    `failures` are raised by the next inserts, one each, after the insert took effect or before.
+    """
 
     def __init__(self, maturity_days: int = 7) -> None:
         self.maturity_days = maturity_days

@@ -1,4 +1,6 @@
-"""Requests by chance: messages of any type of the contract with nasty values in them, and bytes after accidents."""
+"""Requests by chance: messages of any type of the contract with nasty values in them, and bytes
+after accidents.
+"""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -201,7 +203,9 @@ def _request(chance: random.Random, method: str, valid: Message, number: int) ->
 
 
 def _changed(chance: random.Random, method: str, valid: Message, number: int) -> Message:
-    """A valid request in which up to two fields are replaced: most of them get past most of the checks."""
+    """A valid request in which up to two fields are replaced: most of them get past most of the
+    checks.
+    """
     message = type(valid)()
     message.CopyFrom(valid)
     touched: Any = message

@@ -21,7 +21,9 @@ class NotInstalled(Exception):
 
 
 def documented(port: int, server: str, *, inspect_seconds: int) -> str:
-    """The configuration as it is printed, but for the ports, and the time that a client has to begin TLS."""
+    """The configuration as it is printed, but for the ports, and the time that a client has to
+    begin TLS.
+    """
     text: str
     (text,) = re.findall(
         r"```haproxy\n(.*?)```", (OPERATIONS / "security.md").read_text(), re.DOTALL
@@ -38,7 +40,9 @@ def documented(port: int, server: str, *, inspect_seconds: int) -> str:
 
 
 def documented_for_patroni(port: int, hosts: Mapping[str, tuple[int, int]]) -> str:
-    """The configuration as it is printed, but for its port and its hosts: by name, the ports of PostgreSQL and of Patroni."""
+    """The configuration as it is printed, but for its port and its hosts: by name, the ports of
+    PostgreSQL and of Patroni.
+    """
     text: str
     (text,) = re.findall(
         r"```\n(listen ledger\n.*?)```", (OPERATIONS / "databases.md").read_text(), re.DOTALL

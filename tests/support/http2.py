@@ -101,7 +101,10 @@ class Http2:
         self._writer.write(raw)
 
     async def drain(self) -> None:
-        """Waits until the kernel has taken what was sent; a connection that the server closed is closed."""
+        """Waits until the kernel has taken what was sent.
+
+        A connection that the server closed is closed.
+        """
         try:
             await asyncio.wait_for(self._writer.drain(), TIMEOUT_SECONDS)
         except ConnectionError:
@@ -154,7 +157,10 @@ class Http2:
             self.flush()
 
     def send_some(self, stream: int, body: bytes, place: int) -> int:
-        """Sends of a body from `place` on what the server lets it at once. Returns how many bytes."""
+        """Sends of a body from `place` on what the server lets it at once.
+
+        Returns how many bytes.
+        """
         size = 0
         while place + size < len(body) and not self.is_over(stream):
             room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
@@ -187,11 +193,11 @@ class Http2:
 
     def is_over(self, stream: int) -> bool:
         """Whether nothing more can be sent on it."""
-        told = self.streams[stream]
-        return told.ended or told.reset is not None or self.closed or self.goaway is not None
+        got = self.streams[stream]
+        return got.ended or got.reset is not None or self.closed or self.goaway is not None
 
     async def take_in(self, seconds: float) -> None:
-        """Takes in what arrives within `seconds`, at the most one piece."""
+        """Takes in what arrives within `seconds`, at most one piece."""
         if self.closed:
             await asyncio.sleep(min(seconds, 0.01))
             return

@@ -1,4 +1,6 @@
-"""Payout runs for tests: started through the service and waited for, and the bank's answers to their payouts."""
+"""Payout runs for tests: started through the service and waited for, and the bank's answers to
+their payouts.
+"""
 
 import asyncio
 from datetime import date
@@ -130,7 +132,9 @@ def payout_event(payout: ledger_pb2.Payout, type: int, **changes: Any) -> ledger
 
 
 async def answer(ledger: RunningLedger, restaurant_id: str, *kinds: int) -> None:
-    """Has the bank say something, or one thing after the other, about the restaurant's latest payout."""
+    """Has the bank say something, or one thing after the other, about the restaurant's latest
+    payout.
+    """
     request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant_id, page_size=1)
     (payout,) = (await ledger.stub.ListPayouts(request)).payouts
     for kind in kinds:

@@ -21,7 +21,8 @@ from support.waiting import until
 
 PORT = 6432
 TIMEOUT_SECONDS = 60.0
-# A common configuration: the startup parameters that drivers send and PgBouncer does not know are dropped.
+# A common configuration: the startup parameters that drivers send and PgBouncer does not know are
+# dropped.
 CONFIGURATION = """\
 [databases]
 * = host={host} port={port}

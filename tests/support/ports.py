@@ -4,7 +4,8 @@ import socket
 
 
 def held_port() -> socket.socket:
-    """A socket that has a free port of 127.0.0.1 until it is closed: others are not given it, and calls to it are refused.
+    """A socket that has a free port of 127.0.0.1 until it is closed: others are not given it, and
+    calls to it are refused.
 
     It never listens, so that whoever knows the port may, again and again.
     """

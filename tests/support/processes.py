@@ -1,4 +1,4 @@
-"""A server as a process of its own on a test database, whose memory and log can be looked at."""
+"""A server as a separate process on a test database, whose memory and log can be looked at."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ class ServerProcess:
 
     async def assert_well(self) -> None:
         """Alive and ready, and a newcomer's event is booked."""
-        # A connection of its own: a channel would share one that was turned away.
+        # A separate connection: a channel would share one that was turned away.
         async with aio.insecure_channel(
             self.address, options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:

@@ -22,9 +22,11 @@ RETURNED_IN_THE_OTHER_ORDER = ENTRIES_BY_STATE["FAILED"]
 
 
 async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
-    """Adds the books up anew, account by account, from the rows alone, and compares them with the payouts and their items.
+    """Adds the books up anew, account by account, from the rows alone, and compares them with the
+    payouts and their items.
 
-    With `quiet`, nothing was ingested while a run was paying, so that what each payout counted can be told exactly.
+    With `quiet`, nothing was ingested while a run was paying, so that what each payout counted can
+    be told exactly.
     """
     entries: dict[int, list[Any]] = defaultdict(list)
     for entry in await query(
@@ -136,7 +138,9 @@ def _assert_account_reconciled(
 
 
 async def _assert_runs_reconciled(url: str, payouts: dict[int, list[Any]]) -> None:
-    """Every payout is the item of one run, and every restaurant is in each run of its currency once at the most."""
+    """Every payout is the item of one run, and every restaurant is in each run of its currency once
+    at most.
+    """
     rows = await query(
         url,
         """SELECT r.payout_run_id, r.state, r.currency, a.currency, i.balance_account_id, i.outcome, i.payout_id,
@@ -147,7 +151,7 @@ async def _assert_runs_reconciled(url: str, payouts: dict[int, list[Any]]) -> No
     assert all(row[2] == row[3] and row[7] for row in rows)
     assert len({(row[0], row[4]) for row in rows}) == len(rows)
     assert not [row for row in rows if row[1] == "SUCCEEDED" and row[5] == "OPEN"]
-    told = {(row[0], row[4], row[6]) for row in rows if row[5] == "PAYOUT_CREATED"}
-    assert told == {
+    got = {(row[0], row[4], row[6]) for row in rows if row[5] == "PAYOUT_CREATED"}
+    assert got == {
         (payout[8], account, payout[0]) for account, all_ in payouts.items() for payout in all_
     }

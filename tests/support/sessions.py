@@ -14,8 +14,9 @@ from support.waiting import POLL_SECONDS, until
 
 DEADLINE_SECONDS = 40
 
-# The sessions of servers that wait for a table or, holding the place behind its lock, for a row of it. Asked of the locks: what
-# pg_stat_activity says of a session stays until that has woken up. A sealer waits for tables too, in a mode of its own.
+# The sessions of servers that wait for a table or, holding the place behind its lock, for a row of
+# it. Asked of the locks: what pg_stat_activity says of a session stays until that has woken up. A
+# sealer waits for tables too, in a mode of its own.
 WAITING = """
 WITH lock AS MATERIALIZED (SELECT * FROM pg_locks)
 SELECT a.pid
@@ -42,7 +43,10 @@ async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConne
 
 
 async def waiting_sessions(database: Database, table: str) -> list[int]:
-    """Waits until sessions of servers wait for a lock on the table, or on a row of it; their process ids."""
+    """Waits until sessions of servers wait for a lock on the table, or on a row of it.
+
+    Their process ids.
+    """
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             found = [pid for (pid,) in await query(database.migration_url, WAITING, table=table)]
@@ -52,7 +56,9 @@ async def waiting_sessions(database: Database, table: str) -> list[int]:
 
 
 async def deadlocks_of(database: Database) -> int:
-    """How many deadlocks there were, once the servers have gone: a session that goes on tells of its own some seconds late."""
+    """How many deadlocks there were, once the servers have gone: a session that goes on tells of
+    its own some seconds late.
+    """
     servers = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'"
 
     async def all_gone() -> bool:

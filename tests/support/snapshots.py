@@ -21,9 +21,12 @@ REACHED = f"SELECT {HORIZON}::text::bigint >= $1"
 
 
 async def until_final(engine: AsyncEngine, before: int | None = None) -> None:
-    """Waits until no transaction goes on whose number is less than `before`; by default, that has a number by now.
+    """Waits until no transaction goes on whose number is less than `before`.
 
-    Whatever has been committed is only final then. Transactions of anybody count, such as an autovacuum's in another database.
+    By default, that has a number by now.
+
+    Whatever has been committed is only final then. Transactions of anybody count, such as an
+    autovacuum's in another database.
     """
     async with asyncio.timeout(DEADLINE_SECONDS), autocommit(engine) as connection:
         number = await connection.fetchval(NEXT_NUMBER) if before is None else before
@@ -34,7 +37,8 @@ async def until_final(engine: AsyncEngine, before: int | None = None) -> None:
 async def take_snapshots(
     engine: AsyncEngine, restaurant_id: str | None = None, *, at_once: bool = False
 ) -> int:
-    """Takes a snapshot of every balance account, or of one restaurant's, wherever there is anything new; how many were taken.
+    """Takes a snapshot of every balance account, or of one restaurant's, wherever there is anything
+    new; how many were taken.
 
     Of all that was booked before, unless it is to be done `at_once`, of what is final just now.
     """
@@ -56,7 +60,9 @@ async def make_marks(
     mark_entries: int = MARK_ENTRIES,
     read_entries_max: int = READ_ENTRIES_MAX,
 ) -> int:
-    """Makes statement marks of every balance account, or of one restaurant's, of all that is booked; in how many."""
+    """Makes statement marks of every balance account, or of one restaurant's, of all that is
+    booked; in how many.
+    """
     await until_final(engine)
     marks = PostgresStatementMarks(
         engine, mark_entries=mark_entries, read_entries_max=read_entries_max

@@ -59,7 +59,10 @@ class Issuer:
     def sign(
         self, algorithm: str = "RS256", *, header: Mapping[str, Any] | None = None, **claims: Any
     ) -> str:
-        """A token that is good for ten minutes unless `claims` say otherwise; a claim that is None is left out."""
+        """A token that is good for ten minutes unless `claims` say otherwise.
+
+        A claim that is None is left out.
+        """
         key, key_id = self._key_by_algorithm[algorithm]
         return jwt.encode(
             payload(**claims), key, algorithm, headers={"kid": key_id, **(header or {})}

@@ -77,14 +77,17 @@ async def guarded(shared_database: Database, folder: Path) -> AsyncIterator[Runn
 async def answer(
     stub: Any, method: str, request: Any, *headers: str
 ) -> tuple[grpc.StatusCode, str | None]:
-    """The code and the reason that a call with these authorization headers ends with; always in the same words if refused."""
+    """The code and the reason that a call with these authorization headers ends with.
+
+    Always in the same words if refused.
+    """
     try:
         await getattr(stub, method)(
             request, metadata=[("authorization", header) for header in headers], timeout=60
         )
     except aio.AioRpcError as error:
-        told: Any = error
-        status = rpc_status.from_call(told)
+        got: Any = error
+        status = rpc_status.from_call(got)
         info = error_details_pb2.ErrorInfo()
         if status is not None:
             assert status.details[0].Unpack(info)
@@ -211,7 +214,10 @@ def bad_tokens(issuer: Issuer) -> dict[str, str]:
 
 
 async def test_bad_tokens_are_refused(guarded: RunningLedger, issuer: Issuer) -> None:
-    """Each of them twice, and always in the same words: from the second time on from memory. The log knows why."""
+    """Each of them twice, and always in the same words: from the second time on from memory.
+
+    The log knows why.
+    """
     for what, token in bad_tokens(issuer).items():
         for _ in range(2):
             assert await read(guarded, f"Bearer {token}") == NOT_AUTHENTICATED, what
@@ -273,7 +279,10 @@ async def test_unauthenticated_calls_write_nothing(guarded: RunningLedger) -> No
 async def test_method_takes_its_scope_and_no_other(
     guarded: RunningLedger, issuer: Issuer, method: str
 ) -> None:
-    """Who has every other scope is refused, and told which one is missing; who has that one gets through."""
+    """Who has every other scope is refused, and told which one is missing.
+
+    Who has that one gets through.
+    """
     needed = METHODS[method].scope
     request = getattr(ledger_pb2, f"{method}Request")()
     others = issuer.sign(
@@ -297,7 +306,10 @@ async def test_method_takes_its_scope_and_no_other(
 
 
 def test_server_that_asks_nobody_has_no_gates(folder: Path) -> None:
-    """A call costs it nothing. With authentication, health and reflection have none, and every method of the service has."""
+    """A call costs it nothing.
+
+    With authentication, health and reflection have none, and every method of the service has.
+    """
     methods = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
     nobody, somebody = (
         Security(Settings(_env_file=None)),
@@ -312,8 +324,9 @@ def test_server_that_asks_nobody_has_no_gates(folder: Path) -> None:
 
 
 async def test_client_certificate_is_who_calls(database: Database, tmp_path: Path) -> None:
-    """The URIs of its alternative name, else the DNS names, decide; never the common name. Right authority, wrong name: known to
-    nobody, hence without scopes.
+    """The URIs of its alternative name, else the DNS names, decide; never the common name.
+
+    Right authority, wrong name: known to nobody, hence without scopes.
     """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
@@ -357,7 +370,10 @@ async def test_client_certificate_is_who_calls(database: Database, tmp_path: Pat
 
 
 def test_identity_file_of_the_old_form_works_where_it_says_one_thing(tmp_path: Path) -> None:
-    """A name without its kind is a URI if it cannot be a DNS name, and the other way round; else it is refused."""
+    """A name without its kind is a URI if it cannot be a DNS name, and the other way round.
+
+    Else it is refused.
+    """
     path = tmp_path / "identities"
     path.write_text(
         "spiffe://house/admin admin\nurn:house:x read\n*.house.internal read\nhost_1 read\n"
@@ -510,7 +526,10 @@ def test_certificate_expires_on_an_open_connection(folder: Path) -> None:
 async def test_changed_files_take_effect_without_a_restart(
     shared_database: Database, tmp_path: Path
 ) -> None:
-    """A line that is removed is a token revoked, for streams that are open as well; a broken file changes nothing."""
+    """A line that is removed is a token revoked, for streams that are open as well.
+
+    A broken file changes nothing.
+    """
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("gateway", "ingest,read", TOKEN))
     async with running_ledger(shared_database, auth_tokens_file=tokens) as ledger:
@@ -589,7 +608,9 @@ def test_keys_that_are_gone_verify_nothing(tmp_path: Path, issuer: Issuer, end: 
 def test_file_that_others_may_write_is_refused(
     tmp_path: Path, issuer: Issuer, name: str, mode: int
 ) -> None:
-    """At the start; and while the server runs the contents from before stay in force, until the mode is mended."""
+    """At the start; and while the server runs the contents from before stay in force, until the
+    mode is mended.
+    """
     (tmp_path / "tokens").write_text(token_line("gateway", "ingest", TOKEN))
     issuer.write(tmp_path / "jwks.json")
     settings = Settings(
@@ -617,7 +638,10 @@ def test_file_that_others_may_write_is_refused(
 
 
 def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
-    """Its owner could write into it; only root can make such a file, so others judge one of the system's."""
+    """Its owner could write into it.
+
+    Only root can make such a file, so others judge one of the system's.
+    """
     path = tmp_path / "tokens"
     path.write_text(token_line("gateway", "ingest", TOKEN))
     if os.geteuid() != 0:

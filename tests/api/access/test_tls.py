@@ -120,7 +120,9 @@ async def test_only_tls_is_spoken(folder: Path, authority: Authority) -> None:
 async def test_client_certificate_is_demanded_and_verified(
     folder: Path, authority: Authority
 ) -> None:
-    """No certificate, another authority's, an expired one: the handshake fails, for a health check too."""
+    """No certificate, another authority's, an expired one: the handshake fails, for a health check
+    too.
+    """
     async with tls_server(folder, **clients(folder)) as server:
         assert await health(server.address, authority, authority.issue(CLIENT)) == SERVING
         assert await health(server.address, authority) == UNAVAILABLE
@@ -228,7 +230,9 @@ def test_files_that_make_no_sense_are_refused(
     settings: dict[str, Any],
     says: str,
 ) -> None:
-    """Before anybody can call, in a sentence that names the setting or the file, and never shows a key."""
+    """Before anybody can call, in a sentence that names the setting or the file, and never shows a
+    key.
+    """
     monkeypatch.chdir(folder)
     authority.issue(*HERE).write(folder / "other.pem", folder / "other.key")
     with (folder / "large.pem").open("wb") as large:
@@ -271,7 +275,10 @@ async def test_files_are_looked_at_again_by_themselves(
 async def test_authorities_that_are_gone_let_nobody_in(
     folder: Path, authority: Authority, is_removed: bool
 ) -> None:
-    """No client's certificate is taken by new connections, until there is a file again; nor does a server start without."""
+    """No client's certificate is taken by new connections, until there is a file again.
+
+    Nor does a server start without.
+    """
     client = authority.issue(CLIENT)
     async with tls_server(folder, **clients(folder)) as server:
         assert await health(server.address, authority, client) == SERVING
@@ -290,7 +297,9 @@ async def test_authorities_that_are_gone_let_nobody_in(
 
 @pytest.mark.parametrize("name", ["server.pem", "server.key", "clients.pem", "identities"])
 async def test_file_that_others_may_write_is_refused(folder: Path, name: str) -> None:
-    """The key as well as the authorities: whoever writes into it could pretend to be the server, or let themselves in."""
+    """The key as well as the authorities: whoever writes into it could pretend to be the server, or
+    let themselves in.
+    """
     (folder / name).chmod(0o666)
     with pytest.raises(
         SecurityMisconfigured, match=f"{name} may be written by others than its owner"

@@ -1,4 +1,7 @@
-"""Page tokens: only servers can make them, whichever of the list they belong to; and what becomes of their keys."""
+"""Page tokens: only servers can make them, whichever of the list they belong to.
+
+And what becomes of their keys.
+"""
 
 import json
 
@@ -44,7 +47,9 @@ REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", ["page_token"])
 
 
 async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) -> None:
-    """A checksum is no secret: under one, a caller could have a statement state an opening balance that it chose."""
+    """A checksum is no secret: under one, a caller could have a statement state an opening balance
+    that it chose.
+    """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     instant = "1700000000000000"
@@ -71,7 +76,9 @@ async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) 
 
 
 async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) -> None:
-    """Made by the server itself for a list of runs, it goes on in that list alone, and only as it was made."""
+    """Made by the server itself for a list of runs, it goes on in that list alone, and only as it
+    was made.
+    """
     for request_id in ("one", "other"):
         request = ledger_pb2.RunPayoutsRequest(
             currency="PEN", as_of=Date(year=2020, month=1, day=1), request_id=request_id
@@ -119,7 +126,10 @@ async def test_every_server_of_the_books_takes_the_token(database: Database) -> 
 
 
 async def test_key_is_replaced_without_breaking_lists(database: Database) -> None:
-    """A new key makes tokens at the next start and the old one verifies; once it is gone its tokens are refused."""
+    """A new key makes tokens at the next start and the old one verifies.
+
+    Once it is gone its tokens are refused.
+    """
     async with running_ledger(database) as ledger:
         token = await first_token(ledger)
     request = ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token)
@@ -139,7 +149,10 @@ async def test_key_is_replaced_without_breaking_lists(database: Database) -> Non
 
 
 async def test_keys_are_the_servers_alone(database: Database) -> None:
-    """Random in each database, read by the server's role, which cannot change them; not by people's."""
+    """Random in each database, read by the server's role, which cannot change them.
+
+    Not by people's.
+    """
     ((secret,),) = await query(database.migration_url, "SELECT secret FROM page_token_keys")
     assert len(secret) == 32
     reading = "SELECT count(*) FROM page_token_keys"

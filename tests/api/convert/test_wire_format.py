@@ -62,7 +62,9 @@ def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
 
 
 def with_metadata(message: Any, sizes: list[int]) -> bytes:
-    """A request whose events have so many entries of metadata, and a text that looks like many more."""
+    """A request whose events have so many entries of metadata, and a text that looks like many
+    more.
+    """
     events = [
         ledger_pb2.ProcessorEvent(
             reference="R" * COUNTED_BYTES_MIN, metadata={f"{entry}": "" for entry in range(size)}
@@ -79,7 +81,10 @@ def with_metadata(message: Any, sizes: list[int]) -> bytes:
 def test_request_with_far_too_much_metadata_is_not_parsed(
     message: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """600,000 entries in 4 MiB would stop the server for a second. Counted are those of all events together."""
+    """600,000 entries in 4 MiB would stop the server for a second.
+
+    Counted are those of all events together.
+    """
     monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
 
     def parse(_: bytes) -> Message:
@@ -102,7 +107,9 @@ def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_other_fields_of_events_are_looked_at_up_to_a_bound(spare: int) -> None:
-    """Two million of them in 4 MiB would stop the server for three seconds, though parsed they are fast."""
+    """Two million of them in 4 MiB would stop the server for three seconds, though parsed they are
+    fast.
+    """
     # An amount of 0x52, which is the tag of metadata, too: only a look at each field tells.
     amount = b"\x28\x52"
     of_64_fields = b"\x0a\x80\x01" + amount * 64

@@ -177,7 +177,10 @@ async def test_crowd_makes_room_for_another_connection_soon() -> None:
 
 
 async def test_streams_and_batches_share_places_for_large_messages() -> None:
-    """Streams have theirs while they are open, and leave some to batches; a batch waits for one, and gets it from a stream."""
+    """Streams have theirs while they are open, and leave some to batches.
+
+    A batch waits for one, and gets it from a stream.
+    """
     large = LargePlaces(KEPT_FOR_BATCHES + 2)
     receives = Receiving(places=10, waiting_max=10, large=large)
     with ExitStack() as streams:
@@ -223,7 +226,10 @@ async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
 
 
 async def test_large_requests_are_parsed_one_in_a_round() -> None:
-    """Those that have arrived at once; others have a turn of the event loop in between. They keep their places meanwhile."""
+    """Those that have arrived at once; others have a turn of the event loop in between.
+
+    They keep their places meanwhile.
+    """
     large = LargePlaces(KEPT_FOR_BATCHES + 3)
     receives = Receiving(places=3, waiting_max=10, large=large, turns=LargeTurns())
     calls = [Call() for _ in range(3)]
@@ -246,7 +252,9 @@ async def test_large_requests_are_parsed_one_in_a_round() -> None:
 
 
 async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
-    """A request that has arrived while the event loop was busy is read, although others wait for its place."""
+    """A request that has arrived while the event loop was busy is read, although others wait for
+    its place.
+    """
     receives = Receiving(places=1, waiting_max=1)
     first, second = Call(), Call()
     reading = start(receives, first, second)

@@ -23,7 +23,10 @@ from ledger.limits import SOCKET_PATH_BYTES_MAX
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """Where servers listen. A path below pytest's own folders may be longer than a socket's address can be."""
+    """Where servers listen.
+
+    A path below pytest's own folders may be longer than a socket's address can be.
+    """
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         yield Path(folder) / "l.sock"
 
@@ -54,7 +57,10 @@ def knock(path: Path) -> int:
 async def test_second_server_on_a_unix_socket_fails_loudly(
     database: Database, path: Path, tmp_path: Path
 ) -> None:
-    """One line and status 1; the first is reachable all along, removes its socket when it stops, and another can follow."""
+    """One line and status 1.
+
+    The first is reachable all along, removes its socket when it stops, and another can follow.
+    """
     settings = {"grpc_address": f"unix:{path}"}
     async with server_process(database, tmp_path / "first.log", **settings) as first:
         env = {

@@ -66,7 +66,9 @@ def bad_balance_queries() -> Iterator[tuple[str, Case]]:
 
 
 async def test_balance_beyond_int64_is_told_and_ingest_stays_on(ledger: RunningLedger) -> None:
-    """As much as ten million events at the cap are worth, put there by SQL: OUT_OF_RANGE, and events are booked."""
+    """As much as ten million events at the cap are worth, put there by SQL: OUT_OF_RANGE, and
+    events are booked.
+    """
     await ledger.ingest(event_message(restaurant_id="whale", amount_minor=AMOUNT_CAP))
     await ledger.query(
         """INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
@@ -77,16 +79,18 @@ async def test_balance_beyond_int64_is_told_and_ingest_stays_on(ledger: RunningL
     )
     with pytest.raises(aio.AioRpcError) as caught:
         await ledger.balance("whale")
-    told = refusal(caught.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE")
-    assert_nothing_internal(told.everything)
+    got = refusal(caught.value)
+    assert (got.code, got.reason) == (grpc.StatusCode.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE")
+    assert_nothing_internal(got.everything)
     (result,) = await ledger.ingest(event_message(restaurant_id="whale"))
     assert result.status == ledger_pb2.INGEST_STATUS_CREATED
     await assert_serving(ledger)
 
 
 async def test_balance_long_before_the_first_entry_is_zero(shared_ledger: RunningLedger) -> None:
-    """As of the far past, down to the year 1: zeros, no latest event, and the instant that was asked for."""
+    """As of the far past, down to the year 1: zeros, no latest event, and the instant that was
+    asked for.
+    """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     for seconds, nanos in ((YEAR_1, 0), (YEAR_1, 999), (-1, 999_999_999), (0, 0), (1, 1)):

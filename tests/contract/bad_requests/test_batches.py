@@ -11,7 +11,9 @@ from ledger.v1 import ledger_pb2
 
 
 async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: RunningLedger) -> None:
-    """Good and bad events mixed, one result each in the order of the request, the bad ones with code and reason."""
+    """Good and bad events mixed, one result each in the order of the request, the bad ones with
+    code and reason.
+    """
     restaurant_id = unique("res")
     stored = event_message(restaurant_id=restaurant_id)
     await shared_ledger.ingest(stored)
@@ -29,7 +31,7 @@ async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: Runni
         other,
         event_message(currency="ZZZ", occurred_at=datetime(1999, 1, 1, tzinfo=UTC)),
     )
-    told = [
+    got = [
         (
             result.status,
             result.error.code,
@@ -41,20 +43,20 @@ async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: Runni
         grpc.StatusCode[name].value[0]
         for name in ("INVALID_ARGUMENT", "ALREADY_EXISTS", "NOT_FOUND")
     )
-    assert told[0][1:4] == (invalid, "INVALID_REQUEST", {"field": "events[0].restaurant_id"})
-    assert told[0][4] == ("events[0].restaurant_id", "events[0].amount_minor")
-    assert told[1] == (ledger_pb2.INGEST_STATUS_CREATED, 0)
-    assert told[2][1:4] == (
+    assert got[0][1:4] == (invalid, "INVALID_REQUEST", {"field": "events[0].restaurant_id"})
+    assert got[0][4] == ("events[0].restaurant_id", "events[0].amount_minor")
+    assert got[1] == (ledger_pb2.INGEST_STATUS_CREATED, 0)
+    assert got[2][1:4] == (
         exists,
         "EVENT_ID_REUSED",
         {"event_id": stored.event_id, "differing_fields": "amount_minor"},
     )
-    assert told[3] == (ledger_pb2.INGEST_STATUS_DUPLICATE, 0)
-    assert told[4][1:4] == (missing, "PAYOUT_NOT_FOUND", {"payout_id": "po_none"})
-    assert told[5][1:3] == (invalid, "INVALID_REQUEST")
-    assert "events[5].event_id" in told[5][4]
-    assert told[6] == (ledger_pb2.INGEST_STATUS_CREATED, 0)
-    assert set(told[7][4]) == {"events[7].currency", "events[7].occurred_at"}
+    assert got[3] == (ledger_pb2.INGEST_STATUS_DUPLICATE, 0)
+    assert got[4][1:4] == (missing, "PAYOUT_NOT_FOUND", {"payout_id": "po_none"})
+    assert got[5][1:3] == (invalid, "INVALID_REQUEST")
+    assert "events[5].event_id" in got[5][4]
+    assert got[6] == (ledger_pb2.INGEST_STATUS_CREATED, 0)
+    assert set(got[7][4]) == {"events[7].currency", "events[7].occurred_at"}
     for result in results:
         assert bool(result.transaction_id) == (not result.HasField("error"))
         assert (result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED) == result.HasField("error")
@@ -69,7 +71,9 @@ async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: Runni
 
 
 async def test_same_id_twice_in_one_batch_is_booked_once(shared_ledger: RunningLedger) -> None:
-    """The first is CREATED, its twin a DUPLICATE with the same transaction id, an altered twin ALREADY_EXISTS."""
+    """The first is CREATED, its twin a DUPLICATE with the same transaction id, an altered twin
+    ALREADY_EXISTS.
+    """
     restaurant_id = unique("res")
     event = event_message(restaurant_id=restaurant_id)
     altered = event_message(event_id=event.event_id, restaurant_id=restaurant_id, fee_minor=1)
@@ -93,7 +97,9 @@ async def test_same_id_twice_in_one_batch_is_booked_once(shared_ledger: RunningL
 async def test_id_of_a_refused_event_is_free_for_the_next_in_the_batch(
     shared_ledger: RunningLedger,
 ) -> None:
-    """First a payout event of no payout, then a charge with the same id: NOT_FOUND, then CREATED, and a repeat is DUPLICATE."""
+    """First a payout event of no payout, then a charge with the same id: NOT_FOUND, then CREATED,
+    and a repeat is DUPLICATE.
+    """
     restaurant_id = unique("res")
     charge = event_message(restaurant_id=restaurant_id)
     payout = event_message(

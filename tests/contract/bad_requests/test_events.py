@@ -232,7 +232,10 @@ async def test_ids_that_differ_in_case_are_two_events(shared_ledger: RunningLedg
 
 
 async def test_digits_finer_than_a_microsecond_do_not_count(shared_ledger: RunningLedger) -> None:
-    """999,999,999 ns and 999,999,000 ns are the same instant, kept in microseconds; a microsecond less is another."""
+    """999,999,999 ns and 999,999,000 ns are the same instant, kept in microseconds.
+
+    A microsecond less is another.
+    """
     event = event_message()
     event.occurred_at.CopyFrom(Timestamp(seconds=YEAR_2000 + 86_400, nanos=999_999_999))
     first = await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
@@ -264,15 +267,18 @@ async def test_reference_and_metadata_are_text_and_no_statement(
 
 
 async def test_unknown_restaurant_is_rejected_where_the_setting_says_so(database: Database) -> None:
-    """With `reject`, an event of an unregistered restaurant is NOT_FOUND and registers nobody; the others are booked."""
+    """With `reject`, an event of an unregistered restaurant is NOT_FOUND and registers nobody.
+
+    The others are booked.
+    """
     async with running_ledger(database, unknown_restaurants="reject") as ledger:
         unknown = event_message(restaurant_id="unknown")
         before = await counts(ledger)
         with pytest.raises(aio.AioRpcError) as caught:
             await send(ledger, "IngestEvent", ingest(unknown))
-        told = refusal(caught.value)
-        assert (told.code, told.reason) == (grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
-        assert told.metadata == {"restaurant_id": "unknown"}
+        got = refusal(caught.value)
+        assert (got.code, got.reason) == (grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
+        assert got.metadata == {"restaurant_id": "unknown"}
         assert await counts(ledger) == before
         await ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
         known = event_message(event_id=unknown.event_id, restaurant_id="known")
@@ -306,7 +312,9 @@ PLANTED = {
 async def test_event_that_only_the_database_refuses_stands_alone(
     ledger: RunningLedger, planted: str
 ) -> None:
-    """A rule of the database that validation does not know: INVALID_ARGUMENT for the one event, the others are booked."""
+    """A rule of the database that validation does not know: INVALID_ARGUMENT for the one event, the
+    others are booked.
+    """
     await ledger.query(PLANTED[planted])
     poison = event_message(restaurant_id="poison", amount_minor=666)
     good = [event_message(restaurant_id=unique("res")) for _ in range(9)]
@@ -320,9 +328,9 @@ async def test_event_that_only_the_database_refuses_stands_alone(
     assert_nothing_internal(str(results[4].error))
     with pytest.raises(aio.AioRpcError) as caught:
         await send(ledger, "IngestEvent", ingest(poison))
-    told = refusal(caught.value)
-    assert (told.code, told.reason) == (INVALID, "EVENT_REJECTED")
-    assert_nothing_internal(told.everything)
+    got = refusal(caught.value)
+    assert (got.code, got.reason) == (INVALID, "EVENT_REJECTED")
+    assert_nothing_internal(got.everything)
     assert await ledger.query("SELECT count(*) FROM processor_events") == [(9,)]
 
 

@@ -1,4 +1,6 @@
-"""Bytes that are not the message, requests that are wrong as a whole, and calls that break the transport."""
+"""Bytes that are not the message, requests that are wrong as a whole, and calls that break the
+transport.
+"""
 
 import asyncio
 import re
@@ -35,7 +37,8 @@ from support.running import RunningLedger
 from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 
-# Requests that a message's own library cannot make, by the number of the string field in ProcessorEvent.
+# Requests that a message's own library cannot make, by the number of the string field in
+# ProcessorEvent.
 EVENT_STRING_FIELDS = {
     "event_id": 1,
     "restaurant_id": 3,
@@ -184,9 +187,9 @@ async def test_small_request_that_unpacks_to_a_large_one_is_refused(
         await send(
             shared_ledger, "IngestEvent", field(99, bytes(size)), compression=grpc.Compression.Gzip
         )
-    told = refusal(caught.value)
-    assert told.code == TOO_LARGE
-    assert_nothing_internal(told.everything)
+    got = refusal(caught.value)
+    assert got.code == TOO_LARGE
+    assert_nothing_internal(got.everything)
     assert await counts(shared_ledger) == before
     await assert_serving(shared_ledger)
 
@@ -266,8 +269,8 @@ async def test_stream_request_that_is_none_ends_the_stream(
         ):
             answers.append(answer)
     assert [answer.result.status for answer in answers] == [ledger_pb2.INGEST_STATUS_CREATED]
-    told = refusal(caught.value)
-    assert (told.code, told.reason, told.metadata) == (
+    got = refusal(caught.value)
+    assert (got.code, got.reason, got.metadata) == (
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_REQUEST",
         {"field": field},
@@ -277,7 +280,8 @@ async def test_stream_request_that_is_none_ends_the_stream(
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-# What no gRPC library sends: HTTP/2 frames by hand (RFC 9113), headers as plain literals (RFC 7541, section 6.2.2).
+# What no gRPC library sends: HTTP/2 frames by hand (RFC 9113), headers as plain literals (RFC 7541,
+# section 6.2.2).
 HEADERS_FRAME, DATA_FRAME, SETTINGS_FRAME, RESET_FRAME, GOAWAY_FRAME = 1, 0, 4, 3, 7
 
 
@@ -307,7 +311,10 @@ def call_by_hand(body: bytes, **changed: str) -> bytes:
 
 
 async def answer_by_hand(address: str, request: bytes) -> grpc.StatusCode | None:
-    """The status of a call made of bytes; None when it was reset, or the connection closed, without one."""
+    """The status of a call made of bytes.
+
+    None when it was reset, or the connection closed, without one.
+    """
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     try:

@@ -31,16 +31,18 @@ from ledger.v1 import ledger_pb2
 async def test_payout_event_of_no_payout_is_not_found(
     shared_ledger: RunningLedger, type: int
 ) -> None:
-    """A payout event names a payout that does not exist: NOT_FOUND however often, and nobody is registered by it."""
+    """A payout event names a payout that does not exist: NOT_FOUND however often, and nobody is
+    registered by it.
+    """
     before = await counts(shared_ledger)
     event = event_message(type, restaurant_id=unique("res"), payout_id="po_none")
     for _ in range(2):
         with pytest.raises(aio.AioRpcError) as caught:
             await send(shared_ledger, "IngestEvent", ingest(event))
-        told = refusal(caught.value)
-        assert (told.code, told.reason) == (grpc.StatusCode.NOT_FOUND, "PAYOUT_NOT_FOUND")
-        assert told.metadata == {"payout_id": "po_none"}
-        assert_nothing_internal(told.everything)
+        got = refusal(caught.value)
+        assert (got.code, got.reason) == (grpc.StatusCode.NOT_FOUND, "PAYOUT_NOT_FOUND")
+        assert got.metadata == {"payout_id": "po_none"}
+        assert_nothing_internal(got.everything)
     assert await counts(shared_ledger) == before
 
 
@@ -51,7 +53,10 @@ async def test_payout_event_of_no_payout_is_not_found(
 async def test_payout_event_names_a_payout_in_its_one_spelling(
     ledger: RunningLedger, type: int, payout_id: str
 ) -> None:
-    """Whatever no payout is called is NOT_FOUND, were it another spelling of one; nothing is stored."""
+    """Whatever no payout is called is NOT_FOUND, were it another spelling of one.
+
+    Nothing is stored.
+    """
     payout = await created_payout(ledger)
     spellings = {payout.payout_id.upper(), payout.payout_id.replace("-", ""), payout_id} - {
         payout.payout_id
@@ -97,14 +102,17 @@ async def assert_payout_event_refused(
     expected: tuple[grpc.StatusCode, str],
     metadata: dict[str, str],
 ) -> None:
-    """Alone and in a batch, twice, with the same words and none of the inside; the event is not stored."""
+    """Alone and in a batch, twice, with the same words and none of the inside.
+
+    The event is not stored.
+    """
     for _ in range(2):
         with pytest.raises(aio.AioRpcError) as caught:
             await send(ledger, "IngestEvent", ingest(event))
-        told = refusal(caught.value)
-        assert (told.code, told.reason) == expected
-        assert told.metadata == metadata
-        assert_nothing_internal(told.everything)
+        got = refusal(caught.value)
+        assert (got.code, got.reason) == expected
+        assert got.metadata == metadata
+        assert_nothing_internal(got.everything)
         (result,) = await ledger.ingest(event)
         assert (result.error.code, *checked_details_of(result.error)[:2]) == (
             expected[0].value[0],
@@ -140,8 +148,8 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(
         await assert_payout_event_refused(ledger, event, expected, metadata)
         with pytest.raises(aio.AioRpcError) as caught:
             await send(ledger, "IngestEvent", ingest(event))
-        told = refusal(caught.value).everything
-        assert [text for text in ("918273", "918_273", "res_paid") if text in told] == []
+        got = refusal(caught.value).everything
+        assert [text for text in ("918273", "918_273", "res_paid") if text in got] == []
     assert await counts(ledger) == before
     assert await payout_of(ledger, payout.payout_id) == payout
 
@@ -166,7 +174,10 @@ async def test_payout_event_that_contradicts_its_payout_is_refused(
 async def test_payout_move_that_does_not_exist_is_refused(
     ledger: RunningLedger, moves: tuple[int, ...], refused_move: int, state: str
 ) -> None:
-    """Another event about a payout that has ended: FAILED_PRECONDITION with its state; a repeat is DUPLICATE."""
+    """Another event about a payout that has ended: FAILED_PRECONDITION with its state.
+
+    A repeat is DUPLICATE.
+    """
     payout = await created_payout(ledger)
     made = [payout_event(payout, move) for move in moves]
     for event in made:
@@ -194,7 +205,9 @@ async def test_payout_move_that_does_not_exist_is_refused(
 async def test_payment_after_the_failure_is_refused_with_both_events(
     ledger: RunningLedger, first: int
 ) -> None:
-    """By their `occurred_at` the bank paid what it had refused: FAILED_PRECONDITION with the two events, in either order."""
+    """By their `occurred_at` the bank paid what it had refused: FAILED_PRECONDITION with the two
+    events, in either order.
+    """
     payout = await created_payout(ledger)
     failed = payout_event(payout, PAYOUT_FAILED)
     paid = payout_event(payout, PAYOUT_PAID)

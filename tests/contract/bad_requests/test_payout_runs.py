@@ -1,4 +1,6 @@
-"""Payout runs that are not started, queries of runs and payouts that are refused, and terms at the edge."""
+"""Payout runs that are not started, queries of runs and payouts that are refused, and terms at the
+edge.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -158,7 +160,10 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
 async def test_odd_but_valid_run_is_planned_and_started(
     shared_ledger: RunningLedger, min_amount_minor: int, request_id: str
 ) -> None:
-    """The edges of the terms: a plan writes nothing; the run is created once, and the same terms name it again."""
+    """The edges of the terms: a plan writes nothing.
+
+    The run is created once, and the same terms name it again.
+    """
     request = run_request(currency="XPF", min_amount_minor=min_amount_minor, request_id=request_id)
     before = await counts(shared_ledger)
     plan = run_request(

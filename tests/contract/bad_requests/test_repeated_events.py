@@ -20,7 +20,8 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
-# Row 56. The stored values are such as occur nowhere else, so that they can be looked for in what is told.
+# Row 56. The stored values are such as occur nowhere else, so that they can be looked for in what
+# is told.
 STORED = {
     "type": ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
     "currency": "MRU",
@@ -60,7 +61,9 @@ CHANGES: dict[str, Any] = {
 async def test_id_reused_with_another_field_names_the_field_and_nothing_stored(
     shared_ledger: RunningLedger, changed: str
 ) -> None:
-    """ALREADY_EXISTS naming exactly the field that differs, no stored value, and the stored event as it was."""
+    """ALREADY_EXISTS naming exactly the field that differs, no stored value, and the stored event
+    as it was.
+    """
     event_id, restaurant_id = unique("evt"), unique("stored-restaurant")
     original = event_message(event_id=event_id, restaurant_id=restaurant_id, **STORED)  # type: ignore[arg-type]
     await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=original))
@@ -73,11 +76,11 @@ async def test_id_reused_with_another_field_names_the_field_and_nothing_stored(
         await send(
             shared_ledger, "IngestEvent", ingest(event_message(event_id=event_id, **altered))
         )
-    told = refusal(caught.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "EVENT_ID_REUSED")
-    assert told.metadata == {"event_id": event_id, "differing_fields": changed}
-    assert [text for text in STORED_TEXTS if text in told.everything] == []
-    assert_nothing_internal(told.everything)
+    got = refusal(caught.value)
+    assert (got.code, got.reason) == (grpc.StatusCode.ALREADY_EXISTS, "EVENT_ID_REUSED")
+    assert got.metadata == {"event_id": event_id, "differing_fields": changed}
+    assert [text for text in STORED_TEXTS if text in got.everything] == []
+    assert_nothing_internal(got.everything)
     assert await counts(shared_ledger) == before, (
         "not even the restaurant that the altered event names"
     )
@@ -87,7 +90,10 @@ async def test_id_reused_with_another_field_names_the_field_and_nothing_stored(
 
 
 async def test_id_reused_by_a_payout_event_is_a_conflict(shared_ledger: RunningLedger) -> None:
-    """A charge's id on a payout event: ALREADY_EXISTS, type and payout_id differ; the payout is not looked for."""
+    """A charge's id on a payout event: ALREADY_EXISTS, type and payout_id differ.
+
+    The payout is not looked for.
+    """
     event = event_message()
     await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
     before = await counts(shared_ledger)
@@ -95,9 +101,9 @@ async def test_id_reused_by_a_payout_event_is_a_conflict(shared_ledger: RunningL
     event.payout_id = "po_none"
     with pytest.raises(aio.AioRpcError) as caught:
         await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
-    told = refusal(caught.value)
-    assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "EVENT_ID_REUSED")
-    assert told.metadata == {"event_id": event.event_id, "differing_fields": "type,payout_id"}
+    got = refusal(caught.value)
+    assert (got.code, got.reason) == (grpc.StatusCode.ALREADY_EXISTS, "EVENT_ID_REUSED")
+    assert got.metadata == {"event_id": event.event_id, "differing_fields": "type,payout_id"}
     assert await counts(shared_ledger) == before
 
 

@@ -26,7 +26,9 @@ from ledger.v1 import ledger_pb2
 
 
 def bad_restaurant_changes() -> Iterator[tuple[str, Case]]:
-    """Masks that name what cannot be changed, or nothing, and values that are refused where the mask names them."""
+    """Masks that name what cannot be changed, or nothing, and values that are refused where the
+    mask names them.
+    """
 
     def change(path: str, *paths: str, allow_missing: bool = False, **fields: Any) -> Case:
         request = ledger_pb2.UpdateRestaurantRequest(
@@ -146,7 +148,9 @@ async def test_page_size_has_a_ceiling(ledger: RunningLedger) -> None:
 async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
     ledger: RunningLedger,
 ) -> None:
-    """The largest page of the largest profiles still fits a message that a caller with default limits can receive."""
+    """The largest page of the largest profiles still fits a message that a caller with default
+    limits can receive.
+    """
     await ledger.query(
         "INSERT INTO restaurants (restaurant_id, metadata) "
         "SELECT 'res_' || lpad(n::text, 5, '0'), jsonb_build_object('note', repeat('x', 8000)) FROM generate_series(1, 1000) AS n"
@@ -165,7 +169,10 @@ async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
 
 
 async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> None:
-    """A token with any character changed, cut off or added is INVALID_ARGUMENT; the token itself goes on."""
+    """A token with any character changed, cut off or added is INVALID_ARGUMENT.
+
+    The token itself goes on.
+    """
     for _ in range(3):
         await shared_ledger.stub.PutRestaurant(
             ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res"))
@@ -192,8 +199,8 @@ async def test_damaged_page_token_is_refused(shared_ledger: RunningLedger) -> No
             await shared_ledger.stub.ListRestaurants(
                 ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=wrong)
             )
-        told = refusal(caught.value)
-        assert (told.code, told.fields) == (INVALID, ("page_token",)), f"{wrong!r} (seed {seed})"
+        got = refusal(caught.value)
+        assert (got.code, got.fields) == (INVALID, ("page_token",)), f"{wrong!r} (seed {seed})"
     page = await shared_ledger.stub.ListRestaurants(
         ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token)
     )

@@ -147,7 +147,9 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECON
 
 @pytest.fixture
 def place(starts_postgres: None) -> Iterator[Path]:
-    """An empty directory that every account can pass through, which pytest's own below a 0700 one is not."""
+    """An empty directory that every account can pass through, which pytest's own below a 0700 one
+    is not.
+    """
     path = Path(tempfile.mkdtemp(prefix="ledger-test-"))
     path.chmod(0o711)
     yield path
@@ -180,7 +182,9 @@ def running(starts_postgres: None) -> Iterator[EmbeddedPostgres]:
 def test_first_start_creates_a_durable_private_cluster(
     running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
 ) -> None:
-    """A first start creates the cluster and answers SQL, with safe settings and whatever PGPORT says."""
+    """A first start creates the cluster and answers SQL, with safe settings and whatever PGPORT
+    says.
+    """
     monkeypatch.setenv("PGPORT", "1")
     assert not running.attached
     assert fetch(url_of(running), f"SHOW {setting}") == value
@@ -196,7 +200,9 @@ def test_url_survives_sqlalchemy(running: EmbeddedPostgres) -> None:
 @needs_root
 @needs_proc
 def test_root_runs_the_server_as_an_unprivileged_account(running: EmbeddedPostgres) -> None:
-    """Started by root, PostgreSQL has neither root's user nor any of root's groups, and owns its files."""
+    """Started by root, PostgreSQL has neither root's user nor any of root's groups, and owns its
+    files.
+    """
     cluster = Path(fetch(url_of(running), "SHOW data_directory"))
     lines = Path(f"/proc/{postmaster_pid(cluster.parent)}/status").read_text().splitlines()
     status = {key: numbers.split() for key, _, numbers in (line.partition(":") for line in lines)}
@@ -213,7 +219,10 @@ def test_terminal_signals_do_not_reach_the_server(running: EmbeddedPostgres) -> 
 
 
 def test_rows_survive_stop_and_start(place: Path) -> None:
-    """What was committed is there after a stop and a start; stopping twice is stopping once; the log stays bounded."""
+    """What was committed is there after a stop and a start.
+
+    Stopping twice is stopping once; the log stays bounded.
+    """
     (place / "postgres.log").write_bytes(b"." * 5_000_000)
     server = EmbeddedPostgres.start(place, parameters=FAST)
     fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -229,7 +238,9 @@ def test_rows_survive_stop_and_start(place: Path) -> None:
 
 
 def test_ordinary_user_runs_it_at_home(place: Path) -> None:
-    """Somebody without privileges gets a server below their own home directory, which nobody else can enter."""
+    """Somebody without privileges gets a server below their own home directory, which no other
+    caller can enter.
+    """
     account = pwd.getpwnam("nobody") if IS_ROOT else None
     home = place / "home"
     home.mkdir(mode=0o700)
@@ -292,7 +303,9 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once(
 
 @needs_root
 def test_data_below_a_closed_directory_is_refused(place: Path) -> None:
-    """Data the account cannot reach is an error that names the closed directory and the setting, and opens nothing."""
+    """Data the account cannot reach is an error that names the closed directory and the setting,
+    and opens nothing.
+    """
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(EmbeddedPostgresError, match="LEDGER_DATA_DIR") as caught:
@@ -313,7 +326,10 @@ def test_two_data_directories_run_side_by_side(place: Path) -> None:
 
 
 def test_two_processes_at_once_share_one_server(place: Path) -> None:
-    """Of two that start together on an empty directory one owns the server; the other attaches and leaves it alone."""
+    """Of two that start together on an empty directory one owns the server.
+
+    The other attaches and leaves it alone.
+    """
     data_dir = place / "data"
     programs = [Program(data_dir), Program(data_dir)]
     answers = [program.answer() for program in programs]
@@ -330,7 +346,9 @@ def test_two_processes_at_once_share_one_server(place: Path) -> None:
 
 @pytest.mark.parametrize("launcher", ["exec", "keeper"])
 def test_killed_parent_takes_the_server_along(place: Path, launcher: str) -> None:
-    """SIGKILL of the service ends PostgreSQL too, cleanly, and what was committed is there at the next start."""
+    """SIGKILL of the service ends PostgreSQL too, cleanly, and what was committed is there at the
+    next start.
+    """
     if launcher == "exec" and sys.platform != "linux":
         pytest.skip("only Linux has PR_SET_PDEATHSIG")
     program = Program(place, launcher=launcher)
@@ -355,10 +373,13 @@ def test_keeper_stops_the_server_on_request(place: Path) -> None:
 
 
 def test_start_right_after_a_crash_waits_for_orphans(place: Path) -> None:
-    """A postmaster killed under a busy connection: the next start waits for the orphan and has what was committed."""
+    """A postmaster killed under a busy connection: the next start waits for the orphan and has what
+    was committed.
+    """
     server = EmbeddedPostgres.start(place, parameters=FAST)
     fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS answer")
-    # Busy for as long as a file is there, and so neither done too early nor aware that its postmaster is gone.
+    # Busy for as long as a file is there, and so neither done too early nor aware that its
+    # postmaster is gone.
     (cluster,) = place.glob("pg*")
     (cluster / "busy").touch()
     busy = "DO $$ BEGIN WHILE (pg_stat_file('busy', true)).size IS NOT NULL LOOP END LOOP; END $$"
@@ -378,14 +399,18 @@ def test_start_right_after_a_crash_waits_for_orphans(place: Path) -> None:
 
 @needs_proc
 def test_pid_file_that_names_another_program_is_no_obstacle(place: Path) -> None:
-    """After a crash, and perhaps a reboot, the pid in the pid file may be anybody's; the server starts and recovers."""
+    """After a crash, and perhaps a reboot, the pid in the pid file may be anybody's.
+
+    The server starts and recovers.
+    """
     server = EmbeddedPostgres.start(place, parameters=FAST)
     fetch(url_of(server), "CREATE TABLE kept AS SELECT 42 AS answer")
     pid = postmaster_pid(place)
     os.kill(pid, signal.SIGKILL)
     server.stop()
     (path,) = place.glob("pg*/postmaster.pid")
-    # Of the same account: PostgreSQL itself knows that another account's process is none of its servers.
+    # Of the same account: PostgreSQL itself knows that another account's process is none of its
+    # servers.
     owner = path.stat()
     account = owner.st_uid if IS_ROOT else None
     stranger = subprocess.Popen(["sleep", "600"], cwd="/", user=account)
@@ -401,7 +426,10 @@ def test_pid_file_that_names_another_program_is_no_obstacle(place: Path) -> None
 
 
 def test_long_and_odd_path_keeps_its_socket_elsewhere(place: Path) -> None:
-    """A data directory whose path no socket address can hold works; its private socket directory is cleaned up."""
+    """A data directory whose path no socket address can hold works.
+
+    Its private socket directory is cleaned up.
+    """
     data_dir = place / "a, b:c@d e%f" / ("long" * 30)
     program = Program(data_dir)
     _, url = program.answer()
@@ -477,7 +505,10 @@ def test_start_off_the_main_thread_is_refused(place: Path) -> None:
 def test_missing_binaries_are_named_with_the_remedy(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any PostgreSQL the error names the extra and the setting; a wrong LEDGER_PG_BIN is not passed over."""
+    """Without any PostgreSQL the error names the extra and the setting.
+
+    A wrong LEDGER_PG_BIN is not passed over.
+    """
     # No site-packages (-S) and no PATH: neither wheel nor pg_config.
     monkeypatch.delenv("LEDGER_PG_BIN", raising=False)
     answer = subprocess.run(

@@ -1,4 +1,6 @@
-"""Databases that cannot keep every text: no server starts there, and what cannot be kept hurts nobody else."""
+"""Databases that cannot keep every text: no server starts there, and what cannot be kept hurts no
+other caller.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -59,7 +61,9 @@ async def test_encoding_that_lacks_letters_is_refused(encoded: tuple[str, Databa
 
 
 async def test_text_that_cannot_be_kept_stands_alone(encoded: tuple[str, Database]) -> None:
-    """Where books are in such a database already: the events beside it are booked, in a batch and in single calls."""
+    """Where books are in such a database already: the events beside it are booked, in a batch and
+    in single calls.
+    """
     _, database = encoded
     async with running_ledger(database) as ledger:
         events = [event_message(restaurant_id=unique("res")) for _ in range(20)]

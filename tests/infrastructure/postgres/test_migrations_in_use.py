@@ -1,4 +1,6 @@
-"""Migrations of books that are in use: nobody stands still behind them, and what is cut off goes on."""
+"""Migrations of books that are in use: nobody stands still behind them, and what is cut off goes
+on.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -56,8 +58,9 @@ async def waits_for(url: str, table: str) -> int:
 
 
 async def test_nobody_waits_behind_a_migration_that_waits(empty_url: str) -> None:
-    """A long reader of snapshots holds up the migration, and no other reader: that one gives way, tries again,
-    and is done when the long reader is."""
+    """A long reader of snapshots holds up the migration, and no other reader: that one gives way,
+    tries again, and is done when the long reader is.
+    """
     await migrate_async(empty_url, "0009")
     async with holding(empty_url, "SELECT count(*) FROM balance_snapshots"):
         migrating = asyncio.create_task(migrate_async(empty_url))
@@ -85,8 +88,10 @@ async def test_a_migration_gives_up_in_words(
 
 
 async def test_a_migration_that_is_killed_goes_on(empty_url: str) -> None:
-    """Its session is ended between two steps, and while it builds a key without holding writers up: what is done
-    stays, what is half done is made again, and the schema is the one that a migration at once makes."""
+    """Its session is ended between two steps, and while it builds a key without holding writers up:
+    what is done stays, what is half done is made again, and the schema is the one that a migration
+    at once makes.
+    """
     await migrate_async(empty_url)
     at_once = await query(empty_url, CATALOG)
     await migrate_async(empty_url, "base")

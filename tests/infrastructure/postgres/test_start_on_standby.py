@@ -35,8 +35,11 @@ def pair(starts_postgres: None) -> Iterator[Pair]:
 
 
 async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_path: Path) -> None:
-    """Without a restart. Until then it answers no write; reads it answers where its URL lets it use a standby. The
-    doctor names the one check that fails there."""
+    """Without a restart.
+
+    Until then it answers no write; reads it answers where its URL lets it use a standby. The doctor
+    names the one check that fails there.
+    """
     await pair.primary.make_template()
     primary, standby = pair.directories
     async with running_ledger(
@@ -60,14 +63,14 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
         env={"LEDGER_DATABASE_URL": urls["any host"], "LEDGER_REQUIRE_DURABLE_DATABASE": "false"},
     )
     assert examined.status == ExitStatus.DONE, examined.stdout
-    told = {check["check"]: check for check in json.loads(examined.stdout)["checks"]}
-    assert told.keys() == CHECKS.keys()
+    got = {check["check"]: check for check in json.loads(examined.stdout)["checks"]}
+    assert got.keys() == CHECKS.keys()
     assert [
         name
-        for name, check in told.items()
+        for name, check in got.items()
         if check["status"] != "ok" and "fsync" not in check["detail"]
     ] == [WRITES]
-    assert "a standby" in told[WRITES]["detail"]
+    assert "a standby" in got[WRITES]["detail"]
     async with AsyncExitStack() as stack:
         servers = {
             name: await stack.enter_async_context(
@@ -83,8 +86,8 @@ async def test_server_on_a_standby_serves_after_its_promotion(pair: Pair, tmp_pa
         async def serves(name: str) -> bool:
             request = health_pb2.HealthCheckRequest(service=SERVICE)
             health: Any = health_pb2_grpc.HealthStub(channels[name])
-            told = await health.Check(request, timeout=TIMEOUT_SECONDS)
-            return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
+            got = await health.Check(request, timeout=TIMEOUT_SECONDS)
+            return bool(got.status == health_pb2.HealthCheckResponse.SERVING)
 
         for name, channel in channels.items():
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)

@@ -1,4 +1,6 @@
-"""Synchronous replication: what is acknowledged is safe on the standby, repeats and most of what is read included."""
+"""Synchronous replication: what is acknowledged is safe on the standby, repeats and most of what is
+read included.
+"""
 
 import asyncio
 import shutil
@@ -85,7 +87,9 @@ async def waiting_sessions(ledger: RunningLedger, statement: str = "") -> int:
 async def until_it_waits(
     ledger: RunningLedger, call: Callable[[], Awaitable[T]], statement: str = ""
 ) -> "asyncio.Task[T]":
-    """Makes a call until it waits for the standby: the server's sessions hear of the setting a moment later."""
+    """Makes a call until it waits for the standby: the server's sessions hear of the setting a
+    moment later.
+    """
     while True:
         task = asyncio.ensure_future(call())
         while not task.done():
@@ -219,7 +223,9 @@ UNFENCED = ["GetBalance", "ListEntries", "GetRestaurant", "ListRestaurants"]
 async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(
     ledger: RunningLedger, read: Read, method: str
 ) -> None:
-    """Whoever asks what became of an event, or whom to pay, waits for the standby, and is then told what was told before."""
+    """Whoever asks what became of an event, or whom to pay, waits for the standby, and is then told
+    what was told before.
+    """
     before = await read(method)
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         waiting = await until_it_waits(ledger, lambda: read(method), FENCE)
@@ -229,7 +235,9 @@ async def test_what_somebody_acts_on_is_shown_only_once_it_is_safe(
 
 
 async def cut_off(ledger: RunningLedger) -> set[int]:
-    """Ends the wait of all who wait for the standby, and not their sessions: to PostgreSQL a warning and success. Returns who."""
+    """Ends the wait of all who wait for the standby, and not their sessions: to PostgreSQL a
+    warning and success. Returns who.
+    """
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     return {
         pid
@@ -240,7 +248,9 @@ async def cut_off(ledger: RunningLedger) -> set[int]:
 
 
 async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.StatusCode:
-    """How a call ends whose waits are cut off: it may wait beside the server's workers, and after them."""
+    """How a call ends whose waits are cut off: it may wait beside the server's workers, and after
+    them.
+    """
     while not call.done():
         await cut_off(ledger)
         await asyncio.sleep(0.01)
@@ -250,7 +260,9 @@ async def refused(ledger: RunningLedger, call: "asyncio.Task[Any]") -> grpc.Stat
 
 
 async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: RunningLedger) -> None:
-    """It is stored and not safe: the server looks it up, which waits in its turn, and then tells what it did."""
+    """It is stored and not safe: the server looks it up, which waits in its turn, and then tells
+    what it did.
+    """
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         booking = await until_it_waits(
             ledger, lambda: send(ledger, event_message()), "INSERT INTO processor_events"
@@ -294,7 +306,9 @@ async def test_restaurant_whose_wait_is_cut_off_is_not_acknowledged(ledger: Runn
 async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_warnings(
     ledger: RunningLedger,
 ) -> None:
-    """A setting of the database by which its sessions hear of errors alone does not make the commit look safe."""
+    """A setting of the database by which its sessions hear of errors alone does not make the commit
+    look safe.
+    """
     await execute_alone(
         ledger.database.migration_url,
         f"ALTER DATABASE {DATABASE_NAME} SET client_min_messages = error",
@@ -324,7 +338,10 @@ async def test_wait_that_is_cut_off_is_told_of_whatever_the_database_says_of_war
 async def test_readers_that_wait_leave_connections_to_those_that_do_not(
     ledger: RunningLedger, read: Read
 ) -> None:
-    """However many wait for the standby, with a single session: more than the pool has. The others are answered meanwhile."""
+    """However many wait for the standby, with a single session: more than the pool has.
+
+    The others are answered meanwhile.
+    """
     async with missing_standby(ledger), asyncio.timeout(DEADLINE_SECONDS):
         first = await until_it_waits(ledger, lambda: read("GetEvent"), FENCE)
         others = [asyncio.create_task(read(method)) for method in FENCED * 5]

@@ -59,8 +59,8 @@ async def test_another_zone_table_of_the_host_changes_no_cutoff(
         assert plan.cutoff_at.ToDatetime(tzinfo=UTC).isoformat() == f"{CUTOFF_AT}+00:00"
         run = await finished_run(ledger, as_of=DAY)
         assert run.cutoff_at == plan.cutoff_at
-        told = await ledger.query("SELECT zone_table_version FROM payout_runs")
-        assert told == [(zone_table_version(),)]
+        got = await ledger.query("SELECT zone_table_version FROM payout_runs")
+        assert got == [(zone_table_version(),)]
         monkeypatch.setenv("LEDGER_DATABASE_URL", database.url)
         monkeypatch.setenv("LEDGER_SETTLEMENT_TIMEZONE", ZONE)
         outcome = await run_command("report", "q3", "PEN", "--as-of", str(DAY), "--csv")

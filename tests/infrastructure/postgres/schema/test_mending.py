@@ -126,7 +126,9 @@ async def empty(server_url: str) -> AsyncIterator[Database]:
 async def test_what_a_server_lacks_is_named_and_mended(
     books: Database, damage: str, said: str, did: str
 ) -> None:
-    """It does not start, the message names what is missing and the command that mends it, the audit has an error."""
+    """It does not start, the message names what is missing and the command that mends it, the audit
+    has an error.
+    """
     await check(books.url)
     for statement in damage.split(";"):
         await query(books.migration_url, statement)
@@ -182,7 +184,10 @@ async def test_functions_whose_arguments_have_names_are_known(
 
 @pytest.mark.parametrize("name", ["deny_change", "recorded_now"])
 async def test_function_of_another_role_stays_its_own(books: Database, name: str) -> None:
-    """Owned by ledger_owner it would do with the books what that role wants. Nor is it in the way of ours by its name."""
+    """Owned by ledger_owner it would do with the books what that role wants.
+
+    Nor is it in the way of ours by its name.
+    """
     await query(books.migration_url, "GRANT CREATE ON SCHEMA public TO ledger_read")
     await query(
         books.migration_url,
@@ -246,7 +251,10 @@ async def test_restore_without_privileges_is_mended(
 async def test_data_only_dump_is_loaded_into_a_migrated_database(
     books: Database, database_of_now: Database, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    """Everything is there, without an error; afterwards a migration has nothing or the triggers to mend."""
+    """Everything is there, without an error.
+
+    Afterwards a migration has nothing or the triggers to mend.
+    """
     dump = tmp_path / "dump.sql"
     await program(
         "pg_dump",

@@ -29,7 +29,7 @@ from ledger.infrastructure.postgres.schema.tables import metadata
 from ledger.infrastructure.postgres.verification.start_checks import SchemaMismatch, check_schema
 from ledger.resources import resource
 
-# Runs a migration in a process of its own and prints which revision was there before.
+# Runs a migration in a separate process and prints which revision was there before.
 MIGRATE = "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; print(migrate(sys.argv[1])[0])"
 
 CONSTRAINT_NAMES = {
@@ -105,7 +105,9 @@ async def test_repeat_changes_nothing(database: Database) -> None:
 
 
 async def test_migrations_at_once_on_a_new_server_all_succeed(empty_server_url: str) -> None:
-    """Three processes, two of them on one database, on a server without the roles: one migrates each database, none fails."""
+    """Three processes, two of them on one database, on a server without the roles: one migrates
+    each database, none fails.
+    """
     urls = [database_url(empty_server_url, database=name) for name in ("first", "first", "second")]
     for name in ("first", "second"):
         await create_database(empty_server_url, name)
@@ -138,7 +140,9 @@ async def test_member_of_the_owner_migrates(empty_server_url: str) -> None:
 
 @pytest.mark.parametrize("revision", [None, "9999"])
 async def test_other_schema_is_refused_in_words(empty_url: str, revision: str | None) -> None:
-    """A database without schema, and one of a later version, are refused, naming both revisions and what to do."""
+    """A database without schema, and one of a later version, are refused, naming both revisions and
+    what to do.
+    """
     if revision is not None:
         await migrate_async(empty_url)
         await query(
@@ -154,7 +158,9 @@ async def test_other_schema_is_refused_in_words(empty_url: str, revision: str | 
 
 
 async def test_newest_schema_is_accepted(database: Database) -> None:
-    """The schema that the migrations make is the one that the server asks for, and its own role can see that."""
+    """The schema that the migrations make is the one that the server asks for, and its own role can
+    see that.
+    """
     async with engine_of(database.url) as engine:
         await check_schema(engine)
 
@@ -173,7 +179,9 @@ async def test_tables_of_the_code_are_those_of_the_database(database: Database) 
 
 
 async def test_everything_has_a_comment(database: Database) -> None:
-    """Every table, column, view and function of ours says what it is, a column with a unit or a clock says which."""
+    """Every table, column, view and function of ours says what it is, a column with a unit or a
+    clock says which.
+    """
     missing = await query(
         database.migration_url,
         """
@@ -203,7 +211,9 @@ async def test_everything_has_a_comment(database: Database) -> None:
     ],
 )
 async def test_units_and_clocks_are_said(database: Database, suffix: str, words: str) -> None:
-    """The comment of an amount names its unit, that of an instant the clock it is of, that of days how long one is."""
+    """The comment of an amount names its unit, that of an instant the clock it is of, that of days
+    how long one is.
+    """
     rows = await query(
         database.migration_url,
         "SELECT a.attrelid::regclass::text, a.attname::text, col_description(a.attrelid, a.attnum) FROM pg_attribute AS a "
@@ -218,7 +228,9 @@ async def test_units_and_clocks_are_said(database: Database, suffix: str, words:
 
 
 async def test_constraints_and_indexes_are_named_by_the_convention(database: Database) -> None:
-    """table_pkey, table_columns_key, table_columns_fkey, table_what_check, table_columns_idx, and none left to PostgreSQL."""
+    """table_pkey, table_columns_key, table_columns_fkey, table_what_check, table_columns_idx, and
+    none left to PostgreSQL.
+    """
     migrations = "".join(path.read_text() for path in resource("alembic", "versions").glob("*.py"))
     constraints = await query(
         database.migration_url,
@@ -273,7 +285,9 @@ async def test_databases_are_created_once(server_url: str) -> None:
 
 
 def test_revisions_are_numbered_in_their_order() -> None:
-    """Revision ids are 4-digit numbers without gaps, each file is named by its own, and each revises the one before it."""
+    """Revision ids are 4-digit numbers without gaps, each file is named by its own, and each
+    revises the one before it.
+    """
     paths = sorted(resource("alembic", "versions").glob("*.py"))
     for number, path in enumerate(paths, 1):
         source = path.read_text()
@@ -288,7 +302,8 @@ async def test_books_are_not_removed_by_a_downgrade(database: Database, revision
     """A schema with anything in its books cannot be moved below them, and stays as it is."""
     async with running_ledger(database) as ledger:
         await ledger.ingest(event_message())
-    # With no server beside it, which could make it wait, or be the one of two that have to give way.
+    # With no server beside it, which could make it wait, or be the one of two that have to give
+    # way.
     with pytest.raises(DBAPIError, match="they are not removed"):
         await migrate_async(database.migration_url, revision)
     assert await query(database.migration_url, "SELECT count(*) FROM ledger_entries") == [(1,)]

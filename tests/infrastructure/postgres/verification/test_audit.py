@@ -1,4 +1,6 @@
-"""The audit: silent on books that are in order, and every check of it speaks up when what it guards is broken."""
+"""The audit: silent on books that are in order, and every check of it speaks up when what it guards
+is broken.
+"""
 
 import asyncio
 import re
@@ -43,8 +45,9 @@ from ledger.v1 import ledger_pb2
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 CHECKS = {check.name: check.statement for check in load_checks()}
 
-# Every type of event that posts, with what makes it special: fees and none, a refund's fee, a dispute that ends in two parts,
-# another restaurant and currency, and a charge that is available at once.
+# Every type of event that posts, with what makes it special: fees and none, a refund's fee, a
+# dispute that ends in two parts, another restaurant and currency, and a charge that is available at
+# once.
 EVENTS = (
     event_message(
         event_id="evt_charge",
@@ -149,7 +152,8 @@ DROP INDEX payouts_in_flight_key, payouts_live_key;
 """
 
 
-# The items of the run of res_q's first payout are in an archive, whose id is 0...1, and no longer in their table.
+# The items of the run of res_q's first payout are in an archive, whose id is 0...1, and no longer
+# in their table.
 ARCHIVED = """
 INSERT INTO archived_run_outcomes (payout_run_id, outcome, skip_reason, items_count, archive_id)
 SELECT payout_run_id, outcome, COALESCE(skip_reason, ''), count(*), '00000000-0000-0000-0000-000000000001'
@@ -167,8 +171,9 @@ ARCHIVE = "archive 00000000-0000-0000-0000-000000000001"
 class Damage:
     """What is done to the books, and whom the check must name.
 
-    {evt_…} stands for that event's transaction id, {res_p.1} for the id of that restaurant's first payout, {res_p.1.transaction}
-    for its transaction id, {res_p.1.run} for its run, {res_p.1.paid} and {res_p.1.failed} for what the bank said of it.
+    {evt_…} stands for that event's transaction id, {res_p.1} for the id of that restaurant's first
+    payout, {res_p.1.transaction} for its transaction id, {res_p.1.run} for its run, {res_p.1.paid}
+    and {res_p.1.failed} for what the bank said of it.
     """
 
     check: str
@@ -530,7 +535,8 @@ SELECT gen_random_uuid(), payout_run_id, balance_account_id, {sequence}, amount_
 FROM payouts WHERE payout_id = '{{{name}}}'
 """
 
-# res_p, in EUR, has a payout that failed, one that was returned, one that was paid and one in flight; res_q has one in flight.
+# res_p, in EUR, has a payout that failed, one that was returned, one that was paid and one in
+# flight; res_q has one in flight.
 DAMAGE_TO_PAYOUTS = (
     event(PAYOUT_EVENTS, "evt_fee", "type = 'payout_paid', payout_id = 'po_1'"),
     event(PAYOUT_EVENTS, "evt_fee", "payout_id = '{res_q.1}'"),
@@ -800,7 +806,9 @@ BELIEVED = "written_txid = pg_current_xact_id()"
 
 
 def snapshot(check: str, change: str, *names: str, of: str = "res_p") -> Damage:
-    """Snapshots of a restaurant that were changed: the first one, or one that `names` names by {res_p.snapshot.2}."""
+    """Snapshots of a restaurant that were changed: the first one, or one that `names` names by
+    {res_p.snapshot.2}.
+    """
     sql = (
         f"UPDATE balance_snapshots SET {change}, {BELIEVED} WHERE horizon = '{{{of}.snapshot.1}}' AND balance_account_id ="
         f" (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{of}')"
@@ -841,8 +849,8 @@ DAMAGE_TO_MARKS = (
     ),
 )
 
-# res_p has two snapshots, the second with more entries than the first; res_a has two, of the same entries: one was taken before
-# some of them had matured.
+# res_p has two snapshots, the second with more entries than the first; res_a has two, of the same
+# entries: one was taken before some of them had matured.
 DAMAGE_TO_SNAPSHOTS = (
     snapshot(AGREES, "total_minors[1] = total_minors[1] + 1"),
     snapshot(AGREES, "matured_minors[1] = matured_minors[1] - 1"),
@@ -1156,7 +1164,8 @@ DAMAGE_TO_SEALING = (
 DAMAGE_TO_CLOCK = (
     Damage(
         "clock_is_not_behind_the_books",
-        # Unlike setval, it is taken back with its transaction; the next value is the latest instant.
+        # Unlike setval, it is taken back with its transaction; the next value is the latest
+        # instant.
         "DO $$ BEGIN EXECUTE 'ALTER SEQUENCE ledger_clock RESTART WITH '"
         " || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + 7200000000; PERFORM nextval('ledger_clock'); END $$",
         ("clock",),
@@ -1181,7 +1190,8 @@ DAMAGE = (
 )
 
 
-# As if all snapshots had been taken before any charge had matured: the next ones have to make up for that.
+# As if all snapshots had been taken before any charge had matured: the next ones have to make up
+# for that.
 EARLIER_SNAPSHOTS = """
 WITH taken AS (DELETE FROM balance_snapshots RETURNING *)
 INSERT INTO balance_snapshots
@@ -1362,7 +1372,9 @@ async def audit_of(url: str) -> AuditReport:
 
 
 async def test_audit_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
-    """Every type of event booked through the service: no error and no warning, and every check of the file was made."""
+    """Every type of event booked through the service: no error and no warning, and every check of
+    the file was made.
+    """
     await book_everything(ledger)
     report = await audit(ledger.engine)
     assert report.checks == tuple(CHECKS)
@@ -1370,7 +1382,9 @@ async def test_audit_is_silent_on_books_in_order(ledger: RunningLedger) -> None:
 
 
 async def test_audit_is_silent_on_archived_runs(booked: Database, names: dict[str, str]) -> None:
-    """A run whose items are in an archive is as good as one that has them, to every check about runs."""
+    """A run whose items are in an archive is as good as one that has them, to every check about
+    runs.
+    """
     for check in (
         OF_RUN,
         RUN_ITEMS,
@@ -1405,7 +1419,9 @@ async def test_check_finds_damage(booked: Database, names: dict[str, str], damag
 
 @pytest.mark.parametrize("damage", DAMAGE_TO_ROLES, ids=str)
 async def test_check_finds_roles_that_grew(booked: Database, damage: Damage) -> None:
-    """A role that became mighty, or is gone, is named once, and not once for every privilege that follows from it."""
+    """A role that became mighty, or is gone, is named once, and not once for every privilege that
+    follows from it.
+    """
     rows = await findings_after(booked, damage.sql, damage.check)
     assert [(row["entity"], row["severity"]) for row in rows] == [(damage.entities[0], "ERROR")]
 
@@ -1443,7 +1459,9 @@ def test_posting_rules_are_those_of_the_code() -> None:
 
 
 def test_payout_posting_rules_are_those_of_the_code() -> None:
-    """The VALUES lists of the check: what each state posts, and the states that a payout went through to get there."""
+    """The VALUES lists of the check: what each state posts, and the states that a payout went
+    through to get there.
+    """
     lines = [
         f"    ('{state}', '{rule.entry_type}', '{rule.debit}', '{rule.credit}')"
         for state, rule in PAYOUT_POSTING_RULES.items()
@@ -1461,7 +1479,9 @@ def test_payout_posting_rules_are_those_of_the_code() -> None:
 
 
 def test_only_the_last_rule_of_an_event_is_of_its_fee() -> None:
-    """The check takes the place of a rule for the position of its entry: a fee that is not posted must leave no gap."""
+    """The check takes the place of a rule for the position of its entry: a fee that is not posted
+    must leave no gap.
+    """
     for rules in EVENT_POSTING_RULES.values():
         assert all(rule.amount is Amount.AMOUNT for rule in rules[:-1])
 

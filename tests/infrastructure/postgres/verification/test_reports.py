@@ -1,4 +1,6 @@
-"""The reports: each tells what an independent calculation says, and reads what it needs and no more."""
+"""The reports: each tells what an independent calculation says, and reads what it needs and no
+more.
+"""
 
 import os
 import re
@@ -46,7 +48,8 @@ SETTLED = (ledger_pb2.EVENT_TYPE_PAYOUT_PAID, ledger_pb2.EVENT_TYPE_PAYOUT_FAILE
 CHARGE, FEE = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED, ledger_pb2.EVENT_TYPE_FEE_ASSESSED
 REFUND, DISPUTE = ledger_pb2.EVENT_TYPE_REFUND_SUCCEEDED, ledger_pb2.EVENT_TYPE_DISPUTE_OPENED
 
-# What Q2 is asked about: restaurant, currency, type, amount, fee, and how long before the end of the seven days.
+# What Q2 is asked about: restaurant, currency, type, amount, fee, and how long before the end of
+# the seven days.
 REVENUE = [
     *[(f"res_{n:02}", "PEN", CHARGE, 1_000 * n, 10 * n, timedelta(hours=n)) for n in range(1, 13)],
     ("res_12", "PEN", REFUND, 500, 0, timedelta(hours=1)),
@@ -65,9 +68,9 @@ REVENUE = [
 ]
 
 
-# A million entries and a hundred thousand payouts, of ten thousand restaurants. $1: the round, 1 to 10; every round is ten days
-# after the one before, the last one is three days ago. In every round each restaurant has three or four charges with a fee and
-# about one refund, and is then paid.
+# A million entries and a hundred thousand payouts, of ten thousand restaurants. $1: the round, 1 to
+# 10; every round is ten days after the one before, the last one is three days ago. In every round
+# each restaurant has three or four charges with a fee and about one refund, and is then paid.
 CHARGES_A_ROUND, REFUNDS_A_ROUND, RESTAURANTS, ROUNDS = 35_000, 10_000, 10_000, 10
 
 REGISTER_MANY = f"""
@@ -215,7 +218,10 @@ def psql(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> None:
-    """Q1: a row for every restaurant, equal to GetBalance; zeros for one without an account in the currency."""
+    """Q1: a row for every restaurant, equal to GetBalance.
+
+    Zeros for one without an account in the currency.
+    """
     await ledger.ingest(
         event_message(restaurant_id="res_a", amount_minor=10_000, fee_minor=300),
         event_message(
@@ -233,12 +239,10 @@ async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> No
     rows = await report_of(ledger, "q1_balances", currency="PEN")
     assert [row["restaurant_id"] for row in rows] == ["res_a", "res_red", "res_usd"]
     for row in rows:
-        told = await ledger.balance(row["restaurant_id"])
+        got = await ledger.balance(row["restaurant_id"])
         for kind in ("available_minor", "pending_minor", "reserved_minor", "disputed_minor"):
-            assert row[kind] == getattr(told, kind), (row["restaurant_id"], kind)
-        last_event_at = (
-            told.last_event_at.ToDatetime(UTC) if told.HasField("last_event_at") else None
-        )
+            assert row[kind] == getattr(got, kind), (row["restaurant_id"], kind)
+        last_event_at = got.last_event_at.ToDatetime(UTC) if got.HasField("last_event_at") else None
         assert row["last_event_at"] == last_event_at
     assert [rows[0][kind] for kind in ("available_minor", "pending_minor", "reserved_minor")] == [
         7,
@@ -287,7 +291,7 @@ async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> N
                 (currency, rank, restaurant_id, charges[currency, restaurant_id], value, rounded)
             )
     rows = await report_of(ledger, "q2_top_restaurants", until_at=NOW)
-    told = [
+    got = [
         (
             row["currency"],
             row["rank"],
@@ -298,7 +302,7 @@ async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> N
         )
         for row in rows
     ]
-    assert told == expected
+    assert got == expected
     assert [row["rank"] for row in rows if row["restaurant_id"] in ("res_09", "res_tie")] == [5, 5]
     assert all(
         row["net_minor"] == row["charged_minor"] - row["fees_minor"] - row["refunded_minor"]
@@ -307,7 +311,9 @@ async def test_top_restaurants_are_those_of_the_week(ledger: RunningLedger) -> N
 
 
 async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> None:
-    """Q3: every reason there is, as a dry run counts them, and restaurant by restaurant what the run then did."""
+    """Q3: every reason there is, as a dry run counts them, and restaurant by restaurant what the
+    run then did.
+    """
     await ledger.ingest(
         *(
             event_message(restaurant_id=f"res_{name}", amount_minor=5_000)
@@ -460,11 +466,11 @@ async def test_payout_history_is_what_the_service_tells(ledger: RunningLedger) -
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=700))
     await finished_run(ledger, request_id=unique("run"))
     rows = await report_of(ledger, "payout_history", restaurant_id="res_a")
-    told = [
+    got = [
         (row["sequence"], row["state"], row["amount_minor"], row["item_type"], row["item_minor"])
         for row in rows
     ]
-    assert told == [
+    assert got == [
         (2, "CREATED", 5_680, "CHARGE", 700),
         (2, "CREATED", 5_680, "PAYOUT_RETURN", 4_980),
         (1, "RETURNED", 4_980, "CHARGE", 5_000),
@@ -534,7 +540,9 @@ def test_parameters_are_explained() -> None:
 
 
 async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
-    """Run by psql, the file prints the same rows, one query after the other, with defaults and with every variable given."""
+    """Run by psql, the file prints the same rows, one query after the other, with defaults and with
+    every variable given.
+    """
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000))
     await finished_run(ledger, request_id=unique("run"))
     url = ledger.database.migration_url
@@ -570,7 +578,9 @@ def tell(text: str) -> None:
 async def explain(
     engine: AsyncEngine, name: str, parameters: dict[str, Value], *before: str
 ) -> tuple[str, float, set[str]]:
-    """The plan of a report as text, how many milliseconds it took, and the indexes in it; `before` is undone afterwards."""
+    """The plan of a report as text, how many milliseconds it took, and the indexes in it; `before`
+    is undone afterwards.
+    """
     found = load_queries()[name]
     async with autocommit(engine) as connection:
         transaction = connection.transaction()
@@ -600,7 +610,8 @@ async def explain(
     not os.environ.get("LEDGER_TEST_LARGE"), reason="takes minutes; LEDGER_TEST_LARGE=1 asks for it"
 )
 async def test_large_books_are_read_by_their_indexes(database: Database) -> None:
-    """A million entries and a hundred thousand payouts: the audit is clean, and each report uses the indexes meant for it.
+    """A million entries and a hundred thousand payouts: the audit is clean, and each report uses
+    the indexes meant for it.
 
     Prints how long everything takes, with the plans: pytest -s.
     """

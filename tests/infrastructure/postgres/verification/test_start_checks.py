@@ -35,7 +35,9 @@ async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
 async def test_database_that_does_not_sync_is_refused(
     engine: AsyncEngine, database: Database
 ) -> None:
-    """The server of these tests forgets on power loss, unless it is one that somebody administers: it says so itself."""
+    """The server of these tests forgets on power loss, unless it is one that somebody administers:
+    it says so itself.
+    """
     ((fsync,),) = await query(database.migration_url, "SELECT current_setting('fsync')")
     if fsync == "on":
         pytest.skip("this server syncs")
@@ -63,7 +65,10 @@ async def test_database_that_commits_asynchronously_is_refused(
 async def login(
     database: Database, attributes: str, *grants: str
 ) -> AsyncIterator[tuple[str, str]]:
-    """The name and the URL of a new role that may log in, {role} in the statements; gone afterwards with what was done."""
+    """The name and the URL of a new role that may log in, {role} in the statements.
+
+    Gone afterwards with what was done.
+    """
     # Roles are the server's, which other processes may use for their tests.
     role = unique(f"login_{os.getpid()}")
     password = f"PASSWORD '{unique('secret')}'"
@@ -87,7 +92,8 @@ async def privileges_checked(url: str) -> None:
         await engine.dispose()
 
 
-# Besides ledger_app, which each is a member of: its attributes, what it is granted, and why it is refused; "" if it is not.
+# Besides ledger_app, which each is a member of: its attributes, what it is granted, and why it is
+# refused; "" if it is not.
 LOGINS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "a member of ledger_app alone": ("", (), ""),
     "one that inherits nothing": ("NOINHERIT", (), ""),
