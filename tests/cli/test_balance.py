@@ -73,7 +73,7 @@ async def test_balance_of_a_past_instant(shared_ledger: RunningLedger) -> None:
     )
 
 
-async def test_unknown_restaurant_is_told_in_the_contracts_words(
+async def test_unknown_restaurant_is_reported_in_the_contracts_words(
     shared_ledger: RunningLedger,
 ) -> None:
     """Status, reason and a sentence; status 1."""
@@ -94,7 +94,7 @@ async def test_field_violations_are_listed(shared_ledger: RunningLedger) -> None
     assert [violation.split()[0] for violation in violations] == ["restaurant_id", "currency"]
 
 
-async def test_no_server_is_told_with_what_to_do() -> None:
+async def test_no_server_is_reported_with_what_to_do() -> None:
     """Status 3, for scripts that try again."""
     outcome = await run_command("balance", "res_1", "PEN", "--address", "127.0.0.1:1")
     assert outcome.status == ExitStatus.UNREACHABLE
@@ -112,6 +112,6 @@ async def test_no_server_is_told_with_what_to_do() -> None:
         ("res_1", "PEN", "--address", "x"),
     ],
 )
-async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> None:
+async def test_bad_usage_is_reported_before_any_call(arguments: tuple[str, ...]) -> None:
     """Status 2."""
     assert (await run_command("balance", *arguments)).status == ExitStatus.USAGE

@@ -107,14 +107,14 @@ def test_each_bad_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_bad_number_of_workers_is_told_by_its_option() -> None:
+def test_bad_number_of_workers_is_reported_by_its_option() -> None:
     """Not by the variable, which is not set."""
     with pytest.raises(CommandFailure, match="--workers must be at least 1") as caught:
         load_settings(workers=0)
     assert caught.value.exit_status is ExitStatus.USAGE
 
 
-def test_bad_file_of_an_option_is_told_by_it(request: pytest.FixtureRequest) -> None:
+def test_bad_file_of_an_option_is_reported_by_it(request: pytest.FixtureRequest) -> None:
     """Options before the name of a command are settings too; shells do not expand ~ in quotes."""
     request.addfinalizer(take_options)
     take_options(client_token_file=Path("~nosuchuser/token"))

@@ -122,7 +122,7 @@ async def test_token_goes_in_plaintext_to_this_machine_only(
         (("--token-file", "empty"), "empty holds no token"),
     ],
 )
-async def test_bad_credentials_are_told(
+async def test_bad_credentials_are_reported(
     tmp_path: Path, options: tuple[str, ...], says: str
 ) -> None:
     """In a line, with status 2."""

@@ -67,7 +67,7 @@ def test_script_makes_the_file() -> None:
     assert subprocess.run([sys.executable, SCRIPT, "--check"]).returncode == 0
 
 
-def test_script_tells_a_changed_file(tmp_path: Path) -> None:
+def test_script_detects_a_changed_file(tmp_path: Path) -> None:
     """A copy of the script, beside a file that differs in one byte."""
     script, target = (
         tmp_path / "scripts" / SCRIPT.name,

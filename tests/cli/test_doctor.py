@@ -89,7 +89,9 @@ async def test_schema_that_the_role_may_not_use_is_named(
     assert (await run_command("doctor")).status == ExitStatus.DONE
 
 
-async def test_role_that_may_not_connect_is_told_what_it_lacks(configured: Database) -> None:
+async def test_role_that_may_not_connect_is_named_with_the_missing_right(
+    configured: Database,
+) -> None:
     """`ledger migrate` does not grant it: another role may be meant to log in."""
     if configured.url == configured.migration_url:
         pytest.skip("the tests log in as a superuser")

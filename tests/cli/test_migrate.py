@@ -41,7 +41,7 @@ async def test_schema_moves_down_and_up_again(
     assert outcome.stdout == f"the schema was brought from revision none to {head_revision()}\n"
 
 
-async def test_unknown_revision_is_told(
+async def test_unknown_revision_is_reported(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Status 1, in one line."""
@@ -55,7 +55,7 @@ async def test_unknown_revision_is_told(
     )
 
 
-async def test_schema_of_a_later_version_is_told(
+async def test_schema_of_a_later_version_is_reported(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database of a later version is not changed: status 1, and both revisions are named."""
@@ -66,7 +66,7 @@ async def test_schema_of_a_later_version_is_told(
     assert outcome.stderr.startswith("error: cannot move the schema from revision 9999 to head: ")
 
 
-async def test_unreachable_database_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_database_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 3, for deployments that try again."""
     monkeypatch.setenv("LEDGER_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/books")
     outcome = await run_command("migrate")

@@ -147,14 +147,14 @@ async def test_unknown_words_are_shown_as_their_numbers(
         assert str(UNKNOWN) in outcome.stdout
 
 
-async def test_booked_answer_of_the_bank_is_told_as_booked(newer: tuple[NewerServer, str]) -> None:
+async def test_booked_answer_of_the_bank_is_shown_as_booked(newer: tuple[NewerServer, str]) -> None:
     """`payouts paid` has booked the event by the time it sees an unknown status."""
     outcome = await called(newer, "payouts", "paid", "payout_1", "--json")
     assert newer[0].booked == ["cli.payout_paid.payout_1"]
     assert json.loads(outcome.stdout)["status"] == str(UNKNOWN)
 
 
-async def test_balance_after_an_entry_that_cannot_be_told_is_left_out(
+async def test_balance_after_an_entry_of_unknown_direction_is_left_out(
     newer: tuple[NewerServer, str],
 ) -> None:
     """An entry between unknown accounts may have raised or lowered the balance."""

@@ -62,7 +62,7 @@ def test_whole_number_is_read(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", [str(INT64_MAX + 1), "1" * 5000])
-def test_number_beyond_its_range_is_told(text: str) -> None:
+def test_number_beyond_its_range_is_reported(text: str) -> None:
     """However long it is."""
     with pytest.raises(click.BadParameter, match="must be 0 to 9223372036854775807"):
         WholeNumber().convert(text, None, None)

@@ -39,7 +39,7 @@ def on_terminal(columns: int, work: Callable[[], None], monkeypatch: pytest.Monk
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     written: list[bytes] = []
-    # Whoever fills the buffer of a terminal waits for its reader.
+    # A writer that fills the buffer of a terminal waits for its reader.
     reader = threading.Thread(target=_read_to_end, args=(leader, written))
     reader.start()
     with os.fdopen(follower, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:

@@ -107,14 +107,14 @@ async def test_dates_are_refused_by_the_clock_of_the_books(
     ],
     ids=str,
 )
-async def test_wrong_command_lines_are_told(arguments: tuple[str, ...], complaint: str) -> None:
+async def test_wrong_command_lines_are_reported(arguments: tuple[str, ...], complaint: str) -> None:
     """Status 2, and what is wrong, before any database is asked."""
     outcome = await run_command("report", *arguments)
     assert outcome.status == ExitStatus.USAGE
     assert complaint in outcome.stderr
 
 
-async def test_unreachable_database_is_told_without_its_password(
+async def test_unreachable_database_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Status 3, for scripts that try again."""

@@ -170,7 +170,7 @@ async def test_bad_metadata_is_a_usage_error(metadata: tuple[str, ...]) -> None:
     assert outcome.stderr.startswith("error: --metadata must be KEY=VALUE")
 
 
-async def test_refusals_of_the_server_are_told(shared_ledger: RunningLedger) -> None:
+async def test_refusals_of_the_server_are_reported(shared_ledger: RunningLedger) -> None:
     """An unknown restaurant, and a value out of its range."""
     outcome = await run_command(
         "restaurants", "get", "res_none", "--address", shared_ledger.address

@@ -173,7 +173,7 @@ async def test_statement_of_many_pages(
     assert [row[3] for row in table_cells(outcome.stdout)] == ["100.00", "97.50", "-22.50"]
 
 
-async def test_refusals_are_told_in_the_contracts_words(shared_ledger: RunningLedger) -> None:
+async def test_refusals_are_reported_in_the_contracts_words(shared_ledger: RunningLedger) -> None:
     """Status 1 with the reason; nothing on standard output."""
     outcome = await run_command(
         "statement", "res_9", "PEN", "--csv", "--address", shared_ledger.address
@@ -202,6 +202,6 @@ BAD_USAGE: list[tuple[Any, ...]] = [
 
 
 @pytest.mark.parametrize("arguments", BAD_USAGE)
-async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> None:
+async def test_bad_usage_is_reported_before_any_call(arguments: tuple[str, ...]) -> None:
     """Status 2."""
     assert (await run_command("statement", *arguments)).status == ExitStatus.USAGE

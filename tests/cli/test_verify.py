@@ -103,7 +103,7 @@ async def test_bad_heads_are_usage_errors(arguments: tuple[str, ...]) -> None:
     assert (await run_command("verify", *arguments)).status == ExitStatus.USAGE
 
 
-async def test_unreachable_database_is_told_without_its_password(
+async def test_unreachable_database_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Status 3, for scripts that try again."""
@@ -116,7 +116,7 @@ async def test_unreachable_database_is_told_without_its_password(
     assert len(outcome.stderr.splitlines()) == 1
 
 
-async def test_missing_database_and_missing_schema_are_told(
+async def test_missing_database_and_missing_schema_are_reported(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one line, with what to do about it where that is known."""

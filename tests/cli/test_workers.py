@@ -106,7 +106,7 @@ async def workers_on(database: Database, **settings: str) -> AsyncIterator[Runni
         "LEDGER_HEALTH_ADDRESS": "127.0.0.1:0",
         "LEDGER_LOG_FORMAT": "json",
         "LEDGER_METRICS_ADDRESS": "127.0.0.1:0",
-        # Whoever seals would wait for the locks of these tests as well, and be taken for a call.
+        # A sealer would wait for the locks of these tests too, and be counted as a call.
         "LEDGER_SEAL_INTERVAL_SECONDS": "0",
         # The server of these tests forgets on power loss.
         "LEDGER_REQUIRE_DURABLE_DATABASE": "false",

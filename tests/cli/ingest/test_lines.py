@@ -150,7 +150,7 @@ def test_text_must_be_a_string(name: str, value: object) -> None:
     assert violations_of(line_of(**{name: value})).keys() == {name}
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_everything_wrong_is_reported_at_once() -> None:
     """Together with the event's id, if that is right."""
     with pytest.raises(InvalidLine) as caught:
         parse_event_line(

@@ -87,7 +87,7 @@ async def account_locked(ledger: RunningLedger, restaurant_id: str) -> AsyncIter
         await engine.dispose()
 
 
-async def test_run_waits_and_tells_what_it_did(ledger: RunningLedger) -> None:
+async def test_run_waits_and_shows_what_it_did(ledger: RunningLedger) -> None:
     """What was created, what it adds up to, and how many were skipped for which reason."""
     await charge(ledger, res_1=10_000, res_2=2_550, res_small=99)
     await ledger.ingest(
@@ -313,7 +313,7 @@ async def test_paid_is_booked_once(ledger: RunningLedger) -> None:
     await assert_books_in_order(ledger.database)
 
 
-async def test_bank_tells_when(ledger: RunningLedger) -> None:
+async def test_time_of_the_bank_is_kept(ledger: RunningLedger) -> None:
     """The instant is kept, and another one for the same payout is a contradiction."""
     payout_id = await only_payout(ledger)
     when = ("--occurred-at", "2026-02-02T08:00:00Z")
@@ -405,7 +405,7 @@ async def test_export_holds_what_the_bank_has_not_answered(
         ("export", "--currency", "XXX"),
     ],
 )
-async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> None:
+async def test_bad_usage_is_reported_before_any_call(arguments: tuple[str, ...]) -> None:
     """Status 2."""
     assert (await run_command("payouts", *arguments)).status == ExitStatus.USAGE
 
@@ -419,7 +419,7 @@ async def test_bad_usage_is_told_before_any_call(arguments: tuple[str, ...]) -> 
         (("export", "--run", str(uuid4())), "PAYOUT_RUN_NOT_FOUND"),
     ],
 )
-async def test_refusals_of_the_server_are_told(
+async def test_refusals_of_the_server_are_reported(
     shared_ledger: RunningLedger, arguments: tuple[str, ...], reason: str
 ) -> None:
     """By the contract's reasons; status 1, and nothing on standard output."""
@@ -431,7 +431,7 @@ async def test_refusals_of_the_server_are_told(
 @pytest.mark.parametrize(
     "arguments", [("run", "PEN", *AS_OF), ("list",), ("export",), ("paid", str(uuid4()))]
 )
-async def test_no_server_is_told_with_what_to_do(arguments: tuple[str, ...]) -> None:
+async def test_no_server_is_reported_with_what_to_do(arguments: tuple[str, ...]) -> None:
     """Status 3, for scripts that try again."""
     outcome = await run_command("payouts", *arguments, "--address", "127.0.0.1:1")
     assert (outcome.status, outcome.stdout) == (ExitStatus.UNREACHABLE, "")

@@ -150,9 +150,7 @@ async def test_server_drains_although_its_log_is_gone(data_dir: Path) -> None:
     assert not has_postmaster(data_dir)
 
 
-async def test_server_serves_although_nobody_reads_that_it_is_ready(
-    data_dir: Path, tmp_path: Path
-) -> None:
+async def test_server_serves_although_its_output_is_closed(data_dir: Path, tmp_path: Path) -> None:
     """As with `ledger serve | head -1`, which is gone before the last line comes."""
     address = f"unix:{tmp_path}/ledger.sock"
     reader, writer = os.pipe()

@@ -205,7 +205,7 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
 def _pay_out(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
-    """Pays all restaurants; the bank carries out one payout and refuses one, which is paid again."""
+    """Pays all restaurants. The bank carries out one payout and refuses one; that is paid again."""
     owed = owed_by_account(lines)
     # The demonstration's server has the settlement zone UTC.
     today = datetime.now(UTC).date()
