@@ -161,7 +161,8 @@ LEFT JOIN LATERAL {
 """
 
 _COLUMNS = """e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
-         e.amount_minor, e.available_at, e.occurred_at, e.recorded_at, e.event_id, e.payout_id, e.recorded_txid"""
+         e.amount_minor, e.available_at, e.occurred_at, e.recorded_at, e.event_id,
+         e.payout_id, e.recorded_txid"""
 
 
 def _microseconds(column: str) -> str:
