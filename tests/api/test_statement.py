@@ -30,7 +30,7 @@ from support.page_tokens import keyed_token
 from support.running import RunningLedger, running_ledger
 from support.waiting import POLL_SECONDS
 
-from ledger.api.convert.events import decode_instant
+from ledger.api.convert.instants import decode_instant
 from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.convert.statements import (
     OPEN_TRANSACTIONS_MAX,

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ledger.api.convert.events import encode_instant
+from ledger.api.convert.instants import encode_instant
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.v1 import ledger_pb2
 

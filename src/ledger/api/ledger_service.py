@@ -7,9 +7,7 @@ from typing import Any
 
 from grpc import aio
 
-from ledger.api.convert import events as convert
-from ledger.api.convert import payouts as convert_payouts
-from ledger.api.convert import statements as convert_statement
+from ledger.api.convert import balances, events, identifiers, payouts, restaurants, statements
 from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.application.get_balance import GetBalance
@@ -77,10 +75,10 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.IngestEventRequest, context: Context
     ) -> ledger_pb2.IngestEventResponse:
         admission = self._ingest_events.admit(1, request.ByteSize(), context.time_remaining())
-        events = (convert.decode_ingest_event(request, self._clock()),)
-        size_bytes = convert.memory_bytes(events, admission.request_bytes)
-        (outcome,) = await self._ingest_events(events, admission, size_bytes=size_bytes)
-        return convert.encode_ingest_event(outcome)
+        decoded = (events.decode_ingest_event(request, self._clock()),)
+        size_bytes = events.memory_bytes(decoded, admission.request_bytes)
+        (outcome,) = await self._ingest_events(decoded, admission, size_bytes=size_bytes)
+        return events.encode_ingest_event(outcome)
 
     async def BatchIngestEvents(
         self, request: ledger_pb2.BatchIngestEventsRequest, context: Context
@@ -88,17 +86,17 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         admission = self._ingest_events.admit(
             len(request.events), request.ByteSize(), context.time_remaining()
         )
-        decoded = convert.decode_batch(request, self._clock())
+        decoded = events.decode_batch(request, self._clock())
         # Not held while its events wait: it takes as much memory as they do, or far more.
         del request
         outcomes = await ingest_decoded(
             self._ingest_events,
             decoded,
             admission,
-            size_bytes=convert.memory_bytes(decoded, admission.request_bytes),
+            size_bytes=events.memory_bytes(decoded, admission.request_bytes),
         )
         return ledger_pb2.BatchIngestEventsResponse(
-            results=[convert.encode_result(outcome) for outcome in outcomes]
+            results=[events.encode_result(outcome) for outcome in outcomes]
         )
 
     async def StreamEvents(
@@ -112,124 +110,126 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def GetEvent(
         self, request: ledger_pb2.GetEventRequest, context: Context
     ) -> ledger_pb2.GetEventResponse:
-        event_id = convert.decode_event_id(request)
-        return convert.encode_event(*await get_event(self._ledger, event_id))
+        event_id = events.decode_event_id(request)
+        return events.encode_event(*await get_event(self._ledger, event_id))
 
     async def GetBalance(
         self, request: ledger_pb2.GetBalanceRequest, context: Context
     ) -> ledger_pb2.GetBalanceResponse:
-        query = convert.decode_balance_query(request)
-        return convert.encode_balance(await self._get_balance(query))
+        query = balances.decode_balance_query(request)
+        return balances.encode_balance(await self._get_balance(query))
 
     async def ListEntries(
         self, request: ledger_pb2.ListEntriesRequest, context: Context
     ) -> ledger_pb2.ListEntriesResponse:
         tokens = await self._page_tokens()
-        query, after, page_size = convert_statement.decode_statement_request(tokens, request)
+        query, after, page_size = statements.decode_statement_request(tokens, request)
         page = await list_entries(self._statements, query, after, page_size)
-        return convert_statement.encode_statement_page(tokens, query, page)
+        return statements.encode_statement_page(tokens, query, page)
 
     async def RunPayouts(
         self, request: ledger_pb2.RunPayoutsRequest, context: Context
     ) -> ledger_pb2.RunPayoutsResponse:
-        key = convert_payouts.decode_payout_run_key(request)
+        key = payouts.decode_payout_run_key(request)
         run = await run_payouts(self._payout_runs, key, dry_run=request.dry_run)
         if not request.dry_run:
             self._wake_payout_worker()
-        return ledger_pb2.RunPayoutsResponse(payout_run=convert_payouts.encode_payout_run(run))
+        return ledger_pb2.RunPayoutsResponse(payout_run=payouts.encode_payout_run(run))
 
     async def GetPayoutRun(
         self, request: ledger_pb2.GetPayoutRunRequest, context: Context
     ) -> ledger_pb2.GetPayoutRunResponse:
-        payout_run_id = convert_payouts.decode_payout_run_id(request)
+        payout_run_id = payouts.decode_payout_run_id(request)
         run = await get_payout_run(self._payout_runs, payout_run_id)
-        return ledger_pb2.GetPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
+        return ledger_pb2.GetPayoutRunResponse(payout_run=payouts.encode_payout_run(run))
 
     async def ListPayoutRuns(
         self, request: ledger_pb2.ListPayoutRunsRequest, context: Context
     ) -> ledger_pb2.ListPayoutRunsResponse:
-        query = convert_payouts.decode_payout_run_query(request)
-        page_size = convert.decode_page_size(request.page_size)
+        query = payouts.decode_payout_run_query(request)
+        page_size = identifiers.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
-        before = convert_payouts.decode_position(
-            tokens, convert_payouts.payout_run_list(query), request.page_token
-        )
+        before = payouts.decode_position(tokens, payouts.payout_run_list(query), request.page_token)
         runs, more = await list_payout_runs(self._payout_runs, query, before, page_size)
-        return convert_payouts.encode_payout_run_page(tokens, query, runs, more=more)
+        return payouts.encode_payout_run_page(tokens, query, runs, more=more)
 
     async def CancelPayoutRun(
         self, request: ledger_pb2.CancelPayoutRunRequest, context: Context
     ) -> ledger_pb2.CancelPayoutRunResponse:
-        run = await cancel_payout_run(
-            self._payout_runs, convert_payouts.decode_payout_run_id(request)
-        )
-        return ledger_pb2.CancelPayoutRunResponse(payout_run=convert_payouts.encode_payout_run(run))
+        run = await cancel_payout_run(self._payout_runs, payouts.decode_payout_run_id(request))
+        return ledger_pb2.CancelPayoutRunResponse(payout_run=payouts.encode_payout_run(run))
 
     async def ListPayoutRunItems(
         self, request: ledger_pb2.ListPayoutRunItemsRequest, context: Context
     ) -> ledger_pb2.ListPayoutRunItemsResponse:
-        payout_run_id = convert_payouts.decode_payout_run_id(request)
-        outcome = convert_payouts.decode_outcome(request.outcome)
-        page_size = convert.decode_page_size(request.page_size)
+        payout_run_id = payouts.decode_payout_run_id(request)
+        outcome = payouts.decode_outcome(request.outcome)
+        page_size = identifiers.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
         query = ("ListPayoutRunItems", request.payout_run_id, outcome or "")
-        after = convert.decode_page_position(tokens, query, request.page_token)
+        after = identifiers.decode_page_position(tokens, query, request.page_token)
         items, more = await list_payout_run_items(
             self._payout_runs, payout_run_id, outcome, after, page_size
         )
         return ledger_pb2.ListPayoutRunItemsResponse(
-            items=[convert_payouts.encode_payout_run_item(item) for item in items],
+            items=[payouts.encode_payout_run_item(item) for item in items],
             next_page_token=tokens.encode(query, [items[-1].restaurant_id]) if more else "",
         )
 
     async def GetPayout(
         self, request: ledger_pb2.GetPayoutRequest, context: Context
     ) -> ledger_pb2.GetPayoutResponse:
-        payout_id = convert_payouts.decode_payout_id(request)
+        payout_id = payouts.decode_payout_id(request)
         details = await get_payout(self._payouts, payout_id)
-        return ledger_pb2.GetPayoutResponse(payout=convert_payouts.encode_payout_details(details))
+        return ledger_pb2.GetPayoutResponse(payout=payouts.encode_payout_details(details))
 
     async def ListPayouts(
         self, request: ledger_pb2.ListPayoutsRequest, context: Context
     ) -> ledger_pb2.ListPayoutsResponse:
-        query = convert_payouts.decode_payout_query(request)
-        page_size = convert.decode_page_size(request.page_size)
+        query = payouts.decode_payout_query(request)
+        page_size = identifiers.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
-        before = convert_payouts.decode_payout_position(tokens, query, request.page_token)
-        payouts, more = await list_payouts(
+        before = payouts.decode_payout_position(tokens, query, request.page_token)
+        page, more = await list_payouts(
             self._payouts, self._payout_runs, self._begin, query, before, page_size
         )
-        return convert_payouts.encode_payout_page(tokens, query, payouts, more=more)
+        return payouts.encode_payout_page(tokens, query, page, more=more)
 
     async def PutRestaurant(
         self, request: ledger_pb2.PutRestaurantRequest, context: Context
     ) -> ledger_pb2.PutRestaurantResponse:
-        profile = convert.decode_profile(request)
+        profile = restaurants.decode_profile(request)
         restaurant = await put_restaurant(self._begin, profile)
-        return ledger_pb2.PutRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
+        return ledger_pb2.PutRestaurantResponse(
+            restaurant=restaurants.encode_restaurant(restaurant)
+        )
 
     async def UpdateRestaurant(
         self, request: ledger_pb2.UpdateRestaurantRequest, context: Context
     ) -> ledger_pb2.UpdateRestaurantResponse:
-        change = convert.decode_restaurant_change(request)
+        change = restaurants.decode_restaurant_change(request)
         restaurant = await update_restaurant(self._begin, change)
-        return ledger_pb2.UpdateRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
+        return ledger_pb2.UpdateRestaurantResponse(
+            restaurant=restaurants.encode_restaurant(restaurant)
+        )
 
     async def GetRestaurant(
         self, request: ledger_pb2.GetRestaurantRequest, context: Context
     ) -> ledger_pb2.GetRestaurantResponse:
-        restaurant_id = convert.decode_restaurant_id(request)
+        restaurant_id = restaurants.decode_restaurant_id(request)
         restaurant = await get_restaurant(self._begin, restaurant_id)
-        return ledger_pb2.GetRestaurantResponse(restaurant=convert.encode_restaurant(restaurant))
+        return ledger_pb2.GetRestaurantResponse(
+            restaurant=restaurants.encode_restaurant(restaurant)
+        )
 
     async def ListRestaurants(
         self, request: ledger_pb2.ListRestaurantsRequest, context: Context
     ) -> ledger_pb2.ListRestaurantsResponse:
-        page_size = convert.decode_page_size(request.page_size)
+        page_size = identifiers.decode_page_size(request.page_size)
         tokens = await self._page_tokens()
-        after = convert.decode_page_position(tokens, _LIST_RESTAURANTS, request.page_token)
-        restaurants, more = await list_restaurants(self._begin, after, page_size)
-        return convert.encode_restaurant_page(tokens, _LIST_RESTAURANTS, restaurants, more=more)
+        after = identifiers.decode_page_position(tokens, _LIST_RESTAURANTS, request.page_token)
+        page, more = await list_restaurants(self._begin, after, page_size)
+        return restaurants.encode_restaurant_page(tokens, _LIST_RESTAURANTS, page, more=more)
 
     async def _page_tokens(self) -> PageTokens:
         """Read once: a new key takes effect with the next server. Raises DatabaseUnavailable,

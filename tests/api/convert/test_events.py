@@ -10,7 +10,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from support.events import event_message, unique
 
-from ledger.api.convert.events import decode_batch, encode_instant, memory_bytes
+from ledger.api.convert.events import decode_batch, memory_bytes
+from ledger.api.convert.instants import encode_instant
 from ledger.api.convert.page_tokens import PageTokens
 from ledger.api.convert.statements import encode_statement_page
 from ledger.application.ports.events import StoredEntry

@@ -3,32 +3,19 @@
 Every rule about the shape of a request is in `convert` or in the domain.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from sys import getsizeof
-from uuid import UUID
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.api.access.authorization import REFUSED_EVENT_TYPES
-from ledger.api.convert.page_tokens import PageTokens
+from ledger.api.convert.identifiers import require_ids
+from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
 from ledger.api.errors import status_of
 from ledger.application.ingest.event_batch import Booked, IngestOutcome, IngestStatus
-from ledger.application.ports.balances import BalanceQuery
 from ledger.application.ports.events import StoredEntry, StoredEvent
-from ledger.domain.balances import Balance, BalanceAccount
 from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import EPOCH, EVENT_FIELDS, EventType, ProcessorEvent, event_violations
-from ledger.domain.fields import ID_RULE, is_id
-from ledger.domain.money import CURRENCY_RULE, is_currency
+from ledger.domain.events import EVENT_FIELDS, EventType, ProcessorEvent, event_violations
 from ledger.domain.posting_rules import EntryType
-from ledger.domain.restaurants import (
-    CHANGEABLE_FIELDS,
-    Restaurant,
-    RestaurantChange,
-    RestaurantProfile,
-    profile_violations,
-)
 from ledger.errors import (
     EventTypeUnknown,
     FieldViolation,
@@ -36,27 +23,12 @@ from ledger.errors import (
     LedgerError,
     ScopeMissing,
 )
-from ledger.limits import BATCH_EVENTS_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX
+from ledger.limits import BATCH_EVENTS_MAX
 from ledger.v1 import ledger_pb2
-
-# A page ends early rather than be larger than the 4 MiB that clients take by default.
-PAGE_BYTES_MAX = 3 * 1024 * 1024
 
 # Of all events of a request: 64 each if there are 1,000.
 METADATA_ENTRIES_MAX = 64_000
 
-UPDATE_PATHS_MAX = 1000
-UPDATE_MASK_RULE = (
-    f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, "
-    "and metadata.KEY instead of metadata"
-)
-_METADATA_KEY = "metadata."
-
-_SECONDS_A_DAY = 86_400
-_NANOS_A_SECOND = 1_000_000_000
-# 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.
-_SECONDS_MIN = -62_135_596_800
-_SECONDS_MAX = 253_402_300_799
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails
 # here, at import.
@@ -94,31 +66,6 @@ _STATUS_NUMBERS = {
     IngestStatus.CREATED: ledger_pb2.INGEST_STATUS_CREATED,
     IngestStatus.DUPLICATE: ledger_pb2.INGEST_STATUS_DUPLICATE,
 }
-
-
-def decode_instant(timestamp: Timestamp) -> datetime | None:
-    """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp
-    does not allow.
-    """
-    if not (
-        _SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND
-    ):
-        return None
-    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
-
-
-def encode_instant(instant: datetime) -> Timestamp:
-    """The instant as a message."""
-    since = instant - EPOCH
-    message = Timestamp()
-    message.seconds = since.days * _SECONDS_A_DAY + since.seconds
-    message.nanos = since.microseconds * 1000
-    return message
-
-
-def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
-    """The instant as a message, None for none."""
-    return None if instant is None else encode_instant(instant)
 
 
 def decode_event(
@@ -296,7 +243,7 @@ def encode_result(outcome: IngestOutcome) -> ledger_pb2.IngestResult:
 
 def decode_event_id(request: ledger_pb2.GetEventRequest) -> str:
     """The id asked for. Raises InvalidRequest."""
-    _require_ids({"event_id": request.event_id})
+    require_ids({"event_id": request.event_id})
     return request.event_id
 
 
@@ -331,180 +278,11 @@ def write_entry(message: ledger_pb2.LedgerEntry, entry: StoredEntry) -> None:
     message.restaurant_id = entry.restaurant_id
     message.currency = entry.currency
     if entry.available_at_microseconds is not None:
-        _write_microseconds(message.available_at, entry.available_at_microseconds)
+        write_microseconds(message.available_at, entry.available_at_microseconds)
     if entry.occurred_at_microseconds is not None:
-        _write_microseconds(message.occurred_at, entry.occurred_at_microseconds)
-    _write_microseconds(message.recorded_at, entry.recorded_at_microseconds)
+        write_microseconds(message.occurred_at, entry.occurred_at_microseconds)
+    write_microseconds(message.recorded_at, entry.recorded_at_microseconds)
     if entry.event_id is not None:
         message.event_id = entry.event_id
     if entry.payout_id is not None:
         message.payout_id = str(entry.payout_id)
-
-
-def _write_microseconds(message: Timestamp, microseconds: int) -> None:
-    message.seconds, rest = divmod(microseconds, 1_000_000)
-    message.nanos = rest * 1000
-
-
-def decode_balance_query(request: ledger_pb2.GetBalanceRequest) -> BalanceQuery:
-    """The balance asked for. Raises InvalidRequest."""
-    violations = _id_violations({"restaurant_id": request.restaurant_id})
-    if not is_currency(request.currency):
-        violations.append(FieldViolation("currency", CURRENCY_RULE))
-    as_of = None
-    if request.HasField("as_of"):
-        as_of = decode_instant(request.as_of)
-        if as_of is None:
-            violations.append(FieldViolation("as_of", "must be a valid timestamp"))
-    if violations:
-        raise InvalidRequest(violations)
-    return BalanceQuery(BalanceAccount(request.restaurant_id, request.currency), as_of)
-
-
-def encode_balance(balance: Balance) -> ledger_pb2.GetBalanceResponse:
-    """A balance."""
-    return ledger_pb2.GetBalanceResponse(
-        restaurant_id=balance.account.holder_id,
-        currency=balance.account.currency,
-        available_minor=balance.available_minor,
-        pending_minor=balance.pending_minor,
-        reserved_minor=balance.reserved_minor,
-        disputed_minor=balance.disputed_minor,
-        last_event_at=encode_optional_instant(balance.last_event_at),
-        as_of=encode_instant(balance.as_of),
-    )
-
-
-def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfile:
-    """The profile to put. Raises InvalidRequest."""
-    profile = RestaurantProfile(
-        restaurant_id=request.restaurant_id,
-        name=request.name,
-        active=request.active if request.HasField("active") else True,
-        maturity_days=request.maturity_days if request.HasField("maturity_days") else None,
-        metadata=dict(request.metadata),
-    )
-    violations = profile_violations(profile)
-    if violations:
-        raise InvalidRequest(violations)
-    return profile
-
-
-def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
-    """The change to make. Raises InvalidRequest. What the mask does not name is not looked at."""
-    message, paths = request.restaurant, request.update_mask.paths
-    keys = frozenset(
-        path.removeprefix(_METADATA_KEY) for path in paths if path.startswith(_METADATA_KEY)
-    )
-    fields = frozenset(path for path in paths if not path.startswith(_METADATA_KEY))
-    metadata = dict(message.metadata)
-    profile = RestaurantProfile(
-        restaurant_id=message.restaurant_id,
-        name=message.name if "name" in fields else "",
-        active=message.active,
-        maturity_days=message.maturity_days
-        if "maturity_days" in fields and message.HasField("maturity_days")
-        else None,
-        metadata=metadata
-        if "metadata" in fields
-        else {key: metadata[key] for key in keys & metadata.keys()},
-    )
-    violations = [
-        FieldViolation(f"restaurant.{found.field}", found.description)
-        for found in profile_violations(profile)
-    ]
-    if (
-        not fields <= CHANGEABLE_FIELDS
-        or ("metadata" in fields and keys)
-        or len(paths) > UPDATE_PATHS_MAX
-    ):
-        violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
-    elif not paths and not request.allow_missing:
-        violations.append(FieldViolation("update_mask", "must name what to change"))
-    if request.allow_missing and message.etag:
-        violations.append(
-            FieldViolation("allow_missing", "must not be set together with restaurant.etag")
-        )
-    if violations:
-        raise InvalidRequest(violations)
-    return RestaurantChange(profile, fields, keys, message.etag, request.allow_missing)
-
-
-def decode_restaurant_id(request: ledger_pb2.GetRestaurantRequest) -> str:
-    """The id asked for. Raises InvalidRequest."""
-    _require_ids({"restaurant_id": request.restaurant_id})
-    return request.restaurant_id
-
-
-def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
-    """A restaurant."""
-    profile = restaurant.profile
-    return ledger_pb2.Restaurant(
-        restaurant_id=profile.restaurant_id,
-        name=profile.name,
-        active=profile.active,
-        maturity_days=profile.maturity_days,
-        metadata=profile.metadata,
-        created_at=encode_instant(restaurant.created_at),
-        updated_at=encode_instant(restaurant.updated_at),
-        etag=restaurant.etag,
-    )
-
-
-def encode_restaurant_page(
-    tokens: PageTokens, query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
-) -> ledger_pb2.ListRestaurantsResponse:
-    """As many of `restaurants` as a page may hold; with a token for `query` if some are left or
-    `more` are known to follow.
-    """
-    response = ledger_pb2.ListRestaurantsResponse()
-    size_bytes = 0
-    for restaurant in restaurants:
-        message = encode_restaurant(restaurant)
-        size_bytes += message.ByteSize()
-        if size_bytes > PAGE_BYTES_MAX and response.restaurants:
-            more = True
-            break
-        response.restaurants.append(message)
-    if more:
-        response.next_page_token = tokens.encode(query, [response.restaurants[-1].restaurant_id])
-    return response
-
-
-def decode_uuid(field: str, text: str) -> UUID:
-    """The id in its one spelling: lower case, with hyphens. Raises InvalidRequest."""
-    try:
-        found = UUID(text)
-    except ValueError:
-        found = None
-    if found is None or str(found) != text:
-        raise InvalidRequest([FieldViolation(field, "must be an id that this service made")])
-    return found
-
-
-def decode_page_size(page_size: int) -> int:
-    """At most how many rows a page has. Raises InvalidRequest for a negative size."""
-    if page_size < 0:
-        raise InvalidRequest([FieldViolation("page_size", "must not be negative")])
-    return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
-
-
-def decode_page_position(tokens: PageTokens, query: Sequence[str], page_token: str) -> str:
-    """The id after which the list that `query` describes goes on; empty for its first page. Raises
-    InvalidRequest.
-    """
-    if not page_token:
-        return ""
-    (after,) = tokens.decode(query, page_token, fields=1)
-    _require_ids({"page_token": after})
-    return after
-
-
-def _id_violations(ids: Mapping[str, str]) -> list[FieldViolation]:
-    return [FieldViolation(field, ID_RULE) for field, value in ids.items() if not is_id(value)]
-
-
-def _require_ids(ids: Mapping[str, str]) -> None:
-    violations = _id_violations(ids)
-    if violations:
-        raise InvalidRequest(violations)

@@ -7,12 +7,9 @@ from uuid import UUID
 
 from google.type import date_pb2
 
-from ledger.api.convert.events import (
-    ENTRY_TYPE_NUMBERS,
-    decode_uuid,
-    encode_instant,
-    encode_optional_instant,
-)
+from ledger.api.convert.events import ENTRY_TYPE_NUMBERS
+from ledger.api.convert.identifiers import decode_uuid
+from ledger.api.convert.instants import encode_instant, encode_optional_instant
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
 from ledger.domain.events import EPOCH, microseconds

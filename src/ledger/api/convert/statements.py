@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ledger.api.convert.events import decode_instant, decode_page_size, decode_uuid, write_entry
+from ledger.api.convert.events import write_entry
+from ledger.api.convert.identifiers import decode_page_size, decode_uuid
+from ledger.api.convert.instants import decode_instant
 from ledger.api.convert.page_tokens import PageTokens, refused_page_token
 from ledger.application.ports.statements import (
     StatementMoment,

@@ -1,0 +1,43 @@
+"""Instants, between the contract's timestamps and aware datetimes."""
+
+from datetime import datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ledger.domain.events import EPOCH
+
+_SECONDS_A_DAY = 86_400
+_NANOS_A_SECOND = 1_000_000_000
+# 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z, the range of google.protobuf.Timestamp.
+_SECONDS_MIN = -62_135_596_800
+_SECONDS_MAX = 253_402_300_799
+
+
+def decode_instant(timestamp: Timestamp) -> datetime | None:
+    """The instant in microseconds, finer digits cut off; None for what google.protobuf.Timestamp
+    does not allow.
+    """
+    if not (
+        _SECONDS_MIN <= timestamp.seconds <= _SECONDS_MAX and 0 <= timestamp.nanos < _NANOS_A_SECOND
+    ):
+        return None
+    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def encode_instant(instant: datetime) -> Timestamp:
+    """The instant as a message."""
+    since = instant - EPOCH
+    message = Timestamp()
+    message.seconds = since.days * _SECONDS_A_DAY + since.seconds
+    message.nanos = since.microseconds * 1000
+    return message
+
+
+def encode_optional_instant(instant: datetime | None) -> Timestamp | None:
+    """The instant as a message, None for none."""
+    return None if instant is None else encode_instant(instant)
+
+
+def write_microseconds(message: Timestamp, microseconds: int) -> None:
+    message.seconds, rest = divmod(microseconds, 1_000_000)
+    message.nanos = rest * 1000
