@@ -114,6 +114,7 @@ THEMES = {
     ],
     "infrastructure/postgres/test_zone_table.py": ["zones.py"],
     # Rules of the whole repository.
+    "test_event_types.py": [],
     "test_documentation.py": [],
     "test_house.py": [],
 }

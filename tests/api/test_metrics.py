@@ -59,8 +59,10 @@ async def counted(shared_database: Database) -> AsyncIterator[tuple[RunningLedge
 async def test_each_call_is_counted_with_its_status(
     counted: tuple[RunningLedger, CountedCalls],
 ) -> None:
-    """Answers, refusals, streams that end in one, malformed bytes, aborts of a library; and a method that no contract has is
-    no series."""
+    """Answers, refusals, streams that end in one, malformed bytes, aborts of a library.
+
+    And a method that no contract has is no series.
+    """
     ledger, calls = counted
     calls.forget()
     await ledger.ingest(event_message())

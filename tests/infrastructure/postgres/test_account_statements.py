@@ -448,20 +448,20 @@ async def test_statement_tells_how_many_entries_no_mark_counts(shared_database: 
     async with engine_on(shared_database.url) as engine, superuser(shared_database) as connection:
         account = await open_account(connection, restaurant_id)
 
-        async def told() -> int:
+        async def got() -> int:
             tails = Told()
             await PostgresStatements(partial(autocommit, engine), tails).first_page(whole, 1)
             return tails.tails[account]
 
         for _ in range(4):
             await connection.execute(INSERT_NOW, account, 1)
-        assert await told() == 4
+        assert await got() == 4
         await until_final(engine)
         assert not await PostgresStatementMarks(engine).take(account, 5)
         assert await PostgresStatementMarks(engine).take(account, 4)
-        assert await told() == 0
+        assert await got() == 0
         await connection.execute(INSERT_NOW, account, 1)
-        assert await told() == 1
+        assert await got() == 1
 
 
 # What a page costs
