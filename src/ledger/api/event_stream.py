@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from ledger.api.convert import events as convert
+from ledger.api.convert.events import (
+    DecodedEvent,
+    decode_stream_request,
+    encode_result,
+    memory_bytes,
+)
 from ledger.api.transport.receiving import ROOM_TO_PARSE
 from ledger.application.ingest.event_batch import IngestOutcome
 from ledger.application.ingest.ingest_events import IngestEvents
@@ -27,7 +32,7 @@ UNREAD_SECONDS = 5.0
 
 async def ingest_decoded(
     ingest_events: IngestEvents,
-    decoded: Sequence[convert.DecodedEvent],
+    decoded: Sequence[DecodedEvent],
     admission: Admission,
     *,
     size_bytes: int,
@@ -115,7 +120,7 @@ class _Received:
     memory.
     """
 
-    decoded: Sequence[convert.DecodedEvent]
+    decoded: Sequence[DecodedEvent]
     is_single: bool
     size_bytes: int
 
@@ -211,8 +216,8 @@ class EventStream:
     def _decode(self, request: ledger_pb2.StreamEventsRequest) -> _Received:
         """Raises InvalidRequest when the request itself is not as it should be."""
         now = self._clock()
-        decoded = convert.decode_stream_request(request, now)
-        size_bytes = convert.memory_bytes(decoded, request.ByteSize())
+        decoded = decode_stream_request(request, now)
+        size_bytes = memory_bytes(decoded, request.ByteSize())
         return _Received(decoded, is_single=request.HasField("event"), size_bytes=size_bytes)
 
     def _has_room(self, received: _Received) -> bool:
@@ -243,10 +248,10 @@ class EventStream:
         )
         self._give_back(size_bytes)
         return [
-            ledger_pb2.StreamEventsResponse(result=convert.encode_result(next(outcomes)))
+            ledger_pb2.StreamEventsResponse(result=encode_result(next(outcomes)))
             if received.is_single
             else ledger_pb2.StreamEventsResponse(
-                results=[convert.encode_result(next(outcomes)) for _ in received.decoded]
+                results=[encode_result(next(outcomes)) for _ in received.decoded]
             )
             for received in taken
         ]
