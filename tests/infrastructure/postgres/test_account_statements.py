@@ -49,9 +49,11 @@ MICROSECOND = timedelta(microseconds=1)
 # Entries as a restore writes them, with the instants and numbers that they had. Each is an
 # adjustment, of 1, 2, 4, ...
 INSERT_ENTRIES = """
-INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position, entry_type, debit_account,
+INSERT INTO ledger_entries (balance_account_id, recorded_txid, transaction_id, position,
+  entry_type, debit_account,
                             credit_account, amount_minor, occurred_at, recorded_at, event_id)
-SELECT $1, e.txid::text::xid8, e.transaction_id, e.position, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable',
+SELECT $1, e.txid::text::xid8, e.transaction_id, e.position, 'ADJUSTMENT_CREDIT', 'adjustments',
+  'restaurant_payable',
        e.amount_minor, e.recorded_at, e.recorded_at, 'evt_' || e.transaction_id
 FROM unnest($2::bigint[], $3::uuid[], $4::smallint[], $5::bigint[], $6::timestamptz[])
   AS e (txid, transaction_id, position, amount_minor, recorded_at)
@@ -68,7 +70,8 @@ NOW_AND_HORIZON = (
 async def open_account(connection: Connection, restaurant_id: str) -> int:
     await connection.execute("INSERT INTO restaurants (restaurant_id) VALUES ($1)", restaurant_id)
     account: int = await connection.fetchval(
-        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN') RETURNING balance_account_id",
+        "INSERT INTO balance_accounts (restaurant_id, currency) VALUES ($1, 'PEN') RETURNING "
+        "balance_account_id",
         restaurant_id,
     )
     return account
@@ -213,7 +216,8 @@ async def test_statement_is_what_reading_everything_says(
         )
         missing = [row["horizon"] for row in marks if chance.random() < 0.2]
         await connection.execute(
-            "DELETE FROM statement_marks WHERE balance_account_id = $1 AND horizon::text = ANY ($2)",
+            "DELETE FROM statement_marks WHERE balance_account_id = $1 AND horizon::text = ANY "
+            "($2)",
             account,
             missing,
         )
@@ -302,9 +306,11 @@ async def test_statements_tie_out_while_marks_are_made(
 
 
 INSERT_NOW = """
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+  debit_account, credit_account,
                             amount_minor, occurred_at, event_id)
-VALUES ($1, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', $2, now(), 'evt_now')
+VALUES ($1, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', $2,
+  now(), 'evt_now')
 """
 
 
@@ -505,7 +511,8 @@ async def test_page_costs_what_it_holds(database: Database) -> None:
         account = await open_account(connection, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
         await connection.execute(
-            "DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+            "DO $$ BEGIN FOR n IN 1..20000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; "
+            "END $$"
         )
         entries = [
             Entry(
@@ -563,7 +570,10 @@ async def test_page_of_batches_is_read_at_once(database: Database) -> None:
     it starts.
     """
     batch_entries, batches = 500, 20
-    begin = f"DO $$ BEGIN FOR n IN 1..{batches} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+    begin = (
+        f"DO $$ BEGIN FOR n IN 1..{batches} LOOP PERFORM pg_current_xact_id(); COMMIT; END "
+        "LOOP; END $$"
+    )
     async with engine_on(database.url) as engine, superuser(database) as connection:
         account = await open_account(connection, "res_1")
         ((now, first),) = await connection.fetch(NOW_AND_HORIZON)
@@ -697,7 +707,7 @@ async def test_endless_instants_are_the_last_of_the_contract(database: Database)
 
 
 async def test_long_reads_are_bounded(shared_database: Database) -> None:
-    """Of three reads two may be open: the third is refused at once, and admitted after one ended."""
+    """Of three reads two may be open: the third is refused, and admitted after one ended."""
     async with engine_on(shared_database.url, pool_size=1) as engine:
         connections = BoundedConnections(engine, uses_max=2)
         async with connections.autocommit() as connection:
@@ -708,7 +718,7 @@ async def test_long_reads_are_bounded(shared_database: Database) -> None:
                     return one
 
             waiting = asyncio.create_task(read_one())
-            while connections.uses < 2:  # noqa: ASYNC110  # it has begun when the other task has run
+            while connections.uses < 2:  # noqa: ASYNC110  # until the other task has run
                 await asyncio.sleep(0)
             with pytest.raises(QueueFull):
                 async with connections.autocommit():

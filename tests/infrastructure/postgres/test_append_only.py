@@ -42,7 +42,8 @@ CHANGES = (
     ("ledger_entries", "TRUNCATE ledger_entries"),
     (
         "ledger_entries",
-        "MERGE INTO ledger_entries USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET amount_minor = 1",
+        "MERGE INTO ledger_entries USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET "
+        "amount_minor = 1",
     ),
     (
         "ledger_entries",
@@ -102,8 +103,10 @@ CHANGES_TO_PAYOUTS = (
     "UPDATE payouts SET cutoff_at = cutoff_at - interval '1 day'",
     "UPDATE payouts SET transaction_id = gen_random_uuid()",
     "UPDATE payouts SET created_at = now()",
-    "INSERT INTO payouts SELECT stored.* FROM payouts AS stored ON CONFLICT (payout_id) DO UPDATE SET amount_minor = 1",
-    "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET amount_minor = 1",
+    "INSERT INTO payouts SELECT stored.* FROM payouts AS stored ON CONFLICT (payout_id) DO UPDATE "
+    "SET amount_minor = 1",
+    "MERGE INTO payouts USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET amount_minor "
+    "= 1",
 )
 
 # Changes of a finished run and of its item with an outcome, including changes to the same value.
@@ -114,13 +117,15 @@ CHANGES_TO_RUNS = (
     ),
     (
         "payout_run_items",
-        "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'INACTIVE', payout_id = NULL",
+        "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'INACTIVE', payout_id = "
+        "NULL",
     ),
     ("payout_run_items", "UPDATE payout_run_items SET outcome = outcome"),
     (
         "payout_run_items",
         "INSERT INTO payout_run_items SELECT stored.* FROM payout_run_items AS stored"
-        " ON CONFLICT (payout_run_id, restaurant_id) DO UPDATE SET outcome = 'OPEN', payout_id = NULL",
+        " ON CONFLICT (payout_run_id, restaurant_id) DO UPDATE SET outcome = 'OPEN', payout_id = "
+        "NULL",
     ),
     (
         "payout_run_items",
@@ -132,7 +137,8 @@ CHANGES_TO_RUNS = (
     ("payout_runs", "UPDATE payout_runs SET state = state"),
     (
         "payout_runs",
-        "MERGE INTO payout_runs USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET finished_at = now()",
+        "MERGE INTO payout_runs USING (SELECT 1) AS one ON true WHEN MATCHED THEN UPDATE SET "
+        "finished_at = now()",
     ),
 )
 
@@ -141,15 +147,18 @@ CHANGES_OF_TERMS = (
     ("payout_run_items", "UPDATE payout_run_items SET outcome = 'OPEN'"),
     (
         "payout_run_items",
-        "UPDATE payout_run_items SET restaurant_id = 'res_x', outcome = 'SKIPPED', skip_reason = 'FAILED'",
+        "UPDATE payout_run_items SET restaurant_id = 'res_x', outcome = 'SKIPPED', skip_reason = "
+        "'FAILED'",
     ),
     (
         "payout_run_items",
-        "UPDATE payout_run_items SET balance_account_id = 7, outcome = 'SKIPPED', skip_reason = 'FAILED'",
+        "UPDATE payout_run_items SET balance_account_id = 7, outcome = 'SKIPPED', skip_reason = "
+        "'FAILED'",
     ),
     (
         "payout_run_items",
-        "UPDATE payout_run_items SET payout_run_id = gen_random_uuid(), outcome = 'SKIPPED', skip_reason = 'FAILED'",
+        "UPDATE payout_run_items SET payout_run_id = gen_random_uuid(), outcome = 'SKIPPED', "
+        "skip_reason = 'FAILED'",
     ),
     ("payout_runs", "UPDATE payout_runs SET payout_run_id = gen_random_uuid()"),
     ("payout_runs", "UPDATE payout_runs SET currency = 'USD'"),
@@ -179,10 +188,12 @@ ALLOWED_MOVES = {(before.value, after.value) for (before, _), after in MOVES.ite
 # one that has ended; in one statement, as the service writes them.
 NEW_PAYOUT = """
 WITH paid AS (
-  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of, cutoff_at,
+  INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
+    available_minor, as_of, cutoff_at,
                        transaction_id)
   SELECT '00000000-0000-0000-0000-000000000001',
-         COALESCE((SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING'), payout_run_id), balance_account_id,
+         COALESCE((SELECT payout_run_id FROM payout_runs WHERE state = 'RUNNING'), payout_run_id),
+           balance_account_id,
          sequence + 1, 100, 100, as_of + 1, cutoff_at, gen_random_uuid()
   FROM payouts
 )
@@ -198,7 +209,8 @@ NOT_FOR_THE_APPLICATION = (
     "ALTER TABLE processor_events DISABLE TRIGGER ALL",
     "ALTER TABLE ledger_entries DISABLE TRIGGER ledger_entries_deny_change",
     "DROP TRIGGER ledger_entries_deny_change ON ledger_entries",
-    "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN "
+    "NULL; END'",
     "SET session_replication_role = replica",
     "DROP TABLE ledger_entries",
     "CREATE TABLE of_its_own (id bigint)",
@@ -219,7 +231,8 @@ NOT_FOR_THE_APPLICATION = (
     "ALTER TABLE payouts DISABLE TRIGGER payouts_check_move",
     "ALTER TABLE payouts DISABLE TRIGGER payouts_check_items",
     "ALTER TABLE payouts DISABLE TRIGGER payouts_check_run",
-    "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+    "RETURN NEW; END'",
     "DROP INDEX payouts_in_flight_key",
     "UPDATE payout_runs SET cutoff_at = now()",
     "UPDATE payout_runs SET min_amount_minor = 0",
@@ -230,9 +243,11 @@ NOT_FOR_THE_APPLICATION = (
     "TRUNCATE payout_run_progress",
     "UPDATE payout_run_items SET restaurant_id = 'res_x'",
     "UPDATE payout_run_items SET balance_account_id = 1",
-    "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256)"
+    "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, "
+    "file_bytes, file_sha256)"
     " VALUES (gen_random_uuid(), 'audit_log', '-infinity', 'infinity', 1, 'f', 1, sha256(''))",
-    "INSERT INTO archived_run_outcomes SELECT payout_run_id, outcome, '', 1, payout_run_id FROM payout_run_items",
+    "INSERT INTO archived_run_outcomes SELECT payout_run_id, outcome, '', 1, payout_run_id FROM "
+    "payout_run_items",
     "UPDATE balance_snapshots SET total_minors = total_minors",
     "DELETE FROM balance_snapshots",
     "TRUNCATE balance_snapshots",
@@ -246,13 +261,16 @@ NOT_FOR_THE_APPLICATION = (
 )
 
 FOR_THE_APPLICATION = (
-    "UPDATE restaurants SET name = 'Chifa', active = false, maturity_days = 3, metadata = '{}', updated_at = now()",
+    "UPDATE restaurants SET name = 'Chifa', active = false, maturity_days = 3, metadata = '{}', "
+    "updated_at = now()",
     "UPDATE balance_accounts SET lock_pad = false",
     "SELECT FROM balance_accounts ORDER BY balance_account_id FOR NO KEY UPDATE",
     "UPDATE payouts SET state = 'PAID'",
     "SELECT FROM payouts FOR NO KEY UPDATE",
-    f"UPDATE payout_runs SET state = 'CANCELED', finished_at = now() WHERE payout_run_id = '{OPEN_RUN}'",
-    f"UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' WHERE payout_run_id = '{OPEN_RUN}'",
+    "UPDATE payout_runs SET state = 'CANCELED', finished_at = now() WHERE payout_run_id = "
+    f"'{OPEN_RUN}'",
+    "UPDATE payout_run_items SET outcome = 'SKIPPED', skip_reason = 'FAILED' WHERE payout_run_id "
+    f"= '{OPEN_RUN}'",
 )
 
 TABLES = (
@@ -294,14 +312,18 @@ async def books(new_database: Callable[[], Awaitable[Database]]) -> AsyncIterato
     # Of calls long before these, so that nothing that is there may be removed.
     await query(
         database.migration_url,
-        "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256)"
-        " VALUES (gen_random_uuid(), 'audit_log', '2001-01-01', '2001-02-01', 1, 'f', 1, sha256(''))",
+        "INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, "
+        "file_bytes, file_sha256)"
+        " VALUES (gen_random_uuid(), 'audit_log', '2001-01-01', '2001-02-01', 1, 'f', 1, "
+        "sha256(''))",
     )
     yield database
     counted = await query(
         database.migration_url,
-        "SELECT (SELECT count(*) FROM processor_events), (SELECT sum(amount_minor) FROM ledger_entries),"
-        " (SELECT sum(amount_minor) FROM payouts WHERE state = 'CREATED'), (SELECT sum(amount_minor) FROM payout_items)",
+        "SELECT (SELECT count(*) FROM processor_events), (SELECT sum(amount_minor) FROM "
+        "ledger_entries),"
+        " (SELECT sum(amount_minor) FROM payouts WHERE state = 'CREATED'), (SELECT "
+        "sum(amount_minor) FROM payout_items)",
     )
     assert counted == [(1, 2000, 950, 950)]
     await assert_books_in_order(database)
@@ -504,7 +526,8 @@ async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
         await connection.execute("UPDATE payouts SET state = 'FAILED'")
         await connection.execute(f"SET ROLE {role}")
         tables = await connection.fetch(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind "
+            "= 'r'"
         )
         for (table,) in tables:
             await connection.execute(
@@ -513,8 +536,10 @@ async def shadowed(database: Database, *, role: str) -> AsyncIterator[Any]:
         await connection.execute(
             "CREATE TEMPORARY SEQUENCE ledger_clock START 4070908800000000;"
             "INSERT INTO pg_temp.archived_ranges (kind, from_at, before_at)"
-            " VALUES ('audit_log', '2000-01-01', '2100-01-01'), ('payout_run_items', '2000-01-01', '2100-01-01');"
-            "INSERT INTO pg_temp.archived_run_outcomes (payout_run_id) SELECT payout_run_id FROM public.payout_runs"
+            " VALUES ('audit_log', '2000-01-01', '2100-01-01'), ('payout_run_items', '2000-01-01', "
+            "'2100-01-01');"
+            "INSERT INTO pg_temp.archived_run_outcomes (payout_run_id) SELECT payout_run_id FROM "
+            "public.payout_runs"
         )
         yield connection
 
@@ -553,8 +578,10 @@ async def test_temporary_tables_do_not_hide_the_books_from_the_check(
     statement = re.sub(r"\b(INTO|FROM) (payout)", r"\1 public.\2", NEW_PAYOUT.format(items=items))
     async with shadowed(books, role=role) as connection:
         await connection.execute(
-            "INSERT INTO pg_temp.payout_items VALUES ('00000000-0000-0000-0000-000000000001', 'CHARGE', 0, 100);"
-            "INSERT INTO pg_temp.payouts (payout_id, amount_minor) VALUES ('00000000-0000-0000-0000-000000000001', 100)"
+            "INSERT INTO pg_temp.payout_items VALUES ('00000000-0000-0000-0000-000000000001', "
+            "'CHARGE', 0, 100);"
+            "INSERT INTO pg_temp.payouts (payout_id, amount_minor) VALUES "
+            "('00000000-0000-0000-0000-000000000001', 100)"
         )
         with pytest.raises(asyncpg.CheckViolationError, match="do not add up to its amount"):
             await connection.execute(statement)
@@ -624,7 +651,8 @@ async def test_every_function_has_a_fixed_search_path(books: Database) -> None:
     """
     paths = await query(
         books.migration_url,
-        "SELECT proname, (SELECT setting FROM unnest(proconfig) AS setting WHERE setting LIKE 'search_path=%')"
+        "SELECT proname, (SELECT setting FROM unnest(proconfig) AS setting WHERE setting LIKE "
+        "'search_path=%')"
         " FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prosqlbody IS NULL",
     )
     assert paths
@@ -680,7 +708,7 @@ async def test_application_may_do_no_more_than_it_needs(books: Database, stateme
 
 @pytest.mark.parametrize("statement", FOR_THE_APPLICATION, ids=names)
 async def test_application_may_do_what_it_needs(books: Database, statement: str) -> None:
-    """It changes profiles, locks balance accounts, moves payouts and finishes runs and their items."""
+    """It changes profiles, locks balance accounts, moves payouts, finishes runs and items."""
     async with session(books, role="ledger_app") as connection:
         await connection.execute(BEGIN_RUN)
         assert await connection.execute(statement) in ("UPDATE 1", "SELECT 1")
@@ -717,7 +745,8 @@ async def test_reader_reads_and_does_nothing_else(books: Database, table: str) -
         "INSERT INTO processor_events (event_id, recorded_at) VALUES ('evt', '2020-01-01')",
         "INSERT INTO ledger_entries (balance_account_id, recorded_txid) VALUES (1, '5')",
         "INSERT INTO ledger_entries (balance_account_id, recorded_at) VALUES (1, '2020-01-01')",
-        "INSERT INTO balance_accounts (balance_account_id, restaurant_id) OVERRIDING SYSTEM VALUE VALUES (1, 'res')",
+        "INSERT INTO balance_accounts (balance_account_id, restaurant_id) OVERRIDING SYSTEM VALUE "
+        "VALUES (1, 'res')",
         "INSERT INTO restaurants (restaurant_id, created_at) VALUES ('res', '2020-01-01')",
     ],
 )

@@ -277,7 +277,7 @@ def test_ordinary_user_runs_it_at_home(place: Path) -> None:
 def test_binaries_that_the_account_cannot_reach_are_copied_once(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtualenv below a 0700 home serves root all the same, and its permissions are left alone."""
+    """A virtualenv below a 0700 home works for root; its permissions stay."""
     installation = embedded.find_bin_dir().parent
     package = installation.parent
     if not Path(f"{package}.libs").exists():
@@ -385,7 +385,10 @@ def test_start_right_after_a_crash_waits_for_orphans(place: Path) -> None:
     busy = "DO $$ BEGIN WHILE (pg_stat_file('busy', true)).size IS NOT NULL LOOP END LOOP; END $$"
     with ThreadPoolExecutor() as threads:
         orphan = threads.submit(fetch, url_of(server), busy)
-        active = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(query, 'DO $$ BEGIN WHILE') AND state = 'active'"
+        active = (
+            "SELECT count(*) FROM pg_stat_activity WHERE starts_with(query, 'DO $$ BEGIN "
+            "WHILE') AND state = 'active'"
+        )
         wait_until(lambda: fetch(url_of(server), active) == 1)
         os.kill(postmaster_pid(place), signal.SIGKILL)
         server.stop()

@@ -31,7 +31,8 @@ async def encoded(
     name = f"{make_url(database.migration_url).database}_{request.param.lower()}"
     await execute_alone(
         server_url,
-        f"CREATE DATABASE {name} ENCODING '{request.param}' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0",
+        f"CREATE DATABASE {name} ENCODING '{request.param}' LOCALE 'C' LOCALE_PROVIDER libc "
+        "TEMPLATE template0",
     )
     urls = [database_url(url, database=name) for url in (database.url, database.migration_url)]
     await restore(database.migration_url, urls[1])

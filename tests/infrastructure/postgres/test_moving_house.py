@@ -42,7 +42,8 @@ async def test_books_that_are_coming_are_not_counted(database: Database) -> None
     await query(
         database.migration_url,
         "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate)"
-        " SELECT oid, 'ledger_entries'::regclass, 'i' FROM pg_subscription WHERE subname = 'moving'",
+        " SELECT oid, 'ledger_entries'::regclass, 'i' FROM pg_subscription WHERE subname = "
+        "'moving'",
     )
     async with engine_on(database.url) as engine:
         with pytest.raises(

@@ -29,7 +29,7 @@ USES = {
 
 
 def modules() -> Iterator[tuple[str, str]]:
-    """Each module of the service: its place in PostgreSQL's part, or in the source, and its text."""
+    """Each module of the service: its place in PostgreSQL's part, or in src, and its text."""
     for path in SOURCE.rglob("*.py"):
         name = path.relative_to(FOLDER if path.is_relative_to(FOLDER) else SOURCE)
         yield str(name), path.read_text()

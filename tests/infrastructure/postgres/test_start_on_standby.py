@@ -1,4 +1,4 @@
-"""A server that starts on a standby: it says NOT_SERVING, and serves once the standby is promoted."""
+"""A server that starts on a standby: NOT_SERVING until the standby is promoted."""
 
 import json
 from collections.abc import Iterator

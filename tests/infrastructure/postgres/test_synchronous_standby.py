@@ -78,7 +78,8 @@ async def missing_standby(ledger: RunningLedger) -> AsyncIterator[None]:
 async def waiting_sessions(ledger: RunningLedger, statement: str = "") -> int:
     """How many sessions wait for the standby, with a statement that has these words."""
     ((count,),) = await ledger.query(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, :words) > 0",
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, "
+        ":words) > 0",
         words=statement,
     )
     return int(count)
@@ -268,7 +269,10 @@ async def test_booking_whose_wait_is_cut_off_is_not_acknowledged(ledger: Running
             ledger, lambda: send(ledger, event_message()), "INSERT INTO processor_events"
         )
         gone = await cut_off(ledger)
-        words = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, 'processor_events') > 0"
+        words = (
+            "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND strpos(query, "
+            "'processor_events') > 0"
+        )
         while not {pid for (pid,) in await ledger.query(words)} - gone:
             assert not booking.done(), "told while one machine alone has it"
             await asyncio.sleep(0.01)

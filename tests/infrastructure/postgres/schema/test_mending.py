@@ -191,7 +191,8 @@ async def test_function_of_another_role_stays_its_own(books: Database, name: str
     await query(books.migration_url, "GRANT CREATE ON SCHEMA public TO ledger_read")
     await query(
         books.migration_url,
-        f"DO $$ BEGIN SET LOCAL ROLE ledger_read; CREATE FUNCTION public.{name}(integer) RETURNS name"
+        f"DO $$ BEGIN SET LOCAL ROLE ledger_read; CREATE FUNCTION public.{name}(integer) RETURNS "
+        "name"
         " LANGUAGE sql SECURITY DEFINER RETURN current_user; END $$",
     )
     assert await mended(books) == []
@@ -236,7 +237,10 @@ async def test_restore_without_privileges_is_mended(
     assert await mended(empty)
     await check(empty.url)
     await assert_books_in_order(empty)
-    acls = "SELECT relname::text, relowner::regrole::text, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    acls = (
+        "SELECT relname::text, relowner::regrole::text, relacl::text FROM pg_class WHERE "
+        "relnamespace = 'public'::regnamespace"
+    )
     assert sorted(row[:2] for row in await query(empty.migration_url, acls)) == sorted(
         row[:2] for row in await query(books.migration_url, acls)
     )

@@ -30,7 +30,10 @@ from ledger.infrastructure.postgres.verification.start_checks import SchemaMisma
 from ledger.resources import resource
 
 # Runs a migration in a separate process and prints which revision was there before.
-MIGRATE = "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; print(migrate(sys.argv[1])[0])"
+MIGRATE = (
+    "import sys; from ledger.infrastructure.postgres.schema.migrations import migrate; "
+    "print(migrate(sys.argv[1])[0])"
+)
 
 CONSTRAINT_NAMES = {
     "p": "{table}_pkey",
@@ -186,7 +189,8 @@ async def test_everything_has_a_comment(database: Database) -> None:
         database.migration_url,
         """
         SELECT c.relname::text, a.attname::text
-        FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum >= 0 AND NOT a.attisdropped
+        FROM pg_class AS c
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum >= 0 AND NOT a.attisdropped
         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
           AND c.relname <> 'alembic_version' AND COALESCE(col_description(c.oid, a.attnum), '') = ''
         UNION ALL
@@ -195,7 +199,8 @@ async def test_everything_has_a_comment(database: Database) -> None:
           AND relname <> 'alembic_version' AND COALESCE(obj_description(oid, 'pg_class'), '') = ''
         UNION ALL
         SELECT proname::text, '()' FROM pg_proc
-        WHERE pronamespace = 'public'::regnamespace AND COALESCE(obj_description(oid, 'pg_proc'), '') = ''
+        WHERE pronamespace = 'public'::regnamespace
+          AND COALESCE(obj_description(oid, 'pg_proc'), '') = ''
         """,
     )
     assert missing == []
@@ -216,8 +221,10 @@ async def test_units_and_clocks_are_said(database: Database, suffix: str, words:
     """
     rows = await query(
         database.migration_url,
-        "SELECT a.attrelid::regclass::text, a.attname::text, col_description(a.attrelid, a.attnum) FROM pg_attribute AS a "
-        "JOIN pg_class AS c ON c.oid = a.attrelid WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' "
+        "SELECT a.attrelid::regclass::text, a.attname::text, col_description(a.attrelid, a.attnum) "
+        "FROM pg_attribute AS a "
+        "JOIN pg_class AS c ON c.oid = a.attrelid WHERE c.relnamespace = 'public'::regnamespace "
+        "AND c.relkind = 'r' "
         "AND a.attnum > 0 AND NOT a.attisdropped",
     )
     said = {
@@ -265,7 +272,8 @@ async def test_constraints_and_indexes_are_named_by_the_convention(database: Dat
     ] == []
     triggers = await query(
         database.migration_url,
-        "SELECT t.tgrelid::regclass::text, t.tgname::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid "
+        "SELECT t.tgrelid::regclass::text, t.tgname::text FROM pg_trigger AS t JOIN pg_class AS c "
+        "ON c.oid = t.tgrelid "
         "WHERE c.relnamespace = 'public'::regnamespace AND NOT t.tgisinternal",
     )
     assert triggers

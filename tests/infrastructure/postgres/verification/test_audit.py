@@ -156,10 +156,13 @@ DROP INDEX payouts_in_flight_key, payouts_live_key;
 # in their table.
 ARCHIVED = """
 INSERT INTO archived_run_outcomes (payout_run_id, outcome, skip_reason, items_count, archive_id)
-SELECT payout_run_id, outcome, COALESCE(skip_reason, ''), count(*), '00000000-0000-0000-0000-000000000001'
+SELECT payout_run_id, outcome, COALESCE(skip_reason, ''), count(*),
+  '00000000-0000-0000-0000-000000000001'
 FROM payout_run_items WHERE payout_run_id = '{res_q.1.run}' GROUP BY 1, 2, 3;
-INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name, file_bytes, file_sha256)
-SELECT '00000000-0000-0000-0000-000000000001', 'payout_run_items', '2025-11-01', '2025-12-01', sum(items_count), 'f', 1,
+INSERT INTO archived_ranges (archive_id, kind, from_at, before_at, rows_count, file_name,
+  file_bytes, file_sha256)
+SELECT '00000000-0000-0000-0000-000000000001', 'payout_run_items', '2025-11-01', '2025-12-01',
+  sum(items_count), 'f', 1,
        sha256('')
 FROM archived_run_outcomes;
 DELETE FROM payout_run_items WHERE payout_run_id = '{res_q.1.run}';
@@ -202,13 +205,19 @@ def entry(
     severity: Severity = ERROR,
 ) -> Damage:
     """A posted entry that was changed."""
-    sql = f"UPDATE ledger_entries SET {change} WHERE event_id = '{event_id}' AND position = {position}"
+    sql = (
+        f"UPDATE ledger_entries SET {change} WHERE event_id = '{event_id}' AND position = "
+        f"{position}"
+    )
     return Damage(check, sql, entities or (f"entry {{{event_id}}}/{position}",), severity)
 
 
 def entry_copy(event_id: str, position: int, /, **changed: str) -> str:
     """SQL that posts an entry once more, with some columns changed."""
-    columns = "balance_account_id recorded_txid transaction_id position entry_type debit_account credit_account amount_minor"
+    columns = (
+        "balance_account_id recorded_txid transaction_id position entry_type debit_account "
+        "credit_account amount_minor"
+    )
     columns += " available_at occurred_at recorded_at event_id payout_id"
     names = columns.split()
     values = ", ".join(changed.get(name, name) for name in names)
@@ -271,7 +280,8 @@ DAMAGE_TO_DATA = (
         "entries_stand_in_the_account_of_their_event",
         "evt_fee",
         1,
-        "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_b')",
+        "balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id "
+        "= 'res_b')",
     ),
     Damage(
         "entries_have_an_event",
@@ -304,13 +314,15 @@ DAMAGE_TO_DATA = (
     ),
     Damage(
         "events_are_stored_once",
-        "INSERT INTO processor_events SELECT stored.* FROM processor_events AS stored WHERE event_id = 'evt_fee'",
+        "INSERT INTO processor_events SELECT stored.* FROM processor_events AS stored WHERE "
+        "event_id = 'evt_fee'",
         ("event evt_fee",),
     ),
     event(
         "transaction_ids_belong_to_one_event",
         "evt_fee",
-        "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = 'evt_charge')",
+        "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = "
+        "'evt_charge')",
         "transaction {evt_charge}",
     ),
     event(FINGERPRINT, "evt_charge", "fingerprint = sha256('')"),
@@ -417,7 +429,8 @@ DAMAGE_TO_DATA = (
     ),
     Damage(
         "payouts_are_answered",
-        "UPDATE payouts SET created_at = created_at - interval '60 days' WHERE payout_id = '{res_q.1}'",
+        "UPDATE payouts SET created_at = created_at - interval '60 days' WHERE payout_id = "
+        "'{res_q.1}'",
         ("currency EUR",),
         WARNING,
     ),
@@ -493,18 +506,27 @@ def payout(check: str, name: str, change: str, *entities: str) -> Damage:
 
 def item(check: str, name: str, entry_type: str, change: str, *entities: str) -> Damage:
     """An item of a payout that was changed."""
-    sql = f"UPDATE payout_items SET {change} WHERE payout_id = '{{{name}}}' AND entry_type = '{entry_type}'"
+    sql = (
+        f"UPDATE payout_items SET {change} WHERE payout_id = '{{{name}}}' AND entry_type = "
+        f"'{entry_type}'"
+    )
     return Damage(check, sql, entities or (f"payout {{{name}}}",))
 
 
 def payout_entry(check: str, name: str, entry_type: str, change: str, *entities: str) -> Damage:
     """An entry of a payout that was changed."""
-    sql = f"UPDATE ledger_entries SET {change} WHERE payout_id = '{{{name}}}' AND entry_type = 'PAYOUT_{entry_type}'"
+    sql = (
+        f"UPDATE ledger_entries SET {change} WHERE payout_id = '{{{name}}}' AND entry_type = "
+        f"'PAYOUT_{entry_type}'"
+    )
     return Damage(check, sql, entities or (f"payout {{{name}}}",))
 
 
 def payout_entry_deleted(check: str, name: str, entry_type: str, *entities: str) -> Damage:
-    sql = f"DELETE FROM ledger_entries WHERE payout_id = '{{{name}}}' AND entry_type = 'PAYOUT_{entry_type}'"
+    sql = (
+        f"DELETE FROM ledger_entries WHERE payout_id = '{{{name}}}' AND entry_type = "
+        f"'PAYOUT_{entry_type}'"
+    )
     return Damage(check, sql, entities or (f"payout {{{name}}}",))
 
 
@@ -528,9 +550,11 @@ HAS_ITEMS = "runs_have_an_item_for_each_account_they_reached"
 OTHER_ACCOUNT = "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_q')"
 ITEM_OF_Q = "run {res_q.1.run}, restaurant res_q"
 COPY_OF_PAYOUT = """
-INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor, available_minor, as_of, cutoff_at,
+INSERT INTO payouts (payout_id, payout_run_id, balance_account_id, sequence, amount_minor,
+  available_minor, as_of, cutoff_at,
                      state, transaction_id)
-SELECT gen_random_uuid(), payout_run_id, balance_account_id, {sequence}, amount_minor, available_minor, {as_of}, cutoff_at,
+SELECT gen_random_uuid(), payout_run_id, balance_account_id, {sequence}, amount_minor,
+  available_minor, {as_of}, cutoff_at,
        {state}, gen_random_uuid()
 FROM payouts WHERE payout_id = '{{{name}}}'
 """
@@ -601,9 +625,11 @@ DAMAGE_TO_PAYOUTS = (
     ),
     Damage(
         STATES,
-        "INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,"
+        "INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, "
+        "debit_account, credit_account,"
         " amount_minor, payout_id, recorded_at)"
-        " SELECT balance_account_id, transaction_id, 1, entry_type, debit_account, credit_account, amount_minor, payout_id,"
+        " SELECT balance_account_id, transaction_id, 1, entry_type, debit_account, credit_account, "
+        "amount_minor, payout_id,"
         " recorded_at FROM ledger_entries WHERE payout_id = '{res_q.1}'",
         ("payout {res_q.1}",),
     ),
@@ -707,29 +733,33 @@ DAMAGE_TO_PAYOUTS = (
     ),
     Damage(
         "finished_runs_have_no_open_items",
-        "UPDATE payout_run_progress SET last_balance_account_id = 1000 WHERE payout_run_id = '{res_q.1.run}'",
+        "UPDATE payout_run_progress SET last_balance_account_id = 1000 WHERE payout_run_id = "
+        "'{res_q.1.run}'",
         ("run {res_q.1.run}",),
     ),
     Damage(
         HAS_ITEMS,
-        "DELETE FROM payout_run_items WHERE payout_run_id = '{res_q.1.run}' AND restaurant_id = 'res_q'",
+        "DELETE FROM payout_run_items WHERE payout_run_id = '{res_q.1.run}' AND restaurant_id = "
+        "'res_q'",
         (ITEM_OF_Q,),
     ),
     Damage(
         HAS_ITEMS,
-        "UPDATE payout_run_progress SET accounts_snapshot = '1:1:' WHERE payout_run_id = '{res_q.1.run}'",
+        "UPDATE payout_run_progress SET accounts_snapshot = '1:1:' WHERE payout_run_id = "
+        "'{res_q.1.run}'",
         ("run {res_q.1.run}, restaurant res_p", ITEM_OF_Q),
     ),
     Damage(
         "ended_runs_created_no_payout",
-        "UPDATE payout_runs SET finished_at = finished_at - interval '1 minute' WHERE payout_run_id = '{res_q.1.run}'",
+        "UPDATE payout_runs SET finished_at = finished_at - interval '1 minute' WHERE "
+        "payout_run_id = '{res_q.1.run}'",
         ("run {res_q.1.run}",),
         WARNING,
     ),
     Damage(
         AGREED,
-        ARCHIVED
-        + "UPDATE archived_run_outcomes SET items_count = items_count + 1 WHERE outcome = 'PAYOUT_CREATED'",
+        ARCHIVED + "UPDATE archived_run_outcomes SET items_count = items_count + 1 WHERE outcome = "
+        "'PAYOUT_CREATED'",
         ("run {res_q.1.run}", ARCHIVE),
     ),
     Damage(
@@ -750,7 +780,8 @@ DAMAGE_TO_PAYOUTS = (
         "archives_are_finished",
         "CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM payout_run_items;"
         + ARCHIVED
-        + "INSERT INTO payout_run_items SELECT * FROM kept WHERE payout_run_id = '{res_q.1.run}' LIMIT 1",
+        + "INSERT INTO payout_run_items SELECT * FROM kept WHERE payout_run_id = '{res_q.1.run}' "
+        "LIMIT 1",
         (ARCHIVE,),
         WARNING,
     ),
@@ -758,7 +789,8 @@ DAMAGE_TO_PAYOUTS = (
         "archives_are_finished",
         ARCHIVED
         + "UPDATE archived_ranges SET kind = 'audit_log';"
-        + "INSERT INTO audit_log (audit_id, recorded_at, identity, credential, method, request_id, peer, what, outcome)"
+        + "INSERT INTO audit_log (audit_id, recorded_at, identity, credential, method, request_id, "
+        "peer, what, outcome)"
         " VALUES (gen_random_uuid(), '2025-11-15', '', 'none', 'm', '', '', '{}', 'OK')",
         (ARCHIVE,),
         WARNING,
@@ -781,7 +813,8 @@ DAMAGE_TO_PAYOUTS = (
     payout(
         "transaction_ids_belong_to_one_event",
         "res_q.1",
-        "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = 'evt_charge')",
+        "transaction_id = (SELECT transaction_id FROM processor_events WHERE event_id = "
+        "'evt_charge')",
         "transaction {evt_charge}",
     ),
     payout(
@@ -789,7 +822,8 @@ DAMAGE_TO_PAYOUTS = (
     ),
     Damage(
         "nothing_is_recorded_in_the_future",
-        "UPDATE payout_runs SET finished_at = now() + interval '1 hour' WHERE payout_run_id = '{res_q.1.run}'",
+        "UPDATE payout_runs SET finished_at = now() + interval '1 hour' WHERE payout_run_id = "
+        "'{res_q.1.run}'",
         ("run {res_q.1.run}",),
     ),
     Damage(
@@ -810,7 +844,8 @@ def snapshot(check: str, change: str, *names: str, of: str = "res_p") -> Damage:
     {res_p.snapshot.2}.
     """
     sql = (
-        f"UPDATE balance_snapshots SET {change}, {BELIEVED} WHERE horizon = '{{{of}.snapshot.1}}' AND balance_account_id ="
+        f"UPDATE balance_snapshots SET {change}, {BELIEVED} WHERE horizon = '{{{of}.snapshot.1}}' "
+        f"AND balance_account_id ="
         f" (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{of}')"
     )
     currency = "EUR" if of == "res_p" else "PEN"
@@ -824,7 +859,8 @@ def mark(change: str) -> Damage:
     """The first of a restaurant's marks was changed."""
     return Damage(
         MARKS,
-        f"UPDATE statement_marks SET {change}, {BELIEVED} WHERE horizon = '{{res_p.mark.1}}' AND balance_account_id ="
+        f"UPDATE statement_marks SET {change}, {BELIEVED} WHERE horizon = '{{res_p.mark.1}}' AND "
+        f"balance_account_id ="
         " (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
         ("account res_p/EUR, mark {res_p.mark.1}",),
     )
@@ -837,8 +873,10 @@ DAMAGE_TO_MARKS = (
     mark("late_by_max = late_by_max + interval '1 microsecond'"),
     Damage(
         MARKS,
-        f"UPDATE statement_marks SET horizon = '9000000000000000000', {BELIEVED} WHERE horizon = '{{res_p.mark.2}}'"
-        " AND balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_p')",
+        f"UPDATE statement_marks SET horizon = '9000000000000000000', {BELIEVED} WHERE horizon = "
+        f"'{{res_p.mark.2}}'"
+        " AND balance_account_id = (SELECT balance_account_id FROM balance_accounts WHERE "
+        "restaurant_id = 'res_p')",
         ("account res_p/EUR, mark 9000000000000000000",),
     ),
     # An entry less below both.
@@ -859,12 +897,14 @@ DAMAGE_TO_SNAPSHOTS = (
     snapshot(AGREES, "entry_types[1] = 'REFUND'"),
     snapshot(
         AGREES,
-        "ledger_accounts = ledger_accounts || 'adjustments'::text, entry_types = entry_types || 'REFUND'::text,"
+        "ledger_accounts = ledger_accounts || 'adjustments'::text, entry_types = entry_types || "
+        "'REFUND'::text,"
         " total_minors = total_minors || 0, matured_minors = matured_minors || 0",
     ),
     snapshot(
         AGREES,
-        "ledger_accounts = ledger_accounts[2:], entry_types = entry_types[2:], total_minors = total_minors[2:],"
+        "ledger_accounts = ledger_accounts[2:], entry_types = entry_types[2:], total_minors = "
+        "total_minors[2:],"
         " matured_minors = matured_minors[2:]",
     ),
     snapshot(AGREES, "entries_count = entries_count + 1"),
@@ -945,7 +985,8 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(
         TRIGGERS,
-        "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION deny_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+        "RETURN NULL; END'",
         (
             "table archived_ranges",
             "table archived_run_outcomes",
@@ -965,17 +1006,20 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(
         TRIGGERS,
-        "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE OR REPLACE FUNCTION check_payout_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
+        "RETURN NEW; END'",
         ("table payouts",),
     ),
     Damage(
         TRIGGERS,
-        "CREATE OR REPLACE FUNCTION check_payout_items() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION check_payout_items() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN RETURN NULL; END'",
         ("table payout_items", "table payouts"),
     ),
     Damage(
         TRIGGERS,
-        "CREATE OR REPLACE FUNCTION deny_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION deny_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN "
+        "NULL; END'",
         OF_DENY_MOVE,
     ),
     Damage(
@@ -1024,7 +1068,8 @@ DAMAGE_TO_GUARDS = (
     Damage(
         CONSTRAINTS,
         "ALTER TABLE restaurants DROP CONSTRAINT restaurants_name_check;"
-        "ALTER TABLE restaurants ADD CONSTRAINT restaurants_name_check CHECK (char_length(name) <= 200) NOT VALID",
+        "ALTER TABLE restaurants ADD CONSTRAINT restaurants_name_check CHECK (char_length(name) <= "
+        "200) NOT VALID",
         ("table restaurants",),
     ),
     Damage(
@@ -1037,14 +1082,16 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(
         CONSTRAINTS,
-        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'processor_events_pkey'::regclass",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = "
+        "'processor_events_pkey'::regclass",
         ("table processor_events",),
     ),
     Damage(CONSTRAINTS, "DROP INDEX payouts_in_flight_key", ("table payouts",)),
     Damage(
         CONSTRAINTS,
         "DROP INDEX payouts_live_key;"
-        "CREATE UNIQUE INDEX payouts_live_key ON payouts (balance_account_id, as_of) WHERE state IN ('PAID')",
+        "CREATE UNIQUE INDEX payouts_live_key ON payouts (balance_account_id, as_of) WHERE state "
+        "IN ('PAID')",
         ("table payouts",),
     ),
     Damage(
@@ -1117,32 +1164,36 @@ DAMAGE_TO_GUARDS = (
     ),
     Damage(
         "the_database_keeps_every_text",
-        "UPDATE pg_database SET encoding = pg_char_to_encoding('SQL_ASCII') WHERE datname = current_database()",
+        "UPDATE pg_database SET encoding = pg_char_to_encoding('SQL_ASCII') WHERE datname = "
+        "current_database()",
         ("database {database}",),
     ),
     Damage(
         SETTINGS,
         "DO $$ BEGIN EXECUTE format("
-        "'ALTER ROLE ledger_app IN DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        "'ALTER ROLE ledger_app IN DATABASE %I SET synchronous_commit = off', current_database()); "
+        "END $$",
         ("role ledger_app",),
         WARNING,
     ),
     Damage(
         SETTINGS,
         "DO $$ BEGIN EXECUTE format("
-        "'ALTER ROLE ledger_read IN DATABASE %I SET search_path = elsewhere', current_database()); END $$",
+        "'ALTER ROLE ledger_read IN DATABASE %I SET search_path = elsewhere', current_database()); "
+        "END $$",
         ("role ledger_read",),
         WARNING,
     ),
     Damage(
         SETTINGS,
-        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = local', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = local', "
+        "current_database()); END $$",
         ("database {database}",),
         WARNING,
     ),
 )
 
-# Roles belong to the whole server, so these are taken back before anybody sees them.
+# Roles belong to the whole server, so these are rolled back.
 DAMAGE_TO_ROLES = (
     Damage(ROLES, "ALTER ROLE ledger_app SUPERUSER", ("role ledger_app",)),
     Damage(ROLES, "GRANT ledger_owner TO ledger_app", ("role ledger_app",)),
@@ -1155,7 +1206,8 @@ DAMAGE_TO_SEALING = (
     Damage(
         "rows_are_sealed_in_time",
         "ALTER TABLE ledger_seals DISABLE TRIGGER ALL; DELETE FROM ledger_seals;"
-        "UPDATE processor_events SET recorded_at = recorded_at - interval '11 minutes' WHERE event_id = 'evt_p'",
+        "UPDATE processor_events SET recorded_at = recorded_at - interval '11 minutes' WHERE "
+        "event_id = 'evt_p'",
         ("table ledger_seals",),
         Severity.WARNING,
     ),
@@ -1167,7 +1219,8 @@ DAMAGE_TO_CLOCK = (
         # Unlike setval, it is taken back with its transaction; the next value is the latest
         # instant.
         "DO $$ BEGIN EXECUTE 'ALTER SEQUENCE ledger_clock RESTART WITH '"
-        " || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + 7200000000; PERFORM nextval('ledger_clock'); END $$",
+        " || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + 7200000000; PERFORM "
+        "nextval('ledger_clock'); END $$",
         ("clock",),
         Severity.WARNING,
     ),
@@ -1195,11 +1248,15 @@ DAMAGE = (
 EARLIER_SNAPSHOTS = """
 WITH taken AS (DELETE FROM balance_snapshots RETURNING *)
 INSERT INTO balance_snapshots
-SELECT t.balance_account_id, t.system_identifier, t.horizon, '2025-12-01', t.entries_count, t.last_recorded_at, t.last_event_at,
+SELECT t.balance_account_id, t.system_identifier, t.horizon, '2025-12-01', t.entries_count,
+  t.last_recorded_at, t.last_event_at,
        t.ledger_accounts, t.entry_types, t.total_minors, ARRAY(
-         SELECT COALESCE(sum(CASE l.ledger_account WHEN e.credit_account THEN e.amount_minor ELSE -e.amount_minor END), 0)
-         FROM unnest(t.ledger_accounts, t.entry_types) WITH ORDINALITY AS l (ledger_account, entry_type, place)
-         LEFT JOIN ledger_entries AS e ON e.balance_account_id = t.balance_account_id AND e.entry_type = l.entry_type
+         SELECT COALESCE(sum(CASE l.ledger_account WHEN e.credit_account THEN e.amount_minor ELSE
+           -e.amount_minor END), 0)
+         FROM unnest(t.ledger_accounts, t.entry_types) WITH ORDINALITY AS l (ledger_account,
+           entry_type, place)
+         LEFT JOIN ledger_entries AS e ON e.balance_account_id = t.balance_account_id
+           AND e.entry_type = l.entry_type
            AND l.ledger_account IN (e.debit_account, e.credit_account) AND e.available_at IS NULL
          GROUP BY l.place
          ORDER BY l.place),
@@ -1210,7 +1267,7 @@ FROM taken AS t
 
 @pytest.fixture(scope="module")
 async def booked(new_database: Callable[[], Awaitable[Database]]) -> Database:
-    """Books that hold every event, written by the service; nobody changes them or stays connected."""
+    """Books with every event, written by the service; unchanged and without sessions."""
     database = await new_database()
     async with running_ledger(database) as ledger:
         await book_everything(ledger)
@@ -1285,7 +1342,7 @@ async def pay_everything(ledger: RunningLedger) -> None:
     )
     assert (await finished_run(ledger, currency="EUR")).payouts_created == 2
     await take_snapshots(ledger.engine)
-    # Told in the wrong order, and paid once more.
+    # The bank's answers in the wrong order, and another payout.
     await ledger.ingest(event_message(restaurant_id="res_l", currency="GBP"))
     await finished_run(ledger, currency="GBP", request_id=unique("run"))
     await answer(ledger, "res_l", failed, paid)
@@ -1305,10 +1362,14 @@ async def names(booked: Database) -> dict[str, str]:
     }
     rows = await query(
         url,
-        "SELECT a.restaurant_id || '.' || p.sequence, p.payout_id, p.transaction_id, p.payout_run_id, paid.event_id,"
-        " failed.event_id FROM payouts AS p JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id"
-        " LEFT JOIN processor_events AS paid ON paid.payout_id = p.payout_id::text AND paid.type = 'payout_paid'"
-        " LEFT JOIN processor_events AS failed ON failed.payout_id = p.payout_id::text AND failed.type = 'payout_failed'",
+        "SELECT a.restaurant_id || '.' || p.sequence, p.payout_id, p.transaction_id, "
+        "p.payout_run_id, paid.event_id,"
+        " failed.event_id FROM payouts AS p JOIN balance_accounts AS a ON a.balance_account_id = "
+        "p.balance_account_id"
+        " LEFT JOIN processor_events AS paid ON paid.payout_id = p.payout_id::text AND paid.type = "
+        "'payout_paid'"
+        " LEFT JOIN processor_events AS failed ON failed.payout_id = p.payout_id::text AND "
+        "failed.type = 'payout_failed'",
     )
     for name, *values in rows:
         for suffix, value in zip(
@@ -1317,13 +1378,17 @@ async def names(booked: Database) -> dict[str, str]:
             names[name + suffix] = str(value)
     rows = await query(
         url,
-        "SELECT a.restaurant_id || '.snapshot.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY s.horizon),"
-        " s.horizon::text FROM balance_snapshots AS s JOIN balance_accounts AS a USING (balance_account_id)",
+        "SELECT a.restaurant_id || '.snapshot.' || row_number() OVER (PARTITION BY "
+        "a.balance_account_id ORDER BY s.horizon),"
+        " s.horizon::text FROM balance_snapshots AS s JOIN balance_accounts AS a USING "
+        "(balance_account_id)",
     )
     rows += await query(
         url,
-        "SELECT a.restaurant_id || '.mark.' || row_number() OVER (PARTITION BY a.balance_account_id ORDER BY m.horizon),"
-        " m.horizon::text FROM statement_marks AS m JOIN balance_accounts AS a USING (balance_account_id)",
+        "SELECT a.restaurant_id || '.mark.' || row_number() OVER (PARTITION BY "
+        "a.balance_account_id ORDER BY m.horizon),"
+        " m.horizon::text FROM statement_marks AS m JOIN balance_accounts AS a USING "
+        "(balance_account_id)",
     )
     return (
         names
@@ -1450,7 +1515,8 @@ def values_of(check: str, name: str) -> str:
 def test_posting_rules_are_those_of_the_code() -> None:
     """The VALUES list of the check is what the posting rules of the domain say, line by line."""
     lines = [
-        f"    ('{event_type}', {position}, '{rule.entry_type}', '{rule.debit}', '{rule.credit}', '{rule.amount.value}')"
+        f"    ('{event_type}', {position}, '{rule.entry_type}', '{rule.debit}', '{rule.credit}', "
+        f"'{rule.amount.value}')"
         for event_type, rules in EVENT_POSTING_RULES.items()
         for position, rule in enumerate(rules, 1)
     ]
@@ -1506,7 +1572,8 @@ async def test_constraints_listed_are_those_of_the_schema(booked: Database) -> N
     """The list in the check is every constraint that the migrations made, in order."""
     rows = await query(
         booked.migration_url,
-        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace "
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE connamespace = "
+        "'public'::regnamespace "
         "AND contype IN ('c', 'f', 'p', 'u', 'x') AND conrelid <> 'alembic_version'::regclass",
     )
     lines = [f"    ('{table}', '{constraint}')" for table, constraint in sorted(rows)]
@@ -1514,11 +1581,13 @@ async def test_constraints_listed_are_those_of_the_schema(booked: Database) -> N
 
 
 async def test_triggers_listed_are_those_of_the_schema(booked: Database) -> None:
-    """The list in the check is every trigger that the migrations made, in order, as they made it."""
+    """The check lists every trigger, in order, as the migrations made it."""
     rows = await query(
         booked.migration_url,
-        "SELECT t.tgrelid::regclass::text, t.tgname::text, p.proname::text, t.tgtype, t.tgenabled::text,"
-        " quote_literal(COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE FUNCTION'), ''))"
+        "SELECT t.tgrelid::regclass::text, t.tgname::text, p.proname::text, t.tgtype, "
+        "t.tgenabled::text,"
+        " quote_literal(COALESCE(substring(pg_get_triggerdef(t.oid) FROM 'WHEN (.*) EXECUTE "
+        "FUNCTION'), ''))"
         " FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal",
     )
     lines = [
@@ -1532,10 +1601,11 @@ async def test_triggers_listed_are_those_of_the_schema(booked: Database) -> None
 
 
 async def test_unique_indexes_listed_are_those_of_the_schema(booked: Database) -> None:
-    """The list in the check is every unique index with a condition, in order, with its condition."""
+    """The check lists every unique partial index, in order, with its condition."""
     rows = await query(
         booked.migration_url,
-        "SELECT indrelid::regclass::text, indexrelid::regclass::text, quote_literal(pg_get_expr(indpred, indrelid)) FROM pg_index"
+        "SELECT indrelid::regclass::text, indexrelid::regclass::text, "
+        "quote_literal(pg_get_expr(indpred, indrelid)) FROM pg_index"
         " WHERE indisunique AND indpred IS NOT NULL AND indrelid IN (SELECT oid FROM pg_class"
         " WHERE relnamespace = 'public'::regnamespace)",
     )
@@ -1555,7 +1625,7 @@ async def test_views_listed_are_those_of_the_schema(booked: Database) -> None:
 
 
 async def test_statements_that_read_entries_sign_amounts_as_the_view_does(booked: Database) -> None:
-    """The expression of the calls' statements gives what ledger_movements has, for every account."""
+    """The expression of the hot SQL gives the same as ledger_movements, for every account."""
     for account in NORMAL_SIDE:
         signed = signed_minor(account)
         of_entries, of_view, other = (
@@ -1631,12 +1701,13 @@ async def test_privileges_listed_are_held(booked: Database) -> None:
 
 
 async def test_findings_are_bounded(copy_of_books: Callable[[], Awaitable[str]]) -> None:
-    """Of very many findings the first are told, in order, and how many are left out."""
+    """Of many findings the first are listed, in order, with the number of the others."""
     url = await copy_of_books()
     await run_script(
         url,
         UNGUARD + "INSERT INTO balance_accounts (restaurant_id, currency)"
-        f" SELECT 'res_lost_' || lpad(n::text, 4, '0'), 'PEN' FROM generate_series(1, {FINDINGS_PER_CHECK_MAX + 42}) AS n",
+        " SELECT 'res_lost_' || lpad(n::text, 4, '0'), 'PEN' FROM generate_series(1, "
+        f"{FINDINGS_PER_CHECK_MAX + 42}) AS n",
     )
     found = [
         finding
@@ -1683,7 +1754,7 @@ async def test_audit_is_silent_while_events_are_booked(ledger: RunningLedger) ->
 
 @pytest.mark.parametrize("role", ["ledger_read", "ledger_app", "ledger_owner"])
 async def test_audit_runs_as_every_role(booked: Database, role: str) -> None:
-    """Whoever may read the tables can audit them."""
+    """The role that may read the tables can audit them."""
     engine = create_engine(booked.migration_url, pool_size=1, role=role)
     try:
         assert (await audit(engine)).findings == ()

@@ -1,6 +1,4 @@
-"""The reports: each tells what an independent calculation says, and reads what it needs and no
-more.
-"""
+"""The reports: each equals an independent calculation, and reads only what it needs."""
 
 import os
 import re
@@ -54,7 +52,7 @@ REVENUE = [
     *[(f"res_{n:02}", "PEN", CHARGE, 1_000 * n, 10 * n, timedelta(hours=n)) for n in range(1, 13)],
     ("res_12", "PEN", REFUND, 500, 0, timedelta(hours=1)),
     ("res_11", "PEN", FEE, 77, 0, timedelta(hours=1)),
-    # A dispute and its fee are no revenue, and nobody's share.
+    # A dispute and its fee are no revenue and no share.
     ("res_11", "PEN", DISPUTE, 400, 40, timedelta(hours=1)),
     # Equal to res_09.
     ("res_tie", "PEN", CHARGE, 9_000, 90, timedelta(days=3)),
@@ -84,29 +82,40 @@ INSERT INTO balance_accounts (restaurant_id, currency) SELECT restaurant_id, 'PE
 
 BOOK_MANY = f"""
 WITH event AS (
-  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type,
+    restaurant_id, currency, amount_minor,
                                 fee_minor, occurred_at, reference, recorded_at)
-  SELECT 'evt_' || $1::int || '_' || e.n, sha256(convert_to(concat_ws(E'\\n', '1', e.type, e.restaurant_id, 'PEN', e.amount_minor,
-         e.fee_minor, trim_scale(extract(epoch FROM e.occurred_at) * 1000000), '', e.reference), 'UTF8')),
-         gen_random_uuid(), gen_random_uuid(), e.type, e.restaurant_id, 'PEN', e.amount_minor, e.fee_minor, e.occurred_at,
+  SELECT 'evt_' || $1::int || '_' || e.n, sha256(convert_to(concat_ws(E'\\n', '1', e.type,
+    e.restaurant_id, 'PEN', e.amount_minor,
+         e.fee_minor, trim_scale(extract(epoch FROM e.occurred_at) * 1000000), '', e.reference),
+           'UTF8')),
+         gen_random_uuid(), gen_random_uuid(), e.type, e.restaurant_id, 'PEN', e.amount_minor,
+           e.fee_minor, e.occurred_at,
          e.reference, e.occurred_at + interval '1 minute'
   FROM (
-    SELECT n, CASE WHEN n <= {CHARGES_A_ROUND} THEN 'charge_succeeded' ELSE 'refund_succeeded' END AS type,
-           'res_' || lpad((1 + (n - 1) % {CHARGES_A_ROUND} * 7919 % {RESTAURANTS})::text, 6, '0') AS restaurant_id,
+    SELECT n, CASE WHEN n <= {CHARGES_A_ROUND} THEN 'charge_succeeded' ELSE 'refund_succeeded' END
+      AS type,
+           'res_' || lpad((1 + (n - 1) % {CHARGES_A_ROUND} * 7919 % {RESTAURANTS})::text, 6,
+             '0') AS restaurant_id,
            CASE WHEN n <= {CHARGES_A_ROUND} THEN 5000 + n % 100 ELSE 100 END AS amount_minor,
            CASE WHEN n <= {CHARGES_A_ROUND} THEN 250 ELSE 0 END AS fee_minor,
            'pay_' || $1::int || '_' || (n - 1) % {CHARGES_A_ROUND} AS reference,
-           date_trunc('day', now()) - make_interval(days => 3 + 10 * ({ROUNDS} - $1::int)) + make_interval(secs => n)
+           date_trunc('day', now()) - make_interval(days => 3 + 10 * ({ROUNDS} - $1::int)) +
+             make_interval(secs => n)
              AS occurred_at
     FROM generate_series(1, {CHARGES_A_ROUND + REFUNDS_A_ROUND}) AS n
   ) AS e
-  RETURNING event_id, transaction_id, type, restaurant_id, amount_minor, fee_minor, occurred_at, recorded_at
+  RETURNING event_id, transaction_id, type, restaurant_id, amount_minor, fee_minor, occurred_at,
+    recorded_at
 )
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+  debit_account, credit_account, amount_minor,
                             available_at, occurred_at, recorded_at, event_id)
-SELECT a.balance_account_id, e.transaction_id, r.position, r.entry_type, r.debit_account, r.credit_account,
+SELECT a.balance_account_id, e.transaction_id, r.position, r.entry_type, r.debit_account,
+  r.credit_account,
        CASE r.entry_type WHEN 'FEE' THEN e.fee_minor ELSE e.amount_minor END,
-       CASE WHEN e.type = 'charge_succeeded' THEN e.occurred_at + interval '24 hours' END, e.occurred_at, e.recorded_at,
+       CASE WHEN e.type = 'charge_succeeded' THEN e.occurred_at + interval '24 hours' END,
+         e.occurred_at, e.recorded_at,
        e.event_id
 FROM event AS e
 JOIN balance_accounts AS a ON a.restaurant_id = e.restaurant_id
@@ -118,21 +127,27 @@ JOIN (VALUES ('charge_succeeded', 1, 'CHARGE', 'processor_clearing', 'restaurant
 
 SETTLE_MANY = """
 WITH paid AS (
-  UPDATE payouts SET state = 'PAID' WHERE state = 'CREATED' RETURNING payout_id, balance_account_id, amount_minor
+  UPDATE payouts SET state = 'PAID' WHERE state = 'CREATED' RETURNING payout_id,
+    balance_account_id, amount_minor
 ),
 event AS (
-  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type, restaurant_id, currency, amount_minor,
+  INSERT INTO processor_events (event_id, fingerprint, transaction_id, batch_id, type,
+    restaurant_id, currency, amount_minor,
                                 fee_minor, occurred_at, payout_id)
-  SELECT 'paid_' || p.payout_id, sha256(convert_to(concat_ws(E'\\n', '1', 'payout_paid', a.restaurant_id, 'PEN', p.amount_minor,
+  SELECT 'paid_' || p.payout_id, sha256(convert_to(concat_ws(E'\\n', '1', 'payout_paid',
+    a.restaurant_id, 'PEN', p.amount_minor,
          0, trim_scale(extract(epoch FROM now()) * 1000000), p.payout_id, ''), 'UTF8')),
-         gen_random_uuid(), gen_random_uuid(), 'payout_paid', a.restaurant_id, 'PEN', p.amount_minor, 0, now(), p.payout_id
+         gen_random_uuid(), gen_random_uuid(), 'payout_paid', a.restaurant_id, 'PEN',
+           p.amount_minor, 0, now(), p.payout_id
   FROM paid AS p
   JOIN balance_accounts AS a ON a.balance_account_id = p.balance_account_id
   RETURNING event_id, transaction_id, amount_minor, payout_id
 )
-INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor,
+INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type,
+  debit_account, credit_account, amount_minor,
                             occurred_at, event_id, payout_id)
-SELECT p.balance_account_id, e.transaction_id, 1, 'PAYOUT_RELEASE', 'payout_reserved', 'platform_cash', e.amount_minor, now(),
+SELECT p.balance_account_id, e.transaction_id, 1, 'PAYOUT_RELEASE', 'payout_reserved',
+  'platform_cash', e.amount_minor, now(),
        e.event_id, p.payout_id
 FROM event AS e
 JOIN paid AS p ON p.payout_id::text = e.payout_id
@@ -372,8 +387,10 @@ async def test_eligibility_is_what_a_run_then_does(ledger: RunningLedger) -> Non
         )
     run = await finished_run(ledger, as_of=days_ago(2), min_amount_minor=100)
     items = await ledger.query(
-        "SELECT i.restaurant_id, i.skip_reason, COALESCE(p.amount_minor, 0) FROM payout_run_items AS i"
-        " LEFT JOIN payouts AS p ON p.payout_id = i.payout_id WHERE i.payout_run_id = CAST(:run AS uuid)",
+        "SELECT i.restaurant_id, i.skip_reason, COALESCE(p.amount_minor, 0) FROM payout_run_items "
+        "AS i"
+        " LEFT JOIN payouts AS p ON p.payout_id = i.payout_id WHERE i.payout_run_id = CAST(:run AS "
+        "uuid)",
         run=run.payout_run_id,
     )
     assert {row[0]: (row[1], int(row[2])) for row in items} == before
@@ -418,8 +435,10 @@ async def test_integrity_names_what_is_wrong(ledger: RunningLedger) -> None:
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_accounts_check",
         "ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_pkey",
         f"DELETE FROM ledger_entries WHERE payout_id = {payout.format('res_1')}",
-        f"INSERT INTO ledger_entries SELECT e.* FROM ledger_entries AS e WHERE payout_id = {payout.format('res_2')}",
-        f"UPDATE payout_items SET amount_minor = amount_minor - 1 WHERE payout_id = {payout.format('res_3')}",
+        "INSERT INTO ledger_entries SELECT e.* FROM ledger_entries AS e WHERE payout_id = "
+        f"{payout.format('res_2')}",
+        "UPDATE payout_items SET amount_minor = amount_minor - 1 WHERE payout_id = "
+        f"{payout.format('res_3')}",
         "DELETE FROM processor_events WHERE event_id = 'evt_4'",
         "UPDATE ledger_entries SET debit_account = NULL WHERE event_id = 'evt_5'",
         "DELETE FROM ledger_entries WHERE event_id = 'evt_3'",
@@ -502,7 +521,7 @@ async def test_parameters_are_bound(shared_ledger: RunningLedger) -> None:
 
 
 async def test_rows_are_bounded(ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of too many rows the first are told, and that there are more."""
+    """Of too many rows the first are listed, with a note that there are more."""
     await ledger.ingest(*(event_message(restaurant_id=f"res_{n}") for n in range(4)))
     monkeypatch.setattr(reports, "ROWS_MAX", 3)
     report = await run_query(ledger.engine, "q1_balances", {"currency": "PEN"})
@@ -513,7 +532,7 @@ async def test_rows_are_bounded(ledger: RunningLedger, monkeypatch: pytest.Monke
 
 
 async def test_reports_run_as_the_reader(shared_database: Database) -> None:
-    """Whoever may read the tables can make them."""
+    """The role that may read the tables can make them."""
     engine = create_engine(shared_database.migration_url, pool_size=1, role="ledger_read")
     try:
         assert (await run_query(engine, "q4_integrity", {})).rows == ()
@@ -570,8 +589,8 @@ async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
     assert history.split("|")[-4:-2] == ["CHARGE", "5000"]
 
 
-def tell(text: str) -> None:
-    """Writes for whoever runs the test with -s."""
+def show(text: str) -> None:
+    """Writes for a run with -s."""
     sys.stdout.write(f"{text}\n")
 
 
@@ -637,21 +656,21 @@ async def test_large_books_are_read_by_their_indexes(database: Database) -> None
             await connection.execute("ANALYZE")
     for statement in ("processor_events", "ledger_entries", "payouts", "payout_items"):
         (counted,) = await query(url, f"SELECT count(*) FROM {statement}")
-        tell(f"{statement}: {counted[0]} rows")
+        show(f"{statement}: {counted[0]} rows")
     for label, auditor in (
         ("as a session of the service", engine),
         ("as a superuser's session", superuser),
     ):
         began = time.monotonic()
         report = await audit(auditor)
-        tell(f"audit {label}: {time.monotonic() - began:.1f} s")
+        show(f"audit {label}: {time.monotonic() - began:.1f} s")
         assert report.findings == ()
     for name, (parameters, expected) in PLANS.items():
         began = time.monotonic()
         rows = len((await run_query(engine, name, parameters)).rows)
         seconds = time.monotonic() - began
         text, milliseconds, indexes = await explain(superuser, name, parameters)
-        tell(f"\n{name}: {rows} rows in {seconds:.2f} s; explained {milliseconds:.0f} ms\n{text}")
+        show(f"\n{name}: {rows} rows in {seconds:.2f} s; explained {milliseconds:.0f} ms\n{text}")
         assert expected <= indexes, (name, expected - indexes)
     for index in (
         "USING brin (recorded_at) WITH (pages_per_range = 32)",
@@ -662,6 +681,6 @@ async def test_large_books_are_read_by_their_indexes(database: Database) -> None
         text, milliseconds, _ = await explain(
             superuser, "q2_top_restaurants", {"until_at": NOW}, create
         )
-        tell(f"\nq2_top_restaurants with {index}: {milliseconds:.0f} ms\n{text}")
+        show(f"\nq2_top_restaurants with {index}: {milliseconds:.0f} ms\n{text}")
     await engine.dispose()
     await superuser.dispose()
