@@ -350,9 +350,11 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = dict(item.split("=", 1) for item in arguments.set)
     if arguments.short:
-        # So small that any machine refuses some.
-        arguments.connections, arguments.peak_open, arguments.peak_seconds = 8, 8, 1.5
-        settings = {"LEDGER_INGEST_QUEUE_CALLS": "20"} | settings
+        # The queue holds the calls of the peak and one more, so that a machine with one slow core
+        # refuses some, too: six calls come while one is being booked.
+        arguments.connections, arguments.peak_open, arguments.peak_seconds = 2, 2, 1.5
+        queue_calls = arguments.peak_open * arguments.processes + 1
+        settings = {"LEDGER_INGEST_QUEUE_CALLS": str(queue_calls)} | settings
     else:
         arguments.peak_seconds = 8.0
     arguments.seconds = arguments.seconds or (4.0 if arguments.short else 60.0)
