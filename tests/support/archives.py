@@ -1,4 +1,4 @@
-"""Old rows for tests: what was recorded a moment ago is made to look older."""
+"""Makes rows that were recorded a moment ago look older."""
 
 from ledger.bootstrap.database import Database
 from support.running import query

@@ -89,11 +89,13 @@ SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_ent
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A request and its fate.
+    """A request and the status that it must receive.
 
-    `reason` is None where grpc itself answers, which knows no ErrorInfo; `fields` as in BadRequest.
+    `reason` is None where gRPC itself responds, which sends no ErrorInfo; `fields` are those of the
+    BadRequest.
 
-    A request that is close to the present is made when it is sent: the cases are, long before.
+    A request with a time close to now is a function, called when the test sends it: the cases are
+    built long before.
     """
 
     method: str
@@ -103,13 +105,13 @@ class Case:
     fields: tuple[str, ...] = ()
 
     def sent(self) -> bytes:
-        """What is sent."""
+        """The bytes of the request."""
         return self.request if isinstance(self.request, bytes) else self.request()
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a caller is told about a call that failed."""
+    """The error that a caller receives for a failed call."""
 
     code: grpc.StatusCode
     reason: str | None
@@ -119,7 +121,7 @@ class Refusal:
 
 
 def refusal(error: aio.AioRpcError) -> Refusal:
-    """All that a failed call tells."""
+    """Everything that a failed call shows its caller, as a Refusal."""
     got: Any = error
     status = rpc_status.from_call(got)
     everything = f"{error.details()} {error.debug_error_string()}"
@@ -133,8 +135,9 @@ def refusal(error: aio.AioRpcError) -> Refusal:
 
 
 def checked_details_of(status: status_pb2.Status) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    """Reason and metadata of the ErrorInfo, which every status of ours has, and the fields of the
-    BadRequest.
+    """Returns reason and metadata of the ErrorInfo, and the fields of the BadRequest.
+
+    Every status of this service has exactly one ErrorInfo.
     """
     info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert sum(detail.Unpack(info) for detail in status.details) == 1, "one ErrorInfo"
@@ -149,7 +152,7 @@ def checked_details_of(status: status_pb2.Status) -> tuple[str, dict[str, str], 
 
 
 def assert_nothing_internal(text: str) -> None:
-    """The words of the inside are not in what a caller reads."""
+    """Asserts that the text of an error contains no word of the implementation."""
     assert [word for word in INTERNALS if word in text.lower()] == [], text
 
 
@@ -168,16 +171,16 @@ async def counts(ledger: RunningLedger) -> tuple[Any, ...]:
 
 
 async def assert_serving(ledger: RunningLedger) -> None:
-    """The server is alive and ready."""
+    """Asserts that the server is alive and becomes ready."""
     health: Any = health_pb2_grpc.HealthStub(ledger.channel)
 
-    async def is_told(service: str) -> bool:
+    async def is_serving(service: str) -> bool:
         answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    assert await is_told("")
+    assert await is_serving("")
     # Ready once its database has answered in time, which may be a moment after the start.
-    await until(lambda: is_told(SERVICE), DEADLINE_SECONDS)
+    await until(lambda: is_serving(SERVICE), DEADLINE_SECONDS)
 
 
 def varint(number: int) -> bytes:

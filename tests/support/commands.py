@@ -1,4 +1,4 @@
-"""Runs the `ledger` command: in this process, or as one of its own."""
+"""Runs the `ledger` command: in this process, or as a separate process."""
 
 import asyncio
 import io

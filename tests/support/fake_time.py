@@ -1,5 +1,6 @@
-"""An event loop whose time passes only when nothing else is left to do: an hour's pause takes no
-time.
+"""An event loop whose time jumps to the next timer as soon as no task can run.
+
+A pause of an hour takes no real time.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ T = TypeVar("T")
 
 
 def run_on_fake_time(main: Coroutine[Any, Any, T]) -> T:
-    """Runs `main` in a loop of its own, whose time begins at 0.
+    """Runs `main` in a new event loop whose time begins at 0.
 
     For work without threads or network.
     """
@@ -25,7 +26,7 @@ def now() -> float:
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Lets time pass instead of waiting."""
+    """Advances the time instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class FakeTimeLoop(asyncio.SelectorEventLoop):
-    """See above."""
+    """The event loop of `run_on_fake_time`."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()

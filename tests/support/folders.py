@@ -9,7 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def folder_for_all() -> Iterator[Path]:
-    """A temporary folder that everybody can enter, unlike pytest's own; removed at the end."""
+    """A temporary folder that every account can enter, unlike pytest's `tmp_path`.
+
+    Removed at the end.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ledger-tests-"))
     folder.chmod(0o755)
     try:

@@ -1,4 +1,4 @@
-"""Requests by chance: messages of any type of the contract with nasty values in them, and bytes
+"""Random requests: messages of any type of the contract with nasty values in them, and bytes
 after accidents.
 """
 
@@ -175,7 +175,7 @@ class FuzzCase:
 
 
 def fuzz_cases(seed: int, cases: int, valid: Mapping[str, Message] = VALID) -> Iterator[FuzzCase]:
-    """`cases` calls by chance; the same for the same seed, and each for its number alone."""
+    """`cases` random calls. A call depends on the seed and its number alone."""
     methods = sorted(valid)
     for number in range(cases):
         chance = random.Random(f"{seed}/{number}")

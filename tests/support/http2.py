@@ -33,7 +33,7 @@ Headers = Iterable[tuple[str, str | bytes]]
 
 @dataclass(slots=True)
 class Stream:
-    """What became of a stream: the status of the call, a reset, or nothing yet."""
+    """The response on a stream: the status of the call, a reset, or nothing yet."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
@@ -53,7 +53,7 @@ class Http2:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        # It must let us send what is wrong.
+        # The library must let tests send invalid headers.
         self.h2 = H2Connection(
             H2Configuration(
                 validate_outbound_headers=False,
@@ -175,7 +175,7 @@ class Http2:
     async def call(
         self, path: str, body: bytes, headers: Headers = (), *, without: Iterable[str] = ()
     ) -> Stream:
-        """A whole call: what became of it."""
+        """Makes a whole call and returns its ended stream."""
         stream = self.open(path, headers, without=without)
         await self.send(stream, body)
         await self.until(lambda: self.is_over(stream))

@@ -1,4 +1,4 @@
-"""Page tokens that no page has made."""
+"""Page tokens that no list has returned."""
 
 import base64
 import hashlib
@@ -9,7 +9,10 @@ CHECKSUM_BYTES = 12
 
 
 def checksummed_token(query: list[str], position: object) -> str:
-    """As anybody can make it: under the checksum that once told a token from a damaged one."""
+    """A token that any caller can make: with a plain checksum instead of the server's MAC.
+
+    Early servers used this checksum to recognize damaged tokens.
+    """
     body = _body(position)
     return _spelled(
         hashlib.sha256(_described(query) + b"\n" + body).digest()[:CHECKSUM_BYTES] + body
@@ -17,7 +20,7 @@ def checksummed_token(query: list[str], position: object) -> str:
 
 
 def keyed_token(key: bytes, query: list[str], position: object) -> str:
-    """As a server with this key makes it."""
+    """The token that a server with this key makes."""
     body = _body(position)
     return _spelled(hmac.digest(key, _described(query) + b"\n" + body, hashlib.sha256) + body)
 

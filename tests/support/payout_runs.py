@@ -65,7 +65,7 @@ async def payout_of(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Pay
 
 
 async def outcomes_of(ledger: RunningLedger, run: ledger_pb2.PayoutRun) -> dict[str, str]:
-    """What became of each restaurant of a run: the reason of its skip, or the amount it is paid."""
+    """The outcome of each restaurant of a run: the reason of its skip, or the amount paid."""
     outcomes: dict[str, str] = {}
     token = ""
     while True:
@@ -132,15 +132,12 @@ def payout_event(payout: ledger_pb2.Payout, type: int, **changes: Any) -> ledger
 
 
 async def answer(ledger: RunningLedger, restaurant_id: str, *kinds: int) -> None:
-    """Has the bank say something, or one thing after the other, about the restaurant's latest
-    payout.
-    """
+    """Books the bank's answers to the restaurant's latest payout, one after the other."""
     request = ledger_pb2.ListPayoutsRequest(restaurant_id=restaurant_id, page_size=1)
     (payout,) = (await ledger.stub.ListPayouts(request)).payouts
     for kind in kinds:
-        event_id = (
-            f"evt_{restaurant_id}_{ledger_pb2.EventType.Name(kind).lower()}_{payout.payout_id}"  # type: ignore[arg-type]
-        )
+        type_name = ledger_pb2.EventType.Name(kind).lower()  # type: ignore[arg-type]
+        event_id = f"evt_{restaurant_id}_{type_name}_{payout.payout_id}"
         event = payout_event(payout, kind, event_id=event_id)
         (result,) = await ledger.ingest(event)
         if result.status != ledger_pb2.INGEST_STATUS_CREATED:

@@ -1,13 +1,13 @@
-"""Ports that are known before anybody listens there, and while nobody does."""
+"""Ports that a test knows before a server listens there, and while none does."""
 
 import socket
 
 
 def held_port() -> socket.socket:
-    """A socket that has a free port of 127.0.0.1 until it is closed: others are not given it, and
-    calls to it are refused.
+    """A socket that holds a free port of 127.0.0.1 until it is closed.
 
-    It never listens, so that whoever knows the port may, again and again.
+    The system assigns the port to no other program, and connections to it are refused. The socket
+    never listens, so a server that is given the port can listen there, several times in turn.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""A server as a separate process on a test database, whose memory and log can be looked at."""
+"""A server as a separate process on a test database; tests read its memory and log."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ class ServerProcess:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def log_bytes(self) -> int:
-        """How much it has logged."""
+        """The size of its log."""
         return self.log.stat().st_size
 
     async def counts(self) -> tuple[Any, ...]:
@@ -58,8 +58,8 @@ class ServerProcess:
         return (await query(self.database.migration_url, COUNT_EVERYTHING))[0]
 
     async def assert_well(self) -> None:
-        """Alive and ready, and a newcomer's event is booked."""
-        # A separate connection: a channel would share one that was turned away.
+        """Asserts that the server is alive and ready, and books an event of a new client."""
+        # A separate connection: a channel would share one that the server refused.
         async with aio.insecure_channel(
             self.address, options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:

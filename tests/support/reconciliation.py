@@ -1,4 +1,4 @@
-"""Adds the books up anew from the rows alone, and compares them with the payouts and their items."""
+"""Recomputes the books from their rows alone and compares them with payouts and payout items."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -17,29 +17,30 @@ ENTRIES_BY_STATE = {
     "FAILED": sorted([RESERVE, REVERSAL]),
     "RETURNED": sorted([RESERVE, RELEASE, RETURN]),
 }
-# It failed before it was told that it had been paid.
+# Where the bank reported the failure before it reported that the payout was paid.
 RETURNED_IN_THE_OTHER_ORDER = ENTRIES_BY_STATE["FAILED"]
 
 
 async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
-    """Adds the books up anew, account by account, from the rows alone, and compares them with the
-    payouts and their items.
+    """Recomputes each account from its rows alone and compares it with its payouts and their items.
 
-    With `quiet`, nothing was ingested while a run was paying, so that what each payout counted can
-    be told exactly.
+    `quiet` states that no event was ingested while a run was paying. Only then is it known exactly
+    which entries each payout counted, and the check covers them too.
     """
     entries: dict[int, list[Any]] = defaultdict(list)
     for entry in await query(
         url,
-        """SELECT balance_account_id, recorded_txid::text::bigint, entry_type, debit_account, credit_account, amount_minor,
-                  available_at, payout_id, transaction_id FROM ledger_entries""",
+        """SELECT balance_account_id, recorded_txid::text::bigint, entry_type, debit_account,
+                  credit_account, amount_minor, available_at, payout_id, transaction_id
+           FROM ledger_entries""",
     ):
         entries[entry[0]].append(entry[1:])
     payouts: dict[int, list[Any]] = defaultdict(list)
     for payout in await query(
         url,
-        """SELECT balance_account_id, payout_id, sequence, amount_minor, available_minor, as_of, cutoff_at, state, transaction_id,
-                  payout_run_id, created_at FROM payouts ORDER BY balance_account_id, sequence""",
+        """SELECT balance_account_id, payout_id, sequence, amount_minor, available_minor, as_of,
+                  cutoff_at, state, transaction_id, payout_run_id, created_at
+           FROM payouts ORDER BY balance_account_id, sequence""",
     ):
         payouts[payout[0]].append(payout[1:])
     items: dict[Any, dict[str, tuple[int, int]]] = defaultdict(dict)
@@ -54,7 +55,7 @@ async def assert_reconciled(url: str, *, quiet: bool = True) -> None:
 
 
 def _sum(rows: Iterable[Any], ledger_account: str) -> int:
-    """What a ledger account was credited, less what it was debited."""
+    """The credits of a ledger account less its debits."""
     credit = {True: 1, False: 0}
     return sum(
         row[4] * (credit[row[3] == ledger_account] - credit[row[2] == ledger_account])
@@ -138,13 +139,11 @@ def _assert_account_reconciled(
 
 
 async def _assert_runs_reconciled(url: str, payouts: dict[int, list[Any]]) -> None:
-    """Every payout is the item of one run, and every restaurant is in each run of its currency once
-    at most.
-    """
+    """Asserts that every payout is the item of one run, and that no run has a restaurant twice."""
     rows = await query(
         url,
-        """SELECT r.payout_run_id, r.state, r.currency, a.currency, i.balance_account_id, i.outcome, i.payout_id,
-                  a.restaurant_id = i.restaurant_id
+        """SELECT r.payout_run_id, r.state, r.currency, a.currency, i.balance_account_id,
+                  i.outcome, i.payout_id, a.restaurant_id = i.restaurant_id
            FROM payout_run_items AS i JOIN payout_runs AS r USING (payout_run_id)
            JOIN balance_accounts AS a USING (balance_account_id)""",
     )

@@ -1,4 +1,4 @@
-"""Sealing, for tests that do not wait for a server to do it."""
+"""Seals the books for tests that do not wait for a server to do it."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from ledger.infrastructure.postgres.sessions.engine import create_engine
 from support.running import query
 
 TIMEOUT_SECONDS = 60
-# What is sealed, and what there is.
+# How many events and entries are sealed, and how many there are.
 COUNTS = """
 SELECT (SELECT COALESCE(sum(events_count), 0)::int FROM ledger_seals),
        (SELECT COALESCE(sum(entries_count), 0)::int FROM ledger_seals),
@@ -28,7 +28,10 @@ async def seal(url: str) -> None:
 
 
 async def seal_everything(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-    """Seals all that is booked, which another session's transaction number may delay for a moment."""
+    """Seals everything that is booked.
+
+    A transaction of another session may delay this for a moment.
+    """
     async with asyncio.timeout(timeout_seconds):
         while True:
             await seal(url)

@@ -1,4 +1,4 @@
-"""Sessions of the database, for tests: some that hold locks, and others to be waited for."""
+"""Database sessions in tests: holds locks, and waits until sessions block or end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,15 +14,16 @@ from support.waiting import POLL_SECONDS, until
 
 DEADLINE_SECONDS = 40
 
-# The sessions of servers that wait for a table or, holding the place behind its lock, for a row of
-# it. Asked of the locks: what pg_stat_activity says of a session stays until that has woken up. A
-# sealer waits for tables too, in a mode of its own.
+# The sessions of servers that wait for a table or, next in line for its lock, for a row of it.
+# The query reads pg_locks: pg_stat_activity keeps showing a wait until the session has woken up.
+# A sealer waits for tables too, but in a lock mode that no other session uses.
 WAITING = """
 WITH lock AS MATERIALIZED (SELECT * FROM pg_locks)
 SELECT a.pid
 FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.application_name = 'ledger'
-  AND EXISTS (SELECT FROM lock AS l WHERE l.pid = a.pid AND NOT l.granted AND l.mode <> 'ShareUpdateExclusiveLock')
+  AND EXISTS (SELECT FROM lock AS l
+              WHERE l.pid = a.pid AND NOT l.granted AND l.mode <> 'ShareUpdateExclusiveLock')
   AND EXISTS (SELECT FROM lock AS l
               WHERE l.pid = a.pid AND l.database = a.datid AND l.relation = CAST(:table AS regclass)
                 AND (l.locktype = 'tuple' OR NOT l.granted))
@@ -31,7 +32,7 @@ WHERE a.datname = current_database() AND a.application_name = 'ledger'
 
 @asynccontextmanager
 async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConnection]:
-    """A session of the test's own that runs `statement` and keeps its locks until the block ends."""
+    """Runs `statement` in a separate session and keeps its locks until the block ends."""
     engine = create_async_engine(database.migration_url, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
@@ -45,7 +46,7 @@ async def locked(database: Database, statement: str) -> AsyncIterator[AsyncConne
 async def waiting_sessions(database: Database, table: str) -> list[int]:
     """Waits until sessions of servers wait for a lock on the table, or on a row of it.
 
-    Their process ids.
+    Returns the process ids of the sessions.
     """
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
@@ -56,10 +57,14 @@ async def waiting_sessions(database: Database, table: str) -> list[int]:
 
 
 async def deadlocks_of(database: Database) -> int:
-    """How many deadlocks there were, once the servers have gone: a session that goes on tells of
-    its own some seconds late.
+    """Waits until the sessions of the servers have ended; returns how many deadlocks there were.
+
+    A session that is still open reports its deadlocks some seconds late.
     """
-    servers = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger'"
+    servers = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'ledger'"
+    )
 
     async def all_gone() -> bool:
         return await query(database.migration_url, servers) == []

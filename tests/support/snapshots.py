@@ -1,4 +1,4 @@
-"""Balance snapshots and statement marks for tests: taken at will."""
+"""Takes balance snapshots and makes statement marks whenever a test needs them."""
 
 import asyncio
 
@@ -21,33 +21,33 @@ REACHED = f"SELECT {HORIZON}::text::bigint >= $1"
 
 
 async def until_final(engine: AsyncEngine, before: int | None = None) -> None:
-    """Waits until no transaction goes on whose number is less than `before`.
+    """Waits until every transaction with a number below `before` has ended.
 
-    By default, that has a number by now.
-
-    Whatever has been committed is only final then. Transactions of anybody count, such as an
-    autovacuum's in another database.
+    By default, waits for every transaction that has a number by now. Committed rows are final only
+    then. Transactions of every session count, such as an autovacuum's in another database.
     """
     async with asyncio.timeout(DEADLINE_SECONDS), autocommit(engine) as connection:
         number = await connection.fetchval(NEXT_NUMBER) if before is None else before
-        while not await connection.fetchval(REACHED, number):  # noqa: ASYNC110  # it happens in another process
+        # Another process ends the transactions, so no event in this one can signal it.
+        while not await connection.fetchval(REACHED, number):  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
 
 
 async def take_snapshots(
     engine: AsyncEngine, restaurant_id: str | None = None, *, at_once: bool = False
 ) -> int:
-    """Takes a snapshot of every balance account, or of one restaurant's, wherever there is anything
-    new; how many were taken.
+    """Takes a snapshot of every balance account, or of one restaurant's, that has new entries.
 
-    Of all that was booked before, unless it is to be done `at_once`, of what is final just now.
+    Waits until everything booked before is final and covers all of it. With `at_once`, covers only
+    what is final now. Returns how many snapshots it took.
     """
     if not at_once:
         await until_final(engine)
     snapshots = PostgresBalanceSnapshots(engine)
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
-            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1",
+            "SELECT balance_account_id FROM balance_accounts "
+            "WHERE $1::text IS NULL OR restaurant_id = $1",
             restaurant_id,
         )
     return sum([await snapshots.take(row["balance_account_id"], 1) for row in rows])
@@ -60,8 +60,9 @@ async def make_marks(
     mark_entries: int = MARK_ENTRIES,
     read_entries_max: int = READ_ENTRIES_MAX,
 ) -> int:
-    """Makes statement marks of every balance account, or of one restaurant's, of all that is
-    booked; in how many.
+    """Makes the statement marks of every balance account, or of one restaurant's.
+
+    The marks cover everything that is booked. Returns in how many accounts it made any.
     """
     await until_final(engine)
     marks = PostgresStatementMarks(
@@ -69,7 +70,8 @@ async def make_marks(
     )
     async with autocommit(engine) as connection:
         rows = await connection.fetch(
-            "SELECT balance_account_id FROM balance_accounts WHERE $1::text IS NULL OR restaurant_id = $1",
+            "SELECT balance_account_id FROM balance_accounts "
+            "WHERE $1::text IS NULL OR restaurant_id = $1",
             restaurant_id,
         )
     return sum([await marks.take(row["balance_account_id"], 1) for row in rows])

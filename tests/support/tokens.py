@@ -70,7 +70,7 @@ class Issuer:
 
 
 def payload(**claims: Any) -> dict[str, Any]:
-    """The claims of a good token, but for those that are given."""
+    """The claims of a good token, some of them replaced; a claim that is None is left out."""
     usual = {
         "sub": "gateway",
         "iss": ISSUER,
