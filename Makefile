@@ -18,8 +18,8 @@ RUN := "$(UV)" run --no-sync
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-service run demo test test-fast coverage faults failover moves lint format proto
-.PHONY: proto-lint migrate revision schema verify bench bench-short soak overload fuzz
+.PHONY: help install install-service run demo test test-fast coverage faults failover moves lint
+.PHONY: format proto proto-lint migrate revision schema verify bench bench-short soak overload fuzz
 .PHONY: vulnerabilities sbom wheel release clean
 
 help: ## Show this list
@@ -67,6 +67,13 @@ verify: install-service ## Audit the books; exit 1 if they are broken
 # the service again, and each worker all tests.
 test: install ## Run every test on an embedded PostgreSQL
 	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest $(ARGS)
+
+test-fast: install ## Run the tests that need no database
+	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest --no-database $(ARGS)
+
+coverage: install ## Run every test and show which lines and branches no test reaches
+	@mkdir -p .cache/coverage
+	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest --cov --cov-report=term-missing $(ARGS)
 
 lint: install ## Check format, types, layers, contract, generated code and configuration
 	@$(RUN) ruff format --check --quiet .
@@ -120,13 +127,6 @@ overload: install ## Offer a server of its own ten times what it can take, for a
 fuzz: install ## Make a million calls by chance, or CASES=n; SEED=n repeats some
 	@LEDGER_FUZZ_CASES=$(or $(CASES),1000000) LEDGER_FUZZ_SEED=$(SEED) \
 	  $(RUN) pytest -s tests/contract/test_fuzz_calls.py $(ARGS)
-
-test-fast: install ## Run the tests that need no database
-	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest --no-database $(ARGS)
-
-coverage: install ## Run every test and show which lines and branches no test reaches
-	@mkdir -p .cache/coverage
-	@PYTHONDONTWRITEBYTECODE= $(RUN) pytest --cov --cov-report=term-missing $(ARGS)
 
 faults: install ## Break everything around the service, judge the books: ARGS="--only F14"
 	@PYTHONPATH=tests $(RUN) python -m faults $(ARGS)
