@@ -1,6 +1,4 @@
-"""A server that has as much waiting as it can hold: who is told to come again, who is made to wait,
-and who notices nothing.
-"""
+"""A server whose queue is full: which calls are refused, which wait, and which are not affected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,16 +35,16 @@ CREATED = ledger_pb2.INGEST_STATUS_CREATED
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bookings wait for a lock for as long as a test has it, on any machine."""
+    """Bookings wait for a lock as long as a test holds it, on any machine."""
     monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
     monkeypatch.setattr("ledger.application.ingest.attempts.ATTEMPTS_MAX", 1000)
 
 
 @asynccontextmanager
 async def locked_events(database: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Another session holds a lock that bookings wait for and readers do not.
+    """Holds a lock, in another session, that bookings wait for and readers do not.
 
-    Yields what lets go of it.
+    Yields a function that releases it.
     """
     engine = create_async_engine(database.migration_url, poolclass=NullPool)
     try:
@@ -59,7 +57,7 @@ async def locked_events(database: Database) -> AsyncIterator[Callable[[], Awaita
 
 
 class CountedRefusals(NoCallMetrics):
-    """Counts the calls that were turned away."""
+    """Counts the calls that were refused under load."""
 
     calls = 0
 
@@ -71,14 +69,17 @@ class CountedRefusals(NoCallMetrics):
 async def stalled_ledger(
     database: Database, restaurant_id: str, *, metrics: Metrics | None = None
 ) -> AsyncIterator[tuple[RunningLedger, Callable[[], Awaitable[None]]]]:
-    """A server with a small queue and a restaurant, whose bookings wait until they are let."""
+    """A server with a small queue and a restaurant; yields it and a function that lets it book.
+
+    Until then its bookings wait for a lock.
+    """
     async with running_ledger(
         database,
         metrics=metrics,
         ingest_queue_events=QUEUE_EVENTS,
         ingest_group_events=GROUP_EVENTS,
         ingest_concurrency=1,
-        # Whoever seals would wait for the lock as well, and be taken for a booking.
+        # A sealer would wait for the lock as well, and the tests would take it for a booking.
         seal_interval_seconds=0,
     ) as ledger:
         await ledger.ingest(event_message(restaurant_id=restaurant_id))
@@ -94,11 +95,12 @@ def send(
 
 
 async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
-    """Returns once a booking has waited for the lock for so long."""
+    """Returns once a booking has waited for the lock for that many seconds."""
 
     async def blocked() -> bool:
         rows = await ledger.query(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+            "SELECT 1 FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock' "
             "AND clock_timestamp() - query_start >= make_interval(secs => :seconds)",
             seconds=seconds,
         )
@@ -110,7 +112,7 @@ async def until_blocked(ledger: RunningLedger, seconds: float = 0.0) -> None:
 async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Database) -> None:
     """RESOURCE_EXHAUSTED with QUEUE_FULL and RetryInfo, for single calls and batches.
 
-    Health and reads answer meanwhile.
+    Health checks and reads get their responses all the same.
     """
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
@@ -132,7 +134,7 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
         assert {(error.code(), reason_of(error)) for error in refusals} == {
             (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
         }
-        # They are not to come back together.
+        # The delays differ, so that the clients do not all return at the same moment.
         delays = {retry_seconds_of(error) for error in refusals}
         assert len(delays) > 10
         assert min(delays) >= 0.5
@@ -156,13 +158,11 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
         assert (await send(ledger, again[0])).status == CREATED
 
 
-async def test_callers_with_our_settings_come_back_by_themselves(database: Database) -> None:
-    """A channel with the service config that we ship waits as long as it was told, and then gets
-    what it asked for.
-    """
+async def test_channel_with_the_service_config_retries_by_itself(database: Database) -> None:
+    """A channel with the shipped service config waits as the refusal says, then succeeds."""
     restaurant_id = unique("res")
-    turned_away = CountedRefusals()
-    async with stalled_ledger(database, restaurant_id, metrics=Metrics(calls=turned_away)) as (
+    refusals = CountedRefusals()
+    async with stalled_ledger(database, restaurant_id, metrics=Metrics(calls=refusals)) as (
         ledger,
         release,
     ):
@@ -189,8 +189,8 @@ async def test_callers_with_our_settings_come_back_by_themselves(database: Datab
             )
 
             async def refused_too() -> bool:
-                # It may have come back already.
-                return turned_away.calls >= 2
+                # It may have been tried again already.
+                return refusals.calls >= 2
 
             await until(refused_too)
             await release()
@@ -198,7 +198,7 @@ async def test_callers_with_our_settings_come_back_by_themselves(database: Datab
 
 
 async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
-    """A stream can be made to wait, so it is: its events are booked as soon as there is room."""
+    """A stream waits instead of being refused; its events are booked as soon as there is room."""
     restaurant_id = unique("res")
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
         filling = ledger_pb2.BatchIngestEventsRequest(
@@ -230,15 +230,15 @@ async def _all(call: Any) -> list[ledger_pb2.StreamEventsResponse]:
         return [answer async for answer in call]
 
 
-async def test_call_whose_time_will_not_do_is_told_so_at_once(
+async def test_call_with_too_short_a_deadline_is_refused_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DEADLINE_TOO_SHORT behind groups that are known to take long, with nothing stored.
+    """DEADLINE_TOO_SHORT, with nothing stored, behind groups that are known to take long.
 
-    Who has time is let in.
+    A call with a longer deadline is let in.
     """
-    # A group that gave up waiting for a lock would be taken for an exception, and nothing learnt
-    # from it.
+    # The server would take a group that gave up waiting for a lock for an exception, and learn
+    # nothing from its duration.
     monkeypatch.setattr("ledger.bootstrap.database.GROUP_LOCK_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "STATEMENT_TIMEOUT_SECONDS", 120)
     monkeypatch.setattr(engine, "COMMAND_TIMEOUT_SECONDS", 120)
@@ -247,7 +247,7 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(
         slow = asyncio.ensure_future(
             answer_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
         )
-        # It takes a while, for the server to learn that groups do.
+        # This group takes a while, from which the server learns that groups do.
         await until_blocked(ledger, seconds=0.5)
         await release()
         assert (await slow).status == CREATED
@@ -261,7 +261,7 @@ async def test_call_whose_time_will_not_do_is_told_so_at_once(
             refused: list[str] = []
 
             async def too_short() -> bool:
-                # As long as the others have not arrived it is let in, and its time passes.
+                # Until the other calls have arrived this one is let in, and its deadline passes.
                 event = event_message(restaurant_id=restaurant_id)
                 error = await answer_or_error(send(ledger, event, timeout=0.2))
                 assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -16,7 +16,7 @@ from ledger.observability import CALLER
 
 
 def test_call_beyond_the_limit_is_refused_until_one_has_ended() -> None:
-    """Also when that call ended with an exception."""
+    """The limit has room again also when the open call ended with an exception."""
     limit = OpenCalls(1)
     with pytest.raises(KeyError), limit.admitted():
         with pytest.raises(QueueFull), limit.admitted():
@@ -55,7 +55,7 @@ class Ending:
 
 
 def test_responses_are_refused_while_too_much_is_unread() -> None:
-    """Responses that are not refusable count too, and the next call is refused before its request."""
+    """Responses that cannot be refused count too; the next call is refused before its request."""
     unread, calls = UnreadResponses(100), [Ending(f"connection {number}") for number in range(3)]
     contexts: list[Any] = list(calls)
     unread.keep(contexts[0], 60, is_refusable=True)
@@ -73,8 +73,8 @@ def test_responses_are_refused_while_too_much_is_unread() -> None:
     assert unread.size_bytes == 0
 
 
-def test_caller_that_reads_no_responses_keeps_no_other_out() -> None:
-    """A caller is its identity over all its connections; without one it is its connection."""
+def test_caller_that_reads_no_responses_blocks_no_other() -> None:
+    """Limits are for an identity over all its connections; without one, for the connection."""
     unread = UnreadResponses(100)
     contexts: list[Any] = [Ending("one"), Ending("another")]
     unread.keep(contexts[0], 50, is_refusable=True)

@@ -44,7 +44,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 def by(token: str, request_id: str = "call_1") -> Any:
-    """The metadata of a call."""
+    """The metadata of a call by that caller."""
     return [("authorization", f"Bearer {token}"), ("x-request-id", request_id)]
 
 
@@ -88,7 +88,7 @@ async def test_calls_that_write_are_recorded(database: Database, tokens: Path) -
         await stub.PutRestaurant(profile, metadata=by("two"))
         run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=as_of, min_amount_minor=5)
         started = await stub.RunPayouts(run, metadata=by("two"))
-        # Written before the answer: there is nothing to wait for.
+        # The row is written before the response, so the test need not wait.
         written = await ledger.query(SELECT_CALLS)
         await stub.ListRestaurants(ledger_pb2.ListRestaurantsRequest(), metadata=by("one"))
         invalid = event_message(event_id="bad\x00id" + "x" * 500)
@@ -189,7 +189,7 @@ async def test_refusals_of_a_scope_are_summed_up(database: Database, tokens: Pat
         ("bank", "RunPayouts", "call_0", None),
         ("bank", "IngestEvent", "call_1", None),
     ]
-    # In one row each, or in more if the calls took long.
+    # One row each, or more if the calls took long.
     for identity, method in (
         ("gateway", "RunPayouts"),
         ("bank", "RunPayouts"),
@@ -238,7 +238,7 @@ async def test_killed_server_leaves_rows_of_its_open_streams(
     assert counts[-1] >= 2500 - STREAM_ROW_EVENTS
 
 
-async def test_stream_that_rests_is_counted(
+async def test_acknowledgements_of_an_idle_stream_are_recorded(
     database: Database, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An acknowledgement gets a row some time later, though nothing else comes; and only one."""
@@ -337,10 +337,8 @@ def log(table: FlakyTable, failures: list[str], monkeypatch: pytest.MonkeyPatch)
     return CallLog(table, on_failure=lambda what, _: failures.append(what))
 
 
-async def test_database_that_is_away_loses_no_call(
-    log: CallLog, table: FlakyTable, failures: list[str]
-) -> None:
-    """Calls wait, and are written in one group when it is back."""
+async def test_outage_loses_no_call(log: CallLog, table: FlakyTable, failures: list[str]) -> None:
+    """Calls wait, and are written in one group when the database is back."""
     table.failures = [DatabaseUnavailable(), RuntimeError("defect")]
     log.start()
     for _ in range(10):
@@ -353,10 +351,10 @@ async def test_database_that_is_away_loses_no_call(
     ]
 
 
-async def test_call_that_the_database_refuses_holds_up_no_other(
+async def test_call_that_the_database_rejects_delays_no_other(
     log: CallLog, table: FlakyTable, failures: list[str]
 ) -> None:
-    """It is logged and dropped."""
+    """The call is logged and dropped."""
     log.start()
     for identity in ("a", "poison", "b", "c"):
         log.record(recorded_call(identity))
@@ -390,7 +388,7 @@ async def test_lost_calls_leave_a_row(
 async def test_stop_does_not_wait_for_ever(
     log: CallLog, table: FlakyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And logs how many calls are lost."""
+    """It ends after a time limit and logs how many calls are lost."""
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
     table.open.clear()
     log.start()
@@ -403,7 +401,7 @@ async def test_stop_does_not_wait_for_ever(
 
 
 async def test_writing_again_adds_no_second_row(database: Database) -> None:
-    """So a retry after a lost answer is safe."""
+    """A retry after a lost response of the database is therefore safe."""
     async with running_ledger(database) as ledger:
         table = PostgresCallLog(ledger.engine)
         calls = [recorded_call() for _ in range(3)]

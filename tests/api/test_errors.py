@@ -61,8 +61,8 @@ PROTO = Path(__file__).resolve().parents[2] / "proto" / "ledger" / "v1" / "error
 PREFIX = "ERROR_REASON_"
 M = TypeVar("M", bound=Message)
 
-# What the ledger can say, with texts inside that must not get out where the row has a text of its
-# own.
+# One error of each class. Texts inside it must not reach the caller where the row has a constant
+# text.
 EXAMPLES: list[LedgerError] = [
     InvalidRequest(
         [
@@ -99,8 +99,8 @@ EXAMPLES: list[LedgerError] = [
     ScopeMissing("payout"),
     RateLimited(0.25),
 ]
-# Never told to a caller as they are: booking turns them into EventRejected and EventFailed, and
-# anywhere else they are defects, hence INTERNAL.
+# Errors without a row, as no caller receives them: booking turns them into EventRejected and
+# EventFailed, and anywhere else they are defects, hence INTERNAL.
 WITHOUT_ROW = {DataRejected, StatementRefused}
 
 STATUSES: dict[str, status_pb2.Status] = {
@@ -123,13 +123,13 @@ def detail(status: status_pb2.Status, kind: type[M]) -> list[M]:
 
 
 def subclasses(kind: type[LedgerError]) -> set[type[LedgerError]]:
-    """All that is derived from `kind`, in the ledger's own module."""
+    """Every subclass of `kind` in ledger.errors."""
     direct = {found for found in kind.__subclasses__() if found.__module__ == errors.__name__}
     return direct.union(*(subclasses(found) for found in direct))
 
 
 def promised_reasons() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Of each reason in the contract: its comment's text, and the ErrorInfo that the comment shows."""
+    """The comment of each reason in the contract, and the ErrorInfo that the comment shows."""
     promised = {}
     for comment, name in re.findall(
         r"((?:^ *//.*\n)+) *ERROR_REASON_(\w+) = \d+;", PROTO.read_text(), re.MULTILINE
@@ -145,17 +145,14 @@ PROMISED = promised_reasons()
 
 
 def test_every_error_of_the_ledger_has_a_row() -> None:
-    """Each class is in the examples of this test, which were all turned into statuses, or is known
-    to have no row.
-    """
+    """Each class has an example that became a status, or is known to have no row."""
     assert subclasses(LedgerError) == {type(error) for error in EXAMPLES} | WITHOUT_ROW
 
 
 def test_every_reason_is_documented() -> None:
-    """The contract's enum and its comments know the same reasons, and every comment but that of 0
-    shows an example.
-    """
-    names = {name.removeprefix(PREFIX) for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
+    """Each reason of the contract has a comment; every comment but that of 0 has an example."""
+    keys = error_reason_pb2.ErrorReason.keys()
+    names = {name.removeprefix(PREFIX) for name in keys}
     assert set(PROMISED) == names
     for name in names - {"UNSPECIFIED"}:
         shown = PROMISED[name][1]
@@ -165,9 +162,9 @@ def test_every_reason_is_documented() -> None:
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
 def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> None:
-    """One ErrorInfo of our domain.
+    """One ErrorInfo of the ledger's domain, with the metadata keys and the code of the comment.
 
-    The metadata keys that the reason's comment shows and no others; the code it names.
+    It has no other metadata keys.
     """
     (info,) = detail(status, error_details_pb2.ErrorInfo)
     assert info.domain == "ledger.v1"
@@ -186,10 +183,7 @@ def test_status_keeps_what_its_reason_promises(status: status_pb2.Status) -> Non
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
 def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
-    """UNAVAILABLE and RESOURCE_EXHAUSTED carry a RetryInfo with a delay above zero.
-
-    Nothing else does.
-    """
+    """Only UNAVAILABLE and RESOURCE_EXHAUSTED carry a RetryInfo, with a delay above zero."""
     retries = detail(status, error_details_pb2.RetryInfo)
     assert bool(retries) == (status_code_of(status).name in {"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
     assert all(retry.retry_delay.ToTimedelta().total_seconds() > 0 for retry in retries)
@@ -206,16 +200,18 @@ def test_what_may_be_repeated_says_when(status: status_pb2.Status) -> None:
     ],
     ids=lambda value: repr(value),
 )
-def test_what_the_retries_of_grpc_are_told(error: errors.LedgerError, pushback: str | None) -> None:
-    """They wait as long as RetryInfo says, and do not wait for what takes long.
+def test_retries_of_grpc_get_the_pushback_of_the_error(
+    error: errors.LedgerError, pushback: str | None
+) -> None:
+    """They wait as long as RetryInfo says; for errors that last long they do not retry.
 
-    Where another server may answer they choose.
+    Where another server may serve the call there is no pushback: gRPC chooses the delay.
     """
     assert retry_pushback_of(status_of(error)) == pushback
 
 
-def test_full_queue_is_told_to_the_retries_of_grpc() -> None:
-    """In the same milliseconds as in RetryInfo."""
+def test_full_queue_gives_its_delay_to_the_retries_of_grpc() -> None:
+    """The pushback has the same milliseconds as RetryInfo."""
     for _ in range(100):
         status = status_of(errors.QueueFull())
         (retry,) = detail(status, error_details_pb2.RetryInfo)
@@ -237,7 +233,7 @@ def test_bad_request_names_every_field() -> None:
 
 
 def test_conflict_names_fields_and_no_values() -> None:
-    """ALREADY_EXISTS tells the id that the caller sent and the names of the fields that differ."""
+    """ALREADY_EXISTS gives the id that the caller sent and the names of the fields that differ."""
     (info,) = detail(STATUSES["EventIdReused"], error_details_pb2.ErrorInfo)
     assert dict(info.metadata) == {
         "event_id": "evt_1",
@@ -245,8 +241,8 @@ def test_conflict_names_fields_and_no_values() -> None:
     }
 
 
-def test_internal_tells_an_id_and_nothing_else() -> None:
-    """The text is constant; the only thing that varies is the id under which the log has the cause."""
+def test_internal_gives_an_id_and_nothing_else() -> None:
+    """The text is constant but for an id, under which the log has the cause."""
     first, second = internal("id-1"), internal("id-2")
     assert first.message == second.message == "internal error"
     assert str(first).replace("id-1", "id-2") == str(second)

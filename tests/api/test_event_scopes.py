@@ -1,4 +1,4 @@
-"""Scopes by kind of event: who may send which, one by one, in batches and in streams."""
+"""The scope that each kind of event needs: in single calls, in batches and in streams."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,7 +51,7 @@ def by(token: str) -> Any:
 
 
 def event_of(number: int) -> ledger_pb2.ProcessorEvent:
-    """An event of a type; one that a payout is about names one that there is not."""
+    """An event of a type; an event about a payout names one that does not exist."""
     fields: dict[str, Any] = {"type": number, "restaurant_id": unique("res")}
     if SCOPE_BY_EVENT_TYPE[number] is Scope.INGEST_BANK:
         fields["payout_id"] = PAYOUT_ID
@@ -89,8 +89,8 @@ def expected(scopes: set[Scope], number: int) -> str:
     return "PAYOUT_NOT_FOUND" if needed is Scope.INGEST_BANK else BOOKED
 
 
-def test_every_event_type_needs_one_of_the_three() -> None:
-    """A new one fails here until somebody has decided who may send it."""
+def test_every_event_type_needs_one_of_the_three_scopes() -> None:
+    """A new type fails here until the table of scopes has it."""
     assert set(SCOPE_BY_EVENT_TYPE) == set(ledger_pb2.EventType.values()) - {0}
     assert set(SCOPE_BY_EVENT_TYPE.values()) == set(PARTS)
 
@@ -105,9 +105,7 @@ def test_every_event_type_needs_one_of_the_three() -> None:
 async def test_each_event_needs_its_scope(
     guarded: RunningLedger, token: str, scopes: set[Scope]
 ) -> None:
-    """One by one, in a batch, and in a stream: what is refused is refused alone, and the others are
-    booked.
-    """
+    """In single calls, batches and streams: only the events without their scope are refused."""
     numbers = sorted(SCOPE_BY_EVENT_TYPE)
     wanted = [expected(scopes, number) for number in numbers]
     assert [await outcome_of(guarded, token, event_of(number)) for number in numbers] == wanted
@@ -128,7 +126,7 @@ async def test_each_event_needs_its_scope(
     answers = [
         answer async for answer in guarded.stub.StreamEvents(iter(requests), metadata=by(token))
     ]
-    # The second time they are duplicates, or refused as before.
+    # The second time the events are duplicates, or refused as before.
     assert (
         outcomes(answers[0].results)
         == outcomes([answer.result for answer in answers[1:]])
@@ -137,7 +135,7 @@ async def test_each_event_needs_its_scope(
 
 
 async def test_refused_event_leaves_nothing(guarded: RunningLedger) -> None:
-    """Neither the event nor its restaurant; it is refused before its fields are judged."""
+    """Neither it nor its restaurant is stored; the refusal comes before fields are checked."""
     event = event_message(
         type=ledger_pb2.EVENT_TYPE_ADJUSTMENT_CREDITED, restaurant_id=unique("res")
     )
@@ -154,7 +152,7 @@ async def test_refused_event_leaves_nothing(guarded: RunningLedger) -> None:
 
 
 async def test_scopes_of_a_jwt_count_as_well(guarded: RunningLedger, issuer: Issuer) -> None:
-    """And are not kept from one call to the next."""
+    """They are read anew in each call."""
     adjustment = ledger_pb2.EVENT_TYPE_ADJUSTMENT_DEBITED
     for _ in range(2):
         assert (
@@ -175,7 +173,7 @@ async def test_scopes_of_a_jwt_count_as_well(guarded: RunningLedger, issuer: Iss
 async def test_open_stream_follows_the_scopes_of_its_caller(
     database: Database, tmp_path: Path
 ) -> None:
-    """A scope that is taken away is refused from the next event on; the stream goes on."""
+    """A removed scope refuses events from the next one on; the stream continues."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("clerk", "ingest:adjustment,ingest:processor", "one"))
     async with running_ledger(database, auth_tokens_file=tokens) as ledger:
@@ -197,8 +195,8 @@ async def test_open_stream_follows_the_scopes_of_its_caller(
         await stream.done_writing()
 
 
-async def test_unknown_event_type_is_told_as_such(guarded: RunningLedger) -> None:
-    """Not as a mistake of the caller, whatever the caller's scopes.
+async def test_unknown_event_type_is_refused_as_unknown(guarded: RunningLedger) -> None:
+    """It is not refused for a missing scope, whatever the caller's scopes.
 
     The other events of the batch are booked.
     """

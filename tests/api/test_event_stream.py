@@ -54,7 +54,7 @@ def single(event: ledger_pb2.ProcessorEvent) -> Request:
 
 
 async def answers_to(ledger: RunningLedger, requests: Sequence[Request]) -> list[Response]:
-    """What a stream of these requests is answered."""
+    """The responses of a stream of these requests."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         return [answer async for answer in ledger.stub.StreamEvents(iter(requests))]
 
@@ -67,8 +67,9 @@ def outcome_of(result: ledger_pb2.IngestResult) -> str:
 
 
 async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger) -> None:
-    """Good, bad, repeated and contradicting ones, alone and in company: one response a request,
-    each as IngestEvent would.
+    """Good, bad, repeated and contradicting events, single and several in a request.
+
+    Each request gets one response, with the results that IngestEvent would return.
     """
     restaurant_id = unique("res")
     first, second, third = (event_message(restaurant_id=restaurant_id) for _ in range(3))
@@ -113,7 +114,7 @@ async def test_every_event_is_answered_in_its_place(shared_ledger: RunningLedger
 
 
 async def test_payout_events_are_booked_in_the_order_of_the_stream(ledger: RunningLedger) -> None:
-    """Paid, then returned: never the other way round, and what comes too late is refused."""
+    """Paid is booked before returned, never the other way round; a late event is refused."""
     restaurants = [unique("res") for _ in range(20)]
     await ledger.ingest(
         *(event_message(restaurant_id=restaurant_id) for restaurant_id in restaurants)
@@ -175,13 +176,14 @@ async def test_ten_thousand_events_in_requests_of_both_kinds(ledger: RunningLedg
     ]
 
 
-async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: RunningLedger) -> None:
-    """The server takes as much as its answers have room for on the way, and goes on when the client
-    does.
+async def test_server_stops_reading_from_a_client_that_stops_reading(ledger: RunningLedger) -> None:
+    """The server reads only as much as its responses have room on the way.
+
+    It continues when the client does.
     """
     restaurant_id = unique("res")
-    # The first event of a request is good. What is said about the others takes a hundred times
-    # their own space.
+    # The first event of a request is good. The errors of the others take a hundred times the space
+    # of those events.
     requests = [
         several([event_message(restaurant_id=restaurant_id), *[ledger_pb2.ProcessorEvent()] * 499])
         for _ in range(30)
@@ -194,12 +196,12 @@ async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: Runni
         await call.done_writing()
 
     writing = asyncio.create_task(write())
-    # How far it has come by now, and however much later: it has not read everything, and at last it
-    # reads no more.
+    # How far the server has read, at each look: it has not read everything, and at last it reads
+    # no more.
     booked = [0, -1]
     while booked[-1] != booked[-2] or not booked[-1]:
         booked.append(len(await stored_ids(ledger, restaurant_id)))
-        await asyncio.sleep(0.2)  # what is waited for is that nothing happens
+        await asyncio.sleep(0.2)  # shows that nothing happens
     assert booked[-1] < 25
     async with asyncio.timeout(DEADLINE_SECONDS):
         answers = [await call.read() for _ in requests]
@@ -211,7 +213,7 @@ async def test_client_that_stops_reading_is_not_read_from_for_ever(ledger: Runni
 
 
 class StalledLedger(FakeEventLedger):
-    """Books only what it is let, statement by statement."""
+    """Books one SQL statement each time that the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,9 +225,7 @@ class StalledLedger(FakeEventLedger):
 
 
 async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
-    """While the database stalls, a batch is being booked, one has been read, and one request is at
-    hand.
-    """
+    """While the database stalls, one batch is being booked, one is read, and one request waits."""
     ledger = StalledLedger()
     ingest = IngestEvents(
         ledger,
@@ -255,7 +255,7 @@ async def test_stream_reads_no_further_than_about_a_batch_ahead() -> None:
 
 
 async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) -> None:
-    """Tasks of the call are gone, what was answered is stored, and all of it may be sent again."""
+    """The tasks of the call end and acknowledged events are stored; all may be sent again."""
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(500)]
 
@@ -294,11 +294,9 @@ async def test_client_that_cancels_leaves_nothing_behind(ledger: RunningLedger) 
 def read_until_the_end(
     address: str, requests: Iterable[bytes], on_answer: Callable[[Response], None]
 ) -> tuple[grpc.StatusCode, str] | None:
-    """Has a stream answered, in a thread, and tells how it ended: code and reason, or None if it
-    ended well.
+    """Reads a stream to its end, in a thread; returns its code and reason, or None if it succeeded.
 
-    The client of the other tests takes a write that comes too late for an internal error of its
-    own.
+    The asynchronous client of the other tests reports an internal error when it writes too late.
     """
     with grpc.insecure_channel(address) as channel:
         stream: Any = channel.stream_stream("/ledger.v1.LedgerService/StreamEvents")
@@ -310,9 +308,10 @@ def read_until_the_end(
         return None
 
 
-async def test_stop_breaks_a_stream_off_after_what_is_answered(database: Database) -> None:
-    """SHUTTING_DOWN, to be repeated: what was answered is stored, and the rest can be sent to the
-    next server, once.
+async def test_stop_ends_a_stream_after_its_acknowledged_events(database: Database) -> None:
+    """SHUTTING_DOWN, which clients retry: acknowledged events are stored.
+
+    The rest can be sent to the next server and is booked once.
     """
     restaurant_id = unique("res")
     events = [event_message(restaurant_id=restaurant_id) for _ in range(2000)]
@@ -370,18 +369,18 @@ async def test_malformed_message_ends_the_stream_after_the_answers_before_it(
 
 
 async def room_to_parse(request: Request) -> None:
-    """Waits as the frame of a call does before it parses a request."""
+    """Waits for room to parse, as the frame of a call does before it parses a request."""
     room = ROOM_TO_PARSE.get()
     assert room is not None
     await room(request.ByteSize())
 
 
-async def test_stream_whose_answers_are_not_read_holds_up_no_other(
+async def test_stream_whose_responses_are_not_read_delays_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What it has sent ahead is dropped once another has no room.
+    """The requests that it sent ahead are dropped once another stream has no room.
 
-    It learns it when it reads on, and may send it again.
+    Its client learns this when it reads on, and may send them again.
     """
     monkeypatch.setattr(event_stream, "UNREAD_SECONDS", 0.01)
     ledger = FakeEventLedger()
@@ -404,7 +403,7 @@ async def test_stream_whose_answers_are_not_read_holds_up_no_other(
     held = HeldRequests(bytes_max=500_000)
     unread = EventStream(ingest, lambda: datetime.now(UTC), held).answers(requests())
     assert len((await anext(unread)).results) == 100
-    # It reads ahead until there is room for no more.
+    # The server reads ahead until it has no more room.
     before = -1
     while before != asked:
         before = asked
@@ -430,7 +429,7 @@ async def test_stream_whose_answers_are_not_read_holds_up_no_other(
 async def test_request_that_waits_for_room_is_not_parsed(
     shared_ledger: RunningLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a message it may take fifteen times its bytes, on every stream."""
+    """A parsed message may take fifteen times its bytes, on every stream."""
     waits, room, parsed = asyncio.Event(), asyncio.Event(), list[int]()
 
     async def wait_for_room(_: HeldRequests, size_bytes: int, __: object) -> None:
@@ -455,10 +454,10 @@ async def test_request_that_waits_for_room_is_not_parsed(
     assert parsed == [request.ByteSize()]
 
 
-async def test_streams_hold_only_so_much_together() -> None:
-    """A request that would be too much waits until others are booked.
+async def test_streams_share_one_bound_on_memory() -> None:
+    """A request that would exceed it waits until others are booked.
 
-    One that is too large by itself gets in alone.
+    A request that is larger than the bound is let in alone.
     """
     held = HeldRequests(bytes_max=10)
 

@@ -1,4 +1,4 @@
-"""Sessions that end under every kind of call, as when a database host is left."""
+"""Database sessions that end under every kind of call, as in a failover of the database."""
 
 import asyncio
 from collections import Counter
@@ -31,7 +31,7 @@ EXPECTED = {
 def calls_of(
     ledger: RunningLedger, restaurant_id: str, event_id: str
 ) -> list[Callable[[], Awaitable[object]]]:
-    """A call of each kind that asks the database."""
+    """A call of each kind that uses the database."""
     yesterday = days_ago(1)
     as_of = date_message(yesterday)
     stub, pb = ledger.stub, ledger_pb2
@@ -63,10 +63,10 @@ def calls_of(
     ]
 
 
-async def test_call_whose_session_ends_is_told_to_come_again(
+async def test_call_whose_session_ends_is_retryable(
     shared_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it was about to do, and without a word in the log about it."""
+    """At whatever point of the call the session ends, and without a line in the log."""
     served: list[Hosts] = []
     start = Hosts.start
 
@@ -106,13 +106,13 @@ async def test_call_whose_session_ends_is_told_to_come_again(
                 for number in range(ROUNDS):
                     for connection in served[0].sessions:
                         abort(connection)
-                    # At whatever place the calls are by then.
+                    # The calls have reached any point by then.
                     for _ in range(number % 50):
                         await asyncio.sleep(0)
                     await until(partial(more, codes.total()), DEADLINE_SECONDS)
                 over.set()
                 await asyncio.gather(*callers)
-        # No session is lost to its pool; the server's workers use some now and then.
+        # The pool loses no session; the server's background workers use some now and then.
         await until(all_given_back, DEADLINE_SECONDS)
     assert set(codes) <= EXPECTED
     assert codes[grpc.StatusCode.OK] > 0

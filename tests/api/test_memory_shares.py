@@ -1,4 +1,4 @@
-"""Shares of a server's memory: what all bounds add up to, and the limit that a container has."""
+"""Shares of a server's memory: the sum of all bounds, and the limit of a container."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +17,15 @@ from ledger.limits import MESSAGE_BYTES_MAX
 
 
 def shares_of(memory_bytes: int | None) -> MemoryShares:
-    """With the settings that a server has by default."""
+    """The shares of a server with the default settings."""
     return MemoryShares.of(memory_bytes, queue_bytes=32 * MIB, bookings=6, streams=32)
 
 
 @pytest.mark.parametrize(
     "memory_bytes", [512_000_000, 512 * MIB, 600 * MIB, 700 * MIB, 1000 * MIB, 64_000 * MIB]
 )
-def test_all_bounds_add_up_to_what_there_is(memory_bytes: int) -> None:
-    """And neither connections nor streams nor batches are left out."""
+def test_all_bounds_add_up_to_the_memory(memory_bytes: int) -> None:
+    """Connections, streams and batches all have a share."""
     shares = shares_of(memory_bytes)
     assert shares.sum_bytes <= memory_bytes
     assert shares.connections >= 500
@@ -33,7 +33,7 @@ def test_all_bounds_add_up_to_what_there_is(memory_bytes: int) -> None:
 
 
 def test_more_memory_never_means_less_of_anything() -> None:
-    """Up to what there may be at all, which is there without a limit, too."""
+    """Up to the most that there may be, which a server without a memory limit has, too."""
     shares = [shares_of(memory) for memory in range(0, 1000 * MIB, MIB)]
     for one, more in pairwise(shares):
         assert one.connections <= more.connections + MESSAGE_BYTES_MAX // CONNECTION_BYTES + 1
@@ -44,7 +44,7 @@ def test_more_memory_never_means_less_of_anything() -> None:
 
 
 def test_server_with_too_little_memory_is_not_shut() -> None:
-    """It may take more than it has, which the sum tells."""
+    """Its bounds may exceed its memory; the sum shows by how much."""
     shares = shares_of(100 * MIB)
     assert shares.sum_bytes > 100 * MIB
     assert shares.streams > 0
@@ -52,14 +52,14 @@ def test_server_with_too_little_memory_is_not_shut() -> None:
 
 
 def test_workers_have_equal_parts_of_what_their_supervisor_leaves() -> None:
-    """A worker alone has no supervisor."""
+    """A single worker has no supervisor."""
     assert part_of_a_worker(500 * MIB, 1) == 500 * MIB
     assert part_of_a_worker(500 * MIB, 4) == 100 * MIB
     assert part_of_a_worker(50 * MIB, 4) == 0
 
 
 def cgroups(folder: Path, own: str, limits: dict[str, str]) -> int | None:
-    """The limit of a process whose groups are `own`, where the files of limits have these contents."""
+    """The limit of a process in the groups `own`, where the files of limits have these contents."""
     for name, limit in limits.items():
         file = folder / "groups" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def cgroups(folder: Path, own: str, limits: dict[str, str]) -> int | None:
         ("0::/\n", {}, None),
     ],
 )
-def test_limit_is_the_least_of_the_groups_around(
+def test_limit_is_the_least_of_the_enclosing_groups(
     tmp_path: Path, own: str, limits: dict[str, str], limit_bytes: int | None
 ) -> None:
     """Of both versions of control groups; none if none is set."""

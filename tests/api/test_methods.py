@@ -1,4 +1,4 @@
-"""The table of methods: complete, and the same as what else describes methods."""
+"""The table of methods is complete and agrees with the contract, the config and the docs."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def test_exactly_the_methods_that_get_and_list_need_the_scope_read() -> None:
 
 
 def test_exactly_the_methods_that_write_are_recorded() -> None:
-    """Each with a rule for what its record says."""
+    """Each has a rule for the content of its record."""
     recorded = {name for name, method in METHODS.items() if method.recorded is not Recorded.NO}
     assert recorded == {name for name, method in METHODS.items() if not method.is_read}
     assert recorded == set(CONTENT_BY_METHOD)

@@ -1,4 +1,4 @@
-"""What is counted of calls."""
+"""The metrics of calls."""
 
 import asyncio
 from collections import Counter
@@ -50,7 +50,7 @@ class CountedCalls:
 
 @pytest.fixture(scope="module")
 async def counted(shared_database: Database) -> AsyncIterator[tuple[RunningLedger, CountedCalls]]:
-    """A server, and what it tells of its calls."""
+    """A server, and the metrics that it reports of its calls."""
     calls = CountedCalls()
     async with running_ledger(shared_database, metrics=Metrics(calls=calls)) as ledger:
         yield ledger, calls
@@ -59,15 +59,15 @@ async def counted(shared_database: Database) -> AsyncIterator[tuple[RunningLedge
 async def test_each_call_is_counted_with_its_status(
     counted: tuple[RunningLedger, CountedCalls],
 ) -> None:
-    """Answers, refusals, streams that end in one, malformed bytes, aborts of a library.
+    """Responses, refusals, streams that end in one, malformed bytes, aborts of a library.
 
-    And a method that no contract has is no series.
+    A method that is in no contract adds no series.
     """
     ledger, calls = counted
     calls.forget()
     await ledger.ingest(event_message())
     with pytest.raises(aio.AioRpcError):
-        await ledger.balance(unique("nobody"))
+        await ledger.balance(unique("unknown"))
     with pytest.raises(aio.AioRpcError):
         async for _ in ledger.stub.StreamEvents(iter([ledger_pb2.StreamEventsRequest()])):
             pass
@@ -77,8 +77,8 @@ async def test_each_call_is_counted_with_its_status(
             await call(b"\xff")
     check: Any = ledger.channel.unary_unary(f"{HEALTH}/Check")
     with pytest.raises(aio.AioRpcError):
-        await check(health_pb2.HealthCheckRequest(service="nobody").SerializeToString())
-    # A library's abort is counted once it has been sent.
+        await check(health_pb2.HealthCheckRequest(service="unknown").SerializeToString())
+    # An abort by a library is counted once its status has been sent.
     await until(lambda: len(calls.answers) == 5, 30)
     assert calls.answers == [
         (f"{SERVICE}/BatchIngestEvents", grpc.StatusCode.OK),
@@ -94,7 +94,7 @@ async def test_each_call_is_counted_with_its_status(
 async def test_call_that_is_given_up_is_counted(
     counted: tuple[RunningLedger, CountedCalls],
 ) -> None:
-    """It is under way until its caller leaves, and is CANCELLED then."""
+    """It counts as open until its client cancels it, and as CANCELLED then."""
     ledger, calls = counted
     calls.forget()
     begin: Any = ledger.channel.unary_stream(f"{HEALTH}/Watch")
@@ -102,7 +102,7 @@ async def test_call_that_is_given_up_is_counted(
     await watch.read()
     assert (calls.under_way, calls.answers) == (1, [])
     watch.cancel()
-    # Only the server knows when it has noticed.
+    # Only the server knows when it has noticed the end.
     await until(lambda: calls.answers != [], 30)
     assert (calls.under_way, calls.answers) == (0, [(f"{HEALTH}/Watch", grpc.StatusCode.CANCELLED)])
 
@@ -152,7 +152,7 @@ async def test_calls_refused_under_load_are_counted(
 
 
 async def test_streams_refused_under_load_are_counted(shared_database: Database) -> None:
-    """The second one, while the first is open."""
+    """The second stream is refused while the first is open."""
     calls = CountedCalls()
     async with running_ledger(
         shared_database, metrics=Metrics(calls=calls), open_streams=1
@@ -170,7 +170,7 @@ async def test_streams_refused_under_load_are_counted(shared_database: Database)
 async def test_callers_that_call_too_often_are_counted(
     shared_database: Database, tmp_path: Path
 ) -> None:
-    """By the reason in their status."""
+    """They are counted by the reason in their status."""
     (tmp_path / "tokens").write_text(token_line("reader", "read", "ledger_reader"))
     settings: dict[str, Any] = {
         "auth_tokens_file": tmp_path / "tokens",

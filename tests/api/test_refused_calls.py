@@ -1,4 +1,4 @@
-"""What refused calls leave in the log of a server: little, however many there are."""
+"""Refused calls add few lines to the log of a server, however many calls there are."""
 
 import asyncio
 from pathlib import Path
@@ -19,9 +19,12 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 CALLS = 2_000
 
 
-async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) -> None:
-    """Thousands of calls without credentials and with bad ones: a line for each kind, then their
-    number; nobody is left out.
+async def test_unauthenticated_caller_cannot_fill_the_log(
+    database: Database, tmp_path: Path
+) -> None:
+    """Thousands of calls without credentials and with bad ones: a line for each kind, then a count.
+
+    The counts include every call.
     """
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("reader", "read", "reader"))
@@ -61,12 +64,12 @@ async def test_stranger_cannot_fill_the_log(database: Database, tmp_path: Path) 
         )
         assert got + repeated == calls
     assert all("identity=reader" in line for line in counts if "error=ScopeMissing" in line)
-    # 6,000 calls: two lines each were 2.5 MB.
+    # Two lines for each of the 6,000 calls would take 2.5 MB.
     assert len(text) < 100_000
 
 
 async def refused_calls(address: str, method: str, raw: bytes, calls: int) -> set[grpc.StatusCode]:
-    """What so many calls with these bytes are told."""
+    """The statuses of that many calls with these bytes."""
     async with aio.insecure_channel(address) as channel:
         call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
 
@@ -79,7 +82,7 @@ async def refused_calls(address: str, method: str, raw: bytes, calls: int) -> se
 
 
 async def test_malformed_requests_are_summed_up(database: Database, tmp_path: Path) -> None:
-    """As those are that are refused for what they say."""
+    """Like requests with invalid fields."""
     async with server_process(database, tmp_path / "server.log") as server:
         before = server.log_bytes()
         for method in ("IngestEvent", "GetBalance"):
@@ -94,7 +97,7 @@ async def test_malformed_requests_are_summed_up(database: Database, tmp_path: Pa
 async def test_outage_is_not_logged_call_by_call(
     database: Database, server_url: str, tmp_path: Path
 ) -> None:
-    """Every call fails then: the first says why, the others are counted."""
+    """Every call fails in an outage: the first line gives the cause, the others are counted."""
     name = make_url(database.migration_url).database
     async with server_process(database, tmp_path / "server.log") as server:
         before = server.log_bytes()
@@ -121,7 +124,7 @@ async def test_outage_is_not_logged_call_by_call(
 
 
 def calls_logged(lines: list[str], verb: str, error: str) -> int:
-    """How many calls the log tells of that ended with the error."""
+    """How many calls that ended with the error the log reports."""
     firsts = [line for line in lines if f" call {verb} " in line and f"error={error}" in line]
     counts = [
         line

@@ -1,4 +1,4 @@
-"""UpdateRestaurant: what is named is changed and nothing else, and no update is lost."""
+"""UpdateRestaurant changes the named fields and no others, and loses no update."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ METADATA = {"city": "Lima", "tier": "1"}
 
 
 async def put(ledger: RunningLedger, restaurant_id: str) -> ledger_pb2.Restaurant:
-    """A restaurant with something in every field, and inactive."""
+    """An inactive restaurant with a value in every field."""
     request = ledger_pb2.PutRestaurantRequest(
         restaurant_id=restaurant_id, name="Chifa", active=False, maturity_days=3, metadata=METADATA
     )
@@ -64,8 +64,8 @@ def profile_of(restaurant: ledger_pb2.Restaurant) -> tuple[object, ...]:
     return restaurant.name, restaurant.active, days, dict(restaurant.metadata)
 
 
-async def test_what_is_not_named_stays(shared_ledger: RunningLedger) -> None:
-    """Each field by itself; what the request carries beside is not looked at."""
+async def test_fields_that_are_not_named_stay(shared_ledger: RunningLedger) -> None:
+    """Each field by itself; other values in the request are ignored."""
     restaurant_id = unique("res")
     await put(shared_ledger, restaurant_id)
 
@@ -105,7 +105,7 @@ async def test_what_is_not_named_stays(shared_ledger: RunningLedger) -> None:
 
 
 async def test_put_replaces_and_so_reactivates(shared_ledger: RunningLedger) -> None:
-    """As its contract says: which is why there is UpdateRestaurant."""
+    """As the contract of PutRestaurant says, which is why there is UpdateRestaurant."""
     restaurant_id = unique("res")
     await put(shared_ledger, restaurant_id)
     request = ledger_pb2.PutRestaurantRequest(restaurant_id=restaurant_id, name="Chifa")
@@ -118,7 +118,7 @@ async def test_put_replaces_and_so_reactivates(shared_ledger: RunningLedger) -> 
 
 
 async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
-    """Whoever writes with the etag of a state that is gone learns it, and nothing is changed."""
+    """A write with the etag of an earlier state is refused and changes nothing."""
     restaurant_id = unique("res")
     read = await put(shared_ledger, restaurant_id)
     newer = await update(shared_ledger, restaurant_id, "name", name="First", etag=read.etag)
@@ -145,8 +145,8 @@ async def test_lost_update_is_refused(shared_ledger: RunningLedger) -> None:
     )
 
 
-async def test_repeat_after_a_lost_answer_is_answered(shared_ledger: RunningLedger) -> None:
-    """Its own change made its etag stale: it finds the values that it wants, and changes nothing."""
+async def test_repeat_after_a_lost_response_succeeds(shared_ledger: RunningLedger) -> None:
+    """The first try made the etag stale. The repeat finds its values stored and changes nothing."""
     restaurant_id = unique("res")
     read = await put(shared_ledger, restaurant_id)
     first = await update(shared_ledger, restaurant_id, "active", active=True, etag=read.etag)
@@ -156,7 +156,7 @@ async def test_repeat_after_a_lost_answer_is_answered(shared_ledger: RunningLedg
 
 
 async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> None:
-    """Ten callers, each with a key of its own; and of ten with one etag exactly one wins."""
+    """Ten callers with a different metadata key each; of ten with one etag exactly one wins."""
     restaurant_id = unique("res")
     await put(shared_ledger, restaurant_id)
     keys = [f"key_{number}" for number in range(10)]
@@ -181,7 +181,7 @@ async def test_updates_at_once_are_all_kept(shared_ledger: RunningLedger) -> Non
 async def test_unknown_restaurant_is_registered_if_that_is_asked_for(
     shared_ledger: RunningLedger,
 ) -> None:
-    """Else NOT_FOUND, and nobody is registered."""
+    """Without the request for it: NOT_FOUND, and no restaurant is registered."""
     restaurant_id = unique("res")
     not_found = (
         grpc.StatusCode.NOT_FOUND,
@@ -207,7 +207,7 @@ async def test_unknown_restaurant_is_registered_if_that_is_asked_for(
 
 
 async def test_metadata_that_grows_too_large_is_refused(shared_ledger: RunningLedger) -> None:
-    """The keys that stay count as well; a restaurant that was to be registered is not."""
+    """The keys that stay count as well; a new restaurant is not registered."""
     restaurant_id = unique("res")
     await update(
         shared_ledger, restaurant_id, "metadata.a", allow_missing=True, metadata={"a": "x" * 5000}

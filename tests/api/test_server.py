@@ -1,5 +1,6 @@
-"""The server around the service: health, reflection, request ids, unexpected failures, stopping,
-and calls that are given up.
+"""The server around the service.
+
+Health, reflection, request ids, unexpected failures, stops, and calls that clients give up.
 """
 
 import asyncio
@@ -47,8 +48,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 REQUEST_ID = "x-request-id"
 DEADLINE_SECONDS = 60.0
-# What a caller is told when the server or its database has too much to do; all of them may be
-# repeated.
+# The codes of refusals by an overloaded server or database; clients may retry all of them.
 RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -58,7 +58,7 @@ def health_stub(channel: aio.Channel) -> Any:
 
 
 async def health_of(ledger: RunningLedger, service: str = SERVICE) -> int:
-    """What the health service says."""
+    """The status that the health service returns."""
     answer = await health_stub(ledger.channel).Check(health_pb2.HealthCheckRequest(service=service))
     return int(answer.status)
 
@@ -90,7 +90,7 @@ async def is_stored(ledger: RunningLedger, event_id: str) -> bool:
 async def ledger(database: Database, _patience: None) -> AsyncIterator[RunningLedger]:
     """A server for one test alone.
 
-    It seals nothing: whoever seals reads events, and would wait for their lock as well.
+    It seals nothing: a sealer reads events, and would wait for their lock as well.
     """
     async with running_ledger(database, seal_interval_seconds=0) as running:
         yield running
@@ -98,9 +98,9 @@ async def ledger(database: Database, _patience: None) -> AsyncIterator[RunningLe
 
 @pytest.fixture
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for a lock or for a connection waits as long as the test takes, on any machine.
+    """Waits for locks and connections last as long as the test needs, on any machine.
 
-    Groups in parts.
+    Groups that wait for a lock are booked in parts.
     """
     monkeypatch.setattr("ledger.application.ingest.contended_groups.CONTENTION_SECONDS", 3600.0)
     monkeypatch.setattr(
@@ -115,9 +115,9 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def locked_tables(
     ledger: RunningLedger, tables: str
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Another session holds the tables, so that whoever reads or writes them waits.
+    """Locks the tables in another session, so that every reader and writer of them waits.
 
-    Yields what lets go of them.
+    Yields a function that releases them.
     """
     engine = create_async_engine(ledger.database.migration_url, poolclass=NullPool)
     try:
@@ -132,14 +132,15 @@ async def locked_tables(
 def locked_events(
     ledger: RunningLedger,
 ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
-    """As locked_tables, for the events: every booking waits."""
+    """Locks the table of events, so that every booking waits; see `locked_tables`."""
     return locked_tables(ledger, "processor_events")
 
 
 async def blocked_since(ledger: RunningLedger) -> list[datetime]:
-    """Since when each of the server's sessions that wait for a lock has been at its statement."""
+    """When each session of the server that waits for a lock began its SQL statement."""
     rows = await ledger.query(
-        "SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        "SELECT query_start FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     return [query_start for (query_start,) in rows]
 
@@ -156,8 +157,8 @@ async def until_blocked(ledger: RunningLedger, sessions: int = 1) -> None:
 # Health
 
 
-async def test_health_tells_process_and_service(shared_ledger: RunningLedger) -> None:
-    """`""` and the service's name are SERVING; a service that is not there is NOT_FOUND."""
+async def test_health_covers_process_and_service(shared_ledger: RunningLedger) -> None:
+    """`""` and the service's name are SERVING; an unknown service is NOT_FOUND."""
     assert await health_of(shared_ledger, "") == SERVING
     await until_serving(shared_ledger)
     with pytest.raises(aio.AioRpcError) as caught:
@@ -165,8 +166,8 @@ async def test_health_tells_process_and_service(shared_ledger: RunningLedger) ->
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-async def test_watch_is_told_not_serving_when_the_server_stops(database: Database) -> None:
-    """Every open health watch hears NOT_SERVING before it ends, and none holds up the stop."""
+async def test_watch_gets_not_serving_when_the_server_stops(database: Database) -> None:
+    """Every open health watch gets NOT_SERVING before it ends, and none delays the stop."""
     async with running_ledger(database) as ledger:
         await until_serving(ledger)
         watches = [
@@ -186,10 +187,10 @@ async def test_watch_is_told_not_serving_when_the_server_stops(database: Databas
             assert heard == [NOT_SERVING]
 
 
-async def test_watch_that_its_client_cancels_leaves_the_server_well(
+async def test_cancelled_watch_leaves_the_server_well(
     shared_ledger: RunningLedger,
 ) -> None:
-    """Cancelled watches are forgotten: the server goes on, and so does the next watch."""
+    """The server drops cancelled watches and serves on; the next watch works."""
     await until_serving(shared_ledger)
     for _ in range(5):
         watch = health_stub(shared_ledger.channel).Watch(
@@ -201,9 +202,9 @@ async def test_watch_that_its_client_cancels_leaves_the_server_well(
 
 
 async def test_readiness_follows_the_database(database: Database, server_url: str) -> None:
-    """Database away: NOT_SERVING and UNAVAILABLE, soon.
+    """In an outage: NOT_SERVING and UNAVAILABLE, soon.
 
-    Database back: SERVING and calls answered, without a restart.
+    After it: SERVING, and calls succeed, without a restart.
     """
     name = make_url(database.migration_url).database
     assert name
@@ -280,9 +281,7 @@ async def test_readiness_follows_the_database(database: Database, server_url: st
 async def test_readiness_outlives_any_failure_of_the_ping(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the ping raises, the service is NOT_SERVING while it raises and SERVING again when
-    it does not.
-    """
+    """The service is NOT_SERVING while the ping raises anything, and SERVING again afterwards."""
     monkeypatch.setattr("ledger.api.server.PING_INTERVAL_SECONDS", 0.01)
     failing = False
 
@@ -341,13 +340,13 @@ async def test_reflection_can_be_turned_off(shared_database: Database) -> None:
         await until_serving(ledger)
 
 
-# Health at an address of its own
+# Health at a separate address
 
 
-async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -> None:
-    """Beside a server with TLS: in plaintext, with the health of the service, until it stops.
+async def test_health_can_have_a_separate_address(database: Database, tmp_path: Path) -> None:
+    """Beside a server with TLS: the health of the service in plaintext, until it stops.
 
-    And nothing else.
+    The address serves nothing else.
     """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
@@ -378,9 +377,9 @@ async def test_health_has_an_address_apart(database: Database, tmp_path: Path) -
 async def test_health_address_that_is_taken_is_refused(
     shared_ledger: RunningLedger, tmp_path: Path
 ) -> None:
-    """Also by the server itself: its calls and its health checks cannot share one.
+    """Also if the server itself has taken it: calls and health checks cannot share an address.
 
-    The other address is free again.
+    After the refusal the other address is free again.
     """
     service = raising_service(ValueError())
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
@@ -419,9 +418,7 @@ async def returned_request_id(call: Any) -> str:
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_request_id_given_comes_back(shared_ledger: RunningLedger, fails: bool) -> None:
-    """The caller's request id is in the trailing metadata, of answers and of refusals, and in the
-    log.
-    """
+    """It is in the trailing metadata of responses and refusals, and in the log."""
     request = ledger_pb2.IngestEventRequest() if fails else request_of()
     with structlog.testing.capture_logs([add_call_ids]) as lines:
         call = shared_ledger.stub.IngestEvent(request, metadata=((REQUEST_ID, "req-1.a:b_C"),))
@@ -452,11 +449,11 @@ async def test_request_id_missing_or_bad_is_replaced(
     assert made[0] != made[1]
 
 
-# What must not get out
+# What must not reach a caller
 
 
 class _Raising(LedgerService):
-    """A service with a defect in one method; its other parts are not there."""
+    """A service with a defect in one method and without its other parts."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -478,7 +475,7 @@ def raising_service(error: BaseException) -> LedgerService:
 
 
 class _Unheard(LedgerError):
-    """An error of the ledger that nobody gave a status."""
+    """An error of the ledger that has no row in the table of statuses."""
 
 
 async def _ping_well() -> None:
@@ -513,7 +510,7 @@ DEFECTS = [
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["unary", "streaming"])
 @pytest.mark.parametrize("error", DEFECTS, ids=lambda error: type(error).__name__)
-async def test_unexpected_exception_is_internal_and_tells_nothing(
+async def test_unexpected_exception_is_internal_and_reveals_nothing(
     error: Exception, streaming: bool
 ) -> None:
     """INTERNAL with a constant text and an error id that the log line has.
@@ -542,9 +539,7 @@ async def test_unexpected_exception_is_internal_and_tells_nothing(
 
 
 async def test_malformed_bytes_are_refused_by_every_method(shared_ledger: RunningLedger) -> None:
-    """Bytes that are no message: INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming
-    methods, health included.
-    """
+    """INVALID_ARGUMENT with MALFORMED_MESSAGE, from unary and streaming methods, also of health."""
     paths = [
         f"/{SERVICE}/{method.name}"
         for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
@@ -588,9 +583,7 @@ async def test_unknown_method_is_unimplemented(shared_ledger: RunningLedger) -> 
 
 
 async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningLedger) -> None:
-    """A second server on a port that is taken does not start, and takes no calls away from the
-    first.
-    """
+    """It does not start, and takes no calls away from the first server."""
     with pytest.raises(AddressUnavailable, match=re.escape(shared_ledger.address)):
         Server(
             raising_service(ValueError()),
@@ -605,7 +598,7 @@ async def test_second_server_on_the_same_port_is_refused(shared_ledger: RunningL
 
 
 class StartedCalls(NoCallMetrics):
-    """Counts the calls that the server has taken up."""
+    """Counts the calls that the server has started."""
 
     calls = 0
 
@@ -615,7 +608,7 @@ class StartedCalls(NoCallMetrics):
 
 @pytest.mark.usefixtures("_patience")
 async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> None:
-    """A stop waits for the calls it finds under way, and refuses new ones with UNAVAILABLE."""
+    """A stop waits for open calls and refuses new ones with UNAVAILABLE."""
     started = StartedCalls()
     async with running_ledger(
         database, metrics=Metrics(calls=started), seal_interval_seconds=0
@@ -668,7 +661,7 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(
 ) -> None:
     """A stop ends after its grace although a call is blocked.
 
-    What it was booking is booked all the same, once.
+    The event of that call is booked all the same, once.
     """
     async with running_ledger(database, seal_interval_seconds=0) as ledger:
         event = event_message(restaurant_id=unique("res"))
@@ -696,9 +689,7 @@ async def test_call_that_outlasts_the_grace_is_cut_off_and_its_event_booked(
 async def test_cancelled_call_does_not_cancel_its_booking(
     ledger: RunningLedger, batch: bool
 ) -> None:
-    """A caller that goes away while its event waits: the event is booked, and a repeat answers
-    DUPLICATE.
-    """
+    """An event whose client goes away while it waits is booked; a repeat returns DUPLICATE."""
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
@@ -726,15 +717,13 @@ async def _answer(call: Any) -> Any:
 
 
 async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningLedger) -> None:
-    """DEADLINE_EXCEEDED while the event waits: it is booked afterwards, and a repeat answers
-    DUPLICATE.
-    """
+    """An event whose deadline passes while it waits is booked; a repeat returns DUPLICATE."""
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
     async with locked_events(ledger) as release:
 
         async def given_up_while_it_waits() -> bool:
-            # On a slow machine the time may be over before the call has come as far.
+            # On a slow machine the deadline may pass before the call has come that far.
             with pytest.raises(aio.AioRpcError) as caught:
                 await ledger.stub.IngestEvent(request_of(event), timeout=0.5)
             assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -751,9 +740,9 @@ async def test_deadline_that_passes_does_not_cancel_the_booking(ledger: RunningL
 
 
 async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedger) -> None:
-    """The database gives up waiting after a while.
+    """The database gives up waiting after a while; the call does not.
 
-    The call does not, and is CREATED once, not DUPLICATE.
+    It returns CREATED, not DUPLICATE.
     """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
@@ -772,16 +761,17 @@ async def test_booking_that_waits_for_a_lock_is_tried_again(ledger: RunningLedge
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
 
 
-# More than a pool has connections, and twice as many fit into every bound: those that were
-# cancelled may still count when the others come.
+# More calls than a pool has connections. Twice as many fit into every bound: cancelled calls may
+# still count when the next ones arrive.
 CANCELLED_CALLS = 15
 OF_RESTAURANTS = ("PutRestaurant", "UpdateRestaurant", "GetRestaurant", "ListRestaurants")
 
 
 @pytest.mark.parametrize("method", ["GetEvent", "GetBalance", "ListEntries", *OF_RESTAURANTS])
 async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, method: str) -> None:
-    """Calls cancelled at any moment, more of them than the pool has connections: no connection is
-    lost, no error appears.
+    """More calls than the pool has connections are cancelled, each at any moment.
+
+    No connection is lost, and no error is logged.
     """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event)
@@ -806,7 +796,7 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
         async with locked_tables(ledger, "processor_events, restaurants") as release:
             calls = [call_method(requests[method]) for _ in range(CANCELLED_CALLS)]
             waiting = [asyncio.ensure_future(_answer(call)) for call in calls]
-            # Balances share statements; everything else has a connection each, as far as its pool
+            # Balances share SQL statements. Every other call has a connection, as far as its pool
             # has any.
             await until_blocked(
                 ledger, sessions={"GetBalance": 1, "ListEntries": 4}.get(method, 10)
@@ -824,7 +814,8 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
 
     async def idle() -> bool:
         rows = await ledger.query(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in %'"
+            "SELECT 1 FROM pg_stat_activity "
+            "WHERE datname = current_database() AND state LIKE 'idle in %'"
         )
         return not rows
 
@@ -835,8 +826,9 @@ async def test_cancelled_calls_leave_the_server_well(ledger: RunningLedger, meth
 
 
 async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) -> None:
-    """3,000 calls at once on one channel: each is answered or told to come again, none is lost, and
-    what was told is true.
+    """3,000 calls at once on one channel: each succeeds or gets a retryable status.
+
+    No event is lost, and every response is true.
     """
     restaurant_ids = [unique("res") for _ in range(10)]
     await ledger.ingest(
@@ -876,7 +868,8 @@ async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) ->
 
 
 KILL_BLOCKED = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
 
 
@@ -884,7 +877,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 async def test_connection_lost_under_a_call_is_unavailable(
     ledger: RunningLedger, method: str
 ) -> None:
-    """The database ends the session that a call waits in: UNAVAILABLE, to be repeated.
+    """The database ends the session that a call waits in: UNAVAILABLE, which clients retry.
 
     The next call gets a new session.
     """
@@ -920,9 +913,10 @@ async def test_connection_lost_under_a_call_is_unavailable(
     await call_method(requests[method], timeout=DEADLINE_SECONDS)
 
 
-async def test_connection_lost_under_a_booking_is_made_good(ledger: RunningLedger) -> None:
-    """The database ends the session that books: it is booked in another one, and answered CREATED,
-    once.
+async def test_booking_survives_a_lost_connection(ledger: RunningLedger) -> None:
+    """The database ends the session that books an event: another session books it, once.
+
+    The call returns CREATED.
     """
     event = event_message(restaurant_id=unique("res"))
     await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
@@ -936,10 +930,10 @@ async def test_connection_lost_under_a_booking_is_made_good(ledger: RunningLedge
     assert (await ledger.balance(event.restaurant_id)).available_minor == 2 * event.amount_minor
 
 
-async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> None:
-    """Who goes on calling while the server stops is answered or told UNAVAILABLE.
+async def test_calls_during_a_stop_succeed_or_are_retryable(database: Database) -> None:
+    """A call that arrives while the server stops succeeds or gets UNAVAILABLE.
 
-    Never CANCELLED, which nobody repeats.
+    It never gets CANCELLED, which no client retries.
     """
     codes: Counter[grpc.StatusCode] = Counter()
     answered = asyncio.Event()
@@ -966,11 +960,12 @@ async def test_stop_under_load_tells_everybody_to_repeat(database: Database) -> 
         ]
 
 
-async def test_calls_that_meet_a_halted_stop_are_told_to_repeat(
+async def test_calls_during_a_halted_stop_are_retryable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that gets no processor for longer than it waits for last calls answers those that
-    came meanwhile, all the same.
+    """A stopping server gets no processor for longer than it waits for last calls.
+
+    Calls that arrive in that time get a response all the same.
     """
     connected, halted, sent = threading.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()

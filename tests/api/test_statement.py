@@ -1,5 +1,6 @@
-"""ListEntries, as a caller sees it: entries of a period between two balances that tie out, page by
-page, whatever goes on.
+"""ListEntries as a caller sees it: the entries of a period between two balances that tie out.
+
+Page by page, whatever else the server does.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ class Statement:
 
 
 def signed(entry: ledger_pb2.LedgerEntry) -> int:
-    """What the entry did to what the restaurant is owed."""
+    """The change of the amount owed to the restaurant by the entry."""
     assert (entry.credit_account == PAYABLE) != (entry.debit_account == PAYABLE)
     return entry.amount_minor if entry.credit_account == PAYABLE else -entry.amount_minor
 
@@ -77,7 +78,7 @@ def request_of(restaurant_id: str, **fields: Any) -> ledger_pb2.ListEntriesReque
 
 
 async def statement_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> Statement:
-    """Reads every page; each tells the same balances."""
+    """Reads every page. Asserts that each has the same balances."""
     first = await ledger.stub.ListEntries(request_of(restaurant_id, **fields))
     return await rest_of(ledger, restaurant_id, first, **fields)
 
@@ -133,10 +134,7 @@ def names(entries: Sequence[ledger_pb2.LedgerEntry]) -> list[str]:
 
 
 async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger) -> None:
-    """Opening and closing are GetBalance as of the same instants.
-
-    The entries lie between them, oldest first.
-    """
+    """Opening and closing equal GetBalance as of the same instants; entries are oldest first."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(
         event_message(restaurant_id=restaurant_id, amount_minor=10_000, fee_minor=300)
@@ -168,8 +166,8 @@ async def test_statement_ties_out_with_the_balances(shared_ledger: RunningLedger
     assert part.closing_minor == await balance_minor(shared_ledger, restaurant_id, end_at) == -3_050
 
 
-async def test_entries_are_told_as_get_event_tells_them(shared_ledger: RunningLedger) -> None:
-    """The same message, but only those on restaurant_payable."""
+async def test_entries_equal_those_of_get_event(shared_ledger: RunningLedger) -> None:
+    """The same messages, but only entries on restaurant_payable."""
     event = event_message(DISPUTE_OPENED, restaurant_id=unique("res"), fee_minor=7)
     await shared_ledger.ingest(event)
     stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event.event_id))
@@ -178,9 +176,10 @@ async def test_entries_are_told_as_get_event_tells_them(shared_ledger: RunningLe
     assert got.entries == [stored.entries[0], stored.entries[2]]
 
 
-async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
-    """Inside a batch that was recorded at one instant, inside an event: the pages are the
-    statement, whatever their size.
+async def test_pages_may_end_anywhere(shared_ledger: RunningLedger) -> None:
+    """Inside a batch that was recorded at one instant, or inside an event.
+
+    Together the pages are the statement, whatever their size.
     """
     restaurant_id = unique("res")
     for _ in range(2):
@@ -196,9 +195,9 @@ async def test_pages_are_cut_anywhere(shared_ledger: RunningLedger) -> None:
 
 
 async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> None:
-    """0 means 100, more than 1,000 is taken as 1,000.
+    """0 means 100, more than 1,000 means 1,000, and -1 is refused.
 
-    The largest page fits a message; -1 is refused.
+    The largest page fits a message.
     """
     restaurant_id = "r" * 128
     events = [
@@ -216,7 +215,7 @@ async def test_page_size_has_a_default_and_a_ceiling(ledger: RunningLedger) -> N
 
 
 async def test_what_is_booked_while_paging_is_left_out(shared_ledger: RunningLedger) -> None:
-    """The end of the first page holds for all pages, and so do the balances."""
+    """The end of the period at the first page holds for all pages, and so do the balances."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(
         *(event_message(restaurant_id=restaurant_id, amount_minor=100) for _ in range(4))
@@ -238,10 +237,11 @@ async def test_what_is_booked_while_paging_is_left_out(shared_ledger: RunningLed
 
 INSERT_ENTRY = """
 INSERT INTO ledger_entries (
-  balance_account_id, transaction_id, position, entry_type, debit_account, credit_account, amount_minor, occurred_at, event_id,
-  recorded_at)
-SELECT balance_account_id, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments', 'restaurant_payable', :amount_minor, now(),
-       'evt_by_hand', COALESCE(CAST(:recorded_at AS timestamptz), now())
+  balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
+  amount_minor, occurred_at, event_id, recorded_at)
+SELECT balance_account_id, gen_random_uuid(), 1, 'ADJUSTMENT_CREDIT', 'adjustments',
+       'restaurant_payable', :amount_minor, now(), 'evt_by_hand',
+       COALESCE(CAST(:recorded_at AS timestamptz), now())
 FROM balance_accounts
 WHERE restaurant_id = :restaurant_id
 """
@@ -261,11 +261,12 @@ async def transaction(ledger: RunningLedger) -> AsyncIterator[AsyncConnection]:
 
 @pytest.mark.parametrize("written", ["before", "after"])
 @pytest.mark.parametrize("period", ["open", "closed"])
-async def test_what_commits_late_is_in_the_next_statement(
+async def test_entries_that_commit_late_are_in_the_next_statement(
     shared_ledger: RunningLedger, written: str, period: str
 ) -> None:
-    """A transaction that began before the first page was read and ends after it: the pages still
-    tie out without it. Asked for again the statement has it, and it is final then.
+    """A transaction begins before the first page is read and commits after it.
+
+    The pages tie out without it. A new statement has its entries, and they are final then.
     """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id, amount_minor=1))
@@ -292,9 +293,12 @@ async def test_what_commits_late_is_in_the_next_statement(
     assert (final.opening_minor, final.closing_minor, final.moved_minor) == (0, 784, 784)
 
 
-async def test_entries_with_numbers_to_come_are_listed(shared_ledger: RunningLedger) -> None:
-    """As after a restore into another cluster, whose transactions count from lower: no entry is
-    taken for a late one.
+async def test_entries_with_higher_transaction_numbers_are_listed(
+    shared_ledger: RunningLedger,
+) -> None:
+    """As after a restore into another cluster, whose transaction numbers start lower.
+
+    No such entry is taken for one that commits late.
     """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
@@ -312,9 +316,7 @@ async def test_entries_with_numbers_to_come_are_listed(shared_ledger: RunningLed
 
 
 async def test_statements_tie_out_while_events_are_booked(shared_ledger: RunningLedger) -> None:
-    """Ingest runs all the time: each statement's pages add up from its opening to its closing
-    balance.
-    """
+    """The pages of each statement add up from its opening to its closing balance."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     stop = asyncio.Event()
@@ -338,8 +340,8 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
                 shared_ledger, restaurant_id, page_size=page_size, start_at=middle
             )
             assert late.opening_minor + late.moved_minor == late.closing_minor
-            # A few pages each time: the more there are, the more is booked meanwhile, for ever more
-            # pages.
+            # Few pages each time: the more pages there are, the more is booked while they are read,
+            # which makes ever more pages.
             page_size = min(max(page_size, len(got.entries) // 5), 1000)
     finally:
         stop.set()
@@ -349,8 +351,9 @@ async def test_statements_tie_out_while_events_are_booked(shared_ledger: Running
 
 
 async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: RunningLedger) -> None:
-    """By type, by event, both, and types that are never on restaurant_payable: the balances are
-    those of the period.
+    """By type, by event, both, and by types that are never on restaurant_payable.
+
+    The balances are always those of the period.
     """
     restaurant_id = unique("res")
     events = [
@@ -380,10 +383,10 @@ async def test_filters_choose_entries_and_leave_the_balances(shared_ledger: Runn
     )
 
 
-async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLedger) -> None:
-    """A reserve, which no event caused, and the reversal of a payout that failed.
+async def test_payouts_appear_with_their_reserves_and_reversals(ledger: RunningLedger) -> None:
+    """A reserve, which no event caused, and the reversal of a failed payout.
 
-    Both by the payout's id.
+    Both name the payout.
     """
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     today = days_ago(0)
@@ -426,8 +429,8 @@ async def test_payouts_appear_as_what_they_took_and_gave_back(ledger: RunningLed
 
 
 async def test_unknown_restaurant_and_unknown_currency(shared_ledger: RunningLedger) -> None:
-    """Nobody is NOT_FOUND; somebody without such books has an empty statement with zeros."""
-    code, reason, _ = await refused(shared_ledger, request_of("nobody"))
+    """An unknown restaurant is NOT_FOUND; one without books in the currency has zeros."""
+    code, reason, _ = await refused(shared_ledger, request_of("unknown"))
     assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND")
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
@@ -436,7 +439,10 @@ async def test_unknown_restaurant_and_unknown_currency(shared_ledger: RunningLed
 
 
 async def test_periods_at_the_ends_of_time(shared_ledger: RunningLedger) -> None:
-    """From the year 1 is from the first entry; up to the year 1, or of no length, is empty."""
+    """A period from the year 1 starts at the first entry.
+
+    A period up to the year 1, or of no length, is empty.
+    """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     year_1 = Timestamp(seconds=YEAR_1)
@@ -448,7 +454,7 @@ async def test_periods_at_the_ends_of_time(shared_ledger: RunningLedger) -> None
     now = (await shared_ledger.balance(restaurant_id)).as_of
     none = await statement_of(shared_ledger, restaurant_id, start_at=now, end_at=now)
     assert (none.entries, none.opening_minor, none.closing_minor) == ([], 10_000, 10_000)
-    # Digits finer than a microsecond are cut off, in the period and in what a token is bound to.
+    # Digits finer than a microsecond are cut off, in the period and in the query of a token.
     at = whole.entries[0].recorded_at
     finer = Timestamp(seconds=at.seconds, nanos=at.nanos + 999)
     assert (
@@ -457,8 +463,8 @@ async def test_periods_at_the_ends_of_time(shared_ledger: RunningLedger) -> None
     assert (await statement_of(shared_ledger, restaurant_id, end_at=finer)).entries == []
 
 
-async def test_periods_that_are_none_are_refused(shared_ledger: RunningLedger) -> None:
-    """The future, by the database's clock, as GetBalance refuses it; a start after the end."""
+async def test_invalid_periods_are_refused(shared_ledger: RunningLedger) -> None:
+    """The future by the database's clock, as in GetBalance; a start after the end."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
     now = datetime.now(UTC)
@@ -485,7 +491,7 @@ async def test_periods_that_are_none_are_refused(shared_ledger: RunningLedger) -
 
 
 async def test_every_field_that_is_wrong_is_named(shared_ledger: RunningLedger) -> None:
-    """All at once, but for the token, which is judged last: it belongs to the rest of the query."""
+    """All at once, except the token: it is checked last, as it belongs to the rest of the query."""
     wrong = request_of(
         "res 1",
         currency="pen",
@@ -504,7 +510,7 @@ async def test_every_field_that_is_wrong_is_named(shared_ledger: RunningLedger) 
 
 
 async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> None:
-    """The sum cannot be told: OUT_OF_RANGE naming it, before and after the period alike."""
+    """OUT_OF_RANGE names the balance that does not fit: opening and closing alike."""
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=1))
     long_ago = datetime(2025, 1, 1, tzinfo=UTC)
     await ledger.query(
@@ -527,8 +533,9 @@ async def test_balance_beyond_int64_is_out_of_range(ledger: RunningLedger) -> No
 
 
 async def test_long_reads_leave_connections_to_others(database: Database) -> None:
-    """Twelve statements that wait for the database: two are let in, the rest is refused at once,
-    and a restaurant is read meanwhile. When the database answers again, so do statements.
+    """Twelve statements wait for the database: two are let in and the rest are refused at once.
+
+    GetRestaurant works all the same. Once the database responds again, statements work too.
     """
     async with running_ledger(database, long_read_pool_size=1, long_reads=2) as ledger:
         await ledger.ingest(event_message(restaurant_id="res_1"))
@@ -548,7 +555,7 @@ async def test_long_reads_leave_connections_to_others(database: Database) -> Non
                 ledger_pb2.GetRestaurantRequest(restaurant_id="res_1")
             )
             assert restaurant.restaurant.restaurant_id == "res_1"
-        # On a slow machine they may have waited too long for the lock.
+        # On a slow machine the statements may have waited too long for the lock.
         await asyncio.gather(*waiting, return_exceptions=True)
         assert len((await ledger.stub.ListEntries(request_of("res_1"))).entries) == 1
 
@@ -563,7 +570,7 @@ async def token_of(ledger: RunningLedger, restaurant_id: str, **fields: Any) -> 
 
 
 async def test_damaged_token_is_refused(shared_ledger: RunningLedger, seed: int) -> None:
-    """Garbage, cut, stretched, any bit flipped: INVALID_ARGUMENT; the token itself goes on."""
+    """Garbage, cut, extended, any bit flipped: INVALID_ARGUMENT. The intact token still works."""
     restaurant_id = unique("res")
     await shared_ledger.ingest(*(event_message(restaurant_id=restaurant_id) for _ in range(3)))
     token = await token_of(shared_ledger, restaurant_id)
@@ -597,9 +604,7 @@ async def test_damaged_token_is_refused(shared_ledger: RunningLedger, seed: int)
 
 
 async def test_token_of_another_query_is_refused(shared_ledger: RunningLedger) -> None:
-    """Another restaurant, currency, period or filter: a token belongs to the query that made it, in
-    any order of the types.
-    """
+    """A token belongs to its query: restaurant, currency, period and filter, types in any order."""
     restaurant_id, other = unique("res"), unique("res")
     event = event_message(restaurant_id=restaurant_id, fee_minor=1)
     await shared_ledger.ingest(
@@ -657,11 +662,12 @@ WRONG_FIELDS = {
 }
 
 
-async def test_position_under_the_right_key_is_judged_like_any_field(
+async def test_position_under_the_right_key_is_checked_like_any_field(
     shared_ledger: RunningLedger,
 ) -> None:
-    """What no page made, under a key that leaked: INVALID_ARGUMENT, or a page of the caller's own
-    books; never a failure.
+    """A position that no page made, under a leaked key, never makes the server fail.
+
+    The result is INVALID_ARGUMENT, or a page of the caller's own books.
     """
     restaurant_id = unique("res")
     ((key,),) = await shared_ledger.query("SELECT secret FROM page_token_keys")
@@ -708,8 +714,9 @@ async def test_position_under_the_right_key_is_judged_like_any_field(
 
 
 def test_token_stays_small_whatever_is_under_way() -> None:
-    """Two hundred open transactions, and numbers as large as they get: the token is taken back,
-    with the newest of them.
+    """Two hundred open transactions with the largest possible numbers: the token is accepted.
+
+    The newest transactions are still in it.
     """
     end = 2**64 - 1
     moment = StatementMoment(
@@ -778,8 +785,10 @@ async def test_pages_are_exactly_the_entries_of_the_period(
     bounds: tuple[int | None, int | None],
     offsets: tuple[int, int],
 ) -> None:
-    """Any events in any batches, any page size, any period: the pages are the stored entries of the
-    period in their order, once each, and the balances are GetBalance's as of its ends.
+    """For any events, batches, page size and period.
+
+    The pages are the stored entries of the period in order, once each. The balances equal
+    GetBalance as of the ends of the period.
     """
     restaurant_id = unique("res")
     for batch in batches:
@@ -797,7 +806,8 @@ async def test_pages_are_exactly_the_entries_of_the_period(
     stored = await shared_ledger.query(
         "SELECT recorded_at, transaction_id::text, position, "
         "CASE WHEN credit_account = 'restaurant_payable' THEN amount_minor ELSE -amount_minor END "
-        "FROM ledger_entries JOIN balance_accounts USING (balance_account_id) WHERE restaurant_id = :restaurant_id "
+        "FROM ledger_entries JOIN balance_accounts USING (balance_account_id) "
+        "WHERE restaurant_id = :restaurant_id "
         "AND 'restaurant_payable' IN (debit_account, credit_account) "
         "ORDER BY recorded_at, recorded_txid, transaction_id, position",
         restaurant_id=restaurant_id,

@@ -1,4 +1,4 @@
-"""Who is calling: tokens, JWTs and certificates that are accepted, and all those that are not."""
+"""Authentication: the tokens, JWTs and certificates that are accepted, and those refused."""
 
 import base64
 import hashlib
@@ -50,7 +50,7 @@ UNKNOWN_RESTAURANT = ledger_pb2.GetRestaurantRequest(restaurant_id="res_nobody")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Path:
-    """With the files by which callers are known."""
+    """A folder with the files of tokens, keys and identities."""
     folder = tmp_path_factory.mktemp("security")
     issuer.write(folder / "jwks.json")
     (folder / "tokens").write_text(
@@ -79,7 +79,7 @@ async def answer(
 ) -> tuple[grpc.StatusCode, str | None]:
     """The code and the reason that a call with these authorization headers ends with.
 
-    Always in the same words if refused.
+    Asserts that every refusal has the same text.
     """
     try:
         await getattr(stub, method)(
@@ -106,7 +106,7 @@ SCOPE_MISSING = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
 
 
 async def read(ledger: RunningLedger, *headers: str) -> tuple[grpc.StatusCode, str | None]:
-    """What a call that needs the scope `read` ends with; NOT_FOUND is as far as anybody gets."""
+    """The code of a call that needs the scope `read`; NOT_FOUND if the caller has it."""
     return await answer(ledger.stub, "GetRestaurant", UNKNOWN_RESTAURANT, *headers)
 
 
@@ -117,7 +117,7 @@ async def read(ledger: RunningLedger, *headers: str) -> tuple[grpc.StatusCode, s
 async def test_jwt_of_the_issuer_is_accepted(
     guarded: RunningLedger, issuer: Issuer, algorithm: str
 ) -> None:
-    """By each kind of key."""
+    """JWTs signed with each kind of key are accepted."""
     assert await read(guarded, f"Bearer {issuer.sign(algorithm)}") == NOT_FOUND
 
 
@@ -135,7 +135,7 @@ async def test_jwt_of_the_issuer_is_accepted(
 async def test_jwt_may_say_more(
     guarded: RunningLedger, issuer: Issuer, claims: dict[str, Any]
 ) -> None:
-    """Several audiences, since when it is valid; and clocks may differ by a little."""
+    """A JWT may name several audiences and its start of validity; clocks may differ a little."""
     now = int(time.time())
     claims = {
         name: now + value if isinstance(value, int) else value for name, value in claims.items()
@@ -144,13 +144,13 @@ async def test_jwt_may_say_more(
 
 
 async def test_static_token_is_accepted(guarded: RunningLedger) -> None:
-    """However its scheme is written."""
+    """The scheme may be written in upper or lower case."""
     for scheme in ("Bearer", "bearer", "BEARER"):
         assert await read(guarded, f"{scheme} {ALL_SCOPES_TOKEN}") == NOT_FOUND
 
 
 async def test_health_and_reflection_are_open(guarded: RunningLedger) -> None:
-    """Orchestrators have no tokens."""
+    """They need no token, as orchestrators have none."""
     check: Any = guarded.channel.unary_unary("/grpc.health.v1.Health/Check")
     assert await check(b"", timeout=60) == b"\x08\x01"
 
@@ -163,14 +163,18 @@ def unsigned(text: str) -> str:
 
 
 def hs256(issuer: Issuer, secret: bytes) -> str:
-    """Signed with the public key as if it were a secret; by hand, since the library would not."""
-    signed = f"{unsigned(json.dumps({'alg': 'HS256', 'typ': 'JWT', 'kid': 'rsa'}))}.{unsigned(json.dumps(payload()))}"
+    """A JWT signed with the public key as if it were a secret.
+
+    Signed by hand, since the library refuses to do it.
+    """
+    header = {"alg": "HS256", "typ": "JWT", "kid": "rsa"}
+    signed = f"{unsigned(json.dumps(header))}.{unsigned(json.dumps(payload()))}"
     signature = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
     return f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
 def bad_tokens(issuer: Issuer) -> dict[str, str]:
-    """By what is wrong with them."""
+    """Bad tokens by what is wrong with them."""
     now = int(time.time())
     good = issuer.sign()
     head, claims, signature = good.split(".")
@@ -198,7 +202,7 @@ def bad_tokens(issuer: Issuer) -> dict[str, str]:
         "other claims": f"{head}.{admin}.{signature}",
         "algorithm that is not allowed": issuer.sign("PS256"),
         "key of another kind": issuer.sign("RS256", header={"kid": "ec"}),
-        "key that nobody knows": Issuer().sign(),
+        "key that is in no key set": Issuer().sign(),
         "no key id where there are several": jwt.encode(payload(), issuer.rsa, "RS256"),
         "keys that the token itself names": jwt.encode(
             payload(), issuer.rsa, "RS256", headers={"jku": "https://evil.test/jwks"}
@@ -214,9 +218,9 @@ def bad_tokens(issuer: Issuer) -> dict[str, str]:
 
 
 async def test_bad_tokens_are_refused(guarded: RunningLedger, issuer: Issuer) -> None:
-    """Each of them twice, and always in the same words: from the second time on from memory.
+    """Each bad token is refused twice with the same text; only the log gives the cause.
 
-    The log knows why.
+    The second refusal comes from memory.
     """
     for what, token in bad_tokens(issuer).items():
         for _ in range(2):
@@ -244,12 +248,12 @@ async def test_bad_tokens_are_refused(guarded: RunningLedger, issuer: Issuer) ->
 async def test_call_without_a_bearer_token_is_refused(
     guarded: RunningLedger, headers: tuple[str, ...]
 ) -> None:
-    """None, another scheme, or two of them."""
+    """No authorization header, another scheme, or two headers."""
     assert await read(guarded, *headers) == NOT_AUTHENTICATED
 
 
 async def test_token_of_a_megabyte_is_refused(guarded: RunningLedger) -> None:
-    """By the transport already, which the connection survives."""
+    """The transport refuses it already; the connection survives."""
     code, _ = await read(guarded, f"Bearer {'x' * 1_000_000}")
     assert code in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED}
     assert await read(guarded, f"Bearer {ALL_SCOPES_TOKEN}") == NOT_FOUND
@@ -279,9 +283,9 @@ async def test_unauthenticated_calls_write_nothing(guarded: RunningLedger) -> No
 async def test_method_takes_its_scope_and_no_other(
     guarded: RunningLedger, issuer: Issuer, method: str
 ) -> None:
-    """Who has every other scope is refused, and told which one is missing.
+    """A caller with every other scope is refused, and the refusal names the missing scope.
 
-    Who has that one gets through.
+    A caller with the method's scope alone gets through.
     """
     needed = METHODS[method].scope
     request = getattr(ledger_pb2, f"{method}Request")()
@@ -305,28 +309,28 @@ async def test_method_takes_its_scope_and_no_other(
     assert code in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 
 
-def test_server_that_asks_nobody_has_no_gates(folder: Path) -> None:
-    """A call costs it nothing.
+def test_server_without_authentication_has_no_gates(folder: Path) -> None:
+    """Without authentication no method has a gate, so a call costs nothing.
 
-    With authentication, health and reflection have none, and every method of the service has.
+    With authentication every method of the service has one; health and reflection have none.
     """
     methods = ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods_by_name
-    nobody, somebody = (
+    without, with_tokens = (
         Security(Settings(_env_file=None)),
         Security(Settings(_env_file=None, auth_tokens_file=folder / "tokens")),
     )
     for method in methods:
-        assert nobody.gate(METHODS[method]) is None
-        assert somebody.gate(METHODS[method]) is not None
+        assert without.gate(METHODS[method]) is None
+        assert with_tokens.gate(METHODS[method]) is not None
 
 
 # Certificates
 
 
-async def test_client_certificate_is_who_calls(database: Database, tmp_path: Path) -> None:
-    """The URIs of its alternative name, else the DNS names, decide; never the common name.
+async def test_client_certificate_identifies_the_caller(database: Database, tmp_path: Path) -> None:
+    """The URIs of its alternative name decide, else its DNS names; never the common name.
 
-    Right authority, wrong name: known to nobody, hence without scopes.
+    A certificate of the right authority whose name is in no line of the file has no scopes.
     """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
@@ -369,10 +373,10 @@ async def test_client_certificate_is_who_calls(database: Database, tmp_path: Pat
             assert await answer(stub, "GetRestaurant", UNKNOWN_RESTAURANT) == SCOPE_MISSING
 
 
-def test_identity_file_of_the_old_form_works_where_it_says_one_thing(tmp_path: Path) -> None:
+def test_identity_without_its_kind_is_read_where_only_one_is_possible(tmp_path: Path) -> None:
     """A name without its kind is a URI if it cannot be a DNS name, and the other way round.
 
-    Else it is refused.
+    A name that could be either is refused.
     """
     path = tmp_path / "identities"
     path.write_text(
@@ -388,7 +392,9 @@ def test_identity_file_of_the_old_form_works_where_it_says_one_thing(tmp_path: P
         "/house/admin read": ":1: say which kind of name it is",
         "uri: read": ":1: there is no name after uri:",
         "a.internal read\ndns:a.internal admin": ":2: the same identity stands in an earlier line",
-        "spiffe://h/a read\nuri:spiffe://h/a admin": ":2: the same identity stands in an earlier line",
+        "spiffe://h/a read\nuri:spiffe://h/a admin": (
+            ":2: the same identity stands in an earlier line"
+        ),
     }
     for text, says in bad.items():
         path.write_text(text)
@@ -408,7 +414,7 @@ def secure_channel(address: str, authority: Authority, client: Issued) -> aio.Ch
 
 
 class FakeContext:
-    """A call, as far as an authenticator looks at it."""
+    """The part of a call that an authenticator reads."""
 
     def __init__(self, token: str | None = None, client: Issued | None = None) -> None:
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
@@ -424,7 +430,7 @@ class FakeContext:
 
 
 class Verifications:
-    """An authenticator at a time that a test sets, which counts what it verifies."""
+    """An authenticator that counts its verifications; the test sets its time."""
 
     def __init__(self, folder: Path) -> None:
         self.now = time.time()
@@ -456,7 +462,7 @@ class Verifications:
 def test_accepted_token_is_verified_once_and_never_outlives_itself(
     folder: Path, issuer: Issuer
 ) -> None:
-    """Remembered until it expires, by the clock."""
+    """It is remembered until it expires by the clock."""
     verifications = Verifications(folder)
     expires_at = int(verifications.now) + 60
     token = issuer.sign(exp=expires_at)
@@ -477,8 +483,8 @@ def test_accepted_token_is_verified_once_and_never_outlives_itself(
             verifications.caller(token)
 
 
-def test_refused_token_is_looked_at_again_after_a_while(folder: Path, issuer: Issuer) -> None:
-    """Not at once: who floods the server with it costs little."""
+def test_refused_token_is_verified_again_after_a_while(folder: Path, issuer: Issuer) -> None:
+    """Not at once, so a flood of calls with one bad token costs little."""
     verifications = Verifications(folder)
     token = issuer.sign(aud="payroll")
     for _ in range(100):
@@ -492,7 +498,7 @@ def test_refused_token_is_looked_at_again_after_a_while(folder: Path, issuer: Is
 
 
 def test_memory_is_bounded(folder: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go first, and are verified anew if they come again."""
+    """The oldest tokens are forgotten first, and verified again in their next call."""
     monkeypatch.setattr("ledger.api.access.authentication.REMEMBERED_MAX", 3)
     verifications = Verifications(folder)
     tokens = [issuer.sign("EdDSA", jti=str(number)) for number in range(4)]
@@ -509,7 +515,7 @@ def test_memory_is_bounded(folder: Path, issuer: Issuer, monkeypatch: pytest.Mon
 
 
 def test_certificate_expires_on_an_open_connection(folder: Path) -> None:
-    """The handshake was long ago."""
+    """The expiry counts although the handshake was long before."""
     verifications = Verifications(folder)
     client = Authority().issue(uri("spiffe://test/reader"), lasts=timedelta(minutes=30))
     expires_at = client.certificate.not_valid_after_utc.timestamp()
@@ -526,10 +532,7 @@ def test_certificate_expires_on_an_open_connection(folder: Path) -> None:
 async def test_changed_files_take_effect_without_a_restart(
     shared_database: Database, tmp_path: Path
 ) -> None:
-    """A line that is removed is a token revoked, for streams that are open as well.
-
-    A broken file changes nothing.
-    """
+    """Removing a line revokes its token, also for open streams. A broken file changes nothing."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("gateway", "ingest,read", TOKEN))
     async with running_ledger(shared_database, auth_tokens_file=tokens) as ledger:
@@ -563,14 +566,14 @@ def empty(path: Path) -> None:
 
 
 def replace_by_a_comment(path: Path) -> None:
-    path.write_text("# nobody\n")
+    path.write_text("# no caller\n")
 
 
 @pytest.mark.parametrize("end", [remove, empty, replace_by_a_comment])
-async def test_tokens_that_are_gone_let_nobody_in(
+async def test_missing_token_file_lets_no_caller_in(
     shared_database: Database, tmp_path: Path, end: Any
 ) -> None:
-    """From the next look on, and loudly; what is written there later is taken."""
+    """From the next reload on, with an error in the log; a file written later is read."""
     tokens = tmp_path / "tokens"
     tokens.write_text(token_line("gateway", "read", TOKEN))
     async with running_ledger(shared_database, auth_tokens_file=tokens) as ledger:
@@ -588,8 +591,8 @@ async def test_tokens_that_are_gone_let_nobody_in(
 
 
 @pytest.mark.parametrize("end", [remove, empty, lambda path: path.write_text('{"keys": []}')])
-def test_keys_that_are_gone_verify_nothing(tmp_path: Path, issuer: Issuer, end: Any) -> None:
-    """Keys that cannot be used leave the old ones in force, as any broken file does."""
+def test_missing_key_set_verifies_no_token(tmp_path: Path, issuer: Issuer, end: Any) -> None:
+    """A broken file, however, leaves the old keys in force."""
     path = tmp_path / "jwks.json"
     issuer.write(path)
     verifier = JwtVerifier(path, issuer=ISSUER, audience=AUDIENCE, algorithms=ALGORITHMS)
@@ -608,8 +611,8 @@ def test_keys_that_are_gone_verify_nothing(tmp_path: Path, issuer: Issuer, end: 
 def test_file_that_others_may_write_is_refused(
     tmp_path: Path, issuer: Issuer, name: str, mode: int
 ) -> None:
-    """At the start; and while the server runs the contents from before stay in force, until the
-    mode is mended.
+    """At the start it is refused. Later the contents from before stay in force until its mode is
+    corrected.
     """
     (tmp_path / "tokens").write_text(token_line("gateway", "ingest", TOKEN))
     issuer.write(tmp_path / "jwks.json")
@@ -640,7 +643,7 @@ def test_file_that_others_may_write_is_refused(
 def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
     """Its owner could write into it.
 
-    Only root can make such a file, so others judge one of the system's.
+    Only root can make such a file, so another account skips the test.
     """
     path = tmp_path / "tokens"
     path.write_text(token_line("gateway", "ingest", TOKEN))
@@ -659,12 +662,13 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("", "names no caller"),
-        ("# nobody\n", "names no caller"),
+        ("# no caller\n", "names no caller"),
         ("gateway ingest secret\n", ":1: a line is: identity scopes sha256"),
         (f"gateway ingest {'A' * 64}\n", ":1: a line is"),
         (
             f"gateway everything {'a' * 64}\n",
-            ":1: scopes must be some of ingest,ingest:processor,ingest:bank,ingest:adjustment,read,payout,admin",
+            ":1: scopes must be some of ingest,ingest:processor,ingest:bank,"
+            "ingest:adjustment,read,payout,admin",
         ),
         (f"gateway ingest, {'a' * 64}\n", ":1: scopes must be some of"),
         (
@@ -678,8 +682,8 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
         ("".join(f"a ingest {number:064}\n" for number in range(1001)), "has more than 1000 lines"),
     ],
 )
-def test_file_of_tokens_must_be_as_it_must_be(tmp_path: Path, text: str, says: str) -> None:
-    """The line is named; what stands there is not shown, as it may be a token."""
+def test_malformed_token_file_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """The error names the line and does not show its text, which may be a token."""
     path = tmp_path / "tokens"
     path.write_text(text)
     with pytest.raises(FileUnusable) as caught:
@@ -693,7 +697,7 @@ def jwks_of(issuer: Issuer, **changed: Any) -> dict[str, Any]:
 
 
 def bad_key_sets(issuer: Issuer) -> dict[str, Any]:
-    """By what is said of them."""
+    """Bad key sets by the error that they cause."""
     keys = issuer.jwks["keys"]
     return {
         "is no JSON Web Key Set": [],
@@ -706,8 +710,8 @@ def bad_key_sets(issuer: Issuer) -> dict[str, Any]:
     }
 
 
-def test_key_set_must_be_as_it_must_be(tmp_path: Path, issuer: Issuer) -> None:
-    """Secrets above all have no place there."""
+def test_malformed_key_set_is_refused(tmp_path: Path, issuer: Issuer) -> None:
+    """Secret keys above all are refused."""
     for says, contents in bad_key_sets(issuer).items():
         (tmp_path / "jwks.json").write_text(json.dumps(contents))
         with pytest.raises(FileUnusable, match=says):
@@ -746,7 +750,8 @@ def test_key_set_must_be_as_it_must_be(tmp_path: Path, issuer: Issuer) -> None:
                 "tls_certificate_file": "server.pem",
                 "tls_key_file": "server.key",
             },
-            "0.0.0.0:50051 can be called from other machines, and there is no authentication (LEDGER_AUTH_TOKENS_FILE",
+            "0.0.0.0:50051 can be called from other machines, and there is no authentication "
+            "(LEDGER_AUTH_TOKENS_FILE",
         ),
         (
             {"jwt_jwks_file": "jwks.json", "jwt_issuer": ISSUER},
@@ -781,8 +786,8 @@ def test_key_set_must_be_as_it_must_be(tmp_path: Path, issuer: Issuer) -> None:
     ],
     ids=str,
 )
-def test_settings_that_leave_the_door_open_are_refused(settings: dict[str, Any], says: str) -> None:
-    """Before anybody can call, in words that say what to set."""
+def test_settings_that_let_any_caller_in_are_refused(settings: dict[str, Any], says: str) -> None:
+    """The server refuses to start and names the setting to change."""
     with pytest.raises(SecurityMisconfigured) as caught:
         Security(Settings(_env_file=None, **settings))
     assert str(caught.value).startswith(says)
@@ -800,6 +805,6 @@ def test_settings_that_leave_the_door_open_are_refused(settings: dict[str, Any],
     ],
     ids=str,
 )
-def test_settings_that_keep_it_shut_are_taken(settings: dict[str, Any]) -> None:
-    """Loopback, unix sockets, and what was said explicitly."""
+def test_settings_that_let_no_stranger_in_are_accepted(settings: dict[str, Any]) -> None:
+    """Loopback, unix sockets, and what a setting allows explicitly."""
     Security(Settings(_env_file=None, **settings))

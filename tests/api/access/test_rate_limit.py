@@ -1,4 +1,4 @@
-"""How often a caller may call."""
+"""The rate limit of each caller."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from ledger.v1 import ledger_pb2
 
 
 class Clock:
-    """A time that a test sets."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -28,7 +28,7 @@ class Clock:
 
 
 def test_burst_is_let_through_and_then_the_rate() -> None:
-    """Ten calls at once; then one each half second, and how long it is until the next."""
+    """Ten calls at once, then one each half second; `take` returns the wait until the next."""
     clock = Clock()
     limit = RateLimit(2, 10, clock=clock)
     assert [limit.take("gateway") for _ in range(10)] == [0.0] * 10
@@ -45,7 +45,7 @@ def test_burst_is_let_through_and_then_the_rate() -> None:
 
 
 def test_callers_have_a_bucket_each() -> None:
-    """Nobody is held up by another."""
+    """A caller that has used up its calls delays no other."""
     limit = RateLimit(1, 1, clock=Clock())
     assert [limit.take("a"), limit.take("b")] == [0.0, 0.0]
     assert limit.take("a") > 0
@@ -60,7 +60,9 @@ def test_whole_burst_is_let_through_at_any_rate(calls_per_second: float) -> None
 
 
 def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full ones go first; whoever still waits keeps waiting as long as there is room."""
+    """Full buckets are dropped first. A caller that must wait keeps its bucket while there is
+    room.
+    """
     monkeypatch.setattr("ledger.api.access.rate_limit.BUCKETS_MAX", 3)
     clock = Clock()
     limit = RateLimit(1, 1, clock=clock)
@@ -75,8 +77,8 @@ def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(limit._full_at) == 3
 
 
-async def test_caller_is_told_when_to_call_again(shared_database: Database, tmp_path: Path) -> None:
-    """By the identity, however many connections it has, and no other caller is."""
+async def test_refusal_says_when_to_call_again(shared_database: Database, tmp_path: Path) -> None:
+    """The limit is for one identity over all its connections; other callers are not refused."""
     (tmp_path / "tokens").write_text(
         token_line("slow", "ingest,read", "one") + token_line("other", "read", "two")
     )
@@ -93,7 +95,8 @@ async def test_caller_is_told_when_to_call_again(shared_database: Database, tmp_
             await ledger.stub.ListRestaurants(request, metadata=[("authorization", "Bearer one")])
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]  # it has what the function asks for
+        # The function declares a narrower type than it takes.
+        status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
         assert status is not None
         for detail in status.details:
             detail.Unpack(info)
@@ -104,7 +107,7 @@ async def test_caller_is_told_when_to_call_again(shared_database: Database, tmp_
 
 
 async def test_stream_is_held_back_to_its_rate(shared_database: Database, tmp_path: Path) -> None:
-    """Each request counts, and none is lost."""
+    """Each request of a stream counts, and none is lost."""
     (tmp_path / "tokens").write_text(token_line("fast", "ingest", "one"))
     async with running_ledger(
         shared_database,

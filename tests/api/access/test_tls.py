@@ -1,4 +1,4 @@
-"""TLS on the server's port: who gets in, and certificates that are replaced while it runs."""
+"""TLS on the server's port: accepted clients, and certificates replaced while it runs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def _ping() -> None:
 
 
 def tls_settings(folder: Path, **further: Any) -> Settings:
-    """Of a server whose files are in `folder`."""
+    """The settings of a server whose files are in `folder`."""
     further = {
         "tls_certificate_file": folder / "server.pem",
         "tls_key_file": folder / "server.key",
@@ -47,7 +47,7 @@ def tls_settings(folder: Path, **further: Any) -> Settings:
 
 
 def clients(folder: Path) -> dict[str, Path]:
-    """What makes the server ask for certificates of clients."""
+    """The settings with which the server demands certificates of its clients."""
     return {
         "tls_client_ca_file": folder / "clients.pem",
         "auth_identities_file": folder / "identities",
@@ -57,7 +57,8 @@ def clients(folder: Path) -> dict[str, Path]:
 @asynccontextmanager
 async def tls_server(folder: Path, **settings: Any) -> AsyncIterator[TlsServer]:
     security = Security(tls_settings(folder, **settings))
-    servicer = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]  # nobody calls it
+    # The tests call none of its methods.
+    servicer = ledger_pb2_grpc.LedgerServiceServicer()  # type: ignore[abstract]
     server = Server(servicer, address="127.0.0.1:0", reflect=False, ping=_ping, security=security)
     await server.start()
     try:
@@ -69,7 +70,7 @@ async def tls_server(folder: Path, **settings: Any) -> AsyncIterator[TlsServer]:
 async def health(
     address: str, authority: Authority | None, client: Issued | None = None
 ) -> int | grpc.StatusCode:
-    """What a health check on a new connection answers, or the code of its failure."""
+    """The result of a health check on a new connection, or the code of its failure."""
     channel = aio.insecure_channel(address)
     if authority is not None:
         pair = (None, None) if client is None else (client.key_pem, client.certificate_pem)
@@ -102,7 +103,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def folder(tmp_path: Path, authority: Authority) -> Path:
-    """With the files of a server, and the authority for its clients."""
+    """A folder with the files of a server, and the authority for its clients."""
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")
     (tmp_path / "clients.pem").write_bytes(authority.certificate_pem)
     (tmp_path / "identities").write_text("spiffe://test/gateway read\n")
@@ -110,7 +111,10 @@ def folder(tmp_path: Path, authority: Authority) -> Path:
 
 
 async def test_only_tls_is_spoken(folder: Path, authority: Authority) -> None:
-    """Who knows the authority gets in; who takes another one for it, or speaks plaintext, does not."""
+    """A client that trusts the authority connects.
+
+    One that trusts another authority, or uses plaintext, does not.
+    """
     async with tls_server(folder) as server:
         assert await health(server.address, authority) == SERVING
         assert await health(server.address, Authority("another")) == UNAVAILABLE
@@ -120,8 +124,9 @@ async def test_only_tls_is_spoken(folder: Path, authority: Authority) -> None:
 async def test_client_certificate_is_demanded_and_verified(
     folder: Path, authority: Authority
 ) -> None:
-    """No certificate, another authority's, an expired one: the handshake fails, for a health check
-    too.
+    """Without a valid certificate of the authority the handshake fails, even for a health check.
+
+    Tried with none, with another authority's and with an expired one.
     """
     async with tls_server(folder, **clients(folder)) as server:
         assert await health(server.address, authority, authority.issue(CLIENT)) == SERVING
@@ -135,10 +140,10 @@ async def test_client_certificate_is_demanded_and_verified(
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["found changed", "SIGHUP"])
-async def test_new_certificate_is_taken_without_a_restart(
+async def test_new_certificate_is_used_without_a_restart(
     folder: Path, authority: Authority, forced: bool
 ) -> None:
-    """New connections get it; an authority that is replaced lets nobody in any more."""
+    """New connections get it. Certificates of a replaced authority are refused from then on."""
     another = Authority("another")
     async with tls_server(folder, **clients(folder)) as server:
         another.issue(*HERE).write(folder / "server.pem", folder / "server.key")
@@ -155,7 +160,7 @@ def _reload(security: Security, *, forced: bool) -> None:
 
 
 async def test_broken_certificate_changes_nothing(folder: Path, authority: Authority) -> None:
-    """Half of a pair, or rubbish: logged once as an error, and the server goes on with what it had."""
+    """Half of a pair, or garbage, is logged once as an error; the server keeps the old pair."""
     async with tls_server(folder) as server:
         Authority("another").issue(*HERE).write(folder / "server.pem", folder / "unused.key")
         with capture_logs() as lines:
@@ -174,8 +179,8 @@ async def test_broken_certificate_changes_nothing(folder: Path, authority: Autho
         assert await health(server.address, authority) == SERVING
 
 
-def test_expired_certificate_of_the_server_is_told(folder: Path, authority: Authority) -> None:
-    """In the log; clients refuse it by themselves."""
+def test_expired_certificate_of_the_server_is_logged(folder: Path, authority: Authority) -> None:
+    """The log says so; clients refuse such a certificate by themselves."""
     authority.issue(*HERE, lasts=timedelta(minutes=-1)).write(
         folder / "server.pem", folder / "server.key"
     )
@@ -223,16 +228,14 @@ def test_expired_certificate_of_the_server_is_told(folder: Path, authority: Auth
         ),
     ],
 )
-def test_files_that_make_no_sense_are_refused(
+def test_malformed_files_are_refused(
     folder: Path,
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
     says: str,
 ) -> None:
-    """Before anybody can call, in a sentence that names the setting or the file, and never shows a
-    key.
-    """
+    """The server refuses to start. The error names the setting or the file and shows no key."""
     monkeypatch.chdir(folder)
     authority.issue(*HERE).write(folder / "other.pem", folder / "other.key")
     with (folder / "large.pem").open("wb") as large:
@@ -243,10 +246,10 @@ def test_files_that_make_no_sense_are_refused(
     assert "PRIVATE" not in str(caught.value)
 
 
-async def test_files_are_looked_at_again_by_themselves(
+async def test_changed_files_are_read_without_a_signal(
     folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any signal; and what nobody thought of does not end that."""
+    """The server looks for changed files again and again, even after an unexpected error."""
     monkeypatch.setattr("ledger.api.access.reloading.POLL_SECONDS", 0.01)
     another = Authority("another")
     async with tls_server(folder) as server:
@@ -272,12 +275,12 @@ async def test_files_are_looked_at_again_by_themselves(
 
 
 @pytest.mark.parametrize("is_removed", [True, False])
-async def test_authorities_that_are_gone_let_nobody_in(
+async def test_missing_authority_file_lets_no_client_in(
     folder: Path, authority: Authority, is_removed: bool
 ) -> None:
-    """No client's certificate is taken by new connections, until there is a file again.
+    """New connections accept no client's certificate until the file is back.
 
-    Nor does a server start without.
+    A server does not start without the file.
     """
     client = authority.issue(CLIENT)
     async with tls_server(folder, **clients(folder)) as server:
@@ -297,8 +300,10 @@ async def test_authorities_that_are_gone_let_nobody_in(
 
 @pytest.mark.parametrize("name", ["server.pem", "server.key", "clients.pem", "identities"])
 async def test_file_that_others_may_write_is_refused(folder: Path, name: str) -> None:
-    """The key as well as the authorities: whoever writes into it could pretend to be the server, or
-    let themselves in.
+    """Both the key and the authorities.
+
+    An account that can write the key could pretend to be the server; one that can write the
+    authorities could admit itself.
     """
     (folder / name).chmod(0o666)
     with pytest.raises(
@@ -307,10 +312,8 @@ async def test_file_that_others_may_write_is_refused(folder: Path, name: str) ->
         Security(tls_settings(folder, **clients(folder)))
 
 
-async def test_key_that_is_gone_leaves_the_old_one_in_force(
-    folder: Path, authority: Authority
-) -> None:
-    """It lets nobody in by itself, and without it the server could answer nobody."""
+async def test_missing_key_leaves_the_old_one_in_force(folder: Path, authority: Authority) -> None:
+    """The old key admits no caller, and without any key the server could serve none."""
     client = authority.issue(CLIENT)
     async with tls_server(folder, **clients(folder)) as server:
         (folder / "server.key").unlink()

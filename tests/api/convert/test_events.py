@@ -1,4 +1,4 @@
-"""Messages are what the contract says, however they are made."""
+"""Fast conversions make the same messages as protobuf's conversions do."""
 
 import random
 import tracemalloc
@@ -55,7 +55,7 @@ def _optional_timestamp(microseconds_since_1970: int | None) -> Timestamp | None
 
 
 def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
-    """By the names of the contract and by protobuf's own conversion of instants."""
+    """The message of an entry, made field by field with protobuf's conversion of instants."""
     return ledger_pb2.LedgerEntry(
         transaction_id=str(entry.transaction_id),
         position=entry.position,
@@ -99,7 +99,7 @@ def _bytes_of(page: ledger_pb2.ListEntriesResponse) -> bytes:
 
 
 def test_statement_page_is_the_messages_of_its_entries(seed: int) -> None:
-    """Byte for byte, whatever an entry has or lacks."""
+    """The page equals them byte for byte, whatever fields an entry has or lacks."""
     chance = random.Random(seed)
     query = StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
     for number in (0, 1, 1000):
@@ -114,7 +114,7 @@ def test_statement_page_is_the_messages_of_its_entries(seed: int) -> None:
         assert _bytes_of(found) == _bytes_of(expected), f"seed {seed}"
 
 
-def test_instants_are_what_protobuf_makes_of_them() -> None:
+def test_instants_equal_the_conversion_of_protobuf() -> None:
     for instant in INSTANTS:
         assert encode_instant(instant) == plain_timestamp(instant), instant
 
@@ -141,7 +141,7 @@ def test_instants_are_what_protobuf_makes_of_them() -> None:
     ],
 )
 def test_memory_that_decoded_events_take_is_counted(contents: Any) -> None:
-    """Whatever is in them, valid or not, in large requests and in small ones; never too little."""
+    """The estimate is never too low: valid events and others, in large and in small requests."""
     event = event_message(**{"event_id": unique("evt"), **contents})
     for events in (10, 100):
         raw = ledger_pb2.BatchIngestEventsRequest(events=[event] * events).SerializeToString()
@@ -158,7 +158,7 @@ def test_memory_that_decoded_events_take_is_counted(contents: Any) -> None:
 
 
 def test_refused_event_keeps_nothing_of_its_request() -> None:
-    """What was at hand when it was refused."""
+    """It has no traceback, whose frames would keep the request in memory."""
     (refused,) = decode_batch(
         ledger_pb2.BatchIngestEventsRequest(events=[ledger_pb2.ProcessorEvent()]), NOW
     )

@@ -1,7 +1,4 @@
-"""Page tokens: only servers can make them, whichever of the list they belong to.
-
-And what becomes of their keys.
-"""
+"""Page tokens: only servers can make them, for every list; and how their keys are replaced."""
 
 import json
 
@@ -46,9 +43,10 @@ async def refusal_of(call: object) -> tuple[grpc.StatusCode, str, list[str]]:
 REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", ["page_token"])
 
 
-async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) -> None:
-    """A checksum is no secret: under one, a caller could have a statement state an opening balance
-    that it chose.
+async def test_caller_cannot_make_a_token(shared_ledger: RunningLedger) -> None:
+    """A checksum would not do, since it is no secret.
+
+    With a token that has only a checksum, a caller could choose the opening balance of a statement.
     """
     restaurant_id = unique("res")
     await shared_ledger.ingest(event_message(restaurant_id=restaurant_id))
@@ -76,8 +74,9 @@ async def test_no_caller_makes_a_token_of_its_own(shared_ledger: RunningLedger) 
 
 
 async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) -> None:
-    """Made by the server itself for a list of runs, it goes on in that list alone, and only as it
-    was made.
+    """A token that the server made for a list of runs continues that list alone.
+
+    It does so only unchanged.
     """
     for request_id in ("one", "other"):
         request = ledger_pb2.RunPayoutsRequest(
@@ -105,7 +104,7 @@ async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) 
 
 
 async def first_token(ledger: RunningLedger) -> str:
-    """A token of the list of restaurants, of which there are several."""
+    """The token of the first page of restaurants, of which there are several."""
     for _ in range(2):
         await ledger.stub.PutRestaurant(
             ledger_pb2.PutRestaurantRequest(restaurant_id=unique("res"))
@@ -116,7 +115,7 @@ async def first_token(ledger: RunningLedger) -> str:
 
 
 async def test_every_server_of_the_books_takes_the_token(database: Database) -> None:
-    """The key is in the database: a list goes on at another server, and after a restart."""
+    """The key is in the database, so a list continues at another server, and after a restart."""
     async with running_ledger(database) as one, running_ledger(database) as other:
         token = await first_token(one)
         request = ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token)
@@ -126,16 +125,17 @@ async def test_every_server_of_the_books_takes_the_token(database: Database) -> 
 
 
 async def test_key_is_replaced_without_breaking_lists(database: Database) -> None:
-    """A new key makes tokens at the next start and the old one verifies.
+    """From the next start the new key makes tokens and the old key still verifies.
 
-    Once it is gone its tokens are refused.
+    Once the old key is deleted its tokens are refused.
     """
     async with running_ledger(database) as ledger:
         token = await first_token(ledger)
     request = ledger_pb2.ListRestaurantsRequest(page_size=1, page_token=token)
     await query(
         database.migration_url,
-        "INSERT INTO page_token_keys (secret, created_at) VALUES (sha256('another'), now() + interval '1 s')",
+        "INSERT INTO page_token_keys (secret, created_at) "
+        "VALUES (sha256('another'), now() + interval '1 s')",
     )
     async with running_ledger(database) as ledger:
         assert (await ledger.stub.ListRestaurants(request)).restaurants
@@ -148,10 +148,10 @@ async def test_key_is_replaced_without_breaking_lists(database: Database) -> Non
         assert (await ledger.stub.ListRestaurants(newer)).restaurants
 
 
-async def test_keys_are_the_servers_alone(database: Database) -> None:
-    """Random in each database, read by the server's role, which cannot change them.
+async def test_keys_are_readable_by_servers_alone(database: Database) -> None:
+    """Keys are random in each database. The server's role reads them and cannot change them.
 
-    Not by people's.
+    The roles of people cannot read them.
     """
     ((secret,),) = await query(database.migration_url, "SELECT secret FROM page_token_keys")
     assert len(secret) == 32
@@ -175,8 +175,11 @@ async def allowed(database: Database, role: str, statement: str) -> bool:
     return True
 
 
-def test_token_is_taken_by_the_keys_that_are_given() -> None:
-    """The first makes it, any verifies it; another query, another shape and another key do not."""
+def test_token_is_accepted_under_the_given_keys() -> None:
+    """The first key makes the token, any key verifies it.
+
+    It is refused under another query, another shape or another key.
+    """
     tokens = PageTokens([KEY])
     token = tokens.encode(LIST, ["res_1"])
     assert token == keyed_token(KEY, list(LIST), ["res_1"])
@@ -195,8 +198,8 @@ def test_token_is_taken_by_the_keys_that_are_given() -> None:
 @pytest.mark.parametrize(
     "position", ["x", {}, None, 7, [1], [None], [[]], ["a", "b"], [], "[" * 700]
 )
-def test_position_under_the_right_key_is_judged_too(position: object) -> None:
-    """A key that leaked makes no server fail."""
+def test_position_under_the_right_key_is_checked_too(position: object) -> None:
+    """A leaked key cannot make a server fail."""
     body = (
         position if isinstance(position, str) and position.startswith("[") else json.dumps(position)
     )

@@ -1,4 +1,4 @@
-"""What is told of a message before it is parsed."""
+"""What the server learns from the bytes of a message before it parses them."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ EVENT = ledger_pb2.ProcessorEvent(event_id="evt", metadata={"a": "b" * 300})
 
 @pytest.mark.parametrize("events", [0, 1, 3, 4])
 def test_fields_are_counted_up_to_the_bound(events: int) -> None:
-    """Those of the messages in them are not."""
+    """Fields of nested messages are not counted."""
     raw = ledger_pb2.BatchIngestEventsRequest(events=[EVENT] * events).SerializeToString()
     assert has_more_fields(raw, 3) is (events > 3)
 
@@ -30,7 +30,7 @@ def test_fields_are_counted_up_to_the_bound(events: int) -> None:
     "kind", [b"\x08\x01", b"\x0d1234", b"\x0912345678", b"\x0a\x0212", b"\x0b\x0c"]
 )
 def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
-    """Numbers, fixed ones, texts; a group is two."""
+    """Varints, fixed-size numbers and texts; a group counts as two."""
     fields = number * (2 if kind == b"\x0b\x0c" else 1)
     assert has_more_fields(kind * number, fields - 1)
     assert not has_more_fields(kind * number, fields)
@@ -40,7 +40,7 @@ def test_fields_of_every_kind_are_counted(kind: bytes, number: int) -> None:
     "raw", [b"\x80", b"\x0a\x80", b"\x80" * 4096, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"]
 )
 def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
-    """It says what is wrong."""
+    """The parser's error says what is wrong."""
     assert not has_more_fields(raw, 3)
 
 
@@ -48,7 +48,7 @@ def test_malformed_message_is_left_to_the_parser(raw: bytes) -> None:
     "message", [ledger_pb2.BatchIngestEventsRequest, ledger_pb2.StreamEventsRequest]
 )
 def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
-    """Two million empty events would take 270 MiB; a thousand large ones are parsed as any."""
+    """Two million empty events would take 270 MiB; a thousand large ones are parsed."""
 
     def parse(_: bytes) -> Message:
         raise ZeroDivisionError
@@ -62,8 +62,9 @@ def test_request_with_far_too_many_events_is_not_parsed(message: Any) -> None:
 
 
 def with_metadata(message: Any, sizes: list[int]) -> bytes:
-    """A request whose events have so many entries of metadata, and a text that looks like many
-    more.
+    """A request whose events have that many entries of metadata each.
+
+    They also have a text that looks like many more entries.
     """
     events = [
         ledger_pb2.ProcessorEvent(
@@ -83,7 +84,7 @@ def test_request_with_far_too_much_metadata_is_not_parsed(
 ) -> None:
     """600,000 entries in 4 MiB would stop the server for a second.
 
-    Counted are those of all events together.
+    The entries of all events count together.
     """
     monkeypatch.setattr(wire_format, "METADATA_ENTRIES_MAX", 300)
 
@@ -99,18 +100,19 @@ def test_request_with_far_too_much_metadata_is_not_parsed(
 
 
 def test_metadata_of_the_single_event_of_a_stream_is_counted() -> None:
-    """As that of one in a list."""
+    """It counts like the metadata of events in a list."""
     event = ledger_pb2.ProcessorEvent(metadata={"a": "", "b": "", "c": ""})
     raw = ledger_pb2.StreamEventsRequest(event=event).SerializeToString()
     assert (has_more_metadata(raw, 2), has_more_metadata(raw, 3)) == (True, False)
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-def test_other_fields_of_events_are_looked_at_up_to_a_bound(spare: int) -> None:
-    """Two million of them in 4 MiB would stop the server for three seconds, though parsed they are
-    fast.
+def test_other_fields_of_events_are_read_up_to_a_bound(spare: int) -> None:
+    """To read two million fields in 4 MiB here would stop the server for three seconds.
+
+    To parse them is fast.
     """
-    # An amount of 0x52, which is the tag of metadata, too: only a look at each field tells.
+    # An amount of 0x52, which is also the tag of metadata: only reading each field shows which.
     amount = b"\x28\x52"
     of_64_fields = b"\x0a\x80\x01" + amount * 64
     raw = of_64_fields * (wire_format.OTHER_FIELDS_MAX // 64) + (b"\x0a\x02" + amount) * spare
@@ -118,7 +120,7 @@ def test_other_fields_of_events_are_looked_at_up_to_a_bound(spare: int) -> None:
 
 
 def test_metadata_with_a_tag_longer_than_it_must_be_is_counted() -> None:
-    """The parser takes it, too."""
+    """The parser accepts such a tag, too."""
     entry = b"\xd2\x80\x00\x03\x0a\x01a"
     raw = b"\x0a" + bytes([3 * len(entry)]) + 3 * entry
     assert ledger_pb2.BatchIngestEventsRequest.FromString(raw).events[0].metadata == {"a": ""}
@@ -126,7 +128,7 @@ def test_metadata_with_a_tag_longer_than_it_must_be_is_counted() -> None:
 
 
 def test_message_that_cannot_be_parsed_is_malformed() -> None:
-    """Small or large."""
+    """Small messages and large ones."""
     for size_bytes in (1, 1_000_000):
         with pytest.raises(MalformedMessage):
             parse_request(ledger_pb2.BatchIngestEventsRequest.FromString, b"\x80" * size_bytes)

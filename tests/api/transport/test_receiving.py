@@ -1,4 +1,4 @@
-"""Requests that are received: only so many at a time, connections in turn, and none for ever."""
+"""Receiving requests: a limited number at a time, connections in turn, each for a limited time."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ BYTES_MAX = 100
 
 
 class Call:
-    """One that is received when the test says so."""
+    """A call whose request arrives when the test says so."""
 
     def __init__(self, connection: str = "one") -> None:
         self.context: Any = self
@@ -53,12 +53,12 @@ class Call:
 
 
 def start(receives: Receiving, *calls: Call) -> list[asyncio.Task[bytes]]:
-    """Their requests are being read, or wait for it."""
+    """Starts calls: their requests are being read, or wait to be read."""
     return [asyncio.create_task(receives.read(call, BYTES_MAX)) for call in calls]
 
 
 async def test_calls_beyond_the_places_are_not_read_before_there_is_room() -> None:
-    """The place of one that has arrived goes to the next."""
+    """The place of a request that has arrived goes to the next call."""
     receives = Receiving(places=1, waiting_max=1)
     first, second = Call(), Call()
     reading = start(receives, first, second)
@@ -72,8 +72,8 @@ async def test_calls_beyond_the_places_are_not_read_before_there_is_room() -> No
     assert await reading[1] == b"two"
 
 
-async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
-    """QueueFull; one that waits and is given up makes room again."""
+async def test_call_beyond_the_waiting_limit_is_refused_at_once() -> None:
+    """QueueFull. A waiting call that its client gives up makes room again."""
     receives = Receiving(places=1, waiting_max=1)
     reading = start(receives, Call(), Call())
     await run_ready_tasks()
@@ -91,7 +91,10 @@ async def test_call_beyond_those_that_may_wait_is_refused_at_once() -> None:
 
 
 async def test_full_line_has_room_for_a_connection_with_less_in_it() -> None:
-    """The last of the connection with the most is refused for it; nobody is for one with as much."""
+    """The last call of the connection with the most calls is refused in its favour.
+
+    No call is refused in favour of a connection with as many.
+    """
     receives = Receiving(places=1, waiting_max=4, patience_seconds=TIMEOUT_SECONDS)
     crowd, fair, other = [Call("crowd") for _ in range(4)], Call("fair"), Call("other")
     reading = start(receives, *crowd, fair)
@@ -126,8 +129,8 @@ async def test_connections_take_turns() -> None:
         task.cancel()
 
 
-async def test_slow_call_makes_room_for_one_that_waits() -> None:
-    """First of the connection that has the most; its own task ends, too."""
+async def test_slow_call_makes_room_for_a_waiting_one() -> None:
+    """The connection with the most calls loses one first; the task of that call ends, too."""
     receives = Receiving(places=3, waiting_max=10, patience_seconds=0.0)
     slow = [Call("slow"), Call("fair"), Call("slow")]
     reading = start(receives, *slow)
@@ -143,7 +146,7 @@ async def test_slow_call_makes_room_for_one_that_waits() -> None:
 
 
 async def test_silent_calls_make_room_one_after_the_other() -> None:
-    """Each has a place only once the one before it has ended, which is after it was given up."""
+    """Each gets a place only once the call before it has ended, after it was given up."""
     receives = Receiving(places=1, waiting_max=10, patience_seconds=0.0)
     calls = [Call(str(number)) for number in range(5)]
     reading = start(receives, *calls)
@@ -156,8 +159,8 @@ async def test_silent_calls_make_room_one_after_the_other() -> None:
             await task
 
 
-async def test_crowd_makes_room_for_another_connection_soon() -> None:
-    """What it has beyond its share is given up before its time, the oldest first, and no more."""
+async def test_connection_with_many_calls_makes_room_for_another_soon() -> None:
+    """Only its calls beyond its share are given up before their time, the oldest first."""
     receives = Receiving(
         3, waiting_max=10, patience_seconds=TIMEOUT_SECONDS, crowd_patience_seconds=0.0
     )
@@ -177,9 +180,9 @@ async def test_crowd_makes_room_for_another_connection_soon() -> None:
 
 
 async def test_streams_and_batches_share_places_for_large_messages() -> None:
-    """Streams have theirs while they are open, and leave some to batches.
+    """Streams keep their places while they are open, and leave some to batches.
 
-    A batch waits for one, and gets it from a stream.
+    A batch that waits for a place gets it from a stream.
     """
     large = LargePlaces(KEPT_FOR_BATCHES + 2)
     receives = Receiving(places=10, waiting_max=10, large=large)
@@ -202,7 +205,7 @@ async def test_streams_and_batches_share_places_for_large_messages() -> None:
 
 
 async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
-    """Not when it is given up: what has arrived of it is there until its call has ended."""
+    """Not when the call is given up: the bytes that arrived stay until the call has ended."""
     large = LargePlaces(KEPT_FOR_BATCHES + 1)
     receives = Receiving(places=10, waiting_max=10, patience_seconds=0.0, large=large)
     slow = [Call() for _ in range(KEPT_FOR_BATCHES + 1)]
@@ -225,10 +228,10 @@ async def test_place_for_a_large_message_is_free_once_it_is_gone() -> None:
         task.cancel()
 
 
-async def test_large_requests_are_parsed_one_in_a_round() -> None:
-    """Those that have arrived at once; others have a turn of the event loop in between.
+async def test_one_large_request_is_parsed_per_round() -> None:
+    """Large requests that arrive at once: other tasks have a turn of the event loop in between.
 
-    They keep their places meanwhile.
+    The requests keep their places until then.
     """
     large = LargePlaces(KEPT_FOR_BATCHES + 3)
     receives = Receiving(places=3, waiting_max=10, large=large, turns=LargeTurns())
@@ -251,10 +254,8 @@ async def test_large_requests_are_parsed_one_in_a_round() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
-    """A request that has arrived while the event loop was busy is read, although others wait for
-    its place.
-    """
+async def test_time_while_the_server_stands_still_does_not_count() -> None:
+    """A request that arrived while the event loop was busy is read, even if others wait."""
     receives = Receiving(places=1, waiting_max=1)
     first, second = Call(), Call()
     reading = start(receives, first, second)
@@ -269,15 +270,18 @@ async def test_time_of_a_server_that_stands_still_counts_for_nobody() -> None:
 
 
 def test_times_are_long_enough_for_the_largest_request() -> None:
-    """Over 1 Mbit/s if the server is idle. While others wait a batch needs 8 Mbit/s: were it given
-    up before, more callers than there are places would give up each other's batches for ever."""
+    """At 1 Mbit/s if the server is idle, and at 8 Mbit/s while other calls wait.
+
+    With less time than that, more callers than there are places would make the server give up
+    each other's batches for ever.
+    """
     megabits = MESSAGE_BYTES_MAX * 8 / 1_000_000
     assert megabits / 1 < receiving.RECEIVE_SECONDS
     assert megabits / 8 < receiving.LARGE_PATIENCE_SECONDS
 
 
 async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if nobody waits."""
+    """Even if no other call waits."""
     monkeypatch.setattr(receiving, "RECEIVE_SECONDS", 0.0)
     monkeypatch.setattr(receiving, "WATCH_SECONDS", 0.0)
     slow = Call()
@@ -287,10 +291,10 @@ async def test_request_has_a_time_to_arrive(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(slow.refused_with, RequestTooSlow)
 
 
-async def test_request_is_of_the_size_that_its_method_takes(
+async def test_size_of_a_request_is_limited_by_its_method(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And there is one."""
+    """A call without a request is malformed."""
     monkeypatch.setattr(receiving, "END_SECONDS", 0.0)
     receives = Receiving(places=3, waiting_max=10)
     large, none = Call(), Call()

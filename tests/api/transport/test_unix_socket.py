@@ -1,4 +1,4 @@
-"""Servers on unix sockets: one has a path at a time, and none removes what is not its own."""
+"""Servers on unix sockets: one server per path, and none removes a file that is not its own."""
 
 import errno
 import os
@@ -23,9 +23,9 @@ from ledger.limits import SOCKET_PATH_BYTES_MAX
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """Where servers listen.
+    """The path of the socket.
 
-    A path below pytest's own folders may be longer than a socket's address can be.
+    A path below pytest's folders may be longer than a socket's address can be.
     """
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         yield Path(folder) / "l.sock"
@@ -33,7 +33,7 @@ def path() -> Iterator[Path]:
 
 @pytest.fixture
 def listener(path: Path) -> Iterator[socket.socket]:
-    """A server at the path that knows nothing of locks."""
+    """A server at the path that takes no lock."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(os.fspath(path))
         listening.listen(1)
@@ -41,7 +41,7 @@ def listener(path: Path) -> Iterator[socket.socket]:
 
 
 def bind(claimed: UnixSocket) -> socket.socket:
-    """What the library does with the address."""
+    """Binds the address as gRPC does."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound.bind(unquote(claimed.bind_address.removeprefix("unix:")))
     bound.listen(1)
@@ -49,7 +49,7 @@ def bind(claimed: UnixSocket) -> socket.socket:
 
 
 def knock(path: Path) -> int:
-    """The number of the error when connecting, 0 if somebody listens."""
+    """The error number of a connection attempt; 0 if a server listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(os.fspath(path))
 
@@ -57,9 +57,9 @@ def knock(path: Path) -> int:
 async def test_second_server_on_a_unix_socket_fails_loudly(
     database: Database, path: Path, tmp_path: Path
 ) -> None:
-    """One line and status 1.
+    """It writes one line and exits with status 1.
 
-    The first is reachable all along, removes its socket when it stops, and another can follow.
+    The first server stays reachable and removes its socket when it stops; another can follow.
     """
     settings = {"grpc_address": f"unix:{path}"}
     async with server_process(database, tmp_path / "first.log", **settings) as first:
@@ -84,21 +84,21 @@ async def test_socket_of_a_killed_server_is_replaced(
     settings = {"grpc_address": f"unix:{path}"}
     async with server_process(database, tmp_path / "first.log", **settings) as first:
         os.kill(first.pid, signal.SIGKILL)
-        # The file is there, and nobody listens.
+        # The file exists, and no server listens.
         await until(lambda: knock(path) == errno.ECONNREFUSED, TIMEOUT_SECONDS)
         async with server_process(database, tmp_path / "next.log", **settings) as following:
             await following.assert_well()
 
 
 @pytest.mark.usefixtures("listener")
-def test_server_that_knows_no_locks_keeps_its_socket(path: Path) -> None:
-    """An older server, or another program."""
+def test_server_without_a_lock_keeps_its_socket(path: Path) -> None:
+    """The server may be an older one, or another program."""
     with pytest.raises(SocketTaken, match="another server listens there"):
         UnixSocket(f"unix:{path}")
 
 
 def test_file_that_is_no_socket_is_not_replaced(path: Path) -> None:
-    """Whatever it is, it is not ours."""
+    """The file belongs to another program."""
     path.write_text("a letter")
     with pytest.raises(SocketTaken, match="no socket"):
         UnixSocket(f"unix:{path}")
@@ -106,8 +106,8 @@ def test_file_that_is_no_socket_is_not_replaced(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["unix:{}", "unix://{}"])
-def test_stop_leaves_the_socket_of_another_alone(path: Path, spelling: str) -> None:
-    """Somebody has replaced it meanwhile."""
+def test_stop_leaves_a_replaced_socket_alone(path: Path, spelling: str) -> None:
+    """Another program has replaced the socket before the stop."""
     claimed = UnixSocket(spelling.format(path))
     with bind(claimed):
         claimed.publish()
@@ -118,7 +118,7 @@ def test_stop_leaves_the_socket_of_another_alone(path: Path, spelling: str) -> N
 
 
 def test_claim_ends_with_its_release(path: Path) -> None:
-    """A claim that was refused does not keep the path either."""
+    """A refused claim does not keep the path either."""
     first = UnixSocket(f"unix:{path}")
     with pytest.raises(SocketTaken):
         UnixSocket(f"unix:{path}")
@@ -133,7 +133,7 @@ def test_claim_ends_with_its_release(path: Path) -> None:
 @pytest.mark.parametrize("name", ["l", "é%20"])
 @pytest.mark.parametrize("spare_bytes", [0, 1, 6, 7])
 def test_path_may_be_as_long_as_a_socket_can_have(path: Path, name: str, spare_bytes: int) -> None:
-    """The name that the library listens at is no longer then."""
+    """The name that gRPC listens at is no longer than the path."""
     length = (
         SOCKET_PATH_BYTES_MAX - spare_bytes - len(os.fsencode(path.parent)) - 1 - len(name.encode())
     )
@@ -146,8 +146,8 @@ def test_path_may_be_as_long_as_a_socket_can_have(path: Path, name: str, spare_b
     assert not place.exists()
 
 
-def test_path_that_is_too_long_is_told_as_such(path: Path) -> None:
-    """Not as a port that another server has."""
+def test_path_that_is_too_long_is_refused(path: Path) -> None:
+    """The error says so, and not that another server has the address."""
     place = path.with_name("x" * SOCKET_PATH_BYTES_MAX)
     with pytest.raises(OSError, match="longer than") as caught:
         UnixSocket(f"unix:{place}")
