@@ -77,6 +77,10 @@ THEMES = {
     ],
     "api/test_event_scopes.py": ["api/access/authorization.py", "api/access/gate.py"],
     "api/test_lost_sessions.py": ["infrastructure/postgres/sessions"],
+    "api/test_page_tokens.py": [
+        "api/convert/page_tokens.py",
+        "infrastructure/postgres/page_token_keys.py",
+    ],
     "api/test_refused_calls.py": ["api/refusal_log.py", "api/call_frame.py"],
     "api/test_restaurants.py": [
         "application/restaurants.py",

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import grpc
 import pytest
@@ -32,13 +31,6 @@ from support.running import RunningLedger, running_ledger
 from support.waiting import POLL_SECONDS
 
 from ledger.api.convert.instants import decode_instant
-from ledger.api.convert.page_tokens import PageTokens
-from ledger.api.convert.statements import (
-    OPEN_TRANSACTIONS_MAX,
-    decode_statement_request,
-    encode_statement_page,
-)
-from ledger.application.ports.statements import StatementMoment, StatementPage, StatementPlace
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
@@ -711,41 +703,6 @@ async def test_position_under_the_right_key_is_checked_like_any_field(
                 shared_ledger, request_of(restaurant_id, page_token=forged(shape, restaurant_id))
             )
         )[2]
-
-
-def test_token_stays_small_whatever_is_under_way() -> None:
-    """Two hundred open transactions with the largest possible numbers: the token is accepted.
-
-    The newest transactions are still in it.
-    """
-    end = 2**64 - 1
-    moment = StatementMoment(
-        read_at=datetime(2026, 11, 20, tzinfo=UTC),
-        transactions_end=end,
-        transactions_open=(5, *(end - 9_999_999 + number for number in range(200))),
-        opening_minor=-(2**63),
-        closing_minor=-(2**63),
-    )
-    place = StatementPlace(
-        moment, datetime(5138, 1, 1, tzinfo=UTC), end, UUID(UUID_TEXT), 2**15 - 1
-    )
-    request = request_of("r" * 128, payout_id=UUID_TEXT, event_id="e" * 128)
-    tokens = PageTokens([b"k" * 32])
-    query, _, _ = decode_statement_request(tokens, request)
-    request.page_token = encode_statement_page(
-        tokens, query, StatementPage(moment, [], place)
-    ).next_page_token
-    _, found, _ = decode_statement_request(tokens, request)
-    assert found is not None
-    assert found.moment.transactions_open == tuple(
-        sorted(moment.transactions_open, reverse=True)[:OPEN_TRANSACTIONS_MAX]
-    )
-    assert (found.recorded_at, found.recorded_txid, found.position) == (
-        place.recorded_at,
-        end,
-        2**15 - 1,
-    )
-    assert (found.moment.opening_minor, found.moment.transactions_end) == (-(2**63), end)
 
 
 # The property

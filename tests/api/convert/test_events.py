@@ -1,6 +1,5 @@
-"""Fast conversions make the same messages as protobuf's conversions do."""
+"""Events become messages and come back; what is wrong with one is reported field by field."""
 
-import random
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,115 +7,192 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from support.events import event_message, unique
+from support.events import event_message, processor_event, unique
+from support.violations import violations_of
 
-from ledger.api.convert.events import decode_batch, memory_bytes
-from ledger.api.convert.instants import encode_instant
-from ledger.api.convert.page_tokens import PageTokens
-from ledger.api.convert.statements import encode_statement_page
-from ledger.application.ports.events import StoredEntry
-from ledger.application.ports.statements import StatementMoment, StatementPage, StatementQuery
-from ledger.domain.balances import BalanceAccount
-from ledger.domain.chart_of_accounts import LedgerAccount
-from ledger.domain.events import microseconds
-from ledger.domain.posting_rules import EntryType
-from ledger.errors import InvalidRequest
+from ledger.api.access.authorization import REFUSED_EVENT_TYPES
+from ledger.api.convert.events import (
+    decode_batch,
+    decode_event,
+    decode_event_id,
+    decode_ingest_event,
+    decode_stream_request,
+    encode_event,
+    encode_ingest_event,
+    encode_result,
+    memory_bytes,
+)
+from ledger.application.ingest.event_batch import Booked, IngestStatus
+from ledger.application.ports.events import StoredEvent
+from ledger.domain.events import EPOCH, PAYOUT_EVENT_TYPES, EventType
+from ledger.domain.fields import ID_RULE, METADATA_RULE, REFERENCE_RULE
+from ledger.domain.money import AMOUNT_RULE, CURRENCY_RULE
+from ledger.errors import EventTypeUnknown, InvalidRequest, RestaurantNotFound, ScopeMissing
 from ledger.v1 import ledger_pb2
 
 NOW = datetime.now(UTC)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LAST = datetime.max.replace(tzinfo=UTC)
-INSTANTS = (
-    datetime.min.replace(tzinfo=UTC),
-    EPOCH - timedelta(microseconds=1),
-    EPOCH,
-    EPOCH + timedelta(microseconds=1),
-    EPOCH + timedelta(days=1),
-    LAST,
+UUID_TEXT = "0190a1b2-0000-7000-8000-00000000000a"
+ID = UUID(UUID_TEXT)
+
+
+@pytest.mark.parametrize("type", EventType)
+def test_stored_event_comes_back_as_it_was_sent(type: EventType) -> None:
+    event = processor_event(
+        type,
+        payout_id=UUID_TEXT if type in PAYOUT_EVENT_TYPES else "",
+        reference="ref ~",
+        metadata={"k": "\U0001f600"},
+    )
+    response = encode_event(StoredEvent(event, b"", ID, ID, EPOCH), [])
+    assert decode_event(response.event, NOW) == event
+    assert (response.transaction_id, response.recorded_at) == (UUID_TEXT, Timestamp())
+
+
+def test_every_wrong_field_of_an_event_is_reported_in_the_order_of_the_contract() -> None:
+    wrong = event_message(
+        0,
+        event_id="",
+        restaurant_id="a b",
+        currency="pen",
+        amount_minor=0,
+        fee_minor=-1,
+        reference="\n",
+        metadata={"a": "\0"},
+    )
+    wrong.ClearField("occurred_at")
+    expected = {
+        "event_id": ID_RULE,
+        "type": "must be one of the event types",
+        "restaurant_id": ID_RULE,
+        "currency": CURRENCY_RULE,
+        "amount_minor": AMOUNT_RULE,
+        "fee_minor": "must be 0 to amount_minor",
+        "occurred_at": "must be set",
+        "reference": REFERENCE_RULE,
+        "metadata": METADATA_RULE,
+    }
+    numbers = {field.name: field.number for field in ledger_pb2.ProcessorEvent.DESCRIPTOR.fields}
+    found = violations_of(decode_event, wrong, NOW, "events[3].")
+    assert found == [
+        (f"events[3].{field}", expected[field])
+        for field in sorted(expected, key=numbers.__getitem__)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "violation"),
+    [
+        ({"amount_minor": 10**12 + 1}, ("event.amount_minor", AMOUNT_RULE)),
+        ({"amount_minor": -(2**63)}, ("event.amount_minor", AMOUNT_RULE)),
+        ({"fee_minor": 10_001}, ("event.fee_minor", "must be 0 to amount_minor")),
+        ({"payout_id": "x"}, ("event.payout_id", "must be empty on this type of event")),
+        ({"reference": "r" * 256}, ("event.reference", REFERENCE_RULE)),
+        (
+            {"occurred_at": datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)},
+            ("event.occurred_at", "must be from 2000-01-01 to 5 minutes from now"),
+        ),
+        (
+            {"occurred_at": NOW + timedelta(minutes=5, microseconds=1)},
+            ("event.occurred_at", "must be from 2000-01-01 to 5 minutes from now"),
+        ),
+    ],
 )
+def test_value_just_outside_its_range_is_refused(
+    fields: dict[str, Any], violation: tuple[str, str]
+) -> None:
+    assert violations_of(decode_event, event_message(**fields), NOW) == [violation]
 
 
-def plain_timestamp(instant: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(instant)
-    return message
+def test_timestamp_that_is_no_instant_is_reported() -> None:
+    event = event_message()
+    event.occurred_at.nanos = -1
+    assert violations_of(decode_event, event, NOW) == [
+        ("event.occurred_at", "must be a valid timestamp")
+    ]
 
 
-def instant_of(microseconds_since_1970: int) -> datetime:
-    return EPOCH + timedelta(microseconds=microseconds_since_1970)
+def test_unknown_type_is_not_judged_further() -> None:
+    with pytest.raises(EventTypeUnknown) as unknown:
+        decode_event(event_message(99, event_id=""), NOW)
+    assert (unknown.value.field, unknown.value.number) == ("event.type", 99)
 
 
-def _optional_timestamp(microseconds_since_1970: int | None) -> Timestamp | None:
-    return (
-        None
-        if microseconds_since_1970 is None
-        else plain_timestamp(instant_of(microseconds_since_1970))
+def test_type_that_the_caller_may_not_send_is_refused_first() -> None:
+    token = REFUSED_EVENT_TYPES.set({99: "payouts"})  # type: ignore[dict-item]
+    try:
+        with pytest.raises(ScopeMissing) as missing:
+            decode_event(event_message(99, event_id=""), NOW)
+    finally:
+        REFUSED_EVENT_TYPES.reset(token)
+    assert missing.value.scope == "payouts"
+
+
+def test_request_without_an_event_is_refused() -> None:
+    assert violations_of(decode_ingest_event, ledger_pb2.IngestEventRequest(), NOW) == [
+        ("event", "must be set")
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 1001])
+def test_batch_has_1_to_1000_events(number: int) -> None:
+    events = [ledger_pb2.ProcessorEvent()] * number
+    rule = [("events", "must be 1 to 1000 events")]
+    batch = ledger_pb2.BatchIngestEventsRequest(events=events)
+    assert violations_of(decode_batch, batch, NOW) == rule
+    stream = ledger_pb2.StreamEventsRequest(events=events)
+    assert violations_of(decode_stream_request, stream, NOW) == rule
+
+
+def test_wrong_event_of_a_batch_leaves_the_others() -> None:
+    """In its place is the error, with the place in its path."""
+    good = event_message()
+    request = ledger_pb2.BatchIngestEventsRequest(
+        events=[good, event_message(event_id=""), event_message(99)]
     )
+    first, invalid, unknown = decode_batch(request, NOW)
+    assert first == decode_event(good, NOW)
+    assert isinstance(invalid, InvalidRequest)
+    assert [found.field for found in invalid.violations] == ["events[1].event_id"]
+    assert isinstance(unknown, EventTypeUnknown)
+    assert unknown.field == "events[2].type"
 
 
-def plain_entry(entry: StoredEntry) -> ledger_pb2.LedgerEntry:
-    """The message of an entry, made field by field with protobuf's conversion of instants."""
-    return ledger_pb2.LedgerEntry(
-        transaction_id=str(entry.transaction_id),
-        position=entry.position,
-        type=ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry.entry_type.name}"),
-        debit_account=ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{entry.debit.name}"),
-        credit_account=ledger_pb2.LedgerAccount.Value(f"LEDGER_ACCOUNT_{entry.credit.name}"),
-        amount_minor=entry.amount_minor,
-        restaurant_id=entry.restaurant_id,
-        currency=entry.currency,
-        available_at=_optional_timestamp(entry.available_at_microseconds),
-        occurred_at=_optional_timestamp(entry.occurred_at_microseconds),
-        recorded_at=plain_timestamp(instant_of(entry.recorded_at_microseconds)),
-        event_id=entry.event_id or "",
-        payout_id="" if entry.payout_id is None else str(entry.payout_id),
+def test_stream_request_has_event_or_events() -> None:
+    good = event_message()
+    one = ledger_pb2.StreamEventsRequest(event=good)
+    assert decode_stream_request(one, NOW) == [decode_event(good, NOW)]
+    (refused,) = decode_stream_request(
+        ledger_pb2.StreamEventsRequest(event=event_message(event_id="")), NOW
     )
+    assert isinstance(refused, InvalidRequest)
+    assert [found.field for found in refused.violations] == ["event.event_id"]
+    one.events.append(good)
+    assert violations_of(decode_stream_request, one, NOW) == [
+        ("events", "must be empty if event is set")
+    ]
 
 
-def some_entry(chance: random.Random) -> StoredEntry:
-    def instant() -> int:
-        return chance.choice((*map(microseconds, INSTANTS), chance.randrange(10**16)))
-
-    return StoredEntry(
-        transaction_id=UUID(int=chance.getrandbits(128)),
-        position=chance.choice((1, 2, 2**15 - 1)),
-        entry_type=chance.choice(list(EntryType)),
-        debit=chance.choice(list(LedgerAccount)),
-        credit=chance.choice(list(LedgerAccount)),
-        amount_minor=chance.choice((1, chance.randrange(1, 10**12), 2**63 - 1)),
-        restaurant_id=chance.choice(("r", "res:1.a-b_" + "x" * 118)),
-        currency=chance.choice(("PEN", "JPY")),
-        available_at_microseconds=chance.choice((None, instant())),
-        occurred_at_microseconds=chance.choice((None, instant())),
-        recorded_at_microseconds=instant(),
-        event_id=chance.choice((None, "evt_1", "e" * 128)),
-        payout_id=chance.choice((None, UUID(int=chance.getrandbits(128)))),
-    )
+def test_outcomes_are_encoded() -> None:
+    """A single event's error is raised; an event of several has it in its result."""
+    for status, number in (
+        (IngestStatus.CREATED, ledger_pb2.INGEST_STATUS_CREATED),
+        (IngestStatus.DUPLICATE, ledger_pb2.INGEST_STATUS_DUPLICATE),
+    ):
+        booked = Booked(status, ID)
+        fields: dict[str, Any] = {"status": number, "transaction_id": UUID_TEXT}
+        assert encode_ingest_event(booked) == ledger_pb2.IngestEventResponse(**fields)
+        assert encode_result(booked) == ledger_pb2.IngestResult(**fields)
+    refused = RestaurantNotFound("res_1")
+    with pytest.raises(RestaurantNotFound):
+        encode_ingest_event(refused)
+    assert encode_result(refused).error.details
 
 
-def _bytes_of(page: ledger_pb2.ListEntriesResponse) -> bytes:
-    return page.SerializeToString(deterministic=True)
-
-
-def test_statement_page_is_the_messages_of_its_entries(seed: int) -> None:
-    """The page equals them byte for byte, whatever fields an entry has or lacks."""
-    chance = random.Random(seed)
-    query = StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
-    for number in (0, 1, 1000):
-        entries = [some_entry(chance) for _ in range(number)]
-        page = StatementPage(StatementMoment(EPOCH, 900, (), -(2**63), 2**63 - 1), entries, None)
-        expected = ledger_pb2.ListEntriesResponse(
-            entries=[plain_entry(entry) for entry in entries],
-            opening_balance_minor=-(2**63),
-            closing_balance_minor=2**63 - 1,
-        )
-        found = encode_statement_page(PageTokens([b"key"]), query, page)
-        assert _bytes_of(found) == _bytes_of(expected), f"seed {seed}"
-
-
-def test_instants_equal_the_conversion_of_protobuf() -> None:
-    for instant in INSTANTS:
-        assert encode_instant(instant) == plain_timestamp(instant), instant
+def test_event_id_is_decoded() -> None:
+    assert decode_event_id(ledger_pb2.GetEventRequest(event_id="evt")) == "evt"
+    assert violations_of(decode_event_id, ledger_pb2.GetEventRequest(event_id="e v")) == [
+        ("event_id", ID_RULE)
+    ]
 
 
 @pytest.mark.parametrize(
