@@ -1,4 +1,4 @@
-"""Events that somebody else has locked: who has to wait for them, and who has not.
+"""Events that another session has locked: which calls wait for them, and which do not.
 
 Another session really holds the lock.
 """
@@ -121,7 +121,7 @@ async def books(database: Database) -> AsyncIterator[Books]:
 
 
 def outcome_of(call: "asyncio.Task[list[IngestOutcome]]") -> Outcome:
-    """What a call that has ended was told, in short."""
+    """The status, or the kind of error, of a call that has ended."""
     error = call.exception()
     if error is not None:
         return type(error)
@@ -147,15 +147,15 @@ async def insert_without_commit(holder: AsyncConnection, event: ProcessorEvent) 
 async def until_all_but(
     calls: "Sequence[asyncio.Task[list[IngestOutcome]]]", waiting: set[int]
 ) -> None:
-    """Returns once every call but those at some places is answered."""
+    """Returns once every call has ended, except those at the `waiting` places."""
     await until(
         lambda: {place for place, call in enumerate(calls) if not call.done()} <= waiting,
         DEADLINE_SECONDS,
     )
 
 
-# What somebody else has locked, who has to know of one event in the group, and what is told when
-# that is committed.
+# For each thing that another session locks because of one event in the group: the SQL statement
+# that locks it, and the status of the event once the other session commits.
 LOCKS = {
     "event": (None, DUPLICATE),
     "account": (
@@ -180,11 +180,11 @@ LOCKS = {
 async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
     books: Books, lock: str, commits: bool, place: int
 ) -> None:
-    """They are told CREATED while the lock is held.
+    """Their callers receive CREATED while the lock is held.
 
-    The locked one is told what is right once the lock is gone.
+    The caller of the locked event receives the right status once the lock is gone.
     """
-    statement, told_after_commit = LOCKS[lock]
+    statement, status_after_commit = LOCKS[lock]
     events = [processor_event(restaurant_id=f"res_{number % 7}") for number in range(EVENTS)]
     events[place] = processor_event(
         restaurant_id="res_new" if lock == "registration" else "res_held"
@@ -205,17 +205,17 @@ async def test_neighbours_of_a_locked_event_are_booked_while_it_waits(
         async with asyncio.timeout(DEADLINE_SECONDS):
             (outcome,) = await calls[place]
     assert isinstance(outcome, Booked)
-    assert outcome.status is (told_after_commit if commits else CREATED)
+    assert outcome.status is (status_after_commit if commits else CREATED)
     if lock == "event":
         assert (outcome.transaction_id == transaction_id) is commits
     await until(lambda: books.groups == [EVENTS], DEADLINE_SECONDS)
     await books.check(2 + EVENTS)
 
 
-async def test_event_that_stays_locked_is_told_so_alone(books: Books, limit: TimeLimit) -> None:
-    """When its time is over its caller is told that the outcome is not known.
+async def test_only_the_event_that_stays_locked_fails(books: Books, limit: TimeLimit) -> None:
+    """At its time limit, its caller receives an error: the outcome is not known.
 
-    Repeated afterwards, it is booked, once.
+    A repeat afterwards books it, once.
     """
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
@@ -249,8 +249,9 @@ async def test_time_limit_begins_when_a_group_meets_a_lock() -> None:
 
 
 async def test_many_locked_events_of_one_account_and_some_of_others(books: Books) -> None:
-    """An account's row holds up all of its events, and ids elsewhere are held as well: all others
-    are booked meanwhile.
+    """A locked account row holds up all events of the account; ids elsewhere are locked too.
+
+    All other events are booked while these wait.
     """
     restaurants = [f"res_{place % 6}" for place in range(EVENTS)]
     events = [processor_event(restaurant_id=restaurant) for restaurant in restaurants]
@@ -365,15 +366,16 @@ async def test_groups_full_of_locked_events_make_room_too(
         await books.check(1 + 3 + 100)
 
 
-async def test_locked_tables_hold_up_everybody_and_lose_nobody(books: Books) -> None:
-    """Where nothing can be booked, nothing is told; all are booked when it can."""
+async def test_locked_tables_hold_up_all_events_and_lose_none(books: Books) -> None:
+    """No call ends while nothing can be booked; all events are booked once they can be."""
     events = [processor_event() for _ in range(EVENTS)]
     await books.ingest([processor_event()])
     async with locked(books.database, "LOCK TABLE processor_events IN EXCLUSIVE MODE") as holder:
         calls = books.send(events)
         waits = partial(_apart, books.database)
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await waits():  # noqa: ASYNC110  # what is waited for happens in another process
+            # The sessions wait in another process, which sets no event.
+            while not await waits():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         assert not any(call.done() for call in calls)
         await holder.rollback()
@@ -395,7 +397,7 @@ async def _apart(database: Database) -> bool:
     return await query(database.migration_url, statement) != []
 
 
-async def test_callers_of_a_server_are_told_one_by_one(
+async def test_each_caller_of_a_server_receives_its_own_outcome(
     database: Database, limit: TimeLimit
 ) -> None:
     """Through gRPC: neighbours are CREATED while the lock is held, the locked one is UNAVAILABLE,

@@ -1,4 +1,4 @@
-"""Exactly once, whoever sends what, however often, through however many servers."""
+"""Each event is booked once, however many callers, repeats and servers there are."""
 
 import asyncio
 import random
@@ -133,7 +133,7 @@ async def test_balance_read_after_an_acknowledgement_includes_it(ledger: Running
 
 
 async def test_balance_as_of_the_past_is_what_it_was(ledger: RunningLedger) -> None:
-    """Asked again as of the instants of earlier answers, the balance is what those answers were."""
+    """A balance as of the instant of an earlier response equals that response."""
     answers = []
     now = datetime.now(UTC)
     for days in (1, 5, 10, 20):
@@ -262,8 +262,8 @@ async def test_charge_is_available_from_the_very_instant_it_matures(ledger: Runn
             event_message(restaurant_id=restaurant_id, amount_minor=1000, occurred_at=occurred_at)
         )
         ((available_at, is_in_time),) = await ledger.query(
-            "SELECT available_at, recorded_at < available_at - interval '1 microsecond' FROM ledger_entries"
-            " ORDER BY recorded_at DESC LIMIT 1"
+            "SELECT available_at, recorded_at < available_at - interval '1 microsecond'"
+            " FROM ledger_entries ORDER BY recorded_at DESC LIMIT 1"
         )
         if is_in_time:
             break
@@ -277,7 +277,7 @@ async def test_charge_is_available_from_the_very_instant_it_matures(ledger: Runn
     )
 
 
-async def test_server_is_the_application_role_whoever_logs_in(database: Database) -> None:
+async def test_server_is_the_application_role_under_any_login(database: Database) -> None:
     """With a superuser's URL too, the server's sessions may do no more than ledger_app may."""
     async with running_ledger(replace(database, url=database.migration_url)) as ledger:
         await ledger.ingest(event_message())

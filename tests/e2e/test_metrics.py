@@ -32,8 +32,10 @@ async def page_of(server: ServerProcess) -> dict[str, float]:
     (address,) = [line["address"] for line in lines if line["event"] == "serving metrics"]
 
     def read() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT_SECONDS) as answer:
-            page: str = answer.read().decode()
+        with urllib.request.urlopen(
+            f"http://{address}/metrics", timeout=TIMEOUT_SECONDS
+        ) as response:
+            page: str = response.read().decode()
             return page
 
     families = text_string_to_metric_families(await asyncio.to_thread(read))
@@ -58,7 +60,7 @@ async def pay_out(stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> ledger_pb2.
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_page_tells_what_was_done(database: Database, tmp_path: Path, workers: str) -> None:
+async def test_page_shows_what_was_done(database: Database, tmp_path: Path, workers: str) -> None:
     """Events booked, balances read, payouts made and snapshots stored: as many as the books have,
     by whichever worker.
     """
@@ -105,7 +107,8 @@ async def test_page_tells_what_was_done(database: Database, tmp_path: Path, work
                 page = await page_of(server)
                 ((snapshots, payouts),) = await query(
                     database.migration_url,
-                    "SELECT (SELECT count(*) FROM balance_snapshots), (SELECT count(*) FROM payouts)",
+                    "SELECT (SELECT count(*) FROM balance_snapshots),"
+                    " (SELECT count(*) FROM payouts)",
                 )
                 got = (page["ledger_snapshots_made_total"], page["ledger_payouts_made_total"])
                 if got == (snapshots, payouts):

@@ -85,11 +85,12 @@ async def start_run_unserved(database: Database) -> str:
     return str(run.payout_run_id)
 
 
-async def somebody_waits(database: Database, mode: str, table: str) -> None:
+async def session_waits(database: Database, mode: str, table: str) -> None:
     """Waits until a session waits for a lock of the mode on the table."""
     waiting = """
     SELECT pid FROM pg_locks
-    WHERE NOT granted AND mode = :mode AND locktype = 'relation' AND relation = CAST(:table AS regclass)
+    WHERE NOT granted AND mode = :mode AND locktype = 'relation'
+      AND relation = CAST(:table AS regclass)
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     """
     async with asyncio.timeout(DEADLINE_SECONDS):
@@ -129,7 +130,7 @@ STEPS = {
         "ledger_entries",
         0,
     ),
-    # All are paid, and the run is not yet told as finished.
+    # All are paid, and the server does not yet report the run as finished.
     "finishing": ("SELECT FROM payout_runs FOR NO KEY UPDATE", "payout_runs", RESTAURANTS),
 }
 
@@ -158,7 +159,7 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
                 holding = asyncio.create_task(
                     locks.enter_async_context(locked(database, statement))
                 )
-                await somebody_waits(database, "ExclusiveLock", "payout_run_items")
+                await session_waits(database, "ExclusiveLock", "payout_run_items")
                 await gate.rollback()
                 await holding
             elif step != "inserting payouts":
@@ -179,7 +180,7 @@ async def test_killed_at_a_step(database: Database, step: str) -> None:
 
 
 async def test_killed_while_it_writes_items(database: Database) -> None:
-    """The run has no items then, and is told as open whole.
+    """The run has no items then, and the server reports all of it as open.
 
     Another server writes them, and pays each once.
     """
@@ -224,8 +225,8 @@ async def test_killed_at_random_instants(database: Database, seed: int) -> None:
     progress = []
     for number in range(4):
         async with AsyncExitStack() as locks:
-            # Nobody claims what somebody has locked: of the first round's run there is a page left,
-            # however late the kill comes.
+            # No server claims items that another session has locked: a page of the first round's
+            # run is left, however late the kill comes.
             if number == 0:
                 await locks.enter_async_context(
                     locked(database, f"{ITEMS} ORDER BY balance_account_id DESC LIMIT 500 {LOCK}")
@@ -266,12 +267,13 @@ async def test_session_ended_by_the_administrator(database: Database) -> None:
                 async with locked(database, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"):
                     if gate is not None:
                         await gate.rollback()
-                    # The same run every time, of which the worker is told anew.
+                    # The same run every time: each call notifies the worker of it again.
                     run = await start_run(ledger)
                     pids = await waiting_sessions(database, table)
                     await query(
                         database.migration_url,
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY (:pids)",
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE pid = ANY (:pids)",
                         pids=pids,
                     )
                     await sessions_gone(database, pids)

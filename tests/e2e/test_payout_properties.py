@@ -89,9 +89,7 @@ class ModelRestaurant:
         return "BELOW_MINIMUM" if amount < minimum else str(amount)
 
     def out(self) -> int:
-        """What payouts have taken and not given back: what came back is a move of its own, so this
-        is all of them.
-        """
+        """The sum of all payouts. Money that comes back is a separate move, so none is left out."""
         return sum(payout.amount_minor for payout in self.payouts)
 
     def pay(self, day: date, cutoff_at: datetime, amount_minor: int) -> ModelPayout:
@@ -107,7 +105,7 @@ class ModelRestaurant:
 
 
 class Walk:
-    """One walk, in a currency of its own."""
+    """One walk, in a separate currency."""
 
     def __init__(self, ledger: RunningLedger, currency: str, chance: random.Random) -> None:
         self.ledger, self.currency, self.chance = ledger, currency, chance
@@ -132,8 +130,9 @@ class Walk:
         name = f"{self.currency}_{self.chance.randint(1, 5)}"
         restaurant = self.restaurants.setdefault(name, ModelRestaurant())
         kind = self.chance.choices(
-            ["charge", "refund", "fee_assessed", "credited", "debited", "opened", "won", "lost"], [10, 3, 1, 1, 1, 2, 1, 1]
-        )[0]  # fmt: skip
+            ["charge", "refund", "fee_assessed", "credited", "debited", "opened", "won", "lost"],
+            [10, 3, 1, 1, 1, 2, 1, 1],
+        )[0]
         amount = self.chance.randint(1, 3_000)
         fee = self.chance.choice([0, 0, 1, amount // 10, amount])
         occurred_at, moves = (
@@ -267,7 +266,7 @@ class Walk:
             assert sum(payout.items.values()) == amount_minor
 
     async def answer(self) -> None:
-        """The bank says what became of a payout, rightly or wrongly, or says it again."""
+        """The bank reports the end of a payout, rightly or wrongly, or repeats its report."""
         candidates = [
             (restaurant, payout)
             for restaurant in self.restaurants.values()

@@ -250,7 +250,7 @@ async def test_run_that_pays_more_than_int64_can_be_read(
             )
 
 
-async def test_run_of_nobody_says_so(ledger: RunningLedger) -> None:
+async def test_run_without_restaurants_says_so(ledger: RunningLedger) -> None:
     """A currency in which no restaurant has ever had an event: of 0 restaurants, and the command
     says what that is.
     """

@@ -1,5 +1,5 @@
-"""Payout runs: nobody is paid twice, nobody too much, nobody for nothing, whoever runs what at the
-same time.
+"""Payout runs: no restaurant is paid twice, too much or for nothing, whatever else runs at the same
+time.
 """
 
 import asyncio
@@ -121,9 +121,11 @@ async def test_different_runs_at_once_never_pay_twice(database: Database, seed: 
                     for payout in sorted(created, key=lambda payout: payout.restaurant_id)
                 ] == ids
             assert await servers[0].query(
-                """SELECT count(*) FROM (SELECT sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor
-                                                    WHEN debit_account THEN -amount_minor ELSE 0 END) AS payable_minor
-                   FROM ledger_entries GROUP BY balance_account_id) AS b WHERE payable_minor < 0"""
+                """SELECT count(*) FROM (
+                     SELECT sum(CASE 'restaurant_payable' WHEN credit_account THEN amount_minor
+                                WHEN debit_account THEN -amount_minor ELSE 0 END) AS payable_minor
+                     FROM ledger_entries GROUP BY balance_account_id
+                   ) AS b WHERE payable_minor < 0"""
             ) == [(0,)]
             answers = [payout_event(payout, chance.choice([PAID, FAILED])) for payout in created]
             assert {result.status for result in await servers[1].ingest(*answers)} <= {CREATED}
@@ -515,7 +517,7 @@ async def test_minimum_is_reached_or_it_waits(ledger: RunningLedger) -> None:
 
 
 async def test_reasons_in_order_of_precedence(ledger: RunningLedger) -> None:
-    """Of several reasons that apply, the first of the list is told."""
+    """If several reasons apply, the item has the first one of the list."""
     long_ago = {"as_of": days_ago(9)}
     await charge_all(ledger, 6, prefix="a")
     await finished_run(ledger)
@@ -721,7 +723,8 @@ async def test_one_whom_the_database_refuses_holds_up_no_other(database: Databas
         await charge_all(servers[0], 700)
         refused = ["res_0000", "res_0333", "res_0699"]
         await servers[0].query(
-            """DO $$ BEGIN EXECUTE format('ALTER TABLE payouts ADD CONSTRAINT planted CHECK (balance_account_id NOT IN (%s))',
+            """DO $$ BEGIN EXECUTE format(
+            'ALTER TABLE payouts ADD CONSTRAINT planted CHECK (balance_account_id NOT IN (%s))',
             (SELECT string_agg(balance_account_id::text, ',') FROM balance_accounts
              WHERE restaurant_id IN ('res_0000', 'res_0333', 'res_0699'))); END $$"""
         )
@@ -748,15 +751,17 @@ async def test_one_whom_the_database_refuses_holds_up_no_other(database: Databas
 async def test_accounts_that_are_locked_hold_up_no_other(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two of 1,100 are locked, one of each page: all others are paid meanwhile, the run says what
-    it waits for, and pays the two once they are free.
+    """Two accounts of 1,100 are locked, one of each page. All others are paid before these two.
+
+    The run says what it waits for, and pays the two once they are free.
     """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 1_100)
         held = ["res_0000", "res_0500"]
         async with locked(
             database,
-            "SELECT FROM balance_accounts WHERE restaurant_id IN ('res_0000', 'res_0500') FOR UPDATE",
+            "SELECT FROM balance_accounts WHERE restaurant_id IN ('res_0000', 'res_0500')"
+            " FOR UPDATE",
         ):
             run = await start_run(ledger)
 
@@ -765,15 +770,15 @@ async def test_accounts_that_are_locked_hold_up_no_other(
 
             await until(all_others, DEADLINE_SECONDS)
             waits = "a payout run waits for balance accounts"
-            said = ""
+            logged = ""
 
-            async def is_told() -> bool:
-                nonlocal said
-                said += capsys.readouterr().out
-                return waits in said
+            async def is_logged() -> bool:
+                nonlocal logged
+                logged += capsys.readouterr().out
+                return waits in logged
 
-            await until(is_told, DEADLINE_SECONDS)
-            assert all(restaurant in said for restaurant in held)
+            await until(is_logged, DEADLINE_SECONDS)
+            assert all(restaurant in logged for restaurant in held)
             got = await ledger.stub.GetPayoutRun(
                 ledger_pb2.GetPayoutRunRequest(payout_run_id=run.payout_run_id)
             )
@@ -799,9 +804,11 @@ async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
             BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '0A000'; END $$"""
         )
         await ledger.query(
-            """DO $$ BEGIN EXECUTE format('CREATE TRIGGER refuse BEFORE INSERT ON payouts FOR EACH ROW
+            """DO $$ BEGIN EXECUTE format(
+            'CREATE TRIGGER refuse BEFORE INSERT ON payouts FOR EACH ROW
             WHEN (NEW.balance_account_id = %s) EXECUTE FUNCTION refuse()',
-            (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_0007')); END $$"""
+            (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = 'res_0007'));
+            END $$"""
         )
         run = await start_run(ledger)
 
@@ -822,7 +829,7 @@ async def test_one_who_is_refused_for_an_unknown_reason_waits_alone(
 async def test_a_run_that_cannot_go_on_holds_up_no_other(database: Database) -> None:
     """One run waits for a locked account of its currency.
 
-    A run of another currency, started later, finishes meanwhile.
+    A run of another currency, started later, finishes before it.
     """
     async with running_ledger(database) as ledger:
         await charge_all(ledger, 5)

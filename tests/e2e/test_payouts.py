@@ -12,7 +12,8 @@ from ledger.v1 import ledger_pb2
 
 
 async def payouts_with_history(ledger: RunningLedger, **fields: object) -> list[ledger_pb2.Payout]:
-    listed = await ledger.stub.ListPayouts(ledger_pb2.ListPayoutsRequest(**fields))  # type: ignore[arg-type]
+    request = ledger_pb2.ListPayoutsRequest(**fields)  # type: ignore[arg-type]
+    listed = await ledger.stub.ListPayouts(request)
     found = []
     for payout in listed.payouts:
         response = await ledger.stub.GetPayout(
@@ -76,8 +77,9 @@ async def test_a_run_pays_each_what_is_available(ledger: RunningLedger) -> None:
 async def test_failed_payout_can_be_paid_again_the_same_day(
     ledger: RunningLedger, paid_before: bool
 ) -> None:
-    """Refused or returned, its money is available at once, and the next run of the day pays it,
-    told as what came back.
+    """The money of a refused or returned payout is available at once.
+
+    The next run of the day pays it, and its items name it as money that came back.
     """
     await ledger.ingest(event_message(restaurant_id="res_1", amount_minor=10_000))
     await finished_run(ledger)
@@ -103,7 +105,7 @@ async def test_failed_payout_can_be_paid_again_the_same_day(
 
 
 @pytest.mark.parametrize("pays_again", [False, True])
-async def test_payment_told_after_its_failure_ends_as_returned(
+async def test_payment_reported_after_its_failure_ends_as_returned(
     ledger: RunningLedger, pays_again: bool
 ) -> None:
     """As if the two had come in order: returned, with nothing on the restaurant's balance changed,

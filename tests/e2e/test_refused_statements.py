@@ -1,5 +1,5 @@
-"""Events that the database refuses for reasons that nobody foresaw: each stands alone, and the
-others are booked.
+"""Events that the database refuses for reasons that the code does not know: only these fail, and
+the others are booked.
 """
 
 import asyncio
@@ -40,11 +40,13 @@ END
 $$
 """
 
-# A block of the disk that is broken, as far as a query can tell.
+# To a query, this looks like a broken block of the disk.
 READABLE = """
 CREATE FUNCTION readable(account bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-  IF account = (SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{restaurant_id}') THEN
+  IF account = (
+    SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = '{restaurant_id}'
+  ) THEN
     RAISE EXCEPTION 'a secret of the database' USING ERRCODE = 'XX001';
   END IF;
   RETURN true;
@@ -59,12 +61,13 @@ async def refuse(
     """From now on the database refuses rows of `table` whose `column` begins with "poison"."""
     await ledger.query(REFUSE.format(sqlstate=sqlstate))
     await ledger.query(
-        f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse('{column}')"
+        f"CREATE TRIGGER refuse BEFORE INSERT ON {table}"
+        f" FOR EACH ROW EXECUTE FUNCTION refuse('{column}')"
     )
 
 
 def error_id_of(status: status_pb2.Status) -> str:
-    """The error id of an INTERNAL status that tells nothing else."""
+    """The error id of an INTERNAL status. The status contains nothing else."""
     assert status.code == grpc.StatusCode.INTERNAL.value[0]
     assert status.message == "internal error"
     info = error_details_pb2.ErrorInfo()
@@ -77,7 +80,7 @@ def error_id_of(status: status_pb2.Status) -> str:
 def internal_places(results: Sequence[ledger_pb2.IngestResult]) -> list[int]:
     """The places of a batch that are INTERNAL; the others are created.
 
-    Each has an error id of its own.
+    Each has a different error id.
     """
     error_ids = {
         place: error_id_of(result.error)
@@ -94,13 +97,15 @@ def internal_places(results: Sequence[ledger_pb2.IngestResult]) -> list[int]:
 async def single_calls(
     ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent
 ) -> list[ledger_pb2.IngestResult]:
-    """What calls that come at once are answered, as results of a batch."""
+    """The responses and errors of concurrent calls, as results of a batch."""
 
     async def call(event: ledger_pb2.ProcessorEvent) -> ledger_pb2.IngestResult:
         try:
             response = await ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
         except aio.AioRpcError as error:
-            return ledger_pb2.IngestResult(error=rpc_status.from_call(error))  # type: ignore[arg-type]  # it has what the function asks for
+            # The error has the attributes that the function reads.
+            status = rpc_status.from_call(error)  # type: ignore[arg-type]
+            return ledger_pb2.IngestResult(error=status)
         return ledger_pb2.IngestResult(
             status=response.status, transaction_id=response.transaction_id
         )
@@ -111,7 +116,7 @@ async def single_calls(
 async def stream(
     ledger: RunningLedger, *events: ledger_pb2.ProcessorEvent
 ) -> list[ledger_pb2.IngestResult]:
-    """What a stream of single events is answered."""
+    """The results of a stream of single events."""
     requests = iter([ledger_pb2.StreamEventsRequest(event=event) for event in events])
     return [response.result async for response in ledger.stub.StreamEvents(requests)]
 
@@ -138,8 +143,9 @@ async def test_event_refused_for_an_unknown_reason_stands_alone(ledger: RunningL
 
 
 async def test_group_is_internal_only_if_each_of_its_events_is(ledger: RunningLedger) -> None:
-    """A privilege that is lacking: every event is INTERNAL with an error id of its own, and all are
-    booked once it is there.
+    """A privilege is missing: every event is INTERNAL with a different error id.
+
+    All are booked once the privilege is granted.
     """
     events = [event_message(restaurant_id=f"res_{number % 3}") for number in range(20)]
     await ledger.query("REVOKE INSERT ON ledger_entries FROM ledger_app")
@@ -159,8 +165,8 @@ async def test_event_that_vanishes_stands_alone(ledger: RunningLedger) -> None:
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
     )
     await ledger.query(
-        "CREATE TRIGGER swallow BEFORE INSERT ON processor_events FOR EACH ROW WHEN (NEW.event_id LIKE 'poison%') "
-        "EXECUTE FUNCTION swallow()"
+        "CREATE TRIGGER swallow BEFORE INSERT ON processor_events FOR EACH ROW"
+        " WHEN (NEW.event_id LIKE 'poison%') EXECUTE FUNCTION swallow()"
     )
     events = [event_message(restaurant_id=unique("res")) for _ in range(5)]
     events[2].event_id = unique("poison")

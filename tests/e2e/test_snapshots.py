@@ -1,5 +1,5 @@
-"""Snapshots as the server takes them: because somebody had to read much, never because something
-was booked.
+"""The server takes a snapshot because a call had to read many entries, never because an event was
+booked.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from support.running import RunningLedger, running_ledger
 from ledger.bootstrap.database import Database
 from ledger.v1 import ledger_pb2
 
-# A worker that tried in vain, as somebody's transaction went on, lets an account rest for up to ten
-# seconds.
+# A worker whose try fails, because another transaction is still open, leaves the account alone for
+# up to ten seconds.
 DEADLINE_SECONDS = 60
 TAIL_ENTRIES = 5
 
@@ -46,8 +46,9 @@ async def count_of_snapshots(ledger: RunningLedger) -> int:
 async def test_a_long_tail_is_shortened(
     database: Database, read: Callable[[RunningLedger], Awaitable[None]]
 ) -> None:
-    """Whoever reads more than the setting allows has a snapshot taken, and the answer stays the
-    same; short tails have none.
+    """A call that reads more entries than the setting allows causes a snapshot.
+
+    Its response stays the same. Short tails have no snapshot.
     """
     async with running_ledger(database, snapshot_tail_entries=TAIL_ENTRIES) as ledger:
         await ledger.ingest(
@@ -61,7 +62,8 @@ async def test_a_long_tail_is_shortened(
                 await read(ledger)
         await read(ledger)
         rows = await ledger.query(
-            "SELECT restaurant_id FROM balance_snapshots JOIN balance_accounts USING (balance_account_id)"
+            "SELECT restaurant_id FROM balance_snapshots"
+            " JOIN balance_accounts USING (balance_account_id)"
         )
         assert rows == [("res_1",)]
     await assert_books_in_order(database)
@@ -82,7 +84,7 @@ async def test_payouts_go_on_from_snapshots(database: Database) -> None:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while await count_of_snapshots(ledger) == 0:
                     await ledger.balance("res_1")
-            # Each as of a date of its own: once paid, none is paid again as of the same.
+            # Each as of a different date: a restaurant is paid only once as of the same date.
             run = await finished_run(ledger, as_of=days_ago(4 - round_))
             assert run.total_amount_minor == 97 * round_
             (payout,) = (
