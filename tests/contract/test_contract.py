@@ -36,7 +36,8 @@ TIMESTAMP, DATE, STATUS = "google.protobuf.Timestamp", "google.type.Date", "goog
 # `*` for repeated.
 PROMISED_FIELDS = {
     "ProcessorEvent": (
-        "event_id:string type:EventType restaurant_id:string currency:string amount_minor:int64 fee_minor:int64 "
+        "event_id:string type:EventType restaurant_id:string currency:string "
+        "amount_minor:int64 fee_minor:int64 "
         f"occurred_at:{TIMESTAMP} payout_id:string reference:string metadata:map<string,string>"
     ),
     "IngestEventRequest": "event:ProcessorEvent",
@@ -46,45 +47,56 @@ PROMISED_FIELDS = {
     "IngestResult": f"status:IngestStatus transaction_id:string error:{STATUS}",
     "GetBalanceRequest": f"restaurant_id:string currency:string as_of:{TIMESTAMP}",
     "GetBalanceResponse": (
-        "restaurant_id:string currency:string available_minor:int64 pending_minor:int64 reserved_minor:int64 "
+        "restaurant_id:string currency:string "
+        "available_minor:int64 pending_minor:int64 reserved_minor:int64 "
         f"disputed_minor:int64 last_event_at:{TIMESTAMP} as_of:{TIMESTAMP}"
     ),
-    "RunPayoutsRequest": f"currency:string as_of:{DATE} min_amount_minor:int64 request_id:string dry_run:bool",
+    "RunPayoutsRequest": (
+        f"currency:string as_of:{DATE} min_amount_minor:int64 request_id:string dry_run:bool"
+    ),
     "RunPayoutsResponse": "payout_run:PayoutRun",
     "PayoutRun": (
-        f"payout_run_id:string currency:string as_of:{DATE} cutoff_at:{TIMESTAMP} min_amount_minor:int64 "
-        "state:PayoutRunState payouts_created:int64 total_amount_minor:int64 restaurants_considered:int64 "
+        f"payout_run_id:string currency:string as_of:{DATE} cutoff_at:{TIMESTAMP} "
+        "min_amount_minor:int64 state:PayoutRunState "
+        "payouts_created:int64 total_amount_minor:int64 restaurants_considered:int64 "
         f"skipped:*SkippedCount created_at:{TIMESTAMP} finished_at:{TIMESTAMP}"
     ),
     "SkippedCount": "reason:SkipReason count:int64",
-    "ListPayoutsRequest": "restaurant_id:string state:PayoutState payout_run_id:string page_size:int32 page_token:string",
+    "ListPayoutsRequest": (
+        "restaurant_id:string state:PayoutState payout_run_id:string "
+        "page_size:int32 page_token:string"
+    ),
     "ListPayoutsResponse": "payouts:*Payout next_page_token:string",
     "ListEntriesRequest": (
-        f"restaurant_id:string currency:string start_at:{TIMESTAMP} end_at:{TIMESTAMP} entry_types:*EntryType "
-        "event_id:string payout_id:string page_size:int32 page_token:string"
+        f"restaurant_id:string currency:string start_at:{TIMESTAMP} end_at:{TIMESTAMP} "
+        "entry_types:*EntryType event_id:string payout_id:string page_size:int32 page_token:string"
     ),
     "GetPayoutRunRequest": "payout_run_id:string",
-    "ListPayoutRunsRequest": "currency:string state:PayoutRunState page_size:int32 page_token:string",
+    "ListPayoutRunsRequest": (
+        "currency:string state:PayoutRunState page_size:int32 page_token:string"
+    ),
     "ListPayoutRunsResponse": "payout_runs:*PayoutRun next_page_token:string",
     "CancelPayoutRunRequest": "payout_run_id:string",
     "CancelPayoutRunResponse": "payout_run:PayoutRun",
     "GetPayoutRequest": "payout_id:string",
     "GetPayoutResponse": "payout:Payout",
     "Payout": (
-        "payout_id:string payout_run_id:string restaurant_id:string currency:string amount_minor:int64 "
-        f"as_of:{DATE} state:PayoutState items:*PayoutItem"
+        "payout_id:string payout_run_id:string restaurant_id:string currency:string "
+        f"amount_minor:int64 as_of:{DATE} state:PayoutState items:*PayoutItem"
     ),
     "PayoutItem": "type:EntryType amount_minor:int64",
-    "UpdateRestaurantRequest": "restaurant:Restaurant update_mask:google.protobuf.FieldMask allow_missing:bool",
+    "UpdateRestaurantRequest": (
+        "restaurant:Restaurant update_mask:google.protobuf.FieldMask allow_missing:bool"
+    ),
     "Restaurant": (
-        "restaurant_id:string name:string active:bool maturity_days:int32 metadata:map<string,string> "
-        f"created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string"
+        "restaurant_id:string name:string active:bool maturity_days:int32 "
+        f"metadata:map<string,string> created_at:{TIMESTAMP} updated_at:{TIMESTAMP} etag:string"
     ),
 }
 PROMISED_VALUES = {
     "EventType": (
-        "CHARGE_SUCCEEDED REFUND_SUCCEEDED FEE_ASSESSED ADJUSTMENT_CREDITED ADJUSTMENT_DEBITED DISPUTE_OPENED DISPUTE_WON "
-        "DISPUTE_LOST PAYOUT_PAID PAYOUT_FAILED"
+        "CHARGE_SUCCEEDED REFUND_SUCCEEDED FEE_ASSESSED ADJUSTMENT_CREDITED ADJUSTMENT_DEBITED "
+        "DISPUTE_OPENED DISPUTE_WON DISPUTE_LOST PAYOUT_PAID PAYOUT_FAILED"
     ),
     "IngestStatus": "CREATED DUPLICATE",
     "PayoutRunState": "RUNNING SUCCEEDED PLANNED CANCELED",
@@ -192,7 +204,7 @@ def test_everything_in_the_contract_has_a_comment(
 
 
 def test_every_method_says_which_status_when(contract: descriptor_pb2.FileDescriptorSet) -> None:
-    """A method's comment names at least one status that it answers.
+    """A method's comment names at least one status that it returns.
 
     One that writes says what a repeat does.
     """
@@ -227,8 +239,9 @@ def test_amounts_say_their_unit(contract: descriptor_pb2.FileDescriptorSet) -> N
 def test_requests_and_responses_are_unique_to_their_method(
     contract: descriptor_pb2.FileDescriptorSet,
 ) -> None:
-    """Each method has a request and a response of its own, named after it, so that each can grow by
-    itself.
+    """Each method has a separate request and a separate response, named after it.
+
+    So each message can grow without the others.
     """
     (service,) = [service for file in contract.file for service in file.service]
     assert {method.name for method in service.method} >= PROMISED_METHODS
@@ -418,7 +431,7 @@ async def test_service_config_is_taken_by_a_channel(shared_ledger: RunningLedger
     ids=lambda code: code.name,
 )
 async def test_service_config_repeats_what_a_server_could_not_do(code: grpc.StatusCode) -> None:
-    """CANCELLED too, which gRPC answers by itself for a server that stops or has too much to do.
+    """CANCELLED too, which gRPC itself returns for a server that stops or has too much to do.
 
     Also what is large.
     """
@@ -460,7 +473,9 @@ from ledger.cli.connection import connect_plainly
 from ledger.v1 import error_reason_pb2, ledger_pb2, ledger_pb2_grpc
 
 
-async def requests(event: ledger_pb2.ProcessorEvent) -> AsyncIterator[ledger_pb2.StreamEventsRequest]:
+async def requests(
+    event: ledger_pb2.ProcessorEvent,
+) -> AsyncIterator[ledger_pb2.StreamEventsRequest]:
     yield ledger_pb2.StreamEventsRequest(event=event)
 
 
@@ -481,16 +496,25 @@ async def main() -> int:
         created: bool = response.status == ledger_pb2.INGEST_STATUS_CREATED
         transaction_id: str = response.transaction_id
         batch = await stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=[event]))
-        refused: int = sum(result.error.code for result in batch.results if result.HasField("error"))
-        async for answer in stub.StreamEvents(requests(event)):
-            status: ledger_pb2.IngestStatus.ValueType = answer.result.status
+        refused: int = sum(
+            result.error.code for result in batch.results if result.HasField("error")
+        )
+        async for streamed in stub.StreamEvents(requests(event)):
+            status: ledger_pb2.IngestStatus.ValueType = streamed.result.status
             print(ledger_pb2.IngestStatus.Name(status))
-        balance = await stub.GetBalance(ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN"))
+        balance = await stub.GetBalance(
+            ledger_pb2.GetBalanceRequest(restaurant_id="res_1", currency="PEN")
+        )
         available: int = balance.available_minor
-        run = await stub.RunPayouts(ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=Date(year=2026, month=1, day=31)))
+        run = await stub.RunPayouts(
+            ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=Date(year=2026, month=1, day=31))
+        )
         is_running: bool = run.payout_run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
-        reason: str = error_reason_pb2.ErrorReason.Name(error_reason_pb2.ERROR_REASON_EVENT_ID_REUSED)
-        print(created, transaction_id, refused, is_running, reason, balance.last_event_at.ToDatetime())
+        reason: str = error_reason_pb2.ErrorReason.Name(
+            error_reason_pb2.ERROR_REASON_EVENT_ID_REUSED
+        )
+        last_event_at = balance.last_event_at.ToDatetime()
+        print(created, transaction_id, refused, is_running, reason, last_event_at)
         return available
 
 
@@ -517,7 +541,7 @@ def test_typed_callers_are_accepted_and_mistyped_ones_are_not(tmp_path: Path) ->
     typed, mistyped = tmp_path / "typed_caller.py", tmp_path / "mistyped_caller.py"
     typed.write_text(TYPED_CALLER)
     mistyped.write_text(MISTYPED_CALLER)
-    # Google's common protos do not say that they are typed, which every caller has to tell mypy.
+    # Google's common protos do not declare that they are typed: every caller's mypy settings must.
     configuration = tmp_path / "mypy.ini"
     configuration.write_text(
         "[mypy]\n[mypy-google.rpc.*,google.type.*]\nfollow_untyped_imports = True\n"

@@ -1,9 +1,9 @@
-"""Requests that nobody thought of: built from the contract's descriptors with extreme values, and
-made of damaged bytes.
+"""Unforeseen requests: built from the contract's descriptors with extreme values, and from damaged
+bytes.
 
-The cases are the same in every run. What is expected of each is little: a status that the contract
-knows, an ErrorInfo, nothing of the inside, and a server as healthy as before. LEDGER_FUZZ_EXAMPLES
-asks for more cases, which are then chosen at random; hypothesis prints how to repeat a failing one.
+The cases are the same in every run. Each must end with a status of the contract and an ErrorInfo,
+show nothing internal, and leave the server as healthy as before. LEDGER_FUZZ_EXAMPLES asks for more
+cases, which are then chosen at random; hypothesis prints how to repeat a failing one.
 """
 
 import os
@@ -40,7 +40,10 @@ ALLOWED = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.OUT_OF_RANGE,
 }
-REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
+REASONS = {
+    name.removeprefix("ERROR_REASON_")
+    for name in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
+}
 INTERNALS = (
     "asyncpg",
     "sqlalchemy",
@@ -151,29 +154,29 @@ def damaged_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 async def outcome(ledger: RunningLedger, method: str, request: bytes) -> bytes | aio.AioRpcError:
-    """The answer or the error of a call with raw bytes."""
+    """The response or the error of a call with raw bytes."""
     call: Any = ledger.channel.unary_unary(
         f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
     )
     try:
-        answer: bytes = await call(request, timeout=60)
+        response: bytes = await call(request, timeout=60)
     except aio.AioRpcError as error:
         return error
-    return answer
+    return response
 
 
 async def assert_answered(ledger: RunningLedger, method: str, request: bytes) -> None:
-    """The answer is one that the contract knows."""
-    answer = await outcome(ledger, method, request)
-    if isinstance(answer, aio.AioRpcError):
-        assert answer.code() in ALLOWED, f"{answer.code()}: {answer.details()}"
-        got: Any = answer
+    """The outcome is one that the contract knows."""
+    ended = await outcome(ledger, method, request)
+    if isinstance(ended, aio.AioRpcError):
+        assert ended.code() in ALLOWED, f"{ended.code()}: {ended.details()}"
+        got: Any = ended
         status = rpc_status.from_call(got)
         assert status is not None, "an ErrorInfo"
         assert_explained(status)
         return
     if method == "BatchIngestEvents":
-        for result in ledger_pb2.BatchIngestEventsResponse.FromString(answer).results:
+        for result in ledger_pb2.BatchIngestEventsResponse.FromString(ended).results:
             assert result.HasField("error") == (
                 result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED
             )
@@ -195,14 +198,14 @@ def assert_explained(status: status_pb2.Status) -> None:
 
 
 async def assert_healthy(ledger: RunningLedger) -> None:
-    """Alive and ready, once its database has answered in time, with books that balance with their
+    """Alive and ready, once its database has responded in time, with books that balance with their
     events.
     """
     health: Any = health_pb2_grpc.HealthStub(ledger.channel)
 
     async def serving() -> bool:
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        response = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     await until(serving, DEADLINE_SECONDS)
     orphans = await ledger.query(
@@ -247,9 +250,9 @@ async def test_any_event_that_is_accepted_is_read_back(
             merged.ClearField(field.name)
             merged.MergeFrom(ledger_pb2.ProcessorEvent(**{field.name: value}))
     request = ledger_pb2.IngestEventRequest(event=merged).SerializeToString()
-    answer = await outcome(shared_ledger, "IngestEvent", request)
-    if isinstance(answer, aio.AioRpcError):
-        assert answer.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+    ended = await outcome(shared_ledger, "IngestEvent", request)
+    if isinstance(ended, aio.AioRpcError):
+        assert ended.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
         return
     merged.occurred_at.nanos -= merged.occurred_at.nanos % 1000
     stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=merged.event_id))
@@ -294,9 +297,7 @@ def changed_requests(draw: st.DrawFn) -> tuple[str, bytes]:
 async def test_any_field_of_a_valid_request_is_answered(
     shared_ledger: RunningLedger, case: tuple[str, bytes]
 ) -> None:
-    """Statements and payouts, asked for with a field that nobody thought of: a status of the
-    contract.
-    """
+    """Requests for statements and payouts with an unforeseen field: a status of the contract."""
     await shared_ledger.stub.PutRestaurant(ledger_pb2.PutRestaurantRequest(restaurant_id="known"))
     await assert_answered(shared_ledger, *case)
 

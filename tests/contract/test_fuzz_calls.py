@@ -39,12 +39,12 @@ SEED = int(
 )
 CALLS_AT_ONCE = 32
 TIMEOUT_SECONDS = 60.0
-# The working set of a server that has answered everything once, and what the allocator keeps.
+# The working set of a server after one call of each method, and what the allocator keeps.
 RSS_MIB_MAX = 96
 
 C = grpc.StatusCode
 INGEST = {C.NOT_FOUND, C.ALREADY_EXISTS, C.FAILED_PRECONDITION}
-# What a method may answer besides OK and INVALID_ARGUMENT.
+# The statuses that a method may return besides OK and INVALID_ARGUMENT.
 ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "IngestEvent": INGEST,
     "BatchIngestEvents": set(),
@@ -64,7 +64,10 @@ ALSO_ALLOWED: dict[str, set[grpc.StatusCode]] = {
     "GetRestaurant": {C.NOT_FOUND},
     "ListRestaurants": set(),
 }
-REASONS = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()}  # noqa: SIM118
+REASONS = {
+    name.removeprefix("ERROR_REASON_")
+    for name in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
+}
 NEVER = {"UNSPECIFIED", "INTERNAL", "METHOD_NOT_IMPLEMENTED"}
 INTERNALS = (
     "asyncpg",
@@ -97,16 +100,16 @@ def _error_info(detail: Any) -> error_details_pb2.ErrorInfo | None:
     return info if detail.Unpack(info) else None
 
 
-def results_of(method: str, answers: list[bytes]) -> list[ledger_pb2.IngestResult]:
-    """What was told about single events."""
+def results_of(method: str, responses: list[bytes]) -> list[ledger_pb2.IngestResult]:
+    """The results of single events."""
     if method == "BatchIngestEvents":
         return [
             result
-            for raw in answers
+            for raw in responses
             for result in ledger_pb2.BatchIngestEventsResponse.FromString(raw).results
         ]
     if method == "StreamEvents":
-        got = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in answers]
+        got = [ledger_pb2.StreamEventsResponse.FromString(raw) for raw in responses]
         return [
             result
             for one in got
@@ -131,9 +134,9 @@ def judge_refusal(case: FuzzCase, error: aio.AioRpcError) -> str:
 
 
 async def judge(channel: aio.Channel, case: FuzzCase) -> str:
-    """Makes the call and holds the answer against the contract; what it was."""
+    """Makes the call, checks its outcome against the contract, and returns the outcome."""
     path = f"/{SERVICE}/{case.method}"
-    answers: list[bytes] = []
+    responses: list[bytes] = []
     try:
         if case.method == "StreamEvents":
             stream: Any = channel.stream_stream(
@@ -144,9 +147,9 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
             # is being written to.
             for request in case.requests:
                 await call.write(request)
-                if (answer := await call.read()) is aio.EOF:
+                if (response := await call.read()) is aio.EOF:
                     break
-                answers.append(answer)
+                responses.append(response)
             else:
                 await call.done_writing()
             if await call.code() is not C.OK:
@@ -156,11 +159,11 @@ async def judge(channel: aio.Channel, case: FuzzCase) -> str:
             single: Any = channel.unary_unary(
                 path, request_serializer=None, response_deserializer=None
             )
-            answers.append(await single(case.requests[0], timeout=TIMEOUT_SECONDS))
+            responses.append(await single(case.requests[0], timeout=TIMEOUT_SECONDS))
     except aio.AioRpcError as error:
         return judge_refusal(case, error)
-    assert len(answers) == len(case.requests)
-    for result in results_of(case.method, answers):
+    assert len(responses) == len(case.requests)
+    for result in results_of(case.method, responses):
         assert result.HasField("error") == (result.status == ledger_pb2.INGEST_STATUS_UNSPECIFIED)
         if result.HasField("error"):
             reason_of(result.error)
@@ -236,8 +239,8 @@ async def test_calls_by_chance_are_answered_as_promised(database: Database) -> N
         if CASES < 1000:
             break
         # There is one run, and it has ended.
-        answer = "FAILED_PRECONDITION PAYOUT_RUN_ENDED" if method == "CancelPayoutRun" else "OK"
-        assert seen[method, answer], f"{method} was never answered {answer}: {seen}"
+        expected = "FAILED_PRECONDITION PAYOUT_RUN_ENDED" if method == "CancelPayoutRun" else "OK"
+        assert seen[method, expected], f"{method} never returned {expected}: {seen}"
         assert any(
             seen[method, got]
             for got in ("INVALID_ARGUMENT INVALID_REQUEST", "INVALID_ARGUMENT MALFORMED_MESSAGE")

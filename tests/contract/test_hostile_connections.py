@@ -1,7 +1,6 @@
-"""Connections of which the server knows nothing good: each is turned away or bounded, and no other
-caller notices.
+"""Hostile connections: the server refuses or bounds each, and no other caller notices.
 
-The server is a separate process, so that its memory and its log can be looked at.
+The server is a separate process, so that the tests can read its memory and its log.
 """
 
 import asyncio
@@ -43,14 +42,15 @@ MEBIBYTE = 1024 * 1024
 MESSAGE_BYTES = 39 * MEBIBYTE // 10
 # How often a server that says nothing is asked whether more may be sent.
 IDLE_TAKES = 5
-# How both TLS and HTTP/2 may begin, as far as the server can tell.
+# A first byte with which, to the server, both TLS and HTTP/2 may begin.
 ONE_BYTE = b"P"
 # What a test may cost the server. A message of the largest size is held a few times over while it
 # is read.
 RSS_MIB_MAX = 48
 LOG_BYTES_MAX = 4096
 AT_WORK = """
-SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'ledger' AND state <> 'idle'
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'ledger' AND state <> 'idle'
 """
 TIMEOUT_SECONDS = 60.0
 
@@ -89,7 +89,7 @@ def request(path: str, **fields: Any) -> bytes:
     return grpc_message(kind(event=event).SerializeToString())
 
 
-def assert_turned_away(got: Stream, *codes: grpc.StatusCode) -> None:
+def assert_refused(got: Stream, *codes: grpc.StatusCode) -> None:
     """One of the statuses, or cut off without one."""
     assert got.code in {None, *codes}, got
     assert got.code is not grpc.StatusCode.OK
@@ -154,7 +154,7 @@ async def test_encoding_that_is_none_is_refused(
     """UNIMPLEMENTED or INTERNAL from the library, in its own words; the method is not run."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         got = await connection.call(path, body, headers)
-        assert_turned_away(got, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
+        assert_refused(got, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
 
 
 @pytest.mark.parametrize("flag", [2, 128, 255])
@@ -164,7 +164,7 @@ async def test_flag_of_a_message_that_is_none_books_nothing(
 ) -> None:
     """To the library it is no message, or one like others.
 
-    A stream ends there; what is not answered is not booked.
+    A stream ends there; an event without a result is not booked.
     """
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         got = await connection.call(
@@ -172,7 +172,7 @@ async def test_flag_of_a_message_that_is_none_books_nothing(
         )
         assert not got.body
         if path == INGEST:
-            assert_turned_away(
+            assert_refused(
                 got,
                 grpc.StatusCode.INTERNAL,
                 grpc.StatusCode.INVALID_ARGUMENT,
@@ -208,7 +208,7 @@ async def test_ten_thousand_headers_are_refused(hostile: ServerProcess, path: st
         got = await connection.call(
             path, request(path), [(f"x-padding-{number}", "a") for number in range(10_000)]
         )
-        assert_turned_away(got, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert_refused(got, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 @METHODS
@@ -223,7 +223,7 @@ async def test_binary_header_that_is_not_base64_is_refused(
     """
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         got = await connection.call(path, request(path), [("x-data-bin", value.encode("latin-1"))])
-        assert_turned_away(got, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+        assert_refused(got, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ async def test_unknown_method_is_unimplemented(hostile: ServerProcess, path: str
     ],
 )
 @METHODS
-async def test_request_that_is_hardly_grpc_harms_nobody(
+async def test_request_that_is_hardly_grpc_harms_no_other_caller(
     hostile: ServerProcess, path: str, headers: Any, without: Any
 ) -> None:
     """The library is lenient with some of them.
@@ -309,12 +309,12 @@ async def test_what_does_not_speak_http2_is_shown_out(
 
 @pytest.mark.parametrize("timeout", ["0n", "0S"])
 @METHODS
-async def test_timeout_that_is_over_is_told_so(
+async def test_timeout_that_is_over_is_reported(
     hostile: ServerProcess, path: str, timeout: str
 ) -> None:
     """DEADLINE_EXCEEDED, or cut off; the booking may have begun before."""
     async with Http2.connect(hostile.address) as connection:
-        assert_turned_away(
+        assert_refused(
             await connection.call(path, request(path), [("grpc-timeout", timeout)]),
             grpc.StatusCode.DEADLINE_EXCEEDED,
         )
@@ -326,7 +326,7 @@ async def test_timeout_that_is_over_is_told_so(
     "timeout", ["soon", "", "-1S", "1", "S", "1.5S", "999999999999999999999S", "1X", "0x1S"]
 )
 @METHODS
-async def test_timeout_that_is_none_harms_nobody(
+async def test_malformed_timeout_harms_no_other_caller(
     hostile: ServerProcess, path: str, timeout: str
 ) -> None:
     """Refused, or taken as no timeout at all; in that case the event is booked and said to be."""
@@ -350,7 +350,7 @@ async def test_timeout_of_ten_thousand_years_is_taken(hostile: ServerProcess, pa
 
 
 async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProcess) -> None:
-    """At the most the first one is, and only if the call says so."""
+    """At most the first one is, and only if the call returns OK."""
     before = await hostile.counts()
     async with Http2.connect(hostile.address) as connection:
         got = await connection.call(INGEST, request(INGEST) + request(INGEST))
@@ -364,7 +364,7 @@ async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProc
 async def test_call_without_a_whole_message_is_never_run(
     hostile: ServerProcess, body: bytes
 ) -> None:
-    """INVALID_ARGUMENT; nobody waits for it."""
+    """INVALID_ARGUMENT; the server does not wait for the rest of the message."""
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
         endless = connection.open(INGEST)
         await connection.send(endless, body)
@@ -376,7 +376,7 @@ async def test_call_without_a_whole_message_is_never_run(
 
 
 async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> None:
-    """A stream may carry nothing; one that breaks off inside a message books only what came before."""
+    """A stream may be empty. One that ends inside a message books only the messages before."""
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert (await connection.call(STREAM, b"")).code is grpc.StatusCode.OK
     async with unharmed(hostile, booked=1), Http2.connect(hostile.address) as connection:
@@ -387,7 +387,7 @@ async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> Non
         )
 
 
-# Row 85: those who take their time.
+# Row 85: slow clients.
 
 
 async def send_without_an_end(connection: Http2, streams: list[int], body: bytes) -> None:
@@ -420,8 +420,9 @@ async def send_without_an_end(connection: Http2, streams: list[int], body: bytes
 async def test_messages_that_never_end_are_bounded(
     hostile: ServerProcess, path: str, calls: int, rss_mib: float
 ) -> None:
-    """Two connections with many calls each, every one with 3.9 MiB but for the last byte: only some
-    are received at a time, and others are served meanwhile.
+    """Two connections with many calls each, every call with 3.9 MiB except the last byte.
+
+    The server receives only some of them at a time, and serves other callers too.
     """
     body = (MESSAGE_BYTES + 1).to_bytes(5) + bytes(MESSAGE_BYTES)
     async with unharmed(hostile, rss_mib=rss_mib, booked=2), AsyncExitStack() as stack:
@@ -438,10 +439,10 @@ async def test_messages_that_never_end_are_bounded(
         await hostile.assert_well()
 
 
-async def test_calls_that_say_nothing_keep_nobody_from_a_health_check(
+async def test_silent_calls_do_not_hold_up_health_checks(
     hostile: ServerProcess,
 ) -> None:
-    """Three connections with a hundred calls each fill every place and the whole line behind them."""
+    """Three connections with a hundred calls each fill every place and the whole queue."""
     path = "/grpc.health.v1.Health/Check"
     async with unharmed(hostile, booked=1), AsyncExitStack() as stack:
         connections = [
@@ -480,10 +481,12 @@ async def test_nothing_is_received_from_strangers(database: Database, tmp_path: 
 
 
 @METHODS
-async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, path: str) -> None:
+async def test_body_that_trickles_in_holds_up_no_other_call(
+    hostile: ServerProcess, path: str
+) -> None:
     """Forty calls, each sending a byte now and then.
 
-    Others are served meanwhile, and what is given up is not booked.
+    Other callers are served too, and a call that its client gives up is not booked.
     """
     async with unharmed(hostile, booked=5), AsyncExitStack() as stack:
         connections = [
@@ -500,7 +503,7 @@ async def test_body_that_trickles_in_holds_up_nobody(hostile: ServerProcess, pat
             one.flush()
 
 
-async def test_six_hundred_idle_connections_hold_up_nobody(hostile: ServerProcess) -> None:
+async def test_six_hundred_idle_connections_hold_up_no_call(hostile: ServerProcess) -> None:
     """Half of them have exchanged settings, the others have said one byte."""
     host, port = hostile.address.rsplit(":", 1)
     async with unharmed(hostile, booked=3, rss_mib=128), AsyncExitStack() as stack:
@@ -569,8 +572,9 @@ async def test_flood_of_frames_is_survived(hostile: ServerProcess, flood: str) -
 
 
 async def hostile_is_quiet(hostile: ServerProcess, path: str) -> None:
-    """What was sent to a method before is booked, whoever has given it up: it is taken up in turn,
-    and no session is at work.
+    """Every earlier call of a method is booked, even if its client has given it up.
+
+    The server takes calls up in turn, and now no session is at work.
     """
     async with Http2.connect(hostile.address) as connection:
         assert (await connection.call(path, request(path))).code is grpc.StatusCode.OK
@@ -597,7 +601,7 @@ async def test_streams_opened_and_reset_at_speed_are_survived(
 ) -> None:
     """Row 86, CVE-2023-44487: 4,000 calls that are reset at once.
 
-    Others are answered meanwhile, and what was booked is whole.
+    Other calls succeed at the same time, and the books stay whole.
     """
     before, memory, words = await hostile.counts(), hostile.rss_mib(), hostile.log_bytes()
 
@@ -633,14 +637,16 @@ async def test_streams_opened_and_reset_at_speed_are_survived(
 # What the limits say, seen by a caller.
 
 
-async def test_connection_is_told_how_many_streams_it_may_open(hostile: ServerProcess) -> None:
+async def test_server_announces_how_many_streams_a_connection_may_open(
+    hostile: ServerProcess,
+) -> None:
     """The number is in the settings.
 
     Streams beyond it are refused as such, which callers repeat by themselves.
     """
     async with unharmed(hostile), Http2.connect(hostile.address) as connection:
         assert connection.settings[SettingCodes.MAX_CONCURRENT_STREAMS] == api_server.STREAMS_MAX
-        # Half a call each: none is answered before it is whole.
+        # Half a call each: no response comes before the call is whole.
         for _ in range(api_server.STREAMS_MAX):
             connection.open(INGEST)
         connection.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
@@ -653,13 +659,13 @@ async def test_connection_is_told_how_many_streams_it_may_open(hostile: ServerPr
         assert resets <= {None, int(ErrorCodes.REFUSED_STREAM), int(ErrorCodes.ENHANCE_YOUR_CALM)}
 
 
-def result_of(answer: Any) -> ledger_pb2.IngestResult:
-    """What a stream answered."""
-    assert isinstance(answer, ledger_pb2.StreamEventsResponse), answer
-    return answer.result
+def result_of(response: Any) -> ledger_pb2.IngestResult:
+    """The result in a response of a stream."""
+    assert isinstance(response, ledger_pb2.StreamEventsResponse), response
+    return response.result
 
 
-async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(
+async def test_streams_of_events_beyond_the_bound_are_refused_for_now(
     database: Database,
 ) -> None:
     """RESOURCE_EXHAUSTED with QUEUE_FULL for the one too many.
@@ -683,7 +689,7 @@ async def test_streams_of_events_beyond_the_bound_are_told_to_come_again(
         fourth.cancel()
 
 
-async def test_calls_beyond_the_bound_are_told_to_come_again(database: Database) -> None:
+async def test_calls_beyond_the_bound_are_refused_for_now(database: Database) -> None:
     """With two calls open that wait for the database, a third is RESOURCE_EXHAUSTED.
 
     Events and health are not held up.
@@ -709,12 +715,12 @@ async def test_calls_beyond_the_bound_are_told_to_come_again(database: Database)
 
 
 class PingedConnection(Http2):
-    """One that can tell that all which was sent until now has arrived, both ways."""
+    """A connection that can wait until everything sent so far, both ways, has arrived."""
 
     pongs = 0
 
     async def ping(self) -> None:
-        """Returns when the server has answered a ping, or has closed the connection."""
+        """Returns when the server has acknowledged a ping, or has closed the connection."""
         wanted = self.pongs + 1
         self.h2.ping(bytes(8))
         self.flush()
@@ -741,10 +747,10 @@ async def busy_connection(address: str) -> AsyncIterator[PingedConnection]:
     raise TimeoutError("every connection was shown out before its call was open")
 
 
-async def test_answers_that_nobody_reads_are_bounded(
+async def test_unread_responses_are_bounded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that takes no answers has its further reads refused, and no other caller's."""
+    """The server refuses further reads of a client that takes no responses, but no other's."""
     monkeypatch.setattr(unread_responses, "UNREAD_BYTES_MAX", 2000)
     async with running_ledger(database) as ledger:
         event, small = event_message(metadata={"filling": "x" * 900}), event_message()
@@ -762,7 +768,7 @@ async def test_answers_that_nobody_reads_are_bounded(
             assert not unread.is_over(first)
             stored = await ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=small.event_id))
             assert stored.event.event_id == small.event_id
-            # Those whose answers are small are not counted.
+            # Calls with small responses are not counted.
             await ledger.ingest(event_message(restaurant_id=event.restaurant_id))
             await ledger.balance(event.restaurant_id)
 
@@ -812,7 +818,10 @@ async def test_silent_connection_is_shown_out(
 
 def few_descriptors(number: int) -> str:
     """The command in a process that may have so many descriptors."""
-    return f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({number}, {number}))\n{INTERRUPTIBLE}"
+    return (
+        "import resource; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({number}, {number}))\n{INTERRUPTIBLE}"
+    )
 
 
 @asynccontextmanager
@@ -858,9 +867,9 @@ async def test_connections_beyond_the_descriptors_are_closed(
     ):
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         await stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event_message()))
-        # The kernel keeps those out that have not even said one byte.
+        # The kernel keeps connections out that have not sent a single byte.
         async with strangers(server.address, 300, ONE_BYTE) as closing:
-            # Long before those that got in are shown out.
+            # Long before the server closes the connections that got in.
             _, pending = await asyncio.wait(
                 closing,
                 timeout=api_server.HANDSHAKE_SECONDS / 2,
@@ -890,7 +899,7 @@ async def test_silent_connections_take_no_place(database: Database, tmp_path: Pa
 
 
 async def health_at(address: str) -> Any:
-    """What a health check on a separate connection is told."""
+    """The status that a health check on a separate connection returns."""
     async with aio.insecure_channel(
         address, options=[("grpc.use_local_subchannel_pool", 1)]
     ) as channel:
@@ -916,7 +925,7 @@ async def test_old_connection_is_replaced_and_no_event_lost(
 ) -> None:
     """A caller whose connections are all old ones is never refused.
 
-    A stream is cut off after the grace, and its caller, who sends again what was not answered, has
+    A stream is cut off after the grace, and its caller, which repeats events without a result, has
     every event booked once.
     """
     monkeypatch.setattr(api_server, "CONNECTION_AGE_GRACE_SECONDS", 1)
@@ -931,10 +940,10 @@ async def test_old_connection_is_replaced_and_no_event_lost(
                 try:
                     for event in list(unanswered):
                         await call.write(ledger_pb2.StreamEventsRequest(event=event))
-                        answer = await call.read()
-                        if not isinstance(answer, ledger_pb2.StreamEventsResponse):
+                        response = await call.read()
+                        if not isinstance(response, ledger_pb2.StreamEventsResponse):
                             break
-                        assert answer.result.status in {
+                        assert response.result.status in {
                             ledger_pb2.INGEST_STATUS_CREATED,
                             ledger_pb2.INGEST_STATUS_DUPLICATE,
                         }
@@ -978,8 +987,9 @@ async def test_books_are_in_order_after_all_of_it(hostile: ServerProcess) -> Non
 async def test_callers_that_leave_before_they_are_refused_write_no_log(
     database: Database, tmp_path: Path
 ) -> None:
-    """More calls than may wait, on connections that are reset at once: those that are turned away
-    have nobody to tell it to.
+    """More calls than may wait, on connections that are reset at once.
+
+    The refused ones have no client left to receive the refusal.
     """
 
     async def leave(address: str) -> None:

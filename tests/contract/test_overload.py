@@ -16,10 +16,10 @@ TIMEOUT_SECONDS = 240.0
 
 @pytest.mark.usefixtures("starts_postgres")
 async def test_overload_is_refused_in_good_order() -> None:
-    """Ten times the peak: work is done, callers are told QUEUE_FULL and keep back the rest.
+    """Ten times the peak: work is done, callers receive QUEUE_FULL and send the rest later.
 
-    Nothing acknowledged is lost, health checks are answered, and the memory is bounded. How much
-    work is done is for `make overload` on a quiet machine to say.
+    Nothing acknowledged is lost, health checks succeed, and the memory is bounded. How much work
+    is done is measured by `make overload` on a quiet machine.
     """
     with tempfile.TemporaryDirectory(prefix="ledger-overload-test-") as folder:
         results = Path(folder) / "overload.json"

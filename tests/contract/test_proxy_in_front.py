@@ -16,7 +16,7 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 STRANGER = "127.0.0.2"
 TIMEOUT_SECONDS = 60.0
-# How TLS begins, as far as one byte tells.
+# The first byte of a TLS connection.
 ONE_BYTE = b"\x16"
 
 
@@ -24,8 +24,9 @@ ONE_BYTE = b"\x16"
 async def test_documented_proxy_bounds_each_address_and_shows_the_silent_out(
     database: Database, tmp_path: Path, first: bytes
 ) -> None:
-    """A stranger with more connections than one address may have keeps nobody out, and none of them
-    stays.
+    """A stranger opens more connections than one address may have.
+
+    They keep no other caller out, and none of them stays open.
     """
     authority = Authority()
     authority.issue(*HERE).write(tmp_path / "server.pem", tmp_path / "server.key")

@@ -29,7 +29,7 @@ from ledger.v1 import ledger_pb2
 
 
 def bad_balance_queries() -> Iterator[tuple[str, Case]]:
-    """Balances that cannot be told."""
+    """Requests for balances that the server refuses."""
     instants = {
         "before-year-1": (YEAR_1 - 1, 0),
         "year-10000": (YEAR_9999 + 1, 0),
@@ -57,7 +57,7 @@ def bad_balance_queries() -> Iterator[tuple[str, Case]]:
         "unknown-restaurant",
         Case(
             "GetBalance",
-            balance_request(restaurant_id="nobody"),
+            balance_request(restaurant_id="unregistered"),
             grpc.StatusCode.NOT_FOUND,
             "RESTAURANT_NOT_FOUND",
         ),
@@ -65,16 +65,18 @@ def bad_balance_queries() -> Iterator[tuple[str, Case]]:
     yield "empty", Case("GetBalance", b"", fields=("restaurant_id", "currency"))
 
 
-async def test_balance_beyond_int64_is_told_and_ingest_stays_on(ledger: RunningLedger) -> None:
+async def test_balance_beyond_int64_is_refused_and_ingest_goes_on(ledger: RunningLedger) -> None:
     """As much as ten million events at the cap are worth, put there by SQL: OUT_OF_RANGE, and
     events are booked.
     """
     await ledger.ingest(event_message(restaurant_id="whale", amount_minor=AMOUNT_CAP))
     await ledger.query(
-        """INSERT INTO ledger_entries (balance_account_id, transaction_id, position, entry_type, debit_account, credit_account,
-                                       amount_minor, available_at, occurred_at, event_id)
-           SELECT e.balance_account_id, gen_random_uuid(), e.position, e.entry_type, e.debit_account, e.credit_account,
-                  9000000000000000000, e.available_at, e.occurred_at, 'whale_' || n
+        """INSERT INTO ledger_entries
+             (balance_account_id, transaction_id, position, entry_type, debit_account,
+              credit_account, amount_minor, available_at, occurred_at, event_id)
+           SELECT e.balance_account_id, gen_random_uuid(), e.position, e.entry_type,
+                  e.debit_account, e.credit_account, 9000000000000000000, e.available_at,
+                  e.occurred_at, 'whale_' || n
            FROM ledger_entries AS e CROSS JOIN generate_series(1, 2) AS n"""
     )
     with pytest.raises(aio.AioRpcError) as caught:

@@ -10,7 +10,7 @@ from support.running import RunningLedger
 from ledger.v1 import ledger_pb2
 
 
-async def test_batch_tells_each_event_its_own_fate_in_order(shared_ledger: RunningLedger) -> None:
+async def test_batch_returns_a_result_for_each_event_in_order(shared_ledger: RunningLedger) -> None:
     """Good and bad events mixed, one result each in the order of the request, the bad ones with
     code and reason.
     """

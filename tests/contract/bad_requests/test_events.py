@@ -78,7 +78,8 @@ def bad_events() -> Iterator[tuple[str, Case]]:
         reason = "EVENT_TYPE_UNKNOWN" if number else "INVALID_REQUEST"
         yield f"type-{number}", replace(event_case("type", type=number), reason=reason)
     # Its rules are not known either: nothing else of it is judged.
-    alone = ledger_pb2.ProcessorEvent(type=77)  # type: ignore[arg-type]  # a type of a version to come
+    # 77 is a type of a version to come.
+    alone = ledger_pb2.ProcessorEvent(type=77)  # type: ignore[arg-type]
     yield (
         "type-77-alone",
         Case("IngestEvent", ingest(alone), reason="EVENT_TYPE_UNKNOWN", fields=("event.type",)),
@@ -209,10 +210,10 @@ async def test_odd_but_valid_event_is_booked(shared_ledger: RunningLedger, case:
     """What is at the edge of the contract and inside it is booked, and read back as it was sent."""
     before = await counts(shared_ledger)
     request = case.sent()
-    answer = ledger_pb2.IngestEventResponse.FromString(
+    response = ledger_pb2.IngestEventResponse.FromString(
         await send(shared_ledger, case.method, request)
     )
-    assert answer.status == ledger_pb2.INGEST_STATUS_CREATED
+    assert response.status == ledger_pb2.INGEST_STATUS_CREATED
     assert (await counts(shared_ledger))[0] == before[0] + 1
     sent = ledger_pb2.IngestEventRequest.FromString(request).event
     kept = (
@@ -267,7 +268,7 @@ async def test_reference_and_metadata_are_text_and_no_statement(
 
 
 async def test_unknown_restaurant_is_rejected_where_the_setting_says_so(database: Database) -> None:
-    """With `reject`, an event of an unregistered restaurant is NOT_FOUND and registers nobody.
+    """With `reject`, an event of an unregistered restaurant is NOT_FOUND and registers nothing.
 
     The others are booked.
     """
@@ -285,12 +286,12 @@ async def test_unknown_restaurant_is_rejected_where_the_setting_says_so(database
         results = await ledger.ingest(
             unknown, unknown, known, event_message(restaurant_id="known"), known
         )
-        told_of = [
+        outcomes = [
             checked_details_of(result.error)[0] if result.HasField("error") else result.status
             for result in results
         ]
         created, duplicate = ledger_pb2.INGEST_STATUS_CREATED, ledger_pb2.INGEST_STATUS_DUPLICATE
-        assert told_of == [
+        assert outcomes == [
             "RESTAURANT_NOT_FOUND",
             "RESTAURANT_NOT_FOUND",
             created,
@@ -301,10 +302,16 @@ async def test_unknown_restaurant_is_rejected_where_the_setting_says_so(database
 
 
 PLANTED = {
-    "event": "ALTER TABLE processor_events ADD CONSTRAINT planted CHECK (restaurant_id <> 'poison')",
+    "event": (
+        "ALTER TABLE processor_events ADD CONSTRAINT planted CHECK (restaurant_id <> 'poison')"
+    ),
     "entry": "ALTER TABLE ledger_entries ADD CONSTRAINT planted CHECK (amount_minor <> 666)",
-    "restaurant": "ALTER TABLE restaurants ADD CONSTRAINT planted CHECK (restaurant_id <> 'poison')",
-    "account": "ALTER TABLE balance_accounts ADD CONSTRAINT planted CHECK (restaurant_id <> 'poison')",
+    "restaurant": (
+        "ALTER TABLE restaurants ADD CONSTRAINT planted CHECK (restaurant_id <> 'poison')"
+    ),
+    "account": (
+        "ALTER TABLE balance_accounts ADD CONSTRAINT planted CHECK (restaurant_id <> 'poison')"
+    ),
 }
 
 

@@ -196,11 +196,12 @@ async def test_small_request_that_unpacks_to_a_large_one_is_refused(
 
 async def test_compressed_request_is_taken(shared_ledger: RunningLedger) -> None:
     """Compression as such is allowed."""
-    answer = await send(
+    response = await send(
         shared_ledger, "IngestEvent", ingest(event_message()), compression=grpc.Compression.Gzip
     )
     assert (
-        ledger_pb2.IngestEventResponse.FromString(answer).status == ledger_pb2.INGEST_STATUS_CREATED
+        ledger_pb2.IngestEventResponse.FromString(response).status
+        == ledger_pb2.INGEST_STATUS_CREATED
     )
 
 
@@ -230,7 +231,7 @@ async def test_too_many_headers_are_refused(
 
 
 async def test_unknown_service_is_unimplemented(shared_ledger: RunningLedger) -> None:
-    """A service that nobody offers."""
+    """A service that the server does not offer."""
     call: Any = shared_ledger.channel.unary_unary(
         "/ledger.v2.LedgerService/IngestEvent", request_serializer=None, response_deserializer=None
     )
@@ -251,14 +252,14 @@ async def test_unknown_service_is_unimplemented(shared_ledger: RunningLedger) ->
 async def test_stream_request_that_is_none_ends_the_stream(
     shared_ledger: RunningLedger, request_: ledger_pb2.StreamEventsRequest, field: str
 ) -> None:
-    """INVALID_ARGUMENT once what came before is answered; what comes after is not booked."""
+    """INVALID_ARGUMENT, after the results of the events before; events after it are not booked."""
     before, after = (
         event_message(restaurant_id=unique("res")),
         event_message(restaurant_id=unique("res")),
     )
-    answers = []
+    responses = []
     with pytest.raises(aio.AioRpcError) as caught:
-        async for answer in shared_ledger.stub.StreamEvents(
+        async for response in shared_ledger.stub.StreamEvents(
             iter(
                 [
                     ledger_pb2.StreamEventsRequest(event=before),
@@ -267,8 +268,8 @@ async def test_stream_request_that_is_none_ends_the_stream(
                 ]
             )
         ):
-            answers.append(answer)
-    assert [answer.result.status for answer in answers] == [ledger_pb2.INGEST_STATUS_CREATED]
+            responses.append(response)
+    assert [response.result.status for response in responses] == [ledger_pb2.INGEST_STATUS_CREATED]
     got = refusal(caught.value)
     assert (got.code, got.reason, got.metadata) == (
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -310,7 +311,7 @@ def call_by_hand(body: bytes, **changed: str) -> bytes:
     )
 
 
-async def answer_by_hand(address: str, request: bytes) -> grpc.StatusCode | None:
+async def status_by_hand(address: str, request: bytes) -> grpc.StatusCode | None:
     """The status of a call made of bytes.
 
     None when it was reset, or the connection closed, without one.
@@ -339,7 +340,7 @@ async def answer_by_hand(address: str, request: bytes) -> grpc.StatusCode | None
 _MESSAGE = grpc_message(ingest(event_message(event_id="by-hand")))
 
 
-# Here grpc answers before the service is asked, each of its versions in its own way.
+# Here grpc refuses before the service sees the call; each grpc version does so differently.
 CUT_OFF = {None, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED}
 
 
@@ -366,13 +367,13 @@ BY_HAND: dict[str, tuple[bytes, set[grpc.StatusCode | None]]] = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-async def test_call_that_breaks_the_transport_is_turned_away(
+async def test_call_that_breaks_the_transport_is_refused(
     shared_ledger: RunningLedger, name: str
 ) -> None:
     """Refused by grpc or cut off, soon; the event of it not booked; other callers untouched."""
     before = await counts(shared_ledger)
     request, expected = BY_HAND[name]
-    assert await answer_by_hand(shared_ledger.address, request) in expected
+    assert await status_by_hand(shared_ledger.address, request) in expected
     assert await counts(shared_ledger) == before
     await assert_serving(shared_ledger)
 
@@ -381,7 +382,7 @@ async def test_call_by_hand_is_booked(shared_ledger: RunningLedger) -> None:
     """The frames above are such as a server takes, when nothing in them is wrong."""
     before = await counts(shared_ledger)
     request = call_by_hand(grpc_message(ingest(event_message())), grpc_timeout="99999999H")
-    assert await answer_by_hand(shared_ledger.address, request) is OK
+    assert await status_by_hand(shared_ledger.address, request) is OK
     assert (await counts(shared_ledger))[0] == before[0] + 1
 
 

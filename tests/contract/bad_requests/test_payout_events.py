@@ -31,8 +31,9 @@ from ledger.v1 import ledger_pb2
 async def test_payout_event_of_no_payout_is_not_found(
     shared_ledger: RunningLedger, type: int
 ) -> None:
-    """A payout event names a payout that does not exist: NOT_FOUND however often, and nobody is
-    registered by it.
+    """A payout event names a payout that does not exist: NOT_FOUND however often it is repeated.
+
+    It registers no restaurant.
     """
     before = await counts(shared_ledger)
     event = event_message(type, restaurant_id=unique("res"), payout_id="po_none")

@@ -76,7 +76,7 @@ def bad_payout_runs() -> Iterator[tuple[str, Case]]:
 
 
 def bad_payout_queries() -> Iterator[tuple[str, Case]]:
-    """Payouts, runs and lists of them that are not told."""
+    """Requests for payouts, runs and lists of them that the server refuses."""
     requests: dict[str, tuple[str, Any]] = {
         "GetPayout": ("payout_id", ledger_pb2.GetPayoutRequest),
         "GetPayoutRun": ("payout_run_id", ledger_pb2.GetPayoutRunRequest),
@@ -120,7 +120,10 @@ def bad_payout_queries() -> Iterator[tuple[str, Case]]:
             f"state-{number}",
             Case("ListPayouts", payouts.SerializeToString(), fields=("state",)),
         )
-        items = ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=UUID_TEXT, outcome=number)  # type: ignore[arg-type]
+        items = ledger_pb2.ListPayoutRunItemsRequest(
+            payout_run_id=UUID_TEXT,
+            outcome=number,  # type: ignore[arg-type]
+        )
         yield (
             f"outcome-{number}",
             Case("ListPayoutRunItems", items.SerializeToString(), fields=("outcome",)),
@@ -202,8 +205,8 @@ async def test_runs_of_one_date_differ_by_their_terms(
     assert runs[:3] == runs[3:]
 
 
-async def test_hundred_runs_at_once_starve_nobody(ledger: RunningLedger) -> None:
-    """The same run for all of them, and balances and events are answered meanwhile."""
+async def test_hundred_runs_at_once_starve_no_caller(ledger: RunningLedger) -> None:
+    """All receive the same run, and calls for balances and events succeed at the same time."""
     await ledger.ingest(event_message(restaurant_id="res_1"))
     runs = asyncio.gather(
         *(ledger.stub.RunPayouts(run_request(), timeout=2 * DEADLINE_SECONDS) for _ in range(100))
@@ -215,7 +218,7 @@ async def test_hundred_runs_at_once_starve_nobody(ledger: RunningLedger) -> None
         assert result.status == ledger_pb2.INGEST_STATUS_CREATED
         others += 1
     assert others
-    assert len({answer.payout_run.payout_run_id for answer in await runs}) == 1
+    assert len({response.payout_run.payout_run_id for response in await runs}) == 1
     assert (await counts(ledger))[4] == 1
 
 

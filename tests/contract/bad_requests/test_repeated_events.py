@@ -20,8 +20,7 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
-# Row 56. The stored values are such as occur nowhere else, so that they can be looked for in what
-# is told.
+# Row 56. The stored values occur nowhere else, so that the tests can search responses for them.
 STORED = {
     "type": ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
     "currency": "MRU",
@@ -65,7 +64,11 @@ async def test_id_reused_with_another_field_names_the_field_and_nothing_stored(
     as it was.
     """
     event_id, restaurant_id = unique("evt"), unique("stored-restaurant")
-    original = event_message(event_id=event_id, restaurant_id=restaurant_id, **STORED)  # type: ignore[arg-type]
+    original = event_message(
+        event_id=event_id,
+        restaurant_id=restaurant_id,
+        **STORED,  # type: ignore[arg-type]
+    )
     await shared_ledger.stub.IngestEvent(ledger_pb2.IngestEventRequest(event=original))
     stored = await shared_ledger.stub.GetEvent(ledger_pb2.GetEventRequest(event_id=event_id))
     before = await counts(shared_ledger)
@@ -108,9 +111,13 @@ async def test_id_reused_by_a_payout_event_is_a_conflict(shared_ledger: RunningL
 
 
 async def test_every_field_that_differs_is_named(shared_ledger: RunningLedger) -> None:
-    """Several fields changed: all of them named, in the order of the message's meaning, once each."""
+    """Several fields changed: all are named, in the order of the message's meaning, once each."""
     event_id = unique("evt")
-    first = event_message(event_id=event_id, restaurant_id=unique("res"), **STORED)  # type: ignore[arg-type]
+    first = event_message(
+        event_id=event_id,
+        restaurant_id=unique("res"),
+        **STORED,  # type: ignore[arg-type]
+    )
     await shared_ledger.ingest(first)
     (result,) = await shared_ledger.ingest(event_message(event_id=event_id, **CHANGES))
     reason, metadata, _ = checked_details_of(result.error)

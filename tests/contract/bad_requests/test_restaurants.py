@@ -119,7 +119,7 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
     not_found = grpc.StatusCode.NOT_FOUND
     yield (
         "GetRestaurant-unknown",
-        Case("GetRestaurant", field(1, b"nobody"), not_found, "RESTAURANT_NOT_FOUND"),
+        Case("GetRestaurant", field(1, b"unknown"), not_found, "RESTAURANT_NOT_FOUND"),
     )
     yield (
         "GetEvent-unknown",
@@ -130,7 +130,8 @@ def bad_restaurants() -> Iterator[tuple[str, Case]]:
 async def test_page_size_has_a_ceiling(ledger: RunningLedger) -> None:
     """0 means 100, and more than 1,000 is taken as 1,000."""
     await ledger.query(
-        "INSERT INTO restaurants (restaurant_id) SELECT 'res_' || lpad(n::text, 5, '0') FROM generate_series(1, 1001) AS n"
+        "INSERT INTO restaurants (restaurant_id)"
+        " SELECT 'res_' || lpad(n::text, 5, '0') FROM generate_series(1, 1001) AS n"
     )
     for asked, given in (
         (0, 100),
@@ -152,8 +153,9 @@ async def test_pages_of_large_profiles_can_be_read_with_any_page_size(
     limits can receive.
     """
     await ledger.query(
-        "INSERT INTO restaurants (restaurant_id, metadata) "
-        "SELECT 'res_' || lpad(n::text, 5, '0'), jsonb_build_object('note', repeat('x', 8000)) FROM generate_series(1, 1000) AS n"
+        "INSERT INTO restaurants (restaurant_id, metadata)"
+        " SELECT 'res_' || lpad(n::text, 5, '0'), jsonb_build_object('note', repeat('x', 8000))"
+        " FROM generate_series(1, 1000) AS n"
     )
     seen: list[str] = []
     token = ""

@@ -31,7 +31,7 @@ def entries_in_an_hour(*paths: str) -> bytes:
 
 
 def bad_statements() -> Iterator[tuple[str, Case]]:
-    """Statements that cannot be told."""
+    """Requests for statements that the server refuses."""
     instants = {
         "before-year-1": Timestamp(seconds=YEAR_1 - 1),
         "year-10000": Timestamp(seconds=YEAR_9999 + 1),
@@ -70,7 +70,7 @@ def bad_statements() -> Iterator[tuple[str, Case]]:
     for name, token in bad_page_tokens(["ListEntries", "known", "PEN", "", "", "", "", ""]):
         yield f"ListEntries-page_token-{name}", entries_case("page_token", page_token=token)
     yield "ListEntries-empty", Case("ListEntries", b"", fields=("restaurant_id", "currency"))
-    unknown = entries_request(restaurant_id="nobody")
+    unknown = entries_request(restaurant_id="unregistered")
     yield (
         "ListEntries-unknown",
         Case("ListEntries", unknown, grpc.StatusCode.NOT_FOUND, "RESTAURANT_NOT_FOUND"),
