@@ -98,6 +98,20 @@ async def test_token_of_one_list_or_query_opens_no_other(ledger: RunningLedger) 
     assert await refusal_of(ledger.stub.ListPayoutRuns(of_a_currency)) == REFUSED
 
 
+async def test_tokens_of_run_items_are_those_of_earlier_servers(ledger: RunningLedger) -> None:
+    """Bound to the method, the run and the outcome; the position is the last restaurant's id."""
+    for restaurant_id in ("res_a", "res_b"):
+        await ledger.ingest(event_message(restaurant_id=restaurant_id))
+    run = ledger_pb2.RunPayoutsRequest(currency="PEN", as_of=Date(year=2020, month=1, day=1))
+    run_id = (await ledger.stub.RunPayouts(run)).payout_run.payout_run_id
+    page = await ledger.stub.ListPayoutRunItems(
+        ledger_pb2.ListPayoutRunItemsRequest(payout_run_id=run_id, page_size=1)
+    )
+    ((key,),) = await ledger.query("SELECT secret FROM page_token_keys")
+    query_of_it = ["ListPayoutRunItems", run_id, ""]
+    assert page.next_page_token == keyed_token(key, query_of_it, ["res_a"])
+
+
 async def first_token(ledger: RunningLedger) -> str:
     """The token of the first page of restaurants, of which there are several."""
     for _ in range(2):
