@@ -36,7 +36,7 @@ async def attempt(what: str, work: Awaitable[T], on_failure: ReportFailure) -> T
     """
     try:
         return await work
-    except Exception as error:  # noqa: BLE001  # see above: no failure ends background work
+    except Exception as error:  # noqa: BLE001  # see the module's docstring
         _report(what, error, on_failure)
     return None
 
@@ -140,28 +140,34 @@ class Repeating:
             self._task.cancel()
 
     async def rest(self, seconds: float) -> bool:
-        """For the work: returns after `seconds`, or at a stop. Whether to go on."""
+        """Pauses for `seconds`, or until a stop; `wake` does not end it. Returns whether to go on.
+
+        The work calls it to pause within itself.
+        """
         await _wait(self._stopping, seconds)
         return not self.is_stopping
 
     async def _repeat(self) -> None:
         if not self._begins_at_once:
-            await self._pause(self._every_seconds)
+            await self._pause_until_wake(self._every_seconds)
         retry_seconds = self._retry_seconds
         while not self.is_stopping:
             # Before the work: a `wake` during the work makes it run once more.
             self._wake.clear()
             try:
                 pause_seconds = await self._work()
-            except Exception as error:  # noqa: BLE001  # see above: no failure ends background work
+            except Exception as error:  # noqa: BLE001  # see the module's docstring
                 _report(self._what, error, self._on_failure)
                 await self.rest(self._jitter(retry_seconds))
                 retry_seconds = min(2 * retry_seconds, self._retry_seconds_max)
             else:
                 retry_seconds = self._retry_seconds
-                await self._pause(self._every_seconds if pause_seconds is None else pause_seconds)
+                await self._pause_until_wake(
+                    self._every_seconds if pause_seconds is None else pause_seconds
+                )
 
-    async def _pause(self, seconds: float | None) -> None:
+    async def _pause_until_wake(self, seconds: float | None) -> None:
+        # A stop sets `_wake`, too.
         if not self.is_stopping:
             await _wait(self._wake, None if seconds is None else self._jitter(seconds))
 

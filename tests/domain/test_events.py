@@ -16,6 +16,7 @@ from ledger.domain.events import (
     fingerprint,
     microseconds,
 )
+from ledger.domain.money import AMOUNT_MINOR_MAX
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -99,6 +100,9 @@ def test_same_instant_in_another_zone_is_the_same() -> None:
         ({"metadata": {"k": "v" * 8192}}, ["metadata"]),
         ({"metadata": {"k": "é" * 4096}}, ["metadata"]),
         ({"metadata": {"k\0": ""}}, ["metadata"]),
+        # Without a type no type's limit applies, and every type needs an amount.
+        ({"type": None, "amount_minor": AMOUNT_MINOR_MAX + 1}, []),
+        ({"type": None, "amount_minor": 0}, ["amount_minor"]),
         (
             {"event_id": "", "currency": "pen", "amount_minor": 0},
             ["event_id", "currency", "amount_minor"],

@@ -290,6 +290,10 @@ class CallFrame:
         return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
 
     async def _until_stopping(self, answering: Awaitable[None]) -> None:
+        """Waits for `answering` to end. After the server begins to stop, it waits a little longer.
+
+        Then raises ShuttingDown. Cancels `answering` if it has not ended.
+        """
         task = asyncio.ensure_future(answering)
         stopping = asyncio.create_task(self._stopping.wait(), name=STOPPING_TASK)
         try:

@@ -268,10 +268,11 @@ def status_code_of(status: status_pb2.Status) -> grpc.StatusCode:
 
 
 def retry_pushback_of(status: status_pb2.Status) -> str | None:
-    """How long gRPC's own retries should wait, in milliseconds; None leaves it to their policy.
+    """The value of the trailer `grpc-retry-pushback-ms`; None to send none.
 
-    Only for RESOURCE_EXHAUSTED: after UNAVAILABLE another server may answer at once. "-1" stops the
-    retries. Where the wait is long, the caller should know it and not see the deadline pass.
+    It says how many milliseconds gRPC's own retries wait. Without it, their policy decides: after
+    UNAVAILABLE another server may answer at once, so only RESOURCE_EXHAUSTED has it. If the wait is
+    long, "-1" stops gRPC's retries, so that the caller gets the refusal at once and not a timeout.
     """
     if status.code != code_pb2.RESOURCE_EXHAUSTED:
         return None

@@ -64,13 +64,13 @@ class Application:
         self._group_connections = KeptConnections(engines.groups)
         self._ingest_connections = KeptConnections(engines.ingest)
         self._balance_connections = KeptConnections(engines.balances)
-        self._snapshot_worker = SnapshotWorker(
+        self._balance_snapshot_worker = SnapshotWorker(
             PostgresBalanceSnapshots(engine),
             tail_entries=settings.snapshot_tail_entries,
             on_failure=worker_failed,
             on_taken=metrics.snapshots_made,
         )
-        self._mark_worker = SnapshotWorker(
+        self._statement_mark_worker = SnapshotWorker(
             PostgresStatementMarks(engine),
             tail_entries=settings.snapshot_tail_entries,
             on_failure=worker_failed,
@@ -79,7 +79,7 @@ class Application:
         self._fence = Fence(engine)
         runs = PostgresPayoutRuns(
             engine,
-            self._snapshot_worker,
+            self._balance_snapshot_worker,
             settlement_timezone=settings.settlement_timezone,
             open_runs_max=settings.payout_runs_open,
             fence=self._fence,
@@ -106,8 +106,10 @@ class Application:
             on_queue=metrics.queue,
         )
         self._get_balance = GetBalance(
-            PostgresBalanceReader(self._balance_connections.autocommit, self._snapshot_worker),
-            PostgresBalanceReader(long_reads.autocommit, self._snapshot_worker),
+            PostgresBalanceReader(
+                self._balance_connections.autocommit, self._balance_snapshot_worker
+            ),
+            PostgresBalanceReader(long_reads.autocommit, self._balance_snapshot_worker),
             on_group=partial(metrics.group, "balance"),
         )
         self._payout_worker = PayoutWorker(
@@ -138,7 +140,7 @@ class Application:
                 partial(autocommit, engine), maturity_days=settings.maturity_days, fence=self._fence
             ),
             get_balance=self._get_balance,
-            statements=PostgresStatements(long_reads.autocommit, self._mark_worker),
+            statements=PostgresStatements(long_reads.autocommit, self._statement_mark_worker),
             payout_runs=runs,
             payouts=PostgresPayouts(engine, self._fence),
             wake_payout_worker=self._payout_worker.wake,
@@ -148,11 +150,11 @@ class Application:
         )
 
     def start(self) -> None:
-        """Starts the background work."""
+        """Starts the background work in the running event loop; `close` ends it."""
         self._hosts.start()
         self._payout_worker.start()
-        self._snapshot_worker.start()
-        self._mark_worker.start()
+        self._balance_snapshot_worker.start()
+        self._statement_mark_worker.start()
         self._seal_worker.start()
         if self.call_log is not None:
             self.call_log.start()
@@ -165,8 +167,8 @@ class Application:
         """Ends the work under way. Then the engines may be disposed of."""
         await asyncio.gather(
             self._payout_worker.stop(),
-            self._snapshot_worker.stop(),
-            self._mark_worker.stop(),
+            self._balance_snapshot_worker.stop(),
+            self._statement_mark_worker.stop(),
             self._seal_worker.stop(),
             self._ingest_events.close(),
         )

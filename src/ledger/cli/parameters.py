@@ -73,7 +73,7 @@ class Instant(click.ParamType[Any]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> "Timestamp":
-        from ledger.cli.instants import INSTANT_RULE, parse_instant
+        from ledger.cli.instants import parse_instant
 
         if not isinstance(value, str):
             found: Timestamp = value
@@ -81,9 +81,11 @@ class Instant(click.ParamType[Any]):
         is_date = self._takes_dates and _DATE.fullmatch(value)
         try:
             return parse_instant(f"{value}T00:00:00Z" if is_date else value)
-        except ValueError:
-            dates = ", or a date, for its first instant in UTC" if self._takes_dates else ""
-            self.fail(f"{INSTANT_RULE}{dates} (it is {value!r})", param, ctx)
+        except ValueError as error:
+            dates = (
+                ", or a date such as 2025-12-01, which means 00:00 UTC" if self._takes_dates else ""
+            )
+            self.fail(f"{error}{dates} (it is {value!r})", param, ctx)
 
 
 class SettlementDate(click.ParamType[date]):

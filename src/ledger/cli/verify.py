@@ -139,6 +139,10 @@ def _chain_lines(report: ChainReport) -> list[str]:
 
 
 def _json_of_chain(report: ChainReport) -> dict[str, JsonValue]:
+    """The chain as JSON. `expected_sequence` is the seal whose hash `--expect` gave.
+
+    It is null if no seal has the hash, and without `--expect`.
+    """
     return {
         "head": _json_of_seal(report.head) if report.head else None,
         "events_sealed": report.events_count,

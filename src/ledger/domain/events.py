@@ -31,6 +31,10 @@ OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
 # The Unix epoch.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_OCCURRED_AT_RULE = (
+    f"must be {OCCURRED_AT_MIN:%Y-%m-%d} or later, and at most"
+    f" {CLOCK_SKEW_MAX // timedelta(minutes=1)} minutes in the future"
+)
 
 
 class EventType(StrEnum):
@@ -101,11 +105,10 @@ def event_violations(
     metadata: Mapping[str, str],
     now: datetime,
 ) -> list[FieldViolation]:
-    """Everything that keeps these fields from being a valid event, in the order of the fields;
-    empty when they are one.
+    """The violations of these fields, in field order; empty for a valid event.
 
-    `type` and `occurred_at` are None when the caller has reported them already: what depends on
-    them is not judged then.
+    `type` or `occurred_at` is None if it is invalid and the caller has reported that. Rules that
+    depend on it are then skipped.
     """
     found: list[FieldViolation] = []
 
@@ -120,16 +123,18 @@ def event_violations(
         refuse("currency", CURRENCY_RULE)
     # A payout adds up many events, so it may be more than any of them.
     is_payout_event = type in PAYOUT_EVENT_TYPES
-    amount_is_valid = 1 <= amount_minor <= (INT64_MAX if is_payout_event else AMOUNT_MINOR_MAX)
+    # Without a type only the rule that all types share is left.
+    may_exceed_max = is_payout_event or type is None
+    amount_is_valid = 1 <= amount_minor <= (INT64_MAX if may_exceed_max else AMOUNT_MINOR_MAX)
     if not amount_is_valid:
-        refuse("amount_minor", PAYOUT_AMOUNT_RULE if is_payout_event else AMOUNT_RULE)
+        refuse("amount_minor", PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE)
     # Without a valid amount there is nothing that a fee could exceed.
     if fee_minor < 0 or (amount_is_valid and fee_minor > amount_minor):
         refuse("fee_minor", "must be 0 to amount_minor")
     elif fee_minor > 0 and type is not None and type not in FEE_EVENT_TYPES:
         refuse("fee_minor", "must be 0 on this type of event")
     if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
-        refuse("occurred_at", "must be from 2000-01-01 to 5 minutes from now")
+        refuse("occurred_at", _OCCURRED_AT_RULE)
     if is_payout_event:
         if not is_id(payout_id):
             refuse("payout_id", ID_RULE)

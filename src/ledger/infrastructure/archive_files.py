@@ -327,12 +327,16 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _publish(partial: Path, path: Path) -> None:
-    """Gives the file its name. Raises FileExistsError if that is taken: a rename replaces."""
+    """Moves `partial` to `path`. Raises FileExistsError if `path` exists.
+
+    So it is a link where possible, since a rename would replace the other file.
+    """
     try:
         os.link(partial, path)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
+        # Not atomic: another process may take the name in between.
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
         partial.rename(path)

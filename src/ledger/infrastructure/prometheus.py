@@ -92,31 +92,31 @@ class PrometheusCallMetrics:
             registry=registry,
         )
         # Kept: `labels()` takes longer than counting. At most methods times statuses and reasons.
-        self._by_method: dict[str, _OfMethod] = {}
+        self._by_method: dict[str, _MethodSeries] = {}
 
     def started(self, method: str) -> None:
-        self._of(method).in_flight.inc()
+        self._series(method).in_flight.inc()
 
     def answered(self, method: str, code: StatusCode, seconds: float) -> None:
-        of_method = self._of(method)
-        of_method.in_flight.dec()
-        of_method.handling.observe(seconds)
+        series = self._series(method)
+        series.in_flight.dec()
+        series.handling.observe(seconds)
         name = code.name
-        counter = of_method.handled.get(name)
+        counter = series.handled.get(name)
         if counter is None:
-            counter = of_method.handled[name] = self._handled.labels(
+            counter = series.handled[name] = self._handled.labels(
                 *_service_and_method(method), name
             )
         counter.inc()
 
     def refused_under_load(self, method: str, reason: str) -> None:
-        self._of(method).turned_away[reason].inc()
+        self._series(method).turned_away[reason].inc()
 
-    def _of(self, method: str) -> "_OfMethod":
-        of_method = self._by_method.get(method)
-        if of_method is None:
+    def _series(self, method: str) -> "_MethodSeries":
+        series = self._by_method.get(method)
+        if series is None:
             names = _service_and_method(method)
-            of_method = self._by_method[method] = _OfMethod(
+            series = self._by_method[method] = _MethodSeries(
                 self._in_flight.labels(*names),
                 self._handling.labels(*names),
                 {},
@@ -126,10 +126,10 @@ class PrometheusCallMetrics:
                     for reason in TURNED_AWAY_REASONS
                 },
             )
-        return of_method
+        return series
 
 
-class _OfMethod(NamedTuple):
+class _MethodSeries(NamedTuple):
     """The series of one method; counters by status, and by reason."""
 
     in_flight: Gauge

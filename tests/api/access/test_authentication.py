@@ -391,10 +391,8 @@ def test_identity_without_its_kind_is_read_where_only_one_is_possible(tmp_path: 
         "host:50051 read": ":1: say which kind of name it is: uri:NAME or dns:NAME",
         "/house/admin read": ":1: say which kind of name it is",
         "uri: read": ":1: there is no name after uri:",
-        "a.internal read\ndns:a.internal admin": ":2: the same identity stands in an earlier line",
-        "spiffe://h/a read\nuri:spiffe://h/a admin": (
-            ":2: the same identity stands in an earlier line"
-        ),
+        "a.internal read\ndns:a.internal admin": ":2: an earlier line has the same identity",
+        "spiffe://h/a read\nuri:spiffe://h/a admin": (":2: an earlier line has the same identity"),
     }
     for text, says in bad.items():
         path.write_text(text)
@@ -663,7 +661,7 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
     [
         ("", "names no caller"),
         ("# no caller\n", "names no caller"),
-        ("gateway ingest secret\n", ":1: a line is: identity scopes sha256"),
+        ("gateway ingest secret\n", ":1: a line must be: IDENTITY SCOPES SHA256"),
         (f"gateway ingest {'A' * 64}\n", ":1: a line is"),
         (
             f"gateway everything {'a' * 64}\n",
@@ -677,7 +675,7 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
         ),
         (
             f"a ingest {'a' * 64}\n\nb ingest {'a' * 64}\n",
-            ":3: the same token stands in an earlier line",
+            ":3: an earlier line has the same token",
         ),
         ("".join(f"a ingest {number:064}\n" for number in range(1001)), "has more than 1000 lines"),
     ],

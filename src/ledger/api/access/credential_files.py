@@ -40,32 +40,36 @@ def is_identity(text: str) -> bool:
 
 
 def read_tokens(path: Path) -> tuple[StaticToken, ...]:
-    """The lines `identity scopes sha256`. Raises FileUnusable."""
+    """The file's tokens; each line is `IDENTITY SCOPES SHA256`. Raises FileUnusable."""
     tokens: dict[bytes, StaticToken] = {}
     for number, words in _lines(path):
         if len(words) != 3 or not _DIGEST.fullmatch(words[2]):
-            # The line is not shown: it may have the token itself.
+            # The line is not shown: it may contain the token itself.
             raise FileUnusable(
-                f"{path}:{number}: a line is: identity scopes sha256-of-the-token-in-lower-case-hex"
+                f"{path}:{number}: a line must be: IDENTITY SCOPES SHA256"
+                " (the token's SHA-256 in lower-case hex)"
             )
         identity, scopes = _entry(path, number, words)
         digest = bytes.fromhex(words[2])
         if digest in tokens:
-            raise FileUnusable(f"{path}:{number}: the same token stands in an earlier line")
+            raise FileUnusable(f"{path}:{number}: an earlier line has the same token")
         tokens[digest] = StaticToken(identity, scopes, digest)
     return tuple(tokens.values())
 
 
 def read_identities(path: Path) -> Mapping[str, frozenset[Scope]]:
-    """The lines `kind:name scopes`, by kind and name. Raises FileUnusable."""
+    """The scopes of each identity in the file; each line is `IDENTITY SCOPES`.
+
+    An identity is a name in a certificate with its kind: `dns:admin.internal`. Raises FileUnusable.
+    """
     identities: dict[str, frozenset[Scope]] = {}
     for number, words in _lines(path):
         if len(words) != 2:
-            raise FileUnusable(f"{path}:{number}: a line is: identity scopes")
+            raise FileUnusable(f"{path}:{number}: a line must be: IDENTITY SCOPES")
         words[0] = _with_kind(path, number, words[0])
         identity, scopes = _entry(path, number, words)
         if identity in identities:
-            raise FileUnusable(f"{path}:{number}: the same identity stands in an earlier line")
+            raise FileUnusable(f"{path}:{number}: an earlier line has the same identity")
         identities[identity] = scopes
     return identities
 

@@ -41,25 +41,28 @@ class ServerTls:
         self.files = ReloadedFiles(
             paths, lambda: _read(files), admit_none=lambda: _read(files, admits_none=True)
         )
-        self._given = self.files.value
+        self._last_given = self.files.value
         self._demands_certificate = files.client_ca is not None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For the port."""
-        self._given = self.files.value
+        """The credentials for the server's port. They follow changes of the files."""
+        self._last_given = self.files.value
         return grpc.dynamic_ssl_server_credentials(
-            self._given,
+            self._last_given,
             # The library takes None for "unchanged", which its types do not allow.
-            self._newer,  # type: ignore[arg-type]
+            self._changed_configuration,  # type: ignore[arg-type]
             require_client_authentication=self._demands_certificate,
         )
 
-    def _newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """gRPC calls this at every handshake, in another thread. None: unchanged."""
+    def _changed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        """The configuration, if it differs from the one that gRPC has; else None.
+
+        gRPC calls this at every handshake, in another thread.
+        """
         current = self.files.value
-        if current is self._given:
+        if current is self._last_given:
             return None
-        self._given = current
+        self._last_given = current
         return current
 
 

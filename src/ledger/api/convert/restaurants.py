@@ -20,10 +20,10 @@ from ledger.v1 import ledger_pb2
 
 UPDATE_PATHS_MAX = 1000
 UPDATE_MASK_RULE = (
-    f"must be at most {UPDATE_PATHS_MAX} of name, active, maturity_days, metadata, "
-    "and metadata.KEY instead of metadata"
+    f"must have at most {UPDATE_PATHS_MAX} paths: name, active, maturity_days, and either metadata"
+    " or metadata.KEY"
 )
-_METADATA_KEY = "metadata."
+_METADATA_PREFIX = "metadata."
 
 
 def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfile:
@@ -42,12 +42,16 @@ def decode_profile(request: ledger_pb2.PutRestaurantRequest) -> RestaurantProfil
 
 
 def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> RestaurantChange:
-    """The change to make. Raises InvalidRequest. What the mask does not name is not looked at."""
+    """The change that the mask names. Raises InvalidRequest.
+
+    Other fields are ignored, except `restaurant_id` and `etag`. A metadata key that is named and
+    has no value is to be removed.
+    """
     message, paths = request.restaurant, request.update_mask.paths
     keys = frozenset(
-        path.removeprefix(_METADATA_KEY) for path in paths if path.startswith(_METADATA_KEY)
+        path.removeprefix(_METADATA_PREFIX) for path in paths if path.startswith(_METADATA_PREFIX)
     )
-    fields = frozenset(path for path in paths if not path.startswith(_METADATA_KEY))
+    fields = frozenset(path for path in paths if not path.startswith(_METADATA_PREFIX))
     metadata = dict(message.metadata)
     profile = RestaurantProfile(
         restaurant_id=message.restaurant_id,
@@ -71,7 +75,11 @@ def decode_restaurant_change(request: ledger_pb2.UpdateRestaurantRequest) -> Res
     ):
         violations.append(FieldViolation("update_mask", UPDATE_MASK_RULE))
     elif not paths and not request.allow_missing:
-        violations.append(FieldViolation("update_mask", "must name what to change"))
+        violations.append(
+            FieldViolation(
+                "update_mask", "must name at least one field, unless allow_missing is set"
+            )
+        )
     if request.allow_missing and message.etag:
         violations.append(
             FieldViolation("allow_missing", "must not be set together with restaurant.etag")

@@ -53,11 +53,12 @@ class ContendedGroups:
 
             [a1 a2] [b1]      a1 and a2 meet the lock: divided, and put behind b1
             [b1] [a1] [a2]    b1 and a1 are booked and answered, one after the other
-            [a2]              tried again and again; as the last part of the only contended
-                              group, it waits for its lock as long as the ledger does
+            [a2]              tried again and again; if no other part and no other contended
+                              group is left, it waits for the lock with the ledger's usual timeout
 
-        Raises DatabaseContention when some events are still locked at the time `until`, or when
-        other groups need the place; else as PostEvents does.
+        Raises DatabaseContention if some events are still locked at `until`, in the event loop's
+        time; or, to make room, when contended groups fill all `groups_at_once_max` places and this
+        one has waited longest. Otherwise it raises what `PostEvents.post` raises.
         """
         # The attempt that met the lock may have decided some events.
         answer()

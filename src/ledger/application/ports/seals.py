@@ -52,7 +52,7 @@ WHOLE = SealPart(b"", None)
 
 @dataclass(frozen=True, slots=True)
 class PartedTransaction:
-    """A database transaction that is sealed in parts: its number, the last id of the latest part,
+    """A database transaction that is sealed in parts: its txid, the last id of the latest part,
     and the epoch of the seals before its first part.
     """
 
@@ -68,8 +68,9 @@ class SealedBooks(Protocol):
     """
 
     async def index_new_rows(self) -> None:
-        """Has the rows that were recorded since the last time found fast by their numbers; without
-        it they are found slowly.
+        """Indexes the rows that were recorded since the last call by their txids.
+
+        Without it, queries by txid read these rows slowly.
         """
         ...
 
@@ -80,24 +81,28 @@ class SealedBooks(Protocol):
     async def transactions(
         self, first_txid: int, end_txid: int, rows_max: int, *, is_restored: bool
     ) -> Sequence[PackedTransaction] | None:
-        """What database transactions first_txid <= number < end_txid recorded, in order; None if it
-        is more than `rows_max` rows.
+        """The rows that the database transactions first_txid <= txid < end_txid recorded, in order.
 
-        With `is_restored` only what has a number that this cluster has yet to give out.
+        None if there are more than `rows_max`. With `is_restored`, only rows whose txid this
+        cluster has yet to give out.
         """
         ...
 
     def slices(
         self, first_txid: int, end_txid: int, part: SealPart = WHOLE, *, is_restored: bool
     ) -> AsyncGenerator[Sequence[SealedTransaction]]:
-        """The same by transaction id, however much it is, some thousand rows at a time; those of an
-        id may be in several.
+        """The rows of `part` that the database transactions first_txid <= txid < end_txid recorded.
+
+        Grouped by the ledger's transaction ids, and in that order. There is no limit to their
+        number: a slice has some thousand rows; the rows of one transaction id may be in several
+        slices. For `is_restored` see `transactions`.
         """
         ...
 
     async def next_part(self, txid: int, after_id: bytes, rows: int) -> SealPart:
-        """The part of a database transaction that comes after a transaction id and has about so
-        many rows.
+        """The part of the database transaction `txid` after the transaction id `after_id`.
+
+        It has about `rows` rows.
         """
         ...
 

@@ -87,6 +87,11 @@ class IngestSummary:
         return self.conflicts + self.invalid + self.refused_otherwise
 
     @property
+    def lines(self) -> int:
+        """Lines counted."""
+        return self.booked + self.refused + self.unknown
+
+    @property
     def reported(self) -> int:
         """Lines that a person must look at."""
         return self.refused + self.unknown
@@ -312,7 +317,7 @@ def _pace_text(pace: Pace) -> str:
 
 
 def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
-    print_line(f"{name}: {summary.booked + summary.reported} lines")
+    print_line(f"{name}: {summary.lines} lines")
     print_line(f"  created     {summary.created}")
     print_line(f"  duplicates  {summary.duplicates}")
     kinds = [
@@ -329,9 +334,10 @@ def _print_summary(name: str, summary: IngestSummary, pace: Pace) -> None:
 
 
 def _json_of(name: str, summary: IngestSummary) -> JsonValue:
+    # Strings, as int64 of the contract: many programs read JSON numbers as floats.
     return {
         "file": name,
-        "lines": str(summary.booked + summary.reported),
+        "lines": str(summary.lines),
         "created": str(summary.created),
         "duplicates": str(summary.duplicates),
         "conflicts": str(summary.conflicts),

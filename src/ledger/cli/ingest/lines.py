@@ -30,7 +30,7 @@ _TYPE_BY_SPELLING = {
 _PAYOUT_EVENT_TYPES = {_TYPE_BY_SPELLING[event_type.value] for event_type in PAYOUT_EVENT_TYPES}
 
 # The names that a field of the message may have in a line.
-_SPELLINGS = {
+_NAMES_BY_FIELD = {
     "event_id": ("event_id",),
     "type": ("event_type", "type"),
     "restaurant_id": ("restaurant_id",),
@@ -43,7 +43,7 @@ _SPELLINGS = {
     "metadata": ("metadata",),
 }
 _REQUIRED = ("event_id", "type", "restaurant_id", "currency", "amount_minor", "occurred_at")
-_KNOWN_NAMES = frozenset(name for names in _SPELLINGS.values() for name in names)
+_KNOWN_NAMES = frozenset(name for names in _NAMES_BY_FIELD.values() for name in names)
 
 
 class InvalidLine(Exception):
@@ -71,8 +71,8 @@ def parse_event_line(
 ) -> ledger_pb2.ProcessorEvent:
     """Parses the event in `line`. A field that is null counts as absent.
 
-    An event without a reference gets `metadata.payment_id`; a payout event without a payout id gets
-    `metadata.payout_id`. Raises InvalidLine with all violations.
+    A missing reference is taken from `metadata.payment_id`; the missing payout id of a payout event
+    is taken from `metadata.payout_id`. Raises InvalidLine with all violations of its fields.
     """
     fields = _parse_object(line)
     violations: list[FieldViolation] = []
@@ -82,7 +82,7 @@ def parse_event_line(
             for name in fields
             if name not in _KNOWN_NAMES
         ]
-    values = {field: _read_field(field, fields, violations) for field in _SPELLINGS}
+    values = {field: _read_field(field, fields, violations) for field in _NAMES_BY_FIELD}
     if violations:
         event_id = fields.get("event_id")
         raise InvalidLine(violations, event_id if isinstance(event_id, str) else "")
@@ -144,9 +144,9 @@ def _refuse_constant(name: str) -> None:
 def _read_field(field: str, fields: Mapping[str, Any], violations: list[FieldViolation]) -> Any:
     """The value of the message's `field`, by any of its names; None if it is absent or invalid."""
     read = _READERS[field]
-    present = [name for name in _SPELLINGS[field] if fields.get(name) is not None]
+    present = [name for name in _NAMES_BY_FIELD[field] if fields.get(name) is not None]
     if not present and field in _REQUIRED:
-        violations.append(FieldViolation(_SPELLINGS[field][0], "is missing"))
+        violations.append(FieldViolation(_NAMES_BY_FIELD[field][0], "is missing"))
     values: dict[str, Any] = {}
     for name in present:
         try:

@@ -44,22 +44,26 @@ def _parameters(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(help=PAID_HELP)
 @_parameters
 def paid(payout_id: str, occurred_at: Timestamp | None, json: bool, address: str | None) -> None:
-    _settle(payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_PAID, occurred_at, json=json, address=address)
+    _book_answer(
+        payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_PAID, occurred_at, json=json, address=address
+    )
 
 
 @click.command(help=FAILED_HELP)
 @_parameters
 def failed(payout_id: str, occurred_at: Timestamp | None, json: bool, address: str | None) -> None:
-    _settle(payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, occurred_at, json=json, address=address)
+    _book_answer(
+        payout_id, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED, occurred_at, json=json, address=address
+    )
 
 
 def settle(
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
-    type: ledger_pb2.EventType.ValueType,
+    event_type: ledger_pb2.EventType.ValueType,
     occurred_at: Timestamp | None = None,
 ) -> tuple[str, ledger_pb2.IngestEventResponse]:
-    """Sends the event of `type` for `payout`; returns its id and the response, DUPLICATE on repeat.
+    """Sends the event of `event_type` for `payout`; returns its id and the response, DUPLICATE on repeat.
 
     The id follows from the payout, so the event is booked once. Without `occurred_at` a new event
     has the time of now, and a repeat has the time of the stored event: with another time it would
@@ -67,10 +71,10 @@ def settle(
     """
     import grpc
 
-    name = ledger_pb2.EventType.Name(type).removeprefix("EVENT_TYPE_").lower()
+    name = ledger_pb2.EventType.Name(event_type).removeprefix("EVENT_TYPE_").lower()
     event = ledger_pb2.ProcessorEvent(
         event_id=f"cli.{name}.{payout.payout_id}",
-        type=type,
+        type=event_type,
         restaurant_id=payout.restaurant_id,
         currency=payout.currency,
         amount_minor=payout.amount_minor,
@@ -89,18 +93,19 @@ def settle(
     return event.event_id, stub.IngestEvent(ledger_pb2.IngestEventRequest(event=event))
 
 
-def _settle(
+def _book_answer(
     payout_id: str,
-    type: ledger_pb2.EventType.ValueType,
+    event_type: ledger_pb2.EventType.ValueType,
     occurred_at: Timestamp | None,
     *,
     json: bool,
     address: str | None,
 ) -> None:
+    """Books the bank's answer to a payout as an event of `event_type`, and prints the payout."""
     settings = load_client_settings(address)
     request = ledger_pb2.GetPayoutRequest(payout_id=payout_id)
     with connect(settings) as stub:
-        event_id, response = settle(stub, stub.GetPayout(request).payout, type, occurred_at)
+        event_id, response = settle(stub, stub.GetPayout(request).payout, event_type, occurred_at)
         payout = stub.GetPayout(request).payout
     status = word_of(ledger_pb2.IngestStatus, response.status)
     if json:

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ledger.addresses import host_and_port, with_port
-from ledger.api.server import LAST_CALLS_SECONDS
 from ledger.api.transport.listening import AddressUnavailable
 from ledger.bootstrap.database import Database
 from ledger.cli.failures import CommandFailure, ExitStatus
-from ledger.cli.serve.worker import SERVING, STOP_MARGIN_SECONDS
+from ledger.cli.serve.worker import SERVING, stop_seconds_max
 from ledger.hangup import ends_at_hangup
 from ledger.jitter import jittered
 from ledger.settings import Settings
@@ -151,10 +150,8 @@ class Supervisor:
         _log.info("stopping", workers=len(self._alive))
         for process in self._alive.values():
             _signal(process, signal.SIGTERM)
-        patience_seconds = (
-            self._settings.shutdown_grace_seconds + LAST_CALLS_SECONDS + STOP_MARGIN_SECONDS
-        )
-        _, late = await asyncio.wait(keepers, timeout=patience_seconds)
+        kill_after_seconds = stop_seconds_max(self._settings.shutdown_grace_seconds)
+        _, late = await asyncio.wait(keepers, timeout=kill_after_seconds)
         if late:
             _log.error("killing workers that do not stop", workers=sorted(self._alive))
             for process in self._alive.values():

@@ -17,33 +17,42 @@ HELP = "Serve as one of the workers of `ledger serve --workers`, which starts th
 
 # A worker sends this to its supervisor once it serves calls.
 SERVING = b"s"
-# How long a stop may take beyond the grace, for queries under way and for closing connections.
-STOP_MARGIN_SECONDS = 20.0
+# How long a stop may take beyond the grace: for the last calls before the server stops listening,
+# for queries under way, and for closing connections.
+_STOP_MARGIN_SECONDS = 20.5
+
+
+def stop_seconds_max(grace_seconds: float) -> float:
+    """How long a worker may take to stop. After that it is ended by force."""
+    return grace_seconds + _STOP_MARGIN_SECONDS
 
 
 @click.command(help=HELP)
 @click.option("--number", type=WholeNumber(), required=True, help="Which of the workers this is.")
 @click.option(
     "--supervisor",
+    "supervisor_fd",
     type=WholeNumber(),
     required=True,
     help="The file descriptor of the connection to the supervisor.",
 )
-def serve_worker(number: int, supervisor: int) -> None:
-    # Imported when needed: help needs none of it.
+def serve_worker(number: int, supervisor_fd: int) -> None:
+    # Imported here: `--help` must not wait for these.
     from ledger.cli.configuration import load_settings
     from ledger.observability import configure_logging
 
-    # SIGHUP means that certificates have changed. None is loaded yet.
+    # SIGHUP asks the server to reload its certificates. Ignored until the server has loaded them.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # The supervisor has put every setting into the environment; a changed `.env` is for the next
-    # supervisor.
+    # The supervisor has put every setting into the environment. A change of `.env` takes effect
+    # with the next supervisor.
     settings = load_settings(env_file=None)
-    connection = socket.socket(fileno=supervisor)
-    patience_seconds = settings.shutdown_grace_seconds + STOP_MARGIN_SECONDS
+    connection = socket.socket(fileno=supervisor_fd)
+    exit_after_seconds = stop_seconds_max(settings.shutdown_grace_seconds)
     orphaned = threading.Event()
     threading.Thread(
-        target=_stop_without_supervisor, args=(connection, orphaned, patience_seconds), daemon=True
+        target=_stop_without_supervisor,
+        args=(connection, orphaned, exit_after_seconds),
+        daemon=True,
     ).start()
     from ledger.bootstrap.database import Database
     from ledger.bootstrap.server import new_event_loop, run_server
@@ -64,6 +73,7 @@ def serve_worker(number: int, supervisor: int) -> None:
             runner.run(
                 run_server(settings, database, on_ready=on_ready, metrics=metrics, share_port=True)
             )
+    # Normally the supervisor removes it.
     if orphaned.is_set() and settings.metrics_address:
         from ledger.infrastructure.prometheus import remove_metrics_directory
 
@@ -71,9 +81,11 @@ def serve_worker(number: int, supervisor: int) -> None:
 
 
 def _stop_without_supervisor(
-    connection: socket.socket, orphaned: threading.Event, patience_seconds: float
+    connection: socket.socket, orphaned: threading.Event, exit_after_seconds: float
 ) -> None:
-    """Waits for the end of the supervisor, then stops this process, first by SIGTERM.
+    """Waits for the end of the supervisor, then stops this process.
+
+    First by SIGTERM. If it still runs `exit_after_seconds` later, it exits at once.
 
     Runs in a separate thread.
     """
@@ -82,5 +94,5 @@ def _stop_without_supervisor(
             pass
     orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(patience_seconds)
+    time.sleep(exit_after_seconds)
     os._exit(ExitStatus.REFUSED)

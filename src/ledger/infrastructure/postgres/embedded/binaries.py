@@ -41,7 +41,10 @@ def find_bin_dir() -> Path:
 
 
 def version_of(bin_dir: Path) -> str:
-    """The version of the binaries, such as 18.4 or 19beta1."""
+    """The version of the binaries, such as 18.4 or 19beta1.
+
+    Raises EmbeddedPostgresError if `postgres --version` does not print one.
+    """
     answer = subprocess.run(
         [bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=30, cwd="/"
     )
@@ -49,7 +52,7 @@ def version_of(bin_dir: Path) -> str:
     if found is None:
         reason = answer.stderr.strip() or answer.stdout.strip()
         raise EmbeddedPostgresError(
-            f"{bin_dir / 'postgres'} does not run on this machine: {reason}. "
+            f"{bin_dir / 'postgres'} did not report a version: {reason}. "
             "Set LEDGER_PG_BIN or LEDGER_DATABASE_URL."
         )
     return found[1]

@@ -224,7 +224,10 @@ async def _mend(connection: Connection) -> list[str]:
 
 
 async def create_database(server_url: str, name: str) -> None:
-    """Creates the database `name`, unless it exists. `server_url` logs in as a superuser."""
+    """Creates the database `name`, unless it exists. `server_url` must log in as a superuser.
+
+    Raises the driver's or the network's error as it is: asyncpg.PostgresError, OSError.
+    """
     engine = create_async_engine(server_url, poolclass=NullPool)
     try:
         async with autocommit(engine) as connection:

@@ -82,9 +82,10 @@ def error_of(error: BaseException) -> LedgerError | None:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Raises the block's database errors as the ledger's, with the original as cause.
+    """Turns errors of the driver, the pool and the network in the block into the ledger's.
 
-    Any other error is a defect and passes unchanged.
+    The original is the cause. Any OSError or TimeoutError counts as one: keep files out of the
+    block. Other errors pass unchanged.
     """
     try:
         yield
@@ -107,7 +108,10 @@ def sentence_of(error: BaseException) -> str:
 
 
 def refusal_of(error: BaseException) -> LedgerError | None:
-    """Like `error_of`, and StatementRefused for a database error that is not in the table."""
+    """The ledger's error for `error`; None if it can only be a defect.
+
+    Unlike `error_of`, returns StatementRefused for a database error that is not in the table.
+    """
     meaning = error_of(error)
     if meaning is None and isinstance(error, (DBAPIError, asyncpg.PostgresError)):
         return StatementRefused(type(error).__name__)
@@ -116,7 +120,9 @@ def refusal_of(error: BaseException) -> LedgerError | None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Like `database_errors`, and raises StatementRefused for a database error not in the table.
+    """Turns the block's errors into the ledger's, as `database_errors` does, and some more.
+
+    A database error that is not in the table becomes StatementRefused.
 
     For statements with rows of several callers: the ingest use case then halves the rows until the
     one that the database refuses is alone.

@@ -184,12 +184,15 @@ class Hosts:
         self._watching = [asyncio.create_task(self._watch(address)) for address in self.addresses]
 
     async def stop(self) -> None:
-        """Stops the watch; sessions stay open."""
+        """Stops watching the hosts, and drops the log lines of failures that are still delayed.
+
+        Sessions stay open.
+        """
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
         self._watching = []
-        self._outages.close()
+        self._outages.drop_delayed_lines()
 
     async def connect(self, **options: Any) -> DriverConnection:
         """A session on the host to use; `options` go to the driver.

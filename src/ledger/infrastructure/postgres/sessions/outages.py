@@ -90,8 +90,8 @@ class Outages:
         """How many kinds of failures wait to be logged or dropped."""
         return len(self._doubts)
 
-    def close(self) -> None:
-        """Drops the failures that wait."""
+    def drop_delayed_lines(self) -> None:
+        """Drops the log lines of failures that still wait for DOUBT_SECONDS to pass."""
         for doubt in self._doubts.values():
             doubt.cancel()
         self._doubts.clear()

@@ -81,17 +81,17 @@ def _columns(values: Iterable[tuple[str, str]]) -> str:
 # The same expressions as when a row was sealed, but joined and hashed here. PostgreSQL sorts, on
 # disk if need be, but not by the digest: few rows are equal in everything else.
 SELECT_EVENTS = f"""
-SELECT {TXID} AS number, {_columns(EVENT_VALUES.items())} FROM processor_events WHERE {OF_RANGE}
-ORDER BY number, processor_events.transaction_id
+SELECT {TXID} AS txid, {_columns(EVENT_VALUES.items())} FROM processor_events WHERE {OF_RANGE}
+ORDER BY txid, processor_events.transaction_id
 """
 SELECT_ENTRIES = f"""
-SELECT {TXID} AS number, {_columns(ENTRY_VALUES.items())}
+SELECT {TXID} AS txid, {_columns(ENTRY_VALUES.items())}
 FROM (
   SELECT ledger_entries.*, account.restaurant_id, account.currency
   FROM {ENTRIES_WITH_ACCOUNT}
 ) AS entry
 WHERE {OF_RANGE}
-ORDER BY number, entry.transaction_id, {PLACE}
+ORDER BY txid, entry.transaction_id, {PLACE}
 """
 _TRANSACTION_ID_OF_EVENT = 1 + SEALED_EVENT_FIELDS.index("transaction_id")
 _EVENT_ID_OF_EVENT = 1 + SEALED_EVENT_FIELDS.index("event_id")
@@ -101,7 +101,10 @@ _POSITION = 1 + SEALED_ENTRY_FIELDS.index("position")
 
 
 class _StoredRow(NamedTuple):
-    """A row of a range, ordered as it is hashed."""
+    """A row of a range. Rows sort in the order in which they are hashed.
+
+    `place` is 0 for an event and 1 to 127 for an entry.
+    """
 
     recorded_txid: int
     transaction_id: bytes
@@ -140,7 +143,7 @@ def _of_entry(row: Row) -> _StoredRow:
 class _Source:
     """A table's rows of a range, some thousands at a time.
 
-    In the order of number, transaction id and place.
+    In the order of (recorded_txid, transaction_id, place).
     """
 
     def __init__(self, rows: AsyncIterator[Row], stored_row: Callable[[Row], _StoredRow]) -> None:
@@ -253,9 +256,10 @@ class _Walk:
         )
 
     async def _stored_rows(self, seal: Seal) -> AsyncIterator[list[_StoredRow]]:
-        """The rows of the seal's range in order, some at a time.
+        """The seal's rows in the order in which they were hashed, in batches.
 
-        Rows of the same number, transaction id and place come together.
+        That order is (recorded_txid, transaction_id, place). Rows that agree in all three are in
+        the same batch.
         """
         range_ = (seal.first_txid, seal.end_txid)
         sources = [
@@ -263,12 +267,13 @@ class _Walk:
             _Source(self._rows(SELECT_ENTRIES, *range_), _of_entry),
         ]
         rows: list[_StoredRow] = []
-        while behind := [source for source in sources if source.reached is not None]:
-            # After reading on in the source that is furthest behind, all rows before it are known.
-            rows += await min(behind, key=_reached).read(self._slice_rows)
+        while unread := [source for source in sources if source.reached is not None]:
+            # Read from the source that is furthest behind. Rows before the position that every
+            # source has reached are then complete.
+            rows += await min(unread, key=_reached).read(self._slice_rows)
             rows.sort()
             complete = min(
-                (_reached(source) for source in behind if source.reached is not None), default=None
+                (_reached(source) for source in unread if source.reached is not None), default=None
             )
             cut = (
                 len(rows)
