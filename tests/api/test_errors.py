@@ -4,6 +4,7 @@ says of its reason.
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from ledger import errors
 from ledger.api.errors import (
+    RETRY_DELAYS_SECONDS,
     internal,
     not_implemented,
     retry_pushback_of,
@@ -246,3 +248,10 @@ def test_internal_gives_an_id_and_nothing_else() -> None:
     first, second = internal("id-1"), internal("id-2")
     assert first.message == second.message == "internal error"
     assert str(first).replace("id-1", "id-2") == str(second)
+
+
+def test_calls_refused_together_do_not_retry_together() -> None:
+    """Sixteen delays from half a second to one and a half; each is far from the one before."""
+    delays = RETRY_DELAYS_SECONDS
+    assert sorted(delays) == [0.5 + step / 16 for step in range(16)]
+    assert all(abs(one - next_) > 0.4 for one, next_ in pairwise((*delays, delays[0])))

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 import pytest
 
 from ledger.application.halving import in_halves
-from ledger.errors import DatabaseTimeout, DatabaseUnavailable, DataRejected, StatementRefused
+from ledger.errors import (
+    DatabaseTimeout,
+    DatabaseUnavailable,
+    DataRejected,
+    LedgerError,
+    StatementRefused,
+)
 
 
 class Table:
@@ -82,3 +88,17 @@ async def test_no_items_are_tried_once() -> None:
     nothing: list[int] = []
     ((part, error),) = await in_halves(refuse, nothing)
     assert (list(part), type(error)) == ([], DataRejected)
+
+
+async def test_parts_are_reported_before_a_later_one_breaks_off() -> None:
+    """What was done by then is known, although nothing is returned."""
+    error = DataRejected()
+    table = Table({1: error, 4: DatabaseUnavailable("away")})
+    done: list[tuple[list[int], int | LedgerError]] = []
+    with pytest.raises(DatabaseUnavailable):
+        await in_halves(
+            table.insert,
+            [1, 2, 3, 4],
+            on_part=lambda part, result: done.append((list(part), result)),
+        )
+    assert done == [([1], error), ([2], 2)]

@@ -38,6 +38,16 @@ async def test_what_was_committed_is_seen_by_another_session(engine: AsyncEngine
     assert await read(engine, profile.restaurant_id) == put
 
 
+async def test_after_the_commit_nothing_more_is_written(engine: AsyncEngine) -> None:
+    """Without a transaction an SQL statement would commit at once: the unit of work refuses it."""
+    async with PostgresUnitOfWork(engine) as uow:
+        await uow.commit()
+        with pytest.raises(RuntimeError):
+            await uow.restaurants.register(unique("res"))
+        with pytest.raises(RuntimeError):
+            await uow.commit()
+
+
 async def test_without_commit_nothing_is_left(engine: AsyncEngine) -> None:
     """Leaving the block without `commit` rolls back."""
     restaurant_id = unique("res")

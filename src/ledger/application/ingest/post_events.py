@@ -77,8 +77,12 @@ class PostEvents:
             self._look_up,
             self._fail,
         ):
-            decisions = await step(undecided, batch_id, lock_wait_seconds)
-            decide(decisions)
+            decisions: dict[str, Decision] = {}
+            try:
+                await step(undecided, batch_id, lock_wait_seconds, decisions)
+            finally:
+                # Also when it breaks off: a retry need not find again what was decided by then.
+                decide(decisions)
             if len(decisions) == len(undecided):
                 return
             undecided = [
@@ -104,22 +108,29 @@ class PostEvents:
             return {event.event_id: error}
         except (DataRejected, StatementRefused) as error:
             return {event.event_id: _refused(posting, error)}
-        return (
-            {event.event_id: posting} if is_new else await self._look_up([posting], batch_id, None)
-        )
+        if is_new:
+            return {event.event_id: posting}
+        decisions: dict[str, Decision] = {}
+        await self._look_up([posting], batch_id, None, decisions)
+        return decisions
 
     async def _insert(
-        self, postings: Sequence[Posting], batch_id: UUID, lock_wait_seconds: float | None
-    ) -> Decisions:
+        self,
+        postings: Sequence[Posting],
+        batch_id: UUID,
+        lock_wait_seconds: float | None,
+        decisions: dict[str, Decision],
+    ) -> None:
         """Stores what is new, in one transaction, or in more if offenders must be left out."""
-        insert = partial(self._insert_part, batch_id, lock_wait_seconds)
-        decisions: dict[str, Decision] = {}
-        for part, stored in await in_halves(insert, postings):
+
+        def decide(part: Sequence[Posting], stored: dict[str, Posting] | LedgerError) -> None:
             if isinstance(stored, LedgerError):
                 decisions[part[0].event.event_id] = _refused(part[0], stored)
             else:
                 decisions.update(stored)
-        return decisions
+
+        insert = partial(self._insert_part, batch_id, lock_wait_seconds)
+        await in_halves(insert, postings, on_part=decide)
 
     async def _insert_part(
         self, batch_id: UUID, lock_wait_seconds: float | None, postings: Sequence[Posting]
@@ -132,26 +143,34 @@ class PostEvents:
         return stored
 
     async def _look_up(
-        self, postings: Sequence[Posting], _batch_id: UUID, _lock_wait_seconds: float | None
-    ) -> Decisions:
+        self,
+        postings: Sequence[Posting],
+        _batch_id: UUID,
+        _lock_wait_seconds: float | None,
+        decisions: dict[str, Decision],
+    ) -> None:
         """Finds which are stored, and refuses those that the database cannot read."""
 
         async def look_up(part: Sequence[Posting]) -> dict[str, StoredEvent]:
             event_ids = [posting.event.event_id for posting in part]
             return await self._ledger.stored(event_ids, once_safe=True)
 
-        decisions: dict[str, Decision] = {}
-        for part, stored in await in_halves(look_up, postings):
+        def decide(part: Sequence[Posting], stored: dict[str, StoredEvent] | LedgerError) -> None:
             if isinstance(stored, LedgerError):
                 cause = repr(stored.__cause__ or stored)
                 decisions[part[0].event.event_id] = _failed(part[0], cause)
             else:
                 decisions.update(stored)
-        return decisions
+
+        await in_halves(look_up, postings, on_part=decide)
 
     async def _open_accounts(
-        self, postings: Sequence[Posting], _batch_id: UUID, lock_wait_seconds: float | None
-    ) -> Decisions:
+        self,
+        postings: Sequence[Posting],
+        _batch_id: UUID,
+        lock_wait_seconds: float | None,
+        decisions: dict[str, Decision],
+    ) -> None:
         """Opens the balance accounts; refuses postings whose account cannot be opened."""
 
         async def open_accounts(accounts: Sequence[BalanceAccount]) -> set[str]:
@@ -167,20 +186,23 @@ class PostEvents:
                 refused[part[0]] = result
             else:
                 unknown |= result
-        decisions: dict[str, Decision] = {}
         for posting in postings:
             event = posting.event
             if event.restaurant_id in unknown:
                 decisions[event.event_id] = RestaurantNotFound(event.restaurant_id)
             elif posting.event.account in refused:
                 decisions[event.event_id] = _refused(posting, refused[posting.event.account])
-        return decisions
 
     async def _fail(
-        self, postings: Sequence[Posting], _batch_id: UUID, _lock_wait_seconds: float | None
-    ) -> Decisions:
+        self,
+        postings: Sequence[Posting],
+        _batch_id: UUID,
+        _lock_wait_seconds: float | None,
+        decisions: dict[str, Decision],
+    ) -> None:
         cause = "it was not stored, although its balance account is open"
-        return {posting.event.event_id: _failed(posting, cause) for posting in postings}
+        for posting in postings:
+            decisions[posting.event.event_id] = _failed(posting, cause)
 
 
 def _refused(posting: Posting, error: LedgerError) -> EventRejected | EventFailed:

@@ -21,15 +21,20 @@ class PostgresUnitOfWork:
     Its block raises database errors as the ledger's errors.
     """
 
-    restaurants: PostgresRestaurants
-    settlement: PostgresPayoutSettlement
-
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._connection: Connection | None = None
         # The transaction, until it is committed.
         self._open: Transaction | None = None
         self._exits = AsyncExitStack()
+
+    @property
+    def restaurants(self) -> PostgresRestaurants:
+        return PostgresRestaurants(self._in_transaction())
+
+    @property
+    def settlement(self) -> PostgresPayoutSettlement:
+        return PostgresPayoutSettlement(self._in_transaction())
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exits:
@@ -40,16 +45,14 @@ class PostgresUnitOfWork:
             exits.push_async_exit(self._roll_back)
             self._exits = exits.pop_all()
         self._connection, self._open = connection, transaction
-        self.restaurants = PostgresRestaurants(connection)
-        self.settlement = PostgresPayoutSettlement(connection)
         return self
 
     async def commit(self) -> None:
-        if self._connection is None or self._open is None:
-            raise RuntimeError("the unit of work is not open")
+        connection = self._in_transaction()
         transaction, self._open = self._open, None
-        await transaction.commit()
-        check_safe(self._connection)
+        if transaction is not None:
+            await transaction.commit()
+        check_safe(connection)
 
     async def __aexit__(
         self,
@@ -58,6 +61,12 @@ class PostgresUnitOfWork:
         trace: TracebackType | None,
     ) -> None:
         await self._exits.__aexit__(kind, error, trace)
+
+    def _in_transaction(self) -> Connection:
+        # Without a transaction each SQL statement would commit by itself.
+        if self._connection is None or self._open is None:
+            raise RuntimeError("the unit of work is not open")
+        return self._connection
 
     async def _roll_back(
         self,
