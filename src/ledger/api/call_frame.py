@@ -59,9 +59,11 @@ STOPPING_TASK = "stream waits for the stop"
 # received may take 4 MiB, whatever its method accepts; each that waits takes 16 KiB. The request of
 # an honest client has arrived before it is read: 64 callers are as fast with 8 places as with 128.
 READING_MAX, WAITING_MAX = 8, 1000
-# The same for batches of events, which share their places with open streams.
+# How many batches of events are received at once, and how many wait. They share
+# their places with open streams.
 BATCHES_READING_MAX, BATCHES_WAITING_MAX = 8, 200
-# The same for health checks and reflection, which need no credentials.
+# How many health checks and reflection calls are received at once, and how many wait. They need no
+# credentials.
 OPEN_READING_MAX, OPEN_WAITING_MAX = 2, 200
 # Their requests have a few bytes, which come with the headers.
 OPEN_PATIENCE_SECONDS = 0.1

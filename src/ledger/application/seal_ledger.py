@@ -31,7 +31,7 @@ PART_ROWS = 4_000_000
 # A seal keeps 7 to 23 bytes of each row. They are in memory, some five times while it is sent.
 # A transaction id with more rows than fit is not sealed, and nothing after it.
 ROW_DIGESTS_BYTES_MAX = 1 << 27
-# How many transaction numbers the first SQL statement of a process looks at.
+# How many txids the first SQL statement of a process looks at.
 FIRST_REACH_TXIDS = 4096
 # A sealer that has not caught up rests this many times as long as it worked: hashing an event costs
 # PostgreSQL half as much as storing it. A sealer that rests four fifths of the time still seals
@@ -46,12 +46,12 @@ READS_AT_ONCE_MAX = 4
 # This far behind, the log warns the operator, and again after each span of ALARM_AGAIN_SECONDS.
 ALARM_SECONDS = 300.0
 ALARM_AGAIN_SECONDS = 60.0
-# How many moments are remembered with the next transaction number of each. They show since when a
-# number waits.
+# How many moments are remembered with the next txid of each. They show since when a
+# txid waits.
 MOMENTS_MAX = 1000
 PAUSE_SECONDS_MAX = 600.0
 STOP_SECONDS = 1.0
-# Greater than the number of any database transaction.
+# Greater than the txid of any database transaction.
 TXID_END = 2**63 - 1
 
 
@@ -65,7 +65,7 @@ class LedgerSealer:
     The database accepts one seal of each sequence, so of two sealers one loses and tries again.
 
     An epoch belongs to one stay of the books, which is the time they spend in one cluster. It
-    covers the transaction numbers of that cluster from 0 up to the horizon, range by range. Rows
+    covers the txids of that cluster from 0 up to the horizon, range by range. Rows
     that an earlier epoch has sealed are not sealed again. Rows restored from another cluster may
     have numbers that this one has yet to reach: a separate epoch seals them first, or they would
     wait for years.
@@ -86,7 +86,7 @@ class LedgerSealer:
         self._moments: deque[tuple[datetime, int]] = deque()
         self._rows_a_txid = 0.0
         self._reads_at_once = 1
-        # How many transaction numbers an SQL statement looks at. Remembered, because about as many
+        # How many txids an SQL statement looks at. Remembered, because about as many
         # hold the rows of a few seals.
         self._reach_txids = FIRST_REACH_TXIDS
 
@@ -216,7 +216,7 @@ class LedgerSealer:
         """Sets `lag`, how far sealing is behind.
 
         `oldest_at` is when the oldest of the rows sealed now was recorded. Rows that are not final
-        have waited since the first remembered moment whose next number is beyond the sealed range.
+        have waited since the first remembered moment whose next txid is beyond the sealed range.
         """
         self._moments.append((position.now, position.next_txid))
         if len(self._moments) > MOMENTS_MAX:
@@ -331,7 +331,7 @@ def _seals(
     *,
     is_restored: bool,
 ) -> Iterator[Seal]:
-    """The seals that follow the head: one for each part, given with the number where it ends."""
+    """The seals that follow the head: one for each part, given with the txid where it ends."""
     sequence, previous_hash = (
         (position.head.sequence, position.head.hash) if position.head else (0, FIRST_PREVIOUS_HASH)
     )

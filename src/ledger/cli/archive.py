@@ -210,6 +210,7 @@ def verify_archives(path: Path, json: bool) -> None:
 def _archive(
     settings: "Settings", files: "ArchiveFiles", before: date, wanted: frozenset[str], *, json: bool
 ) -> "Outcome":
+    """Archives the rows, and prints each archive when its rows are removed."""
     from ledger.application.archive_rows import ArchiveFailed, archive_rows
     from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures

@@ -196,6 +196,7 @@ def _days_of(text: str) -> int:
 def _update(
     request: ledger_pb2.UpdateRestaurantRequest, *, json: bool, address: str | None
 ) -> None:
+    """Sends the change and prints the restaurant as the server returns it."""
     settings = load_client_settings(address)
     with connect(settings) as stub:
         response = stub.UpdateRestaurant(request)

@@ -31,7 +31,7 @@ _HIDDEN = "***"
 @click.command(help=HELP)
 @json_lines_option
 def settings(json: bool) -> None:
-    # Imported when needed: help needs none of it.
+    # Imported here: `--help` must not wait for these.
     from ledger.cli.configuration import load_settings
     from ledger.settings import Settings
 

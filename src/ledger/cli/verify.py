@@ -78,6 +78,7 @@ def verify(json: bool, chain: bool, expect: str) -> None:
 
 
 def _verify_chain(settings: "Settings", expected_hash: bytes | None, *, json: bool) -> None:
+    """Recomputes the chain of seals and prints the findings. Exits with 1 if there are errors."""
     from ledger.bootstrap.books import verify_seals
     from ledger.cli.database_failures import database_failures
 

@@ -164,9 +164,9 @@ def decode_batch(request: ledger_pb2.BatchIngestEventsRequest, now: datetime) ->
 def decode_stream_request(
     request: ledger_pb2.StreamEventsRequest, now: datetime
 ) -> list[DecodedEvent]:
-    """The same of one request of a stream, which has either `event` or `events`.
+    """The events of one request of a stream, and in their places what is wrong with the others.
 
-    Raises InvalidRequest.
+    The request has either `event` or `events`. Raises InvalidRequest.
     """
     if not request.HasField("event"):
         return _decode_events(request.events, now)

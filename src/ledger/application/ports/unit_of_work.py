@@ -23,7 +23,7 @@ class Restaurants(Protocol):
         ...
 
     async def lock(self, restaurant_id: str) -> Restaurant | None:
-        """The same, with its profile locked against changes until the unit of work ends."""
+        """The restaurant, or None. Its profile cannot change until the unit of work ends."""
         ...
 
     async def page(self, after: str, limit: int) -> list[Restaurant]:

@@ -17,7 +17,7 @@ Exit status: 0 if everything is right, 1 otherwise.
 
 @click.command(help=HELP)
 def demo() -> None:
-    # Imported when needed: help needs none of it.
+    # Imported here: `--help` must not wait for these.
     from ledger.cli.demo.demonstration import demonstrate
 
     demonstrate()

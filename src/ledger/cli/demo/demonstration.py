@@ -346,6 +346,7 @@ def _fail(
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
 ) -> None:
+    """Books that the bank refused `payout`, and prints that its amount is available again."""
     settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_FAILED)
     request = ledger_pb2.GetBalanceRequest(
         restaurant_id=payout.restaurant_id, currency=payout.currency

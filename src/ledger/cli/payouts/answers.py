@@ -63,7 +63,9 @@ def settle(
     event_type: ledger_pb2.EventType.ValueType,
     occurred_at: Timestamp | None = None,
 ) -> tuple[str, ledger_pb2.IngestEventResponse]:
-    """Sends the event of `event_type` for `payout`; returns its id and the response, DUPLICATE on repeat.
+    """Sends the event of `event_type` for `payout`. Returns the event's id and the response.
+
+    On repeat the response is DUPLICATE.
 
     The id follows from the payout, so the event is booked once. Without `occurred_at` a new event
     has the time of now, and a repeat has the time of the stored event: with another time it would

@@ -128,6 +128,7 @@ def _payout_or_none(
 def _run_or_failure(
     stub: "ledger_pb2_grpc.LedgerServiceStub", identifier: str
 ) -> ledger_pb2.PayoutRun:
+    """The payout run. Raises CommandFailure if there is none: no payout has the id either."""
     import grpc
 
     try:

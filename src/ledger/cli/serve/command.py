@@ -35,7 +35,7 @@ READY_PREFIX = "ledger serves gRPC on "
     help="Server processes that share the address.  [default: LEDGER_WORKERS]",
 )
 def serve(address: str | None, workers: int | None) -> None:
-    # Imported when needed: help needs none of it.
+    # Imported here: `--help` must not wait for these.
     from ledger.cli.serve.serving import serve_until_stopped
 
     serve_until_stopped(address, workers)

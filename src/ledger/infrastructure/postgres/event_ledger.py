@@ -122,7 +122,7 @@ FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
 
-# The same for an ingest call that acknowledges what it finds. Under synchronous replication a
+# The events for an ingest call that acknowledges those it finds. Under synchronous replication a
 # commit that was cancelled while it waited for its standby is visible and not yet safe. A commit
 # that writes waits for everything before it, so this statement writes a message, but only where
 # there is a synchronous standby and something was found.
@@ -140,10 +140,10 @@ FROM ({SELECT_EVENTS}) AS stored
 LEFT JOIN fence ON true
 """
 
-# The same for readers, which wait at the Fence that they share.
+# The events for readers, which wait at the Fence that they share.
 SELECT_EVENTS_AND_REPLICATION = f"SELECT stored.*, {IS_REPLICATED} FROM ({SELECT_EVENTS}) AS stored"
 
-# The entries of one event. The event's transaction number leads into their primary key.
+# The entries of one event. The event's txid leads into their primary key.
 SELECT_ENTRIES_OF_EVENT = """
 SELECT e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit_account,
        e.amount_minor, a.restaurant_id, a.currency, e.available_at, e.occurred_at, e.recorded_at,

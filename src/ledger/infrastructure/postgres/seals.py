@@ -57,8 +57,8 @@ NEXT = f"{NEXT_NUMBER}::text::bigint"
 # the first, because then the books have been elsewhere.
 #
 # A promoted standby continues the stay of its primary. A seal of that old primary that came here as
-# a copied row was stored by a transaction with a number below those that the seal covers, whereas a
-# sealer of this cluster has a number above them. PostgreSQL keeps the lower half of the number in
+# a copied row was stored by a transaction with a txid below those that the seal covers, whereas a
+# sealer of this cluster has a txid above them. PostgreSQL keeps the lower half of the txid in
 # xmin.
 SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_id,
@@ -127,8 +127,8 @@ def _row_digests(limit: str) -> str:
     """SQL for the digest of each row of a range.
 
     PostgreSQL hashes, because hashing in Python would take the time of the calls that the server
-    answers. With $3, only rows count whose number this cluster has yet to give out: no transaction
-    of this cluster that the statement sees has such a number.
+    answers. With $3, only rows count whose txid this cluster has yet to give out: no transaction
+    of this cluster that the statement sees has such a txid.
     """
     of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_NUMBER}))"
     return f"""

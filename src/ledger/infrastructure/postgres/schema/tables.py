@@ -34,7 +34,7 @@ metadata = MetaData()
 
 
 class Xid8(UserDefinedType[str]):
-    """The number of a database transaction, 64 bits wide, which never wraps."""
+    """The number of a database transaction (its txid), 64 bits wide, which never wraps."""
 
     cache_ok = True
 
@@ -61,7 +61,7 @@ def _bytewise() -> Text:
     return Text(collation="C")
 
 
-# The number of a transaction as a bigint, because BRIN takes no xid8.
+# The txid as a bigint, because BRIN takes no xid8.
 _TXID = text("((recorded_txid::text)::bigint)")
 
 restaurants = Table(

@@ -1,4 +1,4 @@
-"""PostgreSQL's transaction numbers: up to which of them the books are final, and in which cluster.
+"""PostgreSQL's transaction numbers, txids: up to which the books are final, in which cluster.
 
 The only place that names PostgreSQL's functions on database snapshots.
 """
@@ -8,29 +8,29 @@ DATABASE_SNAPSHOT = "pg_current_snapshot()"
 
 
 def next_number(database_snapshot: str) -> str:
-    """SQL: above every number that the cluster had given out when the snapshot was taken."""
+    """SQL: a txid above every txid that the cluster had given out when the snapshot was taken."""
     return f"pg_snapshot_xmax({database_snapshot})"
 
 
 def open_numbers(database_snapshot: str) -> str:
-    """SQL, for FROM: the numbers of the transactions that were open then, one a row."""
+    """SQL, for FROM: the txids of the transactions that were open then, one a row."""
     return f"pg_snapshot_xip({database_snapshot})"
 
 
-def is_visible(number: str, database_snapshot: str) -> str:
-    """SQL: whether the transaction of that number had committed when the snapshot was taken."""
-    return f"pg_visible_in_snapshot({number}, {database_snapshot})"
+def is_visible(txid: str, database_snapshot: str) -> str:
+    """SQL: whether the transaction `txid` had committed when the snapshot was taken."""
+    return f"pg_visible_in_snapshot({txid}, {database_snapshot})"
 
 
-# Every transaction with a lower number had ended when the statement that asks for this began, and
-# the statement sees all that these wrote: nothing with such a number will ever be added.
+# Every transaction with a lower txid had ended when the statement that asks for this began, and
+# the statement sees all that these wrote: nothing with such a txid will ever be added.
 # https://www.postgresql.org/docs/current/functions-info.html
 HORIZON = f"pg_snapshot_xmin({DATABASE_SNAPSHOT})"
 
-# Above every number that a transaction of this cluster has been given when the statement begins.
+# Above every txid that a transaction of this cluster has been given when the statement begins.
 NEXT_NUMBER = next_number(DATABASE_SNAPSHOT)
 
-# Below any number that a transaction ever had.
+# Below any txid that a transaction ever had.
 FIRST_HORIZON = "'0'::xid8"
 
 # Each session stores the identifier of its cluster in a setting, because a look-up takes a tenth
@@ -44,8 +44,8 @@ FROM pg_control_system()
 """
 
 # A stay is the time that the books spend in one cluster: this is the present one, NULL before a
-# server has begun it. Numbers mean something in one stay only: an entry restored from another
-# cluster has a number of that one, which may be below a horizon of this cluster and yet be in no
+# server has begun it. Txids mean something in one stay only: an entry restored from another
+# cluster has a txid of that one, which may be below a horizon of this cluster and yet be in no
 # snapshot. The books may also come back to a cluster. So the present stay is the latest row of
 # ledger_stays, and only if that row names the cluster, the table and its file as they are now. Each
 # statement asks once: the books may be replaced beneath a session, but not while a statement reads
