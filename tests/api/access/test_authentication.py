@@ -662,7 +662,7 @@ def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
         ("", "names no caller"),
         ("# no caller\n", "names no caller"),
         ("gateway ingest secret\n", ":1: a line must be: IDENTITY SCOPES SHA256"),
-        (f"gateway ingest {'A' * 64}\n", ":1: a line is"),
+        (f"gateway ingest {'A' * 64}\n", ":1: a line must be"),
         (
             f"gateway everything {'a' * 64}\n",
             ":1: scopes must be some of ingest,ingest:processor,ingest:bank,"
