@@ -1,16 +1,19 @@
 """Each event type has a row in every place that needs one; a message names the file to change.
 
-Places that fail by themselves are not repeated here: the converters at import, the posting rules in
-tests/domain/test_posting_rules.py, docs/accounting.md in tests/test_documentation.py.
+Places that fail by themselves are not repeated here: the converters and the scopes at import, the
+posting rules in tests/domain/test_posting_rules.py, docs/accounting.md in
+tests/test_documentation.py.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 
+from ledger.domain.chart_of_accounts import LedgerAccount
 from ledger.domain.events import PAYOUT_EVENT_TYPES, EventType
 from ledger.domain.payout_states import MOVES
-from ledger.domain.posting_rules import EVENT_POSTING_RULES
+from ledger.domain.posting_rules import EVENT_POSTING_RULES, Available, PostingRule
 
 ROOT = Path(__file__).resolve().parents[1]
 # File, and how it spells an event type; types of payout events that it does not need are left out.
@@ -19,6 +22,7 @@ PLACES = [
     ("sql/schema.sql", "'{0.value}'"),
     ("sql/invariants.sql", "'{0.value}'"),
     ("docs/accounting.md", "{0.value}"),
+    ("tests/contract/test_contract.py", "{0.name}"),
 ]
 PLACES_WITHOUT_PAYOUTS = [
     ("tests/support/model.py", "EVENT_TYPE_{0.name}"),
@@ -41,3 +45,27 @@ def test_every_event_type_has_its_rows(event_type: EventType) -> None:
         if spelling.format(event_type) not in (ROOT / file).read_text()
     ]
     assert not missing, f"{event_type.value} has no row in: {', '.join(missing)}"
+
+
+def check_of_schema(name: str) -> str:
+    """The text of a CHECK in sql/schema.sql."""
+    schema = (ROOT / "sql" / "schema.sql").read_text()
+    found = re.search(rf"CONSTRAINT {name}\s(.*?)(?=\n    CONSTRAINT|\n\);)", schema, re.DOTALL)
+    assert found is not None, name
+    return found.group(1)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [rule for rules in EVENT_POSTING_RULES.values() for rule in rules],
+    ids=lambda rule: rule.entry_type.value,
+)
+def test_every_entry_of_an_event_passes_the_checks(rule: PostingRule) -> None:
+    """The CHECKs of entries and of payout items know the entry type; a migration teaches them."""
+    checks = ["ledger_entries_accounts_check"]
+    if rule.available is Available.AT_MATURITY:
+        checks.append("ledger_entries_available_at_check")
+    if LedgerAccount.RESTAURANT_PAYABLE in (rule.debit, rule.credit):
+        checks.append("payout_items_entry_type_check")
+    missing = [name for name in checks if f"'{rule.entry_type.value}'" not in check_of_schema(name)]
+    assert not missing, f"{rule.entry_type.value} is not in: {', '.join(missing)}"

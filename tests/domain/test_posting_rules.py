@@ -70,7 +70,7 @@ def test_events_post_what_the_table_says(event_type: EventType) -> None:
             "yes" if entry.matures else "no",
         ]
         for entry in entries_of(event)
-    ] == expected
+    ] == expected, f"the table POSTED of this file has other rows for {event_type.value}"
 
 
 @pytest.mark.parametrize("event_type", BOOKED_TYPES)

@@ -15,7 +15,9 @@ async def assert_books_in_order(database: Database) -> None:
     """
     report = await audit_of(database)
     assert report.checks
-    assert report.errors == ()
+    assert not report.errors, "\n".join(
+        f"{error.check}: {error.entity} {error.detail}" for error in report.errors
+    )
 
 
 async def audit_of(database: Database) -> AuditReport:

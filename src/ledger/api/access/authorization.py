@@ -22,6 +22,11 @@ SCOPE_BY_EVENT_TYPE: Mapping[int, Scope] = {
     ledger_pb2.EVENT_TYPE_PAYOUT_FAILED: Scope.INGEST_BANK,
 }
 
+for _name, _number in ledger_pb2.EventType.items():
+    if _number and _number not in SCOPE_BY_EVENT_TYPE:
+        # Without a scope every caller could send it.
+        raise TypeError(f"{_name} has no scope: add it to SCOPE_BY_EVENT_TYPE in {__file__}")
+
 # The event types that the current call's caller may not send, each with the scope that it needs.
 # The gate sets it for methods that book events. Without a gate every caller may send every type.
 REFUSED_EVENT_TYPES: ContextVar[Mapping[int, Scope]] = ContextVar(

@@ -8,6 +8,7 @@ from datetime import datetime
 from sys import getsizeof
 
 from ledger.api.access.authorization import REFUSED_EVENT_TYPES
+from ledger.api.convert.enums import by_number
 from ledger.api.convert.identifiers import require_ids
 from ledger.api.convert.instants import decode_instant, encode_instant, write_microseconds
 from ledger.api.errors import status_of
@@ -32,11 +33,9 @@ METADATA_ENTRIES_MAX = 64_000
 
 # The contract's numbers and the domain's words have the same names; a name without its pair fails
 # here, at import.
-_EVENT_TYPES = {
-    number: EventType[name.removeprefix("EVENT_TYPE_")]
-    for name, number in ledger_pb2.EventType.items()
-    if number
-}
+_EVENT_TYPES = by_number(
+    ledger_pb2.EventType, "EVENT_TYPE_", EventType, "src/ledger/domain/events.py"
+)
 # An event to book, or why it is refused.
 DecodedEvent = ProcessorEvent | InvalidRequest | EventTypeUnknown | ScopeMissing
 
@@ -53,7 +52,10 @@ if _EVENT_FIELD_ORDER.keys() != set(EVENT_FIELDS):
     raise TypeError("ProcessorEvent has other fields in the contract than in the domain")
 # The fields that are alike in the contract and the domain.
 _FIELDS_ALIKE = [field for field in EVENT_FIELDS if field not in ("type", "occurred_at")]
-_EVENT_TYPE_NUMBERS = {event_type: number for number, event_type in _EVENT_TYPES.items()}
+_EVENT_TYPE_NUMBERS = {
+    event_type: ledger_pb2.EventType.Value(f"EVENT_TYPE_{event_type.name}")
+    for event_type in EventType
+}
 ENTRY_TYPE_NUMBERS = {
     entry_type: ledger_pb2.EntryType.Value(f"ENTRY_TYPE_{entry_type.name}")
     for entry_type in EntryType

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import write_entry
 from ledger.api.convert.identifiers import decode_page_size, decode_uuid
 from ledger.api.convert.instants import decode_instant
@@ -30,11 +31,9 @@ from ledger.v1 import ledger_pb2
 OPEN_TRANSACTIONS_MAX = 64
 OPEN_TRANSACTION_AGE_MAX = 10_000_000
 
-_ENTRY_TYPES = {
-    number: EntryType[name.removeprefix("ENTRY_TYPE_")]
-    for name, number in ledger_pb2.EntryType.items()
-    if number
-}
+_ENTRY_TYPES = by_number(
+    ledger_pb2.EntryType, "ENTRY_TYPE_", EntryType, "src/ledger/domain/posting_rules.py"
+)
 _UINT64_MAX = 2**64 - 1
 _SMALLINT_MAX = 2**15 - 1
 # Until the year 5138.
