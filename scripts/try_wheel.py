@@ -7,7 +7,8 @@ and imports the stubs. Prints each step; exits with 1 at the first that fails.
 
     python scripts/try_wheel.py UV [--locked]
 
-It installs the newest versions that the wheel allows, as users do; with `--locked` those of uv.lock.
+It installs the newest versions that the wheel allows, as users do; with `--locked` those of
+uv.lock.
 """
 
 import os

@@ -148,7 +148,7 @@ def test_read_waits_no_longer_than_its_time() -> None:
 
 @pytest.mark.parametrize("tail_entries", [0, TAIL_ENTRIES])
 def test_no_read_waits_for_a_worker_that_takes_none(tail_entries: int) -> None:
-    """Neither where snapshots are switched off, nor before the start, nor during and after a stop."""
+    """Not where snapshots are off, before the start, nor during and after a stop."""
     snapshots = FakeSnapshots(seconds=3600)
 
     async def main() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -80,8 +81,10 @@ SEAL = Seal(
 
 def example() -> Seal:
     """The seal over the two rows above."""
-    event = row_digest(EVENT_TITLE, [EVENT[name] for name in SEALED_EVENT_FIELDS])  # type: ignore[misc]
-    entry = row_digest(ENTRY_TITLE, [ENTRY[name] for name in SEALED_ENTRY_FIELDS])  # type: ignore[misc]
+    event_texts: Any = [EVENT[name] for name in SEALED_EVENT_FIELDS]
+    entry_texts: Any = [ENTRY[name] for name in SEALED_ENTRY_FIELDS]
+    event = row_digest(EVENT_TITLE, event_texts)
+    entry = row_digest(ENTRY_TITLE, entry_texts)
     transaction = SealedTransaction(
         812, bytes.fromhex("01a1f8beb56e716f800d991ee07bd5b0"), b"\x00\x01", event + entry
     )
@@ -96,7 +99,8 @@ def test_canonical_bytes_are_those_of_the_example() -> None:
     event = (
         f"ledger-event/1\nevt_1\n{'00' * 31}ff\n"
         "01a1f8be-b56e-716f-800d-991ee07bd5b0\n01a1f8be-b56e-716f-800d-991ee07bd5b1\n"
-        "charge_succeeded\nres_lima\nPEN\n10000\n300\n1764583200000001\n~\n\n812\n1764583201000000\n"
+        "charge_succeeded\nres_lima\nPEN\n10000\n300\n1764583200000001\n~\n\n812\n"
+        "1764583201000000\n"
         '{"a": "é", "bb": "1\\n2"}'
     )
     entry = (
