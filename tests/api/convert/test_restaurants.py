@@ -121,7 +121,7 @@ def test_empty_mask_needs_allow_missing() -> None:
     """With it the call registers the restaurant and changes nothing else."""
     request = change_of()
     assert violations_of(decode_restaurant_change, request) == [
-        ("update_mask", "must name what to change")
+        ("update_mask", "must name at least one field, unless allow_missing is set")
     ]
     request.allow_missing = True
     assert decode_restaurant_change(request).register
