@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.bad_requests import INTERNALS
 from support.events import event_message
 from support.fuzzing import INTEGERS, METHODS, UUID_TEXT, VALID
 from support.running import RunningLedger
@@ -44,18 +45,6 @@ REASONS = {
     name.removeprefix("ERROR_REASON_")
     for name in error_reason_pb2.ErrorReason.keys()  # noqa: SIM118
 }
-INTERNALS = (
-    "asyncpg",
-    "sqlalchemy",
-    "postgres",
-    "sqlstate",
-    "traceback",
-    "select ",
-    "insert ",
-    "constraint",
-    "exception",
-    ".py",
-)
 
 EXAMPLES = int(os.environ.get("LEDGER_FUZZ_EXAMPLES", "0"))
 RULES = settings(

@@ -346,7 +346,7 @@ async def test_timeout_of_ten_thousand_years_is_taken(hostile: ServerProcess, pa
         ).code is grpc.StatusCode.OK
 
 
-# Row 84: the wrong number of messages.
+# The wrong number of messages.
 
 
 async def test_second_message_of_a_single_call_is_not_booked(hostile: ServerProcess) -> None:
@@ -387,7 +387,7 @@ async def test_stream_without_a_message_ends_well(hostile: ServerProcess) -> Non
         )
 
 
-# Row 85: slow clients.
+# Slow clients.
 
 
 async def send_without_an_end(connection: Http2, streams: list[int], body: bytes) -> None:
@@ -516,7 +516,7 @@ async def test_six_hundred_idle_connections_hold_up_no_call(hostile: ServerProce
             await hostile.assert_well()
 
 
-# Row 86: floods.
+# Floods.
 
 
 async def test_ping_flood_is_cut_off(hostile: ServerProcess) -> None:
@@ -599,7 +599,7 @@ async def hostile_has_read(hostile: ServerProcess) -> None:
 async def test_streams_opened_and_reset_at_speed_are_survived(
     hostile: ServerProcess, path: str
 ) -> None:
-    """Row 86, CVE-2023-44487: 4,000 calls that are reset at once.
+    """CVE-2023-44487: 4,000 calls that are reset at once.
 
     Other calls succeed at the same time, and the books stay whole.
     """

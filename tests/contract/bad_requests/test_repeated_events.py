@@ -20,7 +20,7 @@ from support.running import RunningLedger
 
 from ledger.v1 import ledger_pb2
 
-# Row 56. The stored values occur nowhere else, so that the tests can search responses for them.
+# The stored values occur nowhere else, so that the tests can search responses for them.
 STORED = {
     "type": ledger_pb2.EVENT_TYPE_DISPUTE_OPENED,
     "currency": "MRU",

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from google.type import date_pb2
 
+from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import ENTRY_TYPE_NUMBERS
 from ledger.api.convert.identifiers import decode_uuid
 from ledger.api.convert.instants import encode_instant, encode_optional_instant
@@ -32,11 +33,9 @@ from ledger.v1 import ledger_pb2
 # No book is older than an event may be; and a date's end must be an instant.
 _DATE_MIN = date(2000, 1, 1)
 _DATE_MAX = date(9998, 12, 31)
-_PAYOUT_STATES = {
-    number: PayoutState[name.removeprefix("PAYOUT_STATE_")]
-    for name, number in ledger_pb2.PayoutState.items()
-    if number
-}
+_PAYOUT_STATES = by_number(
+    ledger_pb2.PayoutState, "PAYOUT_STATE_", PayoutState, "src/ledger/domain/payout_states.py"
+)
 _PAYOUT_STATE_NUMBERS = {
     state: ledger_pb2.PayoutState.Value(f"PAYOUT_STATE_{state.name}") for state in PayoutState
 }
@@ -49,11 +48,12 @@ _PAYOUT_RUN_STATES = {
     for state, number in _PAYOUT_RUN_STATE_NUMBERS.items()
     if state is not PayoutRunState.PLANNED
 }
-_OUTCOMES = {
-    number: PayoutRunItemOutcome[name.removeprefix("PAYOUT_RUN_ITEM_OUTCOME_")]
-    for name, number in ledger_pb2.PayoutRunItemOutcome.items()
-    if number
-}
+_OUTCOMES = by_number(
+    ledger_pb2.PayoutRunItemOutcome,
+    "PAYOUT_RUN_ITEM_OUTCOME_",
+    PayoutRunItemOutcome,
+    "src/ledger/domain/payouts.py",
+)
 _OUTCOME_NUMBERS = {
     outcome: ledger_pb2.PayoutRunItemOutcome.Value(f"PAYOUT_RUN_ITEM_OUTCOME_{outcome.name}")
     for outcome in PayoutRunItemOutcome

@@ -4,11 +4,9 @@ is broken.
 
 import asyncio
 import re
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
@@ -17,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from support.dates import days_ago
 from support.events import event_message, unique
 from support.payout_runs import answer, finished_run
+from support.psql import run_file
 from support.running import RunningLedger, execute_alone, query, running_ledger
 from support.snapshots import make_marks, take_snapshots
 
@@ -28,7 +27,6 @@ from ledger.domain.money import EXPONENT_BY_CURRENCY
 from ledger.domain.payout_states import MOVES, PayoutState
 from ledger.domain.posting_rules import EVENT_POSTING_RULES, PAYOUT_POSTING_RULES, Amount
 from ledger.errors import DatabaseUnavailable
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.schema.migrations import database_url
 from ledger.infrastructure.postgres.schema.newest_schema import privileges
@@ -39,7 +37,6 @@ from ledger.infrastructure.postgres.verification.audit import (
     audit,
     load_checks,
 )
-from ledger.resources import resource
 from ledger.v1 import ledger_pb2
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -1807,40 +1804,15 @@ async def test_unreachable_database_is_unavailable() -> None:
     await engine.dispose()
 
 
-def psql(url: str) -> subprocess.CompletedProcess[str]:
-    """Runs the whole file as its head says."""
-    try:
-        program = find_bin_dir() / "psql"
-    except EmbeddedPostgresError as error:
-        pytest.skip(str(error))
-    if not program.is_file():
-        pytest.skip(f"there is no psql in {program.parent}")
-    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    script = resource("sql", "invariants.sql")
-    command: list[str | Path] = [
-        program,
-        "-X",
-        "-q",
-        "-At",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-d",
-        address,
-        "-f",
-        script,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 async def test_psql_runs_the_file(
     booked: Database, copy_of_books: Callable[[], Awaitable[str]]
 ) -> None:
     """Run by psql, the file prints nothing of books in order, and the same rows of others."""
-    clean = psql(booked.migration_url)
+    clean = run_file(booked.migration_url, "invariants.sql")
     assert (clean.returncode, clean.stdout, clean.stderr) == (0, "", "")
     url = await copy_of_books()
     await run_script(url, "GRANT DELETE ON ledger_entries TO ledger_app")
-    damaged = psql(url)
+    damaged = run_file(url, "invariants.sql")
     assert (damaged.returncode, damaged.stderr) == (0, "")
     assert damaged.stdout.splitlines() == [
         "|".join((ROLES, "ERROR", "role ledger_app", "may DELETE ledger_entries"))

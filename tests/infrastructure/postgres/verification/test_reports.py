@@ -2,29 +2,26 @@
 
 import os
 import re
-import subprocess
 import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 import uuid_utils.compat
-from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from support.dates import days_ago
 from support.events import event_message, unique
 from support.payout_runs import answer, finished_run
+from support.psql import run_file
 from support.running import RunningLedger, query
 
 from ledger.application.run_payouts import run_payouts
 from ledger.bootstrap.database import Database
 from ledger.domain.payouts import PayoutRunKey
 from ledger.errors import DatabaseUnavailable, InvalidRequest
-from ledger.infrastructure.postgres.embedded import EmbeddedPostgresError, find_bin_dir
 from ledger.infrastructure.postgres.payout_runs import PostgresPayoutRuns
 from ledger.infrastructure.postgres.sessions.engine import autocommit, create_engine
 from ledger.infrastructure.postgres.verification import reports
@@ -206,33 +203,7 @@ async def eligibility(
     return {row["restaurant_id"]: (row["skip_reason"], int(row["pays_minor"])) for row in rows}
 
 
-def psql(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the whole file as its head says."""
-    try:
-        program = find_bin_dir() / "psql"
-    except EmbeddedPostgresError as error:
-        pytest.skip(str(error))
-    if not program.is_file():
-        pytest.skip(f"there is no psql in {program.parent}")
-    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    script = resource("sql", "queries.sql")
-    command: list[str | Path] = [
-        program,
-        "-X",
-        "-q",
-        "-At",
-        "-v",
-        "ON_ERROR_STOP=1",
-        *arguments,
-        "-d",
-        address,
-        "-f",
-        script,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
-async def test_balances_are_those_the_service_tells(ledger: RunningLedger) -> None:
+async def test_balances_are_those_the_service_returns(ledger: RunningLedger) -> None:
     """Q1: a row for every restaurant, equal to GetBalance.
 
     Zeros for one without an account in the currency.
@@ -565,7 +536,7 @@ async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
     await ledger.ingest(event_message(restaurant_id="res_a", amount_minor=5_000))
     await finished_run(ledger, request_id=unique("run"))
     url = ledger.database.migration_url
-    done = psql(url, "-v", "currency=PEN")
+    done = run_file(url, "queries.sql", "-v", "currency=PEN")
     assert (done.returncode, done.stderr) == (0, "")
     balances, verdict = done.stdout.splitlines()
     assert balances.startswith("res_a||0|0|5000|0|")
@@ -581,7 +552,7 @@ async def test_psql_runs_the_file(ledger: RunningLedger) -> None:
         for value in ("currency=PEN", "until_at=2025-12-02T00:00:00Z", *given)
         for part in ("-v", value)
     ]
-    done = psql(url, *variables)
+    done = run_file(url, "queries.sql", *variables)
     assert (done.returncode, done.stderr) == (0, "")
     _, top, verdict, history = done.stdout.splitlines()
     assert top == "PEN|1|res_a|1|5000|0|0|0|0|5000|100.00"
