@@ -315,7 +315,7 @@ async def far_numbers(stage: Stage) -> None:
         for number in (2_000_000_000, 4_000_000_000, before):
             await leap(stage.cluster, number)
             await load.acknowledged(50)
-        while await _next_number(stage) <= TWO_TO_32:
+        while await _next_txid(stage) <= TWO_TO_32:
             await load.acknowledged(10)
         await load.acknowledged(stage.size(1_000, 100))
     await stage.sealed_more()
@@ -335,9 +335,9 @@ async def far_numbers(stage: Stage) -> None:
     )
 
 
-async def _next_number(stage: Stage) -> int:
-    ((number,),) = await stage.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-    return int(number)
+async def _next_txid(stage: Stage) -> int:
+    ((txid,),) = await stage.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    return int(txid)
 
 
 @fault("F65", "books that are dumped into another cluster and back")

@@ -16,20 +16,21 @@ from support.waiting import POLL_SECONDS
 
 DEADLINE_SECONDS = 40
 
-NEXT_NUMBER = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+NEXT_TXID = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 REACHED = f"SELECT {HORIZON}::text::bigint >= $1"
 
 
 async def until_final(engine: AsyncEngine, before: int | None = None) -> None:
-    """Waits until every transaction with a number below `before` has ended.
+    """Waits until every transaction with a txid below `before` has ended.
 
-    By default, waits for every transaction that has a number by now. Committed rows are final only
-    then. Transactions of every session count, such as an autovacuum's in another database.
+    By default, `before` is the txid after the last transaction that has ended. Committed rows are
+    final only then. Transactions of every session count, such as an autovacuum's in another
+    database.
     """
     async with asyncio.timeout(DEADLINE_SECONDS), autocommit(engine) as connection:
-        number = await connection.fetchval(NEXT_NUMBER) if before is None else before
+        txid = await connection.fetchval(NEXT_TXID) if before is None else before
         # Another process ends the transactions, so no event in this one can signal it.
-        while not await connection.fetchval(REACHED, number):  # noqa: ASYNC110
+        while not await connection.fetchval(REACHED, txid):  # noqa: ASYNC110
             await asyncio.sleep(POLL_SECONDS)
 
 

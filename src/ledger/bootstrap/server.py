@@ -27,7 +27,7 @@ from ledger.infrastructure.postgres.sessions.engine import create_engine
 from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 from ledger.infrastructure.postgres.verification.start_checks import (
     check_before_serving,
-    warn_of_numbers_ahead,
+    warn_of_txids_ahead,
 )
 from ledger.metrics import Metrics
 from ledger.settings import Settings
@@ -157,7 +157,7 @@ async def run_server(
         security.reloader.start()
         await assembled.start()
         # While calls are answered: it takes longer the more accounts there are.
-        numbers_compared = asyncio.create_task(warn_of_numbers_ahead(engines.other))
+        txids_compared = asyncio.create_task(warn_of_txids_ahead(engines.other))
         _tune_garbage_collection()
         on_ready(
             with_port(settings.grpc_address, assembled.server.port),
@@ -165,7 +165,7 @@ async def run_server(
         )
         await stop.wait()
         _log.info("stopping")
-        numbers_compared.cancel()
+        txids_compared.cancel()
         await assembled.stop(settings.shutdown_grace_seconds)
     finally:
         security.reloader.stop()

@@ -57,10 +57,10 @@ from ledger.infrastructure.postgres.snapshots import (
     ENTRIES_MAX,
     INSERT_SNAPSHOT,
     PostgresBalanceSnapshots,
-    number_ahead,
+    txid_ahead,
 )
 from ledger.infrastructure.postgres.verification.audit import load_checks
-from ledger.infrastructure.postgres.verification.start_checks import warn_of_numbers_ahead
+from ledger.infrastructure.postgres.verification.start_checks import warn_of_txids_ahead
 
 MICROSECOND = timedelta(microseconds=1)
 # For the random walk below: under load, then at rest.
@@ -623,7 +623,7 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
             await book(engine, *(charge(name, 10**number, past) for name in restaurants))
             assert await take_snapshots(engine) == 2
         before = [await balance_of(engine, name) for name in restaurants]
-        assert await number_ahead(engine) is None
+        assert await txid_ahead(engine) is None
     # Creates the roles, which no dump has.
     await migrate_async(empty_server_url)
     await create_database(empty_server_url, "restored")
@@ -632,11 +632,11 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
     restored = Database(database_url(restored_url, user=APPLICATION_ROLE), restored_url)
     chance = random.Random(1)
     async with engine_on(restored.url) as engine, superuser(restored) as connection:
-        ahead = await number_ahead(engine)
+        ahead = await txid_ahead(engine)
         assert ahead is not None
         assert ahead[0] > ahead[1]
         with capture_logs() as logged:
-            await warn_of_numbers_ahead(engine)
+            await warn_of_txids_ahead(engine)
         assert [line["log_level"] for line in logged] == ["warning"]
         after = [await balance_of(engine, name) for name in restaurants]
         assert [balance.available_minor for balance in after] == [
@@ -653,12 +653,12 @@ async def test_restored_books_answer_the_same(database: Database, empty_server_u
                 assert (await balance_of(engine, name)).available_minor == expected
             await assert_snapshots_change_nothing(connection, restaurants, chance)
         # The numbers have caught up: now everything is counted.
-        ahead = await number_ahead(engine)
+        ahead = await txid_ahead(engine)
         assert ahead is not None
         await burn_numbers(restored_url, ahead[0] - ahead[1] + 1)
-        assert await number_ahead(engine) is None
+        assert await txid_ahead(engine) is None
         with capture_logs() as logged:
-            await warn_of_numbers_ahead(engine)
+            await warn_of_txids_ahead(engine)
         assert logged == []
         assert await take_snapshots(engine) == 2
         counts = await connection.fetch(

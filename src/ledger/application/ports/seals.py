@@ -14,9 +14,9 @@ class SealPosition:
     """How far the books are sealed, at one moment.
 
     `head` is the latest seal, without its row digests, and `is_of_this_stay` whether the books have
-    been in one place since it was made; `stay_id` names their stay there. Every database
-    transaction below `horizon_txid` has ended, and `next_txid` is above every one that has begun,
-    in the cluster that `system_identifier` names.
+    been in one place since it was made; `stay_id` names their stay there. In the cluster that
+    `system_identifier` names, every database transaction below `horizon_txid` has ended, and none
+    from `next_txid` on had ended yet.
     """
 
     head: Seal | None

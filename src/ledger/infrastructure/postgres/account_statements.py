@@ -24,9 +24,9 @@ from ledger.infrastructure.postgres.sessions.engine import Autocommit
 from ledger.infrastructure.postgres.sessions.horizon import (
     DATABASE_SNAPSHOT,
     FIRST_HORIZON,
-    NEXT_NUMBER,
-    next_number,
-    open_numbers,
+    NEXT_TXID,
+    next_txid,
+    open_txids,
 )
 from ledger.infrastructure.postgres.snapshots import NO_LONG_TAILS, report_timed_out
 from ledger.infrastructure.postgres.statement_marks import (
@@ -90,8 +90,8 @@ def _payable_before(instant: str) -> str:
 # infinity, before which nothing is recorded.
 SELECT_MOMENT = f"""
 WITH moment AS MATERIALIZED (SELECT ledger_now() AS now_at)
-SELECT moment.now_at AS read_at, {next_number("seen.transactions")}::text AS transactions_end,
-       ARRAY(SELECT open.txid::text FROM {open_numbers("seen.transactions")} AS open (txid))
+SELECT moment.now_at AS read_at, {next_txid("seen.transactions")}::text AS transactions_end,
+       ARRAY(SELECT open.txid::text FROM {open_txids("seen.transactions")} AS open (txid))
          AS transactions_open,
        opening.payable_minor AS opening_minor, closing.payable_minor AS closing_minor,
        a.balance_account_id,
@@ -229,7 +229,7 @@ AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
 # another cluster may have numbers that this one has yet to give out.
 SEEN = f"""(
   e.recorded_at <= ${{}}::timestamptz
-  OR e.recorded_txid >= (SELECT {NEXT_NUMBER})
+  OR e.recorded_txid >= (SELECT {NEXT_TXID})
   OR (e.recorded_txid < ${{}}::text::xid8 AND e.recorded_txid <> ALL (${{}}::text[]::xid8[])))"""
 
 # Looked up: making an enum of its value takes as long as the rest of an entry.

@@ -31,14 +31,14 @@ from ledger.domain.seals import (
 from ledger.errors import DatabaseContention
 from ledger.infrastructure.postgres.sessions.driver import Row
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
-from ledger.infrastructure.postgres.sessions.horizon import HORIZON, NEXT_NUMBER, STAY
+from ledger.infrastructure.postgres.sessions.horizon import HORIZON, NEXT_TXID, STAY
 from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 
-# Rows of one slice. Python assembles a slice while the server's other calls wait: some
+# Rows of one slice. The server's calls wait while Python assembles a slice, which takes some
 # milliseconds.
 SLICE_ROWS = 2048
-# For the first slice of a large transaction, before which PostgreSQL has to hash and sort all rows
-# of it: some 8 s for a million.
+# Before the first slice of a large transaction PostgreSQL has to hash and sort all rows of it: some
+# 8 s for a million.
 SLICES_TIMEOUT_SECONDS = 900
 
 SEAL_COLUMNS = """
@@ -50,26 +50,26 @@ UNKNOWN_STAY = UUID(int=0)
 
 SUMMARIZE = "SELECT summarize_recorded_txids()"
 
-NEXT = f"{NEXT_NUMBER}::text::bigint"
+_NEXT = f"{NEXT_TXID}::text::bigint"
 
-# Whether the latest seal belongs to the present stay. A server that knows no stays writes zeros as
-# the stay of its seals: such a seal is of the present stay unless that one began later and is not
-# the first, because then the books have been elsewhere.
+# Where the chain ends, and whether the latest seal belongs to the present stay. A server of an
+# earlier revision knows no stays and writes zeros as the stay of its seals. Such a seal is of the
+# present stay, unless the present stay is not the first and began after the seal was made: then the
+# books have been elsewhere.
 #
-# A promoted standby continues the stay of its primary. A seal of that old primary that came here as
-# a copied row was stored by a transaction with a txid below those that the seal covers, whereas a
-# sealer of this cluster has a txid above them. PostgreSQL keeps the lower half of the txid in
-# xmin.
+# A promoted standby continues the stay of its primary. A seal of the old primary may come here as a
+# copied row: the transaction that stored it here has a txid below the txids that the seal covers. A
+# sealer of this cluster has a txid above them. PostgreSQL keeps the lower half of the txid in xmin.
 SELECT_POSITION = f"""
 SELECT c.system_identifier AS this_system_identifier, stay.stay_id AS this_stay_id,
        s.system_identifier = c.system_identifier
          AND CASE s.stay_id
                WHEN '{UNKNOWN_STAY}' THEN stay.number = 1 OR s.sealed_at >= stay.began_at
                ELSE s.stay_id = stay.stay_id END IS NOT FALSE
-         AND (s.is_restored OR {NEXT} - (({NEXT} - s.lower_half) & 4294967295) >= s.end_txid)
+         AND (s.is_restored OR {_NEXT} - (({_NEXT} - s.lower_half) & 4294967295) >= s.end_txid)
            AS is_of_this_stay,
        {HORIZON}::text::bigint AS horizon_txid,
-       {NEXT} AS next_txid,
+       {_NEXT} AS next_txid,
        GREATEST(clock_timestamp(), ledger_now()) AS now,
        s.*
 FROM (SELECT system_identifier FROM pg_control_system()) AS c
@@ -86,7 +86,7 @@ def _microseconds(column: str) -> str:
     return f"trim_scale(extract(epoch FROM {column}) * 1000000)::text"
 
 
-# How a field is written if not as its column.
+# The SQL of fields that are not written as their columns are.
 _WRITTEN = {
     **{name: _microseconds(name) for name in ("available_at", "occurred_at", "recorded_at")},
     **{
@@ -98,9 +98,8 @@ _WRITTEN = {
 EVENT_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in SEALED_EVENT_FIELDS}
 ENTRY_VALUES: Mapping[str, str] = {name: _WRITTEN.get(name, name) for name in SEALED_ENTRY_FIELDS}
 
-# An entry with the restaurant and the currency of its balance account, if that exists. LATERAL and
-# OFFSET 0 look the accounts up one by one: a join would search all accounts for those of a few
-# entries.
+# Entries with the restaurant and the currency of their balance account, if that exists. LATERAL and
+# OFFSET 0 look the accounts up one by one: a join could read all accounts for a few entries.
 ENTRIES_WITH_ACCOUNT = """
 ledger_entries
 LEFT JOIN LATERAL (
@@ -111,26 +110,25 @@ LEFT JOIN LATERAL (
 # The expression of the BRIN index, which is the only index that serves a range of it.
 TXID = "recorded_txid::text::bigint"
 OF_RANGE = f"{TXID} >= $1 AND {TXID} < $2"
-# The offset of the last row's place in `kept`, the packed rows of a transaction id.
+# The offset of the last row's place in `kept`, the packed rows of one transaction id.
 _LAST_PLACE = f"length(kept) - {ROW_BYTES}"
-# Seven bits hold it: the rules post at most three entries to a transaction.
+# The place of an entry. Seven bits hold it: the rules post at most three entries to a transaction.
 PLACE = f"LEAST(GREATEST(position, {EVENT_PLACE + 1}), {PLACE_MAX})"
 
 
 def _digest(title: str, values: Mapping[str, str]) -> str:
-    """SQL of `ledger.domain.seals.row_digest`; tests compare the two."""
+    """SQL that computes `ledger.domain.seals.row_digest`; tests compare the two."""
     written = ", ".join(f"COALESCE(({value})::text, '{ABSENT}')" for value in values.values())
     return f"sha256(convert_to(concat_ws(E'\\n', '{title}', {written}), 'UTF8'))"
 
 
 def _row_digests(limit: str) -> str:
-    """SQL for the digest of each row of a range.
+    """SQL for the digest of each row of the range [$1, $2).
 
-    PostgreSQL hashes, because hashing in Python would take the time of the calls that the server
-    answers. With $3, only rows count whose txid this cluster has yet to give out: no transaction
-    of this cluster that the statement sees has such a txid.
+    PostgreSQL hashes, because the server's calls would wait while Python hashes. If $3 is true,
+    only rows with a txid from NEXT_TXID on are returned, which are the restored rows.
     """
-    of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_NUMBER}))"
+    of_restored = f"(NOT $3 OR recorded_txid >= (SELECT {NEXT_TXID}))"
     return f"""
   (SELECT {TXID} AS recorded_txid, transaction_id, {EVENT_PLACE} AS place,
           {_digest(EVENT_TITLE, EVENT_VALUES)} AS digest, recorded_at
@@ -145,8 +143,8 @@ def _row_digests(limit: str) -> str:
 
 
 # A row for each database transaction, packed like `ledger.domain.seals.packed`. PostgreSQL packs
-# while it sorts; in Python this took 5 us a row, during which calls waited. One row more than
-# wanted shows that there are more.
+# while it sorts; in Python this took 5 us a row, during which calls waited. Of each table it reads
+# one row more than the $4 that are wanted, which shows that there are more.
 SELECT_TRANSACTIONS = f"""
 WITH row_digest AS ({_row_digests("LIMIT $4 + 1")}),
 of_id AS (
@@ -171,7 +169,8 @@ GROUP BY recorded_txid
 ORDER BY recorded_txid
 """
 
-# PostgreSQL sorts, on its disk if necessary: no index is in the order of a transaction's rows.
+# The rows of a transaction id range ($4, $5], ordered. PostgreSQL sorts them, on its disk if
+# necessary: no index has the order of a transaction's rows.
 _OF_PART = (
     "AND ($4::uuid IS NULL OR transaction_id > $4) AND ($5::uuid IS NULL OR transaction_id <= $5)"
 )
@@ -183,7 +182,8 @@ FROM row_digest
 ORDER BY row_digest.recorded_txid, row_digest.transaction_id, row_digest.place, row_digest.digest
 """
 
-# The transaction id that ends a part of about $3 rows; none if fewer are left. No row is hashed.
+# The transaction id that ends a part of about $3 rows of the txid $1, after the transaction id $2.
+# No row if fewer rows are left. Hashes nothing.
 SELECT_PART_END = f"""
 SELECT uuid_send(transaction_id)
 FROM (SELECT transaction_id FROM processor_events WHERE {TXID} = $1
@@ -194,9 +194,9 @@ ORDER BY transaction_id
 OFFSET $3 LIMIT 1
 """
 
-# The epoch of which the latest seal is a part. A part begins where the previous epoch of the same
-# stay ends, and restored rows are sealed first in a stay. So the last seal that is not of restored
-# rows decides.
+# The epoch before the parts of a transaction, if the latest seal, which begins at $1 in the stay
+# $2, is such a part; otherwise no row. A part begins where an epoch of the same stay ends, whereas
+# restored rows are sealed first in a stay. So the last seal that is not of restored rows decides.
 SELECT_EPOCH_BEFORE = f"""
 SELECT before.epoch
 FROM (SELECT epoch, end_txid, stay_id FROM ledger_seals
@@ -215,7 +215,8 @@ FROM (SELECT COALESCE(sum(events_count + entries_count), 0) AS rows_count
       WHERE is_restored AND end_txid = $1 + 1 AND stay_id = {STAY}) AS p
 """
 
-# For a database that was restored into another cluster; otherwise there are few epochs.
+# The row digests of earlier epochs that overlap a range. Epochs are many only where the books were
+# restored into another cluster.
 SELECT_ROW_DIGESTS_BEFORE = """
 SELECT row_digests
 FROM ledger_seals
@@ -239,7 +240,7 @@ class PostgresSealedBooks:
         self._slice_rows = slice_rows
 
     async def index_new_rows(self) -> None:
-        # Another server or a vacuum is doing the same.
+        # A contention means that another server or a vacuum does the same.
         with suppress(DatabaseContention):
             async with autocommit(self._engine) as connection:
                 await connection.execute(SUMMARIZE)
@@ -248,8 +249,7 @@ class PostgresSealedBooks:
         async with autocommit(self._engine) as connection:
             (row,) = await connection.fetch(SELECT_POSITION)
         if row["this_stay_id"] is None:
-            # The books were replaced while the server ran, and it had begun the stay of the books
-            # before.
+            # The books were replaced since the server began a stay for the earlier ones.
             await begin_stay_if_moved(self._engine)
             async with autocommit(self._engine) as connection:
                 (row,) = await connection.fetch(SELECT_POSITION)
@@ -330,7 +330,7 @@ class PostgresSealedBooks:
             )
 
     async def sealed_before(self, epoch: int, first_txid: int, end_txid: int) -> set[bytes]:
-        # The usual case: there is no earlier epoch.
+        # The first epoch has none before it, which is the usual case.
         if epoch == 1:
             return set()
         async with autocommit(self._engine) as connection:

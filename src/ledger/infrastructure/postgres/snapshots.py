@@ -8,9 +8,9 @@ is not after a cut-off c, is
     + entries at or above its horizon that count by c
 
 in one statement, so that all three see the same entries. No entry is ever added below a horizon, so
-where an entry counts depends on its number alone: none is missed or counted twice, in whatever
-order transactions commit. Without a snapshot the horizon is below every number, and the third term
-is the whole sum.
+the txid of an entry alone decides in which term it counts: none is missed or counted twice, in
+whatever order transactions commit. Without a snapshot the horizon is below every txid, and the
+third term is the whole sum.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,11 @@ from ledger.infrastructure.postgres.sessions.clock import CATCH_UP_CLOCK
 from ledger.infrastructure.postgres.sessions.engine import Autocommit, allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import (
     BEGIN_STAY,
-    BOOKS_ARE_COMING,
     FIRST_HORIZON,
+    HAS_SUBSCRIPTION,
     HORIZON,
-    NEXT_NUMBER,
-    SELECT_STAY_IS_TO_BEGIN,
+    NEXT_TXID,
+    SELECT_STAY_MUST_BEGIN,
     STAY,
     SYSTEM_IDENTIFIER,
     written_here,
@@ -48,8 +48,8 @@ def latest_snapshot(balance_account_id: str, *, recorded_before: str = "'infinit
     """SQL, for FROM: an account's latest snapshot; one row or none.
 
     The snapshot counts nothing recorded at `recorded_before` or later. It is of the present stay,
-    whose numbers are those of this cluster. Its horizon is not in the future: this cluster might
-    give out a number below such a horizon, and the snapshot would seem to count it.
+    whose txids are those of this cluster. Its horizon is not in the future: a later transaction
+    could get a txid below such a horizon, and the snapshot would seem to count its entries.
     """
     return f"""(
     SELECT b.horizon, b.taken_at, b.entries_count, b.last_recorded_at, b.last_event_at,
@@ -78,18 +78,18 @@ def matured_between(balance_account_id: str, *instants: str, snapshot: str = "s"
     The span is from the earliest of `instants`, exclusive, to the latest, inclusive. Without a
     snapshot there are no such entries and nothing is read.
     """
-    # While the table is small, the range of the primary key would look as good to the planner as
-    # that of the other index; IS TRUE excludes it. The plan is kept when the table has grown, and
-    # that range is the whole history.
-    one_or_other = ", ".join(instants)
+    # IS TRUE keeps the planner from using the range of the primary key, which is the whole history.
+    # While the table is small, that range looks as good as the range of the index on available_at,
+    # and the plan is kept when the table has grown.
+    ends = ", ".join(instants)
     return f"""{snapshot}.horizon IS NOT NULL AND e.balance_account_id = {balance_account_id}
-      AND e.available_at > LEAST({one_or_other}) AND e.available_at <= GREATEST({one_or_other})
+      AND e.available_at > LEAST({ends}) AND e.available_at <= GREATEST({ends})
       AND (e.recorded_txid < {snapshot}.horizon) IS TRUE"""
 
 
 # Takes a snapshot of the balance account $1, from the previous one and the entries since. Takes
-# none unless these are at least $2: the horizon stands still while any transaction is open. Two
-# servers may do this at once, and both are right.
+# none unless these are at least $2: while any transaction is open the horizon stands still, and
+# there may be few new entries below it. Two servers may do this at once, and both are right.
 #
 # Alone in a READ COMMITTED transaction, so that the horizon is that of this very statement.
 # taken_at, which is read once, only says up to when the counted entries have matured.
@@ -164,16 +164,16 @@ CROSS JOIN (
          array_agg(matured_minor ORDER BY ledger_account, entry_type) AS matured_minors
   FROM line
 ) AS l
-WHERE c.entries_count + m.entries_count >= $2 AND s.stay_id IS NOT NULL AND NOT {BOOKS_ARE_COMING}
+WHERE c.entries_count + m.entries_count >= $2 AND s.stay_id IS NOT NULL AND NOT {HAS_SUBSCRIPTION}
 ON CONFLICT DO NOTHING
 RETURNING true
 """
 
 
-# An entry of any account with a number that this cluster has yet to give out. Only the last entry
-# of each account is looked up.
-SELECT_NUMBER_AHEAD = f"""
-SELECT latest.recorded_txid::text AS recorded_txid, {NEXT_NUMBER}::text AS next_txid
+# An entry of any account with a txid that this cluster has yet to give out. Only the last entry of
+# each account is looked up.
+SELECT_TXID_AHEAD = f"""
+SELECT latest.recorded_txid::text AS recorded_txid, {NEXT_TXID}::text AS next_txid
 FROM balance_accounts AS a
 CROSS JOIN LATERAL (
   SELECT e.recorded_txid FROM ledger_entries AS e
@@ -181,19 +181,19 @@ CROSS JOIN LATERAL (
   ORDER BY e.recorded_txid DESC
   LIMIT 1
 ) AS latest
-WHERE latest.recorded_txid >= {NEXT_NUMBER}
+WHERE latest.recorded_txid >= {NEXT_TXID}
 LIMIT 1
 """
 
 
-async def number_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
-    """The number of an entry that is ahead of this cluster's, and the cluster's next number.
+async def txid_ahead(engine: AsyncEngine) -> tuple[int, int] | None:
+    """The txid of an entry that is ahead of this cluster's txids, and the cluster's next txid.
 
-    None if no entry is ahead. No snapshot counts an entry that is. Raises DatabaseUnavailable,
-    DatabaseTimeout.
+    None if no entry is ahead. No snapshot counts an entry that is ahead. Raises
+    DatabaseUnavailable, DatabaseTimeout.
     """
     async with autocommit(engine) as connection:
-        row = await connection.fetchrow(SELECT_NUMBER_AHEAD)
+        row = await connection.fetchrow(SELECT_TXID_AHEAD)
     return None if row is None else (int(row["recorded_txid"]), int(row["next_txid"]))
 
 
@@ -203,9 +203,9 @@ async def begin_stay_if_moved(engine: AsyncEngine) -> None:
     Books that never moved are in stay 1. Raises DatabaseUnavailable, DatabaseTimeout.
     """
     async with autocommit(engine) as connection:
-        if not await connection.fetchval(SELECT_STAY_IS_TO_BEGIN):
+        if not await connection.fetchval(SELECT_STAY_MUST_BEGIN):
             return
-        # Before the stay begins, so that a failure here is made up for at the next call.
+        # Before the stay begins: if this fails, the next call repeats it.
         async with connection.transaction():
             await allow_seconds(connection, SNAPSHOT_TIMEOUT_SECONDS)
             await connection.execute(CATCH_UP_CLOCK, timeout=SNAPSHOT_TIMEOUT_SECONDS)
@@ -225,10 +225,10 @@ SELECT_ACCOUNT = (
 async def report_timed_out(
     connections: Autocommit, long_tails: LongTails, account: BalanceAccount
 ) -> None:
-    """Reports an account whose read timed out as one with a long tail, to get a snapshot taken.
+    """Reports an account whose read timed out as one with a long tail, so that a snapshot is taken.
 
-    A snapshot has more time than a read. Without this report no read would ever come to the end of
-    the tail and report its length.
+    A snapshot has more time than a read. Without this report every read would time out before the
+    end of the tail, and none would report how long the tail is.
     """
     with suppress(LedgerError):
         async with connections() as connection:

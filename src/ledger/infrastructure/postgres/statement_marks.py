@@ -1,20 +1,20 @@
 """Statement marks on PostgreSQL: with them a statement reads only the entries that it shows.
 
-Statements are in the order of recorded_at, and entries are stored in the order of recorded_txid.
-The two are nearly the same: a transaction gets its instant when it begins, and its number moments
-later. A mark says by how much they differ. With the horizon h of a mark, its last_recorded_at, and
-the late_by_max of the newest mark:
+Statements list entries in the order of recorded_at; the primary key has them in the order of
+recorded_txid. The two are nearly the same: a transaction gets its instant when it begins, and its
+txid moments later. A mark says by how much they differ. With the horizon h of a mark, its
+last_recorded_at, and the late_by_max of the newest mark:
 
     every entry below h was recorded at last_recorded_at or before;
     every entry from h up to the newest mark's horizon was recorded at
     last_recorded_at - late_by_max or later.
 
-So entries recorded in [r, e) have numbers between the horizon of the latest mark with
+So entries recorded in [r, e) have txids between the horizon of the latest mark with
 last_recorded_at < r and that of the first mark with last_recorded_at >= e + late_by_max, or at or
 above the newest mark's horizon, where nothing is known yet.
 
 Each mark depends only on the entries below its horizon, and none is ever added there. So marks may
-be missing, and two servers may make them at once. Where recorded_at does not follow the numbers,
+be missing, and two servers may make them at once. Where recorded_at does not follow the txids,
 because the database's clock was set back or the books came from another cluster, late_by_max is
 large: statements then read more entries and are right.
 """
@@ -24,15 +24,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ledger.infrastructure.postgres.movements import signed_minor
 from ledger.infrastructure.postgres.sessions.engine import allow_seconds, autocommit
 from ledger.infrastructure.postgres.sessions.horizon import (
-    BOOKS_ARE_COMING,
     FIRST_HORIZON,
+    HAS_SUBSCRIPTION,
     HORIZON,
     STAY,
     written_here,
 )
 from ledger.infrastructure.postgres.snapshots import begin_stay_if_moved
 
-# The entries from one mark to the next. A mark takes some 200 bytes with its index, 200 entries
+# How many entries lie between two marks. A mark takes some 200 bytes with its index, 200 entries
 # some 100 kB with theirs.
 MARK_ENTRIES = 200
 # The entries that one statement reads: a second's work.
@@ -45,7 +45,7 @@ PAYABLE_MINOR = signed_minor("restaurant_payable", otherwise="0")
 def valid_marks(balance_account_id: str) -> str:
     """SQL, for FROM and WHERE: an account's marks of the present stay. Add AND or ORDER BY.
 
-    Marks with a horizon in the future are left out: entries with lower numbers might still be
+    Marks with a horizon in the future are left out: entries with lower txids might still be
     stored.
     """
     return f"""statement_marks AS m
@@ -56,7 +56,7 @@ def valid_marks(balance_account_id: str) -> str:
 def newest_mark(balance_account_id: str) -> str:
     """SQL, for FROM: an account's newest mark; one row or none.
 
-    Both columns of the order grow together.
+    last_recorded_at and the horizon grow together, so the order is the same by either of them.
     """
     return f"""(
     SELECT m.horizon, m.entries_count, m.last_recorded_at, m.late_by_max, m.payable_minor
@@ -67,9 +67,9 @@ def newest_mark(balance_account_id: str) -> str:
 
 
 def last_mark_before(balance_account_id: str, instant: str) -> str:
-    """SQL, for FROM: the newest mark before an instant; one row or none.
+    """SQL, for FROM: the newest mark that counts nothing recorded at `instant` or later.
 
-    It counts nothing recorded at `instant` or later.
+    One row or none.
     """
     return f"""(
     SELECT m.horizon, m.entries_count, m.payable_minor
@@ -80,9 +80,9 @@ def last_mark_before(balance_account_id: str, instant: str) -> str:
 
 
 def first_mark_from(balance_account_id: str, instant: str) -> str:
-    """SQL, for FROM: the oldest mark from an instant on; one row or none.
+    """SQL, for FROM: the oldest mark that counts an entry recorded at `instant` or later.
 
-    It counts an entry recorded at `instant` or later.
+    One row or none.
     """
     return f"""(
     SELECT m.horizon, m.last_recorded_at
@@ -93,8 +93,8 @@ def first_mark_from(balance_account_id: str, instant: str) -> str:
 
 
 # Makes marks of the balance account $1 from its newest mark on: one after each $3 entries, and one
-# at the end of what it reads, which is about $4 entries or all that are final. Makes none unless
-# these are at least $2 entries.
+# at the end of what it reads. It reads about $4 entries, or fewer if fewer are final, and makes no
+# mark if it reads fewer than $2.
 #
 # Alone in a READ COMMITTED transaction, so that the horizon is that of this very statement.
 INSERT_MARKS = f"""
@@ -167,7 +167,7 @@ FROM (
   FROM step
 ) AS mark
 WHERE entries_read >= $2
-  AND stay_id IS NOT NULL AND NOT {BOOKS_ARE_COMING}
+  AND stay_id IS NOT NULL AND NOT {HAS_SUBSCRIPTION}
   AND (next_txid IS NULL
     OR trunc(entries_so_far / $3) > trunc((entries_so_far - entries_count) / $3))
 ON CONFLICT DO NOTHING
@@ -175,9 +175,9 @@ ON CONFLICT DO NOTHING
 
 
 class PostgresStatementMarks:
-    """Implements `ledger.application.ports.balances.BalanceSnapshots` for statements.
+    """Implements `ledger.application.ports.balances.BalanceSnapshots` with marks.
 
-    Here a snapshot is a number of marks.
+    `take` makes all marks that are missing.
     """
 
     def __init__(

@@ -1,19 +1,26 @@
-"""PostgreSQL's transaction numbers, txids: up to which the books are final, in which cluster.
+"""SQL about txids, the numbers that PostgreSQL gives to database transactions.
 
-The only place that names PostgreSQL's functions on database snapshots.
+The horizon is the txid below which the books are final. Txids are compared within a stay, which is
+the time that the books spend in one cluster.
+
+In Python, only this module names PostgreSQL's functions on database snapshots.
 """
 
-# Which transactions a statement sees: the database snapshot that it reads.
+# The database snapshot of a statement: which transactions the statement sees.
 DATABASE_SNAPSHOT = "pg_current_snapshot()"
 
 
-def next_number(database_snapshot: str) -> str:
-    """SQL: a txid above every txid that the cluster had given out when the snapshot was taken."""
+def next_txid(database_snapshot: str) -> str:
+    """SQL: the txid after the highest one that had ended when the snapshot was taken.
+
+    A statement sees no transaction of this cluster with this txid or a higher one. Such
+    transactions may be open already.
+    """
     return f"pg_snapshot_xmax({database_snapshot})"
 
 
-def open_numbers(database_snapshot: str) -> str:
-    """SQL, for FROM: the txids of the transactions that were open then, one a row."""
+def open_txids(database_snapshot: str) -> str:
+    """SQL, for FROM: the txids below `next_txid` that were open then, one a row."""
     return f"pg_snapshot_xip({database_snapshot})"
 
 
@@ -22,20 +29,21 @@ def is_visible(txid: str, database_snapshot: str) -> str:
     return f"pg_visible_in_snapshot({txid}, {database_snapshot})"
 
 
-# Every transaction with a lower txid had ended when the statement that asks for this began, and
-# the statement sees all that these wrote: nothing with such a txid will ever be added.
+# Every transaction with a lower txid had ended when the statement began, and the statement sees
+# what it wrote. So no row with a lower txid is ever added.
 # https://www.postgresql.org/docs/current/functions-info.html
 HORIZON = f"pg_snapshot_xmin({DATABASE_SNAPSHOT})"
 
-# Above every txid that a transaction of this cluster has been given when the statement begins.
-NEXT_NUMBER = next_number(DATABASE_SNAPSHOT)
+# Above the txid of every transaction of this cluster that the statement sees. A visible row with
+# this txid or a higher one was restored from another cluster.
+NEXT_TXID = next_txid(DATABASE_SNAPSHOT)
 
-# Below any txid that a transaction ever had.
+# Below the txid of every transaction.
 FIRST_HORIZON = "'0'::xid8"
 
 # Each session stores the identifier of its cluster in a setting, because a look-up takes a tenth
-# of the time that a balance takes. A session is of one cluster only. A session without the setting
-# looks the identifier up in each statement.
+# of the time that a balance takes. The cluster of a session never changes. In a session without
+# the setting this is NULL; the view current_place then looks the identifier up.
 SYSTEM_IDENTIFIER = "NULLIF(current_setting('ledger.system_identifier', true), '')::bigint"
 
 SET_SYSTEM_IDENTIFIER = """
@@ -43,28 +51,27 @@ SELECT set_config('ledger.system_identifier', system_identifier::text, false)
 FROM pg_control_system()
 """
 
-# A stay is the time that the books spend in one cluster: this is the present one, NULL before a
-# server has begun it. Txids mean something in one stay only: an entry restored from another
-# cluster has a txid of that one, which may be below a horizon of this cluster and yet be in no
-# snapshot. The books may also come back to a cluster. So the present stay is the latest row of
-# ledger_stays, and only if that row names the cluster, the table and its file as they are now. Each
-# statement asks once: the books may be replaced beneath a session, but not while a statement reads
-# ledger_entries. Asking takes some 10 microseconds.
+# The present stay; NULL before a server has begun it. Txids of two stays must not be compared: an
+# entry that was restored from another cluster keeps the txid from there. That txid may be below a
+# horizon of this cluster although no snapshot counts the entry. The books may also come back to a
+# cluster. So the present stay is the latest row of ledger_stays, and only if that row names the
+# cluster, the table and its file as they are now. Each statement looks the stay up once: the books
+# may be replaced while a session is open, but not while a statement reads ledger_entries. The
+# look-up takes some 10 microseconds.
 #
 # A base backup, a promoted standby and a recovery to a moment of the past continue the same stay.
-# They are copies by the log, which has a snapshot only after the commits of all transactions below
-# its horizon: where the snapshot is, there is what it counts. And the numbers continue above all
-# numbers in the log. With pg_upgrade the numbers continue as well, but the result looks like any
-# cluster with other numbers: a new stay begins, which costs no more than taking the snapshots
-# again.
+# They replay the write-ahead log, in which a snapshot comes after the commits of all transactions
+# below its horizon: a copy that has the snapshot has all entries that it counts. Its own txids
+# continue above all txids in the log. After pg_upgrade txids continue as well, but the result looks
+# like any other cluster: a new stay begins, which costs no more than taking the snapshots again.
 STAY = "(SELECT stay_id FROM current_stay)"
 
-# While a subscription brings entries, rows arrive that no snapshot has counted, with numbers of
-# another cluster: no stay begins, and no snapshot is taken.
-BOOKS_ARE_COMING = """EXISTS (
+# Whether a subscription brings entries. These rows have txids of another cluster, and no snapshot
+# counts them. So no stay begins then, and no snapshot is taken.
+HAS_SUBSCRIPTION = """EXISTS (
   SELECT FROM pg_catalog.pg_subscription_rel AS r WHERE r.srrelid = 'ledger_entries'::regclass)"""
 
-# Two servers that do this at once write the same row, and one of them writes nothing.
+# Two servers that run this at once make the same row, and one of them stores it.
 BEGIN_STAY = """
 INSERT INTO ledger_stays (number, stay_id, system_identifier, entries_oid, entries_file)
 SELECT next.number,
@@ -80,16 +87,16 @@ RETURNING number
 """
 
 # A standby writes nothing: the primary has begun the stay, or will.
-SELECT_STAY_IS_TO_BEGIN = f"""
+SELECT_STAY_MUST_BEGIN = f"""
 SELECT current_setting('transaction_read_only') = 'off' AND NOT EXISTS (SELECT FROM current_stay)
-   AND NOT {BOOKS_ARE_COMING}
+   AND NOT {HAS_SUBSCRIPTION}
 """
 
 
 def written_here(row: str) -> str:
-    """SQL, for WHERE: the row of balance_snapshots or statement_marks was written in these files.
+    """SQL, for WHERE: the row of balance_snapshots or statement_marks was written in this cluster.
 
-    Two clusters that were one have the same stay in both: a promoted standby, and the primary that
-    it left behind. A row that is copied from one into the other gets another xmin there.
+    A promoted standby and the primary that it left behind are in the same stay. A row that is
+    copied from one into the other gets another xmin there.
     """
     return f"{row}.xmin = {row}.written_txid::xid"

@@ -17,7 +17,6 @@ from ledger.infrastructure.postgres.verification.start_checks import (
     check_durability,
     check_encoding,
     check_grants,
-    check_numbers,
     check_privileges,
     check_role_settings,
     check_schema,
@@ -25,6 +24,7 @@ from ledger.infrastructure.postgres.verification.start_checks import (
     check_sessions,
     check_subscriptions,
     check_triggers,
+    check_txids,
     check_writable,
 )
 
@@ -65,7 +65,7 @@ CHECKS: dict[str, Callable[[AsyncEngine], Awaitable[None]]] = {
     "the role may do what it has to": check_grants,
     "triggers are on": check_triggers,
     "sequences are ahead of their tables": check_sequences,
-    "transaction numbers are past": check_numbers,
+    "transaction numbers are past": check_txids,
     "clocks agree": check_clocks,
 }
 

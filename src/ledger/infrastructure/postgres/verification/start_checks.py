@@ -30,7 +30,7 @@ from ledger.infrastructure.postgres.sessions.engine import (
     keeps_session,
 )
 from ledger.infrastructure.postgres.sessions.errors import database_errors, sqlstate_of
-from ledger.infrastructure.postgres.snapshots import number_ahead
+from ledger.infrastructure.postgres.snapshots import txid_ahead
 
 # The settings of PostgreSQL that make an acknowledged commit safe, with their safe values. `local`
 # and `remote_write` are not safe: a failover to a synchronous standby may lose such commits.
@@ -43,7 +43,7 @@ _log = structlog.get_logger("ledger")
 _SESSION_SETTINGS = (*SESSION_SETTINGS, "search_path", "synchronous_commit")
 # If there are more of a kind, only their number is shown.
 _COMPLAINTS_SHOWN = 3
-_RAISE_NUMBERS = (
+_RAISE_TXIDS = (
     "docs/operations/backup.md, Backup and restore, says how to raise the cluster's numbers"
 )
 
@@ -314,27 +314,27 @@ async def check_clocks(
         raise _wrong_clock(f"{behind_seconds:.0f} s behind the latest record")
 
 
-async def check_numbers(engine: AsyncEngine) -> None:
-    """Raises DoubtfulDatabase if entries have numbers above all transactions of the cluster.
+async def check_txids(engine: AsyncEngine) -> None:
+    """Raises DoubtfulDatabase if entries have txids above all transactions of the cluster.
 
     Raises DatabaseUnavailable, DatabaseTimeout.
     """
-    ahead = await number_ahead(engine)
+    ahead = await txid_ahead(engine)
     if ahead is not None:
         raise DoubtfulDatabase(
             f"entries have transaction numbers up to {ahead[0]}, this cluster is at {ahead[1]}: "
             "answers are right, but read more of the history",
-            _RAISE_NUMBERS,
+            _RAISE_TXIDS,
         )
 
 
-async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
-    """Logs a warning if entries have numbers above all transactions of the cluster.
+async def warn_of_txids_ahead(engine: AsyncEngine) -> None:
+    """Logs a warning if entries have txids above all transactions of the cluster.
 
-    As after a restore into another cluster.
+    A restore into another cluster can cause that.
     """
     try:
-        ahead = await number_ahead(engine)
+        ahead = await txid_ahead(engine)
     except LedgerError as error:
         # With very many accounts there is no time for it. The audit reports it.
         _log.info(
@@ -345,7 +345,7 @@ async def warn_of_numbers_ahead(engine: AsyncEngine) -> None:
     if ahead is not None:
         _log.warning(
             "entries have transaction numbers ahead of this cluster: answers are right, but read"
-            f" more of the history; {_RAISE_NUMBERS}",
+            f" more of the history; {_RAISE_TXIDS}",
             recorded_txid=ahead[0],
             next_txid=ahead[1],
         )
