@@ -40,14 +40,13 @@ TEMPLATE = f"ledger_template_{os.getpid()}"
 # Autovacuum would visit hundreds of databases. Its transactions would delay snapshots and seals,
 # which wait for every transaction of the cluster.
 SERVER_PARAMETERS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
-# As long as a test of today's payouts may take.
+# The longest time that a test of today's payouts takes.
 MIDNIGHT_MARGIN_SECONDS = 60
-# The seed of all random tests of a run. No setting, or commands that tests run would load them all.
+# The seed of all random tests of a run. Servers refuse unknown variables that begin with LEDGER_.
 SEED_VARIABLE = "TEST_SEED"
 
-
-# What `make test-fast` leaves out: every test with this fixture, which all fixtures that start a
-# PostgreSQL request.
+# `make test-fast` leaves out every test that requests this fixture. Each fixture that starts a
+# PostgreSQL requests it.
 DATABASE_FIXTURE = "starts_postgres"
 
 
@@ -127,7 +126,7 @@ def one_day() -> None:
 
 
 def _is_given() -> bool:
-    """Whether the tests run on a server that was there before, and stays."""
+    """Whether the tests run on the PostgreSQL of LEDGER_TEST_DATABASE_URL, which stays."""
     return bool(os.environ.get("LEDGER_TEST_DATABASE_URL"))
 
 

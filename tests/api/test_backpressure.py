@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from support.books import stored_ids
 from support.events import event_message, unique
 from support.running import RunningLedger, running_ledger
-from support.statuses import answer_or_error, reason_of, retry_seconds_of
+from support.statuses import reason_of, response_or_error, retry_seconds_of
 from support.waiting import until
 
 from ledger.api.metrics import NoCallMetrics
@@ -118,7 +118,7 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
     events = [event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS + 30)]
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
         calls = {
-            event.event_id: asyncio.ensure_future(answer_or_error(send(ledger, event)))
+            event.event_id: asyncio.ensure_future(response_or_error(send(ledger, event)))
             for event in events
         }
 
@@ -127,7 +127,7 @@ async def test_full_queue_refuses_at_once_and_stores_nothing_of_it(database: Dat
 
         await until(refused)
         waiting = {event_id: call for event_id, call in calls.items() if not call.done()}
-        batch = await answer_or_error(
+        batch = await response_or_error(
             ledger.stub.BatchIngestEvents(ledger_pb2.BatchIngestEventsRequest(events=events[:2]))
         )
         refusals = [batch, *(call.result() for call in calls.values() if call.done())]
@@ -204,7 +204,7 @@ async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
         filling = ledger_pb2.BatchIngestEventsRequest(
             events=[event_message(restaurant_id=restaurant_id) for _ in range(QUEUE_EVENTS)]
         )
-        batch = asyncio.ensure_future(answer_or_error(ledger.stub.BatchIngestEvents(filling)))
+        batch = asyncio.ensure_future(response_or_error(ledger.stub.BatchIngestEvents(filling)))
         await until_blocked(ledger)
         streamed = [
             ledger_pb2.StreamEventsRequest(
@@ -214,7 +214,7 @@ async def test_stream_waits_where_calls_are_refused(database: Database) -> None:
         ]
         call: Any = ledger.stub.StreamEvents(iter(streamed))
         answers = asyncio.ensure_future(_all(call))
-        error = await answer_or_error(send(ledger, event_message()))
+        error = await response_or_error(send(ledger, event_message()))
         assert (error.code(), reason_of(error)) == (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "QUEUE_FULL",
@@ -245,7 +245,7 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
     restaurant_id = unique("res")
     async with stalled_ledger(database, restaurant_id) as (ledger, release):
         slow = asyncio.ensure_future(
-            answer_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
+            response_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
         )
         # This group takes a while, from which the server learns that groups do.
         await until_blocked(ledger, seconds=0.5)
@@ -254,7 +254,7 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
         async with locked_events(database) as release:
             waiting = [
                 asyncio.ensure_future(
-                    answer_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
+                    response_or_error(send(ledger, event_message(restaurant_id=restaurant_id)))
                 )
                 for _ in range(2 * GROUP_EVENTS)
             ]
@@ -263,7 +263,7 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
             async def too_short() -> bool:
                 # Until the other calls have arrived this one is let in, and its deadline passes.
                 event = event_message(restaurant_id=restaurant_id)
-                error = await answer_or_error(send(ledger, event, timeout=0.2))
+                error = await response_or_error(send(ledger, event, timeout=0.2))
                 assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                 if rpc_status.from_call(error) is None:
                     return False
@@ -274,7 +274,7 @@ async def test_call_with_too_short_a_deadline_is_refused_at_once(
             await until(too_short)
             waiting.append(
                 asyncio.ensure_future(
-                    answer_or_error(
+                    response_or_error(
                         send(
                             ledger,
                             event_message(restaurant_id=restaurant_id),

@@ -29,7 +29,7 @@ from sqlalchemy.pool import NullPool
 from support.certificates import HERE, Authority
 from support.events import event_message, unique
 from support.running import RunningLedger, execute_alone, running_ledger
-from support.statuses import answer_or_error, details_of, reason_of
+from support.statuses import details_of, reason_of, response_or_error
 from support.waiting import until
 
 from ledger.api.ledger_service import LedgerService
@@ -631,7 +631,7 @@ async def test_calls_under_way_at_the_stop_are_answered(database: Database) -> N
 
                 async def refused() -> bool:
                     request = ledger_pb2.GetRestaurantRequest(restaurant_id=restaurant_id)
-                    outcome = await answer_or_error(
+                    outcome = await response_or_error(
                         late.GetRestaurant(request, timeout=DEADLINE_SECONDS)
                     )
                     return (
@@ -840,11 +840,11 @@ async def test_thousands_of_calls_at_once_are_answered(ledger: RunningLedger) ->
     ]
     calls = []
     for number, event in enumerate(events):
-        calls.append(answer_or_error(ledger.stub.IngestEvent(request_of(event))))
+        calls.append(response_or_error(ledger.stub.IngestEvent(request_of(event))))
         balance = ledger_pb2.GetBalanceRequest(
             restaurant_id=restaurant_ids[number % 10], currency="PEN"
         )
-        calls.append(answer_or_error(ledger.stub.GetBalance(balance)))
+        calls.append(response_or_error(ledger.stub.GetBalance(balance)))
     outcomes = await asyncio.gather(*calls)
     refused = [outcome for outcome in outcomes if isinstance(outcome, aio.AioRpcError)]
     assert {error.code() for error in refused} <= RETRYABLE

@@ -20,9 +20,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.bad_requests import INTERNALS
+from support.bad_requests import INTERNALS, UUID_TEXT
 from support.events import event_message
-from support.fuzzing import INTEGERS, METHODS, UUID_TEXT, VALID
+from support.fuzzing import INTEGERS, METHODS, VALID
 from support.running import RunningLedger
 from support.waiting import until
 

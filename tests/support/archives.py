@@ -5,8 +5,9 @@ from support.running import query
 
 
 async def make_older(database: Database, days: int) -> None:
-    """Sets back when runs ended and calls were recorded, as only a superuser can who takes the
-    guards off.
+    """Sets back the instants at which runs ended and calls were recorded.
+
+    Only a superuser can do this: it disables the triggers that guard the tables.
     """
     for table, change in (
         (

@@ -1,6 +1,4 @@
-"""Bad requests for tests: made of bytes, so that what no protobuf library would send can be sent
-too.
-"""
+"""Bad requests for tests, as bytes: a test can also send what no protobuf library would send."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,50 +19,26 @@ from ledger.infrastructure.postgres.sessions.driver import Connection
 from ledger.v1 import ledger_pb2
 from support.events import event_message
 from support.page_tokens import checksummed_token
-from support.running import RunningLedger
+from support.running import COUNT_EVERYTHING, RunningLedger
 from support.waiting import until
 
 SERVICE = "ledger.v1.LedgerService"
-
-
 DEADLINE_SECONDS = 60.0
-
-
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
-
-
 TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
 OK = grpc.StatusCode.OK
-
-
 CHARGE = ledger_pb2.EVENT_TYPE_CHARGE_SUCCEEDED
-
-
 PAYOUT_PAID = ledger_pb2.EVENT_TYPE_PAYOUT_PAID
-
-
 PAYOUT_FAILED = ledger_pb2.EVENT_TYPE_PAYOUT_FAILED
-
-
 AMOUNT_CAP = 10**12
-
-
 INT64_MAX = 2**63 - 1
-
-
 INT64_MIN = -(2**63)
-
-
 MEBIBYTE = 1024 * 1024
-
 
 # 0001-01-01T00:00:00Z, 2000-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
 YEAR_1, YEAR_2000, YEAR_9999 = -62_135_596_800, 946_684_800, 253_402_300_799
 
-
-# What must never be read in a status: the database's, the driver's and the interpreter's words.
+# Words of the database, the driver and the interpreter, which no status may contain.
 INTERNALS = (
     "asyncpg",
     "sqlalchemy",
@@ -77,14 +51,6 @@ INTERNALS = (
     "exception",
     ".py",
 )
-
-
-COUNT_EVERYTHING = """
-SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
-       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
-       (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payout_run_items),
-       (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +127,8 @@ async def send(ledger: RunningLedger, method: str, request: bytes, **options: An
     call: Any = ledger.channel.unary_unary(
         f"/{SERVICE}/{method}", request_serializer=None, response_deserializer=None
     )
-    answer: bytes = await call(request, **options)
-    return answer
+    response: bytes = await call(request, **options)
+    return response
 
 
 async def counts(ledger: RunningLedger) -> tuple[Any, ...]:
@@ -175,11 +141,11 @@ async def assert_serving(ledger: RunningLedger) -> None:
     health: Any = health_pb2_grpc.HealthStub(ledger.channel)
 
     async def is_serving(service: str) -> bool:
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        response = await health.Check(health_pb2.HealthCheckRequest(service=service))
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     assert await is_serving("")
-    # Ready once its database has answered in time, which may be a moment after the start.
+    # Ready once its database has responded in time, which may be a moment after the start.
     await until(lambda: is_serving(SERVICE), DEADLINE_SECONDS)
 
 
@@ -199,8 +165,9 @@ def field(number: int, payload: bytes) -> bytes:
 
 
 def ingest(event: ledger_pb2.ProcessorEvent, *, appended: bytes = b"") -> bytes:
-    """An IngestEvent request, with bytes put behind those of the event: of a field that comes twice
-    the later one counts.
+    """An IngestEvent request, with `appended` behind the bytes of the event.
+
+    Of a field that comes twice, the later one counts.
     """
     return field(1, event.SerializeToString() + appended)
 
@@ -215,12 +182,12 @@ def event_case(*fields: str, **changes: Any) -> Case:
 
 
 def accepted(**changes: Any) -> Case:
-    """An event with some fields changed that is booked all the same."""
+    """An event with some fields changed that is booked nevertheless."""
     return Case("IngestEvent", ingest(event_message(**changes)), OK, None)
 
 
 def in_an_hour() -> Timestamp:
-    """Too late to be asked for, as of when it is called."""
+    """One hour after the call of this function: no request may ask for this instant."""
     return Timestamp(seconds=int((datetime.now(UTC) + timedelta(hours=1)).timestamp()))
 
 
@@ -252,7 +219,7 @@ def balance_request(**fields: Any) -> bytes:
 UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 
 
-# Ids that this service never makes: its own have one spelling.
+# Ids that this service never makes: it spells an id in one way only.
 BAD_UUIDS = {
     "empty": "",
     "word": "abc",
@@ -318,7 +285,7 @@ def run_case(*fields: str, **changes: Any) -> Case:
 
 
 def bad_metadata() -> Iterator[tuple[str, dict[str, str]]]:
-    """Metadata that is too large, in bytes and not in characters, or cannot be stored as text."""
+    """Metadata that is too large, as counted in bytes, or that cannot be stored as text."""
     yield "value-of-8193", {"": "a" * 8193}
     yield "key-of-8193", {"a" * 8193: ""}
     yield "2731-euro-signs", {"": "\u20ac" * 2731}
@@ -331,9 +298,9 @@ OF_NAME = field_mask_pb2.FieldMask(paths=["name"])
 
 
 def bad_page_tokens(query: list[str]) -> Iterator[tuple[str, str]]:
-    """Tokens that a list has not made.
+    """Tokens that no list has returned.
 
-    The last ones have a checksum, which a caller can compute, instead of the server's MAC.
+    Most have a checksum, which a caller can compute, instead of the server's MAC.
     """
     yield "blank", " "
     yield "garbage", "garbage"
@@ -373,7 +340,11 @@ def params(*cases: Iterable[tuple[str, Case]]) -> list[Any]:
 
 
 async def assert_refused(ledger: RunningLedger, connection: Connection, case: Case) -> None:
-    """The promised status, reason and fields; nothing stored or leaked; the server serves on."""
+    """Asserts that a case gets its status, reason and fields.
+
+    Asserts too that the call stores nothing, that the error shows nothing internal, and that the
+    server still serves.
+    """
     before = await connection.fetchrow(COUNT_EVERYTHING)
     with pytest.raises(aio.AioRpcError) as caught:
         await send(ledger, case.method, case.sent())

@@ -1,6 +1,6 @@
-"""Books for tests, written and read by the ledger's own statements.
+"""Books for tests, written and read by the SQL statements of the service.
 
-And how they are moved from one database to another.
+`restore` copies them from one database to another.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from ledger.infrastructure.postgres.sessions.engine import autocommit, create_en
 from support.events import processor_event
 from support.running import RunningLedger, execute_alone
 
-# So small that a connection that is lost is soon missed.
+# So small that the server soon uses each session, and notices a lost one.
 SMALL_POOL = 2
 MATURITY_DAYS = 7
 MATURITY = timedelta(days=MATURITY_DAYS)
@@ -55,7 +55,7 @@ async def superuser(database: Database) -> AsyncIterator[Connection]:
 
 
 async def book(engine: AsyncEngine, *events: ProcessorEvent) -> None:
-    """Books events as the service does, by its statement."""
+    """Books events by the SQL statement of the service."""
     ledger = PostgresEventLedger(partial(autocommit, engine), maturity_days=MATURITY_DAYS)
     await ledger.open_accounts({event.account for event in events}, register=True)
     postings = [
@@ -86,14 +86,13 @@ def charge(restaurant_id: str, amount_minor: int, matures_at: datetime) -> Proce
 
 
 async def burn_numbers(url: str, count: int) -> None:
-    """Has the cluster give out transaction numbers."""
+    """Makes the cluster assign `count` transaction numbers."""
     loop = f"FOR n IN 1..{count} LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP;"
     await execute_alone(url, f"DO $$ BEGIN {loop} END $$")
 
 
 async def restore(source_url: str, target_url: str, *options: str) -> None:
-    """Dumps a database and restores it into another one, which is empty, by PostgreSQL's own
-    programs.
+    """Dumps a database and restores it into another, empty one, by pg_dump and psql.
 
     `options` are those of pg_dump.
     """
@@ -122,5 +121,5 @@ async def stored_ids(ledger: RunningLedger, restaurant_id: str) -> set[str]:
 
 
 def libpq_url(url: str) -> str:
-    """The URL as PostgreSQL's programs write it."""
+    """The URL in the spelling that PostgreSQL's programs take."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

@@ -25,15 +25,14 @@ from ledger.cli.app import run
 from ledger.cli.serve.command import READY_PREFIX
 
 TIMEOUT_SECONDS = 180.0
-# As `python -m ledger`; but a shell that puts the tests into the background has SIGINT ignored,
-# `nohup` has SIGHUP ignored, and children inherit that.
+# Runs `python -m ledger` with the usual signals. A shell that runs the tests in the background
+# ignores SIGINT, `nohup` ignores SIGHUP, and child processes inherit that.
 INTERRUPTIBLE = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 runpy.run_module("ledger", run_name="__main__", alter_sys=True)
 """
-
 
 # The same, with sessions that wait for locks as long as a test holds them, on any machine.
 PATIENT = f"""
@@ -59,9 +58,9 @@ class Outcome:
 
 
 async def run_command(*arguments: str) -> Outcome:
-    """Runs a command in a thread of this process, so that a server in this process can answer it.
+    """Runs a command in a thread of this process, so that a server in this process can respond.
 
-    One at a time.
+    Only one command may run at a time.
     """
 
     def in_thread() -> Outcome:
@@ -109,7 +108,7 @@ async def start_process(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(env or {})},
-        # Without the terminal that the tests may run in, whose end would end a server.
+        # Without the terminal of the tests: its end would end a server.
         start_new_session=True,
     )
 
@@ -141,12 +140,12 @@ class RunningServer:
     address: str
 
     async def stop(self, number: int) -> Outcome:
-        """Sends a signal and waits for the end; what it wrote since it was ready."""
+        """Sends a signal and waits for the end. Returns what it wrote since it was ready."""
         self.process.send_signal(number)
         return await self.ended()
 
     async def ended(self) -> Outcome:
-        """Waits for the end; what it wrote since it was ready."""
+        """Waits for the end. Returns what the server wrote since it was ready."""
         stdout, stderr = await asyncio.wait_for(self.process.communicate(), TIMEOUT_SECONDS)
         return Outcome(self.process.returncode or 0, stdout.decode(), stderr.decode())
 
@@ -177,7 +176,7 @@ async def serving(
 
 
 def table_cells(stdout: str) -> list[list[str]]:
-    """The rows of the tables in an output, their headings excepted."""
+    """The rows of the tables in an output, without the headings."""
     return [
         [cell.strip() for cell in line.split("│")[1:-1]]
         for line in stdout.splitlines()

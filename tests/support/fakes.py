@@ -20,8 +20,9 @@ from ledger.errors import DataRejected, LedgerError
 
 
 class FakeUnitOfWork:
-    """Implements `UnitOfWork` on a fake ledger without payouts: what it records is gone again
-    unless it is committed.
+    """Implements `UnitOfWork` on a fake ledger without payouts.
+
+    What it recorded is removed again unless it is committed.
     """
 
     restaurants: Restaurants
@@ -90,7 +91,7 @@ class FakeEventLedger:
         self.insert_sizes.append(len(postings))
         if self.failures and not self.fail_after_storing:
             raise self.failures.pop(0)
-        # The rule that stands for all those which the database has besides the domain's.
+        # Stands for every rule of the database that the domain does not have.
         if any(posting.event.amount_minor > AMOUNT_MINOR_MAX for posting in postings):
             raise DataRejected
         now = datetime.now(UTC)
@@ -115,7 +116,7 @@ class FakeEventLedger:
         }
 
     async def entries(self, event: StoredEvent) -> list[StoredEntry]:
-        said: ProcessorEvent = event.event
+        processor_event: ProcessorEvent = event.event
         maturity = timedelta(hours=24 * self.maturity_days)
         return [
             StoredEntry(
@@ -125,17 +126,17 @@ class FakeEventLedger:
                 debit=entry.debit,
                 credit=entry.credit,
                 amount_minor=entry.amount_minor,
-                restaurant_id=said.restaurant_id,
-                currency=said.currency,
-                available_at_microseconds=microseconds(said.occurred_at + maturity)
+                restaurant_id=processor_event.restaurant_id,
+                currency=processor_event.currency,
+                available_at_microseconds=microseconds(processor_event.occurred_at + maturity)
                 if entry.matures and maturity
                 else None,
-                occurred_at_microseconds=microseconds(said.occurred_at),
+                occurred_at_microseconds=microseconds(processor_event.occurred_at),
                 recorded_at_microseconds=microseconds(event.recorded_at),
-                event_id=said.event_id,
+                event_id=processor_event.event_id,
                 payout_id=None,
             )
-            for entry in self.postings[said.event_id].entries
+            for entry in self.postings[processor_event.event_id].entries
         ]
 
     async def open_accounts(

@@ -1,6 +1,4 @@
-"""Random requests: messages of any type of the contract with nasty values in them, and bytes
-after accidents.
-"""
+"""Random requests: messages of each type of the contract with nasty values, and damaged bytes."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.type import date_pb2
 
 from ledger.v1 import ledger_pb2
+from support.bad_requests import AMOUNT_CAP, UUID_TEXT, field
 from support.events import event_message
 
 METHODS = {
@@ -21,7 +20,6 @@ METHODS = {
     for method in ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].methods
 }
 
-AMOUNT_CAP = 10**12
 SECONDS = (
     -62_135_596_801,
     -62_135_596_800,
@@ -66,7 +64,6 @@ INTEGERS = {
     ),
 }
 ENUMS = (-(2**31), -1, *range(12), 77, 2**31 - 1)
-UUID_TEXT = "0190a1b2-0000-7000-8000-000000000000"
 NASTY_TEXTS = (
     *("", " ", "PEN", "JPY", "XXX", "pen", "evt_1", "res_1", "known", UUID_TEXT, UUID_TEXT.upper()),
     *(
@@ -108,7 +105,7 @@ _EVENT = event_message(
 def valid_requests(
     *, payout_run_id: str = UUID_TEXT, payout_id: str = UUID_TEXT
 ) -> dict[str, Message]:
-    """A request of each method that is as it should be."""
+    """A valid request of each method."""
     return {
         "IngestEvent": ledger_pb2.IngestEventRequest(event=_EVENT),
         "BatchIngestEvents": ledger_pb2.BatchIngestEventsRequest(events=[_EVENT, _EVENT]),
@@ -175,7 +172,7 @@ class FuzzCase:
 
 
 def fuzz_cases(seed: int, cases: int, valid: Mapping[str, Message] = VALID) -> Iterator[FuzzCase]:
-    """`cases` random calls. A call depends on the seed and its number alone."""
+    """`cases` random calls. A call depends only on the seed and its number."""
     methods = sorted(valid)
     for number in range(cases):
         chance = random.Random(f"{seed}/{number}")
@@ -197,15 +194,13 @@ def _request(chance: random.Random, method: str, valid: Message, number: int) ->
         case _:
             raw = chance.randbytes(chance.choice((1, 2, 8, 64, 500)))
     if chance.random() < 0.1:
-        # A field of a version to come, or of none.
-        raw += _varint(chance.choice((15, 99, 18_999, 2**29 - 1)) << 3 | 2) + _varint(3) + b"abc"
+        # A field that no version has yet.
+        raw += field(chance.choice((15, 99, 18_999, 2**29 - 1)), b"abc")
     return raw
 
 
 def _changed(chance: random.Random, method: str, valid: Message, number: int) -> Message:
-    """A valid request in which up to two fields are replaced: most of them get past most of the
-    checks.
-    """
+    """A valid request with up to two fields replaced, so that it passes most of the checks."""
     message = type(valid)()
     message.CopyFrom(valid)
     touched: Any = message
@@ -281,11 +276,3 @@ def damaged(chance: random.Random, raw: bytes) -> bytes:
             case _:
                 damaged += damaged[place:][:4096]
     return bytes(damaged)
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*written, number])

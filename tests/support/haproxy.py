@@ -21,9 +21,7 @@ class NotInstalled(Exception):
 
 
 def documented(port: int, server: str, *, inspect_seconds: int) -> str:
-    """The configuration as it is printed, but for the ports, and the time that a client has to
-    begin TLS.
-    """
+    """The printed configuration, with other ports and another time limit to begin TLS."""
     text: str
     (text,) = re.findall(
         r"```haproxy\n(.*?)```", (OPERATIONS / "security.md").read_text(), re.DOTALL
@@ -40,8 +38,9 @@ def documented(port: int, server: str, *, inspect_seconds: int) -> str:
 
 
 def documented_for_patroni(port: int, hosts: Mapping[str, tuple[int, int]]) -> str:
-    """The configuration as it is printed, but for its port and its hosts: by name, the ports of
-    PostgreSQL and of Patroni.
+    """The printed configuration, with another port and other hosts.
+
+    `hosts` has, by name, the ports of PostgreSQL and of Patroni.
     """
     text: str
     (text,) = re.findall(
@@ -60,8 +59,8 @@ def documented_for_patroni(port: int, hosts: Mapping[str, tuple[int, int]]) -> s
     ) + "".join(servers)
 
 
-async def answers(port: int) -> bool:
-    """Whether something listens there."""
+async def is_listening(port: int) -> bool:
+    """Whether a server listens at a port of this machine."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except ConnectionError:
@@ -74,7 +73,7 @@ async def answers(port: int) -> bool:
 async def documented_haproxy(
     folder: Path, server: str, *, inspect_seconds: int = 5
 ) -> AsyncIterator[int]:
-    """HAProxy before the server at that address; the port. Raises NotInstalled."""
+    """Runs HAProxy in front of a server. Yields the port of HAProxy. Raises NotInstalled."""
     program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise NotInstalled("haproxy is not on this machine (package haproxy)")
@@ -84,7 +83,7 @@ async def documented_haproxy(
     file.write_text(documented(port, server, inspect_seconds=inspect_seconds))
     process = await asyncio.create_subprocess_exec(program, "-db", "-f", str(file))
     try:
-        await until(lambda: answers(port), START_SECONDS)
+        await until(lambda: is_listening(port), START_SECONDS)
         yield port
     finally:
         process.terminate()

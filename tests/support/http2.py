@@ -1,4 +1,4 @@
-"""A client of HTTP/2 that does what no gRPC library does, and watches what a server says to it."""
+"""An HTTP/2 client that sends what no gRPC library sends, and records what a server sends back."""
 
 import asyncio
 import socket
@@ -43,12 +43,12 @@ class Stream:
     @property
     def code(self) -> grpc.StatusCode | None:
         """The status; None if the stream was cut off without one."""
-        said = self.headers.get(b"grpc-status")
-        return None if said is None else CODES[int(said)]
+        status = self.headers.get(b"grpc-status")
+        return None if status is None else CODES[int(status)]
 
 
 class Http2:
-    """A connection. What arrives is taken in whenever `until` waits."""
+    """A connection. It reads what arrives only while `until` or `take_in` waits."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -96,7 +96,7 @@ class Http2:
         self.closed = True
 
     def write(self, raw: bytes) -> None:
-        """Sends bytes that the library knows nothing of."""
+        """Sends bytes past the library."""
         self.flush()
         self._writer.write(raw)
 
@@ -137,7 +137,7 @@ class Http2:
         return stream
 
     async def send(self, stream: int, body: bytes, *, end: bool = True) -> None:
-        """Sends a body as the server lets it; gives up when the server has ended the stream."""
+        """Sends a body as flow control allows; stops when the server has ended the stream."""
         place = 0
         while place < len(body) and not self.is_over(stream):
             size = min(
@@ -157,9 +157,9 @@ class Http2:
             self.flush()
 
     def send_some(self, stream: int, body: bytes, place: int) -> int:
-        """Sends of a body from `place` on what the server lets it at once.
+        """Sends as much of a body from `place` on as flow control allows now.
 
-        Returns how many bytes.
+        Returns how many bytes it sent.
         """
         size = 0
         while place + size < len(body) and not self.is_over(stream):
@@ -192,7 +192,7 @@ class Http2:
             await self.take_in(0.2)
 
     def is_over(self, stream: int) -> bool:
-        """Whether nothing more can be sent on it."""
+        """Whether the stream or its connection has ended."""
         got = self.streams[stream]
         return got.ended or got.reset is not None or self.closed or self.goaway is not None
 

@@ -1,5 +1,6 @@
-"""An independent model of the books: plain sums over distinct events, sharing no code with what it
-judges.
+"""An independent model of the books: plain sums over distinct events.
+
+It shares no code with the service that it judges.
 """
 
 from collections.abc import Iterable
@@ -22,9 +23,7 @@ class ModelBalance:
 def model_balances(
     events: Iterable[ledger_pb2.ProcessorEvent], now: datetime, maturity: timedelta
 ) -> dict[tuple[str, str], ModelBalance]:
-    """The balances by restaurant and currency after `events`, of which only the first with each id
-    counts.
-    """
+    """The balances by restaurant and currency after `events`; only the first of each id counts."""
     balances: dict[tuple[str, str], ModelBalance] = {}
     seen: set[str] = set()
     for event in events:

@@ -1,6 +1,4 @@
-"""Payout runs for tests: started through the service and waited for, and the bank's answers to
-their payouts.
-"""
+"""Payout runs for tests: starts them, waits for their end, and books the bank's answers."""
 
 import asyncio
 from datetime import date

@@ -1,4 +1,4 @@
-"""PgBouncer before the database of tests, where it is installed."""
+"""PgBouncer in front of the database of tests, where it is installed."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ pool_mode = {pool_mode}
 
 @dataclass(frozen=True, slots=True)
 class PgBouncer:
-    """One that runs; its clients reach the database at `database`."""
+    """A running PgBouncer. Its clients reach the database at `database`."""
 
     folder: Path
     database: Database
@@ -51,15 +51,15 @@ class PgBouncer:
     process: Popen[bytes]
 
     def reload(self, pool_mode: str) -> None:
-        """Takes another mode at once, as an administrator's RELOAD does."""
+        """Changes the pool mode at once, as an administrator's RELOAD does."""
         configure(self.folder, self.server_url, pool_mode)
         self.process.send_signal(signal.SIGHUP)
 
 
 def program() -> str:
-    """Where it is. Skips the test where it is not, and where the server is not one of ours."""
+    """The path of the program. Skips the test without it, or with a given PostgreSQL server."""
     if "LEDGER_TEST_DATABASE_URL" in os.environ:
-        pytest.skip("PgBouncer is put before the embedded PostgreSQL only")
+        pytest.skip("the test runs PgBouncer in front of the embedded PostgreSQL only")
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         pytest.skip("pgbouncer is not installed")
@@ -69,7 +69,7 @@ def program() -> str:
 def configure(
     folder: Path, server_url: str, pool_mode: str, more: str = "", pool_size: int = 60
 ) -> Path:
-    """Writes its configuration."""
+    """Writes the configuration of PgBouncer. Returns its path."""
     query = make_url(server_url).query
     file = folder / "pgbouncer.ini"
     file.write_text(
@@ -91,10 +91,10 @@ def configure(
 async def pgbouncer(
     database: Database, pool_mode: str, *, more: str = "", pool_size: int = 60
 ) -> AsyncIterator[PgBouncer]:
-    """PgBouncer before the server of `database`; `more` are lines of its configuration."""
+    """Runs PgBouncer in front of the server of `database`, with `more` in its configuration."""
     executable = program()
     folder = Path(tempfile.mkdtemp(prefix="ledger-pgbouncer-"))
-    # As root it would refuse to run; and only the database's own account may use its socket.
+    # PgBouncer refuses to run as root, and only the account of the database may use its socket.
     account = account_for(Path(str(make_url(database.migration_url).query["host"])))
     if account is not None:
         os.chown(folder, account.uid, account.gid)

@@ -1,4 +1,4 @@
-"""Ports that a test knows before a server listens there, and while none does."""
+"""Ports that a test knows before a server listens there, and after it has stopped."""
 
 import socket
 

@@ -19,16 +19,11 @@ from ledger.cli.serve.command import READY_PREFIX
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from support.commands import INTERRUPTIBLE, TIMEOUT_SECONDS
 from support.events import event_message, unique
-from support.running import query, role_settings
+from support.running import COUNT_EVERYTHING, query, role_settings
 
 SERVICE = "ledger.v1.LedgerService"
-# Less than a server waits for a request that does not come: a newcomer is not behind those.
+# Less than a server waits for a request that does not arrive: a new call is not behind such calls.
 SERVED_SECONDS = RECEIVE_SECONDS - 20.0
-COUNT_EVERYTHING = """
-SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
-       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
-       (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payouts)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +36,7 @@ class ServerProcess:
     log: Path
 
     def rss_mib(self) -> float:
-        """The memory that it holds."""
+        """Its resident memory."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
@@ -65,10 +60,10 @@ class ServerProcess:
         ) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
             for service in ("", SERVICE):
-                answer = await health.Check(
+                response = await health.Check(
                     health_pb2.HealthCheckRequest(service=service), timeout=SERVED_SECONDS
                 )
-                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                assert response.status == health_pb2.HealthCheckResponse.SERVING
             event = event_message(event_id=unique("well"), restaurant_id="well")
             stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             booked = await stub.IngestEvent(

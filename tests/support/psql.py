@@ -11,7 +11,7 @@ from ledger.resources import resource
 
 
 def run_file(url: str, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a whole file of `sql/`, as its head says. Skips the test where there is no psql."""
+    """Runs a file of `sql/` as the head of the file says. Skips the test without psql."""
     try:
         program = find_bin_dir() / "psql"
     except EmbeddedPostgresError as error:

@@ -114,8 +114,10 @@ def _assert_account_reconciled(
         assert sum(item[1] for item in items[payout_id].values()) == amount_minor, payout_id
         for entry_type, (counted_minor, item_minor) in items[payout_id].items():
             assert item_minor == counted_minor - before.get(entry_type, 0), (payout_id, entry_type)
-        assert set(before) <= set(counted), "a type that was counted is counted no more"
-        # It telescopes: all that was ever counted is what all payouts so far have set aside.
+        assert set(before) <= set(counted), (
+            "the payout lacks an entry type that an earlier one counted"
+        )
+        # The sums telescope: all that was ever counted equals what all payouts have reserved.
         reserved_before += amount_minor
         assert sum(counted.values()) == reserved_before, payout_id
         if quiet:

@@ -22,6 +22,14 @@ from ledger.metrics import Metrics
 from ledger.settings import Settings
 from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
+# How many rows the tables have that calls write.
+COUNT_EVERYTHING = """
+SELECT (SELECT count(*) FROM processor_events), (SELECT count(*) FROM ledger_entries),
+       (SELECT count(*) FROM restaurants), (SELECT count(*) FROM balance_accounts),
+       (SELECT count(*) FROM payout_runs), (SELECT count(*) FROM payout_run_items),
+       (SELECT count(*) FROM payouts), (SELECT count(*) FROM payout_items)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class RunningLedger:
@@ -95,7 +103,7 @@ async def running_ledger(
         connect_args={"prepared_statement_cache_size": 0},
     )
     has_ended = asyncio.Event()
-    # Not `security.reloader.start()`: a test says when changed files are read again.
+    # Not `security.reloader.start()`: a test decides when changed files are read again.
     await assembled.start()
     address = f"127.0.0.1:{server.port}"
     try:
@@ -121,7 +129,10 @@ async def running_ledger(
 
 
 def role_settings(database: Database) -> dict[str, str]:
-    """For a server process: on the PostgreSQL of LEDGER_TEST_DATABASE_URL tests are superuser."""
+    """Settings of a server process.
+
+    On the PostgreSQL of LEDGER_TEST_DATABASE_URL the tests, and so their servers, are superuser.
+    """
     return {"LEDGER_REQUIRE_RESTRICTED_ROLE": str(database.url != database.migration_url).lower()}
 
 

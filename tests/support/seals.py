@@ -1,4 +1,4 @@
-"""Seals the books for tests that do not wait for a server to do it."""
+"""Seals the books without a server."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ SELECT (SELECT COALESCE(sum(events_count), 0)::int FROM ledger_seals),
 
 
 async def seal(url: str) -> None:
-    """Seals what is final."""
+    """Seals every final row."""
     engine = create_engine(url, pool_size=1)
     try:
         sealer = LedgerSealer(PostgresSealedBooks(engine))

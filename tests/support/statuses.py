@@ -13,7 +13,7 @@ Failure = grpc.RpcError | status_pb2.Status
 
 
 def status_of(failure: Failure) -> status_pb2.Status | None:
-    """The status of a failed call; None if gRPC itself answered the call."""
+    """The status of a failed call; None if gRPC itself ended the call."""
     if isinstance(failure, status_pb2.Status):
         return failure
     error: Any = failure  # the function declares a narrower type than it takes
@@ -22,7 +22,7 @@ def status_of(failure: Failure) -> status_pb2.Status | None:
 
 
 def details_of(failure: Failure) -> dict[str, Any]:
-    """The details by the names of their messages; empty if gRPC itself answered the call."""
+    """The details by the names of their messages; empty if gRPC itself ended the call."""
     status = status_of(failure)
     kinds: tuple[type[Message], ...] = (
         error_details_pb2.ErrorInfo,
@@ -56,7 +56,7 @@ def fields_of(failure: Failure) -> list[str]:
     return [] if bad_request is None else [item.field for item in bad_request.field_violations]
 
 
-async def answer_or_error(call: Awaitable[Any]) -> Any:
+async def response_or_error(call: Awaitable[Any]) -> Any:
     """The response of a call, or the error that it fails with."""
     try:
         return await call

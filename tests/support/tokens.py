@@ -47,7 +47,7 @@ class Issuer:
 
     @property
     def rsa_public_pem(self) -> bytes:
-        """What an attacker takes for a shared secret."""
+        """The public key, which an attacker may use as the secret of HS256."""
         return self.rsa.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )

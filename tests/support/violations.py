@@ -11,7 +11,7 @@ from ledger.errors import InvalidRequest
 def violations_of(decode: Callable[..., object], *args: Any) -> list[tuple[str, str]]:
     """Field and description of each violation, in the order in which the response has them.
 
-    Fails the test if `decode` takes these arguments.
+    Fails the test if `decode` accepts these arguments.
     """
     with pytest.raises(InvalidRequest) as refused:
         decode(*args)

@@ -18,7 +18,7 @@ async def until(
 ) -> None:
     """Returns once the condition holds. Raises TimeoutError, with the text of `what`.
 
-    A condition that asks another process is a coroutine function.
+    A condition that asks another process is a coroutine function, and is polled less often.
     """
     try:
         async with asyncio.timeout(timeout_seconds):
