@@ -44,13 +44,14 @@ BOOKING_TIME_MAX = timedelta(minutes=10)
 # With more entries than this beyond the newest mark, marks are made before the first page is read.
 # That takes less time than reading the entries for the balances and for the page.
 TAIL_ENTRIES_MAX = 10_000
-# By what factor the next read of an account grows when the last one found less than a page.
+# When a read of an account finds less than a page, the next read covers this many times as many
+# entries.
 REACH_GROWTH = 4
 REACH_ENTRIES_MAX = 100_000
 
 
 def _payable_before(instant: str) -> str:
-    """SQL, for FROM: available and pending together as of an instant.
+    """SQL, for FROM: the sum on restaurant_payable, available and pending together, at an instant.
 
     Also the number of entries that no mark counts.
     """
@@ -125,15 +126,15 @@ _ACCOUNT = (
     "(SELECT balance_account_id FROM balance_accounts WHERE restaurant_id = $1 AND currency = $2)"
 )
 
-# Where the entries recorded in [$3, complete_before) are: those with numbers in [first_txid,
-# end_txid), and those from tail_txid on. They are the first entries of [$3, $4), at least $5 of
-# them if there are as many; complete_before is NULL if they are all of them.
+# Where the entries recorded in [$3, complete_before) are: their txids are in [first_txid, end_txid)
+# or from tail_txid on. They are the first entries of the period [$3, $4): at least $5 of them, or
+# all if there are fewer. complete_before is NULL if the ranges hold all entries of the period.
 #
 # A batch may be a thousand entries of one instant. So entries of the instant $3, which may be on
 # the previous page, are not among the $5, and the range ends after the last instant that is needed.
 #
-# It looks up the present stay for each of the marks, five times: one look-up that the joins share
-# would be a sixth join, whose plan would have to be proved again.
+# Each of the five look-ups of marks looks up the present stay as well. One look-up that they share
+# would be a sixth join, whose plan would have to be checked again.
 SELECT_REACH = f"""
 SELECT COALESCE(below.horizon, {FIRST_HORIZON})::text AS first_txid,
        COALESCE(above.horizon, newest.horizon, {FIRST_HORIZON})::text AS end_txid,
@@ -185,12 +186,11 @@ _ROW = f"""e.transaction_id, e.position, e.entry_type, e.debit_account, e.credit
        {_microseconds("e.recorded_at")} AS recorded_at_microseconds,
        e.event_id, e.payout_id, e.recorded_txid"""
 
-# Entries of [$3, $4) on restaurant_payable. They are ordered by the instant, then by the number of
-# the transaction, which all entries of a transaction share, then by what is unique inside it: the
-# order is total, and never changes once entries are there. {conditions} stands for what else the
-# caller asks, so that each combination gets a plan.
+# Entries of [$3, $4) on restaurant_payable. They are ordered by the instant, then by the txid, then
+# by what is unique in a transaction: the order is total, and never changes once entries are there.
+# {conditions} stands for what else the caller asks, so that each combination gets a plan.
 #
-# Only the two ranges of the primary key that can hold such entries are read.
+# It reads only the two ranges of the primary key that SELECT_REACH found.
 SELECT_PAGE = f"""
 SELECT {_ROW}
 FROM (
@@ -222,17 +222,17 @@ PAGE_PARAMETERS = 8
 AFTER = """(e.recorded_at, e.recorded_txid, e.transaction_id, e.position)
   > (${}::timestamptz, ${}::text::xid8, ${}::uuid, ${}::smallint)"""
 
-# On later pages: leaves out what was booked after the first page, by transactions that were open at
-# its moment or began later, although its recorded_at is before the end of the period: the
-# statement's balances do not count it. Only an entry recorded since shortly before that moment can
-# be such an entry, and only if a transaction of this cluster wrote it: entries restored from
-# another cluster may have numbers that this one has yet to give out.
+# On later pages: leaves out entries of transactions that were open at the moment of the first page,
+# or began later. Their recorded_at may be before the end of the period, but the statement's
+# balances do not count them. Three conditions keep an entry: it was recorded so long before that
+# moment that its transaction had ended; it was restored from another cluster, whose txids may be
+# ahead; or its txid shows that its transaction had ended.
 SEEN = f"""(
   e.recorded_at <= ${{}}::timestamptz
   OR e.recorded_txid >= (SELECT {NEXT_TXID})
   OR (e.recorded_txid < ${{}}::text::xid8 AND e.recorded_txid <> ALL (${{}}::text[]::xid8[])))"""
 
-# Looked up: making an enum of its value takes as long as the rest of an entry.
+# A look-up here is faster: EntryType(value) takes as long as the rest of an entry.
 _ENTRY_TYPES = {entry_type.value: entry_type for entry_type in EntryType}
 _LEDGER_ACCOUNTS = {account.value: account for account in LedgerAccount}
 
@@ -315,7 +315,7 @@ async def _page(
     end_at = query.end_at or moment.read_at
     conditions = _Conditions(query, after)
     rows: list[Row] = []
-    # As far into the account as a page goes, plus the distance from the last mark before it.
+    # As many entries as a page needs, and those between the last mark before the page and the page.
     reach_entries = limit + 1 + MARK_ENTRIES
     while True:
         (row,) = await connection.fetch(
@@ -352,7 +352,7 @@ class _Conditions:
         self.sql = ""
         self.values: list[object] = []
         if after is not None:
-            self._ask(
+            self._add(
                 AFTER,
                 after.recorded_at,
                 str(after.recorded_txid),
@@ -361,23 +361,23 @@ class _Conditions:
             )
             moment = after.moment
             seen_anyway_at = moment.read_at - BOOKING_TIME_MAX
-            self._ask(
+            self._add(
                 SEEN,
                 seen_anyway_at,
                 str(moment.transactions_end),
                 [str(txid) for txid in moment.transactions_open],
             )
         if query.entry_types:
-            self._ask(
+            self._add(
                 "e.entry_type = ANY (${}::text[])",
                 [entry_type.value for entry_type in query.entry_types],
             )
         if query.event_id is not None:
-            self._ask("e.event_id = ${}", query.event_id)
+            self._add("e.event_id = ${}", query.event_id)
         if query.payout_id is not None:
-            self._ask("e.payout_id = ${}", query.payout_id)
+            self._add("e.payout_id = ${}", query.payout_id)
 
-    def _ask(self, condition: str, *values: object) -> None:
+    def _add(self, condition: str, *values: object) -> None:
         first = PAGE_PARAMETERS + len(self.values) + 1
         self.sql += f" AND {condition.format(*range(first, first + len(values)))}"
         self.values += values

@@ -1,4 +1,4 @@
-"""Balances on PostgreSQL: one statement adds the latest snapshot and the entries beyond it."""
+"""Balances on PostgreSQL: one query adds the latest snapshot and the entries beyond it."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,11 @@ from ledger.infrastructure.postgres.snapshots import (
 
 _PAYABLE = signed_minor("restaurant_payable")
 
-# A row for each query ($1 to $3, in parallel) whose restaurant is registered, with zeros if it has
-# no such account. `place` is the number of the query, from 1. One statement, hence one moment: it
-# counts what was committed when it began. An instant in the future counts as now. A balance as of
-# an instant starts from a snapshot that counts nothing recorded at that instant or later.
+# A row for each balance query ($1 to $3, parallel arrays) whose restaurant is registered, with
+# zeros if it has no such account. `place` is the place of the balance query, from 1. One statement,
+# hence one moment: it counts what was committed when it began. An instant in the future counts as
+# now. A balance as of an instant starts from a snapshot that counts nothing recorded at that
+# instant or later.
 #
 # Sums of bigint are numeric and cannot overflow. An entry has matured when its available_at has
 # passed; without available_at it is available from the beginning.
@@ -134,7 +135,7 @@ def _balance(query: BalanceQuery, row: Row) -> Balance:
         reserved_minor=int(row["reserved_minor"]),
         disputed_minor=int(row["disputed_minor"]),
         last_event_at=row["last_event_at"],
-        # The instant of the query: the driver reads the first instant of the year 1 back as minus
-        # infinity.
+        # Not the instant that the row returns: the driver reads the first instant of the year 1
+        # back as minus infinity.
         as_of=query.as_of if query.as_of is not None and row["is_past"] else row["read_at"],
     )

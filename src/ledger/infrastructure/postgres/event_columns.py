@@ -1,7 +1,7 @@
-"""The columns of processor_events that servers write, once: their order, types and values.
+"""The columns of processor_events that servers write: their order, types and values.
 
-Both INSERTs of events and the SELECT that reads them back follow from this list, and this list
-follows from the fields of ProcessorEvent.
+This list follows from the fields of ProcessorEvent. Both INSERTs of events, and the SELECT that
+reads them back, follow from this list.
 """
 
 import json
@@ -31,11 +31,12 @@ _TYPES = {
 
 
 def metadata_json(event: ProcessorEvent) -> str:
-    """The metadata as PostgreSQL reads it."""
+    """The event's metadata as a JSON object."""
     return json.dumps(dict(event.metadata)) if event.metadata else "{}"
 
 
-# What a column holds of an event that is booked. All columns but batch_id, which the attempt has.
+# How the value of a column is read from a posting. Of all columns but batch_id, which belongs to
+# the attempt.
 VALUE_OF: Mapping[str, Callable[[Posting], Any]] = {
     "fingerprint": attrgetter("fingerprint"),
     "transaction_id": attrgetter("transaction_id"),
@@ -46,12 +47,12 @@ VALUE_OF: Mapping[str, Callable[[Posting], Any]] = {
 
 
 def listed(columns: Iterable[str]) -> str:
-    """The columns as SQL lists them."""
+    """The columns, separated by commas."""
     return ", ".join(columns)
 
 
 def array_parameters(columns: Iterable[str]) -> str:
-    """Parameters from $1 on, one array for each column, for `unnest`. Metadata is JSON in text."""
+    """Parameters from $1 on for `unnest`, one array for each column. Metadata is JSON text."""
     return ", ".join(
         f"${number}::{_TYPES.get(column, 'text')}[]" for number, column in enumerate(columns, 1)
     )

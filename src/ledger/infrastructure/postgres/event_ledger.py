@@ -26,12 +26,13 @@ from ledger.infrastructure.postgres.sessions.fence import (
     Fence,
 )
 
-# Of the columns of an event, batch_id is one value for all of them. payout_id is left out: payout
-# events are stored by `ledger.infrastructure.postgres.payouts`.
+# The columns that INSERT_EVENTS writes, and those of a candidate: batch_id is one value for all
+# events. payout_id is left out, because `ledger.infrastructure.postgres.payouts` stores the events
+# that have one.
 _WRITTEN_COLUMNS = [column for column in EVENT_COLUMNS if column != "payout_id"]
 _CANDIDATE_COLUMNS = [column for column in _WRITTEN_COLUMNS if column != "batch_id"]
 
-_PARAMETERS = len(_CANDIDATE_COLUMNS) + 10
+_PARAMETERS_COUNT = len(_CANDIDATE_COLUMNS) + 10
 
 # The other parameters of INSERT_EVENTS, in the order of `insert_arguments`.
 (
@@ -45,7 +46,7 @@ _PARAMETERS = len(_CANDIDATE_COLUMNS) + 10
     _RULE_DEBITS,
     _RULE_CREDITS,
     _RULE_MATURES,
-) = (f"${number}" for number in range(len(_CANDIDATE_COLUMNS) + 1, _PARAMETERS + 1))
+) = (f"${number}" for number in range(len(_CANDIDATE_COLUMNS) + 1, _PARAMETERS_COUNT + 1))
 _WRITTEN_VALUES = {"batch_id": f"{_BATCH_ID}::uuid", "metadata": "metadata::jsonb"}
 
 # Stores events and posts their entries, both or neither. The primary key decides which events are
@@ -56,9 +57,9 @@ _WRITTEN_VALUES = {"batch_id": f"{_BATCH_ID}::uuid", "metadata": "metadata::json
 # deadlock. An event without a balance account falls out of the join and is not returned. The
 # maturity is the restaurant's at this moment.
 #
-# RULES and AMOUNTS hold the entries. The entries of an event are a slice of both, from its first to
-# its last entry: the number of each entry's line in the posting rules, and its amount. Only
-# integers are sliced: PostgreSQL has to search for an element of a text array.
+# _RULES and _AMOUNTS hold the entries: of each, the number of its posting rule and its amount. The
+# entries of an event are the slice of both from its first entry to its last. Only integers are
+# sliced: in a text array PostgreSQL has to search for an element.
 #
 # One plan serves batches of ten and of a thousand, so no join may be here that a nested loop would
 # make quadratic. IS TRUE makes the look-up in `new` a separate hash table and keeps it from
@@ -101,8 +102,8 @@ posted AS (
 SELECT event_id FROM new
 """
 
-# The posting rules as the last four parameters of INSERT_EVENTS. An entry names its line by number,
-# from 1 as SQL counts.
+# The posting rules, as the last four parameters of INSERT_EVENTS. An entry names its rule by its
+# number, from 1, as SQL counts.
 _POSTING_RULES = [rule for rules in EVENT_POSTING_RULES.values() for rule in rules]
 _RULE_COLUMNS = (
     [rule.entry_type.value for rule in _POSTING_RULES],
@@ -122,7 +123,7 @@ FROM processor_events
 WHERE event_id = ANY ($1::text[])
 """
 
-# The events for an ingest call that acknowledges those it finds. Under synchronous replication a
+# The events that an ingest call acknowledges if it finds them. Under synchronous replication a
 # commit that was cancelled while it waited for its standby is visible and not yet safe. A commit
 # that writes waits for everything before it, so this statement writes a message, but only where
 # there is a synchronous standby and something was found.
@@ -194,7 +195,7 @@ def insert_arguments(
     entries = [entry for posting in postings for entry in posting.entries]
     last_entries = list(accumulate(len(posting.entries) for posting in postings))
     return (
-        # _CANDIDATE_COLUMNS, spelled out: every group of events comes by here.
+        # In the order of _CANDIDATE_COLUMNS. Spelled out, because every group calls this.
         [event.event_id for event in events],
         [posting.fingerprint for posting in postings],
         [posting.transaction_id for posting in postings],
@@ -219,7 +220,7 @@ def insert_arguments(
     )
 
 
-if len(insert_arguments([], UUID(int=0), maturity_days=0)) != _PARAMETERS:
+if len(insert_arguments([], UUID(int=0), maturity_days=0)) != _PARAMETERS_COUNT:
     raise TypeError("insert_arguments leaves out a column that INSERT_EVENTS writes")
 
 

@@ -287,7 +287,7 @@ async def test_outage_is_logged_once_and_its_end_with_its_duration(
                 await network.accept()
                 await until(lambda: "the database is back" in logged(), DEADLINE_SECONDS)
                 # The failures that waited for the watch to find the outage.
-                await until(lambda: not failures[0].doubts, DEADLINE_SECONDS)
+                await until(lambda: not failures[0].delayed_lines, DEADLINE_SECONDS)
     assert logged() == ["the database is away", "the database is back"]
     away, back = (line for line in lines if line["event"] in logged())
     assert away["cause"].startswith(f"{host}: ")
@@ -296,17 +296,17 @@ async def test_outage_is_logged_once_and_its_end_with_its_duration(
 
 async def test_frequent_failure_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if it repeats before it is known whether the database is away."""
-    monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.01)
+    monkeypatch.setattr(outages, "LINE_DELAY_SECONDS", 0.01)
     outage_log = outages.Outages()
     with capture_logs() as lines:
         for _ in range(1000):
             outage_log.worker_failed(
                 "gathering broke", DatabaseUnavailable("the connection was lost")
             )
-        assert outage_log.doubts == 1
-        await until(lambda: not outage_log.doubts, DEADLINE_SECONDS)
+        assert outage_log.delayed_lines == 1
+        await until(lambda: not outage_log.delayed_lines, DEADLINE_SECONDS)
         outage_log.worker_failed("gathering broke", DatabaseUnavailable("the connection was lost"))
-        assert outage_log.doubts == 0
+        assert outage_log.delayed_lines == 0
     assert [line["event"] for line in lines] == ["gathering broke"]
 
 
@@ -337,7 +337,7 @@ async def test_worker_failure_is_logged_without_an_outage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with a full disk: logged in full at once, and then rarely."""
-    monkeypatch.setattr(outages, "DOUBT_SECONDS", 0.0)
+    monkeypatch.setattr(outages, "LINE_DELAY_SECONDS", 0.0)
     outage_log = outages.Outages()
     with capture_logs() as lines:
         for _ in range(3):

@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.infrastructure.postgres.sessions.engine import autocommit
 
-# For books that moved without their sequences, as with logical replication, and for those of
-# earlier revisions.
+# Moves the clock of the books past the latest record. For books that moved without their sequences,
+# as with logical replication, and for those of earlier revisions.
 CATCH_UP_CLOCK = "SELECT catch_up_ledger_clock()"
 
 SELECT_CLOCKS = "SELECT clock_timestamp() AS database_at, ledger_now() AS ledger_at"
 
-# Between the clocks of host and database, and between the database's clock and the latest record.
+# A larger difference is logged: between the clocks of host and database, and between the database's
+# clock and the latest record.
 SKEW_SECONDS_MAX = 1.0
 
 _log = structlog.get_logger("ledger")
@@ -70,8 +71,8 @@ class LedgerClock:
     def latest(self) -> datetime:
         """The later of the books' time and the host's: `occurred_at` is compared with it.
 
-        A clock that is behind never makes the server reject an event of the true now while the
-        other one is right:
+        While one of the two is right, the other may be behind: the server still accepts events that
+        happen now.
 
             database 2 hours back, host right    the host's time
             host 10 minutes back, books right    the time of the books

@@ -109,7 +109,7 @@ class Connection(Protocol):
     def is_closed(self) -> bool: ...
 
     def terminate(self) -> None:
-        """Ends the session at once, without a word to the server."""
+        """Ends the session at once, without a message to the database."""
         ...
 
 

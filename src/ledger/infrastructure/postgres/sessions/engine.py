@@ -1,4 +1,4 @@
-"""Connections to the database: pools of sessions in which every wait has an end."""
+"""Pools of sessions with PostgreSQL, in which every wait has an end."""
 
 import asyncio
 from collections import deque
@@ -23,13 +23,13 @@ from ledger.infrastructure.postgres.sessions.hosts import Hosts
 POOL_WAIT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
 LOCK_TIMEOUT_SECONDS = 3
-# For sessions that book groups of single calls: all events of a group wait while one of them waits,
-# until that one is booked separately.
+# For sessions that book groups of single calls. All events of a group wait while one of them waits
+# for a lock, so the group gives up soon and books that one separately.
 GROUP_LOCK_TIMEOUT_SECONDS = 1
 IDLE_IN_TRANSACTION_TIMEOUT_SECONDS = 15
-# A server process that is stopped, not ended, in the middle of a transaction keeps its locks: the
-# session does not count as idle while part of a statement is missing. This is more than any
-# transaction of a server takes, except those that ask for more time.
+# For a server process that is suspended in the middle of a transaction: its session keeps the
+# locks, and does not count as idle while a part of a statement is missing. Longer than any
+# transaction of a server, except those that lift this timeout.
 TRANSACTION_TIMEOUT_SECONDS = 30
 # If not even the error of the statement timeout arrives, the network is gone.
 COMMAND_TIMEOUT_SECONDS = STATEMENT_TIMEOUT_SECONDS + 5
@@ -57,13 +57,13 @@ SESSION_SETTINGS = {
     "client_min_messages": "warning",
     # Compiling pays off for long queries only, and there are none.
     "jit": "off",
-    # Every statement is written to be planned once, for any number of rows: a new plan costs a
-    # single event half as much as storing it. And a plan that was made while a table was small must
-    # not read it whole once it is large.
+    # Every statement is written to be planned once, for any number of rows: to plan it anew takes
+    # half the time that storing a single event takes. And a plan that was made while a table was
+    # small must not read the whole table once it is large.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
-    # A plan for any values assumes that a range is a third of the table. Starting two processes for
-    # it costs more than a page of an account statement.
+    # A generic plan assumes that a range is a third of the table. Starting two processes to read it
+    # costs more than a page of an account statement.
     "max_parallel_workers_per_gather": "0",
     # Only a transaction sets the instant of the books: a default of the role would stop their
     # clock.
@@ -73,9 +73,9 @@ SESSION_SETTINGS = {
 # as well.
 SAFE_COMMITS = ("on", "remote_apply")
 
-# A setting of the ledger's that identifies a session.
+# The setting that holds a session's name.
 SESSION_NAME = "ledger.session"
-# The name that the session of each open connection was given.
+# The name of the session that was prepared for each open connection.
 _session_names: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 # PostgreSQL's errors for a prepared statement that a session does not know, or knows already.
 UNKNOWN_STATEMENT_SQLSTATES = ("26000", "42P05")
@@ -112,8 +112,8 @@ SELECT set_config('search_path', quote_ident(COALESCE((
 def _preparation(role: str, lock_timeout_seconds: int) -> str:
     """The statements that prepare a new session. PostgreSQL has transaction_timeout from 17 on.
 
-    A value that is right already is set all the same: otherwise a reload of the configuration would
-    change it in open sessions.
+    They also set values that are right already: a reload of the configuration changes only values
+    that a session has not set.
     """
     settings = {"role": role, **SESSION_SETTINGS, "lock_timeout": f"{lock_timeout_seconds}s"}
     return f"""
@@ -304,7 +304,7 @@ class KeptConnections:
 
     Each stays checked out of the pool until it breaks: taking a connection out of the pool and
     putting it back costs as much as storing a few events. There are never more of them than uses at
-    once; the callers and the engine's pool bound those.
+    the same time, which the callers and the engine's pool bound.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:

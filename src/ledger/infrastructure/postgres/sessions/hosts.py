@@ -22,9 +22,10 @@ from ledger.database_url import PORT, TARGETS, driver_url, hosts_of
 from ledger.infrastructure.postgres.sessions.driver import DriverConnection
 from ledger.infrastructure.postgres.sessions.outages import Outages
 
-# For one of several hosts, its state included: a host that hangs must not delay the others.
+# To open a session on one of several hosts and to read its state: a host that hangs must not delay
+# the others.
 CONNECT_SECONDS = 2
-# For the only host there is.
+# The same for an only host.
 CONNECT_SECONDS_ALONE = 5
 # Once a host that takes writes has answered, how long the others may take to answer: one of them
 # may show that it was deposed.
@@ -274,7 +275,7 @@ class Hosts:
         """The host to use. Asks all hosts at once; concurrent callers share one search."""
         if self._finding is None or self._finding.done():
             self._finding = asyncio.create_task(self._ask_all())
-            # Takes the error: every caller may have been cancelled by then.
+            # Takes the error, so that asyncio does not log it if every caller was cancelled.
             self._finding.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._finding)
 
@@ -294,8 +295,8 @@ class Hosts:
                 for task in done:
                     try:
                         usable[asked[task]] = task.result()
-                    # One that refuses may be behind the others, as a standby that lacks the
-                    # database yet.
+                    # A host that refuses may be behind the others, such as a standby that does not
+                    # have the database yet.
                     except (*_UNUSABLE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                         reasons[asked[task]] = error
                 # Stop at a promotion that was unknown so far, or when no more answers come.
@@ -340,10 +341,10 @@ class Hosts:
                 try:
                     connection, state = await self._ask_again(address, connection)
                     self._check(state)
-                    self._take_note(address, state)
+                    self._act_on(address, state)
                 except _UNUSABLE as error:
                     if getattr(error, "errno", None) not in _LOCAL_ERRNOS:
-                        self._take_note(address, error)
+                        self._act_on(address, error)
                 # Any error at all: a watch that ended would notice no failure any more.
                 except Exception as error:  # noqa: BLE001
                     # The host answers, so open sessions may continue.
@@ -369,7 +370,7 @@ class Hosts:
                 connection.terminate()
         return await _within(self._open(address, WATCH_OPTIONS), self._connect_seconds, _terminate)
 
-    def _take_note(self, address: Address, found: HostState | BaseException) -> None:
+    def _act_on(self, address: Address, found: HostState | BaseException) -> None:
         """Acts on a host's latest state, or on the error if it gave none."""
         self._latest[address] = found
         if isinstance(found, BaseException):

@@ -11,10 +11,10 @@ from ledger.errors import DatabaseTimeout, DatabaseUnavailable
 # When the log repeats that the database is away; the wait doubles each time.
 REMIND_SECONDS_MIN = 60.0
 REMIND_SECONDS_MAX = 3600.0
-# How long a failure of a database call waits for the watch to find out whether the database is
-# away.
-DOUBT_SECONDS = 2.0
-# For how many kinds of failures the time of the last log line is kept.
+# How long the log line of a failed database call is delayed, until the watch of the hosts knows
+# whether the database is away.
+LINE_DELAY_SECONDS = 2.0
+# The time of the last log line is kept for this many kinds of failures.
 LOGGED_KINDS_MAX = 1000
 
 _log = structlog.get_logger("ledger")
@@ -30,7 +30,7 @@ class Outages:
         self._remind_at = 0.0
         self._remind_seconds = REMIND_SECONDS_MIN
         self._logged_at: dict[str, float] = {}
-        self._doubts: dict[str, asyncio.TimerHandle] = {}
+        self._delayed: dict[str, asyncio.TimerHandle] = {}
 
     def began(self, cause: str) -> None:
         """Reports that no host can be used; `cause` names them. Call it again while that lasts."""
@@ -60,38 +60,39 @@ class Outages:
     def worker_failed(self, what: str, error: BaseException) -> None:
         """Logs that a worker failed: the same failure rarely, and not during an outage.
 
-        `what` is a sentence and the kind of the failure. An outage has a separate line, so if the
-        database may be the cause, this line waits DOUBT_SECONDS for an outage to be found.
+        `what` is the sentence to log, and stands for the kind of failure. An outage has a separate
+        line. So if the database may be the cause, this line is delayed by LINE_DELAY_SECONDS, and
+        dropped if an outage is found by then.
         """
         line = {"error": type(error).__name__, "cause": repr(error.__cause__ or error)}
         if not isinstance(error, (DatabaseUnavailable, DatabaseTimeout)):
             _log.warning(what, **line)
             return
         failed_at = self._clock()
-        # A read of a balance can fail a thousand times a second: one doubt covers all of them.
+        # Reads of balances can fail a thousand times a second: one delayed line covers all of them.
         if (
-            what in self._doubts
+            what in self._delayed
             or self._logged_at.get(what, float("-inf")) > failed_at - REMIND_SECONDS_MIN
         ):
             return
 
         def decide() -> None:
-            del self._doubts[what]
-            if self._began_at is None and self._last_began_at < failed_at - DOUBT_SECONDS:
+            del self._delayed[what]
+            if self._began_at is None and self._last_began_at < failed_at - LINE_DELAY_SECONDS:
                 if len(self._logged_at) >= LOGGED_KINDS_MAX:
                     self._logged_at.clear()
                 self._logged_at[what] = failed_at
                 _log.warning(what, **line)
 
-        self._doubts[what] = asyncio.get_running_loop().call_later(DOUBT_SECONDS, decide)
+        self._delayed[what] = asyncio.get_running_loop().call_later(LINE_DELAY_SECONDS, decide)
 
     @property
-    def doubts(self) -> int:
-        """How many kinds of failures wait to be logged or dropped."""
-        return len(self._doubts)
+    def delayed_lines(self) -> int:
+        """How many log lines are delayed, at most one for each kind of failure."""
+        return len(self._delayed)
 
     def drop_delayed_lines(self) -> None:
-        """Drops the log lines of failures that still wait for DOUBT_SECONDS to pass."""
-        for doubt in self._doubts.values():
-            doubt.cancel()
-        self._doubts.clear()
+        """Drops the lines that are delayed now."""
+        for line in self._delayed.values():
+            line.cancel()
+        self._delayed.clear()
