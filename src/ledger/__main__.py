@@ -17,7 +17,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _end_at_once)
     # gRPC's core writes to standard error what our lines say, in the words of its programmers.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from ledger.cli.streams import prepare_streams, settle_streams
+    from ledger.cli.streams import drop_unwritten_text, prepare_streams
 
     prepare_streams()
     try:
@@ -32,7 +32,7 @@ def main() -> None:
     if is_interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()
-    settle_streams()
+    drop_unwritten_text()
     # Only commands that open a database or serve may leave something to clean up. For the others
     # the interpreter's shutdown would be a sixth of their time, so it is skipped.
     if "ledger.bootstrap" not in sys.modules:

@@ -99,7 +99,7 @@ async def test_no_server_is_reported_with_what_to_do() -> None:
     outcome = await run_command("balance", "res_1", "PEN", "--address", "127.0.0.1:1")
     assert outcome.status == ExitStatus.UNREACHABLE
     assert outcome.stderr.startswith(
-        "error: no server answers at 127.0.0.1:1; start one with `ledger serve`"
+        "error: no server responds at 127.0.0.1:1; start one with `ledger serve`"
     )
 
 

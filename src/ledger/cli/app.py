@@ -1,4 +1,4 @@
-"""The `ledger` command: the table of its commands, and where every error becomes a line."""
+"""The `ledger` command: the table of its commands, and the handling of their errors."""
 
 import sys
 import textwrap
@@ -78,7 +78,10 @@ ARCHIVE = Branch(
 COMMANDS: dict[str, Leaf | Branch] = {
     "serve": Leaf("serve.command:serve", "Run the server.", needs=Needs.DATABASE),
     "serve-worker": Leaf(
-        "serve.worker:serve_worker", "Not for people.", hidden=True, needs=Needs.DATABASE
+        "serve.worker:serve_worker",
+        "Run a worker of `ledger serve`, which calls this.",
+        hidden=True,
+        needs=Needs.DATABASE,
     ),
     "migrate": Leaf(
         "migrate:migrate", "Bring the database to the newest schema.", needs=Needs.DATABASE
@@ -116,7 +119,7 @@ COMMANDS: dict[str, Leaf | Branch] = {
 
 
 def _names_of(needs: Needs) -> str:
-    """The commands in words: "settings, token and completion"."""
+    """The commands that need it, in words: "settings, token and completion"."""
     *names, last = (
         name for name, entry in COMMANDS.items() if entry.needs is needs and not entry.hidden
     )
@@ -243,7 +246,7 @@ def _status_of(arguments: Sequence[str] | None) -> int:
 
 
 def _usage_lines(error: click.UsageError) -> list[str]:
-    """What is wrong with the command line, by the name of the option, and where to read more."""
+    """Lines that name the option or argument, say what is wrong, and where to read more."""
     message = error.format_message()
     if isinstance(error, click.MissingParameter):
         # click puts each possible value on a separate line.
@@ -275,7 +278,7 @@ def _usage_lines(error: click.UsageError) -> list[str]:
 
 
 def _report_defect(error: Exception) -> int:
-    """Reports an unexpected error; its traceback is logged at the level debug only."""
+    """Reports an unexpected error. Logs its traceback only at the level debug."""
     report(
         "error",
         [

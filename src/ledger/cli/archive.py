@@ -19,7 +19,7 @@ from ledger.cli.output import (
 from ledger.cli.parameters import FileName, SettlementDate, Word, json_lines_option
 from ledger.domain.archives import Archive, ArchiveKind, Part
 
-# Imported when needed: the database's libraries take longer to load than most other commands.
+# Imported when needed: the database's libraries take longer to load than most commands run.
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ledger.infrastructure.postgres.archives import PostgresArchives
     from ledger.settings import Settings
 
+    # The parts to archive, and the number and bytes of superseded rows by table.
     Plan = tuple[list[Part], dict[str, tuple[int, int]]]
 
 _SNAPSHOTS = "snapshots"
@@ -45,8 +46,8 @@ and recorded in the database. If the command is killed, run it again.
 Balance snapshots that later ones supersede are removed without a file: they can
 be calculated again, and no balance changes.
 
-The database is the one of LEDGER_MIGRATION_DATABASE_URL, else of
-LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; servers may be
+The database is that of LEDGER_MIGRATION_DATABASE_URL, else of
+LEDGER_DATABASE_URL, else the embedded one in LEDGER_DATA_DIR; a server may be
 running on it. The role must be a superuser, or a member of ledger_owner.
 
 Exit status: 0 done; 1 refused, or a file cannot be written or read; 2 a bad
@@ -56,13 +57,13 @@ LIST_HELP = """
 List what was archived, oldest first. Rows from before these instants are in the
 files, and no longer in the database.
 
-The database is the one of LEDGER_DATABASE_URL, else the embedded one in
+The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.
 """
 VERIFY_HELP = """
 Compare archives with their manifests: SHA-256, size and number of rows. PATH is
-a file, its manifest, or a directory, for all archives in it. It needs no
-database.
+a file, its manifest, or a directory: then all archives in it are compared. It
+needs no database.
 
 Exit status: 0 if all archives match their manifests, 1 if one does not.
 """
@@ -234,7 +235,7 @@ def _archive(
                 archives,
                 files,
                 _kinds(wanted),
-                await _beginning(archives, settings, before),
+                await _first_instant_kept(archives, settings, before),
                 snapshots=SupersededSnapshots(engine) if _SNAPSHOTS in wanted else None,
                 on_archived=print_archive,
             )
@@ -257,10 +258,10 @@ def _plan(settings: "Settings", before: date, wanted: frozenset[str]) -> "Plan":
 
     async def work(engine: "AsyncEngine") -> "Plan":
         archives = PostgresArchives(engine, settlement_zone(settings.settlement_timezone))
-        beginning = await _beginning(archives, settings, before)
-        parts = await archives.parts(_kinds(wanted), beginning)
+        kept_from = await _first_instant_kept(archives, settings, before)
+        parts = await archives.parts(_kinds(wanted), kept_from)
         return parts, dict(
-            await SupersededSnapshots(engine).count(beginning)
+            await SupersededSnapshots(engine).count(kept_from)
         ) if _SNAPSHOTS in wanted else {}
 
     with database_failures(settings.url_for_migrations):
@@ -296,17 +297,19 @@ def _print_plan(plan: "Plan", *, json: bool) -> None:
     print_line("nothing was written or removed; the sizes do not include indexes")
 
 
-async def _beginning(archives: "PostgresArchives", settings: "Settings", before: date) -> datetime:
-    """The first instant that stays. Raises CommandFailure if it is in the future."""
+async def _first_instant_kept(
+    archives: "PostgresArchives", settings: "Settings", before: date
+) -> datetime:
+    """When `before` begins: older rows are archived. Raises CommandFailure for the future."""
     from ledger.domain.payouts import day_bounds
     from ledger.zones import settlement_zone
 
-    beginning, _ = day_bounds(before, settlement_zone(settings.settlement_timezone))
-    if beginning > await archives.now():
+    kept_from, _ = day_bounds(before, settlement_zone(settings.settlement_timezone))
+    if kept_from > await archives.now():
         raise CommandFailure(
             f"--before must not be in the future (it is {before})", exit_status=ExitStatus.USAGE
         )
-    return beginning
+    return kept_from
 
 
 def _kinds(wanted: frozenset[str]) -> frozenset[ArchiveKind]:

@@ -35,8 +35,8 @@ negative: then the restaurant owes the platform.
     type=Instant(),
     help="A past instant, such as 2025-12-01T10:00:00Z.  [default: now]",
 )
-# The old name. It takes no dates: a reader would take one for the end of that day, as --as-of of a
-# payout run is.
+# The old name. It takes no dates: with --as-of of a payout run a date means the end of that day,
+# and here it would mean its beginning.
 @click.option("--as-of", metavar="INSTANT", type=Instant(takes_dates=False), hidden=True)
 @json_option
 @address_option
@@ -87,7 +87,7 @@ def _table_of(response: ledger_pb2.GetBalanceResponse) -> Table:
 
 
 def _json_of(response: ledger_pb2.GetBalanceResponse) -> JsonValue:
-    """The response under its names in the contract, and each amount also as people write it."""
+    """The response by the contract's field names, and each amount also as people write it."""
     written: dict[str, JsonValue] = {}
     for name, amount_minor in _amounts_of(response).items():
         written[f"{name}_minor"] = str(amount_minor)

@@ -1,8 +1,8 @@
 """The settings of a command that calls the server.
 
-Loading the libraries that check all settings takes longer than most calls. Settings of a client are
-texts, which this module can check itself. If any other setting is set, all of them are checked, as
-for every command.
+Loading the libraries that check all settings takes longer than most calls. The settings of a client
+are an address and file names, which this module checks itself. If any other setting is set,
+`load_settings` checks all of them, as for every command.
 """
 
 import os
@@ -33,7 +33,10 @@ _NAMES = {f"{_PREFIX}{field.upper()}": field for field in _FIELDS}
 
 
 def load_client_settings(address: str | None = None) -> ClientSettings:
-    """The settings; `address`, if given, replaces LEDGER_GRPC_ADDRESS. Raises CommandFailure."""
+    """Loads the settings; `address`, if given, replaces LEDGER_GRPC_ADDRESS.
+
+    Raises CommandFailure.
+    """
     variables = _variables()
     values = {_NAMES[name]: value for name, value in variables.items() if name in _NAMES}
     values |= {field: str(value) for field, value in given_options(grpc_address=address).items()}
@@ -42,7 +45,7 @@ def load_client_settings(address: str | None = None) -> ClientSettings:
     if (
         variables.keys() <= _NAMES.keys()
         and is_address(grpc_address)
-        and not any(map(_needs_a_home, files.values()))
+        and not any(map(_begins_with_home, files.values()))
     ):
         return ClientSettings(grpc_address, **files)
     # Imported when needed: the docstring of this module says why.
@@ -53,7 +56,7 @@ def load_client_settings(address: str | None = None) -> ClientSettings:
 
 
 def _variables() -> Mapping[str, str]:
-    """The variables that look like settings, of the file and of the environment, which wins.
+    """The variables that begin with LEDGER_, from .env and from the environment, which wins.
 
     An empty value counts as not set.
     """
@@ -64,7 +67,7 @@ def _variables() -> Mapping[str, str]:
         try:
             variables |= {name: value or "" for name, value in dotenv_values(_ENV_FILE).items()}
         except (OSError, UnicodeDecodeError):
-            # This name is no setting of a client, so load_settings runs and reports the problem.
+            # This name is no setting of a client, so `load_settings` runs and reports the problem.
             return {_PREFIX: str(_ENV_FILE)}
     variables |= {name: value for name, value in os.environ.items() if value}
     return {
@@ -74,5 +77,6 @@ def _variables() -> Mapping[str, str]:
     }
 
 
-def _needs_a_home(path: Path) -> bool:
+def _begins_with_home(path: Path) -> bool:
+    """Whether only `load_settings` can resolve `path`: it expands ~."""
     return str(path).startswith("~")

@@ -15,7 +15,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": False}
 
 
 class Needs(Enum):
-    """What must be there for a command of the first level to work."""
+    """What a command of the first level needs to work."""
 
     SERVER = auto()
     DATABASE = auto()
@@ -26,7 +26,7 @@ class Needs(Enum):
 class Leaf:
     """A command: its function as `module:name` below `ledger.cli`, and a summary in a few words.
 
-    A hidden one is an old spelling, or not for people.
+    A hidden command is an old name, or one that only programs call.
     """
 
     function: str
@@ -46,7 +46,7 @@ class Branch:
 
 
 class LazyGroup(click.Group):
-    """Shows the commands of `entries` in their order."""
+    """A group that loads a command when it is called. Help shows `entries` in their order."""
 
     def __init__(
         self, *arguments: Any, entries: Mapping[str, Leaf | Branch], **attributes: Any

@@ -6,7 +6,7 @@ import sys
 import click
 
 SHELLS = ("bash", "zsh", "fish")
-# The script in the shell sets this variable; click chose its name.
+# The script sets this variable when it asks for completions. click derives the name from ours.
 VARIABLE = "_LEDGER_COMPLETE"
 
 HELP = """

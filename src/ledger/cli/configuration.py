@@ -1,4 +1,4 @@
-"""Loads the settings of a command, and reports errors by the names under which people set them."""
+"""Loads the settings of a command, and reports errors by the names that people set."""
 
 import difflib
 import os
@@ -32,7 +32,7 @@ KNOWN_NAMES = SETTING_NAMES | {
 # Kubernetes puts such variables into every container if the name of a service begins with ledger.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_[0-9]+_(TCP|UDP)(_|$)")
 
-# Settings that the command line may give as well.
+# Settings that have an option on the command line.
 _OPTION_BY_FIELD = {
     "grpc_address": "--address",
     "workers": "--workers",
@@ -56,7 +56,7 @@ _RULE_BY_ERROR_TYPE = {
 def load_settings(
     address: str | None = None, *, workers: int | None = None, env_file: str | None = ENV_FILE
 ) -> Settings:
-    """The settings; `address` and `workers`, if given, replace those of the environment.
+    """Loads the settings; `address` and `workers`, if given, replace those of the environment.
 
     Raises CommandFailure with a line for each invalid setting, and for each variable that looks
     like a setting and is none, unless LEDGER_ALLOW_UNKNOWN_SETTINGS is set.
@@ -81,13 +81,13 @@ def load_settings(
 
 
 def warn_of_unknown_settings() -> None:
-    """Writes a warning for each unknown setting. LEDGER_ALLOW_UNKNOWN_SETTINGS lets them pass."""
+    """Writes a warning for each unknown setting that LEDGER_ALLOW_UNKNOWN_SETTINGS let pass."""
     for line in _unknown_lines(ENV_FILE):
         report("warning", [line])
 
 
 def _unknown_lines(env_file: str | None) -> list[str]:
-    """A line for each variable that looks like a setting and is none: probably a misspelt one."""
+    """A line for each variable that looks like a setting and is none: it is probably misspelt."""
     lines = []
     in_file = {} if env_file is None else dotenv_values(env_file)
     for name in sorted(unknown_settings({**in_file, **os.environ})):

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 def connect(
     settings: ClientSettings,
 ) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
-    """A client of the server at LEDGER_GRPC_ADDRESS, with the credentials of LEDGER_CLIENT_…
+    """Yields a stub for the server of the settings, with their credentials.
 
-    Raises CommandFailure if a call of the block fails, or if the credentials cannot be used.
+    Raises CommandFailure if a call in the block fails, or if the credentials cannot be used.
     """
     return _client(settings.grpc_address, credentials_of(settings))
 
 
 def connect_plainly(address: str) -> AbstractContextManager["ledger_pb2_grpc.LedgerServiceStub"]:
-    """A client of a server that asks for no credentials, whatever the settings say."""
+    """The same for a server that asks for no credentials, whatever the settings say."""
     return _client(address, None)
 
 
@@ -46,8 +46,8 @@ def _client(
     try:
         yield ledger_pb2_grpc.LedgerServiceStub(channel)
     except KeyboardInterrupt:
-        # Not closed: a call interrupted inside gRPC may hold the lock that closing waits for, and
-        # the process ends anyway.
+        # The channel stays open: a call interrupted inside gRPC may hold the lock that closing
+        # waits for, and the process ends anyway.
         raise
     except grpc.RpcError as error:
         channel.close()
@@ -138,7 +138,7 @@ def open_channel(
         # A larger message is never retried, whatever the policy says. The default is 256 KiB, and a
         # batch may be larger.
         ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES_MAX),
-        # The proxy in a user's environment leads to the web; the ledger is in the internal network.
+        # A proxy in the user's environment leads to the web; the ledger is in the internal network.
         ("grpc.enable_http_proxy", 0),
     )
     if credentials is not None:

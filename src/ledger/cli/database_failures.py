@@ -1,4 +1,4 @@
-"""Failures of the database or the port, as messages of a command that needs no server."""
+"""Turns failures of the database and of listening into messages of a command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +36,10 @@ _HINT_OF_CONNECT = "as a superuser, GRANT CONNECT ON DATABASE … TO the role th
 
 @contextmanager
 def database_failures(url: str) -> Iterator[None]:
-    """Raises CommandFailure for the block's errors that an operator can do something about.
+    """Raises CommandFailure instead of an error of the block that an operator can remedy.
 
-    Other errors are defects, and pass. `url` is the database's, empty for the embedded one.
+    Other errors are defects and pass unchanged. `url` is the database's, empty for the embedded
+    one.
     """
     where = f"the database {shown_url(url)}" if url else "the embedded database"
     try:
@@ -60,7 +61,7 @@ def database_failures(url: str) -> Iterator[None]:
 
 
 def _hints(error: BaseException) -> list[str]:
-    """What an operator can do about some refusals."""
+    """What an operator can do about the error; empty if we know nothing."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
     sqlstate = getattr(error, "sqlstate", None) or ""

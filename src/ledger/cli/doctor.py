@@ -26,7 +26,7 @@ if the database cannot be reached.
 @click.command(help=HELP)
 @json_option
 def doctor(json: bool) -> None:
-    # Imported when needed: the database's libraries take longer to load than most commands run.
+    # Imported here: the database's libraries take longer to load than most commands run.
     from ledger.cli.configuration import load_settings
     from ledger.observability import configure_logging
 

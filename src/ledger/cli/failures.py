@@ -29,7 +29,7 @@ class CommandFailure(Exception):
         self.exit_status = exit_status
 
 
-# Whether this invocation reports into its log, as a server that logs JSON does.
+# Whether `report` writes log lines, as in a server that logs JSON.
 _REPORTS_ARE_LOGGED: ContextVar[bool] = ContextVar("_REPORTS_ARE_LOGGED", default=False)
 
 

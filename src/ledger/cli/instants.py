@@ -22,8 +22,8 @@ _SECOND = timedelta(seconds=1)
 def parse_instant(text: str) -> Timestamp:
     """Parses an instant with a fraction of up to nine digits.
 
-    Raises ValueError, with a rule for people, for anything else: no zone, more digits, or a day or
-    second that does not exist. Leap seconds count as such.
+    Raises ValueError, with a rule for people, for anything else: no zone, more digits, a day or
+    second that does not exist, a leap second.
     """
     match = _INSTANT.fullmatch(text)
     if match is None:

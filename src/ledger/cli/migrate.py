@@ -32,7 +32,7 @@ for a bad setting, 3 if it cannot be reached.
 )
 @json_option
 def migrate(revision: str, json: bool) -> None:
-    # Imported when needed: the database's libraries take longer to load than most commands run.
+    # Imported here: the database's libraries take longer to load than most commands run.
     from ledger.cli.configuration import load_settings
     from ledger.observability import configure_logging
 

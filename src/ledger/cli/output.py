@@ -15,7 +15,7 @@ from ledger.cli.failures import printable
 
 JsonValue = str | int | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
-# A spreadsheet takes a cell that begins with one of these for a formula. The last four are the wide
+# A cell that begins with one of these is a formula to a spreadsheet. The last four are the wide
 # forms of the first four.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -39,7 +39,7 @@ def print_json_lines(values: Iterable[JsonValue]) -> None:
 
 
 def _json_text(value: JsonValue, indent: int | None = None) -> str:
-    """JSON text. Escapes characters that could control a terminal or that the encoding lacks."""
+    """`value` as JSON. Escapes characters that could control a terminal or that it cannot write."""
     text = _json_encoder(not _is_unicode(sys.stdout), indent).encode(value)
     if text.isascii():
         return text
@@ -66,13 +66,13 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def print_line(line: str = "") -> None:
-    """Prints a line at once; characters that could control a terminal are escaped."""
+    """Prints a line and flushes it. Escapes characters that could control a terminal."""
     sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
 
 class CsvWriter:
-    """Writes CSV in UTF-8. A cell that a spreadsheet would take for a formula begins with '."""
+    """Writes CSV in UTF-8, with a ' before each cell that a spreadsheet would run as a formula."""
 
     def __init__(
         self, stream: TextIO, columns: Sequence[str], *, shown_on: TextIO | None = None
@@ -148,11 +148,11 @@ def facts() -> Table:
 
 
 def print_table(table: Table) -> None:
-    """Prints `table` without cutting any cell.
+    """Prints `table`; never cuts a cell.
 
-    On a terminal that is too narrow it prints fewer columns, or else a block of lines for each row,
-    and so nothing for a table without rows. If the output is no terminal, lines are as long as
-    needed.
+    On a terminal that is too narrow it leaves out the optional columns. If that is not enough, it
+    prints a block of lines for each row, and nothing for a table without rows. Lines are as long as
+    needed if the output is no terminal.
     """
     table = _writable(table)
     shown = list(range(len(table.titles)))
@@ -170,7 +170,7 @@ def print_table(table: Table) -> None:
 
 
 def _writable(table: Table) -> Table:
-    """The table; characters that the output's encoding lacks are escaped."""
+    """The table, with the characters escaped that the output's encoding lacks."""
     if _is_unicode(sys.stdout):
         return table
 
@@ -274,6 +274,6 @@ def _is_unicode(stream: TextIO) -> bool:
 
 
 def write_unicode(stream: TextIO) -> None:
-    """Sets UTF-8: files for spreadsheets have one encoding everywhere, whatever the terminal's."""
+    """Makes `stream` UTF-8: files for spreadsheets have one encoding, whatever the terminal has."""
     if not _is_unicode(stream) and hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding="utf-8")

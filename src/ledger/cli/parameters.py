@@ -1,6 +1,6 @@
 """One type for each kind of value on the command line, and the options that many commands share.
 
-`docs/cli.md` describes them for people.
+docs/cli.md describes the kinds of values for users.
 """
 
 import re
@@ -97,7 +97,7 @@ class SettlementDate(click.ParamType[date]):
         if isinstance(value, date):
             return value
         try:
-            # `fromisoformat` accepts more spellings than people agree on.
+            # `fromisoformat` also accepts 20251201 and 2025-W49-1.
             found = date.fromisoformat(value) if _DATE.fullmatch(value) else None
         except ValueError:
             found = None

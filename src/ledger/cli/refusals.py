@@ -39,8 +39,8 @@ class Refusal:
         return self.code in _RETRYABLE_CODES
 
     @property
-    def is_unanswered(self) -> bool:
-        """Whether no server of ours was reached."""
+    def reached_no_server(self) -> bool:
+        """Whether the call reached none of our servers."""
         return self.code == "UNAVAILABLE" and not self.reason
 
     def __str__(self) -> str:
@@ -97,9 +97,9 @@ def refusal_of_call(error: "grpc.RpcError") -> Refusal:
 
 def failure_of(refusal: Refusal, address: str) -> CommandFailure:
     """The failure of a command whose call to the server at `address` was refused."""
-    if refusal.is_unanswered:
+    if refusal.reached_no_server:
         return CommandFailure(
-            f"no server answers at {address}; start one with `ledger serve`, or name another with"
+            f"no server responds at {address}; start one with `ledger serve`, or name another with"
             " --address",
             # Only the texts of gRPC distinguish a server with TLS from none.
             "a server with TLS needs --tls-ca before the name of the command, and may need"
@@ -108,7 +108,7 @@ def failure_of(refusal: Refusal, address: str) -> CommandFailure:
         )
     if refusal.code == "DEADLINE_EXCEEDED":
         return CommandFailure(
-            f"the server at {address} did not answer in time", exit_status=ExitStatus.UNREACHABLE
+            f"the server at {address} did not respond in time", exit_status=ExitStatus.UNREACHABLE
         )
     if refusal.code == "UNAUTHENTICATED":
         return CommandFailure(

@@ -1,4 +1,4 @@
-"""`ledger report`: answers the questions of sql/queries.sql."""
+"""`ledger report`: runs the queries of sql/queries.sql."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -32,14 +32,14 @@ from ledger.cli.payouts.history import one_row_a_payout
 from ledger.cli.payouts.run import minimum_of
 from ledger.domain.money import is_currency
 
-# Imported when needed: the database's libraries take longer to load than most other commands run.
+# Imported when needed: the database's libraries take longer to load than most commands run.
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ledger.infrastructure.postgres.verification.reports import Report, Value
     from ledger.settings import Settings
 
-    Question = Callable[[AsyncEngine, Settings], Awaitable[Report]]
+    Query = Callable[[AsyncEngine, Settings], Awaitable[Report]]
 
 _WHERE = """
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
@@ -48,7 +48,8 @@ in minor units.
 """
 # Columns that hold one of the contract's words, which commands write in small letters.
 _WORDS = frozenset(("state", "outcome", "skip_reason"))
-# What a table on a narrow terminal goes without; --csv and --json have everything.
+# Columns that a narrow terminal does not show, the least important first; --csv and --json have
+# all.
 _OPTIONAL = (
     "last_event_at",
     "cutoff_at",
@@ -183,17 +184,17 @@ def _checked(currency: str) -> str:
     return currency
 
 
-def _query(name: str, parameters: "dict[str, Value]") -> "Question":
-    async def ask(engine: "AsyncEngine", _settings: "Settings") -> "Report":
+def _query(name: str, parameters: "dict[str, Value]") -> "Query":
+    async def query(engine: "AsyncEngine", _settings: "Settings") -> "Report":
         from ledger.infrastructure.postgres.verification.reports import run_query
 
         return await run_query(engine, name, parameters)
 
-    return ask
+    return query
 
 
 def _show(
-    question: "Question",
+    query: "Query",
     *,
     json: bool,
     as_csv: bool,
@@ -205,7 +206,7 @@ def _show(
         raise CommandFailure("--json and --csv exclude each other", exit_status=ExitStatus.USAGE)
     settings = _load_settings()
     configure_logging(settings.log_format, settings.log_level)
-    found = shaped(_ask_configured_books(settings, question))
+    found = shaped(_run_on_configured_books(settings, query))
     rows = [
         {column: _text(column, value) for column, value in zip(found.columns, row, strict=True)}
         for row in found.rows
@@ -225,13 +226,13 @@ def _show(
         report("warning", [f"there are more than {len(rows)} rows; the rest is left out"])
 
 
-def _ask_configured_books(settings: "Settings", question: "Question") -> "Report":
-    """The report of the settings' database. From the main thread. Raises CommandFailure."""
+def _run_on_configured_books(settings: "Settings", query: "Query") -> "Report":
+    """Runs `query` on the database of the settings. Raises CommandFailure."""
     from ledger.bootstrap.books import on_books
     from ledger.cli.database_failures import database_failures
 
     with database_failures(settings.database_url):
-        return on_books(settings, lambda engine: question(engine, settings))
+        return on_books(settings, lambda engine: query(engine, settings))
 
 
 def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table:
@@ -240,7 +241,7 @@ def _table(columns: tuple[str, ...], rows: list[dict[str, str | None]]) -> Table
         for column in columns
         if column.endswith(("_minor", "_count", "_percent")) or column in ("rank", "sequence")
     )
-    # Columns of items only if some payout has the item.
+    # A column of items is shown only if a payout has such an item.
     shown = [
         column
         for column in columns

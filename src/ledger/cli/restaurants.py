@@ -226,7 +226,7 @@ def _print_restaurant(restaurant: ledger_pb2.Restaurant, *, json: bool) -> None:
     table.add("active", _yes_or_no(restaurant))
     table.add("maturity", _maturity_of(restaurant))
     for key in sorted(restaurant.metadata):
-        # As JSON text, which shows what could steer a terminal instead of sending it there.
+        # As JSON text, which escapes what could control a terminal.
         pair = f"{json_text.dumps(key)}: {json_text.dumps(restaurant.metadata[key])}"
         table.add("metadata", pair)
     table.add("registered", format_instant(restaurant.created_at))

@@ -72,7 +72,7 @@ def without_password(url: str) -> str:
 
 
 def _source_of(field: str) -> str:
-    """Where the setting's value was found. An empty variable counts as not set."""
+    """Where the setting's value comes from. An empty variable counts as not set."""
     from dotenv import dotenv_values
 
     from ledger.settings import ENV_FILE

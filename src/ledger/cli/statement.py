@@ -129,7 +129,7 @@ def statement(
         pages = pages_of(stub.ListEntries, request)
         first = next(pages)
         write(request, first, _lines_of(request, first, pages))
-    # So that a full disk sets the exit status.
+    # Now, so that a full disk sets the exit status.
     sys.stdout.flush()
 
 
@@ -152,7 +152,7 @@ def _lines_of(
 
 
 def _signed_amount(entry: ledger_pb2.LedgerEntry) -> int | None:
-    """How the entry moved the balance; None if only a newer command knows its accounts."""
+    """What the entry added to the balance; None if only a newer command knows its accounts."""
     if entry.credit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE:
         return entry.amount_minor
     if entry.debit_account == ledger_pb2.LEDGER_ACCOUNT_RESTAURANT_PAYABLE:

@@ -1,4 +1,4 @@
-"""Makes standard streams safe that are closed or full, or whose encoding lacks a character."""
+"""Makes the standard streams safe to write to: closed, full, or with a poor encoding."""
 
 import io
 import os
@@ -45,7 +45,7 @@ class _Errors(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Makes the streams of this process safe to use. Call it once."""
+    """Replaces the standard streams of this process by safe ones. Call it once."""
     # The next file to be opened would get the number of a closed stream, and receive its text.
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -73,8 +73,8 @@ def _as(kind: type[io.TextIOWrapper], stream: io.TextIOWrapper) -> io.TextIOWrap
     )
 
 
-def settle_streams() -> None:
-    """Drops text that the streams did not take. Python would write it again at exit, and fail."""
+def drop_unwritten_text() -> None:
+    """Drops text that the streams could not write. Python would try again at exit, and fail."""
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
             continue

@@ -11,7 +11,7 @@ from ledger.cli.parameters import json_option
 
 # With so many random bytes even a fast hash cannot be reversed.
 TOKEN_BYTES = 32
-# Shows what a token that is found belongs to; scanners for secrets can look for it.
+# Shows what a lost token belongs to; scanners for secrets can look for it.
 TOKEN_PREFIX = "ledger_"  # noqa: S105  # no token
 
 HELP = """

@@ -30,9 +30,9 @@ An error says that the books are broken; a warning, that a person should look
 at something in them.
 
 With --chain recompute the chain of seals instead, and name every row that was
-changed, deleted or inserted since it was sealed. Keep the head that is printed elsewhere:
-given later with --expect, it proves that the chain up to it was not written
-anew.
+changed, deleted or inserted since it was sealed. Keep the head that it prints
+outside the database: given later with --expect, it proves that the chain up to
+it was not written anew.
 
 The database is that of LEDGER_DATABASE_URL, else the embedded one in
 LEDGER_DATA_DIR; a server may be running on it.
@@ -97,8 +97,8 @@ def _verify_chain(settings: "Settings", expected_hash: bytes | None, *, json: bo
 
 
 def audit_configured_books(settings: "Settings") -> AuditReport:
-    """The audit of the settings' database. From the main thread. Raises CommandFailure."""
-    # Imported when needed: the database's libraries take longer to load than most commands run.
+    """Audits the database of the settings. Call it in the main thread. Raises CommandFailure."""
+    # Imported here: the database's libraries take longer to load than most commands run.
     from ledger.bootstrap.books import audit_books
     from ledger.cli.database_failures import database_failures
 

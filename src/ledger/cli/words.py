@@ -1,4 +1,4 @@
-"""Shows the contract's words and amounts; a newer server may send ones that we do not know."""
+"""Writes the contract's words and amounts, also those that only a newer server knows."""
 
 import re
 from collections.abc import Collection

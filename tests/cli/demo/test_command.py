@@ -33,7 +33,7 @@ async def test_demonstration_shows_that_everything_is_right(enterable_folder: Pa
         "ALREADY_EXISTS EVENT_ID_REUSED",
         "Planned a payout run in PEN, which writes nothing: 5 payouts, 12872.80 PEN in all.",
         "These payouts go to the bank",
-        "The bank says twice that it was paid; that is booked once:",
+        "The bank reports twice that it was paid; that is booked once:",
         "The payout to res_callao failed; 1969.65 PEN of it are available again at once:",
         "A second run of the same day: 1 payout, 1969.65 PEN in all;"
         " 4 restaurants have their payout already.",

@@ -201,7 +201,7 @@ async def test_absent_server_is_reported_with_what_is_booked(tmp_path: Path) -> 
     assert outcome.status == ExitStatus.UNREACHABLE
     first, _, last = outcome.stderr.splitlines()
     assert first.startswith(
-        "error: no server answers at 127.0.0.1:1; start one with `ledger serve`"
+        "error: no server responds at 127.0.0.1:1; start one with `ledger serve`"
     )
     assert last.strip().startswith(
         "no lines are known to be booked (0 created, 0 duplicates); running the same command again"

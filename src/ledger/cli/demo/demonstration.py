@@ -1,4 +1,4 @@
-"""Shows the service at work, and checks that everything it shows is right."""
+"""Shows the service at work, and checks everything that it shows."""
 
 import signal
 from collections import defaultdict
@@ -38,17 +38,16 @@ _Account = tuple[str, str]
 
 
 class _Demonstration:
-    """Says what happens in plain sentences, and keeps what was wrong."""
+    """Prints what happens, and collects the differences from what is expected."""
 
     def __init__(self) -> None:
-        self.complaints: list[str] = []
+        self.differences: list[str] = []
         self._is_interrupted = False
 
     def interrupt(self, *_: object) -> None:
         """Ends the demonstration before the next sentence; the second time, at once.
 
-        Raised at any point, an interruption can leave gRPC holding a lock that the clean-up waits
-        for.
+        An exception at any other point can leave gRPC holding a lock that the clean-up waits for.
         """
         if self._is_interrupted:
             raise KeyboardInterrupt
@@ -63,16 +62,16 @@ class _Demonstration:
             print_line(line)
 
     def expect(self, what: str, seen: object, expected: object) -> None:
-        """Keeps and reports a difference."""
+        """Reports a difference between `seen` and `expected`, if there is one, and goes on."""
         if seen != expected:
-            self.complaints.append(f"{what}: {seen}, which should be {expected}")
-            report("wrong", [self.complaints[-1]])
+            self.differences.append(f"{what}: {seen}, which should be {expected}")
+            report("wrong", [self.differences[-1]])
 
 
 def demonstrate() -> None:
     """Runs the demonstration. Raises CommandFailure if anything was wrong."""
     demonstration = _Demonstration()
-    # So that the server and its data are removed in these cases too.
+    # So that these signals, too, end the demonstration with its server and data removed.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, demonstration.interrupt)
     lines = read_demo_lines()
@@ -88,8 +87,8 @@ def demonstrate() -> None:
             _contradict(demonstration, stub)
             _pay_out(demonstration, stub, lines)
             _audit(demonstration, data_dir)
-    if demonstration.complaints:
-        raise CommandFailure(NOT_RIGHT, *demonstration.complaints)
+    if demonstration.differences:
+        raise CommandFailure(NOT_RIGHT, *demonstration.differences)
     demonstration.say("Everything was right; the server and its data are removed again.")
 
 
@@ -118,10 +117,9 @@ def _ingest_demo_file(stub: "ledger_pb2_grpc.LedgerServiceStub") -> IngestSummar
 
 
 def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
-    """The sum of the lines for each restaurant and currency, in minor units.
+    """The sum of the lines for each restaurant and currency: charges less fees and refunds.
 
-    It is charges less fees and refunds, calculated here, since it is compared with the sums of the
-    service.
+    In minor units. Calculated here, and not by the service, whose sums are compared with it.
     """
     owed: defaultdict[_Account, int] = defaultdict(int)
     for line in lines:
@@ -133,8 +131,8 @@ def owed_by_account(lines: list[_Line]) -> dict[_Account, int]:
 def _show_balances(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
-    amounts_of = ("available", "pending", "the lines add up to")
-    table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
+    columns = ("available", "pending", "the lines add up to")
+    table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
     for (restaurant_id, currency), owed_minor in sorted(owed_by_account(lines).items()):
         answer = stub.GetBalance(
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)
@@ -199,13 +197,13 @@ def _contradict(demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServ
         demonstration.say(
             f"Sent {event.event_id} with another amount, which is refused:\n  {refusal}"
         )
-    demonstration.expect("the answer to a contradiction", seen, "ALREADY_EXISTS EVENT_ID_REUSED")
+    demonstration.expect("the response to a contradiction", seen, "ALREADY_EXISTS EVENT_ID_REUSED")
 
 
 def _pay_out(
     demonstration: _Demonstration, stub: "ledger_pb2_grpc.LedgerServiceStub", lines: list[_Line]
 ) -> None:
-    """Pays all restaurants. The bank carries out one payout and refuses one; that is paid again."""
+    """Pays all restaurants. One payout is paid by the bank; one fails, and another run pays it."""
     owed = owed_by_account(lines)
     # The demonstration's server has the settlement zone UTC.
     today = datetime.now(UTC).date()
@@ -228,8 +226,8 @@ def _pay_out(
     _run_each_currency(demonstration, stub, as_of, owed)
     payouts = _list_payouts(demonstration, stub, owed)
     _show_payout(demonstration, stub, payouts[paid_account], _items_of(lines, paid_account))
-    _be_paid(demonstration, stub, payouts[paid_account])
-    _fail(demonstration, stub, payouts[failed_account])
+    _book_paid(demonstration, stub, payouts[paid_account])
+    _book_failed(demonstration, stub, payouts[failed_account])
     _pay_again(demonstration, stub, as_of, payouts[failed_account], owed)
     # Everything is reserved in payouts now, except what the bank has paid.
     _show_reserved(demonstration, stub, owed | {paid_account: 0})
@@ -293,7 +291,7 @@ def _list_payouts(
     amounts = {account: payout.amount_minor for account, payout in payouts.items()}
     demonstration.expect("amounts of the payouts, minor units", amounts, owed)
     if amounts.keys() != owed.keys():
-        raise CommandFailure(NOT_RIGHT, *demonstration.complaints)
+        raise CommandFailure(NOT_RIGHT, *demonstration.differences)
     return payouts
 
 
@@ -323,16 +321,16 @@ def _show_payout(
     demonstration.expect(f"items of the payout to {payout.restaurant_id}", seen, items)
 
 
-def _be_paid(
+def _book_paid(
     demonstration: _Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
 ) -> None:
     settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
     _, again = settle(stub, payout, ledger_pb2.EVENT_TYPE_PAYOUT_PAID)
-    demonstration.say("The bank says twice that it was paid; that is booked once:")
+    demonstration.say("The bank reports twice that it was paid; that is booked once:")
     demonstration.expect(
-        "the second answer", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE"
+        "the second report", ledger_pb2.IngestStatus.Name(again.status), "INGEST_STATUS_DUPLICATE"
     )
     _show_history(
         demonstration,
@@ -341,7 +339,7 @@ def _be_paid(
     )
 
 
-def _fail(
+def _book_failed(
     demonstration: _Demonstration,
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     payout: ledger_pb2.Payout,
@@ -374,7 +372,7 @@ def _pay_again(
     failed: ledger_pb2.Payout,
     owed: dict[_Account, int],
 ) -> None:
-    """Starts a second run of the day, which pays what failed, and no restaurant twice."""
+    """Starts a second run of the day. It pays what failed, and no restaurant twice."""
     run = _finished_run(stub, failed.currency, as_of, request_id="again")
     skipped = sum(reason.count for reason in run.skipped)
     demonstration.say(
@@ -384,7 +382,7 @@ def _pay_again(
     account = (failed.restaurant_id, failed.currency)
     _expect_run(demonstration, run, {account: owed[account]})
     demonstration.expect(
-        "restaurants it skipped",
+        "restaurants skipped by the second run",
         skipped,
         sum(currency == failed.currency for _, currency in owed) - 1,
     )
@@ -409,8 +407,8 @@ def _show_reserved(
     stub: "ledger_pb2_grpc.LedgerServiceStub",
     reserved: dict[_Account, int],
 ) -> None:
-    amounts_of = ("available", "reserved", "not paid yet")
-    table = Table(("restaurant", "currency", *amounts_of), right=frozenset(amounts_of))
+    columns = ("available", "reserved", "not paid yet")
+    table = Table(("restaurant", "currency", *columns), right=frozenset(columns))
     for (restaurant_id, currency), reserved_minor in sorted(reserved.items()):
         answer = stub.GetBalance(
             ledger_pb2.GetBalanceRequest(restaurant_id=restaurant_id, currency=currency)

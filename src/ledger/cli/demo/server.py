@@ -29,7 +29,7 @@ _BOOKS = "books"
 
 @contextmanager
 def demo_data_dir() -> Iterator[Path]:
-    """Makes a directory, and removes it at the end."""
+    """A temporary directory; the end of the block removes it."""
     data_dir = Path(tempfile.mkdtemp(prefix="ledger-demo-"))
     try:
         # As root, the embedded PostgreSQL runs as another account, which must enter the directory.
@@ -41,9 +41,9 @@ def demo_data_dir() -> Iterator[Path]:
 
 @contextmanager
 def demo_server(data_dir: Path) -> Iterator[str]:
-    """Runs a server that keeps its books in `data_dir` during the block; yields its address.
+    """Runs a server during the block, with its books in `data_dir`; yields its address.
 
-    Raises CommandFailure with the server's output if it does not start.
+    Raises CommandFailure with the end of the server's log if it does not start.
     """
     output, log = data_dir / "server.out", data_dir / "server.log"
     with output.open("wb") as stdout, log.open("wb") as stderr:
@@ -116,10 +116,10 @@ def _wait_until_serving(
         )
         while time.monotonic() < deadline and server.poll() is None:
             try:
-                answer = check(request, timeout=max(deadline - time.monotonic(), _POLL_SECONDS))
+                response = check(request, timeout=max(deadline - time.monotonic(), _POLL_SECONDS))
             except grpc.RpcError:
-                answer = health_pb2.HealthCheckResponse()
-            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                response = health_pb2.HealthCheckResponse()
+            if response.status == health_pb2.HealthCheckResponse.SERVING:
                 return
             time.sleep(_POLL_SECONDS)
     raise CommandFailure(f"the server at {address} does not become healthy", *_last_lines(log))
@@ -130,7 +130,7 @@ def _last_lines(log: Path) -> list[str]:
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """Stops the server. Ignores signals from here on: cleaning up is short."""
+    """Stops the server. Signals are ignored from here on, since cleaning up is short."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     server.terminate()

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class IngestBar:
-    """How far a file is booked, and how fast."""
+    """Shows how much of a file is booked, and how fast."""
 
     def __init__(self, progress: Progress, total_bytes: int | None) -> None:
         self._progress = progress
@@ -27,7 +27,7 @@ class IngestBar:
 
 @contextmanager
 def ingest_bar(total_bytes: int | None) -> Iterator[IngestBar]:
-    """Shows the bar while the block runs; without a total it shows no share."""
+    """Shows the bar while the block runs. Without `total_bytes` it shows no share."""
     columns = (
         BarColumn(),
         TextColumn("{task.fields[booked]} booked"),

@@ -69,7 +69,7 @@ def read_batches(
 
 
 def _read_lines(source: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
-    """Each line's number, its bytes (None if there are too many), and the position after it."""
+    """Each line's number, its bytes (None if the line is too long), and the position after it."""
     number, end_bytes = 0, 0
     while raw := source.readline(LINE_BYTES_MAX + 1):
         number += 1

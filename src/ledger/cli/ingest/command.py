@@ -247,7 +247,7 @@ def ingest(
 
 @contextmanager
 def _open_source(file: str) -> Iterator[tuple[BinaryIO, str]]:
-    """The file's bytes and its name for people. Raises CommandFailure when it cannot be opened."""
+    """Opens the file; yields it with its name for people. Raises CommandFailure if it cannot."""
     if file == "-":
         if sys.stdin is None:
             raise CommandFailure("there is no standard input to read", exit_status=ExitStatus.USAGE)

@@ -71,8 +71,8 @@ def parse_event_line(
 ) -> ledger_pb2.ProcessorEvent:
     """Parses the event in `line`. A field that is null counts as absent.
 
-    A missing reference is taken from `metadata.payment_id`; the missing payout id of a payout event
-    is taken from `metadata.payout_id`. Raises InvalidLine with all violations of its fields.
+    Takes a missing reference from `metadata.payment_id`, and the missing payout id of a payout
+    event from `metadata.payout_id`. Raises InvalidLine with all violations of the line's fields.
     """
     fields = _parse_object(line)
     violations: list[FieldViolation] = []
@@ -128,7 +128,7 @@ def _parse_object(line: str) -> dict[str, Any]:
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `pairs`. Raises ValueError for two values of one name: JSON keeps the last."""
+    """The object of `pairs`. Raises ValueError for two values of one name: json keeps the last."""
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members and (type(members[name]), members[name]) != (type(value), value):
@@ -209,7 +209,7 @@ def _read_metadata(value: Any) -> dict[str, str]:
         if not isinstance(item, str | int):
             raise ValueError(f"{_METADATA_RULE}; {key!r} is not")
         try:
-            # A fraction is kept as the text of the line.
+            # A fraction keeps the text that it has in the line.
             metadata[_read_text(key)] = str(item) if isinstance(item, _Fraction) else _text_of(item)
         except ValueError as error:
             raise ValueError(f"{key!r} {error}") from None

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from ledger.v1 import ledger_pb2_grpc
 
-# Without a response in between: about a quarter of a minute of waiting in all.
+# Attempts without a response in between: about a quarter of a minute of waiting in all.
 ATTEMPTS_MAX = 8
-# A server that has never responded is probably not there at all.
-ATTEMPTS_UNANSWERED_MAX = 4
+# While no server has ever responded: it is probably not there at all.
+ATTEMPTS_WITHOUT_SERVER_MAX = 4
 BACKOFF_SECONDS_MAX = 5.0
 END_TIMEOUT_SECONDS = 2.0
 # Python looks for Ctrl-C between two steps of its own code. A signal that comes just before a wait,
@@ -44,7 +44,8 @@ Results = Sequence[ledger_pb2.IngestResult]
 class SendLimits:
     """How far the sender reads ahead, and how long it waits."""
 
-    # Read and not answered: enough to keep a server busy, which reads a few thousand events ahead.
+    # Read, and without a result yet: enough to keep a server busy, which reads a few thousand
+    # events ahead.
     lines_in_flight_max: int = 4000
     bytes_in_flight_max: int = 16 * 1024 * 1024
     # A stream has no deadline. The deadlines within a healthy server are shorter than this.
@@ -54,7 +55,7 @@ class SendLimits:
 
 
 class Pace:
-    """How fast events are answered, from the first request to the last response."""
+    """How many events get results a second, from the first request to the last response."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -74,7 +75,7 @@ class Pace:
             self._began_at = time.monotonic()
 
     def add(self, events: int) -> None:
-        """Counts events that are answered."""
+        """Counts events that have got their results."""
         self.events += events
         self._ended_at = time.monotonic()
 
@@ -85,8 +86,8 @@ class _Sent:
 
     batch: Batch
     results: list[ledger_pb2.IngestResult | None]
-    # How often the server has put off some of its events.
-    put_off: int = 0
+    # How often some of its events were sent again because the server could not book them yet.
+    retries: int = 0
 
     @property
     def open_places(self) -> list[int]:
@@ -111,8 +112,8 @@ class _Request:
 class _Stream:
     """A call of StreamEvents on a separate thread, with a queue to it and one from it.
 
-    The main thread calls nothing of gRPC: Ctrl-C inside gRPC can leave a lock taken for which the
-    end of the program waits.
+    The main thread calls nothing of gRPC: Ctrl-C inside gRPC can leave a lock taken that the end of
+    the program waits for.
     """
 
     # None is the end of either queue.
@@ -169,26 +170,27 @@ class EventSender:
         self._limits = limits or SendLimits()
         self._in_flight: deque[_Sent] = deque()
         self._lines_in_flight = 0
-        # How far the file is answered.
-        self._answered_bytes = 0
-        self._unanswered: deque[_Request] = deque()
+        # The position in the file up to which all events have results.
+        self._done_bytes = 0
+        # Sent, and without a response yet.
+        self._open_requests: deque[_Request] = deque()
         self._stream: _Stream | None = None
         self._attempt = 1
-        self._is_answered_once = False
+        self._has_had_response = False
 
     def send_all(self, batches: Iterable[Batch]) -> None:
         """Books all batches in order, and returns when all events have results.
 
-        After a broken stream, sends again what was not answered; events that were booked already
-        are duplicates then. Raises grpc.RpcError if the server refuses the stream or cannot be
-        reached for too long, CommandFailure if it is silent.
+        After a broken stream, sends again what has no result; events that were booked already are
+        duplicates then. Raises grpc.RpcError if the server refuses the stream or cannot be reached
+        for too long, CommandFailure if it is silent.
         """
         try:
             for batch in batches:
                 while self._in_flight and not self._has_room(batch):
                     self._take_response(wait=True)
                 self._send(batch)
-                while self._unanswered and self._take_response(wait=False):
+                while self._open_requests and self._take_response(wait=False):
                     pass
             while self._in_flight:
                 self._take_response(wait=True)
@@ -199,7 +201,7 @@ class EventSender:
     def _has_room(self, batch: Batch) -> bool:
         return (
             self._lines_in_flight + len(batch.lines) <= self._limits.lines_in_flight_max
-            and batch.end_bytes - self._answered_bytes <= self._limits.bytes_in_flight_max
+            and batch.end_bytes - self._done_bytes <= self._limits.bytes_in_flight_max
         )
 
     def _send(self, batch: Batch) -> None:
@@ -214,7 +216,7 @@ class EventSender:
         if not sent.open_places:
             return
         request = _Request(sent, sent.open_places)
-        self._unanswered.append(request)
+        self._open_requests.append(request)
         if self._stream is None:
             self._open_stream()
         else:
@@ -224,7 +226,7 @@ class EventSender:
         """Opens a stream and sends every request that has no response."""
         self._pace.begin()
         self._stream = _Stream()
-        for request in self._unanswered:
+        for request in self._open_requests:
             self._stream.requests.put(request.message)
         self._stream.start(self._stub)
 
@@ -259,7 +261,7 @@ class EventSender:
             if not wait:
                 return False
             raise CommandFailure(
-                f"the server has not answered for {timeout_seconds:.0f} s",
+                f"the server has not responded for {timeout_seconds:.0f} s",
                 exit_status=ExitStatus.UNREACHABLE,
             ) from None
         if isinstance(response, ledger_pb2.StreamEventsResponse):
@@ -268,26 +270,27 @@ class EventSender:
             self._recover(response)
         else:
             raise CommandFailure(
-                f"the server ended the stream with {len(self._unanswered)} requests unanswered"
+                f"the server ended the stream without a response to {len(self._open_requests)}"
+                " requests"
             )
         return True
 
     def _take_results(self, results: Results) -> None:
-        request = self._unanswered.popleft()
+        request = self._open_requests.popleft()
         if len(results) != len(request.places):
             raise CommandFailure(
-                f"the server answered {len(results)} results to {len(request.places)} events"
+                f"the server returned {len(results)} results for {len(request.places)} events"
             )
         sent = request.sent
-        self._attempt, self._is_answered_once = 1, True
-        may_be_put_off = sent.put_off < ATTEMPTS_MAX - 1
+        self._attempt, self._has_had_response = 1, True
+        may_retry = sent.retries < ATTEMPTS_MAX - 1
         for place, result in zip(request.places, results, strict=True):
-            if not (may_be_put_off and _is_retryable(result)):
+            if not (may_retry and _is_retryable(result)):
                 sent.results[place] = result
         self._pace.add(len(request.places) - len(sent.open_places))
         if sent.open_places:
-            sent.put_off += 1
-            time.sleep(self._backoff_seconds(sent.put_off))
+            sent.retries += 1
+            time.sleep(self._backoff_seconds(sent.retries))
             self._request(sent)
         self._pass_on_results()
 
@@ -296,15 +299,15 @@ class EventSender:
         while self._in_flight and not self._in_flight[0].open_places:
             sent = self._in_flight.popleft()
             self._lines_in_flight -= len(sent.batch.lines)
-            self._answered_bytes = sent.batch.end_bytes
+            self._done_bytes = sent.batch.end_bytes
             self._on_results(sent.batch, [result for result in sent.results if result is not None])
 
     def _recover(self, error: "grpc.RpcError") -> None:
         """Opens another stream after one broke off. Raises `error` if a retry cannot help."""
         refusal = refusal_of_call(error)
-        never_heard = refusal.is_unanswered and not self._is_answered_once
+        is_server_missing = refusal.reached_no_server and not self._has_had_response
         if not refusal.is_retryable or self._attempt >= (
-            ATTEMPTS_UNANSWERED_MAX if never_heard else ATTEMPTS_MAX
+            ATTEMPTS_WITHOUT_SERVER_MAX if is_server_missing else ATTEMPTS_MAX
         ):
             raise error
         self._end_stream()

@@ -65,11 +65,9 @@ def settle(
 ) -> tuple[str, ledger_pb2.IngestEventResponse]:
     """Sends the event of `event_type` for `payout`. Returns the event's id and the response.
 
-    On repeat the response is DUPLICATE.
-
-    The id follows from the payout, so the event is booked once. Without `occurred_at` a new event
-    has the time of now, and a repeat has the time of the stored event: with another time it would
-    be another event under the same id, a conflict. Raises grpc.RpcError.
+    The id follows from the payout, so the event is booked once; a repeat is a DUPLICATE. Without
+    `occurred_at` a new event has the current time, and a repeat has the time of the stored event:
+    with another time it would be a conflict. Raises grpc.RpcError.
     """
     import grpc
 

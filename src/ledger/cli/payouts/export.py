@@ -20,7 +20,7 @@ from ledger.v1 import ledger_pb2
 if TYPE_CHECKING:
     from ledger.v1 import ledger_pb2_grpc
 
-# How often an export reads the list again because runs appeared while it was reading.
+# How often an export reads the list, at most: it reads again if runs appeared in between.
 EXPORT_PASSES_MAX = 10
 
 _EXPORT_COLUMNS = (
@@ -64,17 +64,17 @@ def export(currency: str, payout_run_id: str, address: str | None) -> None:
         whole.seek(0)
         write_unicode(sys.stdout)
         shutil.copyfileobj(whole, sys.stdout)
-        # So that a full disk sets the exit status.
+        # Now, so that a full disk sets the exit status.
         sys.stdout.flush()
 
 
 def _collect_export(
     stub: "ledger_pb2_grpc.LedgerServiceStub", whole: TextIO, currency: str, payout_run_id: str
 ) -> None:
-    """Writes every payout in state CREATED to `whole`; a run is in it completely or not at all.
+    """Writes the payouts in state CREATED to `whole`. Each run is in it completely or not at all.
 
-    A run under way may add payouts to pages that were read already. So a reading counts only if all
-    of its runs are known to have ended before it began.
+    A run under way may add payouts to pages that were read already. So the list is read again until
+    all runs in it are known to have ended before the reading began.
     """
     ended: set[str] = set()
     if payout_run_id:

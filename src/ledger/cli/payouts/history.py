@@ -1,4 +1,4 @@
-"""Folds the rows of `ledger report payouts`, one for each item, into one row for each payout."""
+"""Folds the rows of `ledger report payouts`, one an item, into one row a payout."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

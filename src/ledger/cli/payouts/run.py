@@ -1,4 +1,4 @@
-"""`ledger payouts run`: starts a payout run, or finds the same one again, and waits for its end."""
+"""`ledger payouts run`: starts a payout run or finds it again, and waits until it ends."""
 
 import re
 import sys
@@ -180,10 +180,10 @@ def wait_for_run(
     timeout_seconds: float,
     on_progress: Callable[[ledger_pb2.PayoutRun], None],
 ) -> ledger_pb2.PayoutRun:
-    """Waits until the run has ended, and returns it; calls `on_progress` with each state before.
+    """Waits until the run has ended, and returns it. Calls `on_progress` with each state before.
 
-    Retries calls that fail: the run is in the database, and any server continues it. Raises
-    CommandFailure after the timeout or on Ctrl-C, grpc.RpcError for an error that will not pass.
+    Retries calls that may succeed later: the run is in the database, and any server continues it.
+    Raises CommandFailure after the timeout or on Ctrl-C, grpc.RpcError if a retry cannot help.
     """
     import grpc
 

@@ -89,7 +89,7 @@ def items_table(payout: ledger_pb2.Payout) -> Table:
 
 
 def history_table(payout: ledger_pb2.Payout) -> Table:
-    """A payout's moves."""
+    """The moves of a payout from state to state."""
     table = Table(("state", "recorded", "event", "transaction id"))
     for move in payout.history:
         table.add(
@@ -104,7 +104,7 @@ def history_table(payout: ledger_pb2.Payout) -> Table:
 def is_under_way(run: ledger_pb2.PayoutRun) -> bool:
     """Whether the run has not ended.
 
-    In a state that only a newer server knows, it has ended if it has the time of its end.
+    If only a newer server knows the run's state, the run has ended if `finished_at` is set.
     """
     if run.state in ledger_pb2.PayoutRunState.values():
         return run.state == ledger_pb2.PAYOUT_RUN_STATE_RUNNING
@@ -126,6 +126,7 @@ def format_date(day: date_pb2.Date) -> str:
 
 
 def run_state(run: ledger_pb2.PayoutRun) -> str:
+    """The run's state as people write it."""
     return word_of(ledger_pb2.PayoutRunState, run.state)
 
 
@@ -142,6 +143,7 @@ def _item_type(item: ledger_pb2.PayoutItem) -> str:
 
 
 def payout_table(payout: ledger_pb2.Payout) -> Table:
+    """One payout: amount, state, terms and run."""
     table = facts()
     table.add("payout", payout.payout_id)
     table.add("restaurant", payout.restaurant_id)
@@ -155,6 +157,7 @@ def payout_table(payout: ledger_pb2.Payout) -> Table:
 
 
 def run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) -> Table:
+    """A run's decisions, one restaurant a row."""
     table = Table(
         ("restaurant", "outcome", "reason", "payout", currency), right=frozenset((currency,))
     )
@@ -166,6 +169,7 @@ def run_items_table(items: Iterable[ledger_pb2.PayoutRunItem], currency: str) ->
 
 
 def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
+    """The run by the contract's field names; `skipped` gives the number for each reason."""
     skipped: dict[str, JsonValue] = {
         _reason(skipped.reason): str(skipped.count) for skipped in run.skipped
     }
@@ -190,7 +194,7 @@ def json_of_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
     }
 
 
-# Fields that lists of runs leave out.
+# Fields that ListPayoutRuns does not fill.
 _PROGRESS = (
     "payouts_created",
     "total_amount_minor",
@@ -203,10 +207,12 @@ _PROGRESS = (
 
 
 def json_of_listed_run(run: ledger_pb2.PayoutRun) -> dict[str, JsonValue]:
+    """The run as a list has it, which is without its progress."""
     return {name: value for name, value in json_of_run(run).items() if name not in _PROGRESS}
 
 
 def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
+    """A run's decision about one restaurant, by the contract's field names."""
     return {
         "restaurant_id": item.restaurant_id,
         "outcome": _outcome(item),
@@ -217,7 +223,7 @@ def json_of_run_item(item: ledger_pb2.PayoutRunItem) -> dict[str, JsonValue]:
 
 
 def json_of_payout(payout: ledger_pb2.Payout) -> dict[str, JsonValue]:
-    """The payout by its names in the contract; items and history only if the response has them."""
+    """The payout by the contract's field names; items and history only if the response has them."""
     written: dict[str, JsonValue] = {
         "payout_id": payout.payout_id,
         "payout_run_id": payout.payout_run_id,

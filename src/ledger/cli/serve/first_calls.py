@@ -12,7 +12,7 @@ from ledger.settings import Settings
 
 
 def first_calls(settings: Settings, listening_address: str) -> list[str]:
-    """Lines for people: how to call the server at `listening_address`, and with which files."""
+    """Lines for a terminal: commands that call the server, and the files that they need."""
     default_address = Settings.model_fields["grpc_address"].default
     address = callable_address(listening_address)
     option = [] if address == default_address else ["--address", address]
@@ -42,7 +42,7 @@ def first_calls(settings: Settings, listening_address: str) -> list[str]:
 
 
 class _Credential(NamedTuple):
-    """A file that a command needs to call the server; None if the client settings name none."""
+    """A file that a command needs to call the server. `file` is None if no setting names it."""
 
     option: str
     file: Path | None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def command_line(*arguments: str) -> str:
-    """`ledger` with `arguments`, as it was called this time: with its path if it is not in PATH."""
+    """`ledger` with `arguments`, by the path under which it was called this time."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         return shlex.join([from_here(Path(sys.executable)), "-m", "ledger", *arguments])

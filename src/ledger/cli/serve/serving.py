@@ -23,7 +23,7 @@ def serve_until_stopped(address: str | None, workers: int | None) -> None:
     Raises CommandFailure.
     """
     settings = load_settings(address, workers=workers)
-    # Imported when needed: the database's libraries take longer to load than most other commands.
+    # Imported here: bad settings are reported before the database's libraries are loaded.
     from ledger.bootstrap.server import check_security
     from ledger.cli.database_failures import database_failures
 
@@ -72,7 +72,7 @@ def _serve_with_workers(settings: Settings) -> None:
         else nullcontext("") as health_address,
         open_database(settings) as database,
     ):
-        # Each worker checks too; here a failure is reported once and ends the command.
+        # Each worker checks the same; here a failure is reported once and ends the command.
         asyncio.run(check_database(settings, database))
         with summed_metrics(settings) as metrics:
             environment = worker_environment(settings, address, health_address, database)
@@ -86,7 +86,7 @@ def _serve_with_workers(settings: Settings) -> None:
 def _announce(settings: Settings, address: str, health_address: str, database: "Database") -> None:
     """Prints the server's address and what to try next.
 
-    If the reader has closed the output, as `head` does, the server goes on.
+    The server goes on if the reader has closed the output, as `head` does.
     """
     with suppress(OSError):
         _print_ready(settings, address, health_address, database)

@@ -46,9 +46,9 @@ _log = structlog.get_logger("ledger.supervisor")
 def reserved_address(address: str) -> Iterator[str]:
     """Reserves `address` for our workers during the block; yields it with the port.
 
-    If the port is 0, chooses one. Only processes of our account that share the port on purpose can
-    listen there during the block. Raises AddressUnavailable, and CommandFailure for an address that
-    cannot be shared.
+    If the port is 0, it chooses one. During the block only processes of our account that share the
+    port on purpose can listen there. Raises AddressUnavailable, and CommandFailure for an address
+    that cannot be shared.
     """
     if address.startswith("unix:"):
         raise CommandFailure(
@@ -73,9 +73,9 @@ def _reserve(address: str, reservations: ExitStack) -> int:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, where in found:
         reservation = reservations.enter_context(socket.socket(family, kind, protocol))
-        # First bound without sharing, which fails if another process listens there; connections
-        # that have ended do not count. Then it is shared. Two servers that start at the same
-        # instant may both succeed; a server that serves already is always detected.
+        # Bind without sharing first: that fails if another process listens there, and connections
+        # that have ended do not count. Then share. Two servers that start at the same instant may
+        # both succeed; a server that serves already is always detected.
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reservation.bind((where[0], port, *where[2:]))
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -89,7 +89,7 @@ def worker_environment(
 ) -> Mapping[str, str]:
     """The environment of a worker: every setting as the supervisor has it, even if `.env` changes.
 
-    The database's password is passed here because other accounts can read command lines.
+    It holds the database's password, which a command line would show to other accounts.
     """
     of_the_system = {
         name: value for name, value in os.environ.items() if not name.upper().startswith("LEDGER_")
@@ -110,7 +110,7 @@ def worker_environment(
 class Supervisor:
     """Keeps `settings.workers` workers running until SIGTERM, SIGINT or the end of its terminal.
 
-    To be used once.
+    Serves once: `run` is called one time.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Supervisor:
         self._alive: dict[int, asyncio.subprocess.Process] = {}
         self._serving: set[int] = set()
         self._failed_starts = 0
-        # Of the worker that ended last.
+        # The exit status of the worker that ended last; None if it could not be started.
         self._last_status: int | None = None
 
     async def run(self) -> None:
-        """Returns when all workers have ended.
+        """Runs the workers, and returns when all have ended.
 
         Raises CommandFailure if workers do not start and none serves.
         """
@@ -166,9 +166,9 @@ class Supervisor:
             raise failures[0]
 
     def _listen_to_signals(self) -> None:
-        """Sets handlers that stay after the loop has ended, while the database is being stopped.
+        """Sets handlers that outlive the loop: the database is stopped after it.
 
-        The loop's own handlers would be removed then, and a signal would kill the process.
+        The loop removes its handlers when it ends, and a signal would then kill the process.
         """
         loop = asyncio.get_running_loop()
 
@@ -204,7 +204,7 @@ class Supervisor:
                     raise CommandFailure(
                         f"the workers do not start: {self._failed_starts} in a row ended before"
                         " they served, and none is left; their output is above",
-                        # If the database cannot be reached, the same command may succeed later.
+                        # The same command may succeed once the database can be reached.
                         exit_status=ExitStatus.UNREACHABLE
                         if self._last_status == ExitStatus.UNREACHABLE
                         else ExitStatus.REFUSED,
@@ -227,17 +227,17 @@ class Supervisor:
         """Runs a worker to its end. Returns how many seconds it served; None if it never did."""
         with ExitStack() as connections:
             try:
-                ours, its = map(connections.enter_context, socket.socketpair())
-                ours.setblocking(False)
-                process = await self._start(number, its)
+                our_end, worker_end = map(connections.enter_context, socket.socketpair())
+                our_end.setblocking(False)
+                process = await self._start(number, worker_end)
             # Out of descriptors, memory, processes, or threads (a RuntimeError). The other workers
             # may still serve, so this is not raised.
             except (OSError, RuntimeError) as error:
                 _log.error("a worker cannot be started", worker=number, cause=repr(error))
                 self._last_status = None
                 return None
-            # Only the worker may hold this end: else its death would not end the stream.
-            its.close()
+            # Only the worker may hold its end: else its death would not end the stream.
+            worker_end.close()
             _log.info("worker started", worker=number, pid=process.pid)
             self._alive[number] = process
             if self._metrics is not None:
@@ -245,7 +245,7 @@ class Supervisor:
             if self._stop.is_set():
                 _signal(process, signal.SIGTERM)
             try:
-                served_from = await self._wait_until_serving(number, process, ours)
+                served_from = await self._wait_until_serving(number, process, our_end)
                 status = self._last_status = await process.wait()
             finally:
                 del self._alive[number]
@@ -259,12 +259,13 @@ class Supervisor:
             _log.warning("worker ended; another one will replace it", **ended)
         return None if served_from is None else time.monotonic() - served_from
 
-    async def _start(self, number: int, its: socket.socket) -> asyncio.subprocess.Process:
-        command = ["serve-worker", "--number", str(number), "--supervisor", str(its.fileno())]
+    async def _start(self, number: int, worker_end: socket.socket) -> asyncio.subprocess.Process:
+        supervisor = str(worker_end.fileno())
+        command = ["serve-worker", "--number", str(number), "--supervisor", supervisor]
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ledger", *command),
             env=self._environment,
-            pass_fds=(its.fileno(),),
+            pass_fds=(worker_end.fileno(),),
             stdin=asyncio.subprocess.DEVNULL,
             # Standard output is for the supervisor's lines, which programs wait for.
             stdout=sys.stderr.fileno(),
@@ -273,22 +274,22 @@ class Supervisor:
         )
 
     async def _wait_until_serving(
-        self, number: int, process: asyncio.subprocess.Process, ours: socket.socket
+        self, number: int, process: asyncio.subprocess.Process, our_end: socket.socket
     ) -> float | None:
-        """When the worker began to serve, on the monotonic clock.
+        """Waits until the worker serves; returns when that was, on the monotonic clock.
 
-        None if it ends before, or takes too long and is killed.
+        Returns None if the worker ends before, or takes too long and is killed.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                said = await asyncio.get_running_loop().sock_recv(ours, len(SERVING))
+                received = await asyncio.get_running_loop().sock_recv(our_end, len(SERVING))
         except ConnectionError:
             return None
         except TimeoutError:
             _log.error("killing a worker that does not start", worker=number, pid=process.pid)
             _signal(process, signal.SIGKILL)
             return None
-        if said != SERVING:
+        if received != SERVING:
             return None
         self._serving.add(number)
         self._failed_starts = 0

@@ -1,4 +1,4 @@
-"""`ledger serve-worker`: runs a worker process for a supervisor. Not for people."""
+"""`ledger serve-worker`: runs a worker process. Only the supervisor of `ledger serve` calls it."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ def serve_worker(number: int, supervisor_fd: int) -> None:
             runner.run(
                 run_server(settings, database, on_ready=on_ready, metrics=metrics, share_port=True)
             )
-    # Normally the supervisor removes it.
+    # Normally the supervisor removes the directory.
     if orphaned.is_set() and settings.metrics_address:
         from ledger.infrastructure.prometheus import remove_metrics_directory
 
@@ -83,11 +83,10 @@ def serve_worker(number: int, supervisor_fd: int) -> None:
 def _stop_without_supervisor(
     connection: socket.socket, orphaned: threading.Event, exit_after_seconds: float
 ) -> None:
-    """Waits for the end of the supervisor, then stops this process.
+    """Waits for the end of the supervisor, then stops this process by SIGTERM.
 
-    First by SIGTERM. If it still runs `exit_after_seconds` later, it exits at once.
-
-    Runs in a separate thread.
+    If the process still runs `exit_after_seconds` later, it exits at once. Runs in a separate
+    thread.
     """
     with suppress(OSError):
         while connection.recv(1):
