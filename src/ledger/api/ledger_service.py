@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from grpc import aio
 
-from ledger.api.convert import balances, events, identifiers, payouts, restaurants, statements
+from ledger.api.convert import balances, events, payouts, restaurants, statements
 from ledger.api.convert.page_tokens import PageTokens
+from ledger.api.convert.paging import Listing, Paging, decode_page_size
 from ledger.api.event_stream import EventStream, HeldRequests, ingest_decoded
 from ledger.application.get_balance import GetBalance
 from ledger.application.get_event import get_event
@@ -24,6 +25,7 @@ from ledger.application.payouts import (
 )
 from ledger.application.ports.events import EventLedger
 from ledger.application.ports.page_tokens import PageTokenKeys
+from ledger.application.ports.pages import Place
 from ledger.application.ports.payouts import PayoutRuns, Payouts
 from ledger.application.ports.statements import Statements
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
@@ -38,7 +40,13 @@ from ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 Context = aio.ServicerContext[Any, Any]
 
-_LIST_RESTAURANTS = ("ListRestaurants",)
+
+class _PageRequest(Protocol):
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def page_token(self) -> str: ...
 
 
 class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
@@ -122,10 +130,10 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListEntries(
         self, request: ledger_pb2.ListEntriesRequest, context: Context
     ) -> ledger_pb2.ListEntriesResponse:
-        tokens = await self._page_tokens()
-        query, after, page_size = statements.decode_statement_request(tokens, request)
-        page = await list_entries(self._statements, query, after, page_size)
-        return statements.encode_statement_page(tokens, query, page)
+        query = statements.decode_statement_query(request)
+        paging = await self._paging(request, statements.statement_listing(query))
+        page = await list_entries(self._statements, query, paging.after, paging.page_size)
+        return statements.encode_statement_page(paging, page)
 
     async def RunPayouts(
         self, request: ledger_pb2.RunPayoutsRequest, context: Context
@@ -147,11 +155,9 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListPayoutRunsRequest, context: Context
     ) -> ledger_pb2.ListPayoutRunsResponse:
         query = payouts.decode_payout_run_query(request)
-        page_size = identifiers.decode_page_size(request.page_size)
-        tokens = await self._page_tokens()
-        before = payouts.decode_position(tokens, payouts.payout_run_list(query), request.page_token)
-        runs, more = await list_payout_runs(self._payout_runs, query, before, page_size)
-        return payouts.encode_payout_run_page(tokens, query, runs, more=more)
+        paging = await self._paging(request, payouts.payout_run_listing(query))
+        page = await list_payout_runs(self._payout_runs, query, paging.after, paging.page_size)
+        return payouts.encode_payout_run_page(paging, page)
 
     async def CancelPayoutRun(
         self, request: ledger_pb2.CancelPayoutRunRequest, context: Context
@@ -164,17 +170,12 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.ListPayoutRunItemsResponse:
         payout_run_id = payouts.decode_payout_run_id(request)
         outcome = payouts.decode_outcome(request.outcome)
-        page_size = identifiers.decode_page_size(request.page_size)
-        tokens = await self._page_tokens()
-        query = ("ListPayoutRunItems", request.payout_run_id, outcome or "")
-        after = identifiers.decode_page_position(tokens, query, request.page_token)
-        items, more = await list_payout_run_items(
-            self._payout_runs, payout_run_id, outcome, after, page_size
+        listing = payouts.payout_run_item_listing(payout_run_id, outcome)
+        paging = await self._paging(request, listing)
+        page = await list_payout_run_items(
+            self._payout_runs, payout_run_id, outcome, paging.after, paging.page_size
         )
-        return ledger_pb2.ListPayoutRunItemsResponse(
-            items=[payouts.encode_payout_run_item(item) for item in items],
-            next_page_token=tokens.encode(query, [items[-1].restaurant_id]) if more else "",
-        )
+        return payouts.encode_payout_run_item_page(paging, page)
 
     async def GetPayout(
         self, request: ledger_pb2.GetPayoutRequest, context: Context
@@ -187,13 +188,11 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListPayoutsRequest, context: Context
     ) -> ledger_pb2.ListPayoutsResponse:
         query = payouts.decode_payout_query(request)
-        page_size = identifiers.decode_page_size(request.page_size)
-        tokens = await self._page_tokens()
-        before = payouts.decode_payout_position(tokens, query, request.page_token)
-        page, more = await list_payouts(
-            self._payouts, self._payout_runs, self._begin, query, before, page_size
+        paging = await self._paging(request, payouts.payout_listing(query))
+        page = await list_payouts(
+            self._payouts, self._payout_runs, self._begin, query, paging.after, paging.page_size
         )
-        return payouts.encode_payout_page(tokens, query, page, more=more)
+        return payouts.encode_payout_page(paging, page)
 
     async def PutRestaurant(
         self, request: ledger_pb2.PutRestaurantRequest, context: Context
@@ -225,16 +224,16 @@ class LedgerService(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListRestaurants(
         self, request: ledger_pb2.ListRestaurantsRequest, context: Context
     ) -> ledger_pb2.ListRestaurantsResponse:
-        page_size = identifiers.decode_page_size(request.page_size)
-        tokens = await self._page_tokens()
-        after = identifiers.decode_page_position(tokens, _LIST_RESTAURANTS, request.page_token)
-        page, more = await list_restaurants(self._begin, after, page_size)
-        return restaurants.encode_restaurant_page(tokens, _LIST_RESTAURANTS, page, more=more)
+        paging = await self._paging(request, restaurants.RESTAURANT_LISTING)
+        page = await list_restaurants(self._begin, paging.after, paging.page_size)
+        return restaurants.encode_restaurant_page(paging, page)
 
-    async def _page_tokens(self) -> PageTokens:
-        """Read once: a new key takes effect with the next server. Raises DatabaseUnavailable,
-        DatabaseTimeout.
+    async def _paging(self, request: _PageRequest, listing: Listing[Place]) -> Paging[Place]:
+        """Raises InvalidRequest, DatabaseUnavailable, DatabaseTimeout.
+
+        The keys of page tokens are read once: a new key takes effect with the next server.
         """
+        page_size = decode_page_size(request.page_size)
         if self._tokens is None:
             self._tokens = PageTokens(await self._page_token_keys.newest_first())
-        return self._tokens
+        return Paging(self._tokens, listing, page_size, request.page_token)

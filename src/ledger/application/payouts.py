@@ -1,10 +1,10 @@
 """Returns payouts and payout runs, and cancels a run."""
 
-from datetime import datetime
 from uuid import UUID
 
 import structlog
 
+from ledger.application.ports.pages import CreationPlace, Page
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery, PayoutRuns, Payouts
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.application.restaurants import get_restaurant
@@ -33,11 +33,10 @@ async def get_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
 
 
 async def list_payout_runs(
-    runs: PayoutRuns, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, page_size: int
-) -> tuple[list[PayoutRun], bool]:
-    """Returns a page of runs without progress, latest first, and whether more follow."""
-    found = await runs.page(query, before, page_size + 1)
-    return found[:page_size], len(found) > page_size
+    runs: PayoutRuns, query: PayoutRunQuery, before: CreationPlace | None, page_size: int
+) -> Page[PayoutRun, CreationPlace]:
+    """Returns a page of runs without progress, latest first."""
+    return Page.cut(await runs.page(query, before, page_size + 1), page_size, _place_of_run)
 
 
 async def cancel_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
@@ -66,18 +65,17 @@ async def list_payout_run_items(
     runs: PayoutRuns,
     payout_run_id: UUID,
     outcome: PayoutRunItemOutcome | None,
-    after: str,
+    after: str | None,
     page_size: int,
-) -> tuple[list[PayoutRunItem], bool]:
-    """Returns a page of a run's restaurants after the id `after`, and whether more follow.
+) -> Page[PayoutRunItem, str]:
+    """Returns a page of a run's restaurants, in the byte order of their ids.
 
     Raises PayoutRunNotFound; PayoutRunArchived once its items are in an archive.
     """
-    # One more than requested shows whether more follow.
-    items = await runs.items(payout_run_id, outcome, after, page_size + 1)
+    items = await runs.items(payout_run_id, outcome, after or "", page_size + 1)
     if not items:
         await get_payout_run(runs, payout_run_id)
-    return items[:page_size], len(items) > page_size
+    return Page.cut(items, page_size, lambda item: item.restaurant_id)
 
 
 async def get_payout(payouts: Payouts, payout_id: UUID) -> PayoutDetails:
@@ -96,10 +94,10 @@ async def list_payouts(
     runs: PayoutRuns,
     begin: UnitOfWorkFactory,
     query: PayoutQuery,
-    before: tuple[datetime, UUID] | None,
+    before: CreationPlace | None,
     page_size: int,
-) -> tuple[list[Payout], bool]:
-    """Returns a page of payouts, latest first, and whether more follow.
+) -> Page[Payout, CreationPlace]:
+    """Returns a page of payouts, latest first.
 
     Raises RestaurantNotFound, PayoutRunNotFound.
     """
@@ -109,4 +107,12 @@ async def list_payouts(
             await get_restaurant(begin, query.restaurant_id)
         if query.payout_run_id is not None:
             await get_payout_run(runs, query.payout_run_id)
-    return found[:page_size], len(found) > page_size
+    return Page.cut(
+        found, page_size, lambda payout: CreationPlace(payout.created_at, payout.payout_id)
+    )
+
+
+def _place_of_run(run: PayoutRun) -> CreationPlace:
+    if run.created_at is None or run.payout_run_id is None:
+        raise ValueError("a run that is not stored is in no list")
+    return CreationPlace(run.created_at, run.payout_run_id)

@@ -1,5 +1,6 @@
 """Registers, changes and returns restaurants."""
 
+from ledger.application.ports.pages import Page
 from ledger.application.ports.unit_of_work import UnitOfWorkFactory
 from ledger.domain.restaurants import (
     Restaurant,
@@ -62,13 +63,9 @@ async def get_restaurant(begin: UnitOfWorkFactory, restaurant_id: str) -> Restau
 
 
 async def list_restaurants(
-    begin: UnitOfWorkFactory, after: str, page_size: int
-) -> tuple[list[Restaurant], bool]:
-    """Returns a page of restaurants after the id `after`, and whether more follow.
-
-    In the byte order of their ids.
-    """
+    begin: UnitOfWorkFactory, after: str | None, page_size: int
+) -> Page[Restaurant, str]:
+    """Returns a page of restaurants, in the byte order of their ids."""
     async with begin() as uow:
-        # One more than requested shows whether more follow.
-        restaurants = await uow.restaurants.page(after, page_size + 1)
-    return restaurants[:page_size], len(restaurants) > page_size
+        restaurants = await uow.restaurants.page(after or "", page_size + 1)
+    return Page.cut(restaurants, page_size, lambda found: found.profile.restaurant_id)

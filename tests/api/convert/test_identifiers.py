@@ -1,12 +1,10 @@
-"""Ids and page sizes, as every request has them."""
+"""Ids, as every request has them."""
 
 from uuid import UUID
 
-import pytest
 from support.violations import violations_of
 
 from ledger.api.convert.identifiers import (
-    decode_page_size,
     decode_uuid,
     id_violations,
     require_ids,
@@ -34,16 +32,6 @@ def test_uuid_has_one_spelling() -> None:
         assert violations_of(decode_uuid, "payout_id", wrong) == [
             ("payout_id", "must be an id that this service made")
         ], wrong
-
-
-def test_page_size_has_a_default_and_a_ceiling() -> None:
-    sizes = (0, 1, 999, 1000, 1001, 2**31 - 1)
-    assert [decode_page_size(size) for size in sizes] == [100, 1, 999, 1000, 1000, 1000]
-
-
-@pytest.mark.parametrize("size", [-1, -(2**31)])
-def test_negative_page_size_is_refused(size: int) -> None:
-    assert violations_of(decode_page_size, size) == [("page_size", "must not be negative")]
 
 
 def test_every_wrong_id_is_reported_in_the_order_given() -> None:

@@ -8,10 +8,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from support.violations import violations_of
 
 from ledger.api.convert.page_tokens import PageTokens
+from ledger.api.convert.paging import Paging
 from ledger.api.convert.statements import (
     OPEN_TRANSACTIONS_MAX,
-    decode_statement_request,
+    decode_statement_query,
     encode_statement_page,
+    statement_listing,
 )
 from ledger.application.ports.events import StoredEntry
 from ledger.application.ports.statements import (
@@ -108,13 +110,15 @@ def test_statement_page_is_the_messages_of_its_entries(seed: int) -> None:
     query = StatementQuery(BalanceAccount("res_1", "PEN"), None, None, frozenset(), None, None)
     for number in (0, 1, 1000):
         entries = [some_entry(chance) for _ in range(number)]
-        page = StatementPage(StatementMoment(EPOCH, 900, (), -(2**63), 2**63 - 1), entries, None)
+        moment = StatementMoment(EPOCH, 900, (), -(2**63), 2**63 - 1)
+        page = StatementPage(entries, None, moment)
         expected = ledger_pb2.ListEntriesResponse(
             entries=[plain_entry(entry) for entry in entries],
             opening_balance_minor=-(2**63),
             closing_balance_minor=2**63 - 1,
         )
-        found = encode_statement_page(TOKENS, query, page)
+        paging = Paging(TOKENS, statement_listing(query), 100, "")
+        found = encode_statement_page(paging, page)
         assert _bytes_of(found) == _bytes_of(expected), f"seed {seed}"
 
 
@@ -122,9 +126,8 @@ def test_query_is_decoded() -> None:
     """Without limits, and with all of them; the order of the types and their repeats are lost."""
     request = ledger_pb2.ListEntriesRequest(restaurant_id="res_1", currency="PEN")
     account = BalanceAccount("res_1", "PEN")
-    query, place, page_size = decode_statement_request(TOKENS, request)
+    query = decode_statement_query(request)
     assert query == StatementQuery(account, None, None, frozenset(), None, None)
-    assert (place, page_size) == (None, 100)
     request = ledger_pb2.ListEntriesRequest(
         restaurant_id="res_1",
         currency="PEN",
@@ -139,10 +142,9 @@ def test_query_is_decoded() -> None:
         payout_id=UUID_TEXT,
         page_size=7,
     )
-    query, place, page_size = decode_statement_request(TOKENS, request)
+    query = decode_statement_query(request)
     types = {EntryType.CHARGE, EntryType.FEE}
     assert query == StatementQuery(account, EPOCH, EPOCH, frozenset(types), "evt", UUID(UUID_TEXT))
-    assert (place, page_size) == (None, 7)
 
 
 def test_every_wrong_field_is_reported() -> None:
@@ -158,7 +160,7 @@ def test_every_wrong_field_is_reported() -> None:
         page_size=-1,
         page_token="garbage",
     )
-    assert violations_of(decode_statement_request, TOKENS, request) == [
+    assert violations_of(decode_statement_query, request) == [
         ("restaurant_id", ID_RULE),
         ("currency", CURRENCY_RULE),
         ("start_at", "must be a valid timestamp"),
@@ -177,7 +179,7 @@ def test_period_must_not_end_before_it_begins() -> None:
         start_at=Timestamp(nanos=1000),
         end_at=Timestamp(),
     )
-    assert violations_of(decode_statement_request, TOKENS, request) == [
+    assert violations_of(decode_statement_query, request) == [
         ("start_at", "must not be after end_at")
     ]
 
@@ -201,11 +203,11 @@ def test_token_stays_small_whatever_is_under_way() -> None:
     request = ledger_pb2.ListEntriesRequest(
         restaurant_id="r" * 128, currency="PEN", payout_id=UUID_TEXT, event_id="e" * 128
     )
-    query, _, _ = decode_statement_request(TOKENS, request)
-    request.page_token = encode_statement_page(
-        TOKENS, query, StatementPage(moment, [], place)
+    listing = statement_listing(decode_statement_query(request))
+    token = encode_statement_page(
+        Paging(TOKENS, listing, 100, ""), StatementPage([], place, moment)
     ).next_page_token
-    _, found, _ = decode_statement_request(TOKENS, request)
+    found = Paging(TOKENS, listing, 100, token).after
     assert found is not None
     assert found.moment.transactions_open == tuple(
         sorted(moment.transactions_open, reverse=True)[:OPEN_TRANSACTIONS_MAX]

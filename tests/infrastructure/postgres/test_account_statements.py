@@ -145,8 +145,8 @@ async def paged(
     found: list[tuple[datetime, UUID, int, int]] = []
     while True:
         page = await list_entries(books, statement_query, place, page_size)
-        assert len(page.entries) <= page_size
-        assert page.next_place is None or len(page.entries) == page_size
+        assert len(page.items) <= page_size
+        assert page.next_place is None or len(page.items) == page_size
         found += [
             (
                 EPOCH + entry.recorded_at_microseconds * MICROSECOND,
@@ -154,7 +154,7 @@ async def paged(
                 entry.position,
                 entry.amount_minor,
             )
-            for entry in page.entries
+            for entry in page.items
         ]
         place = page.next_place
         if place is None:
@@ -440,7 +440,7 @@ async def test_marks_are_made_before_a_long_tail_is_read(shared_database: Databa
         for number in range(1, 5):
             await connection.execute(INSERT_NOW, account, 1)
             page = await list_entries(books, whole, None, 10)
-            assert (len(page.entries), page.moment.closing_minor) == (number, number)
+            assert (len(page.items), page.moment.closing_minor) == (number, number)
             assert asked == ([] if number < 4 else [account])
         assert tails.tails[account] == 0
 
@@ -700,7 +700,7 @@ async def test_endless_instants_are_the_last_of_the_contract(database: Database)
             PostgresStatements(partial(autocommit, engine)), statement_query, None, 10
         )
     found = [
-        (entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.entries
+        (entry.occurred_at_microseconds, entry.available_at_microseconds) for entry in page.items
     ]
     last, earliest = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
     assert found == [(microseconds(last), None), (microseconds(earliest), None)]

@@ -27,29 +27,29 @@ class PageTokens:
             raise ValueError("there is no key for page tokens")
         self._keys = tuple(keys)
 
-    def encode(self, query: Sequence[str], position: Sequence[str]) -> str:
-        """A token for the page after `position` in the list that `query` describes: the method's
-        name and its filters.
+    def encode(self, query: Sequence[str], place: Sequence[str]) -> str:
+        """A token for the page after `place` in the list that `query` describes: the method's name
+        and its filters.
         """
-        body = json.dumps(position, separators=(",", ":")).encode()
+        body = json.dumps(place, separators=(",", ":")).encode()
         return _spell(_mac(self._keys[0], query, body) + body)
 
-    def decode(self, query: Sequence[str], token: str, fields: int) -> list[str]:
-        """The position in `token`, of as many `fields`.
+    def decode(self, query: Sequence[str], token: str, texts: int) -> list[str]:
+        """The place in `token`, of as many `texts`.
 
         Raises InvalidRequest for any token not made for this very query.
         """
-        position = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
+        place = self._read(query, token) if len(token) <= _TOKEN_LENGTH_MAX else None
         if (
-            isinstance(position, list)
-            and len(position) == fields
-            and all(isinstance(field, str) for field in position)
+            isinstance(place, list)
+            and len(place) == texts
+            and all(isinstance(text, str) for text in place)
         ):
-            return position
+            return place
         raise refused_page_token()
 
     def _read(self, query: Sequence[str], token: str) -> object:
-        """Whatever position is in `token`; None if no key of ours made it for `query`."""
+        """Any JSON value in `token`; None if no key of ours made it for `query`."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
@@ -59,10 +59,10 @@ class PageTokens:
                 or _spell(raw) != token
             ):
                 return None
-            position: object = json.loads(body)
+            place: object = json.loads(body)
         except (binascii.Error, ValueError, RecursionError):
             return None
-        return position
+        return place
 
 
 def refused_page_token() -> InvalidRequest:

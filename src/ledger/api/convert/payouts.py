@@ -1,8 +1,6 @@
 """Between the contract's messages and the domain, for payouts and the runs that create them."""
 
-import re
-from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date
 from uuid import UUID
 
 from google.type import date_pb2
@@ -11,9 +9,9 @@ from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import ENTRY_TYPE_NUMBERS
 from ledger.api.convert.identifiers import decode_uuid
 from ledger.api.convert.instants import encode_instant, encode_optional_instant
-from ledger.api.convert.page_tokens import PageTokens, refused_page_token
+from ledger.api.convert.paging import CREATION_PLACE, ID_PLACE, Listing, Paging
+from ledger.application.ports.pages import CreationPlace, Page
 from ledger.application.ports.payouts import PayoutQuery, PayoutRunQuery
-from ledger.domain.events import EPOCH, microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, is_currency
 from ledger.domain.payout_states import PayoutState
@@ -136,23 +134,19 @@ def decode_payout_run_query(request: ledger_pb2.ListPayoutRunsRequest) -> Payout
     return PayoutRunQuery(request.currency or None, _PAYOUT_RUN_STATES.get(request.state))
 
 
-def payout_run_list(query: PayoutRunQuery) -> tuple[str, ...]:
-    """What page tokens of a list of runs are bound to."""
-    return ("ListPayoutRuns", query.currency or "", query.state or "")
+def payout_run_listing(query: PayoutRunQuery) -> Listing[CreationPlace]:
+    """The runs that `query` selects."""
+    described = ("ListPayoutRuns", query.currency or "", query.state or "")
+    return Listing(described, CREATION_PLACE)
 
 
 def encode_payout_run_page(
-    tokens: PageTokens, query: PayoutRunQuery, runs: Sequence[PayoutRun], *, more: bool
+    paging: Paging[CreationPlace], page: Page[PayoutRun, CreationPlace]
 ) -> ledger_pb2.ListPayoutRunsResponse:
-    """A page of runs, with a token for the next one if `more` follow."""
-    token = ""
-    if more and runs[-1].created_at is not None:
-        token = tokens.encode(
-            payout_run_list(query),
-            [str(microseconds(runs[-1].created_at)), str(runs[-1].payout_run_id)],
-        )
+    """A page of runs."""
     return ledger_pb2.ListPayoutRunsResponse(
-        payout_runs=[encode_payout_run(run) for run in runs], next_page_token=token
+        payout_runs=[encode_payout_run(run) for run in page.items],
+        next_page_token=paging.next_page_token(page.next_place),
     )
 
 
@@ -163,6 +157,23 @@ def decode_outcome(
     if number and number not in _OUTCOMES:
         raise InvalidRequest([FieldViolation("outcome", "must be one of the outcomes")])
     return _OUTCOMES.get(number)
+
+
+def payout_run_item_listing(
+    payout_run_id: UUID, outcome: PayoutRunItemOutcome | None
+) -> Listing[str]:
+    """The restaurants of a run, all or of one outcome."""
+    return Listing(("ListPayoutRunItems", str(payout_run_id), outcome or ""), ID_PLACE)
+
+
+def encode_payout_run_item_page(
+    paging: Paging[str], page: Page[PayoutRunItem, str]
+) -> ledger_pb2.ListPayoutRunItemsResponse:
+    """A page of a run's restaurants."""
+    return ledger_pb2.ListPayoutRunItemsResponse(
+        items=[encode_payout_run_item(item) for item in page.items],
+        next_page_token=paging.next_page_token(page.next_place),
+    )
 
 
 def encode_payout_run_item(item: PayoutRunItem) -> ledger_pb2.PayoutRunItem:
@@ -227,49 +238,24 @@ def decode_payout_query(request: ledger_pb2.ListPayoutsRequest) -> PayoutQuery:
     )
 
 
-def payout_list(query: PayoutQuery) -> tuple[str, ...]:
-    """What page tokens of a list of payouts are bound to."""
-    return (
+def payout_listing(query: PayoutQuery) -> Listing[CreationPlace]:
+    """The payouts that `query` selects."""
+    described = (
         "ListPayouts",
         query.restaurant_id or "",
         query.state or "",
         str(query.payout_run_id or ""),
     )
-
-
-def decode_payout_position(
-    tokens: PageTokens, query: PayoutQuery, page_token: str
-) -> tuple[datetime, UUID] | None:
-    """The payout after which the list goes on, None for its first page. Raises InvalidRequest."""
-    return decode_position(tokens, payout_list(query), page_token)
-
-
-def decode_position(
-    tokens: PageTokens, listed: tuple[str, ...], page_token: str
-) -> tuple[datetime, UUID] | None:
-    """When what the page before ended with was created, and its id; None for the first page. Raises
-    InvalidRequest.
-    """
-    if not page_token:
-        return None
-    created_at, identifier = tokens.decode(listed, page_token, fields=2)
-    if not re.fullmatch("[0-9]{1,17}", created_at):
-        raise refused_page_token()
-    return EPOCH + timedelta(microseconds=int(created_at)), decode_uuid("page_token", identifier)
+    return Listing(described, CREATION_PLACE)
 
 
 def encode_payout_page(
-    tokens: PageTokens, query: PayoutQuery, payouts: Sequence[Payout], *, more: bool
+    paging: Paging[CreationPlace], page: Page[Payout, CreationPlace]
 ) -> ledger_pb2.ListPayoutsResponse:
-    """A page of payouts, with a token for the next one if `more` follow."""
-    token = ""
-    if more:
-        last = payouts[-1]
-        token = tokens.encode(
-            payout_list(query), [str(microseconds(last.created_at)), str(last.payout_id)]
-        )
+    """A page of payouts."""
     return ledger_pb2.ListPayoutsResponse(
-        payouts=[encode_payout(payout) for payout in payouts], next_page_token=token
+        payouts=[encode_payout(payout) for payout in page.items],
+        next_page_token=paging.next_page_token(page.next_place),
     )
 
 

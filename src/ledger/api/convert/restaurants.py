@@ -1,10 +1,9 @@
 """Restaurants, between the contract's messages and the domain."""
 
-from collections.abc import Sequence
-
-from ledger.api.convert.identifiers import PAGE_BYTES_MAX, require_ids
+from ledger.api.convert.identifiers import require_ids
 from ledger.api.convert.instants import encode_instant
-from ledger.api.convert.page_tokens import PageTokens
+from ledger.api.convert.paging import ID_PLACE, PAGE_BYTES_MAX, Listing, Paging
+from ledger.application.ports.pages import Page
 from ledger.domain.restaurants import (
     CHANGEABLE_FIELDS,
     Restaurant,
@@ -23,6 +22,8 @@ UPDATE_MASK_RULE = (
     f"must have at most {UPDATE_PATHS_MAX} paths: name, active, maturity_days, and either metadata"
     " or metadata.KEY"
 )
+# All restaurants: the list has no filters.
+RESTAURANT_LISTING = Listing(("ListRestaurants",), ID_PLACE)
 _METADATA_PREFIX = "metadata."
 
 
@@ -111,20 +112,18 @@ def encode_restaurant(restaurant: Restaurant) -> ledger_pb2.Restaurant:
 
 
 def encode_restaurant_page(
-    tokens: PageTokens, query: Sequence[str], restaurants: Sequence[Restaurant], *, more: bool
+    paging: Paging[str], page: Page[Restaurant, str]
 ) -> ledger_pb2.ListRestaurantsResponse:
-    """As many of `restaurants` as a page may hold; with a token for `query` if some are left or
-    `more` are known to follow.
-    """
+    """As many restaurants of the page as PAGE_BYTES_MAX allows, and at least one."""
     response = ledger_pb2.ListRestaurantsResponse()
+    next_place = page.next_place
     size_bytes = 0
-    for restaurant in restaurants:
+    for restaurant in page.items:
         message = encode_restaurant(restaurant)
         size_bytes += message.ByteSize()
         if size_bytes > PAGE_BYTES_MAX and response.restaurants:
-            more = True
+            next_place = response.restaurants[-1].restaurant_id
             break
         response.restaurants.append(message)
-    if more:
-        response.next_page_token = tokens.encode(query, [response.restaurants[-1].restaurant_id])
+    response.next_page_token = paging.next_page_token(next_place)
     return response

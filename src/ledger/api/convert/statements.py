@@ -1,16 +1,22 @@
 """Between the contract's ListEntries and a statement, both ways."""
 
-import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from ledger.api.convert.enums import by_number
 from ledger.api.convert.events import write_entry
-from ledger.api.convert.identifiers import decode_page_size, decode_uuid
+from ledger.api.convert.identifiers import decode_uuid, parse_uuid
 from ledger.api.convert.instants import decode_instant
-from ledger.api.convert.page_tokens import PageTokens, refused_page_token
+from ledger.api.convert.paging import (
+    Listing,
+    Paging,
+    PlaceFormat,
+    decode_page_size,
+    read_microseconds,
+    read_number,
+)
 from ledger.application.ports.statements import (
     StatementMoment,
     StatementPage,
@@ -18,7 +24,7 @@ from ledger.application.ports.statements import (
     StatementQuery,
 )
 from ledger.domain.balances import BalanceAccount
-from ledger.domain.events import EPOCH, microseconds
+from ledger.domain.events import microseconds
 from ledger.domain.fields import ID_RULE, is_id
 from ledger.domain.money import CURRENCY_RULE, INT64_MAX, INT64_MIN, is_currency
 from ledger.domain.posting_rules import EntryType
@@ -36,19 +42,13 @@ _ENTRY_TYPES = by_number(
 )
 _UINT64_MAX = 2**64 - 1
 _SMALLINT_MAX = 2**15 - 1
-# Until the year 5138.
-_INSTANT_MAX = 10**17
-_PLACE_FIELDS = 9
 
 
-def decode_statement_request(
-    tokens: PageTokens, request: ledger_pb2.ListEntriesRequest
-) -> tuple[StatementQuery, StatementPlace | None, int]:
-    """The statement asked for, the place after which it goes on (None: its first page), and the
-    page size.
+def decode_statement_query(request: ledger_pb2.ListEntriesRequest) -> StatementQuery:
+    """The statement asked for.
 
-    Raises InvalidRequest. Types of entries that are never on restaurant_payable are allowed, and
-    match nothing.
+    Raises InvalidRequest, which names a negative page size with the other fields. Types of entries
+    that are never on restaurant_payable are allowed, and match nothing.
     """
     violations: list[FieldViolation] = []
     if not is_id(request.restaurant_id):
@@ -64,18 +64,18 @@ def decode_statement_request(
         violations.append(FieldViolation("entry_types", "must be among the entry types"))
     if request.event_id and not is_id(request.event_id):
         violations.append(FieldViolation("event_id", f"{ID_RULE}, or be empty"))
-    payout_id, page_size = None, 0
+    payout_id = None
     try:
         payout_id = decode_uuid("payout_id", request.payout_id) if request.payout_id else None
     except InvalidRequest as error:
         violations += error.violations
     try:
-        page_size = decode_page_size(request.page_size)
+        decode_page_size(request.page_size)
     except InvalidRequest as error:
         violations += error.violations
     if violations:
         raise InvalidRequest(violations)
-    query = StatementQuery(
+    return StatementQuery(
         account=BalanceAccount(request.restaurant_id, request.currency),
         start_at=start_at,
         end_at=end_at,
@@ -83,15 +83,24 @@ def decode_statement_request(
         event_id=request.event_id or None,
         payout_id=payout_id,
     )
-    return (
-        query,
-        _decode_place(tokens, query, request.page_token) if request.page_token else None,
-        page_size,
+
+
+def statement_listing(query: StatementQuery) -> Listing[StatementPlace]:
+    """The entries that `query` selects."""
+    described = (
+        "ListEntries",
+        *query.account,
+        "" if query.start_at is None else str(microseconds(query.start_at)),
+        "" if query.end_at is None else str(microseconds(query.end_at)),
+        ",".join(sorted(query.entry_types)),
+        query.event_id or "",
+        str(query.payout_id or ""),
     )
+    return Listing(described, _PLACE_FORMAT)
 
 
 def encode_statement_page(
-    tokens: PageTokens, query: StatementQuery, page: StatementPage
+    paging: Paging[StatementPlace], page: StatementPage
 ) -> ledger_pb2.ListEntriesResponse:
     """A page of a statement. A thousand entries, the most it has, are less than 1 MiB: every field
     of an entry is bounded.
@@ -99,12 +108,10 @@ def encode_statement_page(
     response = ledger_pb2.ListEntriesResponse(
         opening_balance_minor=page.moment.opening_minor,
         closing_balance_minor=page.moment.closing_minor,
-        next_page_token=""
-        if page.next_place is None
-        else _encode_place(tokens, query, page.next_place),
+        next_page_token=paging.next_page_token(page.next_place),
     )
     add = response.entries.add
-    for entry in page.entries:
+    for entry in page.items:
         write_entry(add(), entry)
     return response
 
@@ -121,42 +128,24 @@ def _decode_instant(
     return instant
 
 
-def _described(query: StatementQuery) -> Sequence[str]:
-    """What page tokens of a statement are bound to."""
-    return (
-        "ListEntries",
-        *query.account,
-        "" if query.start_at is None else str(microseconds(query.start_at)),
-        "" if query.end_at is None else str(microseconds(query.end_at)),
-        ",".join(sorted(query.entry_types)),
-        query.event_id or "",
-        str(query.payout_id or ""),
-    )
-
-
-def _encode_place(tokens: PageTokens, query: StatementQuery, place: StatementPlace) -> str:
+def _write_place(place: StatementPlace) -> Sequence[str]:
     moment = place.moment
     ages = sorted(moment.transactions_end - txid for txid in moment.transactions_open)
     kept = [str(age) for age in ages if age < OPEN_TRANSACTION_AGE_MAX][:OPEN_TRANSACTIONS_MAX]
-    return tokens.encode(
-        _described(query),
-        [
-            str(microseconds(moment.read_at)),
-            str(moment.transactions_end),
-            ",".join(kept),
-            str(moment.opening_minor),
-            str(moment.closing_minor),
-            str(microseconds(place.recorded_at)),
-            str(place.recorded_txid),
-            str(place.transaction_id),
-            str(place.position),
-        ],
+    return (
+        str(microseconds(moment.read_at)),
+        str(moment.transactions_end),
+        ",".join(kept),
+        str(moment.opening_minor),
+        str(moment.closing_minor),
+        str(microseconds(place.recorded_at)),
+        str(place.recorded_txid),
+        str(place.transaction_id),
+        str(place.position),
     )
 
 
-def _decode_place(tokens: PageTokens, query: StatementQuery, page_token: str) -> StatementPlace:
-    """The place in a token. Raises InvalidRequest, also for what no page has put there."""
-    fields = tokens.decode(_described(query), page_token, fields=_PLACE_FIELDS)
+def _read_place(texts: Sequence[str]) -> StatementPlace:
     (
         read_at,
         transactions_end,
@@ -167,30 +156,23 @@ def _decode_place(tokens: PageTokens, query: StatementQuery, page_token: str) ->
         recorded_txid,
         transaction_id,
         position,
-    ) = fields
-    end = _number(transactions_end, 0, _UINT64_MAX)
+    ) = texts
+    end = read_number(transactions_end, 0, _UINT64_MAX)
     return StatementPlace(
         moment=StatementMoment(
-            read_at=_instant(read_at),
+            read_at=read_microseconds(read_at),
             transactions_end=end,
-            transactions_open=tuple(end - _number(age, 1, end) for age in ages.split(","))
+            transactions_open=tuple(end - read_number(age, 1, end) for age in ages.split(","))
             if ages
             else (),
-            opening_minor=_number(opening, INT64_MIN, INT64_MAX),
-            closing_minor=_number(closing, INT64_MIN, INT64_MAX),
+            opening_minor=read_number(opening, INT64_MIN, INT64_MAX),
+            closing_minor=read_number(closing, INT64_MIN, INT64_MAX),
         ),
-        recorded_at=_instant(recorded_at),
-        recorded_txid=_number(recorded_txid, 0, _UINT64_MAX),
-        transaction_id=decode_uuid("page_token", transaction_id),
-        position=_number(position, 1, _SMALLINT_MAX),
+        recorded_at=read_microseconds(recorded_at),
+        recorded_txid=read_number(recorded_txid, 0, _UINT64_MAX),
+        transaction_id=parse_uuid(transaction_id),
+        position=read_number(position, 1, _SMALLINT_MAX),
     )
 
 
-def _instant(text: str) -> datetime:
-    return EPOCH + timedelta(microseconds=_number(text, 0, _INSTANT_MAX))
-
-
-def _number(text: str, least: int, most: int) -> int:
-    if not re.fullmatch("-?[0-9]{1,20}", text) or not least <= int(text) <= most:
-        raise refused_page_token()
-    return int(text)
+_PLACE_FORMAT = PlaceFormat(9, _write_place, _read_place)

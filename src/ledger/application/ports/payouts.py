@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from ledger.application.ports.events import Posting
+from ledger.application.ports.pages import CreationPlace
 from ledger.domain.events import ProcessorEvent
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
@@ -105,7 +105,7 @@ class PayoutRuns(Protocol):
         ...
 
     async def page(
-        self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int
+        self, query: PayoutRunQuery, before: CreationPlace | None, limit: int
     ) -> list[PayoutRun]:
         """At most `limit` runs without progress, latest first, created before the one at `before`
         if it is given.
@@ -160,7 +160,7 @@ class Payouts(Protocol):
         ...
 
     async def page(
-        self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int
+        self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:
         """At most `limit` payouts, latest first, created before `before` if it is given."""
         ...

@@ -1,12 +1,12 @@
 """Account statements, page by page."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from ledger.application.ports.events import StoredEntry
+from ledger.application.ports.pages import Page
 from ledger.domain.balances import BalanceAccount
 from ledger.domain.posting_rules import EntryType
 
@@ -53,12 +53,10 @@ class StatementPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class StatementPage:
-    """Some entries of a statement, oldest first; `next_place` is None on the last page."""
+class StatementPage(Page[StoredEntry, StatementPlace]):
+    """Some entries of a statement, oldest first, as they were at a moment."""
 
     moment: StatementMoment
-    entries: Sequence[StoredEntry]
-    next_place: StatementPlace | None
 
 
 class Statements(Protocol):

@@ -339,8 +339,11 @@ async def _page(
         )
         # One more than asked for shows whether more follow.
         if len(rows) > limit or until == end_at:
-            place = _place_of(moment, rows, limit)
-            return StatementPage(moment, _entries(query, rows[:limit]), place)
+            return StatementPage(
+                items=_entries(query, rows[:limit]),
+                next_place=_place_of(moment, rows, limit),
+                moment=moment,
+            )
         start_at = until
         reach_entries = min(REACH_GROWTH * reach_entries, REACH_ENTRIES_MAX)
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.metrics import LedgerMetrics, NoWorkMetrics
 from ledger.application.ports.balances import LongTails
+from ledger.application.ports.pages import CreationPlace
 from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRunQuery
 from ledger.domain.payout_states import PayoutState
 from ledger.domain.payouts import (
@@ -573,7 +574,7 @@ class PostgresPayoutRuns:
         ]
 
     async def page(
-        self, query: PayoutRunQuery, before: tuple[datetime, UUID] | None, limit: int
+        self, query: PayoutRunQuery, before: CreationPlace | None, limit: int
     ) -> list[PayoutRun]:
         filters = {
             "currency": query.currency,

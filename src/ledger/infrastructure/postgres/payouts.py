@@ -1,11 +1,11 @@
 """Payouts on PostgreSQL: reading them, and moving them as the bank's answers come in."""
 
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ledger.application.ports.events import Posting
+from ledger.application.ports.pages import CreationPlace
 from ledger.application.ports.payouts import PayoutQuery
 from ledger.domain.events import EventType, ProcessorEvent
 from ledger.domain.payout_states import PayoutState
@@ -140,7 +140,7 @@ class PostgresPayouts:
         )
 
     async def page(
-        self, query: PayoutQuery, before: tuple[datetime, UUID] | None, limit: int
+        self, query: PayoutQuery, before: CreationPlace | None, limit: int
     ) -> list[Payout]:
         filters = {
             "a.restaurant_id": query.restaurant_id,
