@@ -4,8 +4,8 @@ from ledger.freed_memory import (
     GROWN_BYTES,
     LOOK_SECONDS,
     LOOK_SECONDS_MAX,
-    FreedMemory,
-    freed_memory,
+    MemoryTrimmer,
+    memory_trimmer,
 )
 
 MIB = 1024 * 1024
@@ -28,30 +28,30 @@ class Process:
 def test_freed_memory_is_given_back_once_there_is_much() -> None:
     """And the next look comes soon."""
     process = Process()
-    freed = FreedMemory(process.resident_bytes, process.trim)
+    trimmer = MemoryTrimmer(process.resident_bytes, process.trim)
     process.free = GROWN_BYTES - 1
-    freed.look()
+    trimmer.look()
     assert process.trims == 0
     process.free = GROWN_BYTES
-    freed.look()
-    assert (process.trims, process.free, freed.look_seconds) == (1, 0, LOOK_SECONDS)
+    trimmer.look()
+    assert (process.trims, process.free, trimmer.look_seconds) == (1, 0, LOOK_SECONDS)
 
 
 def test_memory_in_use_is_looked_at_ever_more_seldom() -> None:
     """Until something can be given back again."""
     process = Process()
-    freed = FreedMemory(process.resident_bytes, process.trim)
+    trimmer = MemoryTrimmer(process.resident_bytes, process.trim)
     process.used += GROWN_BYTES
     for _ in range(20):
-        freed.look()
-    assert freed.look_seconds == LOOK_SECONDS_MAX
+        trimmer.look()
+    assert trimmer.look_seconds == LOOK_SECONDS_MAX
     process.free = GROWN_BYTES
-    freed.look()
-    assert freed.look_seconds == LOOK_SECONDS
+    trimmer.look()
+    assert trimmer.look_seconds == LOOK_SECONDS
 
 
 def test_process_can_give_memory_back() -> None:
     """With the C library of the machine, where it can."""
-    freed = freed_memory()
-    if freed is not None:
-        freed.look()
+    trimmer = memory_trimmer()
+    if trimmer is not None:
+        trimmer.look()

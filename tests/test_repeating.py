@@ -11,7 +11,7 @@ from support.fake_time import now, run_on_fake_time
 import ledger
 from ledger.errors import DatabaseUnavailable
 from ledger.jitter import jittered
-from ledger.repeating import Repeating, attempt
+from ledger.repeating import Repeating, run_or_report
 
 
 class Work:
@@ -296,7 +296,7 @@ def test_failures_are_logged_with_traceback_unless_said_otherwise() -> None:
     assert isinstance(lines[0]["exc_info"], ZeroDivisionError)
 
 
-async def test_attempt_returns_the_result_or_reports_why_there_is_none() -> None:
+async def test_run_or_report_returns_the_result_or_reports_the_failure() -> None:
     """One part of the work that fails holds up no other."""
     failures: Failures = []
 
@@ -310,8 +310,8 @@ async def test_attempt_returns_the_result_or_reports_why_there_is_none() -> None
         raise away
 
     away = DatabaseUnavailable()
-    assert await attempt("run 1", succeed(), report) == 7
-    assert await attempt("run 2", fail(), report) is None
+    assert await run_or_report("run 1", succeed(), report) == 7
+    assert await run_or_report("run 2", fail(), report) is None
     assert failures == [("run 2 must wait for the database", away)]
 
 

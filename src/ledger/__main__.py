@@ -10,12 +10,12 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command that the arguments name and exits with its status."""
-    # During loading, Ctrl-C would print a traceback from within a library. There is nothing to
+    # Ctrl-C while modules load would print a traceback from within a library. There is nothing to
     # clean up yet, so end at once.
     is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_interruptible:
         signal.signal(signal.SIGINT, _end_at_once)
-    # gRPC's core writes to standard error what our lines say, in the words of its programmers.
+    # gRPC's core would write to standard error, in its own format, what our log lines already say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from ledger.cli.streams import drop_unwritten_text, prepare_streams
 

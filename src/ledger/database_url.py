@@ -1,4 +1,4 @@
-"""URLs of databases: in people's spellings, with one host or several, and in the driver's."""
+"""URLs of databases: in the usual spellings, with one host or several, and in the driver's."""
 
 import re
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ _HOST = re.compile(
     r"^(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<plain>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?$"
 )
 
-# Stands for several hosts while SQLAlchemy, which writes a single one, renders the URL.
-_PLACE = "hosts.invalid"
+# Stands for several hosts while SQLAlchemy renders the URL: it writes only one.
+_PLACEHOLDER_HOST = "hosts.invalid"
 
 
 def driver_url(text: str) -> str:
     """Converts a URL in any usual spelling to SQLAlchemy's for asyncpg. An empty one stays empty.
 
     Several hosts are written `h1:5432,h2:5432` before the database, or in the parameters `host` and
-    `port`, as for libpq. Raises ValueError with a text for people.
+    `port`, as for libpq. Raises ValueError with a rule in words: "must …".
     """
     if not text:
         return text
@@ -53,7 +53,7 @@ def driver_url(text: str) -> str:
         raise ValueError(
             "must have %40 for an @ in the password, or no password: then PGPASSWORD is used"
         )
-    hosts, text = _taken_out(text)
+    hosts, text = _without_hosts(text)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -84,9 +84,9 @@ def shown_url(text: str) -> str:
     hosts = hosts_of(url)
     if len(hosts) < 2 or any(host.startswith("/") for host, _ in hosts):
         return url.render_as_string(hide_password=True)
-    url = url.difference_update_query(["host", "port"]).set(host=_PLACE)
+    url = url.difference_update_query(["host", "port"]).set(host=_PLACEHOLDER_HOST)
     names = ",".join(f"{_bracketed(host)}:{port or PORT}" for host, port in hosts)
-    return url.render_as_string(hide_password=True).replace(_PLACE, names, 1)
+    return url.render_as_string(hide_password=True).replace(_PLACEHOLDER_HOST, names, 1)
 
 
 def hosts_of(url: "URL") -> list[tuple[str, int | None]]:
@@ -100,10 +100,10 @@ def hosts_of(url: "URL") -> list[tuple[str, int | None]]:
     return list(zip(names, ports, strict=True))
 
 
-def _taken_out(text: str) -> tuple[list[tuple[str, int | None]], str]:
+def _without_hosts(text: str) -> tuple[list[tuple[str, int | None]], str]:
     """The hosts that SQLAlchemy cannot read, and the URL without them.
 
-    No hosts, and the URL unchanged, if SQLAlchemy can read it.
+    Returns no hosts and the unchanged URL if SQLAlchemy can read them.
     """
     found = _HOSTS.match(text)
     if found is None or not ("," in found["hosts"] or "%2f" in found["hosts"].lower()):
@@ -119,9 +119,8 @@ def _host(word: str) -> tuple[str, int | None]:
             f"must not have the host {word!r}: "
             "a host is a name or an address, [::1] if it is IPv6, then :5432"
         )
-    return found["bracketed"] or found["plain"], None if found["port"] is None else _port(
-        found["port"]
-    )
+    port = None if found["port"] is None else _port(found["port"])
+    return found["bracketed"] or found["plain"], port
 
 
 def _port(word: str) -> int:
@@ -158,16 +157,16 @@ def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
     if url.port is not None:
         _port(str(url.port))
     if names:
-        # An address of IPv6 in the parameters has no brackets where its port is in `port`.
+        # In the parameter `host` an IPv6 address may have no brackets; then its port is in `port`.
         hosts = [
             (name, None) if name.count(":") > 1 and not name.startswith("[") else _host(name)
             for name in names
         ]
-    places = len(hosts) or 1
-    if len(ports) not in (0, 1, places):
+    hosts_count = len(hosts) or 1
+    if len(ports) not in (0, 1, hosts_count):
         raise ValueError(
             f"must have as many ports as hosts, or one: "
-            f"there are {places} hosts and {len(ports)} ports"
+            f"there are {hosts_count} hosts and {len(ports)} ports"
         )
     if ports and (
         any(port is not None for _, port in hosts) or (not names and url.port is not None)
@@ -176,7 +175,7 @@ def _with_hosts(url: "URL", hosts: list[tuple[str, int | None]]) -> "URL":
             "must have its ports beside the hosts or in the parameter port, not in both"
         )
     if not hosts:
-        # The only host, or the one where the driver looks.
+        # SQLAlchemy has read the only host; without one the driver uses its default.
         return url.difference_update_query(["port"]).set(port=ports[0]) if ports else url
     if ports:
         hosts = [(host, ports[place % len(ports)]) for place, (host, _) in enumerate(hosts)]

@@ -62,7 +62,7 @@ class EventIdReused(LedgerError):
 
 
 class EventRejected(LedgerError):
-    """The database refused an event as data although it passed validation."""
+    """A rule of the database refused an event that had passed validation."""
 
     def __init__(self, event_id: str) -> None:
         super().__init__(f"event {event_id} was refused by the database's rules")
@@ -70,10 +70,7 @@ class EventRejected(LedgerError):
 
 
 class EventFailed(LedgerError):
-    """The database refuses this event, for a reason that the ledger does not know.
-
-    The log has the reason under `error_id`.
-    """
+    """The database refuses this event for an unknown reason, which the log has under `error_id`."""
 
     def __init__(self, event_id: str, error_id: str) -> None:
         super().__init__(f"event {event_id} failed unexpectedly; error id {error_id}")
@@ -205,34 +202,34 @@ class AmountOutOfRange(LedgerError):
 class DatabaseUnavailable(LedgerError):
     """The database cannot be reached, or refuses work for now.
 
-    Whether the statement took effect is not known.
+    Whether the SQL statement took effect is not known.
     """
 
 
 class DatabaseContention(LedgerError):
-    """The database broke the statement off because of another session; it took no effect.
+    """The database gave up an SQL statement because of another session; it took no effect.
 
     A deadlock, a serialization failure or a lock timeout.
     """
 
 
 class DatabaseTimeout(LedgerError):
-    """The database broke the statement off because it took too long; it took no effect."""
+    """The database gave up an SQL statement because it took too long; it took no effect."""
 
 
 class DataRejected(LedgerError):
-    """The database refused a statement's data, all of it; it took no effect."""
+    """The database refused data of an SQL statement; none of it took effect."""
 
 
-class StatementRefused(LedgerError):
-    """The database refused a statement for an unknown reason; it took no effect.
+class QueryRefused(LedgerError):
+    """The database refused an SQL statement for an unknown reason; it took no effect.
 
-    One row of several may be the reason, so the caller tries each by itself.
+    One row of several may be the reason, so use cases try smaller parts.
     """
 
 
 class QueueFull(LedgerError):
-    """The server holds as much waiting work as it can; nothing was stored."""
+    """As much work waits as the server can hold; nothing was stored."""
 
 
 class RequestTooLarge(LedgerError):
@@ -253,7 +250,7 @@ class DeadlineTooShort(LedgerError):
 class NotAuthenticated(LedgerError):
     """The call has no credentials, or none that are accepted.
 
-    The reason `why` is for the log, never for the caller.
+    The reason `why` and its `particulars` are for the log, never for the caller.
     """
 
     def __init__(self, why: str = "", **particulars: str) -> None:

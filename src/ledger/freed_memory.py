@@ -1,7 +1,7 @@
 """Returns freed memory to the system. The C library would keep it for the next requests.
 
-After a few large requests a server would hold twice what it needs, and the next ones would get it
-killed in a container with a memory limit.
+After a few large requests a server would hold twice what it needs. In a container with a memory
+limit the next ones would get it killed.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ RETURNED_BYTES = 8 * 1024 * 1024
 _STATM = Path("/proc/self/statm")
 
 
-class FreedMemory:
-    """Calls `trim` when the memory of the process has grown since the least that was seen."""
+class MemoryTrimmer:
+    """Calls `trim` when the process has GROWN_BYTES more memory than the least that was seen."""
 
     def __init__(self, resident_bytes: Callable[[], int], trim: Callable[[], object]) -> None:
         self._resident_bytes = resident_bytes
@@ -30,7 +30,7 @@ class FreedMemory:
         self.look_seconds = LOOK_SECONDS
 
     def look(self) -> None:
-        """Trims if the memory has grown by GROWN_BYTES. Sets the pause, `look_seconds`."""
+        """Trims if the process has grown. Sets `look_seconds`, the pause before the next look."""
         before = self._resident_bytes()
         self._least_bytes = min(self._least_bytes, before)
         if before < self._least_bytes + GROWN_BYTES:
@@ -44,8 +44,8 @@ class FreedMemory:
             else min(2 * self.look_seconds, LOOK_SECONDS_MAX)
         )
 
-    def looking(self) -> Repeating:
-        """The looks in the background, to be started."""
+    def in_background(self) -> Repeating:
+        """Returns background work that looks again and again; the caller starts it."""
         return Repeating(
             "returning freed memory",
             self._look_in_thread,
@@ -60,12 +60,12 @@ class FreedMemory:
         return self.look_seconds
 
 
-def freed_memory() -> FreedMemory | None:
-    """For this process. None where the C library cannot trim."""
+def memory_trimmer() -> MemoryTrimmer | None:
+    """The trimmer of this process; None where the C library cannot trim."""
     if sys.platform != "linux" or not _STATM.exists():
         return None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:
         return None
     page_bytes = resource.getpagesize()
-    return FreedMemory(lambda: int(_STATM.read_bytes().split()[1]) * page_bytes, lambda: trim(0))
+    return MemoryTrimmer(lambda: int(_STATM.read_bytes().split()[1]) * page_bytes, lambda: trim(0))

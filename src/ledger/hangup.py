@@ -1,4 +1,4 @@
-"""What SIGHUP means: a server's terminal was closed, or, without a terminal, files have changed."""
+"""What SIGHUP means: the server's terminal was closed; without a terminal, files have changed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Jitter: so that servers or calls that began together do not come back together."""
+"""Jitter, so that servers or calls that began together do not try again together."""
 
 import random
 

@@ -5,7 +5,7 @@ Imports nothing heavy, so that every command may import it.
 
 import sys
 
-# The largest request, as batches and streams of events have, and the largest response: gRPC clients
+# The largest request of methods that take many events, and the largest response: gRPC clients
 # accept no more by default.
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # The largest request of every other method.
@@ -15,6 +15,9 @@ BATCH_EVENTS_MAX = 1000
 
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
+
+# Worker processes of one server.
+WORKERS_MAX = 64
 
 # The path of a unix socket: sun_path of sockaddr_un, less its closing NUL.
 SOCKET_PATH_BYTES_MAX = 107 if sys.platform == "linux" else 103

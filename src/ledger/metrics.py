@@ -1,4 +1,6 @@
-"""Where a server's metrics go: nowhere, to its page, or to the supervisor's, which adds them up."""
+"""Where a server's metrics go: nowhere, to its page, or to its supervisor's page, which adds up
+the metrics of all workers.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ class Metrics:
 
 @contextmanager
 def served_metrics(settings: Settings) -> Iterator[Metrics]:
-    """Counts for this process and serves a page, if an address is set.
+    """The metrics of this process, served on a page while the block runs, if an address is set.
 
     Raises AddressUnavailable.
     """
@@ -47,7 +49,10 @@ def served_metrics(settings: Settings) -> Iterator[Metrics]:
 
 @contextmanager
 def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | None"]:
-    """Serves the page of the supervisor, if an address is set. Raises AddressUnavailable."""
+    """Serves the page of the supervisor while the block runs, if an address is set.
+
+    Raises AddressUnavailable.
+    """
     if not settings.metrics_address:
         yield None
         return
@@ -60,7 +65,7 @@ def summed_metrics(settings: Settings) -> Iterator["prometheus.SummedMetrics | N
 
 
 def worker_metrics(settings: Settings) -> Metrics:
-    """Counts for a worker, whose supervisor serves the page."""
+    """The metrics of a worker. Its supervisor serves the page."""
     if not settings.metrics_address:
         return Metrics()
     from prometheus_client import CollectorRegistry

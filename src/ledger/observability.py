@@ -47,10 +47,11 @@ class _LogFile:
             sys.stderr.flush()
 
 
-def _is_no_lost_client(record: logging.LogRecord) -> bool:
-    """False for the traceback that gRPC logs if a client leaves at the moment of its response.
+def _drop_lost_clients(record: logging.LogRecord) -> bool:
+    """A log filter: False for the traceback of a client that leaves while its response is sent.
 
-    gRPC logs nothing about other clients that leave, and a stranger can make a thousand leave.
+    gRPC logs nothing about clients that leave at another time, and an attacker could fill the log
+    with such tracebacks.
     """
     return not (
         record.exc_info
@@ -60,7 +61,7 @@ def _is_no_lost_client(record: logging.LogRecord) -> bool:
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | None = None) -> None:
-    """Sends our lines and those of libraries through one formatter. A repeat replaces it.
+    """Formats our log lines and those of libraries in one way. A repeated call replaces it.
 
     `worker` is the number of this process among those that share a log. Each line shows it.
     """
@@ -81,14 +82,15 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        # Plain: the fancy traceback prints local variables, which hold what callers sent.
+        # The default traceback prints local variables, which hold what callers sent.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        # Writes a line and its end in one go, even if Python does not buffer: workers share a log.
+        # Writes a line and its end in one call, even if Python does not buffer: workers share a
+        # log.
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _LogFile())),
         cache_logger_on_first_use=False,
     )
@@ -99,6 +101,6 @@ def configure_logging(log_format: LogFormat, level: LogLevel, *, worker: int | N
             foreign_pre_chain=shared,
         )
     )
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_lost_client)
-    # Libraries log no less than warnings, whatever our level.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_drop_lost_clients)
+    # Libraries log only warnings and errors, even if our level is lower.
     logging.basicConfig(handlers=[handler], level=max(severity, logging.WARNING), force=True)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class ReportFailure(Protocol):
-    """Logs that a piece of background work failed; the worker tries again by itself."""
+    """Logs that a piece of background work failed. The work is tried again in any case."""
 
     def __call__(self, what: str, error: BaseException, /) -> None: ...
 
@@ -29,8 +29,8 @@ def log_failure(what: str, error: BaseException, /) -> None:
     _log.error(what, exc_info=error)
 
 
-async def attempt(what: str, work: Awaitable[T], on_failure: ReportFailure) -> T | None:
-    """Returns the result of `work`; None if it raised, which is reported.
+async def run_or_report(what: str, work: Awaitable[T], on_failure: ReportFailure) -> T | None:
+    """Returns the result of `work`. If it raises, reports that to `on_failure` and returns None.
 
     `what` names the work, such as "payout run 7", and begins the line in the log.
     """
@@ -51,8 +51,8 @@ def _report(what: str, error: Exception, on_failure: ReportFailure) -> None:
 class Repeating:
     """Repeats a piece of work in a task, until it is stopped.
 
-    A pause follows each time. `wake` ends a pause early, but not the pause after a failure: else a
-    busy server would try without a pause what the database cannot do.
+    Pauses after each time. `wake` ends a pause early, but not the pause after a failure: otherwise
+    a busy server would keep trying, without a pause, what the database cannot do.
 
         repeating = Repeating("sealing", seal, every_seconds=10, retry_seconds_max=600)
         repeating.start()        # seal, 5 to 10 s, seal, …; after failures 5 to 10 s, 10 to 20 s, …
@@ -74,11 +74,11 @@ class Repeating:
     ) -> None:
         """`work` returns how many seconds to pause, or None to pause for `every_seconds`.
 
-        With `every_seconds=None` that pause lasts until `wake`. Unless `has_jitter` is false, each
-        pause is `jittered`. Unless it `begins_at_once`, a pause comes first.
+        With `every_seconds=None` that pause lasts until `wake`. Each pause is `jittered` if
+        `has_jitter`. A pause comes first unless `begins_at_once`.
 
         The pause after a failure is `retry_seconds`, by default `every_seconds`. It doubles with
-        each failure in a row, up to `retry_seconds_max`; it never shrinks.
+        each failure in a row, up to `retry_seconds_max` if that is longer.
 
         `stop` waits at most `stop_seconds` for the work under way; None: until it ends.
         """
@@ -106,7 +106,7 @@ class Repeating:
         return self._stopping.is_set()
 
     def start(self) -> None:
-        """Begins to work, in a task of the running event loop."""
+        """Starts the work, in a task of the running event loop."""
         self._task = asyncio.create_task(self._repeat())
 
     def wake(self) -> None:
@@ -114,12 +114,12 @@ class Repeating:
         self._wake.set()
 
     def request_stop(self) -> None:
-        """Begins the work no more. Does not wait for the work under way."""
+        """Lets the work under way end, without waiting for it, and starts no more."""
         self._stopping.set()
         self._wake.set()
 
     async def stop(self) -> None:
-        """Begins the work no more, and returns when the work under way has ended or was cancelled.
+        """Starts no more work, and returns when the work under way has ended or was cancelled.
 
         Harmless on repeat, and before the start.
         """
@@ -142,7 +142,7 @@ class Repeating:
     async def rest(self, seconds: float) -> bool:
         """Pauses for `seconds`, or until a stop; `wake` does not end it. Returns whether to go on.
 
-        The work calls it to pause within itself.
+        For the work itself, to pause while it runs.
         """
         await _wait(self._stopping, seconds)
         return not self.is_stopping

@@ -18,7 +18,7 @@ from ledger.addresses import (
 )
 from ledger.database_url import driver_url
 from ledger.domain.restaurants import MATURITY_DAYS_MAX, UnknownRestaurants
-from ledger.workers import WORKERS_MAX
+from ledger.limits import WORKERS_MAX
 from ledger.zones import settlement_zone
 
 
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     health_address: Annotated[str, AfterValidator(_port_in_range)] = Field(
         default="",
         pattern=rf"^$|{ADDRESS_PATTERN}",
-        description="Where the server answers health checks and nothing else, in plaintext and "
+        description="Where the server serves health checks and nothing else, in plaintext and "
         "with reserved connections: host:port or unix:path. For an orchestrator's "
         "probes; let only them reach it. Empty: nowhere.",
     )
@@ -373,10 +373,10 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_in_digits(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_digits(cls, value: Any, info: ValidationInfo) -> Any:
         """Accepts numbers as the command line does, and blanks around them, which files have.
 
-        The library would read 1_0 as 10.
+        The library would also read 1_0, as 10.
         """
         if (
             isinstance(value, str)
@@ -423,7 +423,7 @@ class Settings(BaseSettings):
 
     @property
     def ingest_pool_size(self) -> int:
-        """Sessions for batches, and as many for the payout events among them.
+        """Database sessions for batches, and as many for the payout events among them.
 
         Groups of single calls have a separate pool.
         """

@@ -46,6 +46,7 @@ from ledger.errors import (
     PayoutRunArchived,
     PayoutRunEnded,
     PayoutRunNotFound,
+    QueryRefused,
     QueueFull,
     RateLimited,
     RequestTooLarge,
@@ -54,7 +55,6 @@ from ledger.errors import (
     RestaurantNotFound,
     ScopeMissing,
     ShuttingDown,
-    StatementRefused,
     TooManyPayoutRuns,
 )
 from ledger.v1 import error_reason_pb2
@@ -103,7 +103,7 @@ EXAMPLES: list[LedgerError] = [
 ]
 # Errors without a row, as no caller receives them: booking turns them into EventRejected and
 # EventFailed, and anywhere else they are defects, hence INTERNAL.
-WITHOUT_ROW = {DataRejected, StatementRefused}
+WITHOUT_ROW = {DataRejected, QueryRefused}
 
 STATUSES: dict[str, status_pb2.Status] = {
     type(error).__name__: status_of(error) for error in EXAMPLES

@@ -11,7 +11,7 @@ from ledger.errors import (
     DatabaseUnavailable,
     DataRejected,
     LedgerError,
-    StatementRefused,
+    QueryRefused,
 )
 
 
@@ -50,7 +50,7 @@ async def test_offender_stands_alone_and_the_order_is_kept() -> None:
 async def test_one_offender_takes_few_calls(size: int, place: float) -> None:
     """Two calls for each size of a part, and one for the whole."""
     offender = round(place * (size - 1))
-    table = Table({offender: StatementRefused()})
+    table = Table({offender: QueryRefused()})
     parts = await in_halves(table.insert, range(size))
     assert [item for part, _ in parts for item in part] == list(range(size))
     refused = [list(part) for part, result in parts if not isinstance(result, int)]

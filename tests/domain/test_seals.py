@@ -259,13 +259,13 @@ def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
     ("seal", "words"),
     [
         (sealed(replace(SECOND, sequence=3)), "are missing"),
-        (sealed(replace(SECOND, previous_hash=bytes(32))), "names another seal"),
-        (replace(sealed(SECOND), events_count=2), "not those that its hash was made of"),
-        (replace(sealed(SECOND), row_digests=b"x"), "not those that its hash was made of"),
+        (sealed(replace(SECOND, previous_hash=bytes(32))), "previous hash is not the hash of the seal before"),
+        (replace(sealed(SECOND), events_count=2), "not the hash of its fields"),
+        (replace(sealed(SECOND), row_digests=b"x"), "not the hash of its fields"),
         (sealed(replace(SECOND, first_txid=814)), "does not begin where"),
         (sealed(replace(SECOND, system_identifier=2)), "does not begin where"),
-        (sealed(replace(OF_NEXT_EPOCH, epoch=3)), "epoch does not begin"),
-        (sealed(replace(OF_NEXT_EPOCH, first_txid=1)), "epoch does not begin"),
+        (sealed(replace(OF_NEXT_EPOCH, epoch=3)), "epoch is not the next one"),
+        (sealed(replace(OF_NEXT_EPOCH, first_txid=1)), "epoch is not the next one"),
     ],
 )
 def test_fault_between_seals_is_told(seal: Seal, words: str) -> None:

@@ -19,7 +19,7 @@ from support.running import RunningLedger
 
 from ledger.application.call_log import CallLog
 from ledger.application.ports.call_log import RecordedCall
-from ledger.errors import StatementRefused
+from ledger.errors import QueryRefused
 from ledger.infrastructure.postgres.call_log import PostgresCallLog
 from ledger.v1 import ledger_pb2
 
@@ -241,7 +241,7 @@ async def test_call_that_the_database_refuses_holds_up_no_other(ledger: RunningL
         )
 
     table = PostgresCallLog(ledger.engine)
-    with pytest.raises(StatementRefused) as refused:
+    with pytest.raises(QueryRefused) as refused:
         await table.insert([call("poison")])
     assert isinstance(refused.value.__cause__, Exception)
     assert not isinstance(refused.value.__cause__, DBAPIError)

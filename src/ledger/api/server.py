@@ -18,7 +18,7 @@ from ledger.api.metrics import CallMetrics, NoCallMetrics
 from ledger.api.transport.connections import CONNECTIONS_MAX, HEALTH_CONNECTIONS_MAX
 from ledger.api.transport.listening import AddressUnavailable, Listener
 from ledger.application.call_log import CallLog
-from ledger.freed_memory import freed_memory
+from ledger.freed_memory import memory_trimmer
 from ledger.limits import MESSAGE_BYTES_MAX
 from ledger.repeating import Repeating
 from ledger.v1 import ledger_pb2_grpc
@@ -205,8 +205,8 @@ class Server:
             has_jitter=False,
         )
         self._background = [following]
-        if (freed := freed_memory()) is not None:
-            self._background.append(freed.looking())
+        if (trimmer := memory_trimmer()) is not None:
+            self._background.append(trimmer.in_background())
         for repeating in self._background:
             repeating.start()
 

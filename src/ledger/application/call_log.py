@@ -16,8 +16,8 @@ import structlog
 from ledger.application.halving import in_halves
 from ledger.application.ports.call_log import CallLogTable, RecordedCall
 from ledger.application.repeats import Repeats
-from ledger.errors import StatementRefused
-from ledger.repeating import Repeating, ReportFailure, attempt
+from ledger.errors import QueryRefused
+from ledger.repeating import Repeating, ReportFailure, run_or_report
 
 _log = structlog.get_logger("ledger")
 
@@ -94,7 +94,7 @@ class CallLog:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._writing.stop()
                 while self._waiting or self._lost:
-                    if await attempt("the call log", self._flush(), self._on_failure) is None:
+                    if await run_or_report("the call log", self._flush(), self._on_failure) is None:
                         await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
             _log.error(
@@ -126,14 +126,14 @@ class CallLog:
     async def _insert(self, group: Sequence[RecordedCall]) -> None:
         """Stores a group. Logs and drops a call that the database refuses, so it holds up no other.
 
-        Raises StatementRefused if the database refuses every call of the group and the reason is
+        Raises QueryRefused if the database refuses every call of the group and the reason is
         not their data: then the fault lies elsewhere, and the calls wait.
         """
         parts = await in_halves(self._table.insert, group)
         refused = [(calls[0], error) for calls, error in parts if error is not None]
         if len(refused) == len(group):
             for _, error in refused:
-                if isinstance(error, StatementRefused):
+                if isinstance(error, QueryRefused):
                     raise error
         for call, error in refused:
             self._on_failure(

@@ -15,9 +15,9 @@ from ledger.errors import (
     FieldViolation,
     InvalidRequest,
     LedgerError,
+    QueryRefused,
     QueueFull,
     RestaurantNotFound,
-    StatementRefused,
 )
 
 AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed_minor")
@@ -118,7 +118,7 @@ class GetBalance:
         """
         balances: list[Balance | LedgerError | None] = []
         for _, read in await in_halves(
-            self._balances.read, queries, (DatabaseTimeout, DataRejected, StatementRefused)
+            self._balances.read, queries, (DatabaseTimeout, DataRejected, QueryRefused)
         ):
             if isinstance(read, LedgerError):
                 balances.append(read)

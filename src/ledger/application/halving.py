@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ledger.errors import DataRejected, LedgerError, StatementRefused
+from ledger.errors import DataRejected, LedgerError, QueryRefused
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-REFUSALS: tuple[type[LedgerError], ...] = (DataRejected, StatementRefused)
+REFUSALS: tuple[type[LedgerError], ...] = (DataRejected, QueryRefused)
 
 
 async def in_halves(

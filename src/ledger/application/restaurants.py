@@ -36,7 +36,7 @@ async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) 
         restaurant = await uow.restaurants.lock(restaurant_id)
         if restaurant is None:
             raise RestaurantNotFound(restaurant_id)
-        changed = change.of(restaurant.profile)
+        changed = change.applied_to(restaurant.profile)
         if changed != restaurant.profile:
             # After the comparison: a repeated call finds its own change, which made its etag stale.
             if change.etag and change.etag != restaurant.etag:

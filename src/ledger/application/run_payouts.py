@@ -11,7 +11,7 @@ import uuid_utils.compat
 from ledger.application.ports.payouts import PageRejected, PayoutPage, PayoutRuns
 from ledger.domain.payouts import PayoutRun, PayoutRunKey
 from ledger.errors import DatabaseContention, DatabaseTimeout
-from ledger.repeating import Repeating, ReportFailure, attempt
+from ledger.repeating import Repeating, ReportFailure, run_or_report
 from ledger.zones import zone_table_version
 
 _log = structlog.get_logger("ledger.payouts")
@@ -110,17 +110,17 @@ class PayoutWorker:
     async def _pay_all(self) -> float | None:
         """Pays each run as far as it goes. A failure of one run holds up no other."""
         pause_seconds = None
-        running = await attempt("the payout runs", self._runs.running(), self._on_failure)
+        running = await run_or_report("the payout runs", self._runs.running(), self._on_failure)
         for payout_run_id in running or ():
             if _now() < self._rests_until.get(payout_run_id, 0.0):
                 continue
-            if not await attempt(
+            if not await run_or_report(
                 f"payout run {payout_run_id}", self._pay_run(payout_run_id), self._on_failure
             ):
                 pause_seconds = BACKOFF_SECONDS
         if self._on_unanswered is not None and _now() >= self._count_unanswered_at:
             self._count_unanswered_at = _now() + UNANSWERED_SECONDS
-            unanswered = await attempt(
+            unanswered = await run_or_report(
                 "the payouts without an answer", self._runs.unanswered(), self._on_failure
             )
             if unanswered is not None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ledger.application.ports.balances import BalanceSnapshots
 from ledger.jitter import jittered
-from ledger.repeating import Repeating, ReportFailure, attempt
+from ledger.repeating import Repeating, ReportFailure, run_or_report
 
 # How many wanted accounts are remembered, and how many resting ones. The next read of a forgotten
 # account reports it again.
@@ -119,7 +119,7 @@ class SnapshotWorker:
         balance_account_id = next(iter(self._tried or self._wanted))
         # Half the tail: while others wait for a transaction to end, no snapshot is worth a handful
         # of entries.
-        taken = await attempt(
+        taken = await run_or_report(
             f"the snapshot of balance account {balance_account_id}",
             self._snapshots.take(balance_account_id, (self._tail_entries + 1) // 2),
             self._on_failure,

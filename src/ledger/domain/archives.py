@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class ArchiveKind(StrEnum):
-    """The table that the rows of an archive are of."""
+    """The table that an archive's rows come from."""
 
     PAYOUT_RUN_ITEMS = "payout_run_items"
     AUDIT_LOG = "audit_log"
@@ -46,7 +46,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ItemKind:
-    """What items of a run are counted by. `skip_reason` is empty without one."""
+    """The key by which a run's items are counted. `skip_reason` is empty without one."""
 
     payout_run_id: UUID
     outcome: str
@@ -57,7 +57,7 @@ def month_bounds(first: datetime, before: datetime, zone: tzinfo) -> list[dateti
     """The instants at which months begin in `zone`, from the month of `first` on, and `before` as
     the last one.
 
-    first 15 January, before 10 March: 1 January, 1 February, 1 March, 10 March.
+        first 15 January, before 10 March: 1 January, 1 February, 1 March, 10 March
     """
     local = first.astimezone(zone)
     year, month = local.year, local.month

@@ -13,8 +13,8 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row that a check returned: `entity` names what it is about, `detail` what is wrong with
-    it, for people.
+    """One row that a check returned: `entity` names what it is about, `detail` says in words what
+    is wrong with it.
     """
 
     check: str

@@ -22,7 +22,7 @@ class Balance:
     platform.
 
     `last_event_at` is the latest `occurred_at` of the events counted, None without any. `as_of` is
-    the instant it holds for.
+    the instant of the balance.
     """
 
     account: BalanceAccount

@@ -28,7 +28,7 @@ from ledger.domain.money import (
 from ledger.errors import FieldViolation
 
 OCCURRED_AT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
-# The Unix epoch.
+# The Unix epoch, not an epoch of seals.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _OCCURRED_AT_RULE = (
@@ -61,10 +61,10 @@ FEE_EVENT_TYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ProcessorEvent:
-    """What the processor reported. Amounts in minor units of `currency`; `occurred_at` aware, in
-    UTC, in microseconds.
+    """What the processor reported. Amounts are in minor units of `currency`.
 
-    `payout_id` and `reference` are empty when they are absent.
+    `occurred_at` is aware, in UTC, to the microsecond. `payout_id` and `reference` are empty when
+    they are absent.
     """
 
     event_id: str
@@ -107,60 +107,60 @@ def event_violations(
 ) -> list[FieldViolation]:
     """The violations of these fields, in field order; empty for a valid event.
 
-    `type` or `occurred_at` is None if it is invalid and the caller has reported that. Rules that
+    `type` or `occurred_at` is None if its converter has already reported it as invalid. Rules that
     depend on it are then skipped.
     """
     found: list[FieldViolation] = []
 
-    def refuse(field: str, description: str) -> None:
+    def reject(field: str, description: str) -> None:
         found.append(FieldViolation(field, description))
 
     if not is_id(event_id):
-        refuse("event_id", ID_RULE)
+        reject("event_id", ID_RULE)
     if not is_id(restaurant_id):
-        refuse("restaurant_id", ID_RULE)
+        reject("restaurant_id", ID_RULE)
     if not is_currency(currency):
-        refuse("currency", CURRENCY_RULE)
+        reject("currency", CURRENCY_RULE)
     # A payout adds up many events, so it may be more than any of them.
     is_payout_event = type in PAYOUT_EVENT_TYPES
-    # Without a type only the rule that all types share is left.
+    # Without a type, only the rule that holds for all types is left.
     may_exceed_max = is_payout_event or type is None
     amount_is_valid = 1 <= amount_minor <= (INT64_MAX if may_exceed_max else AMOUNT_MINOR_MAX)
     if not amount_is_valid:
-        refuse("amount_minor", PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE)
+        reject("amount_minor", PAYOUT_AMOUNT_RULE if may_exceed_max else AMOUNT_RULE)
     # Without a valid amount there is nothing that a fee could exceed.
     if fee_minor < 0 or (amount_is_valid and fee_minor > amount_minor):
-        refuse("fee_minor", "must be 0 to amount_minor")
+        reject("fee_minor", "must be 0 to amount_minor")
     elif fee_minor > 0 and type is not None and type not in FEE_EVENT_TYPES:
-        refuse("fee_minor", "must be 0 on this type of event")
+        reject("fee_minor", "must be 0 on this type of event")
     if occurred_at is not None and not OCCURRED_AT_MIN <= occurred_at <= now + CLOCK_SKEW_MAX:
-        refuse("occurred_at", _OCCURRED_AT_RULE)
+        reject("occurred_at", _OCCURRED_AT_RULE)
     if is_payout_event:
         if not is_id(payout_id):
-            refuse("payout_id", ID_RULE)
+            reject("payout_id", ID_RULE)
     elif payout_id and type is not None:
-        refuse("payout_id", "must be empty on this type of event")
+        reject("payout_id", "must be empty on this type of event")
     if not is_reference(reference):
-        refuse("reference", REFERENCE_RULE)
+        reject("reference", REFERENCE_RULE)
     if not is_metadata(metadata):
-        refuse("metadata", METADATA_RULE)
+        reject("metadata", METADATA_RULE)
     return found
 
 
 def microseconds(instant: datetime) -> int:
-    """Microseconds since 1970-01-01T00:00:00Z, exactly: integers all the way."""
+    """Microseconds since 1970-01-01T00:00:00Z. Exact: computed with integers only."""
     return (instant - EPOCH) // _MICROSECOND
 
 
 def fingerprint(event: ProcessorEvent) -> bytes:
-    """SHA-256 over the business fields, 32 bytes: equal if and only if two events say the same
-    thing.
+    """SHA-256 over the business fields, 32 bytes: the same for two events if and only if they agree
+    on all of them.
 
     Not over serialized protobuf, whose bytes are not canonical. None of the fields can hold a line
-    feed, so joining by it is unambiguous. Another set of fields gets another version in front:
-    stored fingerprints stay valid.
+    feed, so joining by it is unambiguous. The 1 in front is the version of the set of fields. A new
+    set gets a new version, so that stored fingerprints stay valid.
     """
-    # Spelled out, because to walk BUSINESS_FIELDS costs a seventh more for each event.
+    # Spelled out, because a loop over BUSINESS_FIELDS takes a seventh longer.
     text = (
         f"1\n{event.type}\n{event.restaurant_id}\n{event.currency}"
         f"\n{event.amount_minor}\n{event.fee_minor}\n{microseconds(event.occurred_at)}"

@@ -7,8 +7,7 @@ card payment can carry.
 
 import re
 
-# The most that one event may move, in minor units. Leaves room for 9 million such events in an
-# int64 sum.
+# The most that one event may move, in minor units. An int64 sum has room for 9 million such events.
 AMOUNT_MINOR_MAX = 10**12
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
@@ -17,8 +16,8 @@ AMOUNT_RULE = "must be 1 to 1000000000000 minor units"
 PAYOUT_AMOUNT_RULE = "must be at least 1 minor unit"
 CURRENCY_RULE = "must be an ISO 4217 code in upper case"
 
-# How many decimal digits a currency's minor unit stands behind the point. ISO 4217 list one, as of
-# 2026-01-01, and, in the last line of the two-digit ones, codes that were withdrawn since 2020.
+# The currencies by the number of decimals of an amount: List One of ISO 4217 as of 2026-01-01. The
+# last line of those with two decimals has the codes that ISO has withdrawn since 2020.
 _CODES_BY_EXPONENT = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
     2: (
@@ -59,8 +58,8 @@ def parse_major(text: str, currency: str) -> int:
     """The minor units of an amount as people write it: 12.50 PEN is 1250, 12 PEN is 1200, 1250 JPY
     is 1250.
 
-    Either all of the currency's decimals or none. Raises ValueError, with a rule for people, for
-    anything else.
+    Either all of the currency's decimals or none. Raises ValueError for any other text, with the
+    rule in words.
     """
     if not is_currency(currency):
         raise ValueError(f"is in {currency!r}, which is no currency known here; give minor units")

@@ -14,8 +14,8 @@ class PayoutState(StrEnum):
     RETURNED = "RETURNED"
 
 
-# From which state an event leads where. No other move exists. The bank's two answers may come in
-# either order.
+# The state that an event of a type moves a payout to, by the payout's state. No other move exists.
+# The bank's two answers may come in either order.
 MOVES: dict[tuple[PayoutState, EventType], PayoutState] = {
     (PayoutState.CREATED, EventType.PAYOUT_PAID): PayoutState.PAID,
     (PayoutState.CREATED, EventType.PAYOUT_FAILED): PayoutState.FAILED,

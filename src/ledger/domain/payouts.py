@@ -54,8 +54,8 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayoutRunKey:
-    """What makes a run that run: the same four start it once. `min_amount_minor` in minor units of
-    `currency`.
+    """Identifies a run: a repeated call with the same four values returns the run that they
+    started. `min_amount_minor` is in minor units of `currency`.
     """
 
     currency: str
@@ -122,7 +122,7 @@ class PayoutItem:
 
 @dataclass(frozen=True, slots=True)
 class PayoutMove:
-    """One move of a payout; its creation has no event."""
+    """One move of a payout. `event_id` is None for its creation, which no event causes."""
 
     state: PayoutState
     recorded_at: datetime
@@ -143,7 +143,7 @@ class PayoutEvent:
 
 @dataclass(frozen=True, slots=True)
 class PayoutAnswer:
-    """A booked event in which the bank answered for a payout. `occurred_at` is the bank's."""
+    """A booked answer of the bank about a payout. `occurred_at` is by the bank's clock."""
 
     event_id: str
     type: EventType
@@ -175,15 +175,15 @@ def day_bounds(day: date, zone: tzinfo) -> tuple[datetime, datetime]:
 def settle(
     payout: Payout, event: ProcessorEvent, answers: Sequence[PayoutAnswer]
 ) -> tuple[PayoutState, PostingRule | None]:
-    """The state to which `event` moves `payout`, and what that posts. `answers` are those booked
-    before it.
+    """The state to which `event` moves `payout`, and the rule that the move posts by, if any.
 
-    A payout that was paid and then failed is RETURNED, whichever answer comes first. A payment that
-    comes second posts nothing: the reversal, which came first, is what the payment and its return
-    add up to.
+    `answers` are the bank's answers that were booked before. A payout that was paid and then failed
+    is RETURNED, whichever answer arrives first. A payment that arrives second posts nothing: the
+    reversal, which was posted first, is what the payment and its return add up to. Two answers, in
+    the order of their arrival, and what they post:
 
-        paid at 10:00, then failed at 12:00   RELEASE, RETURN
-        failed at 12:00, then paid at 10:00   REVERSAL, nothing
+        paid at 10:00, failed at 12:00   PAYOUT_RELEASE, PAYOUT_RETURN
+        failed at 12:00, paid at 10:00   PAYOUT_REVERSAL, nothing
 
     Raises PayoutMismatch when the event is not about this payout's restaurant, currency and amount;
     PayoutMoveNotAllowed when the payout cannot make the move; PayoutAnswersContradict when by
@@ -216,9 +216,9 @@ def settle(
 def moves_of(payout: Payout, events: Sequence[PayoutEvent]) -> list[PayoutMove]:
     """The history of `payout` from its events, given in any order.
 
-    The next move is the one that its state allows and that posted what was posted: of a payment and
-    a failure, the payment came first if it posted PAYOUT_RELEASE. Raises ValueError when the events
-    are no history of a payout: then the books are broken.
+    The next move is the one that its state allows and whose rule posts what was posted: of a
+    payment and a failure, the payment came first if it posted PAYOUT_RELEASE. Raises ValueError
+    when the events are no history of a payout: then the books are broken.
     """
     moves = [PayoutMove(PayoutState.CREATED, payout.created_at, None, payout.transaction_id)]
     left = list(events)
@@ -239,5 +239,5 @@ def moves_of(payout: Payout, events: Sequence[PayoutEvent]) -> list[PayoutMove]:
 
 
 def _posted_by_move(before: PayoutState, state: PayoutState) -> PostingRule | None:
-    # The reversal, which came first, is what a late payment and its return add up to.
+    # The reversal, which was posted first, is what a late payment and its return add up to.
     return None if before is PayoutState.FAILED else PAYOUT_POSTING_RULES[state]

@@ -36,7 +36,7 @@ class Amount(Enum):
 
 
 class Available(Enum):
-    """When an entry counts."""
+    """From when on an entry counts as available."""
 
     AT_ONCE = "at once"
     AT_MATURITY = "at maturity"
@@ -54,11 +54,11 @@ class PostingRule:
 
     @property
     def matures(self) -> bool:
-        """Whether the entry counts only once it has matured."""
+        """Whether the entry is pending until it has matured."""
         return self.available is Available.AT_MATURITY
 
     def entry(self, position: int, amount_minor: int) -> "Entry":
-        """The entry of this line."""
+        """The entry that this line posts at `position`, of so many minor units."""
         return Entry(position, self.entry_type, self.debit, self.credit, amount_minor, self.matures)
 
 
@@ -91,7 +91,7 @@ EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
         PostingRule(EntryType.ADJUSTMENT_DEBIT,      _PAYABLE,    _ADJUSTMENT),
     ),
     EventType.DISPUTE_OPENED: (
-        PostingRule(EntryType.DISPUTE_HOLD,         _PAYABLE,    _HOLD),
+        PostingRule(EntryType.DISPUTE_HOLD,          _PAYABLE,    _HOLD),
         PostingRule(EntryType.DISPUTE_WITHDRAWAL,    _RECEIVABLE, _CLEARING),
         PostingRule(EntryType.DISPUTE_FEE,           _PAYABLE,    _CLEARING,   Amount.FEE),
     ),
@@ -104,7 +104,7 @@ EVENT_POSTING_RULES: dict[EventType, tuple[PostingRule, ...]] = {
     ),
 }
 
-# What a payout posts when it moves to a state; an event moves it, but for its creation.
+# What a payout posts when it moves to a state. A run creates it; events make its other moves.
 PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
     PayoutState.CREATED:  PostingRule(EntryType.PAYOUT_RESERVE,  _PAYABLE,  _RESERVED),
     PayoutState.PAID:     PostingRule(EntryType.PAYOUT_RELEASE,  _RESERVED, _CASH),
@@ -118,7 +118,7 @@ PAYOUT_POSTING_RULES: dict[PayoutState, PostingRule] = {
 class Entry:
     """A ledger entry that is to be posted, inside its event's balance account.
 
-    `amount_minor` is positive; `matures`: whether it counts only from `occurred_at` plus the
+    `amount_minor` is positive; `matures`: whether it is pending until `occurred_at` plus the
     restaurant's maturity.
     """
 
@@ -131,8 +131,9 @@ class Entry:
 
 
 def entries_of(event: ProcessorEvent) -> list[Entry]:
-    """The entries that `event` posts, numbered from 1. Raises KeyError for payout events: those
-    post by the payout's state.
+    """The entries that `event` posts, at positions from 1.
+
+    Raises KeyError for a payout event: what it posts depends on the state of its payout.
     """
     entries: list[Entry] = []
     for rule, is_amount, matures in _RULES_BY_EVENT_TYPE[event.type]:
@@ -151,7 +152,7 @@ def entries_of(event: ProcessorEvent) -> list[Entry]:
     return entries
 
 
-# What does not depend on the event, looked up once and not for each.
+# What does not depend on the event. Computed once, not for each event.
 _RULES_BY_EVENT_TYPE = {
     event_type: [(rule, rule.amount is Amount.AMOUNT, rule.matures) for rule in rules]
     for event_type, rules in EVENT_POSTING_RULES.items()

@@ -13,7 +13,7 @@ from ledger.errors import FieldViolation
 
 MATURITY_DAYS_MAX = 365
 ETAG_LENGTH = 32
-# What a change may name.
+# The fields of a profile that a change may name.
 CHANGEABLE_FIELDS = frozenset({"name", "active", "maturity_days", "metadata"})
 
 
@@ -61,8 +61,8 @@ class Restaurant:
 class RestaurantChange:
     """What to change of a restaurant: `fields` of the profile and single keys of its metadata.
 
-    They become what `profile` has; a key that it lacks is removed. `etag`, if given, is the state
-    that must not have changed since. `register` registers an unknown restaurant first.
+    They get the values that `profile` has; a key that it lacks is removed. `etag`, if given, must
+    be the restaurant's present one. `register` registers an unknown restaurant first.
     """
 
     profile: RestaurantProfile
@@ -71,8 +71,8 @@ class RestaurantChange:
     etag: str = ""
     register: bool = False
 
-    def of(self, profile: RestaurantProfile) -> RestaurantProfile:
-        """`profile` with the change."""
+    def applied_to(self, profile: RestaurantProfile) -> RestaurantProfile:
+        """Returns `profile` with the change."""
         values: dict[str, Any] = {name: getattr(self.profile, name) for name in self.fields}
         if self.metadata_keys:
             kept = {
@@ -90,9 +90,7 @@ class RestaurantChange:
 
 
 def profile_violations(profile: RestaurantProfile) -> list[FieldViolation]:
-    """Everything that keeps `profile` from being valid, in the order of the fields; empty when it
-    is.
-    """
+    """The violations of a profile, in the order of its fields; empty for a valid one."""
     found: list[FieldViolation] = []
     if not is_id(profile.restaurant_id):
         found.append(FieldViolation("restaurant_id", ID_RULE))

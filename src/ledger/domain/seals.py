@@ -1,7 +1,7 @@
 """Seals: a chain of hashes over events and entries, so that a change to any of them shows.
 
-docs/seals.md says the same byte by byte, for a program that recomputes the chain in another
-language; a test keeps an example there.
+docs/seals.md specifies the same byte by byte, for a program in another language that recomputes the
+chain. A test checks the example there.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from typing import NamedTuple
 from ledger.domain.audit import AuditReport
 from ledger.domain.events import BUSINESS_FIELDS, microseconds
 
-# The fields of a row in the order in which they are hashed, by the names of their columns;
-# restaurant_id and currency of an entry are its balance account's. The number in a title is the
-# version of the set of fields.
+# The fields of a row in the order in which they are hashed, by the names of their columns. An entry
+# has restaurant_id and currency from its balance account. The number in a title is the version of
+# the set of fields.
 EVENT_TITLE = "ledger-event/1"
 SEALED_EVENT_FIELDS = (
     "event_id",
@@ -50,12 +50,12 @@ SEALED_ENTRY_FIELDS = (
     "payout_id",
 )
 SEAL_TITLE = "ledger-seal/1"
-# In the place of an absent value: no field that may be absent can hold it.
+# Stands for an absent value: no field that may be absent can hold it.
 ABSENT = "~"
 
 DIGEST_BYTES = 32
-# What a seal keeps of a row's digest. It only shows which row of a broken seal was changed; hashes
-# of full length show that the seal is broken.
+# How much of a row's digest a seal keeps. It only shows which row of a broken seal was changed;
+# hashes of full length show that the seal is broken.
 SHORT_DIGEST_BYTES = 6
 TRANSACTION_ID_BYTES = 16
 # A row's place in its transaction: 0 for the event, the position for an entry; seven bits, the
@@ -98,8 +98,8 @@ class PackedTransaction(NamedTuple):
     """All rows of one database transaction, in the order of a seal: `digests` has DIGEST_BYTES for
     each, `row_digests` is what a seal keeps of them.
 
-    `recorded_at` is no part of a seal: it shows how far sealing is behind, and is None where that
-    is not asked.
+    `recorded_at` is no part of a seal. It shows how far sealing is behind, and is None where that
+    is not needed.
     """
 
     recorded_txid: int
@@ -110,7 +110,7 @@ class PackedTransaction(NamedTuple):
     recorded_at: datetime | None = None
 
     def without(self, transaction_ids: Collection[bytes]) -> "PackedTransaction":
-        """The rows of all other transaction ids."""
+        """Returns the rows of all other transaction ids."""
         kept: list[SealedTransaction] = []
         start = 0
         for transaction_id, rows in groupby(
@@ -129,9 +129,9 @@ class PackedTransaction(NamedTuple):
 
 
 def packed(recorded_txid: int, transactions: Sequence[SealedTransaction]) -> PackedTransaction:
-    """The rows of one database transaction, given by transaction id.
+    """Packs the rows of one database transaction, given by transaction id.
 
-    PostgreSQL does the same for the sealer.
+    For the sealer PostgreSQL packs them in the same way.
     """
     contents = contents_of(transactions)
     digests = b"".join(transaction.digests for transaction in transactions)
@@ -141,11 +141,11 @@ def packed(recorded_txid: int, transactions: Sequence[SealedTransaction]) -> Pac
 
 
 class SealContents:
-    """What a seal says about its rows, taken in some at a time: there may be more of them than
-    memory has room for.
+    """What a seal says about its rows, which are added some at a time: there may be more of them
+    than memory has room for.
 
-    They are added in the order of recorded_txid, transaction id, place and digest. Those of one
-    transaction id may be divided.
+    Add them in the order of recorded_txid, transaction id, place and digest. Rows of one
+    transaction id may come in several calls of `add`.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class SealContents:
         self._last: tuple[int, bytes] | None = None
 
     def add(self, transactions: Iterable[SealedTransaction]) -> None:
-        """Takes in the next rows."""
+        """Adds the next rows."""
         for transaction in transactions:
             self.events_count += transaction.places.count(EVENT_PLACE)
             self.rows_count += len(transaction.places)
@@ -171,7 +171,7 @@ class SealContents:
                 self._packed += transaction.digests[start : start + SHORT_DIGEST_BYTES]
 
     def add_packed(self, transaction: PackedTransaction) -> None:
-        """Takes in all rows of the next database transaction."""
+        """Adds all rows of the next database transaction."""
         self._mark_last()
         self._last = None
         self.events_count += transaction.events_count
@@ -186,14 +186,14 @@ class SealContents:
 
     @property
     def row_digests_bytes(self) -> int:
-        """How long `row_digests` is."""
+        """The length of `row_digests`, so far."""
         return len(self._packed)
 
     def row_digests(self) -> bytes:
         """What a seal keeps to identify its rows: each transaction id, then for each of its rows
         the place and a short digest.
 
-        To be asked for when all rows have been added.
+        Call it after the last row was added.
         """
         self._mark_last()
         return bytes(self._packed)
@@ -204,14 +204,14 @@ class SealContents:
 
 
 def contents_of(transactions: Iterable[SealedTransaction]) -> SealContents:
-    """Those of rows that are all there."""
+    """The contents of a seal whose rows are all in memory."""
     contents = SealContents()
     contents.add(transactions)
     return contents
 
 
 class KeptRow(NamedTuple):
-    """A row as a seal keeps it."""
+    """What a seal keeps of a row."""
 
     transaction_id: bytes
     place: int
@@ -219,9 +219,9 @@ class KeptRow(NamedTuple):
 
 
 def unpacked(row_digests: bytes) -> Iterator[KeptRow]:
-    """The rows that a seal keeps.
+    """Yields the rows of `SealContents.row_digests`.
 
-    Raises ValueError when the bytes cannot have been made by `SealContents`.
+    Raises ValueError for bytes that it cannot have made.
     """
     at = 0
     while at < len(row_digests):
@@ -278,14 +278,14 @@ class Seal:
 
 
 def link_fault(previous: Seal | None, seal: Seal) -> str | None:
-    """What is wrong between two seals that follow each other, in words; None when nothing is."""
+    """What is wrong, in words, with a seal or its link to the one before; None if nothing is."""
     if seal.sequence != (previous.sequence + 1 if previous else 1):
         followed = f"seal {previous.sequence}" if previous else "nothing"
         return f"follows {followed}: seals between them are missing"
     if seal.previous_hash != (previous.hash if previous else FIRST_PREVIOUS_HASH):
-        return "names another seal before it than the one that is there"
+        return "its previous hash is not the hash of the seal before it"
     if seal.hash != seal.computed_hash():
-        return "its fields are not those that its hash was made of"
+        return "its hash is not the hash of its fields"
     epoch = previous.epoch if previous else 0
     if seal.epoch == epoch and previous is not None:
         same = (seal.is_restored, seal.system_identifier) == (
@@ -295,7 +295,7 @@ def link_fault(previous: Seal | None, seal: Seal) -> str | None:
         if not same or seal.first_txid != previous.end_txid:
             return f"its range does not begin where that of seal {previous.sequence} ends"
     elif seal.epoch != epoch + 1 or (not seal.is_restored and seal.first_txid != 0):
-        return "its epoch does not begin as epochs do"
+        return "its epoch is not the next one, or does not begin with txid 0"
     return None
 
 
@@ -308,22 +308,22 @@ class Change(StrEnum):
 
 
 class TamperedRow(NamedTuple):
-    """A row that is not as it was sealed."""
+    """A row that differs from what was sealed."""
 
     change: Change
     transaction_id: bytes
     place: int
-    # Of the row that is there now; empty if it was deleted.
+    # Of the row as it is stored now; empty if it was deleted.
     digest: bytes
 
 
 def tampered_rows(
     kept_rows: Iterable[KeptRow], transactions: Iterable[SealedTransaction]
 ) -> list[TamperedRow]:
-    """The rows by which what is stored differs from what was sealed.
+    """The differences between the sealed rows and the stored ones.
 
-    A row whose place is kept but whose digest is another was changed; what is left over on either
-    side was deleted or inserted.
+    A stored row with a sealed place and another digest was changed. Any other sealed row without a
+    stored one was deleted, and a stored one without a sealed one was inserted.
     """
     kept: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
     for row in kept_rows:
@@ -355,8 +355,8 @@ def tampered_rows(
 class ChainReport:
     """What recomputing the chain showed. `head` is the latest seal; counts are of rows.
 
-    `expected_sequence` is the seal that has the hash which was asked for; None if none has it, or
-    none was asked for.
+    `expected_sequence` is the sequence of the seal with the expected hash; None if no seal has it,
+    or no hash was expected.
     """
 
     audit: AuditReport

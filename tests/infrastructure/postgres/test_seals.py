@@ -290,12 +290,12 @@ TAMPERINGS = (
         "UPDATE ledger_seals SET sealed_at = now() WHERE sequence = 1;"
         "UPDATE ledger_seals SET contents_hash = sha256('') WHERE sequence = 2;"
         "UPDATE ledger_seals SET row_digests = 'x' WHERE sequence = 3",
-        ("seal 1 its fields", "seal 2 its fields", "seal 3 its fields"),
+        ("seal 1 its hash", "seal 2 its hash", "seal 3 its hash"),
         LINKS,
     ),
     Tampering(
         "UPDATE ledger_seals SET hash = sha256('') WHERE sequence = 2",
-        ("seal 2 its fields", "seal 3 names another"),
+        ("seal 2 its hash", "seal 3 its previous hash"),
         LINKS,
     ),
     Tampering(

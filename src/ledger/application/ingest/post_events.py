@@ -23,8 +23,8 @@ from ledger.errors import (
     PayoutMismatch,
     PayoutMoveNotAllowed,
     PayoutNotFound,
+    QueryRefused,
     RestaurantNotFound,
-    StatementRefused,
 )
 
 _log = structlog.get_logger("ledger.ingest")
@@ -106,7 +106,7 @@ class PostEvents:
                 booked_event_id=error.booked_event_id,
             )
             return {event.event_id: error}
-        except (DataRejected, StatementRefused) as error:
+        except (DataRejected, QueryRefused) as error:
             return {event.event_id: _refused(posting, error)}
         if is_new:
             return {event.event_id: posting}
@@ -208,7 +208,7 @@ class PostEvents:
 def _refused(posting: Posting, error: LedgerError) -> EventRejected | EventFailed:
     """The error for the caller; the log has what the database said."""
     cause = repr(error.__cause__ or error)
-    if isinstance(error, StatementRefused):
+    if isinstance(error, QueryRefused):
         return _failed(posting, cause)
     event_id = posting.event.event_id
     _log.error("the database refused an event as data", event_id=event_id, cause=cause)

@@ -23,7 +23,7 @@ async def settle_payout(
     Returns False, with nothing done, if an event with the id is stored already.
 
     Raises PayoutNotFound, PayoutMismatch, PayoutMoveNotAllowed, PayoutAnswersContradict,
-    DataRejected or StatementRefused, with nothing stored; DatabaseUnavailable, DatabaseContention,
+    DataRejected or QueryRefused, with nothing stored; DatabaseUnavailable, DatabaseContention,
     DatabaseTimeout.
     """
     event = posting.event

@@ -25,7 +25,7 @@ class BalanceReader(Protocol):
 
         All are of one moment. When an `as_of` is not past, by the database's clock, the balance of
         now is returned; its `as_of` is then the instant of reading. All or none: raises
-        DatabaseUnavailable, DatabaseTimeout, DataRejected, StatementRefused.
+        DatabaseUnavailable, DatabaseTimeout, DataRejected, QueryRefused.
         """
         ...
 

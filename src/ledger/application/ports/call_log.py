@@ -29,7 +29,7 @@ class CallLogTable(Protocol):
     async def insert(self, calls: Sequence[RecordedCall]) -> None:
         """Stores all of `calls` or none. Idempotent: a call that is stored already adds no row.
 
-        Raises DataRejected, StatementRefused, DatabaseUnavailable, DatabaseContention,
+        Raises DataRejected, QueryRefused, DatabaseUnavailable, DatabaseContention,
         DatabaseTimeout.
         """
         ...

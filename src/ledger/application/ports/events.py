@@ -63,7 +63,7 @@ class StoredEntry(NamedTuple):
 class EventLedger(Protocol):
     """The append-only books. Every method is one transaction. Nothing can be changed or removed.
 
-    All methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout and StatementRefused.
+    All methods raise DatabaseUnavailable, DatabaseContention, DatabaseTimeout and QueryRefused.
     """
 
     async def insert(
@@ -74,7 +74,7 @@ class EventLedger(Protocol):
 
         `postings` are sorted by event id, byte by byte, and no id occurs twice. Returns the ids
         stored by this very call. All of them or none: raises DataRejected, with nothing stored,
-        when the database refuses one as data; StatementRefused when it refuses for another reason;
+        when the database refuses one as data; QueryRefused when it refuses for another reason;
         DatabaseContention after waiting for a lock for `lock_wait_seconds`, if given, which takes
         more round trips.
         """

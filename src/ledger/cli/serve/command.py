@@ -3,7 +3,7 @@
 import click
 
 from ledger.cli.parameters import WholeNumber, address_option
-from ledger.workers import WORKERS_MAX
+from ledger.limits import WORKERS_MAX
 
 HELP = """
 Run the server until Ctrl-C, SIGTERM or the end of its terminal. It finishes the

@@ -14,7 +14,7 @@ from ledger.errors import (
     DatabaseUnavailable,
     DataRejected,
     LedgerError,
-    StatementRefused,
+    QueryRefused,
 )
 
 # A whole SQLSTATE, or the two characters of its class. The whole one is looked up first.
@@ -110,11 +110,11 @@ def sentence_of(error: BaseException) -> str:
 def refusal_of(error: BaseException) -> LedgerError | None:
     """The ledger's error for `error`; None if it can only be a defect.
 
-    Unlike `error_of`, returns StatementRefused for a database error that is not in the table.
+    Unlike `error_of`, returns QueryRefused for a database error that is not in the table.
     """
     meaning = error_of(error)
     if meaning is None and isinstance(error, (DBAPIError, asyncpg.PostgresError)):
-        return StatementRefused(type(error).__name__)
+        return QueryRefused(type(error).__name__)
     return meaning
 
 
@@ -122,7 +122,7 @@ def refusal_of(error: BaseException) -> LedgerError | None:
 def refusals() -> Iterator[None]:
     """Turns the block's errors into the ledger's, as `database_errors` does, and some more.
 
-    A database error that is not in the table becomes StatementRefused.
+    A database error that is not in the table becomes QueryRefused.
 
     For statements with rows of several callers: the ingest use case then halves the rows until the
     one that the database refuses is alone.

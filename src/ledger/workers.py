@@ -1,3 +1,0 @@
-"""The bound on worker processes of one server."""
-
-WORKERS_MAX = 64
