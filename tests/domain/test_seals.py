@@ -259,7 +259,7 @@ def test_seals_that_follow_each_other_have_no_fault(seal: Seal) -> None:
     ("seal", "words"),
     [
         (sealed(replace(SECOND, sequence=3)), "are missing"),
-        (sealed(replace(SECOND, previous_hash=bytes(32))), "previous hash is not the hash of the seal before"),
+        (sealed(replace(SECOND, previous_hash=bytes(32))), "its previous hash"),
         (replace(sealed(SECOND), events_count=2), "not the hash of its fields"),
         (replace(sealed(SECOND), row_digests=b"x"), "not the hash of its fields"),
         (sealed(replace(SECOND, first_txid=814)), "does not begin where"),

@@ -1,1 +1,1 @@
-"""Use cases, one a file, and the ports through which they reach what is outside."""
+"""Use cases, one a file, and the ports through which they reach the outside."""

@@ -22,9 +22,9 @@ from ledger.errors import LedgerError
 
 
 class ArchiveFailed(Exception):
-    """A file cannot be written or read, or differs from what was written.
+    """An archive's file cannot be written or read, or differs from what was written.
 
-    Nothing was removed that no archive has.
+    Only rows that an archive has were removed.
     """
 
 
@@ -36,13 +36,16 @@ class ArchivedTables(Protocol):
     """The tables whose old rows are archived."""
 
     async def parts(self, kinds: Collection[ArchiveKind], before: datetime) -> list[Part]:
-        """Returns the parts from before `before`, oldest first: calls, and items of ended runs."""
+        """Returns the parts before `before`, oldest first: calls, and items of ended runs."""
 
     def lines(self, part: Part) -> AsyncGenerator[Sequence[str]]:
-        """Yields the rows of the part as lines of JSON, some at a time, all as of one moment."""
+        """Yields the rows of the part as lines of JSON, some at a time, all of one moment."""
 
     async def record(self, archive: Archive, items: Mapping[ItemKind, int]) -> Archive:
-        """Records that the archive has these rows, and its items of runs. Raises RowsChanged."""
+        """Records that the archive has its rows, and the number of its items by kind.
+
+        Raises RowsChanged.
+        """
 
     async def remove(self, kind: ArchiveKind, rows: Sequence[Mapping[str, Any]]) -> int:
         """Removes the rows that are still as they were archived, in one transaction.
@@ -60,9 +63,9 @@ class ArchiveFolder(Protocol):
     async def write(
         self, archive_id: UUID, part: Part, lines: AsyncIterator[Sequence[str]]
     ) -> tuple[Archive, Mapping[ItemKind, int]]:
-        """Writes a file with its manifest, makes it safe and reads it back.
+        """Writes a file with its manifest, syncs it to disk and reads it back.
 
-        Raises ArchiveFailed; no file is left then.
+        Raises ArchiveFailed; then no file is left.
         """
 
     def check(self, archive: Archive) -> None:
@@ -78,7 +81,7 @@ class Snapshots(Protocol):
     async def prune(self, before: datetime) -> Mapping[str, int]:
         """Removes superseded rows from before `before`. Returns how many, by table.
 
-        No sum that a caller can ask for changes.
+        No sum that a caller can request changes.
         """
 
 
@@ -102,10 +105,11 @@ async def archive_rows(
 ) -> Outcome:
     """Archives and removes the rows from before `before`, a month at a time.
 
-    First ends what an earlier run left. With `snapshots` also removes superseded ones, without an
-    archive. A row is removed only after its file is safe and was read back, and the database has
-    recorded that. It can be run again wherever it was killed: a row is in its table or in a
-    recorded archive, for a moment in both.
+    First completes what an earlier call left unfinished. With `snapshots` also removes superseded
+    ones, without an archive. A row is removed only after its file was synced and read back, and the
+    database has recorded that. It may be killed at any point and run again: a row is always in its
+    table or in a recorded archive, for a moment in both.
+
     Raises ArchiveFailed, RowsChanged, DatabaseUnavailable, DatabaseTimeout, DatabaseContention.
     """
     outcome = Outcome()
@@ -118,7 +122,7 @@ async def archive_rows(
         try:
             folder.check(archive)
         except ArchiveFailed as error:
-            # It may be in another directory. The rest is done all the same.
+            # The file may be in another directory. That does not keep the rest from being archived.
             outcome.problems.append(
                 f"{error}: its rows that are still in {archive.kind} stay there"
             )

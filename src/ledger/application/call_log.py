@@ -1,9 +1,9 @@
 """The call log: who called what, for every call that writes.
 
-Calls that start payouts or change a restaurant are written before they are answered. Calls that
-send events are written in groups, after the answer: each event is a row in the books, so a crash
-loses who sent the event, and not that it came. Refusals that depend on the caller alone, such as a
-missing scope, are counted, so that no caller can fill the log with them.
+Calls that start payouts or change a restaurant are written before their response. Calls that send
+events are written in groups, after the response: each event is a row in the books, so a crash loses
+who sent the event, but not the event. Refusals that do not depend on the request, such as a missing
+scope, are counted, so that no caller can fill the log with them.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ FLUSH_CALLS_MAX = 2_000
 WAITING_CALLS_MAX = 50_000
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
-# The row that stands for calls which the log has lost.
+# The method and the outcome of the row that counts lost calls.
 LOST_METHOD = "audit_log"
 LOST_OUTCOME = "DATA_LOSS"
 
@@ -52,13 +52,12 @@ class CallLog:
         )
 
     def start(self) -> None:
-        """Begins to write."""
         self._writing.start()
 
     def record(self, call: RecordedCall) -> None:
-        """Queues a call, to be written soon. With WAITING_CALLS_MAX queued the call is lost.
+        """Queues a call, to be written soon. If WAITING_CALLS_MAX calls wait, it is lost.
 
-        Lost calls are counted, and a row with their number follows the waiting calls.
+        Lost calls are counted. A row with their number follows the waiting calls.
         """
         if len(self._waiting) >= WAITING_CALLS_MAX:
             if not self._lost:
@@ -69,10 +68,10 @@ class CallLog:
         self._writing.wake()
 
     def record_refusal(self, call: RecordedCall) -> None:
-        """Records a call that was refused whatever it was about.
+        """Records a call that was refused for a reason other than its request.
 
-        The first refusal of a caller, method and outcome has its row. Repeats are counted: every
-        few seconds a row gives their number, without request id and address.
+        The first refusal of a caller, method and outcome gets a row. Repeats are counted: every few
+        seconds a row gives their number, without request id and address.
         """
         if self._refused.is_first((call.identity, call.credential, call.method, call.outcome)):
             self.record(call)
@@ -86,7 +85,7 @@ class CallLog:
         await self._table.insert([call])
 
     async def close(self) -> None:
-        """Writes what waits. After CLOSE_SECONDS logs how many calls are lost."""
+        """Writes what waits, for at most CLOSE_SECONDS. Logs how many calls are lost then."""
         self._refused.flush()
         if not self._writing.is_working:
             return
@@ -103,7 +102,7 @@ class CallLog:
             )
 
     async def _gather_and_flush(self) -> None:
-        # Calls that come during this rest are written in the same group.
+        # Calls that come during this pause are written in the same group.
         await self._writing.rest(FLUSH_SECONDS)
         await self._flush()
 
@@ -126,8 +125,8 @@ class CallLog:
     async def _insert(self, group: Sequence[RecordedCall]) -> None:
         """Stores a group. Logs and drops a call that the database refuses, so it holds up no other.
 
-        Raises QueryRefused if the database refuses every call of the group and the reason is
-        not their data: then the fault lies elsewhere, and the calls wait.
+        Raises QueryRefused if the database refuses every call of the group, and at least one for a
+        reason other than its data: then the fault lies elsewhere, and the calls wait.
         """
         parts = await in_halves(self._table.insert, group)
         refused = [(calls[0], error) for calls, error in parts if error is not None]

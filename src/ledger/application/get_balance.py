@@ -24,16 +24,16 @@ AMOUNT_FIELDS = ("available_minor", "pending_minor", "reserved_minor", "disputed
 GROUP_QUERIES_MAX = 200
 GROUPS_AT_ONCE_MAX = 3
 PAST_READS_AT_ONCE_MAX = 4
-# A waiting query takes little memory; more than these could not be answered in time.
+# A waiting query takes little memory, but the response to one more would come too late.
 QUERIES_WAITING_MAX = 10_000
 
 
 class GetBalance:
-    """The use case of GetBalance. Concurrent calls for the current balance share an SQL statement.
+    """The use case of GetBalance. Concurrent calls for the current balance share a query.
 
-    The SQL statement of a group begins after each of its calls, so a balance read after an event
-    was acknowledged includes it. Balances of past instants are read one by one: they may have to
-    count more entries.
+    The query of a group begins after each of its calls, so a balance that is read after an event
+    was acknowledged includes the event. Balances of past instants are read one by one: they may
+    have to count more entries.
     """
 
     def __init__(
@@ -43,11 +43,10 @@ class GetBalance:
         *,
         on_group: Callable[[int, float], None] = lambda _queries, _seconds: None,
     ) -> None:
-        """`balances` reads for at most GROUPS_AT_ONCE_MAX groups at once.
+        """`balances` is used by at most GROUPS_AT_ONCE_MAX groups at once.
 
-        `past_balances` reads for at most PAST_READS_AT_ONCE_MAX calls.
-
-        `on_group` gets, for each group, the number of queries and the seconds that it took.
+        `past_balances` is used by at most PAST_READS_AT_ONCE_MAX calls at once. `on_group` gets,
+        for each group, the number of its calls and the seconds that it took.
         """
         self._balances = balances
         self._past_balances = past_balances
@@ -59,7 +58,7 @@ class GetBalance:
         )
         self._on_group = on_group
         self._waiting = 0
-        # Few, so that other work has connections.
+        # Few, so that other work has sessions.
         self._past_reads = asyncio.Semaphore(PAST_READS_AT_ONCE_MAX)
 
     async def __call__(self, query: BalanceQuery) -> Balance:
@@ -88,7 +87,7 @@ class GetBalance:
         return balance
 
     async def close(self) -> None:
-        """Refuses further calls, and returns when the admitted ones are answered."""
+        """Refuses further calls, and returns when the admitted ones have ended."""
         await self._groups.close()
 
     async def _read_one(self, query: BalanceQuery) -> Balance | LedgerError | None:
@@ -111,10 +110,10 @@ class GetBalance:
     async def _read(
         self, queries: Sequence[BalanceQuery]
     ) -> Sequence[Balance | LedgerError | None]:
-        """The balances of a group, each in the place of its query.
+        """Returns the balances of a group, each in the place of its query.
 
-        If that takes too long or is refused, of its halves: an account with too many entries, or
-        one that cannot be read, stands alone in the end, with its error in its place.
+        If the group takes too long or is refused, reads its halves. In the end an account that has
+        too many entries or cannot be read stands alone, with its error in its place.
         """
         balances: list[Balance | LedgerError | None] = []
         for _, read in await in_halves(

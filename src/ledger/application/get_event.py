@@ -5,10 +5,10 @@ from ledger.errors import EventNotFound
 
 
 async def get_event(ledger: EventLedger, event_id: str) -> tuple[StoredEvent, list[StoredEntry]]:
-    """Returns the event and its entries by position, once they are safe.
+    """Returns the event and its entries by position, once they are durable.
 
-    Callers use it to find out whether an event was booked. Two SQL statements see the same: events
-    and entries are stored together and never change. Raises EventNotFound, DatabaseUnavailable,
+    Callers use it to find out whether an event was booked. Two queries cannot disagree: an event
+    and its entries are stored together and never change. Raises EventNotFound, DatabaseUnavailable,
     DatabaseTimeout.
     """
     stored = (await ledger.stored([event_id], once_safe=True)).get(event_id)

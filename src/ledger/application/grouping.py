@@ -1,9 +1,9 @@
 """Groups concurrent calls: what arrives within a moment goes to the database together.
 
-Always waiting for a moment would cost latency; taking only what is there makes groups of three. So
-a group waits until about as many items have come as were here at once lately, and at most
-LINGER_SECONDS. A caller that is alone makes groups of one and never waits; many callers do not wait
-either, once all of them are here.
+To wait a moment for each group would cost latency. To take only what has arrived would make groups
+of about three. So a group waits until about as many items are here as there were lately, and at
+most LINGER_SECONDS. A caller that is alone makes groups of one and never waits. Many callers wait
+only until all of them are here.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 LINGER_SECONDS = 0.002
-# How fast the usual number of items follows the number seen at the end of each group.
+# The weight of the newest group in the moving average of items here at once.
 FOLLOW = 0.2
 # A group that takes longer, because of a lock or a silent network, does not hold up the next one.
 PATIENCE_SECONDS = 0.1
@@ -47,7 +47,7 @@ class Grouping(Generic[Item, Outcome]):
         """`work` returns an outcome for each item of a group, in their order, or raises the error
         of all of them.
 
-        `what` names the items in the log, should gathering itself break.
+        `what` names the items in the log, if gathering itself breaks.
         """
         self._work = work
         self._group_items_max = group_items_max
@@ -58,7 +58,7 @@ class Grouping(Generic[Item, Outcome]):
         self._awaited_items = 1
         self._awaits_end = False
         self._wake: asyncio.Future[None] | None = None
-        # A group that has no task yet.
+        # A group that was taken and has no task yet.
         self._taken: list[tuple[Item, asyncio.Future[Outcome]]] = []
         # How many items have lately been here at once: waiting, or in a group.
         self._usual_items = 1.0
@@ -71,8 +71,8 @@ class Grouping(Generic[Item, Outcome]):
     ) -> asyncio.Future[Outcome]:
         """Returns the future outcome of `item`. Cancelling it does not stop the work of its group.
 
-        The work may know the future `outcome` and set it before the group ends; else one is made.
-        Raises ShuttingDown after `close`.
+        `outcome` is for work that knows the future, and may set it before the group ends. By
+        default a new one is made. Raises ShuttingDown after `close`.
         """
         if self._closing:
             raise ShuttingDown
@@ -113,10 +113,10 @@ class Grouping(Generic[Item, Outcome]):
 
     async def _start(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         """Starts the work of `group` and returns when the next group may start."""
-        task = asyncio.create_task(self._do(group))
+        task = asyncio.create_task(self._run(group))
         self._running.add(task)
-        task.add_done_callback(self._ended)
-        # From here on the task sets their outcomes.
+        task.add_done_callback(self._group_ended)
+        # From here on the task sets the outcomes.
         self._taken = []
         await self._pause(None, PATIENCE_SECONDS, until_end=True)
         while len(self._running) >= self._groups_at_once_max:
@@ -125,7 +125,10 @@ class Grouping(Generic[Item, Outcome]):
     async def _pause(
         self, items: int | None, timeout_seconds: float | None = None, *, until_end: bool = False
     ) -> None:
-        """Returns when `items` are waiting, or after the time, or when a group ends."""
+        """Returns when `items` are waiting, after `timeout_seconds`, or when `_wake_up` is called.
+
+        With `until_end` it also returns when a group ends.
+        """
         loop = asyncio.get_running_loop()
         self._awaited_items = sys.maxsize if items is None else items
         self._awaits_end = until_end
@@ -143,7 +146,7 @@ class Grouping(Generic[Item, Outcome]):
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _group_ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if self._awaits_end:
             self._wake_up()
@@ -162,14 +165,14 @@ class Grouping(Generic[Item, Outcome]):
         self._waiting = deque(entry for entry in self._waiting if not entry[1].done())
         self._pruned_at_items = max(PRUNE_ITEMS, 2 * len(self._waiting))
 
-    async def _do(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+    async def _run(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
             try:
                 outcomes = await self._work([item for item, _ in group])
             finally:
-                # Before the callers have their outcomes, and call again.
-                here = len(self._waiting) + len(group)
-                self._usual_items += (here - self._usual_items) * FOLLOW
+                # Counted before the callers get their outcomes and call again.
+                items_here = len(self._waiting) + len(group)
+                self._usual_items += (items_here - self._usual_items) * FOLLOW
             if len(outcomes) != len(group):
                 raise RuntimeError(
                     f"the work of a group of {len(group)} returned {len(outcomes)} outcomes"
@@ -188,9 +191,9 @@ class Grouping(Generic[Item, Outcome]):
                 future.set_result(outcome)
 
     def _gathering_ended(self, task: asyncio.Task[None]) -> None:
-        """Fails all items if gathering broke, as it does without memory.
+        """Fails all items if gathering broke, as when memory runs out.
 
-        The next call begins gathering again.
+        The next call of `add` starts it again.
         """
         if self._gathering is task:
             self._gathering = None

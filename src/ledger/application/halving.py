@@ -1,4 +1,4 @@
-"""Finds the items that the database refuses, by trying halves."""
+"""Finds the items that the database refuses, by halving."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -17,12 +17,13 @@ async def in_halves(
     refusals: tuple[type[LedgerError], ...] = REFUSALS,
     on_part: Callable[[Sequence[Item], Result | LedgerError], None] | None = None,
 ) -> list[tuple[Sequence[Item], Result | LedgerError]]:
-    """Calls `work` with all items, and with each half of what it refuses: offenders end up alone.
+    """Calls `work` with all items, then with each half of what it refuses: offenders end up alone.
 
-    Returns the parts in the order of `items`: each with the result of `work`, or a single item with
-    the error. Items without an offender take one call; one offender among n items takes at most
-    2 * log2(n) + 1 calls, any number of them at most 2 * n - 1. Raises what `work` raises besides
-    `refusals`; then only `on_part` has the results so far: it gets each part when it is done.
+    Returns the parts in the order of `items`, each with the result of `work`; an offender is a part
+    by itself, with its error. Without an offender `work` is called once; with one among n items, at
+    most 2 * log2(n) + 1 times; with any number, at most 2 * n - 1 times. `on_part` gets each part
+    when it is done. Raises what `work` raises besides `refusals`; then only `on_part` has the
+    results so far.
 
         in_halves(insert, [a, b, c, d]), where the database refuses c, calls
         insert([a, b, c, d])  insert([a, b])  insert([c, d])  insert([c])  insert([d])

@@ -19,9 +19,10 @@ async def list_entries(
     """Returns at most `page_size` entries after the place `after`, or from the start if it is None.
 
     All pages show the moment at which the first one was read: the opening balance plus the entries
-    of all pages, unfiltered, is the closing balance, whatever is booked between two pages. A
-    statement requested again later is final once the database transactions that began before its
-    end have ended, which takes seconds at most.
+    of all pages, unfiltered, is the closing balance, whatever is booked between two pages.
+
+    A statement may lack entries of database transactions that began before its end and have not
+    committed. It is final once these have ended, which takes seconds at most.
 
     Raises RestaurantNotFound; InvalidRequest when the period begins or ends in the future by the
     database's clock; AmountOutOfRange when a balance does not fit the contract's int64;

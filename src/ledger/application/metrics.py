@@ -1,4 +1,4 @@
-"""What the service reports for its metrics."""
+"""The figures that use cases and background work report, for metrics."""
 
 from collections.abc import Mapping
 from typing import Literal, Protocol
@@ -10,7 +10,7 @@ class LedgerMetrics(Protocol):
     """Receives figures. The methods run in every call: they are fast and never raise."""
 
     def group(self, kind: GroupKind, size: int, seconds: float) -> None:
-        """`size` calls shared one trip to the database, which took so many seconds."""
+        """`size` calls shared a group, which took so many seconds."""
 
     def queue(self, events: int, size_bytes: int) -> None:
         """Events and bytes of memory that wait to be booked or are being booked."""
@@ -28,13 +28,13 @@ class LedgerMetrics(Protocol):
         """So many booked events report a fact that another recent event has reported."""
 
     def payout_accounts_waiting(self, count: int) -> None:
-        """The payout runs of this process wait for so many accounts, locked or refused."""
+        """The payout runs wait for so many balance accounts, which are locked or cannot be paid."""
 
     def seal_lag(self, rows: int, seconds: float) -> None:
         """About how many rows are not sealed, and the age of the oldest in seconds."""
 
     def clocks(self, skew_seconds: float, behind_seconds: float) -> None:
-        """How far the host's clock is ahead of the database's, and that one behind the books."""
+        """How far the host's clock is ahead of the database's, and that is behind the books."""
 
     def database_clock_jumped(self, seconds: float) -> None:
         """The database's clock was set ahead by so many seconds, or back if negative."""

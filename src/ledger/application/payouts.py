@@ -40,7 +40,7 @@ async def list_payout_runs(
 
 
 async def cancel_payout_run(runs: PayoutRuns, payout_run_id: UUID) -> PayoutRun:
-    """Cancels a run; returns it once it creates no further payout. A repeat changes nothing.
+    """Cancels a run, and returns it once it creates no further payout. A repeat changes nothing.
 
     Raises PayoutRunNotFound; PayoutRunEnded if it has succeeded; DatabaseUnavailable,
     DatabaseContention, DatabaseTimeout.

@@ -25,9 +25,9 @@ async def put_restaurant(begin: UnitOfWorkFactory, profile: RestaurantProfile) -
 async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) -> Restaurant:
     """Changes the fields that `change` names; nothing if the restaurant has the values already.
 
-    Raises RestaurantNotFound; RestaurantChanged when its etag is not the one of the change;
-    InvalidRequest when its metadata would be too large; DatabaseUnavailable, DatabaseTimeout.
-    Nothing is changed then.
+    Raises RestaurantNotFound; RestaurantChanged when the etag of the change is not the present one;
+    InvalidRequest when the metadata would be too large; DatabaseUnavailable, DatabaseTimeout. Then
+    nothing has changed.
     """
     restaurant_id = change.profile.restaurant_id
     async with begin() as uow:
@@ -38,7 +38,7 @@ async def update_restaurant(begin: UnitOfWorkFactory, change: RestaurantChange) 
             raise RestaurantNotFound(restaurant_id)
         changed = change.applied_to(restaurant.profile)
         if changed != restaurant.profile:
-            # After the comparison: a repeated call finds its own change, which made its etag stale.
+            # Only now: a repeated call finds its own change, which has made its etag stale.
             if change.etag and change.etag != restaurant.etag:
                 raise RestaurantChanged(restaurant_id)
             if violations := profile_violations(changed):

@@ -1,4 +1,4 @@
-"""Runs payouts: starts runs, and pays page by page until every restaurant has its turn."""
+"""Runs payouts: starts runs, and pays them page by page until every restaurant was looked at."""
 
 import asyncio
 import math
@@ -17,23 +17,23 @@ from ledger.zones import zone_table_version
 _log = structlog.get_logger("ledger.payouts")
 
 PAGE_ACCOUNTS = 500
-# How long an idle worker sleeps before it looks for runs that other servers started or left.
+# How long an idle worker pauses before it looks for runs that other servers started or left.
 POLL_SECONDS = 2.0
-# The pause of a worker when a run could not go on.
+# The pause of a worker after a round in which a run could not be finished.
 BACKOFF_SECONDS = 0.5
 # How often a worker counts the payouts that the bank has not answered.
 UNANSWERED_SECONDS = 60.0
 # How long a run rests after the database refused an account for a reason other than its data.
 REFUSED_REST_SECONDS = 10.0
-# How many of the restaurants that a run waits for one log line names.
+# How many of the restaurants that a run waits for are named in one log line.
 WAITING_NAMED_MAX = 10
 
 
 async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> PayoutRun:
-    """Starts the run of `key`, or returns the one that is there. A dry run only plans it.
+    """Starts the run of `key`, or returns the existing one. A dry run only plans it.
 
-    Raises InvalidRequest for a date in the future, DatabaseUnavailable, DatabaseContention,
-    DatabaseTimeout.
+    Raises InvalidRequest for a date in the future, TooManyPayoutRuns, DatabaseUnavailable,
+    DatabaseContention, DatabaseTimeout.
     """
     if dry_run:
         return await runs.plan(key)
@@ -56,8 +56,8 @@ async def run_payouts(runs: PayoutRuns, key: PayoutRunKey, *, dry_run: bool) -> 
 class PayoutWorker:
     """Pays every unfinished run, page by page, together with the workers of other servers.
 
-    Each worker claims its pages, and all state is in the database: when a worker dies its page is
-    neither claimed nor paid, and any other worker takes it.
+    Each worker claims its pages, and all state is in the database: when a worker dies, its page is
+    neither claimed nor paid, and any worker takes it.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class PayoutWorker:
         self._count_unanswered_at = -math.inf
         self._logged_waiting: dict[UUID, list[str]] = {}
         self._rests_until: dict[UUID, float] = {}
-        # The sealer leaves more of the database to a run that is being paid.
+        # While this is true, the sealer leaves more of the database to the run.
         self.is_paying = False
         self._page_accounts: dict[UUID, int] = {}
-        # A stop waits for the pages under way: the time limit of their statements bounds it.
+        # A stop waits for the pages under way. The time limit of their SQL statements bounds that.
         self._rounds = Repeating(
             "paying", self._pay_all, every_seconds=POLL_SECONDS, on_failure=on_failure
         )
 
     def start(self) -> None:
-        """Begins to work, with the runs that earlier processes left unfinished."""
+        """Begins to pay, also the runs that earlier processes left unfinished."""
         self._rounds.start()
 
     def wake(self) -> None:
@@ -108,7 +108,7 @@ class PayoutWorker:
         await self._rounds.stop()
 
     async def _pay_all(self) -> float | None:
-        """Pays each run as far as it goes. A failure of one run holds up no other."""
+        """Pays each run as far as possible. A failure of one run holds up no other."""
         pause_seconds = None
         running = await run_or_report("the payout runs", self._runs.running(), self._on_failure)
         for payout_run_id in running or ():
@@ -131,8 +131,8 @@ class PayoutWorker:
         """Pays pages until none can be claimed, and finishes the run if no item is open.
 
         Returns False if accounts were passed over, because they are locked or because the database
-        refuses them for a reason other than their data. They have their turn in the next round.
-        Raises the error of a page, when the other pages under way have ended.
+        refuses them for a reason other than their data. The next round tries them again. Raises the
+        error of a page, after the other pages under way have ended.
         """
         paid_round = _Round(payout_run_id)
         self.is_paying = True
@@ -166,8 +166,8 @@ class PayoutWorker:
         try:
             page = await self._runs.pay(paid_round.payout_run_id, page_accounts, paid_round.after)
         except (DatabaseContention, DatabaseTimeout):
-            # Accounts with long histories: fewer of them fit into the time limit of a statement.
-            # First the other runs have their turn.
+            # Accounts with long histories: fewer of them fit into the time limit of an SQL
+            # statement. The next round tries a smaller page, after the other runs.
             self._page_accounts[paid_round.payout_run_id] = max(1, page_accounts // 4)
             raise
         except PageRejected as rejected:
@@ -225,14 +225,16 @@ class PayoutWorker:
 
 
 class _Round:
-    """One walk over the open items of a run, several pages at a time, by account id."""
+    """One pass over the open items of a run, in the order of account ids, several pages at once."""
 
     def __init__(self, payout_run_id: UUID) -> None:
         self.payout_run_id = payout_run_id
-        # 0, or after accounts were passed over the id of the last one: later pages begin behind it.
+        # The id of the last account that was passed over, 0 without one. Later pages begin after
+        # it.
         self.after = 0
         self.waiting: dict[int, str] = {}
-        # The database refused an account for a reason other than its data, maybe shared by all.
+        # Whether the database refused an account for a reason other than its data. All accounts may
+        # share the reason.
         self.was_refused = False
 
     def count(self, page: PayoutPage) -> None:
@@ -247,7 +249,7 @@ class _Round:
             )
 
     def pass_over(self, accounts: Mapping[int, str]) -> None:
-        """Goes on behind the accounts, which stay open for the next round."""
+        """Goes on after these accounts. They stay open for the next round."""
         self.waiting.update(accounts)
         self.after = max(self.after, *accounts)
 
@@ -257,7 +259,10 @@ def _now() -> float:
 
 
 def _each_until_one_fails(count: int, step: Callable[[], Awaitable[bool]]) -> list[Awaitable[None]]:
-    """Loops to run together. Each repeats `step` until it returns False or any loop failed."""
+    """Returns `count` loops to run together.
+
+    Each repeats `step` until it returns False or any of the loops has failed.
+    """
     failed = False
 
     async def loop() -> None:

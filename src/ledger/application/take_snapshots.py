@@ -14,14 +14,15 @@ from ledger.repeating import Repeating, ReportFailure, run_or_report
 # How many wanted accounts are remembered, and how many resting ones. The next read of a forgotten
 # account reports it again.
 ACCOUNTS_MAX = 10_000
-# How long an account rests after an attempt in vain. A transaction that holds the horizon back may
-# last for hours, and all that time every read reports the account.
+# How long an account rests after no snapshot could be taken. A transaction that holds the horizon
+# back may last for hours, and all that time every read reports the account.
 REST_SECONDS = 10.0
-# How long the worker waits for a database that failed.
+# How long the worker pauses after the database failed.
 BACKOFF_SECONDS = 1.0
-# How long a read waits for a snapshot that makes it fast. One of a million entries takes 0.5 s.
+# How long a read waits for the snapshot that makes it fast. One of a million entries takes 0.5 s.
 READ_WAITS_SECONDS = 5.0
-# How long a stop waits for a snapshot. The first one of a long history takes longer.
+# How long a stop waits for a snapshot. The first one of a long history takes longer, and is given
+# up.
 STOP_SECONDS = 1.0
 
 
@@ -29,8 +30,8 @@ class SnapshotWorker:
     """Implements `ledger.application.ports.balances.LongTails`.
 
     Takes a snapshot of every account reported with a long tail, one at a time. Other servers may do
-    the same: two snapshots of one account are both right. What is wanted is kept in memory only,
-    since the next read of the account reports it again.
+    the same: two snapshots of one account are both right. Reports are kept in memory only, since
+    the next read of an account reports it again.
     """
 
     def __init__(
@@ -43,16 +44,17 @@ class SnapshotWorker:
     ) -> None:
         """`tail_entries` is how many entries a read may add to a snapshot; 0 takes no snapshots.
 
-        `on_taken` gets how many snapshots were taken.
+        `on_taken` gets the number of snapshots taken, after each.
         """
         self._on_taken = on_taken
         self._snapshots = snapshots
         self._tail_entries = tail_entries
         self._on_failure = on_failure
-        # In the order in which they were reported.
+        # The accounts to take snapshots of, in the order in which they were reported.
         self._wanted: dict[int, None] = {}
         self._rests_until: dict[int, float] = {}
-        # The wanted accounts that reads wait for, which come first; set once they were tried.
+        # The wanted accounts that reads wait for. They come first. An event is set once its account
+        # was tried.
         self._tried: dict[int, asyncio.Event] = {}
         self._work = Repeating(
             "taking snapshots",
@@ -64,14 +66,11 @@ class SnapshotWorker:
 
     @property
     def entries_max(self) -> int:
-        """A longer tail is worth a report. Practically endless when no snapshots are taken."""
+        """The longest tail that needs no report; practically unlimited if none are taken."""
         return self._tail_entries or 2**62
 
     def report(self, tails: Iterable[tuple[int | None, int]]) -> None:
-        """Wants a snapshot of each account with a long tail.
-
-        Not of an account that rests, and of none beyond ACCOUNTS_MAX.
-        """
+        """Implements the port. Ignores accounts that rest, and accounts beyond ACCOUNTS_MAX."""
         for balance_account_id, entries in tails:
             if (
                 balance_account_id is None
@@ -87,7 +86,7 @@ class SnapshotWorker:
                 self._work.wake()
 
     async def shortened(self, balance_account_id: int) -> None:
-        """As the port says. Returns at once for an account that rests after an attempt in vain."""
+        """Implements the port. Returns at once for an account that rests."""
         if not self._tail_entries or not self._work.is_working:
             return
         self.report([(balance_account_id, self._tail_entries + 1)])
@@ -99,11 +98,10 @@ class SnapshotWorker:
                 await tried.wait()
 
     def start(self) -> None:
-        """Begins to work."""
         self._work.start()
 
     async def stop(self) -> None:
-        """Forgets what is wanted. Waits STOP_SECONDS for the snapshot under way, then gives it up.
+        """Waits STOP_SECONDS for the snapshot under way, then gives it up, and takes no other.
 
         Nothing is lost: snapshots only make sums faster.
         """
@@ -113,12 +111,12 @@ class SnapshotWorker:
         await self._work.stop()
 
     async def _take_next(self) -> float | None:
-        """Takes one snapshot. Pauses only when no other is wanted."""
+        """Takes one snapshot. Returns the pause that follows: none while another is wanted."""
         if not self._wanted:
             return None
         balance_account_id = next(iter(self._tried or self._wanted))
-        # Half the tail: while others wait for a transaction to end, no snapshot is worth a handful
-        # of entries.
+        # A snapshot must save at least half the tail: while an open transaction holds the horizon
+        # back, a new one would save only a handful of entries.
         taken = await run_or_report(
             f"the snapshot of balance account {balance_account_id}",
             self._snapshots.take(balance_account_id, (self._tail_entries + 1) // 2),
@@ -130,7 +128,7 @@ class SnapshotWorker:
             self._let_rest(balance_account_id)
         if taken is None:
             await self._work.rest(jittered(BACKOFF_SECONDS))
-        # Not before, so that reads during the attempt do not want the account once more.
+        # Only now, so that reads during the work do not add the account again.
         self._wanted.pop(balance_account_id, None)
         if (tried := self._tried.pop(balance_account_id, None)) is not None:
             tried.set()
