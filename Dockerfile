@@ -1,8 +1,10 @@
-# The server without the embedded PostgreSQL: give it LEDGER_DATABASE_URL. docker-compose.yml shows a whole installation.
+# The server without the embedded PostgreSQL: give it LEDGER_DATABASE_URL. docker-compose.yml shows
+# a whole installation.
 #
-# It listens on every address of its container, and refuses to do so without TLS and authentication: mount the files and name them
-# in LEDGER_TLS_CERTIFICATE_FILE, LEDGER_TLS_KEY_FILE and LEDGER_AUTH_TOKENS_FILE (docs/operations/security.md), readable for the
-# user 10001; or set LEDGER_ALLOW_INSECURE=true where only what may call can reach the container.
+# It listens on every address of its container, and refuses to do so without TLS and authentication:
+# mount the files, readable for the user 10001, and name them in LEDGER_TLS_CERTIFICATE_FILE,
+# LEDGER_TLS_KEY_FILE and LEDGER_AUTH_TOKENS_FILE (docs/operations/security.md). Or set
+# LEDGER_ALLOW_INSECURE=true where only permitted callers can reach the container.
 FROM python:3.13-slim-trixie AS build
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN pip install --no-cache-dir uv==0.13.8
@@ -23,12 +25,12 @@ ENV PATH=/app/.venv/bin:$PATH \
     LEDGER_GRPC_ADDRESS=0.0.0.0:50051 \
     LEDGER_HEALTH_ADDRESS=127.0.0.1:50061 \
     LEDGER_LOG_FORMAT=json
-# By number: Kubernetes' runAsNonRoot cannot tell whether a name is root's.
+# By number: Kubernetes' runAsNonRoot cannot know whether a name is root's.
 USER 10001
 EXPOSE 50051
-# Liveness only: a server without its database is alive, and is not to be restarted for it. It asks
-# where the server answers health checks alone: in plaintext although callers need TLS, and also
-# while its port takes no further connection.
+# Liveness only: a server without its database is alive, and must not be restarted for that. It asks
+# at the address for health checks alone, which is in plaintext although callers need TLS, and which
+# accepts connections also while the port for calls accepts no more.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "\
 import grpc, os; from grpc_health.v1 import health_pb2 as p, health_pb2_grpc as g; \
 channel = grpc.insecure_channel(os.environ['LEDGER_HEALTH_ADDRESS']); \
